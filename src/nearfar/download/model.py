@@ -1,0 +1,102 @@
+"""The nouns of a download: what is asked, what a server said, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a URL failed: one of a small fixed set, for counting and for scripts."""
+
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    HTTP_4XX = "http-4xx"
+    HTTP_5XX = "http-5xx"
+    TRUNCATED = "truncated"
+    TOO_LARGE = "too-large"
+    CHECKSUM = "checksum"
+    DISK = "disk"
+    REFUSED = "refused"
+    """We, not the server, said no: a scheme, a redirect, a type, a name, an answer without a body."""
+
+
+class Ending(StrEnum):
+    """How a URL ended; every URL ends in exactly one of these."""
+
+    SAVED = "saved"
+    ALREADY = "already there"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A digest the content must have: `algorithm` by hashlib's name, `digest` in lower-case hex."""
+
+    algorithm: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One line of input: a URL, and what its author said about the file."""
+
+    url: str
+    name: str | None = None
+    """The name to save under, below the output directory; None lets the store choose."""
+    checksum: Checksum | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a server said before the body. Nothing here is trusted; it is recorded."""
+
+    url: str
+    """After redirects."""
+    status: int
+    type: str | None = None
+    length: int | None = None
+    """Of the whole file, in bytes; None when not announced."""
+    etag: str | None = None
+    modified: str | None = None
+    """The Last-Modified field as sent."""
+    suggested: str | None = None
+    """The file name of a Content-Disposition field as sent, decoded, not yet made safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What was counted while a body passed by."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Lower-case hex."""
+    attempts: int = 1
+    """Requests it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a URL failed: the class, and a sentence for a person (free of secrets, on one line)."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A row of the manifest."""
+
+    url: str
+    final_url: str
+    name: str
+    size: int
+    sha256: str
+    type: str | None
+    etag: str | None
+    time: float
+    """When it was saved: seconds since the epoch."""
+    attempts: int
