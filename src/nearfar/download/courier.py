@@ -1,0 +1,70 @@
+"""The seam between producer and consumer: messages go out, each is answered, near or far.
+
+Messages and answers are built of what msgpack knows and tuples. What the words mean is `words.py`'s affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Undeliverable:
+    """The answer to a message whose addressee was gone, or died with it in hand."""
+
+    to: str
+
+
+class Outbound(Protocol):
+    """The producer's end. One thread uses it; `on_event` is called from any."""
+
+    on_event: Callable[[], None]
+    """Called when there may be new answers, new stores, or room again. Must be quick and never raise."""
+
+    def send(self, message: Any, *, to: str | None = None) -> int | None:
+        """Send to any consumer, or only to the one called `to` (a consumer's `name`, or a store's id,
+        which any consumer of that store may take). Never waits.
+
+        Returns the message's ticket, or None when there is no room now.
+
+        A message to nobody in particular is delivered again if its consumer dies, and so may be seen
+        twice; one to an addressee who dies is answered by `Undeliverable`.
+        """
+
+    def answers(self) -> list[tuple[int, Any]]:
+        """The answers that arrived since the last call, as (ticket, answer), each ticket once."""
+
+    def stores(self) -> frozenset[str]:
+        """The ids of the stores whose consumers are there now."""
+
+    def close(self, timeout: float | None) -> None:
+        """Say goodbye. Raises `QueueLost` when what was sent cannot be handed over within `timeout` seconds."""
+
+
+class Letter(Protocol):
+    """One message in the consumer's hands."""
+
+    message: Any
+    attempt: int
+
+    def answer(self, value: Any = None) -> None:
+        """Say that the message is done with, and what came of it. Until then it is redelivered if we die."""
+
+
+class Inbound(Protocol):
+    """The consumer's end. One thread uses it."""
+
+    name: str
+    """What a producer passes as `to` to reach just this consumer."""
+
+    def receive(self, timeout: float | None) -> Letter | None:
+        """The next message, or None when none came within `timeout` seconds.
+
+        Raises `ShutDown` at the end: every producer said goodbye and every message but those in this
+        consumer's own hands is answered. Raises `ProducerLost` at the end if a producer died before.
+        """
+
+    def close(self, timeout: float | None) -> None:
+        """Send the last answers and leave. Messages in hand and not answered go to another consumer."""
