@@ -1,0 +1,109 @@
+"""A reliable line between two peers, as a pure machine: numbers, cumulative acks, sending again.
+
+ZeroMQ keeps messages in order and whole, but what was under way when a connection broke is gone, and
+what travels on two sockets overtakes. A line numbers the messages of one direction over all its sockets,
+hands them out in order, and sends again what is not acked in time (go-back-N, with early messages kept).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+FURTHEST_AHEAD = 1 << 16
+"""Messages: one that is further ahead of its turn than this is dropped, and will be sent again."""
+
+
+class Outgoing(Generic[T]):
+    """Messages on their way out, kept until the peer says that it has them.
+
+    `patience` is in seconds: how long without progress before everything unacked is sent again. It
+    doubles with every fruitless round, up to eight times, so that a frozen peer is not buried.
+    """
+
+    __slots__ = ("_patience", "_since", "_sent", "_tries", "_unacked")
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._unacked: deque[T] = deque()
+        self._sent = 0
+        self._since = 0.0
+        self._tries = 0
+
+    def __len__(self) -> int:
+        return len(self._unacked)
+
+    @property
+    def sent(self) -> int:
+        """The number of the last message."""
+        return self._sent
+
+    def send(self, message: T, now: float) -> int:
+        """Keep `message` and return its number, from 1."""
+        if not self._unacked:
+            self._since = now
+            self._tries = 0
+        self._unacked.append(message)
+        self._sent += 1
+        return self._sent
+
+    def acked(self, upto: int, now: float) -> None:
+        """The peer has every message up to `upto`. An old or impossible number changes nothing."""
+        fresh = min(upto, self._sent) - (self._sent - len(self._unacked))
+        if fresh <= 0:
+            return
+        for _ in range(fresh):
+            self._unacked.popleft()
+        self._since = now
+        self._tries = 0
+
+    def deadline(self) -> float | None:
+        """When `overdue` wants to be asked; None while nothing is unacked."""
+        if not self._unacked:
+            return None
+        return self._since + self._patience * (1 << min(self._tries, 3))
+
+    def overdue(self, now: float) -> Iterator[tuple[int, T]]:
+        """What has to be sent again now: all that is unacked, or nothing."""
+        deadline = self.deadline()
+        if deadline is None or now < deadline:
+            return
+        self._since = now
+        self._tries += 1
+        yield from self.unacked()
+
+    def unacked(self) -> Iterator[tuple[int, T]]:
+        """The messages that the peer may not have, with their numbers."""
+        yield from enumerate(tuple(self._unacked), self._sent - len(self._unacked) + 1)
+
+
+class Incoming(Generic[T]):
+    """Messages as they come in, handed out once each and in order."""
+
+    __slots__ = ("_early", "received", "repeated")
+
+    def __init__(self) -> None:
+        self.received = 0
+        """The last message handed out: what to ack."""
+        self.repeated = 0
+        """Messages that came more than once, or too early to keep."""
+        self._early: dict[int, T] = {}
+
+    def accept(self, number: int, message: T) -> list[T]:
+        """The messages whose turn has come, `message` among them or not."""
+        ahead = number - self.received
+        if ahead < 1 or ahead > FURTHEST_AHEAD or number in self._early:
+            self.repeated += 1
+            return []
+        if ahead > 1:
+            self._early[number] = message
+            return []
+        ready = [message]
+        self.received = number
+        while self._early and (message_ := self._early.pop(self.received + 1, None)) is not None:
+            ready.append(message_)
+            self.received += 1
+        return ready

@@ -1,0 +1,34 @@
+"""Wake a thread that polls."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+
+class Waker:
+    """A pipe to poll on: `wake` may be called by any thread, and by a signal handler."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        """The descriptor to poll for reading."""
+        return self._read
+
+    def wake(self) -> None:
+        """Make the descriptor readable. After `close` it does nothing."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._write, b"\0")
+
+    def clear(self) -> None:
+        """Make the descriptor unreadable until the next `wake`."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+    def close(self) -> None:
+        """Close both descriptors."""
+        read, write, self._read, self._write = self._read, self._write, -1, -1
+        if read >= 0:
+            os.close(read)
+            os.close(write)

@@ -1,0 +1,164 @@
+"""An end's thread: owns the sockets that connect one process to one queue, and does what its machine says."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import zmq
+
+from nearfar.errors import ProtocolError
+from nearfar.net import sockets
+from nearfar.net.addresses import Address
+from nearfar.net.waker import Waker
+from nearfar.queues import wire
+from nearfar.queues.ends.machine import Close, Connect, ConnectInbox, ConnectLane, EndMachine, Send, State
+
+log = logging.getLogger(__name__)
+
+DRAIN = 256
+"""Messages read before the machine gets to answer."""
+
+
+class EndLoop:
+    """Runs `machine` against the queue at `address`; `changed` guards the machine, and is notified.
+
+    `on_change` is called without the lock after anything came in.
+    """
+
+    def __init__(
+        self,
+        machine: EndMachine,
+        address: Address,
+        changed: threading.Condition,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self._machine = machine
+        self._address = address
+        self._changed = changed
+        self._on_change = on_change
+        self._waker = Waker()
+        self._woken = False
+        self._sleeps_until = 0.0
+        self._control: zmq.Socket[bytes] | None = None
+        self._inbox: zmq.Socket[bytes] | None = None
+        self._lane: zmq.Socket[bytes] | None = None
+        self._poller = zmq.Poller()
+        self._thread = threading.Thread(target=self._run, name=f"nearfar-end-{address}", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Let the thread look at the machine now. Call with the lock held."""
+        if not self._woken:
+            self._woken = True
+            self._waker.wake()
+
+    def wake_within(self, seconds: float, now: float) -> None:
+        """Let the thread look at the machine within `seconds`. Call with the lock held."""
+        if self._sleeps_until > now + seconds:
+            self.wake()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread to end; tells whether it did."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._poller.register(self._waker.fileno(), zmq.POLLIN)
+        try:
+            while self._step():
+                pass
+        except Exception:
+            log.exception("the thread of the queue at %s failed", self._address)
+            raise
+        finally:
+            self._close_sockets()
+            with self._changed:
+                self._machine.state = State.CLOSED
+                self._waker.close()
+                self._changed.notify_all()
+
+    def _step(self) -> bool:
+        """One turn: act, sleep, read. False when the machine is closed and nothing is left to do."""
+        with self._changed:
+            self._woken = False
+            now = time.monotonic()
+            self._machine.tick(now)
+            actions = self._machine.flush(now)
+            closed = self._machine.state is State.CLOSED
+            deadline = self._machine.deadline(now)
+            self._sleeps_until = deadline
+        for action in actions:
+            self._act(action)
+        if closed:
+            return False
+        patience = max(0, int((deadline - time.monotonic()) * 1000) + 1)
+        events = dict(self._poller.poll(patience))
+        self._waker.clear()
+        heard = self._read(self._control, events) + self._read(self._lane, events)
+        if heard:
+            with self._changed:
+                now = time.monotonic()
+                for envelope in heard:
+                    self._machine.receive(envelope, now)
+                self._changed.notify_all()
+            if self._on_change is not None:
+                self._on_change()
+        return True
+
+    def _read(self, socket: zmq.Socket[bytes] | None, events: dict[object, int]) -> list[wire.Envelope]:
+        heard: list[wire.Envelope] = []
+        if socket is None or socket not in events:
+            return heard
+        with contextlib.suppress(zmq.Again):
+            for _ in range(DRAIN):
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+                try:
+                    heard.append(wire.unpack(frames))
+                except ProtocolError as error:
+                    log.warning("dropped a malformed message from %s: %s", self._address, str(error)[:200])
+        return heard
+
+    def _act(self, action: Connect | ConnectInbox | ConnectLane | Send | Close) -> None:
+        match action:
+            case Send(envelope):
+                self._send(envelope)
+            case Connect(session):
+                self._close_sockets()
+                self._session = session.encode()
+                self._control = self._open(zmq.DEALER, self._address, identity=session)
+            case ConnectInbox(place):
+                self._inbox = self._open(zmq.PUSH, self._address.beside(place))
+            case ConnectLane(place):
+                self._lane = self._open(zmq.PULL, self._address.beside(place))
+            case Close():
+                self._close_sockets()
+
+    def _send(self, envelope: wire.Envelope) -> None:
+        frames = wire.pack(*envelope)
+        with contextlib.suppress(zmq.Again):
+            if envelope.message.body is None:
+                if self._control is not None:
+                    self._control.send_multipart(frames, zmq.NOBLOCK)
+            elif self._inbox is not None:
+                self._inbox.send_multipart([self._session, *frames], zmq.NOBLOCK)
+
+    def _open(self, kind: int, address: Address, *, identity: str = "") -> zmq.Socket[bytes]:
+        socket = sockets.make(kind, identity=identity)
+        socket.connect(str(address))
+        if kind != zmq.PUSH:
+            self._poller.register(socket, zmq.POLLIN)
+        return socket
+
+    def _close_sockets(self) -> None:
+        for socket in (self._control, self._inbox, self._lane):
+            if socket is not None:
+                if socket in self._poller:
+                    self._poller.unregister(socket)
+                socket.close()
+        self._control = self._inbox = self._lane = None

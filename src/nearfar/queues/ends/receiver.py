@@ -1,0 +1,192 @@
+"""The getting half of an end, as a pure machine: what the host lent, what the program took, what is done.
+
+Every item has a *position* in the session (see `host.leases`). `window` is how much the host may lend ahead of the
+program: what somebody waits for now, and as much more as the program lately took in a few milliseconds,
+so that a quick consumer never waits and a slow one holds nothing that another could have.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from nearfar.errors import ItemError, ProtocolError, Untrusted
+from nearfar.net import codec
+from nearfar.queues.wire import MOST_RANGES, Kind, Message
+
+AHEAD = 0.02
+"""Seconds of the program's work that may lie in the buffer."""
+MOST_AHEAD = 2000
+"""Items that may lie in the buffer."""
+WINDOW_BYTES = 8 * 1024 * 1024
+PAUSE = 0.05
+"""Seconds without a take after which what lies in the buffer is given back to others."""
+
+
+class Taken(NamedTuple):
+    """An item in the program's hands."""
+
+    position: int
+    item: Any
+    attempt: int
+
+
+@dataclass(slots=True)
+class Loan:
+    """A batch in the buffer; read when its first item is taken."""
+
+    position: int
+    count: int
+    attempt: int
+    body: bytes
+    items: deque[Any] | None = None
+
+
+@dataclass(slots=True)
+class Receiver:
+    """All that was lent to one end in one session."""
+
+    trusted: bool = False
+    taken: int = 0
+    waiters: int = 0
+    """Items that calls of the program wait for now."""
+    buffered: int = 0
+    hands: dict[int, int] = field(default_factory=dict)
+    """The positions in the program's hands, oldest first, and the thread that took each."""
+    _buffer: deque[Loan] = field(default_factory=deque)
+    _last: int = 0
+    _done: list[list[int]] = field(default_factory=list)
+    _failed: list[list[int]] = field(default_factory=list)
+    _returned: list[list[int]] = field(default_factory=list)
+    _answers: list[list[Any]] = field(default_factory=list)
+    _told_taken: int = 0
+    _told_window: int = 0
+    _busy_since: float = -PAUSE
+    _pace: float = AHEAD
+    """Seconds from one take to the next, smoothed."""
+
+    # -- from the host ---------------------------------------------------------------------------
+
+    def lend(self, position: int, count: int, attempt: int, body: bytes) -> None:
+        """A batch came."""
+        self._buffer.append(Loan(position, count, attempt, body))
+        self._last = position + count - 1
+        self.buffered += count
+
+    # -- from the program ------------------------------------------------------------------------
+
+    def take(self, thread: int, now: float) -> Taken | None:
+        """The next item; None when the buffer is empty.
+
+        Raises `ItemError` or `Untrusted` for an item that cannot be read, once: it counts as given up.
+        """
+        if not self._buffer:
+            return None
+        loan = self._buffer[0]
+        if loan.items is None:
+            self._read(loan)
+        position = loan.position
+        item = loan.items.popleft()  # type: ignore[union-attr]
+        loan.position += 1
+        loan.count -= 1
+        if not loan.count:
+            self._buffer.popleft()
+        self.buffered -= 1
+        self.taken = position
+        self._pace += (min(now - self._busy_since, AHEAD) - self._pace) / 8
+        self._busy_since = now
+        if isinstance(item, _Unreadable):
+            _extend(self._failed, position)
+            raise item.error
+        self.hands[position] = thread
+        return Taken(position, item, loan.attempt)
+
+    def done(self, position: int, answer: Any = None) -> None:
+        """The program is done with an item; a position no longer in its hands is ignored."""
+        if self.hands.pop(position, None) is None:
+            return
+        if answer is None:
+            _extend(self._done, position)
+        else:
+            self._answers.append([position, answer])
+
+    def fail(self, position: int) -> None:
+        """The program gives an item up."""
+        if self.hands.pop(position, None) is not None:
+            _extend(self._failed, position)
+
+    def give_back(self) -> None:
+        """Return all that lies in the buffer."""
+        if self._buffer:
+            self._returned.append([self._buffer[0].position, self._last])
+            self._buffer.clear()
+            self.buffered = 0
+
+    # -- to the host -----------------------------------------------------------------------------
+
+    def window(self, now: float) -> int:
+        """How many items may lie in the buffer."""
+        if now - self._busy_since >= PAUSE:
+            return self.waiters
+        return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace, 1e-6))))
+
+    def unreported(self) -> int:
+        """How many takes the host has not been told of."""
+        return self.taken - self._told_taken
+
+    def paused(self, now: float) -> bool:
+        """True if the program stopped taking: what it does not wait for belongs to others."""
+        return now - self._busy_since >= PAUSE and self.buffered > self.waiters
+
+    def deadline(self) -> float | None:
+        """When the window shrinks because the program paused; None when there is nothing to shrink."""
+        if self.buffered > self.waiters or self._told_window > self.waiters:
+            return self._busy_since + PAUSE
+        return None
+
+    def report(self, now: float, ask: int = 0) -> Message | None:
+        """What the host has to know; None when it knows."""
+        window = self.window(now)
+        news = self._done or self._failed or self._returned or self._answers
+        if not (news or ask or window != self._told_window or self.taken != self._told_taken):
+            return None
+        parts = []
+        for rows in (self._done, self._failed, self._returned, self._answers):
+            parts.append(rows[:MOST_RANGES])
+            del rows[:MOST_RANGES]
+        self._told_taken, self._told_window = self.taken, window
+        return Message(Kind.REPORT, (window, WINDOW_BYTES, ask, self.taken, *parts))
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _read(self, loan: Loan) -> None:
+        try:
+            items = codec.decode(loan.body, loan.count, trusted=self.trusted)
+        except (ItemError, ProtocolError, Untrusted):
+            items = self._read_singly(loan)
+        loan.items = deque(items)
+        loan.body = b""
+
+    def _read_singly(self, loan: Loan) -> list[Any]:
+        items: list[Any] = []
+        body = loan.body
+        for _ in range(loan.count):
+            try:
+                at = codec.cut(body, 1)
+                one, body = body[:at], body[at:]
+                items += codec.decode(one, 1, trusted=self.trusted)
+            except (ItemError, ProtocolError, Untrusted) as error:
+                items.append(_Unreadable(error))
+        return items
+
+
+class _Unreadable(NamedTuple):
+    error: Exception
+
+
+def _extend(ranges: list[list[int]], position: int) -> None:
+    if ranges and ranges[-1][1] == position - 1:
+        ranges[-1][1] = position
+    else:
+        ranges.append([position, position])

@@ -1,0 +1,299 @@
+"""The far queue: hosted by one process at an address, used from any other, on any machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from multiprocessing import util
+from typing import Any, Self
+
+from nearfar.errors import AddressError, QueueLost
+from nearfar.net import codec
+from nearfar.net.addresses import Address, parse_ports
+from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
+from nearfar.queues.ends.end import End
+from nearfar.queues.ends.receiver import Taken
+from nearfar.queues.host.ledger import Ledger
+from nearfar.queues.host.loop import Host
+
+log = logging.getLogger(__name__)
+
+DELIVERY = 0
+"""The holder of items taken by `receive`: no thread's next `get` settles them."""
+
+
+class FarDelivery(Delivery):
+    """An item of a far queue in hand."""
+
+    def __init__(self, end: End, session: int, taken: Taken) -> None:
+        self.item = taken.item
+        self.attempt = taken.attempt
+        self._end = end
+        self._session = session
+        self._position = taken.position
+
+    def ack(self) -> None:
+        self._end.done(self._session, self._position)
+
+    def nack(self) -> None:
+        self._end.failed(self._session, self._position)
+
+
+class FarQueue(BaseQueue):
+    """A queue over ZeroMQ. Creating one hosts it here, at `address`; `connect` gives an end of it elsewhere.
+
+    ``tcp://host:*`` takes any free port; `address` then says which. Beyond loopback `insecure` has to be said.
+
+    * `maxsize`, `maxbytes`: bounds on what was put and not taken (0: none).
+    * `lease`: seconds of silence after which an end counts as dead, and what it held goes to others. A dead
+      process on the host's own machine is seen at once.
+    * `max_attempts`: consumers that an item may be lost with before it goes to the `dead_letters`.
+    * `producers`: how many must have come and said goodbye before iteration ends by itself.
+    * `lanes`: the ports that the sockets beside the address may use, such as ``"5600-5700"``.
+    * `wait`: seconds that a call waits for a host that does not answer before it raises `QueueLost`.
+
+    An item is done when the thread that got it asks for its next one, or when the queue is closed there, at
+    the latest by the normal end of the process. Until then it is redelivered if its consumer dies.
+
+    The host's memory holds the items, and a live producer keeps what it put until it is done: items of
+    producers that have left are lost with the host.
+    """
+
+    def __init__(
+        self,
+        maxsize: int = 0,
+        address: str = "tcp://127.0.0.1:*",
+        *,
+        maxbytes: int = 0,
+        lease: float = 10.0,
+        max_attempts: int = 5,
+        producers: int = 1,
+        lanes: str | None = None,
+        insecure: bool = False,
+        wait: float = 60.0,
+    ) -> None:
+        place = Address.parse(address)
+        if not (place.local or insecure):
+            raise AddressError(
+                f"{address} can be reached from other machines by anyone: bind to loopback or ipc://, or say"
+                " insecure=True (--insecure) if you trust everyone who can reach it"
+            )
+        if not place.local:
+            log.warning("the queue at %s is open to everyone who can reach it", address)
+        ledger = Ledger(max(0, maxsize), max(0, maxbytes), max_attempts=max_attempts, expected=producers)
+        ports = None if lanes is None else parse_ports(lanes)
+        host = Host(place, ledger, lease=lease, trusted=place.local, ports=ports)
+        self._set_up(host.address, wait)
+        self._host: Host | None = host
+        # after the children, which may still use the queue, were joined
+        self._close_host = util.Finalize(self, host.close, exitpriority=-10)
+
+    @classmethod
+    def connect(cls, address: str, *, wait: float = 60.0) -> Self:
+        """An end of the queue at `address`. Nothing is sent before it is used."""
+        place = Address.parse(address)
+        if not (place.path or place.port):
+            raise AddressError(f"cannot connect to {address}: it needs a port")
+        return cls._reach(place, wait)
+
+    @classmethod
+    def _reach(cls, place: Address, wait: float) -> Self:
+        made = cls.__new__(cls)
+        made._set_up(place, wait)
+        return made
+
+    def _set_up(self, place: Address, wait: float) -> None:
+        self._place = place
+        self._wait = wait
+        self._host = None
+        self._lock = threading.Lock()
+        self._end: End | None = None
+        self._finish: Callable[[], None] | None = None
+        self._join_at_exit = True
+        self._closed = False
+        _queues.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self)._reach, (self._place, self._wait)
+
+    @property
+    def address(self) -> str:
+        """Where other processes find the queue."""
+        return str(self._place)
+
+    # -- the standard interface ------------------------------------------------------------------
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        self._reached().put([item], block=block, timeout=timeout)
+
+    def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+        items = list(items)
+        if items:
+            self._reached().put(items, block=block, timeout=timeout)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        return self._take(1, block, timeout)[0].item
+
+    def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
+        if most < 1:
+            raise ValueError("get_many takes at least one item")
+        return [taken.item for taken in self._take(most, block, timeout)]
+
+    def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
+        end = self._reached()
+        taken = end.take(1, DELIVERY, block=block, timeout=timeout)[0]
+        return FarDelivery(end, end.session(), taken)
+
+    def qsize(self) -> int:
+        return int(self._reached().ask("size"))
+
+    def empty(self) -> bool:
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        end = self._reached()
+        return 0 < end.facts["maxsize"] <= self.qsize()
+
+    def shutdown(self, immediate: bool = False) -> None:
+        self._reached().ask("shutdown", immediate)
+
+    def close(self) -> None:
+        self._closed = True
+        end = self._end
+        if end is not None:
+            self._settle_rest(end)
+            end.close()
+
+    def join_thread(self) -> None:
+        """After `close`: wait until everything this process put is with the host, at most `wait` seconds.
+
+        Raises `QueueLost` when the host is away for longer. In the process that hosts the queue this does
+        not stop the hosting: `stop_hosting` or the end of the process does.
+        """
+        if not self._closed:
+            raise ValueError("the queue is not closed")
+        if self._end is not None and self._join_at_exit:
+            self._end.join()
+
+    def cancel_join_thread(self) -> None:
+        self._join_at_exit = False
+
+    def promises(self) -> Promises:
+        return Promises(
+            self._place.transport,
+            crosses_machines=not self._place.local,
+            redelivers=True,
+            survives_killed_consumer=True,
+            survives_killed_host=True,
+            counts_end=True,
+            dead_letters=True,
+        )
+
+    # -- what only a hosted queue has ------------------------------------------------------------
+
+    def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
+        """Items put aside after `max_attempts`: (item, attempts, what happened each time), the latest 1,000."""
+        end = self._reached()
+        trusted = bool(end.facts["trusted"])
+        return [
+            (item, attempts, tuple(history))
+            for count, body, _, attempts, history in end.ask("dead letters")
+            for item in codec.decode(body, count, trusted=trusted)
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """The host's ledger in figures, such as stored, settled, waiting, dead, late."""
+        return dict(self._reached().ask("counts"))
+
+    def stop_hosting(self) -> None:
+        """Stop being the host, once the other ends have left, or after two seconds; drops what is there."""
+        if self._host is not None:
+            self._host = None
+            self._close_host()
+
+    def __repr__(self) -> str:
+        role = "hosted" if self._host is not None else "connected"
+        return f"<{type(self).__name__} {role} at {self.address}>"
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.stop_hosting()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _reached(self) -> End:
+        if self._closed:
+            raise ValueError(f"{type(self).__name__} is closed")
+        with self._lock:
+            if self._end is None:
+                self._end = end = End(self._place.seen_from_here(), wait=self._wait)
+                owner = weakref.ref(self)
+                self._finish = util.Finalize(self, _finish, args=(end, owner), exitpriority=10)
+            return self._end
+
+    def _take(self, most: int, block: bool, timeout: float | None) -> list[Taken]:
+        end = self._reached()
+        self._settle_previous(end)
+        return end.take(most, threading.get_ident(), block=block, timeout=timeout)
+
+    def _settle_previous(self, end: End) -> None:
+        end.done_by(threading.get_ident())
+
+    def _settle_rest(self, end: End) -> None:
+        end.done_by()
+
+    def _forget_parent(self) -> None:
+        """In the child of a fork: threads, sockets and locks of the parent are not ours."""
+        _inherited.append((self._end, self._host))
+        self._set_up(self._place, self._wait)
+
+
+class FarJoinableQueue(FarQueue, BaseJoinableQueue):
+    """A `FarQueue` whose items are done when `task_done` says so; what a leaving consumer has not said so of
+    goes to another."""
+
+    def task_done(self) -> None:
+        if not self._reached().done_oldest(threading.get_ident()):
+            raise ValueError("task_done() called too many times")
+
+    def join(self) -> None:
+        self._reached().ask("join")
+
+    def _settle_previous(self, end: End) -> None:
+        """`task_done` does."""
+
+    def _settle_rest(self, end: End) -> None:
+        """What is not done goes to another consumer."""
+
+
+def _finish(end: End, owner: weakref.ref[FarQueue]) -> None:
+    """At the normal end of the process, or when the queue is forgotten: what was put must arrive."""
+    queue = owner()
+    if queue is not None:
+        queue._settle_rest(end)
+        if not queue._join_at_exit:
+            end.abandon()
+            return
+    end.close()
+    try:
+        end.join()
+    except QueueLost as error:
+        log.error("items may be lost: %s", error)
+
+
+_queues: weakref.WeakSet[FarQueue] = weakref.WeakSet()
+_inherited: list[object] = []
+"""Kept in a forked child, so that nothing of the parent's is closed by the garbage collector there."""
+
+
+def _after_fork() -> None:
+    for queue in list(_queues):
+        with contextlib.suppress(AttributeError):  # being made while another thread forked
+            queue._forget_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,370 @@
+"""The ledger: every item of a hosted queue, where it is, and whose it is. Pure: no clock, no sockets.
+
+::
+
+              store          lend            took          settle
+    producer ------> WAITING -----> LENT ----------> HELD ------> DONE ----> the producer's news
+                        ^             |  give back     | lost, nacked
+                        +-------------+----------------+----> DEAD after `max_attempts` strikes
+
+The queue's size is WAITING and LENT: what was put and no program has taken. Cost is per run, not per item.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from nearfar.queues.host.leases import Leases
+from nearfar.queues.host.runs import Run, Shelf
+
+DEAD_LETTERS_KEPT = 10_000
+
+
+class Outcome(IntEnum):
+    """What became of an item, as its producer is told."""
+
+    DONE = 0
+    ANSWERED = 1
+    DEAD = 2
+    UNDELIVERABLE = 3
+    DROPPED = 4
+
+
+class State(IntEnum):
+    """A producer's: may it still put?"""
+
+    OPEN = 0
+    GONE = 1
+    """It said goodbye."""
+    LOST = 2
+    """It died, or fell silent, before it said goodbye."""
+
+
+@dataclass(slots=True)
+class News:
+    """What a producer has not been told yet: `count` items from `first` on came to this end."""
+
+    first: int
+    count: int
+    outcome: Outcome
+    answer: Any = None
+
+
+@dataclass(slots=True)
+class Producer:
+    """One producer, for as long as the queue lives: its numbers outlast its connections."""
+
+    name: str
+    state: State = State.OPEN
+    stored: int = 0
+    """The number of its last item that was stored."""
+    granted: tuple[int, int] = (0, 0)
+    """Items and bytes it may still put under the bound."""
+    news: list[News] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Consumer:
+    """One consumer's session."""
+
+    name: str
+    tags: frozenset[str]
+    leases: Leases = field(default_factory=Leases)
+    window_items: int = 0
+    window_bytes: int = 0
+
+    @property
+    def hungry(self) -> bool:
+        """True if it may be lent something now. One item may always be larger than the window."""
+        leases = self.leases
+        if not leases.untaken_items:
+            return self.window_items > 0
+        return leases.untaken_items < self.window_items and leases.untaken_bytes < self.window_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Items put aside."""
+
+    count: int
+    body: bytes
+    producer: str
+    attempts: int
+    history: tuple[str, ...]
+
+
+class Ledger:
+    """See the module. Methods raise `KeyError` for a consumer that is not there: ask first."""
+
+    def __init__(
+        self, maxsize: int = 0, maxbytes: int = 0, *, max_attempts: int = 5, expected: int = 1
+    ) -> None:
+        self.maxsize = maxsize
+        self.maxbytes = maxbytes
+        self.max_attempts = max_attempts
+        self.expected = expected
+        self.shut = False
+        self.producers: dict[str, Producer] = {}
+        self.newsworthy: set[str] = set()
+        """Producers with news to be told."""
+        self.consumers: dict[str, Consumer] = {}
+        self.bearers: dict[str, set[str]] = {}
+        self.lost: list[str] = []
+        self.dead: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
+        self.stored = self.settled = self.died = self.dropped = self.undeliverable = self.late = 0
+        self._shelf = Shelf()
+        self._addressed: dict[str, Shelf] = {}
+        self._untaken_items = self._untaken_bytes = 0
+        self._granted_items = self._granted_bytes = 0
+        self._open = 0
+
+    # -- what there is ---------------------------------------------------------------------------
+
+    @property
+    def unsettled(self) -> int:
+        """Items stored that have come to no end yet."""
+        return self.stored - self.settled - self.died - self.dropped - self.undeliverable
+
+    @property
+    def waiting(self) -> int:
+        return self._shelf.items + sum(shelf.items for shelf in self._addressed.values())
+
+    @property
+    def size(self) -> int:
+        """Items put and not taken: what `qsize` answers."""
+        return self.waiting + self._untaken_items
+
+    @property
+    def bytes(self) -> int:
+        addressed = sum(shelf.bytes for shelf in self._addressed.values())
+        return self._shelf.bytes + addressed + self._untaken_bytes
+
+    def anything_for_anyone(self) -> bool:
+        """True if an item waits that any consumer may have."""
+        return bool(self._shelf)
+
+    # -- producers -------------------------------------------------------------------------------
+
+    def enter(self, name: str) -> Producer:
+        """A producer comes, or comes back. A new one stands in for one that was lost."""
+        producer = self.producers.get(name)
+        if producer is None:
+            producer = self.producers[name] = Producer(name)
+            self._open += 1
+            if self.lost:
+                self.lost.pop(0)
+        elif producer.state is State.LOST and name in self.lost:
+            self.lost.remove(name)
+        if producer.state is not State.OPEN:
+            producer.state = State.OPEN
+            self._open += 1
+        return producer
+
+    def room(self) -> tuple[int, int]:
+        """How many items, and bytes, may still be granted. Meaningless where there is no bound."""
+        return (
+            self.maxsize - self.size - self._granted_items,
+            self.maxbytes - self.bytes - self._granted_bytes,
+        )
+
+    def grant(self, name: str, items: int, size: int) -> None:
+        """Let a producer put so much (or, with negative numbers, so much less)."""
+        producer = self.producers[name]
+        producer.granted = (producer.granted[0] + items, producer.granted[1] + size)
+        self._granted_items += items
+        self._granted_bytes += size
+
+    def store(self, name: str, first: int, count: int, body: bytes, to: str | None) -> bool:
+        """Take in a run. One that was stored before, in an earlier session, is not taken again."""
+        producer = self.producers[name]
+        self._use_grant(producer, count, len(body))
+        if first <= producer.stored:
+            return False
+        producer.stored = first + count - 1
+        run = Run(name, first, count, body, self.stored + 1, to)
+        self.stored += count
+        if to is not None and not self.bearers.get(to):
+            self._undeliverable(run)
+        else:
+            self._shelve(run)
+        return True
+
+    def revoke(self, name: str) -> None:
+        """A producer's session ended: what it was granted and did not use is free again."""
+        items, size = self.producers[name].granted
+        self.grant(name, -items, -size)
+
+    def leave(self, name: str, state: State) -> None:
+        """A producer has said goodbye (GONE) or was lost (LOST)."""
+        self.revoke(name)
+        producer = self.producers[name]
+        if producer.state is State.OPEN:
+            producer.state = state
+            self._open -= 1
+            if state is State.LOST:
+                self.lost.append(name)
+
+    # -- consumers -------------------------------------------------------------------------------
+
+    def admit(self, name: str, tags: frozenset[str]) -> Consumer:
+        """A consumer comes. Its own name is one of its tags."""
+        consumer = self.consumers[name] = Consumer(name, tags | {name})
+        for tag in consumer.tags:
+            self.bearers.setdefault(tag, set()).add(name)
+        return consumer
+
+    def lend(self, name: str) -> tuple[int, Run] | None:
+        """The next run for a hungry consumer and its position; None when nothing waits for it."""
+        consumer = self.consumers[name]
+        leases = consumer.leases
+        shelf = self._next_shelf(consumer.tags)
+        if shelf is None or not consumer.hungry:
+            return None
+        run = shelf.take(
+            consumer.window_items - leases.untaken_items, consumer.window_bytes - leases.untaken_bytes
+        )
+        self._untaken_items += run.count
+        self._untaken_bytes += len(run.body)
+        return leases.lend(run), run
+
+    def took(self, name: str, upto: int) -> None:
+        """The consumer's program has every item up to position `upto`."""
+        leases = self.consumers[name].leases
+        items, size = leases.untaken_items, leases.untaken_bytes
+        leases.take(upto)
+        self._untaken_items -= items - leases.untaken_items
+        self._untaken_bytes -= size - leases.untaken_bytes
+
+    def settle(self, name: str, first: int, last: int, answer: Any = None) -> None:
+        """The consumer is done with positions `first` to `last`; those it no longer holds are late."""
+        done = 0
+        for run in self._remove(name, first, last):
+            outcome = Outcome.DONE if answer is None else Outcome.ANSWERED
+            self._tell(run, outcome, answer)
+            done += run.count
+        self.settled += done
+        self.late += last - first + 1 - done
+
+    def give_back(self, name: str, first: int, last: int) -> None:
+        """The consumer returns what no program of its saw; that is no attempt."""
+        for run in self._remove(name, first, last):
+            self._shelve(run)
+
+    def fail(self, name: str, first: int, last: int, why: str, *, guilty: bool = True) -> None:
+        """The consumer gives up on positions `first` to `last`; a guilty one strikes the items."""
+        runs = self._remove(name, first, last)
+        self.late += last - first + 1 - sum(run.count for run in runs)
+        for run in runs:
+            self._again(run, why, guilty)
+
+    def dismiss(self, name: str, why: str, *, cleanly: bool = False) -> None:
+        """A consumer is gone: what it had goes to another.
+
+        Any of it may have been seen, so all of it counts as another attempt; but only what is known to have
+        been in a program's hands, or was next, is struck. After a clean goodbye nothing is struck, and what
+        was never taken is no attempt.
+        """
+        consumer = self.consumers[name]
+        suspect = consumer.leases.taken + 1
+        for position, run in list(consumer.leases):
+            if cleanly and position > consumer.leases.taken:
+                self.give_back(name, position, position + run.count - 1)
+            elif position <= suspect < position + run.count - 1:
+                self.fail(name, position, suspect, why, guilty=not cleanly)
+                self.fail(name, suspect + 1, position + run.count - 1, why, guilty=False)
+            else:
+                guilty = position <= suspect and not cleanly
+                self.fail(name, position, position + run.count - 1, why, guilty=guilty)
+        del self.consumers[name]
+        for tag in consumer.tags:
+            self.bearers[tag].discard(name)
+            if not self.bearers[tag]:
+                self._forget(tag)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def close(self, *, immediate: bool) -> None:
+        """Shut down: no item is expected any more; with `immediate`, what nobody holds is dropped."""
+        self.shut = True
+        if immediate:
+            for shelf in (self._shelf, *self._addressed.values()):
+                for run in shelf.clear():
+                    self._tell(run, Outcome.DROPPED, None)
+                    self.dropped += run.count
+
+    def finished(self) -> bool:
+        """True if no producer will put again: shut down, or all that were expected came and went."""
+        if self.shut:
+            return True
+        return self._open == 0 and len(self.producers) >= self.expected
+
+    def over(self, name: str) -> bool:
+        """True if nothing will ever come for this consumer: all that is unsettled is in its own hands."""
+        return self.finished() and self.unsettled == self.consumers[name].leases.in_hand()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _use_grant(self, producer: Producer, count: int, size: int) -> None:
+        items = min(count, producer.granted[0])
+        size = min(size, producer.granted[1])
+        self.grant(producer.name, -items, -size)
+
+    def _shelve(self, run: Run) -> None:
+        if run.to is None:
+            self._shelf.add(run)
+        elif self.bearers.get(run.to):
+            self._addressed.setdefault(run.to, Shelf()).add(run)
+        else:
+            self._undeliverable(run)
+
+    def _next_shelf(self, tags: frozenset[str]) -> Shelf | None:
+        shelves = [self._shelf] if self._shelf else []
+        if self._addressed:
+            shelves += [self._addressed[tag] for tag in tags if self._addressed.get(tag)]
+        return min(shelves, key=lambda shelf: shelf.oldest, default=None)
+
+    def _remove(self, name: str, first: int, last: int) -> list[Run]:
+        leases = self.consumers[name].leases
+        items, size = leases.untaken_items, leases.untaken_bytes
+        runs = leases.remove(first, last)
+        self._untaken_items -= items - leases.untaken_items
+        self._untaken_bytes -= size - leases.untaken_bytes
+        return runs
+
+    def _again(self, run: Run, why: str, guilty: bool) -> None:
+        run.attempt += 1
+        run.history = (*run.history, why)[-20:]
+        run.strikes += guilty
+        if run.strikes < self.max_attempts:
+            self._shelve(run)
+            return
+        self.died += run.count
+        self.dead.append(DeadLetter(run.count, run.body, run.producer, run.attempt - 1, run.history))
+        self._tell(run, Outcome.DEAD, run.history[-1])
+
+    def _forget(self, tag: str) -> None:
+        del self.bearers[tag]
+        for run in self._addressed.pop(tag, Shelf()).clear():
+            self._undeliverable(run)
+
+    def _undeliverable(self, run: Run) -> None:
+        self.undeliverable += run.count
+        self._tell(run, Outcome.UNDELIVERABLE, run.to)
+
+    def _tell(self, run: Run, outcome: Outcome, answer: Any) -> None:
+        producer = self.producers[run.producer]
+        if producer.state is State.GONE:
+            return
+        self.newsworthy.add(run.producer)
+        last = producer.news[-1] if producer.news else None
+        if (
+            last is not None
+            and outcome is last.outcome is Outcome.DONE
+            and last.first + last.count == run.first
+        ):
+            last.count += run.count
+        else:
+            producer.news.append(News(run.first, run.count, outcome, answer))

@@ -1,0 +1,53 @@
+"""Deaths on this machine, seen at once: a descriptor for each process that becomes readable when it ends."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def about_me() -> dict[str, Any]:
+    """What lets a host see whether this process is on its machine: the boot, the pid namespace, the pid."""
+    return {"pid": os.getpid(), "machine": machine_id()}
+
+
+def machine_id() -> str:
+    """Names this boot of this machine and this pid namespace; empty where neither can be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+class Watch:
+    """The processes watched, by descriptor. A peer elsewhere is not watched: its silence tells."""
+
+    def __init__(self) -> None:
+        self._machine = machine_id()
+        self._sessions: dict[int, tuple[str, int]] = {}
+
+    def add(self, session: str, about: dict[str, Any]) -> int | None:
+        """Watch the process of a session, if it is on this machine; returns the descriptor to poll."""
+        pid = about.get("pid")
+        if not self._machine or about.get("machine") != self._machine or type(pid) is not int or pid <= 0:
+            return None
+        try:
+            descriptor = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            return None  # not Linux, not permitted, or dead already: its silence will tell
+        self._sessions[descriptor] = (session, pid)
+        return descriptor
+
+    def ended(self, descriptor: int) -> tuple[str, int] | None:
+        """The session and pid behind a readable descriptor, which is closed; None if it is not one of ours."""
+        found = self._sessions.pop(descriptor, None)
+        if found is not None:
+            os.close(descriptor)
+        return found
+
+    def close(self) -> None:
+        for descriptor in self._sessions:
+            os.close(descriptor)
+        self._sessions.clear()

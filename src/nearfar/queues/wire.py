@@ -1,0 +1,195 @@
+"""The words between a hosted queue and its ends, and how they stand in a frame.
+
+A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry the items in a second frame.
+Both directions are lines (`nearfar.net.line`): `number` counts the messages of a session over its
+sockets, `ack` says what arrived. A number of 0 is for the words that open, keep and end a session.
+
+::
+
+    end                                       host
+     | HELLO --------------------------------> |   a session begins; WELCOME says where the sockets are
+     | <------------------------------ WELCOME |
+     | NEED -------------------------------->  |   bounded: room for so many items, so many bytes
+     | <--------------------------------- ROOM |
+     | PUT  ==items========================>   |
+     | REPORT ------------------------------>  |   how much may lie untaken in this end's buffer;
+     | <=========================items== LEND  |   what was taken, what is done, what is given back
+     | <------------------------------ SETTLED |   what became of what was put
+     | ASK --------------------------------->  |   qsize, join, shutdown, a get or put that cannot wait
+     | <--------------------------------- SYNC |   before a "no": tell all you know and return what is unused
+     | SYNCED ------------------------------>  |
+     | <------------------------------- ANSWER |
+     | BYE --------------------------------->  |   PART -> the end is counted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import msgpack
+
+from nearfar.errors import ProtocolError
+
+VERSION = 1
+LONGEST_NAME = 200
+LONGEST_CONTROL = 1 << 20
+"""Bytes of a control frame: longer ones are not read."""
+MOST_RANGES = 10_000
+"""Ranges that one message may carry."""
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    # unnumbered, both ways
+    BEAT = 1
+    # unnumbered, end to host
+    HELLO = 2
+    # unnumbered, host to end
+    WELCOME = 10
+    STRANGER = 11
+    REFUSED = 12
+    # numbered, end to host
+    PUT = 20
+    NEED = 21
+    REPORT = 22
+    ASK = 23
+    SYNCED = 24
+    BYE = 25
+    JOIN = 26
+    # numbered, host to end
+    LEND = 40
+    ROOM = 41
+    SETTLED = 42
+    SYNC = 43
+    ANSWER = 44
+    OVER = 45
+    SHUT = 46
+    PART = 47
+
+
+class Message(NamedTuple):
+    """A word with its fields; `body` holds items (PUT and LEND only)."""
+
+    kind: Kind
+    fields: tuple[Any, ...] = ()
+    body: bytes | None = None
+
+
+class Envelope(NamedTuple):
+    """A message under way."""
+
+    number: int
+    ack: int
+    message: Message
+
+
+Check = Callable[[Any], bool]
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _positive(value: Any) -> bool:
+    return type(value) is int and 0 < value < 1 << 63
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _name(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def _name_or_none(value: Any) -> bool:
+    return value is None or _name(value)
+
+
+def _names(value: Any) -> bool:
+    return type(value) is list and len(value) <= MOST_RANGES and all(map(_name, value))
+
+
+def _ranges(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) <= MOST_RANGES
+        and all(
+            type(pair) is list and len(pair) == 2 and all(map(_positive, pair)) and pair[0] <= pair[1]
+            for pair in value
+        )
+    )
+
+
+def _answers(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) <= MOST_RANGES
+        and all(type(row) is list and len(row) == 2 and _positive(row[0]) for row in value)
+    )
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _table(value: Any) -> bool:
+    return type(value) is dict and len(value) <= 32 and all(type(key) is str for key in value)
+
+
+def _list(value: Any) -> bool:
+    return type(value) is list and len(value) <= MOST_RANGES
+
+
+_SHAPES: dict[Kind, tuple[Check, ...]] = {
+    Kind.BEAT: (),
+    Kind.HELLO: (_natural, _name, _table),  # version, the end's name, about the process
+    Kind.WELCOME: (_name, _table),  # session, about the queue
+    Kind.STRANGER: (),
+    Kind.REFUSED: (_anything,),  # why
+    Kind.JOIN: (_flag, _flag, _names),  # as producer, as consumer, tags
+    Kind.PUT: (_positive, _positive, _name_or_none),  # first, count, to
+    Kind.NEED: (_natural, _natural, _natural),  # items and bytes in all since the session began, ask or 0
+    # window in items, in bytes, ask or 0; taken up to, done, failed, returned, answers
+    Kind.REPORT: (_natural, _natural, _natural, _natural, _ranges, _ranges, _ranges, _answers),
+    Kind.ASK: (_positive, _name, _anything),  # ask, what, argument
+    Kind.SYNCED: (_positive, _natural, _natural),  # round; items and bytes of room returned
+    Kind.BYE: (),
+    Kind.LEND: (_positive, _positive, _positive),  # position, count, attempt
+    Kind.ROOM: (_natural, _natural),  # items, bytes more
+    Kind.SETTLED: (_list,),  # [first, count, outcome, answer]
+    Kind.SYNC: (_positive, _flag),  # round, give back what is untaken and nobody waits for
+    Kind.ANSWER: (_positive, _anything),  # ask, value
+    Kind.OVER: (_flag, _names),  # nothing more will come; the producers that were lost
+    Kind.SHUT: (_flag,),  # immediate
+    Kind.PART: (),
+}
+
+
+def pack(number: int, ack: int, message: Message) -> list[bytes]:
+    """The frames of a message."""
+    header = msgpack.packb((message.kind, number, ack, *message.fields))
+    return [header] if message.body is None else [header, message.body]
+
+
+def unpack(frames: list[bytes]) -> Envelope:
+    """The message that `frames` hold; raises `ProtocolError` for anything else."""
+    if not 1 <= len(frames) <= 2 or len(frames[0]) > LONGEST_CONTROL:
+        raise ProtocolError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
+    try:
+        words = msgpack.unpackb(frames[0], use_list=True, strict_map_key=False)
+        kind = Kind(words[0])
+        number, ack, *fields = words[1:]
+    except (ValueError, TypeError, IndexError, KeyError, RecursionError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"not a message: {error!r}") from error
+    shape = _SHAPES[kind]
+    if not (_natural(number) and _natural(ack)) or len(fields) != len(shape):
+        raise ProtocolError(f"{kind.name} of the wrong shape")
+    if not all(check(value) for check, value in zip(shape, fields, strict=True)):
+        raise ProtocolError(f"{kind.name} with a field of the wrong kind")
+    if (len(frames) == 2) is not (kind in (Kind.PUT, Kind.LEND)):
+        raise ProtocolError(f"{kind.name} with {len(frames)} frames")
+    return Envelope(number, ack, Message(kind, tuple(fields), frames[1] if len(frames) == 2 else None))
