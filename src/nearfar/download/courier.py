@@ -40,7 +40,7 @@ class Outbound(Protocol):
         """The ids of the stores whose consumers are there now."""
 
     def close(self, timeout: float | None) -> None:
-        """Say goodbye. Raises `QueueLost` when what was sent cannot be handed over within `timeout` seconds."""
+        """Say goodbye. Raises `QueueLost` when what was sent cannot be handed over in `timeout` seconds."""
 
 
 class Letter(Protocol):

@@ -8,7 +8,7 @@ byte arrays, integers beyond 64 bits, and pickles. This is the only module that 
 from __future__ import annotations
 
 import pickle
-from typing import Any, NoReturn
+from typing import Any
 
 import msgpack
 
@@ -160,10 +160,6 @@ def _extension(code: int, data: bytes, hook: Any) -> Any:
         case 0x15:  # INTEGER
             return int.from_bytes(data, "big", signed=True)
         case 0x1F:  # PICKLE
-            _refuse()
+            raise Untrusted("an item is a pickle, and its sender is not trusted with one")
         case _:
             return msgpack.ExtType(code, data)
-
-
-def _refuse() -> NoReturn:
-    raise Untrusted("an item is a pickle, and its sender is not trusted with one")

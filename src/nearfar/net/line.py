@@ -24,7 +24,7 @@ class Outgoing(Generic[T]):
     doubles with every fruitless round, up to eight times, so that a frozen peer is not buried.
     """
 
-    __slots__ = ("_patience", "_since", "_sent", "_tries", "_unacked")
+    __slots__ = ("_patience", "_sent", "_since", "_tries", "_unacked")
 
     def __init__(self, patience: float) -> None:
         self._patience = patience

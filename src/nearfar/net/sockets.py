@@ -60,7 +60,7 @@ def bind(made: zmq.Socket[bytes], address: Address) -> Address:
         Path(address.path).chmod(stat.S_IRUSR | stat.S_IWUSR)
         return address
     endpoint = made.getsockopt(zmq.LAST_ENDPOINT)
-    port = int(bytes(endpoint).rstrip(b"\0").rpartition(b":")[2])  # type: ignore[arg-type]
+    port = int(bytes(endpoint).rstrip(b"\0").rpartition(b":")[2])
     return address.beside(port)
 
 
@@ -82,9 +82,9 @@ def bind_in(made: zmq.Socket[bytes], beside: Address, ports: range | None, suffi
 
 def _reason(error: zmq.ZMQError) -> str:
     reasons = {
-        zmq.EADDRINUSE: "the address is in use",
-        zmq.EADDRNOTAVAIL: "this machine has no such address",
-        zmq.ENODEV: "this machine has no such address",
+        errno.EADDRINUSE: "the address is in use",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+        errno.ENODEV: "this machine has no such address",
         errno.EACCES: "permission denied",
     }
     return reasons.get(error.errno or 0, error.strerror or str(error)).lower()
@@ -98,7 +98,9 @@ def _claim_path(address: Address) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise AddressError(f"cannot bind {address}: there is a file that is not a socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-            probe.connect(address.path)
-            raise AddressError(f"cannot bind {address}: the address is in use")
+    with (
+        socket.socket(socket.AF_UNIX) as probe,
+        contextlib.suppress(ConnectionRefusedError, FileNotFoundError),
+    ):
+        probe.connect(address.path)
+        raise AddressError(f"cannot bind {address}: the address is in use")

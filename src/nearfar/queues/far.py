@@ -44,9 +44,9 @@ class FarDelivery(Delivery):
 
 
 class FarQueue(BaseQueue):
-    """A queue over ZeroMQ. Creating one hosts it here, at `address`; `connect` gives an end of it elsewhere.
+    """A queue over ZeroMQ. Creating one hosts it here; `connect` gives an end of it anywhere else.
 
-    ``tcp://host:*`` takes any free port; `address` then says which. Beyond loopback `insecure` has to be said.
+    ``tcp://host:*`` takes any free port, which `address` then tells. Beyond loopback, say `insecure`.
 
     * `maxsize`, `maxbytes`: bounds on what was put and not taken (0: none).
     * `lease`: seconds of silence after which an end counts as dead, and what it held goes to others. A dead
@@ -156,7 +156,8 @@ class FarQueue(BaseQueue):
 
     def full(self) -> bool:
         end = self._reached()
-        return 0 < end.facts["maxsize"] <= self.qsize()
+        maxsize = int(end.facts["maxsize"])
+        return 0 < maxsize <= self.qsize()
 
     def shutdown(self, immediate: bool = False) -> None:
         self._reached().ask("shutdown", immediate)
@@ -196,7 +197,7 @@ class FarQueue(BaseQueue):
     # -- what only a hosted queue has ------------------------------------------------------------
 
     def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
-        """Items put aside after `max_attempts`: (item, attempts, what happened each time), the latest 1,000."""
+        """The latest items put aside after `max_attempts`: (item, attempts, what happened each time)."""
         end = self._reached()
         trusted = bool(end.facts["trusted"])
         return [

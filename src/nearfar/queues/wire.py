@@ -1,6 +1,6 @@
 """The words between a hosted queue and its ends, and how they stand in a frame.
 
-A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry the items in a second frame.
+A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
 Both directions are lines (`nearfar.net.line`): `number` counts the messages of a session over its
 sockets, `ack` says what arrived. A number of 0 is for the words that open, keep and end a session.
 
@@ -38,6 +38,10 @@ LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 MOST_RANGES = 10_000
 """Ranges that one message may carry."""
+LONGEST_ANSWER = 512 * 1024
+"""Bytes of what a consumer may answer to one item."""
+ANSWERS_TOGETHER = LONGEST_CONTROL - LONGEST_ANSWER - 64 * 1024
+"""Bytes of answers after which a message is full."""
 
 
 class Kind(IntEnum):
@@ -68,6 +72,7 @@ class Kind(IntEnum):
     OVER = 45
     SHUT = 46
     PART = 47
+    TAGS = 48
 
 
 class Message(NamedTuple):
@@ -109,6 +114,16 @@ def _name_or_none(value: Any) -> bool:
     return value is None or _name(value)
 
 
+def share_of_answers(rows: list[Any], most: int) -> int:
+    """How many of `rows`, each with an answer (bytes or None) last, fit into one message."""
+    size = 0
+    for count, row in enumerate(rows[:most]):
+        if size >= ANSWERS_TOGETHER:
+            return count
+        size += len(row[-1] or b"")
+    return min(len(rows), most)
+
+
 def _names(value: Any) -> bool:
     return type(value) is list and len(value) <= MOST_RANGES and all(map(_name, value))
 
@@ -128,7 +143,10 @@ def _answers(value: Any) -> bool:
     return (
         type(value) is list
         and len(value) <= MOST_RANGES
-        and all(type(row) is list and len(row) == 2 and _positive(row[0]) for row in value)
+        and all(
+            type(row) is list and len(row) == 2 and _positive(row[0]) and type(row[1]) is bytes
+            for row in value
+        )
     )
 
 
@@ -166,6 +184,7 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.OVER: (_flag, _names),  # nothing more will come; the producers that were lost
     Kind.SHUT: (_flag,),  # immediate
     Kind.PART: (),
+    Kind.TAGS: (_names,),  # the names under which consumers can be addressed now
 }
 
 

@@ -37,14 +37,12 @@ class End:
         wait: float = 60.0,
         tags: tuple[str, ...] = (),
         on_change: Callable[[], None] | None = None,
-        keep_outcomes: bool = False,
     ) -> None:
         host = socket.gethostname()[: LONGEST_NAME // 2]
         self.name = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
         self._wait = wait
         self._address = address
         self._on_change = on_change
-        self._keep_outcomes = keep_outcomes
         self._changed = threading.Condition()
         self._machine = EndMachine(self.name, about_me(), tags)
         self._loop: EndLoop | None = None
@@ -78,6 +76,21 @@ class End:
                 raise Full(admitted)
             return entry.last
 
+    def post(self, item: Any, to: str | None = None) -> Entry:
+        """Queue one item for sending and return at once; `Entry.last` is its number once it is admitted."""
+        with self._changed:
+            machine = self._open(produces=True)
+            self._check_puts(machine)
+            entry = Entry(self._encode(machine, [item]), to)
+            machine.sender.put(entry)
+            self._need_loop().wake()
+            return entry
+
+    def tags(self) -> frozenset[str]:
+        """The names under which consumers can be addressed now, besides their own."""
+        with self._changed:
+            return self._machine.tags
+
     def _check_puts(self, machine: EndMachine) -> None:
         if self._closed:
             raise ValueError("the queue is closed")
@@ -98,11 +111,6 @@ class End:
             outcomes = list(self._machine.sender.outcomes)
             self._machine.sender.outcomes.clear()
             return outcomes
-
-    def has_room(self) -> bool:
-        """True if everything that was put so far has left for the host."""
-        with self._changed:
-            return self._machine.sender.idle
 
     # -- taking ----------------------------------------------------------------------------------
 
@@ -175,7 +183,12 @@ class End:
         """Which session this is: positions of an earlier one mean nothing any more."""
         return self._machine.sessions
 
-    def done(self, session: int, position: int, answer: Any = None) -> None:
+    def session_name(self) -> str:
+        """The name by which this end's consumer can be addressed, in this session."""
+        with self._changed:
+            return self._open(consumes=True).session
+
+    def done(self, session: int, position: int, answer: bytes | None = None) -> None:
         """An item is done; one of an earlier session is somebody else's by now."""
         with self._changed:
             if session == self._machine.sessions:

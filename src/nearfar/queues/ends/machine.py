@@ -66,7 +66,7 @@ Action = Connect | ConnectInbox | ConnectLane | Send | Close
 
 
 class EndMachine:
-    """`name` is new for every end; `about` tells the host of the process; `tags` are those of its consumer."""
+    """`name` is new for every end; `about` tells the host of the process; `tags` are its consumer's."""
 
     def __init__(self, name: str, about: dict[str, Any], tags: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -80,6 +80,8 @@ class EndMachine:
         self.heard = self.greeting_since = 0.0
         self.over = False
         self.lost: tuple[str, ...] = ()
+        self.tags: frozenset[str] = frozenset()
+        """Names under which consumers can be addressed now."""
         self.shut = self.shut_immediately = False
         self.produces = self.consumes = False
         self.asks = Asks()
@@ -88,6 +90,7 @@ class EndMachine:
         self._actions: list[Action] = []
         self.leaving = False
         self._greeted = self._beaten = self._flushed = 0.0
+        self._said_bye = False
         self._new_lines(LEASE)
 
     @property
@@ -161,7 +164,7 @@ class EndMachine:
             self.receiver.give_back()
 
     def flush(self, now: float) -> list[Action]:
-        """Everything that is to be done about what happened: items first, so that questions come after them."""
+        """Everything that is to be done: items first, so that questions come after them."""
         if self.state is State.OPEN:
             self._join(now)
             self._put(now)
@@ -305,7 +308,7 @@ class EndMachine:
         self.sender.settle(message.fields[0])
 
     def _asked_to_sync(self, message: Message) -> None:
-        self._rounds.append(message.fields)  # type: ignore[arg-type]
+        self._rounds.append((message.fields[0], message.fields[1]))
 
     def _answer(self, message: Message) -> None:
         ask, value = message.fields
@@ -323,6 +326,9 @@ class EndMachine:
         if message.fields[0]:
             self.shut_immediately = True
             self.receiver.give_back()
+
+    def _told_tags(self, message: Message) -> None:
+        self.tags = frozenset(message.fields[0])
 
     def _part(self, message: Message) -> None:
         if self.leaving:
@@ -342,4 +348,5 @@ _HANDLERS: dict[Kind, Callable[[EndMachine, Message], None]] = dict.fromkeys(Kin
     Kind.OVER: EndMachine._told_over,
     Kind.SHUT: EndMachine._told_shut,
     Kind.PART: EndMachine._part,
+    Kind.TAGS: EndMachine._told_tags,
 }

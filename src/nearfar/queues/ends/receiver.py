@@ -1,8 +1,8 @@
 """The getting half of an end, as a pure machine: what the host lent, what the program took, what is done.
 
-Every item has a *position* in the session (see `host.leases`). `window` is how much the host may lend ahead of the
-program: what somebody waits for now, and as much more as the program lately took in a few milliseconds,
-so that a quick consumer never waits and a slow one holds nothing that another could have.
+Every item has a *position* in the session (see `host.leases`). `window` is how much the host may lend ahead
+of the program: what somebody waits for now, and as much more as the program lately took in a few
+milliseconds, so that a quick consumer never waits and a slow one holds nothing that another could have.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
 from nearfar.net import codec
-from nearfar.queues.wire import MOST_RANGES, Kind, Message
+from nearfar.queues.wire import MOST_RANGES, Kind, Message, share_of_answers
 
 AHEAD = 0.02
 """Seconds of the program's work that may lie in the buffer."""
@@ -102,7 +102,7 @@ class Receiver:
         self.hands[position] = thread
         return Taken(position, item, loan.attempt)
 
-    def done(self, position: int, answer: Any = None) -> None:
+    def done(self, position: int, answer: bytes | None = None) -> None:
         """The program is done with an item; a position no longer in its hands is ignored."""
         if self.hands.pop(position, None) is None:
             return
@@ -151,10 +151,13 @@ class Receiver:
         news = self._done or self._failed or self._returned or self._answers
         if not (news or ask or window != self._told_window or self.taken != self._told_taken):
             return None
-        parts = []
-        for rows in (self._done, self._failed, self._returned, self._answers):
+        parts: list[list[Any]] = []
+        for rows in (self._done, self._failed, self._returned):
             parts.append(rows[:MOST_RANGES])
             del rows[:MOST_RANGES]
+        share = share_of_answers(self._answers, MOST_RANGES)
+        parts.append(self._answers[:share])
+        del self._answers[:share]
         self._told_taken, self._told_window = self.taken, window
         return Message(Kind.REPORT, (window, WINDOW_BYTES, ask, self.taken, *parts))
 

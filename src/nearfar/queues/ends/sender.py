@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from nearfar.net import codec
 from nearfar.queues.wire import Kind, Message
@@ -80,7 +79,7 @@ class Settled:
     first: int
     count: int
     outcome: int
-    answer: Any
+    answer: bytes | None
 
 
 @dataclass(slots=True)
@@ -202,7 +201,7 @@ class Sender:
         self._received = (self._received[0] - room[0], self._received[1] - room[1])
         return room
 
-    def settle(self, rows: Iterable[tuple[int, int, int, Any]]) -> None:
+    def settle(self, rows: Iterable[tuple[int, int, int, bytes | None]]) -> None:
         """The host says what became of items: (first, count, outcome, answer)."""
         for first, count, outcome, answer in rows:
             if outcome:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
 
 from nearfar.queues.host.leases import Leases
 from nearfar.queues.host.runs import Run, Shelf
@@ -50,7 +49,7 @@ class News:
     first: int
     count: int
     outcome: Outcome
-    answer: Any = None
+    answer: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -138,7 +137,7 @@ class Ledger:
         return self.waiting + self._untaken_items
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         addressed = sum(shelf.bytes for shelf in self._addressed.values())
         return self._shelf.bytes + addressed + self._untaken_bytes
 
@@ -167,7 +166,7 @@ class Ledger:
         """How many items, and bytes, may still be granted. Meaningless where there is no bound."""
         return (
             self.maxsize - self.size - self._granted_items,
-            self.maxbytes - self.bytes - self._granted_bytes,
+            self.maxbytes - self.size_bytes - self._granted_bytes,
         )
 
     def grant(self, name: str, items: int, size: int) -> None:
@@ -238,7 +237,7 @@ class Ledger:
         self._untaken_items -= items - leases.untaken_items
         self._untaken_bytes -= size - leases.untaken_bytes
 
-    def settle(self, name: str, first: int, last: int, answer: Any = None) -> None:
+    def settle(self, name: str, first: int, last: int, answer: bytes | None = None) -> None:
         """The consumer is done with positions `first` to `last`; those it no longer holds are late."""
         done = 0
         for run in self._remove(name, first, last):
@@ -283,6 +282,10 @@ class Ledger:
             self.bearers[tag].discard(name)
             if not self.bearers[tag]:
                 self._forget(tag)
+
+    def shared_tags(self) -> list[str]:
+        """The tags under which consumers can be addressed, besides their own names."""
+        return sorted(tag for tag in self.bearers if tag not in self.consumers)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -343,7 +346,7 @@ class Ledger:
             return
         self.died += run.count
         self.dead.append(DeadLetter(run.count, run.body, run.producer, run.attempt - 1, run.history))
-        self._tell(run, Outcome.DEAD, run.history[-1])
+        self._tell(run, Outcome.DEAD, None)
 
     def _forget(self, tag: str) -> None:
         del self.bearers[tag]
@@ -352,9 +355,9 @@ class Ledger:
 
     def _undeliverable(self, run: Run) -> None:
         self.undeliverable += run.count
-        self._tell(run, Outcome.UNDELIVERABLE, run.to)
+        self._tell(run, Outcome.UNDELIVERABLE, None)
 
-    def _tell(self, run: Run, outcome: Outcome, answer: Any) -> None:
+    def _tell(self, run: Run, outcome: Outcome, answer: bytes | None) -> None:
         producer = self.producers[run.producer]
         if producer.state is State.GONE:
             return

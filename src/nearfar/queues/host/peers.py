@@ -51,6 +51,11 @@ class Peer:
     told_over: bool = False
 
     @property
+    def in_need(self) -> bool:
+        """True if it waits for room."""
+        return self.granted[0] < self.needs[0] or self.granted[1] < self.needs[1]
+
+    @property
     def unmet(self) -> tuple[int, int]:
         """Items and bytes it still waits to be granted."""
         return (max(0, self.needs[0] - self.granted[0]), max(0, self.needs[1] - self.granted[1]))

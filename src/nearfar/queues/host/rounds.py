@@ -5,44 +5,56 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nearfar.queues.host.desk import Desk
+from nearfar.queues.host.peers import Peer
+from nearfar.queues.wire import Kind
+
 PATIENCE = 1.0
 """Seconds after which a round ends without those who have not answered: a frozen end must not stop all."""
+
+Then = Callable[[float], None]
 
 
 @dataclass(slots=True)
 class Round:
     """One round, and what to do when it is over."""
 
+    asker: Peer
     missing: set[str]
-    then: Callable[[float], None]
+    then: Then
     deadline: float
 
 
 class Rounds:
     """The rounds under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
         self._rounds: dict[int, Round] = {}
         self._last = 0
 
-    def start(self, sessions: set[str], then: Callable[[float], None], now: float) -> int:
-        """Wait for `sessions`, then call `then(now)`: at once if there are none. Returns the round's number."""
+    def start(self, asker: Peer, then: Then, now: float, *, recall: bool = False) -> None:
+        """Ask every other end, then call `then(now)`, unless the asker is gone by that time.
+
+        With `recall` they also return the room and the items that lie unused with them.
+        """
+        others = [p for p in self._desk.peers.values() if p is not asker and (p.produces or p.consumes)]
         self._last += 1
-        if sessions:
-            self._rounds[self._last] = Round(sessions, then, now + PATIENCE)
+        for other in others:
+            self._desk.send(other, Kind.SYNC, self._last, recall, now=now)
+        if others:
+            missing = {other.session for other in others}
+            self._rounds[self._last] = Round(asker, missing, then, now + PATIENCE)
         else:
             then(now)
-        return self._last
 
     def reply(self, number: int, session: str, now: float) -> None:
         """`session` has told what it knows."""
         pending = self._rounds.get(number)
-        if pending is None:
-            return
-        pending.missing.discard(session)
-        if not pending.missing:
-            del self._rounds[number]
-            pending.then(now)
+        if pending is not None:
+            pending.missing.discard(session)
+            if not pending.missing:
+                self._finish(number, now)
 
     def excuse(self, session: str, now: float) -> None:
         """`session` is gone: nobody waits for it."""
@@ -51,10 +63,14 @@ class Rounds:
 
     def expire(self, now: float) -> None:
         """End the rounds that took too long."""
-        for number, pending in list(self._rounds.items()):
-            if now >= pending.deadline and self._rounds.pop(number, None):
-                pending.then(now)
+        for number in [n for n, pending in self._rounds.items() if now >= pending.deadline]:
+            self._finish(number, now)
 
     def deadline(self, otherwise: float) -> float:
         """When `expire` is wanted next."""
         return min((pending.deadline for pending in self._rounds.values()), default=otherwise)
+
+    def _finish(self, number: int, now: float) -> None:
+        over = self._rounds.pop(number)
+        if self._desk.peers.get(over.asker.session) is over.asker:
+            over.then(now)

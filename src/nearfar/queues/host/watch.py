@@ -41,7 +41,7 @@ class Watch:
         return descriptor
 
     def ended(self, descriptor: int) -> tuple[str, int] | None:
-        """The session and pid behind a readable descriptor, which is closed; None if it is not one of ours."""
+        """The session and pid behind a readable descriptor, which is closed; None if it is not ours."""
         found = self._sessions.pop(descriptor, None)
         if found is not None:
             os.close(descriptor)

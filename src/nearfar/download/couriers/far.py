@@ -1,0 +1,146 @@
+"""The far courier: messages are items of a far queue, answers come back with their settlement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nearfar.download.courier import Inbound, Letter, Outbound, Undeliverable
+from nearfar.errors import Empty, QueueLost
+from nearfar.net import codec
+from nearfar.net.addresses import Address
+from nearfar.queues.ends.end import End
+from nearfar.queues.ends.receiver import Taken
+from nearfar.queues.far import DELIVERY, FarQueue
+from nearfar.queues.host.ledger import Outcome
+
+MOST_QUEUED = 32 * 1024 * 1024
+"""Bytes that may lie in the queue."""
+
+
+class FarOutbound(Outbound):
+    """A producer's end; each message is one item, and its ticket the item's number."""
+
+    def __init__(self, address: Address, wait: float, host: FarQueue | None) -> None:
+        self.on_event: Callable[[], None] = _nothing
+        self._host = host
+        self._end = End(address.seen_from_here(), wait=wait, on_change=lambda: self.on_event())
+        self._to: dict[int, str] = {}
+        self._last_entry: Any = None
+        self._sent = 0
+
+    def send(self, message: Any, *, to: str | None = None) -> int | None:
+        if self._last_entry is not None and not self._last_entry.admitted:
+            return None
+        self._last_entry = self._end.post(message, to)
+        self._sent += 1
+        if to is not None:
+            self._to[self._sent] = to
+        return self._sent
+
+    def answers(self) -> list[tuple[int, Any]]:
+        answers: list[tuple[int, Any]] = []
+        for settled in self._end.outcomes():
+            for ticket in range(settled.first, settled.first + settled.count):
+                to = self._to.pop(ticket, "")
+                if settled.outcome == Outcome.ANSWERED and settled.answer is not None:
+                    answers.append((ticket, codec.decode(settled.answer, 1, trusted=False)[0]))
+                else:
+                    answers.append((ticket, Undeliverable(to)))
+        return answers
+
+    def stores(self) -> frozenset[str]:
+        return self._end.tags()
+
+    def close(self, timeout: float | None) -> None:
+        self._end.close()
+        try:
+            self._end.join(timeout)
+        finally:
+            if self._host is not None:
+                self._host.stop_hosting()
+
+
+class FarLetter(Letter):
+    """A message in hand."""
+
+    def __init__(self, end: End, session: int, taken: Taken) -> None:
+        self.message = taken.item
+        self.attempt = taken.attempt
+        self._end = end
+        self._session = session
+        self._position = taken.position
+
+    def answer(self, value: Any = None) -> None:
+        self._end.done(self._session, self._position, codec.encode(value, trusted=False))
+
+
+class FarInbound(Inbound):
+    """A consumer's end, which may be addressed by its name and by its store's id."""
+
+    def __init__(self, address: Address, wait: float, host: FarQueue | None, store: str) -> None:
+        self._host = host
+        self._end = End(address.seen_from_here(), wait=wait, tags=(store,))
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """New in every session: what was sent to an earlier one has been answered for us."""
+        return self._end.session_name()
+
+    def receive(self, timeout: float | None) -> FarLetter | None:
+        try:
+            taken = self._end.take(1, DELIVERY, block=timeout != 0, timeout=timeout)[0]
+        except Empty:
+            return None
+        return FarLetter(self._end, self._end.session(), taken)
+
+    def close(self, timeout: float | None) -> None:
+        self._end.close()
+        try:
+            self._end.join(timeout)
+        except QueueLost:
+            if self._host is None:
+                raise
+        finally:
+            if self._host is not None:
+                self._host.stop_hosting()
+
+
+def open_outbound(
+    address: str, *, bind: bool = False, lanes: str | None = None, insecure: bool = False, wait: float = 60.0
+) -> Outbound:
+    """A producer's end of the queue at `address`, hosting it if `bind`.
+
+    Raises `AddressError`; what is returned raises `QueueLost` once the host is away for `wait` seconds.
+    """
+    host = _host(address, lanes, insecure, 1) if bind else None
+    return FarOutbound(_place(address, host), wait, host)
+
+
+def open_inbound(
+    address: str,
+    *,
+    store: str,
+    bind: bool = False,
+    lanes: str | None = None,
+    insecure: bool = False,
+    wait: float = 60.0,
+    producers: int = 1,
+) -> Inbound:
+    """A consumer's end, for the store with the id `store`; as host it expects `producers` producers."""
+    host = _host(address, lanes, insecure, producers) if bind else None
+    return FarInbound(_place(address, host), wait, host, store)
+
+
+def _host(address: str, lanes: str | None, insecure: bool, producers: int) -> FarQueue:
+    return FarQueue(
+        0, address, maxbytes=MOST_QUEUED, lanes=lanes, insecure=insecure, producers=producers, lease=10.0
+    )
+
+
+def _place(address: str, host: FarQueue | None) -> Address:
+    return Address.parse(host.address if host is not None else address)
+
+
+def _nothing() -> None:
+    """Until somebody listens."""

@@ -1,0 +1,102 @@
+"""The host's side towards consumers: items out, what they say of them, and the end."""
+
+from __future__ import annotations
+
+from nearfar.queues.host.desk import Desk
+from nearfar.queues.host.ledger import Ledger
+from nearfar.queues.host.peers import CloseLane, Peer
+from nearfar.queues.host.rounds import Rounds
+from nearfar.queues.host.runs import Run
+from nearfar.queues.wire import Kind, Message
+
+
+class Demand:
+    """Lends in turn, so that a run is spread over those who wait."""
+
+    def __init__(self, desk: Desk, ledger: Ledger, rounds: Rounds) -> None:
+        self._desk = desk
+        self._ledger = ledger
+        self._rounds = rounds
+        self._hungry: dict[str, None] = {}
+
+    def join(self, peer: Peer, tags: list[str]) -> None:
+        """A session begins to get."""
+        peer.consumes = True
+        self._ledger.admit(peer.session, frozenset(tags))
+
+    def end(self, peer: Peer, why: str, *, cleanly: bool) -> None:
+        """A session ends."""
+        self._hungry.pop(peer.session, None)
+        self._ledger.dismiss(peer.session, why, cleanly=cleanly)
+        self._desk.actions.append(CloseLane(peer.session))
+
+    def report(self, peer: Peer, message: Message, now: float) -> None:
+        if not peer.consumes:
+            return
+        items, size, ask, taken, done, failed, returned, answers = message.fields
+        session = peer.session
+        self._ledger.took(session, taken)
+        for position, answer in answers:
+            self._ledger.settle(session, position, position, answer)
+        for first, last in done:
+            self._ledger.settle(session, first, last)
+        for first, last in failed:
+            self._ledger.fail(session, first, last, f"{peer.uid} gave it up")
+        for first, last in returned:
+            self._ledger.give_back(session, first, last)
+        consumer = self._ledger.consumers[session]
+        consumer.window_items, consumer.window_bytes = items, size
+        before = consumer.leases.last
+        lent = self._lend_to(session, now)
+        if ask and lent:
+            self._answer(peer, before, ask, now)
+        elif ask:
+            self._rounds.start(peer, lambda later: self._answer(peer, before, ask, later), now, recall=True)
+
+    def lend_addressed(self, to: str, now: float) -> None:
+        """An item came for those who are called `to`."""
+        for session in self._ledger.bearers.get(to, ()):
+            self._lend_to(session, now)
+
+    def lend(self, now: float) -> None:
+        """Lend what waits for anyone, one run to a consumer in turn."""
+        while self._hungry and self._ledger.anything_for_anyone():
+            session = next(iter(self._hungry))
+            loan = self._ledger.lend(session)
+            if loan is not None:
+                self._send(session, *loan, now)
+            self._queue_up(session)
+
+    def tell_over(self, now: float) -> None:
+        """Tell consumers when nothing more will come for them, and when that turns out wrong."""
+        finished = self._ledger.finished()
+        for session in self._ledger.consumers:
+            peer = self._desk.peers[session]
+            over = finished and self._ledger.over(session)
+            if over is not peer.told_over:
+                peer.told_over = over
+                self._desk.send(peer, Kind.OVER, over, list(self._ledger.lost), now=now)
+
+    def _lend_to(self, session: str, now: float) -> bool:
+        """Lend to one consumer what waits for it, up to its window; tells whether anything was."""
+        lent = False
+        while (loan := self._ledger.lend(session)) is not None:
+            self._send(session, *loan, now)
+            lent = True
+        self._queue_up(session)
+        return lent
+
+    def _send(self, session: str, position: int, run: Run, now: float) -> None:
+        peer = self._desk.peers[session]
+        self._desk.send(peer, Kind.LEND, position, run.count, run.attempt, body=run.body, now=now)
+
+    def _queue_up(self, session: str) -> None:
+        """At the end of the line, if it still wants something."""
+        self._hungry.pop(session, None)
+        if self._ledger.consumers[session].hungry:
+            self._hungry[session] = None
+
+    def _answer(self, peer: Peer, before: int, ask: int, now: float) -> None:
+        self._lend_to(peer.session, now)
+        lent = self._ledger.consumers[peer.session].leases.last > before
+        self._desk.answer(peer, ask, lent, now)

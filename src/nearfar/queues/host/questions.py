@@ -1,0 +1,94 @@
+"""The host's answers to questions about the queue as a whole."""
+
+from __future__ import annotations
+
+from nearfar.queues.host.desk import Desk
+from nearfar.queues.host.ledger import Ledger
+from nearfar.queues.host.peers import OpenLane, Peer
+from nearfar.queues.host.rounds import Rounds
+from nearfar.queues.wire import Kind, Message
+
+LETTERS_PER_ANSWER = 1000
+LETTER_BYTES_PER_ANSWER = 512 * 1024
+
+
+class Questions:
+    """Size, join, shutdown, figures, dead letters."""
+
+    def __init__(self, desk: Desk, ledger: Ledger, rounds: Rounds) -> None:
+        self._desk = desk
+        self._ledger = ledger
+        self._rounds = rounds
+        self._joiners: list[tuple[Peer, int]] = []
+        self._drop_everything = False
+
+    def ask(self, peer: Peer, message: Message, now: float) -> None:
+        ask, what, argument = message.fields
+        desk = self._desk
+        match what:
+            case "lane":
+                desk.actions.append(OpenLane(peer.session, ask))
+            case "size":
+                self._rounds.start(peer, lambda later: desk.answer(peer, ask, self._ledger.size, later), now)
+            case "join":
+                self._rounds.start(peer, lambda _: self._joiners.append((peer, ask)), now)
+            case "shutdown":
+                self._shut_down(peer, ask, argument is True, now)
+            case "dead letters":
+                desk.answer(peer, ask, self._dead_letters(), now)
+            case "counts":
+                desk.answer(peer, ask, self.counts(), now)
+            case _:
+                desk.answer(peer, ask, None, now)
+
+    def settle(self, now: float) -> None:
+        """Answer those who wait for everything to be done; drop what is no longer wanted."""
+        if self._drop_everything:
+            self._ledger.close(immediate=True)
+        if self._joiners and self._ledger.unsettled == 0:
+            joiners, self._joiners = self._joiners, []
+            for peer, ask in joiners:
+                self._desk.answer(peer, ask, None, now)
+
+    def counts(self) -> dict[str, int]:
+        """The whole of the ledger in figures."""
+        ledger = self._ledger
+        return {
+            "stored": ledger.stored,
+            "settled": ledger.settled,
+            "dead": ledger.died,
+            "dropped": ledger.dropped,
+            "undeliverable": ledger.undeliverable,
+            "late": ledger.late,
+            "unsettled": ledger.unsettled,
+            "size": ledger.size,
+            "bytes": ledger.size_bytes,
+            "ends": len(self._desk.peers),
+            "producers": sum(peer.produces for peer in self._desk.peers.values()),
+            "consumers": len(ledger.consumers),
+            "lost producers": len(ledger.lost),
+        }
+
+    def _shut_down(self, peer: Peer, ask: int, immediate: bool, now: float) -> None:
+        self._ledger.shut = True
+        for other in self._desk.peers.values():
+            self._desk.send(other, Kind.SHUT, immediate, now=now)
+
+        def answer(later: float) -> None:
+            self._drop_everything = self._drop_everything or immediate
+            self._desk.answer(peer, ask, None, later)
+
+        self._rounds.start(peer, answer, now)
+
+    def _dead_letters(self) -> list[list[object]]:
+        """The latest, as many as fit into an answer."""
+        letters: list[list[object]] = []
+        size = 0
+        for letter in reversed(self._ledger.dead):
+            size += len(letter.body)
+            if len(letters) == LETTERS_PER_ANSWER or size > LETTER_BYTES_PER_ANSWER:
+                break
+            letters.append(
+                [letter.count, letter.body, letter.producer, letter.attempts, list(letter.history)]
+            )
+        return letters[::-1]

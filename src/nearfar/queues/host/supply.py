@@ -1,0 +1,114 @@
+"""The host's side towards producers: room under the bound, items in, and what became of them."""
+
+from __future__ import annotations
+
+from nearfar.queues.host.desk import Desk
+from nearfar.queues.host.ledger import Ledger, News, Outcome, State
+from nearfar.queues.host.peers import Peer
+from nearfar.queues.host.rounds import Rounds
+from nearfar.queues.wire import Kind, Message, share_of_answers
+
+NEWS_PER_MESSAGE = 1000
+
+
+class Supply:
+    """Grants room in turn, so that no producer starves another."""
+
+    def __init__(self, desk: Desk, ledger: Ledger, rounds: Rounds) -> None:
+        self._desk = desk
+        self._ledger = ledger
+        self._rounds = rounds
+        self._needy: dict[str, None] = {}
+        self._tags: list[str] = []
+        self._newcomers: list[Peer] = []
+
+    def join(self, peer: Peer) -> None:
+        """A session begins to put."""
+        peer.produces = True
+        self._newcomers.append(peer)
+        if self._ledger.enter(peer.uid).news:
+            self._ledger.newsworthy.add(peer.uid)
+
+    def end(self, peer: Peer, *, cleanly: bool) -> None:
+        """A session ends; what it may not have heard is told again if its producer returns."""
+        self._needy.pop(peer.session, None)
+        told = [message for _, message in peer.out.unacked() if message.kind is Kind.SETTLED]
+        rows = [row for message in told for row in message.fields[0]]
+        news = [News(first, count, Outcome(outcome), answer) for first, count, outcome, answer in rows]
+        self._ledger.producers[peer.uid].news[:0] = news
+        self._ledger.leave(peer.uid, State.GONE if cleanly else State.LOST)
+
+    def put(self, peer: Peer, message: Message, now: float) -> None:
+        first, count, to = message.fields
+        if peer.produces:
+            self._ledger.store(peer.uid, first, count, message.body or b"", to)
+
+    def need(self, peer: Peer, message: Message, now: float) -> None:
+        if not peer.produces:
+            return
+        items, size, ask = message.fields
+        peer.needs = (items, size)
+        self._needy[peer.session] = None
+        self.grant(now)
+        if ask and peer.in_need:
+            self._rounds.start(peer, lambda later: self._answer(peer, ask, later), now, recall=True)
+        elif ask:
+            self._answer(peer, ask, now)
+
+    def grant(self, now: float) -> None:
+        """Give out room: to each a share of the items or, where bytes are bounded, what it asked or nothing."""
+        for session in list(self._needy):
+            peer = self._desk.peers[session]
+            items, size = self._grantable(peer)
+            if items:
+                self._ledger.grant(peer.uid, items, size)
+                peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
+                self._desk.send(peer, Kind.ROOM, items, size, now=now)
+            if not peer.in_need:
+                del self._needy[session]
+
+    def take_back(self, peer: Peer, items: int, size: int) -> None:
+        """A producer returned room that it does not use."""
+        granted = self._ledger.producers[peer.uid].granted
+        items, size = min(items, granted[0]), min(size, granted[1])
+        self._ledger.grant(peer.uid, -items, -size)
+        peer.granted = (peer.granted[0] - items, peer.granted[1] - size)
+
+    def tell_news(self, now: float) -> None:
+        """Tell producers what became of their items."""
+        for uid in self._ledger.newsworthy:
+            peer = self._desk.peer_of(uid)
+            if peer is None or not peer.produces:
+                continue
+            news = self._ledger.producers[uid].news
+            rows = [[n.first, n.count, int(n.outcome), n.answer] for n in news]
+            news.clear()
+            while rows:
+                share = share_of_answers(rows, NEWS_PER_MESSAGE)
+                self._desk.send(peer, Kind.SETTLED, rows[:share], now=now)
+                del rows[:share]
+        self._ledger.newsworthy.clear()
+
+    def tell_tags(self, now: float) -> None:
+        """Tell producers under which names consumers can be addressed, when that changes."""
+        tags = self._ledger.shared_tags()
+        for peer in self._newcomers if tags == self._tags else self._desk.peers.values():
+            if peer.produces and self._desk.peers.get(peer.session) is peer:
+                self._desk.send(peer, Kind.TAGS, tags, now=now)
+        self._tags = tags
+        self._newcomers.clear()
+
+    def _grantable(self, peer: Peer) -> tuple[int, int]:
+        items, size = peer.unmet
+        free, free_bytes = self._ledger.room()
+        if self._ledger.maxbytes:
+            fits = size <= free_bytes and (not self._ledger.maxsize or items <= free)
+            return (items, size) if fits else (0, 0)
+        return (min(items, max(1, free // len(self._needy))) if free > 0 else 0, 0)
+
+    def _answer(self, peer: Peer, ask: int, now: float) -> None:
+        self.grant(now)
+        granted = not peer.in_need
+        peer.needs = peer.granted
+        self._needy.pop(peer.session, None)
+        self._desk.answer(peer, ask, granted, now)
