@@ -173,7 +173,7 @@ class Sender:
                 parts.append(item)
                 size += len(item)
             count = len(parts)
-            body = b"".join(parts) if count > 1 else item
+            body = b"".join(parts) if count > 1 else parts[0]
             self._keep(Batch(first, count, body, to, [(first, first + count - 1)]))
             yield Message(Kind.PUT, (first, count, to), body)
 

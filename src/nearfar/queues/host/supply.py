@@ -56,7 +56,7 @@ class Supply:
             self._answer(peer, ask, now)
 
     def grant(self, now: float) -> None:
-        """Give out room: to each a share of the items or, where bytes are bounded, what it asked or nothing."""
+        """Give out room: a share of the items to each; where bytes are bounded, all it asked or nothing."""
         for session in list(self._needy):
             peer = self._desk.peers[session]
             items, size = self._grantable(peer)
