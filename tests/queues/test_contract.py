@@ -247,6 +247,4 @@ def test_a_queue_shows_its_counts(make_queue: Maker) -> None:
 
 def test_a_queue_says_what_it_promises(make_queue: Maker, transport: Any) -> None:
     promises = make_queue().promises()
-    assert promises.transport == transport.name
-    assert promises.bounded
-    assert promises.fifo
+    assert (promises.transport, promises.bounded, promises.fifo) == (transport.name, True, True)
