@@ -67,6 +67,8 @@ def _put_away(queue: Any) -> None:
     queue.close()
     queue.cancel_join_thread()  # Items that a test left need not be sent to anybody.
     queue.join_thread()
+    if hasattr(queue, "stop_hosting"):
+        queue.stop_hosting()
 
 
 @pytest.fixture

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import shutil
 import sys
+import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from nearfar.queues.far import FarJoinableQueue, FarQueue
 from nearfar.queues.near import NearJoinableQueue, NearQueue
 
 
@@ -37,7 +41,22 @@ def _processes(maxsize: int, joinable: bool, context: BaseContext) -> Any:
     return context.JoinableQueue(maxsize) if joinable else context.Queue(maxsize)
 
 
-TRANSPORTS = [Transport("near", _near)]
+def _tcp(maxsize: int, joinable: bool, _context: BaseContext) -> FarQueue:
+    return _hosted(maxsize, joinable, "tcp://127.0.0.1:*")
+
+
+def _ipc(maxsize: int, joinable: bool, _context: BaseContext) -> FarQueue:
+    folder = tempfile.mkdtemp(prefix="nearfar-")
+    made = _hosted(maxsize, joinable, f"ipc://{folder}/queue")
+    weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+    return made
+
+
+def _hosted(maxsize: int, joinable: bool, address: str) -> FarQueue:
+    return (FarJoinableQueue if joinable else FarQueue)(maxsize, address, wait=20.0)
+
+
+TRANSPORTS = [Transport("near", _near), Transport("ipc", _ipc), Transport("tcp", _tcp)]
 """Offer the whole of `BaseQueue`, and cross processes."""
 
 REFERENCES = [

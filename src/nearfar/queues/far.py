@@ -7,11 +7,11 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import util
 from typing import Any, Self
 
-from nearfar.errors import AddressError, QueueLost
+from nearfar.errors import AddressError, QueueLost, ShutDown
 from nearfar.net import codec
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
@@ -140,13 +140,24 @@ class FarQueue(BaseQueue):
 
     def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
         if most < 1:
-            raise ValueError("get_many takes at least one item")
+            raise ValueError(f"most must be at least 1, not {most}")
         return [taken.item for taken in self._take(most, block, timeout)]
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
         end = self._reached()
         taken = end.take(1, DELIVERY, block=block, timeout=timeout)[0]
         return FarDelivery(end, end.session(), taken)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done.
+
+        Raises `ProducerLost` at the end if one died instead.
+        """
+        while True:
+            try:
+                yield self._take(1, True, None, to_the_end=True)[0].item
+            except ShutDown:
+                return
 
     def qsize(self) -> int:
         return int(self._reached().ask("size"))
@@ -217,8 +228,11 @@ class FarQueue(BaseQueue):
             self._close_host()
 
     def __repr__(self) -> str:
-        role = "hosted" if self._host is not None else "connected"
-        return f"<{type(self).__name__} {role} at {self.address}>"
+        if self._host is None:
+            return f"<{type(self).__name__} connected to {self.address}>"
+        counts = self._host.counts() if self._closed else self.counts()
+        bound = f" of {counts['maxsize']}" if counts["maxsize"] else ""
+        return f"<{type(self).__name__} {counts['size']}{bound} items, hosted at {self.address}>"
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
@@ -236,10 +250,13 @@ class FarQueue(BaseQueue):
                 self._finish = util.Finalize(self, _finish, args=(end, owner), exitpriority=10)
             return self._end
 
-    def _take(self, most: int, block: bool, timeout: float | None) -> list[Taken]:
+    def _take(
+        self, most: int, block: bool, timeout: float | None, *, to_the_end: bool = False
+    ) -> list[Taken]:
         end = self._reached()
         self._settle_previous(end)
-        return end.take(most, threading.get_ident(), block=block, timeout=timeout)
+        holder = threading.get_ident()
+        return end.take(most, holder, block=block, timeout=timeout, to_the_end=to_the_end)
 
     def _settle_previous(self, end: End) -> None:
         end.done_by(threading.get_ident())

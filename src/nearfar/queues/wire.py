@@ -171,8 +171,8 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.JOIN: (_flag, _flag, _names),  # as producer, as consumer, tags
     Kind.PUT: (_positive, _positive, _name_or_none),  # first, count, to
     Kind.NEED: (_natural, _natural, _natural),  # items and bytes in all since the session began, ask or 0
-    # window in items, in bytes, ask or 0; taken up to, done, failed, returned, answers
-    Kind.REPORT: (_natural, _natural, _natural, _natural, _ranges, _ranges, _ranges, _answers),
+    # window in items, in bytes, ask or 0; taken up to, done, failed, unreadable, returned, answers
+    Kind.REPORT: (_natural, _natural, _natural, _natural, _ranges, _ranges, _ranges, _ranges, _answers),
     Kind.ASK: (_positive, _name, _anything),  # ask, what, argument
     Kind.SYNCED: (_positive, _natural, _natural),  # round; items and bytes of room returned
     Kind.BYE: (),

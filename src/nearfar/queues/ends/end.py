@@ -114,10 +114,13 @@ class End:
 
     # -- taking ----------------------------------------------------------------------------------
 
-    def take(self, most: int, holder: int, *, block: bool, timeout: float | None) -> list[Taken]:
+    def take(
+        self, most: int, holder: int, *, block: bool, timeout: float | None, to_the_end: bool = False
+    ) -> list[Taken]:
         """At least one item and up to `most`, for `holder` (a thread, or any other number).
 
-        Raises `Empty`, `ShutDown` or `ProducerLost`, and `ItemError` for an item that cannot be read.
+        Raises `Empty`, `ShutDown` after a shutdown, and what reading the item raises. With `to_the_end`
+        also at the counted end: `ShutDown`, or `ProducerLost` if not every producer said goodbye.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -125,20 +128,22 @@ class End:
             if machine.shut_immediately:
                 raise ShutDown
             if not machine.receiver.buffered:
-                self._await_items(machine, most, block, deadline)
+                self._await_items(machine, most, block, deadline, to_the_end)
             taken = self._take_buffered(machine, most, holder)
             if not taken:
-                self._explain_nothing(machine)
+                self._explain_nothing(machine, to_the_end)
             self._tell_of_takes(machine)
             return taken
 
-    def _await_items(self, machine: EndMachine, most: int, block: bool, deadline: float | None) -> None:
+    def _await_items(
+        self, machine: EndMachine, most: int, block: bool, deadline: float | None, to_the_end: bool
+    ) -> None:
         machine.receiver.waiters += most
         try:
             if block:
                 self._need_loop().wake()
                 self._wait_until(
-                    lambda: machine.receiver.buffered or machine.over or machine.shut_immediately, deadline
+                    lambda: machine.receiver.buffered or machine.ended(counted=to_the_end), deadline
                 )
             else:
                 self._ask(Kind.REPORT, until=lambda: machine.receiver.buffered > 0)
@@ -147,27 +152,23 @@ class End:
 
     def _take_buffered(self, machine: EndMachine, most: int, holder: int) -> list[Taken]:
         taken: list[Taken] = []
-        while len(taken) < most:
+        while len(taken) < most and not (taken and machine.receiver.next_is_unreadable()):
             try:
                 one = machine.receiver.take(holder, time.monotonic())
             except Exception:
                 self._need_loop().wake()
-                if taken:
-                    break
                 raise
             if one is None:
                 break
             taken.append(one)
         return taken
 
-    def _explain_nothing(self, machine: EndMachine) -> None:
-        if machine.shut_immediately:
-            raise ShutDown
-        if machine.over:
-            if machine.lost:
-                raise ProducerLost(machine.lost)
-            raise ShutDown
-        raise Empty
+    def _explain_nothing(self, machine: EndMachine, to_the_end: bool) -> None:
+        if not machine.ended(counted=to_the_end):
+            raise Empty
+        if to_the_end and machine.lost:
+            raise ProducerLost(machine.lost)
+        raise ShutDown
 
     def _tell_of_takes(self, machine: EndMachine) -> None:
         """Puts that wait for room learn of it at once; otherwise news of takes may gather for a moment."""
@@ -199,7 +200,7 @@ class End:
         """An item was given up."""
         with self._changed:
             if session == self._machine.sessions:
-                self._machine.receiver.fail(position)
+                self._machine.fail(position)
                 self._wake_soon()
 
     def done_by(self, holder: int | None = None) -> None:

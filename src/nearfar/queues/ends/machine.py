@@ -19,6 +19,8 @@ from nearfar.queues.ends.receiver import Receiver
 from nearfar.queues.ends.sender import Sender
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message
 
+FAILED = 5
+"""The field of a REPORT that lists what was given up."""
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
 LEASE = 10.0
@@ -109,6 +111,16 @@ class EndMachine:
         if self.state is State.NEW:
             self._begin_session(now)
 
+    def fail(self, position: int) -> None:
+        """The program gives an item up: it may come again, so an end that was told is none until told anew."""
+        self.receiver.fail(position)
+        self._failed_since_report = True
+        self.over = False
+
+    def ended(self, *, counted: bool) -> bool:
+        """True if nothing more will come: after a shutdown, or, if `counted`, as every producer has left."""
+        return self.shut_immediately or (self.over and (self.shut or counted))
+
     def leave(self) -> None:
         """Say goodbye once all that was put is sent. Until PART comes, the session goes on."""
         if self.state is State.NEW or not (self.produces or self.consumes):
@@ -140,6 +152,7 @@ class EndMachine:
         if self.state is not State.OPEN:
             return
         self.heard = now
+        self._acked = ack
         self._out.acked(ack, now)
         self.sender.acked(self._out.sent - len(self._out))
         if number:
@@ -235,6 +248,8 @@ class EndMachine:
         self._lane_open = False
         self._told_need: tuple[int, int] | None = None
         self._rounds: list[tuple[int, bool]] = []
+        self._acked = self._last_failure = 0
+        self._failed_since_report = False
 
     def _join(self, now: float) -> None:
         if self.consumes and not self._lane_ask:
@@ -260,7 +275,10 @@ class EndMachine:
     def _report(self, now: float) -> None:
         if self._lane_open:
             while (message := self.receiver.report(now)) is not None:
-                self._send(message, now)
+                number = self._send(message, now)
+                if message.fields[FAILED]:
+                    self._last_failure = number
+                    self._failed_since_report = False
 
     def _ask(self, now: float) -> None:
         for ask, kind, what, argument in self.asks.unsent(lane=self._lane_open):
@@ -268,6 +286,7 @@ class EndMachine:
                 self._send(Message(Kind.ASK, (ask, what, argument)), now)
             elif kind is Kind.NEED:
                 self._send(Message(Kind.NEED, (*(self.sender.need() or (0, 0)), ask)), now)
+                self._told_need = None  # a "no" makes the host forget it
             elif (report := self.receiver.report(now, ask)) is not None:
                 self._send(report, now)
 
@@ -318,7 +337,8 @@ class EndMachine:
         self.asks.answer(ask, value)
 
     def _told_over(self, message: Message) -> None:
-        self.over = message.fields[0]
+        if not self._failed_since_report and self._last_failure <= self._acked:
+            self.over = message.fields[0]
         self.lost = tuple(message.fields[1])
 
     def _told_shut(self, message: Message) -> None:

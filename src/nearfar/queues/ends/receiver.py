@@ -58,6 +58,7 @@ class Receiver:
     _last: int = 0
     _done: list[list[int]] = field(default_factory=list)
     _failed: list[list[int]] = field(default_factory=list)
+    _unreadable: list[list[int]] = field(default_factory=list)
     _returned: list[list[int]] = field(default_factory=list)
     _answers: list[list[Any]] = field(default_factory=list)
     _told_taken: int = 0
@@ -79,7 +80,7 @@ class Receiver:
     def take(self, thread: int, now: float) -> Taken | None:
         """The next item; None when the buffer is empty.
 
-        Raises `ItemError` or `Untrusted` for an item that cannot be read, once: it counts as given up.
+        Raises what reading the item raises, once: it becomes a dead letter.
         """
         if not self._buffer:
             return None
@@ -97,10 +98,19 @@ class Receiver:
         self._pace += (min(now - self._busy_since, AHEAD) - self._pace) / 8
         self._busy_since = now
         if isinstance(item, _Unreadable):
-            _extend(self._failed, position)
-            raise item.error
+            _extend(self._unreadable, position)
+            raise item.error.__cause__ or item.error
         self.hands[position] = thread
         return Taken(position, item, loan.attempt)
+
+    def next_is_unreadable(self) -> bool:
+        """True if the next `take` is going to raise."""
+        if not self._buffer:
+            return False
+        loan = self._buffer[0]
+        if loan.items is None:
+            self._read(loan)
+        return isinstance(loan.items[0], _Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
         """The program is done with an item; a position no longer in its hands is ignored."""
@@ -148,11 +158,11 @@ class Receiver:
     def report(self, now: float, ask: int = 0) -> Message | None:
         """What the host has to know; None when it knows."""
         window = self.window(now)
-        news = self._done or self._failed or self._returned or self._answers
+        news = self._done or self._failed or self._unreadable or self._returned or self._answers
         if not (news or ask or window != self._told_window or self.taken != self._told_taken):
             return None
         parts: list[list[Any]] = []
-        for rows in (self._done, self._failed, self._returned):
+        for rows in (self._done, self._failed, self._unreadable, self._returned):
             parts.append(rows[:MOST_RANGES])
             del rows[:MOST_RANGES]
         share = share_of_answers(self._answers, MOST_RANGES)

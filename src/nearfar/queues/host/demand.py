@@ -33,7 +33,7 @@ class Demand:
     def report(self, peer: Peer, message: Message, now: float) -> None:
         if not peer.consumes:
             return
-        items, size, ask, taken, done, failed, returned, answers = message.fields
+        items, size, ask, taken, done, failed, unreadable, returned, answers = message.fields
         session = peer.session
         self._ledger.took(session, taken)
         for position, answer in answers:
@@ -42,6 +42,9 @@ class Demand:
             self._ledger.settle(session, first, last)
         for first, last in failed:
             self._ledger.fail(session, first, last, f"{peer.uid} gave it up")
+            peer.told_over = False  # it took back its belief in the end by itself
+        for first, last in unreadable:
+            self._ledger.bury(session, first, last, f"{peer.uid} could not read it")
         for first, last in returned:
             self._ledger.give_back(session, first, last)
         consumer = self._ledger.consumers[session]

@@ -106,6 +106,7 @@ class Ledger:
         self.max_attempts = max_attempts
         self.expected = expected
         self.shut = False
+        self._drops = False
         self.producers: dict[str, Producer] = {}
         self.newsworthy: set[str] = set()
         """Producers with news to be told."""
@@ -259,6 +260,12 @@ class Ledger:
         for run in runs:
             self._again(run, why, guilty)
 
+    def bury(self, name: str, first: int, last: int, why: str) -> None:
+        """The consumer cannot read positions `first` to `last`: another attempt would be no better."""
+        for run in self._remove(name, first, last):
+            run.strikes = self.max_attempts
+            self._again(run, why, guilty=True)
+
     def dismiss(self, name: str, why: str, *, cleanly: bool = False) -> None:
         """A consumer is gone: what it had goes to another.
 
@@ -293,10 +300,10 @@ class Ledger:
         """Shut down: no item is expected any more; with `immediate`, what nobody holds is dropped."""
         self.shut = True
         if immediate:
+            self._drops = True
             for shelf in (self._shelf, *self._addressed.values()):
                 for run in shelf.clear():
-                    self._tell(run, Outcome.DROPPED, None)
-                    self.dropped += run.count
+                    self._drop(run)
 
     def finished(self) -> bool:
         """True if no producer will put again: shut down, or all that were expected came and went."""
@@ -305,7 +312,13 @@ class Ledger:
         return self._open == 0 and len(self.producers) >= self.expected
 
     def over(self, name: str) -> bool:
-        """True if nothing will ever come for this consumer: all that is unsettled is in its own hands."""
+        """True if nothing more will come for this consumer.
+
+        After a shutdown that is so as soon as the queue is empty, as with `queue.Queue`. At the counted end
+        all that is unsettled must be in its own hands: what others hold may still come back.
+        """
+        if self.shut:
+            return self.size == 0
         return self.finished() and self.unsettled == self.consumers[name].leases.in_hand()
 
     # -- inside ----------------------------------------------------------------------------------
@@ -315,8 +328,14 @@ class Ledger:
         size = min(size, producer.granted[1])
         self.grant(producer.name, -items, -size)
 
+    def _drop(self, run: Run) -> None:
+        self.dropped += run.count
+        self._tell(run, Outcome.DROPPED, None)
+
     def _shelve(self, run: Run) -> None:
-        if run.to is None:
+        if self._drops:
+            self._drop(run)
+        elif run.to is None:
             self._shelf.add(run)
         elif self.bearers.get(run.to):
             self._addressed.setdefault(run.to, Shelf()).add(run)

@@ -20,7 +20,6 @@ class Questions:
         self._ledger = ledger
         self._rounds = rounds
         self._joiners: list[tuple[Peer, int]] = []
-        self._drop_everything = False
 
     def ask(self, peer: Peer, message: Message, now: float) -> None:
         ask, what, argument = message.fields
@@ -42,9 +41,7 @@ class Questions:
                 desk.answer(peer, ask, None, now)
 
     def settle(self, now: float) -> None:
-        """Answer those who wait for everything to be done; drop what is no longer wanted."""
-        if self._drop_everything:
-            self._ledger.close(immediate=True)
+        """Answer those who wait for everything to be done."""
         if self._joiners and self._ledger.unsettled == 0:
             joiners, self._joiners = self._joiners, []
             for peer, ask in joiners:
@@ -62,6 +59,7 @@ class Questions:
             "late": ledger.late,
             "unsettled": ledger.unsettled,
             "size": ledger.size,
+            "maxsize": ledger.maxsize,
             "bytes": ledger.size_bytes,
             "ends": len(self._desk.peers),
             "producers": sum(peer.produces for peer in self._desk.peers.values()),
@@ -75,7 +73,7 @@ class Questions:
             self._desk.send(other, Kind.SHUT, immediate, now=now)
 
         def answer(later: float) -> None:
-            self._drop_everything = self._drop_everything or immediate
+            self._ledger.close(immediate=immediate)
             self._desk.answer(peer, ask, None, later)
 
         self._rounds.start(peer, answer, now)
