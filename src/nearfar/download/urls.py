@@ -9,13 +9,20 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin
 
 from nearfar.errors import NearfarError
 
 __all__ = ["Url", "UrlError", "join_url", "one_line", "parse_url", "redact_url"]
 
+PARTS = ("scheme", "userinfo", "host", "port", "path", "query")
 PORTS = {"http": 80, "https": 443}
+URL = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
+    r"(?:(?P<userinfo>[^/?#]*)@)?(?P<host>\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(?::(?P<port>[0-9]{0,5}))?"
+    r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?(?:#.*)?",
+    re.IGNORECASE,
+)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
 USERINFO = re.compile(r"//[^/?#]*@")
@@ -54,19 +61,20 @@ def parse_url(text: str) -> Url:
     text = text.strip(" ")
     if CONTROL.search(text):
         raise UrlError("control characters in the URL")
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise UrlError(f"not a URL: {one_line(redact_url(str(error)))}") from None
-    if parts.scheme not in PORTS:
-        raise UrlError(f"scheme {one_line(parts.scheme) or 'missing'}: only http and https are fetched")
-    name = _host(parts)
-    port = PORTS[parts.scheme] if port is None else port
-    authority = name if port == PORTS[parts.scheme] else f"{name}:{port}"
-    path = quote(parts.path or "/", safe=AS_IS)
-    query = f"?{quote(parts.query, safe=AS_IS)}" if parts.query else ""
-    return Url(f"{parts.scheme}://{authority}{path}{query}", parts.scheme, f"{name}:{port}", _userinfo(parts))
+    match = URL.fullmatch(text)
+    if match is None:
+        raise UrlError("not a URL of the form http://host/path or https://host/path")
+    scheme, userinfo, host, digits, path, query = match.group(*PARTS)
+    scheme = scheme.lower()
+    if scheme not in PORTS:
+        raise UrlError(f"scheme {scheme}: only http and https are fetched")
+    host = _host(host.lower())
+    port = int(digits) if digits else PORTS[scheme]
+    if not 0 < port < 65536:
+        raise UrlError(f"no port has the number {port}")
+    authority = host if port == PORTS[scheme] else f"{host}:{port}"
+    rest = quote((path or "/") + (query or ""), safe=AS_IS)
+    return Url(f"{scheme}://{authority}{rest}", scheme, f"{host}:{port}", _userinfo(userinfo))
 
 
 def join_url(base: Url, location: str) -> Url:
@@ -86,7 +94,7 @@ def join_url(base: Url, location: str) -> Url:
 def redact_url(text: str) -> str:
     """`text` fit for a log: userinfo and query values masked, the fragment dropped, one printable line.
 
-    Never raises, so it serves for what `parse_url` refuses as well. A secret in the path is not known for one.
+    Never raises, so it serves for what `parse_url` refuses as well. A secret in the path stays.
     """
     before, mark, query = USERINFO.sub("//***@", text).partition("#")[0].partition("?")
     if not mark:
@@ -106,26 +114,26 @@ def _pairs(query: str) -> list[tuple[str, str, str]]:
     return [pair.partition("=") for pair in query.split("&")]
 
 
-def _host(parts: SplitResult) -> str:
-    """The host in lower case and ASCII, an IPv6 address in brackets."""
-    host = parts.hostname
-    if not host:
-        raise UrlError("no host in the URL")
-    if ":" in host:
+def _host(host: str) -> str:
+    """A host in ASCII, an IPv6 address in brackets; `host` is in lower case."""
+    if HOST.fullmatch(host):
+        return host
+    if host.startswith("["):
         try:
-            return f"[{ipaddress.IPv6Address(host)}]"
+            return f"[{ipaddress.IPv6Address(host[1:-1])}]"
         except ValueError:
             raise UrlError("the host is no IPv6 address") from None
     try:
-        host = host if host.isascii() else host.encode("idna").decode("ascii")
+        name = host.encode("idna").decode("ascii")
     except UnicodeError:
         raise UrlError("the host is no valid internationalised name") from None
-    if not HOST.fullmatch(host):
+    if not HOST.fullmatch(name):
         raise UrlError("the host holds characters that no host name has")
-    return host
+    return name
 
 
-def _userinfo(parts: SplitResult) -> tuple[str, str] | None:
-    if parts.username is None:
+def _userinfo(text: str | None) -> tuple[str, str] | None:
+    if text is None:
         return None
-    return unquote(parts.username), unquote(parts.password or "")
+    name, _, password = text.partition(":")
+    return unquote(name), unquote(password)

@@ -146,8 +146,7 @@ class CurlFetcher:
         deadline = self._schedule.deadline()
         if deadline is not None:
             timeout = min(timeout, deadline - now)
-        readers: list[int] = []
-        writers: list[int] = []
+        readers, writers = list[int](), list[int]()
         pause = self._throttle.wait(now)
         if pause:
             timeout = min(timeout, pause)
@@ -158,8 +157,9 @@ class CurlFetcher:
             if milliseconds > 0:
                 timeout = min(timeout, milliseconds / 1000)
             readers, writers, _ = self._multi.fdset()
-        ready, _, _ = select.select([self._woken, *readers], writers, [], max(0.0, timeout))
-        if self._woken in ready:
+        woken = self._woken.fileno()
+        ready, _, _ = select.select([woken, *readers], writers, [], max(0.0, timeout))
+        if woken in ready:
             self._woken.recv(4096)
 
     def _reap(self) -> None:

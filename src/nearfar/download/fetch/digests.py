@@ -14,6 +14,7 @@ __all__ = ["Hashes", "is_known", "named_digests"]
 
 DIGEST = {"md5": "md5", "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
 """Names in Digest (RFC 3230) and Repr-Digest (RFC 9530), and hashlib's for them; others are ignored."""
+FIELDS = frozenset({"repr-digest", "digest", "content-md5"})
 MEMBER = re.compile(r"([a-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/]+={0,2}):?", re.IGNORECASE)
 
 
@@ -23,7 +24,7 @@ def named_digests(fields: Mapping[str, str]) -> tuple[Checksum, ...]:
     Unknown algorithms are ignored, and so is what has not the form or the length of its algorithm's digest.
     Only for an answer with the whole file: Content-MD5 of a part speaks of the part.
     """
-    return tuple(_read(fields))
+    return tuple(_read(fields)) if fields.keys() & FIELDS else ()
 
 
 def _read(fields: Mapping[str, str]) -> Iterator[Checksum]:

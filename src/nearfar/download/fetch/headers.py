@@ -21,6 +21,12 @@ __all__ = [
     "suggested_name",
 ]
 
+FIELD = re.compile(
+    r"^(content-disposition|content-length|content-md5|content-range|content-type|digest|etag|last-modified"
+    r"|location|repr-digest|retry-after|transfer-encoding):[ \t]*(.*?)[ \t]*\r?$",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""The fields that matter here; reading the others would cost a small file more than its digest."""
 RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
 STRONG_ETAG = re.compile(r'"[^"]*"')
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
@@ -33,7 +39,7 @@ class Answer:
     status: int
     phrase: str
     fields: dict[str, str]
-    """By name in lower case; fields sent several times are joined by commas (RFC 9110, 5.3)."""
+    """Those that `FIELD` reads, by name in lower case; one sent several times is joined by commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +53,15 @@ class ContentRange:
 
 def parse_head(lines: Sequence[bytes]) -> Answer:
     """The last head in `lines`, raw lines as they came: interim answers and a proxy's may stand before it."""
-    status, phrase, fields, name = 0, "", dict[str, str](), ""
-    for raw in lines:
-        line = raw.decode("latin-1").rstrip("\r\n")
-        if line.startswith("HTTP/"):
-            _, _, rest = line.partition(" ")
-            code, _, phrase = rest.partition(" ")
-            status, fields, name = int(code) if code.isdecimal() else 0, {}, ""
-        elif line[:1] in (" ", "\t") and name:
-            fields[name] += " " + line.strip()
-        elif ":" in line:
-            name, _, value = line.partition(":")
-            name, value = name.lower(), value.strip()
-            fields[name] = f"{fields[name]}, {value}" if name in fields else value
-    return Answer(status, phrase, fields)
+    text = b"".join(lines).decode("latin-1")
+    head = text[text.rfind("\nHTTP/") + 1 :]
+    _, _, status = head.partition("\n")[0].strip().partition(" ")
+    code, _, phrase = status.partition(" ")
+    fields: dict[str, str] = {}
+    for found, value in FIELD.findall(head):
+        name = found.lower()
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    return Answer(int(code) if code.isdecimal() else 0, phrase, fields)
 
 
 def length(answer: Answer) -> int | None:
@@ -113,8 +114,10 @@ def suggested_name(value: str | None) -> str | None:
 
     Decoded, not made safe. Plain names are read as UTF-8 if they are, else as ISO 8859-1, as browsers do.
     """
+    if value is None:
+        return None
     found: dict[str, str] = {}
-    for name, text in _parameters(value or ""):
+    for name, text in _parameters(value):
         found.setdefault(name, text)
     extended = _extended(found.get("filename*", ""))
     if extended:

@@ -1,4 +1,4 @@
-"""Which transfer starts next: limits in total and per host, hosts that asked for peace, waits before a retry."""
+"""Which transfer starts next: limits in total and per host, parked hosts, waits before a retry."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Schedule(Generic[T]):
         heapq.heappush(self._later, (when, next(self._order), host, item))
 
     def park(self, host: str, until: float) -> None:
-        """Start nothing at `host` before the time `until`; a shorter wait than one in force changes nothing."""
+        """Start nothing at `host` before the time `until`, or a later one it is already parked for."""
         entry = self._hosts.setdefault(host, _Host())
         if until > entry.parked_until:
             entry.parked_until = until

@@ -57,7 +57,7 @@ class Transfer:
         self._head: Head | None = None
         self._total: int | None = None
         self._size = 0
-        self._hashes = Hashes()
+        self._hashes: Hashes
 
     def request(self) -> list[bytes]:
         """The header lines to send to `url`; the same list object where nothing is special."""
@@ -99,7 +99,7 @@ class Transfer:
         return self.sink.chunk(data)
 
     def finish(self, trouble: Trouble | None) -> Step:
-        """The request is over, by `trouble` of the connection or without; tells the sink if this was the end."""
+        """The request is over, by `trouble` of the connection or without; at the end, tell the sink."""
         if self._target is not None and self.trouble is None:
             self.url, self._target = self._target, None
             return Step.FOLLOW
@@ -193,7 +193,7 @@ class Transfer:
             )
         wrong = self._hashes.wrong()
         if wrong is not None:
-            return Trouble(Reason.CHECKSUM, f"the content has not the {wrong.algorithm} digest {wrong.digest}")
+            return Trouble(Reason.CHECKSUM, f"the content has not the {wrong.algorithm} {wrong.digest}")
         return None
 
 

@@ -19,7 +19,7 @@ DNS = frozenset({5, 6})  # proxy, host
 CONNECT = frozenset({7, 45, 97})  # host, local interface, proxy handshake
 TLS_BROKEN_OFF = frozenset({35, 80})  # perhaps only the connection
 TLS_REFUSED = frozenset({53, 54, 58, 59, 60, 64, 66, 77, 82, 83, 90, 91, 98})
-CUT = frozenset({16, 18, 52, 55, 56, 81, 92, 95})  # HTTP/2, partial, nothing, send, receive, again, stream, HTTP/3
+CUT = frozenset({16, 18, 52, 55, 56, 92})  # HTTP/2, partial, nothing, send, receive, HTTP/2 stream
 
 
 @dataclass(frozen=True, slots=True)
