@@ -30,7 +30,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    return Tls.make(tmp_path_factory.mktemp("tls"), "h2", "http/1.1")
+    return Tls.make(tmp_path_factory.mktemp("tls"), alpn=("h2", "http/1.1"))
 
 
 @pytest.fixture
