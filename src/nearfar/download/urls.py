@@ -19,7 +19,7 @@ PARTS = ("scheme", "userinfo", "host", "port", "path", "query")
 PORTS = {"http": 80, "https": 443}
 URL = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
-    r"(?:(?P<userinfo>[^/?#]*)@)?(?P<host>\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(?::(?P<port>[0-9]{0,5}))?"
+    r"(?:(?P<userinfo>[^/?#\\]*)@)?(?P<host>\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(?::(?P<port>[0-9]{0,5}))?"
     r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?(?:#.*)?",
     re.IGNORECASE,
 )
@@ -86,8 +86,12 @@ def join_url(base: Url, location: str) -> Url:
     if CONTROL.search(location):
         raise UrlError("control characters in the redirect's target")
     target = quote(location.strip().encode("latin-1", "replace"), safe=AS_IS)
-    # `urljoin` takes "http:" and "http://" for the base itself.
-    return parse_url(target if ABSOLUTE.match(target) else urljoin(base.text, target))
+    # `urljoin` takes "http:", "http://" and "//" for the base itself.
+    if ABSOLUTE.match(target):
+        return parse_url(target)
+    if target.startswith("//"):
+        return parse_url(f"{base.scheme}:{target}")
+    return parse_url(urljoin(base.text, target))
 
 
 def redact_url(text: str) -> str:

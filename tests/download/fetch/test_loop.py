@@ -41,7 +41,7 @@ def test_a_paused_transfer_does_not_hold_up_the_others(web: Web, fetcher: MakeFe
     paused, other = Remembered(pause_after=1), Remembered()
     engine.add(Job(web.url("/a")), paused)
     engine.add(Job(web.url("/b")), other)
-    poll_until(engine, lambda: other.ended)
+    poll_until(engine, lambda: other.ended and paused.pause_after is None)
     assert not paused.ended and engine.in_flight == 1
     engine.resume(paused)
     poll_until(engine, lambda: paused.ended)
@@ -49,14 +49,14 @@ def test_a_paused_transfer_does_not_hold_up_the_others(web: Web, fetcher: MakeFe
 
 
 def test_a_pause_is_no_stall(web: Web, fetcher: MakeFetcher) -> None:
-    """Given a stalled transfer and a paused one, when the first has timed out I expect the second to go on."""
+    """Given a stalled transfer and a paused one, I expect only the first to time out."""
     web.routes["/file"] = content(BODY)
     web.routes["/stall"] = cut(BODY, 1000, by="stall")
     engine = fetcher(stall_timeout=1, buffer_size=16384, tries=1)
     paused, stalled = Remembered(pause_after=1), Remembered()
     engine.add(Job(web.url("/file")), paused)
     engine.add(Job(web.url("/stall")), stalled)
-    poll_until(engine, lambda: stalled.ended)
+    poll_until(engine, lambda: stalled.ended and paused.pause_after is None)
     assert stalled.failure is not None and stalled.failure.reason is Reason.TIMEOUT
     engine.resume(paused)
     poll_until(engine, lambda: paused.ended)

@@ -44,7 +44,9 @@ def test_a_loop_of_redirects_is_refused(web: Web, fetcher: MakeFetcher) -> None:
     assert len(web.log) == 5
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/", "http://"])
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/", "http://"]
+)
 def test_a_redirect_to_another_scheme_or_nowhere_is_refused(
     web: Web, fetcher: MakeFetcher, target: str
 ) -> None:

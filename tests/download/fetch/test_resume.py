@@ -26,9 +26,7 @@ def part(start: int, end: int, total: int | str, body: bytes, etag: str | None =
     return content(body, 206, ranges=False, **where, **({"etag": etag} if etag else {}))
 
 
-def test_a_cut_file_with_a_strong_validator_goes_on_where_it_was_cut(
-    web: Web, fetcher: MakeFetcher
-) -> None:
+def test_a_cut_file_with_a_strong_validator_goes_on_where_it_was_cut(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["/a"] = in_turn(cut(OLD, 50_000, etag='"1"'), content(OLD, etag='"1"'))
     (sink,) = fetch_all(fetcher(), web.url("/a"))
     assert bytes(sink.data) == OLD
@@ -70,9 +68,7 @@ def test_without_a_strong_validator_the_file_comes_anew(
     ],
     ids=["honest", "without ranges"],
 )
-def test_a_file_that_changed_in_between_comes_anew(
-    web: Web, fetcher: MakeFetcher, second: Handler
-) -> None:
+def test_a_file_that_changed_in_between_comes_anew(web: Web, fetcher: MakeFetcher, second: Handler) -> None:
     web.routes["/a"] = in_turn(cut(OLD, 50_000, etag='"1"'), second)
     (sink,) = fetch_all(fetcher(), web.url("/a"))
     assert bytes(sink.data) == NEW and sink.calls == FROM_THE_START

@@ -73,6 +73,22 @@ def test_nonsense_instead_of_http_is_refused(web: Web, fetcher: MakeFetcher) -> 
     assert reason(sink) is Reason.REFUSED
 
 
+def test_an_unasked_change_of_protocol_is_no_file(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+    (sink,) = fetch_all(fetcher(tries=2), web.url("/a"))
+    assert reason(sink) in (Reason.CONNECT, Reason.REFUSED)  # versions of libcurl differ
+
+
+def test_an_interim_answer_is_passed_over(web: Web, fetcher: MakeFetcher) -> None:
+    early = b'HTTP/1.1 103 Early Hints\r\nETag: "early"\r\n\r\n'
+    web.routes["/a"] = raw(early + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    web.routes["/cut"] = raw(early)
+    whole, short = fetch_all(fetcher(tries=1), web.url("/a"), web.url("/cut"))
+    assert bytes(whole.data) == b"ok"
+    assert whole.head is not None and (whole.head.status, whole.head.etag) == (200, None)
+    assert reason(short) is Reason.CONNECT
+
+
 @pytest.mark.parametrize("by", ["drop", "reset"])
 def test_a_body_cut_short_is_truncated(web: Web, fetcher: MakeFetcher, by: str) -> None:
     web.routes["/a"] = cut(BODY, 1000, by=by)

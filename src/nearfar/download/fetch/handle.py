@@ -79,11 +79,10 @@ class Handle:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        answered = self._answered
-        if not answered and self._lines and self.curl.getinfo(pycurl.RESPONSE_CODE) >= 200:
+        # An interim answer (1xx) before a cut is none; where libcurl takes it for the last one, it is judged.
+        if not self._answered and (not code or self.curl.getinfo(pycurl.RESPONSE_CODE) >= 200):
             self._answer()
-            answered = True
-        return from_curl(code, message, answered) if code else None
+        return from_curl(code, message, self._answered) if code else None
 
     def unpause(self) -> None:
         """Let the bytes come again; those that wait come now."""
