@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from nearfar.download.fetch.base import Sink
+from nearfar.download.fetch.curl.handle import Handle, pycurl
 from nearfar.download.fetch.digests import is_known
-from nearfar.download.fetch.handle import Handle, pycurl
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.policy import Throttle, backoff, park
 from nearfar.download.fetch.request import RequestFields
@@ -49,6 +49,7 @@ class CurlFetcher:
         self._clock = clock
         self._fields = RequestFields(self._options)
         self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
         self._multi.setopt(pycurl.M_MAXCONNECTS, 2 * self._options.connections)
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
