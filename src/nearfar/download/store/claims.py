@@ -159,15 +159,15 @@ def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Ent
     if body is None:
         raise ValueError(f"{draft.label} is not finished")
     return Entry(
-        folded,
-        draft.key,
-        "/".join(parts),
-        shown(draft.job.url),
-        shown(head.url),
-        body.size,
-        body.sha256,
-        None if head.type is None else readable(head.type),
-        None if head.etag is None else readable(head.etag),
-        now,
-        body.attempts,
+        fold=folded,
+        key=draft.key,
+        url=shown(draft.job.url),
+        final_url=shown(head.url),
+        name="/".join(parts),
+        size=body.size,
+        sha256=body.sha256,
+        type=None if head.type is None else readable(head.type),
+        etag=None if head.etag is None else readable(head.etag),
+        time=now,
+        attempts=body.attempts,
     )

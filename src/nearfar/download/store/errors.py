@@ -42,7 +42,7 @@ class StoreError(NearfarError):
 
 
 def disk(error: OSError | sqlite3.Error | StoreError, what: str) -> StoreError:
-    """`error`, met at `what` (a name), as a `StoreError` of class disk; one that is so already stays itself."""
+    """`error`, met at `what` (a name), as a `StoreError` of class disk; one that is so already stays."""
     if isinstance(error, StoreError):
         return error
     if isinstance(error, sqlite3.Error):

@@ -41,13 +41,13 @@ _USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", re.IGNORECASE)
 
 
 class Entry(NamedTuple):
-    """What is known of one file. `fold` is its name as the fold of `names.fold`, unique in a directory."""
+    """What is known of one file: a `Saved`, in its order, below two keys. `fold` is its name as the fold of `names.fold`, unique in a directory."""
 
     fold: str
     key: bytes
-    name: str
     url: str
     final_url: str
+    name: str
     size: int
     sha256: str
     type: str | None
