@@ -96,6 +96,7 @@ def test_a_file_of_someone_else_is_never_overwritten(store: Store, tmp_path: Pat
     (tmp_path / "a.png").write_bytes(b"theirs")
     assert saved(save(store, job())).name == distinct("a.png")
     assert saved(save(store, job(), b"newer")).name == distinct("a.png")
+    assert [row.name for row in store.rows()] == [distinct("a.png")]
     assert files(tmp_path) == {"a.png": b"theirs", distinct("a.png"): b"newer"}
 
 
