@@ -35,7 +35,6 @@ _SCHEMA = f"""
     CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, {_COLUMNS}, UNIQUE (fold));
     CREATE INDEX IF NOT EXISTS files_by_key ON files (key);
     CREATE TABLE IF NOT EXISTS intents ({_COLUMNS}, owner TEXT NOT NULL, PRIMARY KEY (fold)) WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS intents_by_owner ON intents (owner);
 """
 _USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", re.IGNORECASE)
 
