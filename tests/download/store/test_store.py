@@ -223,6 +223,7 @@ def test_close_discards_what_was_not_committed(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         draft(store, job())
         store.open(job("b.png", name="sub/b.png"), Head(SITE, 200)).write(b"half")
+    store.close()
     assert temporaries(tmp_path) == []
     assert files(tmp_path) == {}
 
