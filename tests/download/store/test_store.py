@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
 import os
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,6 +228,16 @@ def test_close_discards_what_was_not_committed(tmp_path: Path) -> None:
     store.close()
     assert temporaries(tmp_path) == []
     assert files(tmp_path) == {}
+
+
+def test_a_store_holds_on_to_no_draft_that_has_ended(store: Store) -> None:
+    kept, dropped = draft(store, job()), draft(store, job("b.png"))
+    store.commit([kept])
+    dropped.discard()
+    ended = [weakref.ref(kept), weakref.ref(dropped)]
+    del kept, dropped
+    gc.collect()
+    assert [reference() for reference in ended] == [None, None]
 
 
 def test_a_discarded_draft_takes_no_more_bytes(store: Store, tmp_path: Path) -> None:
