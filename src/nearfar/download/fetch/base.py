@@ -10,7 +10,7 @@ from nearfar.download.model import Body, Failure, Head, Job
 class Sink(Protocol):
     """Where one transfer goes. Calls come from the thread that calls `Fetcher.poll`, in this order::
 
-        begin (chunk* | restart begin)* (done | failed)      or      failed
+    begin (chunk* | restart begin)* (done | failed)      or      failed
     """
 
     def begin(self, head: Head) -> None:
