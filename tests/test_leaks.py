@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.leaks import Belongings, leaks_since
+from tests.support.waiting import eventually
 
 
 @contextmanager
@@ -29,8 +30,10 @@ def running_thread() -> Iterator[None]:
 @contextmanager
 def child_process() -> Iterator[None]:
     with subprocess.Popen(["sleep", "60"]) as child:
-        yield
-        child.kill()
+        try:
+            yield
+        finally:
+            child.kill()
 
 
 @contextmanager
@@ -68,7 +71,7 @@ def temporary_file() -> Iterator[None]:
 def test_a_leak_is_seen_while_it_lasts(leak: Callable[[], AbstractContextManager[None]], phrase: str) -> None:
     before = Belongings.now()
     with leak():
-        assert any(phrase in each for each in leaks_since(before, grace=0))
+        assert eventually(lambda: any(phrase in each for each in leaks_since(before, grace=0)))
     assert leaks_since(before) == []
 
 
