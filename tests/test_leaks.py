@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
 import subprocess
 import tempfile
@@ -51,6 +52,14 @@ def shared_memory() -> Iterator[None]:
 
 
 @contextmanager
+def semaphore() -> Iterator[None]:
+    """Named for as long as it lives, as a spawned process must find it."""
+    held = multiprocessing.get_context("spawn").Semaphore()
+    yield
+    del held
+
+
+@contextmanager
 def temporary_file() -> Iterator[None]:
     file = Path(tempfile.gettempdir(), "forgotten")
     file.touch()
@@ -65,6 +74,7 @@ def temporary_file() -> Iterator[None]:
         (child_process, "(sleep 60)"),
         (open_socket, "-> socket:"),
         (shared_memory, "shared memory 'psm_"),
+        (semaphore, "shared memory 'sem."),
         (temporary_file, "temporary file 'forgotten'"),
     ],
 )
