@@ -1,0 +1,120 @@
+"""What a test can leave behind: threads, child processes, open files, shared memory, temporary files."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+
+from tests.support.waiting import eventually
+
+SHARED_MEMORY = Path("/dev/shm")
+made: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What this process holds at one moment."""
+
+    threads: frozenset[threading.Thread]
+    children: frozenset[int]
+    files: frozenset[tuple[int, str]]
+    """Open descriptors, with what each points at."""
+    shared: frozenset[str]
+    temporary: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Belongings:
+        multiprocessing.active_children()
+        return cls(
+            frozenset(threading.enumerate()),
+            children(),
+            open_files(),
+            shared_memory(),
+            temporary_files(),
+        )
+
+    def leaked_since(self, before: Belongings) -> list[str]:
+        """What is here and was not there, one phrase each."""
+        files = self.files - before.files if len(self.files) > len(before.files) else frozenset()
+        return [
+            *(f"thread {thread.name!r}" for thread in self.threads - before.threads),
+            *(f"child process {pid} ({command(pid)})" for pid in self.children - before.children),
+            *(f"open file {number} -> {target}" for number, target in files),
+            *(f"shared memory {name!r}" for name in self.shared - before.shared),
+            *(f"temporary file {name!r}" for name in self.temporary - before.temporary),
+        ]
+
+
+def leaks_since(before: Belongings, grace: float = 2.0) -> list[str]:
+    """What was left behind since `before`, after up to `grace` seconds for things that are just ending."""
+    found: list[str] = []
+
+    def clean() -> bool:
+        found[:] = Belongings.now().leaked_since(before)
+        return not found
+
+    eventually(clean, grace)
+    return found
+
+
+def children() -> frozenset[int]:
+    """This process's children, dead ones included that nobody has waited for.
+
+    Not those that multiprocessing keeps for the whole life of a process.
+    """
+    keepers = {resource_tracker._resource_tracker._pid, forkserver._forkserver._forkserver_pid}
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, (thread / "children").read_text().split()))
+    return frozenset(found - keepers)
+
+
+def open_files() -> frozenset[tuple[int, str]]:
+    """This process's descriptors; not those of the keepers that `children` leaves out."""
+    keepers = {resource_tracker._resource_tracker._fd, forkserver._forkserver._forkserver_alive_fd}
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add((int(entry.name), str(entry.readlink())))
+    return frozenset(each for each in found if each[0] not in keepers)
+
+
+def watch_shared_memory() -> None:
+    """Remember every name of shared memory or a semaphore that multiprocessing makes in this process.
+
+    A look at the folder alone would take what other programs on this machine make for ours.
+    """
+    register = resource_tracker.register
+
+    def noted(name: str, kind: str) -> None:
+        made.add(name.lstrip("/") if kind == "shared_memory" else f"sem.{name.lstrip('/')}")
+        register(name, kind)
+
+    resource_tracker.register = noted
+
+
+def shared_memory() -> frozenset[str]:
+    """The names made in this process that are still there."""
+    return frozenset(name for name in made if (SHARED_MEMORY / name).exists())
+
+
+def temporary_files() -> frozenset[str]:
+    """Names in the temporary folder of this run; multiprocessing's own folder goes when the process ends."""
+    listed = [path.name for path in Path(tempfile.gettempdir()).iterdir()]
+    return frozenset(name for name in listed if not name.startswith("pymp-"))
+
+
+def command(pid: int) -> str:
+    try:
+        return (
+            Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()[:80]
+            or "ended, not waited for"
+        )
+    except FileNotFoundError:
+        return "gone"
