@@ -119,9 +119,7 @@ class Account:
     def summary(self) -> Summary:
         """The counts as they are now, jobs that are open counted as left."""
         now = self._counts
-        return Summary(
-            now.urls, now.saved, now.already, Counter(now.failed), now.urls - now.ended, now.size
-        )
+        return Summary(now.urls, now.saved, now.already, Counter(now.failed), now.urls - now.ended, now.size)
 
     def check(self) -> None:
         """Raise `AssertionError` unless what was not ended is exactly what is open, with its repeats."""

@@ -40,7 +40,7 @@ class Outbound(Protocol):
         """The ids of the stores whose consumers are there now."""
 
     def close(self, timeout: float | None) -> None:
-        """Say goodbye. Raises `QueueLost` when what was sent cannot be handed over within `timeout` seconds."""
+        """Say goodbye. Raises `QueueLost` when what was sent cannot be handed over in `timeout` seconds."""
 
 
 class Letter(Protocol):
@@ -64,6 +64,12 @@ class Inbound(Protocol):
 
         Raises `ShutDown` at the end: every producer said goodbye and every message but those in this
         consumer's own hands is answered. Raises `ProducerLost` at the end if a producer died before.
+        """
+
+    def wake(self) -> None:
+        """Let the present `receive`, or else the next one, return None now.
+
+        May be called from a signal handler: it takes no lock and does not wait.
         """
 
     def close(self, timeout: float | None) -> None:

@@ -35,7 +35,7 @@ class Bad:
     failure: Failure
 
 
-class _NotAJob(Exception):
+class _NotAJobError(Exception):
     """Why a line was refused: its first argument, a sentence."""
 
 
@@ -48,7 +48,7 @@ def parse(line: str, where: str) -> Job | Bad | None:
     try:
         _check_url(url)
         name, checksum = _read_fields(fields)
-    except _NotAJob as error:
+    except _NotAJobError as error:
         return Bad(text, _refusal(where, str(error)))
     return Job(url, name, checksum)
 
@@ -57,8 +57,8 @@ def _check_url(url: str) -> None:
     if _URL.fullmatch(url):
         return
     if any(character.isspace() for character in url):
-        raise _NotAJob("white space in a URL (fields are separated by tabs)")
-    raise _NotAJob("not an http or https URL")
+        raise _NotAJobError("white space in a URL (fields are separated by tabs)")
+    raise _NotAJobError("not an http or https URL")
 
 
 def _read_fields(fields: Iterable[str]) -> tuple[str | None, Checksum | None]:
@@ -68,20 +68,20 @@ def _read_fields(fields: Iterable[str]) -> tuple[str | None, Checksum | None]:
             continue
         key, equals, value = field.partition("=")
         if not equals or not value:
-            raise _NotAJob(f"{field[:40]!r} is not of the form key=value")
+            raise _NotAJobError(f"{field[:40]!r} is not of the form key=value")
         if key == "name":
             name = value
         elif key in _HEX_DIGITS:
             checksum = Checksum(key, _digest(key, value))
         else:
-            raise _NotAJob(f"unknown field {key[:40]!r} (known: name, {', '.join(_HEX_DIGITS)})")
+            raise _NotAJobError(f"unknown field {key[:40]!r} (known: name, {', '.join(_HEX_DIGITS)})")
     return name, checksum
 
 
 def _digest(algorithm: str, value: str) -> str:
     digest = value.lower()
     if len(digest) != _HEX_DIGITS[algorithm] or not _HEX.fullmatch(digest):
-        raise _NotAJob(f"{algorithm} takes {_HEX_DIGITS[algorithm]} hexadecimal digits")
+        raise _NotAJobError(f"{algorithm} takes {_HEX_DIGITS[algorithm]} hexadecimal digits")
     return digest
 
 

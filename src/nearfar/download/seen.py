@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nearfar.download.model import Job
-
 import hashlib
+
+from nearfar.download.model import Job
 
 DIGEST = 16
 _PREFIX = 2

@@ -10,7 +10,7 @@ from nearfar.download.model import Body, Failure, Head, Job
 class Sink(Protocol):
     """Where one transfer goes. Calls come from the thread that calls `Fetcher.poll`, in this order::
 
-        begin (chunk* | restart begin)* (done | failed)      or      failed
+    begin (chunk* | restart begin)* (done | failed)      or      failed
     """
 
     def begin(self, head: Head) -> None:
@@ -40,6 +40,9 @@ class Fetcher(Protocol):
 
     def resume(self, sink: Sink) -> None:
         """Undo a pause that `Sink.chunk` asked for."""
+
+    def drop(self, sink: Sink) -> None:
+        """Drop one transfer without calling its sink again. Allowed inside a call of that very sink."""
 
     def poll(self, timeout: float) -> None:
         """Move every transfer on; return after at most `timeout` seconds, or once something happened."""
