@@ -1,0 +1,7 @@
+"""Where a consumer puts files."""
+
+from nearfar.download.store.draft import Draft
+from nearfar.download.store.errors import StoreError
+from nearfar.download.store.store import Store
+
+__all__ = ["Draft", "Store", "StoreError"]

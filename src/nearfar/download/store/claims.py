@@ -1,0 +1,173 @@
+"""Which name a file gets, decided inside one transaction, so that several consumers never share a name.
+
+====================================  =========================  =============================
+who bears the wished name             chosen by the store        chosen by the user
+====================================  =========================  =============================
+nobody                                take it                    take it
+the same URL, the same bytes          saved already              saved already
+the same URL, other bytes             replace                    replace
+another URL                           the next candidate         refuse; `overwrite`: replace
+a file the store did not write (*)    the next candidate;        refuse; `overwrite`: replace
+                                      `overwrite`: replace
+====================================  =========================  =============================
+
+(*) or wrote, and someone changed since. Found only when the file is to get the name, see `Draft.tried`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from nearfar.download.model import Reason, Saved
+from nearfar.download.store import owners
+from nearfar.download.store.draft import Draft
+from nearfar.download.store.errors import StoreError
+from nearfar.download.store.folders import Folders, digest, size
+from nearfar.download.store.manifest import Entry, Manifest, readable, shown
+from nearfar.download.store.names import candidates, fold
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A name for a draft, and whether what bears the name now may be replaced."""
+
+    draft: Draft
+    entry: Entry
+    replace: bool
+
+
+class Claims:
+    """The names of one directory, as the manifest and the files themselves tell. Wants a transaction."""
+
+    def __init__(self, manifest: Manifest, folders: Folders, *, overwrite: bool) -> None:
+        self._manifest = manifest
+        self._folders = folders
+        self._overwrite = overwrite
+
+    def group(self, drafts: list[Draft], now: float) -> tuple[list[Claim], dict[Draft, Saved | StoreError]]:
+        """Claim a name for each of `drafts`, or say how it ended without one.
+
+        A second draft of one URL is in neither: its turn comes once the first has ended.
+        """
+        wishes = [fold(draft.label) for draft in drafts]
+        saved = self._manifest.by_key(draft.key for draft in drafts)
+        taken = self._manifest.by_fold(wishes).keys() | self._manifest.intents(wishes).keys()
+        claimed: dict[str, Claim] = {}
+        ended: dict[Draft, Saved | StoreError] = {}
+        seen: set[bytes] = set()
+        for draft, wish in zip(drafts, wishes, strict=True):
+            if draft.key in seen:
+                continue
+            seen.add(draft.key)
+            if draft.key not in saved and wish not in taken and wish not in claimed and not draft.tried:
+                claimed[wish] = Claim(draft, _entry(draft, draft.parts, wish, now), self._overwrite)
+                continue
+            try:
+                found = self._choose(draft, saved.get(draft.key, []), claimed.keys(), now)
+            except StoreError as error:
+                ended[draft] = error
+                continue
+            if isinstance(found, Claim):
+                claimed[found.entry.fold] = found
+            else:
+                ended[draft] = found
+        return list(claimed.values()), ended
+
+    def _choose(self, draft: Draft, own: list[Entry], claimed: Collection[str], now: float) -> Saved | Claim:
+        """The careful way, for a draft whose URL or wished name is known already."""
+        for entry in own:
+            self._settle(entry.fold, draft.key)
+        for entry in self._manifest.by_key([draft.key]).get(draft.key, []) if own else []:
+            if entry.parts[:-1] != draft.folder or (draft.job.name and entry.fold != fold(draft.label)):
+                continue
+            kept = self._again(draft, entry, now)
+            if kept is not None:
+                return kept
+        for parts in candidates(draft.parts, draft.key.hex()):
+            found = self._try(draft, parts, claimed, now)
+            if found is not None:
+                return found
+            if draft.job.name is not None:
+                break
+        raise StoreError(Reason.REFUSED, f"{draft.label}: another file bears this name")
+
+    def _again(self, draft: Draft, entry: Entry, now: float) -> Saved | Claim | None:
+        """What to do about the file that an earlier download of the same URL left, if it is still its own."""
+        there = self.size(entry)
+        if there == entry.size and entry.sha256 == draft.sha256:
+            return entry.saved
+        untouched = there == entry.size and self.same(entry)
+        if entry.fold in draft.tried and not untouched:
+            return None
+        replace = untouched or self._overwrite
+        return Claim(draft, _entry(draft, entry.parts, entry.fold, now), replace)
+
+    def _try(
+        self, draft: Draft, parts: tuple[str, ...], claimed: Collection[str], now: float
+    ) -> Saved | Claim | None:
+        folded = fold("/".join(parts))
+        if folded in draft.tried or folded in claimed:
+            return None
+        self._settle(folded, draft.key)
+        if self._manifest.intents([folded]):
+            return None
+        holder = self._manifest.by_fold([folded]).get(folded)
+        if holder is None:
+            return Claim(draft, _entry(draft, parts, folded, now), self._overwrite)
+        if holder.key == draft.key:
+            return self._again(draft, holder, now)
+        if draft.job.name is not None and self._overwrite:
+            return Claim(draft, _entry(draft, parts, folded, now), replace=True)
+        return None
+
+    def _settle(self, folded: str, key: bytes) -> None:
+        """Decide an intent on a name if its owner is dead, or if it is for `key`: a redelivery takes over."""
+        owner = self._manifest.owner_of(folded)
+        if owner is None:
+            return
+        intent = self._manifest.intents([folded])[folded]
+        if intent.key == key or not owners.alive(owner, self._folders.root):
+            self.resolve(intent)
+
+    def resolve(self, intent: Entry) -> bool:
+        """Turn an intent without owner into a saved file, if the file has got its name; else drop it."""
+        self._manifest.withdraw([intent.fold])
+        if not self.same(intent):
+            return False
+        self._manifest.add(intent)
+        return True
+
+    def size(self, entry: Entry) -> int | None:
+        """Bytes of the file there is under the name of `entry`; None if there is no regular file."""
+        try:
+            return size(entry.parts[-1], self._folders.at(entry.parts[:-1]))
+        except (FileNotFoundError, StoreError):
+            return None
+
+    def same(self, entry: Entry) -> bool:
+        """Whether the file is there and has the bytes that `entry` tells of. Reads all of it."""
+        return self.size(entry) == entry.size and self.digest(entry, "sha256") == entry.sha256
+
+    def digest(self, entry: Entry, algorithm: str) -> str:
+        """The digest of the file under the name of `entry`, lower-case hex."""
+        return digest(entry.parts[-1], self._folders.at(entry.parts[:-1]), algorithm)
+
+
+def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Entry:
+    head, body = draft.head, draft.body
+    if body is None:
+        raise ValueError(f"{draft.label} is not finished")
+    return Entry(
+        fold=folded,
+        key=draft.key,
+        url=shown(draft.job.url),
+        final_url=shown(head.url),
+        name="/".join(parts),
+        size=body.size,
+        sha256=body.sha256,
+        type=None if head.type is None else readable(head.type),
+        etag=None if head.etag is None else readable(head.etag),
+        time=now,
+        attempts=body.attempts,
+    )

@@ -1,0 +1,122 @@
+"""A file on its way: a temporary beside its target, until `Store.commit` gives it its name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from nearfar.download.model import Body, Head, Job, Reason
+from nearfar.download.store.errors import StoreError, disk
+from nearfar.download.store.manifest import url_key
+from nearfar.download.store.names import wanted
+
+if TYPE_CHECKING:
+    from nearfar.download.store.folders import Folders
+    from nearfar.download.store.owners import Owner
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE_BACK = 32 << 20
+
+
+class Draft:
+    """Takes the bytes of one file in order, counts and hashes them. Made by `Store.open`.
+
+    A method that raises `StoreError` has discarded the draft. One that is neither committed nor discarded
+    keeps a descriptor open until its store is closed.
+    """
+
+    def __init__(self, job: Job, head: Head, folders: Folders, owner: Owner) -> None:
+        """Raises `StoreError`."""
+        self.job = job
+        self.head = head
+        self.body: Body | None = None
+        """What `finish` found to be right."""
+        self.key = url_key(job.url)
+        self.parts = wanted(job, head)
+        """The name it would like, as parts of a path."""
+        self.tried: set[str] = set()
+        """Folded names found to be taken by files that are not the store's."""
+        self.size = 0
+        """Bytes written so far."""
+        self._hash = hashlib.sha256()
+        self._folders = folders
+        self._flushed = 0
+        try:
+            folder = folders.at(self.folder, create=True)
+            self.temporary: str | None = owner.temporary(self.folder)
+            self.descriptor: int | None = os.open(self.temporary, _CREATE, 0o666, dir_fd=folder)
+        except OSError as error:
+            folders.forget()
+            raise disk(error, self.label) from error
+
+    @property
+    def folder(self) -> tuple[str, ...]:
+        return self.parts[:-1]
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return "/".join(self.parts)
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, lower-case hex."""
+        return self._hash.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Append `data`. Raises `StoreError` (disk); ValueError after `finish` or `discard`."""
+        if self.descriptor is None or self.body is not None:
+            raise ValueError("this draft takes no more bytes")
+        try:
+            written = os.write(self.descriptor, data)
+            while written < len(data):
+                written += os.write(self.descriptor, memoryview(data)[written:])
+            self._hash.update(data)
+            self.size += len(data)
+            if self.size - self._flushed >= _WRITE_BACK:
+                self.write_back()
+        except OSError as error:
+            self.discard()
+            raise disk(error, self.label) from error
+
+    def write_back(self) -> None:
+        """Let the kernel start writing what it holds, so that the sync to come finds little left to do."""
+        if self.descriptor is not None and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._flushed = self.size
+
+    def finish(self, body: Body) -> None:
+        """Say that these were all bytes, and what they should have been.
+
+        Raises `StoreError`: truncated if there are fewer or more than `body` counts, checksum if they are
+        others. (A digest that the job or the server named was the fetcher's to check.)
+        """
+        problem = self._problem(body)
+        if problem is not None:
+            self.discard()
+            raise problem
+        self.body = body
+
+    def _problem(self, body: Body) -> StoreError | None:
+        if self.size != body.size:
+            return StoreError(Reason.TRUNCATED, f"{self.label}: {self.size} bytes came of {body.size}")
+        if self.sha256 != body.sha256:
+            return StoreError(Reason.CHECKSUM, f"{self.label}: the bytes are not those that were sent")
+        return None
+
+    def discard(self) -> None:
+        """Close and remove the temporary. Does nothing the second time, or after a commit."""
+        self.close()
+        temporary, self.temporary = self.temporary, None
+        if temporary is not None:
+            try:
+                os.unlink(temporary, dir_fd=self._folders.at(self.folder))
+            except (OSError, StoreError):
+                self._folders.forget()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)

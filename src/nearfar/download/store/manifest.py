@@ -1,0 +1,213 @@
+"""The manifest: one SQLite file beside the files, a row for each that is saved and for each about to be.
+
+An *intent* is written before a file gets its final name, and becomes a row of `files` after: whoever finds
+an intent without its owner can tell from the file itself which side of the rename the owner died on.
+
+Several processes may share it. Intents are synced to the disk before the rename they announce; the rows that
+follow need not be, since a lost one leaves its intent, from which it is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import secrets
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nearfar.download.model import Reason, Saved
+from nearfar.download.store.errors import StoreError
+from nearfar.download.store.names import OWN
+
+FILE = f"{OWN}.sqlite"
+_BUSY = 30.0
+_AT_ONCE = 500
+_VERSION = 1
+_COLUMNS = """fold TEXT NOT NULL, key BLOB NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
+    final_url TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, type TEXT, etag TEXT,
+    time REAL NOT NULL, attempts INTEGER NOT NULL"""
+_SCHEMA = f"""
+    CREATE TABLE IF NOT EXISTS store (id TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, {_COLUMNS}, UNIQUE (fold));
+    CREATE INDEX IF NOT EXISTS files_by_key ON files (key);
+    CREATE TABLE IF NOT EXISTS intents ({_COLUMNS}, owner TEXT NOT NULL, PRIMARY KEY (fold)) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS intents_by_owner ON intents (owner);
+"""
+_USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", re.IGNORECASE)
+
+
+class Entry(NamedTuple):
+    """What is known of one file: a `Saved`, in its order, below two keys. `fold` is its name as the fold of `names.fold`, unique in a directory."""
+
+    fold: str
+    key: bytes
+    url: str
+    final_url: str
+    name: str
+    size: int
+    sha256: str
+    type: str | None
+    etag: str | None
+    time: float
+    attempts: int
+
+    @property
+    def saved(self) -> Saved:
+        return Saved(*self[2:])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.name.split("/"))
+
+
+_FIELDS = ", ".join(Entry._fields)
+_MARKS = ", ".join("?" * len(Entry._fields))
+
+
+def url_key(url: str) -> bytes:
+    """What a URL is known by: the SHA-256 of all of it, secrets included."""
+    return hashlib.sha256(url.encode(errors="surrogateescape")).digest()
+
+
+def shown(url: str) -> str:
+    """`url` as it is written down: without user name and password, and as valid Unicode."""
+    return readable(_USERINFO.sub(r"\1", url) if "@" in url else url)
+
+
+def readable(text: str) -> str:
+    """`text` with ``?`` for what is not Unicode: fields come from servers, and SQLite takes no surrogates."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+class Manifest:
+    """One connection. Every method may raise `sqlite3.Error`; those that write want a `transaction`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the manifest of `directory`, or make it. Raises `StoreError` or `sqlite3.Error`."""
+        _refuse_strangers(directory)
+        self._db = sqlite3.connect(
+            directory / FILE, timeout=_BUSY, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            with self.transaction():
+                self.id = self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> str:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _VERSION):
+            raise StoreError(Reason.DISK, f"{FILE} is of version {version}, this nearfar reads {_VERSION}")
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO store VALUES (?)", (secrets.token_hex(16),))
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        return str(self._db.execute("SELECT id FROM store").fetchone()[0])
+
+    @contextlib.contextmanager
+    def transaction(self, *, synced: bool = False) -> Iterator[None]:
+        """One writer at a time, over all processes; waits up to 30 s for its turn.
+
+        `synced`: on the disk when it ends, not only safe from the death of this process.
+        """
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def by_key(self, keys: Iterable[bytes]) -> dict[bytes, list[Entry]]:
+        """The files saved from each URL, oldest first: several, if its user chose several names."""
+        found: dict[bytes, list[Entry]] = {}
+        for entry in self._select("files", "key", list(keys), order="ORDER BY number"):
+            found.setdefault(entry.key, []).append(entry)
+        return found
+
+    def by_fold(self, folds: Iterable[str]) -> dict[str, Entry]:
+        """The files saved under names."""
+        return {entry.fold: entry for entry in self._select("files", "fold", list(folds))}
+
+    def intents(self, folds: Iterable[str]) -> dict[str, Entry]:
+        """The files that some store, this or another, intends to name so."""
+        return {entry.fold: entry for entry in self._select("intents", "fold", list(folds))}
+
+    def _select(
+        self, table: str, column: str, values: Sequence[bytes | str], order: str = ""
+    ) -> Iterator[Entry]:
+        for start in range(0, len(values), _AT_ONCE):
+            part = values[start : start + _AT_ONCE]
+            marks = ", ".join("?" * len(part))
+            yield from map(
+                Entry._make,
+                self._db.execute(
+                    f"SELECT {_FIELDS} FROM {table} WHERE {column} IN ({marks}) {order}", tuple(part)
+                ),
+            )
+
+    def intend(self, entries: Iterable[Entry], owner: str) -> None:
+        """Announce `entries` for `owner`, taking over the intents of others on the same names."""
+        self._db.executemany(
+            f"INSERT OR REPLACE INTO intents ({_FIELDS}, owner) VALUES ({_MARKS}, ?)",
+            ((*entry, owner) for entry in entries),
+        )
+
+    def intents_of(self, owner: str) -> dict[str, Entry]:
+        """The intents that `owner` announced and nobody took over, by fold."""
+        found = self._db.execute(f"SELECT {_FIELDS} FROM intents WHERE owner = ?", (owner,))
+        return {entry.fold: entry for entry in map(Entry._make, found)}
+
+    def owner_of(self, fold: str) -> str | None:
+        """Who announced an intent on a name."""
+        found = self._db.execute("SELECT owner FROM intents WHERE fold = ?", (fold,)).fetchone()
+        return str(found[0]) if found else None
+
+    def owners(self) -> list[str]:
+        """All who have intents."""
+        return [str(owner) for (owner,) in self._db.execute("SELECT DISTINCT owner FROM intents")]
+
+    def withdraw(self, folds: Iterable[str]) -> None:
+        """Drop the intents on names."""
+        self._db.executemany("DELETE FROM intents WHERE fold = ?", ((fold,) for fold in folds))
+
+    def promote(self, owner: str) -> None:
+        """Make every intent of `owner` a saved file, in place of any that bore its name."""
+        self._db.execute(
+            f"INSERT OR REPLACE INTO files ({_FIELDS}) SELECT {_FIELDS} FROM intents WHERE owner = ?",
+            (owner,),
+        )
+        self._db.execute("DELETE FROM intents WHERE owner = ?", (owner,))
+
+    def add(self, entry: Entry) -> None:
+        """Record a saved file, in place of any of its name."""
+        self._db.execute(f"INSERT OR REPLACE INTO files ({_FIELDS}) VALUES ({_MARKS})", entry)
+
+    def rows(self) -> Iterator[Saved]:
+        """Every saved file, in the order they were saved; reads as it goes, so a million take no memory."""
+        for row in self._db.execute(f"SELECT {_FIELDS} FROM files ORDER BY number"):
+            yield Entry._make(row).saved
+
+    def counts(self) -> tuple[int, int]:
+        """How many files are saved, and their bytes."""
+        files, size = self._db.execute("SELECT count(*), total(size) FROM files").fetchone()
+        return int(files), int(size)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _refuse_strangers(directory: Path) -> None:
+    """SQLite opens by path and would write through a symlink that someone planted."""
+    for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG((directory / name).lstat().st_mode):
+                raise StoreError(Reason.REFUSED, f"{name} is not a regular file")

@@ -1,0 +1,122 @@
+"""Who is writing into a directory, so that what a killed process left is told from what a living one holds.
+
+Each store has a random token, and holds a lock (flock) on ``.nearfar-TOKEN.owner`` as long as it lives: the
+kernel drops the lock at death, however the process died, also where process ids mean nothing (containers
+that share a directory). Temporaries are named ``.nearfar-TOKEN-NUMBER.part``. The owner file lists the
+sub-directories it has temporaries in, so that a sweep need not walk the whole tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+
+from nearfar.download.store.errors import StoreError
+from nearfar.download.store.folders import Folders, names
+from nearfar.download.store.names import OWN, clean
+
+_OWNED = re.compile(re.escape(OWN) + r"-([0-9a-f]{16})(\.owner|-[0-9]+\.part)")
+_LOCKABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Owner:
+    """This store's token and its lock. One lock file for each store, removed by `close`."""
+
+    def __init__(self, folders: Folders) -> None:
+        """Raises OSError."""
+        self._folders = folders
+        self._listed: set[tuple[str, ...]] = {()}
+        self._count = 0
+        self.token, self._lock = _locked(folders.root)
+
+    def temporary(self, parts: tuple[str, ...]) -> str:
+        """A new name for a temporary in the sub-directory `parts`. Raises OSError."""
+        if parts not in self._listed:
+            os.write(self._lock, f"{'/'.join(parts)}\n".encode())
+            self._listed.add(parts)
+        self._count += 1
+        return f"{OWN}-{self.token}-{self._count}.part"
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(_file(self.token), dir_fd=self._folders.root)
+        os.close(self._lock)
+
+
+def _locked(root: int) -> tuple[str, int]:
+    """A token with its file, made and locked.
+
+    Between the two a sweep may take the file for a dead owner's; then it is unlinked, and another is made.
+    """
+    while True:
+        token = secrets.token_hex(8)
+        lock = os.open(_file(token), _LOCKABLE | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600, dir_fd=root)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_nlink:
+                return token, lock
+        except OSError:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _file(token: str) -> str:
+    return f"{OWN}-{token}.owner"
+
+
+@contextlib.contextmanager
+def _held(token: str, root: int) -> Iterator[list[tuple[str, ...]] | None]:
+    """Hold the lock of `token`: its sub-directories if its owner is dead, None while it lives."""
+    try:
+        lock = os.open(_file(token), _LOCKABLE, dir_fd=root)
+    except FileNotFoundError:
+        yield [()]
+        return
+    with os.fdopen(lock, "rb", buffering=0) as file:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        lines = file.read().decode(errors="replace").split("\n")[:-1]
+        listed = [tuple(line.split("/")) for line in lines]
+        yield [(), *(parts for parts in listed if all(part and clean(part) == part for part in parts))]
+
+
+def alive(token: str, root: int) -> bool:
+    """Whether the owner of `token` still runs. Raises OSError."""
+    with _held(token, root) as folders:
+        return folders is None
+
+
+def sweep(folders: Folders) -> int:
+    """Remove what dead owners left: their temporaries, then their lock files. Return how many temporaries.
+
+    Only what bears the store's own pattern is touched. Raises OSError.
+    """
+    removed = 0
+    for token in {match[1] for match in map(_OWNED.fullmatch, names(folders.root)) if match}:
+        with _held(token, folders.root) as left:
+            if left is None:
+                continue
+            removed += sum(_clear(token, parts, folders) for parts in left)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_file(token), dir_fd=folders.root)
+    return removed
+
+
+def _clear(token: str, parts: tuple[str, ...], folders: Folders) -> int:
+    try:
+        folder = folders.at(parts)
+    except (StoreError, FileNotFoundError):
+        return 0
+    ours = [m[0] for m in map(_OWNED.fullmatch, names(folder)) if m and m[1] == token and m[2] != ".owner"]
+    for name in ours:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+    return len(ours)

@@ -1,0 +1,181 @@
+"""A disk that is full, read-only, gone or forbidden is a failure with a sentence, and harms nothing else."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nearfar.download.model import Head, Reason
+from nearfar.download.store import Store, StoreError
+from tests.download.store.making import SITE, draft, failed, files, job, save, saved, temporaries
+
+SIZE = 2 << 20
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system wants root")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=755", "tmpfs", str(place)]
+    mounted = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], timeout=10, check=True)
+
+
+def fill(place: Path) -> Path:
+    """Take all the space that is left."""
+    ballast = place / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return ballast
+
+
+@needs_root
+def test_a_full_disk_fails_the_file_that_does_not_fit_and_no_other(small: Path) -> None:
+    with Store(small) as store:
+        fits, too_large = draft(store, job()), store.open(job("large"), Head(SITE, 200))
+        with pytest.raises(StoreError, match="no space left") as caught:
+            for _ in range(3):
+                too_large.write(bytes(1 << 20))
+        assert caught.value.reason is Reason.DISK
+        assert len([name for name in temporaries(small) if name.endswith(".part")]) == 1
+        [(_, ending)] = store.commit([fits])
+        assert saved(ending).name == "a.png"
+    assert files(small) == {"a.png": b"data"}
+
+
+@needs_root
+def test_a_disk_too_full_for_the_manifest_fails_the_group_and_heals(small: Path) -> None:
+    with Store(small) as store:
+        drafts = [draft(store, job(f"{number}.png")) for number in range(100)]
+        ballast = fill(small)
+        assert {failed(ending).reason for _, ending in store.commit(drafts)} == {Reason.DISK}
+        ballast.unlink()
+        assert files(small) == {}
+        assert saved(save(store, job())).name == "a.png"
+
+
+@needs_root
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_was_named_before_the_manifest_filled_up_is_known_afterwards(small: Path, restart: bool) -> None:
+    count = 200
+
+    def step(name: str) -> None:
+        if name == "intended" and not ballast:
+            ballast.append(fill(small))
+
+    ballast: list[Path] = []
+    jobs = [job(f"{number}.png") for number in range(count)]
+    store = Store(small, step=step)
+    try:
+        endings = store.commit([draft(store, one) for one in jobs])
+        assert {failed(ending).reason for _, ending in endings} == {Reason.DISK}
+        ballast[0].unlink()
+        assert len(files(small)) == count
+        if restart:
+            store.close()
+            store = Store(small)
+            store.sweep()
+            assert all(store.known(jobs))
+        assert all(saved(ending) for _, ending in store.commit([draft(store, one) for one in jobs]))
+        assert store.counts()[0] == len(files(small)) == count
+    finally:
+        store.close()
+
+
+@needs_root
+def test_a_store_on_a_full_or_read_only_disk_says_so(small: Path) -> None:
+    ballast = fill(small)
+    with pytest.raises(StoreError) as caught:
+        Store(small)
+    assert caught.value.reason is Reason.DISK
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], timeout=10, check=True)
+    with pytest.raises(StoreError) as caught:
+        Store(small / "new")
+    assert caught.value.detail.endswith("the file system is read-only")
+
+
+@needs_root
+def test_a_forbidden_directory_is_a_failure_of_the_disk(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        os.seteuid(65534)
+        try:
+            with pytest.raises(StoreError, match="no permission"):
+                draft(store, job())
+        finally:
+            os.seteuid(0)
+
+
+def test_a_directory_that_vanished_is_a_failure_of_the_disk(tmp_path: Path) -> None:
+    with Store(tmp_path / "here") as store:
+        started = draft(store, job("b.png"))
+        shutil.rmtree(tmp_path / "here")
+        with pytest.raises(StoreError, match="gone"):
+            draft(store, job())
+        [(_, ending)] = store.commit([started])
+        assert failed(ending).reason is Reason.DISK
+
+
+def test_a_sub_directory_that_vanished_is_made_again(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        lost, kept = draft(store, job("b.png", "sub/b.png")), draft(store, job("c.png"))
+        shutil.rmtree(tmp_path / "sub")
+        (_, first), (_, second) = store.commit([lost, kept])
+        assert failed(first).reason is Reason.DISK
+        assert saved(second).name == "c.png"
+        assert saved(save(store, job("b.png", "sub/b.png"))).name == "sub/b.png"
+
+
+def test_a_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError) as caught:
+        Store(tmp_path / "file")
+    assert caught.value.reason is Reason.DISK
+
+
+def test_too_many_open_files_fail_one_draft(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        ready = draft(store, job())
+        assert ready.descriptor is not None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ready.descriptor + 1, hard))
+        try:
+            with pytest.raises(StoreError, match="too many open files"):
+                for number in range(10):
+                    draft(store, job(f"{number}.png"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        [(_, ending)] = store.commit([ready])
+        assert saved(ending).name == "a.png"
+
+
+def test_a_manifest_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
+    with Store(tmp_path):
+        pass
+    manifest = sqlite3.connect(tmp_path / ".nearfar.sqlite")
+    manifest.execute("PRAGMA user_version = 99")
+    manifest.close()
+    with pytest.raises(StoreError, match="version 99"):
+        Store(tmp_path)
+
+
+def test_a_manifest_that_is_none_is_a_failure_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / ".nearfar.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="not a database") as caught:
+        Store(tmp_path)
+    assert caught.value.reason is Reason.DISK
