@@ -1,0 +1,200 @@
+"""The fetcher on libcurl's multi interface: one thread, many transfers.
+
+`perform` and a `select` over libcurl's descriptors cost a third less CPU per small file here than the
+socket interface, which calls back twice a file to have a descriptor registered and dropped.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from nearfar.download.fetch.base import Sink
+from nearfar.download.fetch.digests import is_known
+from nearfar.download.fetch.handle import Handle, pycurl
+from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.fetch.policy import Throttle, backoff, park
+from nearfar.download.fetch.request import RequestFields
+from nearfar.download.fetch.schedule import Schedule
+from nearfar.download.fetch.transfer import Step, Transfer
+from nearfar.download.fetch.trouble import Trouble
+from nearfar.download.model import Job, Reason
+from nearfar.download.urls import UrlError
+
+__all__ = ["CurlFetcher"]
+
+
+class CurlFetcher:
+    """A `Fetcher`. Sinks are called inside `poll` only, never inside `add` or `resume`.
+
+    What a sink raises ends its transfer without a further call, and is raised by `poll`.
+    `add` does not bound what waits: look at `in_flight` before.
+    """
+
+    def __init__(
+        self,
+        options: FetchOptions | None = None,
+        *,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._options = options or FetchOptions()
+        self._rng = rng or random.Random()
+        self._clock = clock
+        self._fields = RequestFields(self._options)
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, 2 * self._options.connections)
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        self._schedule: Schedule[Transfer] = Schedule(self._options.connections, self._options.per_host)
+        self._throttle = Throttle(self._options.rate, clock())
+        self._refused: list[tuple[Sink, Trouble]] = []
+        self._idle: list[Handle] = []
+        self._active: dict[pycurl.Curl, Handle] = {}
+        self._resumed: set[int] = set()
+        self._over: deque[tuple[pycurl.Curl, int, str]] = deque()
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    def add(self, job: Job, sink: Sink) -> None:
+        self._in_flight += 1
+        try:
+            transfer = Transfer(job, sink, self._options, self._fields)
+        except UrlError as error:
+            self._refused.append((sink, Trouble(Reason.REFUSED, str(error))))
+            return
+        if job.checksum is not None and not is_known(job.checksum.algorithm):
+            detail = f"unknown checksum algorithm {job.checksum.algorithm}"
+            self._refused.append((sink, Trouble(Reason.REFUSED, detail)))
+            return
+        self._schedule.add(transfer.url.host, transfer)
+
+    def resume(self, sink: Sink) -> None:
+        self._resumed.add(id(sink))
+
+    def wake(self) -> None:
+        # A full pipe is as good as one byte more; a closed one has nobody to wake.
+        with suppress(OSError):
+            self._waker.send(b"\0")
+
+    def poll(self, timeout: float) -> None:
+        if self._fail_refused():
+            timeout = 0.0
+        if self._resumed:
+            self._unpause()
+        self._start(self._clock())
+        if not self._over:
+            self._wait(timeout)
+        if not self._throttle.wait(self._clock()):
+            self._multi.perform()
+        self._reap()
+
+    def cancel(self) -> None:
+        for handle in self._active.values():
+            self._multi.remove_handle(handle.curl)
+            handle.close()
+        self._active.clear()
+        self._over.clear()
+        self._refused.clear()
+        self._resumed.clear()
+        self._schedule = Schedule(self._options.connections, self._options.per_host)
+        self._in_flight = 0
+
+    def close(self) -> None:
+        self.cancel()
+        for handle in self._idle:
+            handle.close()
+        self._idle.clear()
+        self._multi.close()
+        self._waker.close()
+        self._woken.close()
+
+    def _fail_refused(self) -> bool:
+        """Report what `add` found wrong; True if there was something."""
+        refused, self._refused = self._refused, []
+        self._in_flight -= len(refused)
+        for sink, trouble in refused:
+            sink.failed(trouble.failure())
+        return bool(refused)
+
+    def _unpause(self) -> None:
+        resumed, self._resumed = self._resumed, set()
+        for handle in list(self._active.values()):
+            if handle.paused and handle.transfer is not None and id(handle.transfer.sink) in resumed:
+                handle.unpause()
+
+    def _start(self, now: float) -> None:
+        while (taken := self._schedule.take(now)) is not None:
+            host, transfer = taken
+            handle = self._idle.pop() if self._idle else Handle(self._options, self._throttle)
+            handle.load(transfer, host)
+            self._active[handle.curl] = handle
+            self._multi.add_handle(handle.curl)
+
+    def _wait(self, timeout: float) -> None:
+        """Sleep until libcurl, the rate, the schedule or `wake` has work for us."""
+        now = self._clock()
+        deadline = self._schedule.deadline()
+        if deadline is not None:
+            timeout = min(timeout, deadline - now)
+        readers, writers = list[int](), list[int]()
+        pause = self._throttle.wait(now)
+        if pause:
+            timeout = min(timeout, pause)
+        else:
+            milliseconds = self._multi.timeout()
+            if milliseconds == 0:
+                return
+            if milliseconds > 0:
+                timeout = min(timeout, milliseconds / 1000)
+            readers, writers, _ = self._multi.fdset()
+        woken = self._woken.fileno()
+        ready, _, _ = select.select([woken, *readers], writers, [], max(0.0, timeout))
+        if woken in ready:
+            self._woken.recv(4096)
+
+    def _reap(self) -> None:
+        left = 1
+        while left:
+            left, done, failed = self._multi.info_read()
+            self._over.extend((curl, 0, "") for curl in done)
+            self._over.extend(failed)
+        # A sink may raise: what else is over stays here for the next poll.
+        while self._over:
+            self._conclude(*self._over.popleft())
+
+    def _conclude(self, curl: pycurl.Curl, code: int, message: str) -> None:
+        handle = self._active.pop(curl)
+        transfer, host = handle.transfer, handle.host
+        assert transfer is not None
+        step = Step.ENDED
+        try:
+            step = transfer.finish(handle.conclude(code, message))
+        finally:
+            self._multi.remove_handle(curl)
+            self._idle.append(handle)
+            self._schedule.release(host)
+            self._in_flight -= step is Step.ENDED
+        now = self._clock()
+        if transfer.trouble is not None:
+            self._park(host, transfer.trouble, now)
+        if step is Step.FOLLOW:
+            self._schedule.add(transfer.url.host, transfer, first=True)
+        elif step is Step.RETRY:
+            delay = backoff(transfer.tried, self._options, self._rng)
+            transfer.again()
+            self._schedule.add_later(transfer.url.host, transfer, now + delay)
+
+    def _park(self, host: str, trouble: Trouble, now: float) -> None:
+        seconds = park(trouble, self._options)
+        if seconds:
+            self._schedule.park(host, now + seconds)

@@ -1,0 +1,147 @@
+"""Reading the header fields that a download depends on. Pure; what cannot be read counts as not sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from urllib.parse import unquote_to_bytes
+
+__all__ = [
+    "Answer",
+    "ContentRange",
+    "content_range",
+    "is_strong",
+    "length",
+    "media_type",
+    "parse_head",
+    "retry_after",
+    "suggested_name",
+]
+
+FIELD = re.compile(
+    r"^(content-disposition|content-length|content-md5|content-range|content-type|digest|etag|last-modified"
+    r"|location|repr-digest|retry-after|transfer-encoding):[ \t]*(.*?)[ \t]*\r?$",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""The fields that matter here; reading the others would cost a small file more than its digest."""
+RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
+STRONG_ETAG = re.compile(r'"[^"]*"')
+PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The head of an HTTP answer."""
+
+    status: int
+    phrase: str
+    fields: dict[str, str]
+    """Those that `FIELD` reads, by name in lower case; one sent several times is joined by commas."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRange:
+    """Which bytes of the whole a 206 brings: from `start` to `end`, both included."""
+
+    start: int
+    end: int
+    total: int | None
+
+
+def parse_head(lines: Sequence[bytes]) -> Answer:
+    """The last head in `lines`, raw lines as they came: interim answers and a proxy's may stand before it."""
+    text = b"".join(lines).decode("latin-1")
+    head = text[text.rfind("\nHTTP/") + 1 :]
+    _, _, status = head.partition("\n")[0].strip().partition(" ")
+    code, _, phrase = status.partition(" ")
+    fields: dict[str, str] = {}
+    for found, value in FIELD.findall(head):
+        name = found.lower()
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    return Answer(int(code) if code.isdecimal() else 0, phrase, fields)
+
+
+def length(answer: Answer) -> int | None:
+    """The body's announced length in bytes; None where a transfer coding makes it void (RFC 9112, 6.3)."""
+    value = answer.fields.get("content-length", "")
+    if "transfer-encoding" in answer.fields or not re.fullmatch(r"[0-9]{1,19}", value):
+        return None
+    return int(value)
+
+
+def media_type(value: str | None) -> str | None:
+    """``image/png`` of ``Image/PNG; charset=x``."""
+    kind = (value or "").partition(";")[0].strip().lower()
+    return kind or None
+
+
+def is_strong(etag: str | None) -> bool:
+    """True if equal tags promise equal bytes (RFC 9110, 8.8.1)."""
+    return etag is not None and STRONG_ETAG.fullmatch(etag) is not None
+
+
+def content_range(value: str | None) -> ContentRange | None:
+    match = RANGE.fullmatch((value or "").strip())
+    if match is None:
+        return None
+    start, end = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    if end < start or (total is not None and end >= total):
+        return None
+    return ContentRange(start, end, total)
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait, from either form of Retry-After; `now` in seconds since the epoch."""
+    if value is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, when.timestamp() - now)
+
+
+def suggested_name(value: str | None) -> str | None:
+    """The file name of a Content-Disposition field, ``filename*`` before ``filename`` (RFC 6266, 4.3).
+
+    Decoded, not made safe. Plain names are read as UTF-8 if they are, else as ISO 8859-1, as browsers do.
+    """
+    if value is None:
+        return None
+    found: dict[str, str] = {}
+    for name, text in _parameters(value):
+        found.setdefault(name, text)
+    extended = _extended(found.get("filename*", ""))
+    if extended:
+        return extended
+    plain = found.get("filename", "")
+    try:
+        return plain.encode("latin-1").decode("utf-8") or None
+    except UnicodeError:
+        return plain or None
+
+
+def _parameters(value: str) -> Iterator[tuple[str, str]]:
+    for match in PARAMETER.finditer(";" + value.partition(";")[2]):
+        name, quoted, token = match.groups()
+        yield name.lower(), token.strip() if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+
+
+def _extended(value: str) -> str | None:
+    """A value as ``UTF-8''na%C3%AFve.png`` (RFC 8187); None if it is none or cannot be decoded."""
+    charset, _, rest = value.partition("'")
+    _, quote, text = rest.partition("'")
+    if not quote or charset.lower() not in ("utf-8", "iso-8859-1"):
+        return None
+    try:
+        return unquote_to_bytes(text).decode(charset)
+    except UnicodeError:
+        return None

@@ -1,0 +1,108 @@
+"""Every setting of a fetcher, with its unit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nearfar import __version__
+
+__all__ = ["FetchOptions"]
+
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+OURS = frozenset(
+    {"accept-encoding", "connection", "content-length", "if-range", "range", "te", "transfer-encoding"}
+)
+"""Fields that decide which bytes come; a user's value would break resumption or the length check."""
+MOST_CONNECTIONS = 500
+"""`select` knows 1,024 descriptors, and an HTTP/1.1 transfer, while it connects, may hold two."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """How to fetch. Raises `ValueError`, with a sentence for the user, on a setting that cannot work."""
+
+    connections: int = 64
+    """Transfers at a time, over all hosts (1 to 500)."""
+    per_host: int = 16
+    """Transfers at a time to one host and port; over HTTP/2 they share one connection."""
+
+    connect_timeout: float = 20.0
+    """Seconds for name, connection and TLS handshake together."""
+    stall_timeout: int = 30
+    """Seconds that a transfer may stay below `stall_speed`; a pause of the sink's does not count."""
+    stall_speed: int = 1
+    """Bytes per second."""
+    total_timeout: float | None = None
+    """Seconds for one request from its start to its last byte, a pause included; None: no limit."""
+
+    tries: int = 5
+    """Attempts per URL before it failed; redirects do not count."""
+    backoff: float = 0.5
+    """Seconds: the longest wait before the second attempt; doubled for each further one."""
+    backoff_cap: float = 60.0
+    """Seconds: the longest wait before any attempt."""
+    retry_after_cap: float = 300.0
+    """Seconds: the longest that a server's Retry-After parks its host."""
+    redirects: int = 10
+    """Redirects followed per attempt."""
+
+    max_size: int | None = None
+    """Bytes a file may have; None: no limit."""
+    expect: tuple[str, ...] = ()
+    """Patterns such as ``image/*`` of which the media type must match one; empty: any type."""
+    rate: int | None = None
+    """Bytes per second over all transfers; None: no limit."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    """Fields sent with every request. After a redirect to another origin only the harmless ones still go."""
+    user_agent: str = f"nearfar/{__version__}"
+    http: Literal["auto", "1.1", "h2c"] = "auto"
+    """``auto``: HTTP/2 where TLS negotiates it, else 1.1; ``h2c``: HTTP/2 at once, also without TLS."""
+    ca_file: Path | None = None
+    """PEM file of the authorities to trust; None: the system's."""
+    insecure: bool = False
+    """Accept any certificate, of any host."""
+    buffer_size: int = 512 * 1024
+    """Bytes that one `Sink.chunk` brings at most."""
+
+    def __post_init__(self) -> None:
+        _within("connections", self.connections, 1, MOST_CONNECTIONS)
+        for name in ("per_host", "stall_timeout", "stall_speed", "tries"):
+            _within(name, getattr(self, name), 1)
+        _within("redirects", self.redirects, 0)
+        _within("buffer_size", self.buffer_size, 1024, 10 * 1024 * 1024)
+        for name in ("connect_timeout", "backoff", "backoff_cap"):
+            _positive(name, getattr(self, name))
+        for name in ("total_timeout", "rate"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        if self.max_size is not None:
+            _within("max_size", self.max_size, 0)
+        if self.retry_after_cap < 0:
+            raise ValueError("retry_after_cap must not be negative")
+        if self.http not in ("auto", "1.1", "h2c"):
+            raise ValueError("http must be auto, 1.1 or h2c")
+        for field, value in (*self.headers, ("User-Agent", self.user_agent)):
+            _check_field(field, value)
+
+
+def _within(name: str, value: int, least: int, most: int | None = None) -> None:
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be {least} or more" + (f", up to {most}" if most else ""))
+
+
+def _positive(name: str, value: float) -> None:
+    if value <= 0:
+        raise ValueError(f"{name} must be more than 0")
+
+
+def _check_field(name: str, value: str) -> None:
+    if not TOKEN.fullmatch(name):
+        raise ValueError("a header needs a name of letters, digits and -, as in 'Name: value'")
+    if name.lower() in OURS:
+        raise ValueError(f"header {name} is set by the fetcher itself")
+    if any(c != "\t" and (not " " <= c <= "\xff" or c == "\x7f") for c in value):
+        raise ValueError(f"header {name}: the value holds characters that no header may have")

@@ -1,0 +1,105 @@
+"""Which transfer starts next: limits in total and per host, parked hosts, waits before a retry."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Generic, TypeVar
+
+__all__ = ["Schedule"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Host(Generic[T]):
+    waiting: deque[T] = field(default_factory=deque)
+    active: int = 0
+    parked_until: float = 0.0
+    offered: bool = False
+    """It stands in the row of hosts that may have something to start."""
+
+
+class Schedule(Generic[T]):
+    """Items by host; pure, with the time as an argument (seconds of any one clock that starts above 0).
+
+    Hosts take turns, so that one with a long row does not hold up the others; each call costs the same
+    however many items and hosts wait.
+    """
+
+    def __init__(self, total: int, per_host: int) -> None:
+        self._total = total
+        self._per_host = per_host
+        self._active = 0
+        self._hosts: dict[str, _Host[T]] = {}
+        self._row: deque[str] = deque()
+        self._later: list[tuple[float, int, str, T | None]] = []
+        self._order = count()
+
+    def add(self, host: str, item: T, *, first: bool = False) -> None:
+        """Let `item` wait for a place; with `first`, before the host's others."""
+        entry = self._hosts.setdefault(host, _Host())
+        if first:
+            entry.waiting.appendleft(item)
+        else:
+            entry.waiting.append(item)
+        self._settle(host, entry)
+
+    def add_later(self, host: str, item: T, when: float) -> None:
+        """`add` at the time `when`."""
+        heapq.heappush(self._later, (when, next(self._order), host, item))
+
+    def park(self, host: str, until: float) -> None:
+        """Start nothing at `host` before the time `until`, or a later one it is already parked for."""
+        entry = self._hosts.setdefault(host, _Host())
+        if until > entry.parked_until:
+            entry.parked_until = until
+            heapq.heappush(self._later, (until, next(self._order), host, None))
+
+    def take(self, now: float) -> tuple[str, T] | None:
+        """The next item that may start, with its host, or None; `release` the host when it ended."""
+        self._wake(now)
+        while self._row and self._active < self._total:
+            host = self._row.popleft()
+            entry = self._hosts[host]
+            entry.offered = False
+            if entry.waiting and entry.active < self._per_host and entry.parked_until <= now:
+                item = entry.waiting.popleft()
+                entry.active += 1
+                self._active += 1
+                self._settle(host, entry)
+                return host, item
+        return None
+
+    def release(self, host: str) -> None:
+        """An item of `host` no longer occupies its place."""
+        entry = self._hosts[host]
+        entry.active -= 1
+        self._active -= 1
+        self._settle(host, entry)
+
+    def deadline(self) -> float | None:
+        """When time alone may let something start; None if it never will."""
+        return self._later[0][0] if self._later else None
+
+    def _wake(self, now: float) -> None:
+        while self._later and self._later[0][0] <= now:
+            _, _, host, item = heapq.heappop(self._later)
+            if item is not None:
+                self.add(host, item, first=True)
+                continue
+            entry = self._hosts[host]
+            if entry.parked_until <= now:
+                entry.parked_until = 0.0
+                self._settle(host, entry)
+
+    def _settle(self, host: str, entry: _Host[T]) -> None:
+        """Put a host with something waiting in the row; forget an idle one, for there may be millions."""
+        if entry.waiting:
+            if not entry.offered:
+                entry.offered = True
+                self._row.append(host)
+        elif not entry.active and not entry.parked_until:
+            del self._hosts[host]

@@ -1,0 +1,66 @@
+"""What went wrong with one attempt, in our own words: libcurl's codes and HTTP's statuses by reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nearfar.download.model import Failure, Reason
+from nearfar.download.urls import one_line
+
+__all__ = ["Trouble", "from_curl", "from_status"]
+
+TRANSIENT_STATUS = frozenset({408, 425, 429})
+
+# libcurl's error codes, by the numbers its ABI promises not to change (libcurl-errors(3)).
+OPERATION_TIMEDOUT = 28
+PARTIAL_FILE = 18
+PEER_FAILED_VERIFICATION = 60
+DNS = frozenset({5, 6})  # proxy, host
+CONNECT = frozenset({7, 45, 97})  # host, local interface, proxy handshake
+TLS_BROKEN_OFF = frozenset({35, 80})  # perhaps only the connection
+TLS_REFUSED = frozenset({53, 54, 58, 59, 60, 64, 66, 77, 82, 83, 90, 91, 98})
+CUT = frozenset({16, 18, 52, 55, 56, 92})  # HTTP/2, partial, nothing, send, receive, HTTP/2 stream
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why one attempt failed, and whether another may do better."""
+
+    reason: Reason
+    detail: str
+    transient: bool = False
+    """A later attempt may succeed."""
+    retry_after: float | None = None
+    """Seconds for which the host asked to be left alone."""
+
+    def failure(self) -> Failure:
+        return Failure(self.reason, one_line(self.detail))
+
+
+def from_curl(code: int, message: str, answered: bool) -> Trouble:
+    """The trouble behind libcurl's error `code`; `answered`: a head had come, so a body was cut off."""
+    detail = message or f"libcurl error {code}"
+    if code in DNS:
+        return Trouble(Reason.DNS, detail, transient=True)
+    if code == OPERATION_TIMEDOUT:
+        return Trouble(Reason.TIMEOUT, detail, transient=True)
+    if code in CONNECT:
+        return Trouble(Reason.CONNECT, detail, transient=True)
+    if code in TLS_BROKEN_OFF:
+        return Trouble(Reason.TLS, detail, transient=True)
+    if code in TLS_REFUSED:
+        return Trouble(Reason.TLS, detail)
+    if code in CUT:
+        cut = answered or code == PARTIAL_FILE
+        return Trouble(Reason.TRUNCATED if cut else Reason.CONNECT, detail, transient=True)
+    return Trouble(Reason.REFUSED, detail)
+
+
+def from_status(status: int, phrase: str, retry_after: float | None) -> Trouble:
+    """The trouble behind an answer that carries no file."""
+    detail = one_line(f"HTTP {status} {phrase}", 100)
+    if 400 <= status < 500:
+        return Trouble(Reason.HTTP_4XX, detail, status in TRANSIENT_STATUS, retry_after)
+    if 500 <= status < 600:
+        return Trouble(Reason.HTTP_5XX, detail, True, retry_after)
+    return Trouble(Reason.REFUSED, f"{detail}: an answer without a file")

@@ -1,0 +1,170 @@
+"""Fetching files that come as they should, and refusing answers that are none."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+
+from nearfar.download.model import Checksum, Failure, Job, Reason
+from tests.download.fetch.conftest import MakeFetcher
+from tests.support.routes import content, endless, raw, status
+from tests.support.sinks import fetch_all
+from tests.support.web import Web
+
+BODY = bytes(range(256)) * 500
+
+
+def test_a_file_comes_whole_with_its_head(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = content(
+        BODY,
+        content_type="Image/PNG; x=y",
+        etag='"1"',
+        last_modified="Sun, 06 Nov 1994 08:49:37 GMT",
+        content_disposition="attachment; filename=\"x.png\"; filename*=UTF-8''%C3%A4.png",
+    )
+    (sink,) = fetch_all(fetcher(), web.url("/a?q=1#top"))
+    assert bytes(sink.data) == BODY
+    assert sink.calls == ["begin", "chunk", "done"]
+    assert sink.body is not None and sink.head is not None
+    assert (sink.body.size, sink.body.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
+    assert sink.body.attempts == 1
+    assert (sink.head.url, sink.head.status) == (web.url("/a?q=1"), 200)
+    assert (sink.head.type, sink.head.length, sink.head.etag) == ("image/png", len(BODY), '"1"')
+    assert (sink.head.modified, sink.head.suggested) == ("Sun, 06 Nov 1994 08:49:37 GMT", "ä.png")
+
+
+def test_an_empty_file_is_a_file(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/empty"] = content(b"")
+    (sink,) = fetch_all(fetcher(), web.url("/empty"))
+    assert sink.calls == ["begin", "done"]
+    assert sink.body is not None and sink.body.sha256 == hashlib.sha256().hexdigest()
+
+
+def test_many_files_come_over_few_connections(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["*"] = content(BODY[:20000])
+    sinks = fetch_all(fetcher(per_host=4), *(web.url(f"/{n}") for n in range(200)))
+    assert all(bytes(sink.data) == BODY[:20000] for sink in sinks)
+    assert web.connections <= 4
+    assert web.most_at_once <= 4
+
+
+def test_a_body_in_chunked_coding_comes_decoded(web: Web, fetcher: MakeFetcher) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    web.routes["/chunked"] = raw(head + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    (sink,) = fetch_all(fetcher(), web.url("/chunked"))
+    assert bytes(sink.data) == b"abcde"
+    assert sink.head is not None and sink.head.length is None
+
+
+def test_a_content_coding_is_neither_asked_for_nor_undone(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/coded"] = content(b"not really gzip", content_encoding="gzip")
+    (sink,) = fetch_all(fetcher(), web.url("/coded"))
+    assert bytes(sink.data) == b"not really gzip"
+    assert "accept-encoding" not in web.requests("/coded")[0].fields
+
+
+def test_fields_of_the_user_are_sent(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = content(b"x")
+    headers = (("X-Key", "secret"), ("X-Empty", ""), ("Accept", "image/*"))
+    fetch_all(fetcher(headers=headers, user_agent="me/1"), web.url("/a"))
+    fields = web.requests("/a")[0].fields
+    assert fields["user-agent"] == "me/1"
+    assert (fields["x-key"], fields["x-empty"], fields["accept"]) == ("secret", "", "image/*")
+
+
+def test_userinfo_becomes_basic_authentication_and_stays_out_of_the_head(
+    web: Web, fetcher: MakeFetcher
+) -> None:
+    web.routes["/a"] = content(b"x")
+    url = web.url("/a").replace("//", "//an%40n:s%3Acret@")
+    (sink,) = fetch_all(fetcher(), url)
+    expected = base64.b64encode(b"an@n:s:cret").decode()
+    assert web.requests("/a")[0].fields["authorization"] == f"Basic {expected}"
+    assert sink.head is not None and sink.head.url == web.url("/a")
+
+
+@pytest.mark.parametrize("code", [201, 204, 205, 206, 300, 304, 305, 399])
+def test_an_answer_that_carries_no_file_is_refused(web: Web, fetcher: MakeFetcher, code: int) -> None:
+    web.routes["/a"] = status(code)
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert sink.calls == ["failed"]
+    assert sink.failure == Failure(Reason.REFUSED, f"HTTP {code} Said So: an answer without a file")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fits"), [("image/png", True), ("IMAGE/Gif;q=1", True), ("text/html", False), (None, False)]
+)
+def test_another_type_than_expected_is_refused(
+    web: Web, fetcher: MakeFetcher, kind: str | None, fits: bool
+) -> None:
+    web.routes["/a"] = content(b"x", **({"content_type": kind} if kind else {}))
+    (sink,) = fetch_all(fetcher(expect=("image/*",)), web.url("/a"))
+    assert sink.calls == (["begin", "chunk", "done"] if fits else ["failed"])
+    assert fits or (sink.failure is not None and sink.failure.reason is Reason.REFUSED)
+
+
+def test_a_refused_type_is_not_read_to_its_end(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = endless(content_type="text/html")
+    (sink,) = fetch_all(fetcher(expect=("image/*",)), web.url("/a"))
+    assert sink.failure is not None and sink.failure.reason is Reason.REFUSED
+
+
+@pytest.mark.parametrize("size", [100, 101])
+def test_an_announced_length_over_the_limit_is_too_large(web: Web, fetcher: MakeFetcher, size: int) -> None:
+    web.routes["/a"] = content(bytes(size))
+    (sink,) = fetch_all(fetcher(max_size=100), web.url("/a"))
+    assert sink.calls == (["begin", "chunk", "done"] if size == 100 else ["failed"])
+    assert size == 100 or (sink.failure is not None and sink.failure.reason is Reason.TOO_LARGE)
+
+
+def test_an_endless_body_is_too_large_while_it_is_counted(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = endless()
+    (sink,) = fetch_all(fetcher(max_size=300_000), web.url("/a"))
+    assert sink.failure is not None and sink.failure.reason is Reason.TOO_LARGE
+    assert len(sink.data) <= 300_000
+
+
+SHA256 = base64.b64encode(hashlib.sha256(BODY).digest()).decode()
+MD5 = base64.b64encode(hashlib.md5(BODY, usedforsecurity=False).digest()).decode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"digest": f"SHA-256={SHA256},unixsum=30637"},
+        {"repr_digest": f"sha-256=:{SHA256}:, future=:AAAA:"},
+        {"content_md5": MD5},
+    ],
+)
+def test_digests_that_were_sent_are_checked(
+    web: Web, fetcher: MakeFetcher, fields: dict[str, str]
+) -> None:
+    web.routes["/right"] = content(BODY, **fields)
+    web.routes["/wrong"] = content(b"!" + BODY[1:], **fields)
+    right, wrong = fetch_all(fetcher(), web.url("/right"), web.url("/wrong"))
+    assert right.calls[-1] == "done"
+    assert wrong.failure is not None and wrong.failure.reason is Reason.CHECKSUM
+    assert len(web.requests("/wrong")) == 1
+
+
+def test_the_checksum_of_the_job_is_checked(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = content(BODY)
+    digest = hashlib.sha512(BODY).hexdigest()
+    right, wrong, unknown = fetch_all(
+        fetcher(),
+        Job(web.url("/a"), checksum=Checksum("sha512", digest.upper())),
+        Job(web.url("/a"), checksum=Checksum("sha512", digest[:-1] + "g")),
+        Job(web.url("/a"), checksum=Checksum("crc77", "00")),
+    )
+    assert right.calls[-1] == "done"
+    assert wrong.failure is not None and wrong.failure.reason is Reason.CHECKSUM
+    assert unknown.failure == Failure(Reason.REFUSED, "unknown checksum algorithm crc77")
+
+
+@pytest.mark.parametrize("url", ["ftp://h/x", "file:///etc/passwd", "http:///x", "nonsense", "http://h\r\nX: y/"])
+def test_what_cannot_be_fetched_is_refused_without_a_call_inside_add(fetcher: MakeFetcher, url: str) -> None:
+    (sink,) = fetch_all(fetcher(), url)
+    assert sink.calls == ["failed"]
+    assert sink.failure is not None and sink.failure.reason is Reason.REFUSED

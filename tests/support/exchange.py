@@ -1,0 +1,41 @@
+"""One request and its answer, as the test server's routes see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+Handler = Callable[["Request", "Reply"], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked."""
+
+    path: str
+    """With the query, as sent; the whole URL where the client takes us for a proxy."""
+    fields: Mapping[str, str]
+    """By name in lower case."""
+    connection: int
+    """The number of the connection that it came on, from 1."""
+    version: str
+
+
+class Reply(Protocol):
+    """The way back to the client. `raw`, `reset` and `drop` exist over HTTP/1.1 only."""
+
+    def head(self, status: int, fields: Mapping[str, str]) -> None: ...
+    def data(self, data: bytes) -> None: ...
+    def end(self) -> None:
+        """The answer is complete."""
+
+    def raw(self, data: bytes) -> None: ...
+    def drop(self) -> None:
+        """Close the connection in an orderly way."""
+
+    def reset(self) -> None:
+        """Break the connection off, so that the client's reads fail."""
+
+    def stall(self) -> None:
+        """Say nothing more until the client has gone or the server closes."""

@@ -1,0 +1,29 @@
+"""A throw-away authority and a certificate of its for the loopback names."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What a server and its clients need to speak TLS with each other."""
+
+    server: ssl.SSLContext
+    ca_file: Path
+
+    @classmethod
+    def make(cls, folder: Path, *alpn: str) -> Tls:
+        """A certificate for localhost and 127.0.0.1; `alpn` as offered by the server, such as ``h2``."""
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        ca_file = folder / "authority.pem"
+        authority.cert_pem.write_to_path(str(ca_file))
+        return cls(context, ca_file)
