@@ -1,0 +1,125 @@
+"""Queues between the processes of one machine: thin skins over `multiprocessing`'s own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from multiprocessing import queues
+from multiprocessing.context import BaseContext
+from multiprocessing.synchronize import Semaphore
+from typing import Any
+
+from nearfar.errors import Empty, Full, ShutDown
+from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
+from nearfar.queues.deadlines import deadline_of
+from nearfar.queues.parcels import NearDelivery, Parcel, pickled
+from nearfar.queues.piped import DROPPED, SHUT, PipedQueue
+
+__all__ = ["NearJoinableQueue", "NearQueue"]
+
+
+class NearQueue(PipedQueue, BaseQueue):
+    """`multiprocessing.Queue` with `BaseQueue`'s additions. Children inherit it; nobody can connect to it.
+
+    `maxsize` counts items (0 or less: no bound). `ctx` is a context of `multiprocessing` (None: the default
+    one), the one that starts the processes.
+
+    An item is pickled in `put`: one that cannot be raises there, where the standard prints a traceback and
+    loses it, and a change made to an item after `put` does not travel.
+
+    Not promised, as by the standard: an item that a killed consumer held is gone; a consumer killed inside
+    `get` may stall all others for ever, because it held the reader lock; and a producer killed before its
+    feeder thread had sent everything leaves items counted that never arrive, for which takers wait even
+    after `shutdown`. `qsize`, and with it the end, needs a semaphore that tells its value: not on macOS.
+    """
+
+    def __init__(self, maxsize: int = 0, *, ctx: BaseContext | None = None) -> None:
+        super().__init__(maxsize, ctx)
+
+    def __repr__(self) -> str:
+        bound = f" of {self._maxsize}" if self._bounded else ""
+        return f"<{type(self).__name__} {self.qsize()}{bound} items{self._state()}>"
+
+    def _state(self) -> str:
+        return (", shut down" if self._stage.get_value() else "") + (", closed" if self._closed else "")
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        self._check_open()
+        message = pickled(item)
+        self._claim(block, deadline_of(block, timeout))
+        self._feed(message)
+
+    def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+        """As `BaseQueue.put_many`. Each item costs what a `put` costs: its own slot, its own message."""
+        self._check_open()
+        messages = [pickled(item) for item in items]
+        deadline = deadline_of(block, timeout)
+        for done, message in enumerate(messages):
+            try:
+                self._claim(block, deadline)
+            except Full:
+                raise Full(done) from None
+            self._feed(message)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        return Parcel.open(self._take(deadline_of(block, timeout))).item
+
+    def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
+        """As `BaseQueue.get_many`. Each item costs what a `get` costs. `ValueError` if `most` is below 1."""
+        if most < 1:
+            raise ValueError(f"most must be at least 1, not {most}")
+        items = [self.get(block, timeout)]
+        with suppress(Empty, ShutDown):
+            while len(items) < most:
+                message = self._take(0.0)
+                try:
+                    items.append(Parcel.open(message).item)
+                except Exception:
+                    # Those in hand must not be lost with it: it will raise by itself, in a later call.
+                    self._give_back(message)
+                    break
+        return items
+
+    def receive(self, block: bool = True, timeout: float | None = None) -> Delivery:
+        """As `BaseQueue.receive`. Until the ack nobody else knows of the item."""
+        parcel = Parcel.open(self._take(deadline_of(block, timeout)))
+        return NearDelivery(parcel, self._settle, self._give_back)
+
+    def empty(self) -> bool:
+        """As `BaseQueue.empty`. What a feeder thread has to send counts, though no `get` sees it yet."""
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        return self._sem.get_value() == 0
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """As `BaseQueue.shutdown`. With `immediate` it waits for what feeder threads have still to send.
+
+        Raises `ValueError` after `close`.
+        """
+        self._check_open()
+        self._end(DROPPED if immediate else SHUT)
+        if immediate:
+            self._drop_waiting()
+
+    def promises(self) -> Promises:
+        return Promises(transport="near")
+
+
+class NearJoinableQueue(NearQueue, queues.JoinableQueue, BaseJoinableQueue):  # type: ignore[type-arg,misc]
+    """`multiprocessing.JoinableQueue` with `BaseQueue`'s additions.
+
+    As by the standard, `task_done` counts over all processes and does not ask who took the item.
+    """
+
+    _unfinished_tasks: Semaphore
+
+    def _state(self) -> str:
+        return f", {self._unfinished_tasks.get_value()} unfinished{super()._state()}"
+
+    def _claim(self, block: bool, deadline: float | None) -> None:
+        super()._claim(block, deadline)
+        self._unfinished_tasks.release()
+
+    def _settle(self) -> None:
+        self.task_done()

@@ -1,0 +1,79 @@
+"""What travels through a near queue's pipe, and an item in a consumer's hand."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NamedTuple, Self
+
+from nearfar.queues.base import Delivery
+
+__all__ = ["NearDelivery", "Parcel", "pickled"]
+
+
+class _ItemPickler(pickle.Pickler):
+    """`ForkingPickler` without what its constructor costs: half the time of pickling a small item."""
+
+    # The table is a view of both registries, so types registered later are found, too.
+    dispatch_table = ForkingPickler(io.BytesIO()).dispatch_table
+
+
+def pickled(item: Any) -> bytes:
+    """`item` as the standard's queues pickle it. Raises what pickling raises."""
+    buffer = io.BytesIO()
+    _ItemPickler(buffer).dump(item)
+    return buffer.getvalue()
+
+
+class _Again(NamedTuple):
+    """Travels for an item that was given back: its pickle as it was first sent, and which attempt comes."""
+
+    pickled: bytes
+    attempt: int
+
+
+class Parcel(NamedTuple):
+    """An opened message."""
+
+    item: Any
+    attempt: int
+    pickled: bytes
+
+    @classmethod
+    def open(cls, message: bytes) -> Self:
+        """Read `message`. Raises what unpickling its item raises."""
+        item = pickle.loads(message)
+        if type(item) is _Again:
+            return cls(pickle.loads(item.pickled), item.attempt, item.pickled)
+        return cls(item, 1, message)
+
+    def again(self) -> bytes:
+        """The message for the next attempt. The item is not pickled anew, so this cannot fail."""
+        return pickled(_Again(self.pickled, self.attempt + 1))
+
+
+class NearDelivery(Delivery):
+    """An item of a near queue in hand: the queue's `settle` or `give_back` is called once, or neither."""
+
+    def __init__(
+        self, parcel: Parcel, settle: Callable[[], None], give_back: Callable[[bytes], None]
+    ) -> None:
+        self.item = parcel.item
+        self.attempt = parcel.attempt
+        self._settle = settle
+        self._give_back = give_back
+        self._parcel: Parcel | None = parcel
+
+    def ack(self) -> None:
+        if self._let_go():
+            self._settle()
+
+    def nack(self) -> None:
+        if parcel := self._let_go():
+            self._give_back(parcel.again())
+
+    def _let_go(self) -> Parcel | None:
+        parcel, self._parcel = self._parcel, None
+        return parcel
