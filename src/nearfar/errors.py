@@ -39,7 +39,7 @@ if sys.version_info >= (3, 13):
     ShutDown = queue.ShutDown
 else:
 
-    class ShutDown(Exception):  # noqa: N818 - the standard library's name
+    class ShutDown(Exception):
         """Raised by put and get on a queue that was shut down, as `queue.ShutDown` of Python 3.13."""
 
 

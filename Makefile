@@ -1,0 +1,39 @@
+# From a bare clone, with make and a Python of at least 3.11: everything else goes into .venv.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help demo test clean
+
+VENV := .venv
+BUILT := $(VENV)/.built
+CANDIDATES := $(PYTHON) python3 python3.15 python3.14 python3.13 python3.12 python3.11 python
+
+# Where pyenv rules, only the versions named in PYENV_VERSION answer: name them all, so that tox finds each.
+PYENVS := $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.[0-9]+\.[0-9]+$$' | sort -rV | paste -sd: -)
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile
+	@echo '  tox list	the menu of checks (after make test: $(VENV)/bin/tox list)'
+
+demo: $(BUILT)  ## draw images, serve them, download them near and far, verify; under a minute
+	@$(VENV)/bin/python -m nearfar demo
+
+test: $(BUILT)  ## tests under every Python from 3.11 found here, then lint and types
+	@$(if $(PYENVS),PYENV_VERSION=$(PYENVS)) $(VENV)/bin/tox run
+
+clean:  ## remove what make and tox built
+	@rm -rf $(VENV) .tox dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BUILT): pyproject.toml
+	@for python in $(CANDIDATES); do \
+	    "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	        && found=$$python && break; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo 'make: no Python >= 3.11 with venv found (Debian: apt install python3-venv; else PYTHON=/path/to/python make)' >&2; \
+	    exit 1; \
+	fi; \
+	echo "building $(VENV) with $$($$found --version)"; \
+	"$$found" -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[download,test]' 'tox>=4.20'
+	@touch $@

@@ -1,0 +1,39 @@
+"""Every test leaves nothing behind, keeps its temporary files to itself, and can be repeated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.support.leaks import Belongings, leaks_since
+
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("local", deadline=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder() -> Iterator[None]:
+    """A temporary folder of this run's own, so that a file left in it is known to be ours."""
+    outside = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="nearfar-")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_DEBUG_TEMPROOT", outside)
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(temporary_folder: None) -> Iterator[None]:
+    """Threads, child processes, open files, shared memory and temporary files end with the test."""
+    before = Belongings.now()
+    yield
+    leaks = leaks_since(before)
+    assert not leaks, f"left behind: {'; '.join(leaks)}"

@@ -1,0 +1,63 @@
+"""The command ``nearfar`` finds its programs and hands them the rest of the line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import nearfar
+from nearfar.__main__ import PROGRAMS, main
+
+HELPERS = {"common", "progress", "bars"}
+
+
+def test_help_names_every_program_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:-2]] == list(PROGRAMS)
+
+
+def test_every_module_of_programs_is_a_program_or_a_helper() -> None:
+    folder = Path(nearfar.__file__).parent / "programs"
+    assert {path.stem for path in folder.glob("[!_]*.py")} <= PROGRAMS.keys() | HELPERS
+
+
+def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"nearfar {nearfar.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"), [([], "no program named"), (["cosnumer"], "no program 'cosnumer'")]
+)
+def test_an_unknown_program_is_a_short_error(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_program_gets_the_rest_of_the_line_and_gives_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[str] = []
+
+    def run(argv: Sequence[str] | None = None) -> int:
+        got.extend(argv or ())
+        return 3
+
+    program = ModuleType("nearfar.programs.producer")
+    monkeypatch.setattr(program, "main", run, raising=False)
+    monkeypatch.setitem(sys.modules, program.__name__, program)
+    assert main(["producer", "--queue", "tcp://storage:5555", "--help"]) == 3
+    assert got == ["--queue", "tcp://storage:5555", "--help"]
+
+
+def test_python_m_nearfar_is_the_command() -> None:
+    run = subprocess.run([sys.executable, "-m", "nearfar", "-V"], capture_output=True, text=True, check=True)
+    assert run.stdout == f"nearfar {nearfar.__version__}\n"

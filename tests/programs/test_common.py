@@ -1,0 +1,100 @@
+"""What every program shares: its messages and its way to stop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, announce, set_up_logging
+
+
+@pytest.fixture(autouse=True)
+def own_root_logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    root = logging.getLogger()
+    level = root.level
+    monkeypatch.setattr(root, "handlers", [])
+    yield
+    root.setLevel(level)
+
+
+def set_up(*argv: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_logging_options(parser)
+    set_up_logging(parser.parse_args(argv))
+
+
+def test_text_is_the_message_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up()
+    logging.getLogger("nearfar.queue").info("hosting at %s", "tcp://127.0.0.1:5555")
+    logging.getLogger("nearfar.queue").debug("a credit of 5")
+    assert capsys.readouterr().err == "hosting at tcp://127.0.0.1:5555\n"
+
+
+def test_quiet_lets_only_warnings_and_errors_through(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up("--quiet")
+    logging.getLogger("nearfar").info("saved 1.png")
+    logging.getLogger("nearfar").warning("the disk is nearly full")
+    assert capsys.readouterr().err == "the disk is nearly full\n"
+
+
+def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up("--log-format", "json")
+    logging.getLogger("nearfar.queue").info("two\nlines", extra={"event": "saved", "fields": {"size": 5}})
+    said = json.loads(capsys.readouterr().err)
+    assert datetime.fromisoformat(said.pop("time")).utcoffset() is not None
+    assert said == {"level": "info", "event": "saved", "message": "two\nlines", "size": 5}
+
+
+def test_json_carries_a_traceback_and_names_the_logger(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up("--log-format", "json", "-v")
+    try:
+        raise ValueError("five")
+    except ValueError:
+        logging.getLogger("nearfar.queue").debug("no", exc_info=True)
+    said = json.loads(capsys.readouterr().err)
+    assert said["event"] == "nearfar.queue"
+    assert said["traceback"].endswith("ValueError: five")
+
+
+def test_quiet_and_verbose_exclude_each_other() -> None:
+    with pytest.raises(SystemExit) as left:
+        set_up("--quiet", "--verbose")
+    assert left.value.code == Exit.USAGE
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_announcement_keeps_the_format(log_format: str, capfd: pytest.CaptureFixture[str]) -> None:
+    set_up("--log-format", log_format)
+    announce("stopping", "stopping")
+    said = capfd.readouterr().err
+    assert said == "stopping\n" if log_format == "text" else json.loads(said)["event"] == "stopping"
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_asks_and_the_second_leaves(
+    signum: signal.Signals, code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    woken: list[str] = []
+    left: list[int] = []
+    with StopRequest(lambda: woken.append("once"), leave=left.append) as stop:
+        assert (stop.requested, stop.exit_code) == (False, Exit.OK)
+        os.kill(os.getpid(), signum)
+        assert (stop.requested, stop.exit_code) == (True, code)
+        assert (woken, left) == (["once"], [])
+        assert "leave at once" in capfd.readouterr().err
+        os.kill(os.getpid(), signum)
+        assert (woken, left) == (["once"], [code])
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(signum) for signum in StopRequest.SIGNALS]
+    with StopRequest():
+        assert [signal.getsignal(signum) for signum in StopRequest.SIGNALS] != before
+    assert [signal.getsignal(signum) for signum in StopRequest.SIGNALS] == before

@@ -1,0 +1,57 @@
+"""The house keeps its own rules; and the reader of the rules sees a breach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import nearfar
+from tests.support.house import LONGEST, complaints, modules
+
+HOUSE = dict.fromkeys(("nearfar", "errors", "net", "net.codec", "queues", "queues.base", "download"), "")
+
+
+def test_the_house_keeps_its_rules() -> None:
+    root = Path(nearfar.__file__).parent
+    assert complaints(modules(root)) == []
+
+
+def test_a_house_without_imports_has_nothing_to_complain_of() -> None:
+    assert complaints(HOUSE) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "complaint"),
+    [
+        ("net.codec", "from nearfar.queues import base", "net.codec imports queues.base, from a layer above"),
+        ("queues.base", "def f():\n    import nearfar.download", "imports download, from a layer above"),
+        ("net", "from nearfar import Queue", "net imports nearfar, from a layer above"),
+        ("queues.base", "import pickle", "queues.base imports pickle"),
+        ("download", "import zmq.auth", "download imports zmq"),
+        ("download.fetch.many", "from pycurl import Curl", "download.fetch.many imports pycurl"),
+        ("queues.host.ledger", "from time import monotonic", "queues.host.ledger decides and must not act"),
+        ("net.codec", "from . import line", "net.codec imports ..line relatively"),
+        ("attic.box", "", "attic.box stands in no layer"),
+        ("errors", "\n" * (LONGEST + 1), "errors has 301 lines, more than 300"),
+    ],
+)
+def test_a_breach_is_named(name: str, source: str, complaint: str) -> None:
+    found = complaints(HOUSE | {name: source})
+    assert len(found) == 1
+    assert complaint in found[0]
+
+
+def test_a_ring_of_imports_is_named() -> None:
+    ring = {"net.a": "import nearfar.net.b", "net.b": "from nearfar.net.a import x"}
+    assert complaints(HOUSE | ring) == ["net.a -> net.b -> net.a is a ring of imports"]
+
+
+def test_what_a_layer_may_do_is_no_breach() -> None:
+    allowed = {
+        "net.codec": "import pickle\nfrom nearfar.errors import ItemError",
+        "download.fetch.curl": "import pycurl\nfrom nearfar import Queue",
+        "queues.host.loop": "import time, zmq",
+        "__main__": "from nearfar import __version__",
+    }
+    assert complaints(HOUSE | allowed) == []
