@@ -1,4 +1,4 @@
-"""Where fetched bytes leave for the consumers: small files many to a message, large ones each on its own stream."""
+"""Where fetched bytes leave: small files many to a message, large ones each on a stream of its own."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from nearfar.download.account import Ended
 from nearfar.download.courier import Outbound
+from nearfar.download.desk import Desk
 from nearfar.download.dock import Dock
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Ending, Failure, Job, Reason, Saved
+from nearfar.download.model import Ending, Failure, Reason, Saved
 from nearfar.download.offers import Offers
 from nearfar.download.passage import Passage
 from nearfar.download.post import Post
@@ -36,28 +36,11 @@ LONGEST_WAIT = 1.0
 log = logging.getLogger(__name__)
 
 
-class Desk(Protocol):
-    """Where a producer takes its jobs, and says how each one ended. One thread uses it."""
-
-    on_event: Callable[[], None]
-    """Called, from any thread, when there may be jobs again, or no more."""
-
-    def take(self, most: int) -> Sequence[tuple[int, Job]]:
-        """Up to `most` jobs with their numbers: those that are there. Never waits."""
-
-    @property
-    def exhausted(self) -> bool:
-        """True if `take` will never give another job."""
-
-    def end(self, number: int, ended: Ended) -> None:
-        """Say how a job that was taken ended."""
-
-    def turn(self) -> None:
-        """Called once in each turn of the loop, for whatever is done in batches."""
-
-
 class Producer:
-    """Drives one fetcher, in one thread. Neither closes the fetcher nor the outbound."""
+    """Drives one fetcher, in one thread. Closes neither the fetcher nor the outbound.
+
+    `jobs` transfers run at a time; about `ahead` jobs are taken before their time, to ask stores about.
+    """
 
     def __init__(
         self,
@@ -66,11 +49,13 @@ class Producer:
         outbound: Outbound,
         *,
         jobs: int = 16,
+        ahead: int = BATCH,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._desk = desk
         self._fetcher = fetcher
         self._jobs = jobs
+        self._ahead = ahead
         self._clock = clock
         self._post = Post(outbound)
         self._dock = Dock(self._post)
@@ -82,7 +67,10 @@ class Producer:
         outbound.on_event = desk.on_event = fetcher.wake
 
     def stop(self) -> None:
-        """Begin nothing more; `run` returns when what is in hand has its verdict. From any thread or signal."""
+        """Begin nothing more; `run` returns when what is in hand has its verdict.
+
+        May be called from another thread, or from a signal handler.
+        """
         self._stopping = True
         self._fetcher.wake()
 
@@ -98,9 +86,9 @@ class Producer:
         """Do what can be done now; False when all is done."""
         self._post.turn()
         self._offers.turn()
+        self._resume()
         self._take()
         self._fetch()
-        self._resume()
         self._dock.turn(self._clock())
         self._desk.turn()
         return bool(self._passages) or not (self._stopping or self._all_taken())
@@ -114,8 +102,8 @@ class Producer:
 
     def _take(self) -> None:
         """Keep an offer ahead of the fetcher, so that it never waits for stores."""
-        while not self._stopping and len(self._offers.ready) + self._offers.pending < BATCH:
-            batch = self._desk.take(BATCH)
+        while not self._stopping and len(self._offers.ready) + self._offers.pending < self._ahead:
+            batch = self._desk.take(self._ahead)
             if not batch:
                 return
             self._offers.offer(batch)

@@ -42,7 +42,7 @@ class Fetcher(Protocol):
         """Undo a pause that `Sink.chunk` asked for."""
 
     def drop(self, sink: Sink) -> None:
-        """Drop one transfer without calling its sink again. Allowed inside a call of that very sink."""
+        """Drop one transfer, added and not yet ended, without calling its sink again. Not inside `poll`."""
 
     def poll(self, timeout: float) -> None:
         """Move every transfer on; return after at most `timeout` seconds, or once something happened."""

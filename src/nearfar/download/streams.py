@@ -1,0 +1,83 @@
+"""The large files that are coming in at a consumer, each a draft that grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nearfar.download.model import Failure, Reason
+from nearfar.download.store import Draft, Store, StoreError
+from nearfar.download.words import Chunk, Finish, Lost, Open, Taken, Written
+
+FORGOTTEN = 900.0
+"""Seconds without a word after which a stream's producer counts as gone. Were it only slow, it would hear
+`Lost` and send the file again."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    draft: Draft
+    heard: float
+
+
+class Streams:
+    """Open streams by their id. `now` is a time in seconds of any one clock."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._streams: dict[str, _Stream] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __contains__(self, stream: str) -> bool:
+        return stream in self._streams
+
+    def open(self, request: Open, now: float) -> Taken | Failure:
+        """Start a draft. A second request for the same stream starts it afresh."""
+        self.abandon(request.stream)
+        try:
+            draft = self._store.open(request.job, request.head)
+        except StoreError as error:
+            return error.failure
+        self._streams[request.stream] = _Stream(draft, now)
+        return Taken(self._name)
+
+    def write(self, request: Chunk, now: float) -> Written | Lost | Failure:
+        stream = self._streams.get(request.stream)
+        if stream is None:
+            return Lost()
+        stream.heard = now
+        if request.offset != stream.draft.size:
+            self.abandon(request.stream)
+            detail = f"{stream.draft.size} bytes came, the next say they follow {request.offset}"
+            return Failure(Reason.TRUNCATED, detail)
+        try:
+            stream.draft.write(request.data)
+        except StoreError as error:
+            del self._streams[request.stream]
+            return error.failure
+        return Written()
+
+    def finish(self, request: Finish) -> Draft | Lost | Failure:
+        """Hand out the draft, finished: the stream is over."""
+        stream = self._streams.pop(request.stream, None)
+        if stream is None:
+            return Lost()
+        try:
+            stream.draft.finish(request.body)
+        except StoreError as error:
+            return error.failure
+        return stream.draft
+
+    def abandon(self, stream: str) -> None:
+        """Drop a stream and what came of it."""
+        known = self._streams.pop(stream, None)
+        if known is not None:
+            known.draft.discard()
+
+    def forget_silent(self, now: float) -> None:
+        """Abandon the streams that were not heard of for `FORGOTTEN` seconds."""
+        silent = [name for name, stream in self._streams.items() if now - stream.heard > FORGOTTEN]
+        for name in silent:
+            self.abandon(name)
