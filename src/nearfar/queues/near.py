@@ -27,10 +27,11 @@ class NearQueue(PipedQueue, BaseQueue):
     An item is pickled in `put`: one that cannot be raises there, where the standard prints a traceback and
     loses it, and a change made to an item after `put` does not travel.
 
-    Not promised, as by the standard: an item that a killed consumer held is gone; a consumer killed inside
-    `get` may stall all others for ever, because it held the reader lock; and a producer killed before its
-    feeder thread had sent everything leaves items counted that never arrive, for which takers wait even
-    after `shutdown`. `qsize`, and with it the end, needs a semaphore that tells its value: not on macOS.
+    Not promised, as by the standard: an item that a killed consumer held is gone. A consumer killed inside
+    `get` may stall all others for ever, because it held the reader lock. A producer killed before its feeder
+    thread had sent everything leaves items counted that never arrive, for which takers wait even after
+    `shutdown`; killed in the middle of a message, it stalls takers, other producers and `shutdown` as well.
+    `qsize`, and with it the end, needs a semaphore that tells its value: not on macOS.
     """
 
     def __init__(self, maxsize: int = 0, *, ctx: BaseContext | None = None) -> None:

@@ -1,0 +1,87 @@
+"""Makers of queues, each closed after its test, and a watch for what a test leaves behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import pytest
+
+from tests.queues.contract import LIMIT
+from tests.queues.transports import REFERENCES, START_METHODS, TRANSPORTS, Transport
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread (a feeder's, say) or a child process."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(LIMIT)
+        assert not thread.is_alive(), f"leaked {thread}"
+    assert multiprocessing.active_children() == []
+
+
+@pytest.fixture(params=TRANSPORTS, ids=str)
+def transport(request: pytest.FixtureRequest) -> Transport:
+    return request.param
+
+
+@pytest.fixture(params=[*TRANSPORTS, *REFERENCES], ids=str)
+def any_transport(request: pytest.FixtureRequest) -> Transport:
+    return request.param
+
+
+@pytest.fixture
+def context() -> BaseContext:
+    """Where the start method does not matter, the cheapest."""
+    return multiprocessing.get_context("fork")
+
+
+@pytest.fixture(params=START_METHODS)
+def every_context(request: pytest.FixtureRequest) -> BaseContext:
+    return multiprocessing.get_context(request.param)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def _maker(stack: ExitStack, transport: Transport, context: BaseContext) -> Callable[..., Any]:
+    def make(maxsize: int = 0, joinable: bool = False, context: BaseContext = context) -> Any:
+        queue = transport.make(maxsize, joinable, context)
+        if hasattr(queue, "close"):
+            stack.callback(_put_away, queue)
+        return queue
+
+    return make
+
+
+def _put_away(queue: Any) -> None:
+    queue.close()
+    queue.cancel_join_thread()  # Items that a test left need not be sent to anybody.
+    queue.join_thread()
+
+
+@pytest.fixture
+def make_queue(stack: ExitStack, transport: Transport, context: BaseContext) -> Callable[..., Any]:
+    """``make_queue(maxsize=0, joinable=False, context=...)``: a queue of each transport."""
+    return _maker(stack, transport, context)
+
+
+@pytest.fixture
+def make_any(stack: ExitStack, any_transport: Transport, context: BaseContext) -> Callable[..., Any]:
+    """As `make_queue`, over the standard's queues, too."""
+    return _maker(stack, any_transport, context)
+
+
+@pytest.fixture(params=[*TRANSPORTS, *(one for one in REFERENCES if one.has_shutdown)], ids=str)
+def make_ending(stack: ExitStack, context: BaseContext, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """As `make_any`, over those that can be shut down."""
+    return _maker(stack, request.param, context)

@@ -1,0 +1,49 @@
+"""The queues that the contract is run over, and the standard's own as the reference."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from nearfar.queues.near import NearJoinableQueue, NearQueue
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How a test makes a queue of one kind: ``make(maxsize, joinable, context)``."""
+
+    name: str
+    make: Callable[[int, bool, BaseContext], Any]
+    has_shutdown: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _near(maxsize: int, joinable: bool, context: BaseContext) -> NearQueue:
+    return (NearJoinableQueue if joinable else NearQueue)(maxsize, ctx=context)
+
+
+def _threads(maxsize: int, _joinable: bool, _context: BaseContext) -> queue.Queue[Any]:
+    return queue.Queue(maxsize)
+
+
+def _processes(maxsize: int, joinable: bool, context: BaseContext) -> Any:
+    return context.JoinableQueue(maxsize) if joinable else context.Queue(maxsize)
+
+
+TRANSPORTS = [Transport("near", _near)]
+"""Offer the whole of `BaseQueue`, and cross processes."""
+
+REFERENCES = [
+    Transport("queue.Queue", _threads, has_shutdown=sys.version_info >= (3, 13)),
+    Transport("multiprocessing", _processes, has_shutdown=False),
+]
+"""The standard's: what they do is what a test of the standard's methods asks for."""
+
+START_METHODS = multiprocessing.get_all_start_methods()
