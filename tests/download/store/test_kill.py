@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.download.model import Job, Saved
+from nearfar.download.model import Job, Reason, Saved
 from nearfar.download.store import Store
 from tests.download.store.dying import CONTENT, NEW, OLD
-from tests.download.store.making import draft, files, job, save, saved, temporaries
+from tests.download.store.making import draft, failed, files, job, save, saved, temporaries
 
 STEPS = [("written", 1), ("synced", 1), ("intended", 1), ("placed", 1), ("placed", 2), ("placed", 3)]
 STEPS += [("renamed", 1), ("recorded", 1), ("done", 1)]
@@ -65,6 +66,7 @@ def test_a_killed_consumer_leaves_whole_files_and_the_next_one_knows_them(
 @pytest.mark.parametrize(("step", "times"), STEPS)
 def test_a_redelivery_to_a_living_consumer_needs_no_sweep(tmp_path: Path, step: str, times: int) -> None:
     with Store(tmp_path) as living:
+        saved(save(living, JOBS["a.png"], OLD))
         die(tmp_path, step, times)
         endings = living.commit([draft(living, JOBS[name], data) for name, data in CONTENT.items()])
         assert [saved(ending).name for _, ending in endings] == list(CONTENT)
@@ -99,8 +101,11 @@ def test_a_sweep_touches_only_what_is_the_stores(tmp_path: Path) -> None:
     assert len(list(outside.iterdir())) == 1
 
 
+@pytest.mark.parametrize("old", [None, b"old"])
 @pytest.mark.parametrize("theirs", [b"data", b"other"])
-def test_a_frozen_consumer_finds_its_item_saved_by_another(tmp_path: Path, theirs: bytes) -> None:
+def test_a_frozen_consumer_finds_its_item_saved_by_another(
+    tmp_path: Path, theirs: bytes, old: bytes | None
+) -> None:
     """Given a consumer that stops after its intent, if another saves its item, I expect one file."""
     saw: list[Saved] = []
 
@@ -109,7 +114,22 @@ def test_a_frozen_consumer_finds_its_item_saved_by_another(tmp_path: Path, their
             saw.append(saved(save(other, job(), theirs)))
 
     with Store(tmp_path) as other, Store(tmp_path, step=frozen) as slow:
+        if old is not None:
+            saved(save(other, job(), old))
         ending = saved(save(slow, job()))
         assert (ending.name, saw[0].name) == ("a.png", "a.png")
         assert list(slow.rows()) == [ending]
     assert files(tmp_path) == {"a.png": b"data"}
+
+
+def test_an_intent_that_came_to_nothing_is_never_taken_for_a_file(tmp_path: Path) -> None:
+    def broken(step: str) -> None:
+        if step == "intended" and not told:
+            told.append(step)
+            raise OSError(errno.EIO, "the disk stumbles once")
+
+    told: list[str] = []
+    with Store(tmp_path, step=broken) as store:
+        assert failed(save(store, job())).reason is Reason.DISK
+        assert saved(save(store, job("b.png"))).name == "b.png"
+        assert [row.name for row in store.rows()] == ["b.png"]

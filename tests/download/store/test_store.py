@@ -96,6 +96,7 @@ def test_a_file_of_someone_else_is_never_overwritten(store: Store, tmp_path: Pat
     (tmp_path / "a.png").write_bytes(b"theirs")
     assert saved(save(store, job())).name == distinct("a.png")
     assert saved(save(store, job(), b"newer")).name == distinct("a.png")
+    assert [row.name for row in store.rows()] == [distinct("a.png")]
     assert files(tmp_path) == {"a.png": b"theirs", distinct("a.png"): b"newer"}
 
 
@@ -222,6 +223,7 @@ def test_close_discards_what_was_not_committed(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         draft(store, job())
         store.open(job("b.png", name="sub/b.png"), Head(SITE, 200)).write(b"half")
+    store.close()
     assert temporaries(tmp_path) == []
     assert files(tmp_path) == {}
 

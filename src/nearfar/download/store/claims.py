@@ -138,6 +138,11 @@ class Claims:
         self._manifest.add(intent)
         return True
 
+    def resolve_all(self, owner: str) -> None:
+        """`resolve` every intent of an owner."""
+        for intent in self._manifest.intents_of(owner).values():
+            self.resolve(intent)
+
     def size(self, entry: Entry) -> int | None:
         """Bytes of the file there is under the name of `entry`; None if there is no regular file."""
         try:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
 
 from nearfar.download.model import Body, Head, Job, Reason
 from nearfar.download.store.errors import StoreError, disk
+from nearfar.download.store.folders import Folders
 from nearfar.download.store.manifest import url_key
 from nearfar.download.store.names import wanted
-
-if TYPE_CHECKING:
-    from nearfar.download.store.folders import Folders
-    from nearfar.download.store.owners import Owner
+from nearfar.download.store.owners import Owner
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_BACK = 32 << 20
@@ -26,8 +23,8 @@ class Draft:
     keeps a descriptor open until its store is closed.
     """
 
-    def __init__(self, job: Job, head: Head, folders: Folders, owner: Owner) -> None:
-        """Raises `StoreError`."""
+    def __init__(self, job: Job, head: Head, folders: Folders, owner: Owner, unsettled: set[Draft]) -> None:
+        """`unsettled`: where it stands until it is committed or discarded. Raises `StoreError`."""
         self.job = job
         self.head = head
         self.body: Body | None = None
@@ -49,6 +46,8 @@ class Draft:
         except OSError as error:
             folders.forget()
             raise disk(error, self.label) from error
+        self._unsettled = unsettled
+        unsettled.add(self)
 
     @property
     def folder(self) -> tuple[str, ...]:
@@ -108,6 +107,7 @@ class Draft:
     def discard(self) -> None:
         """Close and remove the temporary. Does nothing the second time, or after a commit."""
         self.close()
+        self._unsettled.discard(self)
         temporary, self.temporary = self.temporary, None
         if temporary is not None:
             try:

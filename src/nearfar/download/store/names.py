@@ -32,7 +32,7 @@ _DEVICE = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL
 )
 _DRIVE = re.compile(r"\s*[A-Za-z]:")
-_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*([^?#]*)")
 
 
 def wanted(job: Job, head: Head) -> tuple[str, ...]:
@@ -45,7 +45,8 @@ def wanted(job: Job, head: Head) -> tuple[str, ...]:
     """
     if job.name is not None:
         return asked(job.name)
-    return (_last(head.suggested or "") or _last(_segment(head.url)) or INDEX,)
+    suggested = _last(head.suggested) if head.suggested else ""
+    return (suggested or _last(_segment(head.url)) or INDEX,)
 
 
 def asked(name: str) -> tuple[str, ...]:
@@ -114,8 +115,8 @@ def fold(name: str) -> str:
 
 def _segment(url: str) -> str:
     """The last segment of the path, percent-decoded; one that is not UTF-8 stays encoded."""
-    path = re.split(r"[?#]", _AUTHORITY.sub("", url, count=1), maxsplit=1)[0]
-    raw = path.rpartition("/")[2]
+    found = _PATH.match(url)
+    raw = found[1].rpartition("/")[2] if found else ""
     try:
         return unquote_to_bytes(raw).decode() if "%" in raw else raw
     except UnicodeError:
@@ -124,7 +125,7 @@ def _segment(url: str) -> str:
 
 def _last(text: str) -> str:
     """The safe name in a suggestion: what follows the last slash of either kind."""
-    return clean(re.split(r"[/\\]", text)[-1])
+    return clean(text.replace("\\", "/").rpartition("/")[2])
 
 
 def _strip(name: str) -> str:
