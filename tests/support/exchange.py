@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 Handler = Callable[["Request", "Reply"], None]
@@ -20,6 +21,9 @@ class Request:
     connection: int
     """The number of the connection that it came on, from 1."""
     version: str
+    """Of HTTP, ``"1.1"`` or ``"2"``."""
+    at: float = field(default_factory=time.monotonic)
+    """When it came, on the monotonic clock."""
 
 
 class Reply(Protocol):

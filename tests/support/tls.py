@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,13 @@ class Tls:
     ca_file: Path
 
     @classmethod
-    def make(cls, folder: Path, *alpn: str) -> Tls:
-        """A certificate for localhost and 127.0.0.1; `alpn` as offered by the server, such as ``h2``."""
+    def make(cls, folder: Path, name: str = "127.0.0.1", alpn: Sequence[str] = ()) -> Tls:
+        """A certificate for `name`; `alpn`: the protocols that the server offers, such as ``h2``."""
         authority = trustme.CA()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+        authority.issue_cert(name).configure_cert(context)
         if alpn:
-            context.set_alpn_protocols(list(alpn))
+            context.set_alpn_protocols(alpn)
         ca_file = folder / "authority.pem"
         authority.cert_pem.write_to_path(str(ca_file))
         return cls(context, ca_file)

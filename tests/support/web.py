@@ -107,6 +107,8 @@ class Web:
                 if self._closing:
                     connection.close()
                     return
+                # Head and body are sent apart, which Nagle's algorithm would answer with a pause.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.connections += 1
                 number = self.connections
                 thread = threading.Thread(target=self._serve, args=(connection, number), name=f"web-{number}")

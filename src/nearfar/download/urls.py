@@ -19,10 +19,11 @@ PARTS = ("scheme", "userinfo", "host", "port", "path", "query")
 PORTS = {"http": 80, "https": 443}
 URL = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
-    r"(?:(?P<userinfo>[^/?#]*)@)?(?P<host>\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(?::(?P<port>[0-9]{0,5}))?"
+    r"(?:(?P<userinfo>[^/?#\\]*)@)?(?P<host>\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(?::(?P<port>[0-9]{0,5}))?"
     r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?(?:#.*)?",
     re.IGNORECASE,
 )
+ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
 USERINFO = re.compile(r"//[^/?#]*@")
@@ -84,11 +85,13 @@ def join_url(base: Url, location: str) -> Url:
     """
     if CONTROL.search(location):
         raise UrlError("control characters in the redirect's target")
-    escaped = quote(location.strip().encode("latin-1", "replace"), safe=AS_IS)
-    try:
-        return parse_url(urljoin(base.text, escaped))
-    except ValueError as error:
-        raise UrlError(str(error)) from None
+    target = quote(location.strip().encode("latin-1", "replace"), safe=AS_IS)
+    # `urljoin` takes "http:", "http://" and "//" for the base itself.
+    if ABSOLUTE.match(target):
+        return parse_url(target)
+    if target.startswith("//"):
+        return parse_url(f"{base.scheme}:{target}")
+    return parse_url(urljoin(base.text, target))
 
 
 def redact_url(text: str) -> str:

@@ -18,7 +18,15 @@ MakeFetcher = Callable[..., CurlFetcher]
 
 @pytest.fixture(autouse=True)
 def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -30,7 +38,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    return Tls.make(tmp_path_factory.mktemp("tls"), "h2", "http/1.1")
+    return Tls.make(tmp_path_factory.mktemp("tls"), alpn=("h2", "http/1.1"))
 
 
 @pytest.fixture

@@ -138,9 +138,7 @@ MD5 = base64.b64encode(hashlib.md5(BODY, usedforsecurity=False).digest()).decode
         {"content_md5": MD5},
     ],
 )
-def test_digests_that_were_sent_are_checked(
-    web: Web, fetcher: MakeFetcher, fields: dict[str, str]
-) -> None:
+def test_digests_that_were_sent_are_checked(web: Web, fetcher: MakeFetcher, fields: dict[str, str]) -> None:
     web.routes["/right"] = content(BODY, **fields)
     web.routes["/wrong"] = content(b"!" + BODY[1:], **fields)
     right, wrong = fetch_all(fetcher(), web.url("/right"), web.url("/wrong"))
@@ -163,7 +161,9 @@ def test_the_checksum_of_the_job_is_checked(web: Web, fetcher: MakeFetcher) -> N
     assert unknown.failure == Failure(Reason.REFUSED, "unknown checksum algorithm crc77")
 
 
-@pytest.mark.parametrize("url", ["ftp://h/x", "file:///etc/passwd", "http:///x", "nonsense", "http://h\r\nX: y/"])
+@pytest.mark.parametrize(
+    "url", ["ftp://h/x", "file:///etc/passwd", "http:///x", "nonsense", "http://h\r\nX: y/"]
+)
 def test_what_cannot_be_fetched_is_refused_without_a_call_inside_add(fetcher: MakeFetcher, url: str) -> None:
     (sink,) = fetch_all(fetcher(), url)
     assert sink.calls == ["failed"]

@@ -32,6 +32,7 @@ __all__ = ["CurlFetcher"]
 class CurlFetcher:
     """A `Fetcher`. Sinks are called inside `poll` only, never inside `add` or `resume`.
 
+    A sink may call `add`, `resume` and `wake` of the fetcher that calls it, and nothing else.
     What a sink raises ends its transfer without a further call, and is raised by `poll`.
     `add` does not bound what waits: look at `in_flight` before.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +39,7 @@ def _read(fields: Mapping[str, str]) -> Iterator[Checksum]:
 def _decode(algorithm: str, text: str) -> Iterator[Checksum]:
     try:
         digest = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         return
     if len(digest) == hashlib.new(algorithm, usedforsecurity=False).digest_size:
         yield Checksum(algorithm, digest.hex())

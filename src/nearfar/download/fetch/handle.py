@@ -50,6 +50,8 @@ class Handle:
         self._discarded = 0
         self._lines: list[bytes] = []
         self._fields: list[bytes] | None = None
+        self._http = options.http
+        self._sharing = False
         self._answered = False
         self._taking = False
         _configure(self.curl, options)
@@ -63,6 +65,7 @@ class Handle:
         self._discarded = 0
         self._lines.clear()
         self.curl.setopt(pycurl.URL, transfer.url.text)
+        self._share(self._http == "h2c" or (self._http == "auto" and transfer.url.scheme == "https"))
         fields = transfer.request()
         if fields is not self._fields:
             self.curl.setopt(pycurl.HTTPHEADER, fields)
@@ -76,11 +79,10 @@ class Handle:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        answered = self._answered
-        if not answered and self._lines and self.curl.getinfo(pycurl.RESPONSE_CODE) >= 200:
+        # An interim answer (1xx) before a cut is none; where libcurl takes it for the last one, it is judged.
+        if not self._answered and (not code or self.curl.getinfo(pycurl.RESPONSE_CODE) >= 200):
             self._answer()
-            answered = True
-        return from_curl(code, message, answered) if code else None
+        return from_curl(code, message, self._answered) if code else None
 
     def unpause(self) -> None:
         """Let the bytes come again; those that wait come now."""
@@ -92,6 +94,15 @@ class Handle:
     def close(self) -> None:
         self.transfer = None
         self.curl.close()
+
+    def _share(self, wanted: bool) -> None:
+        """Wait for a connection under way that may turn out to speak HTTP/2, instead of opening another.
+
+        Not where it cannot: libcurl would let all requests to the host wait for the first one's answer.
+        """
+        if wanted is not self._sharing:
+            self.curl.setopt(pycurl.PIPEWAIT, int(wanted))
+            self._sharing = wanted
 
     def _write(self, data: bytes) -> int | None:
         """libcurl's write callback: None takes the bytes, `ABORT` ends the request."""
@@ -134,7 +145,6 @@ def _configure(curl: pycurl.Curl, options: FetchOptions) -> None:
     setopt = curl.setopt
     setopt(pycurl.NOSIGNAL, 1)
     setopt(pycurl.HTTP_VERSION, VERSIONS[options.http])
-    setopt(pycurl.PIPEWAIT, 1)
     setopt(pycurl.BUFFERSIZE, options.buffer_size)
     setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
     setopt(pycurl.LOW_SPEED_LIMIT, options.stall_speed)

@@ -32,7 +32,8 @@ class FetchOptions:
     connect_timeout: float = 20.0
     """Seconds for name, connection and TLS handshake together."""
     stall_timeout: int = 30
-    """Seconds that a transfer may stay below `stall_speed`; a pause of the sink's does not count."""
+    """Seconds that a transfer may stay below `stall_speed`, on libcurl's average over the last five or so;
+    a pause of the sink's does not count."""
     stall_speed: int = 1
     """Bytes per second."""
     total_timeout: float | None = None

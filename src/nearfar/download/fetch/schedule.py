@@ -90,8 +90,8 @@ class Schedule(Generic[T]):
             if item is not None:
                 self.add(host, item, first=True)
                 continue
-            entry = self._hosts[host]
-            if entry.parked_until <= now:
+            entry = self._hosts.get(host)
+            if entry is not None and entry.parked_until <= now:
                 entry.parked_until = 0.0
                 self._settle(host, entry)
 

@@ -1,0 +1,193 @@
+"""Header fields, read as their standards say and as servers send them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfar.download.fetch.digests import Hashes, is_known, named_digests
+from nearfar.download.fetch.headers import (
+    ContentRange,
+    content_range,
+    is_strong,
+    length,
+    media_type,
+    parse_head,
+    retry_after,
+    suggested_name,
+)
+from nearfar.download.model import Checksum
+
+
+def test_the_last_head_counts() -> None:
+    lines = [
+        b"HTTP/1.1 200 Connection established\r\n",
+        b"Digest: proxy\r\n",
+        b"\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n",
+        b'ETag: "early"\r\n',
+        b"\r\n",
+        b"HTTP/1.1 404 Not  There \r\n",
+        b"content-TYPE:text/html; x=HTTP/1.1 200\t\r\n",
+        b"Digest: a\r\n",
+        b"digest: b\r\n",
+        b"X-Other: c\r\n",
+        b"\r\n",
+    ]
+    answer = parse_head(lines)
+    assert (answer.status, answer.phrase) == (404, "Not  There")
+    assert answer.fields == {"content-type": "text/html; x=HTTP/1.1 200", "digest": "a, b"}
+
+
+@given(st.lists(st.binary()))
+def test_no_head_breaks_the_reader(lines: list[bytes]) -> None:
+    answer = parse_head(lines)
+    assert length(answer) is None or length(answer) == int(answer.fields["content-length"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        (b"Content-Length: 5\r\n", 5),
+        (b"Content-Length: -5\r\n", None),
+        (b"Content-Length: 5\r\nContent-Length: 5\r\n", None),
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", None),
+        (b"", None),
+    ],
+)
+def test_a_length_is_a_number_or_unknown(fields: bytes, size: int | None) -> None:
+    assert length(parse_head([b"HTTP/1.1 200 OK\r\n", fields])) == size
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("bytes 5-9/10", ContentRange(5, 9, 10)),
+        ("Bytes  0-0/*", ContentRange(0, 0, None)),
+        ("bytes 5-10/10", None),
+        ("bytes 6-5/10", None),
+        ("bytes */10", None),
+        ("items 5-9/10", None),
+        ("bytes 5-9", None),
+        (None, None),
+    ],
+)
+def test_content_range(value: str | None, part: ContentRange | None) -> None:
+    assert content_range(value) == part
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120.0),
+        ("0", 0.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 37.0),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 37.0),
+        ("Sun Nov  6 08:49:37 1994", 37.0),
+        ("Sun, 06 Nov 1994 08:48:59 GMT", 0.0),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after_in_both_forms(value: str | None, seconds: float | None) -> None:
+    now = 784111740.0  # Sun, 06 Nov 1994 08:49:00 GMT
+    assert retry_after(value, now) == seconds
+
+
+@pytest.mark.parametrize(
+    ("etag", "strong"), [('"a"', True), ('""', True), ('W/"a"', False), ("a", False), (None, False)]
+)
+def test_only_a_quoted_tag_is_strong(etag: str | None, strong: bool) -> None:
+    assert is_strong(etag) is strong
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [("Text/HTML ; charset=x", "text/html"), ("", None), (None, None), (";x", None)]
+)
+def test_media_type(value: str | None, kind: str | None) -> None:
+    assert media_type(value) == kind
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("attachment; filename=plain.txt", "plain.txt"),
+        ('attachment; filename="a; b.txt"; x=y', "a; b.txt"),
+        (r'attachment; filename="a\"b\\c"', 'a"b\\c'),
+        ("attachment; filename=a.txt; filename*=UTF-8''%e2%82%ac.txt", "€.txt"),
+        ("attachment; filename*=iso-8859-1'en'%A3.txt", "£.txt"),
+        ("attachment; filename=a.txt; filename*=UTF-8''%ff", "a.txt"),
+        ("attachment; filename*=utf-7''x; filename=a.txt", "a.txt"),
+        ("attachment; FILENAME = a.txt", "a.txt"),
+        ('attachment; filename="\xc3\xa4.txt"', "ä.txt"),
+        ('attachment; filename="\xe4.txt"', "ä.txt"),
+        ('attachment; filename="../../etc/passwd"', "../../etc/passwd"),
+        ('attachment; x="filename=evil"; filename=good', "good"),
+        ("attachment", None),
+        ('attachment; filename=""', None),
+        (None, None),
+    ],
+)
+def test_suggested_name(value: str | None, name: str | None) -> None:
+    assert suggested_name(value) == name
+
+
+@given(st.text())
+def test_no_value_breaks_a_reader(value: str) -> None:
+    suggested_name("attachment; filename" + value)
+    retry_after(value, 0.0)
+    content_range(value)
+    named_digests({"digest": value, "repr-digest": value, "content-md5": value})
+
+
+MD5 = hashlib.md5(b"abc", usedforsecurity=False)
+SHA512 = hashlib.sha512(b"abc")
+
+
+def coded(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"digest": f"MD5={coded(MD5.digest())}"}, [Checksum("md5", MD5.hexdigest())]),
+        ({"content-md5": coded(MD5.digest())}, [Checksum("md5", MD5.hexdigest())]),
+        (
+            {"repr-digest": f"x=:AAAA:,sha-512=:{coded(SHA512.digest())}:"},
+            [Checksum("sha512", SHA512.hexdigest())],
+        ),
+        ({"digest": "crc32c=AAAAAA=="}, []),
+        ({"digest": "sha-256=AAAA"}, []),
+        ({"digest": "sha-256=!!!"}, []),
+        ({"content-md5": MD5.hexdigest()}, []),
+        ({}, []),
+    ],
+)
+def test_digests_are_read_and_others_ignored(fields: dict[str, str], found: list[Checksum]) -> None:
+    assert list(named_digests(fields)) == found
+
+
+def test_hashes_name_what_is_wrong() -> None:
+    right = Checksum("md5", MD5.hexdigest().upper())
+    wrong = Checksum("sha512", "00")
+    for expected, found in (((right,), None), ((right, wrong), wrong)):
+        hashes = Hashes(expected)
+        hashes.update(b"a")
+        hashes.update(b"bc")
+        assert hashes.wrong() == found
+        assert hashes.sha256 == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("sha256", True), ("md5", True), ("shake_128", False), ("x", False)]
+)
+def test_a_checksum_needs_a_known_algorithm_of_fixed_length(name: str, known: bool) -> None:
+    assert is_known(name) is known

@@ -1,0 +1,113 @@
+"""Redirects: bounded, to http and https only, never down from https, and no secrets to others."""
+
+from __future__ import annotations
+
+import pytest
+
+from nearfar.download.model import Reason
+from tests.download.fetch.conftest import MakeFetcher
+from tests.support.routes import content, redirect, status
+from tests.support.sinks import Remembered, fetch_all
+from tests.support.tls import Tls
+from tests.support.web import Web
+
+SECRETS = (("Authorization", "Bearer x"), ("Cookie", "a=b"), ("X-Api-Key", "k"), ("Accept", "image/*"))
+
+
+def refused(sink: Remembered, word: str) -> bool:
+    assert sink.failure is not None
+    return sink.failure.reason is Reason.REFUSED and word in sink.failure.detail
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_followed(web: Web, fetcher: MakeFetcher, code: int) -> None:
+    web.routes["/old"] = redirect("new%20place?x=1#there", code)
+    web.routes["/new%20place"] = content(b"here")
+    (sink,) = fetch_all(fetcher(), web.url("/old"))
+    assert bytes(sink.data) == b"here"
+    assert sink.head is not None and sink.head.url == web.url("/new%20place?x=1")
+    assert sink.body is not None and sink.body.attempts == 1
+    assert web.connections == 1
+
+
+def test_a_target_outside_ascii_is_escaped(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/old"] = redirect("/ä b")
+    web.routes["/%C3%A4%20b"] = content(b"here")
+    (sink,) = fetch_all(fetcher(), web.url("/old"))
+    assert bytes(sink.data) == b"here"
+
+
+def test_a_loop_of_redirects_is_refused(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"], web.routes["/b"] = redirect("/b"), redirect("/a")
+    (sink,) = fetch_all(fetcher(redirects=4), web.url("/a"))
+    assert refused(sink, "more than 4 redirects")
+    assert len(web.log) == 5
+
+
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/", "http://"]
+)
+def test_a_redirect_to_another_scheme_or_nowhere_is_refused(
+    web: Web, fetcher: MakeFetcher, target: str
+) -> None:
+    web.routes["/a"] = redirect(target)
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert refused(sink, "redirect not followed")
+
+
+def test_a_redirect_without_a_target_is_refused(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = status(302)
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert refused(sink, "HTTP 302")
+
+
+def test_a_redirect_from_https_to_http_is_refused(
+    web: Web, secure_web: Web, tls: Tls, fetcher: MakeFetcher
+) -> None:
+    secure_web.routes["/a"] = redirect(web.url("/plain?token=s3cret"))
+    (sink,) = fetch_all(fetcher(ca_file=tls.ca_file), secure_web.url("/a"))
+    assert refused(sink, "from https to http")
+    assert sink.failure is not None and "s3cret" not in sink.failure.detail
+    assert not web.log
+
+
+def test_a_redirect_from_http_to_https_is_followed(
+    web: Web, secure_web: Web, tls: Tls, fetcher: MakeFetcher
+) -> None:
+    web.routes["/a"] = redirect(secure_web.url("/b"))
+    secure_web.routes["/b"] = content(b"here")
+    (sink,) = fetch_all(fetcher(ca_file=tls.ca_file), web.url("/a"))
+    assert bytes(sink.data) == b"here"
+
+
+def test_secrets_stay_with_their_origin(web: Web, fetcher: MakeFetcher) -> None:
+    with Web() as other:
+        web.routes["/a"] = redirect("/b")
+        web.routes["/b"] = redirect(other.url("/c"))
+        other.routes["/c"] = redirect(web.url("/d"))
+        web.routes["/d"] = content(b"here")
+        url = web.url("/a").replace("//", "//user:password@")
+        fetch_all(fetcher(headers=SECRETS[1:]), url)
+        kept = web.requests("/b")[0].fields
+        assert kept["cookie"] == "a=b" and kept["authorization"].startswith("Basic ")
+        # Nor do they come back when the way leads home: by then a stranger has chosen it.
+        for fields in (other.requests("/c")[0].fields, web.requests("/d")[0].fields):
+            assert not fields.keys() & {"authorization", "cookie", "x-api-key"}
+            assert fields["accept"] == "image/*" and "nearfar" in fields["user-agent"]
+
+
+def test_the_next_file_has_the_secrets_again(web: Web, fetcher: MakeFetcher) -> None:
+    with Web() as other:
+        web.routes["/a"] = redirect(other.url("/b"))
+        web.routes["/c"] = content(b"x")
+        other.routes["/b"] = content(b"x")
+        engine = fetcher(headers=SECRETS)
+        fetch_all(engine, web.url("/a"))
+        fetch_all(engine, web.url("/c"))
+        assert web.requests("/c")[0].fields["authorization"] == "Bearer x"
+
+
+def test_a_redirect_answered_by_an_error_fails_as_that_error(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = redirect("/gone")
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert sink.failure is not None and sink.failure.reason is Reason.HTTP_4XX
