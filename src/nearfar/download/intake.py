@@ -55,7 +55,7 @@ class Arguments:
 
 
 class Descriptor:
-    """An open file descriptor; reads what is there. Does not close it."""
+    """An open file descriptor, closed with it; gives what is there, and waits only while that is nothing."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -80,6 +80,7 @@ class Descriptor:
     def close(self) -> None:
         self._stopper.close()
         self._stopped.close()
+        os.close(self._descriptor)
 
 
 class Intake:
@@ -99,6 +100,11 @@ class Intake:
         self._error: OSError | None = None
         self._thread = Thread(target=self._read, name="intake", daemon=True)
         self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """True if the input was read to its end."""
+        return self._ended
 
     @property
     def exhausted(self) -> bool:

@@ -25,6 +25,7 @@ from nearfar.download.children import Plan, consume, produce
 from nearfar.download.couriers.near import Routes
 from nearfar.download.desk import InputDesk
 from nearfar.download.model import Ending, Job, Saved
+from nearfar.download.store import Store
 from nearfar.errors import QueueLost
 from nearfar.queues.near import NearQueue
 
@@ -85,7 +86,8 @@ class Near:
     def run(self) -> None:
         """Work to the end, or to `stop`.
 
-        Raises `QueueLost` when generation after generation dies without getting anything done.
+        Raises `StoreError` for a directory that cannot be used, and `QueueLost` when generation after
+        generation dies without getting anything done.
         """
         fruitless = 0
         try:
@@ -109,6 +111,8 @@ class Near:
             self._end()
 
     def _start(self) -> None:
+        with Store(self._plan.directory) as store:
+            store.sweep()
         names = [f"consumer-{number}" for number in range(self._plan.consumers)]
         self._routes = Routes(
             self._queue(),
