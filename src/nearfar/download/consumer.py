@@ -109,6 +109,11 @@ class Consumer:
         self._stopping = True
         self._inbound.wake()
 
+    @property
+    def in_hand(self) -> int:
+        """Large files that are coming in."""
+        return len(self._streams)
+
     def run(self) -> None:
         """Work until the counted end, or `stop`.
 
@@ -117,13 +122,14 @@ class Consumer:
         """
         try:
             while not self._stopping or self._streams:
-                self._turn()
+                self.turn()
         except ShutDown:
             log.debug("every producer said goodbye")
         finally:
             self._commit()
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Receive one message and act on it; commit when there is none. Raises as `run`, and `ShutDown`."""
         self._on_turn()
         letter = self._inbound.receive(0.0 if self._letters else FORGOTTEN)
         if letter is None:
