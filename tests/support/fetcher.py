@@ -23,7 +23,7 @@ class _Transfer:
 
 @dataclass
 class FakeFetcher:
-    """A `Fetcher`. A URL that `bodies` does not have fails with 404; one in `hiccups` restarts once, half-way."""
+    """A `Fetcher`. A URL that `bodies` has not fails with 404; one in `hiccups` restarts once, half-way."""
 
     bodies: dict[str, bytes]
     hiccups: set[str] = field(default_factory=set)

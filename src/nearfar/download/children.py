@@ -6,11 +6,12 @@
     producer -> parent    want  how many           | ended [(number, Ended)...]
     parent -> consumer    end
 
-A child that finds its pipe closed has lost its parent, and leaves at once.
+A child whose parent is gone leaves at once.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections import deque
@@ -65,7 +66,8 @@ class PipeDesk:
             try:
                 word, jobs = self._pipe.recv()
             except (EOFError, OSError):
-                os._exit(ORPHANED)
+                # The parent is gone, or about to kill this process.
+                return
             self._jobs.extend(jobs)
             self._asked = False
             if word != "jobs":
@@ -118,8 +120,17 @@ def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -
 
 
 def _prepare(plan: Plan) -> None:
-    """A terminal's Ctrl-C reaches every process of the command; only the parent decides what it means."""
+    # A terminal's Ctrl-C reaches every process of the command; only the parent decides what it means.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
+    Thread(target=_leave_with_parent, name="orphan", daemon=True).start()
     if plan.prepare is not None:
         plan.prepare()
+
+
+def _leave_with_parent() -> None:
+    """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(ORPHANED)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from nearfar.download.consumer import Consumer
 from nearfar.download.model import Checksum, Job, Reason
 from nearfar.download.producer import TRIES
 from tests.download.trade.world import World
@@ -164,10 +166,8 @@ def test_a_redelivered_file_is_answered_and_not_saved_twice(make_world: Make, tm
         raise SystemExit
 
     def step() -> None:
-        try:
+        with suppress(SystemExit):
             World.step(world)
-        except SystemExit:
-            pass
 
     world.stores["a"].commit = commit_and_die  # type: ignore[method-assign, assignment]
     world.fetcher.meanwhile = step
@@ -212,8 +212,7 @@ def test_a_stopped_consumer_finishes_its_stream_and_leaves_the_rest_to_others(
         world.events.append(lambda: leave(leaving))
         return True
 
-    def leave(leaving: object) -> bool:
-        consumer = world.leaving = leaving  # type: ignore[attr-defined]
+    def leave(consumer: Consumer) -> bool:
         if consumer.in_hand:
             consumer.turn()
             return False
