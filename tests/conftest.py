@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.support.leaks import Belongings, leaks_since
+from tests.support.leaks import Belongings, leaks_since, watch_shared_memory
 
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("local", deadline=None, print_blob=True)
+watch_shared_memory()
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.leaks import Belongings, leaks_since
+from tests.support.waiting import eventually
 
 
 @contextmanager
@@ -29,8 +31,10 @@ def running_thread() -> Iterator[None]:
 @contextmanager
 def child_process() -> Iterator[None]:
     with subprocess.Popen(["sleep", "60"]) as child:
-        yield
-        child.kill()
+        try:
+            yield
+        finally:
+            child.kill()
 
 
 @contextmanager
@@ -48,6 +52,14 @@ def shared_memory() -> Iterator[None]:
 
 
 @contextmanager
+def semaphore() -> Iterator[None]:
+    """Named for as long as it lives, as a spawned process must find it."""
+    held = multiprocessing.get_context("spawn").Semaphore()
+    yield
+    del held
+
+
+@contextmanager
 def temporary_file() -> Iterator[None]:
     file = Path(tempfile.gettempdir(), "forgotten")
     file.touch()
@@ -62,13 +74,14 @@ def temporary_file() -> Iterator[None]:
         (child_process, "(sleep 60)"),
         (open_socket, "-> socket:"),
         (shared_memory, "shared memory 'psm_"),
+        (semaphore, "shared memory 'sem."),
         (temporary_file, "temporary file 'forgotten'"),
     ],
 )
 def test_a_leak_is_seen_while_it_lasts(leak: Callable[[], AbstractContextManager[None]], phrase: str) -> None:
     before = Belongings.now()
     with leak():
-        assert any(phrase in each for each in leaks_since(before, grace=0))
+        assert eventually(lambda: any(phrase in each for each in leaks_since(before, grace=0)))
     assert leaks_since(before) == []
 
 

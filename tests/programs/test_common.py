@@ -84,9 +84,11 @@ def test_the_first_signal_asks_and_the_second_leaves(
     woken: list[str] = []
     left: list[int] = []
     with StopRequest(lambda: woken.append("once"), leave=left.append) as stop:
+        assert not stop.wait(timeout=0)
         assert (stop.requested, stop.exit_code) == (False, Exit.OK)
         os.kill(os.getpid(), signum)
         assert (stop.requested, stop.exit_code) == (True, code)
+        assert stop.wait()
         assert (woken, left) == (["once"], [])
         assert "leave at once" in capfd.readouterr().err
         os.kill(os.getpid(), signum)

@@ -14,17 +14,8 @@ from rich.console import Console
 
 from nearfar.programs import progress
 from nearfar.programs.bars import Bars
-from nearfar.programs.progress import (
-    Counts,
-    Lines,
-    Pace,
-    Silent,
-    describe,
-    describe_pace,
-    duration,
-    make_progress,
-    size,
-)
+from nearfar.programs.counts import Counts, Pace, describe, describe_pace, duration, size
+from nearfar.programs.progress import Lines, Silent, make_progress
 
 
 def test_every_ending_is_counted_and_named() -> None:

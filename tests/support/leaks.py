@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.support.waiting import eventually
 
 SHARED_MEMORY = Path("/dev/shm")
+made: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,18 @@ class Belongings:
             frozenset(threading.enumerate()),
             children(),
             open_files(),
-            names(SHARED_MEMORY),
+            shared_memory(),
             temporary_files(),
         )
 
     def leaked_since(self, before: Belongings) -> list[str]:
         """What is here and was not there, one phrase each."""
         files = self.files - before.files if len(self.files) > len(before.files) else frozenset()
-        shared = {name for name in self.shared - before.shared if not foreign(name)}
         return [
             *(f"thread {thread.name!r}" for thread in self.threads - before.threads),
             *(f"child process {pid} ({command(pid)})" for pid in self.children - before.children),
             *(f"open file {number} -> {target}" for number, target in files),
-            *(f"shared memory {name!r}" for name in shared),
+            *(f"shared memory {name!r}" for name in self.shared - before.shared),
             *(f"temporary file {name!r}" for name in self.temporary - before.temporary),
         ]
 
@@ -68,8 +68,11 @@ def children() -> frozenset[int]:
     Not those that multiprocessing keeps for the whole life of a process.
     """
     keepers = {resource_tracker._resource_tracker._pid, forkserver._forkserver._forkserver_pid}
-    listed = (path.read_text().split() for path in Path("/proc/self/task").glob("*/children"))
-    return frozenset({int(pid) for pids in listed for pid in pids} - keepers)
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, (thread / "children").read_text().split()))
+    return frozenset(found - keepers)
 
 
 def open_files() -> frozenset[tuple[int, str]]:
@@ -77,23 +80,34 @@ def open_files() -> frozenset[tuple[int, str]]:
     keepers = {resource_tracker._resource_tracker._fd, forkserver._forkserver._forkserver_alive_fd}
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
-        try:
+        with suppress(FileNotFoundError):
             found.add((int(entry.name), str(entry.readlink())))
-        except FileNotFoundError:
-            continue
     return frozenset(each for each in found if each[0] not in keepers)
+
+
+def watch_shared_memory() -> None:
+    """Remember every name of shared memory or a semaphore that multiprocessing makes in this process.
+
+    A look at the folder alone would take what other programs on this machine make for ours.
+    """
+    register = resource_tracker.register
+
+    def noted(name: str, kind: str) -> None:
+        made.add(name.lstrip("/") if kind == "shared_memory" else f"sem.{name.lstrip('/')}")
+        register(name, kind)
+
+    resource_tracker.register = noted
+
+
+def shared_memory() -> frozenset[str]:
+    """The names made in this process that are still there."""
+    return frozenset(name for name in made if (SHARED_MEMORY / name).exists())
 
 
 def temporary_files() -> frozenset[str]:
     """Names in the temporary folder of this run; multiprocessing's own folder goes when the process ends."""
-    return frozenset(name for name in names(Path(tempfile.gettempdir())) if not name.startswith("pymp-"))
-
-
-def names(folder: Path) -> frozenset[str]:
-    try:
-        return frozenset(path.name for path in folder.iterdir())
-    except FileNotFoundError:
-        return frozenset()
+    listed = [path.name for path in Path(tempfile.gettempdir()).iterdir()]
+    return frozenset(name for name in listed if not name.startswith("pymp-"))
 
 
 def command(pid: int) -> str:
@@ -104,23 +118,3 @@ def command(pid: int) -> str:
         )
     except FileNotFoundError:
         return "gone"
-
-
-def foreign(name: str) -> bool:
-    """True if a process that has nothing to do with this run has the shared memory `name` in use."""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            if f"{SHARED_MEMORY}/{name}" in maps.read_text() and not descends(int(maps.parent.name)):
-                return True
-        except OSError:
-            continue
-    return False
-
-
-def descends(pid: int) -> bool:
-    """True if `pid` is this process or one below it."""
-    while pid > 1:
-        if pid == os.getpid():
-            return True
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return False

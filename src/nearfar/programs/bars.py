@@ -7,7 +7,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
-from nearfar.programs.progress import Counts, Pace, describe, describe_pace
+from nearfar.programs.counts import Counts, Pace, describe, describe_pace
 
 
 class Bars:

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -96,9 +97,9 @@ def announce(message: str, event: str) -> None:
 class StopRequest:
     """SIGINT and SIGTERM, made polite: the first asks to stop, the second leaves at once.
 
-    Use it as a context manager in the main thread; the program looks at `requested` between two pieces
-    of work. A flag and not an Event, because a handler that sets an Event can wait for ever for the lock
-    of the very thread it interrupted.
+    Use it as a context manager in the main thread; inside, the program looks at `requested` between two
+    pieces of work, or waits. No Event, because a handler that sets one can wait for ever for the lock of the
+    very thread it interrupted.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -110,6 +111,7 @@ class StopRequest:
         self.signum: int | None = None
         self._wake = wake
         self._leave = leave
+        self._bell = -1
         self._before: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
 
     @property
@@ -129,9 +131,16 @@ class StopRequest:
             return
         self.signum = signum
         announce("stopping: finishing what is in hand (again: leave at once)", "stopping")
+        os.eventfd_write(self._bell, 1)
         self._wake()
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait up to `timeout` seconds (None: for ever) for the first signal; return `requested`."""
+        select.select([self._bell], [], [], timeout)
+        return self.requested
+
     def __enter__(self) -> Self:
+        self._bell = os.eventfd(0)
         for signum in self.SIGNALS:
             self._before[signum] = signal.signal(signum, self.handle)
         return self
@@ -141,3 +150,4 @@ class StopRequest:
     ) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        os.close(self._bell)
