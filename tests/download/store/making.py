@@ -39,6 +39,11 @@ def failed(ending: Saved | Failure) -> Failure:
     return ending
 
 
+def distinct(path: str, stem: str = "a", extension: str = ".png") -> str:
+    """The name that a file gets when another bears its own."""
+    return f"{stem}-{hashlib.sha256((SITE + path).encode()).hexdigest()[:8]}{extension}"
+
+
 def files(directory: Path) -> dict[str, bytes]:
     """Everything there that is not the store's own, by path."""
     return {

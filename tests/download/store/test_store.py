@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
 import os
 import tracemalloc
-from collections.abc import Iterator
+import weakref
 from pathlib import Path
 
 import pytest
 
 from nearfar.download.model import Body, Checksum, Head, Job, Reason
 from nearfar.download.store import Store, StoreError
-from tests.download.store.making import SITE, body, draft, failed, files, job, save, saved, temporaries
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path) as store:
-        yield store
-
-
-def distinct(path: str, stem: str = "a", extension: str = ".png") -> str:
-    return f"{stem}-{hashlib.sha256((SITE + path).encode()).hexdigest()[:8]}{extension}"
+from tests.download.store.making import (
+    SITE,
+    body,
+    distinct,
+    draft,
+    failed,
+    files,
+    job,
+    save,
+    saved,
+    temporaries,
+)
 
 
 def test_a_file_is_saved_with_its_row(tmp_path: Path) -> None:
@@ -162,55 +164,6 @@ def test_known_wants_the_file_its_size_its_name_and_its_checksum(store: Store, t
     assert store.known([job()]) == [None]
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_symlink_at_the_target_is_never_written_through(tmp_path: Path, overwrite: bool) -> None:
-    outside, inside = tmp_path / "outside", tmp_path / "inside"
-    inside.mkdir()
-    outside.write_bytes(b"precious")
-    (inside / "a.png").symlink_to(outside)
-    with Store(inside, overwrite=overwrite) as store:
-        assert saved(save(store, job())).name == ("a.png" if overwrite else distinct("a.png"))
-    assert outside.read_bytes() == b"precious"
-    assert (inside / "a.png").is_symlink() is not overwrite
-
-
-def test_a_symlinked_sub_directory_is_refused(
-    store: Store, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    outside = tmp_path_factory.mktemp("outside")
-    (tmp_path / "sub").symlink_to(outside)
-    with pytest.raises(StoreError) as caught:
-        draft(store, job(name="sub/deep/a.png"))
-    assert caught.value.reason is Reason.REFUSED
-    assert list(outside.iterdir()) == []
-
-
-def test_a_symlinked_manifest_is_refused(tmp_path: Path) -> None:
-    (tmp_path / ".nearfar.sqlite").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError) as caught:
-        Store(tmp_path)
-    assert caught.value.reason is Reason.REFUSED
-    assert not (tmp_path / "elsewhere").exists()
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_fifo_or_a_directory_at_the_target_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    with Store(tmp_path, overwrite=overwrite) as store:
-        assert saved(save(store, job("pipe"))).name == distinct("pipe", "pipe", "")
-        assert failed(save(store, job(name="pipe"))).reason is Reason.REFUSED
-        assert failed(save(store, job(name="folder"))).reason is Reason.REFUSED
-    assert (tmp_path / "pipe").is_fifo()
-
-
-def test_a_name_below_a_file_is_refused(store: Store) -> None:
-    save(store, job())
-    with pytest.raises(StoreError) as caught:
-        draft(store, job("b.png", name="a.png/b.png"))
-    assert caught.value.reason is Reason.REFUSED
-
-
 def test_many_sub_directories_need_few_descriptors(store: Store, tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for number in range(100):
@@ -226,6 +179,16 @@ def test_close_discards_what_was_not_committed(tmp_path: Path) -> None:
     store.close()
     assert temporaries(tmp_path) == []
     assert files(tmp_path) == {}
+
+
+def test_a_store_holds_on_to_no_draft_that_has_ended(store: Store) -> None:
+    kept, dropped = draft(store, job()), draft(store, job("b.png"))
+    store.commit([kept])
+    dropped.discard()
+    ended = [weakref.ref(kept), weakref.ref(dropped)]
+    del kept, dropped
+    gc.collect()
+    assert [reference() for reference in ended] == [None, None]
 
 
 def test_a_discarded_draft_takes_no_more_bytes(store: Store, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from nearfar.download.model import Reason, Saved
 from nearfar.download.store import owners
 from nearfar.download.store.draft import Draft
-from nearfar.download.store.errors import StoreError
+from nearfar.download.store.errors import StoreError, disk
 from nearfar.download.store.folders import Folders, digest, size
 from nearfar.download.store.manifest import Entry, Manifest, readable, shown
 from nearfar.download.store.names import candidates, fold
@@ -65,8 +65,8 @@ class Claims:
                 continue
             try:
                 found = self._choose(draft, saved.get(draft.key, []), claimed.keys(), now)
-            except StoreError as error:
-                ended[draft] = error
+            except (OSError, StoreError) as error:
+                ended[draft] = disk(error, draft.label)
                 continue
             if isinstance(found, Claim):
                 claimed[found.entry.fold] = found
@@ -144,10 +144,10 @@ class Claims:
             self.resolve(intent)
 
     def size(self, entry: Entry) -> int | None:
-        """Bytes of the file there is under the name of `entry`; None if there is no regular file."""
+        """Bytes of the file there is under the name of `entry`; None if no regular file can be reached."""
         try:
             return size(entry.parts[-1], self._folders.at(entry.parts[:-1]))
-        except (FileNotFoundError, StoreError):
+        except (OSError, StoreError):
             return None
 
     def same(self, entry: Entry) -> bool:

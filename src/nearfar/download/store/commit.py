@@ -102,9 +102,8 @@ class Committer:
         """Give the names, under the manifest's lock: no other process can take an intent over meanwhile."""
         held = self._manifest.intents_of(self._owner)
         placed: dict[Draft, Saved] = {}
-        for claim in claims:
-            if claim.entry.fold not in held:
-                continue
+        mine = [claim for claim in claims if claim.entry.fold in held]
+        for claim in mine:
             try:
                 self._name(claim)
                 placed[claim.draft] = claim.entry.saved
@@ -112,7 +111,7 @@ class Committer:
                 claim.draft.tried.add(claim.entry.fold)
             except (OSError, StoreError) as error:
                 ended[claim.draft] = disk(error, claim.draft.label)
-        self._manifest.withdraw(claim.entry.fold for claim in claims if claim.draft not in placed)
+        self._manifest.withdraw(claim.entry.fold for claim in mine if claim.draft not in placed)
         self._step("renamed")
         return placed
 
@@ -126,10 +125,11 @@ class Committer:
         self._step("placed")
 
     def _sync_folders(self, drafts: list[Draft], ended: _Endings) -> None:
-        for folder in {draft.folder for draft in drafts}:
+        saved = [draft for draft in drafts if isinstance(ended.get(draft), Saved)]
+        for folder in {draft.folder for draft in saved}:
             try:
                 os.fsync(self._folders.at(folder))
             except (OSError, StoreError) as error:
-                for draft in drafts:
+                for draft in saved:
                     if draft.folder == folder:
                         ended[draft] = disk(error, draft.label)

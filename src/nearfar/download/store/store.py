@@ -91,7 +91,10 @@ class Store:
             return True
         if job.checksum.algorithm == "sha256":
             return job.checksum.digest == entry.sha256
-        return job.checksum.digest == self._claims.digest(entry, job.checksum.algorithm)
+        try:
+            return job.checksum.digest == self._claims.digest(entry, job.checksum.algorithm)
+        except OSError:
+            return False
 
     def open(self, job: Job, head: Head) -> Draft:
         """Start a file. Raises `StoreError`: disk, or refused for a name that leads out of the directory."""
