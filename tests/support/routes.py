@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tests.support.exchange import Handler, Reply, Request
 
 
-def content(body: bytes, /, status: int = 200, *, ranges: bool = True, **fields: str) -> Handler:
+def content(body: bytes, code: int = 200, /, **fields: str) -> Handler:
     """A file, as a good server gives it: ``content(b"...", etag='"1"', content_type="image/png")``.
 
     Ranges are answered with 206 if If-Range names the file's ETag (or is not there).
@@ -19,15 +20,25 @@ def content(body: bytes, /, status: int = 200, *, ranges: bool = True, **fields:
     def handle(request: Request, reply: Reply) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-", request.fields.get("range", ""))
         same = request.fields.get("if-range") in (None, named.get("Etag"))
-        if asked and ranges and same and int(asked[1]) < len(body):
+        if asked and same and int(asked[1]) < len(body):
             part = body[int(asked[1]) :]
             where = f"bytes {asked[1]}-{len(body) - 1}/{len(body)}"
             reply.head(206, {"Content-Length": str(len(part)), "Content-Range": where, **named})
             reply.data(part)
         else:
-            reply.head(status, {"Content-Length": str(len(body)), **named})
+            reply.head(code, {"Content-Length": str(len(body)), **named})
             reply.data(body)
         reply.end()
+
+    return handle
+
+
+def without_ranges(handler: Handler) -> Handler:
+    """`handler`, as of a server that knows no ranges (or answers with a part of its own choice)."""
+
+    def handle(request: Request, reply: Reply) -> None:
+        left = {name: value for name, value in request.fields.items() if name != "range"}
+        handler(replace(request, fields=left), reply)
 
     return handle
 

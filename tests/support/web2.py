@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 
 from tests.support.exchange import Request
 
@@ -38,7 +40,8 @@ class Http2Connection:
                 asked = self._asked.popleft()
                 fields = {bytes(name).decode(): bytes(value).decode() for name, value in asked.headers}
                 request = Request(fields[":path"], fields, self._number, "2")
-                self._web.answer(request, Http2Reply(self, asked.stream_id))
+                with suppress(h2.exceptions.StreamClosedError):  # by a client that wants no more of it
+                    self._web.answer(request, Http2Reply(self, asked.stream_id))
             self.read()
 
     def read(self) -> None:

@@ -75,7 +75,7 @@ class Body:
     sha256: str
     """Lower-case hex."""
     attempts: int = 1
-    """Requests it took."""
+    """Attempts it took; following redirects is part of one."""
 
 
 @dataclass(frozen=True, slots=True)

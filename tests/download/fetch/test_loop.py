@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import pycurl
 import pytest
 
 from nearfar.download.model import Head, Job, Reason
@@ -48,6 +49,7 @@ def test_a_paused_transfer_does_not_hold_up_the_others(web: Web, fetcher: MakeFe
     assert bytes(paused.data) == bytes(other.data) == BODY
 
 
+@pytest.mark.skipif(pycurl.version_info()[2] < 0x075000, reason="an old libcurl takes a pause for a stall")
 def test_a_pause_is_no_stall(web: Web, fetcher: MakeFetcher) -> None:
     """Given a stalled transfer and a paused one, I expect only the first to time out."""
     web.routes["/file"] = content(BODY)
@@ -61,6 +63,22 @@ def test_a_pause_is_no_stall(web: Web, fetcher: MakeFetcher) -> None:
     engine.resume(paused)
     poll_until(engine, lambda: paused.ended)
     assert paused.body is not None and paused.body.attempts == 1
+
+
+@pytest.mark.parametrize("http", ["1.1", "h2c"])
+def test_a_transfer_that_fails_in_the_bytes_held_back_ends(web: Web, fetcher: MakeFetcher, http: str) -> None:
+    """Given a pause with the limit just ahead, I expect the failure when it resumes, and no hanging."""
+    web.routes["/endless"] = endless()
+    engine = fetcher(http=http, buffer_size=16384, max_size=20_000, per_host=1)
+    for path in ("/endless", "/endless"):
+        sink = Remembered(pause_after=1)
+        engine.add(Job(web.url(path)), sink)
+        poll_until(engine, lambda sink=sink: sink.pause_after is None)  # type: ignore[misc]
+        for _ in range(5):
+            engine.poll(0.01)
+        engine.resume(sink)
+        poll_until(engine, lambda sink=sink: sink.ended)  # type: ignore[misc]
+        assert sink.failure is not None and sink.failure.reason is Reason.TOO_LARGE
 
 
 def test_resuming_one_that_is_not_paused_does_nothing(web: Web, fetcher: MakeFetcher) -> None:

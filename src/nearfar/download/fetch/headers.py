@@ -22,8 +22,8 @@ __all__ = [
 ]
 
 FIELD = re.compile(
-    r"^(content-disposition|content-length|content-md5|content-range|content-type|digest|etag|last-modified"
-    r"|location|repr-digest|retry-after|transfer-encoding):[ \t]*(.*?)[ \t]*\r?$",
+    r"^(content-(?:disposition|length|md5|range|type)|digest|etag|last-modified|location|repr-digest"
+    r"|retry-after|transfer-encoding):[ \t]*(.*?)[ \t]*\r?$",
     re.IGNORECASE | re.MULTILINE,
 )
 """The fields that matter here; reading the others would cost a small file more than its digest."""
@@ -67,9 +67,8 @@ def parse_head(lines: Sequence[bytes]) -> Answer:
 def length(answer: Answer) -> int | None:
     """The body's announced length in bytes; None where a transfer coding makes it void (RFC 9112, 6.3)."""
     value = answer.fields.get("content-length", "")
-    if "transfer-encoding" in answer.fields or not re.fullmatch(r"[0-9]{1,19}", value):
-        return None
-    return int(value)
+    known = value.isdecimal() and len(value) < 20 and "transfer-encoding" not in answer.fields
+    return int(value) if known else None
 
 
 def media_type(value: str | None) -> str | None:

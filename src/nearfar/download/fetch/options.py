@@ -33,7 +33,7 @@ class FetchOptions:
     """Seconds for name, connection and TLS handshake together."""
     stall_timeout: int = 30
     """Seconds that a transfer may stay below `stall_speed`, on libcurl's average over the last five or so;
-    a pause of the sink's does not count."""
+    a pause of the sink's does not count (for libcurl 7.61 it does)."""
     stall_speed: int = 1
     """Bytes per second."""
     total_timeout: float | None = None

@@ -14,11 +14,10 @@ TRANSIENT_STATUS = frozenset({408, 425, 429})
 # libcurl's error codes, by the numbers its ABI promises not to change (libcurl-errors(3)).
 OPERATION_TIMEDOUT = 28
 PARTIAL_FILE = 18
-PEER_FAILED_VERIFICATION = 60
 DNS = frozenset({5, 6})  # proxy, host
 CONNECT = frozenset({7, 45, 97})  # host, local interface, proxy handshake
 TLS_BROKEN_OFF = frozenset({35, 80})  # perhaps only the connection
-TLS_REFUSED = frozenset({53, 54, 58, 59, 60, 64, 66, 77, 82, 83, 90, 91, 98})
+TLS_REFUSED = frozenset({51, 53, 54, 58, 59, 60, 64, 66, 77, 82, 83, 90, 91, 98})
 CUT = frozenset({16, 18, 52, 55, 56, 92})  # HTTP/2, partial, nothing, send, receive, HTTP/2 stream
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from nearfar.download.fetch.base import Sink
+from nearfar.download.fetch.curl.handle import Handle, pycurl
 from nearfar.download.fetch.digests import is_known
-from nearfar.download.fetch.handle import Handle, pycurl
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.policy import Throttle, backoff, park
 from nearfar.download.fetch.request import RequestFields
@@ -49,6 +49,7 @@ class CurlFetcher:
         self._clock = clock
         self._fields = RequestFields(self._options)
         self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
         self._multi.setopt(pycurl.M_MAXCONNECTS, 2 * self._options.connections)
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
@@ -113,9 +114,9 @@ class CurlFetcher:
             timeout = 0.0
         if self._resumed:
             self._unpause()
+        self._settle()
         self._start(self._clock())
-        if not self._over:
-            self._wait(timeout)
+        self._wait(timeout)
         if not self._throttle.wait(self._clock()):
             self._multi.perform()
         self._reap()
@@ -153,7 +154,9 @@ class CurlFetcher:
         resumed, self._resumed = self._resumed, set()
         for handle in list(self._active.values()):
             if handle.paused and handle.transfer is not None and id(handle.transfer.sink) in resumed:
-                handle.unpause()
+                code = handle.unpause()
+                if code:
+                    self._over.append((handle.curl, code, ""))
 
     def _start(self, now: float) -> None:
         while (taken := self._schedule.take(now)) is not None:
@@ -195,7 +198,10 @@ class CurlFetcher:
             left, done, failed = self._multi.info_read()
             self._over.extend((curl, 0, "") for curl in done)
             self._over.extend(failed)
-        # A sink may raise: what else is over stays here for the next poll.
+        self._settle()
+
+    def _settle(self) -> None:
+        # A sink may raise: what else is over stays for the next poll.
         while self._over:
             self._conclude(*self._over.popleft())
 
@@ -210,18 +216,20 @@ class CurlFetcher:
             self._multi.remove_handle(curl)
             self._idle.append(handle)
             self._schedule.release(host)
-            self._in_flight -= step is Step.ENDED
+            if step is Step.ENDED:
+                self._in_flight -= 1
+        self._go_on(transfer, host, step)
+
+    def _go_on(self, transfer: Transfer, host: str, step: Step) -> None:
+        """Schedule what follows a request to `host`."""
         now = self._clock()
         if transfer.trouble is not None:
-            self._park(host, transfer.trouble, now)
+            seconds = park(transfer.trouble, self._options)
+            if seconds:
+                self._schedule.park(host, now + seconds)
         if step is Step.FOLLOW:
             self._schedule.add(transfer.url.host, transfer, first=True)
         elif step is Step.RETRY:
             delay = backoff(transfer.tried, self._options, self._rng)
             transfer.again()
             self._schedule.add_later(transfer.url.host, transfer, now + delay)
-
-    def _park(self, host: str, trouble: Trouble, now: float) -> None:
-        seconds = park(trouble, self._options)
-        if seconds:
-            self._schedule.park(host, now + seconds)

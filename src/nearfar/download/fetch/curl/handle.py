@@ -84,12 +84,19 @@ class Handle:
             self._answer()
         return from_curl(code, message, self._answered) if code else None
 
-    def unpause(self) -> None:
-        """Let the bytes come again; those that wait come now."""
+    def unpause(self) -> int:
+        """Let the bytes come again; those that wait come now.
+
+        Returns libcurl's code: 0, or why the request ended over the bytes that waited.
+        """
         self.paused = False
         if self.held:
             self.held = False
-            self.curl.pause(pycurl.PAUSE_CONT)
+            try:
+                self.curl.pause(pycurl.PAUSE_CONT)
+            except pycurl.error as error:
+                return int(error.args[0])
+        return 0
 
     def close(self) -> None:
         self.transfer = None
