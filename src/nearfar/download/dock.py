@@ -34,7 +34,6 @@ class Dock:
         self._settles: list[Settle] = []
         self._size = 0
         self._since: float | None = None
-        self._unanswered = 0
         self._name = secrets.token_hex(8)
         self._streams = count()
 
@@ -56,12 +55,12 @@ class Dock:
             self._flush()
 
     def turn(self, now: float) -> None:
-        """Send the batch if it has waited long enough, or if no consumer has anything of ours to do."""
+        """Send the batch if it has waited long enough."""
         if not self._files:
             return
         if self._since is None:
             self._since = now
-        if not self._unanswered or now - self._since >= AGE:
+        if now - self._since >= AGE:
             self._flush()
 
     def deadline(self) -> float | None:
@@ -71,11 +70,9 @@ class Dock:
     def _flush(self) -> None:
         files, settles, size = tuple(self._files), self._settles, self._size
         self._files, self._settles, self._size, self._since = [], [], 0, None
-        self._unanswered += 1
         self.post.send(Files(files), lambda answer: self._answered(settles, answer), size=size)
 
     def _answered(self, settles: list[Settle], answer: Answer) -> None:
-        self._unanswered -= 1
         for settle, verdict in zip(settles, _each(answer, len(settles)), strict=True):
             settle(verdict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 from nearfar.download.account import Account, Ended, Summary
@@ -53,6 +54,11 @@ class World:
         self.events: list[Callable[[], bool]] = []
         """Each is tried in every step until it says that it happened."""
         self.producer: Producer | None = None
+        self._ticks = count()
+
+    def clock(self) -> float:
+        """Four milliseconds pass between two looks."""
+        return next(self._ticks) * 0.004
 
     def consumer(self, name: str, directory: Path) -> None:
         store = self.stores[name] = Store(directory)
@@ -72,7 +78,7 @@ class World:
 
     def fetch(self, *jobs: Job | str, at_once: int = 4) -> Summary:
         desk = self.desk = ListDesk([Job(job) if isinstance(job, str) else job for job in jobs])
-        self.producer = Producer(desk, self.fetcher, Outbox(self.post), jobs=at_once, clock=lambda: 0.0)
+        self.producer = Producer(desk, self.fetcher, Outbox(self.post), jobs=at_once, clock=self.clock)
         self.producer.run()
         return desk.account.summary()
 
