@@ -115,9 +115,6 @@ class Inbox:
             raise ShutDown
         return Slip(self, envelope) if envelope else None
 
-    def wake(self) -> None:
-        """Nobody waits here."""
-
     def close(self, timeout: float | None) -> None:
         self.post.kill(self.name)
 

@@ -12,7 +12,7 @@ from nearfar.download.courier import Inbound, Letter
 from nearfar.download.model import Failure, Reason, Saved
 from nearfar.download.spelling import decode, encode_answer
 from nearfar.download.store import Draft, Store, StoreError
-from nearfar.download.streams import FORGOTTEN, Streams
+from nearfar.download.streams import Streams
 from nearfar.download.words import (
     Abandon,
     Answer,
@@ -25,6 +25,7 @@ from nearfar.download.words import (
     Offer,
     Open,
     Request,
+    Taken,
     Verdict,
     Verdicts,
     Written,
@@ -35,6 +36,8 @@ GROUP = 256
 """Files of a commit at most; each keeps a descriptor open until then."""
 GROUP_SIZE = 8 * 1024 * 1024
 """Bytes of a commit of small files: half of what a producer sends unanswered, so that it need not pause."""
+LONGEST_WAIT = 1.0
+"""Seconds between two turns when nothing comes, for a stop and for whoever watches the progress."""
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +97,7 @@ class Consumer:
         self._store = store
         self._clock = clock
         self._on_turn = on_turn
-        self._streams = Streams(store, inbound.name)
+        self._streams = Streams(store)
         self._group: list[tuple[Draft, _Waiting, int]] = []
         self._group_size = 0
         self._letters: list[_Waiting] = []
@@ -107,7 +110,6 @@ class Consumer:
         Other messages are kept back without an answer, so that they go to another consumer.
         """
         self._stopping = True
-        self._inbound.wake()
 
     @property
     def in_hand(self) -> int:
@@ -131,7 +133,7 @@ class Consumer:
     def turn(self) -> None:
         """Receive one message and act on it; commit when there is none. Raises as `run`, and `ShutDown`."""
         self._on_turn()
-        letter = self._inbound.receive(0.0 if self._letters else FORGOTTEN)
+        letter = self._inbound.receive(0.0 if self._letters else LONGEST_WAIT)
         if letter is None:
             self._commit()
             self._streams.forget_silent(self._clock())
@@ -171,7 +173,8 @@ class Consumer:
                 except StoreError as error:
                     return error.failure
             case Open():
-                return self._streams.open(request, self._clock())
+                # The name may be another than before: a consumer that was cut off comes back under a new one.
+                return self._streams.open(request, self._clock()) or Taken(self._inbound.name)
             case Chunk():
                 return self._streams.write(request, self._clock())
             case Abandon(stream):

@@ -66,11 +66,5 @@ class Inbound(Protocol):
         consumer's own hands is answered. Raises `ProducerLost` at the end if a producer died before.
         """
 
-    def wake(self) -> None:
-        """Let the present `receive`, or else the next one, return None now.
-
-        May be called from a signal handler: it takes no lock and does not wait.
-        """
-
     def close(self, timeout: float | None) -> None:
         """Send the last answers and leave. Messages in hand and not answered go to another consumer."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nearfar.download.model import Failure, Reason
 from nearfar.download.store import Draft, Store, StoreError
-from nearfar.download.words import Chunk, Finish, Lost, Open, Taken, Written
+from nearfar.download.words import Chunk, Finish, Lost, Open, Written
 
 FORGOTTEN = 900.0
 """Seconds without a word after which a stream's producer counts as gone. Were it only slow, it would hear
@@ -22,9 +22,8 @@ class _Stream:
 class Streams:
     """Open streams by their id. `now` is a time in seconds of any one clock."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._name = name
         self._streams: dict[str, _Stream] = {}
 
     def __len__(self) -> int:
@@ -33,15 +32,15 @@ class Streams:
     def __contains__(self, stream: str) -> bool:
         return stream in self._streams
 
-    def open(self, request: Open, now: float) -> Taken | Failure:
-        """Start a draft. A second request for the same stream starts it afresh."""
+    def open(self, request: Open, now: float) -> Failure | None:
+        """Start a draft; None if that went well. A second request for the same stream starts it afresh."""
         self.abandon(request.stream)
         try:
             draft = self._store.open(request.job, request.head)
         except StoreError as error:
             return error.failure
         self._streams[request.stream] = _Stream(draft, now)
-        return Taken(self._name)
+        return None
 
     def write(self, request: Chunk, now: float) -> Written | Lost | Failure:
         stream = self._streams.get(request.stream)

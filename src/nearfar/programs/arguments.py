@@ -69,6 +69,7 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
     here = ", or local: producers and consumers in this one command" if local else ""
     side.add_argument("--queue", metavar="ADDRESS", help=f"connect to a queue that is hosted there{here}")
     group.add_argument("--lanes", metavar="FROM-TO", help="with --bind: the ports for items, for a firewall")
+    group.add_argument("--insecure", action="store_true", help="with --bind: let anybody in, beyond loopback")
     group.add_argument(
         "--wait",
         type=seconds,

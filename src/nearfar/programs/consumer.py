@@ -85,6 +85,7 @@ def _work(options: argparse.Namespace, store: Store) -> int:
         bind=options.queue is None,
         store=store.id,
         lanes=options.lanes,
+        insecure=options.insecure,
         wait=options.wait,
         producers=options.producers,
     )

@@ -172,7 +172,9 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
     bind = options.bind is not None
     fetcher = CurlFetcher(fetching)
     try:
-        outbound = open_outbound(address, bind=bind, lanes=options.lanes, wait=options.wait)
+        outbound = open_outbound(
+            address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
+        )
         try:
             producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
             with StopRequest(producer.stop) as stop:

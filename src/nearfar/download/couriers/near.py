@@ -121,9 +121,6 @@ class NearInbound:
             raise ShutDown
         return None
 
-    def wake(self) -> None:
-        """Nobody asks for it: a consumer of one command ends when its parent says so."""
-
     def close(self, timeout: float | None) -> None:
         """Leave. No answer is waited for: the producers were gone before the end was said."""
         self._routes.close()
