@@ -14,7 +14,8 @@ from nearfar.download.store import Store, StoreError
 from nearfar.errors import AddressError, ProducerLost, QueueLost
 from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, positive
 from nearfar.programs.common import Exit, StopRequest, set_up_logging
-from nearfar.programs.progress import Counts, Progress, make_progress
+from nearfar.programs.counts import Counts
+from nearfar.programs.progress import Progress, make_progress
 
 FAREWELL = 30.0
 """Seconds to hand over the last answers."""

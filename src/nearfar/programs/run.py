@@ -13,7 +13,8 @@ from nearfar.download.account import Account, Summary
 from nearfar.download.desk import InputDesk
 from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake, Source
-from nearfar.programs.progress import Counts, make_progress
+from nearfar.programs.counts import Counts
+from nearfar.programs.progress import make_progress
 
 SHOWN_EVERY = 0.1
 """Seconds between two looks at the counts."""

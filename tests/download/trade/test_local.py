@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nearfar.programs.common import Exit
+from tests.download.trade.gate import Gate
 from tests.support.exchange import Reply, Request
 from tests.support.routes import content
 from tests.support.waiting import eventually
@@ -32,34 +32,6 @@ def web() -> Iterator[Web]:
 
 def body(number: int) -> bytes:
     return f"file {number} ".encode() * 2000
-
-
-class Gate:
-    """Answers that wait, once `after` were given, until `open` is called."""
-
-    def __init__(self, web: Web, after: int) -> None:
-        self._after = after
-        self._given = 0
-        self._lock = threading.Lock()
-        self._open = threading.Event()
-        self.reached = threading.Event()
-        for path, route in list(web.routes.items()):
-            web.routes[path] = self._gated(route)
-
-    def _gated(self, route: Callable[[Request, Reply], None]) -> Callable[[Request, Reply], None]:
-        def handle(request: Request, reply: Reply) -> None:
-            with self._lock:
-                self._given += 1
-                waits = self._given > self._after
-            if waits:
-                self.reached.set()
-                self._open.wait(30)
-            route(request, reply)
-
-        return handle
-
-    def open(self) -> None:
-        self._open.set()
 
 
 class Command:
