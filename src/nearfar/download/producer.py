@@ -66,6 +66,11 @@ class Producer:
         self._stopping = False
         outbound.on_event = desk.on_event = fetcher.wake
 
+    @property
+    def on_way(self) -> int:
+        """Bytes handed over to be sent, or sent and not answered."""
+        return self._post.held
+
     def stop(self) -> None:
         """Begin nothing more; `run` returns when what is in hand has its verdict.
 
@@ -79,11 +84,11 @@ class Producer:
 
         Raises what the outbound raises (`QueueLost`); jobs without an ending are still open then.
         """
-        while self._turn():
+        while self.turn():
             self._fetcher.poll(self._patience())
 
-    def _turn(self) -> bool:
-        """Do what can be done now; False when all is done."""
+    def turn(self) -> bool:
+        """Do what can be done now, without waiting; False when all is done. Raises as `run`."""
         self._post.turn()
         self._offers.turn()
         self._resume()

@@ -147,12 +147,9 @@ def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Comm
     assert len(web.log) == len(ALL)
 
 
-def test_a_killed_host_is_said_and_the_same_commands_go_on(web: Web, commands: Commands) -> None:
+def test_after_both_commands_were_killed_the_same_ones_go_on(web: Web, commands: Commands) -> None:
     gate = Gate(web, after=FILES // 2)
-    host = commands.host("-o", "a")
-    producer = commands.start("producer", "--queue", commands.address, "-i", "urls.txt", "--wait", "1")
-    producer.kill()
-    producer = commands.produce(web)
+    host, producer = commands.host("-o", "a"), commands.produce(web)
     assert gate.reached.wait(30)
     assert eventually(lambda: bool(saved_in(commands.folder / "a")))
     host.kill()

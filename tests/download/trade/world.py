@@ -80,6 +80,10 @@ class World:
         desk = self.desk = ListDesk([Job(job) if isinstance(job, str) else job for job in jobs])
         self.producer = Producer(desk, self.fetcher, Outbox(self.post), jobs=at_once, clock=self.clock)
         self.producer.run()
+        while self.post.waiting or self.post.answered:
+            self.step()
+            self.producer.turn()
+        assert self.producer.on_way == 0
         return desk.account.summary()
 
     def close(self) -> None:
