@@ -55,7 +55,7 @@ def ends(tmp_path: Path) -> Iterator[Ends]:
 
 
 def test_a_paused_passage_keeps_nothing_back_that_could_make_room(ends: Ends) -> None:
-    post = Post(ends.outbox, room=6 * len(PIECE))
+    post = Post(ends.outbox, room=7 * len(PIECE))
     passage = Passage(1, JOB, Dock(post), lambda passage, verdict: None)
     passage.begin(HEAD)
     pieces = 0
