@@ -25,7 +25,7 @@ clean:  ## remove what make and tox built
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BUILT): pyproject.toml
-	@for python in $(CANDIDATES); do \
+	@found=; for python in $(CANDIDATES); do \
 	    "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	        && found=$$python && break; \
 	done; \
