@@ -139,6 +139,7 @@ def test_no_child_outlives_a_killed_command(web: Web, tmp_path: Path) -> None:
     assert gate.reached.wait(30)
     children = command.children("produce") + command.children("consume")
     assert len(children) == 4
+    assert eventually(lambda: any((tmp_path / "files").glob("*.png")), within=10)
     command.process.kill()
     command.end()
     assert eventually(lambda: not any(map(life_of, children)), within=10)
