@@ -44,6 +44,10 @@ class NearQueue(PipedQueue, BaseQueue):
     def _state(self) -> str:
         return (", shut down" if self._stage.get_value() else "") + (", closed" if self._closed else "")
 
+    def fileno(self) -> int:
+        """A descriptor for `multiprocessing.connection.wait`: readable when there may be an item to get."""
+        return self._reader.fileno()
+
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         self._check_open()
         message = pickled(item)

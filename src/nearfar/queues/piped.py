@@ -75,6 +75,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
     _notempty: Condition
     _poll: Callable[[float], bool]
     _recv_bytes: Callable[[], bytes]
+    _reader: Connection[Any, Any]
     _rlock: Lock
     _sem: BoundedSemaphore
     _start_thread: Callable[[], None]

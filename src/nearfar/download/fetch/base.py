@@ -41,6 +41,9 @@ class Fetcher(Protocol):
     def resume(self, sink: Sink) -> None:
         """Undo a pause that `Sink.chunk` asked for."""
 
+    def drop(self, sink: Sink) -> None:
+        """Drop one transfer, added and not yet ended, without calling its sink again. Not inside `poll`."""
+
     def poll(self, timeout: float) -> None:
         """Move every transfer on; return after at most `timeout` seconds, or once something happened."""
 

@@ -57,6 +57,7 @@ class CurlFetcher:
         self._schedule: Schedule[Transfer] = Schedule(self._options.connections, self._options.per_host)
         self._throttle = Throttle(self._options.rate, clock())
         self._refused: list[tuple[Sink, Trouble]] = []
+        self._dropped: set[int] = set()
         self._idle: list[Handle] = []
         self._active: dict[pycurl.Curl, Handle] = {}
         self._resumed: set[int] = set()
@@ -83,6 +84,26 @@ class CurlFetcher:
     def resume(self, sink: Sink) -> None:
         self._resumed.add(id(sink))
 
+    def drop(self, sink: Sink) -> None:
+        self._in_flight -= 1
+        for handle in self._active.values():
+            if handle.transfer is not None and handle.transfer.sink is sink:
+                self._break_off(handle)
+                return
+        refused = [(other, trouble) for other, trouble in self._refused if other is not sink]
+        if len(refused) < len(self._refused):
+            self._refused = refused
+        else:
+            # It waits for its turn, or for another attempt: `_start` will meet it.
+            self._dropped.add(id(sink))
+
+    def _break_off(self, handle: Handle) -> None:
+        del self._active[handle.curl]
+        self._over = deque(over for over in self._over if over[0] is not handle.curl)
+        self._multi.remove_handle(handle.curl)
+        self._schedule.release(handle.host)
+        handle.close()
+
     def wake(self) -> None:
         # A full pipe is as good as one byte more; a closed one has nobody to wake.
         with suppress(OSError):
@@ -108,6 +129,7 @@ class CurlFetcher:
         self._over.clear()
         self._refused.clear()
         self._resumed.clear()
+        self._dropped.clear()
         self._schedule = Schedule(self._options.connections, self._options.per_host)
         self._in_flight = 0
 
@@ -139,6 +161,10 @@ class CurlFetcher:
     def _start(self, now: float) -> None:
         while (taken := self._schedule.take(now)) is not None:
             host, transfer = taken
+            if id(transfer.sink) in self._dropped:
+                self._dropped.discard(id(transfer.sink))
+                self._schedule.release(host)
+                continue
             handle = self._idle.pop() if self._idle else Handle(self._options, self._throttle)
             handle.load(transfer, host)
             self._active[handle.curl] = handle

@@ -1,0 +1,136 @@
+"""The processes of one command, each with a pipe to its parent.
+
+::
+
+    parent -> producer    jobs  [(number, job)...] | end | stop
+    producer -> parent    want  how many           | ended [(number, Ended)...]
+    parent -> consumer    end
+
+A child whose parent is gone leaves at once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from nearfar.download.account import Ended
+from nearfar.download.consumer import Consumer
+from nearfar.download.couriers.near import NearInbound, NearOutbound, Routes
+from nearfar.download.fetch.base import Fetcher
+from nearfar.download.model import Job
+from nearfar.download.producer import Producer
+from nearfar.download.store import Store
+
+ORPHANED = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the processes of one command do. Everything in it must be picklable: they are spawned."""
+
+    directory: Path
+    make_fetcher: Callable[[], Fetcher]
+    overwrite: bool = False
+    producers: int = 1
+    consumers: int = 1
+    jobs: int = 16
+    """Transfers at a time, of each producer."""
+    prepare: Callable[[], None] | None = None
+    """Called first in each process: sets up logging."""
+
+
+class PipeDesk:
+    """A producer's desk whose other side is the parent."""
+
+    def __init__(self, pipe: Connection[Any, Any], on_stop: Callable[[], None]) -> None:
+        self.on_event: Callable[[], None] = lambda: None
+        self._pipe = pipe
+        self._on_stop = on_stop
+        self._jobs: deque[tuple[int, Job]] = deque()
+        self._asked = False
+        self._over = False
+        self._ended: list[tuple[int, Ended]] = []
+
+    def listen(self) -> None:
+        """Read what the parent says, until it says the end: for a thread of its own."""
+        while not self._over:
+            try:
+                word, jobs = self._pipe.recv()
+            except (EOFError, OSError):
+                # The parent is gone, or about to kill this process.
+                return
+            self._jobs.extend(jobs)
+            self._asked = False
+            if word != "jobs":
+                self._over = True
+            if word == "stop":
+                self._on_stop()
+            self.on_event()
+
+    def take(self, most: int) -> Sequence[tuple[int, Job]]:
+        jobs = self._jobs
+        taken = [jobs.popleft() for _ in range(min(most, len(jobs)))]
+        if not taken and not self._asked and not self._over:
+            self._asked = True
+            self._pipe.send(("want", most))
+        return taken
+
+    @property
+    def exhausted(self) -> bool:
+        return self._over and not self._jobs
+
+    def end(self, number: int, ended: Ended) -> None:
+        self._ended.append((number, ended))
+
+    def turn(self) -> None:
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._pipe.send(("ended", ended))
+
+
+def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
+    """The life of a producer process."""
+    _prepare(plan)
+    fetcher = plan.make_fetcher()
+    outbound = NearOutbound(routes, number)
+    desk = PipeDesk(pipe, lambda: producer.stop())
+    producer = Producer(desk, fetcher, outbound, jobs=plan.jobs, ahead=4 * plan.jobs)
+    Thread(target=desk.listen, name="parent", daemon=True).start()
+    producer.run()
+    outbound.close(None)
+    fetcher.close()
+
+
+def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -> None:
+    """The life of a consumer process."""
+    _prepare(plan)
+    inbound = NearInbound(routes, name, pipe)
+    with Store(plan.directory, overwrite=plan.overwrite) as store:
+        Consumer(inbound, store).run()
+    inbound.close(None)
+
+
+def _prepare(plan: Plan) -> None:
+    # A terminal's Ctrl-C reaches every process of the command; only the parent decides what it means.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    Thread(target=_leave_with_parent, name="orphan", daemon=True).start()
+    if plan.prepare is not None:
+        plan.prepare()
+
+
+def _leave_with_parent() -> None:
+    """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(ORPHANED)

@@ -1,0 +1,232 @@
+"""The consumer: receives files, stores them, and answers only once they are safe."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nearfar.download.courier import Inbound, Letter
+from nearfar.download.model import Failure, Reason, Saved
+from nearfar.download.spelling import decode, encode_answer
+from nearfar.download.store import Draft, Store, StoreError
+from nearfar.download.streams import Streams
+from nearfar.download.words import (
+    Abandon,
+    Answer,
+    Chunk,
+    File,
+    Files,
+    Finish,
+    Known,
+    Lost,
+    Offer,
+    Open,
+    Request,
+    Taken,
+    Verdict,
+    Verdicts,
+    Written,
+)
+from nearfar.errors import ProtocolError, ShutDown
+
+GROUP = 256
+"""Files of a commit at most; each keeps a descriptor open until then."""
+GROUP_SIZE = 8 * 1024 * 1024
+"""Bytes of a commit of small files: half of what a producer sends unanswered, so that it need not pause."""
+LONGEST_WAIT = 1.0
+"""Seconds between two turns when nothing comes, for a stop and for whoever watches the progress."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Received:
+    """What one consumer did; `str` is the sentence for its end."""
+
+    saved: int = 0
+    size: int = 0
+    """Bytes of the saved files."""
+    failed: Counter[Reason] = field(default_factory=Counter)
+
+    def count(self, verdict: Verdict) -> None:
+        if isinstance(verdict, Failure):
+            self.failed[verdict.reason] += 1
+        else:
+            self.saved += 1
+            self.size += verdict.size
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.failed.most_common())
+        failed = f", {self.failed.total():,} failed ({reasons})" if self.failed else ""
+        return f"{self.saved:,} saved ({self.size:,} bytes){failed}"
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A letter whose files are in the present group: answered when each has its verdict."""
+
+    letter: Letter
+    verdicts: list[Verdict | None]
+
+    def answer(self) -> None:
+        verdicts = tuple(verdict for verdict in self.verdicts if verdict is not None)
+        assert len(verdicts) == len(self.verdicts), "a commit gives every draft a verdict"
+        self.letter.answer(encode_answer(Verdicts(verdicts)))
+
+
+class Consumer:
+    """Drives one store from one inbound, in one thread. Closes neither.
+
+    A group of files is committed, and answered, when no further message waits, or when it is large. What
+    fails is answered with its failure, and the consumer goes on.
+    """
+
+    def __init__(
+        self,
+        inbound: Inbound,
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.received = Received()
+        self._inbound = inbound
+        self._store = store
+        self._clock = clock
+        self._on_turn = on_turn
+        self._streams = Streams(store)
+        self._group: list[tuple[Draft, _Waiting, int]] = []
+        self._group_size = 0
+        self._letters: list[_Waiting] = []
+        self._kept_back: list[Letter] = []
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Finish the files in hand; `run` returns then. From another thread or a signal handler.
+
+        Other messages are kept back without an answer, so that they go to another consumer.
+        """
+        self._stopping = True
+
+    @property
+    def in_hand(self) -> int:
+        """Large files that are coming in."""
+        return len(self._streams)
+
+    def run(self) -> None:
+        """Work until the counted end, or `stop`.
+
+        Raises what the inbound raises: `ProducerLost` at an end that was not announced by all, `QueueLost`.
+        What was received whole before is saved first.
+        """
+        try:
+            while not self._stopping or self._streams:
+                self.turn()
+        except ShutDown:
+            log.debug("every producer said goodbye")
+        finally:
+            self._commit()
+
+    def turn(self) -> None:
+        """Receive one message and act on it; commit when there is none. Raises as `run`, and `ShutDown`."""
+        self._on_turn()
+        letter = self._inbound.receive(0.0 if self._letters else LONGEST_WAIT)
+        if letter is None:
+            self._commit()
+            self._streams.forget_silent(self._clock())
+            return
+        self._handle(letter)
+        if len(self._group) >= GROUP or self._group_size >= GROUP_SIZE:
+            self._commit()
+
+    def _handle(self, letter: Letter) -> None:
+        try:
+            request = decode(letter.message)
+        except ProtocolError as error:
+            log.warning("dropped a message: %s", error)
+            letter.answer(encode_answer(Failure(Reason.REFUSED, f"the consumer cannot read it: {error}")))
+            return
+        if self._stopping and not self._in_hand(request):
+            self._kept_back.append(letter)
+            return
+        match request:
+            case Files(files):
+                self._keep(letter, files)
+            case Finish():
+                self._finish(letter, request)
+            case _:
+                letter.answer(encode_answer(self._reply(request)))
+
+    def _in_hand(self, request: Request) -> bool:
+        """True for what concerns a stream that is open here."""
+        return isinstance(request, Chunk | Finish | Abandon) and request.stream in self._streams
+
+    def _reply(self, request: Offer | Open | Chunk | Abandon) -> Answer:
+        """What can be answered at once."""
+        match request:
+            case Offer(jobs):
+                try:
+                    return Known(tuple(self._store.known(jobs)))
+                except StoreError as error:
+                    return error.failure
+            case Open():
+                # The name may be another than before: a consumer that was cut off comes back under a new one.
+                return self._streams.open(request, self._clock()) or Taken(self._inbound.name)
+            case Chunk():
+                return self._streams.write(request, self._clock())
+            case Abandon(stream):
+                self._streams.abandon(stream)
+                return Written()
+
+    def _keep(self, letter: Letter, files: tuple[File, ...]) -> None:
+        waiting = _Waiting(letter, [None] * len(files))
+        self._letters.append(waiting)
+        for index, (file, saved) in enumerate(zip(files, self._before(letter, files), strict=True)):
+            if saved is not None:
+                waiting.verdicts[index] = saved
+                continue
+            try:
+                draft = self._store.put(file.job, file.head, file.body, file.data)
+            except StoreError as error:
+                self._count(waiting, index, error.failure)
+                continue
+            self._group.append((draft, waiting, index))
+            self._group_size += len(file.data)
+
+    def _before(self, letter: Letter, files: tuple[File, ...]) -> list[Saved | None]:
+        """What is saved already of a message that somebody may have had in hand before."""
+        if letter.attempt > 1:
+            try:
+                return self._store.known([file.job for file in files])
+            except StoreError as error:
+                log.warning("cannot tell what is saved already: %s", error)
+        return [None] * len(files)
+
+    def _finish(self, letter: Letter, request: Finish) -> None:
+        match self._streams.finish(request):
+            case Lost() as lost:
+                letter.answer(encode_answer(lost))
+            case Failure() as failure:
+                self.received.count(failure)
+                letter.answer(encode_answer(Verdicts((failure,))))
+            case draft:
+                waiting = _Waiting(letter, [None])
+                self._letters.append(waiting)
+                self._group.append((draft, waiting, 0))
+
+    def _commit(self) -> None:
+        """Make the group safe, then answer."""
+        group, self._group, self._group_size = self._group, [], 0
+        letters, self._letters = self._letters, []
+        verdicts = dict(self._store.commit([draft for draft, _, _ in group])) if group else {}
+        for draft, waiting, index in group:
+            self._count(waiting, index, verdicts[draft])
+        for waiting in letters:
+            waiting.answer()
+
+    def _count(self, waiting: _Waiting, index: int, verdict: Verdict) -> None:
+        waiting.verdicts[index] = verdict
+        self.received.count(verdict)

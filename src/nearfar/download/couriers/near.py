@@ -1,0 +1,128 @@
+"""The courier between the processes of one command, over near queues.
+
+::
+
+    producer 0 --+                        +-- consumer 0
+                 +--> parcels (shared) ---+                  to nobody in particular: who is idle takes it
+    producer 1 --+                        +-- consumer 1
+                 +--> one queue for each consumer            to just this one
+    each producer's own answers  <--------+
+
+Nothing is redelivered here: whoever runs the processes watches them, and begins anew when one dies
+(`nearfar.download.near`). The queues have no bound of their own, since producers bound what they have on
+the way in bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from threading import Thread
+from typing import Any
+
+from nearfar.errors import Empty, ShutDown
+from nearfar.queues.near import NearQueue
+
+HERE = frozenset({"here"})
+"""All consumers of one command share one store."""
+_LOCKED = 0.005
+"""Seconds to wait for a message that may have gone to another consumer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The queues of one command, inherited by all its processes."""
+
+    parcels: NearQueue
+    private: dict[str, NearQueue]
+    """By the consumer's name."""
+    answers: Sequence[NearQueue]
+    """By the producer's number."""
+
+    def close(self) -> None:
+        for queue in (self.parcels, *self.private.values(), *self.answers):
+            queue.close()
+
+
+class NearOutbound:
+    """A producer's end. A thread waits for answers, since nobody can wait for a queue and for the network."""
+
+    def __init__(self, routes: Routes, number: int) -> None:
+        self.on_event: Callable[[], None] = lambda: None
+        self._routes = routes
+        self._number = number
+        self._sent = 0
+        self._arrived: deque[tuple[int, Any]] = deque()
+        self._thread = Thread(target=self._listen, name="answers", daemon=True)
+        self._thread.start()
+
+    def send(self, message: Any, *, to: str | None = None) -> int:
+        self._sent += 1
+        queue = self._routes.parcels if to is None or to in HERE else self._routes.private[to]
+        queue.put((self._number, self._sent, message))
+        return self._sent
+
+    def answers(self) -> list[tuple[int, Any]]:
+        arrived = self._arrived
+        return [arrived.popleft() for _ in range(len(arrived))]
+
+    def stores(self) -> frozenset[str]:
+        return HERE
+
+    def close(self, timeout: float | None) -> None:
+        """Wait until all that was sent is in the pipes. The consumers are known to be there: no `timeout`."""
+        self._routes.answers[self._number].put(None)
+        self._thread.join(timeout)
+        self._routes.close()
+        for queue in (self._routes.parcels, *self._routes.private.values()):
+            queue.join_thread()
+
+    def _listen(self) -> None:
+        while (answer := self._routes.answers[self._number].get()) is not None:
+            self._arrived.append(answer)
+            self.on_event()
+
+
+class NearLetter:
+    """A message in hand."""
+
+    attempt = 1
+
+    def __init__(self, answers: NearQueue, ticket: int, message: Any) -> None:
+        self.message = message
+        self._answers = answers
+        self._ticket = ticket
+
+    def answer(self, value: Any = None) -> None:
+        self._answers.put((self._ticket, value))
+
+
+class NearInbound:
+    """A consumer's end. Anything on `control`, or its end, is the end of the work."""
+
+    def __init__(self, routes: Routes, name: str, control: Connection[Any, Any]) -> None:
+        self.name = name
+        self._routes = routes
+        self._queues = {queue.fileno(): queue for queue in (routes.private[name], routes.parcels)}
+        self._control = control
+
+    def receive(self, timeout: float | None) -> NearLetter | None:
+        ready = wait([*self._queues, self._control], timeout)
+        for descriptor, queue in self._queues.items():
+            if descriptor in ready:
+                try:
+                    producer, ticket, message = queue.get(timeout=_LOCKED)
+                except Empty:
+                    continue
+                return NearLetter(self._routes.answers[producer], ticket, message)
+        if self._control in ready:
+            raise ShutDown
+        return None
+
+    def close(self, timeout: float | None) -> None:
+        """Leave. No answer is waited for: the producers were gone before the end was said."""
+        self._routes.close()
+        for queue in self._routes.answers:
+            queue.cancel_join_thread()

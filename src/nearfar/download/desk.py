@@ -1,0 +1,101 @@
+"""Where jobs come from and endings go: the seam between a producer and whoever keeps the account."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from nearfar.download.account import Account, Ended
+from nearfar.download.failures import Failures
+from nearfar.download.intake import Intake
+from nearfar.download.lines import Bad
+from nearfar.download.model import Failure, Job
+
+log = logging.getLogger(__name__)
+
+
+class Desk(Protocol):
+    """Where a producer takes its jobs, and says how each one ended. One thread uses it."""
+
+    on_event: Callable[[], None]
+    """Called, from any thread, when there may be jobs again, or no more."""
+
+    def take(self, most: int) -> Sequence[tuple[int, Job]]:
+        """Up to `most` jobs with their numbers: those that are there. Never waits."""
+
+    @property
+    def exhausted(self) -> bool:
+        """True if `take` will never give another job."""
+
+    def end(self, number: int, ended: Ended) -> None:
+        """Say how a job that was taken ended."""
+
+    def turn(self) -> None:
+        """Called once in each turn of the loop, for whatever is done in batches."""
+
+
+class InputDesk:
+    """The desk that reads the input itself, keeps the account, and writes down failures."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        account: Account,
+        failures: Failures,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_turn` is called in each turn, for the progress."""
+        self._intake = intake
+        self._account = account
+        self._failures = failures
+        self._on_turn = on_turn
+
+    @property
+    def on_event(self) -> Callable[[], None]:
+        return self._intake.on_event
+
+    @on_event.setter
+    def on_event(self, callback: Callable[[], None]) -> None:
+        self._intake.on_event = callback
+
+    @property
+    def exhausted(self) -> bool:
+        return self._intake.exhausted
+
+    def waiting(self) -> int:
+        """How many lines could be taken now."""
+        return self._intake.waiting()
+
+    def take(self, most: int) -> list[tuple[int, Job]]:
+        """As `Desk.take`. Raises `OSError` when the input cannot be read, or a failure not be written."""
+        jobs: list[tuple[int, Job]] = []
+        while not jobs and (entries := self._intake.take(most)):
+            for entry in entries:
+                if isinstance(entry, Bad):
+                    self._account.refuse(entry)
+                    self._fail(entry, entry.failure)
+                elif (number := self._account.begin(entry)) is not None:
+                    jobs.append((number, entry))
+        return jobs
+
+    def end(self, number: int, ended: Ended) -> None:
+        job = self._account.end(number, ended)
+        if isinstance(ended.what, Failure):
+            self._fail(job, ended.what)
+        else:
+            log.debug(
+                "%s: %s as %s",
+                ended.ending,
+                job.url,
+                ended.what.name,
+                extra={"event": "saved", "fields": {"name": ended.what.name, "size": ended.what.size}},
+            )
+
+    def turn(self) -> None:
+        self._on_turn()
+
+    def _fail(self, entry: Job | Bad, failure: Failure) -> None:
+        self._failures.add(entry, failure)
+        what = entry.text[:200] if isinstance(entry, Bad) else entry.url
+        log.info("failed (%s): %s: %s", failure.reason, what, failure.detail, extra={"event": "failed"})

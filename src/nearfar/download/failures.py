@@ -1,0 +1,42 @@
+"""The failures file: what failed and why, as input that can be fed back in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO
+
+from nearfar.download.lines import Bad, failed_line
+from nearfar.download.model import Failure, Job
+
+
+class Failures:
+    """Collects failed lines beside `path`, and gives them its name at the end.
+
+    Until `close`, a file of an earlier run keeps its content, so that it can be this run's input. When
+    nothing failed, `close` removes it: it speaks of a run that is over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        self._file: IO[str] | None = None
+
+    def add(self, entry: Job | Bad, failure: Failure) -> None:
+        """Write one line. Raises `OSError`."""
+        if self._file is None:
+            self._file = self._unfinished.open("w", encoding="utf-8", errors="surrogateescape")
+        self._file.write(failed_line(entry, failure))
+        self.count += 1
+
+    def close(self) -> None:
+        """Put the file in its place, or remove an old one. Raises `OSError`."""
+        if self._file is None:
+            self.path.unlink(missing_ok=True)
+            return
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._unfinished.replace(self.path)
+        self._file = None

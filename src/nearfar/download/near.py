@@ -1,0 +1,255 @@
+"""One command's producers and consumers, on near queues: started, fed, watched, and begun anew when one dies.
+
+A process killed inside a near queue may take a lock of that queue with it, and stall all the others for
+ever. So a death ends the whole generation: its processes are killed, queues and processes are made anew,
+and what has no ending yet is handed out again. The stores are asked first, so nothing saved is fetched twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from nearfar.download.account import Ended
+from nearfar.download.children import Plan, consume, produce
+from nearfar.download.couriers.near import Routes
+from nearfar.download.desk import InputDesk
+from nearfar.download.model import Ending, Job, Saved
+from nearfar.download.store import Store
+from nearfar.errors import QueueLost
+from nearfar.queues.near import NearQueue
+
+FRUITLESS = 5
+"""Generations in a row that may die without one more job ended."""
+SMALLEST_SHARE = 8
+"""Jobs handed out at a time, at least; more while many wait, so that the last ones are spread evenly."""
+LONGEST_WAIT = 1.0
+"""Seconds between two turns when nothing happens, for whoever watches the progress."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """A process, and what this end knows of it."""
+
+    process: BaseProcess
+    pipe: Connection[Any, Any]
+    given: dict[int, Job] = field(default_factory=dict)
+    """Jobs it was handed and has not ended."""
+    hungry: int = 0
+    """Jobs it asked for."""
+
+
+class Near:
+    """Runs the processes of one command until every job of `desk` has ended."""
+
+    def __init__(self, plan: Plan, desk: InputDesk, clock: Callable[[], float] = time.time) -> None:
+        """`clock`: seconds since the epoch, by which files say when they were saved."""
+        self._plan = plan
+        self._desk = desk
+        self._started = clock()
+        # Spawned children hold no copy of each other's pipes, so a closed one says that its process is gone.
+        self._context = multiprocessing.get_context("spawn")
+        self._producers: list[Child] = []
+        self._consumers: list[Child] = []
+        self._routes: Routes | None = None
+        self._again: deque[tuple[int, Job]] = deque()
+        self._handed_twice: set[int] = set()
+        self._ended = 0
+        self._stopping = False
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        desk.on_event = self.wake
+
+    def wake(self) -> None:
+        """Let `run` look around. From any thread or signal handler."""
+        with suppress(OSError):
+            self._waker.send(b"\0")
+
+    def stop(self) -> None:
+        """Hand out no more; `run` returns when what is in hand has ended. From any thread or handler."""
+        self._stopping = True
+        self.wake()
+
+    def run(self) -> None:
+        """Work to the end, or to `stop`.
+
+        Raises `StoreError` for a directory that cannot be used, and `QueueLost` when generation after
+        generation dies without getting anything done.
+        """
+        fruitless = 0
+        try:
+            while not self._generation():
+                fruitless = 0 if self._ended else fruitless + 1
+                if fruitless >= FRUITLESS:
+                    raise QueueLost(f"the processes died {fruitless} times without getting anything done")
+                log.warning("starting queues and processes anew", extra={"event": "anew"})
+        finally:
+            self._desk.on_event = lambda: None
+            self._waker.close()
+            self._woken.close()
+
+    def _generation(self) -> bool:
+        """Start everything and work; False if a process died before the end."""
+        self._ended = 0
+        try:
+            self._start()
+            return self._drive() and self._dismiss()
+        finally:
+            self._end()
+
+    def _start(self) -> None:
+        with Store(self._plan.directory) as store:
+            store.sweep()
+        names = [f"consumer-{number}" for number in range(self._plan.consumers)]
+        self._routes = Routes(
+            self._queue(),
+            {name: self._queue() for name in names},
+            [self._queue() for _ in range(self._plan.producers)],
+        )
+        for name in names:
+            self._consumers.append(self._spawn(consume, name))
+        for number in range(self._plan.producers):
+            self._producers.append(self._spawn(produce, number))
+
+    def _queue(self) -> NearQueue:
+        return NearQueue(ctx=self._context)
+
+    def _spawn(self, life: Callable[..., None], who: Any) -> Child:
+        ours, theirs = self._context.Pipe()
+        arguments = (self._plan, self._routes, who, theirs)
+        process = self._context.Process(target=life, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        return Child(process, ours)
+
+    def _drive(self) -> bool:
+        """Feed the producers until each has left at its end; False if a process died."""
+        working = list(self._producers)
+        told = False
+        while working:
+            if not told and (self._stopping or self._all_given_back()):
+                told = True
+                self._tell(working, "stop" if self._stopping else "end")
+            elif not self._stopping:
+                self._feed()
+            self._desk.turn()
+            ready = wait(self._watched(working), LONGEST_WAIT)
+            if self._woken in ready:
+                self._woken.recv(4096)
+            for child in [child for child in working if child.pipe in ready]:
+                self._hear(child)
+            dead = self._dead(working, ready)
+            if not dead:
+                continue
+            if not told or any(child.process.exitcode or child not in working for child in dead):
+                self._mourn(dead)
+                return self._stopping
+            working = [child for child in working if child not in dead]
+        return True
+
+    def _dead(self, working: list[Child], ready: list[Any]) -> list[Child]:
+        dead = [child for child in (*working, *self._consumers) if child.process.sentinel in ready]
+        for child in dead:
+            # Its sentinel closes a moment before its exit code can be read.
+            child.process.join()
+        return dead
+
+    def _all_given_back(self) -> bool:
+        return self._desk.exhausted and not self._again and not any(child.given for child in self._producers)
+
+    def _watched(self, working: list[Child]) -> list[Any]:
+        pipes = [child.pipe for child in working if not child.pipe.closed]
+        sentinels = [child.process.sentinel for child in (*working, *self._consumers)]
+        return [self._woken, *pipes, *sentinels]
+
+    def _feed(self) -> None:
+        """Give a share to each producer that asked: the less is waiting, the smaller."""
+        for child in self._producers:
+            if not child.hungry:
+                continue
+            waiting = len(self._again) + self._desk.waiting()
+            share = min(child.hungry, max(SMALLEST_SHARE, waiting // (2 * len(self._producers))))
+            jobs = [self._again.popleft() for _ in range(min(share, len(self._again)))]
+            jobs = jobs or list(self._desk.take(share))
+            if jobs:
+                child.hungry = 0
+                child.given.update(jobs)
+                self._say(child, "jobs", jobs)
+
+    def _hear(self, child: Child) -> None:
+        """Read one message of a producer."""
+        try:
+            word, said = child.pipe.recv()
+        except (EOFError, OSError):
+            child.pipe.close()
+            return
+        if word == "want":
+            child.hungry = said
+            return
+        for number, ended in said:
+            del child.given[number]
+            self._ended += 1
+            self._desk.end(number, self._in_this_run(number, ended))
+
+    def _in_this_run(self, number: int, ended: Ended) -> Ended:
+        """A file may have been saved by a generation that died before it could say so."""
+        if (
+            number in self._handed_twice
+            and isinstance(ended.what, Saved)
+            and ended.what.time >= self._started
+        ):
+            return Ended(Ending.SAVED, ended.what)
+        return ended
+
+    def _tell(self, children: list[Child], word: str) -> None:
+        for child in children:
+            self._say(child, word, [])
+
+    def _say(self, child: Child, word: str, jobs: list[tuple[int, Job]]) -> None:
+        # A dead child does not listen; its sentinel says so in the next turn.
+        with suppress(OSError):
+            child.pipe.send((word, jobs))
+
+    def _mourn(self, dead: list[Child]) -> None:
+        for child in dead:
+            code = child.process.exitcode or 0
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            role = "consumer" if child in self._consumers else "producer"
+            log.warning("lost a %s process (%s, %s)", role, child.process.pid, how, extra={"event": "lost"})
+
+    def _dismiss(self) -> bool:
+        """Let the consumers go: every producer has left, so nothing waits for them."""
+        self._tell(self._consumers, "end")
+        for child in self._consumers:
+            child.process.join()
+        return True
+
+    def _end(self) -> None:
+        """Kill what is still there; read what the producers had said; take back what they had in hand."""
+        children = (*self._producers, *self._consumers)
+        for child in children:
+            child.process.kill()
+        for child in children:
+            child.process.join()
+            while not child.pipe.closed and child.pipe.poll():
+                self._hear(child)
+            self._again.extend(child.given.items())
+            self._handed_twice.update(child.given)
+            child.pipe.close()
+            child.process.close()
+        if self._routes is not None:
+            self._routes.close()
+        self._producers, self._consumers, self._routes = [], [], None

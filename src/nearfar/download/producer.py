@@ -1,0 +1,160 @@
+"""The producer: takes jobs, asks the stores, fetches what they lack, and sends it to the consumers.
+
+::
+
+    desk --jobs--> Offers --ready--> Fetcher --bytes--> Passage --> Dock --> Post --> courier
+      ^               |                                    ^                  |
+      +--- endings ---+------------------------------------+---- verdicts ----+
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from nearfar.download.account import Ended
+from nearfar.download.courier import Outbound
+from nearfar.download.desk import Desk
+from nearfar.download.dock import Dock
+from nearfar.download.fetch.base import Fetcher
+from nearfar.download.model import Ending, Failure, Reason, Saved
+from nearfar.download.offers import Offers
+from nearfar.download.passage import Passage
+from nearfar.download.post import Post
+from nearfar.download.words import Lost, Verdict
+
+BATCH = 500
+"""Jobs of one offer."""
+UNSETTLED = 4096
+"""Files fetched or being fetched, without a verdict: bounds memory when files are tiny."""
+TRIES = 5
+"""Times that a file lost with its consumer is fetched."""
+LONGEST_WAIT = 1.0
+"""Seconds between two turns when nothing happens, for whoever watches the progress."""
+
+log = logging.getLogger(__name__)
+
+
+class Producer:
+    """Drives one fetcher, in one thread. Closes neither the fetcher nor the outbound.
+
+    `jobs` transfers run at a time; about `ahead` jobs are taken before their time, to ask stores about.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        fetcher: Fetcher,
+        outbound: Outbound,
+        *,
+        jobs: int = 16,
+        ahead: int = BATCH,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._desk = desk
+        self._fetcher = fetcher
+        self._jobs = jobs
+        self._ahead = ahead
+        self._clock = clock
+        self._post = Post(outbound)
+        self._dock = Dock(self._post)
+        self._offers = Offers(self._post, outbound.stores, self._known)
+        self._passages: set[Passage] = set()
+        self._fetching: set[Passage] = set()
+        self._losses: dict[int, int] = {}
+        self._stopping = False
+        outbound.on_event = desk.on_event = fetcher.wake
+
+    @property
+    def on_way(self) -> int:
+        """Bytes handed over to be sent, or sent and not answered."""
+        return self._post.held
+
+    def stop(self) -> None:
+        """Begin nothing more; `run` returns when what is in hand has its verdict.
+
+        May be called from another thread, or from a signal handler.
+        """
+        self._stopping = True
+        self._fetcher.wake()
+
+    def run(self) -> None:
+        """Work until every job has ended, or those in hand after `stop`.
+
+        Raises what the outbound raises (`QueueLost`); jobs without an ending are still open then.
+        """
+        while self.turn():
+            self._fetcher.poll(self._patience())
+
+    def turn(self) -> bool:
+        """Do what can be done now, without waiting; False when all is done. Raises as `run`."""
+        self._post.turn()
+        self._offers.turn()
+        self._resume()
+        self._take()
+        self._fetch()
+        self._dock.turn(self._clock())
+        self._desk.turn()
+        return bool(self._passages) or not (self._stopping or self._all_taken())
+
+    def _all_taken(self) -> bool:
+        return self._desk.exhausted and not self._offers.ready and not self._offers.pending
+
+    def _patience(self) -> float:
+        deadline = self._dock.deadline()
+        return LONGEST_WAIT if deadline is None else max(0.0, min(LONGEST_WAIT, deadline - self._clock()))
+
+    def _take(self) -> None:
+        """Keep an offer ahead of the fetcher, so that it never waits for stores."""
+        while not self._stopping and len(self._offers.ready) + self._offers.pending < self._ahead:
+            batch = self._desk.take(self._ahead)
+            if not batch:
+                return
+            self._offers.offer(batch)
+
+    def _fetch(self) -> None:
+        while (
+            self._offers.ready
+            and not self._stopping
+            and len(self._fetching) < self._jobs
+            and len(self._passages) < UNSETTLED
+            and self._post.roomy
+        ):
+            passage = Passage(*self._offers.ready.popleft(), self._dock, self._ended)
+            self._passages.add(passage)
+            self._fetching.add(passage)
+            self._fetcher.add(passage.job, passage)
+
+    def _resume(self) -> None:
+        done = [passage for passage in self._fetching if passage.fetched]
+        self._fetching.difference_update(done)
+        for passage in self._fetching:
+            if passage.paused and passage.roomy:
+                passage.paused = False
+                self._fetcher.resume(passage)
+
+    def _known(self, number: int, saved: Saved) -> None:
+        self._desk.end(number, Ended(Ending.ALREADY, saved))
+
+    def _ended(self, passage: Passage, verdict: Verdict | Lost) -> None:
+        self._passages.discard(passage)
+        if not passage.fetched:
+            self._fetching.discard(passage)
+            self._fetcher.drop(passage)
+        if isinstance(verdict, Lost):
+            self._again(passage)
+        else:
+            self._losses.pop(passage.number, None)
+            ending = Ending.FAILED if isinstance(verdict, Failure) else Ending.SAVED
+            self._desk.end(passage.number, Ended(ending, verdict))
+
+    def _again(self, passage: Passage) -> None:
+        """The consumer was lost before the file was safe: it is fetched again."""
+        losses = self._losses[passage.number] = self._losses.get(passage.number, 0) + 1
+        log.warning("lost with its consumer, fetching again: %s", passage.job.url)
+        if losses < TRIES:
+            self._offers.ready.appendleft((passage.number, passage.job))
+        else:
+            failure = Failure(Reason.DISK, f"lost with its consumer {losses} times")
+            self._desk.end(passage.number, Ended(Ending.FAILED, failure))

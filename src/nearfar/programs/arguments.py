@@ -1,0 +1,80 @@
+"""How the programs read what stands behind an option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from nearfar.programs.common import add_logging_options
+
+DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
+"""Where the bare commands meet: the consumer hosts, the producer connects."""
+
+_POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)(i?)B?", re.ASCII | re.IGNORECASE)
+
+
+def byte_count(text: str) -> int:
+    """``500k``, ``2M`` (powers of 1,000) or ``2Mi`` (of 1,024) as bytes."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size (like 500k, 2M, 2MiB)")
+    number, unit, binary = match.groups()
+    power = {key.lower(): value for key, value in _POWERS.items()}[unit.lower()]
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    return 0 if text == "0" else positive(text)
+
+
+def seconds(text: str) -> float:
+    """A time in seconds, more than none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def header(text: str) -> tuple[str, str]:
+    """``Name: value`` as a pair."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 'Name: value'")
+    return name.strip(), value.strip()
+
+
+def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -> None:
+    """Add ``--bind`` and ``--queue``, and what hosting takes. `local`: ``--queue local`` is understood."""
+    group = parser.add_argument_group("the queue")
+    side = group.add_mutually_exclusive_group()
+    side.add_argument(
+        "--bind",
+        nargs="?",
+        const=DEFAULT_ADDRESS,
+        metavar="ADDRESS",
+        help=f"host the queue there (default address: {DEFAULT_ADDRESS})",
+    )
+    here = ", or local: producers and consumers in this one command" if local else ""
+    side.add_argument("--queue", metavar="ADDRESS", help=f"connect to a queue that is hosted there{here}")
+    group.add_argument("--lanes", metavar="FROM-TO", help="with --bind: the ports for items, for a firewall")
+    group.add_argument("--insecure", action="store_true", help="with --bind: let anybody in, beyond loopback")
+    group.add_argument(
+        "--wait",
+        type=seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds to wait for a host that does not answer (60)",
+    )
+    add_logging_options(parser)

@@ -1,0 +1,112 @@
+"""The consumer: gets files from a queue and saves them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from nearfar.download.consumer import Consumer
+from nearfar.download.store import Store, StoreError
+from nearfar.errors import AddressError, ProducerLost, QueueLost
+from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, positive
+from nearfar.programs.common import Exit, StopRequest, set_up_logging
+from nearfar.programs.counts import Counts
+from nearfar.programs.progress import Progress, make_progress
+
+FAREWELL = 30.0
+"""Seconds to hand over the last answers."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the consumer and return its exit code (`Exit`)."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    set_up_logging(options)
+    if options.export and options.export[0] not in ("jsonl", "csv"):
+        parser.error(f"--export knows jsonl and csv, not {options.export[0]!r}")
+    try:
+        with Store(options.output, overwrite=options.overwrite) as store:
+            store.sweep()
+            return _export(store, *options.export) if options.export else _work(options, store)
+    except (QueueLost, ProducerLost) as error:
+        print(f"nearfar consumer: {error}", file=sys.stderr)
+        return Exit.LOST
+    except (AddressError, StoreError, OSError) as error:
+        print(f"nearfar consumer: {error}", file=sys.stderr)
+        return Exit.USAGE
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("nearfar consumer", description=__doc__)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("downloads"),
+        metavar="DIR",
+        help="where to save (%(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are not ours")
+    parser.add_argument(
+        "--export",
+        nargs=2,
+        metavar=("jsonl|csv", "FILE"),
+        help="write what DIR's manifest tells to FILE (-: standard output), and leave",
+    )
+    parser.add_argument(
+        "--producers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="with --bind: the end comes once so many have said goodbye (1)",
+    )
+    add_queue_options(parser)
+    return parser
+
+
+def _export(store: Store, form: str, name: str) -> int:
+    if name == "-":
+        store.export("csv" if form == "csv" else "jsonl", sys.stdout)
+    else:
+        with Path(name).open("w", encoding="utf-8", newline="") as file:
+            store.export("csv" if form == "csv" else "jsonl", file)
+    return Exit.OK
+
+
+def _work(options: argparse.Namespace, store: Store) -> int:
+    # Only here: an export needs no ZeroMQ.
+    from nearfar.download.couriers.far import open_inbound
+
+    inbound = open_inbound(
+        options.queue or options.bind or DEFAULT_ADDRESS,
+        bind=options.queue is None,
+        store=store.id,
+        lanes=options.lanes,
+        insecure=options.insecure,
+        wait=options.wait,
+        producers=options.producers,
+    )
+    progress = make_progress(quiet=options.quiet, log_format=options.log_format)
+    consumer = Consumer(inbound, store, on_turn=lambda: _show(progress, consumer))
+    try:
+        with StopRequest(consumer.stop) as stop:
+            consumer.run()
+    finally:
+        progress.close(_counts(consumer), time.monotonic())
+        inbound.close(FAREWELL)
+        print(consumer.received)
+    return stop.exit_code or (Exit.FAILED if consumer.received.failed else Exit.OK)
+
+
+def _show(progress: Progress, consumer: Consumer) -> None:
+    progress.show(_counts(consumer), time.monotonic())
+
+
+def _counts(consumer: Consumer) -> Counts:
+    received = consumer.received
+    failed = Counter({str(reason): count for reason, count in received.failed.items()})
+    return Counts(saved=received.saved, failed=failed, bytes=received.size)

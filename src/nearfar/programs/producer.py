@@ -1,0 +1,186 @@
+"""The producer: downloads URLs and puts the files on a queue; with ``--queue local``, saves them, too."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from nearfar.download.children import Plan
+from nearfar.download.fetch.curl import CurlFetcher
+from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.intake import Arguments, Descriptor, Source
+from nearfar.download.near import Near
+from nearfar.download.producer import Producer
+from nearfar.download.store import StoreError
+from nearfar.errors import AddressError, QueueLost
+from nearfar.programs.arguments import (
+    DEFAULT_ADDRESS,
+    add_queue_options,
+    byte_count,
+    header,
+    natural,
+    positive,
+    seconds,
+)
+from nearfar.programs.common import Exit, StopRequest, set_up_logging
+from nearfar.programs.run import Run
+
+LOCAL = "local"
+FAREWELL = 30.0
+"""Seconds to hand over what was sent, when all of it was answered."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the producer and return its exit code (`Exit`)."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    set_up_logging(options)
+    _check(parser, options)
+    try:
+        fetching = _fetch_options(options)
+        source = _open_source(options)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    try:
+        return _work(options, fetching, source)
+    except (AddressError, StoreError, OSError) as error:
+        print(f"nearfar producer: {error}", file=sys.stderr)
+        return Exit.USAGE
+    finally:
+        source.close()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("nearfar producer", description=__doc__)
+    parser.add_argument("urls", nargs="*", metavar="URL")
+    parser.add_argument(
+        "-i", "--input", metavar="FILE", help="a line for each URL, with name=, sha256= after tabs; -: stdin"
+    )
+    parser.add_argument(
+        "--failures",
+        type=Path,
+        default=Path("nearfar-failures.txt"),
+        metavar="FILE",
+        help="what failed, to be used as -i again (%(default)s)",
+    )
+    _add_fetching(parser.add_argument_group("fetching"))
+    local = parser.add_argument_group("with --queue local")
+    local.add_argument("-o", "--output", type=Path, metavar="DIR", help="where to save the files")
+    local.add_argument("--overwrite", action="store_true", help="replace files that are not ours")
+    local.add_argument("-P", "--producers", type=positive, default=1, metavar="N", help="processes (1)")
+    local.add_argument("-C", "--consumers", type=positive, default=1, metavar="N", help="processes (1)")
+    add_queue_options(parser, local=True)
+    return parser
+
+
+def _add_fetching(group: argparse._ArgumentGroup) -> None:
+    """One option for each setting of `FetchOptions` that a user has reason to change."""
+    add = group.add_argument
+    add("--jobs", type=positive, default=16, metavar="N", help="transfers at a time (16)")
+    add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host (16)")
+    add("--expect", action="append", default=[], metavar="TYPE", help="refuse other media types: image/*")
+    add("--header", type=header, action="append", default=[], metavar="'NAME: VALUE'")
+    add("--user-agent", metavar="TEXT")
+    add("--max-size", type=byte_count, metavar="SIZE", help="refuse larger files: 500k, 2M, 1GiB")
+    add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
+    add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS")
+    add("--stall-timeout", type=positive, metavar="S", help="without a byte")
+    add("--timeout", type=seconds, metavar="S", help="for a whole request")
+    add("--retries", type=natural, metavar="N", help="after the first attempt")
+    add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM)")
+    add("--insecure-tls", action="store_true", help="accept any certificate")
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if bool(options.urls) == (options.input is not None):
+        parser.error("give URLs, or -i FILE (- for standard input)")
+    if (options.queue == LOCAL) != (options.output is not None):
+        parser.error("--queue local needs -o DIR" if options.queue == LOCAL else "-o needs --queue local")
+
+
+def _fetch_options(options: argparse.Namespace) -> FetchOptions:
+    """What the command line says, over the defaults. Raises `ValueError`."""
+    chosen = {
+        "user_agent": options.user_agent,
+        "connect_timeout": options.connect_timeout,
+        "stall_timeout": options.stall_timeout,
+        "tries": None if options.retries is None else options.retries + 1,
+    }
+    return FetchOptions(
+        connections=options.jobs,
+        per_host=options.per_host,
+        expect=tuple(options.expect),
+        headers=tuple(options.header),
+        max_size=options.max_size,
+        rate=options.rate,
+        total_timeout=options.timeout,
+        ca_file=options.cacert,
+        insecure=options.insecure_tls,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+
+
+def _open_source(options: argparse.Namespace) -> Source:
+    """Raises `OSError`."""
+    if options.input is None:
+        return Arguments(options.urls)
+    if options.input == "-":
+        return Descriptor(os.dup(sys.stdin.fileno()))
+    return Descriptor(os.open(options.input, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -> int:
+    with Run(source, options.failures, quiet=options.quiet, log_format=options.log_format) as run:
+        try:
+            stop = _local(options, fetching, run) if options.queue == LOCAL else _far(options, fetching, run)
+        except QueueLost as error:
+            run.close()
+            print(f"nearfar producer: {error}", file=sys.stderr)
+            run.report()
+            return Exit.LOST
+    run.report()
+    if stop.requested:
+        return stop.exit_code
+    return Exit.OK if run.summary.complete else Exit.FAILED
+
+
+def _local(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopRequest:
+    plan = Plan(
+        directory=options.output,
+        make_fetcher=partial(CurlFetcher, fetching),
+        overwrite=options.overwrite,
+        producers=options.producers,
+        consumers=options.consumers,
+        jobs=options.jobs,
+        prepare=partial(set_up_logging, options),
+    )
+    near = Near(plan, run.desk)
+    with StopRequest(near.stop) as stop:
+        near.run()
+    return stop
+
+
+def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopRequest:
+    # Only here: a local download needs no ZeroMQ.
+    from nearfar.download.couriers.far import open_outbound
+
+    address = options.bind or options.queue or DEFAULT_ADDRESS
+    bind = options.bind is not None
+    fetcher = CurlFetcher(fetching)
+    try:
+        outbound = open_outbound(
+            address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
+        )
+        try:
+            producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
+            with StopRequest(producer.stop) as stop:
+                producer.run()
+        finally:
+            outbound.close(FAREWELL)
+    finally:
+        fetcher.close()
+    return stop

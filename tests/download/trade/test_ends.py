@@ -1,0 +1,139 @@
+"""Each end by itself: what a passage leaves unsent, what a stopped consumer leaves unanswered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nearfar.download.consumer import Consumer
+from nearfar.download.dock import Dock
+from nearfar.download.model import Body, Failure, Head, Job, Reason
+from nearfar.download.passage import Passage
+from nearfar.download.post import Post
+from nearfar.download.spelling import decode_answer, encode
+from nearfar.download.store import Store
+from nearfar.download.words import Abandon, Chunk, File, Files, Finish, Lost, Open, Taken, Verdicts, Written
+from tests.support import courier
+
+JOB, HEAD = Job("http://h/a"), Head("http://h/a", 200)
+PIECE = b"x" * 100_000
+
+
+def body_of(data: bytes) -> Body:
+    return Body(len(data), hashlib.sha256(data).hexdigest())
+
+
+class Ends:
+    """A consumer, and a producer's end of the courier to talk to it with."""
+
+    def __init__(self, directory: Path) -> None:
+        self.post = courier.Post()
+        self.outbox = courier.Outbox(self.post)
+        self.store = Store(directory)
+        self.consumer = Consumer(self.post.join("a", self.store.id), self.store)
+
+    def turns(self) -> None:
+        while self.post.waiting:
+            self.consumer.turn()
+        self.consumer.turn()
+
+    def ask(self, request: Open | Chunk | Finish | Files | Abandon, to: str | None = None) -> list[object]:
+        """The answers that come of a request."""
+        self.outbox.send(encode(request), to=to)
+        self.turns()
+        return [decode_answer(value) for _, value in self.outbox.answers()]
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Iterator[Ends]:
+    ends = Ends(tmp_path)
+    yield ends
+    ends.store.close()
+
+
+def test_a_paused_passage_keeps_nothing_back_that_could_make_room(ends: Ends) -> None:
+    post = Post(ends.outbox, room=7 * len(PIECE))
+    passage = Passage(1, JOB, Dock(post), lambda passage, verdict: None)
+    passage.begin(HEAD)
+    pieces = 0
+    while passage.chunk(PIECE):
+        pieces += 1
+        assert pieces < 100
+    assert not passage.roomy
+    for _ in range(3):
+        ends.turns()
+        post.turn()
+    assert post.held == 0
+    assert passage.roomy
+
+
+def test_a_failed_passage_gives_back_all_it_held(ends: Ends) -> None:
+    post = Post(ends.outbox)
+    dock = Dock(post)
+    said: list[object] = []
+    passage = Passage(1, JOB, dock, lambda passage, verdict: said.append(verdict))
+    passage.begin(HEAD)
+    for _ in range(8):
+        passage.chunk(PIECE)
+    assert post.held == 8 * len(PIECE)
+    passage.failed(Failure(Reason.TRUNCATED, "half came"))
+    for _ in range(3):
+        ends.turns()
+        post.turn()
+    assert (post.held, dock.gathered) == (0, 0)
+    assert said == [Failure(Reason.TRUNCATED, "half came")]
+    assert not ends.consumer.in_hand, "the consumer was told"
+
+
+def test_a_stopped_consumer_finishes_its_stream_and_keeps_back_the_rest(ends: Ends) -> None:
+    file = File(JOB, HEAD, body_of(b"small"), b"small")
+    assert ends.ask(Open("s", JOB, HEAD)) == [Taken("a")]
+    ends.consumer.stop()
+    assert ends.ask(Files((file,))) == []
+    assert ends.ask(Open("t", JOB, HEAD)) == []
+    assert ends.ask(Chunk("s", 0, PIECE), to="a") == [Written()]
+    (answer,) = ends.ask(Finish("s", body_of(PIECE)), to="a")
+    assert isinstance(answer, Verdicts)
+    ends.consumer.run()
+    ends.post.kill("a")
+    assert [(envelope.message[0], envelope.attempt) for envelope in ends.post.waiting] == [
+        ("files", 2),
+        ("open", 2),
+    ]
+
+
+def test_a_stream_with_a_gap_fails_and_is_then_unknown(ends: Ends) -> None:
+    ends.ask(Open("s", JOB, HEAD))
+    (answer,) = ends.ask(Chunk("s", 5, PIECE), to="a")
+    assert isinstance(answer, Failure) and answer.reason is Reason.TRUNCATED
+    assert ends.ask(Chunk("s", 0, PIECE), to="a") == [Lost()]
+    assert ends.ask(Finish("s", body_of(PIECE)), to="a") == [Lost()]
+
+
+def test_an_abandoned_stream_leaves_no_file(ends: Ends, tmp_path: Path) -> None:
+    ends.ask(Open("s", JOB, HEAD))
+    ends.ask(Chunk("s", 0, PIECE), to="a")
+    assert ends.ask(Abandon("s"), to="a") == [Written()]
+    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*.part"))
+
+
+def test_bytes_that_are_not_what_was_sent_are_not_saved(ends: Ends, tmp_path: Path) -> None:
+    wrong = File(JOB, HEAD, body_of(b"sent"), b"came")
+    right = File(Job("http://h/b"), HEAD, body_of(b"sent"), b"sent")
+    (answer,) = ends.ask(Files((wrong, right)))
+    assert isinstance(answer, Verdicts)
+    failed, saved = answer.verdicts
+    assert isinstance(failed, Failure) and failed.reason is Reason.CHECKSUM
+    assert not isinstance(saved, Failure)
+    assert str(ends.consumer.received) == "1 saved (4 bytes), 1 failed (checksum 1)"
+
+
+def test_a_message_that_cannot_be_read_is_answered_and_harms_nobody(ends: Ends) -> None:
+    ends.outbox.send(("gibberish", 5))
+    ends.turns()
+    ((_, value),) = ends.outbox.answers()
+    assert isinstance(decode_answer(value), Failure)
+    assert ends.ask(Open("s", JOB, HEAD)) == [Taken("a")]

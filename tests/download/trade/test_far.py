@@ -1,0 +1,183 @@
+"""Two commands and a queue between them: the same story as the local one, over ZeroMQ."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nearfar.programs.common import Exit
+from tests.download.trade.gate import Gate
+from tests.support.routes import content
+from tests.support.waiting import eventually
+from tests.support.web import Web
+
+FILES = 200
+LARGE = b"large " * 500_000
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web() as web:
+        for number in range(FILES):
+            web.routes[f"/{number}.png"] = content(body(number))
+        web.routes["/large.bin"] = content(LARGE)
+        yield web
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    commands = Commands(tmp_path)
+    yield commands
+    commands.close()
+
+
+def body(number: int) -> bytes:
+    return f"file {number} ".encode() * 1000
+
+
+class Commands:
+    """Programs of one test, in one folder, that meet at one address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.running: list[subprocess.Popen[str]] = []
+
+    def start(self, program: str, *options: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nearfar", program, "--wait", "20", *options],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.running.append(process)
+        return process
+
+    def host(self, *options: str) -> subprocess.Popen[str]:
+        return self.start("consumer", "--bind", self.address, *options)
+
+    def join(self, *options: str) -> subprocess.Popen[str]:
+        return self.start("consumer", "--queue", self.address, *options)
+
+    def produce(self, web: Web) -> subprocess.Popen[str]:
+        lines = [web.url(f"/{number}.png") for number in range(FILES)]
+        (self.folder / "urls.txt").write_text("\n".join([web.url("/large.bin"), *lines]))
+        return self.start("producer", "--queue", self.address, "-i", "urls.txt")
+
+    def close(self) -> None:
+        for process in self.running:
+            process.kill()
+            process.communicate()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and first line printed."""
+    out, err = process.communicate(timeout=40)
+    assert "Traceback" not in err, err
+    return process.returncode, out.partition("\n")[0]
+
+
+def saved_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.*") if not path.name.startswith(".")}
+
+
+ALL = {f"{number}.png": body(number) for number in range(FILES)} | {"large.bin": LARGE}
+
+
+def test_two_commands_save_everything_and_again_fetch_nothing(web: Web, commands: Commands) -> None:
+    host, producer = commands.host("-o", "a"), commands.produce(web)
+    assert ended(producer) == (Exit.OK, "201 urls: 201 saved, 0 already there, 0 failed")
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(commands.folder / "a") == ALL
+    host, producer = commands.host("-o", "a"), commands.produce(web)
+    assert ended(producer) == (Exit.OK, "201 urls: 0 saved, 201 already there, 0 failed")
+    assert ended(host)[0] == Exit.OK
+    assert len(web.log) == len(ALL)
+
+
+def test_a_killed_consumer_costs_no_file(web: Web, commands: Commands) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, other = commands.host("-o", "a"), commands.join("-o", "a")
+    producer = commands.produce(web)
+    assert gate.reached.wait(30)
+    other.kill()
+    gate.open()
+    assert ended(producer) == (Exit.OK, "201 urls: 201 saved, 0 already there, 0 failed")
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(commands.folder / "a") == ALL
+
+
+def test_a_stopped_consumer_leaves_its_work_to_another(web: Web, commands: Commands) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, other = commands.host("-o", "a"), commands.join("-o", "b")
+    producer = commands.produce(web)
+    assert gate.reached.wait(30)
+    other.send_signal(signal.SIGTERM)
+    assert ended(other)[0] == Exit.TERMINATED
+    gate.open()
+    assert ended(producer) == (Exit.OK, "201 urls: 201 saved, 0 already there, 0 failed")
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(commands.folder / "a") | saved_in(commands.folder / "b") == ALL
+    assert len(web.log) == len(ALL)
+
+
+def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Commands) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, producer = commands.host("-o", "a", "--producers", "2"), commands.produce(web)
+    assert gate.reached.wait(30)
+    producer.send_signal(signal.SIGINT)
+    assert producer.stderr is not None
+    assert "stopping" in producer.stderr.readline()
+    gate.open()
+    code, said = ended(producer)
+    assert code == Exit.INTERRUPTED
+    assert " left" in said
+    assert ended(commands.produce(web))[0] == Exit.OK
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(commands.folder / "a") == ALL
+    assert len(web.log) == len(ALL)
+
+
+def test_after_both_commands_were_killed_the_same_ones_go_on(web: Web, commands: Commands) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, producer = commands.host("-o", "a"), commands.produce(web)
+    assert gate.reached.wait(30)
+    assert eventually(lambda: bool(saved_in(commands.folder / "a")))
+    host.kill()
+    producer.kill()
+    gate.open()
+    had = len(web.log)
+    host, producer = commands.host("-o", "a"), commands.produce(web)
+    code, said = ended(producer)
+    assert code == Exit.OK
+    assert said.startswith("201 urls: ")
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(commands.folder / "a") == ALL
+    assert len(web.log) - had < len(ALL)
+
+
+def test_nobody_there_is_said_in_a_sentence(commands: Commands) -> None:
+    producer = commands.start("producer", "--queue", commands.address, "--wait", "1", "http://127.0.0.1:9/")
+    out, err = producer.communicate(timeout=20)
+    assert producer.returncode == Exit.LOST
+    assert commands.address.rpartition(":")[2] in err
+    assert "Traceback" not in err
+    assert "1 url: 0 saved, 0 already there, 0 failed, 1 left" in out
+
+
+def test_a_manifest_is_exported(web: Web, commands: Commands) -> None:
+    host, producer = commands.host("-o", "a"), commands.produce(web)
+    ended(producer)
+    ended(host)
+    export = commands.start("consumer", "-o", "a", "--export", "jsonl", "-")
+    out, _ = export.communicate(timeout=20)
+    assert {json.loads(line)["name"] for line in out.splitlines()} == set(ALL)

@@ -1,0 +1,175 @@
+"""The input: lines become jobs, bad ones become failures, and nothing stops the run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfar.download.failures import Failures
+from nearfar.download.intake import AHEAD, Arguments, Descriptor, Intake
+from nearfar.download.lines import LONGEST_LINE, Bad, LineReader, failed_line, parse
+from nearfar.download.model import Checksum, Failure, Job, Reason
+
+SHA = "a" * 64
+
+urls = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E)).map("http://h/".__add__)
+words = st.text(st.characters(exclude_characters="\t\r\n\ufeff", exclude_categories=["Cs", "Cc"]), min_size=1)
+jobs = st.builds(
+    Job,
+    urls,
+    st.none() | words.filter(lambda name: name == name.strip(" ")),
+    st.none() | st.builds(Checksum, st.just("sha256"), st.binary(min_size=32, max_size=32).map(bytes.hex)),
+)
+
+
+def read(*blocks: bytes) -> list[Job | Bad]:
+    reader = LineReader()
+    return [entry for block in blocks for entry in reader.feed(block)] + reader.end()
+
+
+def test_a_line_names_a_url_and_what_its_author_knows() -> None:
+    line = f"https://h/a.png\tname=cats/a.png\tsha256={SHA.upper()}\t# http-5xx: 503\r\n"
+    assert parse(line, "line 1") == Job("https://h/a.png", "cats/a.png", Checksum("sha256", SHA))
+
+
+@pytest.mark.parametrize("line", ["", "  ", "# remark", "\r\n", "\ufeff"])
+def test_blank_lines_and_remarks_are_nothing(line: str) -> None:
+    assert parse(line, "line 1") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ftp://h/a", "not an http or https URL"),
+        ("http:///path", "not an http or https URL"),
+        ("http://h/a name=x", "white space"),
+        ("http://h/a\tcolour=red", "unknown field 'colour'"),
+        ("http://h/a\tname", "key=value"),
+        ("http://h/a\tname=", "key=value"),
+        ("http://h/a\tsha256=12", "64 hexadecimal digits"),
+        (f"http://h/a\tsha256={'g' * 64}", "64 hexadecimal digits"),
+    ],
+)
+def test_a_bad_line_is_refused_by_its_number(line: str, said: str) -> None:
+    bad = parse(line, "line 7")
+    assert isinstance(bad, Bad)
+    assert bad.failure.reason is Reason.REFUSED
+    assert bad.failure.detail.startswith("line 7: ")
+    assert said in bad.failure.detail
+
+
+def test_bad_lines_stop_nobody_and_are_numbered_as_an_editor_does() -> None:
+    entries = read(b"http://h/1\n\n# remark\n\xff\xfe\nhttp://h/2")
+    assert entries[0] == Job("http://h/1")
+    assert entries[1] == Bad("", Failure(Reason.REFUSED, "line 4: not UTF-8"))
+    assert entries[2] == Job("http://h/2")
+
+
+@given(st.lists(jobs), st.data())
+def test_lines_are_the_same_however_the_bytes_arrive(wanted: list[Job], data: st.DataObject) -> None:
+    text = "".join(failed_line(job, Failure(Reason.DNS, "no such\nhost")) for job in wanted).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    blocks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert read(*blocks) == wanted
+
+
+@given(st.text())
+def test_any_text_is_a_job_a_refusal_or_nothing(text: str) -> None:
+    entry = parse(text, "line 1")
+    assert entry is None or isinstance(entry, Job | Bad)
+
+
+def test_an_endless_line_is_refused_once_and_in_bounded_memory() -> None:
+    reader = LineReader()
+    block = b"x" * LONGEST_LINE
+    entries = [entry for _ in range(50) for entry in reader.feed(block)]
+    entries += reader.feed(b"\nhttp://h/2\n")
+    assert [type(entry) for entry in entries] == [Bad, Job]
+    assert "line 1: longer" in entries[0].failure.detail  # type: ignore[union-attr]
+
+
+def test_an_input_is_read_only_a_little_ahead(tmp_path: Path) -> None:
+    """Many lines are there; few are in memory, and all are given out in order."""
+    path = tmp_path / "urls.txt"
+    path.write_text("".join(f"http://h/{number}\n" for number in range(100_000)))
+    descriptor = Descriptor(os.open(path, os.O_RDONLY))
+    more = threading.Semaphore(0)
+    tracemalloc.start()
+    try:
+        intake = Intake(descriptor, more.release)
+        taken = 0
+        while not intake.exhausted:
+            assert more.acquire(timeout=10)
+            while entries := intake.take(500):
+                assert entries[0] == Job(f"http://h/{taken}")
+                taken += len(entries)
+        assert taken == 100_000
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+        intake.close()
+        descriptor.close()
+
+
+def test_what_was_not_taken_of_a_file_is_counted_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "urls.txt"
+    path.write_text("".join(f"http://h/{number}\n" for number in range(10 * AHEAD)))
+    descriptor = Descriptor(os.open(path, os.O_RDONLY))
+    ready = threading.Event()
+    intake = Intake(descriptor, ready.set)
+    assert ready.wait(10)
+    taken = len(intake.take(100))
+    intake.close()
+    assert intake.rest() == (10 * AHEAD - taken, True)
+    descriptor.close()
+
+
+def test_a_silent_pipe_is_left_at_once(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    descriptor = Descriptor(reading)
+    ready = threading.Event()
+    intake = Intake(descriptor, ready.set)
+    os.write(writing, b"http://h/1\nhttp://h/")
+    assert ready.wait(10)
+    intake.close()
+    assert intake.rest() == (1, False)
+    os.close(writing)
+    descriptor.close()
+
+
+def test_an_input_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    descriptor = Descriptor(os.open(tmp_path, os.O_RDONLY))
+    ready = threading.Event()
+    intake = Intake(descriptor, ready.set)
+    assert ready.wait(10)
+    with pytest.raises(IsADirectoryError):
+        intake.take(1)
+    intake.close()
+    descriptor.close()
+
+
+def test_arguments_are_read_as_lines_are() -> None:
+    ready = threading.Event()
+    intake = Intake(Arguments(["http://h/1", "nonsense"]), ready.set)
+    intake.close()
+    entries = [*intake.take(5)]
+    assert entries[0] == Job("http://h/1")
+    assert len(entries) + intake.rest()[0] == 2
+
+
+def test_a_failures_file_appears_whole_and_goes_when_nothing_failed(tmp_path: Path) -> None:
+    path = tmp_path / "failures.txt"
+    path.write_text("of an earlier run\n")
+    failures = Failures(path)
+    failures.add(Job("http://h/1", "a.png"), Failure(Reason.DNS, "no such host"))
+    assert path.read_text() == "of an earlier run\n", "it may be this run's input"
+    failures.close()
+    assert path.read_text() == "http://h/1\tname=a.png\t# dns: no such host\n"
+    Failures(path).close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,277 @@
+"""``producer --queue local``: real processes, real HTTP, real files; killed, interrupted, and run again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nearfar.programs.common import Exit
+from tests.download.trade.gate import Gate
+from tests.support.exchange import Reply, Request
+from tests.support.routes import content
+from tests.support.waiting import eventually
+from tests.support.web import Web
+
+FILES = 300
+GOING_ON = "run the same command again"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web() as web:
+        for number in range(FILES):
+            web.routes[f"/{number}.png"] = content(body(number))
+        yield web
+
+
+def body(number: int) -> bytes:
+    return f"file {number} ".encode() * 2000
+
+
+class Command:
+    """A producer command of its own, with `--queue local`, in `folder`."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "nearfar", "producer", "--queue", "local", "-o", "files", *options]
+        self.folder = folder
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def end(self) -> tuple[int, list[str], str]:
+        """Exit code, lines printed, messages."""
+        try:
+            out, err = self.process.communicate(timeout=40)
+        finally:
+            self.process.kill()
+            self.process.wait()
+        return self.process.returncode, out.splitlines(), err
+
+    def children(self, life: str) -> list[int]:
+        """The processes that run `life` (produce or consume)."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in listed if life_of(int(pid)) == life]
+
+    def interrupt(self, signum: int) -> None:
+        self.process.send_signal(signum)
+
+
+def life_of(pid: int) -> str | None:
+    """What a spawned child does, by its open files: only a consumer has the store's."""
+    try:
+        if b"spawn_main" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return None
+        targets = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return None
+    return "consume" if ".nearfar.sqlite" in targets else "produce"
+
+
+def urls_file(folder: Path, web: Web) -> list[str]:
+    lines = [f"{web.url(f'/{number}.png')}\tname={number}.png\n" for number in range(FILES)]
+    (folder / "urls.txt").write_text("".join(lines))
+    return ["-i", "urls.txt"]
+
+
+def all_there(folder: Path) -> bool:
+    saved = {path.name: path.read_bytes() for path in (folder / "files").glob("*.png")}
+    return saved == {f"{number}.png": body(number) for number in range(FILES)}
+
+
+def partial_files(folder: Path) -> list[str]:
+    """What is in the directory besides files under their names and the manifest."""
+    names = (path.name for path in (folder / "files").iterdir())
+    return [name for name in names if not name.endswith(".png") and not name.startswith(".nearfar.sqlite")]
+
+
+def test_one_command_saves_everything_and_again_fetches_nothing(web: Web, tmp_path: Path) -> None:
+    options = [*urls_file(tmp_path, web), "-P", "2", "-C", "2", "--quiet"]
+    code, out, err = Command(tmp_path, *options).end()
+    assert (code, out, err) == (Exit.OK, [f"{FILES} urls: {FILES} saved, 0 already there, 0 failed"], "")
+    assert all_there(tmp_path)
+    assert len(web.log) == FILES
+    code, out, _ = Command(tmp_path, *options).end()
+    assert (code, out) == (Exit.OK, [f"{FILES} urls: 0 saved, {FILES} already there, 0 failed"])
+    assert len(web.log) == FILES
+
+
+def test_failures_are_counted_written_and_can_be_fed_back(web: Web, tmp_path: Path) -> None:
+    lines = [web.url("/0.png"), web.url("/none\tname=x.png"), "ftp://h/a", "# a remark", ""]
+    (tmp_path / "urls.txt").write_text("\n".join(lines))
+    code, out, _ = Command(tmp_path, "-i", "urls.txt").end()
+    assert code == Exit.FAILED
+    assert out[0] == "3 urls: 1 saved, 0 already there, 2 failed (refused 1, http-4xx 1)"
+    assert "nearfar-failures.txt" in out[1]
+    failures = (tmp_path / "nearfar-failures.txt").read_text().splitlines()
+    assert sorted(line.split("\t# ")[0] for line in failures) == ["ftp://h/a", f"{lines[1]}"]
+    web.routes["/none"] = content(b"now")
+    code, out, _ = Command(tmp_path, "-i", "nearfar-failures.txt").end()
+    assert out[0] == "2 urls: 1 saved, 0 already there, 1 failed (refused 1)"
+    (tmp_path / "urls.txt").write_text(web.url("/0.png"))
+    assert Command(tmp_path, "-i", "urls.txt").end()[0] == Exit.OK
+    assert not (tmp_path / "nearfar-failures.txt").exists()
+
+
+@pytest.mark.parametrize("life", ["produce", "consume"])
+def test_a_killed_child_costs_no_file(web: Web, tmp_path: Path, life: str) -> None:
+    gate = Gate(web, after=FILES // 3)
+    command = Command(tmp_path, *urls_file(tmp_path, web), "-P", "2", "-C", "2")
+    assert gate.reached.wait(30)
+    os.kill(command.children(life)[0], signal.SIGKILL)
+    gate.open()
+    code, out, err = command.end()
+    assert (code, out) == (Exit.OK, [f"{FILES} urls: {FILES} saved, 0 already there, 0 failed"])
+    assert f"lost a {life}r process" in err
+    assert "killed by SIGKILL" in err
+    assert all_there(tmp_path)
+    assert not partial_files(tmp_path)
+
+
+def test_no_child_outlives_a_killed_command(web: Web, tmp_path: Path) -> None:
+    gate = Gate(web, after=FILES // 3)
+    command = Command(tmp_path, *urls_file(tmp_path, web), "-P", "2", "-C", "2")
+    assert gate.reached.wait(30)
+    children = command.children("produce") + command.children("consume")
+    assert len(children) == 4
+    assert eventually(lambda: any((tmp_path / "files").glob("*.png")), within=10)
+    command.process.kill()
+    command.end()
+    assert eventually(lambda: not any(map(life_of, children)), within=10)
+    gate.open()
+    fetched_before = len(web.log)
+    code, _, _ = Command(tmp_path, *urls_file(tmp_path, web)).end()
+    assert code == Exit.OK
+    assert all_there(tmp_path)
+    assert not partial_files(tmp_path)
+    assert len(web.log) - fetched_before < FILES, "what was saved is not fetched again"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_what_is_in_hand_and_the_same_command_goes_on(
+    web: Web, tmp_path: Path, signum: signal.Signals
+) -> None:
+    gate = Gate(web, after=FILES // 3)
+    command = Command(tmp_path, *urls_file(tmp_path, web), "-P", "2")
+    assert gate.reached.wait(30)
+    command.interrupt(signum)
+    assert command.process.stderr is not None
+    assert "stopping" in command.process.stderr.readline()
+    gate.open()
+    code, out, _ = command.end()
+    assert code == 128 + signum
+    saved = len(list((tmp_path / "files").glob("*.png")))
+    assert FILES // 3 <= saved < FILES
+    assert out[0] == f"{FILES} urls: {saved} saved, 0 already there, 0 failed, {FILES - saved} left"
+    assert GOING_ON in out[-1]
+    assert len(web.log) == saved
+    code, out, _ = Command(tmp_path, *urls_file(tmp_path, web)).end()
+    assert (code, out) == (
+        Exit.OK,
+        [f"{FILES} urls: {FILES - saved} saved, {saved} already there, 0 failed"],
+    )
+    assert len(web.log) == FILES
+
+
+def test_a_second_signal_leaves_at_once(web: Web, tmp_path: Path) -> None:
+    gate = Gate(web, after=0)
+    command = Command(tmp_path, *urls_file(tmp_path, web))
+    assert gate.reached.wait(30)
+    children = command.children("produce") + command.children("consume")
+    command.interrupt(signal.SIGINT)
+    assert command.process.stderr is not None
+    assert "stopping" in command.process.stderr.readline()
+    command.interrupt(signal.SIGINT)
+    assert command.end()[0] == Exit.INTERRUPTED
+    assert eventually(lambda: not any(map(life_of, children)), within=10)
+    gate.open()
+
+
+def test_the_input_may_be_a_pipe_that_speaks_slowly(web: Web, tmp_path: Path) -> None:
+    """The second line is written only after the first was fetched."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "nearfar", "producer", "--queue", "local", "-o", "files", "-i", "-"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with command:
+        assert command.stdin is not None and command.stdout is not None
+        command.stdin.write(web.url("/1.png\n"))
+        command.stdin.flush()
+        assert eventually(lambda: len(web.log) == 1, within=20)
+        command.stdin.write(web.url("/2.png"))
+        command.stdin.close()
+        assert command.stdout.read() == "2 urls: 2 saved, 0 already there, 0 failed\n"
+
+
+def test_a_large_file_costs_no_process_much_memory(web: Web, tmp_path: Path) -> None:
+    size, limit = 400 << 20, 64 << 20
+    block = os.urandom(1 << 20)
+
+    def large(request: Request, reply: Reply) -> None:
+        reply.head(200, {"Content-Length": str(size)})
+        for _ in range(size >> 20):
+            reply.data(block)
+        reply.end()
+
+    web.routes["/large.bin"] = large
+    command = Command(tmp_path, web.url("/large.bin"))
+    peaks: dict[int, list[int]] = {}
+
+    def watch() -> bool:
+        """The first memory of each process is its start: it has but imported by then."""
+        for pid in (command.process.pid, *command.children("produce"), *command.children("consume")):
+            if now := resident(pid):
+                peaks.setdefault(pid, []).append(now)
+        return command.process.poll() is not None
+
+    assert eventually(lambda: len(web.log) == 1, within=20)
+    assert eventually(watch, within=50)
+    code, out, _ = command.end()
+    assert (code, out) == (Exit.OK, ["1 url: 1 saved, 0 already there, 0 failed"])
+    assert (tmp_path / "files" / "large.bin").stat().st_size == size
+    assert len(peaks) == 3
+    growth = {pid: max(seen) - seen[0] for pid, seen in peaks.items()}
+    assert max(growth.values()) <= limit, growth
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory; 0 if the process is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "give URLs"),
+        (["-i", "nowhere.txt"], "nowhere.txt"),
+        (["http://h/", "--expect", "image/*", "--max-size", "12 parsecs"], "no size"),
+        (["http://h/", "--header", "Range: bytes=0-"], "header Range"),
+        (["http://h/", "--retries=-1"], "whole number"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_said_in_a_sentence(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    code, out, err = Command(tmp_path, *options).end()
+    assert (code, out) == (Exit.USAGE, [])
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_directory_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "files").write_text("in the way")
+    code, _, err = Command(tmp_path, "http://127.0.0.1:9/").end()
+    assert code == Exit.USAGE
+    assert "files" in err
+    assert "Traceback" not in err

@@ -1,0 +1,119 @@
+"""What is said arrives as it was said; what cannot be read is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfar.download.model import Body, Checksum, Failure, Head, Job, Reason, Saved
+from nearfar.download.spelling import decode, decode_answer, encode, encode_answer
+from nearfar.download.words import (
+    Abandon,
+    Answer,
+    Chunk,
+    File,
+    Files,
+    Finish,
+    Known,
+    Lost,
+    Offer,
+    Open,
+    Request,
+    Taken,
+    Verdicts,
+    Written,
+)
+from nearfar.errors import ProtocolError
+from tests.support.courier import through_the_wire
+
+SIZES = st.integers(0, 2**40)
+JOBS = st.builds(Job, st.text(), st.none() | st.text(), st.none() | st.builds(Checksum, st.text(), st.text()))
+MAYBE = st.none() | st.text()
+HEADS = st.builds(
+    Head,
+    st.text(),
+    st.just(200),
+    type=MAYBE,
+    length=st.none() | SIZES,
+    etag=MAYBE,
+    modified=MAYBE,
+    suggested=MAYBE,
+)
+BODIES = st.builds(Body, SIZES, st.text(), SIZES)
+SAVED = st.builds(
+    Saved,
+    url=st.text(),
+    final_url=st.text(),
+    name=st.text(),
+    size=SIZES,
+    sha256=st.text(),
+    type=MAYBE,
+    etag=MAYBE,
+    time=st.floats(0, 2e9),
+    attempts=SIZES,
+)
+FAILURES = st.builds(Failure, st.sampled_from(Reason), st.text())
+
+
+def tuples(each: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(each, max_size=3).map(tuple)
+
+
+REQUESTS: st.SearchStrategy[Request] = st.one_of(
+    st.builds(Offer, tuples(JOBS)),
+    st.builds(Files, tuples(st.builds(File, JOBS, HEADS, BODIES, st.binary()))),
+    st.builds(Open, st.text(), JOBS, HEADS),
+    st.builds(Chunk, st.text(), SIZES, st.binary()),
+    st.builds(Finish, st.text(), BODIES),
+    st.builds(Abandon, st.text()),
+)
+ANSWERS: st.SearchStrategy[Answer] = st.one_of(
+    st.builds(Known, tuples(st.none() | SAVED)),
+    st.builds(Verdicts, tuples(SAVED | FAILURES)),
+    st.builds(Taken, st.text()),
+    st.just(Written()),
+    st.just(Lost()),
+    FAILURES,
+)
+NOISE = st.recursive(
+    st.none() | st.integers(-5, 5) | st.text(max_size=8) | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=4).map(tuple),
+    max_leaves=12,
+)
+
+
+@given(REQUESTS)
+def test_a_request_arrives_as_it_was_sent(request: Request) -> None:
+    assert decode(through_the_wire(encode(request))) == request
+
+
+@given(ANSWERS)
+def test_an_answer_arrives_as_it_was_sent(answer: Answer) -> None:
+    assert decode_answer(through_the_wire(encode_answer(answer))) == answer
+
+
+@given(st.sampled_from(["offer", "files", "open", "chunk", "finish", "abandon", ""]), tuples(NOISE))
+def test_noise_for_a_request_is_refused_or_read_but_breaks_nothing(word: str, rest: tuple[Any, ...]) -> None:
+    for message in ((word, *rest), rest):
+        try:
+            decode(message)
+        except ProtocolError as error:
+            assert str(error)
+
+
+@given(st.sampled_from(["known", "verdicts", "taken", "failed", "written", "lost"]), tuples(NOISE))
+def test_noise_for_an_answer_is_refused_or_read_but_breaks_nothing(word: str, rest: tuple[Any, ...]) -> None:
+    for value in ((word, *rest), rest):
+        try:
+            decode_answer(value)
+        except ProtocolError as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize("message", [None, (), 5, "offer", (5,), ("chunk", "s", "0", b""), ("files",)])
+def test_what_follows_no_rule_is_refused(message: object) -> None:
+    with pytest.raises(ProtocolError):
+        decode(message)

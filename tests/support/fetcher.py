@@ -1,0 +1,91 @@
+"""A fetcher without a network: bodies come from a dictionary, a piece for each transfer and poll."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nearfar.download.fetch.base import Sink
+from nearfar.download.model import Body, Failure, Head, Job, Reason
+
+PIECE = 64 * 1024
+
+
+@dataclass(eq=False)
+class _Transfer:
+    job: Job
+    sink: Sink
+    sent: int = -1
+    paused: bool = False
+
+
+@dataclass
+class FakeFetcher:
+    """A `Fetcher`. A URL that `bodies` has not fails with 404; one in `hiccups` restarts once, half-way."""
+
+    bodies: dict[str, bytes]
+    hiccups: set[str] = field(default_factory=set)
+    meanwhile: Callable[[], None] = lambda: None
+    """Called in each poll: the rest of the world."""
+    asked: Counter[str] = field(default_factory=Counter)
+    """How often each URL was fetched."""
+
+    def __post_init__(self) -> None:
+        self._transfers: list[_Transfer] = []
+        self.most_in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._transfers)
+
+    def add(self, job: Job, sink: Sink) -> None:
+        self.asked[job.url] += 1
+        self._transfers.append(_Transfer(job, sink))
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+
+    def resume(self, sink: Sink) -> None:
+        for transfer in self._transfers:
+            transfer.paused = transfer.paused and transfer.sink is not sink
+
+    def drop(self, sink: Sink) -> None:
+        self._transfers = [transfer for transfer in self._transfers if transfer.sink is not sink]
+
+    def poll(self, timeout: float) -> None:
+        for transfer in list(self._transfers):
+            if not transfer.paused and self._step(transfer):
+                self._transfers.remove(transfer)
+        self.meanwhile()
+
+    def _step(self, transfer: _Transfer) -> bool:
+        """Move one transfer on; True at its end."""
+        url, sink = transfer.job.url, transfer.sink
+        body = self.bodies.get(url)
+        if body is None:
+            sink.failed(Failure(Reason.HTTP_4XX, "404 Not Found"))
+            return True
+        if transfer.sent < 0:
+            sink.begin(Head(url, 200, "text/plain", len(body)))
+            transfer.sent = 0
+        elif url in self.hiccups and transfer.sent > len(body) // 2:
+            self.hiccups.remove(url)
+            sink.restart()
+            transfer.sent = -1
+        elif transfer.sent < len(body):
+            piece = body[transfer.sent : transfer.sent + PIECE]
+            transfer.sent += len(piece)
+            transfer.paused = not sink.chunk(piece)
+        else:
+            sink.done(Body(len(body), hashlib.sha256(body).hexdigest()))
+            return True
+        return False
+
+    def wake(self) -> None:
+        """Nobody sleeps here."""
+
+    def cancel(self) -> None:
+        self._transfers.clear()
+
+    def close(self) -> None:
+        self.cancel()
