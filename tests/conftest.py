@@ -6,10 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from multiprocessing import util
 
 import pytest
+import zmq
 from hypothesis import settings
 
+from nearfar.net import sockets
 from tests.support.leaks import Belongings, leaks_since, watch_shared_memory
 
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -22,6 +25,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 def temporary_folder() -> Iterator[None]:
     """A temporary folder of this run's own, so that a file left in it is known to be ours."""
     outside = tempfile.gettempdir()
+    util.get_temp_dir()  # multiprocessing keeps one for the whole process, and removes it at exit
     folder = tempfile.mkdtemp(prefix="nearfar-")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTEST_DEBUG_TEMPROOT", outside)
@@ -31,8 +35,14 @@ def temporary_folder() -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def zeromq() -> None:
+    """ZeroMQ's own threads and files are made once for the whole process, with its first socket."""
+    sockets.make(zmq.PUSH).close()
+
+
 @pytest.fixture(autouse=True)
-def nothing_left_behind(temporary_folder: None) -> Iterator[None]:
+def nothing_left_behind(temporary_folder: None, zeromq: None) -> Iterator[None]:
     """Threads, child processes, open files, shared memory and temporary files end with the test."""
     before = Belongings.now()
     yield

@@ -54,7 +54,9 @@ class World:
             self.now = max(self.now, when)
             action()
 
-    def carry(self, channel: tuple[str, str], end: str, frames: list[bytes], arrive: Callable[[Envelope], None]):
+    def carry(
+        self, channel: tuple[str, str], end: str, frames: list[bytes], arrive: Callable[[Envelope], None]
+    ):
         """Take a message over the network: late, in the order of its channel, or not at all."""
         if end in self.cut_off or self.random.random() < self.loss:
             return

@@ -49,6 +49,8 @@ class OverTransport:
 
     def make(self: Any, maxsize: int, joinable: bool) -> Any:
         queue = self.transport.make(maxsize, joinable, multiprocessing.get_context())
+        if hasattr(queue, "stop_hosting"):
+            self.addCleanup(queue.stop_hosting)
         self.addCleanup(queue.join_thread)
         self.addCleanup(queue.close)
         self.addCleanup(queue.cancel_join_thread)

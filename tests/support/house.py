@@ -24,7 +24,7 @@ LAYERS = (
 ONLY_IN = {
     "zmq": ("net", "queues"),
     "pycurl": ("download.fetch.curl",),
-    "pickle": ("net.codec",),
+    "pickle": ("net.pickles",),
     "marshal": (),
     "shelve": (),
 }

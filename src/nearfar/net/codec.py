@@ -2,17 +2,17 @@
 
 An item is one msgpack value; a batch is its items end to end, so that it can be cut between any two
 without reading them. What msgpack would change on the way travels in an extension type of ours: tuples, sets,
-byte arrays, integers beyond 64 bits, and pickles. This is the only module that reads pickle.
+byte arrays, integers beyond 64 bits, and pickles.
 """
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import msgpack
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
+from nearfar.net import pickles
 
 TUPLE, SET, FROZENSET, BYTEARRAY, INTEGER, PICKLE = 0x11, 0x12, 0x13, 0x14, 0x15, 0x1F
 
@@ -43,7 +43,7 @@ def encode(item: Any, *, trusted: bool) -> bytes:
             " peers are not trusted with pickle: send plain data (numbers, strings, bytes, lists, tuples,"
             " sets, dicts)"
         )
-    return _pack(msgpack.ExtType(PICKLE, pickle.dumps(item, protocol=5)))
+    return _pack(msgpack.ExtType(PICKLE, pickles.dumps(item)))
 
 
 def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
@@ -144,7 +144,7 @@ def _read(code: int, data: bytes) -> Any:
 def _read_trusted(code: int, data: bytes) -> Any:
     if code == PICKLE:
         try:
-            return pickle.loads(data)
+            return pickles.loads(data)
         except Exception as error:
             raise ItemError(f"an item arrived and cannot be unpickled: {error!r}") from error
     return _extension(code, data, _read_trusted)

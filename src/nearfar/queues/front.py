@@ -25,7 +25,9 @@ class Front(Generic[Q]):
         their start method). With one, this process hosts it there, and every other process that can reach
         the address may `connect`; see `FarQueue` for the options. Raises `AddressError`.
         """
-        made: Q = self._near(maxsize, **options) if address is None else self._far(maxsize, address, **options)
+        made: Q = (
+            self._near(maxsize, **options) if address is None else self._far(maxsize, address, **options)
+        )
         return made
 
     def connect(self, address: str, *, wait: float = 60.0) -> Q:

@@ -10,9 +10,10 @@ from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 from nearfar.errors import Empty, Full, ShutDown
+from nearfar.net.pickles import dumps_for_family
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
 from nearfar.queues.deadlines import deadline_of
-from nearfar.queues.parcels import NearDelivery, Parcel, pickled
+from nearfar.queues.parcels import NearDelivery, Parcel
 from nearfar.queues.piped import DROPPED, SHUT, PipedQueue
 
 __all__ = ["NearJoinableQueue", "NearQueue"]
@@ -50,14 +51,14 @@ class NearQueue(PipedQueue, BaseQueue):
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         self._check_open()
-        message = pickled(item)
+        message = dumps_for_family(item)
         self._claim(block, deadline_of(block, timeout))
         self._feed(message)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         """As `BaseQueue.put_many`. Each item costs what a `put` costs: its own slot, its own message."""
         self._check_open()
-        messages = [pickled(item) for item in items]
+        messages = [dumps_for_family(item) for item in items]
         deadline = deadline_of(block, timeout)
         for done, message in enumerate(messages):
             try:

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Callable
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, Self
 
+from nearfar.net import pickles
 from nearfar.queues.base import Delivery
 
-__all__ = ["NearDelivery", "Parcel", "pickled"]
-
-
-class _ItemPickler(pickle.Pickler):
-    """`ForkingPickler` without what its constructor costs: half the time of pickling a small item."""
-
-    # The table is a view of both registries, so types registered later are found, too.
-    dispatch_table = ForkingPickler(io.BytesIO()).dispatch_table
-
-
-def pickled(item: Any) -> bytes:
-    """`item` as the standard's queues pickle it. Raises what pickling raises."""
-    buffer = io.BytesIO()
-    _ItemPickler(buffer).dump(item)
-    return buffer.getvalue()
+__all__ = ["NearDelivery", "Parcel"]
 
 
 class _Again(NamedTuple):
@@ -44,14 +28,14 @@ class Parcel(NamedTuple):
     @classmethod
     def open(cls, message: bytes) -> Self:
         """Read `message`. Raises what unpickling its item raises."""
-        item = pickle.loads(message)
+        item = pickles.loads(message)
         if type(item) is _Again:
-            return cls(pickle.loads(item.pickled), item.attempt, item.pickled)
+            return cls(pickles.loads(item.pickled), item.attempt, item.pickled)
         return cls(item, 1, message)
 
     def again(self) -> bytes:
         """The message for the next attempt. The item is not pickled anew, so this cannot fail."""
-        return pickled(_Again(self.pickled, self.attempt + 1))
+        return pickles.dumps_for_family(_Again(self.pickled, self.attempt + 1))
 
 
 class NearDelivery(Delivery):

@@ -89,9 +89,7 @@ class FarInbound(Inbound):
 
     def receive(self, timeout: float | None) -> FarLetter | None:
         try:
-            taken = self._end.take(
-                1, DELIVERY, block=timeout != 0, timeout=timeout, to_the_end=True
-            )[0]
+            taken = self._end.take(1, DELIVERY, block=timeout != 0, timeout=timeout, to_the_end=True)[0]
         except Empty:
             return None
         return FarLetter(self._end, self._end.session(), taken)

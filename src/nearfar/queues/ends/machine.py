@@ -112,7 +112,7 @@ class EndMachine:
             self._begin_session(now)
 
     def fail(self, position: int) -> None:
-        """The program gives an item up: it may come again, so an end that was told is none until told anew."""
+        """The program gives an item up. It may come again, so the end is none until it is told anew."""
         self.receiver.fail(position)
         self._failed_since_report = True
         self.over = False
