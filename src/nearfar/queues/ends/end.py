@@ -106,10 +106,15 @@ class End:
         return encoded
 
     def outcomes(self) -> list[Settled]:
-        """What was settled with more than "done" since the last call (dead, undeliverable, answered)."""
+        """What was settled with more than "done" since the last call (dead, undeliverable, answered).
+
+        Raises `QueueLost` when there is none and the host has been away for too long.
+        """
         with self._changed:
             outcomes = list(self._machine.sender.outcomes)
             self._machine.sender.outcomes.clear()
+            if not outcomes:
+                self._check_host(time.monotonic())
             return outcomes
 
     # -- taking ----------------------------------------------------------------------------------
@@ -317,8 +322,11 @@ class End:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 return
-            lost = machine.greeting_since + self._wait
-            if machine.state is State.GREETING and now >= lost:
-                raise QueueLost(f"no host has answered at {self._address} for {self._wait:g} s")
-            until = now + self._wait if machine.state is State.OPEN else lost
+            self._check_host(now)
+            until = (now if machine.state is State.OPEN else machine.greeting_since) + self._wait
             self._changed.wait(min(until, deadline or until) - now)
+
+    def _check_host(self, now: float) -> None:
+        machine = self._machine
+        if machine.state is State.GREETING and now >= machine.greeting_since + self._wait:
+            raise QueueLost(f"no host has answered at {self._address} for {self._wait:g} s")
