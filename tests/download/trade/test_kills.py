@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from nearfar.programs.common import Exit
+from nearfar.queues.far import FarQueue
 from tests.download.trade.troop import Ended, Files, Troop
 from tests.support.waiting import eventually
 from tests.support.web import Web
@@ -17,7 +19,7 @@ from tests.support.web import Web
 Maker = Callable[..., Troop]
 LEASE = 10.0
 """Seconds of silence after which a command that hosts takes another for dead, and the other it."""
-LIMIT = 60.0
+LIMIT = 30.0
 
 
 @pytest.fixture
@@ -54,7 +56,6 @@ def kills(troop: Troop, seed: int) -> Iterator[str]:
         troop.kill(victim)
         print(f"{troop.saved()} saved, killed {victim}")
         yield victim
-    troop.files.open()
 
 
 def end_all(troop: Troop, within: float) -> dict[str, Ended]:
@@ -86,6 +87,7 @@ def verify(troop: Troop, endings: dict[str, Ended]) -> None:
 def the_rest_gives_up_and_the_same_commands_finish(troop: Troop, seed: int) -> None:
     for _ in kills(troop, seed):
         pass
+    troop.files.open()
     for name, ended in end_all(troop, LEASE + troop.wait + 10).items():
         assert (name, ended.code) == (name, Exit.LOST)
         assert f"no host has answered at {troop.address} for {troop.wait:g} s" in ended.err
@@ -100,7 +102,16 @@ def the_rest_gives_up_and_the_same_commands_finish(troop: Troop, seed: int) -> N
 def the_rest_goes_on_with_those_that_are_started_again(troop: Troop, seed: int) -> None:
     for victim in kills(troop, seed):
         troop.start(victim)
+    with closing(FarQueue.connect(troop.address, wait=LIMIT)) as queue:
+        assert eventually(lambda: here(queue) == (3, 2), LIMIT), here(queue)
+    troop.files.open()
     verify(troop, end_all(troop, LIMIT))
+
+
+def here(queue: FarQueue) -> tuple[int, int]:
+    """How many consumers and producers the host knows of."""
+    counts = queue.counts()
+    return counts["consumers"], counts["producers"]
 
 
 def test_the_same_commands_finish_what_killed_ones_began(make_troop: Maker) -> None:
