@@ -29,11 +29,11 @@ DELIVERY = 0
 class FarDelivery(Delivery):
     """An item of a far queue in hand."""
 
-    def __init__(self, end: End, session: int, taken: Taken) -> None:
+    def __init__(self, end: End, taken: Taken) -> None:
         self.item = taken.item
         self.attempt = taken.attempt
         self._end = end
-        self._session = session
+        self._session = taken.session
         self._position = taken.position
 
     def ack(self) -> None:
@@ -145,8 +145,7 @@ class FarQueue(BaseQueue):
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
         end = self._reached()
-        taken = end.take(1, DELIVERY, block=block, timeout=timeout)[0]
-        return FarDelivery(end, end.session(), taken)
+        return FarDelivery(end, end.take(1, DELIVERY, block=block, timeout=timeout)[0])
 
     def __iter__(self) -> Iterator[Any]:
         """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done.

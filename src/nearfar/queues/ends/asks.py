@@ -18,6 +18,7 @@ class Asks:
         self._open: dict[int, Ask] = {}
         self._unsent: list[int] = []
         self._answers: dict[int, Any] = {}
+        self._quiet: set[int] = set()
 
     def add(self, kind: Kind, what: str = "", argument: Any = None) -> int:
         """Ask: by itself (ASK), or along with a NEED or REPORT that wants a "no" rather than to wait."""
@@ -25,6 +26,10 @@ class Asks:
         self._open[self._last] = (self._last, kind, what, argument)
         self._unsent.append(self._last)
         return self._last
+
+    def tell(self, what: str, argument: Any) -> None:
+        """Ask, without an interest in the answer."""
+        self._quiet.add(self.add(Kind.ASK, what, argument))
 
     def unsent(self, *, lane: bool) -> Iterator[Ask]:
         """What has to be asked now; a REPORT can only go once there is a lane."""
@@ -45,7 +50,11 @@ class Asks:
         self._unsent = list(self._open)
 
     def answer(self, number: int, value: Any) -> None:
-        if self._open.pop(number, None) is not None:
+        if self._open.pop(number, None) is None:
+            return
+        if number in self._quiet:
+            self._quiet.remove(number)
+        else:
             self._answers[number] = value
 
     def answered(self, number: int) -> bool:

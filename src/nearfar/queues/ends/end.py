@@ -185,10 +185,6 @@ class End:
 
     # -- saying what became of it ----------------------------------------------------------------
 
-    def session(self) -> int:
-        """Which session this is: positions of an earlier one mean nothing any more."""
-        return self._machine.sessions
-
     def session_name(self) -> str:
         """The name by which this end's consumer can be addressed, in this session."""
         with self._changed:
@@ -200,6 +196,8 @@ class End:
             if session == self._machine.sessions:
                 self._machine.receiver.done(position, answer)
                 self._wake_soon()
+            else:
+                self._too_late((session, position))
 
     def failed(self, session: int, position: int) -> None:
         """An item was given up."""
@@ -207,6 +205,8 @@ class End:
             if session == self._machine.sessions:
                 self._machine.fail(position)
                 self._wake_soon()
+            else:
+                self._too_late((session, position))
 
     def done_by(self, holder: int | None = None) -> None:
         """All that `holder` took is done (None: all that anyone took, but for deliveries)."""
@@ -214,18 +214,32 @@ class End:
             hands = self._machine.receiver.hands
             for position in [p for p, h in hands.items() if h == holder or (holder is None and h)]:
                 self._machine.receiver.done(position)
+            late = self._machine.superseded
+            self._too_late(*[key for key, h in late.items() if h == holder or (holder is None and h)])
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item that `holder`, or else anyone here, took is done; False if there is none."""
         with self._changed:
-            hands = self._machine.receiver.hands
-            mine = next((p for p, h in hands.items() if h == holder), None)
-            oldest = mine if mine is not None else next((p for p, h in hands.items() if h), None)
+            machine = self._machine
+            current = {(machine.sessions, p): h for p, h in machine.receiver.hands.items()}
+            taken = machine.superseded | current
+            mine = next((key for key, h in taken.items() if h == holder), None)
+            oldest = mine or next((key for key, h in taken.items() if h), None)
             if oldest is None:
                 return False
-            self._machine.receiver.done(oldest)
-            self._wake_soon()
+            if oldest in current:
+                machine.receiver.done(oldest[1])
+                self._wake_soon()
+            else:
+                self._too_late(oldest)
             return True
+
+    def _too_late(self, *keys: tuple[int, int]) -> None:
+        """Let the host count what was said of items that it has given to others meanwhile."""
+        late = sum(self._machine.superseded.pop(key, None) is not None for key in keys)
+        if late:
+            self._machine.asks.tell("late", late)
+            self._wake_soon()
 
     def _wake_soon(self) -> None:
         if self._loop is not None:

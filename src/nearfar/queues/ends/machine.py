@@ -78,6 +78,9 @@ class EndMachine:
         """What WELCOME told about the queue."""
         self.sender = Sender()
         self.receiver = Receiver()
+        self.superseded: dict[tuple[int, int], int] = {}
+        """What the program took in earlier sessions and still has, by session and position, and the thread
+        that took it: somebody else's by now."""
         self.sessions = 0
         self.heard = self.greeting_since = 0.0
         self.over = False
@@ -214,9 +217,22 @@ class EndMachine:
         if self.state is not State.GREETING:
             self.greeting_since = now
         self.state = State.GREETING
+        self._give_up_items(now)
         self.sessions += 1
         self._actions.append(Connect(self.session))
         self._greet(now)
+
+    def _give_up_items(self, now: float) -> None:
+        """The session is over, and what was lent in it is lent to others: what is said of it comes too late."""
+        for position, holder in self.receiver.hands.items():
+            self.superseded[self.sessions, position] = holder
+        unheard = [message for _, message in self._out.unacked() if message.kind is Kind.REPORT]
+        while (message := self.receiver.report(now)) is not None:
+            unheard.append(message)
+        late = sum(map(_settlements, unheard))
+        if late:
+            self.asks.tell("late", late)
+        self.receiver = Receiver(waiters=self.receiver.waiters)
 
     def _greet(self, now: float) -> None:
         self._greeted = now
@@ -232,7 +248,9 @@ class EndMachine:
         self.shut = bool(facts["shut"])
         self.over = False
         self._new_lines(self.lease)
-        self.receiver = Receiver(trusted=bool(facts["trusted"]), waiters=self.receiver.waiters)
+        self.receiver = Receiver(
+            trusted=bool(facts["trusted"]), waiters=self.receiver.waiters, session=self.sessions
+        )
         self.sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
         self.sender.admit()
         self.asks.again()
@@ -353,6 +371,12 @@ class EndMachine:
     def _part(self, message: Message) -> None:
         if self.leaving:
             self.abandon()
+
+
+def _settlements(report: Message) -> int:
+    """Of how many items a REPORT says that they are done or given up."""
+    _, _, _, _, done, failed, _, _, answers = report.fields
+    return len(answers) + sum(int(last - first + 1) for first, last in (*done, *failed))
 
 
 def _ignore(machine: EndMachine, message: Message) -> None:

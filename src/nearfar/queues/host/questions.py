@@ -35,6 +35,9 @@ class Questions:
                 self._shut_down(peer, ask, argument is True, now)
             case "dead letters":
                 desk.answer(peer, ask, self._dead_letters(), now)
+            case "late":
+                self._ledger.late += argument if type(argument) is int and argument > 0 else 0
+                desk.answer(peer, ask, None, now)
             case "counts":
                 desk.answer(peer, ask, self.counts(), now)
             case _:

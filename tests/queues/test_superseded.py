@@ -1,0 +1,80 @@
+"""An end whose session is over: what it holds belongs to others, and what is said of it is only counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nearfar.net import codec
+from nearfar.queues.ends.machine import EndMachine, Send
+from nearfar.queues.wire import Envelope, Kind, Message
+
+FACTS: dict[str, Any] = {
+    "inbox": 1,
+    "lease": 10.0,
+    "maxbytes": 0,
+    "maxsize": 0,
+    "shut": False,
+    "stored": 0,
+    "trusted": False,
+}
+
+
+def hear(machine: EndMachine, number: int, kind: Kind, *fields: Any, body: bytes | None = None) -> None:
+    machine.receive(Envelope(number, 0, Message(kind, fields, body)), 0.0)
+
+
+def welcome(machine: EndMachine) -> None:
+    hear(machine, 0, Kind.WELCOME, machine.session, FACTS)
+
+
+def holding(first: str, *buffered: str) -> EndMachine:
+    """An end with `first` in its program's hands and the others in its buffer."""
+    machine = EndMachine("end", {})
+    machine.consumes = True
+    machine.connect(0.0)
+    welcome(machine)
+    machine.flush(0.0)
+    hear(machine, 1, Kind.ANSWER, 1, 2)
+    items = (first, *buffered)
+    body = b"".join(codec.encode(item, trusted=False) for item in items)
+    hear(machine, 2, Kind.LEND, 1, len(items), 1, body=body)
+    machine.receiver.take(7, 0.0)
+    return machine
+
+
+def late(machine: EndMachine) -> list[Any]:
+    """The counts of late words that it tells its host now."""
+    sent = [action.envelope.message for action in machine.flush(0.0) if isinstance(action, Send)]
+    return [message.fields[2] for message in sent if message.kind is Kind.ASK and message.fields[1] == "late"]
+
+
+def test_what_lay_in_the_buffer_of_a_session_that_is_over_is_not_taken() -> None:
+    """Else it would be taken under a position of the next session, and settle another item."""
+    machine = holding("a", "b", "c")
+    hear(machine, 0, Kind.STRANGER)
+    assert machine.receiver.buffered == 0
+    assert machine.receiver.take(7, 0.0) is None
+
+
+def test_positions_of_two_sessions_are_told_apart() -> None:
+    machine = holding("a", "b")
+    before = machine.receiver.take(7, 0.0)
+    hear(machine, 0, Kind.STRANGER)
+    welcome(machine)
+    hear(machine, 1, Kind.LEND, 1, 1, 1, body=codec.encode("c", trusted=False))
+    after = machine.receiver.take(7, 0.0)
+    assert before is not None
+    assert after is not None
+    assert (before.session, after.session) == (1, 2)
+    assert machine.superseded == {(1, 1): 7, (1, 2): 7}
+
+
+def test_what_was_done_and_not_heard_of_is_counted_as_late() -> None:
+    machine = holding("a", "b")
+    machine.receiver.take(7, 0.0)
+    machine.receiver.done(1)
+    machine.flush(0.0)  # told in a REPORT that nobody acks
+    machine.receiver.done(2)
+    hear(machine, 0, Kind.STRANGER)
+    welcome(machine)
+    assert late(machine) == [2]
