@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from nearfar.errors import ProducerLost
-from nearfar.queues.far import FarQueue
+from nearfar.queues.far import FarJoinableQueue, FarQueue
 from tests.queues import mortals
 from tests.queues.contract import LIMIT, told
 from tests.queues.transports import START_METHODS
@@ -173,6 +173,27 @@ def test_what_living_producers_put_survives_the_host(address: str) -> None:
             for queue in (producer, consumer):
                 queue.close()
                 queue.join_thread()
+
+
+def test_task_done_of_an_item_that_is_sent_again_counts_for_nothing(address: str) -> None:
+    """Given an item in hand while its host is replaced: `task_done` neither raises nor settles it."""
+    with closing(FarJoinableQueue.connect(address)) as queue:
+        with host(address) as first:
+            queue.put("a")
+            assert queue.get(timeout=LIMIT) == "a"
+            first.kill()
+        with host(address):
+            assert eventually(lambda: queue.counts()["unsettled"] == 1)
+            queue.task_done()
+            assert eventually(lambda: queue.counts()["late"] == 1)
+            assert queue.counts()["unsettled"] == 1
+            assert queue.get(timeout=LIMIT) == "a"
+            queue.task_done()
+            queue.join()
+            with pytest.raises(ValueError, match="too many"):
+                queue.task_done()
+            queue.close()
+            queue.join_thread()
 
 
 @pytest.mark.parametrize("method", START_METHODS)
