@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -275,7 +276,5 @@ class SimConsumer(SimEnd):
             self.act()
 
 
-def deque_of(items: list[Any]) -> Any:
-    from collections import deque
-
+def deque_of(items: list[Any]) -> deque[bytes]:
     return deque(codec.encode(item, trusted=True) for item in items)
