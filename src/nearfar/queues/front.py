@@ -25,11 +25,8 @@ class Front(Generic[Q]):
         chooses their start method). With one, this process hosts it there, and every other process that
         can reach the address may `connect`; see `FarQueue` for the options. Raises `AddressError`.
         """
-        made: Q
-        if address is None:
-            made = self._near(maxsize, **options)
-        else:
-            made = self._far(maxsize, address, **options)
+        near = address is None
+        made: Q = self._near(maxsize, **options) if near else self._far(maxsize, address, **options)
         return made
 
     def connect(self, address: str, *, wait: float = 60.0) -> Q:
