@@ -209,7 +209,7 @@ def test_every_message_arrives_once_and_in_order_whatever_the_network_does(
 @settings(max_examples=100)
 @given(st.integers(1, 20), st.lists(st.floats(0.01, 5.0), max_size=60))
 def test_a_dead_network_is_not_buried(count: int, ticks: list[float]) -> None:
-    """Sent again are only the unacked, and seldom: three quick rounds, then one in eight times the patience."""
+    """Sent again is what is unacked, and seldom: thrice at first, then once in eight times the patience."""
     network = Network()
     for _ in range(count):
         network.send()
