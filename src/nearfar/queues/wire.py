@@ -37,7 +37,7 @@ VERSION = 1
 LONGEST_NAME = 200
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
-MOST_RANGES = 5_000
+MOST_RANGES = 4_000
 """Ranges, rows or names that one field may carry: those of a REPORT, with its answers, fit into a frame."""
 LONGEST_ANSWER = 512 * 1024
 """Bytes of what a consumer may answer to one item."""
