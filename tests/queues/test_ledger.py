@@ -74,10 +74,12 @@ def test_news_of_neighbours_is_told_as_one_and_answers_singly() -> None:
         ledger.settle("c", position, position)
     ledger.settle("c", 4, 4, b"yes")
     ledger.settle("c", 6, 6)
+    ledger.settle("c", 5, 5)
     assert news(ledger) == [
         (1, 3, Outcome.DONE, None),
         (4, 1, Outcome.ANSWERED, b"yes"),
         (6, 1, Outcome.DONE, None),
+        (5, 1, Outcome.DONE, None),
     ]
 
 
