@@ -123,6 +123,12 @@ def test_room_is_asked_for_as_a_total_and_used_up() -> None:
     assert not entry.items
 
 
+def test_no_more_than_a_share_is_asked_for_at_once() -> None:
+    sender = sender_with(maxsize=100_000)
+    put(sender, *[10] * (module.MOST_ASKED + 1))
+    assert sender.need() == (module.MOST_ASKED, 0)
+
+
 def test_bytes_are_asked_for_only_where_they_are_bounded() -> None:
     sender = sender_with(maxbytes=400)
     put(sender, 60, 30, 30)
@@ -255,6 +261,39 @@ def test_what_goes_again_goes_before_what_is_new_and_needs_room_too() -> None:
     assert numbers(sender) == [2, 3]
 
 
+def test_a_new_session_begins_without_room_and_with_nothing_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "UNSTORED_BYTES", 25)
+    sender = sender_with(maxsize=5)
+    put(sender, 20)
+    sender.gain(3, 0)
+    sender.admit()
+    assert numbers(sender) == [1]
+    sender.sent(1, 20)
+    sender.begin(0, maxsize=5, maxbytes=0)
+    sender.admit()
+    assert numbers(sender) == []
+    sender.gain(1, 0)
+    sender.admit()
+    assert numbers(sender) == [1]
+
+
+def test_a_small_new_item_does_not_overtake_a_large_one_that_goes_again() -> None:
+    sender = sender_with(maxbytes=400)
+    put(sender, 100)
+    sender.gain(1, 100)
+    sender.admit()
+    numbers(sender)
+    sender.begin(0, maxsize=0, maxbytes=400)
+    sender.gain(1, 50)
+    put(sender, 10)
+    assert numbers(sender) == []
+    sender.gain(1, 60)
+    sender.admit()
+    assert numbers(sender) == [1, 2]
+
+
 # -- histories ------------------------------------------------------------------------------------------
 
 
@@ -366,7 +405,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(forgot=st.booleans(), arrived=st.booleans())
     def new_session(self, forgot: bool, arrived: bool) -> None:
-        """The session breaks; what was on its way arrived or did not; the host may be new, and know nothing."""
+        """The session breaks; what was on its way arrived or not; the host may be new, and know nothing."""
         if arrived:
             self.stored |= set(self.session.sent)
         if forgot:
