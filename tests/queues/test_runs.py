@@ -55,6 +55,14 @@ def test_an_item_larger_than_the_room_comes_alone() -> None:
     assert items_of(shelf.take(10, 0)) == [b"y" * 1000]
 
 
+def test_a_run_larger_than_the_room_is_never_given_out_whole() -> None:
+    """Two items of 1 and 2 bytes are of 1 byte by the average, and 2 of those fit into 2 bytes."""
+    shelf = Shelf()
+    shelf.add(run_of([1, 128]))
+    assert items_of(shelf.take(10, 2)) == [1]
+    assert items_of(shelf.take(10, 2)) == [128]
+
+
 @settings(max_examples=60)
 @given(
     st.lists(payloads, min_size=1, max_size=5),
