@@ -8,7 +8,6 @@ hands them out in order, and sends again what is not acked in time (go-back-N, w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -52,8 +51,8 @@ class Outgoing(Generic[T]):
 
     def acked(self, upto: int, now: float) -> None:
         """The peer has every message up to `upto`. An old or impossible number changes nothing."""
-        fresh = min(upto, self._sent) - (self._sent - len(self._unacked))
-        if fresh <= 0:
+        fresh = upto - (self._sent - len(self._unacked))
+        if not 0 < fresh <= len(self._unacked):
             return
         for _ in range(fresh):
             self._unacked.popleft()
@@ -66,18 +65,18 @@ class Outgoing(Generic[T]):
             return None
         return self._since + self._patience * (1 << min(self._tries, 3))
 
-    def overdue(self, now: float) -> Iterator[tuple[int, T]]:
+    def overdue(self, now: float) -> list[tuple[int, T]]:
         """What has to be sent again now: all that is unacked, or nothing."""
         deadline = self.deadline()
         if deadline is None or now < deadline:
-            return
+            return []
         self._since = now
         self._tries += 1
-        yield from self.unacked()
+        return self.unacked()
 
-    def unacked(self) -> Iterator[tuple[int, T]]:
+    def unacked(self) -> list[tuple[int, T]]:
         """The messages that the peer may not have, with their numbers."""
-        yield from enumerate(tuple(self._unacked), self._sent - len(self._unacked) + 1)
+        return list(enumerate(self._unacked, self._sent - len(self._unacked) + 1))
 
 
 class Incoming(Generic[T]):

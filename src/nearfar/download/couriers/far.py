@@ -12,7 +12,7 @@ from nearfar.net.addresses import Address
 from nearfar.queues.ends.end import End
 from nearfar.queues.ends.receiver import Taken
 from nearfar.queues.far import DELIVERY, FarQueue
-from nearfar.queues.host.ledger import Outcome
+from nearfar.queues.host.records import Outcome
 
 MOST_QUEUED = 32 * 1024 * 1024
 """Bytes that may lie in the queue."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
 from nearfar.net import codec
-from nearfar.queues.wire import MOST_RANGES, Kind, Message, share_of_answers
+from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES, Kind, Message, share_of_answers
 
 AHEAD = 0.02
 """Seconds of the program's work that may lie in the buffer."""
@@ -113,7 +113,14 @@ class Receiver:
         return isinstance(loan.items[0], _Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
-        """The program is done with an item; a position no longer in its hands is ignored."""
+        """The program is done with an item; a position no longer in its hands is ignored.
+
+        Raises `ItemError` for an answer that is too long to send; the item then stays in hand.
+        """
+        if answer is not None and len(answer) > LONGEST_ANSWER:
+            raise ItemError(
+                f"an answer of {len(answer)} bytes is too long: at most {LONGEST_ANSWER} can travel"
+            )
         if self.hands.pop(position, None) is None:
             return
         if answer is None:
@@ -183,12 +190,10 @@ class Receiver:
 
     def _read_singly(self, loan: Loan) -> list[Any]:
         items: list[Any] = []
-        body = loan.body
+        bodies = codec.split(loan.body)
         for _ in range(loan.count):
             try:
-                at = codec.cut(body, 1)
-                one, body = body[:at], body[at:]
-                items += codec.decode(one, 1, trusted=self.trusted)
+                items += codec.decode(next(bodies, b""), 1, trusted=self.trusted)
             except (ItemError, ProtocolError, Untrusted) as error:
                 items.append(_Unreadable(error))
         return items

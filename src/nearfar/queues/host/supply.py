@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from nearfar.queues.host.desk import Desk
-from nearfar.queues.host.ledger import Ledger, News, Outcome, State
+from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.peers import Peer
+from nearfar.queues.host.records import News, Outcome, State
 from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.wire import Kind, Message, share_of_answers
 
@@ -91,7 +92,7 @@ class Supply:
 
     def tell_tags(self, now: float) -> None:
         """Tell producers under which names consumers can be addressed, when that changes."""
-        tags = self._ledger.shared_tags()
+        tags = self._ledger.shared_tags
         for peer in self._newcomers if tags == self._tags else self._desk.peers.values():
             if peer.produces and self._desk.peers.get(peer.session) is peer:
                 self._desk.send(peer, Kind.TAGS, tags, now=now)
