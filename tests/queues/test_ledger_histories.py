@@ -50,6 +50,7 @@ class Model:
     late: int = 0
     untold: dict[str, dict[int, tuple[Outcome, bytes | None]]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
+    drops: bool = False
 
     def at(self, *places: str | Outcome, holder: str | None = None) -> list[Item]:
         return [i for i in self.items if i.place in places and holder in (None, i.holder)]
@@ -64,7 +65,9 @@ class Model:
 
     def wait(self, item: Item) -> None:
         item.place, item.holder, item.position = WAITING, "", 0
-        if item.to is not None and not any(item.to in holder.tags for holder in self.holders.values()):
+        if self.drops:
+            self.end(item, Outcome.DROPPED)
+        elif item.to is not None and not any(item.to in holder.tags for holder in self.holders.values()):
             self.end(item, Outcome.UNDELIVERABLE)
 
     def fail(self, item: Item, guilty: bool, most: int) -> None:
@@ -266,9 +269,22 @@ class Histories(RuleBasedStateMachine):
         for item in self.model.at(WAITING):
             self.model.wait(item)
 
+    @rule(data=st.data())
+    def bury(self, data: st.DataObject) -> None:
+        if not self.model.holders:
+            return
+        name = self.some_consumer(data)
+        first, last = self.some_range(name, data)
+        self.ledger.bury(name, first, last, "could not be read")
+        for item in self.model.of(name, first, last):
+            item.attempt += 1
+            self.model.end(item, Outcome.DEAD)
+
+    @precondition(lambda self: len(self.model.items) > 12)  # else most histories are of a shut queue
     @rule()
     def drop(self) -> None:
         self.ledger.close(immediate=True)
+        self.model.drops = True
         for item in self.model.at(WAITING):
             self.model.end(item, Outcome.DROPPED)
 
@@ -297,7 +313,8 @@ class Histories(RuleBasedStateMachine):
         ended = self.ledger.shut or (not any(self.open.values()) and len(self.open) >= self.ledger.expected)
         assert self.ledger.finished() == ended
         for name in self.model.holders:
-            others = [i for i in self.model.at(WAITING, LENT, HELD) if (i.place, i.holder) != (HELD, name)]
+            places = (WAITING, LENT) if self.ledger.shut else (WAITING, LENT, HELD)
+            others = [i for i in self.model.at(*places) if (i.place, i.holder) != (HELD, name)]
             assert self.ledger.over(name) == (ended and not others)
 
 

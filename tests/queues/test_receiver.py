@@ -40,7 +40,7 @@ def report(receiver: Receiver, now: float = 0.0, ask: int = 0) -> dict[str, Any]
     assert wire.unpack(wire.pack(1, 0, message)).message == message
     window, size, asked, taken, *lists = message.fields
     assert (size, asked) == (WINDOW_BYTES, ask)
-    names = ("done", "failed", "returned", "answers")
+    names = ("done", "failed", "unreadable", "returned", "answers")
     return {"window": window, "taken": taken} | {
         n: rows for n, rows in zip(names, lists, strict=True) if rows
     }
@@ -266,7 +266,7 @@ class Histories(RuleBasedStateMachine):
         elif self.items[position - 1] is UNREADABLE:
             with pytest.raises(NearfarError):
                 self.receiver.take(1, self.now)
-            self.expected[position] = "failed"
+            self.expected[position] = "unreadable"
         else:
             assert self.receiver.take(1, self.now) == Taken(position, self.items[position - 1], 1)
             self.hands.add(position)
@@ -302,7 +302,7 @@ class Histories(RuleBasedStateMachine):
         if told:
             assert told["taken"] >= self.told_taken
             self.told_taken = told["taken"]
-        for name in ("done", "failed", "returned"):
+        for name in ("done", "failed", "unreadable", "returned"):
             for first, last in told.get(name, ()):
                 for position in range(first, last + 1):
                     assert position not in self.ends

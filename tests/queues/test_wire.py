@@ -51,7 +51,7 @@ FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
     Kind.JOIN: (flags, flags, name_lists),
     Kind.PUT: (positives, st.integers(1, 20), st.none() | names),
     Kind.NEED: (naturals, naturals, naturals),
-    Kind.REPORT: (naturals, naturals, naturals, naturals, ranges, ranges, ranges, answers),
+    Kind.REPORT: (naturals, naturals, naturals, naturals, ranges, ranges, ranges, ranges, answers),
     Kind.ASK: (positives, names, values),
     Kind.SYNCED: (positives, naturals, naturals),
     Kind.BYE: (),
@@ -158,8 +158,12 @@ GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0}
         pytest.param(frames_of(Kind.WELCOME, "s", GOOD_FACTS | {"inbox": None}), id="no inbox"),
         pytest.param(frames_of(Kind.SETTLED, [[1, 1, 0]]), id="a row too short"),
         pytest.param(frames_of(Kind.SETTLED, [[1, 1, 0, "text"]]), id="text for an answer"),
-        pytest.param(frames_of(Kind.REPORT, 1, 1, 0, 0, [[2, 1]], [], [], []), id="a range that ends early"),
-        pytest.param(frames_of(Kind.REPORT, 1, 1, 0, 0, [], [], [], [[1, None]]), id="an answer of nothing"),
+        pytest.param(
+            frames_of(Kind.REPORT, 1, 1, 0, 0, [[2, 1]], [], [], [], []), id="a range that ends early"
+        ),
+        pytest.param(
+            frames_of(Kind.REPORT, 1, 1, 0, 0, [], [], [], [], [[1, None]]), id="an answer of nothing"
+        ),
         pytest.param(frames_of(Kind.OVER, True, [1]), id="a number for a name"),
     ],
 )
@@ -188,7 +192,7 @@ def test_the_largest_report_fits_into_a_frame() -> None:
     answers = [[largest, b""]] * (wire.MOST_RANGES - 2)
     answers += [[largest, b"x" * (wire.ANSWERS_TOGETHER - 1)], [largest, b"x" * wire.LONGEST_ANSWER]]
     assert wire.share_of_answers(answers, wire.MOST_RANGES) == len(answers)
-    report = Message(Kind.REPORT, (largest, largest, largest, largest, spans, spans, spans, answers))
+    report = Message(Kind.REPORT, (largest, largest, largest, largest, spans, spans, spans, spans, answers))
     assert wire.unpack(wire.pack(largest, largest, report)).message == report
 
 

@@ -99,7 +99,8 @@ class Receiver:
         self._busy_since = now
         if isinstance(item, _Unreadable):
             _extend(self._unreadable, position)
-            raise item.error.__cause__ or item.error
+            unpickling = isinstance(item.error, ItemError) and item.error.__cause__
+            raise unpickling or item.error
         self.hands[position] = thread
         return Taken(position, item, loan.attempt)
 
