@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nearfar.net import codec
-from nearfar.queues.ends.machine import Close, Connect, ConnectInbox, ConnectLane, EndMachine, Send, State
+from nearfar.queues.ends.actions import Close, Connect, ConnectInbox, ConnectLane, Send
+from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.sender import Entry
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.machine import HostMachine

@@ -206,21 +206,14 @@ class End:
     def done_by(self, holder: int | None = None) -> None:
         """All that `holder` took is done (None: all that anyone took, but for deliveries)."""
         with self._changed:
-            hands = self._machine.receiver.hands
-            for position in [p for p, h in hands.items() if h == holder or (holder is None and h)]:
-                self._machine.receiver.done(position)
+            self._machine.receiver.done_by(holder)
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item that `holder`, or else anyone here, took is done; False if there is none."""
         with self._changed:
-            hands = self._machine.receiver.hands
-            mine = next((p for p, h in hands.items() if h == holder), None)
-            oldest = mine if mine is not None else next((p for p, h in hands.items() if h), None)
-            if oldest is None:
-                return False
-            self._machine.receiver.done(oldest)
+            done = self._machine.receiver.done_oldest(holder)
             self._wake_soon()
-            return True
+            return done
 
     def _wake_soon(self) -> None:
         if self._loop is not None:

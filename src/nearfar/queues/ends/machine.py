@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
-from nearfar.net.line import Incoming, Outgoing
+from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, ConnectLane, Send
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.ends.receiver import Receiver
 from nearfar.queues.ends.sender import Sender
+from nearfar.queues.ends.talk import Talk
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message
 
 FAILED = 5
@@ -34,37 +35,6 @@ class State(IntEnum):
     GREETING = 1
     OPEN = 2
     CLOSED = 3
-
-
-class Connect(NamedTuple):
-    """An action: close every socket, and open a control socket under this session's name."""
-
-    session: str
-
-
-class ConnectInbox(NamedTuple):
-    """An action: connect to the host's inbox."""
-
-    place: int | str
-
-
-class ConnectLane(NamedTuple):
-    """An action: connect to this end's lane."""
-
-    place: int | str
-
-
-class Send(NamedTuple):
-    """An action: send this, to the inbox if it carries items."""
-
-    envelope: Envelope
-
-
-class Close(NamedTuple):
-    """An action: close every socket for good."""
-
-
-Action = Connect | ConnectInbox | ConnectLane | Send | Close
 
 
 class EndMachine:
@@ -91,9 +61,8 @@ class EndMachine:
         self._tags = list(tags)
         self._actions: list[Action] = []
         self.leaving = False
-        self._greeted = self._beaten = self._flushed = 0.0
-        self._said_bye = False
-        self._new_lines(LEASE)
+        self._greeted = self._flushed = 0.0
+        self._start_over(0.0)
 
     @property
     def session(self) -> str:
@@ -137,7 +106,7 @@ class EndMachine:
 
     def receive(self, envelope: Envelope, now: float) -> None:
         """A message came."""
-        number, ack, message = envelope
+        message = envelope.message
         match message.kind:
             case Kind.WELCOME:
                 self._welcome(message, now)
@@ -152,13 +121,10 @@ class EndMachine:
         if self.state is not State.OPEN:
             return
         self.heard = now
-        self._acked = ack
-        self._out.acked(ack, now)
-        self.sender.acked(self._out.sent - len(self._out))
-        if number:
-            self._owes_ack = True
-            for ready in self._in.accept(number, message):
-                _HANDLERS[ready.kind](self, ready)
+        ready = self._talk.hear(envelope, now)
+        self.sender.acked(self._talk.received)
+        for one in ready:
+            _HANDLERS[one.kind](self, one)
 
     def tick(self, now: float) -> None:
         """Time passed."""
@@ -169,10 +135,7 @@ class EndMachine:
         if now - self.heard >= self.lease:
             self._begin_session(now)
             return
-        for number, message in self._out.overdue(now):
-            self._actions.append(Send(Envelope(number, self._in.received, message)))
-        if now - self._beaten >= self.lease / 5:
-            self._unnumbered(Message(Kind.BEAT), now)
+        self._talk.tick(now)
         if self.receiver.paused(now):
             self.receiver.give_back()
 
@@ -186,9 +149,8 @@ class EndMachine:
             self._sync(now)
             if self.leaving and not self._said_bye and self.sender.idle:
                 self._said_bye = True
-                self._send(Message(Kind.BYE), now)
-            if self._owes_ack:
-                self._unnumbered(Message(Kind.BEAT), now)
+                self._talk.send(Message(Kind.BYE), now)
+            self._actions += self._talk.actions(now)
         self._flushed = now
         actions, self._actions = self._actions, []
         return actions
@@ -199,9 +161,7 @@ class EndMachine:
             return self._greeted + GREET_EVERY
         if self.state is not State.OPEN:
             return now + 3600.0
-        times = [self._beaten + self.lease / 5, self.heard + self.lease]
-        if (overdue := self._out.deadline()) is not None:
-            times.append(overdue)
+        times = [self._talk.deadline(), self.heard + self.lease]
         if self.receiver.unreported():
             times.append(self._flushed + LINGER)
         if (pause := self.receiver.deadline()) is not None:
@@ -228,27 +188,26 @@ class EndMachine:
             return
         self.state = State.OPEN
         self.facts = facts
-        self.heard = self._beaten = now
+        self.heard = now
         self.shut = bool(facts["shut"])
         self.over = False
-        self._new_lines(self.lease)
+        self._start_over(now)
         self.receiver = Receiver(trusted=bool(facts["trusted"]), waiters=self.receiver.waiters)
         self.sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
         self.sender.admit()
         self.asks.again()
         self._actions.append(ConnectInbox(facts["inbox"]))
 
-    def _new_lines(self, lease: float) -> None:
-        self._out: Outgoing[Message] = Outgoing(lease / 10)
-        self._in: Incoming[Message] = Incoming()
-        self._owes_ack = False
+    def _start_over(self, now: float) -> None:
+        """What holds for one session only."""
+        self._talk = Talk(self.lease, now)
         self._said_bye = False
         self._joined = (False, False)
         self._lane_ask = 0
         self._lane_open = False
         self._told_need: tuple[int, int] | None = None
         self._rounds: list[tuple[int, bool]] = []
-        self._acked = self._last_failure = 0
+        self._last_failure = 0
         self._failed_since_report = False
 
     def _join(self, now: float) -> None:
@@ -257,7 +216,7 @@ class EndMachine:
         roles = (self.produces, self._lane_open)
         if roles != self._joined:
             self._joined = roles
-            self._send(Message(Kind.JOIN, (*roles, self._tags)), now)
+            self._talk.send(Message(Kind.JOIN, (*roles, self._tags)), now)
 
     # -- items and questions out -----------------------------------------------------------------
 
@@ -265,17 +224,17 @@ class EndMachine:
         if not self.produces:
             return
         for message in self.sender.messages():
-            number = self._send(message, now)
+            number = self._talk.send(message, now)
             self.sender.sent(number, len(message.body or b""))
         need = self.sender.need()
         if need is not None and need != self._told_need:
-            self._send(Message(Kind.NEED, (*need, 0)), now)
+            self._talk.send(Message(Kind.NEED, (*need, 0)), now)
         self._told_need = need
 
     def _report(self, now: float) -> None:
         if self._lane_open:
             while (message := self.receiver.report(now)) is not None:
-                number = self._send(message, now)
+                number = self._talk.send(message, now)
                 if message.fields[FAILED]:
                     self._last_failure = number
                     self._failed_since_report = False
@@ -283,12 +242,12 @@ class EndMachine:
     def _ask(self, now: float) -> None:
         for ask, kind, what, argument in self.asks.unsent(lane=self._lane_open):
             if kind is Kind.ASK:
-                self._send(Message(Kind.ASK, (ask, what, argument)), now)
+                self._talk.send(Message(Kind.ASK, (ask, what, argument)), now)
             elif kind is Kind.NEED:
-                self._send(Message(Kind.NEED, (*(self.sender.need() or (0, 0)), ask)), now)
+                self._talk.send(Message(Kind.NEED, (*(self.sender.need() or (0, 0)), ask)), now)
                 self._told_need = None  # a "no" makes the host forget it
             elif (report := self.receiver.report(now, ask)) is not None:
-                self._send(report, now)
+                self._talk.send(report, now)
 
     def _sync(self, now: float) -> None:
         """Answer a round: all that went before, this end has told by now."""
@@ -298,18 +257,7 @@ class EndMachine:
                 self.receiver.give_back()
                 self._report(now)
             spare = self.sender.spare() if recall and not self.sender.entries else (0, 0)
-            self._send(Message(Kind.SYNCED, (number, *spare)), now)
-
-    def _send(self, message: Message, now: float) -> int:
-        number = self._out.send(message, now)
-        self._actions.append(Send(Envelope(number, self._in.received, message)))
-        self._owes_ack = False
-        return number
-
-    def _unnumbered(self, message: Message, now: float) -> None:
-        self._beaten = now
-        self._owes_ack = False
-        self._actions.append(Send(Envelope(0, self._in.received, message)))
+            self._talk.send(Message(Kind.SYNCED, (number, *spare)), now)
 
     # -- words of the host -----------------------------------------------------------------------
 
@@ -337,7 +285,7 @@ class EndMachine:
         self.asks.answer(ask, value)
 
     def _told_over(self, message: Message) -> None:
-        if not self._failed_since_report and self._last_failure <= self._acked:
+        if not self._failed_since_report and self._last_failure <= self._talk.acked:
             self.over = message.fields[0]
         self.lost = tuple(message.fields[1])
 

@@ -129,6 +129,21 @@ class Receiver:
         else:
             self._answers.append([position, answer])
 
+    def done_by(self, holder: int | None) -> None:
+        """All that `holder` took is done; None: all but what holder 0 took."""
+        for position in [p for p, h in self.hands.items() if h == holder or (holder is None and h)]:
+            self.done(position)
+
+    def done_oldest(self, holder: int) -> bool:
+        """The oldest item of `holder`, or else of anyone but holder 0, is done; False if there is none."""
+        mine = (p for p, h in self.hands.items() if h == holder)
+        anyones = (p for p, h in self.hands.items() if h)
+        oldest = next(mine, None) or next(anyones, None)
+        if oldest is None:
+            return False
+        self.done(oldest)
+        return True
+
     def fail(self, position: int) -> None:
         """The program gives an item up."""
         if self.hands.pop(position, None) is not None:

@@ -50,6 +50,15 @@ class Producer:
     """Items and bytes it may still put under the bound."""
     news: list[News] = field(default_factory=list)
 
+    def note(self, news: News) -> None:
+        """Add to the news; runs that were simply done, one behind the other, become one."""
+        last = self.news[-1] if self.news else news
+        follows = last.first + last.count == news.first
+        if follows and news.outcome is last.outcome is Outcome.DONE:
+            last.count += news.count
+        else:
+            self.news.append(news)
+
 
 @dataclass(slots=True)
 class Consumer:
