@@ -295,15 +295,6 @@ class Ledger:
 
     def _tell(self, run: Run, outcome: Outcome, answer: bytes | None) -> None:
         producer = self.producers[run.producer]
-        if producer.state is State.GONE:
-            return
-        self.newsworthy.add(run.producer)
-        last = producer.news[-1] if producer.news else None
-        if (
-            last is not None
-            and outcome is last.outcome is Outcome.DONE
-            and last.first + last.count == run.first
-        ):
-            last.count += run.count
-        else:
-            producer.news.append(News(run.first, run.count, outcome, answer))
+        if producer.state is not State.GONE:
+            producer.note(News(run.first, run.count, outcome, answer))
+            self.newsworthy.add(run.producer)

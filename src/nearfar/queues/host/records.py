@@ -50,6 +50,18 @@ class Producer:
     """Items and bytes it may still put under the bound."""
     news: list[News] = field(default_factory=list)
 
+    def note(self, news: News) -> None:
+        """Keep `news` to be told; what is done right after its neighbour is told with it."""
+        last = self.news[-1] if self.news else None
+        if (
+            last is not None
+            and news.outcome is last.outcome is Outcome.DONE
+            and last.first + last.count == news.first
+        ):
+            last.count += news.count
+        else:
+            self.news.append(news)
+
 
 @dataclass(slots=True)
 class Consumer:
