@@ -280,6 +280,11 @@ class Histories(RuleBasedStateMachine):
             item.attempt += 1
             self.model.end(item, Outcome.DEAD)
 
+    @precondition(lambda self: len(self.model.items) > 12)
+    @rule()
+    def shut_down(self) -> None:
+        self.ledger.close(immediate=False)
+
     @precondition(lambda self: len(self.model.items) > 12)  # else most histories are of a shut queue
     @rule()
     def drop(self) -> None:

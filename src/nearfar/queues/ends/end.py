@@ -15,9 +15,10 @@ from nearfar.errors import Empty, Full, ProducerLost, QueueLost, ShutDown
 from nearfar.net import codec
 from nearfar.net.addresses import Address
 from nearfar.queues.ends.loop import EndLoop
-from nearfar.queues.ends.machine import LINGER, EndMachine, State
+from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.receiver import Taken
 from nearfar.queues.ends.sender import Entry, Settled
+from nearfar.queues.ends.session import LINGER, Session
 from nearfar.queues.host.watch import about_me
 from nearfar.queues.wire import LONGEST_NAME, Kind
 
@@ -64,14 +65,16 @@ class End:
                 return entry.last
             try:
                 if block:
-                    self._wait_until(lambda: not entry.items or machine.shut, deadline)
+                    self._wait_until(lambda: not entry.items or self._session.shut, deadline)
                 else:
                     self._ask(Kind.NEED, until=lambda: not entry.items)
             finally:
                 admitted = entry.admitted
                 machine.sender.withdraw(entry)
+                self._need_loop().wake()  # what waits behind it may fit now
+                self._changed.notify_all()
             if entry.admitted < len(items):
-                if machine.shut:
+                if self._session.shut:
                     raise ShutDown
                 raise Full(admitted)
             return entry.last
@@ -89,12 +92,12 @@ class End:
     def tags(self) -> frozenset[str]:
         """The names under which consumers can be addressed now, besides their own."""
         with self._changed:
-            return self._machine.tags
+            return self._session.tags if self._machine.session else frozenset()
 
     def _check_puts(self, machine: EndMachine) -> None:
         if self._closed:
             raise ValueError("the queue is closed")
-        if machine.shut:
+        if self._session.shut:
             raise ShutDown
 
     def _encode(self, machine: EndMachine, items: list[Any]) -> deque[bytes]:
@@ -125,7 +128,7 @@ class End:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             machine = self._open(consumes=True)
-            if machine.shut_immediately:
+            if self._session.shut_immediately:
                 raise ShutDown
             if not machine.receiver.buffered:
                 self._await_items(machine, most, block, deadline, to_the_end)
@@ -143,7 +146,7 @@ class End:
             if block:
                 self._need_loop().wake()
                 self._wait_until(
-                    lambda: machine.receiver.buffered or machine.ended(counted=to_the_end), deadline
+                    lambda: machine.receiver.buffered or self._session.ended(counted=to_the_end), deadline
                 )
             else:
                 self._ask(Kind.REPORT, until=lambda: machine.receiver.buffered > 0)
@@ -164,10 +167,10 @@ class End:
         return taken
 
     def _explain_nothing(self, machine: EndMachine, to_the_end: bool) -> None:
-        if not machine.ended(counted=to_the_end):
+        if not self._session.ended(counted=to_the_end):
             raise Empty
-        if to_the_end and machine.lost:
-            raise ProducerLost(machine.lost)
+        if to_the_end and self._session.lost:
+            raise ProducerLost(self._session.lost)
         raise ShutDown
 
     def _tell_of_takes(self, machine: EndMachine) -> None:
@@ -187,7 +190,7 @@ class End:
     def session_name(self) -> str:
         """The name by which this end's consumer can be addressed, in this session."""
         with self._changed:
-            return self._open(consumes=True).session
+            return self._open(consumes=True).session_name
 
     def done(self, session: int, position: int, answer: bytes | None = None) -> None:
         """An item is done; one of an earlier session is somebody else's by now."""
@@ -200,7 +203,7 @@ class End:
         """An item was given up."""
         with self._changed:
             if session == self._machine.sessions:
-                self._machine.fail(position)
+                self._session.fail(position)
                 self._wake_soon()
 
     def done_by(self, holder: int | None = None) -> None:
@@ -291,9 +294,14 @@ class End:
             self._loop = EndLoop(machine, self._address, self._changed, self._on_change)
         if not machine.facts:
             self._wait_until(lambda: bool(machine.facts), None)
-        machine.produces = machine.produces or produces
-        machine.consumes = machine.consumes or consumes
+        machine.roles.produces |= produces
+        machine.roles.consumes |= consumes
         return machine
+
+    @property
+    def _session(self) -> Session:
+        assert self._machine.session is not None
+        return self._machine.session
 
     def _need_loop(self) -> EndLoop:
         assert self._loop is not None

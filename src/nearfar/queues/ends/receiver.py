@@ -49,6 +49,8 @@ class Receiver:
 
     trusted: bool = False
     taken: int = 0
+    closed: bool = False
+    """The host is to lend nothing, whoever waits."""
     waiters: int = 0
     """Items that calls of the program wait for now."""
     buffered: int = 0
@@ -160,6 +162,8 @@ class Receiver:
 
     def window(self, now: float) -> int:
         """How many items may lie in the buffer."""
+        if self.closed:
+            return 0
         if now - self._busy_since >= PAUSE:
             return self.waiters
         return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace, 1e-6))))
@@ -168,9 +172,13 @@ class Receiver:
         """How many takes the host has not been told of."""
         return self.taken - self._told_taken
 
+    def idle_items(self) -> bool:
+        """True if more lies in the buffer than the program waits for."""
+        return self.buffered > self.waiters
+
     def paused(self, now: float) -> bool:
         """True if the program stopped taking: what it does not wait for belongs to others."""
-        return now - self._busy_since >= PAUSE and self.buffered > self.waiters
+        return now - self._busy_since >= PAUSE and self.idle_items()
 
     def deadline(self) -> float | None:
         """When the window shrinks because the program paused; None when there is nothing to shrink."""

@@ -25,6 +25,8 @@ class Questions:
         ask, what, argument = message.fields
         desk = self._desk
         match what:
+            case "fence":
+                desk.answer(peer, ask, None, now)
             case "lane":
                 desk.actions.append(OpenLane(peer.session, ask))
             case "size":
@@ -83,7 +85,7 @@ class Questions:
         letters: list[list[object]] = []
         size = 0
         for letter in reversed(self._ledger.dead):
-            size += len(letter.body)
+            size += len(letter.body) + sum(map(len, letter.history))
             if len(letters) == LETTERS_PER_ANSWER or size > LETTER_BYTES_PER_ANSWER:
                 break
             letters.append(

@@ -51,10 +51,13 @@ class Producer:
     news: list[News] = field(default_factory=list)
 
     def note(self, news: News) -> None:
-        """Add to the news; runs that were simply done, one behind the other, become one."""
-        last = self.news[-1] if self.news else news
-        follows = last.first + last.count == news.first
-        if follows and news.outcome is last.outcome is Outcome.DONE:
+        """Keep `news` to be told; what is done right after its neighbour is told with it."""
+        last = self.news[-1] if self.news else None
+        if (
+            last is not None
+            and news.outcome is last.outcome is Outcome.DONE
+            and last.first + last.count == news.first
+        ):
             last.count += news.count
         else:
             self.news.append(news)

@@ -61,7 +61,7 @@ class Supply:
         for session in list(self._needy):
             peer = self._desk.peers[session]
             items, size = self._grantable(peer)
-            if items:
+            if items or size:
                 self._ledger.grant(peer.uid, items, size)
                 peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
                 self._desk.send(peer, Kind.ROOM, items, size, now=now)
