@@ -209,14 +209,14 @@ class End:
     def done_by(self, holder: int | None = None) -> None:
         """All that `holder` took is done (None: all that anyone took, but for deliveries)."""
         with self._changed:
-            self._machine.receiver.done_by(holder)
+            if self._machine.session is not None:
+                self._session.receiver.done_by(holder)
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item that `holder`, or else anyone here, took is done; False if there is none."""
         with self._changed:
-            done = self._machine.receiver.done_oldest(holder)
             self._wake_soon()
-            return done
+            return self._machine.session is not None and self._session.receiver.done_oldest(holder)
 
     def _wake_soon(self) -> None:
         if self._loop is not None:
