@@ -9,9 +9,10 @@ from nearfar.download.courier import Inbound, Letter, Outbound, Undeliverable
 from nearfar.errors import Empty, QueueLost
 from nearfar.net import codec
 from nearfar.net.addresses import Address
+from nearfar.queues.ends.delivery import DELIVERY
 from nearfar.queues.ends.end import End
 from nearfar.queues.ends.receiver import Taken
-from nearfar.queues.far import DELIVERY, FarQueue
+from nearfar.queues.far import FarQueue
 from nearfar.queues.host.records import Outcome
 
 MOST_QUEUED = 32 * 1024 * 1024
