@@ -92,18 +92,26 @@ class Connection:
                 self._loop.wake()
 
     def join(self, timeout: float | None = None) -> None:
-        """After `close`: wait for the goodbye. Raises `QueueLost` when the host does not come back for it."""
+        """After `close`: wait until the host has said goodbye, or is away and there is nothing to tell it.
+
+        Raises `QueueLost` when the host does not come back for what was put.
+        """
         if self._loop is None:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             with self._changed:
-                self._wait_until(lambda: self._machine.state is State.CLOSED, deadline)
-                if self._machine.state is not State.CLOSED:
+                self._wait_until(self._may_go, deadline)
+                if not self._may_go():
                     raise QueueLost(f"the queue at {self._address} did not take in all within {timeout:g} s")
         finally:
             self.abandon()
             self._loop.join(5.0)
+
+    def _may_go(self) -> bool:
+        machine = self._machine
+        away = machine.state is State.GREETING and machine.sender.handed_over
+        return machine.state is State.CLOSED or away
 
     # -- inside (with the lock held) -------------------------------------------------------------
 

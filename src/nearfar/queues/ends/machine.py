@@ -77,7 +77,7 @@ class EndMachine:
 
     def leave(self) -> None:
         """Say goodbye once all that was put is sent. Until PART comes, the session goes on."""
-        if self.state is State.NEW or not (self.roles.produces or self.roles.consumes):
+        if self.state is State.NEW or (self.state is State.GREETING and self.sender.handed_over):
             self.abandon()
         elif self.state is not State.CLOSED:
             self.leaving = True

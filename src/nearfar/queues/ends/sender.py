@@ -114,6 +114,11 @@ class Sender:
     def unsettled(self) -> int:
         return self.last - self.settled
 
+    @property
+    def handed_over(self) -> bool:
+        """True if a host has, or had, everything that was put."""
+        return self.idle and not self._unstored
+
     # -- from the program ------------------------------------------------------------------------
 
     def put(self, entry: Entry) -> None:

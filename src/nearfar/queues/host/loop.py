@@ -63,14 +63,14 @@ class Host:
         self._inbox = sockets.make(zmq.PULL)
         try:
             self.address = sockets.bind(self._control, address)
-            inbox = sockets.bind_in(self._inbox, self.address, ports, ".inbox")
+            self._inbox_place = sockets.bind_in(self._inbox, self.address, ports, ".inbox")
         except AddressError:
             self._control.close()
             self._inbox.close()
             raise
         about = {
             "epoch": secrets.token_hex(8),
-            "inbox": inbox,
+            "inbox": self._inbox_place,
             "maxsize": ledger.maxsize,
             "maxbytes": ledger.maxbytes,
             "lease": lease,
@@ -202,12 +202,12 @@ class Host:
         if lane is not None:
             if lane.socket in self._poller:
                 self._poller.unregister(lane.socket)
-            lane.socket.close()
+            sockets.close_bound(lane.socket, self.address, lane.place)
 
     def _close_everything(self) -> None:
         for lane in self._lanes.values():
-            lane.socket.close()
-        self._control.close()
-        self._inbox.close()
+            sockets.close_bound(lane.socket, self.address, lane.place)
+        sockets.close_bound(self._inbox, self.address, self._inbox_place)
+        sockets.close_bound(self._control, self.address)
         self._watch.close()
         self._waker.close()
