@@ -132,7 +132,7 @@ class HostMachine:
             self.peers[session] = Peer(session, uid, now, Outgoing(self._lease / 10))
             self._desk.session_of[uid] = session
         producer = self.ledger.producers.get(uid)
-        about = {**self._about, "stored": producer.stored if producer else 0, "shut": self.ledger.shut}
+        about = {**self._about, "stored": producer.stored if producer else 0, "shut": self._questions.shut}
         self._desk.send_unnumbered(session, Kind.WELCOME, session, about)
 
     def _handle(self, peer: Peer, message: Message, now: float) -> None:

@@ -19,6 +19,8 @@ class Questions:
         self._desk = desk
         self._ledger = ledger
         self._rounds = rounds
+        self.shut = False
+        """True from the moment that ends are told; for the ledger, only when they all know."""
         self._joiners: list[tuple[Peer, int]] = []
 
     def ask(self, peer: Peer, message: Message, now: float) -> None:
@@ -70,7 +72,7 @@ class Questions:
         }
 
     def _shut_down(self, peer: Peer, ask: int, immediate: bool, now: float) -> None:
-        self._ledger.shut = True
+        self.shut = True
         for other in self._desk.peers.values():
             self._desk.send(other, Kind.SHUT, immediate, now=now)
 
