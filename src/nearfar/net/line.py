@@ -12,6 +12,10 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+ACK_EVERY = 64
+"""Messages after which an ack does not wait any longer."""
+ACK_WEIGHT = 64 * 1024
+"""Bytes of a body that weigh as much as a message."""
 FURTHEST_AHEAD = 1 << 16
 """Messages: one that is further ahead of its turn than this is dropped, and will be sent again."""
 
@@ -106,3 +110,40 @@ class Incoming(Generic[T]):
             ready.append(message_)
             self.received += 1
         return ready
+
+
+class Voice:
+    """When to speak with nothing to say: an ack that is owed, or a beat, so that silence means death.
+
+    An ack waits for company for `lease` / 100 seconds, or until `ACK_EVERY` messages (or their weight in
+    bytes) have come; a beat is due after `lease` / 5 seconds of saying nothing.
+    """
+
+    __slots__ = ("_beat", "_delay", "_owed", "_owed_since", "_spoken")
+
+    def __init__(self, lease: float, now: float) -> None:
+        self._beat = lease / 5
+        self._delay = lease / 100
+        self._owed = 0
+        self._owed_since = now
+        self._spoken = now
+
+    def heard(self, now: float, size: int = 0) -> None:
+        """A numbered message with a body of `size` bytes came."""
+        if not self._owed:
+            self._owed_since = now
+        self._owed += 1 + size // ACK_WEIGHT
+
+    def spoke(self, now: float) -> None:
+        """A message went out, and with it an ack of all that came."""
+        self._owed = 0
+        self._spoken = now
+
+    def due(self, now: float) -> bool:
+        """True if a bare ack, or a beat, is due."""
+        return self._owed >= ACK_EVERY or now >= self.deadline()
+
+    def deadline(self) -> float:
+        """When `due` will be true if nothing happens."""
+        beat = self._spoken + self._beat
+        return min(beat, self._owed_since + self._delay) if self._owed else beat

@@ -86,6 +86,8 @@ class Host:
         for source in (self._control, self._inbox, self._waker.fileno()):
             self._poller.register(source, zmq.POLLIN)
         self._closing: float | None = None
+        self._next_tick = 0.0
+        self._soon = lease / 100
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"nearfar-host-{self.address}", daemon=True)
         self._thread.start()
@@ -111,8 +113,12 @@ class Host:
                     self._read(events)
                     self._see_deaths(events)
                     now = time.monotonic()
-                    self._machine.tick(now)
+                    if now >= self._next_tick or not events:
+                        self._machine.tick(now)
+                        self._next_tick = self._machine.deadline(now)
                     self._act(now)
+                    if events:  # what came may be due before anything that was known
+                        self._next_tick = min(self._next_tick, now + self._soon)
         finally:
             self._close_everything()
 
@@ -123,7 +129,7 @@ class Host:
 
     def _patience(self) -> int:
         now = time.monotonic()
-        deadline = self._machine.deadline(now)
+        deadline = self._next_tick
         if self._closing is not None:
             deadline = min(deadline, self._closing)
         return max(0, int((deadline - now) * 1000) + 1)
