@@ -73,5 +73,5 @@ def test_two_demos_in_one_folder_do_not_meet(tmp_path: Path) -> None:
 
 def test_what_cannot_be_a_folder_is_a_short_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Unusable, match="cannot use .*file"), output_folder(tmp_path / "file", NAMES):
+    with pytest.raises(Unusable, match=r"cannot use .*file"), output_folder(tmp_path / "file", NAMES):
         pass

@@ -6,8 +6,11 @@ import re
 import select
 import shlex
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
@@ -38,14 +41,6 @@ class Command:
     def __init__(self, *words: str) -> None:
         self.words = words
         self._heard = ""
-        self._process = Popen(
-            [sys.executable, "-m", "nearfar", *words],
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            text=True,
-            errors="replace",
-        )
 
     @property
     def pid(self) -> int:
@@ -79,6 +74,14 @@ class Command:
         self._process.kill()
 
     def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "nearfar", *self.words]
+        with ExitStack() as undo:
+            with postponed_signals():
+                self._process = Popen(
+                    command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True, errors="replace"
+                )
+                undo.push(self)
+            undo.pop_all()
         return self
 
     def __exit__(
@@ -86,6 +89,23 @@ class Command:
     ) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+@contextmanager
+def postponed_signals() -> Iterator[None]:
+    """Let a signal take effect at the end of the block: in the middle of `Popen` it would leave an orphan."""
+    came: list[int] = []
+    before = {
+        signum: signal.signal(signum, lambda signum, frame: came.append(signum))
+        for signum in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 def typed(*words: str) -> str:
