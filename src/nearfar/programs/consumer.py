@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -12,13 +13,15 @@ from pathlib import Path
 from nearfar.download.consumer import Consumer
 from nearfar.download.store import Store, StoreError
 from nearfar.errors import AddressError, ProducerLost, QueueLost
-from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, positive
+from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, describe_place, positive
 from nearfar.programs.common import Exit, StopRequest, set_up_logging
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import Progress, make_progress
 
 FAREWELL = 30.0
 """Seconds to hand over the last answers."""
+
+log = logging.getLogger("nearfar.consumer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,6 +93,7 @@ def _work(options: argparse.Namespace, store: Store) -> int:
         wait=options.wait,
         producers=options.producers,
     )
+    log.info("%s, saving to %s", describe_place(inbound.address, hosts=options.queue is None), options.output)
     progress = make_progress(quiet=options.quiet, log_format=options.log_format)
     consumer = Consumer(inbound, store, on_turn=lambda: _show(progress, consumer))
     try:

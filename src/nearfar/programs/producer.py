@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from nearfar.programs.arguments import (
     DEFAULT_ADDRESS,
     add_queue_options,
     byte_count,
+    describe_place,
     header,
     natural,
     positive,
@@ -32,6 +34,8 @@ from nearfar.programs.run import Run
 LOCAL = "local"
 FAREWELL = 30.0
 """Seconds to hand over what was sent, when all of it was answered."""
+
+log = logging.getLogger("nearfar.producer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,6 +180,7 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
             address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
         )
         try:
+            log.info("%s", describe_place(outbound.address, hosts=bind))
             producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
             with StopRequest(producer.stop) as stop:
                 producer.run()

@@ -25,6 +25,7 @@ class FarOutbound(Outbound):
     def __init__(self, address: Address, wait: float, host: FarQueue | None) -> None:
         self.on_event: Callable[[], None] = _nothing
         self._host = host
+        self._address = address
         self._end = End(address.seen_from_here(), wait=wait, on_change=lambda: self.on_event())
         self._to: dict[int, str] = {}
         self._last_entry: Any = None
@@ -52,6 +53,11 @@ class FarOutbound(Outbound):
 
     def stores(self) -> frozenset[str]:
         return self._end.tags()
+
+    @property
+    def address(self) -> str:
+        """Where consumers and other producers find the queue, its port never ``*``."""
+        return str(self._address)
 
     def close(self, timeout: float | None) -> None:
         self._end.close()
@@ -81,12 +87,18 @@ class FarInbound(Inbound):
 
     def __init__(self, address: Address, wait: float, host: FarQueue | None, store: str) -> None:
         self._host = host
+        self._address = address
         self._end = End(address.seen_from_here(), wait=wait, tags=(store,))
 
     @property
     def name(self) -> str:  # type: ignore[override]
         """New in every session: what was sent to an earlier one has been answered for us."""
         return self._end.session_name()
+
+    @property
+    def address(self) -> str:
+        """Where producers and other consumers find the queue, its port never ``*``."""
+        return str(self._address)
 
     def receive(self, timeout: float | None) -> FarLetter | None:
         try:
@@ -109,7 +121,7 @@ class FarInbound(Inbound):
 
 def open_outbound(
     address: str, *, bind: bool = False, lanes: str | None = None, insecure: bool = False, wait: float = 60.0
-) -> Outbound:
+) -> FarOutbound:
     """A producer's end of the queue at `address`, hosting it if `bind`.
 
     Raises `AddressError`; what is returned raises `QueueLost` once the host is away for `wait` seconds.
@@ -127,7 +139,7 @@ def open_inbound(
     insecure: bool = False,
     wait: float = 60.0,
     producers: int = 1,
-) -> Inbound:
+) -> FarInbound:
     """A consumer's end, for the store with the id `store`; as host it expects `producers` producers."""
     host = _host(address, lanes, insecure, producers) if bind else None
     return FarInbound(_place(address, host), wait, host, store)
