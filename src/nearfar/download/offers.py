@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
 from nearfar.download.model import Job, Saved
 from nearfar.download.post import Post
-from nearfar.download.words import Answer, Known, Offer
+from nearfar.download.words import Answer, Known, Lost, Offer
 
 Numbered = tuple[int, Job]
 
@@ -21,6 +21,10 @@ class _Round:
     batch: Sequence[Numbered]
     asked: set[str | None] = field(default_factory=set)
     waiting: int = 0
+    heard: bool = False
+    """A consumer has answered."""
+    missed: set[str] = field(default_factory=set)
+    """The stores that had no consumer when the question came."""
     saved: dict[int, Saved] = field(default_factory=dict)
 
 
@@ -58,25 +62,38 @@ class Offers:
             self.pending += len(batch)
             self._ask(_Round(batch), new)
 
-    def _ask(self, asking: _Round, stores: frozenset[str] | set[None]) -> None:
+    def _ask(self, asking: _Round, stores: Set[str | None]) -> None:
         asking.asked |= stores
         asking.waiting = len(stores)
         request = Offer(tuple(job for _, job in asking.batch))
         for store in stores:
-            self._post.send(request, partial(self._answered, asking), to=store)
+            self._post.send(request, partial(self._answered, asking, store), to=store)
 
-    def _answered(self, asking: _Round, answer: Answer) -> None:
+    def _answered(self, asking: _Round, store: str | None, answer: Answer) -> None:
         asking.waiting -= 1
+        if isinstance(answer, Lost) and store is not None:
+            asking.missed.add(store)
+        else:
+            asking.heard = True
         if isinstance(answer, Known) and len(answer.saved) == len(asking.batch):
             for (number, _), saved in zip(asking.batch, answer.saved, strict=True):
                 if saved is not None:
                     asking.saved[number] = saved
         if asking.waiting:
             return
-        if None in asking.asked and (others := self._stores() - asking.asked):
-            self._ask(asking, frozenset(others))
-            return
-        self._conclude(asking)
+        if left := self._left(asking):
+            self._ask(asking, left)
+        else:
+            self._conclude(asking)
+
+    def _left(self, asking: _Round) -> set[str | None]:
+        """Who is still to be asked: when a host returns, consumers may do so later than the question."""
+        stores = self._stores()
+        left: set[str | None] = set(stores & asking.missed)
+        asking.missed.clear()
+        if None in asking.asked:
+            left |= stores - asking.asked
+        return left if left or asking.heard else {None}
 
     def _conclude(self, asking: _Round) -> None:
         self.pending -= len(asking.batch)

@@ -135,7 +135,8 @@ class Producer:
                 self._fetcher.resume(passage)
 
     def _known(self, number: int, saved: Saved) -> None:
-        self._desk.end(number, Ended(Ending.ALREADY, saved))
+        lost = self._losses.pop(number, 0)
+        self._desk.end(number, Ended(Ending.SAVED if lost else Ending.ALREADY, saved))
 
     def _ended(self, passage: Passage, verdict: Verdict | Lost) -> None:
         self._passages.discard(passage)
@@ -150,11 +151,11 @@ class Producer:
             self._desk.end(passage.number, Ended(ending, verdict))
 
     def _again(self, passage: Passage) -> None:
-        """The consumer was lost before the file was safe: it is fetched again."""
+        """The consumer was lost before it said that the file is safe: it is fetched again unless it is."""
         losses = self._losses[passage.number] = self._losses.get(passage.number, 0) + 1
-        log.warning("lost with its consumer, fetching again: %s", passage.job.url)
+        log.warning("lost with its consumer, to be fetched again: %s", passage.job.url)
         if losses < TRIES:
-            self._offers.ready.appendleft((passage.number, passage.job))
+            self._offers.offer([(passage.number, passage.job)])
         else:
             failure = Failure(Reason.DISK, f"lost with its consumer {losses} times")
             self._desk.end(passage.number, Ended(Ending.FAILED, failure))

@@ -149,8 +149,11 @@ class Connection:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 return
-            lost = machine.greeting_since + self._wait
-            if machine.state is State.GREETING and now >= lost:
-                raise QueueLost(f"no host has answered at {self._address} for {self._wait:g} s")
-            until = now + self._wait if machine.state is State.OPEN else lost
+            self._check_host(now)
+            until = (now if machine.state is State.OPEN else machine.greeting_since) + self._wait
             self._changed.wait(min(until, deadline or until) - now)
+
+    def _check_host(self, now: float) -> None:
+        machine = self._machine
+        if machine.state is State.GREETING and now >= machine.greeting_since + self._wait:
+            raise QueueLost(f"no host has answered at {self._address} for {self._wait:g} s")

@@ -79,10 +79,15 @@ class End(Connection):
         return encoded
 
     def outcomes(self) -> list[Settled]:
-        """What was settled with more than "done" since the last call (dead, undeliverable, answered)."""
+        """What was settled with more than "done" since the last call (dead, undeliverable, answered).
+
+        Raises `QueueLost` when there is none and the host has been away for too long.
+        """
         with self._changed:
             outcomes = list(self._machine.sender.outcomes)
             self._machine.sender.outcomes.clear()
+            if not outcomes:
+                self._check_host(time.monotonic())
             return outcomes
 
     # -- taking ----------------------------------------------------------------------------------

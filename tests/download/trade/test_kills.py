@@ -1,0 +1,146 @@
+"""Two consumers, a producer and the host are killed in the midst of a download; the same commands go on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from nearfar.programs.common import Exit
+from nearfar.queues.far import FarQueue
+from tests.download.trade.troop import Ended, Files, Troop
+from tests.support.waiting import eventually
+from tests.support.web import Web
+
+Maker = Callable[..., Troop]
+LEASE = 10.0
+"""Seconds of silence after which a command that hosts takes another for dead, and the other it."""
+LIMIT = 30.0
+
+
+@pytest.fixture
+def make_troop(tmp_path: Path) -> Iterator[Maker]:
+    made = []
+    with Web() as web:
+
+        def make(count: int, seed: int, transport: str, *, alone: bool, wait: float) -> Troop:
+            print(f"seed {seed}")
+            made.append(Troop(tmp_path, Files(count, web, seed), transport, alone, wait))
+            return made[0]
+
+        yield make
+        for troop in made:
+            troop.close()
+
+
+def kills(troop: Troop, seed: int) -> Iterator[str]:
+    """Start everything, and kill two consumers, a producer and the host, in any order at any moment.
+
+    A moment is a number of files saved; or the next, when no more can be saved. Yields who was killed.
+    """
+    dice = Random(seed)
+    consumers = [name for name in troop.commands if name.startswith("consumer") and name != troop.host]
+    victims = [troop.host, dice.choice(["producer 1", "producer 2"]), *dice.sample(consumers, 2)]
+    dice.shuffle(victims)
+    moments = sorted(dice.sample(range(1, len(troop.files.paths) * 7 // 10), len(victims)))
+    troop.start_all()
+    for moment, victim in zip(moments, victims, strict=True):
+        if troop.host in troop.running:
+            assert eventually(
+                lambda moment=moment: troop.saved() >= moment or troop.files.waited_for.is_set(), LIMIT
+            ), f"only {troop.saved()} of {moment} saved"
+        troop.kill(victim)
+        print(f"{troop.saved()} saved, killed {victim}")
+        yield victim
+
+
+def end_all(troop: Troop, within: float) -> dict[str, Ended]:
+    """How every command ended, but for a host that hosts for ever."""
+    names = sorted(troop.running, reverse=True)
+    return {name: troop.ended(name, within) for name in names if name != "host"}
+
+
+def verify(troop: Troop, endings: dict[str, Ended]) -> None:
+    """Each command ended well, and what the producers say they did adds up.
+
+    All files are there, whole, in the manifest, and nothing besides; none was asked for after it was saved.
+    """
+    files, count = troop.files, len(troop.files.paths)
+    assert {name: ended.code for name, ended in endings.items()} == dict.fromkeys(endings, Exit.OK), endings
+    urls, saved, already, failed = zip(*(endings[f"producer {n}"].counts for n in (1, 2)), strict=True)
+    assert (sum(urls), sum(saved) + sum(already), sum(failed)) == (count, count, 0)
+    manifest = {".nearfar.sqlite", ".nearfar.sqlite-wal", ".nearfar.sqlite-shm"}
+    assert {each.name for each in troop.saved_in.iterdir()} - manifest == {path[1:] for path in files.paths}
+    rows = troop.rows()
+    assert set(rows) == set(files.paths)
+    for path, (_, size, digest) in rows.items():
+        body = (troop.saved_in / path[1:]).read_bytes()
+        assert body == files.body(path)
+        assert (len(body), hashlib.sha256(body).hexdigest()) == (size, digest)
+    assert files.asked_after({path: at for path, (at, _, _) in rows.items()}) == []
+
+
+def the_rest_gives_up_and_the_same_commands_finish(troop: Troop, seed: int) -> None:
+    for _ in kills(troop, seed):
+        pass
+    troop.files.open()
+    for name, ended in end_all(troop, LEASE + troop.wait + 10).items():
+        assert (name, ended.code) == (name, Exit.LOST)
+        assert f"no host has answered at {troop.address} for {troop.wait:g} s" in ended.err
+    had = troop.saved()
+    troop.start_all()
+    endings = end_all(troop, LIMIT)
+    verify(troop, endings)
+    saved = [endings[name].counts[0] for name in endings if name.startswith("consumer")]
+    assert sum(saved) == len(troop.files.paths) - had
+
+
+def the_rest_goes_on_with_those_that_are_started_again(troop: Troop, seed: int) -> None:
+    for victim in kills(troop, seed):
+        troop.start(victim)
+    with closing(FarQueue.connect(troop.address, wait=LIMIT)) as queue:
+        assert eventually(lambda: here(queue) == (3, 2), LIMIT), here(queue)
+    troop.files.open()
+    verify(troop, end_all(troop, LIMIT))
+
+
+def here(queue: FarQueue) -> tuple[int, int]:
+    """How many consumers and producers the host knows of."""
+    counts = queue.counts()
+    return counts["consumers"], counts["producers"]
+
+
+def test_the_same_commands_finish_what_killed_ones_began(make_troop: Maker) -> None:
+    the_rest_gives_up_and_the_same_commands_finish(make_troop(400, 1, "tcp", alone=True, wait=1.0), 1)
+
+
+@pytest.mark.parametrize(("transport", "alone"), [("tcp", False), ("ipc", True)])
+def test_killed_commands_join_in_again(make_troop: Maker, transport: str, alone: bool) -> None:
+    troop = make_troop(400, 2, transport, alone=alone, wait=20.0)
+    the_rest_goes_on_with_those_that_are_started_again(troop, 2)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@pytest.mark.parametrize("seed", range(3))
+def test_5000_files_survive_kills(make_troop: Maker, seed: int, transport: str, alone: bool) -> None:
+    troop = make_troop(5000, seed, transport, alone=alone, wait=1.0)
+    the_rest_gives_up_and_the_same_commands_finish(troop, seed)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_commands_join_in_again_whenever(
+    make_troop: Maker, seed: int, transport: str, alone: bool
+) -> None:
+    troop = make_troop(1000, seed, transport, alone=alone, wait=20.0)
+    the_rest_goes_on_with_those_that_are_started_again(troop, seed)

@@ -1,0 +1,195 @@
+"""The commands of one download, as real processes that can be killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from tests.support.exchange import Reply, Request
+from tests.support.web import Web
+
+ROOT = Path(__file__).parents[3]
+LARGE = 1_500_000
+"""Bytes of every hundredth file: enough to be sent in parts."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one process of a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of the sentence at its end: urls, saved, already there, failed for a producer."""
+        first = self.out.partition("\n")[0]
+        return tuple(int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", first))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process of a command, and the files (but for their suffix) that hold what it says."""
+
+    process: subprocess.Popen[bytes]
+    said: Path
+
+
+class Files:
+    """Numbered files on a server that knows when each was asked for.
+
+    The last fifth is kept back until `open`, so that no producer is done before.
+    """
+
+    def __init__(self, count: int, web: Web, seed: int) -> None:
+        sizes = Random(seed)
+        self.paths = [f"/{number:05}.bin" for number in range(count)]
+        self._sizes = {path: sizes.randrange(1, 30_000) for path in self.paths}
+        self._sizes |= dict.fromkeys(self.paths[50::100], LARGE)
+        self._held = frozenset(self.paths[count * 4 // 5 :])
+        self._open = threading.Event()
+        self.waited_for = threading.Event()
+        """Somebody asked for what is kept back."""
+        self._web = web
+        web.routes["*"] = self._answer
+
+    def open(self) -> None:
+        """Keep nothing back any more."""
+        self._open.set()
+
+    def body(self, path: str) -> bytes:
+        size = self._sizes[path]
+        return (path.encode() * (size // len(path) + 1))[:size]
+
+    def lists(self, parts: int) -> list[str]:
+        """The URLs in so many lists, as input for that many producers."""
+        urls = [self._web.url(path) for path in self.paths]
+        return ["\n".join(urls[part::parts]) for part in range(parts)]
+
+    def asked_after(self, saved: dict[str, float]) -> list[str]:
+        """The paths that were asked for after they were saved at these times (of `time.time`)."""
+        ahead = time.time() - time.monotonic()
+        return [each.path for each in self._web.log if each.at + ahead > saved.get(each.path, float("inf"))]
+
+    def _answer(self, request: Request, reply: Reply) -> None:
+        if request.path in self._held and not self._open.is_set():
+            self.waited_for.set()
+            self._open.wait(60)
+        body = self.body(request.path)
+        reply.head(200, {"Content-Length": str(len(body)), "ETag": f'"{len(body)}"'})
+        reply.data(body)
+        reply.end()
+
+
+@dataclass
+class Troop:
+    """Three consumers, two producers and a host: one of the consumers, unless it is `alone`.
+
+    `wait` (seconds) is how long they wait for a host that does not answer.
+    """
+
+    folder: Path
+    files: Files
+    transport: str
+    alone: bool
+    wait: float
+    running: dict[str, Running] = field(default_factory=dict)
+    _started: int = 0
+
+    def __post_init__(self) -> None:
+        if self.transport == "ipc":
+            self.address = f"ipc://{self.folder}/queue"
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.saved_in = self.folder / "saved"
+        programs = [sys.executable, "-m", "nearfar"]
+        meet = ["--wait", str(self.wait), "--queue", self.address]
+        consumer = [*programs, "consumer", "-o", str(self.saved_in)]
+        self.commands = {f"consumer {number}": [*consumer, *meet] for number in (1, 2, 3)}
+        if self.alone:
+            options = json.dumps({"producers": 2, "lease": 1.0, "maxbytes": 32 << 20})
+            self.commands["host"] = [sys.executable, "-m", "tests.support.hosting", self.address, options]
+        else:
+            bind = ["--wait", str(self.wait), "--bind", self.address, "--producers", "2"]
+            self.commands["consumer 1"] = [*consumer, *bind]
+        for number, urls in enumerate(self.files.lists(2), 1):
+            name = f"producer {number}"
+            (self.folder / f"{name}.txt").write_text(urls)
+            failures = ["--failures", f"{name} failures.txt"]
+            self.commands[name] = [*programs, "producer", *meet, "-i", f"{name}.txt", *failures]
+
+    @property
+    def host(self) -> str:
+        """The name of the command that hosts the queue."""
+        return "host" if self.alone else "consumer 1"
+
+    def start(self, *names: str) -> None:
+        """Start commands, each as it was started before."""
+        for name in names:
+            self._started += 1
+            said = self.folder / f"{self._started}, {name}"
+            with said.with_suffix(".out").open("wb") as out, said.with_suffix(".err").open("wb") as err:
+                process = subprocess.Popen(
+                    self.commands[name],
+                    stdin=subprocess.PIPE,
+                    stdout=out,
+                    stderr=err,
+                    cwd=self.folder,
+                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                )
+            self.running[name] = Running(process, said)
+
+    def start_all(self) -> None:
+        """Start what is not running: the host first, producers last."""
+        self.start(*(name for name in sorted(self.commands, key=self._rank) if name not in self.running))
+
+    def _rank(self, name: str) -> tuple[bool, str]:
+        return name != self.host, name
+
+    def kill(self, name: str) -> None:
+        """``kill -9``."""
+        ending = self.running.pop(name)
+        ending.process.kill()
+        ending.process.communicate()
+
+    def ended(self, name: str, within: float) -> Ended:
+        """Wait for a command's end, which fails after `within` seconds; it must have said no traceback."""
+        ending = self.running[name]
+        code = ending.process.wait(within)
+        self.kill(name)
+        out, err = (ending.said.with_suffix(suffix).read_text() for suffix in (".out", ".err"))
+        assert "Traceback" not in err, err
+        return Ended(code, out, err)
+
+    def rows(self) -> dict[str, tuple[float, int, str]]:
+        """What the manifest says is saved: time, size and SHA-256 by path."""
+        with closing(self._manifest()) as manifest:
+            found = manifest.execute("SELECT name, time, size, sha256 FROM files").fetchall()
+        return {f"/{name}": (at, size, digest) for name, at, size, digest in found}
+
+    def saved(self) -> int:
+        """How many files are saved."""
+        with suppress(sqlite3.OperationalError), closing(self._manifest()) as manifest:
+            return int(manifest.execute("SELECT count(*) FROM files").fetchone()[0])
+        return 0
+
+    def close(self) -> None:
+        self.files.open()
+        for name in list(self.running):
+            self.kill(name)
+
+    def _manifest(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self.saved_in}/.nearfar.sqlite?mode=ro", uri=True)

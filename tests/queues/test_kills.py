@@ -1,0 +1,219 @@
+"""The far queue, with real processes that are killed and frozen."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfar.errors import ProducerLost
+from nearfar.queues.far import FarQueue
+from tests.queues import mortals
+from tests.queues.contract import LIMIT, told
+from tests.queues.transports import START_METHODS
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+LEASE = 1.0
+FORK = multiprocessing.get_context("fork")
+Maker = Callable[..., FarQueue]
+
+
+@pytest.fixture(params=["tcp", "ipc"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where nobody is."""
+    if request.param == "ipc":
+        return f"ipc://{tmp_path}/queue"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def make(address: str) -> Iterator[Maker]:
+    """Queues that this process hosts."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(FarQueue(0, address, **options))
+
+
+@contextmanager
+def mortal(target: Callable[..., None], queue: FarQueue, *arguments: Any) -> Iterator[tuple[Any, Connection]]:
+    """A child with `queue` and a pipe to it; killed in the end, if it lives."""
+    here, there = FORK.Pipe()
+    process = FORK.Process(target=target, args=(queue, there, *arguments))
+    process.start()
+    with here, there:
+        try:
+            yield process, here
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+
+
+@contextmanager
+def program(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """``python -m MODULE``; killed in the end, if it lives."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def host(address: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that only hosts a queue."""
+    with program("tests.support.hosting", address, json.dumps({"lease": LEASE, **options})) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{address}\n"
+        yield process
+
+
+def take(queue: FarQueue, count: int) -> list[tuple[Any, int]]:
+    """Items and attempts, each acked."""
+    taken = []
+    for _ in range(count):
+        with queue.receive(timeout=LIMIT) as delivery:
+            taken.append((delivery.item, delivery.attempt))
+    return taken
+
+
+def test_what_a_killed_consumer_held_reaches_another_at_once(make: Maker) -> None:
+    """Given a lease of ten minutes, I expect nobody to wait for it."""
+    queue = make(lease=600.0)
+    queue.put_many(range(3))
+    with mortal(mortals.hold, queue, 3) as (process, gate):
+        assert told(gate) == [0, 1, 2]
+        process.kill()
+        assert take(queue, 3) == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_what_a_frozen_consumer_held_moves_on_and_its_acks_come_too_late(make: Maker) -> None:
+    queue = make(lease=LEASE)
+    queue.put_many(range(3))
+    with mortal(mortals.hold, queue, 3) as (process, gate):
+        assert told(gate) == [0, 1, 2]
+        os.kill(process.pid, signal.SIGSTOP)
+        assert take(queue, 3) == [(0, 2), (1, 2), (2, 2)]
+        gate.send("go on")
+        os.kill(process.pid, signal.SIGCONT)
+        queue.put("more")
+        assert told(gate) == "more"
+        queue.put("and more")
+        assert told(gate) == "and more"
+        assert eventually(lambda: queue.counts()["late"] == 3), queue.counts()
+        assert queue.counts()["settled"] >= 4
+
+
+def test_a_killed_producer_is_named_at_the_end(make: Maker) -> None:
+    queue = make(lease=600.0)
+    items = []
+    with mortal(mortals.produce_and_wait, queue, ["a", "b"]) as (process, gate):
+        assert told(gate) == "put"
+        process.kill()
+        with pytest.raises(ProducerLost) as caught:
+            items += queue
+        [name] = caught.value.names
+        assert f"-{process.pid}-" in name
+    assert items == ["a", "b"]
+
+
+def test_poison_is_put_aside_and_harms_no_other_item(make: Maker) -> None:
+    queue = make(lease=600.0, max_attempts=3)
+    queue.put_many(["first", "poison", "second", "third"])
+    came = []
+    for _ in range(3):
+        with mortal(mortals.die_of_poison, queue) as (process, gate):
+            process.join(LIMIT)
+            assert process.exitcode == -signal.SIGKILL
+            while gate.poll():
+                came.append(gate.recv())
+    assert eventually(lambda: bool(queue.dead_letters()))
+    [(item, attempts, history)] = queue.dead_letters()
+    assert (item, attempts) == ("poison", 3)
+    assert all("ended" in what for what in history)
+    rest = queue.qsize()
+    assert {*came, *(item for item, _ in take(queue, rest))} == {"first", "second", "third"}
+
+
+def test_what_living_producers_put_survives_the_host(address: str) -> None:
+    with closing(FarQueue.connect(address)) as producer, closing(FarQueue.connect(address)) as consumer:
+        with host(address) as first:
+            producer.put_many(range(100))
+            assert take(consumer, 40) == [(number, 1) for number in range(40)]
+            assert eventually(lambda: producer.counts()["settled"] == 40)
+            in_hand = consumer.receive(timeout=LIMIT)
+            first.kill()
+            producer.put_many(range(100, 200))
+        with host(address):
+            assert take(consumer, 160) == [(number, 1) for number in range(40, 200)]
+            in_hand.ack()
+            assert eventually(lambda: producer.counts()["unsettled"] == 0)
+            for queue in (producer, consumer):
+                queue.close()
+                queue.join_thread()
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_children_do_not_outlive_the_host_that_was_their_parent(method: str) -> None:
+    with program("tests.queues.mortals", "parent", method) as parent:
+        assert parent.stdout is not None
+        children = [os.pidfd_open(int(parent.stdout.readline())) for _ in range(2)]
+        parent.kill()
+        began = time.monotonic()
+        for child in children:
+            assert select.select([child], [], [], LIMIT)[0]
+            os.close(child)
+        assert time.monotonic() - began < LEASE + 1.0 + 3.0
+        assert parent.stdout.read() == "lost\nlost\n"
+
+
+@pytest.mark.parametrize(("how", "code"), [("return", 0), ("sys.exit", 3), ("raise", 1)])
+def test_a_program_that_ends_without_a_close_loses_nothing(make: Maker, how: str, code: int) -> None:
+    queue = make()
+    with program("tests.queues.mortals", "put_and_end", queue.address, how) as process:
+        assert process.wait(LIMIT) == code
+    assert [item for item, _ in take(queue, 1000)] == list(range(1000))
+
+
+def test_a_program_ends_in_time_though_its_host_was_killed(address: str) -> None:
+    with (
+        host(address) as killed,
+        program("tests.queues.mortals", "put_and_end_later", address) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "put\n"
+        killed.kill()
+        began = time.monotonic()
+        _, said = process.communicate(timeout=LIMIT)
+        assert time.monotonic() - began < LEASE + 1.0 + 3.0
+        assert "items may be lost" in said
+
+
+def test_a_program_ends_in_time_though_nobody_hosts(address: str) -> None:
+    with program("tests.queues.mortals", "get_from_nobody", address) as process:
+        _, said = process.communicate(timeout=LIMIT)
+        assert (
+            said.splitlines()[-1] == f"nearfar.errors.QueueLost: no host has answered at {address} for 0.5 s"
+        )
