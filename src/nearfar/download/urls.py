@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
 from nearfar.errors import NearfarError
@@ -35,8 +35,7 @@ class UrlError(NearfarError, ValueError):
     """A URL that cannot be fetched; the message says why and repeats nothing secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(NamedTuple):
     """An absolute URL that may be fetched."""
 
     text: str

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 __all__ = [
@@ -32,8 +32,7 @@ STRONG_ETAG = re.compile(r'"[^"]*"')
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The head of an HTTP answer."""
 
     status: int
@@ -42,8 +41,7 @@ class Answer:
     """Those that `FIELD` reads, by name in lower case; one sent several times is joined by commas."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRange:
+class ContentRange(NamedTuple):
     """Which bytes of the whole a 206 brings: from `start` to `end`, both included."""
 
     start: int

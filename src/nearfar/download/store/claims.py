@@ -17,7 +17,7 @@ a file the store did not write (*)    the next candidate;        refuse; `overwr
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nearfar.download.model import Reason, Saved
 from nearfar.download.store import owners
@@ -28,8 +28,7 @@ from nearfar.download.store.manifest import Entry, Manifest, readable, shown
 from nearfar.download.store.names import candidates, fold
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A name for a draft, and whether what bears the name now may be replaced."""
 
     draft: Draft
