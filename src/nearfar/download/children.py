@@ -11,6 +11,7 @@ A child whose parent is gone leaves at once.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,7 @@ from nearfar.download.account import Ended
 from nearfar.download.consumer import Consumer
 from nearfar.download.couriers.near import NearInbound, NearOutbound, Routes
 from nearfar.download.fetch.base import Fetcher
+from nearfar.download.memory import keep_freed_memory
 from nearfar.download.model import Job
 from nearfar.download.producer import Producer
 from nearfar.download.store import Store
@@ -120,6 +122,9 @@ def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -
 
 
 def _prepare(plan: Plan) -> None:
+    # What was imported stays to the end: no collection need look at it again.
+    gc.freeze()
+    keep_freed_memory()
     # A terminal's Ctrl-C reaches every process of the command; only the parent decides what it means.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)

@@ -13,6 +13,7 @@ from nearfar.download.children import Plan
 from nearfar.download.fetch.curl import CurlFetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.intake import Arguments, Descriptor, Source
+from nearfar.download.memory import keep_freed_memory
 from nearfar.download.near import Near
 from nearfar.download.producer import Producer
 from nearfar.download.store import StoreError
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(argv)
     set_up_logging(options)
+    keep_freed_memory()
     _check(parser, options)
     try:
         fetching = _fetch_options(options)
