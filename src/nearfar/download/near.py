@@ -35,7 +35,7 @@ FRUITLESS = 5
 SMALLEST_SHARE = 8
 """Jobs handed out at a time, at least; more while many wait, so that the last ones are spread evenly."""
 PIPE = 1024 * 1024
-"""Bytes that a queue's pipe holds: a message of files passes at once, and not by a switch for every 64 KiB."""
+"""Bytes that a queue's pipe holds: a message of files passes at once, without a switch for each 64 KiB."""
 LONGEST_WAIT = 1.0
 """Seconds between two turns when nothing happens, for whoever watches the progress."""
 
