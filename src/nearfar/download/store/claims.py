@@ -162,11 +162,12 @@ def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Ent
     head, body = draft.head, draft.body
     if body is None:
         raise ValueError(f"{draft.label} is not finished")
+    url = shown(draft.job.url)
     return Entry(
         fold=folded,
         key=draft.key,
-        url=shown(draft.job.url),
-        final_url=shown(head.url),
+        url=url,
+        final_url=url if head.url == draft.job.url else shown(head.url),
         name="/".join(parts),
         size=body.size,
         sha256=body.sha256,
