@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nearfar.download.consumer import Consumer
+from nearfar.download.memory import keep_freed_memory
 from nearfar.download.store import Store, StoreError
 from nearfar.errors import AddressError, ProducerLost, QueueLost
 from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, describe_place, positive
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(argv)
     set_up_logging(options)
+    keep_freed_memory()
     if options.export and options.export[0] not in ("jsonl", "csv"):
         parser.error(f"--export knows jsonl and csv, not {options.export[0]!r}")
     try:
