@@ -7,6 +7,7 @@ from typing import Any
 
 from nearfar.queues.wire import Kind
 
+UNATTENDED = frozenset({"lane", "fence", "late"})
 Ask = tuple[int, Kind, str, Any]
 
 
@@ -41,11 +42,13 @@ class Asks:
 
     def again(self) -> None:
         """A new session: the host knows of no question."""
-        self._open = {number: ask for number, ask in self._open.items() if ask[2] != "lane"}
+        self._open = {number: ask for number, ask in self._open.items() if ask[2] not in ("lane", "fence")}
         self._unsent = list(self._open)
 
     def answer(self, number: int, value: Any) -> None:
-        if self._open.pop(number, None) is not None:
+        """The host answered; what the end itself asked (a lane, say) nobody comes to take."""
+        ask = self._open.pop(number, None)
+        if ask is not None and ask[2] not in UNATTENDED:
             self._answers[number] = value
 
     def answered(self, number: int) -> bool:

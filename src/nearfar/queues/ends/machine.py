@@ -151,6 +151,11 @@ class EndMachine:
         if self.state is not State.GREETING or name != self.session_name:
             return
         self.state = State.OPEN
-        waiters = self.session.receiver.waiters if self.session else 0
+        waiters = 0
+        if self.session is not None:
+            waiters = self.session.receiver.waiters
+            superseded = self.session.receiver.untold()
+            if superseded and facts["epoch"] == self.facts["epoch"]:
+                self.asks.add(Kind.ASK, "late", superseded)
         self.session = Session(facts, self.sender, self.asks, self.roles, waiters, now)
         self._actions.append(ConnectInbox(facts["inbox"]))

@@ -168,6 +168,11 @@ class Receiver:
             return self.waiters
         return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace, 1e-6))))
 
+    def untold(self) -> int:
+        """How many items the program took that the host was not told the end of."""
+        ended = sum(last - first + 1 for rows in (self._done, self._failed) for first, last in rows)
+        return len(self.hands) + ended + len(self._answers)
+
     def unreported(self) -> int:
         """How many takes the host has not been told of."""
         return self.taken - self._told_taken

@@ -56,7 +56,7 @@ class HostMachine:
             return
         peer = self.peers.get(session)
         if peer is None:
-            self._desk.send_unnumbered(session, Kind.STRANGER)
+            self._refuse(session, message)
             return
         peer.heard = now
         peer.out.acked(ack, now)
@@ -138,6 +138,13 @@ class HostMachine:
         producer = self.ledger.producers.get(uid)
         about = {**self._about, "stored": producer.stored if producer else 0, "shut": self._questions.shut}
         self._desk.send_unnumbered(session, Kind.WELCOME, session, about)
+
+    def _refuse(self, session: str, message: Message) -> None:
+        """Nobody we know, or no more: what it says of its items comes too late."""
+        if message.kind is Kind.REPORT:
+            *_, done, failed, _unreadable, _returned, answers = message.fields
+            self.ledger.late += len(answers) + sum(last - first + 1 for first, last in [*done, *failed])
+        self._desk.send_unnumbered(session, Kind.STRANGER)
 
     def _handle(self, peer: Peer, message: Message, now: float) -> None:
         match message.kind:

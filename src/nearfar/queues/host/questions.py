@@ -29,6 +29,9 @@ class Questions:
         match what:
             case "fence":
                 desk.answer(peer, ask, None, now)
+            case "late":
+                self._ledger.late += argument if type(argument) is int and argument > 0 else 0
+                desk.answer(peer, ask, None, now)
             case "lane":
                 desk.actions.append(OpenLane(peer.session, ask))
             case "size":
