@@ -49,7 +49,7 @@ def test_a_ring_of_imports_is_named() -> None:
 
 def test_what_a_layer_may_do_is_no_breach() -> None:
     allowed = {
-        "net.codec": "import pickle\nfrom nearfar.errors import ItemError",
+        "net.pickles": "import pickle\nfrom nearfar.errors import ItemError",
         "download.fetch.curl": "import pycurl\nfrom nearfar import Queue",
         "queues.host.loop": "import time, zmq",
         "__main__": "from nearfar import __version__",

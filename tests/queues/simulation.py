@@ -9,12 +9,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from nearfar.net import codec
-from nearfar.queues.ends.machine import Close, Connect, ConnectInbox, ConnectLane, EndMachine, Send, State
+from nearfar.queues.ends.actions import Close, Connect, ConnectInbox, ConnectLane, Send
+from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.sender import Entry
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.machine import HostMachine
@@ -151,7 +153,7 @@ class SimEnd:
         self._tick()
 
     def receive(self, session: str, envelope: Envelope) -> None:
-        if self.alive and session == self.machine.session:
+        if self.alive and session == self.machine.session_name:
             if self.frozen:
                 self.world.later(0.5, lambda: self.receive(session, envelope))
                 return
@@ -162,7 +164,7 @@ class SimEnd:
         """The process is gone; `seen` by a host on the same machine, or only by its silence."""
         self.alive = False
         if seen:
-            self.world.host.dead(self.machine.session)
+            self.world.host.dead(self.machine.session_name)
 
     def freeze(self, seconds: float) -> None:
         self.frozen = True
@@ -190,7 +192,7 @@ class SimEnd:
             match action:
                 case Send(envelope):
                     socket = "control" if envelope.message.body is None else "inbox"
-                    session, host = self.machine.session, self.world.host
+                    session, host = self.machine.session_name, self.world.host
                     frames = pack(*envelope)
                     arrive = lambda e, s=session, h=host: h.receive(s, e)  # noqa: E731
                     self.world.carry((session, socket + " up"), self.name, frames, arrive)
@@ -212,7 +214,7 @@ class SimProducer(SimEnd):
         machine = self.machine
         if machine.state is not State.OPEN:
             return
-        machine.produces = True
+        machine.roles.produces = True
         while self._next <= self.count and (self._entry is None or not self._entry.items):
             many = min(self.world.random.choice([1, 1, 1, 5, 40]), self.count - self._next + 1)
             items = [(self.name, n) for n in range(self._next, self._next + many)]
@@ -237,7 +239,7 @@ class SteadyProducer(SimProducer):
 class SimConsumer(SimEnd):
     """Takes items, works on each for a while, says done; leaves at the counted end."""
 
-    slowest = 0.05
+    slowest = 0.02
     _busy = False
 
     def __post_init__(self) -> None:
@@ -249,18 +251,19 @@ class SimConsumer(SimEnd):
         machine = self.machine
         if machine.state is not State.OPEN or self._busy:
             return
-        machine.consumes = True
+        machine.roles.consumes = True
         taken = machine.receiver.take(1, self.world.now)
         if taken is None:
             machine.receiver.waiters = 1
-            if machine.over:
+            if machine.session.over:
                 machine.leave()
             return
         machine.receiver.waiters = 0
         self._busy = True
         self.seen.append((taken.item, taken.attempt))
         session = machine.sessions
-        work = self.world.random.uniform(0, self.slowest)
+        pace = self.world.random.choice([0.0, 0.0, 0.0, self.slowest, 10 * self.slowest])
+        work = self.world.random.uniform(0, pace)
         self.world.later(work, lambda: self._finish(session, taken.position, taken.item))
 
     def _finish(self, session: int, position: int, item: Any) -> None:
@@ -275,7 +278,5 @@ class SimConsumer(SimEnd):
             self.act()
 
 
-def deque_of(items: list[Any]) -> Any:
-    from collections import deque
-
+def deque_of(items: list[Any]) -> deque[bytes]:
     return deque(codec.encode(item, trusted=True) for item in items)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from nearfar.net import codec
-from nearfar.queues.ends.machine import EndMachine, Send
+from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.wire import Envelope, Kind, Message
 
 FACTS: dict[str, Any] = {
+    "epoch": "first",
     "inbox": 1,
     "lease": 10.0,
     "maxbytes": 0,
@@ -24,13 +25,13 @@ def hear(machine: EndMachine, number: int, kind: Kind, *fields: Any, body: bytes
 
 
 def welcome(machine: EndMachine) -> None:
-    hear(machine, 0, Kind.WELCOME, machine.session, FACTS)
+    hear(machine, 0, Kind.WELCOME, machine.session_name, FACTS)
 
 
 def holding(first: str, *buffered: str) -> EndMachine:
     """An end with `first` in its program's hands and the others in its buffer."""
     machine = EndMachine("end", {})
-    machine.consumes = True
+    machine.roles.consumes = True
     machine.connect(0.0)
     welcome(machine)
     machine.flush(0.0)
@@ -40,12 +41,6 @@ def holding(first: str, *buffered: str) -> EndMachine:
     hear(machine, 2, Kind.LEND, 1, len(items), 1, body=body)
     machine.receiver.take(7, 0.0)
     return machine
-
-
-def late(machine: EndMachine) -> list[Any]:
-    """The counts of late words that it tells its host now."""
-    sent = [action.envelope.message for action in machine.flush(0.0) if isinstance(action, Send)]
-    return [message.fields[2] for message in sent if message.kind is Kind.ASK and message.fields[1] == "late"]
 
 
 def test_what_lay_in_the_buffer_of_a_session_that_is_over_is_not_taken() -> None:
@@ -66,15 +61,3 @@ def test_positions_of_two_sessions_are_told_apart() -> None:
     assert before is not None
     assert after is not None
     assert (before.session, after.session) == (1, 2)
-    assert machine.superseded == {(1, 1): 7, (1, 2): 7}
-
-
-def test_what_was_done_and_not_heard_of_is_counted_as_late() -> None:
-    machine = holding("a", "b")
-    machine.receiver.take(7, 0.0)
-    machine.receiver.done(1)
-    machine.flush(0.0)  # told in a REPORT that nobody acks
-    machine.receiver.done(2)
-    hear(machine, 0, Kind.STRANGER)
-    welcome(machine)
-    assert late(machine) == [2]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nearfar.download.lines import Bad
 from nearfar.download.model import Ending, Failure, Job, Reason, Saved
 from nearfar.download.seen import Seen, digest_of
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """How one job ended. `what` is its Failure exactly when `ending` is FAILED."""
 
     ending: Ending

@@ -11,6 +11,7 @@ A child whose parent is gone leaves at once.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -23,12 +24,10 @@ from threading import Thread
 from typing import Any
 
 from nearfar.download.account import Ended
-from nearfar.download.consumer import Consumer
 from nearfar.download.couriers.near import NearInbound, NearOutbound, Routes
 from nearfar.download.fetch.base import Fetcher
+from nearfar.download.memory import keep_freed_memory
 from nearfar.download.model import Job
-from nearfar.download.producer import Producer
-from nearfar.download.store import Store
 
 ORPHANED = 70
 
@@ -100,11 +99,16 @@ class PipeDesk:
 def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
     """The life of a producer process."""
     _prepare(plan)
+    # Here and in `consume`: neither process waits for the imports of the other's work, nor does the parent.
+    from nearfar.download.producer import Producer
+
     fetcher = plan.make_fetcher()
     outbound = NearOutbound(routes, number)
     desk = PipeDesk(pipe, lambda: producer.stop())
     producer = Producer(desk, fetcher, outbound, jobs=plan.jobs, ahead=4 * plan.jobs)
     Thread(target=desk.listen, name="parent", daemon=True).start()
+    # What there is when the work begins stays to its end: no collection need look at it again.
+    gc.freeze()
     producer.run()
     outbound.close(None)
     fetcher.close()
@@ -113,13 +117,18 @@ def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any])
 def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -> None:
     """The life of a consumer process."""
     _prepare(plan)
+    from nearfar.download.consumer import Consumer
+    from nearfar.download.store import Store
+
     inbound = NearInbound(routes, name, pipe)
     with Store(plan.directory, overwrite=plan.overwrite) as store:
+        gc.freeze()
         Consumer(inbound, store).run()
     inbound.close(None)
 
 
 def _prepare(plan: Plan) -> None:
+    keep_freed_memory()
     # A terminal's Ctrl-C reaches every process of the command; only the parent decides what it means.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)

@@ -36,6 +36,8 @@ GROUP = 256
 """Files of a commit at most; each keeps a descriptor open until then."""
 GROUP_SIZE = 8 * 1024 * 1024
 """Bytes of a commit of small files: half of what a producer sends unanswered, so that it need not pause."""
+COMPANY = 0.05
+"""Seconds that a file waits for others to be committed with: a commit costs as much as some thirty files."""
 LONGEST_WAIT = 1.0
 """Seconds between two turns when nothing comes, for a stop and for whoever watches the progress."""
 
@@ -80,8 +82,8 @@ class _Waiting:
 class Consumer:
     """Drives one store from one inbound, in one thread. Closes neither.
 
-    A group of files is committed, and answered, when no further message waits, or when it is large. What
-    fails is answered with its failure, and the consumer goes on.
+    A group of files is committed, and answered, when it is large, or its first file has waited for
+    `COMPANY`. What fails is answered with its failure, and the consumer goes on.
     """
 
     def __init__(
@@ -101,6 +103,8 @@ class Consumer:
         self._group: list[tuple[Draft, _Waiting, int]] = []
         self._group_size = 0
         self._letters: list[_Waiting] = []
+        self._due = 0.0
+        """When the present group must be committed, if it has a letter."""
         self._kept_back: list[Letter] = []
         self._stopping = False
 
@@ -131,16 +135,19 @@ class Consumer:
             self._commit()
 
     def turn(self) -> None:
-        """Receive one message and act on it; commit when there is none. Raises as `run`, and `ShutDown`."""
+        """Receive one message and act on it; commit when it is time. Raises as `run`, and `ShutDown`."""
         self._on_turn()
-        letter = self._inbound.receive(0.0 if self._letters else LONGEST_WAIT)
-        if letter is None:
-            self._commit()
+        letter = self._inbound.receive(self._patience())
+        if letter is not None:
+            self._handle(letter)
+        else:
             self._streams.forget_silent(self._clock())
-            return
-        self._handle(letter)
-        if len(self._group) >= GROUP or self._group_size >= GROUP_SIZE:
+        full = len(self._group) >= GROUP or self._group_size >= GROUP_SIZE
+        if letter is None or full or not self._patience():
             self._commit()
+
+    def _patience(self) -> float:
+        return max(0.0, self._due - self._clock()) if self._letters else LONGEST_WAIT
 
     def _handle(self, letter: Letter) -> None:
         try:
@@ -182,8 +189,7 @@ class Consumer:
                 return Written()
 
     def _keep(self, letter: Letter, files: tuple[File, ...]) -> None:
-        waiting = _Waiting(letter, [None] * len(files))
-        self._letters.append(waiting)
+        waiting = self._wait(letter, len(files))
         for index, (file, saved) in enumerate(zip(files, self._before(letter, files), strict=True)):
             if saved is not None:
                 waiting.verdicts[index] = saved
@@ -213,9 +219,15 @@ class Consumer:
                 self.received.count(failure)
                 letter.answer(encode_answer(Verdicts((failure,))))
             case draft:
-                waiting = _Waiting(letter, [None])
-                self._letters.append(waiting)
-                self._group.append((draft, waiting, 0))
+                self._group.append((draft, self._wait(letter, 1), 0))
+
+    def _wait(self, letter: Letter, files: int) -> _Waiting:
+        """Let the answer to `letter` wait for the commit of its files."""
+        if not self._letters:
+            self._due = self._clock() + COMPANY
+        waiting = _Waiting(letter, [None] * files)
+        self._letters.append(waiting)
+        return waiting
 
     def _commit(self) -> None:
         """Make the group safe, then answer."""

@@ -1,9 +1,12 @@
-"""The nouns of a download: what is asked, what a server said, and how it ended."""
+"""The nouns of a download: what is asked, what a server said, and how it ended.
+
+Tuples with names, for there are several to each file: they are made, pickled and spelled at the least cost.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Reason(StrEnum):
@@ -31,16 +34,14 @@ class Ending(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Checksum:
+class Checksum(NamedTuple):
     """A digest the content must have: `algorithm` by hashlib's name, `digest` in lower-case hex."""
 
     algorithm: str
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One line of input: a URL, and what its author said about the file."""
 
     url: str
@@ -49,8 +50,7 @@ class Job:
     checksum: Checksum | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What a server said before the body. Nothing here is trusted; it is recorded."""
 
     url: str
@@ -66,8 +66,7 @@ class Head:
     """The file name of a Content-Disposition field as sent, decoded, not yet made safe."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """What was counted while a body passed by."""
 
     size: int
@@ -78,16 +77,14 @@ class Body:
     """Attempts it took; following redirects is part of one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why a URL failed: the class, and a sentence for a person (free of secrets, on one line)."""
 
     reason: Reason
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(NamedTuple):
     """A row of the manifest."""
 
     url: str

@@ -7,6 +7,7 @@ and what has no ending yet is handed out again. The stores are asked first, so n
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import multiprocessing
 import signal
@@ -33,6 +34,8 @@ FRUITLESS = 5
 """Generations in a row that may die without one more job ended."""
 SMALLEST_SHARE = 8
 """Jobs handed out at a time, at least; more while many wait, so that the last ones are spread evenly."""
+PIPE = 1024 * 1024
+"""Bytes that a queue's pipe holds: a message of files passes at once, without a switch for each 64 KiB."""
 LONGEST_WAIT = 1.0
 """Seconds between two turns when nothing happens, for whoever watches the progress."""
 
@@ -125,7 +128,11 @@ class Near:
             self._producers.append(self._spawn(produce, number))
 
     def _queue(self) -> NearQueue:
-        return NearQueue(ctx=self._context)
+        queue = NearQueue(ctx=self._context)
+        # Where the system does not let us, messages pass in smaller pieces.
+        with suppress(AttributeError, OSError):
+            fcntl.fcntl(queue.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
+        return queue
 
     def _spawn(self, life: Callable[..., None], who: Any) -> Child:
         ours, theirs = self._context.Pipe()

@@ -1,13 +1,13 @@
-"""How the words travel: as tuples of what msgpack knows.
+"""How the words travel: as flat rows of what msgpack knows.
 
-Decoding checks the shape of everything, since a peer may be of another version, or no friend.
+Decoding checks the shape of everything, since a peer may be of another version, or no friend. A message of
+many files is checked column by column, so that a file costs no call of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 from nearfar.download.model import Body, Checksum, Failure, Head, Job, Reason, Saved
 from nearfar.download.words import (
@@ -29,158 +29,150 @@ from nearfar.download.words import (
 )
 from nearfar.errors import ProtocolError
 
-Noun = TypeVar("Noun", Head, Body, Saved)
-Plain = TypeVar("Plain", str, int, bytes)
+Row = Sequence[Any]
+Kinds = frozenset[type]
 
-_TEXT, _COUNT, _MAYBE = (str,), (int,), (str, type(None))
-_SHAPES: dict[type, tuple[tuple[type, ...], ...]] = {
-    Head: (_TEXT, _COUNT, _MAYBE, (int, type(None)), _MAYBE, _MAYBE, _MAYBE),
-    Body: (_COUNT, _TEXT, _COUNT),
-    Saved: (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _MAYBE, _MAYBE, (int, float), _COUNT),
-}
-_FIELDS = {noun: tuple(field.name for field in fields(noun)) for noun in _SHAPES}
+_SEQUENCES: Kinds = frozenset({tuple, list})
+_TEXT, _COUNT, _BYTES = frozenset({str}), frozenset({int}), frozenset({bytes})
+_MAYBE: Kinds = frozenset({str, type(None)})
+_MAYBE_COUNT: Kinds = frozenset({int, type(None)})
+_TIME: Kinds = frozenset({int, float})
+
+_JOB = (_TEXT, _MAYBE, _MAYBE, _MAYBE)
+_HEAD = (_TEXT, _COUNT, _MAYBE, _MAYBE_COUNT, _MAYBE, _MAYBE, _MAYBE)
+_BODY = (_COUNT, _TEXT, _COUNT)
+_FILE = (*_JOB, *_HEAD, *_BODY, _BYTES)
+_SAVED = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _MAYBE, _MAYBE, _TIME, _COUNT)
+_FAILURE = (_TEXT, _TEXT)
 
 
-def encode(request: Request) -> tuple[Any, ...]:
+def encode(request: Request) -> list[Any]:
     """A request as a message for the courier."""
     match request:
         case Files(files):
-            return "files", tuple((_job(f.job), _plain(f.head), _plain(f.body), f.data) for f in files)
+            return ["files", *[[*_job(job), *head, *body, data] for job, head, body, data in files]]
         case Offer(jobs):
-            return "offer", tuple(map(_job, jobs))
+            return ["offer", *map(_job, jobs)]
         case Open(stream, job, head):
-            return "open", stream, _job(job), _plain(head)
+            return ["open", stream, *_job(job), *head]
         case Chunk(stream, offset, data):
-            return "chunk", stream, offset, data
+            return ["chunk", stream, offset, data]
         case Finish(stream, body):
-            return "finish", stream, _plain(body)
+            return ["finish", stream, *body]
         case Abandon(stream):
-            return "abandon", stream
+            return ["abandon", stream]
 
 
 def decode(message: Any) -> Request:
     """The request in a message. Raises `ProtocolError` for anything else."""
     word, rest = _word(message)
-    match word, len(rest):
-        case "files", 1:
-            return Files(tuple(map(_file, _sequence(rest[0]))))
-        case "offer", 1:
-            return Offer(tuple(map(_read_job, _sequence(rest[0]))))
-        case "open", 3:
-            return Open(_a(str, rest[0]), _read_job(rest[1]), _read(Head, rest[2]))
-        case "chunk", 3:
-            return Chunk(_a(str, rest[0]), _a(int, rest[1]), _a(bytes, rest[2]))
-        case "finish", 2:
-            return Finish(_a(str, rest[0]), _read(Body, rest[1]))
-        case "abandon", 1:
-            return Abandon(_a(str, rest[0]))
-    raise ProtocolError(f"no request: {word[:20]!r} with {len(rest)} fields")
+    match word:
+        case "files":
+            return Files(tuple(map(_file, _table(rest, _FILE))))
+        case "offer":
+            return Offer(tuple(map(_read_job, _table(rest, _JOB))))
+        case "open":
+            stream, *row = _row(rest, (_TEXT, *_JOB, *_HEAD))
+            return Open(stream, _read_job(row[:4]), Head._make(row[4:]))
+        case "chunk":
+            return Chunk._make(_row(rest, (_TEXT, _COUNT, _BYTES)))
+        case "finish":
+            stream, *row = _row(rest, (_TEXT, *_BODY))
+            return Finish(stream, Body._make(row))
+        case "abandon":
+            return Abandon._make(_row(rest, (_TEXT,)))
+    raise ProtocolError(f"no request: {word[:20]!r}")
 
 
-def encode_answer(answer: Answer) -> tuple[Any, ...]:
+def encode_answer(answer: Answer) -> list[Any]:
     """An answer as a value for the courier."""
     match answer:
         case Verdicts(verdicts):
-            return "verdicts", tuple(map(_plain_verdict, verdicts))
+            return ["verdicts", *map(_verdict, verdicts)]
         case Known(saved):
-            return "known", tuple(row and _plain(row) for row in saved)
+            return ["known", *[row and [*row] for row in saved]]
         case Taken(by):
-            return "taken", by
+            return ["taken", by]
         case Written():
-            return ("written",)
+            return ["written"]
         case Lost():
-            return ("lost",)
-        case Failure(reason, detail):
-            return "failed", str(reason), detail
+            return ["lost"]
+        case Failure():
+            return ["failed", *_verdict(answer)]
 
 
 def decode_answer(value: Any) -> Answer:
     """The answer in a value. Raises `ProtocolError` for anything else."""
     word, rest = _word(value)
-    match word, len(rest):
-        case "verdicts", 1:
-            return Verdicts(tuple(map(_verdict, _sequence(rest[0]))))
-        case "known", 1:
-            return Known(tuple(None if row is None else _read(Saved, row) for row in _sequence(rest[0])))
-        case "taken", 1:
-            return Taken(_a(str, rest[0]))
-        case "written", 0:
+    match word:
+        case "verdicts":
+            return Verdicts(_read_verdicts(rest))
+        case "known":
+            _table([row for row in rest if row is not None], _SAVED)
+            return Known(tuple(row if row is None else Saved._make(row) for row in rest))
+        case "taken":
+            return Taken._make(_row(rest, (_TEXT,)))
+        case "written" if not rest:
             return Written()
-        case "lost", 0:
+        case "lost" if not rest:
             return Lost()
-        case "failed", 2:
-            return _failure(rest)
-    raise ProtocolError(f"no answer: {word[:20]!r} with {len(rest)} fields")
+        case "failed":
+            return _failure(_row(rest, _FAILURE))
+    raise ProtocolError(f"no answer: {word[:20]!r}")
 
 
-def _plain(noun: Head | Body | Saved) -> tuple[Any, ...]:
-    return tuple([getattr(noun, name) for name in _FIELDS[type(noun)]])
+def _job(job: Job) -> Row:
+    url, name, checksum = job
+    return [url, name, *checksum] if checksum else [url, name, None, None]
 
 
-def _plain_verdict(verdict: Verdict) -> tuple[Any, ...]:
-    return (str(verdict.reason), verdict.detail) if isinstance(verdict, Failure) else _plain(verdict)
+def _read_job(row: Row) -> Job:
+    url, name, algorithm, digest = row
+    if (algorithm is None) is not (digest is None):
+        raise ProtocolError("half a checksum")
+    return Job(url, name, None if algorithm is None else Checksum(algorithm, digest))
 
 
-def _job(job: Job) -> tuple[Any, ...]:
-    checksum = job.checksum
-    return job.url, job.name, checksum and (checksum.algorithm, checksum.digest)
+def _file(row: Row) -> File:
+    return File(_read_job(row[:4]), Head._make(row[4:11]), Body._make(row[11:14]), row[14])
 
 
-def _word(value: Any) -> tuple[str, Sequence[Any]]:
-    fields = _sequence(value)
-    if not fields:
-        raise ProtocolError("an empty message")
-    return _a(str, fields[0]), fields[1:]
+def _verdict(verdict: Verdict) -> Row:
+    return [str(verdict.reason), verdict.detail] if isinstance(verdict, Failure) else [*verdict]
 
 
-def _sequence(value: Any) -> Sequence[Any]:
-    if not isinstance(value, (tuple, list)):
-        raise ProtocolError(f"{type(value).__name__} where a sequence was due")
-    return value
+def _read_verdicts(rows: Row) -> tuple[Verdict, ...]:
+    if not _SEQUENCES.issuperset(map(type, rows)):
+        raise ProtocolError("a verdict that is no row")
+    _table([row for row in rows if len(row) == len(_FAILURE)], _FAILURE)
+    _table([row for row in rows if len(row) != len(_FAILURE)], _SAVED)
+    return tuple(_failure(row) if len(row) == len(_FAILURE) else Saved._make(row) for row in rows)
 
 
-def _a(kind: type[Plain], value: Any) -> Plain:
-    if not isinstance(value, kind):
-        raise ProtocolError(f"{type(value).__name__} where {kind.__name__} was due")
-    return value
-
-
-def _read(noun: type[Noun], value: Any) -> Noun:
-    shape = _SHAPES[noun]
-    plain = _sequence(value)
-    if len(plain) != len(shape) or not all(map(isinstance, plain, shape)):
-        raise ProtocolError(f"no {noun.__name__}: {len(plain)} fields")
-    return noun(*plain)
-
-
-def _read_job(value: Any) -> Job:
-    plain = _sequence(value)
-    if len(plain) != 3 or not isinstance(plain[0], str) or not isinstance(plain[1], _MAYBE):
-        raise ProtocolError("no Job")
-    if plain[2] is None:
-        return Job(plain[0], plain[1])
-    checksum = _sequence(plain[2])
-    if len(checksum) != 2:
-        raise ProtocolError("no Checksum")
-    return Job(plain[0], plain[1], Checksum(_a(str, checksum[0]), _a(str, checksum[1])))
-
-
-def _file(value: Any) -> File:
-    plain = _sequence(value)
-    if len(plain) != 4:
-        raise ProtocolError(f"no File: {len(plain)} fields")
-    job, head, body, data = plain
-    return File(_read_job(job), _read(Head, head), _read(Body, body), _a(bytes, data))
-
-
-def _verdict(value: Any) -> Verdict:
-    plain = _sequence(value)
-    return _failure(plain) if len(plain) == 2 else _read(Saved, plain)
-
-
-def _failure(plain: Sequence[Any]) -> Failure:
-    reason, detail = plain
+def _failure(row: Row) -> Failure:
+    reason, detail = row
     try:
-        return Failure(Reason(reason), _a(str, detail))
+        return Failure(Reason(reason), detail)
     except ValueError as error:
         raise ProtocolError(str(error)) from None
+
+
+def _word(value: Any) -> tuple[str, Row]:
+    if type(value) not in _SEQUENCES or not value or type(value[0]) is not str:
+        raise ProtocolError("a message that does not begin with a word")
+    return value[0], value[1:]
+
+
+def _row(row: Row, shape: Sequence[Kinds]) -> Row:
+    """`row` itself, if it has the shape."""
+    return _table([row], shape)[0]
+
+
+def _table(rows: Row, shape: Sequence[Kinds]) -> Sequence[Row]:
+    """`rows` itself, if each is a sequence with a value of the right kind for every column of `shape`."""
+    if not _SEQUENCES.issuperset(map(type, rows)) or not {len(shape)}.issuperset(map(len, rows)):
+        raise ProtocolError(f"a row that has not {len(shape)} fields")
+    for kinds, column in zip(shape, zip(*rows, strict=True), strict=False):
+        if not kinds.issuperset(map(type, column)):
+            raise ProtocolError(f"a field is none of {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    return rows

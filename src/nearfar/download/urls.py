@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
 from nearfar.errors import NearfarError
@@ -27,6 +28,8 @@ ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
 USERINFO = re.compile(r"//[^/?#]*@")
+PLAIN = re.compile(r"[!#$%&'()*+,/:;=?@\[\]~\w.-]*", re.ASCII)
+"""What `quote` would give back unchanged, at a quarter of its cost."""
 AS_IS = "!#$%&'()*+,/:;=?@[]~"
 """What `quote` leaves alone: reserved characters and escapes stand as their author wrote them."""
 
@@ -35,8 +38,7 @@ class UrlError(NearfarError, ValueError):
     """A URL that cannot be fetched; the message says why and repeats nothing secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(NamedTuple):
     """An absolute URL that may be fetched."""
 
     text: str
@@ -69,13 +71,11 @@ def parse_url(text: str) -> Url:
     scheme = scheme.lower()
     if scheme not in PORTS:
         raise UrlError(f"scheme {scheme}: only http and https are fetched")
-    host = _host(host.lower())
-    port = int(digits) if digits else PORTS[scheme]
-    if not 0 < port < 65536:
-        raise UrlError(f"no port has the number {port}")
-    authority = host if port == PORTS[scheme] else f"{host}:{port}"
-    rest = quote((path or "/") + (query or ""), safe=AS_IS)
-    return Url(f"{scheme}://{authority}{rest}", scheme, f"{host}:{port}", _userinfo(userinfo))
+    authority, place = _authority(scheme, host, digits)
+    rest = (path or "/") + (query or "")
+    if not PLAIN.fullmatch(rest):
+        rest = quote(rest, safe=AS_IS)
+    return Url(f"{scheme}://{authority}{rest}", scheme, place, _userinfo(userinfo))
 
 
 def join_url(base: Url, location: str) -> Url:
@@ -115,6 +115,16 @@ def one_line(text: str, most: int = 300) -> str:
 
 def _pairs(query: str) -> list[tuple[str, str, str]]:
     return [pair.partition("=") for pair in query.split("&")]
+
+
+@lru_cache(maxsize=1024)
+def _authority(scheme: str, host: str, digits: str | None) -> tuple[str, str]:
+    """Host and port as they stand in a URL, and with the port in any case."""
+    host = _host(host.lower())
+    port = int(digits) if digits else PORTS[scheme]
+    if not 0 < port < 65536:
+        raise UrlError(f"no port has the number {port}")
+    return host if port == PORTS[scheme] else f"{host}:{port}", f"{host}:{port}"
 
 
 def _host(host: str) -> str:

@@ -17,14 +17,14 @@ has it no longer; the file must start again).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nearfar.download.model import Body, Failure, Head, Job, Saved
 
 Verdict = Saved | Failure
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(NamedTuple):
     """A whole file in one piece."""
 
     job: Job
@@ -33,22 +33,19 @@ class File:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """Jobs about to be fetched: which of them need not be?"""
 
     jobs: tuple[Job, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(NamedTuple):
     """Small files, many in one message."""
 
     files: tuple[File, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(NamedTuple):
     """A large file begins. `stream` is new in the world for each attempt to send one."""
 
     stream: str
@@ -56,8 +53,7 @@ class Open:
     head: Head
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The bytes of a stream from `offset` on."""
 
     stream: str
@@ -65,37 +61,32 @@ class Chunk:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """All bytes of a stream were sent; `body` is what they must amount to."""
 
     stream: str
     body: Body
 
 
-@dataclass(frozen=True, slots=True)
-class Abandon:
+class Abandon(NamedTuple):
     """Nothing more comes of a stream."""
 
     stream: str
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """The answer to an offer: what was saved of each job before, in the offer's order."""
 
     saved: tuple[Saved | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdicts:
+class Verdicts(NamedTuple):
     """What became of each file of a message, in its order."""
 
     verdicts: tuple[Verdict, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """A stream was opened by the consumer called `by`."""
 
     by: str

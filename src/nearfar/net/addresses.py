@@ -15,7 +15,7 @@ LONGEST_IPC_PATH = 107
 """Bytes: `sun_path` of unix(7), less its closing zero."""
 LONGEST_SUFFIX = len(".lane-00000")
 
-_TCP = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):(?P<port>\*|\d{1,5})", re.ASCII)
+_TCP = re.compile(r"tcp://(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>\*|[\w.-]+)):(?P<port>\*|\d{1,5})", re.ASCII)
 _EVERYWHERE = {"*": "0.0.0.0", "0.0.0.0": "0.0.0.0", "::": "::"}
 _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -39,7 +39,7 @@ class Address:
         port = 0 if match["port"] == "*" else int(match["port"])
         if port > 65535:
             raise AddressError(f"cannot read the address {text!r}: a port is at most 65535")
-        host = match["host"].strip("[]")
+        host = match["host"] or _v6(text, match["v6"])
         return cls(host=_EVERYWHERE.get(host, host), port=port)
 
     def __str__(self) -> str:
@@ -81,11 +81,21 @@ class Address:
         return replace(self, path=self.path + place)
 
 
+def _v6(text: str, literal: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(literal))
+    except ValueError as error:
+        raise AddressError(f"cannot read the address {text!r}: {error}") from None
+
+
 def _ipc_path(text: str) -> str:
     name = text.removeprefix("ipc://")
     if not name or "\0" in name or name.startswith("@"):
         raise AddressError(f"cannot read the address {text!r}: ipc:// needs the path of a socket file")
-    path = str(Path(name).expanduser().absolute())
+    try:
+        path = str(Path(name).expanduser().absolute())
+    except RuntimeError as error:
+        raise AddressError(f"cannot read the address {text!r}: {error}") from None
     room = LONGEST_IPC_PATH - LONGEST_SUFFIX
     if len(os.fsencode(path)) > room:
         raise AddressError(f"the path of {text!r} is too long: a socket file's may have {room} bytes here")

@@ -7,6 +7,8 @@ byte arrays, integers beyond 64 bits, and pickles.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -19,31 +21,36 @@ TUPLE, SET, FROZENSET, BYTEARRAY, INTEGER, PICKLE = 0x11, 0x12, 0x13, 0x14, 0x15
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes})
 _PLAIN = _LEAVES | {list, dict, tuple}
 _PORTABLE = _PLAIN | {set, frozenset, bytearray}
-_DEEPEST = 100
-"""Levels of nesting that travel as msgpack; deeper objects (and circular ones) are pickle's."""
+_DEEPEST = 32
+"""Levels of nesting that travel as msgpack; deeper objects (and circular ones) are pickle's.
+
+Each level of tuples or sets costs its reader some 40 KiB of the C stack, which nothing else bounds.
+"""
+LARGEST_ITEM = (1 << 31) - (1 << 20)
+"""Bytes of an item: a larger one would not fit into a frame."""
+LARGEST_KEPT = 1 << 20
+"""Bytes of an item after which its packer is not used again: its buffer never shrinks."""
 
 
 def encode(item: Any, *, trusted: bool) -> bytes:
     """`item` as bytes that `decode` makes equal and of the same types.
 
-    Raises `ItemError` when it can't be had without pickle and the peer is not `trusted`, and whatever pickle
-    raises when it can't be had with it. References shared inside an item come back as copies, except in
-    what pickle carries.
+    Raises `ItemError` when it can't be had without pickle and the peer is not `trusted`, or when it is
+    too large for a frame; and whatever pickle raises when it can't be had with it. References shared inside
+    an item come back as copies, except in what pickle carries.
     """
-    try:
-        if type(item) in _LEAVES or _all(item, _PLAIN, _DEEPEST):
-            return _pack(item)
-        if _all(item, _PORTABLE, _DEEPEST):
-            return _pack(_portable(item))
-    except UnicodeEncodeError:
-        pass  # a lone surrogate: no UTF-8 for it, but pickle knows how
-    if not trusted:
-        raise ItemError(
-            f"an object of type {type(item).__qualname__} holds more than plain data, and this queue's"
-            " peers are not trusted with pickle: send plain data (numbers, strings, bytes, lists, tuples,"
-            " sets, dicts)"
-        )
-    return _pack(msgpack.ExtType(PICKLE, pickles.dumps(item)))
+    packed = _plain(item)
+    if packed is None:
+        if not trusted:
+            raise ItemError(
+                f"an object of type {type(item).__qualname__} cannot travel as plain data (numbers, strings,"
+                f" bytes, lists, tuples, sets and dicts, up to {_DEEPEST} deep), and this queue's peers are"
+                " not trusted with pickle"
+            )
+        packed = _pack(msgpack.ExtType(PICKLE, pickles.dumps(item)))
+    if len(packed) > LARGEST_ITEM:
+        raise ItemError(f"an item of {len(packed)} bytes is too large: at most {LARGEST_ITEM} can travel")
+    return packed
 
 
 def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
@@ -52,31 +59,57 @@ def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
     Raises `ItemError` when one of them cannot be read, `Untrusted` for a pickle from a peer that is not
     `trusted`, `ProtocolError` when there are not just `count`.
     """
-    hook = _read_trusted if trusted else _read
+    if count > len(body):
+        raise ProtocolError(f"a body of {len(body)} bytes is not {count} items")
     try:
         if count == 1:
-            return [msgpack.unpackb(body, ext_hook=hook, strict_map_key=False)]
-        items: list[Any] = msgpack.unpackb(
-            b"\xdd" + count.to_bytes(4, "big") + body, ext_hook=hook, strict_map_key=False
-        )
+            return [_unpack(body, trusted)]
+        items: list[Any] = _unpack(b"\xdd" + count.to_bytes(4, "big") + body, trusted)
     except (Untrusted, ItemError):
         raise
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+    except (*_UNREADABLE, TypeError) as error:
         raise ProtocolError(f"a body of {len(body)} bytes is not {count} items: {error}") from error
     return items
 
 
 def cut(body: bytes, count: int) -> int:
     """The number of bytes that the first `count` items of `body` take; raises `ProtocolError`."""
-    unpacker = msgpack.Unpacker(max_buffer_size=len(body) or 1)
-    unpacker.feed(body)
+    unpacker = _unpacker(body)
     try:
         for _ in range(count):
             unpacker.skip()
-    except (ValueError, msgpack.UnpackException) as error:
+    except _UNREADABLE as error:
         raise ProtocolError(f"a body of {len(body)} bytes has fewer than {count} items") from error
     position: int = unpacker.tell()
     return position
+
+
+def split(body: bytes) -> Iterator[bytes]:
+    """The items of `body` one by one, unread; raises `ProtocolError` on coming to what is none."""
+    unpacker = _unpacker(body)
+    start = 0
+    while start < len(body):
+        try:
+            unpacker.skip()
+        except _UNREADABLE as error:
+            raise ProtocolError(f"no item at byte {start} of {len(body)}") from error
+        stop = unpacker.tell()
+        yield body[start:stop]
+        start = stop
+
+
+def _plain(item: Any) -> bytes | None:
+    """`item` as msgpack, or None if it is not plain data."""
+    try:
+        if type(item) in _LEAVES or _all(item, _PLAIN, _DEEPEST):
+            return _pack(item)
+        if _all(item, _PORTABLE, _DEEPEST):
+            return _pack(_portable(item))
+    except UnicodeEncodeError:
+        pass  # a lone surrogate: no UTF-8 for it, but pickle knows how
+    except ValueError as error:
+        raise ItemError(f"an object of type {type(item).__qualname__} cannot travel: {error}") from error
+    return None
 
 
 def _all(item: Any, allowed: frozenset[type], depth: int) -> bool:
@@ -131,35 +164,51 @@ def _pack(item: Any) -> bytes:
     try:
         packer = _idle_packers.pop()
     except IndexError:
-        packer = msgpack.Packer(default=_foreign, strict_types=True, buf_size=1024)
+        packer = msgpack.Packer(default=_foreign, strict_types=True)
     packed: bytes = packer.pack(item)
-    _idle_packers.append(packer)  # not after an error: it may hold half an item
+    if len(packed) <= LARGEST_KEPT:
+        _idle_packers.append(packer)  # not after an error: it may hold half an item
     return packed
 
 
-def _read(code: int, data: bytes) -> Any:
-    return _extension(code, data, _read)
+_UNREADABLE = (ValueError, MemoryError, msgpack.UnpackException)
 
 
-def _read_trusted(code: int, data: bytes) -> Any:
+def _unpacker(body: bytes) -> msgpack.Unpacker:
+    unpacker = msgpack.Unpacker(max_buffer_size=len(body) or 1)
+    unpacker.feed(body)
+    return unpacker
+
+
+def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
+    return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
+
+
+def _read(trusted: bool, depth: int, code: int, data: bytes) -> Any:
+    """What msgpack asks for an extension type inside `depth` others."""
+    if code in _COLLECTIONS:
+        if depth == _DEEPEST:
+            raise ProtocolError(f"an item nests its data more than {_DEEPEST} deep")
+        return _COLLECTIONS[code](_unpack(data, trusted, depth + 1))
+    if code == BYTEARRAY:
+        return bytearray(data)
+    if code == INTEGER:
+        return int.from_bytes(data, "big", signed=True)
     if code == PICKLE:
-        try:
-            return pickles.loads(data)
-        except Exception as error:
-            raise ItemError(f"an item arrived and cannot be unpickled: {error!r}") from error
-    return _extension(code, data, _read_trusted)
+        return _unpickle(data, trusted)
+    raise ProtocolError(f"an item holds data of the unknown type {code}")
 
 
-def _extension(code: int, data: bytes, hook: Any) -> Any:
-    match code:
-        case 0x11 | 0x12 | 0x13:  # TUPLE, SET, FROZENSET
-            members = msgpack.unpackb(data, ext_hook=hook, strict_map_key=False)
-            return {TUPLE: tuple, SET: set, FROZENSET: frozenset}[code](members)
-        case 0x14:  # BYTEARRAY
-            return bytearray(data)
-        case 0x15:  # INTEGER
-            return int.from_bytes(data, "big", signed=True)
-        case 0x1F:  # PICKLE
-            raise Untrusted("an item is a pickle, and its sender is not trusted with one")
-        case _:
-            return msgpack.ExtType(code, data)
+def _unpickle(data: bytes, trusted: bool) -> Any:
+    if not trusted:
+        raise Untrusted("an item is a pickle, and its sender is not trusted with one")
+    try:
+        return pickles.loads(data)
+    except Exception as error:
+        raise ItemError(f"an item arrived and cannot be unpickled: {error!r}") from error
+
+
+_COLLECTIONS: dict[int, Any] = {TUPLE: tuple, SET: set, FROZENSET: frozenset}
+_HOOKS = {
+    trusted: [partial(_read, trusted, depth) for depth in range(_DEEPEST + 1)] for trusted in (False, True)
+}

@@ -8,11 +8,14 @@ hands them out in order, and sends again what is not acked in time (go-back-N, w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+ACK_EVERY = 64
+"""Messages after which an ack does not wait any longer."""
+ACK_WEIGHT = 64 * 1024
+"""Bytes of a body that weigh as much as a message."""
 FURTHEST_AHEAD = 1 << 16
 """Messages: one that is further ahead of its turn than this is dropped, and will be sent again."""
 
@@ -52,8 +55,8 @@ class Outgoing(Generic[T]):
 
     def acked(self, upto: int, now: float) -> None:
         """The peer has every message up to `upto`. An old or impossible number changes nothing."""
-        fresh = min(upto, self._sent) - (self._sent - len(self._unacked))
-        if fresh <= 0:
+        fresh = upto - (self._sent - len(self._unacked))
+        if not 0 < fresh <= len(self._unacked):
             return
         for _ in range(fresh):
             self._unacked.popleft()
@@ -66,18 +69,18 @@ class Outgoing(Generic[T]):
             return None
         return self._since + self._patience * (1 << min(self._tries, 3))
 
-    def overdue(self, now: float) -> Iterator[tuple[int, T]]:
+    def overdue(self, now: float) -> list[tuple[int, T]]:
         """What has to be sent again now: all that is unacked, or nothing."""
         deadline = self.deadline()
         if deadline is None or now < deadline:
-            return
+            return []
         self._since = now
         self._tries += 1
-        yield from self.unacked()
+        return self.unacked()
 
-    def unacked(self) -> Iterator[tuple[int, T]]:
+    def unacked(self) -> list[tuple[int, T]]:
         """The messages that the peer may not have, with their numbers."""
-        yield from enumerate(tuple(self._unacked), self._sent - len(self._unacked) + 1)
+        return list(enumerate(self._unacked, self._sent - len(self._unacked) + 1))
 
 
 class Incoming(Generic[T]):
@@ -107,3 +110,40 @@ class Incoming(Generic[T]):
             ready.append(message_)
             self.received += 1
         return ready
+
+
+class Voice:
+    """When to speak with nothing to say: an ack that is owed, or a beat, so that silence means death.
+
+    An ack waits for company for `lease` / 100 seconds, or until `ACK_EVERY` messages (or their weight in
+    bytes) have come; a beat is due after `lease` / 5 seconds of saying nothing.
+    """
+
+    __slots__ = ("_beat", "_delay", "_owed", "_owed_since", "_spoken")
+
+    def __init__(self, lease: float, now: float) -> None:
+        self._beat = lease / 5
+        self._delay = lease / 100
+        self._owed = 0
+        self._owed_since = now
+        self._spoken = now
+
+    def heard(self, now: float, size: int = 0) -> None:
+        """A numbered message with a body of `size` bytes came."""
+        if not self._owed:
+            self._owed_since = now
+        self._owed += 1 + size // ACK_WEIGHT
+
+    def spoke(self, now: float) -> None:
+        """A message went out, and with it an ack of all that came."""
+        self._owed = 0
+        self._spoken = now
+
+    def due(self, now: float) -> bool:
+        """True if a bare ack, or a beat, is due."""
+        return self._owed >= ACK_EVERY or now >= self.deadline()
+
+    def deadline(self) -> float:
+        """When `due` will be true if nothing happens."""
+        beat = self._spoken + self._beat
+        return min(beat, self._owed_since + self._delay) if self._owed else beat

@@ -80,6 +80,13 @@ def bind_in(made: zmq.Socket[bytes], beside: Address, ports: range | None, suffi
     raise AddressError(f"no free port among {ports.start}-{ports.stop - 1} on {beside.host}")
 
 
+def close_bound(made: zmq.Socket[bytes], beside: Address, place: int | str = "") -> None:
+    """Close a socket that `bind` (or, with its place, `bind_in`) bound, and remove its file."""
+    if beside.path:
+        Path(f"{beside.path}{place}").unlink(missing_ok=True)  # ZeroMQ leaves it behind
+    made.close()
+
+
 def _reason(error: zmq.ZMQError) -> str:
     reasons = {
         errno.EADDRINUSE: "the address is in use",

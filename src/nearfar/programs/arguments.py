@@ -78,3 +78,8 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
         help="seconds to wait for a host that does not answer (60)",
     )
     add_logging_options(parser)
+
+
+def describe_place(address: str, *, hosts: bool) -> str:
+    """What a program says first, so that others can be told where to connect."""
+    return f"{'hosting the queue' if hosts else 'connecting to the queue'} at {address}"

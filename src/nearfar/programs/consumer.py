@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -10,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nearfar.download.consumer import Consumer
+from nearfar.download.memory import keep_freed_memory
 from nearfar.download.store import Store, StoreError
 from nearfar.errors import AddressError, ProducerLost, QueueLost
-from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, positive
+from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, describe_place, positive
 from nearfar.programs.common import Exit, StopRequest, set_up_logging
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import Progress, make_progress
@@ -20,12 +22,15 @@ from nearfar.programs.progress import Progress, make_progress
 FAREWELL = 30.0
 """Seconds to hand over the last answers."""
 
+log = logging.getLogger("nearfar.consumer")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the consumer and return its exit code (`Exit`)."""
     parser = make_parser()
     options = parser.parse_args(argv)
     set_up_logging(options)
+    keep_freed_memory()
     if options.export and options.export[0] not in ("jsonl", "csv"):
         parser.error(f"--export knows jsonl and csv, not {options.export[0]!r}")
     try:
@@ -90,6 +95,7 @@ def _work(options: argparse.Namespace, store: Store) -> int:
         wait=options.wait,
         producers=options.producers,
     )
+    log.info("%s, saving to %s", describe_place(inbound.address, hosts=options.queue is None), options.output)
     progress = make_progress(quiet=options.quiet, log_format=options.log_format)
     consumer = Consumer(inbound, store, on_turn=lambda: _show(progress, consumer))
     try:

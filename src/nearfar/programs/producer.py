@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from nearfar.download.children import Plan
-from nearfar.download.fetch.curl import CurlFetcher
+from nearfar.download.fetch.making import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.intake import Arguments, Descriptor, Source
+from nearfar.download.memory import keep_freed_memory
 from nearfar.download.near import Near
-from nearfar.download.producer import Producer
 from nearfar.download.store import StoreError
 from nearfar.errors import AddressError, QueueLost
 from nearfar.programs.arguments import (
     DEFAULT_ADDRESS,
     add_queue_options,
     byte_count,
+    describe_place,
     header,
     natural,
     positive,
@@ -33,12 +36,15 @@ LOCAL = "local"
 FAREWELL = 30.0
 """Seconds to hand over what was sent, when all of it was answered."""
 
+log = logging.getLogger("nearfar.producer")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the producer and return its exit code (`Exit`)."""
     parser = make_parser()
     options = parser.parse_args(argv)
     set_up_logging(options)
+    keep_freed_memory()
     _check(parser, options)
     try:
         fetching = _fetch_options(options)
@@ -96,6 +102,8 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if find_spec("pycurl") is None:
+        parser.error("downloading needs pycurl: pip install 'nearfar[download]'")
     if bool(options.urls) == (options.input is not None):
         parser.error("give URLs, or -i FILE (- for standard input)")
     if (options.queue == LOCAL) != (options.output is not None):
@@ -151,7 +159,7 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopRequest:
     plan = Plan(
         directory=options.output,
-        make_fetcher=partial(CurlFetcher, fetching),
+        make_fetcher=partial(make_fetcher, fetching),
         overwrite=options.overwrite,
         producers=options.producers,
         consumers=options.consumers,
@@ -165,17 +173,19 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> Sto
 
 
 def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopRequest:
-    # Only here: a local download needs no ZeroMQ.
+    # Only here: a local download needs no ZeroMQ, and makes its producer in another process.
     from nearfar.download.couriers.far import open_outbound
+    from nearfar.download.producer import Producer
 
     address = options.bind or options.queue or DEFAULT_ADDRESS
     bind = options.bind is not None
-    fetcher = CurlFetcher(fetching)
+    fetcher = make_fetcher(fetching)
     try:
         outbound = open_outbound(
             address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
         )
         try:
+            log.info("%s", describe_place(outbound.address, hosts=bind))
             producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
             with StopRequest(producer.stop) as stop:
                 producer.run()

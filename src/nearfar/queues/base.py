@@ -23,7 +23,8 @@ class Promises:
     bounded: bool = True
     """`maxsize` is exact, over all processes."""
     fifo: bool = True
-    """The items of one producer come out in the order they went in (a redelivered one may come later)."""
+    """The items of one producer come out in the order they went in (one that was redelivered, or that another
+    consumer gave back unused, may come later)."""
     crosses_machines: bool = False
     redelivers: bool = False
     """An item that a killed or frozen consumer held reaches another one."""

@@ -14,33 +14,14 @@ from typing import Any, Self
 from nearfar.errors import AddressError, QueueLost, ShutDown
 from nearfar.net import codec
 from nearfar.net.addresses import Address, parse_ports
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
+from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
+from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End
 from nearfar.queues.ends.receiver import Taken
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.loop import Host
 
 log = logging.getLogger(__name__)
-
-DELIVERY = 0
-"""The holder of items taken by `receive`: no thread's next `get` settles them."""
-
-
-class FarDelivery(Delivery):
-    """An item of a far queue in hand."""
-
-    def __init__(self, end: End, taken: Taken) -> None:
-        self.item = taken.item
-        self.attempt = taken.attempt
-        self._end = end
-        self._session = taken.session
-        self._position = taken.position
-
-    def ack(self) -> None:
-        self._end.done(self._session, self._position)
-
-    def nack(self) -> None:
-        self._end.failed(self._session, self._position)
 
 
 class FarQueue(BaseQueue):
@@ -145,7 +126,8 @@ class FarQueue(BaseQueue):
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
         end = self._reached()
-        return FarDelivery(end, end.take(1, DELIVERY, block=block, timeout=timeout)[0])
+        taken = end.take(1, DELIVERY, block=block, timeout=timeout)[0]
+        return FarDelivery(end, end.session(), taken)
 
     def __iter__(self) -> Iterator[Any]:
         """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done.

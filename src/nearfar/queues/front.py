@@ -21,13 +21,12 @@ class Front(Generic[Q]):
     def __call__(self, maxsize: int = 0, address: str | None = None, **options: Any) -> Q:
         """A queue of at most `maxsize` items (0: no bound).
 
-        Without an address it is near: `multiprocessing`'s own, for this process and its children (`ctx` chooses
-        their start method). With one, this process hosts it there, and every other process that can reach
-        the address may `connect`; see `FarQueue` for the options. Raises `AddressError`.
+        Without an address it is near: `multiprocessing`'s own, for this process and its children (`ctx`
+        chooses their start method). With one, this process hosts it there, and every other process that
+        can reach the address may `connect`; see `FarQueue` for the options. Raises `AddressError`.
         """
-        made: Q = (
-            self._near(maxsize, **options) if address is None else self._far(maxsize, address, **options)
-        )
+        near = address is None
+        made: Q = self._near(maxsize, **options) if near else self._far(maxsize, address, **options)
         return made
 
     def connect(self, address: str, *, wait: float = 60.0) -> Q:

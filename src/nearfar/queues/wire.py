@@ -24,6 +24,7 @@ sockets, `ack` says what arrived. A number of 0 is for the words that open, keep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -36,11 +37,11 @@ VERSION = 1
 LONGEST_NAME = 200
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
-MOST_RANGES = 10_000
-"""Ranges that one message may carry."""
+MOST_RANGES = 4_000
+"""Ranges, rows or names that one field may carry: those of a REPORT, with its answers, fit into a frame."""
 LONGEST_ANSWER = 512 * 1024
 """Bytes of what a consumer may answer to one item."""
-ANSWERS_TOGETHER = LONGEST_CONTROL - LONGEST_ANSWER - 64 * 1024
+ANSWERS_TOGETHER = 128 * 1024
 """Bytes of answers after which a message is full."""
 
 
@@ -158,14 +159,49 @@ def _table(value: Any) -> bool:
     return type(value) is dict and len(value) <= 32 and all(type(key) is str for key in value)
 
 
-def _list(value: Any) -> bool:
-    return type(value) is list and len(value) <= MOST_RANGES
+def _about_queue(value: Any) -> bool:
+    return _table(value) and all(key in value and check(value[key]) for key, check in _FACTS.items())
+
+
+def _place(value: Any) -> bool:
+    return _natural(value) or _name(value)
+
+
+def _seconds(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def _rows(value: Any) -> bool:
+    return type(value) is list and len(value) <= MOST_RANGES and all(map(_row, value))
+
+
+def _row(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 4
+        and _positive(value[0])
+        and _positive(value[1])
+        and _natural(value[2])
+        and (value[3] is None or type(value[3]) is bytes)
+    )
+
+
+_FACTS: dict[str, Check] = {
+    "epoch": _name,
+    "inbox": _place,
+    "lease": _seconds,
+    "maxbytes": _natural,
+    "maxsize": _natural,
+    "shut": _flag,
+    "stored": _natural,  # the number of this end's last item that the host had
+    "trusted": _flag,
+}
 
 
 _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.BEAT: (),
     Kind.HELLO: (_natural, _name, _table),  # version, the end's name, about the process
-    Kind.WELCOME: (_name, _table),  # session, about the queue
+    Kind.WELCOME: (_name, _about_queue),  # session, about the queue
     Kind.STRANGER: (),
     Kind.REFUSED: (_anything,),  # why
     Kind.JOIN: (_flag, _flag, _names),  # as producer, as consumer, tags
@@ -178,7 +214,7 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.BYE: (),
     Kind.LEND: (_positive, _positive, _positive),  # position, count, attempt
     Kind.ROOM: (_natural, _natural),  # items, bytes more
-    Kind.SETTLED: (_list,),  # [first, count, outcome, answer]
+    Kind.SETTLED: (_rows,),  # [first, count, outcome, answer]
     Kind.SYNC: (_positive, _flag),  # round, give back what is untaken and nobody waits for
     Kind.ANSWER: (_positive, _anything),  # ask, value
     Kind.OVER: (_flag, _names),  # nothing more will come; the producers that were lost
@@ -186,6 +222,9 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.PART: (),
     Kind.TAGS: (_names,),  # the names under which consumers can be addressed now
 }
+
+
+_KINDS = frozenset(map(int, Kind))
 
 
 def pack(number: int, ack: int, message: Message) -> list[bytes]:
@@ -199,16 +238,21 @@ def unpack(frames: list[bytes]) -> Envelope:
     if not 1 <= len(frames) <= 2 or len(frames[0]) > LONGEST_CONTROL:
         raise ProtocolError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
     try:
-        words = msgpack.unpackb(frames[0], use_list=True, strict_map_key=False)
-        kind = Kind(words[0])
-        number, ack, *fields = words[1:]
-    except (ValueError, TypeError, IndexError, KeyError, RecursionError, msgpack.UnpackException) as error:
+        words = msgpack.unpackb(frames[0], strict_map_key=False, max_array_len=MOST_RANGES)
+    except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
         raise ProtocolError(f"not a message: {error!r}") from error
+    if type(words) is not list or len(words) < 3 or type(words[0]) is not int or words[0] not in _KINDS:
+        raise ProtocolError("not a message")
+    number, ack, *fields = words[1:]
+    kind = Kind(words[0])
     shape = _SHAPES[kind]
     if not (_natural(number) and _natural(ack)) or len(fields) != len(shape):
         raise ProtocolError(f"{kind.name} of the wrong shape")
     if not all(check(value) for check, value in zip(shape, fields, strict=True)):
         raise ProtocolError(f"{kind.name} with a field of the wrong kind")
-    if (len(frames) == 2) is not (kind in (Kind.PUT, Kind.LEND)):
+    body = frames[1] if len(frames) == 2 else None
+    if (body is not None) is not (kind in (Kind.PUT, Kind.LEND)):
         raise ProtocolError(f"{kind.name} with {len(frames)} frames")
-    return Envelope(number, ack, Message(kind, tuple(fields), frames[1] if len(frames) == 2 else None))
+    if body is not None and kind is Kind.PUT and fields[1] > len(body):
+        raise ProtocolError(f"{kind.name} of {fields[1]} items in {len(body)} bytes")
+    return Envelope(number, ack, Message(kind, tuple(fields), body))

@@ -9,10 +9,11 @@ from nearfar.download.courier import Inbound, Letter, Outbound, Undeliverable
 from nearfar.errors import Empty, QueueLost
 from nearfar.net import codec
 from nearfar.net.addresses import Address
+from nearfar.queues.ends.delivery import DELIVERY
 from nearfar.queues.ends.end import End
 from nearfar.queues.ends.receiver import Taken
-from nearfar.queues.far import DELIVERY, FarQueue
-from nearfar.queues.host.ledger import Outcome
+from nearfar.queues.far import FarQueue
+from nearfar.queues.host.records import Outcome
 
 MOST_QUEUED = 32 * 1024 * 1024
 """Bytes that may lie in the queue."""
@@ -24,6 +25,7 @@ class FarOutbound(Outbound):
     def __init__(self, address: Address, wait: float, host: FarQueue | None) -> None:
         self.on_event: Callable[[], None] = _nothing
         self._host = host
+        self._address = address
         self._end = End(address.seen_from_here(), wait=wait, on_change=lambda: self.on_event())
         self._to: dict[int, str] = {}
         self._last_entry: Any = None
@@ -52,6 +54,11 @@ class FarOutbound(Outbound):
     def stores(self) -> frozenset[str]:
         return self._end.tags()
 
+    @property
+    def address(self) -> str:
+        """Where consumers and other producers find the queue, its port never ``*``."""
+        return str(self._address)
+
     def close(self, timeout: float | None) -> None:
         self._end.close()
         try:
@@ -64,11 +71,11 @@ class FarOutbound(Outbound):
 class FarLetter(Letter):
     """A message in hand."""
 
-    def __init__(self, end: End, taken: Taken) -> None:
+    def __init__(self, end: End, session: int, taken: Taken) -> None:
         self.message = taken.item
         self.attempt = taken.attempt
         self._end = end
-        self._session = taken.session
+        self._session = session
         self._position = taken.position
 
     def answer(self, value: Any = None) -> None:
@@ -80,6 +87,7 @@ class FarInbound(Inbound):
 
     def __init__(self, address: Address, wait: float, host: FarQueue | None, store: str) -> None:
         self._host = host
+        self._address = address
         self._end = End(address.seen_from_here(), wait=wait, tags=(store,))
 
     @property
@@ -87,12 +95,17 @@ class FarInbound(Inbound):
         """New in every session: what was sent to an earlier one has been answered for us."""
         return self._end.session_name()
 
+    @property
+    def address(self) -> str:
+        """Where producers and other consumers find the queue, its port never ``*``."""
+        return str(self._address)
+
     def receive(self, timeout: float | None) -> FarLetter | None:
         try:
             taken = self._end.take(1, DELIVERY, block=timeout != 0, timeout=timeout, to_the_end=True)[0]
         except Empty:
             return None
-        return FarLetter(self._end, taken)
+        return FarLetter(self._end, self._end.session(), taken)
 
     def close(self, timeout: float | None) -> None:
         self._end.close()
@@ -108,7 +121,7 @@ class FarInbound(Inbound):
 
 def open_outbound(
     address: str, *, bind: bool = False, lanes: str | None = None, insecure: bool = False, wait: float = 60.0
-) -> Outbound:
+) -> FarOutbound:
     """A producer's end of the queue at `address`, hosting it if `bind`.
 
     Raises `AddressError`; what is returned raises `QueueLost` once the host is away for `wait` seconds.
@@ -126,7 +139,7 @@ def open_inbound(
     insecure: bool = False,
     wait: float = 60.0,
     producers: int = 1,
-) -> Inbound:
+) -> FarInbound:
     """A consumer's end, for the store with the id `store`; as host it expects `producers` producers."""
     host = _host(address, lanes, insecure, producers) if bind else None
     return FarInbound(_place(address, host), wait, host, store)

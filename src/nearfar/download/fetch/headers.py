@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 __all__ = [
@@ -21,29 +22,39 @@ __all__ = [
     "suggested_name",
 ]
 
-FIELD = re.compile(
-    r"^(content-(?:disposition|length|md5|range|type)|digest|etag|last-modified|location|repr-digest"
-    r"|retry-after|transfer-encoding):[ \t]*(.*?)[ \t]*\r?$",
-    re.IGNORECASE | re.MULTILINE,
-)
+FIELDS = {
+    name.encode(): name
+    for name in (
+        "content-disposition",
+        "content-length",
+        "content-md5",
+        "content-range",
+        "content-type",
+        "digest",
+        "etag",
+        "last-modified",
+        "location",
+        "repr-digest",
+        "retry-after",
+        "transfer-encoding",
+    )
+}
 """The fields that matter here; reading the others would cost a small file more than its digest."""
 RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
 STRONG_ETAG = re.compile(r'"[^"]*"')
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The head of an HTTP answer."""
 
     status: int
     phrase: str
     fields: dict[str, str]
-    """Those that `FIELD` reads, by name in lower case; one sent several times is joined by commas."""
+    """Those of `FIELDS`, by name in lower case; one sent several times is joined by commas."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRange:
+class ContentRange(NamedTuple):
     """Which bytes of the whole a 206 brings: from `start` to `end`, both included."""
 
     start: int
@@ -53,14 +64,17 @@ class ContentRange:
 
 def parse_head(lines: Sequence[bytes]) -> Answer:
     """The last head in `lines`, raw lines as they came: interim answers and a proxy's may stand before it."""
-    text = b"".join(lines).decode("latin-1")
-    head = text[text.rfind("\nHTTP/") + 1 :]
-    _, _, status = head.partition("\n")[0].strip().partition(" ")
+    first, fields = b"", dict[str, str]()
+    for line in lines:
+        found, _, rest = line.partition(b":")
+        name = FIELDS.get(found.lower())
+        if name is not None:
+            value = rest.strip().decode("latin-1")
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
+        elif line.startswith(b"HTTP/"):
+            first, fields = line, {}
+    _, _, status = first.strip().decode("latin-1").partition(" ")
     code, _, phrase = status.partition(" ")
-    fields: dict[str, str] = {}
-    for found, value in FIELD.findall(head):
-        name = found.lower()
-        fields[name] = f"{fields[name]}, {value}" if name in fields else value
     return Answer(int(code) if code.isdecimal() else 0, phrase, fields)
 
 
@@ -71,6 +85,7 @@ def length(answer: Answer) -> int | None:
     return int(value) if known else None
 
 
+@lru_cache(maxsize=256)
 def media_type(value: str | None) -> str | None:
     """``image/png`` of ``Image/PNG; charset=x``."""
     kind = (value or "").partition(";")[0].strip().lower()

@@ -17,7 +17,7 @@ a file the store did not write (*)    the next candidate;        refuse; `overwr
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nearfar.download.model import Reason, Saved
 from nearfar.download.store import owners
@@ -28,8 +28,7 @@ from nearfar.download.store.manifest import Entry, Manifest, readable, shown
 from nearfar.download.store.names import candidates, fold
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A name for a draft, and whether what bears the name now may be replaced."""
 
     draft: Draft
@@ -163,11 +162,12 @@ def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Ent
     head, body = draft.head, draft.body
     if body is None:
         raise ValueError(f"{draft.label} is not finished")
+    url = shown(draft.job.url)
     return Entry(
         fold=folded,
         key=draft.key,
-        url=shown(draft.job.url),
-        final_url=shown(head.url),
+        url=url,
+        final_url=url if head.url == draft.job.url else shown(head.url),
         name="/".join(parts),
         size=body.size,
         sha256=body.sha256,

@@ -5,23 +5,21 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, fields
 from typing import IO, Literal
 
 from nearfar.download.model import Saved
 
 Form = Literal["jsonl", "csv"]
-_COLUMNS = [field.name for field in fields(Saved)]
 
 
 def write(rows: Iterable[Saved], form: Form, file: IO[str]) -> None:
     """Write `rows` to `file`, one at a time: an object a line, or CSV (RFC 4180) below a line of names."""
     if form == "jsonl":
         for row in rows:
-            file.write(f"{json.dumps(asdict(row), ensure_ascii=False)}\n")
+            file.write(f"{json.dumps(row._asdict(), ensure_ascii=False)}\n")
     elif form == "csv":
         table = csv.writer(file)
-        table.writerow(_COLUMNS)
-        table.writerows(map(astuple, rows))
+        table.writerow(Saved._fields)
+        table.writerows(rows)
     else:
         raise ValueError(f"{form!r} is neither 'jsonl' nor 'csv'")

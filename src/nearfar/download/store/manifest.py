@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
     @property
     def saved(self) -> Saved:
-        return Saved(*self[2:])
+        return Saved._make(self[2:])
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -70,8 +70,9 @@ class Store:
         file. Raises `StoreError`; ValueError for an algorithm that hashlib lacks.
         """
         with _translated(FILE):
-            found = self._manifest.by_key({url_key(job.url) for job in jobs})
-            return [self._fitting(job, found.get(url_key(job.url), [])) for job in jobs]
+            keys = [url_key(job.url) for job in jobs]
+            found = self._manifest.by_key(dict.fromkeys(keys))
+            return [self._fitting(job, found.get(key, [])) for job, key in zip(jobs, keys, strict=True)]
 
     def _fitting(self, job: Job, entries: list[Entry]) -> Saved | None:
         for entry in entries:

@@ -7,6 +7,7 @@ from typing import Any
 
 from nearfar.queues.wire import Kind
 
+UNATTENDED = frozenset({"lane", "fence", "late"})
 Ask = tuple[int, Kind, str, Any]
 
 
@@ -18,7 +19,6 @@ class Asks:
         self._open: dict[int, Ask] = {}
         self._unsent: list[int] = []
         self._answers: dict[int, Any] = {}
-        self._quiet: set[int] = set()
 
     def add(self, kind: Kind, what: str = "", argument: Any = None) -> int:
         """Ask: by itself (ASK), or along with a NEED or REPORT that wants a "no" rather than to wait."""
@@ -26,10 +26,6 @@ class Asks:
         self._open[self._last] = (self._last, kind, what, argument)
         self._unsent.append(self._last)
         return self._last
-
-    def tell(self, what: str, argument: Any) -> None:
-        """Ask, without an interest in the answer."""
-        self._quiet.add(self.add(Kind.ASK, what, argument))
 
     def unsent(self, *, lane: bool) -> Iterator[Ask]:
         """What has to be asked now; a REPORT can only go once there is a lane."""
@@ -46,15 +42,13 @@ class Asks:
 
     def again(self) -> None:
         """A new session: the host knows of no question."""
-        self._open = {number: ask for number, ask in self._open.items() if ask[2] != "lane"}
+        self._open = {number: ask for number, ask in self._open.items() if ask[2] not in ("lane", "fence")}
         self._unsent = list(self._open)
 
     def answer(self, number: int, value: Any) -> None:
-        if self._open.pop(number, None) is None:
-            return
-        if number in self._quiet:
-            self._quiet.remove(number)
-        else:
+        """The host answered; what the end itself asked (a lane, say) nobody comes to take."""
+        ask = self._open.pop(number, None)
+        if ask is not None and ask[2] not in UNATTENDED:
             self._answers[number] = value
 
     def answered(self, number: int) -> bool:

@@ -15,7 +15,8 @@ from nearfar.net import sockets
 from nearfar.net.addresses import Address
 from nearfar.net.waker import Waker
 from nearfar.queues import wire
-from nearfar.queues.ends.machine import Close, Connect, ConnectInbox, ConnectLane, EndMachine, Send, State
+from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, ConnectLane, Send
+from nearfar.queues.ends.machine import EndMachine, State
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class EndLoop:
                     log.warning("dropped a malformed message from %s: %s", self._address, str(error)[:200])
         return heard
 
-    def _act(self, action: Connect | ConnectInbox | ConnectLane | Send | Close) -> None:
+    def _act(self, action: Action) -> None:
         match action:
             case Send(envelope):
                 self._send(envelope)

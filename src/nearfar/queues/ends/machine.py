@@ -1,4 +1,4 @@
-"""An end's side of the protocol as a pure machine: sessions, roles, and the sender and receiver in them.
+"""An end's side of the protocol as a pure machine: one session after another, and what outlasts them.
 
 ::
 
@@ -9,62 +9,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
-from nearfar.net.line import Incoming, Outgoing
+from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, Send
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.ends.receiver import Receiver
 from nearfar.queues.ends.sender import Sender
+from nearfar.queues.ends.session import Roles, Session
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message
 
-FAILED = 5
-"""The field of a REPORT that lists what was given up."""
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
-LEASE = 10.0
-"""Seconds of silence after which a session is over, until the host has said its own."""
-LINGER = 0.01
-"""Seconds that news of takes may wait for more of it."""
+IDLE = 3600.0
+"""Seconds until a machine with nothing to do wants to be asked again."""
 
 
 class State(IntEnum):
+    """Of the end as a whole."""
+
     NEW = 0
     GREETING = 1
     OPEN = 2
     CLOSED = 3
-
-
-class Connect(NamedTuple):
-    """An action: close every socket, and open a control socket under this session's name."""
-
-    session: str
-
-
-class ConnectInbox(NamedTuple):
-    """An action: connect to the host's inbox."""
-
-    place: int | str
-
-
-class ConnectLane(NamedTuple):
-    """An action: connect to this end's lane."""
-
-    place: int | str
-
-
-class Send(NamedTuple):
-    """An action: send this, to the inbox if it carries items."""
-
-    envelope: Envelope
-
-
-class Close(NamedTuple):
-    """An action: close every socket for good."""
-
-
-Action = Connect | ConnectInbox | ConnectLane | Send | Close
 
 
 class EndMachine:
@@ -74,38 +41,32 @@ class EndMachine:
         self.name = name
         self.state = State.NEW
         self.refused: str | None = None
-        self.facts: dict[str, Any] = {}
-        """What WELCOME told about the queue."""
-        self.sender = Sender()
-        self.receiver = Receiver()
-        self.superseded: dict[tuple[int, int], int] = {}
-        """What the program took in earlier sessions and still has, by session and position, and the thread
-        that took it: somebody else's by now."""
+        self.session: Session | None = None
+        """The present one, or the last while a new one is sought."""
         self.sessions = 0
-        self.heard = self.greeting_since = 0.0
-        self.over = False
-        self.lost: tuple[str, ...] = ()
-        self.tags: frozenset[str] = frozenset()
-        """Names under which consumers can be addressed now."""
-        self.shut = self.shut_immediately = False
-        self.produces = self.consumes = False
+        self.greeting_since = 0.0
+        self.sender = Sender()
         self.asks = Asks()
-        self._about = about
-        self._tags = list(tags)
-        self._actions: list[Action] = []
+        self.roles = Roles(tags)
         self.leaving = False
-        self._greeted = self._beaten = self._flushed = 0.0
-        self._said_bye = False
-        self._new_lines(LEASE)
+        self._about = about
+        self._actions: list[Action] = []
+        self._greeted = 0.0
 
     @property
-    def session(self) -> str:
+    def session_name(self) -> str:
         return f"{self.name}.{self.sessions}"
 
     @property
-    def lease(self) -> float:
-        """Seconds of silence after which a session is over."""
-        return float(self.facts.get("lease", LEASE))
+    def facts(self) -> dict[str, Any]:
+        """What the host told about the queue; empty before its first welcome."""
+        return self.session.facts if self.session else {}
+
+    @property
+    def receiver(self) -> Receiver:
+        """The present session's; there must have been a welcome."""
+        assert self.session is not None
+        return self.session.receiver
 
     # -- from the program ------------------------------------------------------------------------
 
@@ -114,19 +75,9 @@ class EndMachine:
         if self.state is State.NEW:
             self._begin_session(now)
 
-    def fail(self, position: int) -> None:
-        """The program gives an item up. It may come again, so the end is none until it is told anew."""
-        self.receiver.fail(position)
-        self._failed_since_report = True
-        self.over = False
-
-    def ended(self, *, counted: bool) -> bool:
-        """True if nothing more will come: after a shutdown, or, if `counted`, as every producer has left."""
-        return self.shut_immediately or (self.over and (self.shut or counted))
-
     def leave(self) -> None:
         """Say goodbye once all that was put is sent. Until PART comes, the session goes on."""
-        if self.state is State.NEW or not (self.produces or self.consumes):
+        if self.state is State.NEW or (self.state is State.GREETING and self.sender.handed_over):
             self.abandon()
         elif self.state is not State.CLOSED:
             self.leaving = True
@@ -136,63 +87,38 @@ class EndMachine:
         self.state = State.CLOSED
         self._actions.append(Close())
 
-    # -- from the host ---------------------------------------------------------------------------
+    # -- what happens ----------------------------------------------------------------------------
 
     def receive(self, envelope: Envelope, now: float) -> None:
         """A message came."""
-        number, ack, message = envelope
+        message = envelope.message
         match message.kind:
             case Kind.WELCOME:
                 self._welcome(message, now)
-                return
             case Kind.REFUSED:
                 self.refused = str(message.fields[0])
                 self.abandon()
-                return
             case Kind.STRANGER if self.state is State.OPEN:
                 self._begin_session(now)
-                return
-        if self.state is not State.OPEN:
-            return
-        self.heard = now
-        self._acked = ack
-        self._out.acked(ack, now)
-        self.sender.acked(self._out.sent - len(self._out))
-        if number:
-            self._owes_ack = True
-            for ready in self._in.accept(number, message):
-                _HANDLERS[ready.kind](self, ready)
+            case _ if self.state is State.OPEN and self.session is not None:
+                self.session.hear(envelope, now)
+                if self.session.parted and self.leaving:
+                    self.abandon()
 
     def tick(self, now: float) -> None:
         """Time passed."""
         if self.state is State.GREETING and now - self._greeted >= GREET_EVERY:
             self._greet(now)
-        if self.state is not State.OPEN:
-            return
-        if now - self.heard >= self.lease:
-            self._begin_session(now)
-            return
-        for number, message in self._out.overdue(now):
-            self._actions.append(Send(Envelope(number, self._in.received, message)))
-        if now - self._beaten >= self.lease / 5:
-            self._unnumbered(Message(Kind.BEAT), now)
-        if self.receiver.paused(now):
-            self.receiver.give_back()
+        elif self.state is State.OPEN and self.session is not None:
+            if now - self.session.heard >= self.session.facts["lease"]:
+                self._begin_session(now)
+            else:
+                self.session.tick(now)
 
     def flush(self, now: float) -> list[Action]:
-        """Everything that is to be done: items first, so that questions come after them."""
-        if self.state is State.OPEN:
-            self._join(now)
-            self._put(now)
-            self._report(now)
-            self._ask(now)
-            self._sync(now)
-            if self.leaving and not self._said_bye and self.sender.idle:
-                self._said_bye = True
-                self._send(Message(Kind.BYE), now)
-            if self._owes_ack:
-                self._unnumbered(Message(Kind.BEAT), now)
-        self._flushed = now
+        """Everything that is to be done."""
+        if self.state is State.OPEN and self.session is not None:
+            self._actions += self.session.flush(now, leaving=self.leaving)
         actions, self._actions = self._actions, []
         return actions
 
@@ -200,16 +126,10 @@ class EndMachine:
         """When `tick` and `flush` are wanted next."""
         if self.state is State.GREETING:
             return self._greeted + GREET_EVERY
-        if self.state is not State.OPEN:
-            return now + 3600.0
-        times = [self._beaten + self.lease / 5, self.heard + self.lease]
-        if (overdue := self._out.deadline()) is not None:
-            times.append(overdue)
-        if self.receiver.unreported():
-            times.append(self._flushed + LINGER)
-        if (pause := self.receiver.deadline()) is not None:
-            times.append(pause)
-        return min(times)
+        if self.state is State.OPEN and self.session is not None:
+            silent = self.session.heard + float(self.session.facts["lease"])
+            return min(silent, self.session.deadline())
+        return now + IDLE
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -217,180 +137,25 @@ class EndMachine:
         if self.state is not State.GREETING:
             self.greeting_since = now
         self.state = State.GREETING
-        self._give_up_items(now)
         self.sessions += 1
-        self._actions.append(Connect(self.session))
+        self._actions.append(Connect(self.session_name))
         self._greet(now)
-
-    def _give_up_items(self, now: float) -> None:
-        """The session is over, and what was lent in it is lent to others: what is said of it comes too late."""
-        for position, holder in self.receiver.hands.items():
-            self.superseded[self.sessions, position] = holder
-        unheard = [message for _, message in self._out.unacked() if message.kind is Kind.REPORT]
-        while (message := self.receiver.report(now)) is not None:
-            unheard.append(message)
-        late = sum(map(_settlements, unheard))
-        if late:
-            self.asks.tell("late", late)
-        self.receiver = Receiver(waiters=self.receiver.waiters)
 
     def _greet(self, now: float) -> None:
         self._greeted = now
-        self._actions.append(Send(Envelope(0, 0, Message(Kind.HELLO, (VERSION, self.name, self._about)))))
+        hello = Message(Kind.HELLO, (VERSION, self.name, self._about))
+        self._actions.append(Send(Envelope(0, 0, hello)))
 
     def _welcome(self, message: Message, now: float) -> None:
-        session, facts = message.fields
-        if self.state is not State.GREETING or session != self.session:
+        name, facts = message.fields
+        if self.state is not State.GREETING or name != self.session_name:
             return
         self.state = State.OPEN
-        self.facts = facts
-        self.heard = self._beaten = now
-        self.shut = bool(facts["shut"])
-        self.over = False
-        self._new_lines(self.lease)
-        self.receiver = Receiver(
-            trusted=bool(facts["trusted"]), waiters=self.receiver.waiters, session=self.sessions
-        )
-        self.sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
-        self.sender.admit()
-        self.asks.again()
+        waiters = 0
+        if self.session is not None:
+            waiters = self.session.receiver.waiters
+            superseded = self.session.receiver.untold()
+            if superseded and facts["epoch"] == self.facts["epoch"]:
+                self.asks.add(Kind.ASK, "late", superseded)
+        self.session = Session(facts, self.sender, self.asks, self.roles, waiters, now)
         self._actions.append(ConnectInbox(facts["inbox"]))
-
-    def _new_lines(self, lease: float) -> None:
-        self._out: Outgoing[Message] = Outgoing(lease / 10)
-        self._in: Incoming[Message] = Incoming()
-        self._owes_ack = False
-        self._said_bye = False
-        self._joined = (False, False)
-        self._lane_ask = 0
-        self._lane_open = False
-        self._told_need: tuple[int, int] | None = None
-        self._rounds: list[tuple[int, bool]] = []
-        self._acked = self._last_failure = 0
-        self._failed_since_report = False
-
-    def _join(self, now: float) -> None:
-        if self.consumes and not self._lane_ask:
-            self._lane_ask = self.asks.add(Kind.ASK, "lane")
-        roles = (self.produces, self._lane_open)
-        if roles != self._joined:
-            self._joined = roles
-            self._send(Message(Kind.JOIN, (*roles, self._tags)), now)
-
-    # -- items and questions out -----------------------------------------------------------------
-
-    def _put(self, now: float) -> None:
-        if not self.produces:
-            return
-        for message in self.sender.messages():
-            number = self._send(message, now)
-            self.sender.sent(number, len(message.body or b""))
-        need = self.sender.need()
-        if need is not None and need != self._told_need:
-            self._send(Message(Kind.NEED, (*need, 0)), now)
-        self._told_need = need
-
-    def _report(self, now: float) -> None:
-        if self._lane_open:
-            while (message := self.receiver.report(now)) is not None:
-                number = self._send(message, now)
-                if message.fields[FAILED]:
-                    self._last_failure = number
-                    self._failed_since_report = False
-
-    def _ask(self, now: float) -> None:
-        for ask, kind, what, argument in self.asks.unsent(lane=self._lane_open):
-            if kind is Kind.ASK:
-                self._send(Message(Kind.ASK, (ask, what, argument)), now)
-            elif kind is Kind.NEED:
-                self._send(Message(Kind.NEED, (*(self.sender.need() or (0, 0)), ask)), now)
-                self._told_need = None  # a "no" makes the host forget it
-            elif (report := self.receiver.report(now, ask)) is not None:
-                self._send(report, now)
-
-    def _sync(self, now: float) -> None:
-        """Answer a round: all that went before, this end has told by now."""
-        rounds, self._rounds = self._rounds, []
-        for number, recall in rounds:
-            if recall and self.receiver.buffered > self.receiver.waiters:
-                self.receiver.give_back()
-                self._report(now)
-            spare = self.sender.spare() if recall and not self.sender.entries else (0, 0)
-            self._send(Message(Kind.SYNCED, (number, *spare)), now)
-
-    def _send(self, message: Message, now: float) -> int:
-        number = self._out.send(message, now)
-        self._actions.append(Send(Envelope(number, self._in.received, message)))
-        self._owes_ack = False
-        return number
-
-    def _unnumbered(self, message: Message, now: float) -> None:
-        self._beaten = now
-        self._owes_ack = False
-        self._actions.append(Send(Envelope(0, self._in.received, message)))
-
-    # -- words of the host -----------------------------------------------------------------------
-
-    def _lend(self, message: Message) -> None:
-        position, count, attempt = message.fields
-        self.receiver.lend(position, count, attempt, message.body or b"")
-        if self.shut_immediately:
-            self.receiver.give_back()
-
-    def _room(self, message: Message) -> None:
-        self.sender.gain(*message.fields)
-        self.sender.admit()
-
-    def _settled(self, message: Message) -> None:
-        self.sender.settle(message.fields[0])
-
-    def _asked_to_sync(self, message: Message) -> None:
-        self._rounds.append((message.fields[0], message.fields[1]))
-
-    def _answer(self, message: Message) -> None:
-        ask, value = message.fields
-        if ask == self._lane_ask:
-            self._lane_open = True
-            self._actions.append(ConnectLane(value))
-        self.asks.answer(ask, value)
-
-    def _told_over(self, message: Message) -> None:
-        if not self._failed_since_report and self._last_failure <= self._acked:
-            self.over = message.fields[0]
-        self.lost = tuple(message.fields[1])
-
-    def _told_shut(self, message: Message) -> None:
-        self.shut = True
-        if message.fields[0]:
-            self.shut_immediately = True
-            self.receiver.give_back()
-
-    def _told_tags(self, message: Message) -> None:
-        self.tags = frozenset(message.fields[0])
-
-    def _part(self, message: Message) -> None:
-        if self.leaving:
-            self.abandon()
-
-
-def _settlements(report: Message) -> int:
-    """Of how many items a REPORT says that they are done or given up."""
-    _, _, _, _, done, failed, _, _, answers = report.fields
-    return len(answers) + sum(int(last - first + 1) for first, last in (*done, *failed))
-
-
-def _ignore(machine: EndMachine, message: Message) -> None:
-    """A word that only an end says."""
-
-
-_HANDLERS: dict[Kind, Callable[[EndMachine, Message], None]] = dict.fromkeys(Kind, _ignore) | {
-    Kind.LEND: EndMachine._lend,
-    Kind.ROOM: EndMachine._room,
-    Kind.SETTLED: EndMachine._settled,
-    Kind.SYNC: EndMachine._asked_to_sync,
-    Kind.ANSWER: EndMachine._answer,
-    Kind.OVER: EndMachine._told_over,
-    Kind.SHUT: EndMachine._told_shut,
-    Kind.PART: EndMachine._part,
-    Kind.TAGS: EndMachine._told_tags,
-}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
 from nearfar.net import codec
-from nearfar.queues.wire import MOST_RANGES, Kind, Message, share_of_answers
+from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES, Kind, Message, share_of_answers
 
 AHEAD = 0.02
 """Seconds of the program's work that may lie in the buffer."""
@@ -30,8 +30,6 @@ class Taken(NamedTuple):
     position: int
     item: Any
     attempt: int
-    session: int = 0
-    """Which session of its end the position belongs to."""
 
 
 @dataclass(slots=True)
@@ -51,12 +49,13 @@ class Receiver:
 
     trusted: bool = False
     taken: int = 0
+    closed: bool = False
+    """The host is to lend nothing, whoever waits."""
     waiters: int = 0
     """Items that calls of the program wait for now."""
     buffered: int = 0
     hands: dict[int, int] = field(default_factory=dict)
     """The positions in the program's hands, oldest first, and the thread that took each."""
-    session: int = 0
     _buffer: deque[Loan] = field(default_factory=deque)
     _last: int = 0
     _done: list[list[int]] = field(default_factory=list)
@@ -102,9 +101,10 @@ class Receiver:
         self._busy_since = now
         if isinstance(item, _Unreadable):
             _extend(self._unreadable, position)
-            raise item.error.__cause__ or item.error
+            unpickling = isinstance(item.error, ItemError) and item.error.__cause__
+            raise unpickling or item.error
         self.hands[position] = thread
-        return Taken(position, item, loan.attempt, self.session)
+        return Taken(position, item, loan.attempt)
 
     def next_is_unreadable(self) -> bool:
         """True if the next `take` is going to raise."""
@@ -116,13 +116,35 @@ class Receiver:
         return isinstance(loan.items[0], _Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
-        """The program is done with an item; a position no longer in its hands is ignored."""
+        """The program is done with an item; a position no longer in its hands is ignored.
+
+        Raises `ItemError` for an answer that is too long to send; the item then stays in hand.
+        """
+        if answer is not None and len(answer) > LONGEST_ANSWER:
+            raise ItemError(
+                f"an answer of {len(answer)} bytes is too long: at most {LONGEST_ANSWER} can travel"
+            )
         if self.hands.pop(position, None) is None:
             return
         if answer is None:
             _extend(self._done, position)
         else:
             self._answers.append([position, answer])
+
+    def done_by(self, holder: int | None) -> None:
+        """All that `holder` took is done; None: all but what holder 0 took."""
+        for position in [p for p, h in self.hands.items() if h == holder or (holder is None and h)]:
+            self.done(position)
+
+    def done_oldest(self, holder: int) -> bool:
+        """The oldest item of `holder`, or else of anyone but holder 0, is done; False if there is none."""
+        mine = (p for p, h in self.hands.items() if h == holder)
+        anyones = (p for p, h in self.hands.items() if h)
+        oldest = next(mine, None) or next(anyones, None)
+        if oldest is None:
+            return False
+        self.done(oldest)
+        return True
 
     def fail(self, position: int) -> None:
         """The program gives an item up."""
@@ -140,17 +162,28 @@ class Receiver:
 
     def window(self, now: float) -> int:
         """How many items may lie in the buffer."""
+        if self.closed:
+            return 0
         if now - self._busy_since >= PAUSE:
             return self.waiters
         return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace, 1e-6))))
+
+    def untold(self) -> int:
+        """How many items the program took that the host was not told the end of."""
+        ended = sum(last - first + 1 for rows in (self._done, self._failed) for first, last in rows)
+        return len(self.hands) + ended + len(self._answers)
 
     def unreported(self) -> int:
         """How many takes the host has not been told of."""
         return self.taken - self._told_taken
 
+    def idle_items(self) -> bool:
+        """True if more lies in the buffer than the program waits for."""
+        return self.buffered > self.waiters
+
     def paused(self, now: float) -> bool:
         """True if the program stopped taking: what it does not wait for belongs to others."""
-        return now - self._busy_since >= PAUSE and self.buffered > self.waiters
+        return now - self._busy_since >= PAUSE and self.idle_items()
 
     def deadline(self) -> float | None:
         """When the window shrinks because the program paused; None when there is nothing to shrink."""
@@ -186,12 +219,10 @@ class Receiver:
 
     def _read_singly(self, loan: Loan) -> list[Any]:
         items: list[Any] = []
-        body = loan.body
+        bodies = codec.split(loan.body)
         for _ in range(loan.count):
             try:
-                at = codec.cut(body, 1)
-                one, body = body[:at], body[at:]
-                items += codec.decode(one, 1, trusted=self.trusted)
+                items += codec.decode(next(bodies, b""), 1, trusted=self.trusted)
             except (ItemError, ProtocolError, Untrusted) as error:
                 items.append(_Unreadable(error))
         return items

@@ -13,7 +13,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
 from nearfar.net import codec
 from nearfar.queues.wire import Kind, Message
@@ -48,28 +47,28 @@ class Batch:
     open: list[tuple[int, int]]
     """The ranges of numbers that are not settled."""
 
-    def settle(self, first: int, last: int) -> None:
-        pieces = []
+    def settle(self, first: int, last: int) -> int:
+        """Items `first` to `last` are settled; tells how many of them had not been."""
+        pieces, settled = [], 0
         for start, stop in self.open:
-            if last < start or stop < first:
+            low, high = max(start, first), min(stop, last)
+            if low > high:
                 pieces.append((start, stop))
                 continue
-            if start < first:
-                pieces.append((start, first - 1))
-            if last < stop:
-                pieces.append((last + 1, stop))
+            settled += high - low + 1
+            if start < low:
+                pieces.append((start, low - 1))
+            if high < stop:
+                pieces.append((high + 1, stop))
         self.open = pieces
+        return settled
 
     def items(self) -> Iterator[tuple[int, bytes]]:
         """The items that are not settled, with their numbers."""
-        body, number = memoryview(self.body), self.first
+        items = list(codec.split(self.body))
         for start, stop in self.open:
-            body = body[codec.cut(bytes(body), start - number) :]
             for number in range(start, stop + 1):
-                at = codec.cut(bytes(body), 1)
-                yield number, bytes(body[:at])
-                body = body[at:]
-            number = stop + 1
+                yield number, items[number - self.first]
 
 
 @dataclass(slots=True)
@@ -98,6 +97,9 @@ class Sender:
     _fresh: deque[tuple[int, bytes, str | None]] = field(default_factory=deque)
     _batches: dict[int, Batch] = field(default_factory=dict)
     _firsts: list[int] = field(default_factory=list)
+    """The keys of `_batches`, which rise."""
+    _waiting: int = 0
+    """Items in `entries`."""
     _room: tuple[int, int] = (0, 0)
     _received: tuple[int, int] = (0, 0)
     _unstored: deque[tuple[int, int]] = field(default_factory=deque)
@@ -112,18 +114,26 @@ class Sender:
     def unsettled(self) -> int:
         return self.last - self.settled
 
+    @property
+    def handed_over(self) -> bool:
+        """True if a host has, or had, everything that was put."""
+        return self.idle and not self._unstored
+
     # -- from the program ------------------------------------------------------------------------
 
     def put(self, entry: Entry) -> None:
         """Queue the items of `entry` behind those that wait already."""
         self.entries.append(entry)
+        self._waiting += len(entry.items)
         self.admit()
 
     def withdraw(self, entry: Entry) -> None:
-        """Take back what was not admitted of `entry`."""
+        """Take back what was not admitted of `entry`; those behind it may be smaller, and fit."""
         if entry.items:
             self.entries.remove(entry)
+            self._waiting -= len(entry.items)
             entry.items.clear()
+            self.admit()
 
     def admit(self) -> None:
         """Let in what there is room for."""
@@ -137,6 +147,7 @@ class Sender:
                 if not self._fits(len(entry.items[0])):
                     return
                 item = entry.items.popleft()
+                self._waiting -= 1
                 self._use_room(len(item))
                 self.last += 1
                 entry.admitted += 1
@@ -150,14 +161,14 @@ class Sender:
         """The room to ask for, as totals since the session began; None when nothing waits."""
         if not self.bounded:
             return None
-        waiting = (item for _, item, _ in self._again) if self._again else self._waiting()
-        sizes = [len(item) for item in islice(waiting, MOST_ASKED)]
-        if not sizes:
-            return None
+        items, size = len(self._again) + self._waiting, 0
         if self.bounded_bytes:
-            sizes = list(_first_share(sizes, self.bounded_bytes // 4))
-        items = max(0, len(sizes) - self._room[0])
-        size = max(0, sum(sizes) - self._room[1])
+            sizes = list(_first_share(self._sizes(), self.bounded_bytes // 4))
+            items, size = len(sizes), sum(sizes)
+        if not items:
+            return None
+        items = max(0, min(items, MOST_ASKED) - self._room[0])
+        size = max(0, size - self._room[1])
         return (self._received[0] + items, self._received[1] + size)
 
     def messages(self) -> Iterator[Message]:
@@ -165,29 +176,32 @@ class Sender:
         while self._fresh:
             first, item, to = self._fresh.popleft()
             parts, size = [item], len(item)
-            while self._fresh and len(parts) < BATCH_ITEMS and size < BATCH_BYTES:
+            while self._fresh and len(parts) < BATCH_ITEMS:
                 number, item, other = self._fresh[0]
-                if number != first + len(parts) or other != to:
+                if number != first + len(parts) or other != to or size + len(item) > BATCH_BYTES:
                     break
                 self._fresh.popleft()
                 parts.append(item)
                 size += len(item)
             count = len(parts)
-            body = b"".join(parts) if count > 1 else parts[0]
-            self._keep(Batch(first, count, body, to, [(first, first + count - 1)]))
+            body = b"".join(parts)
+            self._firsts.append(first)
+            self._batches[first] = Batch(first, count, body, to, [(first, first + count - 1)])
             yield Message(Kind.PUT, (first, count, to), body)
 
     def sent(self, line_number: int, size: int) -> None:
-        """A PUT went out as message `line_number` of the line."""
+        """A PUT of `size` bytes went out as message `line_number` of the line."""
         self._unstored.append((line_number, size))
-        self._unstored_bytes += size
 
     # -- from the host ---------------------------------------------------------------------------
 
     def acked(self, line_number: int) -> None:
         """The host has every message of the line up to `line_number`."""
+        if not self._unstored or self._unstored[0][0] > line_number:
+            return
         while self._unstored and self._unstored[0][0] <= line_number:
             self._unstored_bytes -= self._unstored.popleft()[1]
+        self.admit()
 
     def gain(self, items: int, size: int) -> None:
         """The host granted more room."""
@@ -202,11 +216,10 @@ class Sender:
         return room
 
     def settle(self, rows: Iterable[tuple[int, int, int, bytes | None]]) -> None:
-        """The host says what became of items: (first, count, outcome, answer)."""
+        """The host says what became of items, perhaps again: (first, count, outcome, answer)."""
         for first, count, outcome, answer in rows:
-            if outcome:
+            if self._settle(first, first + count - 1) and outcome:
                 self.outcomes.append(Settled(first, count, outcome, answer))
-            self._settle(first, first + count - 1)
 
     def begin(self, stored: int, *, maxsize: int, maxbytes: int) -> None:
         """A new session: the host has, or had, everything up to number `stored`; the rest goes again."""
@@ -215,14 +228,13 @@ class Sender:
         self._room = self._received = (0, 0)
         self._unstored.clear()
         self._unstored_bytes = 0
-        again: list[tuple[int, bytes, str | None]] = []
-        for first in list(self._firsts):
-            batch = self._batches[first]
-            if first + batch.count - 1 > stored:
-                again += [(number, item, batch.to) for number, item in batch.items()]
-                self._drop(first)
-        again += [*self._fresh, *self._again]
+        again = [*self._fresh, *self._again]
         self._fresh.clear()
+        for batch in list(self._batches.values()):
+            if batch.first + batch.count - 1 > stored:
+                again += [(number, item, batch.to) for number, item in batch.items()]
+                del self._batches[batch.first]
+        self._firsts = list(self._batches)
         self._again = deque(sorted(again))
 
     # -- inside ----------------------------------------------------------------------------------
@@ -234,40 +246,35 @@ class Sender:
             return True
         return self._room[0] > 0 and (not self.bounded_bytes or self._room[1] >= size)
 
-    def _waiting(self) -> Iterator[bytes]:
+    def _sizes(self) -> Iterator[int]:
+        for _, item, _ in self._again:
+            yield len(item)
         for entry in self.entries:
-            yield from entry.items
+            yield from map(len, entry.items)
 
     def _use_room(self, size: int) -> None:
+        self._unstored_bytes += size
         if self.bounded:
             self._room = (self._room[0] - 1, self._room[1] - size if self.bounded_bytes else 0)
 
-    def _keep(self, batch: Batch) -> None:
-        if self._firsts and batch.first < self._firsts[-1]:
-            self._firsts.insert(bisect_right(self._firsts, batch.first), batch.first)
-        else:
-            self._firsts.append(batch.first)
-        self._batches[batch.first] = batch
-
-    def _drop(self, first: int) -> None:
-        del self._batches[first]
-        del self._firsts[bisect_right(self._firsts, first) - 1]
-
-    def _settle(self, first: int, last: int) -> None:
-        index = max(0, bisect_right(self._firsts, first) - 1)
-        touched = []
-        while index < len(self._firsts) and self._firsts[index] <= last:
-            touched.append(self._batches[self._firsts[index]])
-            index += 1
-        for batch in touched:
-            before = sum(stop - start + 1 for start, stop in batch.open)
-            batch.settle(first, last)
-            self.settled += before - sum(stop - start + 1 for start, stop in batch.open)
-            if not batch.open:
-                self._drop(batch.first)
+    def _settle(self, first: int, last: int) -> int:
+        """Settle what is open of items `first` to `last`; tells how many there were."""
+        start = max(0, bisect_right(self._firsts, first) - 1)
+        stop = bisect_right(self._firsts, last)
+        settled, still_open = 0, []
+        for number in self._firsts[start:stop]:
+            batch = self._batches[number]
+            settled += batch.settle(first, last)
+            if batch.open:
+                still_open.append(number)
+            else:
+                del self._batches[number]
+        self._firsts[start:stop] = still_open
+        self.settled += settled
+        return settled
 
 
-def _first_share(sizes: list[int], most: int) -> Iterator[int]:
+def _first_share(sizes: Iterable[int], most: int) -> Iterator[int]:
     """At least the first of `sizes`, and as many as `most` bytes and a batch allow."""
     total = 0
     for index, size in enumerate(sizes):

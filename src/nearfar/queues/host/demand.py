@@ -9,6 +9,9 @@ from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.host.runs import Run
 from nearfar.queues.wire import Kind, Message
 
+MOST_NAMES = 1000
+"""Lost producers that one message names."""
+
 
 class Demand:
     """Lends in turn, so that a run is spread over those who wait."""
@@ -78,7 +81,7 @@ class Demand:
             over = finished and self._ledger.over(session)
             if over is not peer.told_over:
                 peer.told_over = over
-                self._desk.send(peer, Kind.OVER, over, list(self._ledger.lost), now=now)
+                self._desk.send(peer, Kind.OVER, over, self._ledger.lost[:MOST_NAMES], now=now)
 
     def _lend_to(self, session: str, now: float) -> bool:
         """Lend to one consumer what waits for it, up to its window; tells whether anything was."""

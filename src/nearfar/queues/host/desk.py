@@ -26,7 +26,7 @@ class Desk:
         message = Message(kind, fields, body)
         number = peer.out.send(message, now)
         self.actions.append(Send(peer.session, Envelope(number, peer.inbox.received, message)))
-        peer.owes_ack = False
+        peer.voice.spoke(now)
 
     def send_unnumbered(self, session: str, kind: Kind, *fields: Any, ack: int = 0) -> None:
         """Send one of the words that open, keep and end a session."""

@@ -13,86 +13,11 @@ The queue's size is WAITING and LENT: what was put and no program has taken. Cos
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import IntEnum
 
-from nearfar.queues.host.leases import Leases
+from nearfar.queues.host.records import Consumer, DeadLetter, News, Outcome, Producer, State
 from nearfar.queues.host.runs import Run, Shelf
 
 DEAD_LETTERS_KEPT = 10_000
-
-
-class Outcome(IntEnum):
-    """What became of an item, as its producer is told."""
-
-    DONE = 0
-    ANSWERED = 1
-    DEAD = 2
-    UNDELIVERABLE = 3
-    DROPPED = 4
-
-
-class State(IntEnum):
-    """A producer's: may it still put?"""
-
-    OPEN = 0
-    GONE = 1
-    """It said goodbye."""
-    LOST = 2
-    """It died, or fell silent, before it said goodbye."""
-
-
-@dataclass(slots=True)
-class News:
-    """What a producer has not been told yet: `count` items from `first` on came to this end."""
-
-    first: int
-    count: int
-    outcome: Outcome
-    answer: bytes | None = None
-
-
-@dataclass(slots=True)
-class Producer:
-    """One producer, for as long as the queue lives: its numbers outlast its connections."""
-
-    name: str
-    state: State = State.OPEN
-    stored: int = 0
-    """The number of its last item that was stored."""
-    granted: tuple[int, int] = (0, 0)
-    """Items and bytes it may still put under the bound."""
-    news: list[News] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Consumer:
-    """One consumer's session."""
-
-    name: str
-    tags: frozenset[str]
-    leases: Leases = field(default_factory=Leases)
-    window_items: int = 0
-    window_bytes: int = 0
-
-    @property
-    def hungry(self) -> bool:
-        """True if it may be lent something now. One item may always be larger than the window."""
-        leases = self.leases
-        if not leases.untaken_items:
-            return self.window_items > 0
-        return leases.untaken_items < self.window_items and leases.untaken_bytes < self.window_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Items put aside."""
-
-    count: int
-    body: bytes
-    producer: str
-    attempts: int
-    history: tuple[str, ...]
 
 
 class Ledger:
@@ -117,7 +42,10 @@ class Ledger:
         self.stored = self.settled = self.died = self.dropped = self.undeliverable = self.late = 0
         self._shelf = Shelf()
         self._addressed: dict[str, Shelf] = {}
-        self._untaken_items = self._untaken_bytes = 0
+        self.size = self.size_bytes = 0
+        """Items put and not taken, what `qsize` answers; and their bytes."""
+        self.shared_tags: list[str] = []
+        """The tags under which consumers can be addressed, besides their own names."""
         self._granted_items = self._granted_bytes = 0
         self._open = 0
 
@@ -127,20 +55,6 @@ class Ledger:
     def unsettled(self) -> int:
         """Items stored that have come to no end yet."""
         return self.stored - self.settled - self.died - self.dropped - self.undeliverable
-
-    @property
-    def waiting(self) -> int:
-        return self._shelf.items + sum(shelf.items for shelf in self._addressed.values())
-
-    @property
-    def size(self) -> int:
-        """Items put and not taken: what `qsize` answers."""
-        return self.waiting + self._untaken_items
-
-    @property
-    def size_bytes(self) -> int:
-        addressed = sum(shelf.bytes for shelf in self._addressed.values())
-        return self._shelf.bytes + addressed + self._untaken_bytes
 
     def anything_for_anyone(self) -> bool:
         """True if an item waits that any consumer may have."""
@@ -186,10 +100,7 @@ class Ledger:
         producer.stored = first + count - 1
         run = Run(name, first, count, body, self.stored + 1, to)
         self.stored += count
-        if to is not None and not self.bearers.get(to):
-            self._undeliverable(run)
-        else:
-            self._shelve(run)
+        self._shelve(run)
         return True
 
     def revoke(self, name: str) -> None:
@@ -214,6 +125,7 @@ class Ledger:
         consumer = self.consumers[name] = Consumer(name, tags | {name})
         for tag in consumer.tags:
             self.bearers.setdefault(tag, set()).add(name)
+        self._note_tags()
         return consumer
 
     def lend(self, name: str) -> tuple[int, Run] | None:
@@ -226,8 +138,6 @@ class Ledger:
         run = shelf.take(
             consumer.window_items - leases.untaken_items, consumer.window_bytes - leases.untaken_bytes
         )
-        self._untaken_items += run.count
-        self._untaken_bytes += len(run.body)
         return leases.lend(run), run
 
     def took(self, name: str, upto: int) -> None:
@@ -235,8 +145,8 @@ class Ledger:
         leases = self.consumers[name].leases
         items, size = leases.untaken_items, leases.untaken_bytes
         leases.take(upto)
-        self._untaken_items -= items - leases.untaken_items
-        self._untaken_bytes -= size - leases.untaken_bytes
+        self.size -= items - leases.untaken_items
+        self.size_bytes -= size - leases.untaken_bytes
 
     def settle(self, name: str, first: int, last: int, answer: bytes | None = None) -> None:
         """The consumer is done with positions `first` to `last`; those it no longer holds are late."""
@@ -274,25 +184,19 @@ class Ledger:
         was never taken is no attempt.
         """
         consumer = self.consumers[name]
-        suspect = consumer.leases.taken + 1
-        for position, run in list(consumer.leases):
-            if cleanly and position > consumer.leases.taken:
-                self.give_back(name, position, position + run.count - 1)
-            elif position <= suspect < position + run.count - 1:
-                self.fail(name, position, suspect, why, guilty=not cleanly)
-                self.fail(name, suspect + 1, position + run.count - 1, why, guilty=False)
-            else:
-                guilty = position <= suspect and not cleanly
-                self.fail(name, position, position + run.count - 1, why, guilty=guilty)
+        held, last = consumer.leases.taken, consumer.leases.last
+        if cleanly:
+            self.give_back(name, held + 1, last)
+        for run in self._remove(name, 1, held + 1):
+            self._again(run, why, guilty=not cleanly)
+        for run in self._remove(name, 1, last):
+            self._again(run, why, guilty=False)
         del self.consumers[name]
         for tag in consumer.tags:
             self.bearers[tag].discard(name)
             if not self.bearers[tag]:
                 self._forget(tag)
-
-    def shared_tags(self) -> list[str]:
-        """The tags under which consumers can be addressed, besides their own names."""
-        return sorted(tag for tag in self.bearers if tag not in self.consumers)
+        self._note_tags()
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -302,7 +206,7 @@ class Ledger:
         if immediate:
             self._drops = True
             for shelf in (self._shelf, *self._addressed.values()):
-                for run in shelf.clear():
+                for run in self._clear(shelf):
                     self._drop(run)
 
     def finished(self) -> bool:
@@ -319,7 +223,7 @@ class Ledger:
         """
         if self.shut:
             return self.size == 0
-        return self.finished() and self.unsettled == self.consumers[name].leases.in_hand()
+        return self.finished() and self.unsettled == self.consumers[name].leases.held_items
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -335,12 +239,22 @@ class Ledger:
     def _shelve(self, run: Run) -> None:
         if self._drops:
             self._drop(run)
-        elif run.to is None:
-            self._shelf.add(run)
+            return
+        if run.to is None:
+            shelf = self._shelf
         elif self.bearers.get(run.to):
-            self._addressed.setdefault(run.to, Shelf()).add(run)
+            shelf = self._addressed.setdefault(run.to, Shelf())
         else:
             self._undeliverable(run)
+            return
+        shelf.add(run)
+        self.size += run.count
+        self.size_bytes += len(run.body)
+
+    def _clear(self, shelf: Shelf) -> list[Run]:
+        self.size -= shelf.items
+        self.size_bytes -= shelf.bytes
+        return shelf.clear()
 
     def _next_shelf(self, tags: frozenset[str]) -> Shelf | None:
         shelves = [self._shelf] if self._shelf else []
@@ -352,8 +266,8 @@ class Ledger:
         leases = self.consumers[name].leases
         items, size = leases.untaken_items, leases.untaken_bytes
         runs = leases.remove(first, last)
-        self._untaken_items -= items - leases.untaken_items
-        self._untaken_bytes -= size - leases.untaken_bytes
+        self.size -= items - leases.untaken_items
+        self.size_bytes -= size - leases.untaken_bytes
         return runs
 
     def _again(self, run: Run, why: str, guilty: bool) -> None:
@@ -369,8 +283,11 @@ class Ledger:
 
     def _forget(self, tag: str) -> None:
         del self.bearers[tag]
-        for run in self._addressed.pop(tag, Shelf()).clear():
+        for run in self._clear(self._addressed.pop(tag, Shelf())):
             self._undeliverable(run)
+
+    def _note_tags(self) -> None:
+        self.shared_tags = sorted(self.bearers.keys() - self.consumers.keys())
 
     def _undeliverable(self, run: Run) -> None:
         self.undeliverable += run.count
@@ -378,15 +295,6 @@ class Ledger:
 
     def _tell(self, run: Run, outcome: Outcome, answer: bytes | None) -> None:
         producer = self.producers[run.producer]
-        if producer.state is State.GONE:
-            return
-        self.newsworthy.add(run.producer)
-        last = producer.news[-1] if producer.news else None
-        if (
-            last is not None
-            and outcome is last.outcome is Outcome.DONE
-            and last.first + last.count == run.first
-        ):
-            last.count += run.count
-        else:
-            producer.news.append(News(run.first, run.count, outcome, answer))
+        if producer.state is not State.GONE:
+            self.newsworthy.add(run.producer)
+            producer.note(News(run.first, run.count, outcome, answer))

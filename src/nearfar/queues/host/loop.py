@@ -63,14 +63,14 @@ class Host:
         self._inbox = sockets.make(zmq.PULL)
         try:
             self.address = sockets.bind(self._control, address)
-            inbox = sockets.bind_in(self._inbox, self.address, ports, ".inbox")
+            self._inbox_place = sockets.bind_in(self._inbox, self.address, ports, ".inbox")
         except AddressError:
             self._control.close()
             self._inbox.close()
             raise
         about = {
             "epoch": secrets.token_hex(8),
-            "inbox": inbox,
+            "inbox": self._inbox_place,
             "maxsize": ledger.maxsize,
             "maxbytes": ledger.maxbytes,
             "lease": lease,
@@ -86,6 +86,8 @@ class Host:
         for source in (self._control, self._inbox, self._waker.fileno()):
             self._poller.register(source, zmq.POLLIN)
         self._closing: float | None = None
+        self._next_tick = 0.0
+        self._soon = lease / 100
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"nearfar-host-{self.address}", daemon=True)
         self._thread.start()
@@ -111,8 +113,12 @@ class Host:
                     self._read(events)
                     self._see_deaths(events)
                     now = time.monotonic()
-                    self._machine.tick(now)
+                    if now >= self._next_tick or not events:
+                        self._machine.tick(now)
+                        self._next_tick = self._machine.deadline(now)
                     self._act(now)
+                    if events:  # what came may be due before anything that was known
+                        self._next_tick = min(self._next_tick, now + self._soon)
         finally:
             self._close_everything()
 
@@ -123,7 +129,7 @@ class Host:
 
     def _patience(self) -> int:
         now = time.monotonic()
-        deadline = self._machine.deadline(now)
+        deadline = self._next_tick
         if self._closing is not None:
             deadline = min(deadline, self._closing)
         return max(0, int((deadline - now) * 1000) + 1)
@@ -202,12 +208,12 @@ class Host:
         if lane is not None:
             if lane.socket in self._poller:
                 self._poller.unregister(lane.socket)
-            lane.socket.close()
+            sockets.close_bound(lane.socket, self.address, lane.place)
 
     def _close_everything(self) -> None:
         for lane in self._lanes.values():
-            lane.socket.close()
-        self._control.close()
-        self._inbox.close()
+            sockets.close_bound(lane.socket, self.address, lane.place)
+        sockets.close_bound(self._inbox, self.address, self._inbox_place)
+        sockets.close_bound(self._control, self.address)
         self._watch.close()
         self._waker.close()

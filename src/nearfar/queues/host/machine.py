@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nearfar.net.line import Outgoing
+from nearfar.net.line import Outgoing, Voice
 from nearfar.queues.host.demand import Demand
 from nearfar.queues.host.desk import Desk
 from nearfar.queues.host.ledger import Ledger
@@ -39,7 +39,7 @@ class HostMachine:
         self._supply = Supply(self._desk, ledger, self._rounds)
         self._demand = Demand(self._desk, ledger, self._rounds)
         self._questions = Questions(self._desk, ledger, self._rounds)
-        self._heard_from: dict[str, None] = {}
+        self._heard_from: dict[str, Peer] = {}
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -56,13 +56,13 @@ class HostMachine:
             return
         peer = self.peers.get(session)
         if peer is None:
-            self._desk.send_unnumbered(session, Kind.STRANGER)
+            self._refuse(session, message)
             return
         peer.heard = now
         peer.out.acked(ack, now)
-        peer.owes_ack = True
-        self._heard_from[session] = None
         if number:
+            peer.voice.heard(now, len(message.body or b""))
+            self._heard_from[session] = peer
             for ready in peer.inbox.accept(number, message):
                 if self.peers.get(session) is peer:
                     self._handle(peer, ready, now)
@@ -82,6 +82,7 @@ class HostMachine:
             for number, message in peer.out.overdue(now):
                 envelope = Envelope(number, peer.inbox.received, message)
                 self._desk.actions.append(Send(peer.session, envelope))
+            self._beat(peer, now)
         self._rounds.expire(now)
 
     def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
@@ -98,24 +99,27 @@ class HostMachine:
         self._supply.tell_news(now)
         self._supply.tell_tags(now)
         self._demand.tell_over(now)
-        for session in self._heard_from:
-            peer = self.peers.get(session)
-            if peer is not None and peer.owes_ack:
-                self._desk.send_unnumbered(session, Kind.BEAT, ack=peer.inbox.received)
-                peer.owes_ack = False
+        for peer in self._heard_from.values():
+            self._beat(peer, now)
         self._heard_from.clear()
         actions, self._desk.actions = self._desk.actions, []
         return actions
 
     def deadline(self, now: float) -> float:
         """When `tick` is wanted next."""
-        beat = now + self._lease / 5
-        lines = (peer.out.deadline() or beat for peer in self.peers.values())
-        return min(min(lines, default=beat), self._rounds.deadline(beat))
+        times = [peer.voice.deadline() for peer in self.peers.values()]
+        times += [overdue for p in self.peers.values() if (overdue := p.out.deadline()) is not None]
+        latest = now + self._lease / 5
+        return min(min(times, default=latest), self._rounds.deadline(latest))
 
     def counts(self) -> dict[str, int]:
         """The queue in figures."""
         return self._questions.counts()
+
+    def _beat(self, peer: Peer, now: float) -> None:
+        if peer.voice.due(now) and self.peers.get(peer.session) is peer:
+            self._desk.send_unnumbered(peer.session, Kind.BEAT, ack=peer.inbox.received)
+            peer.voice.spoke(now)
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -129,11 +133,18 @@ class HostMachine:
             earlier = self._desk.peer_of(uid)
             if earlier is not None:
                 self._end(earlier, f"{uid} began anew", cleanly=False, now=now)
-            self.peers[session] = Peer(session, uid, now, Outgoing(self._lease / 10))
+            self.peers[session] = Peer(session, uid, now, Outgoing(self._lease / 10), Voice(self._lease, now))
             self._desk.session_of[uid] = session
         producer = self.ledger.producers.get(uid)
-        about = {**self._about, "stored": producer.stored if producer else 0, "shut": self.ledger.shut}
+        about = {**self._about, "stored": producer.stored if producer else 0, "shut": self._questions.shut}
         self._desk.send_unnumbered(session, Kind.WELCOME, session, about)
+
+    def _refuse(self, session: str, message: Message) -> None:
+        """Nobody we know, or no more: what it says of its items comes too late."""
+        if message.kind is Kind.REPORT:
+            *_, done, failed, _unreadable, _returned, answers = message.fields
+            self.ledger.late += len(answers) + sum(last - first + 1 for first, last in [*done, *failed])
+        self._desk.send_unnumbered(session, Kind.STRANGER)
 
     def _handle(self, peer: Peer, message: Message, now: float) -> None:
         match message.kind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nearfar.net.line import Incoming, Outgoing
+from nearfar.net.line import Incoming, Outgoing, Voice
 from nearfar.queues.wire import Envelope, Message
 
 
@@ -40,8 +40,8 @@ class Peer:
     uid: str
     heard: float
     out: Outgoing[Message]
+    voice: Voice
     inbox: Incoming[Message] = field(default_factory=Incoming)
-    owes_ack: bool = False
     produces: bool = False
     consumes: bool = False
     needs: tuple[int, int] = (0, 0)

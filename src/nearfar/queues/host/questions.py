@@ -19,12 +19,19 @@ class Questions:
         self._desk = desk
         self._ledger = ledger
         self._rounds = rounds
+        self.shut = False
+        """True from the moment that ends are told; for the ledger, only when they all know."""
         self._joiners: list[tuple[Peer, int]] = []
 
     def ask(self, peer: Peer, message: Message, now: float) -> None:
         ask, what, argument = message.fields
         desk = self._desk
         match what:
+            case "fence":
+                desk.answer(peer, ask, None, now)
+            case "late":
+                self._ledger.late += argument if type(argument) is int and argument > 0 else 0
+                desk.answer(peer, ask, None, now)
             case "lane":
                 desk.actions.append(OpenLane(peer.session, ask))
             case "size":
@@ -35,9 +42,6 @@ class Questions:
                 self._shut_down(peer, ask, argument is True, now)
             case "dead letters":
                 desk.answer(peer, ask, self._dead_letters(), now)
-            case "late":
-                self._ledger.late += argument if type(argument) is int and argument > 0 else 0
-                desk.answer(peer, ask, None, now)
             case "counts":
                 desk.answer(peer, ask, self.counts(), now)
             case _:
@@ -71,7 +75,7 @@ class Questions:
         }
 
     def _shut_down(self, peer: Peer, ask: int, immediate: bool, now: float) -> None:
-        self._ledger.shut = True
+        self.shut = True
         for other in self._desk.peers.values():
             self._desk.send(other, Kind.SHUT, immediate, now=now)
 
@@ -86,7 +90,7 @@ class Questions:
         letters: list[list[object]] = []
         size = 0
         for letter in reversed(self._ledger.dead):
-            size += len(letter.body)
+            size += len(letter.body) + sum(map(len, letter.history))
             if len(letters) == LETTERS_PER_ANSWER or size > LETTER_BYTES_PER_ANSWER:
                 break
             letters.append(

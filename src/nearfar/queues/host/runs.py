@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
+from nearfar.errors import ProtocolError
 from nearfar.net import codec
 
 
@@ -29,8 +29,15 @@ class Run:
     """What became of each earlier attempt."""
 
     def cut(self, count: int) -> tuple[Self, Self]:
-        """The first `count` items and the others. Raises `ProtocolError` for a body of fewer items."""
-        at = codec.cut(self.body, count)
+        """The first `count` items and the others.
+
+        A body that holds fewer items than its producer said leaves nothing for the last: no consumer can
+        read those, so that they end among the dead letters like other unreadable ones.
+        """
+        try:
+            at = codec.cut(self.body, count)
+        except ProtocolError:
+            at = len(self.body)
         head = replace(self, count=count, body=self.body[:at])
         tail = replace(
             self,
@@ -66,7 +73,10 @@ class Shelf:
         return self._heap[0][0]
 
     def take(self, items: int, size: int) -> Run:
-        """Up to `items` items of the oldest run, and up to `size` bytes unless the first alone is larger."""
+        """Up to `items` items of the oldest run, at least one.
+
+        `size`, in bytes, cuts a run that is larger by the average of its items: what comes may be larger.
+        """
         run = heapq.heappop(self._heap)[1]
         self.items -= run.count
         self.bytes -= len(run.body)
@@ -76,7 +86,7 @@ class Shelf:
             self.add(rest)
         return run
 
-    def clear(self) -> Iterable[Run]:
+    def clear(self) -> list[Run]:
         """Take everything."""
         runs = [run for _, run in sorted(self._heap)]
         self._heap.clear()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from nearfar.queues.host.desk import Desk
-from nearfar.queues.host.ledger import Ledger, News, Outcome, State
+from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.peers import Peer
+from nearfar.queues.host.records import News, Outcome, State
 from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.wire import Kind, Message, share_of_answers
 
@@ -60,7 +61,7 @@ class Supply:
         for session in list(self._needy):
             peer = self._desk.peers[session]
             items, size = self._grantable(peer)
-            if items:
+            if items or size:
                 self._ledger.grant(peer.uid, items, size)
                 peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
                 self._desk.send(peer, Kind.ROOM, items, size, now=now)
@@ -91,7 +92,7 @@ class Supply:
 
     def tell_tags(self, now: float) -> None:
         """Tell producers under which names consumers can be addressed, when that changes."""
-        tags = self._ledger.shared_tags()
+        tags = self._ledger.shared_tags
         for peer in self._newcomers if tags == self._tags else self._desk.peers.values():
             if peer.produces and self._desk.peers.get(peer.session) is peer:
                 self._desk.send(peer, Kind.TAGS, tags, now=now)

@@ -1,0 +1,1 @@
+"""Measurements against what others use, on loopback only. The programs: ``python -m benchmarks.NAME``."""

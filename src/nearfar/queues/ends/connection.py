@@ -1,0 +1,159 @@
+"""One process's connection to a far queue: opened when first used, waited on, asked, and left."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nearfar.errors import QueueLost
+from nearfar.net.addresses import Address
+from nearfar.queues.ends.loop import EndLoop
+from nearfar.queues.ends.machine import EndMachine, State
+from nearfar.queues.ends.session import Session
+from nearfar.queues.host.watch import about_me
+from nearfar.queues.wire import LONGEST_NAME, Kind
+
+
+class Connection:
+    """Connects to the queue at `address` when it is first used.
+
+    `wait` (seconds) is how long a host may be away before calls raise `QueueLost`. `tags` are names under
+    which this end's consumer can be addressed, besides its own. `on_change` is called by the end's thread
+    after anything came from the host: it must be quick and never raise.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        wait: float = 60.0,
+        tags: tuple[str, ...] = (),
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        host = socket.gethostname()[: LONGEST_NAME // 2]
+        self.name = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._wait = wait
+        self._address = address
+        self._on_change = on_change
+        self._changed = threading.Condition()
+        self._machine = EndMachine(self.name, about_me(), tags)
+        self._loop: EndLoop | None = None
+        self._closed = False
+
+    # -- questions -------------------------------------------------------------------------------
+
+    def ask(self, what: str, argument: Any = None) -> Any:
+        """Ask the host."""
+        with self._changed:
+            self._open()
+            return self._ask(Kind.ASK, what, argument)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the host told about the queue; asks it if it has not yet."""
+        with self._changed:
+            return self._open().facts
+
+    def _ask(
+        self, kind: Kind, what: str = "", argument: Any = None, until: Callable[[], bool] = lambda: False
+    ) -> Any:
+        asks = self._machine.asks
+        number = asks.add(kind, what, argument)
+        self._need_loop().wake()
+        try:
+            self._wait_until(lambda: asks.answered(number) or until(), None)
+        finally:
+            answer = asks.take(number)
+        return answer
+
+    # -- the end of an end -----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Say goodbye, in the background; `join` waits for it."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._machine.leave()
+            if self._loop is not None:
+                self._loop.wake()
+
+    def abandon(self) -> None:
+        """Leave at once, without goodbye."""
+        with self._changed:
+            self._closed = True
+            self._machine.abandon()
+            if self._loop is not None:
+                self._loop.wake()
+
+    def join(self, timeout: float | None = None) -> None:
+        """After `close`: wait until the host has said goodbye, or is away and there is nothing to tell it.
+
+        Raises `QueueLost` when the host does not come back for what was put.
+        """
+        if self._loop is None:
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            with self._changed:
+                self._wait_until(self._may_go, deadline)
+                if not self._may_go():
+                    raise QueueLost(f"the queue at {self._address} did not take in all within {timeout:g} s")
+        finally:
+            self.abandon()
+            self._loop.join(5.0)
+
+    def _may_go(self) -> bool:
+        machine = self._machine
+        away = machine.state is State.GREETING and machine.sender.handed_over
+        return machine.state is State.CLOSED or away
+
+    # -- inside (with the lock held) -------------------------------------------------------------
+
+    def _open(self, *, produces: bool = False, consumes: bool = False) -> EndMachine:
+        """Connect if this is the first use, wait for the host's welcome, and take on a role."""
+        machine = self._machine
+        if self._closed:
+            raise ValueError("the queue is closed")
+        if machine.state is State.NEW:
+            machine.connect(time.monotonic())
+            self._loop = EndLoop(machine, self._address, self._changed, self._on_change)
+        if not machine.facts:
+            self._wait_until(lambda: bool(machine.facts), None)
+        machine.roles.produces |= produces
+        machine.roles.consumes |= consumes
+        return machine
+
+    @property
+    def _session(self) -> Session:
+        assert self._machine.session is not None
+        return self._machine.session
+
+    def _need_loop(self) -> EndLoop:
+        assert self._loop is not None
+        return self._loop
+
+    def _wait_until(self, done: Callable[[], Any], deadline: float | None) -> None:
+        """Wait until `done`, or the deadline, or the host has been away for too long."""
+        machine = self._machine
+        while not done():
+            if machine.refused:
+                raise QueueLost(f"the queue at {self._address} refused this end: {machine.refused}")
+            if machine.state is State.CLOSED:
+                raise ValueError("the queue is closed")
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                return
+            self._check_host(now)
+            until = (now if machine.state is State.OPEN else machine.greeting_since) + self._wait
+            self._changed.wait(min(until, deadline or until) - now)
+
+    def _check_host(self, now: float) -> None:
+        machine = self._machine
+        if machine.state is State.GREETING and now >= machine.greeting_since + self._wait:
+            raise QueueLost(f"no host has answered at {self._address} for {self._wait:g} s")

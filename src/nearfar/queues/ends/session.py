@@ -1,0 +1,239 @@
+"""One session of an end with its host: from WELCOME until either falls silent, or says goodbye. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nearfar.queues.ends.actions import Action, ConnectLane
+from nearfar.queues.ends.asks import Asks
+from nearfar.queues.ends.receiver import Receiver
+from nearfar.queues.ends.sender import Sender
+from nearfar.queues.ends.talk import Talk
+from nearfar.queues.wire import Envelope, Kind, Message
+
+FAILED = 5
+"""The field of a REPORT that lists what was given up."""
+LINGER = 0.01
+"""Seconds that news of takes may wait for more of it."""
+
+
+@dataclass(slots=True)
+class Roles:
+    """What an end does in its queue, and the names of its consumer besides the session's."""
+
+    tags: tuple[str, ...] = ()
+    produces: bool = False
+    consumes: bool = False
+
+
+class Session:
+    """`facts` is what WELCOME told; `sender`, `asks` and `roles` outlast the session."""
+
+    def __init__(
+        self, facts: dict[str, Any], sender: Sender, asks: Asks, roles: Roles, waiters: int, now: float
+    ) -> None:
+        self.facts = facts
+        self.heard = now
+        self.receiver = Receiver(trusted=bool(facts["trusted"]), waiters=waiters)
+        self.over = False
+        self.lost: tuple[str, ...] = ()
+        self.tags: frozenset[str] = frozenset()
+        """Names under which consumers can be addressed now."""
+        self.shut = bool(facts["shut"])
+        self.shut_immediately = False
+        self.parted = False
+        self._talk = Talk(facts["lease"], now)
+        self._sender = sender
+        self._asks = asks
+        self._roles = roles
+        self._actions: list[Action] = []
+        self._joined = (False, False)
+        self._lane_ask = 0
+        self._lane_open = False
+        self._fence = 0
+        self._told_need: tuple[int, int] | None = None
+        self._rounds: list[tuple[int, bool]] = []
+        self._last_failure = 0
+        self._failed_since_report = False
+        self._said_bye = False
+        self._flushed = now
+        sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
+        asks.again()
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    def hear(self, envelope: Envelope, now: float) -> None:
+        """A message of the host's came."""
+        self.heard = now
+        ready = self._talk.hear(envelope, now)
+        self._sender.acked(self._talk.received)
+        for message in ready:
+            _HANDLERS[message.kind](self, message)
+
+    def tick(self, now: float) -> None:
+        """Time passed."""
+        self._talk.tick(now)
+        if self.receiver.paused(now):
+            self._close_window()
+
+    def fail(self, position: int) -> None:
+        """The program gives an item up. It may come again, so the end is none until it is told anew."""
+        self.receiver.fail(position)
+        self._failed_since_report = True
+        self.over = False
+
+    def ended(self, *, counted: bool) -> bool:
+        """True if nothing more will come: after a shutdown, or, if `counted`, as every producer has left."""
+        return self.shut_immediately or (self.over and (self.shut or counted))
+
+    def flush(self, now: float, *, leaving: bool) -> list[Action]:
+        """Everything that is to be done: items first, so that questions come after them."""
+        self._join(now)
+        self._put(now)
+        self._report(now)
+        self._ask(now)
+        self._sync(now)
+        if leaving and not self._said_bye and self._sender.idle:
+            self._said_bye = True
+            self._talk.send(Message(Kind.BYE), now)
+        self._flushed = now
+        actions, self._actions = self._actions, []
+        return actions + self._talk.actions(now)
+
+    def deadline(self) -> float:
+        """When `tick` and `flush` are wanted next."""
+        times = [self._talk.deadline()]
+        if self.receiver.unreported():
+            times.append(self._flushed + LINGER)
+        pause = self.receiver.deadline()
+        if pause is not None and not self._fence:
+            times.append(pause)
+        return min(times)
+
+    # -- to the host -----------------------------------------------------------------------------
+
+    def _join(self, now: float) -> None:
+        if self._roles.consumes and not self._lane_ask:
+            self._lane_ask = self._asks.add(Kind.ASK, "lane")
+        roles = (self._roles.produces, self._lane_open)
+        if roles != self._joined:
+            self._joined = roles
+            self._talk.send(Message(Kind.JOIN, (*roles, list(self._roles.tags))), now)
+
+    def _put(self, now: float) -> None:
+        if not self._roles.produces:
+            return
+        for message in self._sender.messages():
+            number = self._talk.send(message, now)
+            self._sender.sent(number, len(message.body or b""))
+        need = self._sender.need()
+        if need is not None and need != self._told_need:
+            self._talk.send(Message(Kind.NEED, (*need, 0)), now)
+        self._told_need = need
+
+    def _report(self, now: float) -> None:
+        if not self._lane_open:
+            return
+        while (message := self.receiver.report(now)) is not None:
+            number = self._talk.send(message, now)
+            if message.fields[FAILED]:
+                self._last_failure = number
+                self._failed_since_report = False
+
+    def _ask(self, now: float) -> None:
+        for ask, kind, what, argument in self._asks.unsent(lane=self._lane_open):
+            if kind is Kind.ASK:
+                self._talk.send(Message(Kind.ASK, (ask, what, argument)), now)
+            elif kind is Kind.NEED:
+                self._talk.send(Message(Kind.NEED, (*(self._sender.need() or (0, 0)), ask)), now)
+                self._told_need = None  # a "no" makes the host forget it
+            elif (report := self.receiver.report(now, ask)) is not None:
+                self._talk.send(report, now)
+
+    def _sync(self, now: float) -> None:
+        """Answer a round: what went before was told by now, and what lies unused is back."""
+        rounds, self._rounds = self._rounds, []
+        for number, recall in rounds:
+            if recall and self.receiver.idle_items():
+                self._close_window()
+                self._rounds.append((number, recall))
+                continue
+            spare = self._sender.spare() if recall and not self._sender.entries else (0, 0)
+            self._talk.send(Message(Kind.SYNCED, (number, *spare)), now)
+        if self._rounds:
+            self._report(now)
+            self._ask(now)
+
+    def _close_window(self) -> None:
+        """Give back what lies unused, in order: once the host lends no more, and all it lent is here.
+
+        The answer to the fence comes behind everything the host had lent before it saw the window closed.
+        """
+        if not self._fence:
+            self.receiver.closed = True
+            self._fence = self._asks.add(Kind.ASK, "fence")
+
+    # -- from the host ---------------------------------------------------------------------------
+
+    def _lend(self, message: Message) -> None:
+        position, count, attempt = message.fields
+        self.receiver.lend(position, count, attempt, message.body or b"")
+        if self.shut_immediately:
+            self.receiver.give_back()
+
+    def _room(self, message: Message) -> None:
+        self._sender.gain(*message.fields)
+        self._sender.admit()
+
+    def _settled(self, message: Message) -> None:
+        self._sender.settle(message.fields[0])
+
+    def _asked_to_sync(self, message: Message) -> None:
+        self._rounds.append((message.fields[0], message.fields[1]))
+
+    def _answer(self, message: Message) -> None:
+        ask, value = message.fields
+        if ask == self._lane_ask:
+            self._lane_open = True
+            self._actions.append(ConnectLane(value))
+        elif ask == self._fence:
+            self._fence = 0
+            self.receiver.closed = False
+            self.receiver.give_back()
+        self._asks.answer(ask, value)
+
+    def _told_over(self, message: Message) -> None:
+        if not self._failed_since_report and self._last_failure <= self._talk.acked:
+            self.over = message.fields[0]
+        self.lost = tuple(message.fields[1])
+
+    def _told_shut(self, message: Message) -> None:
+        self.shut = True
+        if message.fields[0]:
+            self.shut_immediately = True
+            self.receiver.give_back()
+
+    def _told_tags(self, message: Message) -> None:
+        self.tags = frozenset(message.fields[0])
+
+    def _part(self, message: Message) -> None:
+        self.parted = True
+
+
+def _ignore(session: Session, message: Message) -> None:
+    """A word that only an end says."""
+
+
+_HANDLERS: dict[Kind, Callable[[Session, Message], None]] = dict.fromkeys(Kind, _ignore) | {
+    Kind.LEND: Session._lend,
+    Kind.ROOM: Session._room,
+    Kind.SETTLED: Session._settled,
+    Kind.SYNC: Session._asked_to_sync,
+    Kind.ANSWER: Session._answer,
+    Kind.OVER: Session._told_over,
+    Kind.SHUT: Session._told_shut,
+    Kind.PART: Session._part,
+    Kind.TAGS: Session._told_tags,
+}

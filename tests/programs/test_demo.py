@@ -1,0 +1,92 @@
+"""``nearfar demo`` shows that all is as it should be, and leaves nothing running."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nearfar.demo.check import Checked
+from nearfar.demo.gallery import Gallery
+from nearfar.demo.runs import FOLDERS, Run
+from nearfar.demo.tour import tell
+from nearfar.programs import demo
+from nearfar.programs.common import Exit
+from tests.support.waiting import eventually
+
+DEMO = [sys.executable, "-m", "nearfar", "demo"]
+SMALL = Gallery(count=120, large=1, seed="demo")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "PICTURES", SMALL)
+    monkeypatch.setattr(demo.StopRequest, "SIGNALS", ())
+
+
+@pytest.mark.usefixtures("small")
+def test_the_demo_runs_near_and_far_and_survives_a_kill(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(["--output", str(tmp_path / "out")]) == Exit.OK
+    out = capsys.readouterr().out
+    assert out.count("Checked: 121 files, equal byte for byte") == 3
+    assert "kill -9" in out
+    assert re.search(r"far, one killed +3 - 1 +121 +1 ", out)
+    assert re.search(r"Your turn.*\n.*consumer -o downloads\n.*\n.*producer http", out)
+    for name in FOLDERS[:2]:
+        saved = {path.name: path.read_bytes() for path in (tmp_path / "out" / name).glob("????.png")}
+        assert saved == {name: SMALL.picture(name) for name in SMALL.names()}
+
+
+def test_what_went_wrong_fails_the_demo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small: None
+) -> None:
+    run = Run("near", "3", 1.0, [], Checked())
+
+    def tour(root: Path, gallery: Gallery) -> list[str]:
+        tell(run, ["a is not b"])
+        return ["a is not b"]
+
+    monkeypatch.setattr(demo, "give_tour", tour)
+    assert demo.main(["--output", str(tmp_path)]) == Exit.FAILED
+    assert capsys.readouterr() == ("   WRONG: a is not b\n", "nearfar demo: 1 thing went WRONG, see above\n")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_demo_and_all_it_started(tmp_path: Path, signum: signal.Signals, code: int) -> None:
+    with subprocess.Popen(
+        [*DEMO, "-o", tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        while "hosting the queue" not in (line := program.stdout.readline()):
+            assert line
+        program.send_signal(signum)
+        _, err = program.communicate(timeout=20)
+    assert program.returncode == code
+    assert err == "\nstopped; the next demo begins anew\n"
+    assert eventually(lambda: not running(tmp_path))
+
+
+def running(folder: Path) -> list[bytes]:
+    """The command lines of the processes that were told of `folder`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes())
+    return [line for line in found if os.fsencode(folder) in line]
+
+
+def test_a_folder_that_cannot_be_used_is_a_short_error(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    run = subprocess.run([*DEMO, "-o", tmp_path], capture_output=True, text=True, timeout=30)
+    assert (run.returncode, run.stdout) == (Exit.USAGE, "")
+    assert run.stderr.startswith(f"nearfar demo: {tmp_path} is not empty")
+    assert run.stderr.count("\n") == 1

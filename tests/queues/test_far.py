@@ -1,0 +1,197 @@
+"""What is the far queue's alone: its host, its address, and its counted end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfar import AddressError, Empty, JoinableQueue, ProducerLost, Queue, QueueLost, ShutDown
+from nearfar.queues.far import FarJoinableQueue, FarQueue
+
+FORK = multiprocessing.get_context("fork")
+TOGETHER = {"wait": 20.0}
+
+
+@pytest.fixture
+def queue() -> Iterator[FarQueue]:
+    with FarQueue(0, "tcp://127.0.0.1:*", **TOGETHER) as queue:
+        yield queue
+
+
+def put_and_leave(queue: Any, items: list[Any]) -> None:
+    queue.put_many(items)
+
+
+def collect(queue: Any, answer: Any) -> None:
+    answer.send(list(queue))
+    answer.close()
+
+
+def run(target: Any, *args: Any) -> Any:
+    process = FORK.Process(target=target, args=args, daemon=True)
+    process.start()
+    return process
+
+
+def test_iteration_ends_when_every_producer_has_said_goodbye(queue: FarQueue) -> None:
+    producers = [run(put_and_leave, queue, [(who, n) for n in range(50)]) for who in range(2)]
+    for producer in producers:
+        producer.join(20)
+    assert sorted(queue) == [(who, n) for who in range(2) for n in range(50)]
+
+
+def test_iteration_waits_for_as_many_producers_as_are_expected() -> None:
+    """Given two expected producers and one that came and went, I expect the consumer to go on waiting."""
+    with FarQueue(0, "tcp://127.0.0.1:*", producers=2, **TOGETHER) as queue:
+        here, there = FORK.Pipe()
+        consumer = run(collect, queue, there)
+        run(put_and_leave, queue, ["first"]).join(20)
+        assert not here.poll(0.3)
+        run(put_and_leave, queue, ["second"]).join(20)
+        assert here.poll(20) and here.recv() == ["first", "second"]
+        consumer.join(20)
+        here.close()
+        there.close()
+
+
+def test_a_plain_get_does_not_end_with_the_producers(queue: FarQueue) -> None:
+    """As with multiprocessing: who asks without iterating may expect a producer that is still to come."""
+    run(put_and_leave, queue, ["item"]).join(20)
+    assert queue.get(timeout=20) == "item"
+    with pytest.raises(Empty):
+        queue.get(timeout=0.05)
+    queue.shutdown()
+    with pytest.raises(ShutDown):
+        queue.get(timeout=20)
+
+
+def test_a_killed_producer_is_named_at_the_end(queue: FarQueue) -> None:
+    def put_and_wait(said: Any) -> None:
+        queue.put("item")
+        queue.qsize()  # the host has it
+        said.send("put")
+        said.recv()
+
+    here, there = FORK.Pipe()
+    producer = run(put_and_wait, there)
+    assert here.recv() == "put"
+    producer.kill()
+    producer.join(20)
+    items = iter(queue)
+    assert next(items) == "item"
+    with pytest.raises(ProducerLost, match=str(producer.pid)):
+        next(items)
+    here.close()
+    there.close()
+
+
+def test_an_item_given_up_too_often_becomes_a_dead_letter() -> None:
+    with FarQueue(0, "tcp://127.0.0.1:*", max_attempts=3, **TOGETHER) as queue:
+        queue.put("poison")
+        for attempt in (1, 2, 3):
+            delivery = queue.receive(timeout=20)
+            assert delivery.attempt == attempt
+            delivery.nack()
+        with pytest.raises(Empty):
+            queue.receive(timeout=0.05)
+        ((item, attempts, history),) = queue.dead_letters()
+        assert (item, attempts, len(history)) == ("poison", 3, 3)
+        assert queue.counts()["dead"] == 1
+
+
+def test_bytes_can_be_bounded(queue: FarQueue) -> None:
+    with FarQueue(0, "tcp://127.0.0.1:*", maxbytes=1000, **TOGETHER) as queue:
+        queue.put_nowait(bytes(600))
+        with pytest.raises(Exception, match="0"):
+            queue.put_nowait(bytes(600))
+        queue.put_nowait(bytes(300))
+        with pytest.raises(ValueError, match="larger than the whole queue"):
+            queue.put(bytes(1001))
+        assert queue.qsize() == 2
+
+
+def test_a_joinable_queue_gives_undone_items_of_a_leaving_consumer_to_another() -> None:
+    with FarJoinableQueue(0, "tcp://127.0.0.1:*", **TOGETHER) as queue:
+        queue.put("item")
+
+        def take_and_leave() -> None:
+            assert queue.get(timeout=20) == "item"
+
+        run(take_and_leave).join(20)
+        with queue.receive(timeout=20) as delivery:
+            assert (delivery.item, delivery.attempt) == ("item", 2)
+        queue.join()
+
+
+def test_a_queue_in_hand_is_done_at_the_normal_end_of_a_process(queue: FarQueue) -> None:
+    def take_and_leave() -> None:
+        queue.get(timeout=20)
+
+    queue.put("item")
+    run(take_and_leave).join(20)
+    assert queue.counts()["settled"] == 1
+
+
+def test_other_processes_connect_by_address(queue: FarQueue) -> None:
+    with Queue.connect(queue.address, wait=20) as other:
+        other.put("over there")
+        assert queue.get(timeout=20) == "over there"
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("tcp://0.0.0.0:5555", "insecure=True"),
+        ("udp://127.0.0.1:1", "expected tcp://host:port or ipc://path"),
+        ("tcp://127.0.0.1:99999", "at most 65535"),
+        ("ipc:///no/such/folder/q", "no folder"),
+    ],
+)
+def test_an_address_that_will_not_do_says_why(address: str, why: str) -> None:
+    with pytest.raises(AddressError, match=why):
+        Queue(5, address)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_an_address_in_use_is_refused(transport: str, tmp_path: Path) -> None:
+    address = {"tcp": "tcp://127.0.0.1:*", "ipc": f"ipc://{tmp_path}/q"}[transport]
+    with FarQueue(5, address, **TOGETHER) as queue, pytest.raises(AddressError, match="in use"):
+        FarQueue(5, queue.address)
+
+
+def test_a_host_may_come_back_at_its_address_at_once(tmp_path: Path) -> None:
+    for _ in range(3):
+        with FarQueue(5, f"ipc://{tmp_path}/q", **TOGETHER) as queue:
+            queue.put(1)
+            assert queue.get(timeout=20) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_at_the_address_is_said_after_the_wait() -> None:
+    queue = JoinableQueue.connect("tcp://127.0.0.1:9", wait=0.2)
+    start = time.monotonic()
+    with pytest.raises(QueueLost, match=r"no host has answered at tcp://127\.0\.0\.1:9 for 0\.2 s"):
+        queue.put(1)
+    queue.close()
+    queue.join_thread()
+    assert time.monotonic() - start < 10
+
+
+def test_lanes_stay_within_the_ports_they_were_given() -> None:
+    with FarQueue(5, "tcp://127.0.0.1:*", lanes="28100-28103", **TOGETHER) as queue:
+        queue.put(1)
+        assert queue.get(timeout=20) == 1
+        tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+        listening = {int(line.split()[1][-4:], 16) for table in tables for line in table}
+        assert {28100, 28101} <= listening
+
+
+def test_a_queue_shows_where_it_is(queue: FarQueue) -> None:
+    assert repr(queue) == f"<FarQueue 0 items, hosted at {queue.address}>"
+    with Queue.connect(queue.address) as other:
+        assert repr(other) == f"<FarQueue connected to {queue.address}>"

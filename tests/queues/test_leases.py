@@ -1,0 +1,94 @@
+"""Leases name one attempt at one item by its position, and know who has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nearfar.queues.host.leases import Leases
+from nearfar.queues.host.runs import Run
+from tests.queues.ledger_check import body_of, check_leases, items_of
+
+
+def lend(leases: Leases, count: int) -> int:
+    """Lend `count` items, each of which says its own position."""
+    position = leases.last + 1
+    body = body_of(range(position, position + count))
+    return leases.lend(Run("p", position, count, body, position))
+
+
+def test_positions_go_on_and_are_never_used_twice() -> None:
+    leases = Leases()
+    assert [lend(leases, 3), lend(leases, 1)] == [1, 4]
+    leases.remove(1, 4)
+    assert lend(leases, 2) == 5
+    assert leases.last == 6
+
+
+def test_what_was_removed_is_not_there_a_second_time() -> None:
+    leases = Leases()
+    lend(leases, 5)
+    assert [items_of(run) for run in leases.remove(2, 3)] == [[2, 3]]
+    assert [items_of(run) for run in leases.remove(1, 4)] == [[1], [4]]
+    assert leases.remove(1, 4) == []
+    assert leases.remove(6, 1 << 60) == []
+
+
+def test_taking_never_goes_back_and_never_beyond_what_was_lent() -> None:
+    leases = Leases()
+    lend(leases, 4)
+    leases.take(3)
+    leases.take(1)
+    assert (leases.taken, leases.held_items, leases.untaken_items) == (3, 3, 1)
+    leases.take(1 << 60)
+    assert (leases.taken, leases.held_items, leases.untaken_items) == (4, 4, 0)
+    lend(leases, 1)
+    assert leases.untaken_items == 1
+
+
+@dataclass
+class Model:
+    """The same, item by item."""
+
+    last: int = 0
+    taken: int = 0
+    here: set[int] = field(default_factory=set)
+
+    def remove(self, first: int, last: int) -> list[int]:
+        gone = sorted(position for position in self.here if first <= position <= last)
+        self.here -= set(gone)
+        return gone
+
+
+spans = st.tuples(st.integers(1, 60), st.integers(0, 20))
+steps = st.one_of(
+    st.tuples(st.just("lend"), st.tuples(st.integers(1, 8), st.just(0))),
+    st.tuples(st.just("take"), st.tuples(st.integers(0, 60), st.just(0))),
+    st.tuples(st.just("remove"), spans),
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(steps, max_size=40))
+def test_leases_are_what_a_plain_set_of_positions_would_be(
+    history: list[tuple[str, tuple[int, int]]],
+) -> None:
+    leases, model = Leases(), Model()
+    for step, (number, more) in history:
+        if step == "lend":
+            assert lend(leases, number) == model.last + 1
+            model.here |= set(range(model.last + 1, model.last + number + 1))
+            model.last += number
+        elif step == "take":
+            leases.take(number)
+            model.taken = max(model.taken, min(number, model.last))
+        else:
+            removed = leases.remove(number, number + more)
+            assert [item for run in removed for item in items_of(run)] == model.remove(number, number + more)
+        check_leases(leases)
+        untaken = {position for position in model.here if position > model.taken}
+        assert (leases.last, leases.taken) == (model.last, model.taken)
+        assert (leases.untaken_items, leases.held_items) == (len(untaken), len(model.here - untaken))
+        assert leases.untaken_bytes == len(body_of(untaken))

@@ -1,0 +1,444 @@
+"""The ledger, told as stories: every item has one place, one holder, and one end."""
+
+from __future__ import annotations
+
+import pytest
+
+from nearfar.queues.host.ledger import DEAD_LETTERS_KEPT, Ledger
+from nearfar.queues.host.records import Outcome, State
+from tests.queues.ledger_check import body_of, check, items_of
+
+
+def ledger_with(count: int = 0, *, window: int = 100, consumers: str = "c", **options: int) -> Ledger:
+    """A ledger with a producer p, that put the numbers from 1 to `count`, and hungry consumers."""
+    ledger = Ledger(**options)
+    ledger.enter("p")
+    if count:
+        ledger.store("p", 1, count, body_of(range(1, count + 1)), None)
+    for name in consumers:
+        admit(ledger, name, window=window)
+    return ledger
+
+
+def admit(ledger: Ledger, name: str, *tags: str, window: int = 100) -> None:
+    consumer = ledger.admit(name, frozenset(tags))
+    consumer.window_items, consumer.window_bytes = window, 1 << 20
+
+
+def put(ledger: Ledger, first: int, count: int = 1, to: str | None = None, producer: str = "p") -> bool:
+    return ledger.store(producer, first, count, body_of(range(first, first + count)), to)
+
+
+def lent(ledger: Ledger, name: str = "c") -> list[int | bytes]:
+    """Everything that the consumer is lent now."""
+    items = []
+    while (loan := ledger.lend(name)) is not None:
+        items += items_of(loan[1])
+    check(ledger)
+    return items
+
+
+def news(ledger: Ledger, producer: str = "p") -> list[tuple[int, int, Outcome, bytes | None]]:
+    told = [(n.first, n.count, n.outcome, n.answer) for n in ledger.producers[producer].news]
+    ledger.producers[producer].news.clear()
+    return told
+
+
+# -- from put to done ----------------------------------------------------------------------------------
+
+
+def test_an_item_goes_from_its_producer_to_a_consumer_and_the_producer_hears_of_it() -> None:
+    """Given three items that were stored,
+
+    If a consumer is lent them, takes two, and is done with one,
+    I expect the size to fall as they are taken, and the producer to be told of the one.
+    """
+    ledger = ledger_with(3)
+    assert ledger.size == ledger.unsettled == 3
+    assert lent(ledger) == [1, 2, 3]
+    assert ledger.size == 3
+    ledger.took("c", 2)
+    assert (ledger.size, ledger.unsettled) == (1, 3)
+    ledger.settle("c", 1, 1)
+    check(ledger)
+    assert (ledger.settled, ledger.unsettled) == (1, 2)
+    assert ledger.newsworthy == {"p"}
+    assert news(ledger) == [(1, 1, Outcome.DONE, None)]
+
+
+def test_news_of_neighbours_is_told_as_one_and_answers_singly() -> None:
+    ledger = ledger_with(6)
+    lent(ledger)
+    ledger.took("c", 6)
+    for position in (1, 2, 3):
+        ledger.settle("c", position, position)
+    ledger.settle("c", 4, 4, b"yes")
+    ledger.settle("c", 6, 6)
+    ledger.settle("c", 5, 5)
+    assert news(ledger) == [
+        (1, 3, Outcome.DONE, None),
+        (4, 1, Outcome.ANSWERED, b"yes"),
+        (6, 1, Outcome.DONE, None),
+        (5, 1, Outcome.DONE, None),
+    ]
+
+
+def test_a_run_that_was_stored_before_is_not_taken_again() -> None:
+    ledger = ledger_with(3)
+    assert not put(ledger, 1, 3)
+    assert not put(ledger, 2, 2)
+    assert put(ledger, 4)
+    check(ledger)
+    assert lent(ledger) == [1, 2, 3, 4]
+
+
+def test_a_run_is_spread_over_those_who_want_little() -> None:
+    ledger = ledger_with(5, consumers="abc", window=2)
+    assert [lent(ledger, name) for name in "abc"] == [[1, 2], [3, 4], [5]]
+
+
+def test_a_consumer_is_lent_what_its_window_holds_and_no_more_until_it_takes() -> None:
+    ledger = ledger_with(5, window=2)
+    assert lent(ledger) == [1, 2]
+    assert lent(ledger) == []
+    ledger.took("c", 1)
+    assert lent(ledger) == [3]
+
+
+def test_a_window_in_bytes_lets_a_larger_item_through_alone() -> None:
+    ledger = ledger_with()
+    ledger.store("p", 1, 3, body_of([b"x" * 100] * 3), None)
+    ledger.consumers["c"].window_bytes = 10
+    assert len(lent(ledger)) == 1
+    ledger.took("c", 1)
+    assert len(lent(ledger)) == 1
+
+
+def test_who_wants_nothing_is_lent_nothing() -> None:
+    assert lent(ledger_with(5, window=0)) == []
+
+
+def test_items_of_several_producers_come_by_age() -> None:
+    ledger = ledger_with(2)
+    ledger.enter("q")
+    put(ledger, 1, 2, producer="q")
+    put(ledger, 3)
+    assert lent(ledger) == [1, 2, 1, 2, 3]
+
+
+# -- when consumers fail ----------------------------------------------------------------------------------
+
+
+def test_what_a_lost_consumer_had_goes_to_another_as_a_later_attempt() -> None:
+    """Given a consumer that took one of three items,
+
+    If it is lost,
+    I expect another to get all three, marked as a second attempt; and what it had in hand, and the next,
+    to bear a strike.
+    """
+    ledger = ledger_with(3, consumers="ab")
+    lent(ledger, "a")
+    ledger.took("a", 1)
+    ledger.dismiss("a", "killed")
+    check(ledger)
+    assert ledger.size == 3
+    runs = [loan[1] for loan in iter(lambda: ledger.lend("b"), None)]
+    assert [(run.first, run.count, run.attempt, run.strikes) for run in runs] == [
+        (1, 1, 2, 1),
+        (2, 1, 2, 1),
+        (3, 1, 2, 0),
+    ]
+    assert {run.history for run in runs} == {("killed",)}
+
+
+def test_who_leaves_cleanly_returns_what_it_never_took_as_it_was() -> None:
+    ledger = ledger_with(3, consumers="ab")
+    lent(ledger, "a")
+    ledger.took("a", 1)
+    ledger.dismiss("a", "left", cleanly=True)
+    check(ledger)
+    runs = [loan[1] for loan in iter(lambda: ledger.lend("b"), None)]
+    assert [(run.first, run.count, run.attempt, run.strikes) for run in runs] == [(1, 1, 2, 0), (2, 2, 1, 0)]
+
+
+def test_a_late_ack_is_counted_and_changes_nothing() -> None:
+    """Given a consumer that gave an item up, and another that holds it now,
+
+    If the first says that it is done after all,
+    I expect the second's attempt to be the one that counts.
+    """
+    ledger = ledger_with(1, consumers="ab")
+    lent(ledger, "a")
+    ledger.took("a", 1)
+    ledger.fail("a", 1, 1, "gave it up")
+    assert lent(ledger, "b") == [1]
+    ledger.settle("a", 1, 1, b"late")
+    ledger.settle("a", 1, 1)
+    ledger.fail("a", 1, 1, "again")
+    check(ledger)
+    assert (ledger.late, ledger.settled, ledger.unsettled) == (3, 0, 1)
+    assert news(ledger) == []
+    ledger.took("b", 1)
+    ledger.settle("b", 1, 1)
+    assert (ledger.settled, ledger.unsettled) == (1, 0)
+
+
+def test_an_ack_that_is_half_late_counts_for_the_other_half() -> None:
+    ledger = ledger_with(4)
+    lent(ledger)
+    ledger.took("c", 4)
+    ledger.settle("c", 1, 2)
+    ledger.settle("c", 1, 4)
+    check(ledger)
+    assert (ledger.settled, ledger.late) == (4, 2)
+
+
+def test_an_item_given_back_is_next_again_and_no_attempt() -> None:
+    ledger = ledger_with(3, consumers="ab")
+    lent(ledger, "a")
+    ledger.took("a", 1)
+    ledger.give_back("a", 2, 3)
+    check(ledger)
+    position_and_run = ledger.lend("b")
+    assert position_and_run is not None
+    assert (position_and_run[1].first, position_and_run[1].attempt) == (2, 1)
+    assert ledger.late == 0
+
+
+def test_an_item_that_keeps_failing_ends_among_the_dead_letters() -> None:
+    """Given two attempts at most,
+
+    If consumers give the same item up twice,
+    I expect it to be put aside with its history, its producer to be told, and the others to go on.
+    """
+    ledger = ledger_with(2, max_attempts=2)
+    for attempt in (1, 2):
+        lent(ledger)
+        last = ledger.consumers["c"].leases.last
+        ledger.took("c", last)
+        ledger.fail("c", last - (attempt == 1), last - (attempt == 1), f"reason {attempt}")
+    check(ledger)
+    (letter,) = ledger.dead
+    assert (letter.count, letter.producer, letter.attempts, letter.history) == (
+        1,
+        "p",
+        2,
+        ("reason 1", "reason 2"),
+    )
+    assert letter.body == body_of([1])
+    assert (ledger.died, ledger.unsettled, ledger.size) == (1, 1, 0)
+    assert news(ledger) == [(1, 1, Outcome.DEAD, None)]
+
+
+def test_an_innocent_attempt_strikes_nothing() -> None:
+    ledger = ledger_with(1, max_attempts=1)
+    for _ in range(5):
+        lent(ledger)
+        last = ledger.consumers["c"].leases.last
+        ledger.fail("c", last, last, "returned", guilty=False)
+    check(ledger)
+    assert (ledger.died, ledger.size) == (0, 1)
+
+
+def test_a_history_keeps_the_latest_attempts() -> None:
+    ledger = ledger_with(1, max_attempts=1000)
+    for attempt in range(30):
+        loan = ledger.lend("c")
+        assert loan is not None
+        ledger.fail("c", loan[0], loan[0], str(attempt))
+    loan = ledger.lend("c")
+    assert loan is not None
+    assert loan[1].history == tuple(map(str, range(10, 30)))
+    assert loan[1].attempt == 31
+
+
+def test_the_oldest_dead_letters_are_forgotten_but_counted() -> None:
+    ledger = ledger_with(DEAD_LETTERS_KEPT + 5, max_attempts=1, window=1)
+    for _ in range(DEAD_LETTERS_KEPT + 5):
+        loan = ledger.lend("c")
+        assert loan is not None
+        ledger.fail("c", loan[0], loan[0], "bad")
+    assert (len(ledger.dead), ledger.died) == (DEAD_LETTERS_KEPT, DEAD_LETTERS_KEPT + 5)
+    assert ledger.dead[0].body == body_of([6])
+
+
+def test_a_body_that_is_not_what_it_was_said_to_be_harms_nothing_else() -> None:
+    """Given a producer that announced five items and sent two,
+
+    If the host has to cut them for its consumers, who cannot read the last three,
+    I expect those three to die and all others to live.
+    """
+    ledger = ledger_with(2, window=1, max_attempts=1)
+    ledger.store("p", 3, 5, body_of([3, 4]), None)
+    put(ledger, 8)
+    seen = []
+    while (loan := ledger.lend("c")) is not None:
+        position, run = loan
+        ledger.took("c", position)
+        if run.body:
+            seen += items_of(run)
+            ledger.settle("c", position, position)
+        else:
+            ledger.fail("c", position, position, "unreadable")
+        check(ledger)
+    assert seen == [1, 2, 3, 4, 8]
+    assert (ledger.settled, ledger.died, ledger.unsettled) == (5, 3, 0)
+
+
+# -- names ---------------------------------------------------------------------------------------------------
+
+
+def test_an_addressed_item_reaches_only_those_who_bear_the_name() -> None:
+    ledger = ledger_with(consumers="a")
+    admit(ledger, "b", "disk")
+    admit(ledger, "c", "disk")
+    put(ledger, 1, to="disk")
+    put(ledger, 2, to="a")
+    put(ledger, 3)
+    put(ledger, 4, to="disk")
+    assert lent(ledger, "a") == [2, 3]
+    assert lent(ledger, "c") == [1, 4]
+    assert lent(ledger, "b") == []
+    assert ledger.shared_tags == ["disk"]
+
+
+def test_an_item_for_nobody_is_undeliverable() -> None:
+    ledger = ledger_with()
+    put(ledger, 1, 2, to="nobody")
+    check(ledger)
+    assert (ledger.undeliverable, ledger.unsettled, ledger.size) == (2, 0, 0)
+    assert news(ledger) == [(1, 2, Outcome.UNDELIVERABLE, None)]
+
+
+@pytest.mark.parametrize("cleanly", [True, False])
+def test_items_for_the_last_of_a_name_come_back_as_undeliverable(cleanly: bool) -> None:
+    """Given items for a name, waiting, in the buffer, and in the hands of its last bearer,
+
+    If that consumer goes, be it dead or well,
+    I expect the producer to be told that nobody will get them.
+    """
+    ledger = ledger_with(window=2)
+    put(ledger, 1, 3, to="c")
+    lent(ledger)
+    ledger.took("c", 1)
+    ledger.dismiss("c", "gone", cleanly=cleanly)
+    check(ledger)
+    assert sorted(n[0] for n in news(ledger)) == [1, 2, 3]
+    assert (ledger.undeliverable, ledger.unsettled, ledger.size) == (3, 0, 0)
+
+
+def test_items_for_a_name_wait_for_another_bearer() -> None:
+    ledger = ledger_with(consumers="")
+    admit(ledger, "a", "disk")
+    admit(ledger, "b", "disk")
+    put(ledger, 1, to="disk")
+    lent(ledger, "a")
+    ledger.took("a", 1)
+    ledger.dismiss("a", "killed")
+    assert ledger.shared_tags == ["disk"]
+    assert lent(ledger, "b") == [1]
+    ledger.dismiss("b", "killed")
+    assert ledger.shared_tags == []
+
+
+# -- the bound -----------------------------------------------------------------------------------------
+
+
+def test_room_is_what_is_neither_put_nor_promised() -> None:
+    ledger = ledger_with(maxsize=5, maxbytes=100)
+    ledger.grant("p", 2, 20)
+    assert ledger.room() == (3, 80)
+    ledger.store("p", 1, 1, b"\x01", None)
+    check(ledger)
+    assert ledger.room() == (3, 80)
+    lent(ledger)
+    assert ledger.room() == (3, 80)
+    ledger.took("c", 1)
+    assert ledger.room() == (4, 81)
+    ledger.revoke("p")
+    assert ledger.room() == (5, 100)
+
+
+def test_a_producer_that_overdraws_its_grant_takes_from_no_other() -> None:
+    ledger = ledger_with(maxsize=5)
+    ledger.enter("q")
+    ledger.grant("p", 1, 0)
+    ledger.grant("q", 2, 0)
+    put(ledger, 1, 3)
+    check(ledger)
+    assert ledger.producers["q"].granted == (2, 0)
+    assert ledger.room()[0] == 0
+
+
+# -- the end -------------------------------------------------------------------------------------------
+
+
+def test_the_end_comes_when_all_expected_producers_left_and_all_is_settled() -> None:
+    ledger = ledger_with(1, expected=2)
+    lent(ledger)
+    ledger.leave("p", State.GONE)
+    assert not ledger.finished()
+    ledger.enter("q")
+    assert not ledger.finished()
+    ledger.leave("q", State.GONE)
+    assert ledger.finished()
+    assert not ledger.over("c")
+    ledger.took("c", 1)
+    assert ledger.over("c")
+
+
+def test_nothing_is_over_for_one_while_another_may_still_fail() -> None:
+    ledger = ledger_with(1, consumers="ab")
+    lent(ledger, "a")
+    ledger.took("a", 1)
+    ledger.leave("p", State.GONE)
+    assert (ledger.over("a"), ledger.over("b")) == (True, False)
+    ledger.settle("a", 1, 1)
+    assert ledger.over("b")
+
+
+def test_a_new_producer_stands_in_for_one_that_was_lost() -> None:
+    ledger = ledger_with()
+    ledger.enter("q")
+    ledger.leave("p", State.LOST)
+    ledger.leave("q", State.LOST)
+    assert ledger.lost == ["p", "q"]
+    assert ledger.finished()
+    ledger.enter("r")
+    assert ledger.lost == ["q"]
+    ledger.enter("q")
+    assert ledger.lost == []
+    assert not ledger.finished()
+    check(ledger)
+
+
+def test_a_producer_that_comes_back_goes_on_with_its_numbers_and_hears_what_it_missed() -> None:
+    ledger = ledger_with(2)
+    lent(ledger)
+    ledger.took("c", 2)
+    ledger.leave("p", State.LOST)
+    ledger.settle("c", 1, 2)
+    producer = ledger.enter("p")
+    assert producer.stored == 2
+    assert news(ledger) == [(1, 2, Outcome.DONE, None)]
+
+
+def test_who_said_goodbye_is_told_nothing() -> None:
+    ledger = ledger_with(1)
+    lent(ledger)
+    ledger.took("c", 1)
+    ledger.leave("p", State.GONE)
+    ledger.settle("c", 1, 1)
+    assert news(ledger) == []
+    assert ledger.newsworthy == set()
+
+
+def test_an_immediate_close_drops_what_nobody_holds() -> None:
+    ledger = ledger_with(3, window=1)
+    put(ledger, 4, to="c")
+    lent(ledger)
+    ledger.close(immediate=True)
+    check(ledger)
+    assert (ledger.dropped, ledger.unsettled, ledger.size) == (3, 1, 1)
+    assert news(ledger) == [(2, 2, Outcome.DROPPED, None), (4, 1, Outcome.DROPPED, None)]
+    assert ledger.finished()

@@ -1,0 +1,326 @@
+"""The getting half of an end: every item is taken once and told of once; little lies about untaken."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from nearfar.errors import ItemError, NearfarError
+from nearfar.net import codec
+from nearfar.queues import wire
+from nearfar.queues.ends import receiver as module
+from nearfar.queues.ends.receiver import MOST_AHEAD, PAUSE, WINDOW_BYTES, Receiver, Taken
+from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES
+
+UNREADABLE = codec.encode(Decimal(1), trusted=True)
+"""A pickle, that an end which trusts nobody does not read."""
+
+
+def lend(receiver: Receiver, *items: Any, attempt: int = 1) -> None:
+    """Lend a batch; `UNREADABLE` stands for itself."""
+    body = b"".join(item if item is UNREADABLE else codec.encode(item, trusted=False) for item in items)
+    receiver.lend(receiver._last + 1, len(items), attempt, body)
+
+
+def take(receiver: Receiver, now: float = 0.0) -> Any:
+    taken = receiver.take(1, now)
+    return None if taken is None else taken.item
+
+
+def report(receiver: Receiver, now: float = 0.0, ask: int = 0) -> dict[str, Any]:
+    """What a report says, by name; empty if there is none."""
+    message = receiver.report(now, ask)
+    if message is None:
+        return {}
+    assert wire.unpack(wire.pack(1, 0, message)).message == message
+    window, size, asked, taken, *lists = message.fields
+    assert (size, asked) == (WINDOW_BYTES, ask)
+    names = ("done", "failed", "unreadable", "returned", "answers")
+    return {"window": window, "taken": taken} | {
+        n: rows for n, rows in zip(names, lists, strict=True) if rows
+    }
+
+
+# -- taking -------------------------------------------------------------------------------------------
+
+
+def test_items_are_taken_in_order_with_their_positions_and_attempts() -> None:
+    receiver = Receiver()
+    lend(receiver, "a", ("b", 2))
+    lend(receiver, "c", attempt=3)
+    assert receiver.buffered == 3
+    assert receiver.take(7, 0.0) == Taken(1, "a", 1)
+    assert receiver.take(8, 0.0) == Taken(2, ("b", 2), 1)
+    assert receiver.take(7, 0.0) == Taken(3, "c", 3)
+    assert receiver.take(7, 0.0) is None
+    assert receiver.hands == {1: 7, 2: 8, 3: 7}
+    assert (receiver.buffered, receiver.taken, receiver.unreported()) == (0, 3, 3)
+
+
+def test_an_item_that_cannot_be_read_is_told_of_once_and_harms_no_other() -> None:
+    """Given a batch with an item that cannot be read between two that can,
+
+    I expect the two to be taken, and the other to raise once.
+    """
+    receiver = Receiver(trusted=False)
+    lend(receiver, "a", UNREADABLE, "c")
+    assert take(receiver) == "a"
+    with pytest.raises(NearfarError):
+        take(receiver)
+    assert take(receiver) == "c"
+    assert take(receiver) is None
+    assert list(receiver.hands) == [1, 3]
+    assert receiver.taken == 3
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\x01", b"\x01\xc1\x02\x03\x04", b"\x01\xc5\xff\xff\x00", b"\x01\xc6"]
+)
+def test_a_batch_of_fewer_items_than_it_was_said_to_hold_raises_for_each_that_is_missing(body: bytes) -> None:
+    receiver = Receiver()
+    receiver.lend(1, 4, 1, body)
+    lend(receiver, "next")
+    readable = min(1, len(body))
+    for _ in range(readable):
+        assert take(receiver) == 1
+    for _ in range(4 - readable):
+        with pytest.raises(NearfarError):
+            take(receiver)
+    assert take(receiver) == "next"
+
+
+def test_a_batch_of_more_items_than_it_was_said_to_hold_is_read_as_far_as_that() -> None:
+    receiver = Receiver()
+    receiver.lend(1, 2, 1, b"\x01\x02\x03")
+    lend(receiver, "next")
+    assert [take(receiver) for _ in range(4)] == [1, 2, "next", None]
+
+
+# -- telling --------------------------------------------------------------------------------------------
+
+
+def test_a_report_says_what_is_new_and_then_nothing() -> None:
+    receiver = Receiver(waiters=1)
+    assert report(receiver) == {"window": 1, "taken": 0}
+    assert report(receiver) == {}
+    lend(receiver, *"abcdef")
+    for _ in range(5):
+        take(receiver, 1.0)
+    receiver.done(1)
+    receiver.done(2)
+    receiver.done(4, b"answer")
+    receiver.fail(3)
+    receiver.give_back()
+    told = report(receiver, 1.0)
+    assert told == told | {"taken": 5, "done": [[1, 2]], "failed": [[3, 3]], "answers": [[4, b"answer"]]}
+    assert told["returned"] == [[6, 6]]
+    assert report(receiver, 1.0) == {}
+    assert list(receiver.hands) == [5]
+
+
+def test_a_question_is_asked_even_if_nothing_is_new() -> None:
+    receiver = Receiver()
+    assert report(receiver) == {}
+    assert report(receiver, ask=7) == {"window": 0, "taken": 0}
+
+
+def test_an_item_is_done_once() -> None:
+    receiver = Receiver()
+    lend(receiver, "a")
+    take(receiver)
+    receiver.done(1)
+    receiver.done(1, b"again")
+    receiver.fail(1)
+    receiver.done(5)
+    receiver.fail(5)
+    told = report(receiver)
+    assert told["done"] == [[1, 1]]
+    assert told.keys() == {"window", "taken", "done"}
+
+
+def test_an_answer_too_long_for_a_frame_is_refused_and_the_item_stays_in_hand() -> None:
+    receiver = Receiver()
+    lend(receiver, "a")
+    take(receiver)
+    with pytest.raises(ItemError, match="too long"):
+        receiver.done(1, bytes(LONGEST_ANSWER + 1))
+    assert list(receiver.hands) == [1]
+    receiver.done(1, bytes(LONGEST_ANSWER))
+    assert [len(answer) for _, answer in report(receiver)["answers"]] == [LONGEST_ANSWER]
+
+
+def test_more_news_than_a_frame_holds_is_told_in_several() -> None:
+    receiver = Receiver()
+    count = 2 * MOST_RANGES + 2
+    lend(receiver, *range(count))
+    for _ in range(count):
+        take(receiver)
+    for position in range(1, count, 2):
+        receiver.done(position)
+        receiver.done(position + 1, b"")
+    first, second = report(receiver), report(receiver)
+    assert (len(first["done"]), len(first["answers"])) == (MOST_RANGES, MOST_RANGES)
+    assert (second["done"], second["answers"]) == ([[count - 1, count - 1]], [[count, b""]])
+    assert report(receiver) == {}
+
+
+def test_what_lies_in_the_buffer_is_given_back_whole() -> None:
+    receiver = Receiver()
+    lend(receiver, "a", "b")
+    lend(receiver, "c")
+    take(receiver)
+    receiver.give_back()
+    receiver.give_back()
+    assert (receiver.buffered, take(receiver)) == (0, None)
+    assert report(receiver)["returned"] == [[2, 3]]
+    lend(receiver, "d")
+    assert receiver.take(1, 0.0) == Taken(4, "d", 1)
+
+
+# -- how much may lie there -------------------------------------------------------------------------------
+
+
+def test_nobody_waits_and_nothing_was_taken_so_nothing_is_wanted() -> None:
+    receiver = Receiver()
+    assert receiver.window(100.0) == 0
+    receiver.waiters = 3
+    assert receiver.window(100.0) == 3
+
+
+def paced(seconds: float, takes: int = 60) -> tuple[Receiver, float]:
+    """A receiver whose program takes an item every so many seconds; and the time of the last."""
+    receiver, now = Receiver(), 10.0
+    for _ in range(takes):
+        now += seconds
+        lend(receiver, "x")
+        take(receiver, now)
+    return receiver, now
+
+
+def test_a_quick_program_has_a_wide_window_and_a_slow_one_a_narrow_one() -> None:
+    windows = [receiver.window(now) for receiver, now in map(paced, (0.0, 0.0001, 0.001, 0.01, 0.04))]
+    assert windows[0] == MOST_AHEAD
+    assert 150 <= windows[1] <= 200
+    assert 18 <= windows[2] <= 20
+    assert windows[3:] == [1, 1]
+
+
+def test_the_window_closes_when_the_program_pauses() -> None:
+    """Given a quick program with items in its buffer,
+
+    If it takes nothing for a while,
+    I expect what nobody waits for to be seen as surplus, from the deadline on.
+    """
+    receiver, now = paced(0.001)
+    lend(receiver, *"abc")
+    assert not receiver.paused(now)
+    assert receiver.deadline() == now + PAUSE
+    assert receiver.paused(now + 2 * PAUSE)
+    assert receiver.window(now + 2 * PAUSE) == 0
+    receiver.waiters = 3
+    assert not receiver.paused(now + 2 * PAUSE)
+    assert receiver.window(now + 2 * PAUSE) == 3
+
+
+def test_a_window_that_was_told_has_to_be_closed_though_the_buffer_is_empty() -> None:
+    receiver, now = paced(0.001)
+    assert report(receiver, now)["window"] > 1
+    assert receiver.deadline() == now + PAUSE
+    assert report(receiver, now + 2 * PAUSE)["window"] == 0
+    assert receiver.deadline() is None
+
+
+# -- histories ------------------------------------------------------------------------------------------
+
+
+class Histories(RuleBasedStateMachine):
+    """A program and a host with a receiver between them: whatever they do, each position comes to one end."""
+
+    @initialize()
+    def start(self) -> None:
+        self.receiver = Receiver()
+        self.now = 0.0
+        self.items: list[Any] = []
+        self.ends: dict[int, str] = {}
+        self.hands: set[int] = set()
+        self.expected: dict[int, str] = {}
+        self.next = 1
+        self.told_taken = 0
+
+    @rule(items=st.lists(st.integers() | st.just(UNREADABLE), min_size=1, max_size=6))
+    def lend(self, items: list[Any]) -> None:
+        lend(self.receiver, *items)
+        self.items += items
+
+    @rule(passed=st.sampled_from([0.0, 0.001, 0.1]))
+    def take(self, passed: float) -> None:
+        self.now += passed
+        position, self.next = self.next, min(self.next + 1, len(self.items) + 1)
+        if position > len(self.items):
+            assert self.receiver.take(1, self.now) is None
+        elif self.items[position - 1] is UNREADABLE:
+            with pytest.raises(NearfarError):
+                self.receiver.take(1, self.now)
+            self.expected[position] = "unreadable"
+        else:
+            assert self.receiver.take(1, self.now) == Taken(position, self.items[position - 1], 1)
+            self.hands.add(position)
+
+    @precondition(lambda self: self.items)
+    @rule(data=st.data(), how=st.sampled_from(["done", "failed", "answers"]))
+    def finish(self, data: st.DataObject, how: str) -> None:
+        position = data.draw(st.integers(1, len(self.items)))
+        if position in self.hands:
+            self.hands.remove(position)
+            self.expected[position] = how
+        match how:
+            case "done":
+                self.receiver.done(position)
+            case "failed":
+                self.receiver.fail(position)
+            case "answers":
+                self.receiver.done(position, b"x")
+
+    @rule()
+    def give_back(self) -> None:
+        self.receiver.give_back()
+        self.expected |= dict.fromkeys(range(self.next, len(self.items) + 1), "returned")
+        self.next = len(self.items) + 1
+
+    @rule(waiters=st.integers(0, 3))
+    def wait(self, waiters: int) -> None:
+        self.receiver.waiters = waiters
+
+    @rule()
+    def report(self) -> None:
+        told = report(self.receiver, self.now)
+        if told:
+            assert told["taken"] >= self.told_taken
+            self.told_taken = told["taken"]
+        for name in ("done", "failed", "unreadable", "returned"):
+            for first, last in told.get(name, ()):
+                for position in range(first, last + 1):
+                    assert position not in self.ends
+                    self.ends[position] = name
+        for position, answer in told.get("answers", ()):
+            assert position not in self.ends
+            assert answer == b"x"
+            self.ends[position] = "answers"
+        assert self.ends == self.expected
+        assert self.told_taken == self.receiver.taken
+        assert self.receiver.report(self.now) is None
+
+    @invariant()
+    def what_is_in_hand_and_in_the_buffer_is_known(self) -> None:
+        assert set(self.receiver.hands) == self.hands
+        assert self.receiver.buffered == len(self.items) + 1 - self.next
+        assert self.receiver.waiters <= self.receiver.window(self.now) <= module.MOST_AHEAD
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
