@@ -60,6 +60,7 @@ class Session:
         self._said_bye = False
         self._flushed = now
         sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
+        sender.admit()
         asks.again()
 
     # -- what happens ----------------------------------------------------------------------------
