@@ -126,8 +126,7 @@ class FarQueue(BaseQueue):
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
         end = self._reached()
-        taken = end.take(1, DELIVERY, block=block, timeout=timeout)[0]
-        return FarDelivery(end, end.session(), taken)
+        return FarDelivery(end, end.take(1, DELIVERY, block=block, timeout=timeout)[0])
 
     def __iter__(self) -> Iterator[Any]:
         """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done.

@@ -71,11 +71,11 @@ class FarOutbound(Outbound):
 class FarLetter(Letter):
     """A message in hand."""
 
-    def __init__(self, end: End, session: int, taken: Taken) -> None:
+    def __init__(self, end: End, taken: Taken) -> None:
         self.message = taken.item
         self.attempt = taken.attempt
         self._end = end
-        self._session = session
+        self._session = taken.session
         self._position = taken.position
 
     def answer(self, value: Any = None) -> None:
@@ -105,7 +105,7 @@ class FarInbound(Inbound):
             taken = self._end.take(1, DELIVERY, block=timeout != 0, timeout=timeout, to_the_end=True)[0]
         except Empty:
             return None
-        return FarLetter(self._end, self._end.session(), taken)
+        return FarLetter(self._end, taken)
 
     def close(self, timeout: float | None) -> None:
         self._end.close()

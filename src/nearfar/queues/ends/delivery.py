@@ -13,11 +13,11 @@ DELIVERY = 0
 class FarDelivery(Delivery):
     """An item of a far queue in hand."""
 
-    def __init__(self, end: End, session: int, taken: Taken) -> None:
+    def __init__(self, end: End, taken: Taken) -> None:
         self.item = taken.item
         self.attempt = taken.attempt
         self._end = end
-        self._session = session
+        self._session = taken.session
         self._position = taken.position
 
     def ack(self) -> None:

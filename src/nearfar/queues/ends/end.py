@@ -158,10 +158,6 @@ class End(Connection):
 
     # -- saying what became of it ----------------------------------------------------------------
 
-    def session(self) -> int:
-        """Which session this is: positions of an earlier one mean nothing any more."""
-        return self._machine.sessions
-
     def session_name(self) -> str:
         """The name by which this end's consumer can be addressed, in this session."""
         with self._changed:

@@ -137,6 +137,8 @@ class EndMachine:
         if self.state is not State.GREETING:
             self.greeting_since = now
         self.state = State.GREETING
+        if self.session is not None:
+            self.session.receiver.give_back()  # it is lent to others by now
         self.sessions += 1
         self._actions.append(Connect(self.session_name))
         self._greet(now)
@@ -158,4 +160,5 @@ class EndMachine:
             if superseded and facts["epoch"] == self.facts["epoch"]:
                 self.asks.add(Kind.ASK, "late", superseded)
         self.session = Session(facts, self.sender, self.asks, self.roles, waiters, now)
+        self.session.receiver.session = self.sessions
         self._actions.append(ConnectInbox(facts["inbox"]))

@@ -30,6 +30,8 @@ class Taken(NamedTuple):
     position: int
     item: Any
     attempt: int
+    session: int = 0
+    """Which session of its end the position belongs to."""
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class Receiver:
     buffered: int = 0
     hands: dict[int, int] = field(default_factory=dict)
     """The positions in the program's hands, oldest first, and the thread that took each."""
+    session: int = 0
     _buffer: deque[Loan] = field(default_factory=deque)
     _last: int = 0
     _done: list[list[int]] = field(default_factory=list)
@@ -104,7 +107,7 @@ class Receiver:
             unpickling = isinstance(item.error, ItemError) and item.error.__cause__
             raise unpickling or item.error
         self.hands[position] = thread
-        return Taken(position, item, loan.attempt)
+        return Taken(position, item, loan.attempt, self.session)
 
     def next_is_unreadable(self) -> bool:
         """True if the next `take` is going to raise."""
