@@ -176,6 +176,7 @@ def test_what_living_producers_put_survives_the_host(address: str) -> None:
             first.kill()
             producer.put_many(range(100, 200))
         with host(address):
+            assert eventually(lambda: producer.counts()["stored"] == 160)
             again = take_until_all_is_settled(consumer)
             assert set(again) == set(range(40, 200))
             in_hand.ack()  # too late, and of no effect

@@ -182,10 +182,16 @@ class End(Connection):
         with self._changed:
             if self._machine.session is not None:
                 self._session.receiver.done_by(holder)
+            self._machine.superseded = [
+                h for h in self._machine.superseded if h != holder and holder is not None
+            ]
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item that `holder`, or else anyone here, took is done; False if there is none."""
         with self._changed:
+            if holder in self._machine.superseded:  # somebody else's by now
+                self._machine.superseded.remove(holder)
+                return True
             self._wake_soon()
             return self._machine.session is not None and self._session.receiver.done_oldest(holder)
 

@@ -43,6 +43,8 @@ class EndMachine:
         self.refused: str | None = None
         self.session: Session | None = None
         """The present one, or the last while a new one is sought."""
+        self.superseded: list[int] = []
+        """The threads that took items in earlier sessions and have not said that they are done."""
         self.sessions = 0
         self.greeting_since = 0.0
         self.sender = Sender()
@@ -156,6 +158,7 @@ class EndMachine:
         waiters = 0
         if self.session is not None:
             waiters = self.session.receiver.waiters
+            self.superseded += self.session.receiver.hands.values()
             superseded = self.session.receiver.untold()
             if superseded and facts["epoch"] == self.facts["epoch"]:
                 self.asks.add(Kind.ASK, "late", superseded)
