@@ -90,3 +90,15 @@ def test_a_folder_that_cannot_be_used_is_a_short_error(tmp_path: Path) -> None:
     assert (run.returncode, run.stdout) == (Exit.USAGE, "")
     assert run.stderr.startswith(f"nearfar demo: {tmp_path} is not empty")
     assert run.stderr.count("\n") == 1
+
+
+def test_a_reader_that_leaves_ends_the_demo_without_a_word(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*DEMO, "-o", tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.readline()
+        program.stdout.close()
+        assert program.stderr.read() == b""
+    assert program.returncode == 128 + signal.SIGPIPE

@@ -108,6 +108,7 @@ def test_a_producer_that_is_still_there_keeps_what_it_put(shell: Shell) -> None:
     process, address = shell.host()
     with Queue.connect(address, wait=20.0) as queue:
         queue.put("kept")
+        assert queue.qsize() == 1  # a put without a bound returns before the host has the item
         process.send_signal(signal.SIGINT)
         assert "send it again to a queue at the same address" in ended(process)[2]
         again, _ = shell.host(address)

@@ -42,6 +42,14 @@ class Address:
         host = match["host"] or _v6(text, match["v6"])
         return cls(host=_EVERYWHERE.get(host, host), port=port)
 
+    @classmethod
+    def parse_remote(cls, text: str) -> Self:
+        """Read an address to connect to, which needs to be a certain one; raises `AddressError`."""
+        address = cls.parse(text)
+        if not (address.path or address.port):
+            raise AddressError(f"cannot connect to {text}: it needs a port")
+        return address
+
     def __str__(self) -> str:
         if self.path:
             return f"ipc://{self.path}"

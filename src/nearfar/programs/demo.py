@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print("\nstopped; the next demo begins anew", file=sys.stderr)
         return 128 + int(stopped.args[0])
+    except BrokenPipeError:
+        # Whoever read the output has left; Python would complain of it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Trouble as trouble:
         print(f"nearfar demo: {trouble}", file=sys.stderr)
         return Exit.USAGE if isinstance(trouble, Unusable) else Exit.FAILED

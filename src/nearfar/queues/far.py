@@ -76,10 +76,7 @@ class FarQueue(BaseQueue):
     @classmethod
     def connect(cls, address: str, *, wait: float = 60.0) -> Self:
         """An end of the queue at `address`. Nothing is sent before it is used."""
-        place = Address.parse(address)
-        if not (place.path or place.port):
-            raise AddressError(f"cannot connect to {address}: it needs a port")
-        return cls._reach(place, wait)
+        return cls._reach(Address.parse_remote(address), wait)
 
     @classmethod
     def _reach(cls, place: Address, wait: float) -> Self:

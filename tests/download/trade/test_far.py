@@ -136,6 +136,7 @@ def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Comm
     assert gate.reached.wait(30)
     producer.send_signal(signal.SIGINT)
     assert producer.stderr is not None
+    assert "connecting" in producer.stderr.readline()
     assert "stopping" in producer.stderr.readline()
     gate.open()
     code, said = ended(producer)

@@ -152,7 +152,7 @@ def _host(address: str, lanes: str | None, insecure: bool, producers: int) -> Fa
 
 
 def _place(address: str, host: FarQueue | None) -> Address:
-    return Address.parse(host.address if host is not None else address)
+    return Address.parse_remote(address if host is None else host.address)
 
 
 def _nothing() -> None:

@@ -1,0 +1,56 @@
+"""What the README says is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nearfar import Queue
+from nearfar.demo.tables import MEANINGS
+from nearfar.queues.base import Promises
+
+README = Path(__file__).parents[1] / "README.md"
+ROW = re.compile(r"\| `(\w+)` \| (.+?) \| (yes|no) \| (yes|no) \| (yes|no) \|")
+
+
+def answers(promises: Promises, name: str) -> str:
+    return "yes" if getattr(promises, name) else "no"
+
+
+def test_the_table_of_promises_is_what_the_queues_say() -> None:
+    near = Queue()
+    near.close()
+    far = [Queue.connect(address) for address in ("ipc:///run/queue", "tcp://storage:5555")]
+    promises = [queue.promises() for queue in (near, *far)]
+    assert [each.transport for each in promises] == ["near", "ipc", "tcp"]
+    said = ROW.findall(README.read_text(encoding="utf-8"))
+    assert said == [
+        (name, meaning, *(answers(each, name) for each in promises)) for name, meaning in MEANINGS.items()
+    ]
+
+
+@pytest.mark.parametrize("queue", ['Queue(5, "tcp://127.0.0.1:*")', "Queue(5)"])
+def test_the_sample_runs(tmp_path: Path, queue: str) -> None:
+    """Near, the end must be said: the README says so, and the test does it."""
+    sample = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[0]
+    far = 'Queue(5, "tcp://127.0.0.1:*")'
+    assert far in sample
+    said = sample.replace(far, queue)
+    if queue != far:
+        said = said.replace("q.close()", "q.shutdown()")
+    program = tmp_path / "sample.py"
+    program.write_text(said, encoding="utf-8")
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=40)
+    assert (run.stdout, run.stderr, run.returncode) == ("girl.jpg\nboy.jpg\nman.jpg\n", "", 0)
+
+
+def test_every_file_it_names_is_there() -> None:
+    text = README.read_text(encoding="utf-8")
+    names = re.findall(r"\]\(([^)]+)\)|`((?:tests|docs|examples)/[^` ]*)`", text)
+    missing = [name for pair in names for name in pair if name and not (README.parent / name).exists()]
+    assert names
+    assert missing == []
