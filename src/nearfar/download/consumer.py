@@ -37,7 +37,7 @@ GROUP = 256
 GROUP_SIZE = 8 * 1024 * 1024
 """Bytes of a commit of small files: half of what a producer sends unanswered, so that it need not pause."""
 COMPANY = 0.05
-"""Seconds that a file waits for others to be committed with: a commit costs as much as some thirty files."""
+"""Seconds that a file waits for others to be committed with: a commit itself costs as much as six files."""
 LONGEST_WAIT = 1.0
 """Seconds between two turns when nothing comes, for a stop and for whoever watches the progress."""
 

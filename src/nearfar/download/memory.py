@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep up to 64 MiB of freed memory for the next message; elsewhere, do nothing.
 
     By itself it maps each block above 128 KiB anew, and the kernel clears each page at its first touch:
-    measured through a near queue, 80 of the 100 microseconds that a file of 20 kB costs there.
+    measured, half or more of the 65 to 100 microseconds that a file of 20 kB costs in a near queue.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -113,7 +113,7 @@ def test_noise_for_an_answer_is_refused_or_read_but_breaks_nothing(word: str, re
             assert str(error)
 
 
-@pytest.mark.parametrize("message", [None, (), 5, "offer", (5,), ("chunk", "s", "0", b""), ("files",)])
+@pytest.mark.parametrize("message", [None, (), 5, "offer", (5,), ("chunk", "s", "0", b""), ("finish",)])
 def test_what_follows_no_rule_is_refused(message: object) -> None:
     with pytest.raises(ProtocolError):
         decode(message)

@@ -15,10 +15,12 @@ the way in bytes.
 
 from __future__ import annotations
 
+import math
+import select
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
 
@@ -106,10 +108,14 @@ class NearInbound:
         self.name = name
         self._routes = routes
         self._queues = {queue.fileno(): queue for queue in (routes.private[name], routes.parcels)}
-        self._control = control
+        self._control = control.fileno()
+        # Kept: `multiprocessing.connection.wait` makes one of its own for each message.
+        self._poller = select.poll()
+        for descriptor in (*self._queues, self._control):
+            self._poller.register(descriptor, select.POLLIN)
 
     def receive(self, timeout: float | None) -> NearLetter | None:
-        ready = wait([*self._queues, self._control], timeout)
+        ready = dict(self._poller.poll(None if timeout is None else math.ceil(timeout * 1000)))
         for descriptor, queue in self._queues.items():
             if descriptor in ready:
                 try:

@@ -39,7 +39,7 @@ FIELDS = {
         "transfer-encoding",
     )
 }
-"""The fields that matter here; reading the others would cost a small file more than its digest."""
+"""The fields that matter here, by what stands before their colon; the others are not read."""
 RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
 STRONG_ETAG = re.compile(r'"[^"]*"')
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
