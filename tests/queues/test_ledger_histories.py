@@ -85,6 +85,7 @@ class Histories(RuleBasedStateMachine):
     @initialize(most=st.integers(1, 3), expected=st.integers(0, 2))
     def begin(self, most: int, expected: int) -> None:
         self.ledger = Ledger(100, 1000, max_attempts=most, expected=expected)
+        self.expected = expected
         self.model = Model()
         self.open: dict[str, bool] = {}
         self.made = 0
@@ -315,7 +316,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_end_is_when_nobody_will_put_and_nothing_is_left(self) -> None:
-        ended = self.ledger.shut or (not any(self.open.values()) and len(self.open) >= self.ledger.expected)
+        ended = self.ledger.shut or (not any(self.open.values()) and len(self.open) >= self.expected)
         assert self.ledger.finished() == ended
         for name in self.model.holders:
             places = (WAITING, LENT) if self.ledger.shut else (WAITING, LENT, HELD)

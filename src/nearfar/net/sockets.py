@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import socket
 import stat
 from pathlib import Path
@@ -74,7 +75,7 @@ def bind_in(made: zmq.Socket[bytes], beside: Address, ports: range | None, suffi
         return suffix
     if ports is None:
         return bind(made, Address(host=beside.host)).port
-    for port in ports:
+    for port in random.sample(ports, len(ports)):  # an end of an earlier host may still call at its lane
         with contextlib.suppress(AddressError):
             return bind(made, beside.beside(port)).port
     raise AddressError(f"no free port among {ports.start}-{ports.stop - 1} on {beside.host}")

@@ -108,6 +108,7 @@ def _host(options: argparse.Namespace) -> FarQueue:
         maxbytes=options.maxbytes,
         lease=options.lease,
         producers=options.producers,
+        standing=True,
         lanes=options.lanes,
         insecure=options.insecure,
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +12,7 @@ from typing import Any, Self
 from nearfar.errors import AddressError, QueueLost, ShutDown
 from nearfar.net import codec
 from nearfar.net.addresses import Address, parse_ports
+from nearfar.queues import forks
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End
@@ -34,6 +33,8 @@ class FarQueue(BaseQueue):
       process on the host's own machine is seen at once.
     * `max_attempts`: consumers that an item may be lost with before it goes to the `dead_letters`.
     * `producers`: how many must have come and said goodbye before iteration ends by itself.
+    * `standing`: after that end, once everybody has left, count anew for those who come next; otherwise a
+      latecomer's iteration ends at once.
     * `lanes`: the ports that the sockets beside the address may use, such as ``"5600-5700"``.
     * `wait`: seconds that a call waits for a host that does not answer before it raises `QueueLost`.
 
@@ -53,6 +54,7 @@ class FarQueue(BaseQueue):
         lease: float = 10.0,
         max_attempts: int = 5,
         producers: int = 1,
+        standing: bool = False,
         lanes: str | None = None,
         insecure: bool = False,
         wait: float = 60.0,
@@ -65,7 +67,13 @@ class FarQueue(BaseQueue):
             )
         if not place.local:
             log.warning("the queue at %s is open to everyone who can reach it", address)
-        ledger = Ledger(max(0, maxsize), max(0, maxbytes), max_attempts=max_attempts, expected=producers)
+        ledger = Ledger(
+            max(0, maxsize),
+            max(0, maxbytes),
+            max_attempts=max_attempts,
+            expected=producers,
+            standing=standing,
+        )
         ports = None if lanes is None else parse_ports(lanes)
         host = Host(place, ledger, lease=lease, trusted=place.local, ports=ports)
         self._set_up(host.address, wait)
@@ -93,7 +101,7 @@ class FarQueue(BaseQueue):
         self._finish: Callable[[], None] | None = None
         self._join_at_exit = True
         self._closed = False
-        _queues.add(self)
+        forks.watch(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self)._reach, (self._place, self._wait)
@@ -241,9 +249,9 @@ class FarQueue(BaseQueue):
     def _settle_rest(self, end: End) -> None:
         end.done_by()
 
-    def _forget_parent(self) -> None:
+    def forget_parent(self) -> None:
         """In the child of a fork: threads, sockets and locks of the parent are not ours."""
-        _inherited.append((self._end, self._host))
+        forks.keep(self._end, self._host)
         self._set_up(self._place, self._wait)
 
 
@@ -278,17 +286,3 @@ def _finish(end: End, owner: weakref.ref[FarQueue]) -> None:
         end.join()
     except QueueLost as error:
         log.error("items may be lost: %s", error)
-
-
-_queues: weakref.WeakSet[FarQueue] = weakref.WeakSet()
-_inherited: list[object] = []
-"""Kept in a forked child, so that nothing of the parent's is closed by the garbage collector there."""
-
-
-def _after_fork() -> None:
-    for queue in list(_queues):
-        with contextlib.suppress(AttributeError):  # being made while another thread forked
-            queue._forget_parent()
-
-
-os.register_at_fork(after_in_child=_after_fork)

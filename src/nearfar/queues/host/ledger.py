@@ -14,22 +14,35 @@ from __future__ import annotations
 
 from collections import deque
 
-from nearfar.queues.host.records import Consumer, DeadLetter, News, Outcome, Producer, State
+from nearfar.queues.host.attendance import Attendance
+from nearfar.queues.host.records import (
+    DEAD_LETTERS_KEPT,
+    Consumer,
+    DeadLetter,
+    News,
+    Outcome,
+    Producer,
+    State,
+)
 from nearfar.queues.host.runs import Run, Shelf
-
-DEAD_LETTERS_KEPT = 10_000
 
 
 class Ledger:
     """See the module. Methods raise `KeyError` for a consumer that is not there: ask first."""
 
     def __init__(
-        self, maxsize: int = 0, maxbytes: int = 0, *, max_attempts: int = 5, expected: int = 1
+        self,
+        maxsize: int = 0,
+        maxbytes: int = 0,
+        *,
+        max_attempts: int = 5,
+        expected: int = 1,
+        standing: bool = False,
     ) -> None:
         self.maxsize = maxsize
         self.maxbytes = maxbytes
         self.max_attempts = max_attempts
-        self.expected = expected
+        self.standing = standing
         self.shut = False
         self._drops = False
         self.producers: dict[str, Producer] = {}
@@ -37,7 +50,6 @@ class Ledger:
         """Producers with news to be told."""
         self.consumers: dict[str, Consumer] = {}
         self.bearers: dict[str, set[str]] = {}
-        self.lost: list[str] = []
         self.dead: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
         self.stored = self.settled = self.died = self.dropped = self.undeliverable = self.late = 0
         self._shelf = Shelf()
@@ -47,9 +59,14 @@ class Ledger:
         self.shared_tags: list[str] = []
         """The tags under which consumers can be addressed, besides their own names."""
         self._granted_items = self._granted_bytes = 0
-        self._open = 0
+        self._attendance = Attendance(expected)
 
     # -- what there is ---------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> list[str]:
+        """Producers that died or fell silent, and were not replaced."""
+        return self._attendance.lost
 
     @property
     def unsettled(self) -> int:
@@ -63,26 +80,15 @@ class Ledger:
     # -- producers -------------------------------------------------------------------------------
 
     def enter(self, name: str) -> Producer:
-        """A producer comes, or comes back. A new one stands in for one that was lost."""
-        producer = self.producers.get(name)
-        if producer is None:
-            producer = self.producers[name] = Producer(name)
-            self._open += 1
-            if self.lost:
-                self.lost.pop(0)
-        elif producer.state is State.LOST and name in self.lost:
-            self.lost.remove(name)
-        if producer.state is not State.OPEN:
-            producer.state = State.OPEN
-            self._open += 1
+        """A producer comes, or comes back."""
+        producer = self.producers.setdefault(name, Producer(name, State.GONE))
+        self._attendance.enter(producer)
         return producer
 
     def room(self) -> tuple[int, int]:
         """How many items, and bytes, may still be granted. Meaningless where there is no bound."""
-        return (
-            self.maxsize - self.size - self._granted_items,
-            self.maxbytes - self.size_bytes - self._granted_bytes,
-        )
+        items = self.maxsize - self.size - self._granted_items
+        return items, self.maxbytes - self.size_bytes - self._granted_bytes
 
     def grant(self, name: str, items: int, size: int) -> None:
         """Let a producer put so much (or, with negative numbers, so much less)."""
@@ -94,7 +100,8 @@ class Ledger:
     def store(self, name: str, first: int, count: int, body: bytes, to: str | None) -> bool:
         """Take in a run. One that was stored before, in an earlier session, is not taken again."""
         producer = self.producers[name]
-        self._use_grant(producer, count, len(body))
+        used = (min(count, producer.granted[0]), min(len(body), producer.granted[1]))
+        self.grant(name, -used[0], -used[1])
         if first <= producer.stored:
             return False
         producer.stored = first + count - 1
@@ -111,12 +118,12 @@ class Ledger:
     def leave(self, name: str, state: State) -> None:
         """A producer has said goodbye (GONE) or was lost (LOST)."""
         self.revoke(name)
-        producer = self.producers[name]
-        if producer.state is State.OPEN:
-            producer.state = state
-            self._open -= 1
-            if state is State.LOST:
-                self.lost.append(name)
+        self._attendance.leave(self.producers[name], state)
+
+    def part(self) -> None:
+        """Everybody has left. If all is done, a standing queue counts anew for those who come next."""
+        if self.standing and self.finished() and not self.unsettled:
+            self._attendance.begin_anew()
 
     # -- consumers -------------------------------------------------------------------------------
 
@@ -211,9 +218,7 @@ class Ledger:
 
     def finished(self) -> bool:
         """True if no producer will put again: shut down, or all that were expected came and went."""
-        if self.shut:
-            return True
-        return self._open == 0 and len(self.producers) >= self.expected
+        return self.shut or self._attendance.over()
 
     def over(self, name: str) -> bool:
         """True if nothing more will come for this consumer.
@@ -226,11 +231,6 @@ class Ledger:
         return self.finished() and self.unsettled == self.consumers[name].leases.held_items
 
     # -- inside ----------------------------------------------------------------------------------
-
-    def _use_grant(self, producer: Producer, count: int, size: int) -> None:
-        items = min(count, producer.granted[0])
-        size = min(size, producer.granted[1])
-        self.grant(producer.name, -items, -size)
 
     def _drop(self, run: Run) -> None:
         self.dropped += run.count

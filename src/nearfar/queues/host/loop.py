@@ -79,7 +79,8 @@ class Host:
         self.malformed = 0
         self._machine = HostMachine(ledger, about, lease=lease)
         self._lanes: dict[str, Lane] = {}
-        self._lanes_opened = 0
+        # an end of an earlier host at this address may still call at its lane: it must not find another's
+        self._lanes_opened = secrets.randbelow(100_000)
         self._watch = Watch()
         self._waker = Waker()
         self._poller = zmq.Poller()

@@ -188,3 +188,5 @@ class HostMachine:
         if peer.consumes:
             self._demand.end(peer, why, cleanly=cleanly)
         self._rounds.excuse(peer.session, now)
+        if not self.peers:
+            self.ledger.part()

@@ -7,6 +7,8 @@ from enum import IntEnum
 
 from nearfar.queues.host.leases import Leases
 
+DEAD_LETTERS_KEPT = 10_000
+
 
 class Outcome(IntEnum):
     """What became of an item, as its producer is told."""
@@ -49,6 +51,8 @@ class Producer:
     granted: tuple[int, int] = (0, 0)
     """Items and bytes it may still put under the bound."""
     news: list[News] = field(default_factory=list)
+    round: int = -1
+    """The last round of a standing queue that it came in."""
 
     def note(self, news: News) -> None:
         """Keep `news` to be told; what is done right after its neighbour is told with it."""
