@@ -12,7 +12,7 @@ from datetime import datetime
 
 import pytest
 
-from nearfar.programs.common import Exit, StopRequest, add_logging_options, announce, set_up_logging
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, announce, set_up_logging, why
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +100,9 @@ def test_handlers_are_put_back() -> None:
     with StopRequest():
         assert [signal.getsignal(signum) for signum in StopRequest.SIGNALS] != before
     assert [signal.getsignal(signum) for signum in StopRequest.SIGNALS] == before
+
+
+def test_a_missing_file_is_named_without_a_number() -> None:
+    missing = FileNotFoundError(2, "No such file or directory", "urls.txt")
+    assert why(missing) == "urls.txt: no such file or directory"
+    assert why(ValueError("not a number")) == "not a number"

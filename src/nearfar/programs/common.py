@@ -151,3 +151,11 @@ class StopRequest:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         os.close(self._bell)
+
+
+def why(error: Exception) -> str:
+    """What went wrong, for a person: of an `OSError` the file and the reason, without the number."""
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror.lower()
+        return f"{error.filename}: {reason}" if error.filename else reason
+    return str(error)

@@ -15,7 +15,7 @@ from nearfar.download.memory import keep_freed_memory
 from nearfar.download.store import Store, StoreError
 from nearfar.errors import AddressError, ProducerLost, QueueLost
 from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, describe_place, positive
-from nearfar.programs.common import Exit, StopRequest, set_up_logging
+from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import Progress, make_progress
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nearfar consumer: {error}", file=sys.stderr)
         return Exit.LOST
     except (AddressError, StoreError, OSError) as error:
-        print(f"nearfar consumer: {error}", file=sys.stderr)
+        print(f"nearfar consumer: {why(error)}", file=sys.stderr)
         return Exit.USAGE
 
 

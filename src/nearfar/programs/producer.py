@@ -29,7 +29,7 @@ from nearfar.programs.arguments import (
     positive,
     seconds,
 )
-from nearfar.programs.common import Exit, StopRequest, set_up_logging
+from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
 from nearfar.programs.run import Run
 
 LOCAL = "local"
@@ -50,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         fetching = _fetch_options(options)
         source = _open_source(options)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(why(error))
     try:
         return _work(options, fetching, source)
     except (AddressError, StoreError, OSError) as error:
-        print(f"nearfar producer: {error}", file=sys.stderr)
+        print(f"nearfar producer: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     finally:
         source.close()
