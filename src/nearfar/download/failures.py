@@ -14,7 +14,8 @@ class Failures:
     """Collects failed lines beside `path`, and gives them its name at the end.
 
     Until `close`, a file of an earlier run keeps its content, so that it can be this run's input. When
-    nothing failed, `close` removes it: it speaks of a run that is over.
+    nothing failed, `close` removes it: it speaks of a run that is over. One that another run put there
+    in the meantime stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -22,6 +23,7 @@ class Failures:
         self.count = 0
         self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         self._file: IO[str] | None = None
+        self._earlier = _identity(path)
 
     def add(self, entry: Job | Bad, failure: Failure) -> None:
         """Write one line. Raises `OSError`."""
@@ -33,10 +35,20 @@ class Failures:
     def close(self) -> None:
         """Put the file in its place, or remove an old one. Raises `OSError`."""
         if self._file is None:
-            self.path.unlink(missing_ok=True)
+            if _identity(self.path) == self._earlier:
+                self.path.unlink(missing_ok=True)
             return
         with self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
         self._unfinished.replace(self.path)
         self._file = None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells this file from another that takes its name; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -173,3 +173,13 @@ def test_a_failures_file_appears_whole_and_goes_when_nothing_failed(tmp_path: Pa
     assert path.read_text() == "http://h/1\tname=a.png\t# dns: no such host\n"
     Failures(path).close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_failures_leaves_those_of_a_run_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "failures.txt"
+    path.write_text("of a run that is over")
+    clean, beside = Failures(path), Failures(path)
+    beside.add(Job("http://x/missing"), Failure(Reason.HTTP_4XX, "HTTP 404"))
+    beside.close()
+    clean.close()
+    assert "http://x/missing" in path.read_text()
