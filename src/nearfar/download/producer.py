@@ -30,6 +30,8 @@ UNSETTLED = 4096
 """Files fetched or being fetched, without a verdict: bounds memory when files are tiny."""
 TRIES = 5
 """Times that a file lost with its consumer is fetched."""
+LONELY = 5.0
+"""Seconds without any consumer after which that is said."""
 LONGEST_WAIT = 1.0
 """Seconds between two turns when nothing happens, for whoever watches the progress."""
 
@@ -57,6 +59,7 @@ class Producer:
         self._jobs = jobs
         self._ahead = ahead
         self._clock = clock
+        self._stores = outbound.stores
         self._post = Post(outbound)
         self._dock = Dock(self._post)
         self._offers = Offers(self._post, outbound.stores, self._known)
@@ -64,6 +67,8 @@ class Producer:
         self._fetching: set[Passage] = set()
         self._losses: dict[int, int] = {}
         self._stopping = False
+        self._alone_since: float | None = clock()
+        """Since when a consumer is waited for; None when one has come, or its absence was said."""
         outbound.on_event = desk.on_event = fetcher.wake
 
     @property
@@ -89,6 +94,7 @@ class Producer:
 
     def turn(self) -> bool:
         """Do what can be done now, without waiting; False when all is done. Raises as `run`."""
+        self._look_for_company()
         self._post.turn()
         self._offers.turn()
         self._resume()
@@ -97,6 +103,15 @@ class Producer:
         self._dock.turn(self._clock())
         self._desk.turn()
         return bool(self._passages) or not (self._stopping or self._all_taken())
+
+    def _look_for_company(self) -> None:
+        if self._alone_since is None:
+            return
+        if self._stores():
+            self._alone_since = None
+        elif self._clock() - self._alone_since >= LONELY:
+            self._alone_since = None
+            log.warning("no consumer has come to the queue yet: waiting for one")
 
     def _all_taken(self) -> bool:
         return self._desk.exhausted and not self._offers.ready and not self._offers.pending

@@ -13,10 +13,13 @@ from nearfar.download.dock import Dock
 from nearfar.download.model import Body, Failure, Head, Job, Reason
 from nearfar.download.passage import Passage
 from nearfar.download.post import Post
+from nearfar.download.producer import LONELY, Producer
 from nearfar.download.spelling import decode_answer, encode
 from nearfar.download.store import Store
 from nearfar.download.words import Abandon, Chunk, File, Files, Finish, Lost, Open, Taken, Verdicts, Written
+from tests.download.trade.world import ListDesk
 from tests.support import courier
+from tests.support.fetcher import FakeFetcher
 
 JOB, HEAD = Job("http://h/a"), Head("http://h/a", 200)
 PIECE = b"x" * 100_000
@@ -137,3 +140,15 @@ def test_a_message_that_cannot_be_read_is_answered_and_harms_nobody(ends: Ends) 
     ((_, value),) = ends.outbox.answers()
     assert isinstance(decode_answer(value), Failure)
     assert ends.ask(Open("s", JOB, HEAD)) == [Taken("a")]
+
+
+def test_a_producer_that_nobody_joins_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    fetcher = FakeFetcher({}, meanwhile=lambda: None)
+    outbox = courier.Outbox(courier.Post())
+    producer = Producer(ListDesk([JOB]), fetcher, outbox, clock=lambda: now[0])
+    for now[0] in (0.0, LONELY, LONELY + 1):
+        assert producer.turn()
+    assert [record.getMessage() for record in caplog.records] == [
+        "no consumer has come to the queue yet: waiting for one"
+    ]
