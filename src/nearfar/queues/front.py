@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from nearfar.queues.near import NearJoinableQueue, NearQueue
 
-Q = TypeVar("Q", bound=BaseQueue)
+N = TypeVar("N", bound=NearQueue)
+F = TypeVar("F", bound=FarQueue)
 
 
-class Front(Generic[Q]):
+class Front(Generic[N, F]):
     """Makes queues: called like `multiprocessing.Queue`, with an address if it is to be far."""
 
-    def __init__(self, near: type[Any], far: type[Any]) -> None:
+    def __init__(self, near: type[N], far: type[F]) -> None:
         self._near = near
         self._far = far
 
-    def __call__(self, maxsize: int = 0, address: str | None = None, **options: Any) -> Q:
+    @overload
+    def __call__(self, maxsize: int = 0, address: None = None, **options: Any) -> N: ...
+
+    @overload
+    def __call__(self, maxsize: int, address: str, **options: Any) -> F: ...
+
+    def __call__(self, maxsize: int = 0, address: str | None = None, **options: Any) -> N | F:
         """A queue of at most `maxsize` items (0: no bound).
 
         Without an address it is near: `multiprocessing`'s own, for this process and its children (`ctx`
         chooses their start method). With one, this process hosts it there, and every other process that
         can reach the address may `connect`; see `FarQueue` for the options. Raises `AddressError`.
         """
-        near = address is None
-        made: Q = self._near(maxsize, **options) if near else self._far(maxsize, address, **options)
-        return made
+        if address is None:
+            return self._near(maxsize, **options)
+        return self._far(maxsize, address, **options)
 
-    def connect(self, address: str, *, wait: float = 60.0) -> Q:
+    def connect(self, address: str, *, wait: float = 60.0) -> F:
         """An end of the queue that another process hosts at `address`. Nothing is sent before it is used.
 
         Calls raise `QueueLost` once no host has answered for `wait` seconds, and `AddressError` is
         raised at once for an address that cannot be read.
         """
-        made: Q = self._far.connect(address, wait=wait)
-        return made
+        return self._far.connect(address, wait=wait)
 
 
-Queue: Front[BaseQueue] = Front(NearQueue, FarQueue)
-JoinableQueue: Front[BaseJoinableQueue] = Front(NearJoinableQueue, FarJoinableQueue)
+Queue = Front(NearQueue, FarQueue)
+JoinableQueue = Front(NearJoinableQueue, FarJoinableQueue)
