@@ -12,10 +12,10 @@ from typing import Any
 
 from nearfar.errors import QueueLost
 from nearfar.net.addresses import Address
+from nearfar.net.here import about_me
 from nearfar.queues.ends.loop import EndLoop
 from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.session import Session
-from nearfar.queues.host.watch import about_me
 from nearfar.queues.wire import LONGEST_NAME, Kind
 
 
