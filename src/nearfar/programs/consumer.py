@@ -95,11 +95,12 @@ def _work(options: argparse.Namespace, store: Store) -> int:
         wait=options.wait,
         producers=options.producers,
     )
-    log.info("%s, saving to %s", describe_place(inbound.address, hosts=options.queue is None), options.output)
+    place = describe_place(inbound.address, hosts=options.queue is None)
     progress = make_progress(quiet=options.quiet, log_format=options.log_format)
     consumer = Consumer(inbound, store, on_turn=lambda: _show(progress, consumer))
     try:
         with StopRequest(consumer.stop) as stop:
+            log.info("%s, saving to %s", place, options.output)
             consumer.run()
     finally:
         progress.close(_counts(consumer), time.monotonic())

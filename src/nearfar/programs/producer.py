@@ -185,9 +185,9 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
             address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
         )
         try:
-            log.info("%s", describe_place(outbound.address, hosts=bind))
             producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
             with StopRequest(producer.stop) as stop:
+                log.info("%s", describe_place(outbound.address, hosts=bind))
                 producer.run()
         finally:
             outbound.close(FAREWELL)

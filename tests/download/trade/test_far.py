@@ -121,6 +121,8 @@ def test_a_stopped_consumer_leaves_its_work_to_another(web: Web, commands: Comma
     host, other = commands.host("-o", "a"), commands.join("-o", "b")
     producer = commands.produce(web)
     assert gate.reached.wait(30)
+    assert other.stderr is not None
+    assert "saving" in other.stderr.readline(), "from now on it knows what to do about a signal"
     other.send_signal(signal.SIGTERM)
     assert ended(other)[0] == Exit.TERMINATED
     gate.open()
