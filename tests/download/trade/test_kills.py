@@ -91,7 +91,7 @@ def the_rest_gives_up_and_the_same_commands_finish(troop: Troop, seed: int) -> N
     for name, ended in end_all(troop, LEASE + troop.wait + 10).items():
         assert (name, ended.code) == (name, Exit.LOST)
         assert f"no host has answered at {troop.address} for {troop.wait:g} s" in ended.err
-    had = troop.saved()
+    had = troop.there()
     troop.start_all()
     endings = end_all(troop, LIMIT)
     verify(troop, endings)
