@@ -25,10 +25,7 @@ class End(Connection):
         """Put `items` in order and return the number of the last. Raises `Full` with how many went in."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            machine = self._open(produces=True)
-            self._check_puts(machine)
-            entry = Entry(self._encode(machine, items), to)
-            machine.sender.put(entry)
+            entry = self._submit(items, to)
             if not entry.items or block:
                 self._need_loop().wake()
             if not entry.items:
@@ -39,23 +36,20 @@ class End(Connection):
                 else:
                     self._ask(Kind.NEED, until=lambda: not entry.items)
             finally:
-                admitted = entry.admitted
-                machine.sender.withdraw(entry)
-                self._need_loop().wake()  # what waits behind it may fit now
-                self._changed.notify_all()
+                if entry.items:
+                    self._machine.sender.withdraw(entry)
+                    self._need_loop().wake()  # what waits behind it may fit now
+                    self._changed.notify_all()
             if entry.admitted < len(items):
                 if self._session.shut:
                     raise ShutDown
-                raise Full(admitted)
+                raise Full(entry.admitted)
             return entry.last
 
     def post(self, item: Any, to: str | None = None) -> Entry:
         """Queue one item for sending and return at once; `Entry.last` is its number once it is admitted."""
         with self._changed:
-            machine = self._open(produces=True)
-            self._check_puts(machine)
-            entry = Entry(self._encode(machine, [item]), to)
-            machine.sender.put(entry)
+            entry = self._submit([item], to)
             self._need_loop().wake()
             return entry
 
@@ -64,11 +58,13 @@ class End(Connection):
         with self._changed:
             return self._session.tags if self._machine.session else frozenset()
 
-    def _check_puts(self, machine: EndMachine) -> None:
-        if self._closed:
-            raise ValueError("the queue is closed")
+    def _submit(self, items: list[Any], to: str | None) -> Entry:
+        machine = self._open(produces=True)
         if self._session.shut:
             raise ShutDown
+        entry = Entry(self._encode(machine, items), to)
+        machine.sender.put(entry)
+        return entry
 
     def _encode(self, machine: EndMachine, items: list[Any]) -> deque[bytes]:
         trusted = bool(machine.facts["trusted"])
