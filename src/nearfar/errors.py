@@ -11,6 +11,11 @@
         ├── ProtocolError            (ValueError)       a frame that does not follow the protocol
         ├── QueueLost                (ConnectionError)  no host answers at the queue's address
         ├── ProducerLost                                a producer died before it said goodbye
+        ├── WorkerLost                                  a worker died while it ran this task
+        ├── TaskTimeout              (TimeoutError)     a task ran longer than its timeout, and was killed
+        ├── PoolBroken               (BrokenExecutor)   a pool that can run nothing any more
+        │   ├── InitializerFailed                       the initializer raised, or its worker died in it
+        │   └── CoordinatorLost      (ConnectionError)  no coordinator answers at the pool's address
         └── Untrusted                (PermissionError)  pickle, or a peer, that trust does not cover
 """
 
@@ -18,18 +23,24 @@ from __future__ import annotations
 
 import queue
 import sys
+from concurrent.futures import BrokenExecutor
 
 __all__ = [
     "AddressError",
+    "CoordinatorLost",
     "Empty",
     "Full",
+    "InitializerFailed",
     "ItemError",
     "NearfarError",
+    "PoolBroken",
     "ProducerLost",
     "ProtocolError",
     "QueueLost",
     "ShutDown",
+    "TaskTimeout",
     "Untrusted",
+    "WorkerLost",
 ]
 
 Empty = queue.Empty
@@ -72,6 +83,43 @@ class ProducerLost(NearfarError):
     def __init__(self, names: tuple[str, ...]) -> None:
         super().__init__(f"lost before saying goodbye: {', '.join(names)}")
         self.names = names
+
+
+class WorkerLost(NearfarError):
+    """A worker died, or its machine fell silent, while it ran this task.
+
+    The task may have run in part, or to its end. `worker` is its name, `host` and `pid` say where it was,
+    and `how` what became of it (``killed by SIGKILL``, ``exited with code 3``, ``silent for 10 s``).
+    """
+
+    def __init__(self, worker: str, host: str, pid: int, how: str, task: str = "") -> None:
+        super().__init__(worker, host, pid, how, task)
+        self.worker = worker
+        self.host = host
+        self.pid = pid
+        self.how = how
+        self.task = task
+        """What ran, for a person: ``module:function``."""
+
+    def __str__(self) -> str:
+        ran = f" while it ran {self.task}" if self.task else ""
+        return f"worker {self.worker} (pid {self.pid} on {self.host}) {self.how}{ran}"
+
+
+class TaskTimeout(NearfarError, TimeoutError):
+    """A task ran longer than its timeout, and its worker was killed."""
+
+
+class PoolBroken(NearfarError, BrokenExecutor):
+    """A pool that can run nothing any more."""
+
+
+class InitializerFailed(PoolBroken):
+    """The initializer raised (see `__cause__`), or its worker died in it."""
+
+
+class CoordinatorLost(PoolBroken, ConnectionError):
+    """No coordinator answers at the pool's address, or it went away and did not return in time."""
 
 
 class Untrusted(NearfarError, PermissionError):

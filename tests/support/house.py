@@ -13,6 +13,8 @@ LAYERS = (
     ("errors",),
     ("net",),
     ("queues",),
+    ("coordinator", "worker"),
+    ("pool",),
     ("nearfar",),
     ("download",),
     ("demo", "contrast"),
@@ -22,9 +24,10 @@ LAYERS = (
 """From the ground up: a module imports from its own layer or from below. `nearfar` is the public names."""
 
 ONLY_IN = {
-    "zmq": ("net", "queues"),
+    "zmq": ("net", "queues", "coordinator", "worker", "pool"),
     "pycurl": ("download.fetch.curl",),
     "pickle": ("net.pickles",),
+    "cloudpickle": ("net.pickles",),
     "marshal": (),
     "shelve": (),
 }

@@ -1,0 +1,48 @@
+"""A task: what a worker is to run once, as the coordinator sees it, which never reads what it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+
+class State(IntEnum):
+    """Where a task is. A task that is told its outcome never changes again."""
+
+    NEW = 0
+    WAITING = 1
+    GIVEN = 2
+    """A worker has it, and may have begun."""
+    SETTLED = 3
+
+
+class Task:
+    """One call, or one chunk of calls. Slots, and defaults in the class: there may be a million of them."""
+
+    __slots__ = ("blob", "buffers", "client", "function", "mode", "state")
+
+    timeout: float | None = None
+    """Seconds that it may run, from its start; then its worker is killed."""
+    retries: int = 0
+    """How often it may run again after the loss of its worker."""
+    losses: int = 0
+    """Workers that were lost while they ran it."""
+
+    client: str
+    """Whose it is: its globals in a worker are that client's."""
+    function: bytes
+    """``module:qualname``, or nothing if the function travels inside the blob."""
+    mode: int
+    blob: bytes
+    buffers: Sequence[Any]
+    """Large parts that travel beside the blob."""
+    state: State
+
+    def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
+        """A worker ran it: what it said, unread. Called once at most, as is `failed`; one of them ends it."""
+        raise NotImplementedError
+
+    def failed(self, error: BaseException) -> None:
+        """It will have no answer."""
+        raise NotImplementedError
