@@ -33,7 +33,19 @@ ONLY_IN = {
 }
 """Who may import what reaches out of the process or runs what it reads."""
 
-PURE = ("net.line", "queues.host.ledger", "queues.ends.sender", "queues.ends.receiver")
+PURE = (
+    "net.line",
+    "queues.host.ledger",
+    "queues.ends.sender",
+    "queues.ends.receiver",
+    "coordinator.book",
+    "coordinator.clients",
+    "coordinator.costs",
+    "coordinator.machine",
+    "coordinator.roster",
+    "coordinator.tasks",
+    "coordinator.workers",
+)
 IMPURE = frozenset({"asyncio", "multiprocessing", "random", "select", "socket", "threading", "time", "zmq"})
 """Machines decide: no sockets, no threads, no clock, no dice."""
 

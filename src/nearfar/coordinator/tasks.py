@@ -7,6 +7,26 @@ from enum import IntEnum
 from typing import Any
 
 
+class Mode(IntEnum):
+    """How a task calls its function."""
+
+    CALL = 0
+    """``function(*args, **kwargs)``"""
+    MAP = 1
+    """``[function(x) for x in chunk]``"""
+    STARMAP = 2
+    """``[function(*x) for x in chunk]``"""
+    PREPARE = 3
+    """``function(*args)``, and its value is dropped: an initializer."""
+
+
+class Status(IntEnum):
+    """What became of a task that a worker ran."""
+
+    VALUE = 0
+    ERROR = 1
+
+
 class State(IntEnum):
     """Where a task is. A task that is told its outcome never changes again."""
 
@@ -38,6 +58,10 @@ class Task:
     buffers: Sequence[Any]
     """Large parts that travel beside the blob."""
     state: State
+
+    def describe(self) -> str:
+        """What it runs, for a person."""
+        return self.function.decode(errors="replace")
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
         """A worker ran it: what it said, unread. Called once at most, as is `failed`; one of them ends it."""

@@ -1,0 +1,154 @@
+"""The clients' book: whose tasks wait, whose turn it is, and what tasks have come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import CancelledError
+from typing import Any
+
+from nearfar.coordinator.clients import Client, Turns
+from nearfar.coordinator.tasks import State, Status, Task
+from nearfar.coordinator.workers import Batch, Preparation, Worker
+from nearfar.errors import InitializerFailed, WorkerLost
+
+POISON = 5
+"""Worker processes that a task may crash, whatever its `retries` say; a lost machine is not its fault."""
+START_FAILURES = 3
+"""Workers in a row that may die in a client's initializer."""
+
+Answer = tuple[int, Any, Sequence[Any]]
+"""Status, blob and buffers, unread."""
+
+
+class Book:
+    """The tasks that no worker has, and the ends of all."""
+
+    def __init__(self) -> None:
+        self.clients: dict[str, Client] = {}
+        self.outcomes: list[tuple[Task, Answer | BaseException]] = []
+        """Tasks that have come to an end; the one who runs the machine empties it and tells them."""
+        self.cancelled: set[Task] = set()
+        """Those that a worker was asked to give back."""
+        self.done = 0
+        """Tasks that a worker answered."""
+        self.lost = 0
+        """Tasks that failed with `WorkerLost` or `TaskTimeout`."""
+        self.stale = 0
+        """Answers to tasks that had been given up."""
+        self._turns = Turns()
+
+    def came(self, client: Client) -> None:
+        self.clients[client.name] = client
+
+    def gone(self, name: str) -> bool:
+        """Drop a client with what waits for it; False if there is none of that name."""
+        client = self.clients.pop(name, None)
+        if client is None:
+            return False
+        self._turns.leave(client)
+        drop(client.waiting)
+        client.waiting.clear()
+        return True
+
+    def submit(self, task: Task) -> None:
+        client = self.clients[task.client]
+        if client.error is not None:
+            self._end(task, client.error)
+            return
+        task.state = State.WAITING
+        client.waiting.append(task)
+        self._turns.enter(client)
+
+    def whose_turn(self) -> Client | None:
+        """The client whose task is to be given out next."""
+        return self._turns.first()
+
+    def given(self, batch: Batch) -> None:
+        """A worker has it now."""
+        client = self.clients.get(batch.client)
+        if client is not None:
+            client.given += 1
+            if client.waiting:
+                self._turns.enter(client)
+
+    def over(self, batch: Batch) -> None:
+        """No worker has it any more."""
+        client = self.clients.get(batch.client)
+        if client is not None:
+            client.given -= 1
+            if client.waiting:
+                self._turns.enter(client)
+
+    def answered(self, task: Task, answer: Answer) -> None:
+        """A worker ran it."""
+        if task.state is State.SETTLED:
+            self.stale += 1
+        elif isinstance(task, Preparation):
+            self._prepared(task, answer)
+        else:
+            task.state = State.SETTLED
+            self.done += 1
+            self.outcomes.append((task, answer))
+
+    def requeue(self, tasks: Iterable[Task], worker: Worker) -> None:
+        """`worker` has not begun them: they are first in line again, in their order."""
+        for task in reversed(list(tasks)):
+            if isinstance(task, Preparation):
+                worker.prepared.discard(task.client)
+            elif task in self.cancelled:
+                self._end(task, CancelledError())
+            elif task.state is State.GIVEN:
+                client = self.clients[task.client]
+                task.state = State.WAITING
+                client.waiting.appendleft(task)
+                self._turns.enter(client)
+
+    def blame(self, task: Task, worker: Worker, how: str, *, crashed: bool) -> None:
+        """`worker` died while it ran `task`, or may have. `crashed`: its process alone, not its machine."""
+        if task.state is State.SETTLED:
+            return
+        error = worker.verdict or WorkerLost(worker.name, worker.host, worker.pid, how, task.describe())
+        if isinstance(task, Preparation):
+            self._prepared(task, error)
+        elif task.losses < min(task.retries, POISON - 1 if crashed else task.retries) and not worker.verdict:
+            task.lose()
+            self.requeue([task], worker)
+        else:
+            self.lost += 1
+            self._end(task, error)
+
+    def _end(self, task: Task, error: BaseException) -> None:
+        task.state = State.SETTLED
+        self.cancelled.discard(task)
+        self.outcomes.append((task, error))
+
+    def _prepared(self, task: Preparation, outcome: Answer | BaseException) -> None:
+        """How the initializer went in one worker."""
+        client = self.clients.get(task.client)
+        task.state = State.SETTLED
+        if client is None or client.error is not None:
+            return
+        if isinstance(outcome, BaseException):
+            client.failures += 1
+            if client.failures >= START_FAILURES:
+                reason = f"{client.failures} workers died in the initializer; the last: {outcome}"
+                self._break(client, InitializerFailed(reason))
+        elif outcome[0] == Status.VALUE:
+            client.failures = 0
+        else:
+            self._break(client, client.read_error(outcome[1]))
+
+    def _break(self, client: Client, error: BaseException) -> None:
+        client.error = error
+        waiting = list(client.waiting)
+        client.waiting.clear()
+        self._turns.leave(client)
+        for task in waiting:
+            if task.state is State.WAITING:
+                self._end(task, error)
+
+
+def drop(tasks: Iterable[Task]) -> None:
+    """They come to no outcome: nobody waits for them any more."""
+    for task in tasks:
+        task.state = State.SETTLED
