@@ -10,8 +10,8 @@ lies in `outcomes`, for whoever runs the machine to tell once it holds no lock.
                   +- returned, died -+ +- died while it ran, or too slow --> WAITING (retries) or SETTLED
 
 A worker has one batch that it runs and at most one ahead. It answers in the order it was given, so no answer
-needs a name. Of a dead worker, what it had not read moves on unharmed, and so does what came after the task that
-it ran: that one alone is guilty.
+needs a name. Of a dead worker, what it had not read moves on unharmed, and so does what came after the task
+that it ran: that one alone is guilty.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Coordinator:
         self.book.submit(task)
 
     def cancel(self, task: Task) -> bool | None:
-        """True: it will never run, and has no other outcome than this answer. False: too late, it may have begun.
+        """True: it will never run, and this answer is its only outcome. False: too late, it may have begun.
 
         None: its worker was asked to give it back; its outcome will tell, `CancelledError` or an answer.
         """
@@ -149,8 +149,8 @@ class Coordinator:
     def died(self, worker: Worker, how: str, unread: int | None) -> None:
         """A worker is gone, and all its answers have been told.
 
-        `unread`: how many of its last batches it never read. None: nobody can tell (its machine fell silent), so all
-        that it had may have begun, and counts as lost with it.
+        `unread`: how many of its last batches it never read. None: nobody can tell (its machine fell silent),
+        so all that it had may have begun, and counts as lost with it.
         """
         if worker.stage is Stage.GONE:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nearfar.coordinator.workers import Recall, Stage, Worker
 
 REMOTE_AHEAD = 0.002
-"""Seconds: a worker whose unread work can't be had back for certain gets more only behind a batch of up to this."""
+"""Seconds: where unread work can't be had back for certain, only so short a batch gets another behind it."""
 
 
 class Roster:

@@ -63,6 +63,10 @@ class Task:
         """What it runs, for a person."""
         return self.function.decode(errors="replace")
 
+    def lose(self) -> None:
+        """One more worker was lost while it ran this. Only asked of tasks with `retries`, which keep count."""
+        raise NotImplementedError
+
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
         """A worker ran it: what it said, unread. Called once at most, as is `failed`; one of them ends it."""
         raise NotImplementedError
