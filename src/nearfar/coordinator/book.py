@@ -16,7 +16,7 @@ POISON = 5
 START_FAILURES = 3
 """Workers in a row that may die in a client's initializer."""
 
-Answer = tuple[int, Any, Sequence[Any]]
+Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
 
 
@@ -53,7 +53,7 @@ class Book:
     def submit(self, task: Task) -> None:
         client = self.clients[task.client]
         if client.error is not None:
-            self._end(task, client.error)
+            self.end(task, client.error)
             return
         task.state = State.WAITING
         client.waiting.append(task)
@@ -96,7 +96,7 @@ class Book:
             if isinstance(task, Preparation):
                 worker.prepared.discard(task.client)
             elif task in self.cancelled:
-                self._end(task, CancelledError())
+                self.end(task, CancelledError())
             elif task.state is State.GIVEN:
                 client = self.clients[task.client]
                 task.state = State.WAITING
@@ -115,9 +115,10 @@ class Book:
             self.requeue([task], worker)
         else:
             self.lost += 1
-            self._end(task, error)
+            self.end(task, error)
 
-    def _end(self, task: Task, error: BaseException) -> None:
+    def end(self, task: Task, error: BaseException) -> None:
+        """It will have no answer."""
         task.state = State.SETTLED
         self.cancelled.discard(task)
         self.outcomes.append((task, error))
@@ -132,20 +133,21 @@ class Book:
             client.failures += 1
             if client.failures >= START_FAILURES:
                 reason = f"{client.failures} workers died in the initializer; the last: {outcome}"
-                self._break(client, InitializerFailed(reason))
+                self.break_client(client, InitializerFailed(reason))
         elif outcome[0] == Status.VALUE:
             client.failures = 0
         else:
-            self._break(client, client.read_error(outcome[1]))
+            self.break_client(client, client.read_error(outcome[1]))
 
-    def _break(self, client: Client, error: BaseException) -> None:
+    def break_client(self, client: Client, error: BaseException) -> None:
+        """Nothing of this client can be run any more."""
         client.error = error
         waiting = list(client.waiting)
         client.waiting.clear()
         self._turns.leave(client)
         for task in waiting:
             if task.state is State.WAITING:
-                self._end(task, error)
+                self.end(task, error)
 
 
 def drop(tasks: Iterable[Task]) -> None:

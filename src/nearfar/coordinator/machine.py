@@ -146,6 +146,14 @@ class Coordinator:
             self.book.requeue(batch.unanswered(), worker)
         self._place(worker)
 
+    def refused(self, worker: Worker, error: BaseException) -> None:
+        """The batch just given to `worker` cannot be sent: there is no room for it on this machine."""
+        batch = worker.batches.pop()
+        self.book.over(batch)
+        for task in batch.unanswered():
+            self.book.end(task, error)
+        self._place(worker)
+
     def died(self, worker: Worker, how: str, unread: int | None) -> None:
         """A worker is gone, and all its answers have been told.
 

@@ -1,0 +1,73 @@
+"""The coordinator's workers on its own machine: what joins a `Crew` to the machine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+from nearfar.coordinator.machine import Coordinator
+from nearfar.coordinator.workers import Batch, Worker
+from nearfar.worker.crew import Crew
+from nearfar.worker.member import Answer
+
+
+class LocalWorkers:
+    """The `Link` of every worker of a crew, and the crew's `Listener`."""
+
+    crew: Crew
+    """Set by who makes it: a crew needs its listener first."""
+
+    def __init__(self, coordinator: Coordinator, on_hopeless: Callable[[str], None]) -> None:
+        """`on_hopeless` is told why no worker can be started any more."""
+        self._coordinator = coordinator
+        self._on_hopeless = on_hopeless
+        self._host = socket.gethostname()
+
+    # -- what the machine wants --------------------------------------------------------------------
+
+    def give(self, worker: Worker, batch: Batch) -> None:
+        """As `Link.give`."""
+        first = batch.tasks[0]
+        try:
+            self.crew.give_tasks(worker.name, batch.client, first.function, first.mode, batch.tasks)
+        except (OSError, MemoryError) as error:
+            self._coordinator.refused(worker, error)
+
+    def recall(self, worker: Worker) -> None:
+        """As `Link.recall`; answered at once."""
+        self._coordinator.returned(worker, self.crew.recall(worker.name))
+
+    def kill(self, worker: Worker) -> None:
+        """As `Link.kill`."""
+        self.crew.kill(worker.name)
+
+    def retire(self, worker: Worker) -> None:
+        """As `Link.retire`."""
+        self.crew.retire(worker.name)
+
+    # -- what the crew tells -----------------------------------------------------------------------
+
+    def came(self, name: str, pid: int) -> None:
+        """As `Listener.came`."""
+        worker = Worker(name, self, host=self._host, pid=pid, quota=self.crew.quota)
+        self._coordinator.worker_came(worker, monotonic())
+
+    def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
+        """As `Listener.answered`."""
+        worker = self._coordinator.workers.get(name)
+        if worker is not None:
+            self._coordinator.answered(worker, answers, spent, monotonic())
+
+    def died(self, name: str, how: str, unread: int) -> None:
+        """As `Listener.died`."""
+        worker = self._coordinator.workers.get(name)
+        if worker is not None:
+            self._coordinator.died(worker, how, unread)
+
+    def left(self, name: str) -> None:
+        """As `Listener.left`; it was given up when it was retired."""
+
+    def hopeless(self, reason: str) -> None:
+        """As `Listener.hopeless`."""
+        self._on_hopeless(reason)

@@ -1,0 +1,259 @@
+"""Who does a pool's I/O: the caller who waits, and a thread in the background when nobody waits.
+
+Handing an answer from an I/O thread to the caller costs two changes of thread and a fight for the interpreter's
+lock: more than the task. So the first caller who waits *leads*: it polls and dispatches by itself, for
+all. Others who wait follow: the leader wakes each whose answer has come, and one takes over when it leaves.
+The background thread leads when no caller has for a while, and yields to one who comes.
+
+::
+
+    caller A  --wait_until--> leads: poll, step, tell, wake whom it concerns ... leaves --> promotes B
+    caller B  --wait_until--> follows: sleeps on its own lock
+    background                leads while nobody waits; yields to A; comes back after `GRACE` without a leader
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+from nearfar.net.waker import Waker
+
+GRACE = 0.005
+"""Seconds without a leader after which the background thread leads."""
+SHALLOW = 20
+"""Looks, `GRACE` apart, after which the background thread sleeps until the leader leaves."""
+
+log = logging.getLogger(__name__)
+
+
+class Work(Protocol):
+    """What a leader does. `poll` is the only one that waits; only one thread at a time calls it."""
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Wait for something to do, up to `timeout` seconds."""
+
+    def step(self, events: list[tuple[int, int]]) -> None:
+        """Do it, and tell what has come of it. From any thread. Must not raise but for what signals raise."""
+
+    def deadline(self) -> float | None:
+        """When `step` has to be called without an event; by `time.monotonic`."""
+
+    @property
+    def over(self) -> bool:
+        """True once there will never be anything to do again."""
+
+
+class _Follower:
+    __slots__ = ("leads", "lock", "ready", "thread")
+
+    def __init__(self, ready: Callable[[], bool], thread: int) -> None:
+        self.ready = ready
+        self.thread = thread
+        self.leads = False
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+
+class Leadership:
+    """See the module. `waker` must be among what `work.poll` waits for."""
+
+    def __init__(self, work: Work, waker: Waker, name: str) -> None:
+        self._work = work
+        self._waker = waker
+        self._seats = threading.Lock()
+        self._leader: int | None = None
+        self._followers: deque[_Follower] = deque()
+        self._background = threading.Thread(target=self._watch, name=name, daemon=True)
+        self._background_leads = False
+        self._asked_to_yield = False
+        self._steps = 0
+        self._asleep_until = 0.0
+        """When the leader's poll ends at the latest."""
+        self._deep_sleep = False
+        self._left = threading.Semaphore(0)
+
+    def start(self) -> None:
+        """Start the background thread."""
+        self._background.start()
+
+    def join(self) -> None:
+        """Wait for the background thread, once `work` is over. Not from that thread itself."""
+        if self._background.is_alive() and self._background is not threading.current_thread():
+            self._left.release()
+            self._waker.wake()
+            self._background.join()
+
+    def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """Lead or follow until `ready()`; False after `timeout` seconds (None: no limit)."""
+        if ready():
+            return True
+        deadline = None if timeout is None else monotonic() + timeout
+        thread = threading.get_ident()
+        if self._leader == thread:  # in a callback that this thread runs while it leads
+            return self._lead(ready, deadline)
+        follower = None
+        with self._seats:
+            if self._leader is None:
+                self._leader = thread
+            else:
+                follower = _Follower(ready, thread)
+                self._followers.append(follower)
+        if follower is None:
+            return self._lead_and_leave(ready, deadline)
+        return self._follow(follower, deadline)
+
+    def help(self) -> None:
+        """Do what is there to do, without waiting, if nobody else is about to."""
+        if self._background_leads:
+            self._ask_to_yield()
+        with self._seats:
+            if self._leader is not None:
+                return
+            self._leader = threading.get_ident()
+        try:
+            self._step(self._work.poll(0))
+        finally:
+            self._leave()
+
+    def reconsider(self) -> None:
+        """The work's deadline may have come nearer than the leader thinks."""
+        deadline = self._work.deadline()
+        if deadline is not None and deadline < self._asleep_until:
+            self._waker.wake()
+
+    # -- leading -----------------------------------------------------------------------------------
+
+    def _lead_and_leave(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        try:
+            return self._lead(ready, deadline)
+        finally:
+            self._leave()
+
+    def _lead(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        while not ready():
+            timeout = self._patience(deadline)
+            if timeout is not None and timeout <= 0 and deadline is not None and deadline <= monotonic():
+                self._step(self._work.poll(0))
+                return ready()
+            self._step(self._work.poll(timeout))
+        return True
+
+    def _patience(self, deadline: float | None) -> float | None:
+        """Seconds that the leader may sleep; notes until when."""
+        due = self._work.deadline()
+        if deadline is not None and (due is None or deadline < due):
+            due = deadline
+        if due is None:
+            self._asleep_until = float("inf")
+            return None
+        self._asleep_until = due
+        return max(0.0, due - monotonic())
+
+    def _step(self, events: list[tuple[int, int]]) -> None:
+        self._asleep_until = 0.0
+        self._steps += 1
+        self._work.step(events)
+        if self._followers:
+            self._wake_the_ready()
+
+    def _wake_the_ready(self) -> None:
+        with self._seats:
+            for follower in list(self._followers):
+                if follower.ready():
+                    self._followers.remove(follower)
+                    follower.lock.release()
+
+    def _leave(self) -> None:
+        with self._seats:
+            if self._followers:
+                follower = self._followers.popleft()
+                follower.leads = True
+                self._leader = follower.thread
+                follower.lock.release()
+                return
+            self._leader = None
+        if self._deep_sleep:
+            self._left.release()
+
+    # -- following ---------------------------------------------------------------------------------
+
+    def _follow(self, follower: _Follower, deadline: float | None) -> bool:
+        if self._background_leads:
+            self._ask_to_yield()
+        try:
+            remaining = -1 if deadline is None else max(0.0, deadline - monotonic())
+            woken = follower.lock.acquire(timeout=remaining)
+        except BaseException:
+            self._give_up(follower)
+            raise
+        if not woken:
+            self._give_up(follower)
+            return follower.ready()
+        return self._lead_and_leave(follower.ready, deadline) if follower.leads else True
+
+    def _give_up(self, follower: _Follower) -> None:
+        with self._seats:
+            if follower in self._followers:
+                self._followers.remove(follower)
+                return
+        if follower.leads:  # it was promoted at the very moment
+            self._leave()
+
+    def _ask_to_yield(self) -> None:
+        if not self._asked_to_yield:
+            self._asked_to_yield = True
+            self._waker.wake()
+
+    # -- the background thread ---------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        try:
+            while not self._work.over:
+                if self._take_over():
+                    self._background_leads = True
+                    try:
+                        self._lead(self._may_leave, None)
+                    finally:
+                        self._background_leads = False
+                        self._asked_to_yield = False
+                        self._leave()
+                self._stand_by()
+        except BaseException:
+            log.exception("the background thread of a pool ended")
+            raise
+
+    def _may_leave(self) -> bool:
+        return self._asked_to_yield or bool(self._followers) or self._work.over
+
+    def _take_over(self) -> bool:
+        with self._seats:
+            if self._leader is not None:
+                return False
+            self._leader = threading.get_ident()
+            return True
+
+    def _stand_by(self) -> None:
+        """Return when nobody has led for `GRACE`."""
+        looks = 0
+        while not self._work.over:
+            steps = self._steps
+            self._left.acquire(timeout=GRACE)
+            if self._leader is None and self._steps == steps:
+                return
+            looks += 1
+            if looks >= SHALLOW and self._leader is not None and self._steps == steps:
+                self._sleep_deeply()
+                looks = 0
+
+    def _sleep_deeply(self) -> None:
+        """Sleep until the leader leaves."""
+        with self._seats:
+            self._deep_sleep = self._leader is not None
+        if self._deep_sleep:
+            self._left.acquire()
+            self._deep_sleep = False

@@ -1,0 +1,135 @@
+"""The private line between a worker process and its parent: a pair of sockets that keeps messages apart.
+
+A message is sent whole or not at all, and read whole. What was sent and not read can still be read by the sender, who
+keeps a copy of the other end: so the parent calls back what a worker has not begun, and knows of a dead one
+exactly what it had.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nearfar.worker.messages import LARGEST, Buffer, Extra, pack, unpack
+from nearfar.worker.segments import Receiver, Sender
+
+MOST_DESCRIPTORS = 8
+_ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * array("i").itemsize)
+
+
+def make_pair() -> tuple[socket.socket, socket.socket]:
+    """The parent's end, which never blocks, and the worker's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        # twice what a message may have: the kernel counts its own bookkeeping, too
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LARGEST)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+class End:
+    """One end of the line. Not for several threads at once."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.socket = end
+        self._buffer = bytearray(LARGEST)
+        self._view = memoryview(self._buffer)
+        self._sender: Sender | None = None
+        self._receiver: Receiver | None = None
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def send(self, words: Sequence[Any], parts: Sequence[Buffer] = (), fds: Sequence[int] = ()) -> bytes | None:
+        """Send ``[extra, *words]``, the `parts` in shared memory; returns the descriptor of those, for `unplace`.
+
+        Raises `OSError`, having sent nothing: `BlockingIOError` where the other side does not read.
+        """
+        extra, descriptor, new = self._place(parts)
+        try:
+            self.send_packed(pack([extra, *words]), [*fds, *new])
+        except OSError:
+            self.unplace(descriptor)
+            raise
+        return descriptor
+
+    def send_packed(self, message: bytes, fds: Sequence[int] = ()) -> None:
+        """Send one message. Raises `OSError`."""
+        if fds:
+            socket.send_fds(self.socket, [message], list(fds))
+        else:
+            self.socket.send(message)
+
+    def extra(self) -> Extra:
+        """What a message without large parts has to say about segments."""
+        released = self._receiver.take_released() if self._receiver is not None else None
+        return (None, released) if released else None
+
+    def unplace(self, descriptor: bytes | None) -> None:
+        """The message with this descriptor has not arrived, and will not."""
+        if descriptor is not None and self._sender is not None:
+            self._sender.unplace(descriptor)
+
+    def receive(self) -> tuple[list[Any], Iterator[Buffer], list[int]] | None:
+        """The next message without its `extra`, its large parts, and descriptors that came with it; None at the end.
+
+        Raises `BlockingIOError` where there is none, on an end that does not block.
+        """
+        size, ancillary, _, _ = self.socket.recvmsg_into([self._buffer], _ANCILLARY)
+        if not size:
+            return None
+        words = unpack(self._view[:size])
+        fds = _descriptors(ancillary) if ancillary else []
+        extra = words.pop(0)
+        return words, iter(self._map(extra, fds)) if extra is not None else iter(()), fds
+
+    def close(self) -> None:
+        for side in (self._sender, self._receiver):
+            if side is not None:
+                side.close()
+        self.socket.close()
+
+    def _place(self, parts: Sequence[Buffer]) -> tuple[Extra, bytes | None, list[int]]:
+        extra = self.extra()
+        if not parts:
+            return extra, None, []
+        if self._sender is None:
+            self._sender = Sender()
+        descriptor, fds = self._sender.place(parts)
+        return (descriptor, extra[1] if extra else []), descriptor, fds
+
+    def _map(self, extra: Sequence[Any], fds: list[int]) -> Sequence[Buffer]:
+        descriptor, released = extra
+        if released and self._sender is not None:
+            self._sender.released(released)
+        if descriptor is None:
+            return ()
+        if self._receiver is None:
+            self._receiver = Receiver()
+        return self._receiver.map(descriptor, fds)
+
+
+def unread(theirs: socket.socket) -> int:
+    """Read back what the other side sent to `theirs` and nobody has read; returns how many messages."""
+    count = 0
+    while True:
+        try:
+            start, ancillary, _, _ = theirs.recvmsg(1, _ANCILLARY, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return count
+        if not start:
+            return count
+        for descriptor in _descriptors(ancillary):
+            os.close(descriptor)
+        count += 1
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    found = array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)

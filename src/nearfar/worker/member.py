@@ -1,0 +1,209 @@
+"""One worker process, as its parent sees it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+from nearfar.worker import outbox, run
+from nearfar.worker.channel import End, make_pair, unread
+from nearfar.worker.life import lifeline
+from nearfar.worker.messages import READY, Payload, gather, scatter, unpack
+from nearfar.worker.outbox import Outbox
+
+REAPED_WITHIN = 5.0
+"""Seconds that a process may take from its last sign of life to its end."""
+
+Answer = Sequence[Any]
+"""Status, blob and buffers."""
+
+
+class Answers(NamedTuple):
+    """The next tasks ran, in `spent` seconds together."""
+
+    answers: Sequence[Answer]
+    spent: float
+
+
+class _Sent:
+    """A message that the worker has not answered in full."""
+
+    __slots__ = ("descriptor", "unanswered")
+
+    def __init__(self, unanswered: int, descriptor: bytes | None) -> None:
+        self.unanswered = unanswered
+        self.descriptor = descriptor
+
+
+class Member:
+    """A process, its line, and how far it has come. Not for several threads at once."""
+
+    def __init__(self, context: BaseContext, birth: run.Birth, *, daemon: bool) -> None:
+        """Make everything but the process itself: `start` does. Raises `OSError`."""
+        self.birth = birth
+        self.name = birth.name
+        self.ready = False
+        self.retiring = False
+        ours, self.theirs = make_pair()
+        self.end = End(ours)
+        hold, self._lifeline = lifeline()
+        memory = outbox.create()
+        self._outbox = Outbox(os.dup(memory))
+        self.end.send([], fds=[hold, memory])
+        os.close(hold)
+        os.close(memory)
+        self._sent: deque[_Sent] = deque()
+        self._unsendable = 0
+        """Messages that were given when the worker was dead already."""
+        self._answered = 0
+        self._seen = 0
+        """Of the answers in the outbox, how many a first look has found."""
+        self.pidfd = -1
+        self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+            target=run.main, args=(self.theirs, birth), name=f"nearfar-worker-{birth.name}", daemon=daemon
+        )
+
+    def start(self) -> None:
+        """Start the process. Raises `OSError`."""
+        self.process.start()
+        pid = self.process.pid
+        assert pid is not None
+        self.pidfd = os.pidfd_open(pid)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid or 0
+
+    @property
+    def gathering(self) -> bool:
+        """True if it may have answers that wait for company."""
+        return bool(self._sent) and self._sent[0].unanswered > 1
+
+    def give(self, client: str, function: bytes, mode: int, payloads: Sequence[Payload]) -> None:
+        """Send a batch. To a worker that is dead it counts as sent and never read.
+
+        Raises `OSError` or `MemoryError` where there is no room for large parts; nothing was sent then.
+        """
+        inline, parts = gather(payloads)
+        descriptor = None
+        try:
+            descriptor = self.end.send([client, function, mode, *inline], parts)
+        except (BrokenPipeError, ConnectionResetError):
+            self._unsendable += 1
+        self._sent.append(_Sent(len(payloads), descriptor))
+
+    def receive(self) -> Answers | None:
+        """Read one message: answers, or None if it was the first, by which the worker is ready.
+
+        Raises `BlockingIOError` if there is none, `EOFError` at the end of the line.
+        """
+        message = self.end.receive()
+        if message is None:
+            raise EOFError
+        (number, *rest), parts, _ = message
+        if number == READY:
+            self.ready = True
+            return None
+        spent, *answers = rest
+        return self._take(number, answers, spent / 1e6, parts)
+
+    def look(self) -> Answers | None:
+        """Answers that wait for company while their worker is at its next task: what a look before this one found."""
+        first, count, content = self._outbox.look()
+        known = self._seen - first
+        self._seen = first + count
+        if count <= 0 or min(known, count) <= self._answered - first:
+            return None
+        return self._take(first, _unpack_answers(content, min(known, count)), 0.0, iter(()))
+
+    def recall(self) -> int:
+        """Take back the messages that it has not read; returns how many."""
+        count = min(unread(self.theirs) + self._unsendable, len(self._sent))
+        self._unsendable = 0
+        for _ in range(count):
+            self.end.unplace(self._sent.pop().descriptor)
+        return count
+
+    def last_words(self) -> list[Answers]:
+        """All that a dead worker answered and nobody has read."""
+        found = []
+        with suppress(BlockingIOError, EOFError, ConnectionResetError):
+            while True:
+                words = self.receive()
+                if words is not None:
+                    found.append(words)
+        first, count, content = self._outbox.look()
+        if first + count > self._answered:
+            found.append(self._take(first, _unpack_answers(content, count), 0.0, iter(())))
+        return found
+
+    def kill(self) -> None:
+        """End it at once."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def retire(self) -> None:
+        """Let it end by itself; it has nothing to do."""
+        self.retiring = True
+        with suppress(OSError):
+            self.end.socket.shutdown(2)
+
+    def reap(self) -> str:
+        """Wait for the end of a process that has ended, or is about to; says how it did."""
+        self.process.join(REAPED_WITHIN)
+        return describe_exit(self.process.exitcode)
+
+    def close(self) -> None:
+        """Forget it. Its process has been reaped."""
+        self.let_go()
+        with suppress(ValueError):
+            self.process.close()
+
+    def let_go(self, *, keep_theirs: bool = False) -> None:
+        """Close every descriptor, but not the process: also in a child that inherited them by a fork."""
+        self.end.close()
+        if not keep_theirs:
+            self.theirs.close()
+        for descriptor in (self._lifeline, self.pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lifeline = self.pidfd = -1
+        self._outbox.close()
+
+    def _take(self, number: int, answers: Sequence[Any], spent: float, parts: Any) -> Answers:
+        """Answers from number `number` on, without those that were taken before."""
+        fresh = answers[max(0, self._answered - number) :]
+        if fresh and type(fresh[0][1]) is int:
+            fresh = [(status, *scatter(payload, parts)) for status, payload, _ in fresh]
+        self._answered += len(fresh)
+        left = len(fresh)
+        while left and self._sent:
+            head = self._sent[0]
+            taken = min(left, head.unanswered)
+            head.unanswered -= taken
+            left -= taken
+            if not head.unanswered:
+                self._sent.popleft()
+        return Answers(fresh, spent)
+
+
+def describe_exit(code: int | None) -> str:
+    """What became of a process, as the end of a sentence about it."""
+    if code is None:
+        return "ended, and nobody knows how"
+    if code >= 0:
+        return f"exited with code {code}"
+    with suppress(ValueError):
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"
+
+
+def _unpack_answers(content: bytes, count: int) -> list[Any]:
+    return unpack(b"\xdd" + count.to_bytes(4, "big") + content) if count else []
+

@@ -1,0 +1,73 @@
+"""Answers that survive their worker: written to shared memory before the next task starts, sent when there are enough.
+
+A worker killed between two tasks of a batch must not take finished answers with it, and a message for each
+tiny task would cost more than the task. So answers gather here, and the parent reads what is left.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+SIZE = 64 * 1024
+_HEAD = struct.Struct("=QII")
+"""Answers before the first one here; answers here; their bytes."""
+
+
+def create() -> int:
+    """A descriptor of empty shared memory without a name."""
+    descriptor = os.memfd_create("nearfar-outbox", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, SIZE)
+    return descriptor
+
+
+class Outbox:
+    """One side's view of it: the worker adds and takes, the parent looks."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Takes over `descriptor`."""
+        self._memory = mmap.mmap(descriptor, SIZE)
+        os.close(descriptor)
+        self._first = 0
+        self._count = 0
+        self._end = _HEAD.size
+
+    def add(self, answer: bytes) -> bool:
+        """Keep one answer; False if there is no room for it."""
+        end = self._end + len(answer)
+        if end > SIZE:
+            return False
+        self._memory[self._end : end] = answer
+        self._end = end
+        self._count += 1
+        _HEAD.pack_into(self._memory, 0, self._first, self._count, end - _HEAD.size)
+        return True
+
+    def __len__(self) -> int:
+        return self._count
+
+    def content(self) -> bytes:
+        """All that was added, end to end."""
+        return self._memory[_HEAD.size : self._end]
+
+    def empty(self, first: int) -> None:
+        """What was here has been sent; the next answer is number `first`, from 0."""
+        self._first = first
+        self._count = 0
+        self._end = _HEAD.size
+        _HEAD.pack_into(self._memory, 0, first, 0, 0)
+
+    def look(self) -> tuple[int, int, bytes]:
+        """From the other side: the first answer's number, how many there are, and their bytes.
+
+        While the worker lives, the bytes may not be visible yet: look twice, some milliseconds apart, and
+        believe of the second look what the first one counted.
+        """
+        first, count, size = _HEAD.unpack_from(self._memory, 0)
+        if size > SIZE - _HEAD.size:
+            return first, 0, b""
+        return first, count, self._memory[_HEAD.size : _HEAD.size + size]
+
+    def close(self) -> None:
+        self._memory.close()

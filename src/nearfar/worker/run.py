@@ -1,0 +1,139 @@
+"""A worker process: reads a batch, runs its tasks one after the other, answers; until its parent closes the line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import starmap
+from time import perf_counter
+from typing import Any
+
+from nearfar.coordinator.tasks import Mode, Status
+from nearfar.net.pickles.failures import dump_error, dump_unsendable
+from nearfar.net.pickles.loader import CallLoader
+from nearfar.net.pickles.results import dump_result
+from nearfar.worker.channel import End
+from nearfar.worker.current import WorkerInfo, set_current
+from nearfar.worker.life import hang_on
+from nearfar.worker.messages import INLINE, READY, Buffer, join, pack, scatter
+from nearfar.worker.outbox import Outbox
+
+PROMPTLY = 0.0002
+"""Seconds after which an answer that waits for company is sent."""
+INITIALIZER_FAILED = 66
+"""The exit code of a worker whose initializer raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a worker process is told at its start."""
+
+    slot: int
+    name: str
+    host: str
+    main_of: str | None
+    """The client whose `__main__` it has as its own: by a fork, or by importing it again."""
+
+
+def main(line: socket.socket, birth: Birth) -> None:
+    """The target of a worker's process."""
+    # Ctrl-C is for whoever waits at the terminal. No SIG_IGN: that would be inherited by a task's own commands.
+    signal.signal(signal.SIGINT, lambda signum, frame: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    set_current(WorkerInfo(birth.slot, birth.name, birth.host, os.getpid()))
+    end = End(line)
+    hello = end.receive()
+    if hello is None:
+        return
+    lifeline, memory = hello[2]
+    hang_on(lifeline)
+    worker = Runner(end, Outbox(memory), birth.main_of)
+    end.send([READY])
+    while (message := end.receive()) is not None:
+        (client, function, mode, *payloads), parts, _ = message
+        worker.run(client, function, mode, payloads, parts)
+
+
+class Runner:
+    """Runs batches. An answer is either sent, or safe in the outbox, before the next task starts."""
+
+    def __init__(self, end: End, outbox: Outbox, main_of: str | None) -> None:
+        self._end = end
+        self._outbox = outbox
+        self._loader = CallLoader(main_of)
+        self._main_of = main_of
+        self._sent = 0
+        self._since = 0.0
+
+    def run(
+        self, client: str, function: bytes, mode: int, payloads: Sequence[Any], parts: Iterator[Buffer]
+    ) -> None:
+        """Run one batch."""
+        self._since = perf_counter()
+        last = len(payloads) - 1
+        for index, payload in enumerate(payloads):
+            blob, buffers = scatter(payload, parts)
+            status, answer, large = self._one(client, function, mode, blob, buffers)
+            del blob, buffers
+            if large or len(answer) > INLINE:
+                self._flush()
+                self._send_large(status, answer, large)
+            elif last == 0:
+                self._send_one(status, answer)
+            else:
+                self._keep(pack((status, answer, ())))
+                if index == last or perf_counter() - self._since > PROMPTLY:
+                    self._flush()
+        if mode == Mode.PREPARE and status == Status.ERROR:
+            sys.exit(INITIALIZER_FAILED)
+
+    def _one(
+        self, client: str, function: bytes, mode: int, blob: Buffer, buffers: Sequence[Buffer]
+    ) -> tuple[int, Buffer, Sequence[Buffer]]:
+        try:
+            func, items, keywords = self._loader.load(function, mode, blob, buffers, client)
+            if mode == Mode.MAP:
+                value = list(map(func, items))
+            elif mode == Mode.STARMAP:
+                value = list(starmap(func, items))
+            else:
+                value = func(*items, **keywords)
+        except BaseException as error:
+            return Status.ERROR, dump_error(error, main=client == self._main_of), ()
+        try:
+            answer, large = dump_result(None if mode == Mode.PREPARE else value, main=client == self._main_of)
+        except BaseException as error:
+            return Status.ERROR, dump_unsendable(error, value), ()
+        return Status.VALUE, answer, large
+
+    def _keep(self, answer: bytes) -> None:
+        if not self._outbox.add(answer):
+            self._flush()
+            self._outbox.add(answer)
+
+    def _flush(self) -> None:
+        count = len(self._outbox)
+        if count:
+            answers = self._outbox.content()
+            self._end.send_packed(join(self._end.extra(), self._sent, self._spent(), count, answers))
+            self._sent += count
+            self._outbox.empty(self._sent)
+
+    def _send_one(self, status: int, answer: Buffer) -> None:
+        self._end.send_packed(pack((self._end.extra(), self._sent, self._spent(), (status, answer, ()))))
+        self._sent += 1
+        self._outbox.empty(self._sent)
+
+    def _send_large(self, status: int, answer: Buffer, large: Sequence[Buffer]) -> None:
+        self._end.send([self._sent, self._spent(), (status, len(large), ())], [answer, *large])
+        self._sent += 1
+        self._outbox.empty(self._sent)
+
+    def _spent(self) -> int:
+        """Microseconds since this was last asked in this batch."""
+        since, self._since = self._since, perf_counter()
+        return int((self._since - since) * 1e6)
