@@ -1,4 +1,10 @@
-"""The only module that touches pickle. Who calls `loads` answers for where the bytes came from."""
+"""The only package that touches pickle and cloudpickle.
+
+Who calls `loads`, or any other reader in here, answers for where the bytes came from: a pickle may run
+any code.
+
+`calls` and `loader` are the two ends of a task's way to a worker; `results` and `failures` travel home.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 
-class _FamilyPickler(pickle.Pickler):
+class FamilyPickler(pickle.Pickler):
     """`ForkingPickler` without what its constructor costs: half the time of pickling a small item."""
 
     # The table is a view of both registries, so types registered later are found, too.
@@ -23,7 +29,7 @@ def dumps(item: Any) -> bytes:
 def dumps_for_family(item: Any) -> bytes:
     """`item` for a child, parent or sibling, as the standard's queues pickle it. Raises what that raises."""
     buffer = io.BytesIO()
-    _FamilyPickler(buffer).dump(item)
+    FamilyPickler(buffer).dump(item)
     return buffer.getvalue()
 
 
