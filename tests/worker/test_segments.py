@@ -227,6 +227,17 @@ def test_the_longest_unused_makes_room_for_another_size() -> None:
         assert channel.new == 4
 
 
+def test_the_longest_unused_goes_first_whatever_its_size() -> None:
+    with opened(idle=4 * SMALLEST) as channel:
+        kept = [channel.send(bytes(size)) for size in (SMALLEST, 2 * SMALLEST)]
+        for number in (1, 0):
+            kept[number].clear()
+            channel.release()
+        descriptor, fds = channel.sender.place([bytes(3 * SMALLEST)])
+        assert Descriptor.decode(descriptor).dropped == (1, 0)
+        channel.sender.unplace(descriptor, fds)
+
+
 def test_a_payload_above_the_bound_is_not_kept() -> None:
     with opened(idle=SMALLEST) as channel:
         del channel.send(b"kept")[:]
@@ -275,7 +286,7 @@ def test_a_segment_that_the_receiver_has_is_free_again(channel: Channel) -> None
 
 
 def test_what_a_message_taken_back_had_dropped_is_said_in_the_next() -> None:
-    with opened(idle=SMALLEST) as channel:
+    with opened(idle=2 * SMALLEST) as channel:
         del channel.send(b"x")[:]
         channel.release()
         descriptor, fds = channel.sender.place([bytes(2 * SMALLEST)])
@@ -284,7 +295,7 @@ def test_what_a_message_taken_back_had_dropped_is_said_in_the_next() -> None:
         assert Descriptor.decode(descriptor).dropped == (0,)
         channel.send(b"x")
         assert channel.release() == [2]
-        assert (channel.sender.idle, channel.receiver.idle) == (SMALLEST, SMALLEST)
+        assert channel.sender.idle == channel.receiver.idle == SMALLEST
 
 
 def test_nothing_is_taken_back_or_released_twice(channel: Channel) -> None:
