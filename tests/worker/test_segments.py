@@ -230,9 +230,11 @@ def test_the_longest_unused_makes_room_for_another_size() -> None:
 def test_the_longest_unused_goes_first_whatever_its_size() -> None:
     with opened(idle=4 * SMALLEST) as channel:
         kept = [channel.send(bytes(size)) for size in (SMALLEST, 2 * SMALLEST)]
-        for number in (1, 0):
-            kept[number].clear()
+        for views in kept:
+            views.clear()
             channel.release()
+        del channel.send(bytes(SMALLEST))[:]
+        assert channel.release() == [0]
         descriptor, fds = channel.sender.place([bytes(3 * SMALLEST)])
         assert Descriptor.decode(descriptor).dropped == (1, 0)
         channel.sender.unplace(descriptor, fds)
