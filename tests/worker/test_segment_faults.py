@@ -133,6 +133,8 @@ sender, receiver = Sender(), Receiver()
 receiver.map(*sender.place([b"ctypes is imported"]))
 receiver.take_released()
 descriptor, fds = sender.place([bytes(32 << 20)])
+small, more = sender.place([b"small"])
+fds += more
 used = int(open("/proc/self/statm").read().split()[0]) * mmap.PAGESIZE
 resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20),) * 2)
 large = [memoryview(b"x" * (1 << 20))] * 16
@@ -141,7 +143,8 @@ for action in (lambda: sender.place(large), lambda: receiver.map(descriptor, fds
         action()
     except (OSError, MemoryError) as error:
         print(type(error).__name__)
-print(fds, receiver.take_released(), receiver.idle, receiver.uses)
+print(fds == more, receiver.take_released(), receiver.idle, receiver.uses)
+print(bytes(receiver.map(small, fds)[0]))
 """
 
 
@@ -150,7 +153,7 @@ def test_without_address_space_the_error_is_told_and_the_segment_released() -> N
     run = subprocess.run(
         [sys.executable, "-c", NO_SPACE], capture_output=True, text=True, timeout=20, check=True
     )
-    assert run.stdout.splitlines() == ["OSError", "OSError", "[] [-2] 65536 0"]
+    assert run.stdout.splitlines() == ["OSError", "OSError", "True [-2] 65536 0", "b'small'"]
 
 
 def test_ctypes_is_imported_for_the_first_payload_only() -> None:

@@ -7,7 +7,6 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from nearfar.errors import ProtocolError
@@ -89,17 +88,15 @@ class Receiver:
         """The parts that were placed: writable, and unchanged by anybody else while there is a view of them.
 
         `fds` are the file descriptors that came with the message; if the descriptor needs one, the first is
-        taken out of the list, and closed. A message must be mapped in the order in which it came. Raises
-        ProtocolError for what no `Sender` sends, and OSError or MemoryError if there is no room to map it,
-        in which case the sender will hear that the segment is released. With any error all of `fds` are
-        closed and taken out of the list.
+        taken out of the list, and closed. Raises OSError or MemoryError if there is no room to map it: the
+        sender will hear that the segment is released. Raises ProtocolError for what no `Sender` sends; all
+        of `fds` are closed then, and taken out of the list.
         """
         try:
             return self._map(Descriptor.decode(descriptor), fds)
-        except BaseException:
+        except ProtocolError:
             while fds:
-                with suppress(OSError):
-                    os.close(fds.pop())
+                os.close(fds.pop())
             raise
 
     def take_released(self) -> list[int]:
@@ -134,9 +131,7 @@ class Receiver:
         places = [slice(offset, offset + n) for offset, n in zip(offsets, told.lengths, strict=True)]
         try:
             if told.new:
-                self._mapped[told.number] = map_shared(fds[0], size)
-                self._idle += size
-                os.close(fds.pop(0))
+                self._take_in(told.number, fds.pop(0), size)
             return self._show(told.number, places)
         except (OSError, MemoryError):
             if told.number not in self._mapped:
@@ -155,6 +150,13 @@ class Receiver:
         if number in self._mapped or not fds:
             raise ProtocolError(f"segment {number} is not new, or came without its file descriptor")
         return size_of(fds[0])
+
+    def _take_in(self, number: int, fd: int, size: int) -> None:
+        try:
+            self._mapped[number] = map_shared(fd, size)
+        finally:
+            os.close(fd)
+        self._idle += size
 
     def _show(self, number: int, places: list[slice]) -> list[memoryview]:
         mapping = self._mapped[number]

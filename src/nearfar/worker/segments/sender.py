@@ -57,10 +57,9 @@ class Sender:
         """Copy `parts`, which are C-contiguous, into one segment.
 
         Return the descriptor to put into the message, and the file descriptors to send with it: one if the
-        receiver does not have that segment yet, else none. They are the caller's, to close once sent.
-        Messages must arrive in the order in which they were placed. Raises OSError or MemoryError if there
-        is no memory or no file descriptor, BufferError for a part that is not contiguous; nothing is
-        changed then.
+        receiver does not have that segment yet, else none. They are the caller's, to close once sent. The
+        messages may arrive in any order. Raises OSError or MemoryError if there is no memory or no file
+        descriptor, BufferError for a part that is not contiguous; nothing is changed then.
         """
         lengths = tuple(memoryview(part).nbytes for part in parts)
         offsets, length = layout(lengths)
