@@ -1,0 +1,163 @@
+"""One call on its way through an engine, and its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from typing import Any
+
+from nearfar.coordinator.tasks import State, Task
+from nearfar.worker.frames import Mode, Status
+
+__all__ = ["Call", "Chunk"]
+
+PENDING, RAW_VALUE, RAW_ERROR, VALUE, ERROR = range(5)
+"""What a call holds; raw is what a worker sent, unread."""
+
+# Looked up once: an attribute of an enum costs as much as the rest of `Call.__init__`.
+_CALL, _NEW, _SETTLED, _STATUS_VALUE = Mode.CALL, State.NEW, State.SETTLED, int(Status.VALUE)
+
+
+def _no_loader(*_raw: Any) -> Any:
+    raise NotImplementedError("nobody has said how answers are read")
+
+
+load_result: Callable[[Any, Sequence[Any]], Any] = _no_loader
+"""Reads what a worker sent for a value: its blob and buffers."""
+load_error: Callable[[Any], BaseException] = _no_loader
+"""Reads what a worker sent for an exception."""
+
+
+class Call(Task):
+    """A function and its arguments until an engine takes them, and the outcome once it is there."""
+
+    __slots__ = ("_how", "_value", "args", "func", "kwargs", "losses", "retries", "settled", "timeout")
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        mode: int = _CALL,
+    ) -> None:
+        """A call of `func`; `mode` (`worker.frames.Mode`) says what `args` are to it."""
+        self.func: Callable[..., Any] | None = func
+        self.args: Sequence[Any] | None = args
+        self.kwargs: Mapping[str, Any] | None = kwargs
+        self.mode = mode
+        self.state = _NEW
+        self.timeout = None
+        self.retries = 0
+        self.losses = 0
+        self.settled = False
+        """Whether the outcome is there, and whatever `on_settled` does with it is done."""
+        self._how = PENDING
+
+    def take(self) -> tuple[Any, Any, Any]:
+        """The function, its args and its kwargs (or None), held no longer after this."""
+        taken = self.func, self.args, self.kwargs
+        self.func = self.args = self.kwargs = None
+        return taken
+
+    def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
+        """Settle with what a worker sent; it is read when somebody asks for it."""
+        self.blob = blob
+        self.buffers = buffers
+        self._how = RAW_VALUE if status == _STATUS_VALUE else RAW_ERROR
+        self._end()
+
+    def failed(self, error: BaseException) -> None:
+        """Settle with `error`."""
+        self.settle(None, error)
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """Settle with `error`, or with `value` if that is None. Called once, without any lock held."""
+        self.blob = b""
+        self.buffers = ()
+        self._value = value if error is None else error
+        self._how = VALUE if error is None else ERROR
+        self._end()
+
+    def _end(self) -> None:
+        self.func = self.args = self.kwargs = None
+        self.state = _SETTLED
+        try:
+            self.on_settled()
+        finally:
+            self.settled = True
+
+    def on_settled(self) -> None:
+        """Called once the outcome is stored, before `settled` is true. Must not raise."""
+
+    def result(self) -> Any:
+        """The value, or raises the error. Only when settled; it is read in the thread that asks first."""
+        if self._how < VALUE:
+            self._decode()
+        if self._how == VALUE:
+            return self._value
+        try:
+            raise self._value
+        finally:
+            del self  # the error's traceback holds this frame, and the call holds the error
+
+    def error(self) -> BaseException | None:
+        """What `result` would raise, or None. Only when settled."""
+        if self._how < VALUE:
+            self._decode()
+        return self._value if self._how == ERROR else None
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled, or dropped by `terminate`."""
+        return self._how == ERROR and isinstance(self._value, CancelledError)
+
+    @property
+    def raised(self) -> bool:
+        """Whether it ended in an error, as far as that is known without reading the answer."""
+        return self._how in (RAW_ERROR, ERROR)
+
+    def _decode(self) -> None:
+        # Two threads may both read. No lock: reading runs any code, which may wait for the other thread.
+        # What is raw is dropped last, so whoever still finds `_how` raw afterwards has got it whole.
+        raw = self._raw()
+        how = self._how
+        if how >= VALUE:
+            return
+        try:
+            value, read = self._read(how, raw)
+        except Exception as error:
+            value, read = error, ERROR
+        if self._how < VALUE:
+            self._value = value
+            self._how = read
+            self._drop_raw()
+
+    def _raw(self) -> Any:
+        return self.blob, self.buffers
+
+    def _read(self, how: int, raw: Any) -> tuple[Any, int]:
+        blob, buffers = raw
+        return (load_result(blob, buffers), VALUE) if how == RAW_VALUE else (load_error(blob), ERROR)
+
+    def _drop_raw(self) -> None:
+        self.blob = b""
+        self.buffers = ()
+
+
+class Chunk(Call):
+    """A call for several items at once; its owner is told when it has ended."""
+
+    __slots__ = ("_ended", "size")
+
+    def __init__(
+        self, func: Callable[..., Any], items: Sequence[Any], mode: int, ended: Callable[[Chunk], object]
+    ) -> None:
+        """A call of `func` for each of `items`. `ended` gets the chunk, in the thread that settles it."""
+        super().__init__(func, items, None, mode)
+        self.size = len(items)
+        self._ended: Callable[[Chunk], object] | None = ended
+
+    def on_settled(self) -> None:
+        """Tell the owner, and let go of it."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(self)

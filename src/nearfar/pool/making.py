@@ -1,0 +1,100 @@
+"""Which engine a pool or an executor runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent import futures
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from nearfar.pool.engine import Engine
+from nearfar.pool.foreign import ForeignEngine
+from nearfar.pool.shared import SharedEngine
+
+__all__ = ["LEASE", "Workers", "connect_engine", "make_engine"]
+
+LEASE = 10.0
+"""Seconds of silence after which a worker on another machine counts as dead."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What the workers are to be: the constructor's arguments of `multiprocessing.Pool`."""
+
+    processes: int | None = None
+    initializer: Callable[..., object] | None = None
+    initargs: Iterable[Any] = ()
+    maxtasksperchild: int | None = None
+    context: BaseContext | None = None
+
+    def check(self, *, least: int) -> None:
+        """Raise what the standard raises for arguments that make no sense."""
+        if self.processes is not None and self.processes < least:
+            raise ValueError(f"Number of processes must be at least {least}")
+        lifetime = self.maxtasksperchild
+        if lifetime is not None and (not isinstance(lifetime, int) or lifetime <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if self.initializer is not None and not callable(self.initializer):
+            raise TypeError("initializer must be a callable")
+
+
+def make_engine(
+    workers: Workers,
+    *,
+    address: str | None = None,
+    executor: futures.Executor | None = None,
+    timeout: float | None = None,
+    insecure: bool = False,
+    lease: float = LEASE,
+) -> Engine:
+    """An engine for new workers (and others that join at `address`), or over an `executor` that is there.
+
+    Raises `ValueError` and `TypeError` for what makes no sense, and what starting the workers raises.
+    """
+    workers.check(least=1 if address is None else 0)
+    if executor is not None:
+        return over(executor, workers, address, timeout)
+    from nearfar.pool.near import NearEngine  # type: ignore[import-not-found]  # most of a program's start, and not everybody's
+
+    return NearEngine(  # type: ignore[no-any-return]
+        workers.processes,
+        workers.initializer,
+        tuple(workers.initargs),
+        workers.maxtasksperchild,
+        workers.context,
+        address=address,
+        insecure=insecure,
+        lease=lease,
+    )
+
+
+def connect_engine(
+    address: str,
+    initializer: Callable[..., object] | None,
+    initargs: Iterable[Any],
+    *,
+    insecure: bool = False,
+    lease: float = LEASE,
+) -> Engine:
+    """An engine that is a client of the coordinator at `address`. Raises `AddressError`."""
+    Workers(initializer=initializer).check(least=1)
+    from nearfar.pool.far import FarEngine  # type: ignore[import-not-found]
+
+    return FarEngine(  # type: ignore[no-any-return]
+        address, initializer, tuple(initargs), insecure=insecure, lease=lease
+    )
+
+
+def over(executor: futures.Executor, workers: Workers, address: str | None, timeout: float | None) -> Engine:
+    """An engine over somebody's executor; a nearfar one's engine is shared."""
+    if workers.initializer is not None or workers.maxtasksperchild is not None or workers.context is not None:
+        raise ValueError("initializer, maxtasksperchild and context are for the executor itself")
+    if address is not None:
+        raise ValueError("address and executor exclude each other")
+    engine = getattr(executor, "engine", None)
+    if isinstance(engine, Engine):
+        return SharedEngine(engine)
+    if timeout is not None:
+        raise ValueError("a foreign executor cannot kill a task, so it keeps no timeout")
+    return ForeignEngine(executor, workers.processes)

@@ -1,0 +1,297 @@
+"""`multiprocessing.Pool`'s API over any engine."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sized
+from concurrent import futures
+from multiprocessing.context import BaseContext
+from typing import Any, NoReturn, Self, TypeVar, Unpack
+
+from nearfar.pool.chunks import chunks, default_chunksize
+from nearfar.pool.engine import Engine, describe, hand_in
+from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
+from nearfar.pool.making import LEASE, Workers, connect_engine, make_engine
+from nearfar.pool.options import CallOptions, ImapOptions, MapOptions, limits
+from nearfar.pool.progress import reporter
+from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, paired
+from nearfar.worker.frames import Mode
+
+__all__ = ["Pool"]
+
+It = TypeVar("It", bound=IMapIterator)
+
+RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+WORDS = {RUN: "", CLOSE: ", closed", TERMINATE: ", terminated"}
+
+
+class Pool:
+    """Worker processes and calls for them, as `multiprocessing.Pool`.
+
+    Every method that submits takes by keyword, beyond the standard's arguments, `timeout` and `retries`: the
+    limits of a task, see `CallOptions` (in maps, a task is a chunk). Maps take `progress`, too: True to show
+    a bar on a terminal, or a callback ``progress(done, total)``, called in any thread, one call at a time.
+    """
+
+    _state: str = TERMINATE  # until there is an engine: `__del__` of a pool whose making failed
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: BaseContext | None = None,
+        *,
+        address: str | None = None,
+        executor: futures.Executor | None = None,
+        retries: int = 0,
+        timeout: float | None = None,
+        insecure: bool = False,
+        lease: float = LEASE,
+    ) -> None:
+        """Start `processes` workers (None: one for each CPU).
+
+        * `initializer`: called with `initargs` once in each worker. `maxtasksperchild`: a worker is replaced
+          after so many tasks. `context` starts the processes.
+        * `address`: workers on other machines may join here; then `processes` may be 0.
+        * `executor`: run on this executor instead, which is not shut down by the pool; `processes` is then
+          the number of workers that it has, if it does not tell.
+        * `insecure`: bind an address that others can reach without keys. `lease`: seconds of silence after
+          which a worker on another machine counts as dead.
+
+        Raises `ValueError` or `TypeError` for arguments that make no sense, `AddressError`.
+        """
+        workers = Workers(processes, initializer, initargs, maxtasksperchild, context)
+        engine = make_engine(
+            workers, address=address, executor=executor, timeout=timeout, insecure=insecure, lease=lease
+        )
+        self._begin(engine, timeout, retries)
+
+    @classmethod
+    def connect(
+        cls,
+        address: str,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        retries: int = 0,
+        timeout: float | None = None,
+        insecure: bool = False,
+        lease: float = LEASE,
+    ) -> Self:
+        """A pool of the workers of the coordinator at `address`, which other programs may use as well.
+
+        Raises `AddressError`.
+        """
+        pool = cls.__new__(cls)
+        engine = connect_engine(address, initializer, initargs, insecure=insecure, lease=lease)
+        pool._begin(engine, timeout, retries)
+        return pool
+
+    def _begin(self, engine: Engine, timeout: float | None, retries: int) -> None:
+        self._engine = engine
+        self._limits = timeout, retries
+        self._reading: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
+        self._state = RUN
+
+    def __repr__(self) -> str:
+        return f"<nearfar.{type(self).__name__} {describe(self._engine)}{WORDS[self._state]}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __enter__(self) -> Self:
+        self._check_running()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.terminate()
+
+    def __del__(self) -> None:
+        if self._state == RUN:
+            warnings.warn(
+                f"unclosed running multiprocessing pool {self!r}", ResourceWarning, stacklevel=2, source=self
+            )
+            self._engine.terminate()
+
+    def _check_running(self) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    def apply(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Any:
+        """``func(*args, **kwds)`` in a worker: its value, or raises its error."""
+        return self.apply_async(func, args, kwds, **options).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult:
+        """As `apply`, without waiting. A callback gets the value, or the error."""
+        self._check_running()
+        asked = limits(options, self._limits, CallOptions)
+        result = AsyncResult(self._engine, self, func, tuple(args), kwds, paired(callback, error_callback))
+        result.timeout, result.retries = asked
+        hand_in(self._engine, result)
+        return result
+
+    def map(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        **options: Unpack[MapOptions],
+    ) -> list[Any]:
+        """``[func(x) for x in iterable]``, or raises the first error once all has ended."""
+        result: list[Any] = self.map_async(func, iterable, chunksize, **options).get()
+        return result
+
+    def map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+        **options: Unpack[MapOptions],
+    ) -> MapResult:
+        """As `map`, without waiting. A callback gets the whole list, or the error."""
+        return self._map(Mode.MAP, func, iterable, chunksize, paired(callback, error_callback), options)
+
+    def starmap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        **options: Unpack[MapOptions],
+    ) -> list[Any]:
+        """``[func(*x) for x in iterable]``, or raises the first error once all has ended."""
+        result: list[Any] = self.starmap_async(func, iterable, chunksize, **options).get()
+        return result
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+        **options: Unpack[MapOptions],
+    ) -> MapResult:
+        """As `map_async`, for `starmap`."""
+        return self._map(Mode.STARMAP, func, iterable, chunksize, paired(callback, error_callback), options)
+
+    def imap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        **options: Unpack[ImapOptions],
+    ) -> IMapIterator:
+        """An iterator over ``func(x)`` for each x, in order, for endless inputs, too; see `IMapIterator`.
+
+        `window`: items that may be read ahead of the results that were taken (None: 64, or four chunks for
+        each worker if that is more).
+        """
+        return self._imap(IMapIterator, func, iterable, chunksize, options)
+
+    def imap_unordered(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        **options: Unpack[ImapOptions],
+    ) -> IMapUnorderedIterator:
+        """As `imap`, in the order in which the results come."""
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, options)
+
+    def close(self) -> None:
+        """Take no more calls. The workers end when all is done, inputs of `imap` included."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._close_when_read()
+
+    def terminate(self) -> None:
+        """Kill the workers at once. What had not ended raises `CancelledError` for those who ask."""
+        self._state = TERMINATE
+        for iterator in list(self._reading):
+            iterator.stop()
+        self._engine.terminate()
+
+    def join(self) -> None:
+        """Wait for the workers' end. Raises `ValueError` unless `close` or `terminate` came before.
+
+        What inputs of `imap` still hold is read now, and waits for those who ask, as with the standard.
+        """
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        for iterator in list(self._reading):
+            iterator.read_all()
+        self._engine.close()
+        self._engine.join()
+
+    def _map(
+        self,
+        mode: Mode,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        callbacks: Callbacks | None,
+        options: MapOptions,
+    ) -> MapResult:
+        self._check_running()
+        asked = limits(options, self._limits, MapOptions)
+        items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
+        if chunksize is None:
+            chunksize = default_chunksize(len(items), self._engine.size)
+        elif chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
+        result = MapResult(self._engine, self, callbacks, reporter(options.get("progress"), len(items)))
+        result.send(func, chunks(items, chunksize), mode, asked)
+        return result
+
+    def _imap(
+        self,
+        kind: type[It],
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+        options: ImapOptions,
+    ) -> It:
+        self._check_running()
+        total = len(iterable) if isinstance(iterable, Sized) else None
+        iterator = kind(
+            self._engine,
+            func,
+            iterable,
+            chunksize,
+            options.get("window"),
+            limits(options, self._limits, ImapOptions),
+            reporter(options.get("progress"), total),
+            self._input_read,
+            self,
+        )
+        if iterator.reading:
+            self._reading.add(iterator)
+        return iterator
+
+    def _input_read(self, iterator: IMapIterator) -> None:
+        self._reading.discard(iterator)
+        self._close_when_read()
+
+    def _close_when_read(self) -> None:
+        """Close the engine, unless an `imap` has still to submit what its input holds."""
+        if self._state == CLOSE and not self._reading:
+            self._engine.close()

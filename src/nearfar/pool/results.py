@@ -1,0 +1,220 @@
+"""What `apply_async` and `map_async` return."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing import TimeoutError
+from types import GenericAlias
+from typing import Any
+
+from nearfar.pool.call import ERROR, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk
+from nearfar.pool.engine import Engine, hand_in
+from nearfar.pool.options import Limits
+from nearfar.pool.progress import Reporter
+from nearfar.worker.frames import Mode
+
+__all__ = ["AsyncResult", "Callback", "Callbacks", "MapResult", "paired"]
+
+Callback = Callable[[Any], object]
+Callbacks = tuple[Callback | None, Callback | None]
+"""What is called with a value, and with an error."""
+
+log = logging.getLogger(__name__)
+
+
+def paired(callback: Callback | None, error_callback: Callback | None) -> Callbacks | None:
+    """Both in one, or None for neither: most calls have none, and there may be a million of them."""
+    return None if callback is None and error_callback is None else (callback, error_callback)
+
+
+class _Here(threading.local):
+    """The result whose callback runs in this thread."""
+
+    result: AsyncResult | None = None
+
+
+_here = _Here()
+
+
+class AsyncResult(Call):
+    """The outcome of one call, as `multiprocessing.pool.AsyncResult`; it can be cancelled, too.
+
+    A callback runs before `get` returns, in whichever thread received the answer. One that raises is
+    logged. For a call that was cancelled, or dropped by `terminate`, neither callback runs.
+    """
+
+    __slots__ = ("_callbacks", "_engine", "_keeper")
+
+    __class_getitem__: Any = classmethod(GenericAlias)
+
+    def __init__(
+        self,
+        engine: Engine,
+        keeper: object,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> None:
+        """`keeper` (the pool) is kept alive until the call has ended. `callbacks`: for a value, an error."""
+        super().__init__(func, args, kwargs)
+        self._engine = engine
+        self._keeper: object = keeper
+        self._callbacks = callbacks
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The value, or raises the call's error.
+
+        Raises `multiprocessing.TimeoutError` after `timeout` seconds, `CancelledError` if it was cancelled,
+        and `RuntimeError` when called without a timeout where the answer could never arrive: in a callback,
+        for another call of a foreign executor.
+        """
+        if not self.settled and _here.result is not self:
+            self.wait(timeout)
+            if not self.settled:
+                raise TimeoutError
+        return self.result()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for the outcome, for up to `timeout` seconds."""
+        if not self.settled:
+            self._engine.wait_until(self.ready, timeout)
+
+    def ready(self) -> bool:
+        """Whether the outcome is there."""
+        return self.settled
+
+    def successful(self) -> bool:
+        """Whether it ended without an error. Raises `ValueError` if it has not ended."""
+        if not self.settled:
+            raise ValueError(f"{self!r} not ready")
+        return self.error() is None
+
+    def cancel(self) -> bool:
+        """Drop the call. True: it never runs, and `get` raises `CancelledError`. False: it began."""
+        return not self.settled and self._engine.cancel(self)
+
+    def on_settled(self) -> None:
+        """Run the callback."""
+        self._keeper = None
+        callbacks, self._callbacks = self._callbacks, None
+        if callbacks is None or self.cancelled():
+            return
+        error = self.error()
+        callback = callbacks[error is not None]
+        if callback is not None:
+            self._call_back(callback, self._value)
+
+    def _call_back(self, callback: Callback, argument: Any) -> None:
+        outer, _here.result = _here.result, self
+        try:
+            callback(argument)
+        except Exception:
+            log.exception("callback %r raised", callback)
+        finally:
+            _here.result = outer
+
+
+class MapResult(AsyncResult):
+    """The outcome of many calls in chunks: a list of all values, or the error of the chunk that failed first.
+
+    It is ready when all chunks have ended, also after an error.
+    """
+
+    __slots__ = ("_chunks", "_first_failed", "_left", "_lock", "_reporter")
+
+    def __init__(
+        self,
+        engine: Engine,
+        keeper: object,
+        callbacks: Callbacks | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        """A result of nothing yet: `send` fills it."""
+        super().__init__(engine, keeper, list, (), None, callbacks)
+        self._chunks: list[Chunk] = []
+        self._first_failed: Chunk | None = None
+        self._left = 1  # `send` itself counts: chunks end while others are still being cut
+        self._lock = threading.Lock()
+        self._reporter = reporter
+
+    def send(
+        self,
+        func: Callable[..., Any],
+        pieces: Iterable[Sequence[Any]],
+        mode: Mode,
+        limits: Limits,
+    ) -> None:
+        """Submit one chunk for each of `pieces`, with these limits. Called once.
+
+        What `pieces` raises is an outcome, as if it were a chunk that failed.
+        """
+        try:
+            for piece in pieces:
+                self._submit(Chunk(func, piece, mode, self._ended), limits)
+        except Exception as error:
+            failed = self._add(Chunk(func, (), mode, self._ended))
+            failed.settle(None, error)
+        finally:
+            self._count_down(None)
+
+    def _submit(self, chunk: Chunk, limits: Limits) -> None:
+        chunk.timeout, chunk.retries = limits
+        hand_in(self._engine, self._add(chunk))
+
+    def _add(self, chunk: Chunk) -> Chunk:
+        self._chunks.append(chunk)
+        with self._lock:
+            self._left += 1
+        return chunk
+
+    def cancel(self) -> bool:
+        """Drop every chunk that has not begun. True: nothing of it ever runs.
+
+        If only some could be dropped, the others run to their end and `get` raises `CancelledError`.
+        """
+        chunks = list(self._chunks)
+        dropped = [not chunk.settled and self._engine.cancel(chunk) for chunk in chunks]
+        return bool(dropped) and all(dropped)
+
+    def _ended(self, chunk: Chunk) -> None:
+        if self._reporter is not None:
+            self._reporter.add(chunk.size)
+        self._count_down(chunk)
+
+    def _count_down(self, chunk: Chunk | None) -> None:
+        with self._lock:
+            self._left -= 1
+            last = not self._left
+            if chunk is not None and chunk.raised and self._first_failed is None:
+                self._first_failed = chunk
+        if last:
+            self._all_ended()
+
+    def _all_ended(self) -> None:
+        if self._reporter is not None:
+            self._reporter.close()
+        failed, self._first_failed = self._first_failed, None
+        if failed is None:
+            self._how = RAW_VALUE
+        elif failed.cancelled():
+            self._chunks = []
+            self.settle(None, failed.error())
+            return
+        else:
+            self._chunks = [failed]
+            self._how = RAW_ERROR
+        self._end()
+
+    def _raw(self) -> Any:
+        return self._chunks
+
+    def _read(self, how: int, raw: Any) -> tuple[Any, int]:
+        if how == RAW_ERROR:
+            return raw[0].error(), ERROR
+        return [value for chunk in raw for value in chunk.result()], VALUE
+
+    def _drop_raw(self) -> None:
+        self._chunks = []

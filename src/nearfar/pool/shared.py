@@ -1,0 +1,72 @@
+"""A part of an engine that others use, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nearfar.pool.call import Call
+from nearfar.pool.engine import Engine
+
+__all__ = ["SharedEngine"]
+
+
+class SharedEngine:
+    """One user's calls on an engine of somebody else, which outlives it.
+
+    `close` and `terminate` end this user's part only. What has begun cannot be stopped: after `terminate` it
+    runs to its end.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._calls: set[Call] = set()
+        self._prune_at = 64
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        """As `Engine.size`."""
+        return self._engine.size
+
+    def submit(self, call: Call) -> None:
+        """As `Engine.submit`."""
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self._engine.submit(call)
+        self._calls.add(call)
+        if len(self._calls) > self._prune_at:
+            self._prune_at = 64 + 2 * len(self._unsettled())
+
+    def cancel(self, call: Call) -> bool:
+        """As `Engine.cancel`."""
+        return self._engine.cancel(call)
+
+    def cancel_waiting(self) -> None:
+        """As `Engine.cancel_waiting`, for the calls of this user."""
+        for call in self._unsettled():
+            self._engine.cancel(call)
+
+    def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """As `Engine.wait_until`."""
+        return self._engine.wait_until(ready, timeout)
+
+    def close(self) -> None:
+        """As `Engine.close`, for this user."""
+        self._closed = True
+
+    def terminate(self) -> None:
+        """As `Engine.terminate`, for what this user has waiting."""
+        self._closed = True
+        self.cancel_waiting()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every call of this user is settled."""
+        return self._engine.wait_until(lambda: not self._unsettled(), timeout)
+
+    def counts(self) -> dict[str, int]:
+        """As `Engine.counts`: those of the whole engine."""
+        return self._engine.counts()
+
+    def _unsettled(self) -> list[Call]:
+        self._calls.difference_update([call for call in self._calls.copy() if call.settled])
+        return list(self._calls)
