@@ -219,7 +219,8 @@ class Coordinator:
 
     def _begin(self, worker: Worker, now: float) -> None:
         """The head batch of `worker`, if there is one, has its turn now."""
-        worker.recall = Recall.UNASKED
+        if worker.recall is Recall.IN_VAIN:
+            worker.recall = Recall.UNASKED
         if worker.batches and (timeout := worker.batches[0].tasks[0].timeout) is not None:
             self._serial += 1
             heapq.heappush(self._alarms, (now + timeout, self._serial, worker, worker.batches[0]))

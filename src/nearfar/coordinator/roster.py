@@ -21,12 +21,13 @@ class Roster:
         self._stocked: dict[str, Worker] = {}
 
     def place(self, worker: Worker) -> None:
-        """Note what room `worker` has now."""
+        """Note what room `worker` has now: none while it is asked for what it has, lest it gives back the wrong."""
         name, batches = worker.name, len(worker.batches)
-        willing = worker.willing()
+        willing = worker.willing() and worker.recall is not Recall.ASKED
         _keep(self._idle, worker, name, willing and batches == 0)
         _keep(self._half, worker, name, willing and batches == 1 and _may_stock(worker))
-        _keep(self._stocked, worker, name, batches > 1 and worker.stage is Stage.READY)
+        unasked = worker.stage is Stage.READY and worker.recall is Recall.UNASKED
+        _keep(self._stocked, worker, name, batches > 1 and unasked)
 
     def remove(self, worker: Worker) -> None:
         for names in (self.all, self._idle, self._half, self._stocked):
@@ -43,8 +44,7 @@ class Roster:
         """Somebody with a batch unread, while another has nothing at all to do."""
         if self._idle:
             for worker in self._stocked.values():
-                if worker.recall is Recall.UNASKED:
-                    return worker
+                return worker
         return None
 
 
