@@ -81,6 +81,8 @@ class Book:
 
     def answered(self, task: Task, answer: Answer) -> None:
         """A worker ran it."""
+        if self.cancelled:
+            self.cancelled.discard(task)
         if task.state is State.SETTLED:
             self.stale += 1
         elif isinstance(task, Preparation):

@@ -160,7 +160,7 @@ class Coordinator:
         worker.batches.clear()
         for batch in batches:
             self.book.over(batch)
-        claimed = len(batches) - (unread or 0)
+        claimed = max(0, len(batches) - (unread or 0))
         for batch in reversed(batches[claimed:]):
             self.book.requeue(batch.unanswered(), worker)
         began = [task for batch in batches[:claimed] for task in batch.unanswered()]
