@@ -46,9 +46,15 @@ class Book:
         if client is None:
             return False
         self._turns.leave(client)
-        drop(client.waiting)
+        self.drop(client.waiting)
         client.waiting.clear()
         return True
+
+    def drop(self, tasks: Iterable[Task]) -> None:
+        """They come to no outcome: nobody waits for them any more."""
+        for task in tasks:
+            task.state = State.SETTLED
+            self.cancelled.discard(task)
 
     def submit(self, task: Task) -> None:
         client = self.clients[task.client]
@@ -148,9 +154,3 @@ class Book:
         for task in waiting:
             if task.state is State.WAITING:
                 self._end(task, error)
-
-
-def drop(tasks: Iterable[Task]) -> None:
-    """They come to no outcome: nobody waits for them any more."""
-    for task in tasks:
-        task.state = State.SETTLED

@@ -20,7 +20,7 @@ import heapq
 from collections.abc import Sequence
 from itertools import islice
 
-from nearfar.coordinator.book import Answer, Book, drop
+from nearfar.coordinator.book import Answer, Book
 from nearfar.coordinator.clients import Client
 from nearfar.coordinator.costs import Costs
 from nearfar.coordinator.roster import Roster
@@ -63,14 +63,13 @@ class Coordinator:
         if not self.book.gone(name):
             return
         for worker in list(self.workers.values()):
-            if all(batch.client != name for batch in worker.batches):
-                continue
-            self._ask_back(worker)
-            for batch in worker.batches:
-                if batch.client == name:
-                    drop(batch.unanswered())
-            if worker.batches and worker.batches[0].client == name:
-                self._doom(worker)
+            worker.prepared.discard(name)
+            its = [batch for batch in worker.batches if batch.client == name]
+            for batch in its:
+                self.book.drop(batch.unanswered())
+            if its:
+                self._ask_back(worker)
+                self._free(worker)
 
     def submit(self, task: Task) -> None:
         """Take a task of a client that came; a broken client's comes to its end at once."""
@@ -135,6 +134,7 @@ class Coordinator:
                 worker.batches.popleft()
                 self.book.over(batch)
                 self._begin(worker, now)
+                self._free(worker)
         self._place(worker)
 
     def returned(self, worker: Worker, batches: int) -> None:
@@ -144,6 +144,7 @@ class Coordinator:
             batch = worker.batches.pop()
             self.book.over(batch)
             self.book.requeue(batch.unanswered(), worker)
+        self._free(worker)
         self._place(worker)
 
     def died(self, worker: Worker, how: str, unread: int | None) -> None:
@@ -248,6 +249,16 @@ class Coordinator:
             worker.verdict = verdict
             self._place(worker)
             worker.link.kill(worker)
+
+    def _free(self, worker: Worker) -> None:
+        """Kill it if all that it has is for clients that are gone; what others have behind that comes back first."""
+        clients = self.book.clients
+        if (
+            worker.batches
+            and worker.recall is not Recall.ASKED
+            and not any(batch.client in clients for batch in worker.batches)
+        ):
+            self._doom(worker)
 
     def _holder_ahead(self, task: Task) -> Worker | None:
         """Whoever holds `task` in a batch that it may not have read."""
