@@ -103,6 +103,7 @@ class Book:
         for task in reversed(list(tasks)):
             if isinstance(task, Preparation):
                 worker.prepared.discard(task.client)
+                worker.ran += 1
             elif task in self.cancelled:
                 self._end(task, CancelledError())
             elif task.state is State.GIVEN:

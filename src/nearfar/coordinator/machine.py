@@ -205,6 +205,7 @@ class Coordinator:
         if client.initializer is None or client.error is not None or client.name in worker.prepared:
             return False
         worker.prepared.add(client.name)
+        worker.ran -= 1
         self._hand(
             worker, Batch(client.name, [Preparation(client.name, worker, client.initializer)], None), now
         )

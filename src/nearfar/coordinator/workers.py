@@ -103,6 +103,7 @@ class Worker:
         self.verdict: BaseException | None = None
         """What its head task is to be told once it is dead, other than `WorkerLost`."""
         self.ran = 0
+        """Tasks that count against its quota; initializers do not."""
 
     def willing(self) -> bool:
         """True if it may be given more, as far as its stage and its quota go."""
