@@ -49,9 +49,12 @@ class Roster:
 
 
 def _may_stock(worker: Worker) -> bool:
+    head = worker.batches[0]
+    if head.tasks[0].timeout is not None:
+        return False  # it may be killed just when that task has ended and the next has begun
     if worker.ahead:
         return True
-    cost = worker.batches[0].cost
+    cost = head.cost
     return cost is not None and cost <= REMOTE_AHEAD
 
 
