@@ -108,6 +108,9 @@ class Book:
                 self._end(task, CancelledError())
             elif task.state is State.GIVEN:
                 client = self.clients[task.client]
+                if client.error is not None:
+                    self._end(task, client.error)
+                    continue
                 task.state = State.WAITING
                 client.waiting.appendleft(task)
                 self._turns.enter(client)
@@ -118,7 +121,8 @@ class Book:
             return
         error = worker.verdict or WorkerLost(worker.name, worker.host, worker.pid, how, task.describe())
         if isinstance(task, Preparation):
-            self._prepared(task, error)
+            if crashed:
+                self._prepared(task, error)
         elif task.losses < min(task.retries, POISON - 1 if crashed else task.retries) and not worker.verdict:
             task.lose()
             self.requeue([task], worker)
