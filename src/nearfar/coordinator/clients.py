@@ -27,7 +27,8 @@ class Client:
     ) -> None:
         """`read_error` makes an error of what its initializer said when it raised.
 
-        `eager`: the initializer runs in every worker at once, not only where this client's tasks go.
+        `eager`: the initializer runs at once in every worker with room for it, not only where this client's
+        tasks go, just before the first.
         """
         self.name = name
         self.initializer = initializer

@@ -52,11 +52,14 @@ class Coordinator:
     # -- clients and their tasks -------------------------------------------------------------------
 
     def client_came(self, client: Client, now: float) -> None:
-        """Its name must be new."""
+        """Its name must never have been used before. Raises `ProtocolError` if there is one of that name."""
+        if client.name in self.book.clients:
+            raise ProtocolError(f"there is a client {client.name} already")
         self.book.came(client)
         if client.eager:
             for worker in list(self.workers.values()):
-                self._prepare(worker, client, now)
+                if self._roster.has_room(worker):
+                    self._prepare(worker, client, now)
 
     def client_gone(self, name: str) -> None:
         """Drop its tasks without an outcome, and kill what runs them."""
@@ -102,7 +105,7 @@ class Coordinator:
         self.workers[worker.name] = worker
         self._roster.place(worker)
         for client in self.book.clients.values():
-            if client.eager:
+            if client.eager and client.error is None and self._roster.has_room(worker):
                 self._prepare(worker, client, now)
 
     def drain(self, worker: Worker) -> None:
@@ -118,7 +121,7 @@ class Coordinator:
         Raises `ProtocolError`, changing nothing, for more answers than it was given tasks.
         """
         count = len(answers)
-        if count > worker.holds():
+        if count > worker.asked():
             raise ProtocolError(f"worker {worker.name} answers more than it was asked")
         worker.ran += count
         taken = 0
@@ -140,10 +143,7 @@ class Coordinator:
     def returned(self, worker: Worker, batches: int) -> None:
         """The last `batches` that `worker` was given come back unread (none: it had read them all)."""
         worker.recall = Recall.UNASKED if batches else Recall.IN_VAIN
-        for _ in range(min(batches, len(worker.batches))):
-            batch = worker.batches.pop()
-            self.book.over(batch)
-            self.book.requeue(batch.unanswered(), worker)
+        self._take_back(worker, batches)
         self._free(worker)
         self._place(worker)
 
@@ -161,7 +161,7 @@ class Coordinator:
         worker.batches.clear()
         for batch in batches:
             self.book.over(batch)
-        claimed = max(0, len(batches) - (unread or 0))
+        claimed = max(0, len(batches) - (unread or 0) - (worker.unsent is not None))
         for batch in reversed(batches[claimed:]):
             self.book.requeue(batch.unanswered(), worker)
         began = [task for batch in batches[:claimed] for task in batch.unanswered()]
@@ -196,20 +196,23 @@ class Coordinator:
         return self._alarms[0][0] if self._alarms else None
 
     def _give(self, worker: Worker, client: Client, now: float) -> None:
-        if self._prepare(worker, client, now):
-            return
-        self._hand(worker, self._costs.cut(client, worker, len(self.workers)), now)
+        batch = self._costs.cut(client, worker, len(self.workers))
+        if client.initializer is None or client.name in worker.prepared:
+            self._hand(worker, batch, now)
+        else:
+            self._prepare(worker, client, now)
+            worker.unsent = batch
+            worker.batches.append(batch)
+            self.book.given(batch)
+            self._place(worker)
 
-    def _prepare(self, worker: Worker, client: Client, now: float) -> bool:
-        """Have `worker` run the initializer of `client` first, if it has not; True if that took its turn."""
-        if client.initializer is None or client.error is not None or client.name in worker.prepared:
-            return False
+    def _prepare(self, worker: Worker, client: Client, now: float) -> None:
+        """Have `worker` run the initializer of `client`."""
+        assert client.initializer is not None
         worker.prepared.add(client.name)
         worker.ran -= 1
-        self._hand(
-            worker, Batch(client.name, [Preparation(client.name, worker, client.initializer)], None), now
-        )
-        return True
+        task = Preparation(client.name, worker, client.initializer)
+        self._hand(worker, Batch(client.name, [task], None), now)
 
     def _hand(self, worker: Worker, batch: Batch, now: float) -> None:
         worker.batches.append(batch)
@@ -223,6 +226,13 @@ class Coordinator:
         """The head batch of `worker`, if there is one, has its turn now."""
         if worker.recall is Recall.IN_VAIN:
             worker.recall = Recall.UNASKED
+        if worker.batches and worker.unsent is worker.batches[0]:
+            client = self.book.clients.get(worker.unsent.client)
+            if client is None or client.error is not None or worker.stage is not Stage.READY:
+                self._take_back(worker)
+            else:
+                batch, worker.unsent = worker.unsent, None
+                worker.link.give(worker, batch)
         if worker.batches and (timeout := worker.batches[0].tasks[0].timeout) is not None:
             self._serial += 1
             heapq.heappush(self._alarms, (now + timeout, self._serial, worker, worker.batches[0]))
@@ -238,7 +248,18 @@ class Coordinator:
         else:
             self._roster.place(worker)
 
+    def _take_back(self, worker: Worker, batches: int = 1) -> None:
+        """The last of what `worker` was given is nobody's again."""
+        worker.unsent = None
+        for _ in range(min(batches, len(worker.batches))):
+            batch = worker.batches.pop()
+            self.book.over(batch)
+            self.book.requeue(batch.unanswered(), worker)
+
     def _ask_back(self, worker: Worker) -> None:
+        if worker.unsent is not None:
+            self._take_back(worker)
+            self._place(worker)
         if len(worker.batches) > 1 and worker.recall is Recall.UNASKED:
             worker.recall = Recall.ASKED
             self._place(worker)
@@ -253,12 +274,10 @@ class Coordinator:
 
     def _free(self, worker: Worker) -> None:
         """Kill it if all that it has is for clients that are gone; what others have behind that comes back first."""
-        clients = self.book.clients
-        if (
-            worker.batches
-            and worker.recall is not Recall.ASKED
-            and not any(batch.client in clients for batch in worker.batches)
-        ):
+        clients, batches = self.book.clients, worker.batches
+        if not batches or batches[0].client in clients or worker.recall is Recall.ASKED:
+            return
+        if not any(batch.client in clients for batch in batches):
             self._doom(worker)
 
     def _holder_ahead(self, task: Task) -> Worker | None:

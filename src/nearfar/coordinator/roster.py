@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nearfar.coordinator.tasks import Mode
 from nearfar.coordinator.workers import Recall, Stage, Worker
 
 REMOTE_AHEAD = 0.002
@@ -33,6 +34,9 @@ class Roster:
         for names in (self.all, self._idle, self._half, self._stocked):
             names.pop(worker.name, None)
 
+    def has_room(self, worker: Worker) -> bool:
+        return worker.name in self._idle or worker.name in self._half
+
     def roomy(self) -> Worker | None:
         """Who is to be given the next batch: an idle one if there is one."""
         for names in (self._idle, self._half):
@@ -50,6 +54,8 @@ class Roster:
 
 def _may_stock(worker: Worker) -> bool:
     head = worker.batches[0]
+    if head.tasks[0].mode == Mode.PREPARE:
+        return False  # if that fails, nothing of its client may run
     if head.tasks[0].timeout is not None:
         return False  # it may be killed just when that task has ended and the next has begun
     if worker.ahead:
