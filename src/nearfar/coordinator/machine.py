@@ -16,10 +16,10 @@ that it ran: that one alone is guilty.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from itertools import islice
 
+from nearfar.coordinator.alarms import Alarms
 from nearfar.coordinator.book import Answer, Book
 from nearfar.coordinator.clients import Client
 from nearfar.coordinator.costs import Costs
@@ -36,8 +36,7 @@ class Coordinator:
         self.book = Book()
         self._roster = Roster()
         self._costs = Costs()
-        self._alarms: list[tuple[float, int, Worker, Batch]] = []
-        self._serial = 0
+        self._alarms = Alarms()
 
     @property
     def workers(self) -> dict[str, Worker]:
@@ -185,15 +184,13 @@ class Coordinator:
 
     def tick(self, now: float) -> None:
         """Kill the workers whose task is over its time."""
-        while self._alarms and self._alarms[0][0] <= now:
-            _, _, worker, batch = heapq.heappop(self._alarms)
-            if worker.batches and worker.batches[0] is batch:
-                task = batch.tasks[0]
-                self._doom(worker, TaskTimeout(f"ran longer than {task.timeout:g} s, and was killed"))
+        for worker in self._alarms.ring(now):
+            task = worker.batches[0].tasks[0]
+            self._doom(worker, TaskTimeout(f"ran longer than {task.timeout:g} s, and was killed"))
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called; None: not for now."""
-        return self._alarms[0][0] if self._alarms else None
+        return self._alarms.deadline()
 
     def _give(self, worker: Worker, client: Client, now: float) -> None:
         batch = self._costs.cut(client, worker, len(self.workers))
@@ -234,8 +231,7 @@ class Coordinator:
                 batch, worker.unsent = worker.unsent, None
                 worker.link.give(worker, batch)
         if worker.batches and (timeout := worker.batches[0].tasks[0].timeout) is not None:
-            self._serial += 1
-            heapq.heappush(self._alarms, (now + timeout, self._serial, worker, worker.batches[0]))
+            self._alarms.set(now + timeout, worker)
 
     def _place(self, worker: Worker) -> None:
         """Note what room `worker` has, or let it go."""
