@@ -176,7 +176,7 @@ class Coordinator:
         while (worker := self._roster.roomy()) is not None:
             client = self.book.whose_turn()
             if client is not None:
-                self._give(worker, client, now)
+                self._give(worker, self._heir(worker, client), now)
             elif (stocked := self._roster.stocked()) is not None:
                 self._ask_back(stocked)
             else:
@@ -202,6 +202,15 @@ class Coordinator:
             worker.batches.append(batch)
             self.book.given(batch)
             self._place(worker)
+
+    def _heir(self, worker: Worker, client: Client) -> Client:
+        """Who is next behind what `worker` runs: among equals the same client, or one that has its workers busy
+        for long would get between the short tasks of another, and slow them down to its own pace."""
+        if worker.batches and worker.batches[0].client != client.name:
+            own = self.book.clients.get(worker.batches[0].client)
+            if own is not None and own.given <= client.given and own.next() is not None:
+                return own
+        return client
 
     def _prepare(self, worker: Worker, client: Client, now: float) -> None:
         """Have `worker` run the initializer of `client`."""
