@@ -204,8 +204,10 @@ class Coordinator:
             self._place(worker)
 
     def _heir(self, worker: Worker, client: Client) -> Client:
-        """Who is next behind what `worker` runs: among equals the same client, or one that has its workers busy
-        for long would get between the short tasks of another, and slow them down to its own pace."""
+        """Who is next behind what `worker` runs: among equals the same client.
+
+        Or one that keeps its own workers busy for long would get between the short tasks of another.
+        """
         if worker.batches and worker.batches[0].client != client.name:
             own = self.book.clients.get(worker.batches[0].client)
             if own is not None and own.given <= client.given and own.next() is not None:
@@ -278,7 +280,7 @@ class Coordinator:
             worker.link.kill(worker)
 
     def _free(self, worker: Worker) -> None:
-        """Kill it if all that it has is for clients that are gone; what others have behind that comes back first."""
+        """Kill it if all that it has is for clients that are gone: what others have there comes back first."""
         clients, batches = self.book.clients, worker.batches
         if not batches or batches[0].client in clients or worker.recall is Recall.ASKED:
             return

@@ -22,7 +22,7 @@ class Roster:
         self._stocked: dict[str, Worker] = {}
 
     def place(self, worker: Worker) -> None:
-        """Note what room `worker` has now: none while it is asked for what it has, lest it gives back the wrong."""
+        """Note what room `worker` has now: none while it is asked for what it has, lest it returns the wrong."""
         name, batches = worker.name, len(worker.batches)
         willing = worker.willing() and worker.recall is not Recall.ASKED
         _keep(self._idle, worker, name, willing and batches == 0)
