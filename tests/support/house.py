@@ -38,6 +38,7 @@ PURE = (
     "queues.host.ledger",
     "queues.ends.sender",
     "queues.ends.receiver",
+    "coordinator.alarms",
     "coordinator.book",
     "coordinator.clients",
     "coordinator.costs",

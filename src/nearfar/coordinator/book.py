@@ -46,9 +46,15 @@ class Book:
         if client is None:
             return False
         self._turns.leave(client)
-        drop(client.waiting)
+        self.drop(client.waiting)
         client.waiting.clear()
         return True
+
+    def drop(self, tasks: Iterable[Task]) -> None:
+        """They come to no outcome: nobody waits for them any more."""
+        for task in tasks:
+            task.state = State.SETTLED
+            self.cancelled.discard(task)
 
     def submit(self, task: Task) -> None:
         client = self.clients[task.client]
@@ -81,6 +87,8 @@ class Book:
 
     def answered(self, task: Task, answer: Answer) -> None:
         """A worker ran it."""
+        if self.cancelled:
+            self.cancelled.discard(task)
         if task.state is State.SETTLED:
             self.stale += 1
         elif isinstance(task, Preparation):
@@ -95,10 +103,14 @@ class Book:
         for task in reversed(list(tasks)):
             if isinstance(task, Preparation):
                 worker.prepared.discard(task.client)
+                worker.ran += 1
             elif task in self.cancelled:
                 self.end(task, CancelledError())
             elif task.state is State.GIVEN:
                 client = self.clients[task.client]
+                if client.error is not None:
+                    self.end(task, client.error)
+                    continue
                 task.state = State.WAITING
                 client.waiting.appendleft(task)
                 self._turns.enter(client)
@@ -109,7 +121,8 @@ class Book:
             return
         error = worker.verdict or WorkerLost(worker.name, worker.host, worker.pid, how, task.describe())
         if isinstance(task, Preparation):
-            self._prepared(task, error)
+            if crashed:
+                self._prepared(task, error)
         elif task.losses < min(task.retries, POISON - 1 if crashed else task.retries) and not worker.verdict:
             task.lose()
             self.requeue([task], worker)
@@ -148,9 +161,3 @@ class Book:
         for task in waiting:
             if task.state is State.WAITING:
                 self.end(task, error)
-
-
-def drop(tasks: Iterable[Task]) -> None:
-    """They come to no outcome: nobody waits for them any more."""
-    for task in tasks:
-        task.state = State.SETTLED

@@ -11,6 +11,9 @@ from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.workers import Initializer
 from nearfar.errors import InitializerFailed
 
+FEW = 64
+"""Stale entries that a heap may have."""
+
 
 class Client:
     """Whose tasks these are."""
@@ -27,7 +30,8 @@ class Client:
     ) -> None:
         """`read_error` makes an error of what its initializer said when it raised.
 
-        `eager`: the initializer runs in every worker at once, not only where this client's tasks go.
+        `eager`: the initializer runs at once in every worker with room for it, not only where this client's
+        tasks go, just before the first.
         """
         self.name = name
         self.initializer = initializer
@@ -72,7 +76,11 @@ class Turns:
         self._serial += 1
         entry = (client.given, self._serial, client)
         self._entered[client.name] = entry
-        heapq.heappush(self._heap, entry)
+        if len(self._heap) > 2 * len(self._entered) + FEW:
+            self._heap = list(self._entered.values())
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, entry)
 
     def first(self) -> Client | None:
         """Who is next; None if nobody has a task waiting."""

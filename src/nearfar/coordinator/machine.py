@@ -16,11 +16,11 @@ that it ran: that one alone is guilty.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from itertools import islice
 
-from nearfar.coordinator.book import Answer, Book, drop
+from nearfar.coordinator.alarms import Alarms
+from nearfar.coordinator.book import Answer, Book
 from nearfar.coordinator.clients import Client
 from nearfar.coordinator.costs import Costs
 from nearfar.coordinator.roster import Roster
@@ -36,8 +36,7 @@ class Coordinator:
         self.book = Book()
         self._roster = Roster()
         self._costs = Costs()
-        self._alarms: list[tuple[float, int, Worker, Batch]] = []
-        self._serial = 0
+        self._alarms = Alarms()
 
     @property
     def workers(self) -> dict[str, Worker]:
@@ -52,25 +51,27 @@ class Coordinator:
     # -- clients and their tasks -------------------------------------------------------------------
 
     def client_came(self, client: Client, now: float) -> None:
-        """Its name must be new."""
+        """Its name must never have been used before. Raises `ProtocolError` if there is one of that name."""
+        if client.name in self.book.clients:
+            raise ProtocolError(f"there is a client {client.name} already")
         self.book.came(client)
         if client.eager:
             for worker in list(self.workers.values()):
-                self._prepare(worker, client, now)
+                if self._roster.has_room(worker):
+                    self._prepare(worker, client, now)
 
     def client_gone(self, name: str) -> None:
         """Drop its tasks without an outcome, and kill what runs them."""
         if not self.book.gone(name):
             return
         for worker in list(self.workers.values()):
-            if all(batch.client != name for batch in worker.batches):
-                continue
-            self._ask_back(worker)
-            for batch in worker.batches:
-                if batch.client == name:
-                    drop(batch.unanswered())
-            if worker.batches and worker.batches[0].client == name:
-                self._doom(worker)
+            worker.prepared.discard(name)
+            its = [batch for batch in worker.batches if batch.client == name]
+            for batch in its:
+                self.book.drop(batch.unanswered())
+            if its:
+                self._ask_back(worker)
+                self._free(worker)
 
     def submit(self, task: Task) -> None:
         """Take a task of a client that came; a broken client's comes to its end at once."""
@@ -103,7 +104,7 @@ class Coordinator:
         self.workers[worker.name] = worker
         self._roster.place(worker)
         for client in self.book.clients.values():
-            if client.eager:
+            if client.eager and client.error is None and self._roster.has_room(worker):
                 self._prepare(worker, client, now)
 
     def drain(self, worker: Worker) -> None:
@@ -119,7 +120,7 @@ class Coordinator:
         Raises `ProtocolError`, changing nothing, for more answers than it was given tasks.
         """
         count = len(answers)
-        if count > worker.holds():
+        if count > worker.asked():
             raise ProtocolError(f"worker {worker.name} answers more than it was asked")
         worker.ran += count
         taken = 0
@@ -135,15 +136,14 @@ class Coordinator:
                 worker.batches.popleft()
                 self.book.over(batch)
                 self._begin(worker, now)
+                self._free(worker)
         self._place(worker)
 
     def returned(self, worker: Worker, batches: int) -> None:
         """The last `batches` that `worker` was given come back unread (none: it had read them all)."""
         worker.recall = Recall.UNASKED if batches else Recall.IN_VAIN
-        for _ in range(min(batches, len(worker.batches))):
-            batch = worker.batches.pop()
-            self.book.over(batch)
-            self.book.requeue(batch.unanswered(), worker)
+        self._take_back(worker, batches)
+        self._free(worker)
         self._place(worker)
 
     def refused(self, worker: Worker, error: BaseException) -> None:
@@ -168,7 +168,7 @@ class Coordinator:
         worker.batches.clear()
         for batch in batches:
             self.book.over(batch)
-        claimed = len(batches) - (unread or 0)
+        claimed = max(0, len(batches) - (unread or 0) - (worker.unsent is not None))
         for batch in reversed(batches[claimed:]):
             self.book.requeue(batch.unanswered(), worker)
         began = [task for batch in batches[:claimed] for task in batch.unanswered()]
@@ -184,7 +184,7 @@ class Coordinator:
         while (worker := self._roster.roomy()) is not None:
             client = self.book.whose_turn()
             if client is not None:
-                self._give(worker, client, now)
+                self._give(worker, self._heir(worker, client), now)
             elif (stocked := self._roster.stocked()) is not None:
                 self._ask_back(stocked)
             else:
@@ -192,30 +192,43 @@ class Coordinator:
 
     def tick(self, now: float) -> None:
         """Kill the workers whose task is over its time."""
-        while self._alarms and self._alarms[0][0] <= now:
-            _, _, worker, batch = heapq.heappop(self._alarms)
-            if worker.batches and worker.batches[0] is batch:
-                task = batch.tasks[0]
-                self._doom(worker, TaskTimeout(f"ran longer than {task.timeout:g} s, and was killed"))
+        for worker in self._alarms.ring(now):
+            task = worker.batches[0].tasks[0]
+            self._doom(worker, TaskTimeout(f"ran longer than {task.timeout:g} s, and was killed"))
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called; None: not for now."""
-        return self._alarms[0][0] if self._alarms else None
+        return self._alarms.deadline()
 
     def _give(self, worker: Worker, client: Client, now: float) -> None:
-        if self._prepare(worker, client, now):
-            return
-        self._hand(worker, self._costs.cut(client, worker, len(self.workers)), now)
+        batch = self._costs.cut(client, worker, len(self.workers))
+        if client.initializer is None or client.name in worker.prepared:
+            self._hand(worker, batch, now)
+        else:
+            self._prepare(worker, client, now)
+            worker.unsent = batch
+            worker.batches.append(batch)
+            self.book.given(batch)
+            self._place(worker)
 
-    def _prepare(self, worker: Worker, client: Client, now: float) -> bool:
-        """Have `worker` run the initializer of `client` first, if it has not; True if that took its turn."""
-        if client.initializer is None or client.error is not None or client.name in worker.prepared:
-            return False
+    def _heir(self, worker: Worker, client: Client) -> Client:
+        """Who is next behind what `worker` runs: among equals the same client.
+
+        Or one that keeps its own workers busy for long would get between the short tasks of another.
+        """
+        if worker.batches and worker.batches[0].client != client.name:
+            own = self.book.clients.get(worker.batches[0].client)
+            if own is not None and own.given <= client.given and own.next() is not None:
+                return own
+        return client
+
+    def _prepare(self, worker: Worker, client: Client, now: float) -> None:
+        """Have `worker` run the initializer of `client`."""
+        assert client.initializer is not None
         worker.prepared.add(client.name)
-        self._hand(
-            worker, Batch(client.name, [Preparation(client.name, worker, client.initializer)], None), now
-        )
-        return True
+        worker.ran -= 1
+        task = Preparation(client.name, worker, client.initializer)
+        self._hand(worker, Batch(client.name, [task], None), now)
 
     def _hand(self, worker: Worker, batch: Batch, now: float) -> None:
         worker.batches.append(batch)
@@ -227,10 +240,17 @@ class Coordinator:
 
     def _begin(self, worker: Worker, now: float) -> None:
         """The head batch of `worker`, if there is one, has its turn now."""
-        worker.recall = Recall.UNASKED
+        if worker.recall is Recall.IN_VAIN:
+            worker.recall = Recall.UNASKED
+        if worker.batches and worker.unsent is worker.batches[0]:
+            client = self.book.clients.get(worker.unsent.client)
+            if client is None or client.error is not None or worker.stage is not Stage.READY:
+                self._take_back(worker)
+            else:
+                batch, worker.unsent = worker.unsent, None
+                worker.link.give(worker, batch)
         if worker.batches and (timeout := worker.batches[0].tasks[0].timeout) is not None:
-            self._serial += 1
-            heapq.heappush(self._alarms, (now + timeout, self._serial, worker, worker.batches[0]))
+            self._alarms.set(now + timeout, worker)
 
     def _place(self, worker: Worker) -> None:
         """Note what room `worker` has, or let it go."""
@@ -243,7 +263,18 @@ class Coordinator:
         else:
             self._roster.place(worker)
 
+    def _take_back(self, worker: Worker, batches: int = 1) -> None:
+        """The last of what `worker` was given is nobody's again."""
+        worker.unsent = None
+        for _ in range(min(batches, len(worker.batches))):
+            batch = worker.batches.pop()
+            self.book.over(batch)
+            self.book.requeue(batch.unanswered(), worker)
+
     def _ask_back(self, worker: Worker) -> None:
+        if worker.unsent is not None:
+            self._take_back(worker)
+            self._place(worker)
         if len(worker.batches) > 1 and worker.recall is Recall.UNASKED:
             worker.recall = Recall.ASKED
             self._place(worker)
@@ -255,6 +286,14 @@ class Coordinator:
             worker.verdict = verdict
             self._place(worker)
             worker.link.kill(worker)
+
+    def _free(self, worker: Worker) -> None:
+        """Kill it if all that it has is for clients that are gone: what others have there comes back first."""
+        clients, batches = self.book.clients, worker.batches
+        if not batches or batches[0].client in clients or worker.recall is Recall.ASKED:
+            return
+        if not any(batch.client in clients for batch in batches):
+            self._doom(worker)
 
     def _holder_ahead(self, task: Task) -> Worker | None:
         """Whoever holds `task` in a batch that it may not have read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nearfar.coordinator.tasks import Mode
 from nearfar.coordinator.workers import Recall, Stage, Worker
 
 REMOTE_AHEAD = 0.002
@@ -21,16 +22,20 @@ class Roster:
         self._stocked: dict[str, Worker] = {}
 
     def place(self, worker: Worker) -> None:
-        """Note what room `worker` has now."""
+        """Note what room `worker` has now: none while it is asked for what it has, lest it returns the wrong."""
         name, batches = worker.name, len(worker.batches)
-        willing = worker.willing()
+        willing = worker.willing() and worker.recall is not Recall.ASKED
         _keep(self._idle, worker, name, willing and batches == 0)
         _keep(self._half, worker, name, willing and batches == 1 and _may_stock(worker))
-        _keep(self._stocked, worker, name, batches > 1 and worker.stage is Stage.READY)
+        unasked = worker.stage is Stage.READY and worker.recall is Recall.UNASKED
+        _keep(self._stocked, worker, name, batches > 1 and unasked)
 
     def remove(self, worker: Worker) -> None:
         for names in (self.all, self._idle, self._half, self._stocked):
             names.pop(worker.name, None)
+
+    def has_room(self, worker: Worker) -> bool:
+        return worker.name in self._idle or worker.name in self._half
 
     def roomy(self) -> Worker | None:
         """Who is to be given the next batch: an idle one if there is one."""
@@ -43,15 +48,19 @@ class Roster:
         """Somebody with a batch unread, while another has nothing at all to do."""
         if self._idle:
             for worker in self._stocked.values():
-                if worker.recall is Recall.UNASKED:
-                    return worker
+                return worker
         return None
 
 
 def _may_stock(worker: Worker) -> bool:
+    head = worker.batches[0]
+    if head.tasks[0].mode == Mode.PREPARE:
+        return False  # if that fails, nothing of its client may run
+    if head.tasks[0].timeout is not None:
+        return False  # it may be killed just when that task has ended and the next has begun
     if worker.ahead:
         return True
-    cost = worker.batches[0].cost
+    cost = head.cost
     return cost is not None and cost <= REMOTE_AHEAD
 
 

@@ -64,7 +64,7 @@ class Task:
         return self.function.decode(errors="replace")
 
     def lose(self) -> None:
-        """One more worker was lost while it ran this. Only tasks with `retries` are told: they keep count."""
+        """One more worker was lost while it ran this. Asked only of tasks with `retries`."""
         raise NotImplementedError
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:

@@ -81,6 +81,7 @@ class Worker:
         "ran",
         "recall",
         "stage",
+        "unsent",
         "verdict",
     )
 
@@ -97,12 +98,15 @@ class Worker:
         self.ahead = ahead
         self.stage = Stage.READY
         self.batches: deque[Batch] = deque()
+        self.unsent: Batch | None = None
+        """The last of them, if it is held back until the initializer before it has run."""
         self.prepared: set[str] = set()
         """The clients whose initializer it has run."""
         self.recall = Recall.UNASKED
         self.verdict: BaseException | None = None
         """What its head task is to be told once it is dead, other than `WorkerLost`."""
         self.ran = 0
+        """Tasks that count against its quota; initializers do not."""
 
     def willing(self) -> bool:
         """True if it may be given more, as far as its stage and its quota go."""
@@ -123,6 +127,10 @@ class Worker:
     def holds(self) -> int:
         """How many tasks it has not answered."""
         return sum(len(batch.tasks) - batch.answered for batch in self.batches)
+
+    def asked(self) -> int:
+        """How many it has been sent and has not answered."""
+        return self.holds() - (len(self.unsent.tasks) if self.unsent is not None else 0)
 
 
 @dataclass(frozen=True, slots=True)

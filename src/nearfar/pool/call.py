@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from nearfar.coordinator.tasks import State, Task
-from nearfar.worker.frames import Mode, Status
+from nearfar.coordinator.tasks import Mode, Status
 
 __all__ = ["Call", "Chunk"]
 
@@ -40,7 +40,7 @@ class Call(Task):
         kwargs: Mapping[str, Any] | None = None,
         mode: int = _CALL,
     ) -> None:
-        """A call of `func`; `mode` (`worker.frames.Mode`) says what `args` are to it."""
+        """A call of `func`; `mode` (`coordinator.tasks.Mode`) says what `args` are to it."""
         self.func: Callable[..., Any] | None = func
         self.args: Sequence[Any] | None = args
         self.kwargs: Mapping[str, Any] | None = kwargs

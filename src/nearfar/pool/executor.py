@@ -15,7 +15,7 @@ from nearfar.pool.futures import Future
 from nearfar.pool.making import LEASE, Workers, connect_engine, make_engine
 from nearfar.pool.options import Limits
 from nearfar.queues.deadlines import deadline_of, left
-from nearfar.worker.frames import Mode
+from nearfar.coordinator.tasks import Mode
 
 __all__ = ["Executor"]
 

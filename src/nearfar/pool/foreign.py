@@ -13,7 +13,7 @@ from typing import Any
 
 from nearfar.coordinator.tasks import State
 from nearfar.pool.call import Call
-from nearfar.worker.frames import Mode
+from nearfar.coordinator.tasks import Mode
 
 __all__ = ["ForeignEngine", "run_call"]
 

@@ -15,7 +15,7 @@ from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
 from nearfar.queues.deadlines import deadline_of, left
-from nearfar.worker.frames import Mode
+from nearfar.coordinator.tasks import Mode
 
 __all__ = ["IMapIterator", "IMapUnorderedIterator", "default_window"]
 

@@ -16,7 +16,7 @@ from nearfar.pool.making import LEASE, Workers, connect_engine, make_engine
 from nearfar.pool.options import CallOptions, ImapOptions, MapOptions, limits
 from nearfar.pool.progress import reporter
 from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, paired
-from nearfar.worker.frames import Mode
+from nearfar.coordinator.tasks import Mode
 
 __all__ = ["Pool"]
 
