@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
@@ -25,7 +26,7 @@ class Book:
 
     def __init__(self) -> None:
         self.clients: dict[str, Client] = {}
-        self.outcomes: list[tuple[Task, Answer | BaseException]] = []
+        self.outcomes: deque[tuple[Task, Answer | BaseException]] = deque()
         """Tasks that have come to an end; the one who runs the machine empties it and tells them."""
         self.cancelled: set[Task] = set()
         """Those that a worker was asked to give back."""
@@ -151,6 +152,13 @@ class Book:
             client.failures = 0
         else:
             self.break_client(client, client.read_error(outcome[1]))
+
+    def fail_client(self, client: Client, error: BaseException, given: Iterable[Task]) -> None:
+        """All its tasks come to this end, also the `given` ones: what they do from here on is stale."""
+        for task in given:
+            if task.state is State.GIVEN and not isinstance(task, Preparation):
+                self.end(task, error)
+        self.break_client(client, error)
 
     def break_client(self, client: Client, error: BaseException) -> None:
         """Nothing of this client can be run any more."""

@@ -16,6 +16,7 @@ that it ran: that one alone is guilty.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 
@@ -44,7 +45,12 @@ class Coordinator:
         return self._roster.all
 
     @property
-    def outcomes(self) -> list[tuple[Task, Answer | BaseException]]:
+    def hungry(self) -> bool:
+        """True if a worker could be given something."""
+        return self._roster.roomy() is not None
+
+    @property
+    def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
         """Tasks that have come to an end; who runs the machine empties it, and tells them."""
         return self.book.outcomes
 
@@ -72,6 +78,11 @@ class Coordinator:
             if its:
                 self._ask_back(worker)
                 self._free(worker)
+
+    def fail_client(self, client: Client, error: BaseException) -> None:
+        """All its tasks come to this end now; what its workers run of them goes on unheard."""
+        given = [task for worker in self.workers.values() for task in worker.unanswered()]
+        self.book.fail_client(client, error, (task for task in given if task.client == client.name))
 
     def submit(self, task: Task) -> None:
         """Take a task of a client that came; a broken client's comes to its end at once."""

@@ -46,6 +46,8 @@ class Task:
     """Seconds that it may run, from its start; then its worker is killed."""
     retries: int = 0
     """How often it may run again after the loss of its worker."""
+    told: bool = False
+    """Whether it knows its outcome."""
     losses: int = 0
     """Workers that were lost while they ran it."""
 

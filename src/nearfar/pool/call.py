@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
-from nearfar.coordinator.tasks import State, Task
-from nearfar.coordinator.tasks import Mode, Status
+from nearfar.coordinator.tasks import Mode, State, Status, Task
 
 __all__ = ["Call", "Chunk"]
 
@@ -52,6 +51,11 @@ class Call(Task):
         self.settled = False
         """Whether the outcome is there, and whatever `on_settled` does with it is done."""
         self._how = PENDING
+
+    @property
+    def told(self) -> bool:  # type: ignore[override]
+        """Whether the outcome has arrived, if not all that follows from it."""
+        return self._how != PENDING
 
     def take(self) -> tuple[Any, Any, Any]:
         """The function, its args and its kwargs (or None), held no longer after this."""

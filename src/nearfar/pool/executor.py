@@ -9,13 +9,13 @@ from itertools import islice
 from multiprocessing.context import BaseContext
 from typing import Any, Self
 
+from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import Call
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.futures import Future
 from nearfar.pool.making import LEASE, Workers, connect_engine, make_engine
 from nearfar.pool.options import Limits
 from nearfar.queues.deadlines import deadline_of, left
-from nearfar.coordinator.tasks import Mode
 
 __all__ = ["Executor"]
 

@@ -11,9 +11,8 @@ from functools import partial
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
-from nearfar.coordinator.tasks import State
+from nearfar.coordinator.tasks import Mode, State
 from nearfar.pool.call import Call
-from nearfar.coordinator.tasks import Mode
 
 __all__ = ["ForeignEngine", "run_call"]
 

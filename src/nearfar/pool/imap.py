@@ -10,12 +10,12 @@ from itertools import islice
 from multiprocessing import TimeoutError
 from typing import Any
 
+from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import Chunk
 from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
 from nearfar.queues.deadlines import deadline_of, left
-from nearfar.coordinator.tasks import Mode
 
 __all__ = ["IMapIterator", "IMapUnorderedIterator", "default_window"]
 

@@ -9,6 +9,7 @@ from concurrent import futures
 from multiprocessing.context import BaseContext
 from typing import Any, NoReturn, Self, TypeVar, Unpack
 
+from nearfar.coordinator.tasks import Mode
 from nearfar.pool.chunks import chunks, default_chunksize
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
@@ -16,7 +17,6 @@ from nearfar.pool.making import LEASE, Workers, connect_engine, make_engine
 from nearfar.pool.options import CallOptions, ImapOptions, MapOptions, limits
 from nearfar.pool.progress import reporter
 from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, paired
-from nearfar.coordinator.tasks import Mode
 
 __all__ = ["Pool"]
 

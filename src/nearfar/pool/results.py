@@ -9,11 +9,11 @@ from multiprocessing import TimeoutError
 from types import GenericAlias
 from typing import Any
 
+from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import ERROR, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk
 from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
-from nearfar.coordinator.tasks import Mode
 
 __all__ = ["AsyncResult", "Callback", "Callbacks", "MapResult", "paired"]
 

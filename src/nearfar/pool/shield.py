@@ -22,7 +22,10 @@ class Shield:
         self._came = False
 
     def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not None:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is not None
+        ):
             self._came = False
             self._before = signal.signal(signal.SIGINT, self._note)
 

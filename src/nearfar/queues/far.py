@@ -10,9 +10,8 @@ from multiprocessing import util
 from typing import Any, Self
 
 from nearfar.errors import AddressError, QueueLost, ShutDown
-from nearfar.net import codec
+from nearfar.net import codec, forks
 from nearfar.net.addresses import Address, parse_ports
-from nearfar.net import forks
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End

@@ -43,7 +43,9 @@ class End:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def send(self, words: Sequence[Any], parts: Sequence[Buffer] = (), fds: Sequence[int] = ()) -> bytes | None:
+    def send(
+        self, words: Sequence[Any], parts: Sequence[Buffer] = (), fds: Sequence[int] = ()
+    ) -> bytes | None:
         """Send ``[extra, *words]``, the `parts` in shared memory; returns the descriptor of those, for `unplace`.
 
         Raises `OSError`, having sent nothing: `BlockingIOError` where the other side does not read.

@@ -264,4 +264,3 @@ class Crew:
             member.close()
         self.members.clear()
         self._poll.close()
-

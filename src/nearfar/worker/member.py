@@ -206,4 +206,3 @@ def describe_exit(code: int | None) -> str:
 
 def _unpack_answers(content: bytes, count: int) -> list[Any]:
     return unpack(b"\xdd" + count.to_bytes(4, "big") + content) if count else []
-

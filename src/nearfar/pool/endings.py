@@ -1,0 +1,32 @@
+"""What tasks have come to, on the way from an engine's machine to those who wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from nearfar.coordinator.tasks import Task
+
+Outcomes = deque[tuple[Task, Sequence[Any] | BaseException]]
+
+
+def tell(outcomes: Outcomes) -> None:
+    """Tell each task its outcome, which may run callers' callbacks: without any lock held.
+
+    Several threads may do so at once, and a signal may interrupt it: nothing is told twice, or lost.
+    """
+    while outcomes:
+        try:
+            task, outcome = outcomes.popleft()
+        except IndexError:  # another thread tells, too
+            return
+        try:
+            if isinstance(outcome, BaseException):
+                task.failed(outcome)
+            else:
+                task.answered(*outcome)
+        except BaseException:
+            if not task.told:
+                outcomes.appendleft((task, outcome))
+            raise
