@@ -1,0 +1,60 @@
+"""Pools for the API suite: one shared by the tests of a module, and new ones for those that end them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pool.pools import MAKERS, Maker
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trackers() -> None:
+    """The processes that watch over shared memory live as long as the test run: let them start before it."""
+    resource_tracker.ensure_running()
+    if importlib.util.find_spec("loky"):
+        from loky.backend import resource_tracker as of_loky
+
+        of_loky.ensure_running()
+
+
+@pytest.fixture(scope="module", params=MAKERS, ids=str)
+def maker(request: pytest.FixtureRequest) -> Maker:
+    """One kind of pool."""
+    made: Maker = request.param
+    return made
+
+
+@pytest.fixture(scope="module")
+def pool(maker: Maker) -> Iterator[Any]:
+    """A running pool of two workers, which no test may close."""
+    with maker.make(2) as made:
+        assert made.map(abs, range(-40, 0), 1)  # whatever it starts late has started
+        yield made
+
+
+@pytest.fixture
+def new_pool(maker: Maker) -> Callable[[int], AbstractContextManager[Any]]:
+    """Makes pools for one test."""
+    return maker.make
+
+
+@pytest.fixture
+def ours(maker: Maker) -> None:
+    """For tests of what the standard's pool does not have."""
+    if not maker.ours:
+        pytest.skip("not of the standard's pool")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """Where `tasks.wait_for` waits for a file; it is there at the end of the test at the latest."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()

@@ -1,0 +1,80 @@
+"""An engine that runs nothing by itself: the test says which call ends when, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+from nearfar.coordinator.tasks import State
+from nearfar.pool.call import Call
+from nearfar.pool.foreign import run_call
+
+
+class ManualEngine:
+    """Keeps calls until `run` or `begin`. `wait_until` runs the call that `choose` picks, one after another."""
+
+    def __init__(self, size: int = 2, choose: Callable[[int], int] = lambda _count: 0) -> None:
+        self.size = size
+        self.calls: list[Call] = []
+        self.begun: list[Call] = []
+        self.choose = choose
+        self.refuse: Exception | None = None
+        self.closed = self.terminated = self.joined = False
+        self.limits: list[tuple[float | None, int]] = []
+
+    def submit(self, call: Call) -> None:
+        if self.refuse is not None:
+            raise self.refuse
+        if self.closed:
+            raise RuntimeError("closed")
+        self.limits.append((call.timeout, call.retries))
+        self.calls.append(call)
+
+    def begin(self, call: Call) -> None:
+        self.calls.remove(call)
+        self.begun.append(call)
+        call.state = State.GIVEN
+
+    def run(self, call: Call) -> None:
+        (self.calls if call in self.calls else self.begun).remove(call)
+        func, args, kwargs = call.take()
+        try:
+            value = run_call(func, args, kwargs, call.mode)
+        except Exception as error:
+            call.settle(None, error)
+        else:
+            call.settle(value, None)
+
+    def cancel(self, call: Call) -> bool:
+        if call not in self.calls:
+            return False
+        self.calls.remove(call)
+        call.settle(None, CancelledError())
+        return True
+
+    def cancel_waiting(self) -> None:
+        for call in list(self.calls):
+            self.cancel(call)
+
+    def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        while not ready():
+            if timeout == 0 or not self.calls:
+                return False
+            self.run(self.calls[self.choose(len(self.calls))])
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def terminate(self) -> None:
+        self.closed = self.terminated = True
+        self.cancel_waiting()
+
+    def join(self, timeout: float | None = None) -> bool:
+        self.joined = True
+        return self.wait_until(lambda: not self.calls, timeout)
+
+    def counts(self) -> dict[str, int]:
+        counts: dict[str, Any] = {"workers": self.size, "running": len(self.begun), "waiting": len(self.calls)}
+        return counts

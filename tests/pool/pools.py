@@ -1,0 +1,94 @@
+"""The pools that the API suite is run over, and the standard's own as the reference."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from nearfar.pool.executor import Executor
+from nearfar.pool.pool import Pool
+
+
+@dataclass(frozen=True)
+class Maker:
+    """How a test makes a pool of one kind: ``with make(processes) as pool``; all is gone after it."""
+
+    name: str
+    make: Callable[[int], AbstractContextManager[Any]]
+    ours: bool = True
+    """Whether it has what nearfar adds to the standard."""
+    kills: bool = False
+    """Whether `terminate` stops what runs."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@contextmanager
+def standard(processes: int) -> Iterator[Any]:
+    pool = multiprocessing.get_context("fork").Pool(processes)
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+@contextmanager
+def over(executor: futures.Executor, workers: int | None = None) -> Iterator[Pool]:
+    """A pool over `executor`, which is shut down afterwards."""
+    pool = Pool(workers, executor=executor)
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+        pool.join()
+        executor.shutdown(wait=True)
+
+
+def processes_executor(processes: int) -> futures.ProcessPoolExecutor:
+    executor = futures.ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork"))
+    executor.submit(int).result()  # starts all of them
+    return executor
+
+
+def threads_executor(processes: int) -> futures.ThreadPoolExecutor:
+    executor = futures.ThreadPoolExecutor(processes)
+    barrier = threading.Barrier(processes)
+    list(executor.map(lambda _: barrier.wait(), range(processes)))  # starts all of them
+    return executor
+
+
+def loky_executor(processes: int) -> futures.Executor:
+    import loky
+
+    executor: futures.Executor = loky.ProcessPoolExecutor(processes, timeout=None)
+    executor.submit(int).result()
+    return executor
+
+
+@contextmanager
+def shared(processes: int) -> Iterator[Pool]:
+    """A pool that shares the engine of an executor of ours."""
+    inner = threads_executor(processes)
+    with over(Executor(executor=inner)) as pool:
+        yield pool
+    inner.shutdown()
+
+
+MAKERS = [
+    Maker("standard", standard, ours=False, kills=True),
+    Maker("processes", lambda count: over(processes_executor(count))),
+    Maker("threads", lambda count: over(threads_executor(count))),
+    Maker("shared", shared),
+]
+if importlib.util.find_spec("loky"):
+    MAKERS.append(Maker("loky", lambda count: over(loky_executor(count))))
+
+OURS = [maker for maker in MAKERS if maker.ours]

@@ -1,0 +1,76 @@
+"""What the tests let workers run: top-level, so that any process can find it by name."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, CancelledError
+from pathlib import Path
+from typing import Any
+
+from tests.support.waiting import eventually
+
+
+class Trouble(Exception):
+    """A task's own error."""
+
+
+def square(x: int, plus: int = 0) -> int:
+    return x * x + plus
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def capture(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    return args, kwargs
+
+
+def fail(x: Any = None) -> None:
+    raise Trouble(x)
+
+
+def fail_if_odd(x: int) -> int:
+    if x % 2:
+        raise Trouble(x)
+    return x
+
+
+def fail_as_broken() -> None:
+    raise BrokenExecutor("the task's own")
+
+
+def fail_as_cancelled() -> None:
+    raise CancelledError("the task's own")
+
+
+def wait_for(path: str, value: Any = None) -> Any:
+    """`value`, once there is a file at `path`."""
+    if not eventually(Path(path).exists, 20):
+        raise TimeoutError(path)
+    return value
+
+
+def leave_then_wait_for(mark: str, path: str) -> None:
+    """Leave a file at `mark`, so that the test knows that this runs, and wait for one at `path`."""
+    Path(mark).touch()
+    wait_for(path)
+
+
+def whereabouts(_: Any = None) -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
+
+
+def die() -> None:
+    os._exit(3)
+
+
+def kind(chunk_item: Any) -> str:
+    return type(chunk_item).__name__
+
+
+def numbers_then_trouble(good: int) -> Iterator[int]:
+    yield from range(good)
+    raise Trouble("the input's own")

@@ -1,0 +1,164 @@
+"""`imap` and `imap_unordered`, over every pool."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pool import tasks
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+SQUARES = [number * number for number in range(200)]
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, 500])
+@pytest.mark.parametrize("kind", [range, iter])
+def test_results_come_one_by_one_in_order(pool: Any, kind: Any, chunksize: int) -> None:
+    numbers = range(200) if kind is range else iter(range(200))
+    iterator = pool.imap(tasks.square, numbers, chunksize)
+    assert iter(iterator) is iterator
+    assert next(iterator) == 0
+    assert list(iterator) == SQUARES[1:]
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, 500])
+def test_unordered_gives_each_once(pool: Any, chunksize: int) -> None:
+    assert sorted(pool.imap_unordered(tasks.square, iter(range(200)), chunksize)) == SQUARES
+
+
+def test_nothing_gives_nothing(pool: Any) -> None:
+    assert list(pool.imap(tasks.square, [])) == []
+    assert list(pool.imap_unordered(tasks.square, iter(()), 3)) == []
+
+
+def test_unordered_does_not_wait_for_the_slow(pool: Any, gate: Path) -> None:
+    iterator = pool.imap_unordered(tasks.wait_for, [str(gate), __file__])
+    assert next(iterator) is None
+    gate.touch()
+    assert list(iterator) == [None]
+
+
+def test_a_failed_task_raises_at_its_place_and_iteration_goes_on(pool: Any) -> None:
+    iterator = pool.imap(tasks.fail_if_odd, range(6))
+    for number in range(6):
+        if number % 2:
+            with pytest.raises(tasks.Trouble):
+                next(iterator)
+        else:
+            assert next(iterator) == number
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+@pytest.mark.parametrize(("chunksize", "before"), [(1, 7), (2, 6), (4, 4)])
+def test_the_inputs_error_comes_after_earlier_results(pool: Any, chunksize: int, before: int) -> None:
+    iterator = pool.imap(tasks.square, tasks.numbers_then_trouble(7), chunksize)
+    assert list(itertools.islice(iterator, before)) == SQUARES[:before]
+    with pytest.raises(tasks.Trouble, match="input"):
+        next(iterator)
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+def test_next_gives_up_after_its_timeout(pool: Any, gate: Path) -> None:
+    iterator = pool.imap(tasks.wait_for, [str(gate)])
+    for _ in range(2):
+        with pytest.raises(multiprocessing.TimeoutError):
+            iterator.next(timeout=0.01)
+    gate.touch()
+    assert iterator.next(timeout=10) is None
+
+
+def test_chunks_of_no_items_are_refused(pool: Any) -> None:
+    for method in (pool.imap, pool.imap_unordered):
+        with pytest.raises(ValueError, match="Chunksize"):
+            method(tasks.square, range(3), 0)
+
+
+def test_an_input_may_be_read_after_close_and_join(new_pool: Any) -> None:
+    with new_pool(2) as pool:
+        ordered = pool.imap(tasks.square, iter(range(200)))
+        unordered = pool.imap_unordered(tasks.square, iter(range(200)), 3)
+        pool.close()
+        pool.join()
+        assert list(ordered) == SQUARES
+        assert sorted(unordered) == SQUARES
+
+
+@pytest.mark.usefixtures("ours")
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_an_endless_input_is_read_a_window_ahead_at_most(pool: Any, method: str, chunksize: int) -> None:
+    read = itertools.count()
+    last = -1
+
+    def endless() -> Any:
+        nonlocal last
+        for last in read:
+            yield last
+
+    iterator = getattr(pool, method)(tasks.square, endless(), chunksize, window=12)
+    for taken in range(300):
+        next(iterator)
+        assert last - taken <= 12
+    iterator.close()
+    stopped = last
+    rest = 0
+    with pytest.raises(StopIteration):  # noqa: PT012 - the rest may be values or cancelled
+        while True:
+            try:
+                next(iterator)
+            except multiprocessing.TimeoutError:
+                raise
+            except StopIteration:
+                raise
+            except Exception:
+                rest += 1
+            else:
+                rest += 1
+    assert last == stopped
+    assert rest <= 12
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_dropped_iterator_reads_no_more(pool: Any) -> None:
+    source = itertools.count()
+    iterator = pool.imap(tasks.square, source, window=4)
+    next(iterator)
+    del iterator
+    assert next(source) <= 5
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_sized_input_begins_before_the_first_result_is_asked_for(pool: Any, tmp_path: Path) -> None:
+    marks = [tmp_path / str(number) for number in range(3)]
+    iterator = pool.imap(Path.touch, marks)
+    assert tasks.wait_for(str(marks[2])) is None
+    assert list(iterator) == [None] * 3
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_chunk_has_to_fit_the_window(pool: Any) -> None:
+    with pytest.raises(ValueError, match="window"):
+        pool.imap(tasks.square, range(10), 5, window=4)
+
+
+@pytest.mark.usefixtures("ours")
+def test_progress_has_no_total_for_an_iterator(pool: Any) -> None:
+    seen: list[tuple[int, int | None]] = []
+
+    def note(done: int, total: int | None) -> None:
+        seen.append((done, total))
+
+    list(pool.imap(tasks.square, iter(range(10)), 4, progress=note))
+    assert [done for done, _ in seen] in ([4, 8, 10], [4, 6, 10], [2, 6, 10])
+    assert {total for _, total in seen} == {None}
+    list(pool.imap_unordered(tasks.square, range(10), progress=note))
+    assert seen[-1] == (10, 10)

@@ -1,0 +1,142 @@
+"""`map`, `starmap` and their asynchronous forms, over every pool."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pool import tasks
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+SQUARES = [number * number for number in range(100)]
+
+
+class Sized:
+    """An input that tells its length and nothing else."""
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Any:
+        return iter(self.items)
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7, 100, 1000])
+@pytest.mark.parametrize("kind", [range, list, tuple, iter, Sized])
+def test_map_keeps_the_order(pool: Any, kind: Any, chunksize: int | None) -> None:
+    numbers = range(100)
+    assert pool.map(tasks.square, numbers if kind is range else kind(list(numbers)), chunksize) == SQUARES
+
+
+def test_starmap_unpacks(pool: Any) -> None:
+    pairs = [(number, 2 * number) for number in range(50)]
+    assert pool.starmap(tasks.add, pairs) == [3 * number for number in range(50)]
+    assert pool.starmap(tasks.add, iter(pairs), chunksize=3) == [3 * number for number in range(50)]
+    assert pool.starmap_async(tasks.add, pairs).get() == [3 * number for number in range(50)]
+
+
+def test_nothing_maps_to_nothing(pool: Any) -> None:
+    assert pool.map(tasks.square, []) == []
+    assert pool.map_async(tasks.square, iter(()), chunksize=1).get(10) == []
+    assert pool.starmap(tasks.add, ()) == []
+
+
+def test_map_raises_the_tasks_error_after_all_have_ended(pool: Any, tmp_path: Path) -> None:
+    result = pool.map_async(tasks.fail_if_odd, range(20), chunksize=1)
+    with pytest.raises(tasks.Trouble):
+        result.get()
+    assert result.ready()
+    assert not result.successful()
+
+
+def test_map_async_runs_its_callback_once_with_everything(pool: Any) -> None:
+    values: list[Any] = []
+    errors: list[Any] = []
+    assert pool.map_async(tasks.square, range(100), 3, values.append, errors.append).get() == SQUARES
+    assert values == [SQUARES]
+    failing = pool.map_async(tasks.fail_if_odd, range(20), 1, values.append, errors.append)
+    with pytest.raises(tasks.Trouble):
+        failing.get()
+    assert len(values) == len(errors) == 1
+
+
+def test_the_inputs_error_is_the_maps(pool: Any) -> None:
+    with pytest.raises(tasks.Trouble, match="input"):
+        pool.map(tasks.square, tasks.numbers_then_trouble(5), 1)
+
+
+@pytest.mark.usefixtures("ours")  # the standard waits for ever for chunks that were not sent
+def test_an_input_that_fails_before_its_length_is_no_hang(pool: Any) -> None:
+    class Lies(Sized):
+        def __iter__(self) -> Any:
+            return tasks.numbers_then_trouble(3)
+
+    with pytest.raises(tasks.Trouble, match="input"):
+        pool.map(tasks.square, Lies(range(10)), 1)
+
+
+def test_what_cannot_be_pickled_is_the_maps_error(pool: Any, maker: Any) -> None:
+    if maker.name in ("threads", "shared"):
+        pytest.skip("threads pickle nothing")
+    with pytest.raises(Exception, match=r"pickle|lock"):
+        pool.map(tasks.kind, [threading.Lock()] * 10)
+    assert pool.map(tasks.square, range(3)) == [0, 1, 4]
+
+
+def test_a_map_tells_its_state(pool: Any, gate: Path) -> None:
+    result = pool.map_async(tasks.wait_for, [str(gate)] * 3, 1)
+    assert not result.ready()
+    with pytest.raises(ValueError, match="not ready"):
+        result.successful()
+    gate.touch()
+    assert result.get(10) == [None] * 3
+    assert result.successful()
+
+
+@pytest.mark.usefixtures("ours")
+def test_chunks_of_no_items_are_refused(pool: Any) -> None:
+    for size in (0, -1):
+        with pytest.raises(ValueError, match="Chunksize"):
+            pool.map(tasks.square, range(3), size)
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_maps_callback_gets_even_an_empty_list(pool: Any) -> None:
+    seen: list[Any] = []
+    assert pool.map_async(tasks.square, [], callback=seen.append).get() == []
+    assert seen == [[]]
+
+
+@pytest.mark.usefixtures("ours")
+def test_cancelling_a_map_drops_what_has_not_begun(pool: Any, gate: Path) -> None:
+    result = pool.map_async(tasks.wait_for, [str(gate)] * 50, 1)
+    assert not result.cancel()  # the first ones had begun
+    gate.touch()
+    with pytest.raises(CancelledError):
+        result.get(10)
+    assert result.cancelled()
+    assert not result.cancel()
+
+
+@pytest.mark.usefixtures("ours")
+def test_progress_counts_up_to_the_total(pool: Any) -> None:
+    seen: list[tuple[int, int | None]] = []
+    pool.map(tasks.square, range(100), 9, progress=lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (100, 100)
+    with pytest.raises(tasks.Trouble):
+        pool.starmap(tasks.add, tasks.numbers_then_trouble(0), progress=lambda *_: None)
+
+
+@pytest.mark.usefixtures("ours")
+def test_progress_that_raises_is_logged(pool: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert pool.map(tasks.square, range(4), 2, progress=lambda *_: 1 / 0) == [0, 1, 4, 9]
+    assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,158 @@
+"""A call: what it holds, and when it reads its answer."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from nearfar.pool import call as calls
+from nearfar.pool.call import Call, Chunk
+from nearfar.pool.engine import Engine
+from nearfar.pool.futures import Future
+from nearfar.pool.results import AsyncResult
+from nearfar.worker.frames import Mode, Status
+from tests.pool.engines import ManualEngine
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was read, in order; the readers are simple ones."""
+    read: list[Any] = []
+
+    def value(blob: bytes, buffers: Any) -> str:
+        read.append(blob)
+        return blob.decode() + "".join(map(bytes.decode, buffers))
+
+    def error(blob: bytes) -> Exception:
+        read.append(blob)
+        return KeyError(blob.decode())
+
+    monkeypatch.setattr(calls, "load_result", value)
+    monkeypatch.setattr(calls, "load_error", error)
+    return read
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Call(print, ()),
+        lambda: Chunk(print, (), Mode.MAP, print),
+        lambda: AsyncResult(None, None, print, ()),  # type: ignore[arg-type]
+        lambda: Future(None, print, ()),  # type: ignore[arg-type]
+    ],
+)
+def test_a_pending_call_is_small(make: Callable[[], Call]) -> None:
+    make()
+    kept: list[Any] = [None] * 1000
+    gc.collect()
+    tracemalloc.start()
+    for number in range(1000):
+        kept[number] = make()
+    size = tracemalloc.get_traced_memory()[0] / 1000
+    tracemalloc.stop()
+    assert size < 216
+
+
+def test_the_manual_engine_is_an_engine() -> None:
+    assert isinstance(ManualEngine(), Engine)
+
+
+def test_a_call_lets_go_of_its_arguments_when_they_are_taken_and_when_it_is_settled() -> None:
+    taken, settled = Call(print, (1,), {"sep": ""}), Call(print, (1,))
+    assert taken.take() == (print, (1,), {"sep": ""})
+    settled.settle(5, None)
+    for each in (taken, settled):
+        assert (each.func, each.args, each.kwargs) == (None, None, None)
+    assert settled.result() == 5
+
+
+def test_an_answer_is_read_once_when_somebody_asks(readings: list[Any]) -> None:
+    call = Call(print, ())
+    call.answered(Status.VALUE, b"a", [b"b"])
+    assert call.settled
+    assert not call.raised
+    assert readings == []
+    assert call.result() == call.result() == "ab"
+    assert call.error() is None
+    assert readings == [b"a"]
+    assert (call.blob, call.buffers) == (b"", ())
+
+
+def test_an_error_is_read_once_when_somebody_asks(readings: list[Any]) -> None:
+    call = Call(print, ())
+    call.answered(Status.ERROR, b"a", [])
+    assert call.raised
+    assert readings == []
+    for _ in range(2):
+        with pytest.raises(KeyError, match="a"):
+            call.result()
+    assert isinstance(call.error(), KeyError)
+    assert readings == [b"a"]
+
+
+def test_an_answer_that_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Call(print, ())
+    call.answered(Status.VALUE, b"", [])
+    monkeypatch.setattr(calls, "load_result", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call.result()
+    assert isinstance(call.error(), ZeroDivisionError)
+
+
+def test_a_call_without_an_answer_is_not_cancelled_unless_it_was() -> None:
+    failed, cancelled = Call(print, ()), Call(print, ())
+    failed.failed(ValueError("x"))
+    cancelled.failed(CancelledError())
+    assert not failed.cancelled()
+    assert cancelled.cancelled()
+    with pytest.raises(CancelledError):
+        cancelled.result()
+
+
+def test_threads_may_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier = threading.Barrier(4)
+
+    def slow(blob: bytes, _buffers: Any) -> str:
+        barrier.wait(10)
+        return blob.decode()
+
+    monkeypatch.setattr(calls, "load_result", slow)
+    call = Call(print, ())
+    call.answered(Status.VALUE, b"a", [])
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(call.result())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["a"] * 4
+
+
+def test_a_callback_gets_the_answer_read_and_a_plain_result_is_left_unread(readings: list[Any]) -> None:
+    seen: list[Any] = []
+    engine = ManualEngine()
+    plain = AsyncResult(engine, None, print, ())
+    called = AsyncResult(engine, None, print, (), None, (seen.append, None))
+    failed = AsyncResult(engine, None, print, (), None, (None, seen.append))
+    plain.answered(Status.VALUE, b"plain", [])
+    called.answered(Status.VALUE, b"called", [])
+    failed.answered(Status.ERROR, b"failed", [])
+    assert readings == [b"called", b"failed"]
+    assert seen[0] == "called"
+    assert isinstance(seen[1], KeyError)
+
+
+def test_a_callback_that_is_interrupted_leaves_the_call_settled() -> None:
+    def interrupt(_value: Any) -> None:
+        raise KeyboardInterrupt
+
+    result = AsyncResult(ManualEngine(), None, print, (), None, (interrupt, None))
+    with pytest.raises(KeyboardInterrupt):
+        result.settle(1, None)
+    assert result.ready()

@@ -1,0 +1,172 @@
+"""Maps and windows, whatever the order in which an engine ends its calls."""
+
+from __future__ import annotations
+
+from multiprocessing import TimeoutError
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfar.pool.chunks import chunks, default_chunksize
+from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, default_window
+from nearfar.pool.results import MapResult
+from nearfar.worker.frames import Mode
+from tests.pool.engines import ManualEngine
+from tests.pool.tasks import Trouble, fail_if_odd, square
+
+
+def random_engine(data: st.DataObject) -> ManualEngine:
+    return ManualEngine(choose=lambda count: data.draw(st.integers(0, count - 1)))
+
+
+def mapped(engine: ManualEngine, func: Any, items: Any, size: int, *callbacks: Any) -> MapResult:
+    result = MapResult(engine, None, callbacks or None)  # type: ignore[arg-type]
+    result.send(func, chunks(items, size), Mode.MAP, (None, 0))
+    return result
+
+
+@given(st.data(), st.lists(st.integers()), st.integers(1, 7))
+def test_a_map_is_in_order(data: st.DataObject, items: list[int], size: int) -> None:
+    seen: list[Any] = []
+    result = mapped(random_engine(data), square, items, size, seen.append, None)
+    assert result.get() == [item * item for item in items]
+    assert seen == [result.get()]
+
+
+@given(st.data(), st.lists(st.integers(), min_size=1), st.integers(1, 3))
+def test_a_map_raises_the_error_that_came_first(data: st.DataObject, items: list[int], size: int) -> None:
+    engine = random_engine(data)
+    came: list[int] = []
+
+    def note(x: int) -> int:
+        if x % 2:
+            came.append(x)
+        return fail_if_odd(x)
+
+    errors: list[Any] = []
+    result = mapped(engine, note, items, size, None, errors.append)
+    if any(item % 2 for item in items):
+        with pytest.raises(Trouble) as caught:
+            result.get()
+        assert caught.value.args == (came[0],)
+        assert errors == [caught.value]
+    else:
+        assert result.get() == items
+    assert not engine.calls
+
+
+@given(
+    st.data(),
+    st.integers(0, 40),
+    st.integers(1, 4),
+    st.integers(0, 12),
+    st.sampled_from([IMapIterator, IMapUnorderedIterator]),
+    st.booleans(),
+)
+def test_a_window_is_never_exceeded(
+    data: st.DataObject, length: int, size: int, more: int, kind: type[IMapIterator], fails: bool
+) -> None:
+    read = 0
+
+    def source() -> Any:
+        nonlocal read
+        for item in range(length):
+            read += 1
+            yield item
+
+    window = size + more
+    func = fail_if_odd if fails else square
+    iterator = kind(random_engine(data), func, source(), size, window)
+    got: list[int] = []
+    taken = 0
+    while True:
+        try:
+            got.append(next(iterator))
+            taken += 1
+        except Trouble:
+            taken += size  # a chunk fails as a whole
+        except StopIteration:
+            break
+        assert read - taken < window + size
+        assert iterator._ahead <= window
+    assert read == length
+    wanted = [
+        func(item)
+        for piece in chunks(range(length), size)
+        if not fails or all(item % 2 == 0 for item in piece)
+        for item in piece
+    ]
+    assert (got if kind is IMapIterator else sorted(got)) == wanted
+
+
+@given(st.integers(0, 1000), st.integers(1, 64))
+def test_default_chunks_are_the_standards(length: int, workers: int) -> None:
+    size, extra = divmod(length, workers * 4)
+    assert default_chunksize(length, workers) == max(1, size + bool(extra))
+
+
+def test_a_slice_of_a_range_is_a_range() -> None:
+    assert list(chunks(range(10**12, 10**12 + 5), 2)) == [
+        range(10**12, 10**12 + 2),
+        range(10**12 + 2, 10**12 + 4),
+        range(10**12 + 4, 10**12 + 5),
+    ]
+    assert list(chunks({1: 2}, 2)) == [(1,)]
+
+
+def test_the_window_has_room_for_four_chunks_a_worker() -> None:
+    assert default_window(2, 1) == 64
+    assert default_window(10, 5) == 200
+
+
+def test_what_an_engine_refuses_is_the_outcome() -> None:
+    engine = ManualEngine()
+    engine.refuse = TypeError("cannot pickle")
+    with pytest.raises(TypeError, match="cannot pickle"):
+        mapped(engine, square, [1, 2, 3], 1).get()
+    with pytest.raises(TypeError, match="cannot pickle"):
+        next(IMapIterator(engine, square, [1], 1))
+
+
+def test_a_slow_input_is_read_only_until_the_next_result_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ManualEngine()
+    read: list[int] = []
+
+    def source() -> Any:
+        for item in range(100):
+            read.append(item)
+            if item == 3:
+                engine.run(engine.calls[0])
+            yield item
+
+    iterator = IMapIterator(engine, square, source(), 1, 50)
+    assert next(iterator) == 0
+    assert read == [0, 1, 2, 3]
+
+
+def test_an_imap_gives_up_after_its_timeout_and_goes_on() -> None:
+    engine = ManualEngine()
+    iterator = IMapIterator(engine, square, [3], 1)
+    with pytest.raises(TimeoutError):
+        iterator.next(timeout=0)
+    assert iterator.next() == 9
+
+
+def test_map_and_imap_hand_on_the_limits() -> None:
+    engine = ManualEngine()
+    MapResult(engine, None).send(square, [[1], [2]], Mode.MAP, (2.5, 3))
+    IMapIterator(engine, square, [1], 1, limits=(1.5, 1))
+    assert engine.limits == [(2.5, 3), (2.5, 3), (1.5, 1)]
+
+
+def test_cancelling_all_of_a_map_is_true() -> None:
+    engine = ManualEngine()
+    assert mapped(engine, square, [1, 2, 3], 1).cancel()
+    part = mapped(engine, square, [1, 2, 3], 1)
+    engine.begin(engine.calls[1])
+    assert not part.cancel()
+    assert not part.ready()
+    engine.run(engine.begun[0])
+    assert part.cancelled()
