@@ -5,22 +5,35 @@
     q = Queue(5)                                  # near: multiprocessing.Queue
     q = Queue(5, "tcp://127.0.0.1:5555")          # far: this process hosts the queue
     q = Queue.connect("tcp://127.0.0.1:5555")     # far: any other process
+
+    with Pool(4) as pool: ...                             # near: four worker processes
+    with Pool(4, address="tcp://127.0.0.1:5556") as pool: # the same four, and every worker that joins there
+    with Pool.connect("tcp://127.0.0.1:5556") as pool:    # client of a coordinator that runs by itself
 """
 
 from nearfar.errors import (
     AddressError,
+    CoordinatorLost,
     Empty,
     Full,
+    InitializerFailed,
     ItemError,
     NearfarError,
+    PoolBroken,
     ProducerLost,
     ProtocolError,
     QueueLost,
+    RemoteError,
     ShutDown,
+    TaskTimeout,
     Untrusted,
+    WorkerLost,
 )
+from nearfar.pool.executor import Executor
+from nearfar.pool.pool import Pool
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
 from nearfar.queues.front import JoinableQueue, Queue
+from nearfar.worker.current import WorkerInfo, current_worker
 
 __version__ = "0.1.0.dev0"
 
@@ -28,18 +41,28 @@ __all__ = [
     "AddressError",
     "BaseJoinableQueue",
     "BaseQueue",
+    "CoordinatorLost",
     "Delivery",
     "Empty",
+    "Executor",
     "Full",
+    "InitializerFailed",
     "ItemError",
     "JoinableQueue",
     "NearfarError",
+    "Pool",
+    "PoolBroken",
     "ProducerLost",
     "Promises",
     "ProtocolError",
     "Queue",
     "QueueLost",
+    "RemoteError",
     "ShutDown",
+    "TaskTimeout",
     "Untrusted",
+    "WorkerInfo",
+    "WorkerLost",
     "__version__",
+    "current_worker",
 ]

@@ -7,6 +7,8 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from nearfar.coordinator.tasks import Mode, State, Status, Task
+from nearfar.net.pickles.failures import load_error
+from nearfar.net.pickles.results import load_result
 
 __all__ = ["Call", "Chunk"]
 
@@ -15,16 +17,6 @@ PENDING, RAW_VALUE, RAW_ERROR, VALUE, ERROR = range(5)
 
 # Looked up once: an attribute of an enum costs as much as the rest of `Call.__init__`.
 _CALL, _NEW, _SETTLED, _STATUS_VALUE = Mode.CALL, State.NEW, State.SETTLED, int(Status.VALUE)
-
-
-def _no_loader(*_raw: Any) -> Any:
-    raise NotImplementedError("nobody has said how answers are read")
-
-
-load_result: Callable[[Any, Sequence[Any]], Any] = _no_loader
-"""Reads what a worker sent for a value: its blob and buffers."""
-load_error: Callable[[Any], BaseException] = _no_loader
-"""Reads what a worker sent for an exception."""
 
 
 class Call(Task):

@@ -208,7 +208,9 @@ class NearEngine:
 
     def deadline(self) -> float | None:
         """As `Work.deadline`."""
-        deadlines = [each for each in (self._coordinator.deadline(), self._crew.deadline()) if each is not None]
+        deadlines = [
+            each for each in (self._coordinator.deadline(), self._crew.deadline()) if each is not None
+        ]
         return min(deadlines, default=None)
 
     def forget_parent(self) -> None:
@@ -266,7 +268,9 @@ class NearEngine:
             raise self._broken
         raise RuntimeError("cannot schedule new futures after shutdown")
 
-    def _pickled(self, initializer: Callable[..., object] | None, args: tuple[Any, ...]) -> Initializer | None:
+    def _pickled(
+        self, initializer: Callable[..., object] | None, args: tuple[Any, ...]
+    ) -> Initializer | None:
         if initializer is None:
             return None
         function, blob, buffers = self._pickler.dump_call(initializer, args, None)
