@@ -1,9 +1,9 @@
 """Who does a pool's I/O: the caller who waits, and a thread in the background when nobody waits.
 
-Handing an answer from an I/O thread to the caller costs two changes of thread and a fight for the interpreter's
-lock: more than the task. So the first caller who waits *leads*: it polls and dispatches by itself, for
-all. Others who wait follow: the leader wakes each whose answer has come, and one takes over when it leaves.
-The background thread leads when no caller has for a while, and yields to one who comes.
+Handing an answer from an I/O thread to the caller costs two changes of thread and a fight for the
+interpreter's lock: more than the task. So the first caller who waits *leads*: it polls and dispatches by
+itself, for all. Others who wait follow: the leader wakes each whose answer has come, and one takes over when
+it leaves. The background thread leads when no caller has for a while, and yields to one who comes.
 
 ::
 

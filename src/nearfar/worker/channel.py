@@ -1,8 +1,8 @@
 """The private line between a worker process and its parent: a pair of sockets that keeps messages apart.
 
-A message is sent whole or not at all, and read whole. What was sent and not read can still be read by the sender, who
-keeps a copy of the other end: so the parent calls back what a worker has not begun, and knows of a dead one
-exactly what it had.
+A message is sent whole or not at all, and read whole. What was sent and not read can still be read by the
+sender, who keeps a copy of the other end: so the parent calls back what a worker has not begun, and knows of
+a dead one exactly what it had.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class End:
     def send(
         self, words: Sequence[Any], parts: Sequence[Buffer] = (), fds: Sequence[int] = ()
     ) -> bytes | None:
-        """Send ``[extra, *words]``, the `parts` in shared memory; returns the descriptor of those, for `unplace`.
+        """Send ``[extra, *words]``, the `parts` in shared memory; returns their descriptor, for `unplace`.
 
         Raises `OSError`, having sent nothing: `BlockingIOError` where the other side does not read.
         """
@@ -76,9 +76,9 @@ class End:
             self._sender.unplace(descriptor)
 
     def receive(self) -> tuple[list[Any], Iterator[Buffer], list[int]] | None:
-        """The next message without its `extra`, its large parts, and descriptors that came with it; None at the end.
+        """The next message without its `extra`, its large parts, and descriptors that came with it.
 
-        Raises `BlockingIOError` where there is none, on an end that does not block.
+        None at the end of the line. Raises `BlockingIOError` on an end that does not block, if there is none.
         """
         size, ancillary, _, _ = self.socket.recvmsg_into([self._buffer], _ANCILLARY)
         if not size:

@@ -18,7 +18,7 @@ from nearfar.worker.messages import Payload, Row
 from nearfar.worker.run import Birth
 
 MOST_STILLBORN = 3
-"""Times the number of workers: so many deaths in a row before any worker was ready, and no more are started."""
+"""Times the number of workers: so many deaths in a row before one was ready, and no more are started."""
 LOOK_EVERY = 0.005
 """Seconds between two looks at answers that wait for company."""
 

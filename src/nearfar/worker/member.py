@@ -114,7 +114,7 @@ class Member:
         return self._take(number, answers, spent / 1e6, parts)
 
     def look(self) -> Answers | None:
-        """Answers that wait for company while their worker is at its next task: what a look before this one found."""
+        """Answers that wait for company while their worker runs the next task, as the last look found them."""
         first, count, content = self._outbox.look()
         known = self._seen - first
         self._seen = first + count

@@ -1,4 +1,4 @@
-"""A worker process: reads a batch, runs its tasks one after the other, answers; until its parent closes the line."""
+"""A worker process: reads a batch, runs its tasks one after the other, answers; until the line is closed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from nearfar.net.pickles.results import dump_result
 from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
 from nearfar.worker.life import hang_on
-from nearfar.worker.messages import INLINE, READY, Buffer, join, pack, scatter
+from nearfar.worker.messages import READY, Buffer, join, pack, scatter
 from nearfar.worker.outbox import Outbox
+from nearfar.worker.segments import INLINE
 
 PROMPTLY = 0.0002
 """Seconds after which an answer that waits for company is sent."""
@@ -41,7 +42,7 @@ class Birth:
 
 def main(line: socket.socket, birth: Birth) -> None:
     """The target of a worker's process."""
-    # Ctrl-C is for whoever waits at the terminal. No SIG_IGN: that would be inherited by a task's own commands.
+    # Ctrl-C is for whoever waits at the terminal. No SIG_IGN: a task's own commands would inherit it.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_current(WorkerInfo(birth.slot, birth.name, birth.host, os.getpid()))
