@@ -114,7 +114,7 @@ class Member:
         return self._take(number, answers, spent / 1e6, parts)
 
     def look(self) -> Answers | None:
-        """Answers that wait for company while their worker runs the next task, as the last look found them."""
+        """Answers that wait for company while their worker runs another task, as the last look found."""
         first, count, content = self._outbox.look()
         known = self._seen - first
         self._seen = first + count

@@ -21,7 +21,8 @@ LARGEST = 1 << 20
 """Bytes of a message."""
 READY = -1
 
-Buffer = bytes | bytearray | memoryview | Any
+Buffer = Any
+"""Anything with the buffer protocol: bytes, a memoryview, a `pickle.PickleBuffer`."""
 Extra = Sequence[Any] | None
 
 
