@@ -183,7 +183,8 @@ class Coordinator:
                 holder, heir = pair
                 client = self.book.clients[holder.batches[-1].client]
                 self._ask_back(holder)
-                self._give(heir, client, now)
+                if client.next() is not None:
+                    self._give(heir, client, now)
             else:
                 return
 
