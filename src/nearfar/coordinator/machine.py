@@ -94,7 +94,7 @@ class Coordinator:
         None: its worker was asked to give it back; its outcome will tell, `CancelledError` or an answer.
         """
         if task.state is State.GIVEN:
-            holder = self._holder_ahead(task)
+            holder = self._roster.holder_ahead(task)
             if holder is None:
                 return False
             self._ask_back(holder)
@@ -198,6 +198,12 @@ class Coordinator:
                 self._give(worker, self._heir(worker, client), now)
             elif (stocked := self._roster.stocked()) is not None:
                 self._ask_back(stocked)
+            elif (pair := self._roster.handover()) is not None:
+                holder, heir = pair
+                client = self.book.clients[holder.batches[-1].client]
+                self._ask_back(holder)
+                if client.next() is not None:
+                    self._give(heir, client, now)
             else:
                 return
 
@@ -305,10 +311,3 @@ class Coordinator:
             return
         if not any(batch.client in clients for batch in batches):
             self._doom(worker)
-
-    def _holder_ahead(self, task: Task) -> Worker | None:
-        """Whoever holds `task` in a batch that it may not have read."""
-        for worker in self.workers.values():
-            if any(task in batch.tasks for batch in islice(worker.batches, 1, None)):
-                return worker
-        return None
