@@ -76,5 +76,9 @@ class ManualEngine:
         return self.wait_until(lambda: not self.calls, timeout)
 
     def counts(self) -> dict[str, int]:
-        counts: dict[str, Any] = {"workers": self.size, "running": len(self.begun), "waiting": len(self.calls)}
+        counts: dict[str, Any] = {
+            "workers": self.size,
+            "running": len(self.begun),
+            "waiting": len(self.calls),
+        }
         return counts

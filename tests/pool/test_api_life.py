@@ -127,7 +127,9 @@ def test_repr_counts(new_pool: Any, gate: Path, tmp_path: Path) -> None:
 def test_a_forgotten_pool_warns() -> None:
     with threads_executor(1) as executor:
         pool = Pool(executor=executor)
-        with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool <nearfar.Pool 1 work"):
+        with pytest.warns(
+            ResourceWarning, match="unclosed running multiprocessing pool <nearfar.Pool 1 work"
+        ):
             del pool
             gc.collect()
 
