@@ -152,6 +152,7 @@ def _dump_for_family(payload: Any) -> Parts | None:
     """`payload` as `ForkingPickler` pickles it; None if that is not suited."""
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
+    FamilyPickler.refresh()
     try:
         FamilyPickler(file, 5, buffer_callback=partial(keep_large, buffers)).dump(payload)
     except UNSUITED:

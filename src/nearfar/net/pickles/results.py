@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import Any
 
 from nearfar.net.pickles.parts import BY_VALUE, NAMES_SOMETHING, UNSUITED, Buffers, dump_parts
@@ -21,9 +22,9 @@ def dump_result(value: Any, *, main: bool = False) -> tuple[bytes, list[pickle.P
     try:
         blob, buffers = dump_parts(value)
     except UNSUITED as error:
-        return _dump_by_value(value, error)
+        return _dump_by_value(value, main, error)
     if NAMES_SOMETHING in blob and not main and b"_main__" in blob:
-        return _dump_by_value(value, None)
+        return _dump_by_value(value, main, None)
     return blob, buffers
 
 
@@ -39,11 +40,13 @@ def load_result(blob: bytes | memoryview, buffers: Buffers = ()) -> Any:
     return load_by_value(memoryview(blob)[1:], buffers, KnownClasses().substitutes())
 
 
-def _dump_by_value(value: Any, error: Exception | None) -> tuple[bytes, list[pickle.PickleBuffer]]:
+def _dump_by_value(
+    value: Any, main: bool, error: Exception | None
+) -> tuple[bytes, list[pickle.PickleBuffer]]:
     from nearfar.net.pickles.cloud import dump_by_value
 
     try:
-        return dump_by_value(value)
+        return dump_by_value(value, vars(sys.modules["__main__"]) if main else None)
     except UNSUITED:
         if error is None:
             raise
