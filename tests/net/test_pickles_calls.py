@@ -148,7 +148,7 @@ def test_what_cannot_travel_raises_what_pickle_raises(func: Any, far: bool) -> N
         pickler.dump_call(func, (threading.Lock(),), {})
     with pytest.raises(TypeError, match="cannot pickle 'generator' object"):
         pickler.dump_call(func, ((x for x in ()),), {})
-    with Path(__file__).open() as file, pytest.raises(TypeError, match="cannot pickle '_io\\.TextIOWrapper'"):
+    with Path(__file__).open() as file, pytest.raises(TypeError, match=r"cannot pickle '.*TextIOWrapper'"):
         pickler.dump_call(func, (file,), {})
     deep: list[Any] = []
     for _ in range(100_000):

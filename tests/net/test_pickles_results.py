@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import threading
 import traceback
+from multiprocessing import resource_sharer
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
@@ -61,6 +63,29 @@ def test_a_result_that_cannot_travel_raises_what_pickle_raises(value: Any) -> No
     with pytest.raises(TypeError) as caught:
         dump_result([value])
     assert str(caught.value) == str(expected.value)
+
+
+def test_a_connection_comes_home_from_a_child_only() -> None:
+    here, there = multiprocessing.Pipe()
+    with here, there:
+        for companion in (1, lambda: 1):
+            try:
+                (arrived, _) = load_result(*dump_result([there, companion], family=True))
+                with arrived:
+                    arrived.send("there")
+                    assert here.recv() == "there"
+            finally:
+                resource_sharer.stop(timeout=5)
+            with pytest.raises(TypeError, match="for another machine"):
+                dump_result([there])
+
+
+def test_an_exception_may_hold_what_leaves_the_process() -> None:
+    class Leaving:
+        def __reduce__(self) -> Any:
+            raise SystemExit
+
+    assert type(home(ValueError(Leaving()))) is ValueError
 
 
 def test_the_caller_learns_which_result_could_not_travel() -> None:

@@ -66,7 +66,7 @@ def serve(pipe: Connection, main_of: str | None, far: bool) -> None:
             pipe.send((False, dump_error(error, main=main_of is not None), []))
             continue
         try:
-            answer, beside = dump_result(value, main=main_of is not None)
+            answer, beside = dump_result(value, main=main_of is not None, family=main_of is not None)
         except Exception as error:
             pipe.send((False, dump_unsendable(error, value), []))
         else:

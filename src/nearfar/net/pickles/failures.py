@@ -135,5 +135,5 @@ def _quietly(do: Callable[[], Any], otherwise: Any) -> Any:
     """What `do` returns, or `otherwise` where the user's code, which it runs, raises."""
     try:
         return do()
-    except Exception:
+    except (Exception, SystemExit):
         return otherwise
