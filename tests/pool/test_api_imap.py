@@ -111,7 +111,7 @@ def test_an_endless_input_is_read_a_window_ahead_at_most(pool: Any, method: str,
     iterator.close()
     stopped = last
     rest = 0
-    with pytest.raises(StopIteration):  # noqa: PT012 - the rest may be values or cancelled
+    with pytest.raises(StopIteration):
         while True:
             try:
                 next(iterator)

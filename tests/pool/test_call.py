@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from nearfar.coordinator.tasks import Mode, Status
 from nearfar.pool import call as calls
 from nearfar.pool.call import Call, Chunk
 from nearfar.pool.engine import Engine
 from nearfar.pool.futures import Future
 from nearfar.pool.results import AsyncResult
-from nearfar.worker.frames import Mode, Status
 from tests.pool.engines import ManualEngine
 
 

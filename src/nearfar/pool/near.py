@@ -180,7 +180,9 @@ class NearEngine:
         """As `Engine.counts`."""
         with self._lock:
             now = counts(self._coordinator)
-        return now | {"waiting": now["waiting"] + len(self._inbox)}
+            now["workers"] += sum(not member.ready for member in self._crew.members.values())
+        ahead = now["given"] - now["running"]
+        return now | {"waiting": now["waiting"] + ahead + len(self._inbox)}
 
     # -- the work, for who leads ---------------------------------------------------------------------
 
