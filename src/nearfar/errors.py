@@ -13,6 +13,7 @@
         ├── ProducerLost                                a producer died before it said goodbye
         ├── WorkerLost                                  a worker died while it ran this task
         ├── TaskTimeout              (TimeoutError)     a task ran longer than its timeout, and was killed
+        ├── RemoteError                                 a task's exception that could not come home as itself
         ├── PoolBroken               (BrokenExecutor)   a pool that can run nothing any more
         │   ├── InitializerFailed                       the initializer raised, or its worker died in it
         │   └── CoordinatorLost      (ConnectionError)  no coordinator answers at the pool's address
@@ -37,6 +38,7 @@ __all__ = [
     "ProducerLost",
     "ProtocolError",
     "QueueLost",
+    "RemoteError",
     "ShutDown",
     "TaskTimeout",
     "Untrusted",
@@ -108,6 +110,21 @@ class WorkerLost(NearfarError):
 
 class TaskTimeout(NearfarError, TimeoutError):
     """A task ran longer than its timeout, and its worker was killed."""
+
+
+class RemoteError(NearfarError):
+    """Stands for a task's exception that could not be read here. Its `__cause__` shows the traceback.
+
+    `kind` is that exception's type (``module.name``), `message` what it said.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind = kind
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" if self.message else self.kind
 
 
 class PoolBroken(NearfarError, BrokenExecutor):

@@ -1,0 +1,139 @@
+"""What a task raised, to bytes and back: as itself if that can be, and always with its traceback."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable
+from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
+from typing import Any
+
+from nearfar.errors import ItemError, RemoteError
+from nearfar.net.pickles.results import dump_result, load_result
+
+
+def dump_error(error: BaseException, traceback_text: str | None = None, *, main: bool = False) -> bytes:
+    """`error` for `load_error`. Never raises.
+
+    `traceback_text` stands in the place of the error's own traceback; empty: none. `main` is as for
+    `dump_result`. An attribute of the error that cannot travel is left out; an argument becomes its `repr`.
+    """
+    if traceback_text is None:
+        traceback_text = _quietly(lambda: "".join(traceback.format_exception(error)), "")
+    pickled = _quietly(lambda: _dump(error, main), [])
+    return pickle.dumps((*_described(error), pickled, traceback_text), 5)
+
+
+def load_error(blob: bytes | memoryview) -> BaseException:
+    """The exception, with `RemoteTraceback` as its `__cause__` as the standard's pool does. Never raises.
+
+    One that cannot be read here comes as `RemoteError`; for a blob that is none: `ItemError`.
+    """
+    try:
+        kind, message, pickled, text = pickle.loads(blob)
+    except Exception as error:
+        return ItemError(f"an error came that cannot be read: {type(error).__name__}: {error}")
+    read = _quietly(lambda: _read(pickled), None)
+    found = read if isinstance(read, BaseException) else RemoteError(kind, message)
+    if isinstance(text, str) and text:
+        cause = RemoteTraceback(f'\n"""\n{text}"""')
+        _quietly(lambda: setattr(found, "__cause__", cause), None)
+    return found
+
+
+def dump_unsendable(error: BaseException, value: Any) -> bytes:
+    """What the caller gets for a result `value` that pickling refused with `error`. Never raises."""
+    shown = _quietly(lambda: repr(value), f"<a {type(value).__name__} whose repr() raises>")
+    said = _quietly(lambda: repr(error), type(error).__name__)
+    return dump_error(MaybeEncodingError(_Shown(said), _Shown(shown)), "")
+
+
+class _Shown:
+    """Its `repr` is known."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _dump(error: BaseException, main: bool) -> list[bytes]:
+    """`error` as a pickle and its buffers; nothing if no way leads to what can be read again."""
+    portable = _portable(error, main)
+    return [] if portable is None else _pickle(portable, main)
+
+
+def _portable(error: BaseException, main: bool) -> Any:
+    """What reads as `error` when it was pickled: itself, or what makes it again of what can travel."""
+    if _described(_read_back(error, main)) == _described(error):
+        return error  # not so where the constructor takes other arguments than it passes on
+    remade = _quietly(lambda: _Remade(error, main), None)
+    return remade if type(_read_back(remade, main)) is type(error) else None
+
+
+def _read_back(value: Any, main: bool) -> Any:
+    return _quietly(lambda: _read(_pickle(value, main)), _quietly)
+
+
+def _pickle(value: Any, main: bool) -> list[bytes]:
+    blob, buffers = dump_result(value, main=main)
+    return [blob, *map(bytes, buffers)]
+
+
+def _read(parts: list[bytes]) -> Any:
+    return load_result(parts[0], parts[1:])
+
+
+class _Remade:
+    """Reads as an exception whose own pickle cannot be written, or not read."""
+
+    def __init__(self, error: BaseException, main: bool) -> None:
+        self._kind = type(error)
+        self._args = tuple(_part(each, main) for each in error.args)
+        if isinstance(error, BaseExceptionGroup):
+            children = [_portable(each, main) or _stand_in(each) for each in error.exceptions]
+            self._args = (error.message, children)
+        self._attributes = {
+            name: value
+            for name, value in vars(error).items()
+            if _travels(value, main) and name != "__cause__"
+        }
+
+    def __reduce__(self) -> Any:
+        return _make_again, (self._kind, self._args, self._attributes)
+
+
+def _make_again(
+    kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> BaseException:
+    made = kind.__new__(kind, *args)
+    made.args = args
+    vars(made).update(attributes)
+    return made
+
+
+def _stand_in(error: BaseException) -> RemoteError:
+    return RemoteError(*_described(error))
+
+
+def _described(error: Any) -> tuple[str, str]:
+    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    # join: what str() gives may be of a subclass of str, which would not travel.
+    return kind, "".join(_quietly(lambda: str(error), "<its str() raises>"))
+
+
+def _part(value: Any, main: bool) -> Any:
+    return value if _travels(value, main) else _quietly(lambda: repr(value), f"<a {type(value).__name__}>")
+
+
+def _travels(value: Any, main: bool) -> bool:
+    return type(_read_back(value, main)) is type(value)
+
+
+def _quietly(do: Callable[[], Any], otherwise: Any) -> Any:
+    """What `do` returns, or `otherwise` where the user's code, which it runs, raises."""
+    try:
+        return do()
+    except (Exception, SystemExit):
+        return otherwise

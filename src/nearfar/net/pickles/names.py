@@ -1,0 +1,96 @@
+"""Functions by name: ``module:qualname``, where both sides can import it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from nearfar.errors import ItemError
+
+MAINS = frozenset({"__main__", "__mp_main__"})
+"""What a program's own module is called: the second where `multiprocessing` spawned the process."""
+
+
+def name_of(thing: Any, main: Mapping[str, Any] | None) -> bytes | None:
+    """The name under which a worker finds just this object, or None.
+
+    `main` holds what of `__main__` the worker has, by name; None: nothing.
+    """
+    module = getattr(thing, "__module__", None) or getattr(
+        getattr(thing, "__objclass__", None), "__module__", None
+    )
+    qualname = getattr(thing, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str):
+        return None
+    if module in MAINS:
+        return f"__main__:{qualname}".encode() if main and main.get(qualname) is thing else None
+    if _goes_by_value(module) or _attribute(sys.modules.get(module), qualname) is not thing:
+        return None
+    return f"{module}:{qualname}".encode()
+
+
+def find(name: bytes) -> Any:
+    """Import what `name_of` named. Raises `ItemError` if it is no name, `ImportError` if it is not here."""
+    module, colon, qualname = bytes(name).decode(errors="replace").partition(":")
+    if not (module and colon and qualname):
+        raise ItemError(f"{bytes(name)!r} is not the name of a function")
+    try:
+        found = sys.modules[module] if module in MAINS else import_module(module)
+    except ImportError as error:
+        raise type(error)(
+            f"{_here()} cannot import {module}, in which {qualname} is: {error}", name=error.name
+        ) from error
+    for part in qualname.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise ImportError(
+                f"{_here()} has another {module}, without {qualname}: {error}", name=module
+            ) from error
+    return found
+
+
+def inherited_main(method: str) -> dict[str, Any]:
+    """What workers that `multiprocessing` starts now by `method` will have of `__main__`, by name.
+
+    All of it where they are forked; otherwise what importing the main module gives, which may lack what
+    stands below ``if __name__ == "__main__"``, and nothing where there is no module to import (``python
+    -c``, a session, ``python -m package``).
+    """
+    main = sys.modules["__main__"]
+    if method != "fork":
+        name = getattr(getattr(main, "__spec__", None), "name", None)
+        path = getattr(main, "__file__", None)
+        if name == "__main__" or (name or "").endswith(".__main__") or not (name or path):
+            return {}
+    return dict(vars(main))
+
+
+def by_value_modules() -> bool:
+    """Whether the user told cloudpickle to send some modules' contents by value."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
+
+
+def _goes_by_value(module: str) -> bool:
+    if not by_value_modules():
+        return False
+    registered = sys.modules["cloudpickle"].list_registry_pickle_by_value()
+    parts = module.split(".")
+    return any(".".join(parts[:count]) in registered for count in range(1, len(parts) + 1))
+
+
+def _attribute(found: Any, qualname: str) -> Any:
+    try:
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        return None
+    return found
+
+
+def _here() -> str:
+    return f"the worker on {socket.gethostname()}"
