@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import BrokenExecutor, CancelledError
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
