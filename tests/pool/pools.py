@@ -82,6 +82,7 @@ def shared(processes: int) -> Iterator[Pool]:
     inner.shutdown()
 
 
+# A pool of another engine joins the suite with a row here.
 MAKERS = [
     Maker("standard", standard, ours=False, kills=True),
     Maker("processes", lambda count: over(processes_executor(count))),

@@ -18,8 +18,10 @@ class SharedEngine:
     runs to its end.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, owner: object) -> None:
+        """`owner` is kept alive: it closes the engine when it is forgotten."""
         self._engine = engine
+        self._owner = owner
         self._calls: WeakBag[Call] = WeakBag()  # an outcome that its owner has dropped is not kept
         self._closed = False
 
