@@ -93,6 +93,7 @@ def near(processes: int, method: str = "fork") -> Iterator[Pool]:
         pool.join()
 
 
+# A pool of another engine joins the suite with a row here.
 MAKERS = [
     Maker("standard", standard, ours=False, kills=True),
     Maker("near", near, kills=True),

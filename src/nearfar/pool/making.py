@@ -92,7 +92,7 @@ def over(executor: futures.Executor, workers: Workers, address: str | None, time
         raise ValueError("address and executor exclude each other")
     engine = getattr(executor, "engine", None)
     if isinstance(engine, Engine):
-        return SharedEngine(engine)
+        return SharedEngine(engine, executor)
     if timeout is not None:
         raise ValueError("a foreign executor cannot kill a task, so it keeps no timeout")
     return ForeignEngine(executor, workers.processes)
