@@ -103,7 +103,8 @@ class Book:
         for task in reversed(list(tasks)):
             if isinstance(task, Preparation):
                 worker.prepared.discard(task.client)
-                worker.ran += 1
+                if worker.quota is not None:
+                    worker.quota -= 1
             elif task in self.cancelled:
                 self._end(task, CancelledError())
             elif task.state is State.GIVEN:

@@ -51,8 +51,11 @@ class Coordinator:
     # -- clients and their tasks -------------------------------------------------------------------
 
     def client_came(self, client: Client, now: float) -> None:
-        """Its name must never have been used before. Raises `ProtocolError` if there is one of that name."""
-        if client.name in self.book.clients:
+        """Its name must never have been used before. Call it again once its initializer is known.
+
+        Raises `ProtocolError` if there is another of that name.
+        """
+        if self.book.clients.get(client.name, client) is not client:
             raise ProtocolError(f"there is a client {client.name} already")
         self.book.came(client)
         if client.eager:
@@ -224,7 +227,8 @@ class Coordinator:
         """Have `worker` run the initializer of `client`."""
         assert client.initializer is not None
         worker.prepared.add(client.name)
-        worker.ran -= 1
+        if worker.quota is not None:
+            worker.quota += 1
         task = Preparation(client.name, worker, client.initializer)
         self._hand(worker, Batch(client.name, [task], None), now)
 
@@ -286,7 +290,7 @@ class Coordinator:
             worker.link.kill(worker)
 
     def _free(self, worker: Worker) -> None:
-        """Kill it if all that it has is for clients that are gone: what others have there comes back first."""
+        """Kill it if all that it has is for clients that are gone: what others have there is back first."""
         clients, batches = self.book.clients, worker.batches
         if not batches or batches[0].client in clients or worker.recall is Recall.ASKED:
             return

@@ -106,7 +106,7 @@ class Worker:
         self.verdict: BaseException | None = None
         """What its head task is to be told once it is dead, other than `WorkerLost`."""
         self.ran = 0
-        """Tasks that count against its quota; initializers do not."""
+        """Tasks that it answered, initializers among them: they raise its quota."""
 
     def willing(self) -> bool:
         """True if it may be given more, as far as its stage and its quota go."""
