@@ -41,9 +41,12 @@ PURE = (
     "coordinator.book",
     "coordinator.clients",
     "coordinator.costs",
+    "coordinator.failures",
     "coordinator.machine",
+    "coordinator.parts",
     "coordinator.roster",
     "coordinator.tasks",
+    "coordinator.wire",
     "coordinator.workers",
 )
 IMPURE = frozenset({"asyncio", "multiprocessing", "random", "select", "socket", "threading", "time", "zmq"})

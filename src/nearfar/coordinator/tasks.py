@@ -64,7 +64,7 @@ class Task:
         return self.function.decode(errors="replace")
 
     def lose(self) -> None:
-        """One more worker was lost while it ran this. Only asked of tasks with `retries`, which keep count."""
+        """One more worker was lost while it ran this. Only asked of those with `retries`, which count."""
         raise NotImplementedError
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
