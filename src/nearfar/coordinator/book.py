@@ -81,6 +81,8 @@ class Book:
 
     def answered(self, task: Task, answer: Answer) -> None:
         """A worker ran it."""
+        if self.cancelled:
+            self.cancelled.discard(task)
         if task.state is State.SETTLED:
             self.stale += 1
         elif isinstance(task, Preparation):
@@ -97,6 +99,8 @@ class Book:
                 worker.prepared.discard(task.client)
             elif task in self.cancelled:
                 self._end(task, CancelledError())
+            elif task.hollow:
+                task.state = State.NEW  # its client has to submit it again
             elif task.state is State.GIVEN:
                 client = self.clients[task.client]
                 task.state = State.WAITING

@@ -52,7 +52,7 @@ class Coordinator:
     # -- clients and their tasks -------------------------------------------------------------------
 
     def client_came(self, client: Client, now: float) -> None:
-        """Its name must be new."""
+        """Its name must be new. Call it again with the same client once its initializer is known."""
         self.book.came(client)
         if client.eager:
             for worker in list(self.workers.values()):
@@ -97,14 +97,24 @@ class Coordinator:
     # -- workers -----------------------------------------------------------------------------------
 
     def worker_came(self, worker: Worker, now: float) -> None:
-        """A worker is ready. Raises `ProtocolError` if there is one of that name."""
+        """A worker is ready, or comes with what an earlier coordinator gave it: the tasks of those batches
+        are GIVEN, and hollow until their client has come. Raises `ProtocolError` if its name is taken."""
         if worker.name in self.workers:
             raise ProtocolError(f"there is a worker {worker.name} already")
         self.workers[worker.name] = worker
-        self._roster.place(worker)
+        for batch in worker.batches:
+            self.book.given(batch)
+        self._begin(worker, now)
+        self._place(worker)
         for client in self.book.clients.values():
             if client.eager:
                 self._prepare(worker, client, now)
+
+    def resumed(self, task: Task, now: float) -> None:
+        """What was hollow is known now; its `timeout` counts from here if a worker runs it."""
+        for worker in self.workers.values():
+            if worker.batches and worker.batches[0].tasks[0] is task:
+                self._begin(worker, now)
 
     def drain(self, worker: Worker) -> None:
         """Give it no more; it is retired once it has answered what it runs."""
@@ -219,10 +229,15 @@ class Coordinator:
 
     def _begin(self, worker: Worker, now: float) -> None:
         """The head batch of `worker`, if there is one, has its turn now."""
-        worker.recall = Recall.UNASKED
-        if worker.batches and (timeout := worker.batches[0].tasks[0].timeout) is not None:
+        if worker.recall is Recall.IN_VAIN:
+            worker.recall = Recall.UNASKED
+        if not worker.batches:
+            return
+        batch = worker.batches[0]
+        batch.since = now
+        if (timeout := batch.tasks[0].timeout) is not None:
             self._serial += 1
-            heapq.heappush(self._alarms, (now + timeout, self._serial, worker, worker.batches[0]))
+            heapq.heappush(self._alarms, (now + timeout, self._serial, worker, batch))
 
     def _place(self, worker: Worker) -> None:
         """Note what room `worker` has, or let it go."""

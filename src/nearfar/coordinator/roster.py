@@ -23,7 +23,7 @@ class Roster:
     def place(self, worker: Worker) -> None:
         """Note what room `worker` has now."""
         name, batches = worker.name, len(worker.batches)
-        willing = worker.willing()
+        willing = worker.willing() and worker.recall is not Recall.ASKED
         _keep(self._idle, worker, name, willing and batches == 0)
         _keep(self._half, worker, name, willing and batches == 1 and _may_stock(worker))
         _keep(self._stocked, worker, name, batches > 1 and worker.stage is Stage.READY)
