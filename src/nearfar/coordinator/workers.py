@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from nearfar.coordinator.tasks import Mode, State, Task
 
@@ -138,7 +138,8 @@ class Initializer:
     """What every worker runs once before a client's first task."""
 
     function: bytes
-    blob: bytes
+    blob: Any
+    buffers: Sequence[Any] = ()
 
 
 class Preparation(Task):
@@ -152,5 +153,5 @@ class Preparation(Task):
         self.mode = Mode.PREPARE
         self.function = initializer.function
         self.blob = initializer.blob
-        self.buffers = ()
+        self.buffers = initializer.buffers
         self.state = State.GIVEN
