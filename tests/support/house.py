@@ -57,6 +57,8 @@ PURE = (
     "coordinator.tasks",
     "coordinator.wire",
     "coordinator.workers",
+    "pool.client",
+    "pool.pending",
     "worker.actions",
     "worker.machine",
     "worker.records",

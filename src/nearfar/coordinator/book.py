@@ -102,7 +102,8 @@ class Book:
         """`worker` has not begun them: they are first in line again, in their order."""
         for task in reversed(list(tasks)):
             if isinstance(task, Preparation):
-                worker.prepared.discard(task.client)
+                if task.state is State.GIVEN:
+                    worker.prepared.discard(task.client)
                 if worker.quota is not None:
                     worker.quota -= 1
             elif task.state is State.GIVEN:

@@ -23,7 +23,7 @@ from nearfar.coordinator.book import Answer
 from nearfar.coordinator.clients import Client
 from nearfar.coordinator.giving import Giving
 from nearfar.coordinator.tasks import State, Task
-from nearfar.coordinator.workers import Recall, Stage, Worker
+from nearfar.coordinator.workers import NOBODY, Recall, Stage, Worker
 from nearfar.errors import ProtocolError, TaskTimeout
 
 
@@ -33,10 +33,7 @@ class Coordinator(Giving):
     # -- clients and their tasks -------------------------------------------------------------------
 
     def client_came(self, client: Client, now: float) -> None:
-        """Its name must never have been used before. Call it again once its initializer is known.
-
-        Raises `ProtocolError` if there is another of that name.
-        """
+        """Call it again once its initializer is known. Raises `ProtocolError` if its name is taken."""
         if self.book.clients.get(client.name, client) is not client:
             raise ProtocolError(f"there is a client {client.name} already")
         self.book.came(client)
@@ -52,6 +49,7 @@ class Coordinator(Giving):
             its = [batch for batch in worker.batches if batch.client == name]
             for batch in its:
                 self.book.drop(batch.unanswered())
+                batch.client = NOBODY
             if its:
                 self._ask_back(worker)
                 self._free(worker)

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from nearfar.coordinator.tasks import Mode, State, Task
 
+NOBODY = ""
+"""The client of a batch whose client is gone: another may come under its name."""
+
 
 class Batch:
     """Tasks of one client that travel in one message. A worker that reads it runs them in order."""
