@@ -69,6 +69,11 @@ class AgentMachine:
     def session_name(self) -> str:
         return f"{self.name}.{self._sessions}"
 
+    @property
+    def kept(self) -> int:
+        """Answers that the coordinator has not released."""
+        return len(self._kept)
+
     # -- from the program --------------------------------------------------------------------------
 
     def connect(self, now: float) -> None:
