@@ -62,7 +62,7 @@ class ClientMachine:
         read_error: Callable[[bytes], BaseException] = InitializerFailed,
         wait: float = 60.0,
     ) -> None:
-        """`initializer`: function, blob and buffers; `read_error` reads what it raised, as its worker says it.
+        """`initializer`: function, blob and buffers; `read_error` reads what that raised, as pickled there.
 
         `wait`: seconds without a coordinator after which everything fails with `CoordinatorLost`.
         """
