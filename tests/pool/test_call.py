@@ -17,7 +17,6 @@ from nearfar.pool.call import Call, Chunk
 from nearfar.pool.engine import Engine
 from nearfar.pool.futures import Future
 from nearfar.pool.results import AsyncResult, MapResult
-from nearfar.coordinator.tasks import Mode, Status
 from tests.pool.engines import ManualEngine
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import Call
 from nearfar.pool.chunks import chunks, default_chunksize
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, default_window

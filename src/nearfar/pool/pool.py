@@ -17,7 +17,6 @@ from nearfar.pool.options import CallOptions, ImapOptions, MapOptions, limits
 from nearfar.pool.progress import reporter
 from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, paired
 from nearfar.pool.weak import WeakBag
-from nearfar.coordinator.tasks import Mode
 
 __all__ = ["Pool"]
 
