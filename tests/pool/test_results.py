@@ -15,12 +15,7 @@ from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import Call
 from nearfar.pool.chunks import chunks, default_chunksize
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, default_window
-<<<<<<< .merge_file_0njgrk
-from nearfar.pool.results import MapResult
-=======
 from nearfar.pool.results import AsyncResult, MapResult
-from nearfar.worker.frames import Mode
->>>>>>> .merge_file_nJVar8
 from tests.pool.engines import ManualEngine
 from tests.pool.tasks import Trouble, fail_if_odd, square
 

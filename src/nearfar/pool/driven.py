@@ -76,6 +76,8 @@ class DrivenEngine(ABC):
         if self._hungry:
             self.step([])  # tells nothing: a caller may hold a lock that some callback takes
             self._leadership.reconsider()
+            if self._outcomes:
+                self._waker.wake()
         else:
             self._handed_in += 1
             if self._handed_in >= HELP_EVERY:
@@ -157,9 +159,9 @@ class DrivenEngine(ABC):
             finally:
                 self._stepping = None
 
-    def tell(self) -> None:
+    def tell(self) -> bool:
         """As `Work.tell`."""
-        tell(self._outcomes)
+        return tell(self._outcomes)
 
     def forget_parent(self) -> None:
         """In a forked child: no use of this engine works there."""

@@ -37,8 +37,8 @@ class Work(Protocol):
     def step(self, events: list[tuple[int, int]]) -> None:
         """Do it. From any thread. Must not raise but for what signals raise."""
 
-    def tell(self) -> None:
-        """Tell those concerned what has come of it; runs callers' callbacks. From any thread."""
+    def tell(self) -> bool:
+        """Tell those concerned what has come of it, if anything; runs callers' callbacks. From any thread."""
 
     def deadline(self) -> float | None:
         """When `step` has to be called without an event; by `time.monotonic`."""
@@ -90,6 +90,7 @@ class Leadership:
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Lead or follow until `ready()`; False after `timeout` seconds (None: no limit)."""
+        self._work.tell()
         if ready():
             return True
         deadline = None if timeout is None else monotonic() + timeout
@@ -252,7 +253,8 @@ class Leadership:
         while not self._work.over:
             steps = self._steps
             self._left.acquire(timeout=GRACE)
-            self._work.tell()  # what those who only hand in have found
+            if self._work.tell() and self._leader is not None:  # what those who only hand in have found
+                self._waker.wake()
             if self._leader is None and self._steps == steps:
                 return
             looks += 1
