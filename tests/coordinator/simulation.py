@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from nearfar.coordinator import wire
+from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.peers import Peers
@@ -22,10 +23,8 @@ from nearfar.coordinator.tasks import Mode, Status, Task
 from nearfar.coordinator.wire import Envelope
 from nearfar.errors import TaskTimeout, WorkerLost
 from nearfar.pool.client import ClientMachine
-from nearfar.pool.client import Stage as ClientStage
-from nearfar.worker.actions import Connect, Give, Kill, Recall, Retire, Send
+from nearfar.worker.actions import Give, Kill, Recall, Retire
 from nearfar.worker.machine import AgentMachine
-from nearfar.worker.machine import State as AgentState
 from tests.coordinator.cast import Job
 from tests.coordinator.check import check
 
@@ -284,7 +283,7 @@ class SimAgent(SimEnd):
             world.later(world.random.uniform(0, 0.2), self.start)
 
     def start(self) -> None:
-        if self.alive and self.machine.state is not AgentState.CLOSED:
+        if self.alive and self.machine.stage is not Stage.CLOSED:
             self.serial += 1
             worker = self.crew[f"w.{self.serial}"] = SimWorker(self, f"w.{self.serial}")
             self.machine.came(worker.name, 1000 + self.serial, self.world.now)
@@ -382,9 +381,9 @@ class SimClient(SimEnd):
         self.machine.outcomes.clear()
         for task, outcome in outcomes:
             self._tell(task, outcome)
-        if self.done and self.machine.stage is not ClientStage.CLOSED:
+        if self.done and self.machine.stage is not Stage.CLOSED:
             self.machine.leave()
-        self.closed = self.machine.stage is ClientStage.CLOSED
+        self.closed = self.machine.stage is Stage.CLOSED
 
     def do(self, action: Any) -> None:
         raise AssertionError(action)

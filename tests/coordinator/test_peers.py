@@ -511,7 +511,7 @@ def test_an_agent_that_leaves_answers_what_it_runs_and_gives_back_the_rest(world
     assert world.peers.counts()["agents"] == 1
     agent.run("0.1")
     world.pass_time(3)
-    assert agent.machine.state.name == "CLOSED"
+    assert agent.machine.stage.name == "CLOSED"
     assert world.peers.counts()["agents"] == 0
     assert client.value(numbers[0]) == b"1"
     world.agent("other")
@@ -561,8 +561,8 @@ def test_answers_of_a_stranger_are_counted(world: World) -> None:
 )
 def test_a_lie_ends_the_session_and_nothing_else(world: World, lie: Message) -> None:
     agent = world.agent()
-    assert agent.machine._talk is not None
-    agent.machine._talk.say(world.now, lie.kind, *lie.fields, rows=lie.rows)
+    assert agent.machine._calling.talk is not None
+    agent.machine._calling.talk.say(world.now, lie.kind, *lie.fields, rows=lie.rows)
     world.settle()
     world.pass_time(1)
     assert world.peers.malformed == 1

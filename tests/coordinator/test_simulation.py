@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from nearfar.coordinator.calling import Stage
 from nearfar.coordinator.tasks import Mode
 from nearfar.errors import CoordinatorLost, InitializerFailed, TaskTimeout
-from nearfar.pool.client import Stage
-from nearfar.worker.machine import State
 from tests.coordinator.simulation import LEASE, SimAgent, SimClient, World
 
 DAILY = range(6)
@@ -47,7 +46,7 @@ def finish(world: World) -> None:
             assert not any(w.unread or w.reading for w in agent.crew.values()), "work for nobody"
             agent.machine.leave()
     world.run(most=3 * LEASE)
-    assert all(agent.machine.state is State.CLOSED for agent in world.agents if agent.alive)
+    assert all(agent.machine.stage is Stage.CLOSED for agent in world.agents if agent.alive)
     assert not peers.sessions and not machine.workers
 
 

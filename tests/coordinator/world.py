@@ -7,13 +7,14 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from nearfar.coordinator import failures, wire
+from nearfar.coordinator.calling import Connect, Send
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.peers import Peers
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode, Outcome
 from nearfar.coordinator.wire import CLIENT, VERSION, Envelope, Kind, Message
-from nearfar.worker.actions import Connect, Give, Kill, Recall, Retire, Send
+from nearfar.worker.actions import Give, Kill, Recall, Retire
 from nearfar.worker.machine import AgentMachine
 
 LEASE = 10.0

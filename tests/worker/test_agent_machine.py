@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from nearfar.coordinator.calling import GREET_EVERY, Calling, Connect, Send, Stage
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.tasks import Mode
 from nearfar.coordinator.wire import AGENT, Envelope, Kind, Message
-from nearfar.worker.actions import Action, Connect, Give, Kill, Recall, Retire, Send
-from nearfar.worker.machine import GREET_EVERY, AgentMachine, State
+from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
+from nearfar.worker.machine import AgentMachine
 
 LEASE = 10.0
+WAIT = 60.0
 
 
 class Story:
@@ -20,9 +22,16 @@ class Story:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.machine = AgentMachine("agent", {"host": "here"})
+        self.machine = AgentMachine("agent", {"host": "here"}, wait=WAIT)
         self.said = 0
         self.heard = 0
+
+    def live(self, seconds: float) -> None:
+        """Time passes, and this process is awake."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(until, self.now + LEASE / 8)
+            self.machine.tick(self.now)
 
     def flush(self) -> list[Action]:
         actions = self.machine.flush(self.now)
@@ -99,7 +108,7 @@ def test_it_greets_until_it_is_welcome(story: Story) -> None:
 def test_a_welcome_of_another_session_is_not_heard(story: Story) -> None:
     story.machine.connect(story.now)
     story.loose(Kind.WELCOME, "agent.0", {"epoch": "e", "lease": 1, "workers": 0})
-    assert story.machine.state is State.GREETING
+    assert story.machine.stage is Stage.GREETING
 
 
 def test_workers_that_came_before_the_welcome_are_told_of(story: Story) -> None:
@@ -166,11 +175,11 @@ def test_a_silent_coordinator_is_called_again_in_the_same_session(story: Story) 
     story.meet()
     story.work(1)
     story.flush()
-    story.now += LEASE - 0.1
-    story.machine.tick(story.now)
+    story.live(LEASE / 4)
     assert story.deeds() == [] and story.machine.away(story.now) == 0
-    story.now += 0.1
-    story.machine.tick(story.now)
+    story.live(LEASE / 4)
+    assert story.deeds() == [] and story.machine.away(story.now) == LEASE / 2
+    story.live(LEASE / 2)
     assert story.deeds() == [Connect("agent.1")]
     assert story.machine.away(story.now) == LEASE
     story.hear(Kind.RECALL, "agent/0.1")
@@ -256,7 +265,7 @@ def test_a_death_that_was_heard_of_is_forgotten(story: Story) -> None:
 def test_a_refusal_ends_it(story: Story) -> None:
     story.machine.connect(story.now)
     story.loose(Kind.REFUSED, "another version")
-    assert story.machine.state is State.CLOSED and story.machine.refused == "another version"
+    assert story.machine.stage is Stage.CLOSED and story.machine.refused == "another version"
 
 
 # -- leaving -------------------------------------------------------------------------------------------
@@ -275,7 +284,7 @@ def test_it_leaves_once_its_workers_are_retired_and_its_answers_had(story: Story
     story.hear(Kind.RELEASE, [["client", [1]]])
     assert story.words() == [(Kind.BYE,)]
     story.hear(Kind.PART)
-    assert story.machine.state is State.CLOSED
+    assert story.machine.stage is Stage.CLOSED
 
 
 def test_a_worker_that_comes_as_it_leaves_is_not_told_of(story: Story) -> None:
@@ -299,7 +308,7 @@ def test_with_nothing_to_tell_it_leaves_without_a_coordinator(story: Story) -> N
     story.machine.connect(story.now)
     story.machine.leave()
     story.flush()
-    assert story.machine.state is State.CLOSED
+    assert story.machine.stage is Stage.CLOSED
 
 
 def test_with_something_to_tell_it_waits_for_a_coordinator(story: Story) -> None:
@@ -310,4 +319,62 @@ def test_with_something_to_tell_it_waits_for_a_coordinator(story: Story) -> None
     story.loose(Kind.STRANGER)
     story.machine.leave()
     story.flush()
-    assert story.machine.state is State.GREETING
+    assert story.machine.stage is Stage.GREETING
+
+
+def test_its_own_standstill_is_no_silence(story: Story) -> None:
+    """Given an agent that was stopped for minutes, I expect it not to take its coordinator for lost."""
+    story.meet()
+    story.now += 1000.0
+    story.machine.tick(story.now)
+    assert story.machine.away(story.now) == 0.0 and not story.machine.lost(story.now)
+
+
+def test_a_coordinator_is_lost_after_the_wait(story: Story) -> None:
+    story.meet()
+    story.live(WAIT - LEASE / 8)
+    assert not story.machine.lost(story.now)
+    story.live(LEASE / 8)
+    assert story.machine.lost(story.now)
+
+
+def test_an_idle_agent_leaves_without_a_coordinator_that_is_silent(story: Story) -> None:
+    story.meet()
+    story.machine.leave()
+    assert (Kind.LEAVING,) in story.words()
+    story.live(LEASE / 4)
+    assert story.flush() is not None and story.machine.stage is Stage.OPEN
+    story.live(LEASE / 4)
+    story.flush()
+    assert story.machine.stage is Stage.CLOSED
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_busy_agent_does_not_leave_before_a_coordinator_has_its_answer(
+    story: Story, answered: bool
+) -> None:
+    story.meet()
+    story.work(1)
+    if answered:
+        story.answer(1)
+    story.machine.leave()
+    story.live(LEASE)
+    story.flush()
+    assert story.machine.stage is Stage.OPEN
+
+
+@pytest.mark.parametrize("lease", [1.0, 20.0])
+def test_a_short_wait_is_kept_without_a_busy_loop(lease: float) -> None:
+    """Given half a lease or more to wait, I expect neither more, nor deadlines that have passed."""
+    calling = Calling(AGENT, "agent", {}, wait=10.0)
+    calling.begin(0.0)
+    calling.welcome(Message(Kind.WELCOME, ("agent.1", {"epoch": "one", "lease": lease, "workers": 0})), 0.0)
+    now, turns = 0.0, 0
+    while not calling.lost(now):
+        assert calling.deadline(now) > now
+        now = calling.deadline(now)
+        calling.tick(now)
+        calling.flush(now)
+        turns += 1
+    assert now == 10.0
+    assert turns < 100

@@ -7,8 +7,8 @@
                         +----- STRANGER ----+     silent or away for `wait` seconds: every task fails
 
 Tasks are numbered as they are sent; the numbers outlast sessions and coordinators, so that what has no answer
-is submitted *again* in the next session and runs once all the same. A coordinator that is silent is called
-anew, in the same session. No more is sent than keeps its workers busy: the rest waits here.
+is submitted *again* in the next session and runs once all the same. No more is sent than keeps the workers
+busy: the rest waits here. The sessions are those of `nearfar.coordinator.calling`.
 
 Whoever waits drives it: `receive` and `tick` take what happened, `flush` gives what is to be done, `outcomes`
 what tasks have come to. It must be driven several times a lease, or the coordinator takes it for dead.
@@ -19,35 +19,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from enum import IntEnum
 from typing import Any
 
+from nearfar.coordinator.calling import Calling, Connect, Send, Stage
 from nearfar.coordinator.parts import Row, shares
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import State, Task
-from nearfar.coordinator.wire import CLIENT, FORMS, VERSION, Envelope, Kind, Message
+from nearfar.coordinator.wire import CLIENT, FORMS, Envelope, Kind, Message
 from nearfar.errors import CoordinatorLost, InitializerFailed, PoolBroken
 from nearfar.pool.pending import Answer, Pending
-from nearfar.worker.actions import Connect, Send
 
-GREET_EVERY = 0.25
-"""Seconds between two HELLOs."""
 GATHER = 0.001
 """Seconds that tasks wait for company while `TALKATIVE` messages are on their way."""
 TALKATIVE = 8
 ENOUGH = 256
 """Tasks that are company enough."""
-IDLE = 3600.0
-"""Seconds until a machine with nothing to do wants to be asked again."""
-
-
-class Stage(IntEnum):
-    """Of the client as a whole."""
-
-    NEW = 0
-    GREETING = 1
-    OPEN = 2
-    CLOSED = 3
 
 
 class ClientMachine:
@@ -62,34 +48,36 @@ class ClientMachine:
         eager: bool = False,
         read_error: Callable[[bytes], BaseException] = InitializerFailed,
         wait: float = 60.0,
+        place: str = "its address",
     ) -> None:
         """`initializer`: function, blob and buffers; `read_error` reads what that raised, as pickled there.
 
-        `wait`: seconds without a coordinator after which everything fails with `CoordinatorLost`.
+        `wait`: seconds without a coordinator after which everything fails with `CoordinatorLost`, which
+        says that it was looked for at `place`.
         """
-        self.name = name
-        self.stage = Stage.NEW
         self.error: BaseException | None = None
         """Why nothing can be run any more."""
         self.workers = 0
         """How many the coordinator has."""
-        self._about = about
+        self._calling = Calling(CLIENT, name, about, wait)
         self._join = (eager, [] if initializer is None else [initializer])
-        self._wait = wait
         self._pending = Pending(read_error)
         self._cancels: list[int] = []
         """What is to be cancelled and has not been said in this session."""
-        self._talk: Talk | None = None
         self._said = 0
         self._unsent_since: float | None = None
-        self._sessions = 0
-        self._greeted = self._called = self._ticked = self._away_since = 0.0
+        self._lost = CoordinatorLost(f"no coordinator has answered at {place} for {wait:g} s")
         self._leaving = self._said_bye = False
-        self._actions: list[Connect | Send] = []
 
     @property
     def session_name(self) -> str:
-        return f"{self.name}.{self._sessions}"
+        """That of the session's socket."""
+        return self._calling.session_name
+
+    @property
+    def stage(self) -> Stage:
+        """CLOSED: nothing can be run any more."""
+        return self._calling.stage
 
     @property
     def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
@@ -114,9 +102,10 @@ class ClientMachine:
     @property
     def hungry(self) -> bool:
         """True if one more task would be sent at once."""
-        if self.stage is not Stage.OPEN or self._talk is None:
+        talk = self._calling.open_talk()
+        if talk is None:
             return self.stage is Stage.NEW
-        return self._said - self._talk.acked < TALKATIVE and self._pending.room(self.workers)
+        return self._said - talk.acked < TALKATIVE and self._pending.room(self.workers)
 
     def counts(self) -> tuple[int, int]:
         """How many tasks wait here, and how many the coordinator has."""
@@ -131,8 +120,7 @@ class ClientMachine:
     def connect(self, now: float) -> None:
         """Begin the first session."""
         if self.stage is Stage.NEW:
-            self._ticked = now
-            self._begin_session(now)
+            self._calling.begin(now)
 
     def submit(self, task: Task) -> None:
         """Take a task; once nothing can be run any more it comes to its end at once."""
@@ -185,98 +173,58 @@ class ClientMachine:
             case Kind.REFUSED:
                 self._break(PoolBroken(f"the coordinator refused: {fields[0]}"))
             case Kind.STRANGER:
-                if self.stage is Stage.OPEN:
-                    self._begin_session(now)
+                if self._said_bye:  # it has forgotten us, as it was asked to
+                    self._calling.stage = Stage.CLOSED
+                elif self.stage is Stage.OPEN:
+                    self._calling.begin(now)
             case _:
-                if self.stage is Stage.OPEN and self._talk is not None:
-                    for message in self._talk.hear(envelope, now):
-                        self._handle(message)
+                talk = self._calling.open_talk()
+                for message in () if talk is None else talk.hear(envelope, now):
+                    self._handle(message)
 
     def tick(self, now: float) -> None:
-        """Time passed. If nobody ticked for long, this process stood still: that is not another's silence."""
-        stood, self._ticked = now - self._ticked, now
-        if stood > (self._talk.lease / 2 if self._talk is not None else 4 * GREET_EVERY):
-            self._away_since = min(now, self._away_since + stood)
-            if self._talk is not None:
-                self._talk.heard = min(now, self._talk.heard + stood)
-        if self.away(now) >= self._wait:
-            self._break(CoordinatorLost(f"no coordinator answered for {self._wait:g} s"))
-        elif self.stage is Stage.GREETING and now - self._greeted >= GREET_EVERY:
-            self._greet(now)
-        elif self.stage is Stage.OPEN and self._talk is not None:
-            self._talk.tick(now)
-            if self._said_bye and self._talk.silent(now):
-                self.stage = Stage.CLOSED
-            elif now >= self._call_due():
-                self._called = now
-                self._actions.append(Connect(self.session_name))
+        """Time passed."""
+        self._calling.tick(now)
+        talk = self._calling.open_talk()
+        if self._said_bye and talk is not None and talk.silent(now):
+            self._calling.stage = Stage.CLOSED
+        elif self._calling.lost(now):
+            self._break(self._lost)
 
     def flush(self, now: float) -> list[Connect | Send]:
         """Everything that is to be done."""
-        if self.stage is Stage.OPEN and self._talk is not None:
-            self._submit_unsent(self._talk, now)
+        talk = self._calling.open_talk()
+        if talk is not None:
+            self._submit_unsent(talk, now)
             for number in self._cancels:
-                self._said = self._talk.say(now, Kind.CANCEL, number)
+                self._said = talk.say(now, Kind.CANCEL, number)
             self._cancels.clear()
             if self._leaving and not (self._pending or self._said_bye):
                 self._said_bye = True
-                self._talk.say(now, Kind.BYE)
-            self._actions += [Send(envelope) for envelope in self._talk.flush(now)]
-        elif self._leaving and not self._pending and self.stage is not Stage.CLOSED:
-            self.stage = Stage.CLOSED
-        actions, self._actions = self._actions, []
-        return actions
+                talk.say(now, Kind.BYE)
+        elif self._leaving and not self._pending:
+            self._calling.stage = Stage.CLOSED
+        return self._calling.flush(now)
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
-        if self.stage is Stage.GREETING:
-            return min(self._greeted + GREET_EVERY, self._away_since + self._wait)
-        if self.stage is Stage.OPEN and self._talk is not None:
-            times = [self._call_due(), self._talk.line_deadline(), self._talk.heard + self._wait]
-            if self._unsent_since is not None:
-                times.append(self._unsent_since + GATHER)
-            return min(times)
-        return now + IDLE
+        deadline = self._calling.deadline(now)
+        return deadline if self._unsent_since is None else min(deadline, self._unsent_since + GATHER)
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
-        if self.stage is Stage.OPEN and self._talk is not None:
-            return now - self._talk.heard if self._talk.silent(now) else 0.0
-        return now - self._away_since if self.stage is Stage.GREETING else 0.0
-
-    # -- sessions ----------------------------------------------------------------------------------
-
-    def _begin_session(self, now: float) -> None:
-        self._away_since = now
-        if self._said_bye:  # it has forgotten us, as it was asked to
-            self.stage = Stage.CLOSED
-            return
-        self.stage = Stage.GREETING
-        self._sessions += 1
-        self._actions.append(Connect(self.session_name))
-        self._greet(now)
-
-    def _greet(self, now: float) -> None:
-        self._greeted = now
-        hello = Message(Kind.HELLO, (VERSION, CLIENT, self.name, self._about))
-        self._actions.append(Send(Envelope(0, 0, hello)))
+        return self._calling.away(now)
 
     def _welcome(self, message: Message, now: float) -> None:
-        name, facts = message.fields
-        if self.stage is not Stage.GREETING or name != self.session_name:
+        facts = self._calling.welcome(message, now)
+        talk = self._calling.open_talk()
+        if facts is None or talk is None:
             return
-        self.stage = Stage.OPEN
         self.workers = facts["workers"]
-        talk = self._talk = Talk(facts["lease"], now)
         eager, rows = self._join
         self._said = talk.say(now, Kind.JOIN, eager, rows=rows)
         self._submit(talk, self._pending.sent(), now, again=True)
         self._cancels = sorted(self._pending.cancels)
-
-    def _call_due(self) -> float:
-        """When a silent coordinator is to be called anew: what it was called by may be broken."""
-        assert self._talk is not None
-        return max(self._talk.heard, self._called) + self._talk.lease
 
     # -- to the coordinator ------------------------------------------------------------------------
 
@@ -310,11 +258,11 @@ class ClientMachine:
             case Kind.WORKERS:
                 self.workers = message.fields[0]
             case Kind.PART:
-                self.stage = Stage.CLOSED
+                self._calling.stage = Stage.CLOSED
             case _:
                 pass  # a word for agents
 
     def _break(self, error: BaseException) -> None:
         self.error = error
-        self.stage = Stage.CLOSED
+        self._calling.stage = Stage.CLOSED
         self._pending.fail(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import secrets
 import socket
@@ -12,8 +13,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from time import monotonic
 
+from nearfar.coordinator.patience import Patience
 from nearfar.coordinator.tasks import State
 from nearfar.errors import PoolBroken
 from nearfar.net import forks
@@ -23,6 +26,8 @@ from nearfar.pool.call import Call
 from nearfar.pool.endings import Outcomes, tell
 from nearfar.pool.leader import Leadership
 from nearfar.pool.shield import Shield
+
+log = logging.getLogger("nearfar.pool")
 
 HELP_EVERY = 64
 """Calls handed in after which whoever does so does some of the I/O, too."""
@@ -51,6 +56,9 @@ class DrivenEngine(ABC):
         self._over = False
         self._stepping: int | None = None
         """The thread that is in a step: what it does may start a garbage collection, which may end a pool."""
+        self._patience = Patience()
+        self._notices: deque[str] = deque()
+        """To be logged: by `tell`, for handlers are others' code and may use this very pool."""
         self._waker = Waker()
         self._leadership = Leadership(self, self._waker, f"nearfar-pool-{name}")
         forks.watch(self)
@@ -161,6 +169,9 @@ class DrivenEngine(ABC):
 
     def tell(self) -> bool:
         """As `Work.tell`."""
+        while self._notices:
+            with suppress(IndexError):  # another thread tells, too
+                log.warning("%s", self._notices.popleft())
         return tell(self._outcomes)
 
     def forget_parent(self) -> None:
@@ -174,6 +185,11 @@ class DrivenEngine(ABC):
         self._take_in()
         self._fail_all(CancelledError())
         self._leave_now()
+
+    def _look(self, missing: str, now: float) -> None:
+        """Have it said if `missing` has been waited for long enough; nothing if there is no such thing."""
+        if said := self._patience.look(missing, now):
+            self._notices.append(said)
 
     def _take_in(self) -> None:
         inbox, submit = self._inbox, self._submit
@@ -261,6 +277,11 @@ class DrivenEngine(ABC):
 def new_name() -> str:
     """A client's name, like no other."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def no_workers(address: str | None) -> str:
+    """What is missing in a pool that nobody has joined."""
+    return f"no worker has joined {address} yet; start one with: nearfar worker --connect {address}"
 
 
 def _at_exit(engine: weakref.ref[DrivenEngine]) -> None:

@@ -9,15 +9,15 @@ from time import monotonic
 from typing import Any
 
 from nearfar.coordinator.caller import Caller
+from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.pool.call import Call
-from nearfar.pool.client import ClientMachine, Stage
-from nearfar.pool.driven import DrivenEngine, new_name
+from nearfar.pool.client import ClientMachine
+from nearfar.pool.driven import DrivenEngine, new_name, no_workers
 from nearfar.pool.endings import Outcomes
 from nearfar.pool.initializing import pickled_initializer, read_initializer_error
-from nearfar.worker.actions import Connect, Send
 
 FAREWELL = 2.0
 """Seconds that a terminated pool waits for its coordinator to have heard so."""
@@ -48,6 +48,7 @@ class FarEngine(DrivenEngine):
             initializer=None if first is None else (first.function, first.blob, list(first.buffers)),
             read_error=read_initializer_error,
             wait=wait,
+            place=self.address,
         )
         self._poll = select.epoll()
         self._poll.register(self._waker.fileno(), select.EPOLLIN)
@@ -96,7 +97,9 @@ class FarEngine(DrivenEngine):
         """As `Work.deadline`."""
         if self._machine.stage in (Stage.NEW, Stage.CLOSED):
             return None
-        return min(self._machine.deadline(monotonic()), self._last_moment)
+        deadline = min(self._machine.deadline(monotonic()), self._last_moment)
+        patience = self._patience.deadline()
+        return deadline if patience is None else min(deadline, patience)
 
     # -- under the lock ----------------------------------------------------------------------------
 
@@ -131,11 +134,19 @@ class FarEngine(DrivenEngine):
         if self._caller.pending():  # its descriptor may not say so again
             self._waker.wake()
         self._hungry = machine.hungry
+        self._look(self._missing(now), now)
         if machine.error is not None and self._broken is None:
             self._break(machine.error)
         over = machine.stage is Stage.CLOSED or (machine.stage is Stage.NEW and self._closing)
         if (over and (self._closing or machine.error is not None)) or now >= self._last_moment:
             self._end()
+
+    def _missing(self, now: float) -> str:
+        machine = self._machine
+        if machine.away(now) or machine.stage is Stage.GREETING:
+            return f"no coordinator answers at {self.address}; waiting for one"
+        waiting = machine.stage is Stage.OPEN and not machine.workers and len(machine)
+        return no_workers(self.address) if waiting else ""
 
     def _open(self, session: str) -> None:
         self._caller.close()  # takes its descriptor out of the poll

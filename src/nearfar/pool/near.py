@@ -17,7 +17,7 @@ from nearfar.coordinator.status import counts, idle
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.pickles.names import inherited_main
 from nearfar.pool.call import Call
-from nearfar.pool.driven import DrivenEngine, new_name
+from nearfar.pool.driven import DrivenEngine, new_name, no_workers
 from nearfar.pool.endings import Outcomes
 from nearfar.pool.initializing import pickled_initializer, read_initializer_error
 from nearfar.worker.crew import Crew
@@ -119,7 +119,7 @@ class NearEngine(DrivenEngine):
         """As `Work.deadline`."""
         deadlines = [self._coordinator.deadline(), self._crew.deadline()]
         if self._gate is not None:
-            deadlines += [self._gate.deadline(), self._last_moment]
+            deadlines += [self._gate.deadline(), self._last_moment, self._patience.deadline()]
         return min((each for each in deadlines if each is not None), default=None)
 
     # -- under the lock ----------------------------------------------------------------------------
@@ -140,6 +140,8 @@ class NearEngine(DrivenEngine):
         if self._closing and idle(self._coordinator):
             self._let_workers_go()
         if self._gate is not None and not self._over:
+            alone = not (self._processes or self._coordinator.workers or idle(self._coordinator))
+            self._look(no_workers(self.address) if alone else "", now)
             self._gate.say(now)
             if self._gate.pending():  # its descriptor may not say so again
                 self._waker.wake()

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nearfar.coordinator.calling import Connect, Send
 from nearfar.coordinator.parts import Row
-from nearfar.coordinator.wire import Envelope
-
-
-class Connect(NamedTuple):
-    """Close the socket, and open one under this session's name."""
-
-    session: str
-
-
-class Send(NamedTuple):
-    """Send this."""
-
-    envelope: Envelope
 
 
 class Give(NamedTuple):

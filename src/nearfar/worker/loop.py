@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 
 from nearfar.coordinator import wire
 from nearfar.coordinator.caller import Caller
+from nearfar.coordinator.calling import Connect, Send, Stage
+from nearfar.coordinator.patience import Patience
 from nearfar.errors import CoordinatorLost, PoolBroken
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me
 from nearfar.net.waker import Waker
-from nearfar.worker.actions import Action, Connect, Give, Kill, Recall, Retire, Send
+from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.crew import Crew, Listener
-from nearfar.worker.machine import AgentMachine, State
+from nearfar.worker.machine import AgentMachine
 from nearfar.worker.member import Answer
 from nearfar.worker.messages import Row
 
@@ -46,12 +48,14 @@ class Agent:
         about = about_me() | {"host": host, "slots": processes, "quota": quota or 0}
         self._address = address
         self._wait = wait
-        self._machine = AgentMachine(self.name, about)
+        self._machine = AgentMachine(self.name, about, wait=wait)
         self._crew = hire(self)
         self._crew.label = f"{self.name}/"
         self._caller = Caller(address)
         self._descriptor = -1
         self._waker = Waker()
+        self._patience = Patience()
+        self._joined = ""
         self._leaves = 0
         self._hopeless = ""
 
@@ -106,7 +110,7 @@ class Agent:
         while actions := self._machine.flush(time.monotonic()):
             for action in actions:
                 self._do(action)
-        return self._machine.state is State.CLOSED
+        return self._machine.stage is Stage.CLOSED
 
     def _do(self, action: Action) -> None:
         match action:
@@ -130,8 +134,10 @@ class Agent:
         for descriptor in (self._waker.fileno(), self._crew.fileno(), self._descriptor):
             poll.register(descriptor, select.POLLIN)
         now = time.monotonic()
-        deadline = min(self._machine.deadline(now), now + self._wait)
+        deadline = self._machine.deadline(now)
         if (due := self._crew.deadline()) is not None:
+            deadline = min(deadline, due)
+        if (due := self._patience.deadline()) is not None:
             deadline = min(deadline, due)
         poll.poll(max(0, int((deadline - now) * 1000) + 1))
 
@@ -153,8 +159,21 @@ class Agent:
     def _check(self) -> None:
         if self._hopeless:
             raise PoolBroken(self._hopeless)
-        if self._machine.away(time.monotonic()) >= self._wait:
+        now = time.monotonic()
+        self._report(now)
+        if self._machine.lost(now):
             raise CoordinatorLost(f"no coordinator has answered at {self._address} for {self._wait:g} s")
+
+    def _report(self, now: float) -> None:
+        """Say whether there is a coordinator."""
+        machine, missing = self._machine, ""
+        if machine.stage is Stage.OPEN and self._joined != machine.session_name:
+            self._joined = machine.session_name
+            log.info("joined the coordinator at %s", self._address)
+        elif machine.away(now) or machine.stage is Stage.GREETING:
+            missing = f"no coordinator answers at {self._address}; waiting for one"
+        if said := self._patience.look(missing, now):
+            log.warning("%s", said)
 
     def _close(self) -> None:
         self._crew.close()

@@ -6,8 +6,8 @@
                         ^                   |
                         +----- STRANGER ----+
 
-It passes work on to its workers and their answers back, unread. A coordinator that is silent is called
-again, in the same session; only its STRANGER ends that. If its next WELCOME names the same epoch, it took
+It passes work on to its workers and their answers back, unread. Its sessions are those of
+`nearfar.coordinator.calling`; only a STRANGER ends one. If the next WELCOME names the same epoch, it took
 this agent for dead, and has said so of all that ran here: those workers are killed. If the epoch is another,
 the coordinator was restarted and knows nothing: what runs goes on, and is told of, as are the answers that
 were not released yet, for their clients may not have them. Times are in seconds of any steady clock.
@@ -16,58 +16,46 @@ were not released yet, for their clients may not have them. Times are in seconds
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Any
 
+from nearfar.coordinator.calling import Calling, Stage
 from nearfar.coordinator.parts import Row, shares
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode
-from nearfar.coordinator.wire import AGENT, FORMS, VERSION, Envelope, Kind, Message
-from nearfar.worker.actions import Action, Connect, Give, Kill, Recall, Retire, Send
+from nearfar.coordinator.wire import AGENT, FORMS, Envelope, Kind, Message
+from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.records import Record
-
-GREET_EVERY = 0.25
-"""Seconds between two HELLOs."""
-IDLE = 3600.0
-"""Seconds until a machine with nothing to do wants to be asked again."""
-
-
-class State(IntEnum):
-    """Of the agent as a whole."""
-
-    NEW = 0
-    GREETING = 1
-    OPEN = 2
-    CLOSED = 3
 
 
 class AgentMachine:
-    """`name` is new for every agent; `about` is what HELLO tells of it. Workers go by the crew's names."""
+    """`name` is new for every agent; `about` is what HELLO tells of it. Workers go by the crew's names.
 
-    def __init__(self, name: str, about: dict[str, Any]) -> None:
+    `wait`: seconds without a coordinator after which it is `lost`.
+    """
+
+    def __init__(self, name: str, about: dict[str, Any], *, wait: float = 60.0) -> None:
         self.name = name
-        self.state = State.NEW
         self.refused = ""
         self.epoch = ""
         """That of the last coordinator."""
-        self.away_since = 0.0
-        """While no coordinator answers: since when. Meaningless otherwise."""
         self.stale = 0
         """Answers that were nobody's."""
-        self._about = about
+        self._calling = Calling(AGENT, name, about, wait)
         self._records: dict[str, Record] = {}
         self._kept: dict[tuple[str, int], Row] = {}
         """Answers by client and number, until the coordinator releases them."""
-        self._talk: Talk | None = None
-        self._sessions = 0
-        self._greeted = 0.0
-        self._called = 0.0
         self._leaving = self._said_leaving = self._said_bye = False
         self._actions: list[Action] = []
 
     @property
     def session_name(self) -> str:
-        return f"{self.name}.{self._sessions}"
+        """That of the session's socket."""
+        return self._calling.session_name
+
+    @property
+    def stage(self) -> Stage:
+        """CLOSED: it is over."""
+        return self._calling.stage
 
     @property
     def kept(self) -> int:
@@ -78,8 +66,8 @@ class AgentMachine:
 
     def connect(self, now: float) -> None:
         """Begin the first session."""
-        if self.state is State.NEW:
-            self._begin_session(now)
+        if self.stage is Stage.NEW:
+            self._calling.begin(now)
 
     def leave(self) -> None:
         """Take no more, and go once all that runs is answered, and the coordinator has it."""
@@ -87,14 +75,14 @@ class AgentMachine:
 
     def abandon(self) -> None:
         """Go at once."""
-        self.state = State.CLOSED
+        self._calling.stage = Stage.CLOSED
 
     # -- from the crew -----------------------------------------------------------------------------
 
     def came(self, worker: str, pid: int, now: float) -> None:
         """A worker is ready."""
         record = self._records[worker] = Record(worker, pid, f"{self.name}/{worker}")
-        if self.state is State.OPEN:
+        if self.stage is Stage.OPEN:
             self._announce(record, now)
 
     def answered(self, worker: str, rows: Sequence[Row], spent: float, now: float) -> None:
@@ -134,68 +122,41 @@ class AgentMachine:
                 self.refused = str(envelope.message.fields[0])
                 self.abandon()
             case Kind.STRANGER:
-                if self.state is State.OPEN:
-                    self._begin_session(now)
+                if self.stage is Stage.OPEN:
+                    self._calling.begin(now)
             case _:
-                if self.state is State.OPEN and self._talk is not None:
-                    self._hear(self._talk, envelope, now)
+                talk = self._calling.open_talk()
+                if talk is not None:
+                    self._hear(talk, envelope, now)
 
     def tick(self, now: float) -> None:
         """Time passed."""
-        if self.state is State.GREETING and now - self._greeted >= GREET_EVERY:
-            self._greet(now)
-        elif self.state is State.OPEN and self._talk is not None:
-            self._talk.tick(now)
-            if now >= self._call_due():
-                self._called = now
-                self._actions.append(Connect(self.session_name))
+        self._calling.tick(now)
 
     def flush(self, now: float) -> list[Action]:
         """Everything that is to be done."""
-        if self.state is State.OPEN and self._talk is not None:
-            if self._leaving:
-                self._go(now)
-            self._actions += [Send(envelope) for envelope in self._talk.flush(now)]
-        elif self._leaving and not (self._records or self._kept) and self.state is not State.CLOSED:
-            self.abandon()
-        actions, self._actions = self._actions, []
+        if self._leaving and self.stage is not Stage.CLOSED:
+            self._go(now)
+        calls = self._calling.flush(now)
+        actions, self._actions = [*self._actions, *calls], []
         return actions
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
-        if self.state is State.GREETING:
-            return self._greeted + GREET_EVERY
-        if self.state is State.OPEN and self._talk is not None:
-            return min(self._call_due(), self._talk.line_deadline())
-        return now + IDLE
+        return self._calling.deadline(now)
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
-        if self.state is State.OPEN and self._talk is not None:
-            return now - self._talk.heard if self._talk.silent(now) else 0.0
-        return now - self.away_since if self.state is State.GREETING else 0.0
+        return self._calling.away(now)
 
-    # -- sessions ----------------------------------------------------------------------------------
-
-    def _begin_session(self, now: float) -> None:
-        self.away_since = now
-        self.state = State.GREETING
-        self._sessions += 1
-        self._actions.append(Connect(self.session_name))
-        self._greet(now)
-
-    def _greet(self, now: float) -> None:
-        self._greeted = now
-        self._actions.append(
-            Send(Envelope(0, 0, Message(Kind.HELLO, (VERSION, AGENT, self.name, self._about))))
-        )
+    def lost(self, now: float) -> bool:
+        """True if none has answered for too long."""
+        return self._calling.lost(now)
 
     def _welcome(self, message: Message, now: float) -> None:
-        name, facts = message.fields
-        if self.state is not State.GREETING or name != self.session_name:
+        facts = self._calling.welcome(message, now)
+        if facts is None:
             return
-        self.state = State.OPEN
-        self._talk = Talk(facts["lease"], now)
         self._said_leaving = self._said_bye = False
         if facts["epoch"] == self.epoch:
             self._disown()
@@ -214,11 +175,6 @@ class AgentMachine:
                 del self._records[record.name]
                 if record.end is None:
                     self._actions.append(Kill(record.name))
-
-    def _call_due(self) -> float:
-        """When a silent coordinator is to be called anew: what it was called by may be broken."""
-        assert self._talk is not None
-        return max(self._talk.heard, self._called) + self._talk.lease
 
     def _hear(self, talk: Talk, envelope: Envelope, now: float) -> None:
         ready = talk.hear(envelope, now)
@@ -286,11 +242,14 @@ class AgentMachine:
 
     def _say(self, now: float, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> int:
         """Say it if there is a session; what matters is said again in the next."""
-        if self.state is not State.OPEN or self._talk is None:
-            return 0
-        return self._talk.say(now, kind, *fields, rows=rows)
+        return self._calling.say(now, kind, *fields, rows=rows)
 
     def _go(self, now: float) -> None:
+        """Leave: with the coordinator's leave if it is there, or no sooner than nothing would be lost."""
+        if self.stage is not Stage.OPEN or self.away(now):
+            if not (self._kept or any(record.batches for record in self._records.values())):
+                self.abandon()
+            return
         if not self._said_leaving:
             self._said_leaving = True
             self._say(now, Kind.LEAVING)

@@ -1,0 +1,153 @@
+"""How an agent or a client calls a coordinator: one session after another. Pure.
+
+::
+
+    NEW --begin--> GREETING --WELCOME--> OPEN        CLOSED is for the caller to say
+                      ^                   |
+                      +----- STRANGER ----+
+
+A coordinator that is silent is called anew, in the same session; only its STRANGER ends that. Times are in
+seconds of any steady clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.talk import Talk
+from nearfar.coordinator.wire import VERSION, Envelope, Kind, Message
+
+GREET_EVERY = 0.25
+"""Seconds between two HELLOs."""
+IDLE = 3600.0
+"""Seconds until a caller with nothing to do wants to be asked again."""
+
+
+class Connect(NamedTuple):
+    """Close the socket, and open one under this session's name."""
+
+    session: str
+
+
+class Send(NamedTuple):
+    """Send this."""
+
+    envelope: Envelope
+
+
+class Stage(IntEnum):
+    """Of the caller as a whole."""
+
+    NEW = 0
+    GREETING = 1
+    OPEN = 2
+    CLOSED = 3
+
+
+class Calling:
+    """`role` and `name` are those of HELLO, `about` is what it tells; `name` is new for every caller.
+
+    `wait`: seconds without a word, after which the coordinator counts as lost. One that was there speaks
+    several times a lease; half a lease without a word is the least.
+    """
+
+    def __init__(self, role: str, name: str, about: dict[str, Any], wait: float) -> None:
+        self.name = name
+        self.stage = Stage.NEW
+        self.talk: Talk | None = None
+        """Of the session that is open, or was the last."""
+        self._hello = Message(Kind.HELLO, (VERSION, role, name, about))
+        self._wait = wait
+        self._sessions = 0
+        self._greeted = self._called = self._ticked = self._away_since = 0.0
+        self._actions: list[Connect | Send] = []
+
+    @property
+    def session_name(self) -> str:
+        return f"{self.name}.{self._sessions}"
+
+    def open_talk(self) -> Talk | None:
+        """The present session's, if one is open."""
+        return self.talk if self.stage is Stage.OPEN else None
+
+    def begin(self, now: float) -> None:
+        """Begin a session, the first or the next."""
+        if self.stage is Stage.NEW:
+            self._ticked = now
+        self._away_since = now
+        self.stage = Stage.GREETING
+        self._sessions += 1
+        self._actions.append(Connect(self.session_name))
+        self._greet(now)
+
+    def welcome(self, message: Message, now: float) -> dict[str, Any] | None:
+        """The session is open: what the coordinator told of itself. None: it was not this session's."""
+        name, facts = message.fields
+        if self.stage is not Stage.GREETING or name != self.session_name:
+            return None
+        self.stage = Stage.OPEN
+        self.talk = Talk(facts["lease"], now)
+        told: dict[str, Any] = facts
+        return told
+
+    def say(self, now: float, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> int:
+        """Say it, and return its number; 0 if there is no session to say it in."""
+        talk = self.open_talk()
+        return 0 if talk is None else talk.say(now, kind, *fields, rows=rows)
+
+    def tick(self, now: float) -> None:
+        """Time passed. If nobody ticked for long, this process stood still: that is not another's silence."""
+        stood, self._ticked = now - self._ticked, now
+        talk = self.open_talk()
+        if stood > (4 * GREET_EVERY if talk is None else talk.lease / 2):
+            self._away_since = min(now, self._away_since + stood)
+            if talk is not None:
+                talk.heard = min(now, talk.heard + stood)
+        if talk is not None:
+            talk.tick(now)
+            if now >= self._call_due(talk):
+                self._called = now
+                self._actions.append(Connect(self.session_name))
+        elif self.stage is Stage.GREETING and now - self._greeted >= GREET_EVERY:
+            self._greet(now)
+
+    def flush(self, now: float) -> list[Connect | Send]:
+        """Everything that is to be done."""
+        talk = self.open_talk()
+        if talk is not None:
+            self._actions += [Send(envelope) for envelope in talk.flush(now)]
+        actions, self._actions = self._actions, []
+        return actions
+
+    def deadline(self, now: float) -> float:
+        """When `tick`, `flush` or `lost` is wanted next."""
+        talk = self.open_talk()
+        if talk is not None:
+            lost = talk.heard + max(self._wait, talk.lease / 2)
+            return min(self._call_due(talk), talk.line_deadline(), lost)
+        if self.stage is Stage.GREETING:
+            return min(self._greeted + GREET_EVERY, self._away_since + self._wait)
+        return now + IDLE
+
+    def away(self, now: float) -> float:
+        """For how many seconds no coordinator has answered; 0 if one does."""
+        talk = self.open_talk()
+        if talk is not None:
+            silence = now - talk.heard
+            return silence if silence >= talk.lease / 2 else 0.0
+        return now - self._away_since if self.stage is Stage.GREETING else 0.0
+
+    def lost(self, now: float) -> bool:
+        """True if none answered for `wait` seconds."""
+        return self.stage is not Stage.NEW and self.away(now) >= self._wait
+
+    def _greet(self, now: float) -> None:
+        self._greeted = now
+        self._actions.append(Send(Envelope(0, 0, self._hello)))
+
+    def _call_due(self, talk: Talk) -> float:
+        """When a silent coordinator is to be called anew: what it was called by may be broken."""
+        return max(talk.heard, self._called) + talk.lease

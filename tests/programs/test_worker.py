@@ -1,0 +1,223 @@
+"""``nearfar worker``: its words, and its ways to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfar import Pool
+from nearfar.coordinator.asking import ask
+from nearfar.net.addresses import Address
+from nearfar.programs.common import Exit
+from nearfar.programs.worker import main
+from tests.pool import tasks
+from tests.support.shell import ANYWHERE, Shell, alive, ended, first_line, interrupt
+from tests.support.waiting import eventually
+
+LEFT = "left; nothing that was begun is lost\n"
+STOPPING = "stopping: finishing what is in hand (again: leave at once)\n"
+
+
+def workers(address: str) -> int:
+    """How many the coordinator there has."""
+    return ask(Address.parse(address), 5.0).counts["workers"]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("5556", "cannot read the address '5556': expected tcp://host:port or ipc://path"),
+        ("tcp://127.0.0.1:*", "cannot connect to tcp://127.0.0.1:*: it needs a port"),
+        ("ipc://", "needs the path of a socket file"),
+    ],
+)
+def test_a_bad_address_is_a_short_error(address: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--connect", address]) == Exit.USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nearfar worker: ") and said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--processes", "0"], "is not a whole number of at least 1"),
+        (["--max-tasks", "none"], "is not a whole number of at least 1"),
+        (["--wait", "-1"], "is not a number of seconds above 0"),
+        (["tcp://127.0.0.1:5556"], "unrecognized arguments"),
+        (["--bind", ANYWHERE], "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_word_is_a_short_error(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == Exit.USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_without_a_coordinator_it_ends_when_it_has_waited(shell: Shell, tmp_path: Path) -> None:
+    began = time.monotonic()
+    agent, _ = shell.worker(f"ipc://{tmp_path}/nobody", 1, "--wait", "0.5")
+    assert ended(agent) == (
+        Exit.LOST,
+        "",
+        f"nearfar worker: no coordinator has answered at ipc://{tmp_path}/nobody for 0.5 s\n",
+    )
+    assert time.monotonic() - began < 10
+
+
+def test_it_says_that_it_waits_for_a_coordinator(shell: Shell, tmp_path: Path) -> None:
+    agent, _ = shell.worker(f"ipc://{tmp_path}/pool", 1)
+    assert agent.stderr is not None
+    assert agent.stderr.readline() == f"no coordinator answers at ipc://{tmp_path}/pool; waiting for one\n"
+    shell.coordinator(f"ipc://{tmp_path}/pool")
+    assert agent.stderr.readline() == f"joined the coordinator at ipc://{tmp_path}/pool\n"
+
+
+def test_it_may_come_first_and_outlive_the_coordinator(shell: Shell, tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/pool"
+    agent, name = shell.worker(address)
+    for _ in range(2):
+        coordinator, _ = shell.coordinator(address, "--lease", "1")
+        with Pool.connect(address) as pool:
+            assert pool.map(tasks.square, range(10)) == [n * n for n in range(10)]
+        coordinator.kill()
+        coordinator.wait()
+    assert agent.poll() is None and name
+
+
+def test_when_its_coordinator_is_gone_it_ends_when_it_has_waited(shell: Shell) -> None:
+    coordinator, address = shell.coordinator(ANYWHERE, "--lease", "0.5")
+    agent, _ = shell.worker(address, 1, "--wait", "1")
+    assert eventually(lambda: workers(address) == 1)
+    coordinator.kill()
+    code, _, err = ended(agent)
+    assert code == Exit.LOST
+    assert err.splitlines()[-1] == f"nearfar worker: no coordinator has answered at {address} for 1 s"
+
+
+def test_a_pool_of_a_program_takes_it_in(shell: Shell) -> None:
+    with Pool(0, address=ANYWHERE) as pool:
+        assert pool.address is not None
+        agent, _ = shell.worker(pool.address)
+        assert pool.map(tasks.square, range(10)) == [n * n for n in range(10)]
+    agent.send_signal(signal.SIGTERM)
+    assert ended(agent)[0] == Exit.OK
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_lets_what_runs_be_answered_and_takes_no_more(
+    shell: Shell, tmp_path: Path, signum: signal.Signals
+) -> None:
+    _, address = shell.coordinator()
+    agent, _ = shell.worker(address, 1)
+    marks = [tmp_path / f"mark {n}" for n in range(2)]
+    gate = tmp_path / "gate"
+    with Pool.connect(address) as pool:
+        first, second = (
+            pool.apply_async(tasks.leave_then_wait_for, (str(mark), str(gate))) for mark in marks
+        )
+        assert eventually(marks[0].exists)
+        if signum == signal.SIGINT:
+            interrupt(agent)
+        else:
+            agent.send_signal(signum)
+        assert agent.stderr is not None
+        while agent.stderr.readline() != STOPPING:
+            pass
+        gate.touch()
+        assert first.get(20) is None
+        code, out, err = ended(agent)
+        assert (code, out, err) == (Exit.OK, "", LEFT)
+        assert not marks[1].exists()
+        shell.worker(address, 1)
+        assert second.get(20) is None
+
+
+def test_a_second_signal_leaves_at_once_with_all_its_processes(shell: Shell, tmp_path: Path) -> None:
+    _, address = shell.coordinator()
+    agent, _ = shell.worker(address, 1)
+    mark, gate = tmp_path / "mark", tmp_path / "gate"
+    with Pool.connect(address) as pool:
+        pool.apply_async(tasks.say_pid_then_wait_for, (str(mark), str(gate)))
+        assert eventually(mark.exists)
+        assert agent.stderr is not None
+        interrupt(agent)
+        while agent.stderr.readline() != STOPPING:
+            pass
+        interrupt(agent)
+        assert ended(agent)[0] == Exit.INTERRUPTED
+        assert eventually(lambda: not alive(int(mark.read_text())), within=1.0)
+
+
+def test_an_idle_one_leaves_without_a_coordinator_too(shell: Shell, tmp_path: Path) -> None:
+    agent, _ = shell.worker(f"ipc://{tmp_path}/nobody", 1)
+    agent.send_signal(signal.SIGTERM)
+    assert ended(agent)[:2] == (Exit.OK, "")
+
+
+def test_processes_are_replaced_after_max_tasks(shell: Shell) -> None:
+    _, address = shell.coordinator()
+    shell.worker(address, 1, "--max-tasks", "2")
+    with Pool.connect(address) as pool:
+        pids = [pool.apply(os.getpid) for _ in range(6)]
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [2, 2, 2]
+
+
+def test_what_its_processes_print_is_seen(shell: Shell) -> None:
+    _, address = shell.coordinator()
+    agent, _ = shell.worker(address, 1)
+    with Pool.connect(address) as pool:
+        pool.apply(print, ("from afar",), {"flush": True})
+    assert first_line(agent) == "from afar\n"
+
+
+def test_modules_are_found_in_its_working_directory(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def double(x):\n    return 2 * x\n")
+    _, address = shell.coordinator()
+    shell.worker(address, 1)
+    script = f"""
+import mine, nearfar
+with nearfar.Pool.connect({address!r}) as pool:
+    print(pool.map(mine.double, range(3)))
+"""
+    assert ended(shell.python("-c", script)) == (0, "[0, 2, 4]\n", "")
+
+
+def test_json_logs_are_one_object_a_line(shell: Shell, tmp_path: Path) -> None:
+    _, address = shell.coordinator()
+    agent, name = shell.worker(address, 1, "--log-format", "json")
+    with Pool.connect(address) as pool:
+        pid = pool.apply(os.getpid)
+        os.kill(pid, signal.SIGKILL)
+        assert pool.apply(os.getpid, retries=1) != pid
+    agent.send_signal(signal.SIGTERM)
+    code, _, err = ended(agent)
+    said: list[dict[str, Any]] = [json.loads(line) for line in err.splitlines()]
+    assert code == Exit.OK
+    messages = [line["message"] for line in said]
+    assert any(m.startswith(f"worker {name}/0.") and m.endswith("was killed by SIGKILL") for m in messages)
+    assert said[-1]["message"] + "\n" == LEFT
+    assert all({"time", "level", "event", "message"} <= line.keys() for line in said)
+
+
+def test_a_client_that_terminates_has_what_runs_killed_there(shell: Shell, tmp_path: Path) -> None:
+    _, address = shell.coordinator()
+    shell.worker(address, 1)
+    mark, gate = tmp_path / "mark", tmp_path / "gate"
+    with Pool.connect(address) as pool:
+        result = pool.apply_async(tasks.say_pid_then_wait_for, (str(mark), str(gate)))
+        assert eventually(mark.exists)
+    with pytest.raises(CancelledError):
+        result.get(20)
+    assert eventually(lambda: not alive(int(mark.read_text())))
