@@ -117,7 +117,7 @@ class Guests:
         if task.hollow:
             task.fill(row)
             if task.state is State.NEW:
-                self._coordinator.submit(task)
+                self._enter(guest, guest.tasks.pop(task.number), again=True)
             else:
                 self._coordinator.resumed(task, self._desk.now)
 
@@ -126,14 +126,14 @@ class Guests:
         guest = self.find(uid)
         if guest.session is None:
             guest.since = self._desk.now
-        task = guest.held.pop(number, None)
+        task = self._known(guest, number)
         if task is None:
             task = RemoteTask(guest, number)
             guest.claimed.add(number)
-            if number in guest.tasks or number in guest.kept:
-                task.hollow = False
-                task.state = State.SETTLED  # another runs it, and answers for it
-                return task
+        elif task.state >= State.GIVEN:
+            task = RemoteTask(guest, number)
+            task.state = State.SETTLED  # another runs it, and answers for it
+            return task
         task.state = State.GIVEN
         guest.tasks[number] = task
         return task
@@ -143,17 +143,25 @@ class Guests:
         guest = self.find(uid)
         number = row[0]
         guest.since = self._desk.now
-        task = guest.held.pop(number, None)
-        if number in guest.tasks or number in guest.kept or number in guest.origins:
-            self.release(uid, number, origin)
-        elif task is None:
+        task = self._known(guest, number)
+        if task is None:
             guest.kept[number] = row
             guest.origins[number] = origin
+        elif task.state is State.SETTLED:
+            self.release(uid, number, origin)
         else:
             guest.tasks[number] = task
             task.origin = origin
             task.state = State.SETTLED
             task.answered(*row[1:])
+
+    def _known(self, guest: Guest, number: int) -> RemoteTask | None:
+        """The task of that number, if there is one; a settled one if there is but its outcome."""
+        task = guest.held.pop(number, None) or guest.tasks.get(number)
+        if task is None and (number in guest.kept or number in guest.origins):
+            task = RemoteTask(guest, number)
+            task.state = State.SETTLED
+        return task
 
     def release(self, uid: str, number: int, origin: str) -> None:
         """The agent of that session need not keep the answer any longer."""
