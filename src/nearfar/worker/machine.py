@@ -81,8 +81,9 @@ class AgentMachine:
         self._leaving = True
 
     def abort(self) -> None:
-        """Kill what runs, and go once the coordinator knows."""
+        """Kill what runs, and go once the coordinator knows; whether its clients do, is not waited for."""
         self._leaving = True
+        self.kept.clear()
         self._actions += [Kill(record.name) for record in self._records.values() if record.end is None]
 
     def abandon(self) -> None:
