@@ -564,6 +564,36 @@ def test_an_unread_claim_does_not_hide_an_answer(world: World, when: str) -> Non
     assert client.value(1) == b"value"
 
 
+def test_what_comes_back_unread_is_held_on(world: World) -> None:
+    """Given a claim whose worker had not read it, I expect others to be heard before it is run anew."""
+    client = world.client()
+    submit_again(client)
+    agent = world.agent()
+    bring(world, "first", came("first", 1), died("first", 1))
+    world.pass_time(LEASE - 1)
+    assert not agent.busy()
+    world.pass_time(2)
+    world.run_all()
+    assert client.value(1) == b"1"
+
+
+def test_what_is_held_can_be_cancelled(world: World) -> None:
+    client = world.client()
+    submit_again(client)
+    client.say(Kind.CANCEL, 1)
+    world.settle()
+    assert client.cancelled == {1: True}
+    submit_again(client)
+    bring(world, "first", came("first", 1), died("first", 1))
+    client.cancelled.clear()
+    client.say(Kind.CANCEL, 1)
+    world.settle()
+    assert client.cancelled == {1: True}
+    agent = world.agent()
+    world.pass_time(LEASE + 1)
+    assert not agent.busy()
+
+
 def test_what_two_agents_run_is_told_once(world: World) -> None:
     client = world.client()
     submit_again(client)

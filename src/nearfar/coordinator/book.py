@@ -100,7 +100,7 @@ class Book:
             elif task in self.cancelled:
                 self._end(task, CancelledError())
             elif task.hollow:
-                task.state = State.NEW  # its client has to submit it again
+                task.state = State.NEW  # to be submitted again
             elif task.state is State.GIVEN:
                 client = self.clients[task.client]
                 task.state = State.WAITING
