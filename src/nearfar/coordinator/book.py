@@ -71,7 +71,7 @@ class Book:
 
     def given(self, batch: Batch) -> None:
         """A worker has it now."""
-        client = self.clients.get(batch.client)
+        client = batch.owner = self.clients.get(batch.client)
         if client is not None:
             client.given += 1
             if client.waiting:
@@ -79,7 +79,7 @@ class Book:
 
     def over(self, batch: Batch) -> None:
         """No worker has it any more."""
-        client = self.clients.get(batch.client)
+        client: Client | None = batch.owner
         if client is not None:
             client.given -= 1
             if client.waiting:
@@ -116,7 +116,7 @@ class Book:
         elif client.error is not None:
             self._end(task, client.error)
         elif task.hollow:
-            task.state = State.NEW  # its client has to submit it again
+            task.state = State.NEW  # to be submitted again
         else:
             task.state = State.WAITING
             client.waiting.appendleft(task)

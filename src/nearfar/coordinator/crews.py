@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.workers import Batch, Worker
+
+log = logging.getLogger(__name__)
 
 Answer = tuple[int, Any, Sequence[Any]]
 """Status, blob, buffers."""
@@ -54,7 +57,6 @@ class LocalWorkers:
     """A crew's `Listener`, and the `Link` of its workers."""
 
     def __init__(self, coordinator: Coordinator, hire: Hire, host: str) -> None:
-        self.hopeless_because = ""
         self.crew = hire(self)
         self._coordinator = coordinator
         self._host = host
@@ -88,7 +90,7 @@ class LocalWorkers:
             self._coordinator.died(worker, how, unread)
 
     def hopeless(self, reason: str) -> None:
-        self.hopeless_because = reason
+        log.error("no more workers are started: %s", reason)
 
     # -- from the machine --------------------------------------------------------------------------
 
