@@ -14,7 +14,7 @@ def idle(coordinator: Coordinator) -> bool:
 
 
 def counts(coordinator: Coordinator) -> dict[str, int]:
-    """``workers``, ``clients``, ``running`` (workers), ``given`` and ``waiting`` (tasks), ``done``, ``lost``, ``stale``."""
+    """Numbers: of workers and clients, of running workers, and of tasks, by what has become of them."""
     book, workers = coordinator.book, coordinator.workers.values()
     waiting = sum(
         1 for client in book.clients.values() for task in client.waiting if task.state is State.WAITING

@@ -111,13 +111,16 @@ class Bar:
             self._rich.stop()
 
 
-def reporter(progress: Progress | None, total: int | None) -> Reporter | None:
-    """What `progress` asks for, or None for nothing: `progress` is false, or there is no terminal."""
+def reporter(progress: Progress | None, total: int | None, stream: TextIO | None = None) -> Reporter | None:
+    """What `progress` asks for, or None for nothing: `progress` is false, or there is no terminal.
+
+    `stream`: None for standard error.
+    """
     if not progress:
         return None
     if progress is not True:
         return Reporter(progress, total)
-    stream = sys.stderr
+    stream = stream or sys.stderr
     if stream is None or not stream.isatty():
         return None
     shown = Bar(stream, total) if importlib.util.find_spec("rich") else Line(stream)

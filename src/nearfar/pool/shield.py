@@ -11,8 +11,9 @@ from typing import Any
 class Shield:
     """A context manager: inside, SIGINT waits until its end. Not reentrant; only the main thread needs it.
 
-    Python runs signal handlers in the main thread, between any two steps of it; the usual one of SIGINT raises
-    KeyboardInterrupt there. Once `signal.signal` has returned, a signal that came before runs the new handler.
+    Python runs signal handlers in the main thread, between any two steps of it; the usual one of SIGINT
+    raises KeyboardInterrupt there. Once `signal.signal` has returned, a signal that came before runs the
+    new handler.
     """
 
     __slots__ = ("_before", "_came")

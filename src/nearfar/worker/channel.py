@@ -1,8 +1,8 @@
 """The private line between a worker process and its parent: a pair of sockets that keeps messages apart.
 
-A message is sent whole or not at all, and read whole. What was sent and not read can still be read by the sender, who
-keeps a copy of the other end: so the parent calls back what a worker has not begun, and knows of a dead one
-exactly what it had.
+A message is sent whole or not at all, and read whole. What was sent and not read can still be read by the
+sender, who keeps a copy of the other end: so the parent calls back what a worker has not begun, and knows of
+a dead one exactly what it had.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class End:
     def send(
         self, words: Sequence[Any], parts: Sequence[Buffer] = (), fds: Sequence[int] = ()
     ) -> bytes | None:
-        """Send ``[extra, *words]``, the `parts` in shared memory; returns the descriptor of those, for `unplace`.
+        """Send ``[extra, *words]``, the `parts` in shared memory; returns their descriptor, for `unplace`.
 
         Raises `OSError`, having sent nothing: `BlockingIOError` where the other side does not read.
         """
@@ -54,8 +54,10 @@ class End:
         try:
             self.send_packed(pack([extra, *words]), [*fds, *new])
         except OSError:
-            self.unplace(descriptor)
+            self.unplace(descriptor, new)
             raise
+        for each in new:
+            os.close(each)
         return descriptor
 
     def send_packed(self, message: bytes, fds: Sequence[int] = ()) -> None:
@@ -70,15 +72,15 @@ class End:
         released = self._receiver.take_released() if self._receiver is not None else None
         return (None, released) if released else None
 
-    def unplace(self, descriptor: bytes | None) -> None:
-        """The message with this descriptor has not arrived, and will not."""
+    def unplace(self, descriptor: bytes | None, fds: Sequence[int] = ()) -> None:
+        """The message with this descriptor, and with these `fds`, has not arrived, and will not."""
         if descriptor is not None and self._sender is not None:
-            self._sender.unplace(descriptor)
+            self._sender.unplace(descriptor, fds)
 
     def receive(self) -> tuple[list[Any], Iterator[Buffer], list[int]] | None:
-        """The next message without its `extra`, its large parts, and descriptors that came with it; None at the end.
+        """The next message without its `extra`, its large parts, and descriptors that came with it.
 
-        Raises `BlockingIOError` where there is none, on an end that does not block.
+        None at the end of the line. Raises `BlockingIOError` on an end that does not block, if there is none.
         """
         size, ancillary, _, _ = self.socket.recvmsg_into([self._buffer], _ANCILLARY)
         if not size:

@@ -1,8 +1,8 @@
 """A worker never outlives its parent, whatever it is doing.
 
 The parent holds the writing end of a pipe. When the last copy of it is closed, by the parent's death if not
-before, the kernel sends SIGKILL to the owner of the reading end: no thread has to look, so that not even a task
-that holds the interpreter's lock for ever can miss it.
+before, the kernel sends SIGKILL to the owner of the reading end: no thread has to look, so that not even a
+task that holds the interpreter's lock for ever can miss it.
 """
 
 from __future__ import annotations

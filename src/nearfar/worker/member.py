@@ -125,7 +125,7 @@ class Member:
         return self._take(number, answers, spent / 1e6, parts)
 
     def look(self) -> Answers | None:
-        """Answers that wait for company while their worker is at its next task: what a look before this one found."""
+        """Answers that wait for company while their worker runs another task, as the last look found."""
         first, count, content = self._outbox.look()
         known = self._seen - first
         self._seen = first + count
@@ -144,7 +144,7 @@ class Member:
     def last_words(self) -> list[Answers]:
         """All that a dead worker answered and nobody has read."""
         found = []
-        with suppress(BlockingIOError, EOFError, ConnectionResetError):
+        with suppress(OSError, EOFError):
             while True:
                 words = self.receive()
                 if words is not None:

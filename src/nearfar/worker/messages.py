@@ -1,8 +1,8 @@
 """What stands in the messages between a worker process and its parent, each one msgpack array.
 
 Down, a batch: ``[extra, client, function, mode, *payloads]``.
-Up, answers: ``[extra, number, spent, *answers]``, each ``[status, payload, []]``; `number` counts the answers before
-these, `spent` is in microseconds. A first ``[nil, READY]`` says that the worker is there.
+Up, answers: ``[extra, number, spent, *answers]``, each ``[status, payload, []]``; `number` counts the answers
+before these, `spent` is in microseconds. A first ``[nil, READY]`` says that the worker is there.
 
 A payload is a blob, or the number of its buffers: then the blob and they lie in shared memory, in this
 order. `extra` is nil, or ``[descriptor or nil, segments that are free again]`` (`nearfar.worker.segments`).
@@ -21,7 +21,8 @@ LARGEST = 1 << 20
 """Bytes of a message."""
 READY = -1
 
-Buffer = bytes | bytearray | memoryview | Any
+Buffer = Any
+"""Anything with the buffer protocol: bytes, a memoryview, a `pickle.PickleBuffer`."""
 Extra = Sequence[Any] | None
 
 

@@ -1,4 +1,4 @@
-"""Answers that survive their worker: written to shared memory before the next task starts, sent when there are enough.
+"""Answers that survive their worker: in shared memory before the next task starts, sent a few at a time.
 
 A worker killed between two tasks of a batch must not take finished answers with it, and a message for each
 tiny task would cost more than the task. So answers gather here, and the parent reads what is left.

@@ -1,4 +1,4 @@
-"""A worker process: reads a batch, runs its tasks one after the other, answers; until its parent closes the line."""
+"""A worker process: reads a batch, runs its tasks one after the other, answers; until the line is closed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from nearfar.net.pickles.results import dump_result
 from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
 from nearfar.worker.life import hang_on
-from nearfar.worker.messages import INLINE, READY, Buffer, join, pack, scatter
+from nearfar.worker.messages import READY, Buffer, join, pack, scatter
 from nearfar.worker.outbox import Outbox
+from nearfar.worker.segments import INLINE
 
 PROMPTLY = 0.0002
 """Seconds after which an answer that waits for company is sent."""
@@ -38,11 +39,13 @@ class Birth:
     host: str
     main_of: str | None
     """The client whose `__main__` it has as its own: by a fork, or by importing it again."""
+    far: bool
+    """Whether its tasks are pickled so that other machines can read them."""
 
 
 def main(line: socket.socket, birth: Birth) -> None:
     """The target of a worker's process."""
-    # Ctrl-C is for whoever waits at the terminal. No SIG_IGN: that would be inherited by a task's own commands.
+    # Ctrl-C is for whoever waits at the terminal. No SIG_IGN: a task's own commands would inherit it.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_current(WorkerInfo(birth.slot, birth.name, birth.host, os.getpid()))
@@ -52,7 +55,7 @@ def main(line: socket.socket, birth: Birth) -> None:
         return
     lifeline, memory = hello[2]
     hang_on(lifeline)
-    worker = Runner(end, Outbox(memory), birth.main_of)
+    worker = Runner(end, Outbox(memory), birth)
     end.send([READY])
     while (message := end.receive()) is not None:
         (client, function, mode, *payloads), parts, _ = message
@@ -62,11 +65,12 @@ def main(line: socket.socket, birth: Birth) -> None:
 class Runner:
     """Runs batches. An answer is either sent, or safe in the outbox, before the next task starts."""
 
-    def __init__(self, end: End, outbox: Outbox, main_of: str | None) -> None:
+    def __init__(self, end: End, outbox: Outbox, birth: Birth) -> None:
         self._end = end
         self._outbox = outbox
-        self._loader = CallLoader(main_of)
-        self._main_of = main_of
+        self._loader = CallLoader(birth.main_of, far=birth.far)
+        self._main_of = birth.main_of
+        self._family = not birth.far
         self._sent = 0
         self._since = 0.0
         self._forked = False
@@ -116,7 +120,9 @@ class Runner:
                 raise
             return Status.ERROR, dump_error(error, main=client == self._main_of), ()
         try:
-            answer, large = dump_result(None if mode == Mode.PREPARE else value, main=client == self._main_of)
+            if mode == Mode.PREPARE:
+                value = None
+            answer, large = dump_result(value, main=client == self._main_of, family=self._family)
         except BaseException as error:
             return Status.ERROR, dump_unsendable(error, value), ()
         return Status.VALUE, answer, large

@@ -14,17 +14,15 @@ items. What cloudpickle wrote begins with ``C``, what pickle wrote with 0x80.
 
 from __future__ import annotations
 
-import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
 from typing import Any
 
-from nearfar.net.pickles import FamilyPickler
 from nearfar.net.pickles.constants import lasting
+from nearfar.net.pickles.family import dump_parts_for_family, is_mistaken
 from nearfar.net.pickles.kept import KeptFunctions
 from nearfar.net.pickles.names import MAINS, by_value_modules, name_of
 from nearfar.net.pickles.parts import NAMES_SOMETHING, UNSUITED, WITH_FUNCTION, dump_parts, keep_large
@@ -32,7 +30,6 @@ from nearfar.net.pickles.parts import NAMES_SOMETHING, UNSUITED, WITH_FUNCTION, 
 Parts = tuple[bytes, list[pickle.PickleBuffer]]
 
 _MAIN = b"_main__"
-_CONNECTION = b"multiprocessing.connection"
 
 
 class CallPickler:
@@ -113,8 +110,8 @@ class CallPickler:
     def _is_wrong(self, blob: bytes) -> bool:
         """Whether plain pickle may have named what the worker lacks, or not done as `ForkingPickler` does."""
         if self._main is None:
-            return _MAIN in blob or _CONNECTION in blob or by_value_modules()
-        return (_MAIN in blob and self._has_changed()) or any(map(blob.__contains__, _family_marks()))
+            return _MAIN in blob or is_mistaken(blob, family=False) or by_value_modules()
+        return (_MAIN in blob and self._has_changed()) or is_mistaken(blob, family=True)
 
     def _has_changed(self) -> bool:
         """Whether `__main__` holds a class or function that the workers have not."""
@@ -129,7 +126,7 @@ class CallPickler:
 
     def _dump_otherwise(self, payload: Any, error: Exception | None) -> Parts:
         """Pickle what plain pickle cannot, or not rightly. Raises its `error` if nothing can."""
-        family = None if self._main is None else _dump_for_family(payload)
+        family = None if self._main is None else dump_parts_for_family(payload)
         if family is not None and not (_MAIN in family[0] and self._has_changed()):
             return family
         try:
@@ -146,29 +143,3 @@ class CallPickler:
 
     def _dump_function(self, function: FunctionType) -> bytes:
         return self._dump_by_value(function)[0]
-
-
-def _dump_for_family(payload: Any) -> Parts | None:
-    """`payload` as `ForkingPickler` pickles it; None if that is not suited."""
-    buffers: list[pickle.PickleBuffer] = []
-    file = io.BytesIO()
-    try:
-        FamilyPickler(file, 5, buffer_callback=partial(keep_large, buffers)).dump(payload)
-    except UNSUITED:
-        return None
-    return file.getvalue(), buffers
-
-
-_marked = 0
-_marks: tuple[bytes, ...] = ()
-
-
-def _family_marks() -> tuple[bytes, ...]:
-    """The modules of types that plain pickle sends, though `ForkingPickler` knows better: a Connection."""
-    global _marked, _marks
-    types = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-    if _marked != len(types):
-        modules = {each.__module__ for each in types} - {"builtins", "functools", "socket"}
-        _marks = tuple(module.encode() for module in modules)
-        _marked = len(types)
-    return _marks

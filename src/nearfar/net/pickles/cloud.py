@@ -54,7 +54,7 @@ def _reduce_file(file: io.TextIOWrapper) -> Any:
     return internals._file_reduce(file) if file in (sys.stdout, sys.stderr) else _refuse(file)
 
 
-class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # untyped before cloudpickle 3.1
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
     """cloudpickle's, which also knows what of `__main__` the reader has, and sends `lru_cache` by value.
 
     It does not make a string of an open file or bytes of a memoryview: as with pickle, they cannot travel.

@@ -17,7 +17,7 @@ _DEFINITIONS = (type, FunctionType, ModuleType, type(lru_cache(abs)))
 
 
 def lasting(names: Mapping[str, Any]) -> dict[str, Any]:
-    """The definitions, modules and constants in `names`, and `MUTABLE` for the rest, which is not kept alive."""
+    """The definitions, modules and constants in `names`; `MUTABLE` for the rest, which is not kept alive."""
     return {
         name: value if isinstance(value, _DEFINITIONS) or is_constant(value) else MUTABLE
         for name, value in names.items()

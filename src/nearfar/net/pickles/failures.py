@@ -66,15 +66,14 @@ def _dump(error: BaseException, main: bool) -> list[bytes]:
 
 def _portable(error: BaseException, main: bool) -> Any:
     """What reads as `error` when it was pickled: itself, or what makes it again of what can travel."""
-    for made in (lambda: error, lambda: _Remade(error, main)):
-        portable = _quietly(made, None)
-        if portable is not None and _reads_as(type(error), portable, main):
-            return portable
-    return None
+    if _described(_read_back(error, main)) == _described(error):
+        return error  # not so where the constructor takes other arguments than it passes on
+    remade = _quietly(lambda: _Remade(error, main), None)
+    return remade if type(_read_back(remade, main)) is type(error) else None
 
 
-def _reads_as(kind: type, portable: Any, main: bool) -> bool:
-    return type(_quietly(lambda: _read(_pickle(portable, main)), None)) is kind
+def _read_back(value: Any, main: bool) -> Any:
+    return _quietly(lambda: _read(_pickle(value, main)), _quietly)
 
 
 def _pickle(value: Any, main: bool) -> list[bytes]:
@@ -118,7 +117,7 @@ def _stand_in(error: BaseException) -> RemoteError:
     return RemoteError(*_described(error))
 
 
-def _described(error: BaseException) -> tuple[str, str]:
+def _described(error: Any) -> tuple[str, str]:
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     # join: what str() gives may be of a subclass of str, which would not travel.
     return kind, "".join(_quietly(lambda: str(error), "<its str() raises>"))
@@ -129,12 +128,12 @@ def _part(value: Any, main: bool) -> Any:
 
 
 def _travels(value: Any, main: bool) -> bool:
-    return type(_quietly(lambda: _read(_pickle(value, main)), _quietly)) is type(value)
+    return type(_read_back(value, main)) is type(value)
 
 
 def _quietly(do: Callable[[], Any], otherwise: Any) -> Any:
     """What `do` returns, or `otherwise` where the user's code, which it runs, raises."""
     try:
         return do()
-    except Exception:
+    except (Exception, SystemExit):
         return otherwise

@@ -7,15 +7,19 @@ import sys
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
-from weakref import ref
 
 from nearfar.net.pickles.constants import is_constant
 
 NamesIt = Callable[[Any], object]
 """Whether (truth) an object travels by name."""
 
+MOST_KEPT = 256
+"""Functions that are kept alive here: a program may make new ones for ever."""
+
 _MISSING = object()
-_GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
+_GLOBALS = frozenset(
+    {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+)
 
 
 class KeptFunctions:
@@ -29,18 +33,19 @@ class KeptFunctions:
     def __init__(self, by_name: NamesIt, dump: Callable[[Any], bytes]) -> None:
         self._by_name = by_name
         self._dump = dump
-        self._kept: dict[int, tuple[ref[FunctionType], _Kept | None]] = {}
+        self._kept: dict[int, tuple[FunctionType, _Kept | None]] = {}  # by id, which stays taken in here
 
     def get(self, function: FunctionType) -> bytes | None:
         """The pickle of `function`; None if it must be made for each call. Raises what pickling raises."""
         place = id(function)
-        if place in self._kept:
-            kept = self._kept[place][1]
-            if kept is None or kept.still_holds():
-                return None if kept is None else kept.blob
+        known, kept = self._kept.get(place, (None, None))
+        if known is not None and (kept is None or kept.still_holds()):
+            return None if kept is None else kept.blob
         facts = list_facts(function, self._by_name)
         made = None if facts is None else _Kept(facts, self._dump(function))
-        self._kept[place] = ref(function, lambda _: self._kept.pop(place, None)), made
+        if len(self._kept) >= MOST_KEPT:
+            self._kept.clear()
+        self._kept[place] = function, made
         return None if made is None else made.blob
 
 

@@ -23,10 +23,12 @@ class CallLoader:
     """Reads what a `CallPickler` wrote. One in each worker process, for one thread.
 
     `main_of` names the client whose `__main__` this process has as its own, because it was forked from it
-    or imported its main module; None: no client's. Make the loader before any task runs.
+    or imported its main module; None: no client's. `far` is what that client's pickler was told. Make the
+    loader before any task runs.
     """
 
-    def __init__(self, main_of: str | None = None) -> None:
+    def __init__(self, main_of: str | None = None, *, far: bool = True) -> None:
+        self._far = far
         self._named: dict[bytes, Callable[..., Any]] = {}
         self._spaces: dict[str, Namespace] = {}
         self._main_of = main_of
@@ -62,9 +64,9 @@ class CallLoader:
             from nearfar.net.pickles.mains import Namespace
 
             if client == self._main_of:
-                space = Namespace(vars(sys.modules["__main__"]), self._start)
+                space = Namespace(vars(sys.modules["__main__"]), self._start, self._far)
             else:
-                space = Namespace({}, {})
+                space = Namespace({}, {}, self._far)
             self._spaces[client] = space
         return space
 

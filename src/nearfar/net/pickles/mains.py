@@ -27,12 +27,14 @@ class Namespace:
     A global arrives with each function that refers to it. It is set here when the client changed it since
     it last came (its pickle differs), so that what tasks here made of an unchanged one stays. Functions are
     always set. `names` is the dict; `start` is what the process had of that `__main__` by itself (it was
-    forked, or imported the client's main module): it counts as having come.
+    forked, or imported the client's main module): it counts as having come. `unnamed`: the client sends even
+    that by value, so a class that comes may be one of those.
     """
 
-    def __init__(self, names: dict[str, Any], start: Mapping[str, Any]) -> None:
+    def __init__(self, names: dict[str, Any], start: Mapping[str, Any], unnamed: bool) -> None:
         self.names = names
         self.start = start
+        self._unnamed = unnamed
         self.revision = 0
         """Grows when something that had come before is set anew."""
         self._told = _Told(self, start)
@@ -58,7 +60,7 @@ class Namespace:
 
     def own_class(self, module: str, name: str) -> type | None:
         """The class of this process's own `__main__` that the client's class of this name is."""
-        own = self.start.get(name) if module in MAINS else None
+        own = self.start.get(name) if self._unnamed and module in MAINS else None
         return own if isinstance(own, type) and own.__qualname__ == name and own.__module__ in MAINS else None
 
     def set_global(self, name: str, value: Any) -> None:

@@ -53,6 +53,22 @@ def find(name: bytes) -> Any:
     return found
 
 
+def inherited_main(method: str) -> dict[str, Any]:
+    """What workers that `multiprocessing` starts now by `method` will have of `__main__`, by name.
+
+    All of it where they are forked; otherwise what importing the main module gives, which may lack what
+    stands below ``if __name__ == "__main__"``, and nothing where there is no module to import (``python
+    -c``, a session, ``python -m package``).
+    """
+    main = sys.modules["__main__"]
+    if method != "fork":
+        name = getattr(getattr(main, "__spec__", None), "name", None)
+        path = getattr(main, "__file__", None)
+        if name == "__main__" or (name or "").endswith(".__main__") or not (name or path):
+            return {}
+    return dict(vars(main))
+
+
 def by_value_modules() -> bool:
     """Whether the user told cloudpickle to send some modules' contents by value."""
     cloudpickle = sys.modules.get("cloudpickle")

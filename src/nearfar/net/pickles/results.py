@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import Any
 
+from nearfar.net.pickles.family import dump_parts_for_family, is_mistaken
 from nearfar.net.pickles.parts import BY_VALUE, NAMES_SOMETHING, UNSUITED, Buffers, dump_parts
 
+_MAIN = b"_main__"
 _SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 
 
-def dump_result(value: Any, *, main: bool = False) -> tuple[bytes, list[pickle.PickleBuffer]]:
+def dump_result(
+    value: Any, *, main: bool = False, family: bool = False
+) -> tuple[bytes, list[pickle.PickleBuffer]]:
     """`value` and its buffers of 32 KiB or more, which are parts of it, not copies.
 
-    `main` says that this process's `__main__` is that of the client who reads it. Raises what pickling
-    raises.
+    `family` says that the client who reads it is this process's parent, `main` that its `__main__` is this
+    process's, too. Raises what pickling raises.
     """
     if type(value) in _SIMPLE:
         return pickle.dumps(value, 5), []
     try:
         blob, buffers = dump_parts(value)
     except UNSUITED as error:
-        return _dump_by_value(value, error)
-    if NAMES_SOMETHING in blob and not main and b"_main__" in blob:
-        return _dump_by_value(value, None)
+        return _dump_otherwise(value, main, family, error)
+    if NAMES_SOMETHING in blob and ((_MAIN in blob and not main) or is_mistaken(blob, family)):
+        return _dump_otherwise(value, main, family, None)
     return blob, buffers
 
 
@@ -39,11 +44,17 @@ def load_result(blob: bytes | memoryview, buffers: Buffers = ()) -> Any:
     return load_by_value(memoryview(blob)[1:], buffers, KnownClasses().substitutes())
 
 
-def _dump_by_value(value: Any, error: Exception | None) -> tuple[bytes, list[pickle.PickleBuffer]]:
+def _dump_otherwise(
+    value: Any, main: bool, family: bool, error: Exception | None
+) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Pickle what plain pickle cannot, or not rightly. Raises its `error` if nothing can."""
+    parts = dump_parts_for_family(value) if family else None
+    if parts is not None and (main or _MAIN not in parts[0]):
+        return parts
     from nearfar.net.pickles.cloud import dump_by_value
 
     try:
-        return dump_by_value(value)
+        return dump_by_value(value, vars(sys.modules["__main__"]) if main else None, family)
     except UNSUITED:
         if error is None:
             raise

@@ -1,0 +1,48 @@
+"""What plain pickle would send, but `multiprocessing` knows better: connections, and what is registered."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from functools import partial
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from nearfar.net.pickles import FamilyPickler
+from nearfar.net.pickles.parts import UNSUITED, keep_large
+
+_CONNECTION = b"multiprocessing.connection"
+_UNMISTAKABLE = frozenset({"builtins", "functools", "socket"})
+"""Modules whose registered types plain pickle refuses, or sends just as well."""
+
+_marked = 0
+_marks: tuple[bytes, ...] = ()
+
+
+def is_mistaken(blob: bytes, family: bool) -> bool:
+    """Whether the plain pickle `blob` may hold what should not have been pickled so.
+
+    `family`: its reader is a relative of this process. For another, a connection is just a number.
+    """
+    return any(map(blob.__contains__, _family_marks())) if family else _CONNECTION in blob
+
+
+def dump_parts_for_family(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]] | None:
+    """As `dump_parts`, but as `ForkingPickler` pickles; None for what neither can."""
+    buffers: list[pickle.PickleBuffer] = []
+    file = io.BytesIO()
+    FamilyPickler.refresh()
+    try:
+        FamilyPickler(file, 5, buffer_callback=partial(keep_large, buffers)).dump(value)
+    except UNSUITED:
+        return None
+    return file.getvalue(), buffers
+
+
+def _family_marks() -> tuple[bytes, ...]:
+    global _marked, _marks
+    types = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+    if _marked != len(types):
+        _marks = tuple(module.encode() for module in {each.__module__ for each in types} - _UNMISTAKABLE)
+        _marked = len(types)
+    return _marks

@@ -1,0 +1,104 @@
+"""How a map says how far it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+import threading
+from typing import Any, TextIO
+
+import pytest
+
+from nearfar.pool.progress import Reporter, reporter
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal() -> Terminal:
+    return Terminal()
+
+
+@pytest.fixture
+def without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+
+def made(progress: Any, total: int | None, stream: TextIO | None = None) -> Reporter:
+    found = reporter(progress, total, stream)
+    assert found is not None
+    return found
+
+
+def test_nothing_is_said_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reporter(None, 3) is None
+    assert reporter(False, 3) is None
+    for stream in (io.StringIO(), None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert reporter(True, 3) is None
+
+
+@pytest.mark.usefixtures("without_rich")
+@pytest.mark.parametrize(("total", "words"), [(2000, "1,500 of 2,000"), (None, "1,500")])
+def test_a_line_counts_on_a_terminal(terminal: Terminal, total: int | None, words: str) -> None:
+    shown = made(True, total, terminal)
+    shown.add(1000)
+    shown.add(500)
+    shown.close()
+    shown.close()
+    assert terminal.getvalue().startswith("\r1,000")
+    assert terminal.getvalue().endswith(f"\r{words}\x1b[K\n")
+    assert terminal.getvalue().count("\n") == 1
+
+
+@pytest.mark.usefixtures("without_rich")
+def test_a_line_is_not_written_for_each_item(terminal: Terminal) -> None:
+    shown = made(True, 10_000, terminal)
+    for _ in range(10_000):
+        shown.add(1)
+    shown.close()
+    assert terminal.getvalue().count("\r") < 1000
+    assert "10,000 of 10,000" in terminal.getvalue()
+
+
+@pytest.mark.usefixtures("without_rich")
+def test_a_line_for_nothing_is_none(terminal: Terminal) -> None:
+    made(True, 0, terminal).close()
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize("total", [3, None])
+def test_a_bar_is_drawn_by_rich(terminal: Terminal, total: int | None) -> None:
+    pytest.importorskip("rich")
+    shown = made(True, total, terminal)
+    shown.add(1)
+    shown.add(2)
+    shown.close()
+    assert "3/3" in terminal.getvalue() or "3/?" in terminal.getvalue()
+    made(True, 0, terminal).close()
+
+
+def test_counts_never_go_back_with_many_threads() -> None:
+    seen: list[tuple[int, int | None]] = []
+    shown = made(lambda done, total: seen.append((done, total)), 4000)
+
+    def add() -> None:
+        for _ in range(1000):
+            shown.add(1)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [(number, 4000) for number in range(1, 4001)]
+
+
+def test_a_callback_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    shown = made(lambda *_: 1 / 0, 2)
+    shown.add(1)
+    assert "ZeroDivisionError" in caplog.text
