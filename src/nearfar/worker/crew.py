@@ -9,6 +9,7 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from multiprocessing import process as processes
 from multiprocessing.context import BaseContext
 from time import monotonic
@@ -88,7 +89,7 @@ class Crew:
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._next_look = 0.0
-        self._next_try: float | None = None
+        self._next_try = inf
         self._tries = 0
         forks.watch(self)
 
@@ -198,17 +199,12 @@ class Crew:
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
         gathering = any(member.gathering for member in self.members.values())
-        look = self._next_look if gathering else None
-        if self._next_try is None:
-            return look
-        return self._next_try if look is None else min(look, self._next_try)
+        due = min(self._next_look if gathering else inf, self._next_try)
+        return due if due < inf else None
 
     def tick(self, now: float) -> None:
-        """Look for answers that wait for company behind a task that takes longer than its like.
-
-        And try again to start processes that could not be started.
-        """
-        if self._next_try is not None and now >= self._next_try:
+        """Look for answers that wait for company; try again to start what could not be started."""
+        if now >= self._next_try:
             self._start_again()
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
@@ -263,15 +259,13 @@ class Crew:
             self._listener.hopeless(reason)
 
     def _start_again(self) -> None:
-        if self._closed:
-            return
-        self._next_try = None
+        self._next_try = inf
         try:
-            self.start()
+            if not self._closed:
+                self.start()
+            self._tries = 0
         except OSError as error:
             self._try_later(error)
-        else:
-            self._tries = 0
 
     def _try_later(self, error: OSError) -> None:
         """The system may have room again: wait for it, not too long if no worker is left."""
