@@ -129,6 +129,7 @@ class Guests:
         task = guest.held.pop(number, None)
         if task is None:
             task = RemoteTask(guest, number)
+            guest.claimed.add(number)
             if number in guest.tasks or number in guest.kept:
                 task.hollow = False
                 task.state = State.SETTLED  # another runs it, and answers for it
@@ -195,6 +196,10 @@ class Guests:
                     self._desk.say(task.guest.session, Kind.CANCELLED, task.number, False)
         self._asked = {task for task in self._asked if task in self._coordinator.book.cancelled}
 
+    def settled(self) -> bool:
+        """True if those who are here have acked all outcomes."""
+        return not any(g.session and (g.outcomes or g.session.told) for g in self.all.values())
+
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self) -> None:
@@ -210,6 +215,7 @@ class Guests:
                 else:
                     self._release(guest, list(guest.kept))
                     guest.kept.clear()
+                    guest.forget_unread()
 
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
