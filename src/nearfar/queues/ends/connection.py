@@ -24,8 +24,10 @@ class Connection:
 
     `wait` (seconds) is how long a host may be away before calls raise `QueueLost`. `tags` are names under
     which this end's consumer can be addressed, besides its own. A `helper` puts for another producer that
-    stays for as long: neither its coming nor its loss matters for the counted end. `on_change` is called by the end's thread
-    after anything came from the host: it must be quick and never raise.
+    stays for as long: neither its coming nor its loss matters for the counted end.
+
+    `on_change` is called by the end's thread after anything came from the host: it must be quick and never
+    raise.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class End(Connection):
             return entry
 
     def attend(self) -> None:
-        """Be counted as a producer from now on, whether anything is put or not. Waits for the host's welcome."""
+        """Be counted as a producer from now on, whether anything is put or not. Raises `QueueLost`."""
         with self._changed:
             self._open(produces=True)
             self._need_loop().wake()

@@ -37,7 +37,9 @@ class State(IntEnum):
 class EndMachine:
     """`name` is new for every end; `about` tells the host of the process; `tags` are its consumer's."""
 
-    def __init__(self, name: str, about: dict[str, Any], tags: tuple[str, ...] = (), *, helper: bool = False) -> None:
+    def __init__(
+        self, name: str, about: dict[str, Any], tags: tuple[str, ...] = (), *, helper: bool = False
+    ) -> None:
         self.name = name
         self.state = State.NEW
         self.refused: str | None = None
