@@ -105,7 +105,7 @@ def answers_to(tasks: list[Task]) -> list[tuple[int, Any, tuple[()]]]:
 
 
 class Stage:
-    """A coordinator with its cast, and what its tasks have come to. The books are checked after every event."""
+    """A coordinator with its cast, and what its tasks have come to. The books are checked at each event."""
 
     def __init__(self, *clients: Client) -> None:
         self.machine = Coordinator()

@@ -27,7 +27,7 @@ NUMBER = st.integers(0, 1 << 16)
 class Process:
     """A worker process, and what is under way to it and from it, each in its order.
 
-    `near`: orders reach it at once, and a recall is answered inside the call; what it says waits all the same.
+    `near`: orders reach it at once, and a recall is answered inside the call; what it says waits still.
     """
 
     def __init__(self, history: History, near: bool) -> None:

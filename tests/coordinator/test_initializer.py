@@ -120,7 +120,7 @@ def test_one_that_came_back_unread_runs_another_time() -> None:
     stage.work_all()
     stage.jobs(8)
     stage.work_all()
-    assert sorted(stage.values()).count("c0") == 2 and worker.ran <= 5
+    assert sorted(stage.values()).count("c0") == 2 and worker.ran <= 6
 
 
 def test_one_that_raises_fails_all_tasks_of_its_client_and_no_others() -> None:

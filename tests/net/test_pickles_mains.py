@@ -243,6 +243,29 @@ for task, code in ((fail, 7), (fail_oddly, 8)):
     run_script(tmp_path, program(definitions, worker, body))
 
 
+@pytest.mark.parametrize("worker", WORKERS)
+def test_instances_that_the_worker_has_are_of_the_classes_that_come(tmp_path: Path, worker: str) -> None:
+    definitions = (
+        CLASSES + "origin = Point(1)\ndef check(point): return origin == point and type(origin) is Point"
+    )
+    run_script(
+        tmp_path, program(definitions, worker, "assert call(check, Point(1))\nassert call(check, origin)")
+    )
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_name_means_what_it_meant_when_the_worker_started(tmp_path: Path, method: str) -> None:
+    definitions = """
+def early(): return 1
+def spoil():
+    global early
+    early = None
+"""
+    run_script(
+        tmp_path, program(definitions, f"near_worker('{method}')", "call(spoil)\nassert call(early) == 1")
+    )
+
+
 def test_a_cached_function_of_main_travels_and_keeps_its_cache(tmp_path: Path) -> None:
     definitions = """
 calls = []

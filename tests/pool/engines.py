@@ -12,7 +12,7 @@ from nearfar.pool.foreign import run_call
 
 
 class ManualEngine:
-    """Keeps calls until `run` or `begin`. `wait_until` runs the call that `choose` picks, one after another."""
+    """Keeps calls until `run` or `begin`. `wait_until` runs call after call, as `choose` picks them."""
 
     def __init__(self, size: int = 2, choose: Callable[[int], int] = lambda _count: 0) -> None:
         self.size = size

@@ -82,8 +82,21 @@ def shared(processes: int) -> Iterator[Pool]:
     inner.shutdown()
 
 
+@contextmanager
+def near(processes: int, method: str = "fork") -> Iterator[Pool]:
+    """Worker processes of our own."""
+    pool = Pool(processes, context=multiprocessing.get_context(method))
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+# A pool of another engine joins the suite with a row here.
 MAKERS = [
     Maker("standard", standard, ours=False, kills=True),
+    Maker("near", near, kills=True),
     Maker("processes", lambda count: over(processes_executor(count))),
     Maker("threads", lambda count: over(threads_executor(count))),
     Maker("shared", shared),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
 from pathlib import Path
@@ -59,8 +58,11 @@ def leave_then_wait_for(mark: str, path: str) -> None:
     wait_for(path)
 
 
-def whereabouts(_: Any = None) -> tuple[int, int]:
-    return os.getpid(), threading.get_ident()
+def say_pid_then_wait_for(mark: str, path: str) -> None:
+    """Leave this process's id in a file at `mark`, whole, and wait for a file at `path`."""
+    Path(f"{mark}-").write_text(str(os.getpid()))
+    Path(f"{mark}-").rename(mark)
+    wait_for(path)
 
 
 def die() -> None:

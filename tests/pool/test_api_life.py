@@ -53,6 +53,18 @@ def test_leaving_the_block_terminates(new_pool: Any, gate: Path) -> None:
         assert not any(result.ready() and result.successful() for result in results[5:])
 
 
+def test_terminate_kills_what_runs(new_pool: Any, maker: Any, gate: Path, tmp_path: Path) -> None:
+    if not maker.kills:
+        pytest.skip("the executor of somebody else runs on")
+    mark = tmp_path / "mark"
+    with new_pool(1) as pool:
+        pool.apply_async(tasks.say_pid_then_wait_for, (str(mark), str(gate)))
+        assert eventually(mark.exists)
+        pool.terminate()
+        pool.join()
+        assert not Path(f"/proc/{mark.read_text()}").exists()
+
+
 def test_a_pool_is_not_pickled(pool: Any) -> None:
     with pytest.raises(NotImplementedError, match="cannot be passed between processes or pickled"):
         pickle.dumps(pool)

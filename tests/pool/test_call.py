@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from nearfar.coordinator.tasks import Mode, Status
 from nearfar.pool import call as calls
 from nearfar.pool.call import Call, Chunk
 from nearfar.pool.engine import Engine
 from nearfar.pool.futures import Future
-from nearfar.pool.results import AsyncResult
-from nearfar.worker.frames import Mode, Status
+from nearfar.pool.results import AsyncResult, MapResult
 from tests.pool.engines import ManualEngine
 
 
@@ -156,3 +156,32 @@ def test_a_callback_that_is_interrupted_leaves_the_call_settled() -> None:
     with pytest.raises(KeyboardInterrupt):
         result.settle(1, None)
     assert result.ready()
+
+
+def test_a_map_reads_its_answers_when_somebody_asks(
+    readings: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "load_result", lambda blob, _buffers: (readings.append(blob), list(blob))[1])
+    engine = ManualEngine()
+    result = MapResult(engine, None)
+    result.send(print, [[1], [2]], Mode.MAP, (None, 0))
+    for chunk, blob in zip(reversed(engine.calls), (b"cd", b"ab"), strict=True):
+        assert not result.ready()
+        chunk.answered(Status.VALUE, blob, [])
+    assert result.ready()
+    assert readings == []
+    assert result.get() == result.get() == list(b"abcd")
+    assert readings == [b"ab", b"cd"]
+
+
+def test_a_map_reads_the_first_error_only(readings: list[Any]) -> None:
+    engine = ManualEngine()
+    seen: list[Any] = []
+    result = MapResult(engine, None, (None, seen.append))
+    result.send(print, [[1], [2], [3]], Mode.MAP, (None, 0))
+    for chunk, status, blob in zip(engine.calls, (0, 1, 1), (b"a", b"b", b"c"), strict=True):
+        chunk.answered(status, blob, [])
+    assert readings == [b"b"]
+    with pytest.raises(KeyError, match="b"):
+        result.get()
+    assert [type(error) for error in seen] == [KeyError]

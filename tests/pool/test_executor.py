@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import BrokenExecutor, CancelledError
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -117,6 +116,12 @@ def test_a_pool_shares_its_workers_and_leaves_them_running(executor: Executor) -
         pool.close()
         pool.join()
     assert executor.submit(tasks.square, 3).result() == 9
+
+
+def test_a_pool_keeps_the_executor_that_it_shares() -> None:
+    with threads_executor(1) as inner, Pool(executor=Executor(executor=inner)) as pool:
+        gc.collect()
+        assert pool.apply(tasks.square, (3,)) == 9
 
 
 def test_a_pool_that_shares_ends_only_its_own_calls(manual: Executor, engine: ManualEngine) -> None:

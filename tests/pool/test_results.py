@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nearfar.coordinator.tasks import Mode
+from nearfar.pool.call import Call
 from nearfar.pool.chunks import chunks, default_chunksize
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, default_window
 from nearfar.pool.results import MapResult
-from nearfar.worker.frames import Mode
 from tests.pool.engines import ManualEngine
 from tests.pool.tasks import Trouble, fail_if_odd, square
 
@@ -143,6 +144,21 @@ def test_a_slow_input_is_read_only_until_the_next_result_is_there(monkeypatch: p
     iterator = IMapIterator(engine, square, source(), 1, 50)
     assert next(iterator) == 0
     assert read == [0, 1, 2, 3]
+
+
+class Eager(ManualEngine):
+    """Runs each call when it is submitted."""
+
+    def submit(self, call: Call) -> None:
+        super().submit(call)
+        self.run(call)
+
+
+def test_a_sized_input_is_read_up_to_the_window_however_quick_the_results() -> None:
+    engine = Eager()
+    iterator = IMapIterator(engine, square, range(100), 2, 10)
+    assert len(engine.limits) == 5
+    assert list(iterator) == [number * number for number in range(100)]
 
 
 def test_an_imap_gives_up_after_its_timeout_and_goes_on() -> None:

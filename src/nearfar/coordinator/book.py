@@ -103,18 +103,25 @@ class Book:
         """`worker` has not begun them: they are first in line again, in their order."""
         for task in reversed(list(tasks)):
             if isinstance(task, Preparation):
-                worker.prepared.discard(task.client)
-                worker.ran += 1
-            elif task in self.cancelled:
-                self.end(task, CancelledError())
+                if task.state is State.GIVEN:
+                    worker.prepared.discard(task.client)
+                if worker.quota is not None:
+                    worker.quota -= 1
             elif task.state is State.GIVEN:
-                client = self.clients[task.client]
-                if client.error is not None:
-                    self.end(task, client.error)
-                    continue
-                task.state = State.WAITING
-                client.waiting.appendleft(task)
-                self._turns.enter(client)
+                self._readmit(task)
+
+    def _readmit(self, task: Task) -> None:
+        client = self.clients[task.client]
+        if task in self.cancelled:
+            self.end(task, CancelledError())
+        elif client.error is not None:
+            self.end(task, client.error)
+        elif task.hollow:
+            task.state = State.NEW  # its client has to submit it again
+        else:
+            task.state = State.WAITING
+            client.waiting.appendleft(task)
+            self._turns.enter(client)
 
     def blame(self, task: Task, worker: Worker, how: str, *, crashed: bool) -> None:
         """`worker` died while it ran `task`, or may have. `crashed`: its process alone, not its machine."""

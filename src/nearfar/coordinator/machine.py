@@ -16,55 +16,29 @@ that it ran: that one alone is guilty.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 
-from nearfar.coordinator.alarms import Alarms
-from nearfar.coordinator.book import Answer, Book
+from nearfar.coordinator.book import Answer
 from nearfar.coordinator.clients import Client
-from nearfar.coordinator.costs import Costs
-from nearfar.coordinator.roster import Roster
+from nearfar.coordinator.giving import Giving
 from nearfar.coordinator.tasks import State, Task
-from nearfar.coordinator.workers import Batch, Preparation, Recall, Stage, Worker
+from nearfar.coordinator.workers import NOBODY, Recall, Stage, Worker
 from nearfar.errors import ProtocolError, TaskTimeout
 
 
-class Coordinator:
+class Coordinator(Giving):
     """See the module. `now` is in seconds of any steady clock."""
-
-    def __init__(self) -> None:
-        self.book = Book()
-        self._roster = Roster()
-        self._costs = Costs()
-        self._alarms = Alarms()
-
-    @property
-    def workers(self) -> dict[str, Worker]:
-        """By name."""
-        return self._roster.all
-
-    @property
-    def hungry(self) -> bool:
-        """True if a worker could be given something."""
-        return self._roster.roomy() is not None
-
-    @property
-    def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
-        """Tasks that have come to an end; who runs the machine empties it, and tells them."""
-        return self.book.outcomes
 
     # -- clients and their tasks -------------------------------------------------------------------
 
     def client_came(self, client: Client, now: float) -> None:
-        """Its name must never have been used before. Raises `ProtocolError` if there is one of that name."""
-        if client.name in self.book.clients:
+        """Call it again once its initializer is known. Raises `ProtocolError` if its name is taken."""
+        if self.book.clients.get(client.name, client) is not client:
             raise ProtocolError(f"there is a client {client.name} already")
         self.book.came(client)
-        if client.eager:
-            for worker in list(self.workers.values()):
-                if self._roster.has_room(worker):
-                    self._prepare(worker, client, now)
+        for worker in list(self.workers.values()):
+            self._prepare_early(worker, client, now)
 
     def client_gone(self, name: str) -> None:
         """Drop its tasks without an outcome, and kill what runs them."""
@@ -75,6 +49,7 @@ class Coordinator:
             its = [batch for batch in worker.batches if batch.client == name]
             for batch in its:
                 self.book.drop(batch.unanswered())
+                batch.client = NOBODY
             if its:
                 self._ask_back(worker)
                 self._free(worker)
@@ -109,14 +84,23 @@ class Coordinator:
     # -- workers -----------------------------------------------------------------------------------
 
     def worker_came(self, worker: Worker, now: float) -> None:
-        """A worker is ready. Raises `ProtocolError` if there is one of that name."""
+        """A worker is ready, or comes with what an earlier coordinator gave it: the tasks of those batches
+        are GIVEN, and hollow until their client has come. Raises `ProtocolError` if its name is taken."""
         if worker.name in self.workers:
             raise ProtocolError(f"there is a worker {worker.name} already")
         self.workers[worker.name] = worker
-        self._roster.place(worker)
+        for batch in worker.batches:
+            self.book.given(batch)
+        self._begin(worker, now)
+        self._place(worker)
         for client in self.book.clients.values():
-            if client.eager and client.error is None and self._roster.has_room(worker):
-                self._prepare(worker, client, now)
+            self._prepare_early(worker, client, now)
+
+    def resumed(self, task: Task, now: float) -> None:
+        """What was hollow is known now; its `timeout` counts from here if a worker runs it."""
+        for worker in self.workers.values():
+            if worker.batches and worker.batches[0].tasks[0] is task:
+                self._begin(worker, now)
 
     def drain(self, worker: Worker) -> None:
         """Give it no more; it is retired once it has answered what it runs."""
@@ -216,98 +200,3 @@ class Coordinator:
     def deadline(self) -> float | None:
         """When `tick` wants to be called; None: not for now."""
         return self._alarms.deadline()
-
-    def _give(self, worker: Worker, client: Client, now: float) -> None:
-        batch = self._costs.cut(client, worker, len(self.workers))
-        if client.initializer is None or client.name in worker.prepared:
-            self._hand(worker, batch, now)
-        else:
-            self._prepare(worker, client, now)
-            worker.unsent = batch
-            worker.batches.append(batch)
-            self.book.given(batch)
-            self._place(worker)
-
-    def _heir(self, worker: Worker, client: Client) -> Client:
-        """Who is next behind what `worker` runs: among equals the same client.
-
-        Or one that keeps its own workers busy for long would get between the short tasks of another.
-        """
-        if worker.batches and worker.batches[0].client != client.name:
-            own = self.book.clients.get(worker.batches[0].client)
-            if own is not None and own.given <= client.given and own.next() is not None:
-                return own
-        return client
-
-    def _prepare(self, worker: Worker, client: Client, now: float) -> None:
-        """Have `worker` run the initializer of `client`."""
-        assert client.initializer is not None
-        worker.prepared.add(client.name)
-        worker.ran -= 1
-        task = Preparation(client.name, worker, client.initializer)
-        self._hand(worker, Batch(client.name, [task], None), now)
-
-    def _hand(self, worker: Worker, batch: Batch, now: float) -> None:
-        worker.batches.append(batch)
-        self.book.given(batch)
-        if len(worker.batches) == 1:
-            self._begin(worker, now)
-        self._place(worker)
-        worker.link.give(worker, batch)
-
-    def _begin(self, worker: Worker, now: float) -> None:
-        """The head batch of `worker`, if there is one, has its turn now."""
-        if worker.recall is Recall.IN_VAIN:
-            worker.recall = Recall.UNASKED
-        if worker.batches and worker.unsent is worker.batches[0]:
-            client = self.book.clients.get(worker.unsent.client)
-            if client is None or client.error is not None or worker.stage is not Stage.READY:
-                self._take_back(worker)
-            else:
-                batch, worker.unsent = worker.unsent, None
-                worker.link.give(worker, batch)
-        if worker.batches and (timeout := worker.batches[0].tasks[0].timeout) is not None:
-            self._alarms.set(now + timeout, worker)
-
-    def _place(self, worker: Worker) -> None:
-        """Note what room `worker` has, or let it go."""
-        if worker.stage is Stage.GONE:
-            return
-        if worker.retirable():
-            worker.stage = Stage.GONE
-            self._roster.remove(worker)
-            worker.link.retire(worker)
-        else:
-            self._roster.place(worker)
-
-    def _take_back(self, worker: Worker, batches: int = 1) -> None:
-        """The last of what `worker` was given is nobody's again."""
-        worker.unsent = None
-        for _ in range(min(batches, len(worker.batches))):
-            batch = worker.batches.pop()
-            self.book.over(batch)
-            self.book.requeue(batch.unanswered(), worker)
-
-    def _ask_back(self, worker: Worker) -> None:
-        if worker.unsent is not None:
-            self._take_back(worker)
-            self._place(worker)
-        if len(worker.batches) > 1 and worker.recall is Recall.UNASKED:
-            worker.recall = Recall.ASKED
-            self._place(worker)
-            worker.link.recall(worker)
-
-    def _doom(self, worker: Worker, verdict: BaseException | None = None) -> None:
-        if worker.stage < Stage.DOOMED:
-            worker.stage = Stage.DOOMED
-            worker.verdict = verdict
-            self._place(worker)
-            worker.link.kill(worker)
-
-    def _free(self, worker: Worker) -> None:
-        """Kill it if all that it has is for clients that are gone: what others have there comes back first."""
-        clients, batches = self.book.clients, worker.batches
-        if not batches or batches[0].client in clients or worker.recall is Recall.ASKED:
-            return
-        if not any(batch.client in clients for batch in batches):
-            self._doom(worker)

@@ -25,7 +25,10 @@ class Roster:
         self._unsent: dict[str, Worker] = {}
 
     def place(self, worker: Worker) -> None:
-        """Note what room `worker` has now: none while it is asked for what it has, lest it returns the wrong."""
+        """Note what room `worker` has now.
+
+        None while it is asked for what it has: it would give back what it was given after that.
+        """
         name, batches = worker.name, len(worker.batches)
         willing = worker.willing() and worker.recall is not Recall.ASKED
         _keep(self._idle, worker, name, willing and batches == 0)

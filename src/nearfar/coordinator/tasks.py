@@ -27,6 +27,15 @@ class Status(IntEnum):
     ERROR = 1
 
 
+class Outcome(IntEnum):
+    """What became of a task, as a client is told: the first two are a `Status`."""
+
+    VALUE = 0
+    ERROR = 1
+    FAILED = 2
+    """No worker answered; the blob is a failure's description (`coordinator.failures`)."""
+
+
 class State(IntEnum):
     """Where a task is. A task that is told its outcome never changes again."""
 
@@ -50,6 +59,9 @@ class Task:
     """Whether it knows its outcome."""
     losses: int = 0
     """Workers that were lost while they ran it."""
+
+    hollow: bool = False
+    """True while what it carries is not known: an earlier coordinator gave it to its worker."""
 
     client: str
     """Whose it is: its globals in a worker are that client's."""

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from nearfar.coordinator.tasks import Mode, State, Task
 
+NOBODY = ""
+"""The client of a batch whose client is gone: another may come under its name."""
+
 
 class Batch:
     """Tasks of one client that travel in one message. A worker that reads it runs them in order."""
@@ -106,7 +109,7 @@ class Worker:
         self.verdict: BaseException | None = None
         """What its head task is to be told once it is dead, other than `WorkerLost`."""
         self.ran = 0
-        """Tasks that count against its quota; initializers do not."""
+        """Tasks that it answered, initializers among them: they raise its quota."""
 
     def willing(self) -> bool:
         """True if it may be given more, as far as its stage and its quota go."""
@@ -138,7 +141,7 @@ class Initializer:
     """What every worker runs once before a client's first task."""
 
     function: bytes
-    blob: bytes
+    blob: Any
     buffers: Sequence[Any] = ()
 
 

@@ -22,7 +22,18 @@ _CALL, _NEW, _SETTLED, _STATUS_VALUE = Mode.CALL, State.NEW, State.SETTLED, int(
 class Call(Task):
     """A function and its arguments until an engine takes them, and the outcome once it is there."""
 
-    __slots__ = ("_how", "_value", "args", "func", "kwargs", "losses", "retries", "settled", "timeout")
+    __slots__ = (
+        "__weakref__",
+        "_how",
+        "_value",
+        "args",
+        "func",
+        "kwargs",
+        "losses",
+        "retries",
+        "settled",
+        "timeout",
+    )
 
     def __init__(
         self,

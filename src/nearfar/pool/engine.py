@@ -12,7 +12,11 @@ __all__ = ["Engine", "describe", "hand_in"]
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs calls somewhere, and settles each exactly once. Every method may be called from any thread."""
+    """Runs calls somewhere, and settles each exactly once.
+
+    Every method may be called from any thread. `close` and `terminate` may also be called by a garbage
+    collection, so in the middle of any other method, in the same thread: locks must be reentrant.
+    """
 
     @property
     def size(self) -> int:

@@ -81,7 +81,8 @@ class IMapIterator:
         self._values: deque[Any] = deque()
         self._input_error: Exception | None = None
         if hasattr(iterable, "__len__"):
-            self._fill()
+            while self._has_room() and self._read_chunk():
+                pass
 
     def __iter__(self) -> IMapIterator:
         return self
@@ -125,10 +126,13 @@ class IMapIterator:
         # Not under the lock: another thread may hold it, waiting for a result.
         self._end_reading()
 
+    def _has_room(self) -> bool:
+        return self._ahead + self._chunksize <= self._window
+
     def _fill(self) -> None:
         """Read what there is room for; at least one chunk, so that the window does not shrink."""
         looked = time.monotonic()
-        while self._ahead + self._chunksize <= self._window and self._read_chunk() and not self._is_next():
+        while self._has_room() and self._read_chunk() and not self._is_next():
             now = time.monotonic()
             if now - looked > LOOK:
                 looked = now

@@ -14,7 +14,6 @@ it leaves. The background thread leads when no caller has for a while, and yield
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -27,8 +26,6 @@ GRACE = 0.005
 """Seconds without a leader after which the background thread leads."""
 SHALLOW = 20
 """Looks, `GRACE` apart, after which the background thread sleeps until the leader leaves."""
-
-log = logging.getLogger(__name__)
 
 
 class Work(Protocol):
@@ -223,9 +220,16 @@ class Leadership:
                         self._asked_to_yield = False
                         self._leave()
                 self._stand_by()
-        except BaseException:
-            log.exception("the background thread of a pool ended")
-            raise
+        finally:
+            self._close_waker()
+
+    def _close_waker(self) -> None:
+        """Not while somebody may be polling on it."""
+        while not self._take_over():
+            self._waker.wake()
+            self._left.acquire(timeout=GRACE)
+        self._waker.close()
+        self._leave()
 
     def _may_leave(self) -> bool:
         return self._asked_to_yield or bool(self._followers) or self._work.over

@@ -55,9 +55,9 @@ def make_engine(
     workers.check(least=1 if address is None else 0)
     if executor is not None:
         return over(executor, workers, address, timeout)
-    from nearfar.pool.near import NearEngine  # type: ignore[import-not-found]  # most of a program's start, and not everybody's
+    from nearfar.pool.near import NearEngine
 
-    return NearEngine(  # type: ignore[no-any-return]
+    return NearEngine(
         workers.processes,
         workers.initializer,
         tuple(workers.initargs),
@@ -79,11 +79,9 @@ def connect_engine(
 ) -> Engine:
     """An engine that is a client of the coordinator at `address`. Raises `AddressError`."""
     Workers(initializer=initializer).check(least=1)
-    from nearfar.pool.far import FarEngine  # type: ignore[import-not-found]
+    from nearfar.pool.far import FarEngine
 
-    return FarEngine(  # type: ignore[no-any-return]
-        address, initializer, tuple(initargs), insecure=insecure, lease=lease
-    )
+    return FarEngine(address, initializer, tuple(initargs), insecure=insecure, lease=lease)
 
 
 def over(executor: futures.Executor, workers: Workers, address: str | None, timeout: float | None) -> Engine:
@@ -94,7 +92,7 @@ def over(executor: futures.Executor, workers: Workers, address: str | None, time
         raise ValueError("address and executor exclude each other")
     engine = getattr(executor, "engine", None)
     if isinstance(engine, Engine):
-        return SharedEngine(engine)
+        return SharedEngine(engine, executor)
     if timeout is not None:
         raise ValueError("a foreign executor cannot kill a task, so it keeps no timeout")
     return ForeignEngine(executor, workers.processes)

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import secrets
 import socket
-import sys
 import threading
 import weakref
 from collections import deque
@@ -28,6 +27,7 @@ from nearfar.errors import InitializerFailed, PoolBroken
 from nearfar.net import forks
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.pickles.failures import load_error
+from nearfar.net.pickles.names import inherited_main
 from nearfar.net.waker import Waker
 from nearfar.pool.call import Call
 from nearfar.pool.endings import tell
@@ -65,8 +65,9 @@ class NearEngine:
         count = _usable_cpus() if processes is None else processes
         context = context or multiprocessing.get_context()
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        main = dict(vars(sys.modules["__main__"])) if _has_main(context) else None
-        self._pickler = CallPickler(far=address is not None, main=main)
+        far = address is not None
+        main = {} if far else inherited_main(context.get_start_method())
+        self._pickler = CallPickler(far=far, main=main)
         self._client = Client(
             name, self._pickled(initializer, initargs), read_error=_initializer_failed, eager=True
         )
@@ -74,7 +75,13 @@ class NearEngine:
         self._coordinator.client_came(self._client, monotonic())
         self._local = LocalWorkers(self._coordinator, self._hopeless)
         self._crew = self._local.crew = Crew(
-            self._local, count, context=context, quota=maxtasksperchild, main_of=name, daemon=daemon
+            self._local,
+            count,
+            context=context,
+            quota=maxtasksperchild,
+            main_of=name if main else None,
+            far=far,
+            daemon=daemon,
         )
         self._least = count
         self._owner = os.getpid()
@@ -180,7 +187,9 @@ class NearEngine:
         """As `Engine.counts`."""
         with self._lock:
             now = counts(self._coordinator)
-        return now | {"waiting": now["waiting"] + len(self._inbox)}
+            now["workers"] += sum(not member.ready for member in self._crew.members.values())
+        ahead = now["given"] - now["running"]
+        return now | {"waiting": now["waiting"] + ahead + len(self._inbox)}
 
     # -- the work, for who leads ---------------------------------------------------------------------
 
@@ -282,14 +291,6 @@ def _initializer_failed(blob: Any) -> BaseException:
     error = InitializerFailed(f"the initializer raised {type(cause).__name__}: {cause}")
     error.__cause__ = cause
     return error
-
-
-def _has_main(context: BaseContext) -> bool:
-    """Whether its processes have this process's `__main__`: by the fork, or by importing its file again."""
-    main = sys.modules["__main__"]
-    return context.get_start_method() == "fork" or bool(
-        getattr(main, "__spec__", None) or getattr(main, "__file__", None)
-    )
 
 
 def _usable_cpus() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
 from concurrent import futures
 from multiprocessing.context import BaseContext
@@ -17,6 +16,7 @@ from nearfar.pool.making import LEASE, Workers, connect_engine, make_engine
 from nearfar.pool.options import CallOptions, ImapOptions, MapOptions, limits
 from nearfar.pool.progress import reporter
 from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, paired
+from nearfar.pool.weak import WeakBag
 
 __all__ = ["Pool"]
 
@@ -93,7 +93,7 @@ class Pool:
     def _begin(self, engine: Engine, timeout: float | None, retries: int) -> None:
         self._engine = engine
         self._limits = timeout, retries
-        self._reading: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
+        self._reading: WeakBag[IMapIterator] = WeakBag()
         self._state = RUN
 
     def __repr__(self) -> str:
@@ -226,7 +226,7 @@ class Pool:
     def terminate(self) -> None:
         """Kill the workers at once. What had not ended raises `CancelledError` for those who ask."""
         self._state = TERMINATE
-        for iterator in list(self._reading):
+        for iterator in self._reading.members():
             iterator.stop()
         self._engine.terminate()
 
@@ -237,7 +237,7 @@ class Pool:
         """
         if self._state == RUN:
             raise ValueError("Pool is still running")
-        for iterator in list(self._reading):
+        for iterator in self._reading.members():
             iterator.read_all()
         self._engine.close()
         self._engine.join()
@@ -293,5 +293,5 @@ class Pool:
 
     def _close_when_read(self) -> None:
         """Close the engine, unless an `imap` has still to submit what its input holds."""
-        if self._state == CLOSE and not self._reading:
+        if self._state == CLOSE and not self._reading.members():
             self._engine.close()

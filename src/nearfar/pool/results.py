@@ -42,7 +42,8 @@ class AsyncResult(Call):
     """The outcome of one call, as `multiprocessing.pool.AsyncResult`; it can be cancelled, too.
 
     A callback runs before `get` returns, in whichever thread received the answer: perhaps in the one that
-    submits, before `apply_async` has returned. One that raises is logged. For a call that was cancelled, or dropped by `terminate`, neither callback runs.
+    submits, before `apply_async` has returned. One that raises is logged. For a call that was cancelled, or
+    dropped by `terminate`, neither callback runs.
     """
 
     __slots__ = ("_callbacks", "_engine", "_keeper")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from nearfar.pool.call import Call
 from nearfar.pool.engine import Engine
+from nearfar.pool.weak import WeakBag
 
 __all__ = ["SharedEngine"]
 
@@ -17,10 +18,11 @@ class SharedEngine:
     runs to its end.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, owner: object) -> None:
+        """`owner` is kept alive: it closes the engine when it is forgotten."""
         self._engine = engine
-        self._calls: set[Call] = set()
-        self._prune_at = 64
+        self._owner = owner
+        self._calls: WeakBag[Call] = WeakBag()  # an outcome that its owner has dropped is not kept
         self._closed = False
 
     @property
@@ -34,8 +36,6 @@ class SharedEngine:
             raise RuntimeError("cannot schedule new futures after shutdown")
         self._engine.submit(call)
         self._calls.add(call)
-        if len(self._calls) > self._prune_at:
-            self._prune_at = 64 + 2 * len(self._unsettled())
 
     def cancel(self, call: Call) -> bool:
         """As `Engine.cancel`."""
@@ -68,5 +68,4 @@ class SharedEngine:
         return self._engine.counts()
 
     def _unsettled(self) -> list[Call]:
-        self._calls.difference_update([call for call in self._calls.copy() if call.settled])
-        return list(self._calls)
+        return [call for call in self._calls.members() if not call.settled]

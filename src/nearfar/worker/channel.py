@@ -54,8 +54,10 @@ class End:
         try:
             self.send_packed(pack([extra, *words]), [*fds, *new])
         except OSError:
-            self.unplace(descriptor)
+            self.unplace(descriptor, new)
             raise
+        for each in new:
+            os.close(each)
         return descriptor
 
     def send_packed(self, message: bytes, fds: Sequence[int] = ()) -> None:
@@ -70,10 +72,10 @@ class End:
         released = self._receiver.take_released() if self._receiver is not None else None
         return (None, released) if released else None
 
-    def unplace(self, descriptor: bytes | None) -> None:
-        """The message with this descriptor has not arrived, and will not."""
+    def unplace(self, descriptor: bytes | None, fds: Sequence[int] = ()) -> None:
+        """The message with this descriptor, and with these `fds`, has not arrived, and will not."""
         if descriptor is not None and self._sender is not None:
-            self._sender.unplace(descriptor)
+            self._sender.unplace(descriptor, fds)
 
     def receive(self) -> tuple[list[Any], Iterator[Buffer], list[int]] | None:
         """The next message without its `extra`, its large parts, and descriptors that came with it.

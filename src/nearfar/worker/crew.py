@@ -56,12 +56,13 @@ class Crew:
         context: BaseContext | None = None,
         quota: int | None = None,
         main_of: str | None = None,
+        far: bool = True,
         daemon: bool = True,
     ) -> None:
         """`prefix` begins every name. `quota`: tasks after which a worker is to be replaced.
 
-        `main_of`: the client whose `__main__` these processes have, because they are its children. Daemonic
-        processes may have no children of their own.
+        `main_of`: the client whose `__main__` these processes have, because they are its children. `far`:
+        what the pickler of their clients was told. Daemonic processes may have no children of their own.
         """
         self.members: dict[str, Member] = {}
         self.quota = quota
@@ -70,6 +71,7 @@ class Crew:
         self._prefix = prefix
         self._context = context or multiprocessing.get_context()
         self._main_of = main_of
+        self._far = far
         self._daemon = daemon
         self._host = socket.gethostname()
         self._serial = itertools.count()
@@ -97,7 +99,7 @@ class Crew:
 
     def _start(self, slot: int) -> None:
         name = f"{self._prefix}{slot}.{next(self._serial)}"
-        birth = Birth(slot, name, self._host, self._main_of)
+        birth = Birth(slot, name, self._host, self._main_of, self._far)
         member = Member(self._context, birth, daemon=self._daemon)
         self.members[member.name] = member
         self._starting = member
@@ -125,8 +127,11 @@ class Crew:
     # -- what they are told ------------------------------------------------------------------------
 
     def give(self, name: str, client: str, rows: Sequence[Row]) -> None:
-        """One batch, of one function and mode. Raises as `Member.give` does."""
-        self.members[name].give(client, rows[0].function, rows[0].mode, rows)
+        """One batch. Raises `ValueError` unless all have one function and mode, and as `Member.give` does."""
+        function, mode, *_ = rows[0]
+        if any(row.function != function or row.mode != mode for row in rows):
+            raise ValueError("a batch is of one function and mode")
+        self.members[name].give(client, function, mode, rows)
 
     def give_tasks(
         self, name: str, client: str, function: bytes, mode: int, tasks: Sequence[Payload]

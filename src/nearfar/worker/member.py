@@ -133,7 +133,7 @@ class Member:
     def last_words(self) -> list[Answers]:
         """All that a dead worker answered and nobody has read."""
         found = []
-        with suppress(BlockingIOError, EOFError, ConnectionResetError):
+        with suppress(OSError, EOFError):
             while True:
                 words = self.receive()
                 if words is not None:

@@ -38,6 +38,8 @@ class Birth:
     host: str
     main_of: str | None
     """The client whose `__main__` it has as its own: by a fork, or by importing it again."""
+    far: bool
+    """Whether its tasks are pickled so that other machines can read them."""
 
 
 def main(line: socket.socket, birth: Birth) -> None:
@@ -52,7 +54,7 @@ def main(line: socket.socket, birth: Birth) -> None:
         return
     lifeline, memory = hello[2]
     hang_on(lifeline)
-    worker = Runner(end, Outbox(memory), birth.main_of)
+    worker = Runner(end, Outbox(memory), birth)
     end.send([READY])
     while (message := end.receive()) is not None:
         (client, function, mode, *payloads), parts, _ = message
@@ -62,11 +64,12 @@ def main(line: socket.socket, birth: Birth) -> None:
 class Runner:
     """Runs batches. An answer is either sent, or safe in the outbox, before the next task starts."""
 
-    def __init__(self, end: End, outbox: Outbox, main_of: str | None) -> None:
+    def __init__(self, end: End, outbox: Outbox, birth: Birth) -> None:
         self._end = end
         self._outbox = outbox
-        self._loader = CallLoader(main_of)
-        self._main_of = main_of
+        self._loader = CallLoader(birth.main_of, far=birth.far)
+        self._main_of = birth.main_of
+        self._family = not birth.far
         self._sent = 0
         self._since = 0.0
 
@@ -106,7 +109,9 @@ class Runner:
         except BaseException as error:
             return Status.ERROR, dump_error(error, main=client == self._main_of), ()
         try:
-            answer, large = dump_result(None if mode == Mode.PREPARE else value, main=client == self._main_of)
+            if mode == Mode.PREPARE:
+                value = None
+            answer, large = dump_result(value, main=client == self._main_of, family=self._family)
         except BaseException as error:
             return Status.ERROR, dump_unsendable(error, value), ()
         return Status.VALUE, answer, large

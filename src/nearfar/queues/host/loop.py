@@ -15,11 +15,11 @@ from nearfar.errors import AddressError, ProtocolError
 from nearfar.net import sockets
 from nearfar.net.addresses import Address
 from nearfar.net.waker import Waker
+from nearfar.net.watch import Watch
 from nearfar.queues import wire
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.host.peers import CloseLane, OpenLane, Send
-from nearfar.queues.host.watch import Watch
 from nearfar.queues.wire import Envelope, Kind
 
 log = logging.getLogger(__name__)

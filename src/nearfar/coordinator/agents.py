@@ -1,0 +1,165 @@
+"""Agents, as the coordinator sees them: whole machines of workers, each behind one session. Pure."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from nearfar.coordinator.desk import Desk, Session
+from nearfar.coordinator.guest import RemoteTask
+from nearfar.coordinator.guests import Guests
+from nearfar.coordinator.machine import Coordinator
+from nearfar.coordinator.parts import MOST_ROWS, Row
+from nearfar.coordinator.tasks import State, Task
+from nearfar.coordinator.wire import Kind
+from nearfar.coordinator.workers import Batch, Initializer, Preparation, Worker
+from nearfar.errors import ProtocolError
+
+MOST_LISTS = 16
+"""Clients in one RELEASE: so it fits into a frame."""
+
+
+class Agent:
+    """One session of an agent; also the `Link` of its workers."""
+
+    def __init__(self, desk: Desk, session: Session) -> None:
+        self.session = session
+        self.workers: dict[str, Worker] = {}
+        self.given: dict[str, int] = {}
+        """Batches sent to each worker, those among them that it brought along."""
+        self.leaving = False
+        self._desk = desk
+
+    def give(self, worker: Worker, batch: Batch) -> None:
+        self.given[worker.name] += 1
+        rows = [(_number(t), t.mode, t.function, t.blob, t.buffers) for t in batch.tasks]
+        self._desk.say(self.session, Kind.WORK, worker.name, batch.client, rows=rows)
+
+    def recall(self, worker: Worker) -> None:
+        self._desk.say(self.session, Kind.RECALL, worker.name)
+
+    def kill(self, worker: Worker) -> None:
+        self._desk.say(self.session, Kind.KILL, worker.name)
+
+    def retire(self, worker: Worker) -> None:
+        self.forget(worker.name)
+        self._desk.say(self.session, Kind.RETIRE, worker.name)
+
+    def forget(self, name: str) -> None:
+        self.workers.pop(name, None)
+        self.given.pop(name, None)
+
+
+class Agents:
+    """By the names of their sessions. Their words raise `ProtocolError` when they cannot be true."""
+
+    def __init__(self, desk: Desk, coordinator: Coordinator, guests: Guests) -> None:
+        self.all: dict[str, Agent] = {}
+        self._desk = desk
+        self._coordinator = coordinator
+        self._guests = guests
+
+    def arrive(self, session: Session) -> None:
+        """A session of an agent begins."""
+        self.all[session.name] = Agent(self._desk, session)
+
+    def depart(self, name: str, why: str) -> None:
+        """A session is over: what its workers run is lost with them."""
+        agent = self.all.pop(name, None)
+        if agent is not None:
+            for worker in list(agent.workers.values()):
+                self._coordinator.died(worker, why, None)
+
+    def came(
+        self, agent: Agent, name: str, pid: int, ran: int, prepared: list[str], batches: list[list[object]]
+    ) -> None:
+        """A worker is ready; or it is older than this coordinator, and comes with what it was given."""
+        if not name.startswith(f"{agent.session.uid}/"):
+            raise ProtocolError(f"{name} is no name for a worker of {agent.session.uid}")
+        if name in self._coordinator.workers:
+            raise ProtocolError(f"there is a worker {name} already")
+        worker = Worker(name, agent, host=agent.session.host, pid=pid, quota=agent.session.quota, ahead=False)
+        worker.ran = ran
+        worker.prepared.update(prepared)
+        if worker.quota is not None:
+            worker.quota += len(prepared)
+        for client, numbers in batches:
+            assert isinstance(client, str) and isinstance(numbers, list)  # the wire has looked
+            tasks = [self._claimed(worker, client, number) for number in numbers]
+            worker.batches.append(Batch(client, tasks, None))
+        self._coordinator.worker_came(worker, self._desk.now)
+        if worker.name in self._coordinator.workers:
+            agent.workers[name] = worker
+            agent.given[name] = len(batches)
+        if agent.leaving:
+            self._coordinator.drain(worker)
+
+    def answers(self, agent: Agent, name: str, first: int, spent: float, rows: list[Row]) -> None:
+        """The next tasks of a worker ran."""
+        worker = agent.workers.get(name)
+        if worker is None:
+            self._desk.stale += len(rows)
+            return
+        if first != worker.ran + 1:
+            raise ProtocolError(f"{name} answers task {first} after {worker.ran}")
+        for task in islice(worker.unanswered(), len(rows)):
+            if isinstance(task, RemoteTask):
+                task.origin = agent.session.name
+                if task.state is State.SETTLED:
+                    self._guests.release(task.client, task.number, task.origin)
+        self._coordinator.answered(worker, rows, spent, self._desk.now)
+
+    def kept(self, agent: Agent, rows: list[Row]) -> None:
+        """Answers that an earlier coordinator had, and perhaps not their clients."""
+        for client, *row in rows:
+            self._guests.keep(client, tuple(row), agent.session.name)
+
+    def died(self, agent: Agent, name: str, how: str, unread: int, given: int) -> None:
+        """A worker ended. What was still on its way to it was read by nobody."""
+        worker = agent.workers.get(name)
+        if worker is not None:
+            on_the_way = agent.given[name] - given
+            if not 0 <= on_the_way + unread <= len(worker.batches) or on_the_way < 0:
+                raise ProtocolError(f"{name} has not read more than it was given")
+            agent.forget(name)
+            self._coordinator.died(worker, how, unread + on_the_way)
+
+    def returned(self, agent: Agent, name: str, batches: int) -> None:
+        """A worker was asked to give back what it has not read."""
+        worker = agent.workers.get(name)
+        if worker is not None:
+            if batches > len(worker.batches):
+                raise ProtocolError(f"{name} gives back more than it has")
+            agent.given[name] -= batches
+            self._coordinator.returned(worker, batches)
+            self._guests.returned(worker)
+
+    def leaving(self, agent: Agent) -> None:
+        """Give it no more; each worker is retired once it has answered what it runs."""
+        agent.leaving = True
+        for worker in list(agent.workers.values()):
+            self._coordinator.drain(worker)
+
+    def flush(self) -> None:
+        """Say what there is to be told."""
+        for name, clients in self._guests.released.items():
+            agent = self.all.get(name)
+            if agent is not None:
+                lists = [
+                    [client, numbers[start : start + MOST_ROWS]]
+                    for client, numbers in clients.items()
+                    for start in range(0, len(numbers), MOST_ROWS)
+                ]
+                for start in range(0, len(lists), MOST_LISTS):
+                    self._desk.say(agent.session, Kind.RELEASE, lists[start : start + MOST_LISTS])
+        self._guests.released.clear()
+
+    def _claimed(self, worker: Worker, client: str, number: int) -> Task:
+        if number:
+            return self._guests.claim(client, number)
+        self._guests.find(client)
+        return Preparation(client, worker, Initializer(b"", b""))
+
+
+def _number(task: Task) -> int:
+    """What an agent calls it: 0 for an initializer, and for what lives and dies with this process."""
+    return task.number if isinstance(task, RemoteTask) else 0

@@ -1,0 +1,73 @@
+"""The sessions at a coordinator, and what is to be said in them. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.talk import Talk
+from nearfar.coordinator.wire import Envelope, Kind, Message
+
+
+class Session:
+    """One session of an agent or a client: `name` is its socket's, `uid` its own, which outlasts sessions."""
+
+    __slots__ = ("host", "name", "pid", "quota", "role", "talk", "told", "uid", "words")
+
+    def __init__(self, name: str, role: str, uid: str, about: dict[str, Any], talk: Talk) -> None:
+        self.name = name
+        self.role = role
+        self.uid = uid
+        self.host = str(about.get("host", ""))
+        self.pid = int(about.get("pid", 0))
+        self.quota = int(about.get("quota", 0)) or None
+        self.talk = talk
+        self.words: list[Message] = []
+        """What is to be said, in order; numbered when it goes."""
+        self.told: deque[tuple[int, Sequence[Row]]] = deque()
+        """The OUTCOMES said and not seen to be acked: their messages' numbers and rows."""
+
+
+class Desk:
+    """`say` may be called at any time; `flush` gives what goes out."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.stale = 0
+        """Answers of workers that are nobody's."""
+        self.now = 0.0
+        """Of the event in hand."""
+        self._touched: dict[str, Session] = {}
+        self._loose: list[tuple[str, Envelope]] = []
+
+    def of(self, role: str, uid: str) -> Session | None:
+        """The present session of a peer."""
+        return next((s for s in self.sessions.values() if s.uid == uid and s.role == role), None)
+
+    def touch(self, session: Session) -> None:
+        """It was heard from, or its time came: it may have to be answered."""
+        self._touched[session.name] = session
+
+    def say(self, session: Session, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> None:
+        """Say this in its session, after all that was said before; said even if the session ends now."""
+        session.words.append(Message(kind, fields, rows))
+        self._touched[session.name] = session
+
+    def reply(self, name: str, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> None:
+        """Say this to a socket, outside of any session."""
+        self._loose.append((name, Envelope(0, 0, Message(kind, fields, rows))))
+
+    def flush(self, now: float) -> list[tuple[str, Envelope]]:
+        """What is to be sent, with the name of the session's socket."""
+        ready, self._loose = self._loose, []
+        for name, session in self._touched.items():
+            for kind, fields, rows in session.words:
+                number = session.talk.say(now, kind, *fields, rows=rows)
+                if kind is Kind.OUTCOMES:
+                    session.told.append((number, rows or ()))
+            session.words.clear()
+            ready += [(name, envelope) for envelope in session.talk.flush(now)]
+        self._touched.clear()
+        return ready

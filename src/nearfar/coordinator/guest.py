@@ -1,0 +1,101 @@
+"""One client elsewhere: its tasks, by their numbers, and what it has not been told. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nearfar.coordinator import failures
+from nearfar.coordinator.clients import Client
+from nearfar.coordinator.desk import Session
+from nearfar.coordinator.failures import Unread
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.tasks import Outcome, State, Task
+from nearfar.coordinator.wire import Kind
+
+UNKNOWN = b"(not told yet)"
+"""The function of a task that an agent brought along."""
+
+
+class RemoteTask(Task):
+    """A task of a client elsewhere."""
+
+    __slots__ = ("guest", "hollow", "losses", "number", "origin", "retries", "session", "timeout")
+
+    def __init__(self, guest: Guest, number: int) -> None:
+        """Hollow, until `fill`."""
+        self.guest = guest
+        self.number = number
+        self.client = guest.name
+        self.session: Session | None = None
+        """Where it was submitted last: its outcome is told in no other."""
+        self.origin = ""
+        """The session of the agent that answered it, and keeps the answer until it is released."""
+        self.state = State.NEW
+        self.losses = 0
+        self.hollow = True
+        self.mode, self.function, self.blob, self.buffers = 0, UNKNOWN, b"", ()
+        self.timeout, self.retries = None, 0
+
+    def fill(self, row: Row) -> None:
+        """What it carries, from a row of SUBMIT."""
+        _, self.mode, self.function, self.blob, self.buffers, self.timeout, self.retries = row
+        self.hollow = False
+
+    def lose(self) -> None:
+        self.losses += 1
+
+    def answered(self, status: int, blob: Any, buffers: Any) -> None:
+        self.guest.settle(self, (self.number, status, blob, list(buffers)))
+
+    def failed(self, error: BaseException) -> None:
+        self.guest.settle(self, (self.number, Outcome.FAILED, failures.describe(error), []))
+
+
+class Guest:
+    """One client, here or away."""
+
+    def __init__(self, name: str, now: float) -> None:
+        self.name = name
+        self.client = Client(name, read_error=Unread)
+        self.session: Session | None = None
+        self.since = now
+        """When its session began, or it went away, or was last claimed for."""
+        self.joined = False
+        self.tasks: dict[int, RemoteTask] = {}
+        """By number: those without an outcome."""
+        self.held: dict[int, RemoteTask] = {}
+        """Submitted again, and not claimed yet."""
+        self.outcomes: list[Row] = []
+        """To be told."""
+        self.kept: dict[int, Row] = {}
+        """Outcomes of tasks that this session has not submitted: told if it does, and not run."""
+        self.origins: dict[int, str] = {}
+        """Who keeps answers that the client may not have, by number."""
+        self.workers = -1
+        """How many it was told of."""
+
+    def settle(self, task: RemoteTask, row: Row) -> None:
+        if self.tasks.get(task.number) is task:
+            del self.tasks[task.number]
+            if task.origin:
+                self.origins[task.number] = task.origin
+            if task.session is not None and task.session is self.session:
+                self.outcomes.append(row)
+            else:
+                self.kept[task.number] = row
+
+    def detach(self, now: float) -> None:
+        """Its session is over: what it may not have been told is kept."""
+        if self.session is not None:
+            for message in self.session.talk.unacked() + self.session.words:
+                if message.kind is Kind.OUTCOMES:
+                    self.kept.update((row[0], row) for row in message.rows or ())
+            self.kept.update((row[0], row) for row in self.outcomes)
+            self.outcomes.clear()
+        self.session = None
+        self.workers = -1
+        self.since = now
+
+    def began(self) -> set[int]:
+        """The numbers of the tasks that may have run."""
+        return {number for number, task in self.tasks.items() if task.state >= State.GIVEN}.union(self.kept)

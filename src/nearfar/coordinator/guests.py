@@ -1,0 +1,233 @@
+"""Clients elsewhere, as the coordinator sees them: their tasks, and outcomes they may not have yet. Pure.
+
+A client's name and its tasks' numbers outlast its sessions, and coordinators. In each new session it submits
+*again* what it has no outcome for. That must not run twice: it may still be here (then it is only attached to
+the session), or an agent may bring it along from an earlier coordinator (*claim* it). For a lease after its
+start, a coordinator therefore holds what is submitted again and not claimed; then it runs.
+
+What had begun when its client was given up is told as lost if the client comes after all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from nearfar.coordinator import wire
+from nearfar.coordinator.desk import Desk, Session
+from nearfar.coordinator.guest import Guest, RemoteTask
+from nearfar.coordinator.machine import Coordinator
+from nearfar.coordinator.parts import Row, shares
+from nearfar.coordinator.tasks import State, Task
+from nearfar.coordinator.wire import Kind
+from nearfar.coordinator.workers import Initializer, Worker
+from nearfar.errors import WorkerLost
+
+MOST_GHOSTS = 256
+"""Clients remembered that were given up."""
+
+
+class Guests:
+    """`lease` is in seconds; `now` that of the coordinator's start."""
+
+    def __init__(self, desk: Desk, coordinator: Coordinator, lease: float, now: float) -> None:
+        self.all: dict[str, Guest] = {}
+        self._desk = desk
+        self._coordinator = coordinator
+        self._lease = lease
+        self._holds_until = now + lease
+        self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
+        self.released: dict[str, dict[str, list[int]]] = {}
+        """Answers that agents need not keep: by their sessions, clients and numbers."""
+        self._asked: set[Task] = set()
+        """To be cancelled; their workers were asked to give them back."""
+
+    # -- coming and going --------------------------------------------------------------------------
+
+    def arrive(self, session: Session) -> None:
+        """A session of a client begins."""
+        guest = self.find(session.uid)
+        guest.detach(self._desk.now)
+        guest.session = session
+
+    def join(self, guest: Guest, eager: bool, rows: list[Row]) -> None:
+        """Its initializer, if there is a row."""
+        if guest.joined:
+            return
+        guest.joined = True
+        if rows:
+            guest.client.initializer = Initializer(*rows[0])
+            guest.client.eager = eager
+            self._coordinator.client_came(guest.client, self._desk.now)
+
+    def depart(self, uid: str, why: str) -> None:
+        """A client is gone: `why` is told should it come after all; nothing: it never will."""
+        guest = self.all.pop(uid, None)
+        if guest is None:
+            return
+        guest.detach(self._desk.now)
+        if why and (began := guest.began()):
+            self._ghosts[uid] = (began, why)
+            if len(self._ghosts) > MOST_GHOSTS:
+                self._ghosts.popitem(last=False)
+        self._asked.difference_update(guest.tasks.values())
+        self._release(guest, list(guest.origins))
+        self._coordinator.client_gone(uid)
+
+    def find(self, uid: str) -> Guest:
+        """The client of that name: one is made up that has not come yet, and is waited for."""
+        guest = self.all.get(uid)
+        if guest is None:
+            guest = self.all[uid] = Guest(uid, self._desk.now)
+            self._coordinator.client_came(guest.client, self._desk.now)
+        return guest
+
+    # -- tasks -------------------------------------------------------------------------------------
+
+    def submit(self, guest: Guest, again: bool, rows: list[Row]) -> None:
+        for row in rows:
+            number = row[0]
+            task = guest.tasks.get(number)
+            if task is not None:
+                self._attach(guest, task, row)
+            elif number in guest.kept:
+                guest.outcomes.append(guest.kept.pop(number))
+            else:
+                task = RemoteTask(guest, number)
+                task.fill(row)
+                task.session = guest.session
+                self._enter(guest, task, again)
+
+    def _enter(self, guest: Guest, task: RemoteTask, again: bool) -> None:
+        """A task that is not here. `again`: but it may be elsewhere, or have been here."""
+        began, why = self._ghosts.get(guest.name, ((), "")) if again else ((), "")
+        if task.number in began:
+            guest.tasks[task.number] = task
+            task.failed(WorkerLost("(unknown)", "", 0, f"was killed, for {why}", task.describe()))
+        elif again and self._desk.now < self._holds_until:
+            guest.held[task.number] = task
+        else:
+            self._run(guest, task)
+
+    def _run(self, guest: Guest, task: RemoteTask) -> None:
+        guest.tasks[task.number] = task
+        self._coordinator.submit(task)
+
+    def _attach(self, guest: Guest, task: RemoteTask, row: Row) -> None:
+        task.session = guest.session
+        if task.hollow:
+            task.fill(row)
+            if task.state is State.NEW:
+                self._coordinator.submit(task)
+            else:
+                self._coordinator.resumed(task, self._desk.now)
+
+    def claim(self, uid: str, number: int) -> RemoteTask:
+        """A task that a worker was given by an earlier coordinator."""
+        guest = self.find(uid)
+        if guest.session is None:
+            guest.since = self._desk.now
+        task = guest.held.pop(number, None)
+        if task is None:
+            task = RemoteTask(guest, number)
+            if number in guest.tasks or number in guest.kept:
+                task.hollow = False
+                task.state = State.SETTLED  # another runs it, and answers for it
+                return task
+        task.state = State.GIVEN
+        guest.tasks[number] = task
+        return task
+
+    def keep(self, uid: str, row: Row, origin: str) -> None:
+        """An agent has an answer that an earlier coordinator did not release."""
+        guest = self.find(uid)
+        number = row[0]
+        guest.since = self._desk.now
+        task = guest.held.pop(number, None)
+        if number in guest.tasks or number in guest.kept or number in guest.origins:
+            self.release(uid, number, origin)
+        elif task is None:
+            guest.kept[number] = row
+            guest.origins[number] = origin
+        else:
+            guest.tasks[number] = task
+            task.origin = origin
+            task.state = State.SETTLED
+            task.answered(*row[1:])
+
+    def release(self, uid: str, number: int, origin: str) -> None:
+        """The agent of that session need not keep the answer any longer."""
+        self.released.setdefault(origin, {}).setdefault(uid, []).append(number)
+
+    def _release(self, guest: Guest, numbers: list[int]) -> None:
+        for number in numbers:
+            origin = guest.origins.pop(number, "")
+            if origin:
+                self.release(guest.name, number, origin)
+
+    def heard(self, session: Session) -> None:
+        """A client spoke: it may have acked outcomes."""
+        guest = self.all[session.uid]
+        while session.told and session.told[0][0] <= session.talk.acked:
+            self._release(guest, [row[0] for row in session.told.popleft()[1]])
+
+    def cancel(self, guest: Guest, number: int) -> None:
+        task = guest.tasks.get(number)
+        verdict: bool | None = False
+        if guest.held.pop(number, None) is not None:
+            verdict = True
+        elif task is not None:
+            verdict = self._coordinator.cancel(task)
+            if verdict:
+                del guest.tasks[number]
+            elif verdict is None:
+                self._asked.add(task)
+        if verdict is not None and guest.session is not None:
+            self._desk.say(guest.session, Kind.CANCELLED, number, verdict)
+
+    def returned(self, worker: Worker) -> None:
+        """`worker` gave back what it had not read: what it still has can't be cancelled any more."""
+        if not self._asked:
+            return
+        for task in worker.unanswered():
+            if task in self._asked and isinstance(task, RemoteTask):
+                self._coordinator.book.cancelled.discard(task)
+                if task.guest.session is not None:
+                    self._desk.say(task.guest.session, Kind.CANCELLED, task.number, False)
+        self._asked = {task for task in self._asked if task in self._coordinator.book.cancelled}
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        now = self._desk.now
+        for guest in list(self.all.values()):
+            if now >= self._holds_until:
+                for task in guest.held.values():
+                    self._run(guest, task)
+                guest.held.clear()
+            if now >= guest.since + self._lease:
+                if guest.session is None:
+                    self.depart(guest.name, f"its client was away for {self._lease:g} s")
+                else:
+                    self._release(guest, list(guest.kept))
+                    guest.kept.clear()
+
+    def deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        times = [g.since + self._lease for g in self.all.values() if g.kept or g.session is None]
+        if any(guest.held for guest in self.all.values()):
+            times.append(self._holds_until)
+        return min(times, default=None)
+
+    def flush(self) -> None:
+        """Say what there is to be told."""
+        count = len(self._coordinator.workers)
+        for guest in self.all.values():
+            if guest.session is None:
+                continue
+            if guest.outcomes:
+                for rows in shares(guest.outcomes, wire.FORMS[Kind.OUTCOMES].blob):
+                    self._desk.say(guest.session, Kind.OUTCOMES, rows=rows)
+                guest.outcomes = []
+            if guest.workers != count:
+                guest.workers = count
+                self._desk.say(guest.session, Kind.WORKERS, count)

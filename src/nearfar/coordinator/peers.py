@@ -1,0 +1,239 @@
+"""All that speak with a coordinator over a network, as a pure machine: messages go in, messages come out.
+
+::
+
+    receive --> sessions and lines --> Agents (workers come, answer, die)  --> Coordinator
+                                       Guests (clients submit, cancel)     -->      |
+    flush  <------------- Desk <-- Agent (a Link), RemoteTask (outcomes) <----------+
+
+`receive`, `dead` and `tick` take what happened and the time (seconds, any steady clock). Then whoever runs
+the machines calls `Coordinator.flush`, tells the `Coordinator.outcomes` to their tasks, and sends what
+`flush` gives.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from nearfar.coordinator.agents import Agents
+from nearfar.coordinator.desk import Desk, Session
+from nearfar.coordinator.guests import Guests
+from nearfar.coordinator.machine import Coordinator
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.talk import Talk
+from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
+from nearfar.coordinator.workers import Worker
+from nearfar.errors import ProtocolError
+
+log = logging.getLogger(__name__)
+
+
+class Peers:
+    """`epoch` is a name for this life of the coordinator, used by no other. `lease` is in seconds.
+
+    `clients`: it takes clients; a pool's own coordinator has but the pool.
+    """
+
+    def __init__(
+        self, coordinator: Coordinator, epoch: str, *, lease: float, clients: bool, now: float
+    ) -> None:
+        self.coordinator = coordinator
+        self.epoch = epoch
+        self.malformed = 0
+        """Words that cannot be true; the session of each was ended."""
+        self._lease = lease
+        self._clients = clients
+        self._ticked = now
+        self._desk = Desk()
+        self._desk.now = now
+        self._guests = Guests(self._desk, coordinator, lease, now)
+        self._agents = Agents(self._desk, coordinator, self._guests)
+
+    @property
+    def sessions(self) -> dict[str, Session]:
+        """By the names of their sockets."""
+        return self._desk.sessions
+
+    # -- what happens ------------------------------------------------------------------------------
+
+    def receive(self, name: str, envelope: Envelope, now: float) -> None:
+        """A message came from the socket called `name`."""
+        self._desk.now = now
+        message = envelope.message
+        if message.kind is Kind.HELLO:
+            self._hello(name, message)
+        elif message.kind is Kind.QUERY:
+            self._desk.reply(name, Kind.STATUS, self.counts(), rows=self.status(now))
+        elif (session := self.sessions.get(name)) is None:
+            if message.kind is Kind.ANSWERS:
+                self._desk.stale += len(message.rows or ())
+            self._desk.reply(name, Kind.STRANGER)
+        else:
+            self._hear(session, envelope)
+
+    def dead(self, name: str, why: str, now: float) -> None:
+        """The process behind a session died."""
+        self._desk.now = now
+        session = self.sessions.get(name)
+        if session is not None:
+            self._end(session, why, for_good=True)
+
+    def tick(self, now: float) -> None:
+        """Time passed: send again what got lost, give up on the silent.
+
+        If nobody ticked for long, this process stood still, and heard nothing: that is no peer's silence.
+        """
+        self._desk.now = now
+        stood = now - self._ticked
+        self._ticked = now
+        for session in list(self.sessions.values()):
+            if stood > self._lease / 2:
+                session.talk.heard = min(now, session.talk.heard + stood)
+            if session.talk.silent(now):
+                self._end(session, f"silent for {self._lease:g} s", for_good=False)
+                continue
+            session.talk.tick(now)
+            self._desk.touch(session)
+        self._guests.tick()
+
+    def flush(self, now: float) -> list[tuple[str, Envelope]]:
+        """Everything that is to be sent, with the name of the socket that it is for."""
+        self._desk.now = now
+        self._guests.flush()
+        self._agents.flush()
+        return self._desk.flush(now)
+
+    def deadline(self, now: float) -> float:
+        """When `tick` is wanted next."""
+        times = [session.talk.deadline() for session in self.sessions.values()]
+        if (wanted := self._guests.deadline()) is not None:
+            times.append(wanted)
+        return min(times, default=now + self._lease / 4)
+
+    # -- what there is to know ---------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """The coordinator in figures."""
+        coordinator = self.coordinator
+        workers = coordinator.workers.values()
+        return {
+            "agents": len(self._agents.all),
+            "clients": len(self._guests.all),
+            "workers": len(workers),
+            "running": sum(1 for worker in workers if worker.batches),
+            "waiting": sum(len(client.waiting) for client in coordinator.book.clients.values()),
+            "held": sum(len(guest.held) for guest in self._guests.all.values()),
+            "done": coordinator.book.done,
+            "lost": coordinator.book.lost,
+            "stale": coordinator.book.stale + self._desk.stale,
+            "malformed": self.malformed,
+        }
+
+    def status(self, now: float) -> list[Row]:
+        """A row of each worker: name, host, pid, tasks answered, what it runs (or ""), seconds so far."""
+        return [_status_row(worker, now) for worker in self.coordinator.workers.values()]
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def _hello(self, name: str, message: Message) -> None:
+        version, role, uid, about = message.fields
+        refusal = self._refusal(version, role)
+        if refusal:
+            self._desk.reply(name, Kind.REFUSED, refusal)
+            return
+        now = self._desk.now
+        if name not in self.sessions:
+            earlier = self._desk.of(role, uid)
+            if earlier is not None:
+                self._leave(earlier)
+                self._agents.depart(earlier.name, "was given up by its agent, which began anew")
+            session = Session(name, role, uid, about, Talk(self._lease, now))
+            self.sessions[name] = session
+            (self._agents if role == AGENT else self._guests).arrive(session)
+        facts = {"epoch": self.epoch, "lease": self._lease, "workers": len(self.coordinator.workers)}
+        self._desk.reply(name, Kind.WELCOME, name, facts)
+
+    def _refusal(self, version: int, role: str) -> str:
+        if version != VERSION:
+            return f"the coordinator speaks version {VERSION} of the protocol, this peer version {version}"
+        if role == CLIENT and not self._clients:
+            return "this coordinator is a pool's own: it takes agents (nearfar worker), and no clients"
+        return ""
+
+    def _hear(self, session: Session, envelope: Envelope) -> None:
+        self._desk.touch(session)
+        for message in session.talk.hear(envelope, self._desk.now):
+            if self.sessions.get(session.name) is not session:
+                return
+            try:
+                self._handle(session, message)
+            except ProtocolError as error:
+                self.malformed += 1
+                log.warning("ended the session of %s: %s", session.uid, error)
+                self._end(session, "was given up, for its agent broke the protocol", for_good=False)
+                self._desk.reply(session.name, Kind.STRANGER)
+                return
+        if session.role == CLIENT and self.sessions.get(session.name) is session:
+            self._guests.heard(session)
+
+    def _handle(self, session: Session, message: Message) -> None:
+        if message.kind is Kind.BYE:
+            self._desk.say(session, Kind.PART)
+            self._end(session, "was left by its agent", for_good=True)
+        elif session.role == AGENT:
+            self._from_agent(session, message)
+        else:
+            self._from_client(session, message)
+
+    def _from_agent(self, session: Session, message: Message) -> None:
+        agent = self._agents.all[session.name]
+        fields: Any = message.fields
+        match message.kind:
+            case Kind.CAME:
+                self._agents.came(agent, *fields)
+            case Kind.ANSWERS:
+                worker, first, spent = fields
+                self._agents.answers(agent, worker, first, spent, list(message.rows or ()))
+            case Kind.KEPT:
+                self._agents.kept(agent, list(message.rows or ()))
+            case Kind.DIED:
+                self._agents.died(agent, *fields)
+            case Kind.RETURNED:
+                self._agents.returned(agent, *fields)
+            case Kind.LEAVING:
+                self._agents.leaving(agent)
+            case _:
+                raise ProtocolError(f"an agent does not say {message.kind.name}")
+
+    def _from_client(self, session: Session, message: Message) -> None:
+        guest = self._guests.all[session.uid]
+        rows = list(message.rows or ())
+        match message.kind:
+            case Kind.JOIN:
+                self._guests.join(guest, message.fields[0], rows)
+            case Kind.SUBMIT:
+                self._guests.submit(guest, message.fields[0], rows)
+            case Kind.CANCEL:
+                self._guests.cancel(guest, message.fields[0])
+            case _:
+                raise ProtocolError(f"a client does not say {message.kind.name}")
+
+    def _end(self, session: Session, why: str, *, for_good: bool) -> None:
+        """`for_good`: its peer will not come back under its name."""
+        self._leave(session)
+        if session.role == AGENT:
+            self._agents.depart(session.name, why)
+        else:
+            self._guests.depart(session.uid, "" if for_good else f"its client was {why}")
+
+    def _leave(self, session: Session) -> None:
+        del self.sessions[session.name]
+
+
+def _status_row(worker: Worker, now: float) -> Row:
+    if not worker.batches:
+        return (worker.name, worker.host, worker.pid, worker.ran, "", 0.0)
+    batch = worker.batches[0]
+    running = batch.tasks[min(batch.answered, len(batch.tasks) - 1)].describe()
+    return (worker.name, worker.host, worker.pid, worker.ran, running, max(0.0, now - batch.since))

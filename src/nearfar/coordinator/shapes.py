@@ -1,0 +1,124 @@
+"""What a field of the wire may be: checks of one value each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from nearfar.coordinator import parts
+from nearfar.coordinator.parts import Check
+from nearfar.coordinator.tasks import Mode, Outcome
+
+LONGEST_NAME = 200
+LONGEST_TEXT = 10_000
+LONGEST_FUNCTION = 1000
+"""Bytes of a function's name; a longer one travels by value."""
+MOST_NAMES = 4096
+AGENT, CLIENT = "agent", "client"
+"""What HELLO says its sender is."""
+
+
+def natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def positive(value: Any) -> bool:
+    return type(value) is int and 0 < value < 1 << 63
+
+
+def flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def seconds(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def positive_seconds(value: Any) -> bool:
+    return seconds(value) and value > 0
+
+
+def timeout(value: Any) -> bool:
+    return value is None or seconds(value)
+
+
+def name(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def text(value: Any) -> bool:
+    return type(value) is str and len(value) <= LONGEST_TEXT
+
+
+def function(value: Any) -> bool:
+    return type(value) is bytes and len(value) <= LONGEST_FUNCTION
+
+
+def call_mode(value: Any) -> bool:
+    return type(value) is int and 0 <= value < Mode.PREPARE
+
+
+def mode(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= Mode.PREPARE
+
+
+def status(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= Outcome.ERROR
+
+
+def outcome(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= Outcome.FAILED
+
+
+def role(value: Any) -> bool:
+    return value in (AGENT, CLIENT)
+
+
+def names(value: Any) -> bool:
+    return type(value) is list and len(value) <= MOST_NAMES and all(map(name, value))
+
+
+def batches(value: Any) -> bool:
+    return type(value) is list and len(value) <= MOST_NAMES and all(map(batch, value))
+
+
+def batch(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 2
+        and name(value[0])
+        and type(value[1]) is list
+        and 0 < len(value[1]) <= parts.MOST_ROWS
+        and all(map(natural, value[1]))
+    )
+
+
+def table(value: Any) -> bool:
+    return type(value) is dict and len(value) <= 32 and all(type(key) is str for key in value)
+
+
+def counts(value: Any) -> bool:
+    return table(value) and all(map(natural, value.values()))
+
+
+def about_coordinator(value: Any) -> bool:
+    return table(value) and all(key in value and check(value[key]) for key, check in _FACTS.items())
+
+
+def about_peer(value: Any) -> bool:
+    return table(value) and all(check(value[key]) for key, check in _ABOUT.items() if key in value)
+
+
+_FACTS: dict[str, Check] = {
+    "epoch": name,  # of this life of the coordinator
+    "lease": positive_seconds,
+    "workers": natural,
+}
+_ABOUT: dict[str, Check] = {
+    "pid": natural,
+    "machine": text,  # net.here.machine_id
+    "host": name,
+    "slots": natural,  # an agent's processes
+    "quota": natural,  # tasks after which an agent replaces a process; 0: none
+}
+"""What HELLO may say; other entries are not read."""

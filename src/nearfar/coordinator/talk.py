@@ -1,0 +1,78 @@
+"""The conversation of one session: both its lines, and whether the other side is silent. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.wire import Envelope, Kind, Message
+from nearfar.net.line import Incoming, Outgoing, Voice
+
+
+class Talk:
+    """Numbers what goes out, puts in order what comes in. `lease` is in seconds."""
+
+    def __init__(self, lease: float, now: float) -> None:
+        self.lease = lease
+        self.heard = now
+        """When anything last came."""
+        self._out: Outgoing[Message] = Outgoing(lease / 10)
+        self._in: Incoming[Message] = Incoming()
+        self._voice = Voice(lease, now)
+        self._ready: list[Envelope] = []
+
+    @property
+    def acked(self) -> int:
+        """The last of our messages that the other side has."""
+        return self._out.sent - len(self._out)
+
+    def say(self, now: float, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> int:
+        """Send a numbered message, and return its number."""
+        message = Message(kind, fields, rows)
+        number = self._out.send(message, now)
+        self._ready.append(Envelope(number, self._in.received, message))
+        self._voice.spoke(now)
+        return number
+
+    def hear(self, envelope: Envelope, now: float) -> list[Message]:
+        """Take what came; returns the messages whose turn it is."""
+        self.heard = now
+        number, ack, message = envelope
+        self._out.acked(ack, now)
+        if not number:
+            return []
+        self._voice.heard(now)
+        return self._in.accept(number, message)
+
+    def silent(self, now: float) -> bool:
+        """True if nothing came for a whole lease."""
+        return now - self.heard >= self.lease
+
+    def tick(self, now: float) -> None:
+        """Send again what may have got lost."""
+        self._ready += [
+            Envelope(number, self._in.received, message) for number, message in self._out.overdue(now)
+        ]
+
+    def flush(self, now: float) -> list[Envelope]:
+        """All that is to be sent, a beat among it if one is due."""
+        if self._voice.due(now):
+            self._ready.append(Envelope(0, self._in.received, Message(Kind.BEAT)))
+            self._voice.spoke(now)
+        ready, self._ready = self._ready, []
+        return ready
+
+    def deadline(self) -> float:
+        """When `tick`, `flush` or `silent` is wanted next."""
+        return min(self.line_deadline(), self.heard + self.lease)
+
+    def line_deadline(self) -> float:
+        """The same, for who does not care for `silent`."""
+        beat = self._voice.deadline()
+        overdue = self._out.deadline()
+        return beat if overdue is None else min(beat, overdue)
+
+    def unacked(self) -> list[Message]:
+        """What the other side may not have."""
+        return [message for _, message in self._out.unacked()]

@@ -1,0 +1,290 @@
+"""A client of a coordinator elsewhere, as a pure machine: one session after another, and what outlasts them.
+
+::
+
+    NEW --connect--> GREETING --WELCOME--> OPEN --leave ... BYE, PART--> CLOSED
+                        ^                   |
+                        +----- STRANGER ----+     silent or away for `wait` seconds: every task fails
+
+Tasks are numbered as they are sent; the numbers outlast sessions and coordinators, so that what has no answer
+is submitted *again* in the next session and runs once all the same. A coordinator that is silent is called
+anew, in the same session. No more is sent than keeps its workers busy: the rest waits here.
+
+Whoever waits drives it: `receive` and `tick` take what happened, `flush` gives what is to be done, `outcomes`
+what tasks have come to. It must be driven several times a lease, or the coordinator takes it for dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from enum import IntEnum
+from typing import Any
+
+from nearfar.coordinator.parts import Row, shares
+from nearfar.coordinator.talk import Talk
+from nearfar.coordinator.tasks import State, Task
+from nearfar.coordinator.wire import CLIENT, FORMS, VERSION, Envelope, Kind, Message
+from nearfar.errors import CoordinatorLost, InitializerFailed, PoolBroken
+from nearfar.pool.pending import Answer, Pending
+from nearfar.worker.actions import Connect, Send
+
+GREET_EVERY = 0.25
+"""Seconds between two HELLOs."""
+GATHER = 0.001
+"""Seconds that tasks wait for company while `TALKATIVE` messages are on their way."""
+TALKATIVE = 8
+ENOUGH = 256
+"""Tasks that are company enough."""
+IDLE = 3600.0
+"""Seconds until a machine with nothing to do wants to be asked again."""
+
+
+class Stage(IntEnum):
+    """Of the client as a whole."""
+
+    NEW = 0
+    GREETING = 1
+    OPEN = 2
+    CLOSED = 3
+
+
+class ClientMachine:
+    """`name` is new for every client; `about` is what HELLO tells of its process."""
+
+    def __init__(
+        self,
+        name: str,
+        about: dict[str, Any],
+        *,
+        initializer: Row | None = None,
+        eager: bool = False,
+        read_error: Callable[[bytes], BaseException] = InitializerFailed,
+        wait: float = 60.0,
+    ) -> None:
+        """`initializer`: function, blob and buffers; `read_error` reads what that raised, as pickled there.
+
+        `wait`: seconds without a coordinator after which everything fails with `CoordinatorLost`.
+        """
+        self.name = name
+        self.stage = Stage.NEW
+        self.error: BaseException | None = None
+        """Why nothing can be run any more."""
+        self.workers = 0
+        """How many the coordinator has."""
+        self._about = about
+        self._join = (eager, [] if initializer is None else [initializer])
+        self._wait = wait
+        self._pending = Pending(read_error)
+        self._cancels: list[int] = []
+        """What is to be cancelled and has not been said in this session."""
+        self._talk: Talk | None = None
+        self._said = 0
+        self._unsent_since: float | None = None
+        self._sessions = 0
+        self._greeted = self._called = self._ticked = self._away_since = 0.0
+        self._leaving = self._said_bye = False
+        self._actions: list[Connect | Send] = []
+
+    @property
+    def session_name(self) -> str:
+        return f"{self.name}.{self._sessions}"
+
+    @property
+    def outcomes(self) -> list[tuple[Task, Answer | BaseException]]:
+        """Tasks that have come to an end; who runs the machine empties it, and tells them."""
+        return self._pending.outcomes
+
+    @property
+    def stale(self) -> int:
+        """Outcomes that came of tasks that had one."""
+        return self._pending.stale
+
+    def __len__(self) -> int:
+        """Tasks without an outcome."""
+        return len(self._pending)
+
+    # -- from the program --------------------------------------------------------------------------
+
+    def connect(self, now: float) -> None:
+        """Begin the first session."""
+        if self.stage is Stage.NEW:
+            self._ticked = now
+            self._begin_session(now)
+
+    def submit(self, task: Task) -> None:
+        """Take a task; once nothing can be run any more it comes to its end at once."""
+        if self.error is not None:
+            self._pending.end(task, self.error)
+        else:
+            self._pending.add(task)
+
+    def cancel(self, task: Task) -> bool | None:
+        """True: it will never run, and this answer is its only outcome. False: it has one already.
+
+        None: the coordinator was asked; its outcome will tell, `CancelledError` or an answer.
+        """
+        if task.state is State.WAITING:
+            self._pending.withdraw(task)
+            return True
+        if task.state is not State.GIVEN:
+            return False
+        number = self._pending.number(task)
+        if number not in self._pending.cancels:
+            self._pending.cancels.add(number)
+            self._cancels.append(number)
+        return None
+
+    def leave(self) -> None:
+        """Say goodbye once every task has its outcome; submit no more."""
+        self._leaving = True
+
+    def terminate(self) -> None:
+        """Every task ends with `CancelledError`, and what runs of them is killed; then say goodbye."""
+        self._pending.fail(CancelledError())
+        self._leaving = True
+
+    # -- what happens ------------------------------------------------------------------------------
+
+    def receive(self, envelope: Envelope, now: float) -> None:
+        """A message came."""
+        kind, fields, _ = envelope.message
+        match kind:
+            case Kind.WELCOME:
+                self._welcome(envelope.message, now)
+            case Kind.REFUSED:
+                self._break(PoolBroken(f"the coordinator refused: {fields[0]}"))
+            case Kind.STRANGER:
+                if self.stage is Stage.OPEN:
+                    self._begin_session(now)
+            case _:
+                if self.stage is Stage.OPEN and self._talk is not None:
+                    for message in self._talk.hear(envelope, now):
+                        self._handle(message)
+
+    def tick(self, now: float) -> None:
+        """Time passed. If nobody ticked for long, this process stood still: that is not another's silence."""
+        stood, self._ticked = now - self._ticked, now
+        if stood > (self._talk.lease / 2 if self._talk is not None else 4 * GREET_EVERY):
+            self._away_since = min(now, self._away_since + stood)
+            if self._talk is not None:
+                self._talk.heard = min(now, self._talk.heard + stood)
+        if self.away(now) >= self._wait:
+            self._break(CoordinatorLost(f"no coordinator answered for {self._wait:g} s"))
+        elif self.stage is Stage.GREETING and now - self._greeted >= GREET_EVERY:
+            self._greet(now)
+        elif self.stage is Stage.OPEN and self._talk is not None:
+            self._talk.tick(now)
+            if self._said_bye and self._talk.silent(now):
+                self.stage = Stage.CLOSED
+            elif now >= self._call_due():
+                self._called = now
+                self._actions.append(Connect(self.session_name))
+
+    def flush(self, now: float) -> list[Connect | Send]:
+        """Everything that is to be done."""
+        if self.stage is Stage.OPEN and self._talk is not None:
+            self._submit_unsent(self._talk, now)
+            for number in self._cancels:
+                self._said = self._talk.say(now, Kind.CANCEL, number)
+            self._cancels.clear()
+            if self._leaving and not (self._pending or self._said_bye):
+                self._said_bye = True
+                self._talk.say(now, Kind.BYE)
+            self._actions += [Send(envelope) for envelope in self._talk.flush(now)]
+        elif self._leaving and not self._pending and self.stage is not Stage.CLOSED:
+            self.stage = Stage.CLOSED
+        actions, self._actions = self._actions, []
+        return actions
+
+    def deadline(self, now: float) -> float:
+        """When `tick` and `flush` are wanted next."""
+        if self.stage is Stage.GREETING:
+            return min(self._greeted + GREET_EVERY, self._away_since + self._wait)
+        if self.stage is Stage.OPEN and self._talk is not None:
+            times = [self._call_due(), self._talk.line_deadline(), self._talk.heard + self._wait]
+            if self._unsent_since is not None:
+                times.append(self._unsent_since + GATHER)
+            return min(times)
+        return now + IDLE
+
+    def away(self, now: float) -> float:
+        """For how many seconds no coordinator has answered; 0 if one does."""
+        if self.stage is Stage.OPEN and self._talk is not None:
+            return now - self._talk.heard if self._talk.silent(now) else 0.0
+        return now - self._away_since if self.stage is Stage.GREETING else 0.0
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def _begin_session(self, now: float) -> None:
+        self._away_since = now
+        if self._said_bye:  # it has forgotten us, as it was asked to
+            self.stage = Stage.CLOSED
+            return
+        self.stage = Stage.GREETING
+        self._sessions += 1
+        self._actions.append(Connect(self.session_name))
+        self._greet(now)
+
+    def _greet(self, now: float) -> None:
+        self._greeted = now
+        hello = Message(Kind.HELLO, (VERSION, CLIENT, self.name, self._about))
+        self._actions.append(Send(Envelope(0, 0, hello)))
+
+    def _welcome(self, message: Message, now: float) -> None:
+        name, facts = message.fields
+        if self.stage is not Stage.GREETING or name != self.session_name:
+            return
+        self.stage = Stage.OPEN
+        self.workers = facts["workers"]
+        talk = self._talk = Talk(facts["lease"], now)
+        eager, rows = self._join
+        self._said = talk.say(now, Kind.JOIN, eager, rows=rows)
+        self._submit(talk, self._pending.sent(), now, again=True)
+        self._cancels = sorted(self._pending.cancels)
+
+    def _call_due(self) -> float:
+        """When a silent coordinator is to be called anew: what it was called by may be broken."""
+        assert self._talk is not None
+        return max(self._talk.heard, self._called) + self._talk.lease
+
+    # -- to the coordinator ------------------------------------------------------------------------
+
+    def _submit_unsent(self, talk: Talk, now: float) -> None:
+        """At once while little is on its way; else what gathers within a moment."""
+        unsent = self._pending.unsent
+        if not unsent or not self._pending.room(self.workers):
+            self._unsent_since = None
+            return
+        if self._said - talk.acked >= TALKATIVE and len(unsent) < ENOUGH:
+            if self._unsent_since is None:
+                self._unsent_since = now
+            if now < self._unsent_since + GATHER:
+                return
+        self._unsent_since = None
+        self._submit(talk, self._pending.send(self.workers), now, again=False)
+
+    def _submit(self, talk: Talk, rows: list[Row], now: float, *, again: bool) -> None:
+        for share in shares(rows, FORMS[Kind.SUBMIT].blob):
+            self._said = talk.say(now, Kind.SUBMIT, again, rows=share)
+
+    # -- from the coordinator ----------------------------------------------------------------------
+
+    def _handle(self, message: Message) -> None:
+        match message.kind:
+            case Kind.OUTCOMES:
+                for number, outcome, blob, buffers in message.rows or ():
+                    self._pending.settle(number, outcome, blob, buffers)
+            case Kind.CANCELLED:
+                self._pending.cancelled(*message.fields)
+            case Kind.WORKERS:
+                self.workers = message.fields[0]
+            case Kind.PART:
+                self.stage = Stage.CLOSED
+            case _:
+                pass  # a word for agents
+
+    def _break(self, error: BaseException) -> None:
+        self.error = error
+        self.stage = Stage.CLOSED
+        self._pending.fail(error)

@@ -1,0 +1,143 @@
+"""A far client's tasks: what waits here, what the coordinator has, and what they have come to. Pure.
+
+Tasks are numbered as they are sent. No more is sent than keeps the coordinator's workers busy, so that a
+million tasks do not lie there and here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+from nearfar.coordinator import failures
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.tasks import Outcome, State, Task
+from nearfar.errors import ProtocolError
+
+WINDOW = 1000
+WINDOW_EACH = 512
+"""More tasks for each worker: two of its largest batches."""
+WINDOW_BYTES = 4 << 20
+FEW_EACH = 4
+"""Tasks for each worker that may be under way, however large they are."""
+
+Answer = tuple[int, Any, Any]
+"""Status, blob and buffers, unread."""
+
+
+class Pending:
+    """`read_error` reads what an initializer raised, as a worker pickled it."""
+
+    def __init__(self, read_error: Callable[[bytes], BaseException]) -> None:
+        self.outcomes: list[tuple[Task, Answer | BaseException]] = []
+        """Tasks that have come to an end."""
+        self.cancels: set[int] = set()
+        """Of the sent, those to be cancelled: said in every session until there is an answer."""
+        self.stale = 0
+        """Outcomes of tasks that had one."""
+        self.unsent: deque[Task] = deque()
+        """Cancelled ones are passed over when their turn comes."""
+        self._sent: dict[int, Task] = {}
+        self._serial = 0
+        self._withdrawn = 0
+        self._bytes = 0
+        self._read_error = read_error
+
+    def __len__(self) -> int:
+        return len(self._sent) + len(self.unsent) - self._withdrawn
+
+    def add(self, task: Task) -> None:
+        task.state = State.WAITING
+        self.unsent.append(task)
+
+    def withdraw(self, task: Task) -> None:
+        """It was not sent yet, and will not be."""
+        task.state = State.SETTLED
+        self._withdrawn += 1
+
+    def number(self, task: Task) -> int:
+        """That of a task that was sent. Slow, in a window that is not large."""
+        return next(number for number, sent in self._sent.items() if sent is task)
+
+    # -- to the coordinator ------------------------------------------------------------------------
+
+    def room(self, workers: int) -> bool:
+        """True if one more may be sent to a coordinator with so many workers."""
+        if self._bytes >= WINDOW_BYTES:
+            return len(self._sent) < FEW_EACH * (workers + 1)
+        return len(self._sent) < WINDOW + WINDOW_EACH * workers
+
+    def send(self, workers: int) -> list[Row]:
+        """Rows of SUBMIT: those that are to be sent now."""
+        rows = []
+        while self.unsent and self.room(workers):
+            task = self.unsent.popleft()
+            if task.state is State.WAITING:
+                task.state = State.GIVEN
+                self._serial += 1
+                self._sent[self._serial] = task
+                self._bytes += _size(task)
+                rows.append(_row(self._serial, task))
+            else:
+                self._withdrawn -= 1
+        return rows
+
+    def sent(self) -> list[Row]:
+        """Rows of SUBMIT: those that were sent and have no outcome, in their order."""
+        return [_row(number, task) for number, task in self._sent.items()]
+
+    # -- the ends of tasks -------------------------------------------------------------------------
+
+    def settle(self, number: int, outcome: int, blob: Any, buffers: Any) -> None:
+        """The coordinator told an outcome."""
+        task = self._take(number)
+        if task is None:
+            self.stale += 1
+        elif outcome != Outcome.FAILED:
+            task.state = State.SETTLED
+            self.outcomes.append((task, (outcome, blob, buffers)))
+        else:
+            try:
+                error = failures.read(blob, self._read_error)
+            except ProtocolError as unreadable:
+                error = unreadable
+            self.end(task, error)
+
+    def cancelled(self, number: int, never: bool) -> None:
+        """The coordinator answered: it will `never` run, or it is too late."""
+        self.cancels.discard(number)
+        if never and (task := self._take(number)) is not None:
+            self.end(task, CancelledError())
+
+    def end(self, task: Task, error: BaseException) -> None:
+        task.state = State.SETTLED
+        self.outcomes.append((task, error))
+
+    def fail(self, error: BaseException) -> None:
+        """Every task comes to this end."""
+        for task in [*self._sent.values(), *self.unsent]:
+            if task.state is not State.SETTLED:
+                self.end(task, error)
+        self._sent.clear()
+        self.unsent.clear()
+        self.cancels.clear()
+        self._bytes = self._withdrawn = 0
+
+    def _take(self, number: int) -> Task | None:
+        self.cancels.discard(number)
+        task = self._sent.pop(number, None)
+        if task is not None:
+            self._bytes -= _size(task)
+        return task
+
+
+def _size(task: Task) -> int:
+    size = len(task.blob)
+    return size + sum(memoryview(part).nbytes for part in task.buffers) if task.buffers else size
+
+
+def _row(number: int, task: Task) -> Row:
+    parts = (task.blob, list(task.buffers))
+    return (number, task.mode, task.function, *parts, task.timeout, task.retries)

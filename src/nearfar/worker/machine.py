@@ -1,0 +1,304 @@
+"""The agent's side of the protocol as a pure machine: one session after another, and what outlasts them.
+
+::
+
+    NEW --connect--> GREETING --WELCOME--> OPEN --LEAVING ... BYE, PART--> CLOSED
+                        ^                   |
+                        +----- STRANGER ----+
+
+It passes work on to its workers and their answers back, unread. A coordinator that is silent is called
+again, in the same session; only its STRANGER ends that. If its next WELCOME names the same epoch, it took
+this agent for dead, and has said so of all that ran here: those workers are killed. If the epoch is another,
+the coordinator was restarted and knows nothing: what runs goes on, and is told of, as are the answers that
+were not released yet, for their clients may not have them. Times are in seconds of any steady clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+from nearfar.coordinator.parts import Row, shares
+from nearfar.coordinator.talk import Talk
+from nearfar.coordinator.tasks import Mode
+from nearfar.coordinator.wire import AGENT, FORMS, VERSION, Envelope, Kind, Message
+from nearfar.worker.actions import Action, Connect, Give, Kill, Recall, Retire, Send
+from nearfar.worker.records import Record
+
+GREET_EVERY = 0.25
+"""Seconds between two HELLOs."""
+IDLE = 3600.0
+"""Seconds until a machine with nothing to do wants to be asked again."""
+
+
+class State(IntEnum):
+    """Of the agent as a whole."""
+
+    NEW = 0
+    GREETING = 1
+    OPEN = 2
+    CLOSED = 3
+
+
+class AgentMachine:
+    """`name` is new for every agent; `about` is what HELLO tells of it. Workers go by the crew's names."""
+
+    def __init__(self, name: str, about: dict[str, Any]) -> None:
+        self.name = name
+        self.state = State.NEW
+        self.refused = ""
+        self.epoch = ""
+        """That of the last coordinator."""
+        self.away_since = 0.0
+        """While no coordinator answers: since when. Meaningless otherwise."""
+        self.stale = 0
+        """Answers that were nobody's."""
+        self._about = about
+        self._records: dict[str, Record] = {}
+        self._kept: dict[tuple[str, int], Row] = {}
+        """Answers by client and number, until the coordinator releases them."""
+        self._talk: Talk | None = None
+        self._sessions = 0
+        self._greeted = 0.0
+        self._called = 0.0
+        self._leaving = self._said_leaving = self._said_bye = False
+        self._actions: list[Action] = []
+
+    @property
+    def session_name(self) -> str:
+        return f"{self.name}.{self._sessions}"
+
+    @property
+    def kept(self) -> int:
+        """Answers that the coordinator has not released."""
+        return len(self._kept)
+
+    # -- from the program --------------------------------------------------------------------------
+
+    def connect(self, now: float) -> None:
+        """Begin the first session."""
+        if self.state is State.NEW:
+            self._begin_session(now)
+
+    def leave(self) -> None:
+        """Take no more, and go once all that runs is answered, and the coordinator has it."""
+        self._leaving = True
+
+    def abandon(self) -> None:
+        """Go at once."""
+        self.state = State.CLOSED
+
+    # -- from the crew -----------------------------------------------------------------------------
+
+    def came(self, worker: str, pid: int, now: float) -> None:
+        """A worker is ready."""
+        record = self._records[worker] = Record(worker, pid)
+        if self.state is State.OPEN:
+            self._announce(record, now)
+
+    def answered(self, worker: str, rows: Sequence[Row], spent: float, now: float) -> None:
+        """The next tasks of a worker ran; rows of status, blob, buffers."""
+        record = self._records.get(worker)
+        if record is None:
+            self.stale += len(rows)
+            return
+        for share in shares(rows, FORMS[Kind.ANSWERS].blob):
+            first = record.ran + 1
+            self._say(
+                now, Kind.ANSWERS, self._wired(record), first, spent * len(share) / len(rows), rows=share
+            )
+            named = zip(record.answer(len(share)), share, strict=True)
+            self._kept.update((task, row) for task, row in named if task[1])
+
+    def died(self, worker: str, how: str, unread: int, now: float) -> None:
+        """A worker ended, and all its answers were told."""
+        record = self._records.get(worker)
+        if record is not None:
+            record.end = (how, unread)
+            self._bury(record, now)
+
+    def returned(self, worker: str, batches: int, now: float) -> None:
+        """What `Recall` brought."""
+        record = self._records.get(worker)
+        if record is not None:
+            record.take_back(batches)
+            self._say(now, Kind.RETURNED, self._wired(record), batches)
+
+    # -- from the network --------------------------------------------------------------------------
+
+    def receive(self, envelope: Envelope, now: float) -> None:
+        """A message came."""
+        match envelope.message.kind:
+            case Kind.WELCOME:
+                self._welcome(envelope.message, now)
+            case Kind.REFUSED:
+                self.refused = str(envelope.message.fields[0])
+                self.abandon()
+            case Kind.STRANGER:
+                if self.state is State.OPEN:
+                    self._begin_session(now)
+            case _:
+                if self.state is State.OPEN and self._talk is not None:
+                    self._hear(self._talk, envelope, now)
+
+    def tick(self, now: float) -> None:
+        """Time passed."""
+        if self.state is State.GREETING and now - self._greeted >= GREET_EVERY:
+            self._greet(now)
+        elif self.state is State.OPEN and self._talk is not None:
+            self._talk.tick(now)
+            if now >= self._call_due():
+                self._called = now
+                self._actions.append(Connect(self.session_name))
+
+    def flush(self, now: float) -> list[Action]:
+        """Everything that is to be done."""
+        if self.state is State.OPEN and self._talk is not None:
+            if self._leaving:
+                self._go(now)
+            self._actions += [Send(envelope) for envelope in self._talk.flush(now)]
+        elif self._leaving and not (self._records or self._kept) and self.state is not State.CLOSED:
+            self.abandon()
+        actions, self._actions = self._actions, []
+        return actions
+
+    def deadline(self, now: float) -> float:
+        """When `tick` and `flush` are wanted next."""
+        if self.state is State.GREETING:
+            return self._greeted + GREET_EVERY
+        if self.state is State.OPEN and self._talk is not None:
+            return min(self._call_due(), self._talk.line_deadline())
+        return now + IDLE
+
+    def away(self, now: float) -> float:
+        """For how many seconds no coordinator has answered; 0 if one does."""
+        if self.state is State.OPEN and self._talk is not None:
+            return now - self._talk.heard if self._talk.silent(now) else 0.0
+        return now - self.away_since if self.state is State.GREETING else 0.0
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def _begin_session(self, now: float) -> None:
+        self.away_since = now
+        self.state = State.GREETING
+        self._sessions += 1
+        self._actions.append(Connect(self.session_name))
+        self._greet(now)
+
+    def _greet(self, now: float) -> None:
+        self._greeted = now
+        self._actions.append(
+            Send(Envelope(0, 0, Message(Kind.HELLO, (VERSION, AGENT, self.name, self._about))))
+        )
+
+    def _welcome(self, message: Message, now: float) -> None:
+        name, facts = message.fields
+        if self.state is not State.GREETING or name != self.session_name:
+            return
+        self.state = State.OPEN
+        self._talk = Talk(facts["lease"], now)
+        self._said_leaving = self._said_bye = False
+        if facts["epoch"] == self.epoch:
+            self._disown()
+        self.epoch = facts["epoch"]
+        for record in list(self._records.values()):
+            self._announce(record, now)
+        rows = [(*task, *answer) for task, answer in self._kept.items()]
+        for share in shares(rows, FORMS[Kind.KEPT].blob):
+            self._say(now, Kind.KEPT, rows=share)
+
+    def _disown(self) -> None:
+        """What this coordinator knew to run here, it has told to be lost; what it was answered, it has."""
+        self._kept.clear()
+        for record in list(self._records.values()):
+            if record.told:
+                del self._records[record.name]
+                if record.end is None:
+                    self._actions.append(Kill(record.name))
+
+    def _call_due(self) -> float:
+        """When a silent coordinator is to be called anew: what it was called by may be broken."""
+        assert self._talk is not None
+        return max(self._talk.heard, self._called) + self._talk.lease
+
+    def _hear(self, talk: Talk, envelope: Envelope, now: float) -> None:
+        ready = talk.hear(envelope, now)
+        for record in list(self._records.values()):
+            if 0 < record.end_message <= talk.acked:
+                del self._records[record.name]
+        for message in ready:
+            self._handle(message, now)
+
+    def _handle(self, message: Message, now: float) -> None:
+        if message.kind is Kind.PART:
+            self.abandon()
+        elif message.kind is Kind.RELEASE:
+            for client, numbers in message.fields[0]:
+                for number in numbers:
+                    self._kept.pop((client, number), None)
+        else:
+            self._handle_for_worker(message)
+
+    def _handle_for_worker(self, message: Message) -> None:
+        worker = str(message.fields[0]).removeprefix(f"{self.name}/") if message.fields else ""
+        record = self._records.get(worker)
+        if record is None or record.end is not None:
+            return  # it died, and the coordinator will know
+        match message.kind:
+            case Kind.WORK:
+                client = message.fields[1]
+                rows = message.rows or ()
+                record.give(client, [row[0] for row in rows], initializer=rows[0][1] == Mode.PREPARE)
+                self._actions.append(
+                    Give(worker, client, [(function, mode, *parts) for _, mode, function, *parts in rows])
+                )
+            case Kind.RECALL:
+                self._actions.append(Recall(worker))
+            case Kind.KILL:
+                self._actions.append(Kill(worker))
+            case Kind.RETIRE:
+                del self._records[worker]
+                self._actions.append(Retire(worker))
+            case _:
+                pass  # a word for clients
+
+    # -- to the coordinator ------------------------------------------------------------------------
+
+    def _announce(self, record: Record, now: float) -> None:
+        """Tell of a worker; not of one that comes as this agent leaves, or is dead and has nothing."""
+        if not record.batches and (self._leaving or record.end is not None):
+            del self._records[record.name]
+            return
+        record.told = True
+        record.given = len(record.batches)
+        batches = [[client, numbers] for client, numbers in record.batches]
+        prepared = sorted(record.prepared)
+        self._say(now, Kind.CAME, self._wired(record), record.pid, record.ran, prepared, batches)
+        if record.end is not None:
+            self._bury(record, now)
+
+    def _bury(self, record: Record, now: float) -> None:
+        assert record.end is not None
+        how, unread = record.end
+        if not record.told and not record.batches:
+            del self._records[record.name]  # nobody knew it
+        else:
+            record.end_message = self._say(now, Kind.DIED, self._wired(record), how, unread, record.given)
+
+    def _say(self, now: float, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> int:
+        """Say it if there is a session; what matters is said again in the next."""
+        if self.state is not State.OPEN or self._talk is None:
+            return 0
+        return self._talk.say(now, kind, *fields, rows=rows)
+
+    def _go(self, now: float) -> None:
+        if not self._said_leaving:
+            self._said_leaving = True
+            self._say(now, Kind.LEAVING)
+        if not (self._records or self._kept or self._said_bye):
+            self._said_bye = True
+            self._say(now, Kind.BYE)
+
+    def _wired(self, record: Record) -> str:
+        return f"{self.name}/{record.name}"

@@ -1,0 +1,61 @@
+"""What an agent remembers of a worker, so that it can tell another coordinator. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+
+class Given(NamedTuple):
+    """A batch that a worker was given: its client, and the numbers of its tasks there (0: an initializer)."""
+
+    client: str
+    numbers: list[int]
+
+
+class Record:
+    """One worker."""
+
+    def __init__(self, name: str, pid: int) -> None:
+        self.name = name
+        self.pid = pid
+        self.batches: deque[Given] = deque()
+        """What it has not answered, in order."""
+        self.prepared: set[str] = set()
+        """The clients whose initializer it was given."""
+        self.ran = 0
+        """Tasks that it answered."""
+        self.given = 0
+        """Batches given in this session, those among them that it began with."""
+        self.told = False
+        """A coordinator knows it."""
+        self.end: tuple[str, int] | None = None
+        """Once it is dead: how, and how many batches it had not read."""
+        self.end_message = 0
+        """The number of the message in which this session was told of its end."""
+
+    def give(self, client: str, numbers: list[int], *, initializer: bool) -> None:
+        self.given += 1
+        self.batches.append(Given(client, numbers))
+        if initializer:
+            self.prepared.add(client)
+
+    def take_back(self, batches: int) -> None:
+        """The last `batches` come back unread."""
+        for _ in range(batches):
+            client, numbers = self.batches.pop()
+            self.given -= 1
+            if 0 in numbers:
+                self.prepared.discard(client)
+
+    def answer(self, count: int) -> list[tuple[str, int]]:
+        """It answered its next `count` tasks: these, by client and number."""
+        self.ran += count
+        answered: list[tuple[str, int]] = []
+        while len(answered) < count:
+            client, numbers = self.batches.popleft()
+            rest = count - len(answered)
+            answered += [(client, number) for number in numbers[:rest]]
+            if rest < len(numbers):
+                self.batches.appendleft(Given(client, numbers[rest:]))
+        return answered

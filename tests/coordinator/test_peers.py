@@ -1,0 +1,588 @@
+"""Agents and clients of a coordinator: what is run once, what is told, who is given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from nearfar.coordinator.tasks import Outcome
+from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
+from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
+from tests.coordinator.world import LEASE, World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_task_goes_to_an_agent_and_its_value_comes_back(world: World) -> None:
+    world.agent()
+    client = world.client()
+    (number,) = client.submit(b"abc")
+    world.run_all()
+    assert client.value(number) == b"cba"
+    assert world.peers.counts()["done"] == 1
+
+
+def test_many_tasks_over_many_workers_are_each_run_once(world: World) -> None:
+    agents = [world.agent("one", 2), world.agent("two", 3)]
+    clients = [world.client("a"), world.client("b")]
+    for client in clients:
+        client.submit(*(b"%s %d" % (client.name.encode(), n) for n in range(100)))
+    world.run_all()
+    assert sorted(agents[0].ran + agents[1].ran) == sorted(
+        b"%s %d" % (name, n) for name in (b"a", b"b") for n in range(100)
+    )
+    for client in clients:
+        assert not client.pending and all(len(told) == 1 for told in client.outcomes.values())
+
+
+def test_large_parts_come_through(world: World) -> None:
+    world.agent()
+    client = world.client()
+    blob = bytes(range(256)) * 1000
+    (number,) = client.submit(blob)
+    world.run_all()
+    assert client.value(number) == blob[::-1]
+
+
+def test_an_error_is_told_as_its_worker_said_it(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"abc")
+    world.settle()
+    agent.run("0.1", status=1)
+    world.settle()
+    assert client.outcomes[number] == [(Outcome.ERROR, b"cba")]
+
+
+def test_clients_are_told_how_many_workers_there_are(world: World) -> None:
+    client = world.client()
+    assert client.workers == 0
+    agent = world.agent(workers=3)
+    assert client.workers == 3
+    agent.end("0.2")
+    world.settle()
+    assert client.workers == 2
+
+
+# -- loss ----------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_fails_the_task_it_ran_and_no_other(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    first, second = client.submit(b"1", b"2")
+    world.settle()
+    agent.read("0.1")
+    agent.end("0.1")
+    world.settle()
+    error = client.error(first)
+    assert isinstance(error, WorkerLost)
+    assert (error.worker, error.host, error.pid) == ("agent/0.1", "elsewhere", 1001)
+    agent.start()
+    world.run_all()
+    assert client.value(second) == b"2"
+
+
+def test_work_on_its_way_to_a_dead_worker_moves_on(world: World) -> None:
+    """Given work sent to a worker that died before it came, I expect it to be run by another, not lost."""
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    client.act()
+    agent.end("0.1")
+    agent.start()
+    world.run_all()
+    assert client.value(number) == b"1"
+    assert world.peers.counts()["lost"] == 0
+
+
+def test_a_lost_task_is_run_again_if_it_may_be(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1", retries=1)
+    world.settle()
+    agent.read("0.1")
+    agent.end("0.1")
+    agent.start()
+    world.run_all()
+    assert client.value(number) == b"1"
+
+
+def test_a_task_over_its_time_is_killed(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1", timeout=3)
+    world.settle()
+    agent.read("0.1")
+    world.pass_time(4)
+    assert isinstance(client.error(number), TaskTimeout)
+    assert "0.1" not in agent.unread
+
+
+def test_a_silent_agent_is_given_up_after_the_lease(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    agent.cut = True
+    world.pass_time(LEASE - 2)
+    assert number in client.pending
+    world.pass_time(3)
+    error = client.error(number)
+    assert isinstance(error, WorkerLost) and error.how == f"silent for {LEASE:g} s"
+
+
+def test_an_agent_that_was_given_up_begins_anew_with_other_workers(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (lost,) = client.submit(b"1")
+    world.settle()
+    agent.cut = True
+    agent.read("0.1")
+    world.pass_time(LEASE + 1)
+    agent.run("0.1")
+    agent.cut = False
+    world.pass_time(LEASE)
+    assert isinstance(client.error(lost), WorkerLost)
+    assert list(world.coordinator.workers) == ["agent/0.2"]
+    (number,) = client.submit(b"2")
+    world.run_all()
+    assert client.value(number) == b"2"
+
+
+def test_a_short_silence_loses_nothing(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    agent.cut = True
+    agent.run("0.1")
+    world.pass_time(LEASE / 2)
+    agent.cut = False
+    world.pass_time(2)
+    assert client.value(number) == b"1"
+
+
+def test_a_coordinator_that_stood_still_takes_nobody_for_silent(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    world.now += 20 * LEASE
+    world.peers.tick(world.now)
+    world.settle()
+    agent.run("0.1")
+    world.settle()
+    assert client.value(number) == b"1"
+
+
+def test_a_process_seen_dead_is_given_up_at_once(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    world.peers.dead(agent.socket, "process 77 ended", world.now)
+    world.settle()
+    error = client.error(number)
+    assert isinstance(error, WorkerLost) and error.how == "process 77 ended"
+
+
+# -- clients -------------------------------------------------------------------------------------------
+
+
+def test_what_a_client_that_left_had_running_is_killed(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    client.submit(b"1", b"2")
+    world.settle()
+    agent.read("0.1")
+    client.say(Kind.BYE)
+    world.settle()
+    assert client.parted
+    assert "0.1" not in agent.unread
+    assert world.peers.counts()["clients"] == 0
+    world.run_all()
+    assert agent.ran == []
+
+
+def test_a_client_seen_dead_is_gone(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    client.submit(b"1")
+    world.settle()
+    world.clients.remove(client)
+    world.peers.dead(client.socket, "process 5 ended", world.now)
+    world.settle()
+    assert "0.1" not in agent.unread
+
+
+def test_a_client_that_was_away_for_a_lease_learns_that_what_had_begun_is_lost(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    begun, waiting = client.submit(b"1", b"2")
+    world.settle()
+    agent.read("0.1")
+    client.cut = True
+    world.pass_time(LEASE + 2)
+    assert world.peers.counts()["clients"] == 0
+    client.cut = False
+    world.pass_time(LEASE)
+    world.run_all()
+    assert isinstance(client.error(begun), WorkerLost)
+    assert client.value(waiting) == b"2"
+    assert agent.ran == [b"2"]
+
+
+def test_a_client_with_a_new_session_gets_what_it_missed_and_nothing_runs_twice(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    missed, running, waiting = client.submit(b"1", b"2", b"3")
+    world.settle()
+    client.cut = True
+    agent.run("0.1")
+    world.settle()
+    client.cut = False
+    client.greet()
+    world.run_all()
+    assert [client.value(number) for number in (missed, running, waiting)] == [b"1", b"2", b"3"]
+    assert agent.ran == [b"1", b"2", b"3"]
+
+
+def test_an_outcome_between_hello_and_submitting_again_is_told_once(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    client.greet()
+    agent.run("0.1")
+    world.settle()
+    world.run_all()
+    assert client.value(number) == b"1"
+    assert agent.ran == [b"1"]
+
+
+# -- cancelling ----------------------------------------------------------------------------------------
+
+
+def test_a_waiting_task_is_cancelled(world: World) -> None:
+    client = world.client()
+    (number,) = client.submit(b"1")
+    client.say(Kind.CANCEL, number)
+    world.settle()
+    assert client.cancelled == {number: True}
+    agent = world.agent()
+    world.run_all()
+    assert agent.ran == []
+
+
+def test_a_running_task_is_not_cancelled(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    client.say(Kind.CANCEL, number)
+    world.run_all()
+    assert client.cancelled == {number: False}
+    assert client.value(number) == b"1"
+    assert agent.ran == [b"1"]
+
+
+def stocked(world: World) -> tuple[object, ...]:
+    """A worker with one batch that it runs, and another behind."""
+    agent = world.agent()
+    client = world.client()
+    client.submit(b"0")
+    world.settle()
+    agent.read("0.1")
+    agent.reading["0.1"].clear()
+    agent.machine.answered("0.1", [(0, b"0", [])], 0.001, world.now)
+    world.settle()
+    numbers = client.submit(b"1", b"2")
+    world.settle()
+    assert len(agent.unread["0.1"]) == 2
+    return agent, client, numbers
+
+
+def test_a_task_that_lies_unread_comes_back_to_be_cancelled(world: World) -> None:
+    agent, client, numbers = stocked(world)
+    agent.read("0.1")
+    client.say(Kind.CANCEL, numbers[1])
+    world.settle()
+    assert client.was_cancelled(numbers[1])
+    world.run_all()
+    assert client.value(numbers[0]) == b"1"
+    assert agent.ran == [b"1"]
+
+
+def test_a_task_that_was_read_meanwhile_is_not_cancelled(world: World) -> None:
+    agent, client, numbers = stocked(world)
+    agent.reading["0.1"].extend(row for batch in agent.unread["0.1"] for row in batch)
+    agent.unread["0.1"].clear()
+    client.say(Kind.CANCEL, numbers[1])
+    world.settle()
+    assert client.cancelled == {numbers[1]: False}
+    world.run_all()
+    assert client.value(numbers[1]) == b"2"
+
+
+def test_unread_work_goes_to_a_worker_that_comes(world: World) -> None:
+    agent, client, numbers = stocked(world)
+    agent.read("0.1")
+    agent.start()
+    world.settle()
+    assert agent.run("0.2")
+    world.settle()
+    assert client.value(numbers[1]) == b"2"
+
+
+# -- initializers --------------------------------------------------------------------------------------
+
+
+def test_an_initializer_runs_first_in_each_worker(world: World) -> None:
+    agent = world.agent(workers=2)
+    client = world.client(initializer=(b"m:init", b"init", []))
+    client.submit(b"1", b"2", b"3")
+    world.run_all()
+    assert agent.ran.count(b"init") == 2 and len(agent.ran) == 5
+
+
+def test_an_eager_initializer_runs_without_a_task(world: World) -> None:
+    agent = world.agent(workers=2)
+    world.client(initializer=(b"m:init", b"init", []), eager=True)
+    world.run_all()
+    assert agent.ran == [b"init"] * 2
+
+
+def test_an_initializer_that_raises_breaks_its_client_with_its_error(world: World) -> None:
+    agent = world.agent()
+    client = world.client(initializer=(b"m:init", b"init", []))
+    (number,) = client.submit(b"1")
+    world.settle()
+    agent.run("0.1", status=1)
+    world.settle()
+    error = client.error(number)
+    assert isinstance(error, InitializerFailed)
+    assert isinstance(error.__cause__, ValueError) and error.__cause__.args == (b"tini",)
+
+
+# -- a restarted coordinator ---------------------------------------------------------------------------
+
+
+def test_what_runs_goes_on_over_a_restart(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    numbers = client.submit(b"1", b"2")
+    world.settle()
+    agent.read("0.1")
+    world.restart()
+    world.pass_time(LEASE / 2)
+    assert list(agent.unread) == ["0.1"]
+    agent.run("0.1")
+    world.pass_time(LEASE)
+    world.run_all()
+    assert [client.value(number) for number in numbers] == [b"1", b"2"]
+    assert agent.ran == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("first", ["agent", "client"])
+def test_an_answer_without_a_coordinator_is_told_to_the_next(world: World, first: str) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    world.up = False
+    agent.run("0.1")
+    world.settle()
+    world.restart()
+    late = agent if first == "client" else client
+    late.cut = True
+    world.pass_time(LEASE / 2)
+    late.cut = False
+    world.pass_time(LEASE)
+    assert client.value(number) == b"1"
+    assert agent.ran == [b"1"]
+
+
+def test_an_answer_that_died_with_the_coordinator_is_told_by_the_agent(world: World) -> None:
+    """Given an answer acked by a coordinator that died before its client had it, I expect no second run."""
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    client.cut = True
+    agent.run("0.1")
+    world.settle()
+    assert world.peers.counts()["done"] == 1
+    world.restart()
+    client.cut = False
+    world.pass_time(2 * LEASE)
+    world.run_all()
+    assert client.value(number) == b"1"
+    assert agent.ran == [b"1"]
+
+
+def test_answers_that_clients_have_are_kept_no_longer(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    client.submit(b"1", b"2")
+    world.run_all()
+    world.pass_time(1)
+    assert agent.machine.kept == 0
+
+
+def test_what_no_agent_claims_runs_anew_after_a_lease(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    world.agents.remove(agent)
+    world.restart()
+    other = world.agent("other")
+    world.pass_time(LEASE / 2)
+    assert other.busy() == []
+    world.pass_time(LEASE)
+    world.run_all()
+    assert client.value(number) == b"1"
+
+
+def test_what_an_agent_brings_for_a_client_that_does_not_come_is_killed(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    client.submit(b"1")
+    world.settle()
+    world.clients.remove(client)
+    world.restart()
+    world.pass_time(LEASE / 2)
+    assert agent.busy() == ["0.1"]
+    world.pass_time(LEASE)
+    assert agent.busy() == []
+    assert world.peers.counts()["clients"] == 0
+    assert agent.machine.kept == 0
+
+
+def test_a_worker_that_died_without_a_coordinator_fails_what_it_ran(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.settle()
+    world.up = False
+    agent.read("0.1")
+    agent.end("0.1")
+    agent.start()
+    world.settle()
+    world.restart()
+    world.pass_time(LEASE)
+    assert isinstance(client.error(number), WorkerLost)
+
+
+def test_a_timeout_holds_over_a_restart(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    (number,) = client.submit(b"1", timeout=5)
+    world.settle()
+    agent.read("0.1")
+    world.restart()
+    world.pass_time(LEASE + 6)
+    assert isinstance(client.error(number), TaskTimeout)
+
+
+def test_an_initializer_is_not_run_again_after_a_restart(world: World) -> None:
+    agent = world.agent()
+    client = world.client(initializer=(b"m:init", b"init", []))
+    client.submit(b"1")
+    world.run_all()
+    world.restart()
+    world.pass_time(LEASE)
+    client.submit(b"2")
+    world.run_all()
+    assert agent.ran == [b"init", b"1", b"2"]
+
+
+# -- leaving -------------------------------------------------------------------------------------------
+
+
+def test_an_agent_that_leaves_answers_what_it_runs_and_gives_back_the_rest(world: World) -> None:
+    agent, client, numbers = stocked(world)
+    agent.read("0.1")
+    agent.machine.leave()
+    world.settle()
+    assert world.peers.counts()["agents"] == 1
+    agent.run("0.1")
+    world.pass_time(1)
+    assert agent.machine.state.name == "CLOSED"
+    assert world.peers.counts()["agents"] == 0
+    assert client.value(numbers[0]) == b"1"
+    world.agent("other")
+    world.run_all()
+    assert client.value(numbers[1]) == b"2"
+
+
+# -- strangers and liars -------------------------------------------------------------------------------
+
+
+def hello(world: World, socket: str, role: str, uid: str, version: int = VERSION) -> list[Message]:
+    world.peers.receive(socket, Envelope(0, 0, Message(Kind.HELLO, (version, role, uid, {}))), world.now)
+    return [envelope.message for _, envelope in world.peers.flush(world.now)]
+
+
+def test_another_version_is_refused(world: World) -> None:
+    (message,) = hello(world, "s", AGENT, "a", version=99)
+    assert message.kind is Kind.REFUSED and "version" in message.fields[0]
+
+
+def test_a_pool_takes_no_clients(world: World) -> None:
+    world.peers._clients = False
+    (message,) = hello(world, "s", CLIENT, "c")
+    assert message.kind is Kind.REFUSED
+
+
+def test_answers_of_a_stranger_are_counted(world: World) -> None:
+    answers = Message(Kind.ANSWERS, ("x/0.1", 1, 0.1), [(0, b"", []), (0, b"", [])])
+    world.peers.receive("nobody", Envelope(1, 0, answers), world.now)
+    ((socket, envelope),) = world.peers.flush(world.now)
+    assert (socket, envelope.message.kind) == ("nobody", Kind.STRANGER)
+    assert world.peers.counts()["stale"] == 2
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Message(Kind.CAME, ("other/0.1", 1, 0, [], [])),
+        Message(Kind.CAME, ("agent/0.1", 1, 0, [], [])),
+        Message(Kind.ANSWERS, ("agent/0.1", 1, 0.1), [(0, b"", [])]),
+        Message(Kind.ANSWERS, ("agent/0.1", 9, 0.1), [(0, b"", [])]),
+        Message(Kind.DIED, ("agent/0.1", "fell", 3, 0)),
+        Message(Kind.DIED, ("agent/0.1", "fell", 0, 3)),
+        Message(Kind.RETURNED, ("agent/0.1", 3)),
+        Message(Kind.SUBMIT, (False,), []),
+    ],
+)
+def test_a_lie_ends_the_session_and_nothing_else(world: World, lie: Message) -> None:
+    agent = world.agent()
+    assert agent.machine._talk is not None
+    agent.machine._talk.say(world.now, lie.kind, *lie.fields, rows=lie.rows)
+    world.settle()
+    world.pass_time(1)
+    assert world.peers.malformed == 1
+    client = world.client()
+    (number,) = client.submit(b"1")
+    world.run_all()
+    assert client.value(number) == b"1"
+
+
+def test_the_status_says_what_runs_where(world: World) -> None:
+    agent = world.agent(workers=2)
+    client = world.client()
+    client.submit(b"1")
+    world.settle()
+    world.now += 3
+    world.peers.receive("asker", Envelope(0, 0, Message(Kind.QUERY)), world.now)
+    (status,) = [e.message for name, e in world.peers.flush(world.now) if name == "asker"]
+    assert status.fields[0]["workers"] == 2 and status.fields[0]["running"] == 1
+    assert sorted(status.rows or ()) == [
+        ("agent/0.1", "elsewhere", 1001, 0, "m:f", 3.0),
+        ("agent/0.2", "elsewhere", 1002, 0, "", 0.0),
+    ]
+    assert agent.busy() == ["0.1"]

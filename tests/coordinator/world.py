@@ -1,0 +1,273 @@
+"""A coordinator, agents and clients without a network: every message arrives at once, in frames."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import CancelledError
+from typing import Any
+
+from nearfar.coordinator import failures, wire
+from nearfar.coordinator.machine import Coordinator
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.peers import Peers
+from nearfar.coordinator.talk import Talk
+from nearfar.coordinator.tasks import Mode, Outcome
+from nearfar.coordinator.wire import CLIENT, VERSION, Envelope, Kind, Message
+from nearfar.worker.actions import Connect, Give, Kill, Recall, Retire, Send
+from nearfar.worker.machine import AgentMachine
+
+LEASE = 10.0
+
+
+def through(envelope: Envelope) -> Envelope:
+    """What arrives of it."""
+    return wire.unpack([bytes(frame) for frame in wire.pack(*envelope)])
+
+
+class FakeAgent:
+    """An agent's machine and a crew whose workers run what the story lets them run."""
+
+    def __init__(self, world: World, name: str, workers: int) -> None:
+        self.world = world
+        self.machine = AgentMachine(name, {"host": "elsewhere", "pid": 77, "slots": workers})
+        self.socket = ""
+        self.cut = False
+        self.serial = 0
+        self.unread: dict[str, deque[list[Row]]] = {}
+        self.reading: dict[str, deque[Row]] = {}
+        self.ran: list[bytes] = []
+        """The blobs of what was run, initializers included."""
+        self.machine.connect(world.now)
+        for _ in range(workers):
+            self.start()
+
+    def start(self) -> str:
+        self.serial += 1
+        name = f"0.{self.serial}"
+        self.unread[name], self.reading[name] = deque(), deque()
+        self.machine.came(name, 1000 + self.serial, self.world.now)
+        return name
+
+    def end(self, name: str, how: str = "killed by SIGKILL") -> None:
+        self.reading.pop(name)
+        self.machine.died(name, how, len(self.unread.pop(name)), self.world.now)
+
+    def read(self, name: str) -> None:
+        """Worker `name` reads its next batch, if it has read none."""
+        if not self.reading[name] and self.unread[name]:
+            self.reading[name].extend(self.unread[name].popleft())
+
+    def run(self, name: str, status: int = 0) -> bool:
+        """Worker `name` runs its next task; the value of a task is its blob, backwards."""
+        self.read(name)
+        if not self.reading[name]:
+            return False
+        blob = bytes(self.reading[name].popleft()[2])
+        self.ran.append(blob)
+        self.machine.answered(name, [(status, blob[::-1], [])], 0.01, self.world.now)
+        return True
+
+    def busy(self) -> list[str]:
+        return [name for name in self.unread if self.reading[name] or self.unread[name]]
+
+    def act(self) -> bool:
+        actions = self.machine.flush(self.world.now)
+        for action in actions:
+            match action:
+                case Connect(session):
+                    self.socket = session
+                case Send(envelope) if not self.cut:
+                    self.world.to_coordinator.append((self.socket, through(envelope)))
+                case Give(worker, _, rows) if worker in self.unread:
+                    self.unread[worker].append(rows)
+                case Recall(worker) if worker in self.unread:
+                    count = len(self.unread[worker])
+                    self.unread[worker].clear()
+                    self.machine.returned(worker, count, self.world.now)
+                case Kill(worker) if worker in self.unread:
+                    self.end(worker)
+                    self.start()
+                case Retire(worker):
+                    del self.unread[worker], self.reading[worker]
+                case _:
+                    pass
+        return bool(actions)
+
+
+class FakeClient:
+    """A client that remembers what it has no outcome for, and submits it again in each session."""
+
+    def __init__(self, world: World, name: str, initializer: Row | None = None, eager: bool = False) -> None:
+        self.world = world
+        self.name = name
+        self.initializer = initializer
+        self.eager = eager
+        self.session = 0
+        self.cut = False
+        self.talk: Talk | None = None
+        self.pending: dict[int, Row] = {}
+        self.outcomes: dict[int, list[tuple[int, Any]]] = {}
+        self.cancelled: dict[int, bool] = {}
+        self.workers = -1
+        self.number = 0
+        self.parted = False
+        self.greet()
+
+    @property
+    def socket(self) -> str:
+        return f"{self.name}.{self.session}"
+
+    def greet(self) -> None:
+        self.session += 1
+        self.talk = None
+        about = {"host": "here", "pid": 5}
+        self.world.to_coordinator.append(
+            (self.socket, Envelope(0, 0, Message(Kind.HELLO, (VERSION, CLIENT, self.name, about))))
+        )
+
+    def say(self, kind: Kind, *fields: Any, rows: list[Row] | None = None) -> None:
+        assert self.talk is not None
+        self.talk.say(self.world.now, kind, *fields, rows=rows)
+
+    def submit(self, *blobs: bytes, timeout: float | None = None, retries: int = 0) -> list[int]:
+        rows: list[Row] = []
+        for blob in blobs:
+            self.number += 1
+            rows.append((self.number, Mode.CALL, b"m:f", blob, [], timeout, retries))
+        self.pending.update((row[0], row) for row in rows)
+        self.say(Kind.SUBMIT, False, rows=rows)
+        return [row[0] for row in rows]
+
+    def hear(self, envelope: Envelope) -> None:
+        message = envelope.message
+        if message.kind is Kind.WELCOME and self.talk is None:
+            self.talk = Talk(message.fields[1]["lease"], self.world.now)
+            self.say(Kind.JOIN, self.eager, rows=[self.initializer] if self.initializer else [])
+            if self.pending:
+                self.say(Kind.SUBMIT, True, rows=list(self.pending.values()))
+        elif message.kind is Kind.STRANGER:
+            self.greet()
+        elif self.talk is not None:
+            for each in self.talk.hear(envelope, self.world.now):
+                self.handle(each)
+
+    def handle(self, message: Message) -> None:
+        match message.kind:
+            case Kind.OUTCOMES:
+                for number, outcome, blob, _ in message.rows or ():
+                    self.pending.pop(number, None)
+                    self.outcomes.setdefault(number, []).append((outcome, bytes(blob)))
+            case Kind.CANCELLED:
+                self.cancelled[message.fields[0]] = message.fields[1]
+            case Kind.WORKERS:
+                self.workers = message.fields[0]
+            case Kind.PART:
+                self.parted = True
+
+    def value(self, number: int) -> bytes:
+        """The only outcome of a task, a value."""
+        ((outcome, blob),) = self.outcomes[number]
+        assert outcome is Outcome.VALUE or outcome == Outcome.VALUE
+        return bytes(blob)
+
+    def error(self, number: int) -> BaseException:
+        """The only outcome of a task, a failure."""
+        ((outcome, blob),) = self.outcomes[number]
+        assert outcome == Outcome.FAILED
+        return failures.read(blob, lambda raised: ValueError(raised))
+
+    def was_cancelled(self, number: int) -> bool:
+        return isinstance(self.error(number), CancelledError)
+
+    def act(self) -> bool:
+        if self.talk is None:
+            return False
+        envelopes = self.talk.flush(self.world.now)
+        if not self.cut:
+            self.world.to_coordinator.extend((self.socket, through(envelope)) for envelope in envelopes)
+        return bool(envelopes)
+
+
+class World:
+    """Who is there, and the time."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.lives = 0
+        self.to_coordinator: deque[tuple[str, Envelope]] = deque()
+        self.agents: list[FakeAgent] = []
+        self.clients: list[FakeClient] = []
+        self.up = True
+        self.restart()
+
+    def restart(self) -> None:
+        """A new coordinator, which knows nothing."""
+        self.lives += 1
+        self.coordinator = Coordinator()
+        self.peers = Peers(self.coordinator, f"life {self.lives}", lease=LEASE, clients=True, now=self.now)
+        self.to_coordinator.clear()
+        self.up = True
+
+    def agent(self, name: str = "agent", workers: int = 1) -> FakeAgent:
+        self.agents.append(FakeAgent(self, name, workers))
+        self.settle()
+        return self.agents[-1]
+
+    def client(self, name: str = "client", initializer: Row | None = None, eager: bool = False) -> FakeClient:
+        self.clients.append(FakeClient(self, name, initializer, eager))
+        self.settle()
+        return self.clients[-1]
+
+    def settle(self) -> None:
+        """Until nobody has anything to say."""
+        for _ in range(1000):
+            said = [each.act() for each in (*self.agents, *self.clients)]
+            if not self.turn() and not any(said):
+                return
+        raise AssertionError("they never stop talking")
+
+    def turn(self) -> bool:
+        if not self.up:
+            self.to_coordinator.clear()
+            return False
+        while self.to_coordinator:
+            name, envelope = self.to_coordinator.popleft()
+            self.peers.receive(name, envelope, self.now)
+        self.coordinator.flush(self.now)
+        outcomes = list(self.coordinator.outcomes)
+        self.coordinator.outcomes.clear()
+        for task, outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                task.failed(outcome)
+            else:
+                task.answered(*outcome)
+        said = self.peers.flush(self.now)
+        for name, envelope in said:
+            for agent in self.agents:
+                if agent.socket == name and not agent.cut:
+                    agent.machine.receive(through(envelope), self.now)
+            for client in self.clients:
+                if client.socket == name and not client.cut:
+                    client.hear(through(envelope))
+        return bool(said)
+
+    def run_all(self) -> None:
+        """Let every worker run all there is."""
+        self.settle()
+        while [agent for agent in self.agents for name in list(agent.unread) if agent.run(name)]:
+            self.settle()
+
+    def pass_time(self, seconds: float) -> None:
+        """In steps of a second."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(self.now + 1.0, until)
+            for agent in self.agents:
+                agent.machine.tick(self.now)
+            for client in self.clients:
+                if client.talk is not None:
+                    client.talk.tick(self.now)
+            if self.up:
+                self.peers.tick(self.now)
+                self.coordinator.tick(self.now)
+            self.settle()

@@ -1,0 +1,240 @@
+"""Worker processes: started, told, killed, replaced; with real processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfar.coordinator.tasks import Mode, Status
+from nearfar.net.pickles.calls import CallPickler
+from nearfar.net.pickles.failures import load_error
+from nearfar.net.pickles.results import load_result
+from nearfar.worker.crew import Crew
+from nearfar.worker.messages import Row
+from tests.support.waiting import eventually
+
+METHODS = ["fork", "forkserver", "spawn"]
+PICKLER = CallPickler(far=False, main=None)
+
+
+class Notes:
+    """A listener that writes everything down."""
+
+    def __init__(self) -> None:
+        self.came_: dict[str, int] = {}
+        self.answers: dict[str, list[tuple[int, Any]]] = {}
+        self.deaths: list[tuple[str, str, int]] = []
+        self.left_: list[str] = []
+        self.reasons: list[str] = []
+
+    def came(self, name: str, pid: int) -> None:
+        self.came_[name] = pid
+        self.answers[name] = []
+
+    def answered(self, name: str, answers: Sequence[Sequence[Any]], spent: float) -> None:
+        assert spent >= 0
+        for status, blob, buffers in answers:
+            value = load_result(blob, buffers) if status == Status.VALUE else load_error(blob)
+            self.answers[name].append((status, value))
+
+    def died(self, name: str, how: str, unread: int) -> None:
+        self.deaths.append((name, how, unread))
+
+    def left(self, name: str) -> None:
+        self.left_.append(name)
+
+    def hopeless(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def values(self, name: str) -> list[Any]:
+        return [value for _, value in self.answers[name]]
+
+
+class Played:
+    """A crew with its notes, driven by the test."""
+
+    def __init__(self, count: int, method: str = "fork", **options: Any) -> None:
+        self.notes = Notes()
+        self.crew = Crew(self.notes, count, context=multiprocessing.get_context(method), **options)
+        self.crew.start()
+
+    def until(self, holds: Callable[[], bool], within: float = 10.0) -> None:
+        """Drive the crew until something is so."""
+        end = time.monotonic() + within
+        while not holds():
+            assert time.monotonic() < end, vars(self.notes)
+            self.crew.dispatch(self.crew.poll(0.05))
+            self.crew.tick(time.monotonic())
+
+    def all_here(self, count: int) -> list[str]:
+        self.until(lambda: len(self.notes.came_) == count)
+        return list(self.notes.came_)
+
+    def give(self, name: str, *rows: Row) -> None:
+        self.crew.give(name, "client", rows)
+
+
+@pytest.fixture
+def play() -> Iterator[Callable[..., Played]]:
+    made: list[Played] = []
+
+    def make(*args: Any, **options: Any) -> Played:
+        made.append(Played(*args, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.crew.close()
+
+
+def call(func: Callable[..., Any], *args: Any) -> Row:
+    function, blob, buffers = PICKLER.dump_call(func, args, {})
+    return Row(function, Mode.CALL, blob, buffers)
+
+
+def wait_for_file(path: str) -> str:
+    assert eventually(Path(path).exists, 20)
+    return path
+
+
+def double(number: int) -> int:
+    """Seven is killed for asking."""
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * number
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_answered_in_order(play: Callable[..., Played], method: str) -> None:
+    played = play(1, method)
+    (name,) = played.all_here(1)
+    played.give(name, *(call(abs, -number) for number in range(50)))
+    played.until(lambda: len(played.notes.answers[name]) == 50)
+    assert played.notes.values(name) == list(range(50))
+
+
+def test_large_arguments_and_answers_travel_beside_the_message(play: Callable[..., Played]) -> None:
+    played = play(1)
+    (name,) = played.all_here(1)
+    large = bytes(range(256)) * 8192
+    for _ in range(20):
+        played.give(name, call(bytes, large), call(bytes, b"small"), call(bytes, large[:-1]))
+    played.until(lambda: len(played.notes.answers[name]) == 60)
+    assert played.notes.values(name) == [large, b"small", large[:-1]] * 20
+
+
+def test_a_short_answer_behind_a_long_task_is_not_kept_waiting(
+    play: Callable[..., Played], tmp_path: Any
+) -> None:
+    played = play(1)
+    (name,) = played.all_here(1)
+    gate = str(tmp_path / "gate")
+    (tmp_path / "open").touch()
+    played.give(name, call(wait_for_file, str(tmp_path / "open")), call(wait_for_file, gate))
+    played.until(lambda: len(played.notes.answers[name]) == 1)
+    Path(gate).touch()
+    played.until(lambda: len(played.notes.answers[name]) == 2)
+    assert played.notes.values(name) == [str(tmp_path / "open"), gate]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_killed_worker_answered_is_had_and_what_it_had_not_read_is_counted(
+    play: Callable[..., Played], method: str
+) -> None:
+    played = play(1, method)
+    (name,) = played.all_here(1)
+    os.kill(played.notes.came_[name], signal.SIGSTOP)
+    played.give(name, *(call(double, number) for number in (1, 2, 7, 3)))
+    played.give(name, call(double, 4))
+    played.give(name, call(double, 5))
+    os.kill(played.notes.came_[name], signal.SIGCONT)
+    played.until(lambda: bool(played.notes.deaths))
+    assert played.notes.values(name) == [2, 4]
+    assert played.notes.deaths == [(name, "was killed by SIGKILL", 2)]
+
+
+def test_the_dead_are_replaced_under_new_names(play: Callable[..., Played]) -> None:
+    played = play(2)
+    names = played.all_here(2)
+    for name in names:
+        os.kill(played.notes.came_[name], signal.SIGKILL)
+    played.all_here(4)
+    assert len(played.crew.members) == 2
+    assert {member.birth.slot for member in played.crew.members.values()} == {0, 1}
+    assert [how for _, how, _ in played.notes.deaths] == ["was killed by SIGKILL"] * 2
+
+
+def test_what_was_not_read_is_called_back(play: Callable[..., Played], tmp_path: Any) -> None:
+    played = play(1)
+    (name,) = played.all_here(1)
+    gate = str(tmp_path / "gate")
+    played.give(name, call(wait_for_file, gate))
+    played.give(name, call(abs, -1))
+    played.give(name, call(abs, -2), call(abs, -3))
+    recalled = played.crew.recall(name)
+    assert recalled in (2, 3)  # the first may not have been read yet either
+    Path(gate).touch()
+    played.give(name, call(abs, -9))
+    played.until(lambda: 9 in played.notes.values(name))
+    assert set(played.notes.values(name)) <= {gate, 9}
+    assert played.crew.recall(name) == 0
+
+
+def test_what_is_given_to_a_dead_worker_was_never_read(play: Callable[..., Played]) -> None:
+    played = play(1)
+    (name,) = played.all_here(1)
+    pid = played.notes.came_[name]
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    played.give(name, call(abs, -1))
+    played.give(name, call(abs, -2))
+    played.until(lambda: bool(played.notes.deaths))
+    assert played.notes.deaths == [(name, "was killed by SIGKILL", 2)]
+
+
+def test_a_retired_worker_leaves_and_its_place_is_taken(play: Callable[..., Played]) -> None:
+    played = play(1)
+    (name,) = played.all_here(1)
+    played.crew.retire(name)
+    played.until(lambda: played.notes.left_ == [name] and len(played.notes.came_) == 2)
+    assert played.notes.deaths == []
+
+
+def test_processes_that_die_at_their_start_are_not_started_for_ever(
+    play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearfar.worker.run.hang_on", lambda _: os._exit(7))
+    played = play(2)
+    played.until(lambda: bool(played.notes.reasons))
+    assert "exited with code 7" in played.notes.reasons[0]
+    played.until(lambda: not played.crew.members)
+    assert len(played.notes.reasons) == 1
+    assert played.notes.came_ == {}
+
+
+def test_ctrl_c_at_the_terminal_is_not_for_workers(play: Callable[..., Played]) -> None:
+    played = play(1)
+    (name,) = played.all_here(1)
+    os.kill(played.notes.came_[name], signal.SIGINT)
+    played.give(name, call(abs, -1))
+    played.until(lambda: played.notes.values(name) == [1])
+
+
+def test_a_sibling_inherits_no_line(play: Callable[..., Played]) -> None:
+    played = play(3)
+    played.all_here(3)
+    members = list(played.crew.members.values())
+    assert len(members) == 3
+    for member in members[:2]:
+        played.crew.unwatch(member.end.fileno())
+        member.end.socket.close()  # as its parent's death would do
+        assert (
+            played.notes.came_[member.name] == os.waitid(os.P_PID, member.pid, os.WEXITED | os.WNOWAIT).si_pid
+        )

@@ -1,0 +1,63 @@
+"""A worker dies with its parent, at once, whatever it is doing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from nearfar.worker.life import hang_on, lifeline
+
+
+def child(life: Callable[[], object]) -> tuple[int, int]:
+    """A process that hangs on and then lives its life; returns its pid and what it hangs on."""
+    hold, line = lifeline()
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(line)
+            os.close(told)
+            hang_on(hold)
+            os.write(tell, b"!")
+            life()
+        finally:
+            os._exit(3)
+    os.close(hold)
+    os.close(tell)
+    assert os.read(told, 1) == b"!"
+    os.close(told)
+    return pid, line
+
+
+def backtrack() -> None:
+    """Holds the interpreter's lock for ages."""
+    re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+@pytest.mark.parametrize("life", [signal.pause, backtrack])
+@pytest.mark.timeout(10)
+def test_it_is_killed_when_the_line_is_let_go(life: Callable[[], object]) -> None:
+    pid, line = child(life)
+    os.close(line)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_line_let_go_before_is_noticed() -> None:
+    hold, line = lifeline()
+    os.close(line)
+    pid = os.fork()
+    if pid == 0:
+        hang_on(hold)
+        os._exit(3)
+    os.close(hold)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_it_lives_while_somebody_holds_the_line() -> None:
+    pid, line = child(lambda: os._exit(5))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    os.close(line)

@@ -1,0 +1,63 @@
+"""Answers wait in shared memory, and the parent can read what a killed worker left there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from nearfar.worker import outbox
+from nearfar.worker.outbox import Outbox
+
+
+@pytest.fixture
+def both() -> Iterator[tuple[Outbox, Outbox]]:
+    """The worker's view, and the parent's."""
+    descriptor = outbox.create()
+    theirs, ours = Outbox(os.dup(descriptor)), Outbox(descriptor)
+    yield theirs, ours
+    theirs.close()
+    ours.close()
+
+
+def test_the_parent_sees_what_was_added(both: tuple[Outbox, Outbox]) -> None:
+    worker, parent = both
+    assert parent.look() == (0, 0, b"")
+    assert worker.add(b"one")
+    assert worker.add(b"second")
+    assert len(worker) == 2
+    assert parent.look() == (0, 2, b"onesecond")
+    assert worker.content() == b"onesecond"
+
+
+def test_what_was_sent_is_not_seen_again(both: tuple[Outbox, Outbox]) -> None:
+    worker, parent = both
+    worker.add(b"one")
+    worker.empty(1)
+    assert parent.look() == (1, 0, b"")
+    worker.add(b"two")
+    assert parent.look() == (1, 1, b"two")
+
+
+def test_it_is_bounded(both: tuple[Outbox, Outbox]) -> None:
+    worker, parent = both
+    answer = b"x" * 1000
+    added = 0
+    while worker.add(answer):
+        added += 1
+    assert added == (outbox.SIZE - 16) // 1000
+    assert parent.look() == (0, added, answer * added)
+    assert not worker.add(answer)
+    worker.empty(added)
+    assert worker.add(answer)
+
+
+def test_it_outlives_its_worker(both: tuple[Outbox, Outbox]) -> None:
+    worker, parent = both
+    pid = os.fork()
+    if pid == 0:
+        worker.add(b"last words")
+        os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+    assert parent.look() == (0, 1, b"last words")
