@@ -37,8 +37,13 @@ def temporary_folder() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def zeromq() -> None:
-    """ZeroMQ's own threads and files are made once for the whole process, with its first socket."""
-    sockets.make(zmq.PUSH).close()
+    """ZeroMQ's own threads and files are made once for the whole process, with its first socket, and pyzmq's
+    with the first message that is sent without copying it."""
+    with sockets.make(zmq.PAIR) as here, sockets.make(zmq.PAIR) as there:
+        here.bind("inproc://once")
+        there.connect("inproc://once")
+        here.send(bytes(1 << 20), copy=False)
+        there.recv()
 
 
 @pytest.fixture(autouse=True)

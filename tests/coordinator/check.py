@@ -12,15 +12,19 @@ from nearfar.coordinator.workers import Preparation, Recall, Stage, Worker
 MOST_BATCHES = 2
 
 
-def check(machine: Coordinator) -> None:
-    """Raise `AssertionError` for whatever is wrong in the books of `machine`."""
+def check(machine: Coordinator, *, resumed: bool = False) -> None:
+    """Raise `AssertionError` for whatever is wrong in the books of `machine`.
+
+    `resumed`: its workers may be older, and hold what was answered elsewhere.
+    """
     book = machine.book
     waiting = Counter(t for c in book.clients.values() for t in c.waiting if t.state is not State.SETTLED)
     given = Counter(task for worker in machine.workers.values() for task in worker.unanswered())
     assert all(count == 1 for count in (waiting + given).values()), "a task in two places"
     assert all(task.state is State.WAITING for task in waiting)
     for task in given:
-        assert task.state is State.GIVEN or task.client not in book.clients, "a task that is settled is held"
+        abandoned = resumed or task.client not in book.clients
+        assert task.state is State.GIVEN or abandoned, "a task that is settled is held"
     assert not [task for task, _ in book.outcomes if task in waiting or task in given], "an outcome too early"
     assert all(task.state is State.SETTLED for task, _ in book.outcomes)
     assert all(task in given for task in book.cancelled), "a cancel is kept for a task that nobody holds"
@@ -29,11 +33,11 @@ def check(machine: Coordinator) -> None:
         assert client.given == len(holders), "given is miscounted"
         assert not (client.error and any(t.state is State.WAITING for t in client.waiting))
     for worker in machine.workers.values():
-        check_worker(machine, worker)
+        check_worker(machine, worker, resumed=resumed)
     check_roster(machine._roster)
 
 
-def check_worker(machine: Coordinator, worker: Worker) -> None:
+def check_worker(machine: Coordinator, worker: Worker, *, resumed: bool) -> None:
     """One worker's batches, quota and initializers."""
     plain = [b for b in worker.batches if b is not worker.unsent and not preparation(b.tasks[0])]
     assert worker.stage is not Stage.GONE
@@ -49,7 +53,7 @@ def check_worker(machine: Coordinator, worker: Worker) -> None:
         client = machine.book.clients.get(batch.client)
         if client is not None and client.initializer is not None:
             assert client.name in worker.prepared, "a task comes before the initializer"
-        assert len({(task.function, task.mode) for task in batch.tasks}) == 1
+        assert len({(task.function, task.mode) for task in batch.tasks}) == 1 or resumed
         assert len(batch.tasks) == 1 or not any(task.timeout for task in batch.tasks)
 
 

@@ -510,7 +510,7 @@ def test_an_agent_that_leaves_answers_what_it_runs_and_gives_back_the_rest(world
     world.settle()
     assert world.peers.counts()["agents"] == 1
     agent.run("0.1")
-    world.pass_time(1)
+    world.pass_time(3)
     assert agent.machine.state.name == "CLOSED"
     assert world.peers.counts()["agents"] == 0
     assert client.value(numbers[0]) == b"1"

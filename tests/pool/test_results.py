@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from multiprocessing import TimeoutError
 from typing import Any
 
@@ -13,7 +15,7 @@ from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import Call
 from nearfar.pool.chunks import chunks, default_chunksize
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, default_window
-from nearfar.pool.results import MapResult
+from nearfar.pool.results import AsyncResult, MapResult
 from tests.pool.engines import ManualEngine
 from tests.pool.tasks import Trouble, fail_if_odd, square
 
@@ -167,6 +169,38 @@ def test_an_imap_gives_up_after_its_timeout_and_goes_on() -> None:
     with pytest.raises(TimeoutError):
         iterator.next(timeout=0)
     assert iterator.next() == 9
+
+
+class Thing:
+    """Something that a weak reference can watch."""
+
+
+def make_thing(_: int) -> Thing:
+    return Thing()
+
+
+@pytest.mark.parametrize("kind", [IMapIterator, IMapUnorderedIterator])
+def test_an_imap_keeps_nothing_that_was_taken(kind: type[IMapIterator]) -> None:
+    iterator = kind(ManualEngine(), make_thing, itertools.count(), 1, 4)
+    taken = [weakref.ref(next(iterator)) for _ in range(20)]
+    assert [thing() for thing in taken] == [None] * 20
+
+
+def test_a_result_keeps_its_pool_until_it_has_ended() -> None:
+    engine, pool = ManualEngine(), Thing()
+    result = AsyncResult(engine, pool, square, (3,))
+    whole = MapResult(engine, pool)
+    iterator = IMapIterator(engine, square, [1], 1, keeper=pool)
+    gone = weakref.ref(pool)
+    del pool
+    engine.submit(result)
+    assert result.get() == 9
+    assert gone() is not None
+    whole.send(square, [[1]], Mode.MAP, (None, 0))
+    assert whole.get() == [1]
+    assert gone() is not None
+    assert list(iterator) == [1]
+    assert gone() is None
 
 
 def test_map_and_imap_hand_on_the_limits() -> None:

@@ -86,10 +86,9 @@ class Agents:
             assert isinstance(client, str) and isinstance(numbers, list)  # the wire has looked
             tasks = [self._claimed(worker, client, number) for number in numbers]
             worker.batches.append(Batch(client, tasks, None))
+        agent.workers[name] = worker
+        agent.given[name] = len(batches)
         self._coordinator.worker_came(worker, self._desk.now)
-        if worker.name in self._coordinator.workers:
-            agent.workers[name] = worker
-            agent.given[name] = len(batches)
         if agent.leaving:
             self._coordinator.drain(worker)
 

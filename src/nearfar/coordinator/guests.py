@@ -195,6 +195,10 @@ class Guests:
                     self._desk.say(task.guest.session, Kind.CANCELLED, task.number, False)
         self._asked = {task for task in self._asked if task in self._coordinator.book.cancelled}
 
+    def settled(self) -> bool:
+        """True if those who are here have acked all outcomes."""
+        return not any(g.session and (g.outcomes or g.session.told) for g in self.all.values())
+
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self) -> None:

@@ -18,7 +18,7 @@ class LocalWorkers:
     crew: Crew
     """Set by who makes it: a crew needs its listener first."""
 
-    def __init__(self, coordinator: Coordinator, on_hopeless: Callable[[str], None]) -> None:
+    def __init__(self, coordinator: Coordinator, on_hopeless: Callable[[str], object]) -> None:
         """`on_hopeless` is told why no worker can be started any more."""
         self._coordinator = coordinator
         self._on_hopeless = on_hopeless

@@ -111,6 +111,10 @@ class Peers:
             times.append(wanted)
         return min(times, default=now + self._lease / 4)
 
+    def settled(self) -> bool:
+        """True if every client has all outcomes that there are."""
+        return self._guests.settled()
+
     # -- what there is to know ---------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:

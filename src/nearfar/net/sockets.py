@@ -49,6 +49,20 @@ def make(kind: int, *, identity: str = "") -> zmq.Socket[bytes]:
     return made
 
 
+def receive(made: zmq.Socket[bytes], copied: int) -> list[bytes | memoryview]:
+    """The frames of the next message: `copied` as bytes, and those after them, which may be large, in place.
+
+    Raises `zmq.Again` if there is none.
+    """
+    frames: list[bytes | memoryview] = [made.recv(zmq.NOBLOCK)]
+    while made.getsockopt(zmq.RCVMORE):
+        if len(frames) < copied:
+            frames.append(made.recv(zmq.NOBLOCK))
+        else:
+            frames.append(made.recv(zmq.NOBLOCK, copy=False).buffer)
+    return frames
+
+
 def bind(made: zmq.Socket[bytes], address: Address) -> Address:
     """Bind, and return the address with the port it got. Raises `AddressError`."""
     if address.path:

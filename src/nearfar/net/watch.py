@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from typing import Any
 
 from nearfar.net.here import machine_id
@@ -33,6 +34,10 @@ class Watch:
         if found is not None:
             os.close(descriptor)
         return found
+
+    def idle(self, wanted: Container[str]) -> list[int]:
+        """The descriptors for sessions that are not in `wanted`: poll them no more, then say `ended`."""
+        return [descriptor for descriptor, (session, _) in self._sessions.items() if session not in wanted]
 
     def close(self) -> None:
         for descriptor in self._sessions:

@@ -11,16 +11,19 @@ from nearfar.coordinator.tasks import Task
 Outcomes = deque[tuple[Task, Sequence[Any] | BaseException]]
 
 
-def tell(outcomes: Outcomes) -> None:
+def tell(outcomes: Outcomes) -> bool:
     """Tell each task its outcome, which may run callers' callbacks: without any lock held.
 
-    Several threads may do so at once, and a signal may interrupt it: nothing is told twice, or lost.
+    Several threads may do so at once, and a signal may interrupt it: nothing is told twice, or lost. Returns
+    whether there was anything to tell.
     """
+    told = False
     while outcomes:
         try:
             task, outcome = outcomes.popleft()
         except IndexError:  # another thread tells, too
-            return
+            break
+        told = True
         try:
             if isinstance(outcome, BaseException):
                 task.failed(outcome)
@@ -30,3 +33,4 @@ def tell(outcomes: Outcomes) -> None:
             if not task.told:
                 outcomes.appendleft((task, outcome))
             raise
+    return told

@@ -129,7 +129,6 @@ class Future(Call, futures.Future[Any]):
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
-            watched.condition.notify_all()
         self._invoke_callbacks()  # type: ignore[attr-defined]
 
     # What the standard's functions, and those methods that are inherited, touch.

@@ -35,7 +35,10 @@ class Work(Protocol):
         """Wait for something to do, up to `timeout` seconds."""
 
     def step(self, events: list[tuple[int, int]]) -> None:
-        """Do it, and tell what has come of it. From any thread. Must not raise but for what signals raise."""
+        """Do it. From any thread. Must not raise but for what signals raise."""
+
+    def tell(self) -> bool:
+        """Tell those concerned what has come of it, if anything; runs callers' callbacks. From any thread."""
 
     def deadline(self) -> float | None:
         """When `step` has to be called without an event; by `time.monotonic`."""
@@ -87,6 +90,7 @@ class Leadership:
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Lead or follow until `ready()`; False after `timeout` seconds (None: no limit)."""
+        self._work.tell()
         if ready():
             return True
         deadline = None if timeout is None else monotonic() + timeout
@@ -105,7 +109,7 @@ class Leadership:
         return self._follow(follower, deadline)
 
     def help(self) -> None:
-        """Do what is there to do, without waiting, if nobody else is about to."""
+        """Do what is there to do, without waiting, if nobody else is about to. Tells nobody of it."""
         if self._background_leads:
             self._ask_to_yield()
         with self._seats:
@@ -113,7 +117,8 @@ class Leadership:
                 return
             self._leader = threading.get_ident()
         try:
-            self._step(self._work.poll(0))
+            self._steps += 1
+            self._work.step(self._work.poll(0))
         finally:
             self._leave()
 
@@ -155,6 +160,7 @@ class Leadership:
         self._asleep_until = 0.0
         self._steps += 1
         self._work.step(events)
+        self._work.tell()
         if self._followers:
             self._wake_the_ready()
 
@@ -247,6 +253,8 @@ class Leadership:
         while not self._work.over:
             steps = self._steps
             self._left.acquire(timeout=GRACE)
+            if self._work.tell() and self._leader is not None:  # what those who only hand in have found
+                self._waker.wake()
             if self._leader is None and self._steps == steps:
                 return
             looks += 1

@@ -93,7 +93,7 @@ class AgentMachine:
 
     def came(self, worker: str, pid: int, now: float) -> None:
         """A worker is ready."""
-        record = self._records[worker] = Record(worker, pid)
+        record = self._records[worker] = Record(worker, pid, f"{self.name}/{worker}")
         if self.state is State.OPEN:
             self._announce(record, now)
 
@@ -105,9 +105,7 @@ class AgentMachine:
             return
         for share in shares(rows, FORMS[Kind.ANSWERS].blob):
             first = record.ran + 1
-            self._say(
-                now, Kind.ANSWERS, self._wired(record), first, spent * len(share) / len(rows), rows=share
-            )
+            self._say(now, Kind.ANSWERS, record.wired, first, spent * len(share) / len(rows), rows=share)
             named = zip(record.answer(len(share)), share, strict=True)
             self._kept.update((task, row) for task, row in named if task[1])
 
@@ -123,7 +121,7 @@ class AgentMachine:
         record = self._records.get(worker)
         if record is not None:
             record.take_back(batches)
-            self._say(now, Kind.RETURNED, self._wired(record), batches)
+            self._say(now, Kind.RETURNED, record.wired, batches)
 
     # -- from the network --------------------------------------------------------------------------
 
@@ -274,7 +272,7 @@ class AgentMachine:
         record.given = len(record.batches)
         batches = [[client, numbers] for client, numbers in record.batches]
         prepared = sorted(record.prepared)
-        self._say(now, Kind.CAME, self._wired(record), record.pid, record.ran, prepared, batches)
+        self._say(now, Kind.CAME, record.wired, record.pid, record.ran, prepared, batches)
         if record.end is not None:
             self._bury(record, now)
 
@@ -284,7 +282,7 @@ class AgentMachine:
         if not record.told and not record.batches:
             del self._records[record.name]  # nobody knew it
         else:
-            record.end_message = self._say(now, Kind.DIED, self._wired(record), how, unread, record.given)
+            record.end_message = self._say(now, Kind.DIED, record.wired, how, unread, record.given)
 
     def _say(self, now: float, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> int:
         """Say it if there is a session; what matters is said again in the next."""
@@ -299,6 +297,3 @@ class AgentMachine:
         if not (self._records or self._kept or self._said_bye):
             self._said_bye = True
             self._say(now, Kind.BYE)
-
-    def _wired(self, record: Record) -> str:
-        return f"{self.name}/{record.name}"

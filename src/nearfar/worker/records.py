@@ -16,8 +16,10 @@ class Given(NamedTuple):
 class Record:
     """One worker."""
 
-    def __init__(self, name: str, pid: int) -> None:
+    def __init__(self, name: str, pid: int, wired: str) -> None:
         self.name = name
+        self.wired = wired
+        """What the coordinator calls it."""
         self.pid = pid
         self.batches: deque[Given] = deque()
         """What it has not answered, in order."""

@@ -99,6 +99,7 @@ class Runner:
         self, client: str, function: bytes, mode: int, blob: Buffer, buffers: Sequence[Buffer]
     ) -> tuple[int, Buffer, Sequence[Buffer]]:
         try:
+            value: Any
             func, items, keywords = self._loader.load(function, mode, blob, buffers, client)
             if mode == Mode.MAP:
                 value = list(map(func, items))

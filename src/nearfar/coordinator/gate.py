@@ -1,0 +1,162 @@
+"""The socket of a coordinator: reads what agents and clients say, and sends what is to be said."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import select
+import time
+
+import zmq
+
+from nearfar.coordinator import wire
+from nearfar.coordinator.machine import Coordinator
+from nearfar.coordinator.peers import Peers
+from nearfar.coordinator.wire import Envelope
+from nearfar.errors import AddressError, ProtocolError
+from nearfar.net import sockets
+from nearfar.net.addresses import Address
+from nearfar.net.watch import Watch
+
+log = logging.getLogger(__name__)
+
+DRAIN = 256
+"""Messages read in one turn."""
+SMALL = 3
+"""Frames of a message without large parts, its sender's name among them."""
+
+
+class Gate:
+    """Binds `address` for a coordinator. Driven from outside, by one thread at a time.
+
+    A turn of whoever drives it::
+
+        poll fileno() for reading, until deadline(), unless pending()
+        turn(now) -> Coordinator.tick(now), Coordinator.flush(now) -> tell Coordinator.outcomes -> say(now)
+
+    `lease` is in seconds. `clients` says whether it takes clients besides agents. Raises `AddressError` for
+    an address that cannot be bound, or that other machines can reach unless `insecure`: whoever can reach it
+    can run any code in the workers.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        coordinator: Coordinator,
+        *,
+        lease: float = 10.0,
+        clients: bool = False,
+        insecure: bool = False,
+    ) -> None:
+        if not (address.local or insecure):
+            raise AddressError(
+                f"{address} can be reached from other machines, and whoever reaches it can run any code: bind"
+                " to loopback or ipc://, or say insecure=True (--insecure) if you trust all who can reach it"
+            )
+        self._socket = sockets.make(zmq.ROUTER)
+        try:
+            self.address = sockets.bind(self._socket, address)
+        except AddressError:
+            self._socket.close()
+            raise
+        if not address.local:
+            log.warning("everyone who can reach the pool at %s can run any code in its workers", self.address)
+        now = time.monotonic()
+        self.peers = Peers(coordinator, secrets.token_hex(8), lease=lease, clients=clients, now=now)
+        self._unread = 0
+        """Messages dropped, for they were none."""
+        self._soon = lease / 100
+        self._next_tick = now
+        self._watch = Watch()
+        self._poll = select.epoll()
+        self._descriptor = int(self._socket.getsockopt(zmq.FD))
+        self._poll.register(self._descriptor, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when there may be something to read.
+
+        ZeroMQ's part of it says so once for many messages, so ask `pending` before each wait.
+        """
+        return self._poll.fileno()
+
+    def pending(self) -> bool:
+        """True if messages lie here to be read."""
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def deadline(self) -> float:
+        """When `turn` is wanted at the latest (`time.monotonic`)."""
+        return self._next_tick
+
+    def turn(self, now: float) -> None:
+        """Take in what has come, and what has become of those who are silent or dead. Never blocks."""
+        heard = self._read(now)
+        self._see_deaths(now)
+        if now >= self._next_tick:
+            self.peers.tick(now)
+            self._next_tick = self.peers.deadline(now)
+            for descriptor in self._watch.idle(self.peers.sessions):
+                self._poll.unregister(descriptor)
+                self._watch.ended(descriptor)
+        if heard:  # an ack of it may be due before anything that was known
+            self._next_tick = min(self._next_tick, now + self._soon)
+
+    def say(self, now: float) -> None:
+        """Send all that is to be said. Never blocks."""
+        for name, envelope in self.peers.flush(now):
+            self._send(name, envelope)
+            if envelope.number:  # it may have to be sent again
+                self._next_tick = min(self._next_tick, now + 10 * self._soon)
+
+    def counts(self) -> dict[str, int]:
+        """The coordinator in figures."""
+        counts = self.peers.counts()
+        counts["malformed"] += self._unread
+        return counts
+
+    def close(self) -> None:
+        """Close the socket; agents and clients take the coordinator for lost."""
+        self._poll.close()
+        self._watch.close()
+        sockets.close_bound(self._socket, self.address)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _read(self, now: float) -> int:
+        heard = 0
+        with contextlib.suppress(zmq.Again):
+            while heard < DRAIN:
+                name, *frames = sockets.receive(self._socket, SMALL)
+                heard += 1
+                self._receive(name, frames, now)
+        return heard
+
+    def _receive(self, name: bytes | memoryview, frames: list[bytes | memoryview], now: float) -> None:
+        try:
+            session = bytes(name).decode()
+            envelope = wire.unpack(frames)
+        except (ProtocolError, UnicodeDecodeError) as error:
+            self._unread += 1
+            log.warning("dropped a malformed message: %s", str(error)[:200])
+            return
+        known = session in self.peers.sessions
+        self.peers.receive(session, envelope, now)
+        if not known and session in self.peers.sessions:
+            descriptor = self._watch.add(session, envelope.message.fields[3])
+            if descriptor is not None:
+                self._poll.register(descriptor, select.EPOLLIN)
+
+    def _see_deaths(self, now: float) -> None:
+        for descriptor, _ in self._poll.poll(0):
+            if descriptor == self._descriptor:
+                continue
+            self._poll.unregister(descriptor)
+            found = self._watch.ended(descriptor)
+            if found is not None:
+                session, pid = found
+                self.peers.dead(session, f"was lost with its agent, process {pid}", now)
+
+    def _send(self, name: str, envelope: Envelope) -> None:
+        frames = wire.pack(*envelope)
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart([name.encode(), *frames], zmq.NOBLOCK, copy=len(frames) < SMALL)

@@ -1,0 +1,142 @@
+"""A coordinator alone: one thread, which owns its gate, and its crew if it has workers of its own."""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import threading
+import time
+
+from nearfar.coordinator.crews import Hire, LocalWorkers
+from nearfar.coordinator.gate import Gate
+from nearfar.coordinator.machine import Coordinator
+from nearfar.coordinator.parts import Row
+from nearfar.net.addresses import Address
+from nearfar.net.waker import Waker
+
+log = logging.getLogger(__name__)
+
+
+class LoneCoordinator:
+    """Coordinates at `address` in a thread of this process, until `stop`.
+
+    `hire` makes a crew of local workers, if there are to be any. `lease` is in seconds: how long an agent or
+    a client may be silent. Raises `AddressError` as `Gate` does.
+
+    It remembers nothing over a restart, and needs not: agents tell the next one what runs and what is
+    answered, and clients submit again what they have no outcome for. No call runs twice, unless its worker
+    was lost too; those of `hire` are, with their coordinator.
+    """
+
+    def __init__(
+        self, address: Address, hire: Hire | None = None, *, lease: float = 10.0, insecure: bool = False
+    ) -> None:
+        self._coordinator = Coordinator()
+        self._gate = Gate(address, self._coordinator, lease=lease, clients=True, insecure=insecure)
+        self.address = self._gate.address
+        """Where it is found, with the port that it got."""
+        self._local = None if hire is None else LocalWorkers(self._coordinator, hire, socket.gethostname())
+        self._lock = threading.Lock()
+        self._waker = Waker()
+        self._poll = select.poll()
+        for descriptor in (self._waker.fileno(), self._gate.fileno()):
+            self._poll.register(descriptor, select.POLLIN)
+        if self._local is not None:
+            self._local.crew.start()
+            self._poll.register(self._local.crew.fileno(), select.POLLIN)
+        self._ends: float | None = None
+        """Once it is to stop: when it does at the latest."""
+        self._thread = threading.Thread(
+            target=self._run, name=f"nearfar-coordinator-{self.address}", daemon=True
+        )
+        self._thread.start()
+
+    def counts(self) -> dict[str, int]:
+        """In figures: agents, clients, workers, running, waiting, held, done, lost, stale, malformed."""
+        with self._lock:
+            return self._gate.counts()
+
+    def status(self) -> list[Row]:
+        """A row of each worker: name, host, pid, tasks answered, what it runs (or ""), seconds so far."""
+        with self._lock:
+            return self._gate.peers.status(time.monotonic())
+
+    def stop(self, grace: float = 5.0) -> None:
+        """Stop, once the local workers have finished what they run and its clients have it, or after `grace`
+        seconds; what runs elsewhere goes on, for another coordinator. Called again, it stops at once.
+        """
+        with self._lock:
+            self._ends = time.monotonic() + (0.0 if self._ends is not None else grace)
+        self._waker.wake()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end that `stop` brings; tells whether it came within `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._may_end():
+                self._wait()
+                with self._lock:
+                    now = time.monotonic()
+                    self._take_in(now)
+                    self._decide(now)
+                    self._tell_outcomes()
+                    self._gate.say(now)
+        except Exception:
+            log.exception("the coordinator at %s failed", self.address)
+            raise
+        finally:
+            with self._lock:
+                self._close()
+
+    def _wait(self) -> None:
+        """Sleep until there is something to do."""
+        deadlines = [self._gate.deadline()]
+        if self._local is not None and (due := self._local.crew.deadline()) is not None:
+            deadlines.append(due)
+        if (due := self._coordinator.deadline()) is not None:
+            deadlines.append(due)
+        if self._ends is not None:
+            deadlines.append(self._ends)
+        if not self._gate.pending():
+            self._poll.poll(max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1))
+        self._waker.clear()
+
+    def _take_in(self, now: float) -> None:
+        """What came, from the network and from the local workers."""
+        self._gate.turn(now)
+        if self._local is not None:
+            self._local.crew.turn()
+            self._local.crew.tick(now)
+
+    def _decide(self, now: float) -> None:
+        if self._ends is not None and self._local is not None:
+            self._local.drain()
+        self._coordinator.tick(now)
+        self._coordinator.flush(now)
+
+    def _tell_outcomes(self) -> None:
+        outcomes = self._coordinator.outcomes
+        for task, outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                task.failed(outcome)
+            else:
+                task.answered(*outcome)
+        outcomes.clear()
+
+    def _may_end(self) -> bool:
+        if self._ends is None:
+            return False
+        busy = self._local is not None and self._local.busy()
+        return time.monotonic() >= self._ends or not (busy or not self._gate.peers.settled())
+
+    def _close(self) -> None:
+        if self._local is not None:
+            self._local.crew.close()
+        self._gate.close()
+        self._waker.close()

@@ -1,0 +1,168 @@
+"""The engine that is a client of a coordinator elsewhere."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from nearfar.coordinator.caller import Caller
+from nearfar.errors import CoordinatorLost
+from nearfar.net.addresses import Address
+from nearfar.net.here import about_me
+from nearfar.net.pickles.calls import CallPickler
+from nearfar.pool.call import Call
+from nearfar.pool.client import ClientMachine, Stage
+from nearfar.pool.driven import DrivenEngine, new_name
+from nearfar.pool.endings import Outcomes
+from nearfar.pool.initializing import pickled_initializer, read_initializer_error
+from nearfar.worker.actions import Connect, Send
+
+FAREWELL = 2.0
+"""Seconds that a terminated pool waits for its coordinator to have heard so."""
+
+
+class FarEngine(DrivenEngine):
+    """The workers of the coordinator at `address`, which other programs may use as well."""
+
+    def __init__(
+        self,
+        address: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        *,
+        wait: float = 60.0,
+    ) -> None:
+        """`wait`: seconds without a coordinator after which every call fails with `CoordinatorLost`.
+
+        Nothing is sent before it is used. Raises `AddressError`, and what pickling raises.
+        """
+        place = Address.parse_remote(address)
+        super().__init__(new_name(), CallPickler(far=True, main={}))
+        self._caller = Caller(place.seen_from_here())
+        first = pickled_initializer(self._pickler, initializer, initargs)
+        self._machine = ClientMachine(
+            self.name,
+            about_me() | {"host": socket.gethostname()},
+            initializer=None if first is None else (first.function, first.blob, list(first.buffers)),
+            read_error=read_initializer_error,
+            wait=wait,
+        )
+        self._poll = select.epoll()
+        self._poll.register(self._waker.fileno(), select.EPOLLIN)
+        self._descriptor = -1
+        self._last_moment = float("inf")
+        self._begin()
+
+    @property
+    def address(self) -> str:
+        """The coordinator's."""
+        return str(self._caller.address)
+
+    @property
+    def size(self) -> int:
+        """As `Engine.size`. Before it is known, a coordinator is asked, and waited for."""
+        if not self._machine.workers and not self._over:
+            self._connect()
+            self.wait_until(lambda: self._machine.stage >= Stage.OPEN or self._over, None)
+        return max(1, self._machine.workers)
+
+    def counts(self) -> dict[str, int]:
+        """As `Engine.counts`: of what is this client's, but the workers, whom it shares."""
+        with self._lock:
+            waiting, given = self._machine.counts()
+        running = min(given, self._machine.workers)
+        ahead = given - running
+        return {
+            "workers": self._machine.workers,
+            "running": running,
+            "waiting": waiting + ahead + len(self._inbox),
+            "done": self._machine.done,
+            "stale": self._machine.stale,
+        }
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """As `Work.poll`."""
+        if self._caller.pending():
+            return []
+        try:
+            return self._poll.poll(timeout)
+        except ValueError:  # closed meanwhile
+            return []
+
+    def deadline(self) -> float | None:
+        """As `Work.deadline`."""
+        if self._machine.stage in (Stage.NEW, Stage.CLOSED):
+            return None
+        return min(self._machine.deadline(monotonic()), self._last_moment)
+
+    # -- under the lock ----------------------------------------------------------------------------
+
+    @property
+    def _outcomes(self) -> Outcomes:
+        return self._machine.outcomes
+
+    def _connect(self) -> None:
+        with self._lock, self._shield:
+            self._machine.connect(monotonic())
+        self.step([])
+        self._leadership.reconsider()
+
+    def _step(self, events: list[tuple[int, int]], now: float) -> None:
+        self._waker.clear()
+        machine = self._machine
+        for envelope in self._caller.receive():
+            machine.receive(envelope, now)
+        if self._inbox:
+            machine.connect(now)
+            self._take_in()
+        machine.tick(now)
+        if self._closing:
+            machine.leave()
+        while actions := machine.flush(now):
+            for action in actions:
+                match action:
+                    case Connect(session):
+                        self._open(session)
+                    case Send(envelope):
+                        self._caller.send(envelope)
+        self._hungry = machine.hungry
+        if machine.error is not None and self._broken is None:
+            self._break(machine.error)
+        over = machine.stage is Stage.CLOSED or (machine.stage is Stage.NEW and self._closing)
+        if (over and (self._closing or machine.error is not None)) or now >= self._last_moment:
+            self._end()
+
+    def _open(self, session: str) -> None:
+        self._caller.close()  # takes its descriptor out of the poll
+        self._poll.register(self._caller.open(session), select.EPOLLIN)
+
+    def _submit(self, call: Call) -> None:
+        self._machine.submit(call)
+
+    def _cancel(self, call: Call) -> bool | None:
+        return self._machine.cancel(call)
+
+    def _knows(self, call: Call) -> bool:
+        return call.settled or not self._machine.cancelling(call)
+
+    def _waiting(self) -> list[Call]:
+        return [task for task in self._machine.unsent if isinstance(task, Call)]
+
+    def _fail_all(self, error: BaseException) -> None:
+        self._machine.fail(error)
+
+    def _leave_now(self) -> None:
+        self._machine.leave()
+        self._last_moment = min(self._last_moment, monotonic() + FAREWELL)
+        if self._machine.stage is not Stage.OPEN:
+            self._end()
+
+    def _let_go(self) -> None:
+        self._caller.close()
+        self._poll.close()
+
+
+__all__ = ["CoordinatorLost", "FarEngine"]

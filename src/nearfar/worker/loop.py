@@ -1,0 +1,175 @@
+"""The agent: workers of this machine for a coordinator elsewhere. One thread, the caller's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import select
+import socket
+import time
+
+import zmq
+
+from nearfar.coordinator import wire
+from nearfar.coordinator.crews import Answer, Hire
+from nearfar.errors import CoordinatorLost, PoolBroken, ProtocolError
+from nearfar.net import sockets
+from nearfar.net.addresses import Address
+from nearfar.net.here import about_me
+from nearfar.net.waker import Waker
+from nearfar.worker.actions import Action, Connect, Give, Kill, Recall, Retire, Send
+from nearfar.worker.machine import AgentMachine, State
+
+log = logging.getLogger(__name__)
+
+DRAIN = 256
+"""Messages read in one turn."""
+SMALL = 2
+"""Frames of a message without large parts."""
+
+
+class Agent:
+    """Offers the workers that `hire` makes, `processes` of them, to the coordinator at `address`.
+
+    `wait` is in seconds: how long it goes on without a coordinator. It beats from the thread that calls
+    `run`; its workers are other processes, so a task that holds the interpreter does not silence it.
+    """
+
+    def __init__(
+        self, address: Address, hire: Hire, processes: int, *, wait: float = 60.0, quota: int | None = None
+    ) -> None:
+        host = socket.gethostname()[: wire.LONGEST_NAME // 2]
+        self.name = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        about = about_me() | {"host": host, "slots": processes, "quota": quota or 0}
+        self._address = address
+        self._wait = wait
+        self._machine = AgentMachine(self.name, about)
+        self._crew = hire(self)
+        self._socket: zmq.Socket[bytes] | None = None
+        self._waker = Waker()
+        self._leaves = 0
+        self._hopeless = ""
+
+    def run(self) -> None:
+        """Work until `leave`, and then until all that runs is answered and had.
+
+        Raises `CoordinatorLost` when none answers for `wait` seconds, or it refuses this agent, and
+        `PoolBroken` when processes cannot be started. The workers are gone afterwards, in any case.
+        """
+        try:
+            self._crew.start()
+            self._machine.connect(time.monotonic())
+            while not self._over():
+                self._sleep()
+                self._take_in()
+                self._check()
+            if self._machine.refused:
+                raise CoordinatorLost(f"the coordinator at {self._address}: {self._machine.refused}")
+        finally:
+            self._close()
+
+    def leave(self) -> None:
+        """Take no more work, and let `run` return once all that runs is answered. Called again: leave at
+        once, killing what runs. May be called by any thread, and by a signal handler.
+        """
+        self._leaves += 1
+        self._waker.wake()
+
+    # -- from the crew -----------------------------------------------------------------------------
+
+    def came(self, name: str, pid: int) -> None:
+        self._machine.came(name, pid, time.monotonic())
+
+    def answered(self, name: str, answers: list[Answer], spent: float) -> None:
+        rows = [(status, blob, list(buffers)) for status, blob, buffers in answers]
+        self._machine.answered(name, rows, spent, time.monotonic())
+
+    def died(self, name: str, how: str, unread: int) -> None:
+        log.info("worker %s/%s %s", self.name, name, how)
+        self._machine.died(name, how, unread, time.monotonic())
+
+    def hopeless(self, reason: str) -> None:
+        self._hopeless = reason
+
+    # -- steps of the loop -------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        """Do what the machine says; doing may give it more to say. True if it has said its last."""
+        while actions := self._machine.flush(time.monotonic()):
+            for action in actions:
+                self._do(action)
+        return self._machine.state is State.CLOSED
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Connect(session):
+                self._open(session)
+            case Send(envelope):
+                if self._socket is not None:
+                    frames = wire.pack(*envelope)
+                    with contextlib.suppress(zmq.Again):
+                        self._socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) <= SMALL)
+            case Give(worker, client, rows):
+                self._crew.give(worker, client, [(row[0], row[1], row[2], row[3]) for row in rows])
+            case Recall(worker):
+                self._machine.returned(worker, self._crew.recall(worker), time.monotonic())
+            case Kill(worker):
+                self._crew.kill(worker)
+            case Retire(worker):
+                self._crew.retire(worker)
+
+    def _sleep(self) -> None:
+        assert self._socket is not None
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            return
+        poll = select.poll()
+        for descriptor in (self._waker.fileno(), self._crew.fileno(), int(self._socket.getsockopt(zmq.FD))):
+            poll.register(descriptor, select.POLLIN)
+        now = time.monotonic()
+        deadline = min(self._machine.deadline(now), now + self._wait)
+        if (due := self._crew.deadline()) is not None:
+            deadline = min(deadline, due)
+        poll.poll(max(0, int((deadline - now) * 1000) + 1))
+
+    def _take_in(self) -> None:
+        """What came: from the network, from the workers, from the clock, and from who stops this agent."""
+        self._waker.clear()
+        self._read()
+        self._crew.turn()
+        now = time.monotonic()
+        self._crew.tick(now)
+        self._machine.tick(now)
+        if self._leaves:
+            self._machine.leave()
+        if self._leaves > 1:
+            self._machine.abandon()
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        with contextlib.suppress(zmq.Again):
+            for _ in range(DRAIN):
+                frames = sockets.receive(self._socket, SMALL)
+                try:
+                    self._machine.receive(wire.unpack(frames), time.monotonic())
+                except ProtocolError as error:
+                    log.warning("dropped a malformed message from %s: %s", self._address, str(error)[:200])
+
+    def _check(self) -> None:
+        if self._hopeless:
+            raise PoolBroken(self._hopeless)
+        if self._machine.away(time.monotonic()) >= self._wait:
+            raise CoordinatorLost(f"no coordinator has answered at {self._address} for {self._wait:g} s")
+
+    def _open(self, session: str) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = sockets.make(zmq.DEALER, identity=session)
+        self._socket.connect(str(self._address))
+
+    def _close(self) -> None:
+        self._crew.close()
+        if self._socket is not None:
+            self._socket.close()
+        self._waker.close()

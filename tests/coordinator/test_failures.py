@@ -1,0 +1,55 @@
+"""Errors of a coordinator come through its wire as what they were."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import CancelledError
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfar.coordinator import failures
+from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, TaskTimeout, WorkerLost
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkerLost("a/0.1", "host", 7, "killed by SIGKILL", "m:f"),
+        TaskTimeout("ran longer than 3 s"),
+        InitializerFailed("3 workers died in it"),
+        CancelledError(),
+    ],
+)
+def test_an_error_comes_through(error: BaseException) -> None:
+    read = failures.read(failures.describe(error), ValueError)
+    assert type(read) is type(error) and str(read) == str(error)
+
+
+def test_what_an_initializer_raised_comes_through_unread() -> None:
+    read = failures.read(failures.describe(failures.Unread(memoryview(b"pickle"))), ValueError)
+    assert type(read) is InitializerFailed
+    assert isinstance(read.__cause__, ValueError) and read.__cause__.args == (b"pickle",)
+
+
+def test_an_error_of_another_kind_keeps_its_text() -> None:
+    read = failures.read(failures.describe(KeyError("x")), ValueError)
+    assert type(read) is NearfarError and str(read) == "'x'"
+
+
+@given(
+    st.binary(max_size=30) | st.lists(st.text(max_size=5) | st.integers(0, 9), max_size=5).map(msgpack.packb)
+)
+def test_anything_else_is_a_protocol_error(description: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        assert isinstance(failures.read(description, ValueError), BaseException)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["Oops", "x"], ["TaskTimeout"], ["WorkerLost", "a"], ["NearfarError", 1]]
+)
+def test_a_wrong_description_is_a_protocol_error(words: list[object]) -> None:
+    with pytest.raises(ProtocolError):
+        failures.read(msgpack.packb(words), ValueError)

@@ -1,0 +1,281 @@
+"""A coordinator, agents and clients over real sockets; the workers are threads' make-believe."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from nearfar.coordinator.loop import LoneCoordinator
+from nearfar.coordinator.tasks import Outcome
+from nearfar.coordinator.wire import Envelope, Kind, Message
+from nearfar.errors import AddressError, CoordinatorLost, PoolBroken
+from nearfar.net import sockets
+from nearfar.net.addresses import Address
+from nearfar.worker.loop import Agent
+from tests.support.crew import FakeCrew
+from tests.support.pool_client import PoolClient
+from tests.support.waiting import eventually
+
+LEASE = 2.0
+
+
+class Hired:
+    """Hires fake crews, and keeps hold of the last one."""
+
+    def __init__(self, count: int, *, shut: bool = False) -> None:
+        self.count = count
+        self.shut = shut
+        self.crew: FakeCrew
+
+    def __call__(self, listener: Any) -> FakeCrew:
+        self.crew = FakeCrew(listener, self.count)
+        if self.shut:
+            self.crew.gate.clear()
+        return self.crew
+
+
+class Running:
+    """An agent in a thread of its own."""
+
+    def __init__(self, address: Address, count: int = 2, *, shut: bool = False, wait: float = 20.0) -> None:
+        self.hired = Hired(count, shut=shut)
+        self.agent = Agent(address, self.hired, count, wait=wait)
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    @property
+    def crew(self) -> FakeCrew:
+        return self.hired.crew
+
+    def run(self) -> None:
+        try:
+            self.agent.run()
+        except Exception as error:
+            self.error = error
+
+    def end(self) -> None:
+        self.agent.leave()
+        self.agent.leave()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+
+Keep = Callable[[Any], Any]
+
+
+@pytest.fixture
+def keep() -> Iterator[Keep]:
+    """Ends what it is given, the last first."""
+    kept: list[Any] = []
+
+    def note(thing: Any) -> Any:
+        kept.append(thing)
+        return thing
+
+    yield note
+    for thing in reversed(kept):
+        if isinstance(thing, LoneCoordinator):
+            thing.stop(0)
+            assert thing.join(10)
+        elif isinstance(thing, Running):
+            thing.end()
+        else:
+            thing.close()
+
+
+@pytest.fixture(params=["tcp://127.0.0.1:*", "ipc"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
+    return Address.parse(f"ipc://{tmp_path}/pool" if request.param == "ipc" else request.param)
+
+
+@pytest.fixture
+def coordinator(address: Address, keep: Keep) -> Any:
+    return keep(LoneCoordinator(address, lease=LEASE))
+
+
+def test_tasks_run_at_agents_and_in_the_local_crew(address: Address, keep: Keep) -> None:
+    local = Hired(1)
+    coordinator = keep(LoneCoordinator(address, local, lease=LEASE))
+    agents = [keep(Running(coordinator.address)) for _ in range(2)]
+    client = keep(PoolClient(str(coordinator.address)))
+    assert client.until(lambda: client.workers == 5)
+    blobs = [b"task %d" % n for n in range(500)]
+    numbers = client.submit(*blobs)
+    assert client.until(client.done)
+    assert [client.outcomes[number][1] for number in numbers] == [blob[::-1] for blob in blobs]
+    crews = [local.crew, *(agent.crew for agent in agents)]
+    assert sorted(blob for crew in crews for blob in crew.ran) == sorted(blobs)
+    assert all(crew.ran for crew in crews)
+
+
+def test_large_parts_come_and_go(coordinator: LoneCoordinator, keep: Keep) -> None:
+    keep(Running(coordinator.address))
+    client = keep(PoolClient(str(coordinator.address)))
+    big = bytes(range(256)) * 20_000
+    (number,) = client.submit(big, buffers=(big, b"small", big[:100_000]))
+    assert client.until(client.done)
+    assert client.outcomes[number] == (Outcome.VALUE, big[::-1], [big, b"small", big[:100_000]])
+
+
+def test_a_crashed_worker_fails_its_task_and_is_replaced(coordinator: LoneCoordinator, keep: Keep) -> None:
+    agent = keep(Running(coordinator.address, 1, shut=True))
+    client = keep(PoolClient(str(coordinator.address)))
+    first, second = client.submit(b"1", b"2")
+    assert client.until(agent.crew.busy)
+    agent.crew.crash()
+    assert client.until(lambda: first in client.outcomes)
+    agent.crew.open()
+    assert client.until(client.done)
+    assert client.outcomes[first][0] == Outcome.FAILED and client.outcomes[second][1] == b"2"
+
+
+def test_what_runs_survives_a_restart(address: Address, keep: Keep) -> None:
+    coordinator = LoneCoordinator(address, lease=LEASE)
+    place = coordinator.address
+    agent = keep(Running(place, 1, shut=True))
+    client = keep(PoolClient(str(place)))
+    numbers = client.submit(b"1", b"2", b"3")
+    assert client.until(agent.crew.busy)
+    coordinator.stop()
+    assert coordinator.join(10)
+    agent.crew.open()
+    again = keep(LoneCoordinator(place, lease=LEASE))
+    assert client.until(client.done, 15)
+    assert [client.outcomes[number][1] for number in numbers] == [b"1", b"2", b"3"]
+    assert agent.crew.ran == [b"1", b"2", b"3"]
+    assert again.counts()["lost"] == 0
+
+
+def test_an_agent_leaves_when_it_has_answered(coordinator: LoneCoordinator, keep: Keep) -> None:
+    agent = keep(Running(coordinator.address, 1, shut=True))
+    client = keep(PoolClient(str(coordinator.address)))
+    first, second = client.submit(b"1", b"2")
+    assert client.until(agent.crew.busy)
+    agent.agent.leave()
+    agent.crew.open()
+    assert client.until(lambda: not agent.thread.is_alive())
+    assert agent.error is None and agent.crew.closed
+    assert client.outcomes[first][1] == b"1" and second not in client.outcomes
+    keep(Running(coordinator.address))
+    assert client.until(client.done)
+    assert coordinator.counts()["lost"] == 0
+
+
+def test_an_agent_without_a_coordinator_gives_up(tmp_path: Path) -> None:
+    agent = Running(Address.parse(f"ipc://{tmp_path}/nobody"), wait=0.3)
+    agent.thread.join(10)
+    assert isinstance(agent.error, CoordinatorLost) and agent.crew.closed
+
+
+def test_an_agent_whose_coordinator_goes_gives_up(tmp_path: Path) -> None:
+    coordinator = LoneCoordinator(Address.parse(f"ipc://{tmp_path}/pool"), lease=0.5)
+    agent = Running(coordinator.address, wait=1.0)
+    assert eventually(lambda: coordinator.counts()["workers"] == 2)
+    coordinator.stop()
+    assert coordinator.join(10)
+    agent.thread.join(10)
+    assert isinstance(agent.error, CoordinatorLost) and agent.crew.closed
+
+
+def test_an_agent_whose_processes_cannot_start_gives_up(coordinator: LoneCoordinator) -> None:
+    agent = Running(coordinator.address)
+    agent.agent.hopeless("no python")
+    agent.thread.join(10)
+    assert isinstance(agent.error, PoolBroken) and str(agent.error) == "no python"
+
+
+def test_local_workers_finish_before_a_coordinator_stops(address: Address, keep: Keep) -> None:
+    local = Hired(1, shut=True)
+    coordinator = keep(LoneCoordinator(address, local, lease=LEASE))
+    client = keep(PoolClient(str(coordinator.address)))
+    first, second = client.submit(b"1", b"2")
+    assert client.until(lambda: coordinator.counts()["running"] == 1)
+    coordinator.stop(20)
+    assert not client.until(client.done, 0.2)
+    local.crew.open()
+    assert client.until(lambda: first in client.outcomes)
+    assert client.until(lambda: coordinator.join(0))
+    assert local.crew.closed and second not in client.outcomes
+
+
+def test_a_coordinator_told_to_stop_twice_stops_at_once(address: Address, keep: Keep) -> None:
+    local = Hired(1, shut=True)
+    coordinator = keep(LoneCoordinator(address, local, lease=LEASE))
+    client = keep(PoolClient(str(coordinator.address)))
+    client.submit(b"1")
+    assert client.until(lambda: coordinator.counts()["running"] == 1)
+    coordinator.stop(100)
+    coordinator.stop(100)
+    assert coordinator.join(5)
+
+
+CLIENT_PROCESS = """
+import sys
+from tests.support.pool_client import PoolClient
+client = PoolClient(sys.argv[1])
+client.submit(b"1")
+client.until(lambda: client.workers and not client.talk.unacked())
+print("submitted", flush=True)
+client.until(client.done, 60)
+"""
+
+
+def test_a_killed_client_on_this_machine_is_seen_at_once(keep: Keep, tmp_path: Path) -> None:
+    coordinator = keep(LoneCoordinator(Address.parse(f"ipc://{tmp_path}/pool"), lease=60))
+    agent = keep(Running(coordinator.address, 1, shut=True))
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT_PROCESS, str(coordinator.address)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"submitted\n"
+        assert coordinator.counts()["clients"] == 1
+        process.kill()
+    assert eventually(lambda: coordinator.counts()["clients"] == 0)
+    assert eventually(lambda: coordinator.status()[0][0].endswith("/0.2"))
+    assert agent.crew.ran == []
+
+
+def test_the_status_is_told_to_anybody(coordinator: LoneCoordinator, keep: Keep) -> None:
+    agent = keep(Running(coordinator.address, 1, shut=True))
+    client = keep(PoolClient(str(coordinator.address)))
+    client.submit(b"1")
+    assert client.until(agent.crew.busy)
+    asker = keep(PoolClient(str(coordinator.address)))
+    asker.send(Envelope(0, 0, Message(Kind.QUERY)))
+    assert asker.until(lambda: asker.status is not None)
+    ((worker, _, pid, ran, running, since),) = asker.status.rows
+    assert (worker, pid, ran, running) == (f"{agent.agent.name}/0.1", 4001, 0, "m:f")
+    assert 0 <= since < 20
+
+
+def test_what_is_no_message_is_counted_and_dropped(coordinator: LoneCoordinator, keep: Keep) -> None:
+    socket = keep(sockets.make(zmq.DEALER))
+    socket.connect(str(coordinator.address))
+    for frames in ([b""], [b"\xc1"], [b"x", b"y", b"z"]):
+        socket.send_multipart(frames)
+    assert eventually(lambda: coordinator.counts()["malformed"] == 3)
+    keep(Running(coordinator.address))
+    client = keep(PoolClient(str(coordinator.address)))
+    client.submit(b"1")
+    assert client.until(client.done)
+
+
+def test_an_address_that_others_reach_needs_a_word(caplog: pytest.LogCaptureFixture, keep: Keep) -> None:
+    with pytest.raises(AddressError, match="run any code"):
+        LoneCoordinator(Address.parse("tcp://0.0.0.0:*"))
+    with caplog.at_level(logging.WARNING):
+        keep(LoneCoordinator(Address.parse("tcp://0.0.0.0:*"), insecure=True))
+    assert "run any code" in caplog.text
+
+
+def test_an_address_in_use_is_said_to_be(coordinator: LoneCoordinator) -> None:
+    with pytest.raises(AddressError, match="in use"):
+        LoneCoordinator(coordinator.address)

@@ -1,0 +1,219 @@
+"""Every word comes through as it was said; nothing else is taken for one."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nearfar.coordinator import parts, wire
+from nearfar.coordinator.wire import AGENT, CLIENT, FORMS, Envelope, Kind, Message
+from nearfar.errors import ProtocolError
+
+naturals = st.integers(0, (1 << 63) - 1)
+positives = st.integers(1, (1 << 63) - 1)
+seconds = st.floats(0, 1e9) | st.integers(0, 1000)
+flags = st.booleans()
+names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20)
+texts = st.text(max_size=20)
+blobs = st.binary(max_size=9) | st.just(bytes(parts.LARGE + 1))
+buffers = st.lists(blobs, max_size=3)
+functions = st.binary(max_size=20)
+batches = st.lists(st.tuples(names, st.lists(naturals, min_size=1, max_size=4)).map(list), max_size=3)
+values = st.recursive(
+    st.none() | flags | naturals | st.text(max_size=9) | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+about = st.fixed_dictionaries(
+    {}, optional={"pid": naturals, "host": names, "slots": naturals, "more": values}
+)
+facts = st.fixed_dictionaries(
+    {"epoch": names, "lease": st.floats(0.1, 1e6), "workers": naturals}, optional={"more": values}
+)
+
+FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
+    Kind.BEAT: (),
+    Kind.HELLO: (naturals, st.sampled_from([AGENT, CLIENT]), names, about),
+    Kind.QUERY: (),
+    Kind.WELCOME: (names, facts),
+    Kind.STRANGER: (),
+    Kind.REFUSED: (texts,),
+    Kind.STATUS: (st.dictionaries(texts, naturals, max_size=4),),
+    Kind.BYE: (),
+    Kind.CAME: (names, naturals, naturals, st.lists(names, max_size=3), batches),
+    Kind.ANSWERS: (names, positives, seconds),
+    Kind.DIED: (names, texts, naturals, naturals),
+    Kind.RETURNED: (names, naturals),
+    Kind.LEAVING: (),
+    Kind.KEPT: (),
+    Kind.JOIN: (flags,),
+    Kind.SUBMIT: (flags,),
+    Kind.CANCEL: (positives,),
+    Kind.PART: (),
+    Kind.WORK: (names, names),
+    Kind.RECALL: (names,),
+    Kind.KILL: (names,),
+    Kind.RETIRE: (names,),
+    Kind.RELEASE: (batches,),
+    Kind.OUTCOMES: (),
+    Kind.CANCELLED: (positives, flags),
+    Kind.WORKERS: (naturals,),
+}
+ROWS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
+    Kind.STATUS: (names, texts, naturals, naturals, texts, seconds),
+    Kind.ANSWERS: (st.integers(0, 1), blobs, buffers),
+    Kind.KEPT: (names, positives, st.integers(0, 1), blobs, buffers),
+    Kind.JOIN: (functions, blobs, buffers),
+    Kind.SUBMIT: (
+        positives,
+        st.integers(0, 2),
+        functions,
+        blobs,
+        buffers,
+        st.none() | seconds,
+        naturals,
+    ),
+    Kind.WORK: (naturals, st.integers(0, 3), functions, blobs, buffers),
+    Kind.OUTCOMES: (positives, st.integers(0, 2), blobs, buffers),
+}
+
+
+def messages_of(kind: Kind) -> st.SearchStrategy[Message]:
+    rows = st.lists(st.tuples(*ROWS[kind]), max_size=3) if kind in ROWS else st.none()
+    return st.builds(Message, st.just(kind), st.tuples(*FIELDS[kind]), rows)
+
+
+messages = st.sampled_from(Kind).flatmap(messages_of)
+
+
+def sent(envelope: Envelope) -> list[bytes]:
+    return [bytes(frame) for frame in wire.pack(*envelope)]
+
+
+def test_every_kind_is_told_of_here() -> None:
+    assert set(FIELDS) == set(Kind)
+    assert set(ROWS) == set(FORMS)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_every_kind_comes_through_as_it_was_said(kind: Kind, data: st.DataObject) -> None:
+    envelope = Envelope(data.draw(naturals), data.draw(naturals), data.draw(messages_of(kind)))
+    back = wire.unpack(sent(envelope))
+    assert back == envelope
+    assert type(back.message.kind) is Kind
+
+
+@settings(max_examples=100)
+@given(st.lists(st.binary(max_size=40), max_size=4))
+def test_bytes_of_strangers_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
+    with contextlib.suppress(ProtocolError):
+        assert type(wire.unpack(frames)) is Envelope
+
+
+@settings(max_examples=150)
+@given(messages, st.data())
+def test_damaged_messages_are_a_message_or_a_protocol_error(message: Message, data: st.DataObject) -> None:
+    frames = [bytearray(frame) for frame in sent(Envelope(1, 0, message))]
+    for _ in range(data.draw(st.integers(0, 3))):
+        frame = frames[data.draw(st.integers(0, min(1, len(frames) - 1)))]
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    cut = frames[: data.draw(st.integers(0, len(frames)))]
+    with contextlib.suppress(ProtocolError):
+        assert type(wire.unpack([bytes(frame) for frame in cut])) is Envelope
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(Kind), st.lists(values, max_size=6), st.none() | st.lists(values, max_size=3))
+def test_other_fields_are_a_message_or_a_protocol_error(kind: Kind, fields: list[Any], rows: Any) -> None:
+    frames = [msgpack.packb([kind, 1, 0, *fields])]
+    if rows is not None:
+        frames.append(msgpack.packb(rows))
+    with contextlib.suppress(ProtocolError):
+        assert wire.unpack(frames).message.fields == tuple(fields)
+
+
+WORK = (1, 0, b"m:f", b"blob", [])
+
+
+def work(*rows: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
+    return [msgpack.packb([Kind.WORK, 1, 0, "worker", "client"]), msgpack.packb(rows), *frames]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [bytes(wire.LONGEST_CONTROL + 1)],
+        [msgpack.packb([99, 1, 0])],
+        [msgpack.packb([Kind.BEAT, -1, 0])],
+        [msgpack.packb([Kind.BEAT, 1, True])],
+        [msgpack.packb([Kind.BEAT, 1])],
+        [msgpack.packb([Kind.BEAT, 1, 0]), b"\x90"],
+        [msgpack.packb([Kind.RECALL, 1, 0, "x" * (wire.LONGEST_NAME + 1)])],
+        [msgpack.packb([Kind.RECALL, 1, 0, "a\nb"])],
+        [msgpack.packb([Kind.RECALL, 1, 0, ["a"]])],
+        [msgpack.packb([Kind.HELLO, 0, 0, 1, "king", "name", {}])],
+        [msgpack.packb([Kind.HELLO, 0, 0, 1, AGENT, "name", {"pid": "7"}])],
+        [msgpack.packb([Kind.WELCOME, 0, 0, "s", {"epoch": "e", "lease": 0, "workers": 1}])],
+        [msgpack.packb([Kind.RELEASE, 1, 0, [["client", []]]])],
+        work()[:1],
+        work(WORK[:-1]),
+        work((1, 4, b"m:f", b"", [])),
+        work((1, 0, bytes(wire.LONGEST_FUNCTION + 1), b"", [])),
+        work((1, 0, b"m:f", "text", [])),
+        work((1, 0, b"m:f", b"", b"")),
+        work((1, 0, b"m:f", b"", [7])),
+        work((1, 0, b"m:f", None, [])),
+        work((1, 0, b"m:f", b"", [None, None]), frames=(b"part",)),
+        work(WORK, frames=(b"part that nobody names",)),
+        work((1, 0, b"m:f", b"", [None] * 2000), frames=(b"x",) * 2000),
+        work(*[WORK] * (parts.MOST_ROWS + 1)),
+        [*work()[:1], b"\xdd\xff\xff\xff\xff"],
+        [*work()[:1], msgpack.packb({"rows": 1})],
+    ],
+)
+def test_what_is_of_the_wrong_shape_is_refused(frames: list[bytes]) -> None:
+    with pytest.raises(ProtocolError):
+        wire.unpack(frames)
+
+
+def test_a_good_row_is_none_of_these() -> None:
+    assert wire.unpack(work(WORK)).message.rows == [WORK]
+
+
+def test_large_parts_travel_in_frames_of_their_own_uncopied() -> None:
+    large = bytearray(parts.LARGE + 1)
+    frames = wire.pack(1, 0, Message(Kind.ANSWERS, ("w", 1, 0.5), [(0, b"small", [large, b"small"])]))
+    assert len(frames) == 3 and frames[2].obj is large
+
+
+def test_what_is_over_the_most_parts_stands_in_the_row() -> None:
+    large = bytes(parts.LARGE + 1)
+    row = (0, b"", [large] * (parts.MOST_PARTS + 2))
+    frames = wire.pack(1, 0, Message(Kind.ANSWERS, ("w", 1, 0.5), [row]))
+    assert len(frames) == 2 + parts.MOST_PARTS
+    assert wire.unpack(frames).message.rows == [row]
+
+
+def test_a_buffer_of_any_shape_is_sent_as_its_bytes() -> None:
+    table = memoryview(bytes(range(24))).cast("B").cast("I", shape=[2, 3])
+    frames = wire.pack(1, 0, Message(Kind.ANSWERS, ("w", 1, 0.5), [(0, b"", [table])]))
+    assert wire.unpack(frames).message.rows == [(0, b"", [bytes(range(24))])]
+
+
+def test_rows_are_shared_out_by_their_size() -> None:
+    rows = [(number, 0, bytes(parts.TOGETHER // 2), []) for number in range(5)]
+    assert [len(share) for share in parts.shares(rows, 2)] == [2, 2, 1]
+
+
+def test_rows_are_shared_out_by_their_number() -> None:
+    rows = [(number, 0, b"", []) for number in range(parts.MOST_ROWS + 1)]
+    assert [len(share) for share in parts.shares(rows, 2)] == [parts.MOST_ROWS, 1]
+    assert list(parts.shares([], 2)) == []

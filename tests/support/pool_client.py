@@ -1,0 +1,111 @@
+"""A client of a coordinator, on a real socket, as plain as can be."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import zmq
+
+from nearfar.coordinator import wire
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.talk import Talk
+from nearfar.coordinator.tasks import Mode
+from nearfar.coordinator.wire import CLIENT, VERSION, Envelope, Kind, Message
+from nearfar.net import sockets
+from nearfar.net.here import about_me
+
+
+class PoolClient:
+    """Submits, and remembers what comes. Its caller drives it: `until`."""
+
+    def __init__(self, address: str, name: str = "") -> None:
+        self.address = address
+        self.name = name or f"client-{secrets.token_hex(4)}"
+        self.pending: dict[int, Row] = {}
+        self.outcomes: dict[int, tuple[int, bytes, list[bytes]]] = {}
+        self.status: Message | None = None
+        self.refused = ""
+        self.workers = 0
+        self.parted = False
+        self.sessions = 0
+        self._socket: zmq.Socket[bytes] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        self.close()
+        self.sessions += 1
+        self.talk: Talk | None = None
+        self._socket = sockets.make(zmq.DEALER, identity=f"{self.name}.{self.sessions}")
+        self._socket.connect(self.address)
+        self.send(Envelope(0, 0, Message(Kind.HELLO, (VERSION, CLIENT, self.name, about_me()))))
+
+    def send(self, envelope: Envelope) -> None:
+        assert self._socket is not None
+        self._socket.send_multipart(wire.pack(*envelope))
+
+    def say(self, kind: Kind, *fields: Any, rows: list[Row] | None = None) -> None:
+        assert self.until(lambda: self.talk is not None)
+        assert self.talk is not None
+        self.talk.say(time.monotonic(), kind, *fields, rows=rows)
+
+    def submit(self, *blobs: bytes, buffers: tuple[bytes, ...] = ()) -> list[int]:
+        first = len(self.pending) + len(self.outcomes) + 1
+        rows: list[Row] = [
+            (first + n, Mode.CALL, b"m:f", blob, list(buffers), None, 0) for n, blob in enumerate(blobs)
+        ]
+        self.pending.update((row[0], row) for row in rows)
+        self.say(Kind.SUBMIT, False, rows=rows)
+        return [row[0] for row in rows]
+
+    def until(self, holds: Any, within: float = 8.0) -> bool:
+        """Read and send until `holds`, for up to `within` seconds; tells whether it came true."""
+        assert self._socket is not None
+        deadline = time.monotonic() + within
+        while not holds():
+            now = time.monotonic()
+            if now >= deadline:
+                return False
+            if self.talk is not None:
+                self.talk.tick(now)
+                for envelope in self.talk.flush(now):
+                    self.send(envelope)
+            if self._socket.poll(20):
+                self.hear(wire.unpack(sockets.receive(self._socket, 2)))
+        return True
+
+    def hear(self, envelope: Envelope) -> None:
+        message = envelope.message
+        now = time.monotonic()
+        if message.kind is Kind.WELCOME:
+            self.talk = Talk(message.fields[1]["lease"], now)
+            if self.pending:
+                self.talk.say(now, Kind.SUBMIT, True, rows=list(self.pending.values()))
+        elif message.kind is Kind.STRANGER:
+            self.begin()
+        elif message.kind is Kind.REFUSED:
+            self.refused = message.fields[0]
+        elif message.kind is Kind.STATUS:
+            self.status = message
+        elif self.talk is not None:
+            for each in self.talk.hear(envelope, now):
+                self.handle(each)
+
+    def handle(self, message: Message) -> None:
+        if message.kind is Kind.OUTCOMES:
+            for number, outcome, blob, buffers in message.rows or ():
+                self.pending.pop(number, None)
+                assert number not in self.outcomes
+                self.outcomes[number] = (outcome, bytes(blob), [bytes(each) for each in buffers])
+        elif message.kind is Kind.WORKERS:
+            self.workers = message.fields[0]
+        elif message.kind is Kind.PART:
+            self.parted = True
+
+    def done(self) -> bool:
+        return not self.pending
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()

@@ -1,0 +1,313 @@
+"""The agent's machine: what it passes on, what it keeps, what it kills, and when it goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.tasks import Mode
+from nearfar.coordinator.wire import AGENT, Envelope, Kind, Message
+from nearfar.worker.actions import Action, Connect, Give, Kill, Recall, Retire, Send
+from nearfar.worker.machine import GREET_EVERY, AgentMachine, State
+
+LEASE = 10.0
+
+
+class Story:
+    """A machine, what it did, and what a coordinator says to it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.machine = AgentMachine("agent", {"host": "here"})
+        self.said = 0
+        self.heard = 0
+
+    def flush(self) -> list[Action]:
+        actions = self.machine.flush(self.now)
+        for action in actions:
+            if isinstance(action, Send) and action.envelope.number:
+                self.heard = max(self.heard, action.envelope.number)
+        return actions
+
+    def words(self) -> list[tuple[Any, ...]]:
+        """What it says, beats left out."""
+        return [
+            (message.kind, *message.fields, *([message.rows] if message.rows is not None else []))
+            for action in self.flush()
+            if isinstance(action, Send) and (message := action.envelope.message).kind is not Kind.BEAT
+        ]
+
+    def deeds(self) -> list[Action]:
+        """What it does besides speaking."""
+        return [action for action in self.flush() if not isinstance(action, Send)]
+
+    def hear(self, kind: Kind, *fields: Any, rows: list[Row] | None = None, ack: int = 0) -> None:
+        self.said += 1
+        self.machine.receive(Envelope(self.said, ack, Message(kind, fields, rows)), self.now)
+
+    def loose(self, kind: Kind, *fields: Any) -> None:
+        self.machine.receive(Envelope(0, 0, Message(kind, fields)), self.now)
+
+    def welcome(self, epoch: str = "one") -> None:
+        self.said = self.heard = 0
+        facts = {"epoch": epoch, "lease": LEASE, "workers": 0}
+        self.loose(Kind.WELCOME, self.machine.session_name, facts)
+
+    def meet(self, workers: int = 1) -> None:
+        self.machine.connect(self.now)
+        self.welcome()
+        for serial in range(workers):
+            self.machine.came(f"0.{serial + 1}", 41 + serial, self.now)
+        self.flush()
+
+    def work(self, *numbers: int, worker: str = "0.1", mode: Mode = Mode.CALL) -> None:
+        rows: list[Row] = [(number, mode, b"m:f", b"%d" % number, []) for number in numbers]
+        self.hear(Kind.WORK, f"agent/{worker}", "client", rows=rows)
+
+    def answer(self, *numbers: int, worker: str = "0.1") -> None:
+        self.machine.answered(worker, [(0, b"-%d" % number, []) for number in numbers], 1.0, self.now)
+
+    def another(self, epoch: str) -> None:
+        """The coordinator knows it no more, and then welcomes it."""
+        self.loose(Kind.STRANGER)
+        self.welcome(epoch)
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+def test_it_greets_until_it_is_welcome(story: Story) -> None:
+    story.machine.connect(story.now)
+    connect, hello = story.flush()
+    assert connect == Connect("agent.1")
+    assert isinstance(hello, Send) and hello.envelope.message.kind is Kind.HELLO
+    assert hello.envelope.message.fields[1:] == (AGENT, "agent", {"host": "here"})
+    story.now += GREET_EVERY
+    assert story.machine.deadline(story.now) <= story.now
+    story.machine.tick(story.now)
+    assert [word[0] for word in story.words()] == [Kind.HELLO]
+    story.welcome()
+    story.now += GREET_EVERY
+    story.machine.tick(story.now)
+    assert story.words() == []
+
+
+def test_a_welcome_of_another_session_is_not_heard(story: Story) -> None:
+    story.machine.connect(story.now)
+    story.loose(Kind.WELCOME, "agent.0", {"epoch": "e", "lease": 1, "workers": 0})
+    assert story.machine.state is State.GREETING
+
+
+def test_workers_that_came_before_the_welcome_are_told_of(story: Story) -> None:
+    story.machine.connect(story.now)
+    story.machine.came("0.1", 41, story.now)
+    story.flush()
+    story.welcome()
+    story.machine.came("1.1", 42, story.now)
+    assert story.words() == [
+        (Kind.CAME, "agent/0.1", 41, 0, [], []),
+        (Kind.CAME, "agent/1.1", 42, 0, [], []),
+    ]
+
+
+def test_work_goes_to_its_worker_and_answers_come_back(story: Story) -> None:
+    story.meet()
+    story.work(5, 6)
+    assert story.deeds() == [
+        Give("0.1", "client", [(b"m:f", 0, b"5", []), (b"m:f", 0, b"6", [])]),
+    ]
+    story.answer(5)
+    story.answer(6)
+    assert story.words() == [
+        (Kind.ANSWERS, "agent/0.1", 1, 1.0, [(0, b"-5", [])]),
+        (Kind.ANSWERS, "agent/0.1", 2, 1.0, [(0, b"-6", [])]),
+    ]
+
+
+def test_orders_are_passed_on(story: Story) -> None:
+    story.meet(2)
+    story.hear(Kind.RECALL, "agent/0.1")
+    story.hear(Kind.KILL, "agent/0.1")
+    story.hear(Kind.RETIRE, "agent/0.2")
+    assert story.deeds() == [Recall("0.1"), Kill("0.1"), Retire("0.2")]
+
+
+def test_what_came_back_is_told(story: Story) -> None:
+    story.meet()
+    story.work(1)
+    story.work(2)
+    story.machine.returned("0.1", 1, story.now)
+    assert (Kind.RETURNED, "agent/0.1", 1) in story.words()
+    story.another("two")
+    assert (Kind.CAME, "agent/0.1", 41, 0, [], [["client", [1]]]) in story.words()
+
+
+def test_a_death_is_told_with_what_was_given(story: Story) -> None:
+    story.meet()
+    story.work(1)
+    story.work(2)
+    story.machine.died("0.1", "killed by SIGKILL", 1, story.now)
+    assert (Kind.DIED, "agent/0.1", "killed by SIGKILL", 1, 2) in story.words()
+    story.work(3)
+    assert story.deeds() == []
+
+
+def test_the_death_of_a_worker_that_nobody_knew_is_not_told(story: Story) -> None:
+    story.meet(0)
+    story.machine.died("0.1", "exited with code 1", 0, story.now)
+    assert story.words() == []
+
+
+def test_a_silent_coordinator_is_called_again_in_the_same_session(story: Story) -> None:
+    story.meet()
+    story.work(1)
+    story.flush()
+    story.now += LEASE - 0.1
+    story.machine.tick(story.now)
+    assert story.deeds() == [] and story.machine.away(story.now) == 0
+    story.now += 0.1
+    story.machine.tick(story.now)
+    assert story.deeds() == [Connect("agent.1")]
+    assert story.machine.away(story.now) == LEASE
+    story.hear(Kind.RECALL, "agent/0.1")
+    assert story.deeds() == [Recall("0.1")]
+    assert story.machine.away(story.now) == 0
+
+
+def test_who_was_taken_for_dead_kills_what_was_known_and_begins_anew(story: Story) -> None:
+    story.meet()
+    story.work(1, 2)
+    story.answer(1)
+    story.flush()
+    story.loose(Kind.STRANGER)
+    story.machine.came("9.1", 99, story.now)
+    story.flush()
+    story.welcome("one")
+    actions = story.flush()
+    assert Kill("0.1") in actions
+    told = [action.envelope.message for action in actions if isinstance(action, Send)]
+    assert [(each.kind, each.fields[0]) for each in told] == [(Kind.CAME, "agent/9.1")]
+    story.answer(2)
+    assert story.machine.stale == 1
+    story.machine.died("0.1", "killed by SIGKILL", 0, story.now)
+    assert story.words() == []
+
+
+def test_another_coordinator_is_told_what_runs_and_what_was_answered(story: Story) -> None:
+    story.meet()
+    story.work(0, mode=Mode.PREPARE)
+    story.answer(0)
+    story.work(1, 2)
+    story.work(3)
+    story.answer(1)
+    story.flush()
+    story.another("two")
+    actions = story.flush()
+    assert Kill("0.1") not in actions
+    told = [action.envelope.message for action in actions if isinstance(action, Send)]
+    assert [(each.kind, each.fields, each.rows) for each in told if each.kind is not Kind.HELLO] == [
+        (Kind.CAME, ("agent/0.1", 41, 2, ["client"], [["client", [2]], ["client", [3]]]), None),
+        (Kind.KEPT, (), [("client", 1, 0, b"-1", [])]),
+    ]
+    story.answer(2)
+    assert (Kind.ANSWERS, "agent/0.1", 3, 1.0, [(0, b"-2", [])]) in story.words()
+
+
+def test_answers_are_kept_until_they_are_released(story: Story) -> None:
+    story.meet()
+    story.work(1, 2, 3)
+    story.answer(1, 2, 3)
+    story.flush()
+    story.hear(Kind.RELEASE, [["client", [1, 3]], ["other", [2]]], ack=story.heard)
+    assert story.machine.kept == 1
+    story.another("two")
+    assert (Kind.KEPT, [("client", 2, 0, b"-2", [])]) in story.words()
+
+
+def test_a_death_while_no_coordinator_is_there_is_told_to_the_next(story: Story) -> None:
+    story.meet()
+    story.work(1)
+    story.work(2)
+    story.flush()
+    story.loose(Kind.STRANGER)
+    story.machine.died("0.1", "killed by SIGKILL", 1, story.now)
+    story.flush()
+    story.welcome("two")
+    assert story.words() == [
+        (Kind.CAME, "agent/0.1", 41, 0, [], [["client", [1]], ["client", [2]]]),
+        (Kind.DIED, "agent/0.1", "killed by SIGKILL", 1, 2),
+    ]
+
+
+def test_a_death_that_was_heard_of_is_forgotten(story: Story) -> None:
+    story.meet()
+    story.work(1)
+    story.machine.died("0.1", "killed by SIGKILL", 0, story.now)
+    story.flush()
+    story.machine.receive(Envelope(0, story.heard, Message(Kind.BEAT)), story.now)
+    story.another("two")
+    assert [word[0] for word in story.words()] == [Kind.HELLO]
+
+
+def test_a_refusal_ends_it(story: Story) -> None:
+    story.machine.connect(story.now)
+    story.loose(Kind.REFUSED, "another version")
+    assert story.machine.state is State.CLOSED and story.machine.refused == "another version"
+
+
+# -- leaving -------------------------------------------------------------------------------------------
+
+
+def test_it_leaves_once_its_workers_are_retired_and_its_answers_had(story: Story) -> None:
+    story.meet()
+    story.work(1)
+    story.flush()
+    story.machine.leave()
+    assert story.words() == [(Kind.LEAVING,)]
+    story.answer(1)
+    assert [word[0] for word in story.words()] == [Kind.ANSWERS]
+    story.hear(Kind.RETIRE, "agent/0.1")
+    assert story.deeds() == [Retire("0.1")]
+    story.hear(Kind.RELEASE, [["client", [1]]])
+    assert story.words() == [(Kind.BYE,)]
+    story.hear(Kind.PART)
+    assert story.machine.state is State.CLOSED
+
+
+def test_a_worker_that_comes_as_it_leaves_is_not_told_of(story: Story) -> None:
+    story.meet()
+    story.machine.leave()
+    story.flush()
+    story.machine.came("0.2", 43, story.now)
+    assert story.words() == []
+
+
+def test_it_tells_the_next_coordinator_that_it_leaves(story: Story) -> None:
+    story.meet()
+    story.work(1)
+    story.machine.leave()
+    story.flush()
+    story.another("two")
+    assert [word[0] for word in story.words()] == [Kind.HELLO, Kind.CAME, Kind.LEAVING]
+
+
+def test_with_nothing_to_tell_it_leaves_without_a_coordinator(story: Story) -> None:
+    story.machine.connect(story.now)
+    story.machine.leave()
+    story.flush()
+    assert story.machine.state is State.CLOSED
+
+
+def test_with_something_to_tell_it_waits_for_a_coordinator(story: Story) -> None:
+    story.meet()
+    story.work(1)
+    story.answer(1)
+    story.hear(Kind.RETIRE, "agent/0.1")
+    story.loose(Kind.STRANGER)
+    story.machine.leave()
+    story.flush()
+    assert story.machine.state is State.GREETING
