@@ -184,7 +184,9 @@ class Pooled:
         for number, ended in report.ended:
             self._desk.end(number, self._in_this_run(number, ended))
         done = {number for number, _ in report.ended}
-        self._again.extend(job for job in share if job[0] not in done)
+        again = [job for job in share if job[0] not in done]
+        self._again.extend(again)
+        self._handed_twice.update(number for number, _ in again)
 
     def _in_this_run(self, number: int, ended: Ended) -> Ended:
         """A file may have been saved for a worker that died before it could say so."""

@@ -229,7 +229,7 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
     from nearfar import Executor
 
     if isinstance(options.pool, str):
-        executor = Executor.connect(options.pool, insecure=options.insecure)
+        executor = Executor.connect(options.pool)
     else:
         # Spawned, for this process has threads already; logging is set up there as it is here.
         context = multiprocessing.get_context("spawn")
