@@ -159,6 +159,8 @@ class FakeClient:
                     self.outcomes.setdefault(number, []).append((outcome, bytes(blob)))
             case Kind.CANCELLED:
                 self.cancelled[message.fields[0]] = message.fields[1]
+                if message.fields[1]:
+                    self.pending.pop(message.fields[0], None)
             case Kind.WORKERS:
                 self.workers = message.fields[0]
             case Kind.PART:

@@ -72,7 +72,7 @@ class Book:
 
     def given(self, batch: Batch) -> None:
         """A worker has it now."""
-        client = self.clients.get(batch.client)
+        client = batch.owner = self.clients.get(batch.client)
         if client is not None:
             client.given += 1
             if client.waiting:
@@ -80,7 +80,7 @@ class Book:
 
     def over(self, batch: Batch) -> None:
         """No worker has it any more."""
-        client = self.clients.get(batch.client)
+        client: Client | None = batch.owner
         if client is not None:
             client.given -= 1
             if client.waiting:

@@ -69,6 +69,8 @@ class Guest:
         """To be told."""
         self.kept: dict[int, Row] = {}
         """Outcomes of tasks that this session has not submitted: told if it does, and not run."""
+        self.claimed: set[int] = set()
+        """What agents brought along, and it has not submitted again yet."""
         self.origins: dict[int, str] = {}
         """Who keeps answers that the client may not have, by number."""
         self.workers = -1
@@ -95,6 +97,15 @@ class Guest:
         self.session = None
         self.workers = -1
         self.since = now
+
+    def forget_unread(self) -> None:
+        """What agents brought along, was not run, and is not submitted again: nobody wants it."""
+        for number in list(self.claimed):
+            task = self.tasks.get(number)
+            if task is None or not task.hollow:
+                self.claimed.discard(number)
+            elif task.state is State.NEW:
+                del self.tasks[number]
 
     def began(self) -> set[int]:
         """The numbers of the tasks that may have run."""

@@ -129,6 +129,7 @@ class Guests:
         task = guest.held.pop(number, None)
         if task is None:
             task = RemoteTask(guest, number)
+            guest.claimed.add(number)
             if number in guest.tasks or number in guest.kept:
                 task.hollow = False
                 task.state = State.SETTLED  # another runs it, and answers for it
@@ -214,6 +215,7 @@ class Guests:
                 else:
                     self._release(guest, list(guest.kept))
                     guest.kept.clear()
+                    guest.forget_unread()
 
     def deadline(self) -> float | None:
         """When `tick` has something to do."""

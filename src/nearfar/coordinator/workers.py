@@ -17,7 +17,7 @@ NOBODY = ""
 class Batch:
     """Tasks of one client that travel in one message. A worker that reads it runs them in order."""
 
-    __slots__ = ("answered", "client", "cost", "since", "tasks")
+    __slots__ = ("answered", "client", "cost", "owner", "since", "tasks")
 
     def __init__(self, client: str, tasks: list[Task], cost: float | None) -> None:
         self.client = client
@@ -26,6 +26,8 @@ class Batch:
         """How many of the first have been answered."""
         self.cost = cost
         """Seconds that it should take; None if nothing like it was measured yet."""
+        self.owner: Any = None
+        """The `Client` that counts it as given: one of that name may be gone, and another have come."""
         self.since = 0.0
         """When it became the first of its worker."""
 

@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Any
 
 from nearfar.coordinator.caller import Caller
-from nearfar.errors import CoordinatorLost
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me
 from nearfar.net.pickles.calls import CallPickler
@@ -163,6 +162,3 @@ class FarEngine(DrivenEngine):
     def _let_go(self) -> None:
         self._caller.close()
         self._poll.close()
-
-
-__all__ = ["CoordinatorLost", "FarEngine"]

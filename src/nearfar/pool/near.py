@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.context import BaseContext
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,12 @@ from nearfar.coordinator.clients import Client
 from nearfar.coordinator.local import LocalWorkers
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.status import counts, idle
-from nearfar.coordinator.workers import Initializer
-from nearfar.errors import InitializerFailed
 from nearfar.net.pickles.calls import CallPickler
-from nearfar.net.pickles.failures import load_error
 from nearfar.net.pickles.names import inherited_main
 from nearfar.pool.call import Call
 from nearfar.pool.driven import DrivenEngine, new_name
 from nearfar.pool.endings import Outcomes
+from nearfar.pool.initializing import pickled_initializer, read_initializer_error
 from nearfar.worker.crew import Crew
 
 if TYPE_CHECKING:
@@ -57,16 +56,17 @@ class NearEngine(DrivenEngine):
         )
         self._coordinator = Coordinator()
         self._coordinator.client_came(self._client, monotonic())
-        self._local = LocalWorkers(self._coordinator, self._break)
-        self._crew = self._local.crew = Crew(
-            self._local,
-            count,
+        hire = partial(
+            Crew,
+            count=count,
             context=context,
             quota=maxtasksperchild,
             main_of=self.name if main else None,
             far=far,
             daemon=daemon,
         )
+        self._local = LocalWorkers(self._coordinator, hire, self._break)
+        self._crew = self._local.crew
         self._processes = count
         self._gate: Gate | None = None
         self._crew.watch(self._waker.fileno(), self._waker.clear)
@@ -152,9 +152,7 @@ class NearEngine(DrivenEngine):
 
     def _let_workers_go(self) -> None:
         """All is done, and no more comes: the workers end by themselves."""
-        self._crew.resize(0)
-        for worker in list(self._coordinator.workers.values()):
-            self._coordinator.drain(worker)
+        self._local.drain()
         if not self._crew.members:
             self._end()
 
@@ -166,21 +164,6 @@ class NearEngine(DrivenEngine):
             self._crew.unwatch(self._gate.fileno())
             self._gate.close()
         self._crew.close()
-
-
-def pickled_initializer(
-    pickler: CallPickler, initializer: Callable[..., object] | None, args: tuple[Any, ...]
-) -> Initializer | None:
-    """What travels of an initializer. Raises what pickling raises."""
-    return None if initializer is None else Initializer(*pickler.dump_call(initializer, args, None))
-
-
-def read_initializer_error(blob: Any) -> BaseException:
-    """The error that every task of a pool gets when its initializer raised."""
-    cause = load_error(blob)
-    error = InitializerFailed(f"the initializer raised {type(cause).__name__}: {cause}")
-    error.__cause__ = cause
-    return error
 
 
 def _open_gate(address: str, coordinator: Coordinator, *, insecure: bool, lease: float) -> Gate:

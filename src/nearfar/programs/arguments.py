@@ -11,6 +11,8 @@ from nearfar.programs.common import add_logging_options
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 """Where the bare commands meet: the consumer hosts, the producer connects."""
+DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
+"""Where bare coordinators and workers meet."""
 
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)(i?)B?", re.ASCII | re.IGNORECASE)
