@@ -215,6 +215,7 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
             producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
             with StopRequest(producer.stop) as stop:
                 log.info("%s", describe_place(outbound.address, hosts=bind))
+                outbound.attend()  # consumers wait for a producer's goodbye, also for one of an empty list
                 producer.run()
         finally:
             outbound.close(FAREWELL)

@@ -105,6 +105,14 @@ def test_after_both_commands_were_killed_the_same_ones_go_on(web: Web, commands:
     assert len(web.log) - had < len(ALL)
 
 
+def test_an_empty_list_is_an_end_for_the_consumer_too(commands: Commands) -> None:
+    (commands.folder / "empty.txt").touch()
+    host = commands.host("-o", "a")
+    producer = commands.start("producer", "--queue", commands.address, "-i", "empty.txt")
+    assert ended(producer) == (Exit.OK, "0 urls: 0 saved, 0 already there, 0 failed")
+    assert ended(host)[0] == Exit.OK
+
+
 def test_nobody_there_is_said_in_a_sentence(commands: Commands) -> None:
     producer = commands.start("producer", "--queue", commands.address, "--wait", "1", "http://127.0.0.1:9/")
     out, err = producer.communicate(timeout=20)

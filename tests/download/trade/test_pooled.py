@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 from tests.support.web import Web
 
 SAVED = "201 urls: 201 saved, 0 already there, 0 failed"
-far = pytest.mark.skipif(find_spec("nearfar.pool.far") is None, reason="there is no far pool yet")
+far = pytest.mark.skipif(find_spec("nearfar.programs.coordinator") is None, reason="there is no far pool yet")
 
 
 @pytest.fixture
@@ -107,6 +107,16 @@ def test_the_producer_may_host_and_two_may_save(web: Web, commands: Pooled) -> N
     assert [ended(consumer)[0] for consumer in consumers] == [Exit.OK, Exit.OK]
     assert saved_in(commands.folder / "a") | saved_in(commands.folder / "b") == ALL
     assert len(web.log) == len(ALL)
+
+
+def test_an_empty_list_is_an_end_for_all(commands: Pooled) -> None:
+    (commands.folder / "empty.txt").touch()
+    host = commands.host("-o", "a")
+    producer = commands.start(
+        "producer", "--queue", commands.address, "--pool", commands.pool, "-i", "empty.txt"
+    )
+    assert ended(producer) == (Exit.OK, "0 urls: 0 saved, 0 already there, 0 failed")
+    assert ended(host)[0] == Exit.OK
 
 
 def test_what_fails_has_its_reason(web: Web, commands: Pooled) -> None:
