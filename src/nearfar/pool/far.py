@@ -84,11 +84,12 @@ class FarEngine(DrivenEngine):
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`."""
-        if self._caller.pending():
-            return []
+        with self._lock:  # ZeroMQ's sockets are for one thread at a time
+            if self._over or self._caller.pending():
+                return []
         try:
             return self._poll.poll(timeout)
-        except ValueError:  # closed meanwhile
+        except (OSError, ValueError):  # closed meanwhile
             return []
 
     def deadline(self) -> float | None:
@@ -127,6 +128,8 @@ class FarEngine(DrivenEngine):
                         self._open(session)
                     case Send(envelope):
                         self._caller.send(envelope)
+        if self._caller.pending():  # its descriptor may not say so again
+            self._waker.wake()
         self._hungry = machine.hungry
         if machine.error is not None and self._broken is None:
             self._break(machine.error)

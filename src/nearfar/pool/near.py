@@ -25,6 +25,9 @@ from nearfar.worker.crew import Crew
 if TYPE_CHECKING:
     from nearfar.coordinator.gate import Gate
 
+FAREWELL = 2.0
+"""Seconds that a terminated pool waits for workers elsewhere to have heard so."""
+
 
 class NearEngine(DrivenEngine):
     """Worker processes of this process; with an address, those that join there, too."""
@@ -69,6 +72,8 @@ class NearEngine(DrivenEngine):
         self._crew = self._local.crew
         self._processes = count
         self._gate: Gate | None = None
+        self._last_moment: float | None = None
+        """Once it is terminated: when it is over at the latest."""
         self._crew.watch(self._waker.fileno(), self._waker.clear)
         try:
             if address is not None:
@@ -101,18 +106,20 @@ class NearEngine(DrivenEngine):
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`."""
-        if self._gate is not None and not self._over and self._gate.pending():
-            timeout = 0
+        if self._gate is not None:
+            with self._lock:  # ZeroMQ's sockets are for one thread at a time
+                if not self._over and self._gate.pending():
+                    timeout = 0
         try:
             return self._crew.poll(timeout)
-        except ValueError:  # closed meanwhile
+        except (OSError, ValueError):  # closed meanwhile
             return []
 
     def deadline(self) -> float | None:
         """As `Work.deadline`."""
         deadlines = [self._coordinator.deadline(), self._crew.deadline()]
         if self._gate is not None:
-            deadlines.append(self._gate.deadline())
+            deadlines += [self._gate.deadline(), self._last_moment]
         return min((each for each in deadlines if each is not None), default=None)
 
     # -- under the lock ----------------------------------------------------------------------------
@@ -134,6 +141,8 @@ class NearEngine(DrivenEngine):
             self._let_workers_go()
         if self._gate is not None and not self._over:
             self._gate.say(now)
+            if self._gate.pending():  # its descriptor may not say so again
+                self._waker.wake()
 
     def _submit(self, call: Call) -> None:
         self._coordinator.submit(call)
@@ -157,7 +166,14 @@ class NearEngine(DrivenEngine):
             self._end()
 
     def _leave_now(self) -> None:
-        self._end()
+        if self._gate is None or not self._coordinator.workers:
+            self._end()
+        elif self._last_moment is None:  # workers elsewhere are to be told
+            self._last_moment = monotonic() + FAREWELL
+            self._coordinator.client_gone(self.name)
+            self._crew.resize(0)
+        elif monotonic() >= self._last_moment or self._gate.peers.heard():
+            self._end()
 
     def _let_go(self) -> None:
         if self._gate is not None:

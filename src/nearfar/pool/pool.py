@@ -99,6 +99,12 @@ class Pool:
     def __repr__(self) -> str:
         return f"<nearfar.{type(self).__name__} {describe(self._engine)}{WORDS[self._state]}>"
 
+    @property
+    def address(self) -> str | None:
+        """Where other workers may join, or of the coordinator; None for a pool of this process alone."""
+        found: str | None = getattr(self._engine, "address", None)
+        return found
+
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 

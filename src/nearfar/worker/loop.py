@@ -48,6 +48,7 @@ class Agent:
         self._wait = wait
         self._machine = AgentMachine(self.name, about)
         self._crew = hire(self)
+        self._crew.label = f"{self.name}/"
         self._caller = Caller(address)
         self._descriptor = -1
         self._waker = Waker()
