@@ -44,7 +44,7 @@ def finish(world: World) -> None:
     assert peers.malformed == 0
     for agent in world.agents:
         if agent.alive:
-            assert not agent.machine._kept, "answers that nobody releases"
+            assert not agent.machine.kept, "answers that nobody releases"
             assert not any(w.unread or w.reading for w in agent.crew.values()), "work for nobody"
             agent.machine.leave()
     world.run(most=3 * LEASE)

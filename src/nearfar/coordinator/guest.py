@@ -66,6 +66,8 @@ class Guest:
         """By number: those without an outcome."""
         self.held: dict[int, RemoteTask] = {}
         """Submitted again, and not claimed yet."""
+        self.unwanted: set[int] = set()
+        """Those among them that are to be cancelled."""
         self.outcomes: list[Row] = []
         """To be told."""
         self.kept: dict[int, Row] = {}

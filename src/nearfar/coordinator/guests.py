@@ -160,6 +160,9 @@ class Guests:
     def _known(self, guest: Guest, number: int) -> RemoteTask | None:
         """The task of that number, if there is one; a settled one if there is but its outcome."""
         task = guest.held.pop(number, None) or guest.tasks.get(number)
+        if number in guest.unwanted:
+            guest.unwanted.discard(number)
+            self._say_cancelled(guest, number, False)
         if task is None and (number in guest.kept or number in guest.origins):
             task = RemoteTask(guest, number)
             task.state = State.SETTLED
@@ -184,16 +187,21 @@ class Guests:
     def cancel(self, guest: Guest, number: int) -> None:
         task = guest.tasks.get(number)
         verdict: bool | None = False
-        if guest.held.pop(number, None) is not None:
-            verdict = True
-        elif task is not None:
+        if number in guest.held:
+            guest.unwanted.add(number)  # it may run elsewhere: an agent may still come and say so
+            return
+        if task is not None:
             verdict = task.state is State.NEW or self._coordinator.cancel(task)
             if verdict:
                 del guest.tasks[number]
             elif verdict is None:
                 self._asked.add(task)
-        if verdict is not None and guest.session is not None:
-            self._desk.say(guest.session, Kind.CANCELLED, number, verdict)
+        if verdict is not None:
+            self._say_cancelled(guest, number, verdict)
+
+    def _say_cancelled(self, guest: Guest, number: int, never: bool) -> None:
+        if guest.session is not None:
+            self._desk.say(guest.session, Kind.CANCELLED, number, never)
 
     def returned(self, worker: Worker) -> None:
         """`worker` gave back what it had not read: what it still has can't be cancelled any more."""
@@ -227,9 +235,13 @@ class Guests:
 
     def _stop_holding(self, guest: Guest) -> None:
         """What no agent has claimed by now is to run; what one has may run elsewhere if it comes back."""
-        for held in guest.held.values():
-            self._run(guest, held)
+        for number, held in guest.held.items():
+            if number in guest.unwanted:
+                self._say_cancelled(guest, number, True)
+            else:
+                self._run(guest, held)
         guest.held.clear()
+        guest.unwanted.clear()
         for number in list(guest.claimed):
             task = guest.tasks.get(number)
             if task is not None and task.filled:
