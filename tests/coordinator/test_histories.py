@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -150,6 +151,9 @@ class History(RuleBasedStateMachine):
         timeout=st.sampled_from([None, None, None, 5.0]),
         retries=st.sampled_from([0, 0, 0, 2]),
     )
+    def submits(self, which: int, many: int, function: bytes, timeout: float | None, retries: int) -> None:
+        self.submit(which, many, function, timeout, retries)
+
     def submit(self, which: int, many: int, function: bytes, timeout: float | None, retries: int) -> None:
         clients = list(self.machine.book.clients)
         if not clients:
@@ -215,6 +219,29 @@ class History(RuleBasedStateMachine):
     @rule(which=NUMBER, slow=st.booleans())
     def word_arrives(self, which: int, slow: bool) -> None:
         self.with_worker(which, lambda worker: self.deliver(worker, 1.0 if slow else 1e-6))
+
+    @rule(seed=NUMBER, steps=st.sampled_from([5, 40]))
+    def bustle(self, seed: int, steps: int) -> None:
+        """Many small things in the workers, in any order."""
+        chance = random.Random(seed)
+        for _ in range(steps):
+            workers = list(self.machine.workers.values())
+            if not workers:
+                return
+            worker = chance.choice(workers)
+            match chance.choice(["hear", "read", "run", "word", "word", "submit"]):
+                case "hear":
+                    worker.link.hear()
+                case "read":
+                    worker.link.read()
+                case "run":
+                    worker.link.run(chance.choice([1, 300]), Status.VALUE)
+                case "word":
+                    self.deliver(worker, chance.choice([1.0, 1e-6]))
+                case "submit":
+                    self.submit(chance.randrange(1000), 1, chance.choice([b"m:f", b"m:g"]), None, 0)
+            self.flush()
+            self.books()
 
     @rule(seconds=st.sampled_from([1.0, 6.0]))
     def time(self, seconds: float) -> None:
@@ -294,7 +321,7 @@ class History(RuleBasedStateMachine):
 
 
 History.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=80, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistories = History.TestCase
 
