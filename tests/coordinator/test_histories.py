@@ -124,7 +124,7 @@ class History(RuleBasedStateMachine):
     def begin(self, near: bool, eager: bool) -> None:
         self.machine.client_came(Client("plain0"), self.now)
         self.machine.client_came(prepared_client("init0", eager=eager), self.now)
-        self.worker(near, None)
+        self.worker(near, None, True)
 
     @precondition(lambda self: len(self.machine.book.clients) < 3)
     @rule(initializer=st.booleans(), eager=st.booleans())
@@ -135,11 +135,15 @@ class History(RuleBasedStateMachine):
         self.flush()
 
     @precondition(lambda self: len(self.machine.workers) < 3)
-    @rule(near=st.sampled_from([True, False, False]), quota=st.sampled_from([None, None, 1, 2, 7]))
-    def worker(self, near: bool, quota: int | None) -> None:
+    @rule(
+        near=st.sampled_from([True, False, False]),
+        quota=st.sampled_from([None, None, 1, 2, 7]),
+        ahead=st.booleans(),
+    )
+    def worker(self, near: bool, quota: int | None, ahead: bool) -> None:
         self.serial += 1
         worker = Worker(
-            f"w{self.serial}", Process(self, near), host="here", pid=self.serial, quota=quota, ahead=near
+            f"w{self.serial}", Process(self, near), host="here", pid=self.serial, quota=quota, ahead=ahead
         )
         self.machine.worker_came(worker, self.now)
         self.flush()
@@ -237,7 +241,7 @@ class History(RuleBasedStateMachine):
                 case "run":
                     worker.link.run(chance.choice([1, 300]), Status.VALUE)
                 case "word":
-                    self.deliver(worker, chance.choice([1.0, 1e-6]))
+                    self.deliver(worker, 1.0 if chance.random() < 0.05 else 1e-6)
                 case "submit":
                     self.submit(chance.randrange(1000), 1, chance.choice([b"m:f", b"m:g"]), None, 0)
             self.flush()
@@ -265,7 +269,7 @@ class History(RuleBasedStateMachine):
         raise AssertionError("never quiet")
 
     def teardown(self) -> None:
-        self.worker(True, None)
+        self.worker(True, None, True)
         self.settle()
         if self.machine.workers:
             check_end(self.machine, list(self.jobs), self.outcomes)
