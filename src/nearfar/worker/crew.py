@@ -238,7 +238,7 @@ class Crew:
         came = member.ready
         for words in member.last_words():
             self._tell(member, words)
-        unread = member.recall()
+        unread = member.inherit()
         how = member.reap()
         del self.members[member.name]
         member.close()

@@ -65,8 +65,8 @@ class Member:
             self.end.send([], fds=[hold, memory])
             on_error.pop_all()
         self._sent: deque[_Sent] = deque()
-        self._unsendable = 0
-        """Messages that were given when the worker was dead already."""
+        self._given = 0
+        """Messages that were given and not taken back."""
         self._answered = 0
         self._seen = 0
         """Of the answers in the outbox, how many a first look has found."""
@@ -103,10 +103,9 @@ class Member:
         """
         inline, parts = gather(payloads)
         descriptor = None
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             descriptor = self.end.send([client, function, mode, *inline], parts)
-        except (BrokenPipeError, ConnectionResetError):
-            self._unsendable += 1
+        self._given += 1
         self._sent.append(_Sent(len(payloads), descriptor))
 
     def receive(self) -> Answers | None:
@@ -135,8 +134,15 @@ class Member:
 
     def recall(self) -> int:
         """Take back the messages that it has not read; returns how many."""
-        count = min(unread(self.theirs) + self._unsendable, len(self._sent))
-        self._unsendable = 0
+        return self._take_back(unread(self.theirs))
+
+    def inherit(self) -> int:
+        """Take back the messages that it had not begun when it died; returns how many."""
+        unread(self.theirs)
+        return self._take_back(self._given - self._outbox.begun())
+
+    def _take_back(self, count: int) -> int:
+        self._given -= count
         for _ in range(count):
             self.end.unplace(self._sent.pop().descriptor)
         return count

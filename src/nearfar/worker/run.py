@@ -84,6 +84,7 @@ class Runner:
         self, client: str, function: bytes, mode: int, payloads: Sequence[Any], parts: Iterator[Buffer]
     ) -> None:
         """Run one batch."""
+        self._outbox.begin()
         self._since = perf_counter()
         last = len(payloads) - 1
         for index, payload in enumerate(payloads):
