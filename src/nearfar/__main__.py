@@ -13,6 +13,8 @@ PROGRAMS = {
     "producer": "download URLs and put the files on a queue",
     "consumer": "get files from a queue and save them",
     "queue": "host a queue by itself",
+    "coordinator": "coordinate a pool by itself",
+    "worker": "join a pool with this machine's processes",
     "gallery": "serve drawn images over HTTP, to try things on",
     "demo": "show all of it on this machine, in under a minute",
 }
@@ -20,7 +22,7 @@ PROGRAMS = {
 
 def usage() -> str:
     """The help text: a line for each program."""
-    lines = [f"  {name:<10} {does}" for name, does in PROGRAMS.items()]
+    lines = [f"  {name:<12} {does}" for name, does in PROGRAMS.items()]
     return "\n".join(
         ["usage: nearfar PROGRAM [OPTION...]", "", *lines, "", "nearfar PROGRAM --help says more."]
     )

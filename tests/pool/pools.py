@@ -11,8 +11,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from nearfar.coordinator.loop import LoneCoordinator
+from nearfar.net.addresses import Address
 from nearfar.pool.executor import Executor
 from nearfar.pool.pool import Pool
+from nearfar.worker.crew import Crew, Listener
+from nearfar.worker.loop import Agent
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,62 @@ def near(processes: int, method: str = "fork") -> Iterator[Pool]:
         pool.join()
 
 
+@contextmanager
+def agent(address: str, processes: int) -> Iterator[Agent]:
+    """Workers that join at `address` over the network, from a thread of this process."""
+
+    def hire(listener: Listener) -> Crew:
+        return Crew(listener, processes, context=multiprocessing.get_context("forkserver"))
+
+    made = Agent(Address.parse(address), hire, processes)
+    thread = threading.Thread(target=made.run, name="agent")
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.leave()
+        made.leave()
+        thread.join()
+
+
+@contextmanager
+def hosted(processes: int) -> Iterator[Pool]:
+    """A pool without workers of its own: all have joined over tcp."""
+    pool = Pool(0, address="tcp://127.0.0.1:*")
+    try:
+        with agent(pool.address or "", processes):
+            workers = f"{processes} worker"
+            assert eventually(lambda: workers in repr(pool))
+            yield pool
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+@contextmanager
+def far(processes: int) -> Iterator[Pool]:
+    """A client of a coordinator that runs by itself, whose workers have joined over tcp."""
+    coordinator = LoneCoordinator(Address.parse("tcp://127.0.0.1:*"))
+    try:
+        with agent(str(coordinator.address), processes):
+            assert eventually(lambda: coordinator.counts()["workers"] == processes)
+            pool = Pool.connect(str(coordinator.address))
+            try:
+                yield pool
+            finally:
+                pool.terminate()
+                pool.join()
+    finally:
+        coordinator.stop(0)
+        coordinator.join()
+
+
 # A pool of another engine joins the suite with a row here.
 MAKERS = [
     Maker("standard", standard, ours=False, kills=True),
     Maker("near", near, kills=True),
+    Maker("hosted", hosted, kills=True),
+    Maker("far", far, kills=True),
     Maker("processes", lambda count: over(processes_executor(count))),
     Maker("threads", lambda count: over(threads_executor(count))),
     Maker("shared", shared),

@@ -6,8 +6,9 @@ import threading
 from collections import deque
 from typing import Any
 
-from nearfar.coordinator.crews import Listener, Row
 from nearfar.net.waker import Waker
+from nearfar.worker.crew import Listener
+from nearfar.worker.messages import Row
 
 
 class FakeCrew:
@@ -20,6 +21,7 @@ class FakeCrew:
         self.gate.set()
         self.ran: list[bytes] = []
         self.closed = False
+        self.quota = None
         self.given: dict[str, deque[list[Row]]] = {}
         self._serial = 0
         self._waker = Waker()
@@ -85,6 +87,12 @@ class FakeCrew:
     def give(self, name: str, client: str, rows: list[Row]) -> None:
         self.given[name].append(rows)
         self._waker.wake()
+
+    def give_tasks(self, name: str, client: str, function: bytes, mode: int, tasks: Any) -> None:
+        self.give(name, client, [Row(function, mode, task.blob, task.buffers) for task in tasks])
+
+    def resize(self, count: int) -> None:
+        self.count = count
 
     def recall(self, name: str) -> int:
         batches = self.given.get(name, deque())

@@ -1,4 +1,4 @@
-"""The coordinator's workers on its own machine: what joins a `Crew` to the machine."""
+"""The worker processes of the coordinator's own process: between its crew and its machine."""
 
 from __future__ import annotations
 
@@ -8,21 +8,38 @@ from time import monotonic
 
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.workers import Batch, Worker
-from nearfar.worker.crew import Crew
+from nearfar.worker.crew import Crew, Listener
 from nearfar.worker.member import Answer
+
+Hire = Callable[[Listener], Crew]
+"""Makes a crew that tells `Listener`."""
 
 
 class LocalWorkers:
-    """The `Link` of every worker of a crew, and the crew's `Listener`."""
+    """A crew's `Listener`, and the `Link` of its workers."""
 
-    crew: Crew
-    """Set by who makes it: a crew needs its listener first."""
-
-    def __init__(self, coordinator: Coordinator, on_hopeless: Callable[[str], object]) -> None:
+    def __init__(self, coordinator: Coordinator, hire: Hire, on_hopeless: Callable[[str], object]) -> None:
         """`on_hopeless` is told why no worker can be started any more."""
+        self.crew = hire(self)
         self._coordinator = coordinator
         self._on_hopeless = on_hopeless
         self._host = socket.gethostname()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Finish what runs, and nothing else: then the processes end."""
+        if not self._draining:
+            self._draining = True
+            self.crew.resize(0)
+        for worker in self._own():
+            self._coordinator.drain(worker)
+
+    def busy(self) -> bool:
+        """True if any worker has something that it has not answered."""
+        return any(worker.batches for worker in self._own())
+
+    def _own(self) -> list[Worker]:
+        return [worker for worker in self._coordinator.workers.values() if worker.link is self]
 
     # -- what the machine wants --------------------------------------------------------------------
 
@@ -52,6 +69,8 @@ class LocalWorkers:
         """As `Listener.came`."""
         worker = Worker(name, self, host=self._host, pid=pid, quota=self.crew.quota)
         self._coordinator.worker_came(worker, monotonic())
+        if self._draining:
+            self._coordinator.drain(worker)
 
     def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
         """As `Listener.answered`."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import select
-import socket
 import threading
 import time
 
-from nearfar.coordinator.crews import Hire, LocalWorkers
 from nearfar.coordinator.gate import Gate
+from nearfar.coordinator.local import Hire, LocalWorkers
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import Row
 from nearfar.net.addresses import Address
@@ -36,7 +35,7 @@ class LoneCoordinator:
         self._gate = Gate(address, self._coordinator, lease=lease, clients=True, insecure=insecure)
         self.address = self._gate.address
         """Where it is found, with the port that it got."""
-        self._local = None if hire is None else LocalWorkers(self._coordinator, hire, socket.gethostname())
+        self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)
         self._lock = threading.Lock()
         self._waker = Waker()
         self._poll = select.poll()
@@ -122,12 +121,12 @@ class LoneCoordinator:
 
     def _tell_outcomes(self) -> None:
         outcomes = self._coordinator.outcomes
-        for task, outcome in outcomes:
+        while outcomes:
+            task, outcome = outcomes.popleft()
             if isinstance(outcome, BaseException):
                 task.failed(outcome)
             else:
                 task.answered(*outcome)
-        outcomes.clear()
 
     def _may_end(self) -> bool:
         if self._ends is None:

@@ -115,6 +115,10 @@ class Peers:
         """True if every client has all outcomes that there are."""
         return self._guests.settled()
 
+    def heard(self) -> bool:
+        """True if everybody has heard all that was said."""
+        return not any(session.talk.unacked() for session in self.sessions.values())
+
     # -- what there is to know ---------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:

@@ -16,6 +16,7 @@ what tasks have come to. It must be driven several times a lease, or the coordin
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from enum import IntEnum
@@ -91,14 +92,35 @@ class ClientMachine:
         return f"{self.name}.{self._sessions}"
 
     @property
-    def outcomes(self) -> list[tuple[Task, Answer | BaseException]]:
+    def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
         """Tasks that have come to an end; who runs the machine empties it, and tells them."""
         return self._pending.outcomes
+
+    @property
+    def done(self) -> int:
+        """Tasks that a worker answered."""
+        return self._pending.done
 
     @property
     def stale(self) -> int:
         """Outcomes that came of tasks that had one."""
         return self._pending.stale
+
+    @property
+    def unsent(self) -> list[Task]:
+        """The tasks that wait here."""
+        return [task for task in self._pending.unsent if task.state is State.WAITING]
+
+    @property
+    def hungry(self) -> bool:
+        """True if one more task would be sent at once."""
+        if self.stage is not Stage.OPEN or self._talk is None:
+            return self.stage is Stage.NEW
+        return self._said - self._talk.acked < TALKATIVE and self._pending.room(self.workers)
+
+    def counts(self) -> tuple[int, int]:
+        """How many tasks wait here, and how many the coordinator has."""
+        return self._pending.counts()
 
     def __len__(self) -> int:
         """Tasks without an outcome."""
@@ -134,6 +156,14 @@ class ClientMachine:
             self._pending.cancels.add(number)
             self._cancels.append(number)
         return None
+
+    def cancelling(self, task: Task) -> bool:
+        """True if the coordinator was asked to cancel it, and has not answered."""
+        return task.state is State.GIVEN and self._pending.number(task) in self._pending.cancels
+
+    def fail(self, error: BaseException) -> None:
+        """Every task comes to this end; what runs of them goes on unheard."""
+        self._pending.fail(error)
 
     def leave(self) -> None:
         """Say goodbye once every task has its outcome; submit no more."""

@@ -187,10 +187,10 @@ class DrivenEngine(ABC):
             self._let_go()
             self._waker.wake()
 
-    def _break(self, reason: str | PoolBroken, cause: BaseException | None = None) -> None:
+    def _break(self, reason: str | BaseException, cause: BaseException | None = None) -> None:
         """Nothing works any more: say so to every caller, now and later."""
         if self._broken is None:
-            self._broken = reason if isinstance(reason, PoolBroken) else PoolBroken(reason)
+            self._broken = reason if isinstance(reason, PoolBroken) else PoolBroken(str(reason))
             self._broken.__cause__ = cause or self._broken.__cause__
             self._fail_all(self._broken)
 

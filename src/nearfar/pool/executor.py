@@ -13,7 +13,7 @@ from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import Call
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.futures import Future
-from nearfar.pool.making import LEASE, Workers, connect_engine, make_engine
+from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
 from nearfar.pool.options import Limits
 from nearfar.queues.deadlines import deadline_of, left
 
@@ -76,11 +76,10 @@ class Executor(futures.Executor):
         initargs: Iterable[Any] = (),
         retries: int = 0,
         timeout: float | None = None,
-        insecure: bool = False,
-        lease: float = LEASE,
+        wait: float = WAIT,
     ) -> Self:
         """An executor of the workers of the coordinator at `address`. Raises `AddressError`."""
-        engine = connect_engine(address, initializer, initargs, insecure=insecure, lease=lease)
+        engine = connect_engine(address, initializer, initargs, wait=wait)
         return cls.__new__(cls)._begin(_Core(engine), (timeout, retries))
 
     def _begin(self, core: _Core, limits: Limits) -> Self:

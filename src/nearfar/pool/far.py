@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Any
 
 from nearfar.coordinator.caller import Caller
-from nearfar.errors import CoordinatorLost
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me
 from nearfar.net.pickles.calls import CallPickler
@@ -85,11 +84,12 @@ class FarEngine(DrivenEngine):
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`."""
-        if self._caller.pending():
-            return []
+        with self._lock:  # ZeroMQ's sockets are for one thread at a time
+            if self._over or self._caller.pending():
+                return []
         try:
             return self._poll.poll(timeout)
-        except ValueError:  # closed meanwhile
+        except (OSError, ValueError):  # closed meanwhile
             return []
 
     def deadline(self) -> float | None:
@@ -128,6 +128,8 @@ class FarEngine(DrivenEngine):
                         self._open(session)
                     case Send(envelope):
                         self._caller.send(envelope)
+        if self._caller.pending():  # its descriptor may not say so again
+            self._waker.wake()
         self._hungry = machine.hungry
         if machine.error is not None and self._broken is None:
             self._break(machine.error)
@@ -163,6 +165,3 @@ class FarEngine(DrivenEngine):
     def _let_go(self) -> None:
         self._caller.close()
         self._poll.close()
-
-
-__all__ = ["CoordinatorLost", "FarEngine"]

@@ -12,10 +12,12 @@ from nearfar.pool.engine import Engine
 from nearfar.pool.foreign import ForeignEngine
 from nearfar.pool.shared import SharedEngine
 
-__all__ = ["LEASE", "Workers", "connect_engine", "make_engine"]
+__all__ = ["LEASE", "WAIT", "Workers", "connect_engine", "make_engine"]
 
 LEASE = 10.0
 """Seconds of silence after which a worker on another machine counts as dead."""
+WAIT = 60.0
+"""Seconds without an answer after which a coordinator counts as lost."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,13 @@ def connect_engine(
     initializer: Callable[..., object] | None,
     initargs: Iterable[Any],
     *,
-    insecure: bool = False,
-    lease: float = LEASE,
+    wait: float = WAIT,
 ) -> Engine:
     """An engine that is a client of the coordinator at `address`. Raises `AddressError`."""
     Workers(initializer=initializer).check(least=1)
     from nearfar.pool.far import FarEngine
 
-    return FarEngine(address, initializer, tuple(initargs), insecure=insecure, lease=lease)
+    return FarEngine(address, initializer, tuple(initargs), wait=wait)
 
 
 def over(executor: futures.Executor, workers: Workers, address: str | None, timeout: float | None) -> Engine:

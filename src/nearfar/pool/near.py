@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.context import BaseContext
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,19 @@ from nearfar.coordinator.clients import Client
 from nearfar.coordinator.local import LocalWorkers
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.status import counts, idle
-from nearfar.coordinator.workers import Initializer
-from nearfar.errors import InitializerFailed
 from nearfar.net.pickles.calls import CallPickler
-from nearfar.net.pickles.failures import load_error
 from nearfar.net.pickles.names import inherited_main
 from nearfar.pool.call import Call
 from nearfar.pool.driven import DrivenEngine, new_name
 from nearfar.pool.endings import Outcomes
+from nearfar.pool.initializing import pickled_initializer, read_initializer_error
 from nearfar.worker.crew import Crew
 
 if TYPE_CHECKING:
     from nearfar.coordinator.gate import Gate
+
+FAREWELL = 2.0
+"""Seconds that a terminated pool waits for workers elsewhere to have heard so."""
 
 
 class NearEngine(DrivenEngine):
@@ -57,18 +59,21 @@ class NearEngine(DrivenEngine):
         )
         self._coordinator = Coordinator()
         self._coordinator.client_came(self._client, monotonic())
-        self._local = LocalWorkers(self._coordinator, self._break)
-        self._crew = self._local.crew = Crew(
-            self._local,
-            count,
+        hire = partial(
+            Crew,
+            count=count,
             context=context,
             quota=maxtasksperchild,
             main_of=self.name if main else None,
             far=far,
             daemon=daemon,
         )
+        self._local = LocalWorkers(self._coordinator, hire, self._break)
+        self._crew = self._local.crew
         self._processes = count
         self._gate: Gate | None = None
+        self._last_moment: float | None = None
+        """Once it is terminated: when it is over at the latest."""
         self._crew.watch(self._waker.fileno(), self._waker.clear)
         try:
             if address is not None:
@@ -101,18 +106,20 @@ class NearEngine(DrivenEngine):
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`."""
-        if self._gate is not None and not self._over and self._gate.pending():
-            timeout = 0
+        if self._gate is not None:
+            with self._lock:  # ZeroMQ's sockets are for one thread at a time
+                if not self._over and self._gate.pending():
+                    timeout = 0
         try:
             return self._crew.poll(timeout)
-        except ValueError:  # closed meanwhile
+        except (OSError, ValueError):  # closed meanwhile
             return []
 
     def deadline(self) -> float | None:
         """As `Work.deadline`."""
         deadlines = [self._coordinator.deadline(), self._crew.deadline()]
         if self._gate is not None:
-            deadlines.append(self._gate.deadline())
+            deadlines += [self._gate.deadline(), self._last_moment]
         return min((each for each in deadlines if each is not None), default=None)
 
     # -- under the lock ----------------------------------------------------------------------------
@@ -134,6 +141,8 @@ class NearEngine(DrivenEngine):
             self._let_workers_go()
         if self._gate is not None and not self._over:
             self._gate.say(now)
+            if self._gate.pending():  # its descriptor may not say so again
+                self._waker.wake()
 
     def _submit(self, call: Call) -> None:
         self._coordinator.submit(call)
@@ -152,35 +161,25 @@ class NearEngine(DrivenEngine):
 
     def _let_workers_go(self) -> None:
         """All is done, and no more comes: the workers end by themselves."""
-        self._crew.resize(0)
-        for worker in list(self._coordinator.workers.values()):
-            self._coordinator.drain(worker)
+        self._local.drain()
         if not self._crew.members:
             self._end()
 
     def _leave_now(self) -> None:
-        self._end()
+        if self._gate is None or not self._coordinator.workers:
+            self._end()
+        elif self._last_moment is None:  # workers elsewhere are to be told
+            self._last_moment = monotonic() + FAREWELL
+            self._coordinator.client_gone(self.name)
+            self._crew.resize(0)
+        elif monotonic() >= self._last_moment or self._gate.peers.heard():
+            self._end()
 
     def _let_go(self) -> None:
         if self._gate is not None:
             self._crew.unwatch(self._gate.fileno())
             self._gate.close()
         self._crew.close()
-
-
-def pickled_initializer(
-    pickler: CallPickler, initializer: Callable[..., object] | None, args: tuple[Any, ...]
-) -> Initializer | None:
-    """What travels of an initializer. Raises what pickling raises."""
-    return None if initializer is None else Initializer(*pickler.dump_call(initializer, args, None))
-
-
-def read_initializer_error(blob: Any) -> BaseException:
-    """The error that every task of a pool gets when its initializer raised."""
-    cause = load_error(blob)
-    error = InitializerFailed(f"the initializer raised {type(cause).__name__}: {cause}")
-    error.__cause__ = cause
-    return error
 
 
 def _open_gate(address: str, coordinator: Coordinator, *, insecure: bool, lease: float) -> Gate:

@@ -7,7 +7,7 @@ million tasks do not lie there and here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -23,7 +23,7 @@ WINDOW_BYTES = 4 << 20
 FEW_EACH = 4
 """Tasks for each worker that may be under way, however large they are."""
 
-Answer = tuple[int, Any, Any]
+Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
 
 
@@ -31,10 +31,12 @@ class Pending:
     """`read_error` reads what an initializer raised, as a worker pickled it."""
 
     def __init__(self, read_error: Callable[[bytes], BaseException]) -> None:
-        self.outcomes: list[tuple[Task, Answer | BaseException]] = []
+        self.outcomes: deque[tuple[Task, Answer | BaseException]] = deque()
         """Tasks that have come to an end."""
         self.cancels: set[int] = set()
         """Of the sent, those to be cancelled: said in every session until there is an answer."""
+        self.done = 0
+        """Tasks that a worker answered."""
         self.stale = 0
         """Outcomes of tasks that had one."""
         self.unsent: deque[Task] = deque()
@@ -47,6 +49,10 @@ class Pending:
 
     def __len__(self) -> int:
         return len(self._sent) + len(self.unsent) - self._withdrawn
+
+    def counts(self) -> tuple[int, int]:
+        """How many tasks wait here, and how many the coordinator has."""
+        return len(self.unsent) - self._withdrawn, len(self._sent)
 
     def add(self, task: Task) -> None:
         task.state = State.WAITING
@@ -97,6 +103,7 @@ class Pending:
             self.stale += 1
         elif outcome != Outcome.FAILED:
             task.state = State.SETTLED
+            self.done += 1
             self.outcomes.append((task, (outcome, blob, buffers)))
         else:
             try:

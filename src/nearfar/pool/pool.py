@@ -12,7 +12,7 @@ from nearfar.coordinator.tasks import Mode
 from nearfar.pool.chunks import chunks, default_chunksize
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
-from nearfar.pool.making import LEASE, Workers, connect_engine, make_engine
+from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
 from nearfar.pool.options import CallOptions, ImapOptions, MapOptions, limits
 from nearfar.pool.progress import reporter
 from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, paired
@@ -78,15 +78,15 @@ class Pool:
         initargs: Iterable[Any] = (),
         retries: int = 0,
         timeout: float | None = None,
-        insecure: bool = False,
-        lease: float = LEASE,
+        wait: float = WAIT,
     ) -> Self:
         """A pool of the workers of the coordinator at `address`, which other programs may use as well.
 
-        Raises `AddressError`.
+        `wait`: seconds without an answer of the coordinator, after which every call fails with
+        `CoordinatorLost`. Nothing is sent before the pool is used. Raises `AddressError`.
         """
         pool = cls.__new__(cls)
-        engine = connect_engine(address, initializer, initargs, insecure=insecure, lease=lease)
+        engine = connect_engine(address, initializer, initargs, wait=wait)
         pool._begin(engine, timeout, retries)
         return pool
 
@@ -98,6 +98,12 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<nearfar.{type(self).__name__} {describe(self._engine)}{WORDS[self._state]}>"
+
+    @property
+    def address(self) -> str | None:
+        """Where other workers may join, or of the coordinator; None for a pool of this process alone."""
+        found: str | None = getattr(self._engine, "address", None)
+        return found
 
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")

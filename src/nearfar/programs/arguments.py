@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 
+from nearfar.errors import AddressError
+from nearfar.net.addresses import Address
 from nearfar.programs.common import add_logging_options
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 """Where the bare commands meet: the consumer hosts, the producer connects."""
+DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
+"""Where bare coordinators and workers meet."""
 
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)(i?)B?", re.ASCII | re.IGNORECASE)
@@ -45,6 +49,17 @@ def seconds(text: str) -> float:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
+
+
+def pool_place(text: str) -> int | str:
+    """Where a pool is: the address of a coordinator, or ``local:N`` as a number of processes."""
+    if text.startswith("local:"):
+        return positive(text.removeprefix("local:"))
+    try:
+        Address.parse_remote(text)
+    except AddressError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def header(text: str) -> tuple[str, str]:

@@ -59,14 +59,13 @@ class Crew:
         listener: Listener,
         count: int,
         *,
-        prefix: str = "",
         context: BaseContext | None = None,
         quota: int | None = None,
         main_of: str | None = None,
         far: bool = True,
         daemon: bool = True,
     ) -> None:
-        """`prefix` begins every name. `quota`: tasks after which a worker is to be replaced.
+        """`quota`: tasks after which a worker is to be replaced.
 
         `main_of`: the client whose `__main__` these processes have, because they are its children. `far`:
         what the pickler of their clients was told. Daemonic processes may have no children of their own.
@@ -75,7 +74,8 @@ class Crew:
         self.quota = quota
         self._listener = listener
         self._count = count
-        self._prefix = prefix
+        self.label = ""
+        """What stands before the name by which a worker knows itself."""
         self._context = context or multiprocessing.get_context()
         self._main_of = main_of
         self._far = far
@@ -107,9 +107,9 @@ class Crew:
         self._count = count
 
     def _start(self, slot: int) -> None:
-        name = f"{self._prefix}{slot}.{next(self._serial)}"
-        birth = Birth(slot, name, self._host, self._main_of, self._far)
-        member = Member(self._context, birth, daemon=self._daemon)
+        name = f"{slot}.{next(self._serial)}"
+        birth = Birth(slot, self.label + name, self._host, self._main_of, self._far)
+        member = Member(name, self._context, birth, daemon=self._daemon)
         self.members[member.name] = member
         self._starting = member
         try:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
 import select
 import socket
 import time
-
-import zmq
+from collections.abc import Callable, Sequence
 
 from nearfar.coordinator import wire
-from nearfar.coordinator.crews import Answer, Hire
-from nearfar.errors import CoordinatorLost, PoolBroken, ProtocolError
-from nearfar.net import sockets
+from nearfar.coordinator.caller import Caller
+from nearfar.errors import CoordinatorLost, PoolBroken
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me
 from nearfar.net.waker import Waker
 from nearfar.worker.actions import Action, Connect, Give, Kill, Recall, Retire, Send
+from nearfar.worker.crew import Crew, Listener
 from nearfar.worker.machine import AgentMachine, State
+from nearfar.worker.member import Answer
+from nearfar.worker.messages import Row
 
 log = logging.getLogger(__name__)
 
-DRAIN = 256
-"""Messages read in one turn."""
-SMALL = 2
-"""Frames of a message without large parts."""
+LAST_WORDS = 1.0
+"""Seconds for telling the coordinator of what was killed."""
 
 
 class Agent:
@@ -38,7 +36,13 @@ class Agent:
     """
 
     def __init__(
-        self, address: Address, hire: Hire, processes: int, *, wait: float = 60.0, quota: int | None = None
+        self,
+        address: Address,
+        hire: Callable[[Listener], Crew],
+        processes: int,
+        *,
+        wait: float = 60.0,
+        quota: int | None = None,
     ) -> None:
         host = socket.gethostname()[: wire.LONGEST_NAME // 2]
         self.name = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -47,16 +51,21 @@ class Agent:
         self._wait = wait
         self._machine = AgentMachine(self.name, about)
         self._crew = hire(self)
-        self._socket: zmq.Socket[bytes] | None = None
+        self._crew.label = f"{self.name}/"
+        self._caller = Caller(address)
+        self._descriptor = -1
         self._waker = Waker()
         self._leaves = 0
         self._hopeless = ""
+        self._ends: float | None = None
+        """Once it was told twice to leave: when it does at the latest."""
 
     def run(self) -> None:
         """Work until `leave`, and then until all that runs is answered and had.
 
         Raises `CoordinatorLost` when none answers for `wait` seconds, or it refuses this agent, and
-        `PoolBroken` when processes cannot be started. The workers are gone afterwards, in any case.
+        `PoolBroken` when processes cannot be started: what still runs is answered first. The workers are
+        gone afterwards, in any case.
         """
         try:
             self._crew.start()
@@ -65,14 +74,16 @@ class Agent:
                 self._sleep()
                 self._take_in()
                 self._check()
+            if self._hopeless:
+                raise PoolBroken(self._hopeless)
             if self._machine.refused:
                 raise CoordinatorLost(f"the coordinator at {self._address}: {self._machine.refused}")
         finally:
             self._close()
 
     def leave(self) -> None:
-        """Take no more work, and let `run` return once all that runs is answered. Called again: leave at
-        once, killing what runs. May be called by any thread, and by a signal handler.
+        """Take no more work, and let `run` return once all that runs is answered. Called again: kill what
+        runs, and return within a second. May be called by any thread, and by a signal handler.
         """
         self._leaves += 1
         self._waker.wake()
@@ -82,13 +93,16 @@ class Agent:
     def came(self, name: str, pid: int) -> None:
         self._machine.came(name, pid, time.monotonic())
 
-    def answered(self, name: str, answers: list[Answer], spent: float) -> None:
+    def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
         rows = [(status, blob, list(buffers)) for status, blob, buffers in answers]
         self._machine.answered(name, rows, spent, time.monotonic())
 
     def died(self, name: str, how: str, unread: int) -> None:
         log.info("worker %s/%s %s", self.name, name, how)
         self._machine.died(name, how, unread, time.monotonic())
+
+    def left(self, name: str) -> None:
+        """It was given up when it was retired."""
 
     def hopeless(self, reason: str) -> None:
         self._hopeless = reason
@@ -105,14 +119,11 @@ class Agent:
     def _do(self, action: Action) -> None:
         match action:
             case Connect(session):
-                self._open(session)
+                self._descriptor = self._caller.open(session)
             case Send(envelope):
-                if self._socket is not None:
-                    frames = wire.pack(*envelope)
-                    with contextlib.suppress(zmq.Again):
-                        self._socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) <= SMALL)
+                self._caller.send(envelope)
             case Give(worker, client, rows):
-                self._crew.give(worker, client, [(row[0], row[1], row[2], row[3]) for row in rows])
+                self._crew.give(worker, client, [Row(*row[:4]) for row in rows])
             case Recall(worker):
                 self._machine.returned(worker, self._crew.recall(worker), time.monotonic())
             case Kill(worker):
@@ -121,14 +132,15 @@ class Agent:
                 self._crew.retire(worker)
 
     def _sleep(self) -> None:
-        assert self._socket is not None
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if self._caller.pending():
             return
         poll = select.poll()
-        for descriptor in (self._waker.fileno(), self._crew.fileno(), int(self._socket.getsockopt(zmq.FD))):
+        for descriptor in (self._waker.fileno(), self._crew.fileno(), self._descriptor):
             poll.register(descriptor, select.POLLIN)
         now = time.monotonic()
         deadline = min(self._machine.deadline(now), now + self._wait)
+        if self._ends is not None:
+            deadline = min(deadline, self._ends)
         if (due := self._crew.deadline()) is not None:
             deadline = min(deadline, due)
         poll.poll(max(0, int((deadline - now) * 1000) + 1))
@@ -136,40 +148,27 @@ class Agent:
     def _take_in(self) -> None:
         """What came: from the network, from the workers, from the clock, and from who stops this agent."""
         self._waker.clear()
-        self._read()
+        for envelope in self._caller.receive():
+            self._machine.receive(envelope, time.monotonic())
         self._crew.turn()
         now = time.monotonic()
         self._crew.tick(now)
         self._machine.tick(now)
-        if self._leaves:
+        if self._leaves or self._hopeless:
+            self._crew.resize(0)
             self._machine.leave()
-        if self._leaves > 1:
-            self._machine.abandon()
-
-    def _read(self) -> None:
-        assert self._socket is not None
-        with contextlib.suppress(zmq.Again):
-            for _ in range(DRAIN):
-                frames = sockets.receive(self._socket, SMALL)
-                try:
-                    self._machine.receive(wire.unpack(frames), time.monotonic())
-                except ProtocolError as error:
-                    log.warning("dropped a malformed message from %s: %s", self._address, str(error)[:200])
+        if self._leaves > 1 and self._ends is None:
+            self._ends = now + LAST_WORDS
+            self._machine.abort()
 
     def _check(self) -> None:
-        if self._hopeless:
-            raise PoolBroken(self._hopeless)
-        if self._machine.away(time.monotonic()) >= self._wait:
+        now = time.monotonic()
+        if self._ends is not None and now >= self._ends:
+            self._machine.abandon()
+        elif self._machine.away(now) >= self._wait:
             raise CoordinatorLost(f"no coordinator has answered at {self._address} for {self._wait:g} s")
-
-    def _open(self, session: str) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = sockets.make(zmq.DEALER, identity=session)
-        self._socket.connect(str(self._address))
 
     def _close(self) -> None:
         self._crew.close()
-        if self._socket is not None:
-            self._socket.close()
+        self._caller.close()
         self._waker.close()

@@ -44,10 +44,10 @@ class _Sent:
 class Member:
     """A process, its line, and how far it has come. Not for several threads at once."""
 
-    def __init__(self, context: BaseContext, birth: run.Birth, *, daemon: bool) -> None:
+    def __init__(self, name: str, context: BaseContext, birth: run.Birth, *, daemon: bool) -> None:
         """Make everything but the process itself: `start` does. Raises `OSError`."""
         self.birth = birth
-        self.name = birth.name
+        self.name = name
         self.ready = False
         self.retiring = False
         with ExitStack() as on_error, ExitStack() as passed_on:

@@ -32,7 +32,7 @@ INITIALIZER_FAILED = 66
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a worker process is told at its start."""
+    """What a worker process is told at its start, of itself and of its clients."""
 
     slot: int
     name: str

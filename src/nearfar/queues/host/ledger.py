@@ -79,9 +79,9 @@ class Ledger:
 
     # -- producers -------------------------------------------------------------------------------
 
-    def enter(self, name: str) -> Producer:
-        """A producer comes, or comes back."""
-        producer = self.producers.setdefault(name, Producer(name, State.GONE))
+    def enter(self, name: str, *, helper: bool = False) -> Producer:
+        """A producer comes, or comes back; a helper is one that another producer vouches for."""
+        producer = self.producers.setdefault(name, Producer(name, State.GONE, helper=helper))
         self._attendance.enter(producer)
         return producer
 
@@ -118,7 +118,11 @@ class Ledger:
     def leave(self, name: str, state: State) -> None:
         """A producer has said goodbye (GONE) or was lost (LOST)."""
         self.revoke(name)
-        self._attendance.leave(self.producers[name], state)
+        producer = self.producers[name]
+        self._attendance.leave(producer, state)
+        if producer.helper and state is State.GONE:
+            del self.producers[name]  # there may be one for each task of a pool
+            self.newsworthy.discard(name)
 
     def part(self) -> None:
         """Everybody has left. If all is done, a standing queue counts anew for those who come next."""
@@ -294,7 +298,7 @@ class Ledger:
         self._tell(run, Outcome.UNDELIVERABLE, None)
 
     def _tell(self, run: Run, outcome: Outcome, answer: bytes | None) -> None:
-        producer = self.producers[run.producer]
-        if producer.state is not State.GONE:
+        producer = self.producers.get(run.producer)
+        if producer is not None and producer.state is not State.GONE:
             self.newsworthy.add(run.producer)
             producer.note(News(run.first, run.count, outcome, answer))

@@ -1,0 +1,145 @@
+"""``nearfar coordinator``: coordinate a pool by itself, for workers and clients that come and go."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from nearfar.coordinator.asking import Status, WorkerStatus, ask
+from nearfar.coordinator.loop import LoneCoordinator
+from nearfar.errors import AddressError, CoordinatorLost
+from nearfar.net.addresses import Address
+from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, natural, seconds
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
+from nearfar.programs.hiring import make_crew
+from nearfar.programs.tables import table
+
+SAMPLE = 1.0
+"""Seconds between the two looks from which rates are told."""
+
+log = logging.getLogger("nearfar.coordinator")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Coordinate until SIGINT or SIGTERM, or say how another one stands; return an exit code (`Exit`)."""
+    options = make_parser().parse_args(argv)
+    set_up_logging(options)
+    try:
+        if options.status is not None:
+            return _tell_status(Address.parse_remote(options.status), options.wait)
+        return _coordinate(options)
+    except AddressError as error:
+        print(f"nearfar coordinator: {error}", file=sys.stderr)
+        return Exit.USAGE
+    except CoordinatorLost as error:
+        print(f"nearfar coordinator: {error}", file=sys.stderr)
+        return Exit.LOST
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of this program."""
+    parser = argparse.ArgumentParser("nearfar coordinator", description=__doc__.partition(": ")[2])
+    add = parser.add_argument
+    add("--bind", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="%(default)s; port *: any free one")
+    add("--workers", type=natural, default=0, metavar="N", help="worker processes of its own (0)")
+    add(
+        "--lease",
+        type=seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds of silence after which workers elsewhere, or a client, count as dead (10)",
+    )
+    add("--insecure", action="store_true", help="let anybody in, beyond loopback: they can run any code here")
+    add(
+        "--grace",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds that what runs here has to finish, when told to stop (30)",
+    )
+    add(
+        "--status-every",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds between two lines that say what changed (30)",
+    )
+    add(
+        "--status",
+        nargs="?",
+        const=DEFAULT_POOL_ADDRESS,
+        metavar="ADDRESS",
+        help="print workers, tasks and rates of the coordinator there (%(const)s), and end",
+    )
+    add("--wait", type=seconds, default=5.0, metavar="S", help="with --status: seconds for an answer (5)")
+    add_logging_options(parser)
+    return parser
+
+
+def describe(counts: Mapping[str, int], rate: float | None = None) -> str:
+    """``4 workers (3 running), 12 waiting, 1,204 done (310/s), 1 lost; 2 agents, 1 client``."""
+    said = f"{_number(counts['workers'], 'worker')} ({counts['running']:,} running)"
+    said += f", {counts['waiting']:,} waiting, {counts['done']:,} done"
+    if rate is not None:
+        said += f" ({rate:,.0f}/s)"
+    said += "".join(f", {counts[what]:,} {what}" for what in ("lost", "stale", "malformed") if counts[what])
+    return f"{said}; {_number(counts['agents'], 'agent')}, {_number(counts['clients'], 'client')}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _coordinate(options: argparse.Namespace) -> int:
+    hire = partial(make_crew, count=options.workers) if options.workers else None
+    with StopRequest() as stop:
+        coordinator = LoneCoordinator(
+            Address.parse(options.bind), hire, lease=options.lease, insecure=options.insecure
+        )
+        try:
+            print(f"coordinating at {coordinator.address}", flush=True)
+            _watch(coordinator, stop, options.status_every)
+        finally:
+            coordinator.stop(options.grace)
+            coordinator.join()
+    log.info("stopped")
+    return Exit.OK
+
+
+def _watch(coordinator: LoneCoordinator, stop: StopRequest, every: float) -> None:
+    """Say how the pool stands, if that has changed, until told to stop."""
+    last, then = coordinator.counts(), time.monotonic()
+    while not stop.wait(every):
+        counts, now = coordinator.counts(), time.monotonic()
+        if counts != last:
+            rate = (counts["done"] - last["done"]) / (now - then)
+            log.info("%s", describe(counts, rate), extra={"event": "status", "fields": counts})
+        last, then = counts, now
+
+
+def _tell_status(address: Address, wait: float) -> int:
+    before = ask(address, wait)
+    with StopRequest() as stop:
+        stop.wait(SAMPLE)
+    after = ask(address, wait)
+    rate = (after.counts["done"] - before.counts["done"]) / SAMPLE
+    print(describe(after.counts, rate))
+    if after.workers:
+        print(table(("worker", "host", "pid", "tasks", "tasks/s", "runs", "for"), _rows(before, after)))
+    return Exit.OK
+
+
+def _rows(before: Status, after: Status) -> list[tuple[str, ...]]:
+    earlier = {worker.name: worker.answered for worker in before.workers}
+    return [_row(worker, earlier.get(worker.name, 0)) for worker in after.workers]
+
+
+def _row(worker: WorkerStatus, earlier: int) -> tuple[str, ...]:
+    rate = (worker.answered - earlier) / SAMPLE
+    since = f"{worker.since:.1f} s" if worker.runs else ""
+    where = (worker.name, worker.host, str(worker.pid))
+    return (*where, f"{worker.answered:,}", f"{rate:,.0f}", worker.runs or "-", since)

@@ -1,0 +1,23 @@
+"""The worker processes that a program offers to others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from multiprocessing import forkserver
+from pathlib import Path
+
+from nearfar.worker.crew import Crew, Listener
+
+
+def make_crew(listener: Listener, count: int, quota: int | None = None) -> Crew:
+    """A crew of `count` processes for clients elsewhere.
+
+    Modules are looked for in the working directory first, as ``python -m`` does. Processes are forked by a
+    server that has neither threads nor sockets.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    forkserver.set_forkserver_preload(["nearfar.worker.run"])
+    return Crew(listener, count, context=multiprocessing.get_context("forkserver"), quota=quota)

@@ -1,0 +1,79 @@
+"""``nearfar worker``: join a pool with worker processes of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from nearfar.errors import AddressError, CoordinatorLost, PoolBroken
+from nearfar.net.addresses import Address
+from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, positive, seconds
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
+from nearfar.programs.hiring import make_crew
+from nearfar.worker.loop import Agent
+
+log = logging.getLogger("nearfar.worker")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Work until SIGINT or SIGTERM, or until the coordinator is lost; return an exit code (`Exit`)."""
+    options = make_parser().parse_args(argv)
+    set_up_logging(options)
+    try:
+        address = Address.parse_remote(options.connect)
+    except AddressError as error:
+        print(f"nearfar worker: {error}", file=sys.stderr)
+        return Exit.USAGE
+    hire = partial(make_crew, count=options.processes, quota=options.max_tasks)
+    agent = Agent(
+        address.seen_from_here(), hire, options.processes, wait=options.wait, quota=options.max_tasks
+    )
+    try:
+        with StopRequest(agent.leave):
+            many = "1 process" if options.processes == 1 else f"{options.processes} processes"
+            print(f"working for {address} as {agent.name} with {many}", flush=True)
+            agent.run()
+    except PoolBroken as error:
+        print(f"nearfar worker: {error}", file=sys.stderr)
+        return Exit.LOST if isinstance(error, CoordinatorLost) else Exit.FAILED
+    log.info("left; nothing that was begun is lost")
+    return Exit.OK
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of this program."""
+    parser = argparse.ArgumentParser(
+        "nearfar worker",
+        description=__doc__.partition(": ")[2],
+        epilog="Modules of the pool's clients are imported from this working directory, or from where Python"
+        " finds them. After the first SIGINT or SIGTERM it takes no more work, and leaves when what runs is"
+        " answered; the second leaves at once.",
+    )
+    add = parser.add_argument
+    add("--connect", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="of the coordinator (%(default)s)")
+    add(
+        "--processes",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="worker processes (as many as there are CPUs: %(default)s)",
+    )
+    add(
+        "--max-tasks",
+        type=positive,
+        metavar="N",
+        help="replace a process after so many tasks (never)",
+    )
+    add(
+        "--wait",
+        type=seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds to wait for a coordinator that does not answer (60)",
+    )
+    add_logging_options(parser)
+    return parser
