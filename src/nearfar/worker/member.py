@@ -6,11 +6,12 @@ import os
 import signal
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
 from nearfar.worker.life import lifeline
@@ -71,13 +72,15 @@ class Member:
         self._seen = 0
         """Of the answers in the outbox, how many a first look has found."""
         self.pidfd = -1
+        self._forks = context.get_start_method() == "fork"
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=run.main, args=(self.theirs, birth), name=f"nearfar-worker-{birth.name}", daemon=daemon
         )
 
     def start(self) -> None:
         """Start the process. Raises `OSError`."""
-        self.process.start()
+        with nullcontext() if self._forks else without_stdin():
+            self.process.start()
         pid = self.process.pid
         assert pid is not None
         try:
