@@ -104,13 +104,14 @@ def test_workers_are_told_apart(open_pool: Opener, tmp_path: Path) -> None:
 
 def test_an_initializer_may_be_given_what_only_a_child_may_have(open_pool: Opener, method: str) -> None:
     context = multiprocessing.get_context(method)
-    lock, counter = context.Lock(), context.Value("i", 5)
-    pool = open_pool(2, state.put, ((lock, counter),))
+    lock, queue = context.Lock(), context.SimpleQueue()
+    pool = open_pool(2, state.put, ((lock, queue),))
     with lock:
         assert pool.apply(try_lock) is False
     assert pool.apply(try_lock) is True
-    pool.map(count_up, range(20), 1)
-    assert counter.value == 25
+    pool.map(pass_on, range(20), 1)
+    assert sorted(queue.get() for _ in range(20)) == list(range(20))
+    queue.close()
 
 
 def try_lock() -> bool:
@@ -118,10 +119,8 @@ def try_lock() -> bool:
     return bool(lock.acquire(timeout=0.01)) and (lock.release() is None)
 
 
-def count_up(_: int) -> None:
-    counter = state.value[1]
-    with counter.get_lock():
-        counter.value += 1
+def pass_on(number: int) -> None:
+    state.value[1].put(number)
 
 
 # -- the globals of a program ------------------------------------------------------------------------
