@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,6 @@ from tests.support.waiting import eventually
 from tests.support.web import Web
 
 SAVED = "201 urls: 201 saved, 0 already there, 0 failed"
-far = pytest.mark.skipif(find_spec("nearfar.programs.coordinator") is None, reason="there is no far pool yet")
 
 
 @pytest.fixture
@@ -41,39 +38,49 @@ class Pooled(Commands):
         self.pool = "local:2"
         self.crew: subprocess.Popen[str] | None = None
         if far:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self.pool = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-            self.told(self.start("coordinator", "--bind", self.pool, "--workers", "0"), "coordinating at")
-            self.crew = self.start("worker", "--connect", self.pool, "--processes", "2")
-            self.told(self.crew, "working for")
+            self.coordinator = self.start("coordinator", "--bind", "tcp://127.0.0.1:*", "--lease", "2")
+            self.pool = self.told(self.coordinator, "coordinating at ")
+            self.crew = self.work(2)
 
-    def told(self, process: subprocess.Popen[str], word: str) -> None:
+    def work(self, processes: int) -> subprocess.Popen[str]:
+        """Workers of a machine, as the coordinator sees it."""
+        crew = self.start("worker", "--connect", self.pool, "--processes", str(processes))
+        self.told(crew, "working for ")
+        return crew
+
+    def told(self, process: subprocess.Popen[str], word: str) -> str:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith(word)
+        line = process.stdout.readline()
+        assert line.startswith(word)
+        return line.removeprefix(word).strip()
 
     def fetch(self, web: Web, *options: str) -> subprocess.Popen[str]:
         return self.produce(web, "--pool", self.pool, *options)
 
     def workers(self, producer: subprocess.Popen[str]) -> list[int]:
-        """The process ids of the pool's workers."""
-        return [
-            pid
-            for pid, said in children(producer if self.crew is None else self.crew)
-            if "tracker" not in said
-        ]
+        """The process ids of the pool's two workers."""
+        found = leaves(producer.pid if self.crew is None else self.crew.pid)
+        assert len(found) == 2
+        return found
 
 
-def children(process: subprocess.Popen[str]) -> Iterator[tuple[int, str]]:
-    """Process id and command line of each."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            pid = int(entry.name)
-            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == process.pid:
-                yield pid, (entry / "cmdline").read_bytes().decode(errors="replace")
+def leaves(root: int) -> list[int]:
+    """The processes below `root` that have none below themselves, but for multiprocessing's own tracker."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"resource_tracker" not in (entry / "cmdline").read_bytes():
+                children.setdefault(parent, []).append(int(entry.name))
+    found, waiting = [], children.get(root, [])
+    while waiting:
+        pid = waiting.pop()
+        waiting += children.get(pid, [])
+        found += [] if pid in children else [pid]
+    return found
 
 
-@pytest.fixture(params=["near", pytest.param("far", marks=far)])
+@pytest.fixture(params=["near", "far"])
 def commands(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pooled]:
     commands = Pooled(tmp_path, far=request.param == "far")
     yield commands
@@ -150,6 +157,44 @@ def test_killed_workers_cost_nothing(web: Web, commands: Pooled, count: int) -> 
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
     assert fetched_again(web, commands.folder / "a") == []
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Pooled]:
+    commands = Pooled(tmp_path, far=True)
+    yield commands
+    commands.close()
+
+
+def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, producer = far.host("-o", "a"), far.fetch(web)
+    assert gate.reached.wait(30)
+    assert far.crew is not None
+    far.crew.kill()
+    far.work(1)
+    gate.open()
+    assert ended(producer) == (Exit.OK, SAVED)
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(far.folder / "a") == ALL
+    assert fetched_again(web, far.folder / "a") == []
+
+
+def test_a_coordinator_that_is_lost_is_said_and_the_same_command_goes_on(web: Web, far: Pooled) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, producer = far.host("-o", "a", "--producers", "2"), far.fetch(web, "--wait", "2")
+    assert gate.reached.wait(30)
+    far.coordinator.kill()
+    gate.open()
+    out, err = producer.communicate(timeout=30)
+    assert producer.returncode == Exit.LOST
+    assert "Traceback" not in err
+    assert "no coordinator answered for 2 s" in err
+    assert " left" in out
+    again = far.produce(web, "--pool", "local:2")
+    assert ended(again)[0] == Exit.OK
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(far.folder / "a") == ALL
 
 
 def test_a_killed_consumer_costs_no_file(web: Web, commands: Pooled) -> None:
