@@ -80,11 +80,24 @@ def leaves(root: int) -> list[int]:
     return found
 
 
-@pytest.fixture(params=["near", "far"])
-def commands(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pooled]:
-    commands = Pooled(tmp_path, far=request.param == "far")
+@pytest.fixture
+def near(tmp_path: Path) -> Iterator[Pooled]:
+    commands = Pooled(tmp_path, far=False)
     yield commands
     commands.close()
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Pooled]:
+    commands = Pooled(tmp_path, far=True)
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(params=["near", "far"])
+def commands(request: pytest.FixtureRequest) -> Pooled:
+    made: Pooled = request.getfixturevalue(request.param)
+    return made
 
 
 def fetched_again(web: Web, folder: Path) -> list[str]:
@@ -104,37 +117,33 @@ def test_everything_is_saved_and_again_nothing_is_fetched(web: Web, commands: Po
     assert len(web.log) == len(ALL)
 
 
-def test_the_producer_may_host_and_two_may_save(web: Web, commands: Pooled) -> None:
-    (commands.folder / "urls.txt").write_text("\n".join(map(web.url, web.routes)))
-    producer = commands.start(
-        "producer", "--bind", commands.address, "--pool", commands.pool, "-i", "urls.txt"
-    )
-    consumers = [commands.join("-o", name) for name in "ab"]
+def test_the_producer_may_host_and_two_may_save(web: Web, near: Pooled) -> None:
+    (near.folder / "urls.txt").write_text("\n".join(map(web.url, web.routes)))
+    producer = near.start("producer", "--bind", near.address, "--pool", near.pool, "-i", "urls.txt")
+    consumers = [near.join("-o", name) for name in "ab"]
     assert ended(producer) == (Exit.OK, SAVED)
     assert [ended(consumer)[0] for consumer in consumers] == [Exit.OK, Exit.OK]
-    assert saved_in(commands.folder / "a") | saved_in(commands.folder / "b") == ALL
+    assert saved_in(near.folder / "a") | saved_in(near.folder / "b") == ALL
     assert len(web.log) == len(ALL)
 
 
-def test_an_empty_list_is_an_end_for_all(commands: Pooled) -> None:
-    (commands.folder / "empty.txt").touch()
-    host = commands.host("-o", "a")
-    producer = commands.start(
-        "producer", "--queue", commands.address, "--pool", commands.pool, "-i", "empty.txt"
-    )
+def test_an_empty_list_is_an_end_for_all(far: Pooled) -> None:
+    (far.folder / "empty.txt").touch()
+    host = far.host("-o", "a")
+    producer = far.start("producer", "--queue", far.address, "--pool", far.pool, "-i", "empty.txt")
     assert ended(producer) == (Exit.OK, "0 urls: 0 saved, 0 already there, 0 failed")
     assert ended(host)[0] == Exit.OK
 
 
-def test_what_fails_has_its_reason(web: Web, commands: Pooled) -> None:
+def test_what_fails_has_its_reason(web: Web, near: Pooled) -> None:
     web.routes["/7.png"] = status(404)
     web.routes["/8.png"] = status(410)
-    host, producer = commands.host("-o", "a"), commands.fetch(web, "--max-size", "2M", "--retries", "0")
+    host, producer = near.host("-o", "a"), near.fetch(web, "--max-size", "2M", "--retries", "0")
     code, said = ended(producer)
     assert code == Exit.FAILED
     assert said == "201 urls: 198 saved, 0 already there, 3 failed (http-4xx 2, too-large 1)"
     assert ended(host)[0] == Exit.OK
-    failed = (commands.folder / "nearfar-failures.txt").read_text().splitlines()
+    failed = (near.folder / "nearfar-failures.txt").read_text().splitlines()
     assert {line.partition("\t")[0] for line in failed} == set(
         map(web.url, ("/7.png", "/8.png", "/large.bin"))
     )
@@ -157,13 +166,6 @@ def test_killed_workers_cost_nothing(web: Web, commands: Pooled, count: int) -> 
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
     assert fetched_again(web, commands.folder / "a") == []
-
-
-@pytest.fixture
-def far(tmp_path: Path) -> Iterator[Pooled]:
-    commands = Pooled(tmp_path, far=True)
-    yield commands
-    commands.close()
 
 
 def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
@@ -197,16 +199,16 @@ def test_a_coordinator_that_is_lost_is_said_and_the_same_command_goes_on(web: We
     assert saved_in(far.folder / "a") == ALL
 
 
-def test_a_killed_consumer_costs_no_file(web: Web, commands: Pooled) -> None:
+def test_a_killed_consumer_costs_no_file(web: Web, far: Pooled) -> None:
     gate = Gate(web, after=FILES // 2)
-    host, other = commands.host("-o", "a"), commands.join("-o", "a")
-    producer = commands.fetch(web)
+    host, other = far.host("-o", "a"), far.join("-o", "a")
+    producer = far.fetch(web)
     assert gate.reached.wait(30)
     other.kill()
     gate.open()
     assert ended(producer) == (Exit.OK, SAVED)
     assert ended(host)[0] == Exit.OK
-    assert saved_in(commands.folder / "a") == ALL
+    assert saved_in(far.folder / "a") == ALL
 
 
 def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Pooled) -> None:
@@ -243,13 +245,6 @@ def interrupt(producer: subprocess.Popen[str], gate: Gate) -> None:
     assert producer.stderr is not None
     assert "connecting" in producer.stderr.readline()
     assert "stopping" in producer.stderr.readline()
-
-
-@pytest.fixture
-def near(tmp_path: Path) -> Iterator[Pooled]:
-    commands = Pooled(tmp_path, far=False)
-    yield commands
-    commands.close()
 
 
 def test_nobody_at_the_queue_is_said_in_a_sentence(near: Pooled) -> None:
