@@ -125,6 +125,7 @@ class History(RuleBasedStateMachine):
         self.machine.client_came(prepared_client("init0", eager=eager), self.now)
         self.worker(near, None)
 
+    @precondition(lambda self: len(self.machine.book.clients) < 3)
     @rule(initializer=st.booleans(), eager=st.booleans())
     def client(self, initializer: bool, eager: bool) -> None:
         self.serial += 1
@@ -132,7 +133,8 @@ class History(RuleBasedStateMachine):
         self.machine.client_came(made, self.now)
         self.flush()
 
-    @rule(near=st.booleans(), quota=st.sampled_from([None, None, 1, 2, 7]))
+    @precondition(lambda self: len(self.machine.workers) < 3)
+    @rule(near=st.sampled_from([True, False, False]), quota=st.sampled_from([None, None, 1, 2, 7]))
     def worker(self, near: bool, quota: int | None) -> None:
         self.serial += 1
         worker = Worker(
@@ -220,8 +222,6 @@ class History(RuleBasedStateMachine):
         self.machine.tick(self.now)
         self.flush()
 
-    @precondition(lambda self: self.machine.workers)
-    @rule()
     def settle(self) -> None:
         """Whoever lives works until all is quiet."""
         for _ in range(10_000):

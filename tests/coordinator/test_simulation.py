@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+
 import pytest
 
-from nearfar.coordinator.tasks import Mode
 from nearfar.errors import CoordinatorLost, InitializerFailed, TaskTimeout
 from nearfar.pool.client import Stage
 from nearfar.worker.machine import State
@@ -43,7 +44,7 @@ def finish(world: World) -> None:
     assert peers.malformed == 0
     for agent in world.agents:
         if agent.alive:
-            assert not agent.machine._kept, "answers that nobody releases"
+            assert not agent.machine.kept, "answers that nobody releases"
             assert not any(w.unread or w.reading for w in agent.crew.values()), "work for nobody"
             agent.machine.leave()
     world.run(most=3 * LEASE)
@@ -73,12 +74,13 @@ def test_crashing_workers_take_only_the_task_that_they_ran(seed: int) -> None:
     world = World(seed, loss=0.02, crash=0.05)
     agents(world, 2)
     agents(world, 1, quota=5)
-    clients(world, 60, 60, retries=(0, 0, 3))
+    clients(world, 150, 150, retries=(0, 0, 3))
+    world.kill_workers(30, within=6.0)
     finish(world)
     once(world)
     for client in world.clients:
         assert all(world.runs[name] == 1 + client.jobs[name].retries for name in client.lost())
-        assert client.values() + len(client.lost()) == 60
+        assert client.values() + len(client.lost()) == 150
 
 
 @SEEDS
@@ -167,8 +169,9 @@ def test_initializers_run_once_in_each_worker(seed: int) -> None:
     clients(world, 60)
     finish(world)
     once(world)
-    assert Mode.PREPARE and set(world.prepared.values()) == {1}
+    assert set(world.prepared.values()) == {1}
     assert len(bad.errors(InitializerFailed)) == 60
+    assert not any(world.runs[name] for name in bad.jobs)
     for client in world.clients:
         assert client is bad or client.values() + len(client.lost()) == 60
 
@@ -187,7 +190,35 @@ def test_everything_at_once(seed: int) -> None:
     names = [made[1].name, world.clients[0].name]
     world.later(chance.uniform(0.5, 10.0), lambda: world.cut(names, chance.choice([2.0, 25.0])))
     world.later(chance.uniform(1.0, 10.0), lambda: agents(world, 1))
+    world.kill_workers(5, within=10.0)
     finish(world)
+    for client in world.clients:
+        for name, job in client.jobs.items():
+            assert world.runs[name] <= world.lives * (1 + job.retries)
+
+
+@SEEDS
+def test_a_cancel_tells_the_truth_even_if_the_coordinator_comes_back_empty(seed: int) -> None:
+    world = World(seed, loss=0.02)
+    agents(world, 2)
+    made = clients(world, 100, 100, cancels=0.4)
+    for when in (world.random.uniform(0.1, 3.0), world.random.uniform(5.0, 30.0)):
+        world.later(when, world.restart_coordinator)
+    finish(world)
+    once(world)
+    for client in made:
+        assert not any(world.runs[name] for name in client.errors(CancelledError))
+
+
+@SEEDS
+def test_a_coordinator_that_is_away_for_longer_than_the_lease(seed: int) -> None:
+    world = World(seed, loss=0.02)
+    agents(world, 3)
+    made = clients(world, 100, 100)
+    world.later(world.random.uniform(0.1, 3.0), lambda: world.restart_coordinator(after=30.0))
+    finish(world)
+    once(world)
+    assert all(client.values() == 100 for client in made)
 
 
 @SEEDS

@@ -112,7 +112,10 @@ class AsyncResult(Call):
         outer, _here.result = _here.result, self
         try:
             callback(argument)
-        except Exception:
+        except BaseException as error:
+            # Ctrl-C and sys.exit are for the main thread; in another one they would end the pool's work.
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise
             log.exception("callback %r raised", callback)
         finally:
             _here.result = outer

@@ -6,7 +6,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -50,14 +50,20 @@ class Member:
         self.name = name
         self.ready = False
         self.retiring = False
-        ours, self.theirs = make_pair()
-        self.end = End(ours)
-        hold, self._lifeline = lifeline()
-        memory = outbox.create()
-        self._outbox = Outbox(os.dup(memory))
-        self.end.send([], fds=[hold, memory])
-        os.close(hold)
-        os.close(memory)
+        with ExitStack() as on_error, ExitStack() as passed_on:
+            ours, self.theirs = make_pair()
+            self.end = End(ours)
+            on_error.callback(self.theirs.close)
+            on_error.callback(self.end.close)
+            hold, self._lifeline = lifeline()
+            passed_on.callback(os.close, hold)
+            on_error.callback(os.close, self._lifeline)
+            memory = outbox.create()
+            passed_on.callback(os.close, memory)
+            self._outbox = Outbox(os.dup(memory))
+            on_error.callback(self._outbox.close)
+            self.end.send([], fds=[hold, memory])
+            on_error.pop_all()
         self._sent: deque[_Sent] = deque()
         self._unsendable = 0
         """Messages that were given when the worker was dead already."""
@@ -74,7 +80,12 @@ class Member:
         self.process.start()
         pid = self.process.pid
         assert pid is not None
-        self.pidfd = os.pidfd_open(pid)
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except OSError:
+            self.process.kill()
+            self.process.join()
+            raise
 
     @property
     def pid(self) -> int:

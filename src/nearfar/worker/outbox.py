@@ -27,8 +27,10 @@ class Outbox:
 
     def __init__(self, descriptor: int) -> None:
         """Takes over `descriptor`."""
-        self._memory = mmap.mmap(descriptor, SIZE)
-        os.close(descriptor)
+        try:
+            self._memory = mmap.mmap(descriptor, SIZE)
+        finally:
+            os.close(descriptor)
         self._first = 0
         self._count = 0
         self._end = _HEAD.size

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from nearfar.coordinator.tasks import Mode, Status
+from nearfar.net import forks
 from nearfar.net.pickles.failures import dump_error, dump_unsendable
 from nearfar.net.pickles.loader import CallLoader
 from nearfar.net.pickles.results import dump_result
@@ -72,6 +73,12 @@ class Runner:
         self._family = not birth.far
         self._sent = 0
         self._since = 0.0
+        self._forked = False
+        forks.watch(self)
+
+    def forget_parent(self) -> None:
+        """In a child that a task forked: it has no answers to give, and ends with the task."""
+        self._forked = True
 
     def run(
         self, client: str, function: bytes, mode: int, payloads: Sequence[Any], parts: Iterator[Buffer]
@@ -82,6 +89,8 @@ class Runner:
         for index, payload in enumerate(payloads):
             blob, buffers = scatter(payload, parts)
             status, answer, large = self._one(client, function, mode, blob, buffers)
+            if self._forked:
+                sys.exit()
             del blob, buffers
             if large or len(answer) > INLINE:
                 self._flush()
@@ -108,6 +117,8 @@ class Runner:
             else:
                 value = func(*items, **keywords)
         except BaseException as error:
+            if self._forked:
+                raise
             return Status.ERROR, dump_error(error, main=client == self._main_of), ()
         try:
             if mode == Mode.PREPARE:
