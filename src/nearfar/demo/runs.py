@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from nearfar.demo.check import Checked, check
@@ -127,9 +126,6 @@ class Runs:
     @contextmanager
     def _pool(self) -> Iterator[str]:
         """The address of a pool with two workers, which would go on for ever: they are killed in the end."""
-        if find_spec("nearfar.programs.coordinator") is None:  # until it is there
-            yield "local:2"
-            return
         words = ("coordinator", "--bind", ANYWHERE, "--workers", "0")
         self._say(f"$ {typed(*words)}")
         with Command(*words) as coordinator:

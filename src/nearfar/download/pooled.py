@@ -97,7 +97,7 @@ class Pooled:
         self._pace = Pace()
         self._no_worker = Missed("no worker has come to the pool yet: waiting for one")
         self._no_consumer = Missed("no consumer has come to the queue yet: waiting for one")
-        self._stopping = False
+        self._stopping = self._called_back = False
         outbound.on_event = desk.on_event = self.wake
 
     def wake(self) -> None:
@@ -128,11 +128,12 @@ class Pooled:
                 self._settled(self._events.get_nowait())
         self._outbound.answers()  # there are none; but it tells when the queue is lost
         self._desk.turn()
-        if self._stopping:
+        if not self._stopping:
+            self._hand_out()
+        elif not self._called_back:
+            self._called_back = True
             for future in list(self._out):
                 future.cancel()
-        else:
-            self._hand_out()
         return bool(self._out) or not (self._stopping or self._all_given_back())
 
     def _all_given_back(self) -> bool:

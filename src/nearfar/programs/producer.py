@@ -230,7 +230,7 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
     from nearfar import Executor
 
     if isinstance(options.pool, str):
-        executor = Executor.connect(options.pool)
+        executor = Executor.connect(options.pool, wait=options.wait)
     else:
         # Spawned, for this process has threads already; logging is set up there as it is here.
         context = multiprocessing.get_context("spawn")

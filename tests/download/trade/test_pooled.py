@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,6 @@ from tests.support.waiting import eventually
 from tests.support.web import Web
 
 SAVED = "201 urls: 201 saved, 0 already there, 0 failed"
-far = pytest.mark.skipif(find_spec("nearfar.programs.coordinator") is None, reason="there is no far pool yet")
 
 
 @pytest.fixture
@@ -41,43 +38,66 @@ class Pooled(Commands):
         self.pool = "local:2"
         self.crew: subprocess.Popen[str] | None = None
         if far:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self.pool = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-            self.told(self.start("coordinator", "--bind", self.pool, "--workers", "0"), "coordinating at")
-            self.crew = self.start("worker", "--connect", self.pool, "--processes", "2")
-            self.told(self.crew, "working for")
+            self.coordinator = self.start("coordinator", "--bind", "tcp://127.0.0.1:*", "--lease", "2")
+            self.pool = self.told(self.coordinator, "coordinating at ")
+            self.crew = self.work(2)
 
-    def told(self, process: subprocess.Popen[str], word: str) -> None:
+    def work(self, processes: int) -> subprocess.Popen[str]:
+        """Workers of a machine, as the coordinator sees it."""
+        crew = self.start("worker", "--connect", self.pool, "--processes", str(processes))
+        self.told(crew, "working for ")
+        return crew
+
+    def told(self, process: subprocess.Popen[str], word: str) -> str:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith(word)
+        line = process.stdout.readline()
+        assert line.startswith(word)
+        return line.removeprefix(word).strip()
 
     def fetch(self, web: Web, *options: str) -> subprocess.Popen[str]:
         return self.produce(web, "--pool", self.pool, *options)
 
     def workers(self, producer: subprocess.Popen[str]) -> list[int]:
-        """The process ids of the pool's workers."""
-        return [
-            pid
-            for pid, said in children(producer if self.crew is None else self.crew)
-            if "tracker" not in said
-        ]
+        """The process ids of the pool's two workers."""
+        found = leaves(producer.pid if self.crew is None else self.crew.pid)
+        assert len(found) == 2
+        return found
 
 
-def children(process: subprocess.Popen[str]) -> Iterator[tuple[int, str]]:
-    """Process id and command line of each."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            pid = int(entry.name)
-            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == process.pid:
-                yield pid, (entry / "cmdline").read_bytes().decode(errors="replace")
+def leaves(root: int) -> list[int]:
+    """The processes below `root` that have none below themselves, but for multiprocessing's own tracker."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"resource_tracker" not in (entry / "cmdline").read_bytes():
+                children.setdefault(parent, []).append(int(entry.name))
+    found, waiting = [], children.get(root, [])
+    while waiting:
+        pid = waiting.pop()
+        waiting += children.get(pid, [])
+        found += [] if pid in children else [pid]
+    return found
 
 
-@pytest.fixture(params=["near", pytest.param("far", marks=far)])
-def commands(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pooled]:
-    commands = Pooled(tmp_path, far=request.param == "far")
+@pytest.fixture
+def near(tmp_path: Path) -> Iterator[Pooled]:
+    commands = Pooled(tmp_path, far=False)
     yield commands
     commands.close()
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Pooled]:
+    commands = Pooled(tmp_path, far=True)
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(params=["near", "far"])
+def commands(request: pytest.FixtureRequest) -> Pooled:
+    made: Pooled = request.getfixturevalue(request.param)
+    return made
 
 
 def fetched_again(web: Web, folder: Path) -> list[str]:
@@ -97,37 +117,33 @@ def test_everything_is_saved_and_again_nothing_is_fetched(web: Web, commands: Po
     assert len(web.log) == len(ALL)
 
 
-def test_the_producer_may_host_and_two_may_save(web: Web, commands: Pooled) -> None:
-    (commands.folder / "urls.txt").write_text("\n".join(map(web.url, web.routes)))
-    producer = commands.start(
-        "producer", "--bind", commands.address, "--pool", commands.pool, "-i", "urls.txt"
-    )
-    consumers = [commands.join("-o", name) for name in "ab"]
+def test_the_producer_may_host_and_two_may_save(web: Web, near: Pooled) -> None:
+    (near.folder / "urls.txt").write_text("\n".join(map(web.url, web.routes)))
+    producer = near.start("producer", "--bind", near.address, "--pool", near.pool, "-i", "urls.txt")
+    consumers = [near.join("-o", name) for name in "ab"]
     assert ended(producer) == (Exit.OK, SAVED)
     assert [ended(consumer)[0] for consumer in consumers] == [Exit.OK, Exit.OK]
-    assert saved_in(commands.folder / "a") | saved_in(commands.folder / "b") == ALL
+    assert saved_in(near.folder / "a") | saved_in(near.folder / "b") == ALL
     assert len(web.log) == len(ALL)
 
 
-def test_an_empty_list_is_an_end_for_all(commands: Pooled) -> None:
-    (commands.folder / "empty.txt").touch()
-    host = commands.host("-o", "a")
-    producer = commands.start(
-        "producer", "--queue", commands.address, "--pool", commands.pool, "-i", "empty.txt"
-    )
+def test_an_empty_list_is_an_end_for_all(far: Pooled) -> None:
+    (far.folder / "empty.txt").touch()
+    host = far.host("-o", "a")
+    producer = far.start("producer", "--queue", far.address, "--pool", far.pool, "-i", "empty.txt")
     assert ended(producer) == (Exit.OK, "0 urls: 0 saved, 0 already there, 0 failed")
     assert ended(host)[0] == Exit.OK
 
 
-def test_what_fails_has_its_reason(web: Web, commands: Pooled) -> None:
+def test_what_fails_has_its_reason(web: Web, near: Pooled) -> None:
     web.routes["/7.png"] = status(404)
     web.routes["/8.png"] = status(410)
-    host, producer = commands.host("-o", "a"), commands.fetch(web, "--max-size", "2M", "--retries", "0")
+    host, producer = near.host("-o", "a"), near.fetch(web, "--max-size", "2M", "--retries", "0")
     code, said = ended(producer)
     assert code == Exit.FAILED
     assert said == "201 urls: 198 saved, 0 already there, 3 failed (http-4xx 2, too-large 1)"
     assert ended(host)[0] == Exit.OK
-    failed = (commands.folder / "nearfar-failures.txt").read_text().splitlines()
+    failed = (near.folder / "nearfar-failures.txt").read_text().splitlines()
     assert {line.partition("\t")[0] for line in failed} == set(
         map(web.url, ("/7.png", "/8.png", "/large.bin"))
     )
@@ -152,16 +168,47 @@ def test_killed_workers_cost_nothing(web: Web, commands: Pooled, count: int) -> 
     assert fetched_again(web, commands.folder / "a") == []
 
 
-def test_a_killed_consumer_costs_no_file(web: Web, commands: Pooled) -> None:
+def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
     gate = Gate(web, after=FILES // 2)
-    host, other = commands.host("-o", "a"), commands.join("-o", "a")
-    producer = commands.fetch(web)
+    host, producer = far.host("-o", "a"), far.fetch(web)
+    assert gate.reached.wait(30)
+    assert far.crew is not None
+    far.crew.kill()
+    far.work(1)
+    gate.open()
+    assert ended(producer) == (Exit.OK, SAVED)
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(far.folder / "a") == ALL
+    assert fetched_again(web, far.folder / "a") == []
+
+
+def test_a_coordinator_that_is_lost_is_said_and_the_same_command_goes_on(web: Web, far: Pooled) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, producer = far.host("-o", "a", "--producers", "2"), far.fetch(web, "--wait", "2")
+    assert gate.reached.wait(30)
+    far.coordinator.kill()
+    gate.open()
+    out, err = producer.communicate(timeout=30)
+    assert producer.returncode == Exit.LOST
+    assert "Traceback" not in err
+    assert "no coordinator answered for 2 s" in err
+    assert " left" in out
+    again = far.produce(web, "--pool", "local:2")
+    assert ended(again)[0] == Exit.OK
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(far.folder / "a") == ALL
+
+
+def test_a_killed_consumer_costs_no_file(web: Web, far: Pooled) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, other = far.host("-o", "a"), far.join("-o", "a")
+    producer = far.fetch(web)
     assert gate.reached.wait(30)
     other.kill()
     gate.open()
     assert ended(producer) == (Exit.OK, SAVED)
     assert ended(host)[0] == Exit.OK
-    assert saved_in(commands.folder / "a") == ALL
+    assert saved_in(far.folder / "a") == ALL
 
 
 def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Pooled) -> None:
@@ -198,13 +245,6 @@ def interrupt(producer: subprocess.Popen[str], gate: Gate) -> None:
     assert producer.stderr is not None
     assert "connecting" in producer.stderr.readline()
     assert "stopping" in producer.stderr.readline()
-
-
-@pytest.fixture
-def near(tmp_path: Path) -> Iterator[Pooled]:
-    commands = Pooled(tmp_path, far=False)
-    yield commands
-    commands.close()
 
 
 def test_nobody_at_the_queue_is_said_in_a_sentence(near: Pooled) -> None:

@@ -43,8 +43,7 @@ class Ledger:
         self.maxbytes = maxbytes
         self.max_attempts = max_attempts
         self.standing = standing
-        self.shut = False
-        self._drops = False
+        self.shut = self._drops = False
         self.producers: dict[str, Producer] = {}
         self.newsworthy: set[str] = set()
         """Producers with news to be told."""
@@ -118,11 +117,9 @@ class Ledger:
     def leave(self, name: str, state: State) -> None:
         """A producer has said goodbye (GONE) or was lost (LOST)."""
         self.revoke(name)
-        producer = self.producers[name]
-        self._attendance.leave(producer, state)
-        if producer.helper and state is State.GONE:
+        self._attendance.leave(self.producers[name], state)
+        if state is State.GONE and self.producers[name].helper:
             del self.producers[name]  # there may be one for each task of a pool
-            self.newsworthy.discard(name)
 
     def part(self) -> None:
         """Everybody has left. If all is done, a standing queue counts anew for those who come next."""
@@ -161,11 +158,10 @@ class Ledger:
 
     def settle(self, name: str, first: int, last: int, answer: bytes | None = None) -> None:
         """The consumer is done with positions `first` to `last`; those it no longer holds are late."""
-        done = 0
-        for run in self._remove(name, first, last):
-            outcome = Outcome.DONE if answer is None else Outcome.ANSWERED
-            self._tell(run, outcome, answer)
-            done += run.count
+        runs = self._remove(name, first, last)
+        for run in runs:
+            self._tell(run, Outcome.DONE if answer is None else Outcome.ANSWERED, answer)
+        done = sum(run.count for run in runs)
         self.settled += done
         self.late += last - first + 1 - done
 
