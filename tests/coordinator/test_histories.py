@@ -335,7 +335,7 @@ class LongHistory(History):
 
 
 LongHistory.TestCase.settings = settings(
-    max_examples=3000, stateful_step_count=120, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=1000, stateful_step_count=120, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

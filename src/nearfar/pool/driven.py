@@ -46,6 +46,8 @@ class DrivenEngine(ABC):
         self._hungry = True
         """Whether a worker has room for more, as far as the last step knew."""
         self._broken: PoolBroken | None = None
+        self._failed = False
+        """Whether a step raised, which may have lost sight of a call."""
         self._closing = False
         self._stopping = False
         self._over = False
@@ -57,7 +59,7 @@ class DrivenEngine(ABC):
 
     def _begin(self) -> None:
         """Everything is there: begin to work."""
-        atexit.register(_at_exit, weakref.ref(self))
+        _working.add(self)
         self._leadership.start()
 
     # -- for Pool and Executor ---------------------------------------------------------------------
@@ -106,8 +108,11 @@ class DrivenEngine(ABC):
             call.failed(CancelledError())
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """As `Engine.wait_until`."""
-        return self._leadership.wait_until(ready, timeout)
+        """As `Engine.wait_until`. Raises `PoolBroken` if the pool's own work failed: `ready` may never be."""
+        met = self._leadership.wait_until(lambda: ready() or self._failed, timeout)
+        if self._failed and self._broken is not None and not ready():
+            raise self._broken
+        return met
 
     def close(self) -> None:
         """As `Engine.close`."""
@@ -155,6 +160,7 @@ class DrivenEngine(ABC):
                 if self._stopping and not self._over:
                     self._stop()
             except BaseException as error:
+                self._failed = True
                 self._break(f"the pool's own work failed: {error!r}", error)
             finally:
                 self._stepping = None
@@ -263,7 +269,13 @@ def new_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def _at_exit(engine: weakref.ref[DrivenEngine]) -> None:
-    alive = engine()
-    if alive is not None and not alive.over:
-        alive.terminate()
+_working: weakref.WeakSet[DrivenEngine] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    for engine in list(_working):
+        if not engine.over:
+            engine.terminate()
+
+
+atexit.register(_at_exit)
