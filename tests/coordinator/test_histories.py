@@ -134,10 +134,10 @@ class History(RuleBasedStateMachine):
         self.machine.client_came(made, self.now)
         self.flush()
 
-    @precondition(lambda self: len(self.machine.workers) < 3)
+    @precondition(lambda self: len(self.machine.workers) < 4)
     @rule(
         near=st.sampled_from([True, False, False]),
-        quota=st.sampled_from([None, None, 1, 2, 7]),
+        quota=st.sampled_from([None, None, None, 7]),
         ahead=st.booleans(),
     )
     def worker(self, near: bool, quota: int | None, ahead: bool) -> None:
@@ -188,14 +188,17 @@ class History(RuleBasedStateMachine):
             self.gone.add(name)
             self.flush()
 
+    @precondition(lambda self: len(self.machine.workers) > 2)
     @rule(which=NUMBER)
     def drain(self, which: int) -> None:
         self.with_worker(which, self.machine.drain)
 
+    @precondition(lambda self: len(self.machine.workers) > 2)
     @rule(which=NUMBER)
     def crash(self, which: int) -> None:
         self.with_worker(which, lambda worker: worker.link.crash())
 
+    @precondition(lambda self: len(self.machine.workers) > 2)
     @rule(which=NUMBER)
     def silence(self, which: int) -> None:
         def lose(worker: Worker) -> None:

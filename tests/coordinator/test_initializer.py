@@ -119,6 +119,20 @@ def test_it_counts_nothing_against_the_quota() -> None:
     assert len(stage.values()) == 3
 
 
+def test_cancel_of_a_task_that_waits_for_it_behind_a_far_workers_task() -> None:
+    stage = Stage(Client("long"), prepared_client("c"))
+    worker = stage.worker(prompt=False)
+    stage.jobs(1, "long")
+    worker.link.read()
+    (job,) = stage.jobs(1)
+    assert held(worker) == ["long0", "prepare", "c0"]
+    assert stage.machine.cancel(job) is True, "it was never sent"
+    stage.after()
+    worker.link.settle(worker)
+    stage.work_all()
+    assert stage.values() == ["long0"] and stage.errors() == {}
+
+
 def test_one_that_came_back_unread_runs_another_time() -> None:
     stage = Stage(Client("long"), prepared_client("c"))
     worker = stage.worker("w0", quota=5)

@@ -73,7 +73,7 @@ class Coordinator(Giving):
             if holder is None:
                 return False
             self._ask_back(holder)
-            if holder.recall is Recall.ASKED:
+            if task.state is State.GIVEN and holder.recall is Recall.ASKED:
                 self.book.cancelled.add(task)
                 return None
         if task.state is not State.WAITING:
