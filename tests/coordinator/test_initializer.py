@@ -83,6 +83,17 @@ def test_nothing_of_its_client_is_sent_before_it_has_gone_well() -> None:
     assert given(worker) == [["prepare"], ["c0"], ["c1"]]
 
 
+def test_nothing_of_its_client_is_sent_behind_an_eager_one_either() -> None:
+    stage = Stage(prepared_client(eager=True), Client("other"))
+    worker = stage.worker()
+    stage.jobs(2)
+    stage.jobs(2, "other")
+    assert given(worker) == [["prepare"]]
+    fail(stage, worker)
+    stage.work_all()
+    assert stage.values() == ["other0", "other1"] and sorted(stage.errors()) == ["c0", "c1"]
+
+
 def test_a_task_does_not_wait_for_it_while_somebody_prepared_is_idle() -> None:
     stage = Stage(prepared_client())
     first = stage.worker("w0")

@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Protocol
 
 from nearfar.net import forks
+from nearfar.worker.inherited import Inherited
 from nearfar.worker.member import Answer, Answers, Member
 from nearfar.worker.messages import Payload, Row
 from nearfar.worker.run import Birth
@@ -64,6 +65,7 @@ class Crew:
         main_of: str | None = None,
         far: bool = True,
         daemon: bool = True,
+        inherited: Inherited | None = None,
     ) -> None:
         """`quota`: tasks after which a worker is to be replaced.
 
@@ -80,6 +82,7 @@ class Crew:
         self._main_of = main_of
         self._far = far
         self._daemon = daemon
+        self._inherited = inherited
         self._host = socket.gethostname()
         self._serial = itertools.count()
         self._stillborn = 0
@@ -108,7 +111,7 @@ class Crew:
 
     def _start(self, slot: int) -> None:
         name = f"{slot}.{next(self._serial)}"
-        birth = Birth(slot, self.label + name, self._host, self._main_of, self._far)
+        birth = Birth(slot, self.label + name, self._host, self._main_of, self._far, self._inherited)
         member = Member(name, self._context, birth, daemon=self._daemon)
         self.members[member.name] = member
         self._starting = member
@@ -198,9 +201,8 @@ class Crew:
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
-        gathering = any(member.gathering for member in self.members.values())
-        due = min(self._next_look if gathering else inf, self._next_try)
-        return due if due < inf else None
+        look = self._next_look if any(member.gathering for member in self.members.values()) else inf
+        return None if look == self._next_try == inf else min(look, self._next_try)
 
     def tick(self, now: float) -> None:
         """Look for answers that wait for company; try again to start what could not be started."""
@@ -238,7 +240,7 @@ class Crew:
         came = member.ready
         for words in member.last_words():
             self._tell(member, words)
-        unread = member.recall()
+        unread = member.inherit()
         how = member.reap()
         del self.members[member.name]
         member.close()

@@ -19,6 +19,7 @@ from nearfar.net.pickles.loader import CallLoader
 from nearfar.net.pickles.results import dump_result
 from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
+from nearfar.worker.inherited import Inherited, inherit
 from nearfar.worker.life import hang_on
 from nearfar.worker.messages import READY, Buffer, join, pack, scatter
 from nearfar.worker.outbox import Outbox
@@ -41,6 +42,8 @@ class Birth:
     """The client whose `__main__` it has as its own: by a fork, or by importing it again."""
     far: bool
     """Whether its tasks are pickled so that other machines can read them."""
+    inherited: Inherited | None = None
+    """An initializer that cannot be pickled."""
 
 
 def main(line: socket.socket, birth: Birth) -> None:
@@ -49,6 +52,7 @@ def main(line: socket.socket, birth: Birth) -> None:
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_current(WorkerInfo(birth.slot, birth.name, birth.host, os.getpid()))
+    inherit(birth.inherited)
     end = End(line)
     hello = end.receive()
     if hello is None:
@@ -84,6 +88,7 @@ class Runner:
         self, client: str, function: bytes, mode: int, payloads: Sequence[Any], parts: Iterator[Buffer]
     ) -> None:
         """Run one batch."""
+        self._outbox.begin()
         self._since = perf_counter()
         last = len(payloads) - 1
         for index, payload in enumerate(payloads):
