@@ -9,13 +9,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from nearfar.programs.common import Exit
 from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
+from tests.download.trade.troop import Files
 from tests.support.routes import status
 from tests.support.waiting import eventually
 from tests.support.web import Web
@@ -108,6 +111,11 @@ def fetched_again(web: Web, folder: Path) -> list[str]:
     return [each.path for each in web.log if each.at + ahead > saved.get(each.path[1:], float("inf"))]
 
 
+def asked(web: Web, count: int) -> bool:
+    """Whether so many requests have come."""
+    return len(web.log) >= count
+
+
 def test_everything_is_saved_and_again_nothing_is_fetched(web: Web, commands: Pooled) -> None:
     for said in (SAVED, "201 urls: 0 saved, 201 already there, 0 failed"):
         host, producer = commands.host("-o", "a"), commands.fetch(web)
@@ -166,6 +174,31 @@ def test_killed_workers_cost_nothing(web: Web, commands: Pooled, count: int) -> 
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
     assert fetched_again(web, commands.folder / "a") == []
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", range(5))
+def test_workers_killed_again_and_again_cost_nothing(commands: Pooled, seed: int) -> None:
+    dice = Random(seed)
+    with Web() as web:
+        files = Files(3000, web, seed)
+        files.open()
+        (commands.folder / "urls.txt").write_text(files.lists(1)[0])
+        hosts = [commands.host("-o", "a"), commands.join("-o", "a")]
+        producer = commands.start(
+            "producer", "--queue", commands.address, "--pool", commands.pool, "-i", "urls.txt"
+        )
+        for moment in sorted(dice.sample(range(1, 2500), 6)):
+            assert eventually(partial(asked, web, moment), 60)
+            found = leaves(producer.pid if commands.crew is None else commands.crew.pid)
+            if found and producer.poll() is None:
+                os.kill(dice.choice(found), signal.SIGKILL)
+        assert ended(producer) == (Exit.OK, "3,000 urls: 3,000 saved, 0 already there, 0 failed")
+        assert [ended(host)[0] for host in hosts] == [Exit.OK, Exit.OK]
+        saved = saved_in(commands.folder / "a")
+        assert saved == {path[1:]: files.body(path) for path in files.paths}
+        assert fetched_again(web, commands.folder / "a") == []
 
 
 def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
