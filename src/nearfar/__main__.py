@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = f"no program {name!r}" if name else "no program named"
         print(f"nearfar: {said} (one of: {', '.join(PROGRAMS)})", file=sys.stderr)
         return Exit.USAGE
-    return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
+    try:
+        return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its end, when it writes the rest
+        print(f"nearfar {name}: nobody reads the standard output any more", file=sys.stderr)
+        return Exit.FAILED
 
 
 if __name__ == "__main__":

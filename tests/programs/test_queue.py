@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,57 +13,10 @@ from nearfar.demo.server import Server
 from nearfar.demo.site import Site
 from nearfar.programs.common import Exit
 from nearfar.programs.queue import describe, main
+from tests.support.shell import ANYWHERE, Shell, ended
 from tests.support.waiting import eventually
 
 GALLERY = Gallery(count=100, large=0, seed="queue")
-ANYWHERE = "tcp://127.0.0.1:*"
-SAID = "hosting the queue at "
-
-
-class Shell:
-    """Starts programs in a folder of their own, and ends them."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._running: list[subprocess.Popen[str]] = []
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nearfar", *words],
-            cwd=self._folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._running.append(process)
-        return process
-
-    def host(self, address: str = ANYWHERE, *options: str) -> tuple[subprocess.Popen[str], str]:
-        """A queue, and where it is."""
-        process = self.start("queue", "--bind", address, *options)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith(SAID), process.communicate()
-        return process, line.removeprefix(SAID).strip()
-
-    def close(self) -> None:
-        for process in self._running:
-            process.kill()
-            process.communicate()
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path)
-    yield shell
-    shell.close()
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error."""
-    out, err = process.communicate(timeout=40)
-    assert "Traceback" not in err, err
-    return process.returncode, out, err
 
 
 def test_a_killed_and_restarted_queue_loses_nothing(shell: Shell, tmp_path: Path) -> None:
@@ -74,13 +24,13 @@ def test_a_killed_and_restarted_queue_loses_nothing(shell: Shell, tmp_path: Path
     with Server(Site(GALLERY)) as server:
         urls = [url for url in server.urls if "/images/0" in url]
         (tmp_path / "urls.txt").write_text("\n".join(urls))
-        queue, address = shell.host()
+        queue, address = shell.queue()
         consumer = shell.start("consumer", "--queue", address, "-o", "saved")
         producer = shell.start("producer", "--queue", address, "-i", "urls.txt", "--rate", "500k")
         assert eventually(lambda: len(list(tmp_path.glob("saved/*.png"))) >= 10, within=30)
         queue.kill()
         assert queue.wait(10) == -signal.SIGKILL
-        again, _ = shell.host(address)
+        again, _ = shell.queue(address)
         assert ended(producer)[:2] == (0, "100 urls: 100 saved, 0 already there, 0 failed\n")
         assert ended(consumer)[0] == Exit.OK
     saved = {path.name: path.read_bytes() for path in tmp_path.glob("saved/*.png")}
@@ -91,7 +41,7 @@ def test_a_killed_and_restarted_queue_loses_nothing(shell: Shell, tmp_path: Path
 
 
 def test_it_says_how_it_stands_and_what_is_left(shell: Shell) -> None:
-    process, address = shell.host(ANYWHERE, "--maxsize", "2", "--status-every", "0.1")
+    process, address = shell.queue(ANYWHERE, "--maxsize", "2", "--status-every", "0.1")
     assert process.stderr is not None
     with Queue.connect(address) as queue:
         queue.put_many([b"one", b"two"])
@@ -105,13 +55,13 @@ def test_it_says_how_it_stands_and_what_is_left(shell: Shell) -> None:
 
 
 def test_a_producer_that_is_still_there_keeps_what_it_put(shell: Shell) -> None:
-    process, address = shell.host()
+    process, address = shell.queue()
     with Queue.connect(address, wait=20.0) as queue:
         queue.put("kept")
         assert queue.qsize() == 1  # a put without a bound returns before the host has the item
         process.send_signal(signal.SIGINT)
         assert "send it again to a queue at the same address" in ended(process)[2]
-        again, _ = shell.host(address)
+        again, _ = shell.queue(address)
         assert queue.get(timeout=20) == "kept"
     again.send_signal(signal.SIGTERM)
     assert ended(again)[0] == Exit.OK
@@ -135,7 +85,7 @@ def test_a_bad_address_is_a_short_error(address: str, said: str, capsys: pytest.
 
 
 def test_an_address_in_use_is_a_short_error(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
-    _, address = shell.host()
+    _, address = shell.queue()
     assert main(["--bind", address]) == Exit.USAGE
     assert capsys.readouterr().err.count("\n") == 1
 

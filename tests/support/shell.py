@@ -1,0 +1,103 @@
+"""The programs, as a user starts them in a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ANYWHERE = "tcp://127.0.0.1:*"
+LIMIT = 40.0
+"""Seconds that a program may take to end."""
+
+Program = subprocess.Popen[str]
+
+
+class Shell:
+    """Starts programs in `folder`, each in a process group of its own, as a terminal does; and ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: list[Program] = []
+
+    def start(self, *words: str, stdout: int = subprocess.PIPE) -> Program:
+        """``python -m nearfar`` with these words."""
+        return self.python("-m", "nearfar", *words, stdout=stdout)
+
+    def python(self, *words: str, stdin: str | None = None, stdout: int = subprocess.PIPE) -> Program:
+        """Python with these words, and `stdin` as what it is fed."""
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=self._folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        self._running.append(process)
+        if stdin is not None:
+            assert process.stdin is not None
+            process.stdin.write(stdin)
+            process.stdin.close()
+            process.stdin = None
+        return process
+
+    def queue(self, address: str = ANYWHERE, *options: str) -> tuple[Program, str]:
+        """A queue, and where it is."""
+        return self._place(self.start("queue", "--bind", address, *options), "hosting the queue at ")
+
+    def coordinator(self, address: str = ANYWHERE, *options: str) -> tuple[Program, str]:
+        """A coordinator, and where it is."""
+        return self._place(self.start("coordinator", "--bind", address, *options), "coordinating at ")
+
+    def worker(self, address: str, processes: int = 2, *options: str) -> tuple[Program, str]:
+        """An agent with so many processes, and its name."""
+        process = self.start("worker", "--connect", address, "--processes", str(processes), *options)
+        match = re.fullmatch(r"working for (\S+) as (\S+) with \d+ process(es)?\n", first_line(process))
+        assert match is not None, process.communicate()
+        return process, match[2]
+
+    def _place(self, process: Program, said: str) -> tuple[Program, str]:
+        line = first_line(process)
+        assert line.startswith(said), process.communicate()
+        return process, line.removeprefix(said).strip()
+
+    def close(self) -> None:
+        """Kill what runs. It leaves nothing behind: pipes that a grandchild holds would keep this waiting."""
+        for process in self._running:
+            process.kill()
+            process.send_signal(signal.SIGCONT)
+        for process in self._running:
+            process.communicate(timeout=LIMIT)
+
+
+def first_line(process: Program) -> str:
+    """The next line of a program's standard output."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def ended(process: Program) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error, once it has ended in good order."""
+    out, err = process.communicate(timeout=LIMIT)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+def interrupt(process: Program) -> None:
+    """Ctrl-C: the whole process group hears of it."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def alive(pid: int) -> bool:
+    """False for a process that has ended, though its parent may not have noticed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
