@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.pool.pools import coordinated
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TASKS = ["听音乐", "吃饭", "洗衣服", "打游戏", "散步", "看孩子", "做饭"]
 STARTED = "开始做任务啦 "
 ENDED = re.compile(r"完成任务:(.*)用时([0-9.e-]+),进程id:([0-9]+)")
-
-FAR: list[str] = []
-"""Addresses of coordinators to run `globals.py` with, too."""
 
 
 def run(program: Path, *arguments: str, at_once: bool = False) -> list[str]:
@@ -111,18 +110,24 @@ GLOBALS = re.compile(
 )
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], *([address] for address in FAR)], ids=lambda each: "".join(each) or "near"
-)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_workers_globals_are_its_own(method: str, arguments: list[str], tmp_path: Path) -> None:
+def test_a_workers_globals_are_its_own(method: str, tmp_path: Path) -> None:
     source = (EXAMPLES / "globals.py").read_text(encoding="utf-8")
     main = 'if __name__ == "__main__":\n'
     chosen = f"{main}    import multiprocessing\n    multiprocessing.set_start_method({method!r})\n"
     program = tmp_path / "program.py"
     program.write_text(source.replace(main, chosen), encoding="utf-8")
-    found = GLOBALS.fullmatch("\n".join(run(program, *arguments)))
-    assert found is not None
+    check_globals(run(program))
+
+
+def test_a_workers_globals_are_its_own_far() -> None:
+    with coordinated(2) as address:
+        check_globals(run(EXAMPLES / "globals.py", address))
+
+
+def check_globals(lines: list[str]) -> None:
+    found = GLOBALS.fullmatch("\n".join(lines))
+    assert found is not None, lines
     seen = {found["a"]: found["m_a"], found["b"]: found["m_b"]}
     assert seen.pop(found["changed"]) == "5"
     assert list(seen.values()) == ["0"]
