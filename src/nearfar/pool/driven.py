@@ -35,8 +35,10 @@ class DrivenEngine(ABC):
     lock, so that Ctrl-C can do no harm there.
     """
 
-    def __init__(self, name: str, pickler: CallPickler) -> None:
+    def __init__(self, name: str, pickler: CallPickler, *, daemon: bool) -> None:
+        """`daemon`: at the program's exit its calls are dropped; else they are waited for."""
         self.name = name
+        self.daemon = daemon
         self._pickler = pickler
         self._owner = os.getpid()
         self._lock = threading.Lock()
@@ -274,8 +276,13 @@ _working: weakref.WeakSet[DrivenEngine] = weakref.WeakSet()
 
 def _at_exit() -> None:
     for engine in list(_working):
-        if not engine.over:
+        if engine.over:
+            continue
+        if engine.daemon:
             engine.terminate()
+        else:
+            engine.close()
+            engine.join()
 
 
 atexit.register(_at_exit)

@@ -50,7 +50,7 @@ class NearEngine(DrivenEngine):
         context = context or multiprocessing.get_context()
         far = address is not None
         main = {} if far else inherited_main(context.get_start_method())
-        super().__init__(new_name(), CallPickler(far=far, main=main))
+        super().__init__(new_name(), CallPickler(far=far, main=main), daemon=daemon)
         if far:
             travels, inherited = pickled_initializer(self._pickler, initializer, initargs), None
         else:
