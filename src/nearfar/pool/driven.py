@@ -40,8 +40,10 @@ class DrivenEngine(ABC):
     lock, so that Ctrl-C can do no harm there.
     """
 
-    def __init__(self, name: str, pickler: CallPickler) -> None:
+    def __init__(self, name: str, pickler: CallPickler, *, daemon: bool) -> None:
+        """`daemon`: at the program's exit its calls are dropped; else they are waited for."""
         self.name = name
+        self.daemon = daemon
         self._pickler = pickler
         self._owner = os.getpid()
         self._lock = threading.Lock()
@@ -51,6 +53,8 @@ class DrivenEngine(ABC):
         self._hungry = True
         """Whether a worker has room for more, as far as the last step knew."""
         self._broken: PoolBroken | None = None
+        self._failed = False
+        """Whether a step raised, which may have lost sight of a call."""
         self._closing = False
         self._stopping = False
         self._over = False
@@ -65,7 +69,7 @@ class DrivenEngine(ABC):
 
     def _begin(self) -> None:
         """Everything is there: begin to work."""
-        atexit.register(_at_exit, weakref.ref(self))
+        _working.add(self)
         self._leadership.start()
 
     # -- for Pool and Executor ---------------------------------------------------------------------
@@ -114,8 +118,11 @@ class DrivenEngine(ABC):
             call.failed(CancelledError())
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """As `Engine.wait_until`."""
-        return self._leadership.wait_until(ready, timeout)
+        """As `Engine.wait_until`. Raises `PoolBroken` if the pool's own work failed: `ready` may never be."""
+        met = self._leadership.wait_until(lambda: ready() or self._failed, timeout)
+        if self._failed and self._broken is not None and not ready():
+            raise self._broken
+        return met
 
     def close(self) -> None:
         """As `Engine.close`."""
@@ -163,6 +170,7 @@ class DrivenEngine(ABC):
                 if self._stopping and not self._over:
                     self._stop()
             except BaseException as error:
+                self._failed = True
                 self._break(f"the pool's own work failed: {error!r}", error)
             finally:
                 self._stepping = None
@@ -279,6 +287,7 @@ def new_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+<<<<<<< HEAD
 def no_workers(address: str | None) -> str:
     """What is missing in a pool that nobody has joined."""
     return f"no worker has joined {address} yet; start one with: nearfar worker --connect {address}"
@@ -288,3 +297,20 @@ def _at_exit(engine: weakref.ref[DrivenEngine]) -> None:
     alive = engine()
     if alive is not None and not alive.over:
         alive.terminate()
+=======
+_working: weakref.WeakSet[DrivenEngine] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    for engine in list(_working):
+        if engine.over:
+            continue
+        if engine.daemon:
+            engine.terminate()
+        else:
+            engine.close()
+            engine.join()
+
+
+atexit.register(_at_exit)
+>>>>>>> main

@@ -33,13 +33,14 @@ class FarEngine(DrivenEngine):
         initargs: tuple[Any, ...],
         *,
         wait: float = 60.0,
+        daemon: bool = True,
     ) -> None:
         """`wait`: seconds without a coordinator after which every call fails with `CoordinatorLost`.
 
         Nothing is sent before it is used. Raises `AddressError`, and what pickling raises.
         """
         place = Address.parse_remote(address)
-        super().__init__(new_name(), CallPickler(far=True, main={}))
+        super().__init__(new_name(), CallPickler(far=True, main={}), daemon=daemon)
         self._caller = Caller(place.seen_from_here())
         first = pickled_initializer(self._pickler, initializer, initargs)
         self._machine = ClientMachine(
