@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import secrets
 import socket
@@ -13,10 +12,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from time import monotonic
 
-from nearfar.coordinator.patience import Patience
 from nearfar.coordinator.tasks import State
 from nearfar.errors import PoolBroken
 from nearfar.net import forks
@@ -25,9 +22,8 @@ from nearfar.net.waker import Waker
 from nearfar.pool.call import Call
 from nearfar.pool.endings import Outcomes, tell
 from nearfar.pool.leader import Leadership
+from nearfar.pool.notices import Notices
 from nearfar.pool.shield import Shield
-
-log = logging.getLogger("nearfar.pool")
 
 HELP_EVERY = 64
 """Calls handed in after which whoever does so does some of the I/O, too."""
@@ -60,9 +56,7 @@ class DrivenEngine(ABC):
         self._over = False
         self._stepping: int | None = None
         """The thread that is in a step: what it does may start a garbage collection, which may end a pool."""
-        self._patience = Patience()
-        self._notices: deque[str] = deque()
-        """To be logged: by `tell`, for handlers are others' code and may use this very pool."""
+        self._notices = Notices()
         self._waker = Waker()
         self._leadership = Leadership(self, self._waker, f"nearfar-pool-{name}")
         forks.watch(self)
@@ -177,9 +171,7 @@ class DrivenEngine(ABC):
 
     def tell(self) -> bool:
         """As `Work.tell`."""
-        while self._notices:
-            with suppress(IndexError):  # another thread tells, too
-                log.warning("%s", self._notices.popleft())
+        self._notices.tell()
         return tell(self._outcomes)
 
     def forget_parent(self) -> None:
@@ -193,11 +185,6 @@ class DrivenEngine(ABC):
         self._take_in()
         self._fail_all(CancelledError())
         self._leave_now()
-
-    def _look(self, missing: str, now: float) -> None:
-        """Have it said if `missing` has been waited for long enough; nothing if there is no such thing."""
-        if said := self._patience.look(missing, now):
-            self._notices.append(said)
 
     def _take_in(self) -> None:
         inbox, submit = self._inbox, self._submit
@@ -287,17 +274,6 @@ def new_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-<<<<<<< HEAD
-def no_workers(address: str | None) -> str:
-    """What is missing in a pool that nobody has joined."""
-    return f"no worker has joined {address} yet; start one with: nearfar worker --connect {address}"
-
-
-def _at_exit(engine: weakref.ref[DrivenEngine]) -> None:
-    alive = engine()
-    if alive is not None and not alive.over:
-        alive.terminate()
-=======
 _working: weakref.WeakSet[DrivenEngine] = weakref.WeakSet()
 
 
@@ -313,4 +289,3 @@ def _at_exit() -> None:
 
 
 atexit.register(_at_exit)
->>>>>>> main

@@ -142,13 +142,9 @@ class Agent:
         for descriptor in (self._waker.fileno(), self._crew.fileno(), self._descriptor):
             poll.register(descriptor, select.POLLIN)
         now = time.monotonic()
-<<<<<<< HEAD
         deadline = self._machine.deadline(now)
-=======
-        deadline = min(self._machine.deadline(now), now + self._wait)
         if self._ends is not None:
             deadline = min(deadline, self._ends)
->>>>>>> main
         if (due := self._crew.deadline()) is not None:
             deadline = min(deadline, due)
         if (due := self._patience.deadline()) is not None:
@@ -172,18 +168,11 @@ class Agent:
             self._machine.abort()
 
     def _check(self) -> None:
-<<<<<<< HEAD
-        if self._hopeless:
-            raise PoolBroken(self._hopeless)
         now = time.monotonic()
         self._report(now)
-        if self._machine.lost(now):
-=======
-        now = time.monotonic()
         if self._ends is not None and now >= self._ends:
             self._machine.abandon()
-        elif self._machine.away(now) >= self._wait:
->>>>>>> main
+        elif self._machine.lost(now):
             raise CoordinatorLost(f"no coordinator has answered at {self._address} for {self._wait:g} s")
 
     def _report(self, now: float) -> None:

@@ -136,20 +136,10 @@ class AgentMachine:
 
     def flush(self, now: float) -> list[Action]:
         """Everything that is to be done."""
-<<<<<<< HEAD
         if self._leaving and self.stage is not Stage.CLOSED:
             self._go(now)
         calls = self._calling.flush(now)
         actions, self._actions = [*self._actions, *calls], []
-=======
-        if self.state is State.OPEN and self._talk is not None:
-            if self._leaving:
-                self._go(now)
-            self._actions += [Send(envelope) for envelope in self._talk.flush(now)]
-        elif self._leaving and not (self._records or self.kept) and self.state is not State.CLOSED:
-            self.abandon()
-        actions, self._actions = self._actions, []
->>>>>>> main
         return actions
 
     def deadline(self, now: float) -> float:
@@ -258,7 +248,7 @@ class AgentMachine:
     def _go(self, now: float) -> None:
         """Leave: with the coordinator's leave if it is there, or no sooner than nothing would be lost."""
         if self.stage is not Stage.OPEN or self.away(now):
-            if not (self._kept or any(record.batches for record in self._records.values())):
+            if not (self.kept or any(record.batches for record in self._records.values())):
                 self.abandon()
             return
         if not self._said_leaving:
