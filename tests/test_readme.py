@@ -48,6 +48,16 @@ def test_the_sample_runs(tmp_path: Path, queue: str) -> None:
     assert (run.stdout, run.stderr, run.returncode) == ("girl.jpg\nboy.jpg\nman.jpg\n", "", 0)
 
 
+@pytest.mark.parametrize("pool", ["Pool(4)", 'Pool(4, address="tcp://127.0.0.1:*")'])
+def test_the_pool_s_sample_runs(tmp_path: Path, pool: str) -> None:
+    sample = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert "with Pool(4) as" in sample
+    program = tmp_path / "sample.py"
+    program.write_text(sample.replace("with Pool(4) as", f"with {pool} as"), encoding="utf-8")
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=40)
+    assert (run.stdout, run.stderr, run.returncode) == ("[0, 1, 4, 9, 16]\n49\n", "", 0)
+
+
 def test_every_file_it_names_is_there() -> None:
     text = README.read_text(encoding="utf-8")
     names = re.findall(r"\]\(([^)]+)\)|`((?:tests|docs|examples)/[^` ]*)`", text)

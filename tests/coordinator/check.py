@@ -22,9 +22,10 @@ def check(machine: Coordinator, *, resumed: bool = False) -> None:
     given = Counter(task for worker in machine.workers.values() for task in worker.unanswered())
     assert all(count == 1 for count in (waiting + given).values()), "a task in two places"
     assert all(task.state is State.WAITING for task in waiting)
-    for task in given:
-        abandoned = resumed or task.client not in book.clients
-        assert task.state is State.GIVEN or abandoned, "a task that is settled is held"
+    for batch in (batch for worker in machine.workers.values() for batch in worker.batches):
+        for task in batch.unanswered():
+            abandoned = resumed or batch.client not in book.clients
+            assert task.state is State.GIVEN or abandoned, "a task that is settled is held"
     assert not [task for task, _ in book.outcomes if task in waiting or task in given], "an outcome too early"
     assert all(task.state is State.SETTLED for task, _ in book.outcomes)
     assert all(task in given for task in book.cancelled), "a cancel is kept for a task that nobody holds"

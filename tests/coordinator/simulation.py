@@ -29,7 +29,7 @@ from tests.coordinator.cast import Job
 from tests.coordinator.check import check
 
 LEASE = 10.0
-PACES = [0.0005, 0.0005, 0.005, 0.05, 0.4]
+PACES = [0.00001, 0.00001, 0.001, 0.05, 0.4]
 """Seconds that a task may take."""
 
 
@@ -105,6 +105,17 @@ class World:
         """The coordinator is killed and comes back empty."""
         self.stop_coordinator()
         self.later(after, self.start_coordinator)
+
+    def kill_workers(self, count: int, within: float) -> None:
+        """Kill some at random, idle or not."""
+
+        def kill() -> None:
+            crews = [worker for agent in self.agents if agent.alive for worker in agent.crew.values()]
+            if crews:
+                self.random.choice(crews).crash()
+
+        for _ in range(count):
+            self.later(self.random.uniform(0, within), kill)
 
     def cut(self, names: list[str], seconds: float) -> None:
         """Nothing gets through to these, or from them, for so long."""
@@ -244,19 +255,20 @@ class SimWorker:
             chance = self.world.random
             pace = float(function.partition(b" ")[2] or 0.001)
             end = self.crash if chance.random() < self.world.crash else self.finish
-            self.world.later(chance.uniform(0.5, 1.0) * pace, end)
+            spent = chance.uniform(0.5, 1.0) * pace
+            self.world.later(spent, lambda: end(spent))
 
-    def finish(self) -> None:
+    def finish(self, spent: float) -> None:
         if self.dead or not self.agent.alive:
             return
         _, mode, blob, _ = self.reading.popleft()
         self.busy = False
         status = Status.ERROR if mode == Mode.PREPARE and blob.startswith(b"bad") else Status.VALUE
-        self.agent.machine.answered(self.name, [(status, bytes(blob)[::-1], [])], 0.001, self.world.now)
+        self.agent.machine.answered(self.name, [(status, bytes(blob)[::-1], [])], spent, self.world.now)
         self.go()
         self.agent.act()
 
-    def crash(self) -> None:
+    def crash(self, _: float = 0.0) -> None:
         self.end("killed by SIGSEGV")
         self.agent.act()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -123,8 +124,9 @@ class History(RuleBasedStateMachine):
     def begin(self, near: bool, eager: bool) -> None:
         self.machine.client_came(Client("plain0"), self.now)
         self.machine.client_came(prepared_client("init0", eager=eager), self.now)
-        self.worker(near, None)
+        self.worker(near, None, True)
 
+    @precondition(lambda self: len(self.machine.book.clients) < 3)
     @rule(initializer=st.booleans(), eager=st.booleans())
     def client(self, initializer: bool, eager: bool) -> None:
         self.serial += 1
@@ -132,11 +134,16 @@ class History(RuleBasedStateMachine):
         self.machine.client_came(made, self.now)
         self.flush()
 
-    @rule(near=st.booleans(), quota=st.sampled_from([None, None, 1, 2, 7]))
-    def worker(self, near: bool, quota: int | None) -> None:
+    @precondition(lambda self: len(self.machine.workers) < 4)
+    @rule(
+        near=st.sampled_from([True, False, False]),
+        quota=st.sampled_from([None, None, None, 7]),
+        ahead=st.booleans(),
+    )
+    def worker(self, near: bool, quota: int | None, ahead: bool) -> None:
         self.serial += 1
         worker = Worker(
-            f"w{self.serial}", Process(self, near), host="here", pid=self.serial, quota=quota, ahead=near
+            f"w{self.serial}", Process(self, near), host="here", pid=self.serial, quota=quota, ahead=ahead
         )
         self.machine.worker_came(worker, self.now)
         self.flush()
@@ -148,6 +155,9 @@ class History(RuleBasedStateMachine):
         timeout=st.sampled_from([None, None, None, 5.0]),
         retries=st.sampled_from([0, 0, 0, 2]),
     )
+    def submits(self, which: int, many: int, function: bytes, timeout: float | None, retries: int) -> None:
+        self.submit(which, many, function, timeout, retries)
+
     def submit(self, which: int, many: int, function: bytes, timeout: float | None, retries: int) -> None:
         clients = list(self.machine.book.clients)
         if not clients:
@@ -178,14 +188,17 @@ class History(RuleBasedStateMachine):
             self.gone.add(name)
             self.flush()
 
+    @precondition(lambda self: len(self.machine.workers) > 2)
     @rule(which=NUMBER)
     def drain(self, which: int) -> None:
         self.with_worker(which, self.machine.drain)
 
+    @precondition(lambda self: len(self.machine.workers) > 2)
     @rule(which=NUMBER)
     def crash(self, which: int) -> None:
         self.with_worker(which, lambda worker: worker.link.crash())
 
+    @precondition(lambda self: len(self.machine.workers) > 2)
     @rule(which=NUMBER)
     def silence(self, which: int) -> None:
         def lose(worker: Worker) -> None:
@@ -214,14 +227,35 @@ class History(RuleBasedStateMachine):
     def word_arrives(self, which: int, slow: bool) -> None:
         self.with_worker(which, lambda worker: self.deliver(worker, 1.0 if slow else 1e-6))
 
+    @rule(seed=NUMBER, steps=st.sampled_from([5, 40]))
+    def bustle(self, seed: int, steps: int) -> None:
+        """Many small things in the workers, in any order."""
+        chance = random.Random(seed)
+        for _ in range(steps):
+            workers = list(self.machine.workers.values())
+            if not workers:
+                return
+            worker = chance.choice(workers)
+            match chance.choice(["hear", "read", "run", "word", "word", "submit"]):
+                case "hear":
+                    worker.link.hear()
+                case "read":
+                    worker.link.read()
+                case "run":
+                    worker.link.run(chance.choice([1, 300]), Status.VALUE)
+                case "word":
+                    self.deliver(worker, 1.0 if chance.random() < 0.05 else 1e-6)
+                case "submit":
+                    self.submit(chance.randrange(1000), 1, chance.choice([b"m:f", b"m:g"]), None, 0)
+            self.flush()
+            self.books()
+
     @rule(seconds=st.sampled_from([1.0, 6.0]))
     def time(self, seconds: float) -> None:
         self.now += seconds
         self.machine.tick(self.now)
         self.flush()
 
-    @precondition(lambda self: self.machine.workers)
-    @rule()
     def settle(self) -> None:
         """Whoever lives works until all is quiet."""
         for _ in range(10_000):
@@ -238,7 +272,7 @@ class History(RuleBasedStateMachine):
         raise AssertionError("never quiet")
 
     def teardown(self) -> None:
-        self.worker(True, None)
+        self.worker(True, None, True)
         self.settle()
         if self.machine.workers:
             check_end(self.machine, list(self.jobs), self.outcomes)
@@ -294,7 +328,7 @@ class History(RuleBasedStateMachine):
 
 
 History.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=80, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistories = History.TestCase
 
@@ -304,7 +338,7 @@ class LongHistory(History):
 
 
 LongHistory.TestCase.settings = settings(
-    max_examples=3000, stateful_step_count=120, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=1000, stateful_step_count=120, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

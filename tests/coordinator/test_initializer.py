@@ -83,6 +83,17 @@ def test_nothing_of_its_client_is_sent_before_it_has_gone_well() -> None:
     assert given(worker) == [["prepare"], ["c0"], ["c1"]]
 
 
+def test_nothing_of_its_client_is_sent_behind_an_eager_one_either() -> None:
+    stage = Stage(prepared_client(eager=True), Client("other"))
+    worker = stage.worker()
+    stage.jobs(2)
+    stage.jobs(2, "other")
+    assert given(worker) == [["prepare"]]
+    fail(stage, worker)
+    stage.work_all()
+    assert stage.values() == ["other0", "other1"] and sorted(stage.errors()) == ["c0", "c1"]
+
+
 def test_a_task_does_not_wait_for_it_while_somebody_prepared_is_idle() -> None:
     stage = Stage(prepared_client())
     first = stage.worker("w0")
@@ -106,6 +117,20 @@ def test_it_counts_nothing_against_the_quota() -> None:
         assert given(worker) == [["prepare"], ["c0"]]
         assert worker.link.retired
     assert len(stage.values()) == 3
+
+
+def test_cancel_of_a_task_that_waits_for_it_behind_a_far_workers_task() -> None:
+    stage = Stage(Client("long"), prepared_client("c"))
+    worker = stage.worker(prompt=False)
+    stage.jobs(1, "long")
+    worker.link.read()
+    (job,) = stage.jobs(1)
+    assert held(worker) == ["long0", "prepare", "c0"]
+    assert stage.machine.cancel(job) is True, "it was never sent"
+    stage.after()
+    worker.link.settle(worker)
+    stage.work_all()
+    assert stage.values() == ["long0"] and stage.errors() == {}
 
 
 def test_one_that_came_back_unread_runs_another_time() -> None:

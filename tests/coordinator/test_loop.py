@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import zmq
 from nearfar.coordinator.loop import LoneCoordinator
 from nearfar.coordinator.tasks import Outcome
 from nearfar.coordinator.wire import Envelope, Kind, Message
+from nearfar.coordinator.workers import Stage
 from nearfar.errors import AddressError, CoordinatorLost, PoolBroken
 from nearfar.net import sockets
 from nearfar.net.addresses import Address
@@ -138,6 +140,19 @@ def test_a_crashed_worker_fails_its_task_and_is_replaced(coordinator: LoneCoordi
     assert client.outcomes[first][0] == Outcome.FAILED and client.outcomes[second][1] == b"2"
 
 
+def restarted(place: Address) -> LoneCoordinator:
+    """Another coordinator at `place`, once ZeroMQ has let go of it."""
+    made: list[LoneCoordinator] = []
+
+    def free() -> bool:
+        with contextlib.suppress(AddressError):
+            made.append(LoneCoordinator(place, lease=LEASE))
+        return bool(made)
+
+    assert eventually(free)
+    return made[0]
+
+
 def test_what_runs_survives_a_restart(address: Address, keep: Keep) -> None:
     coordinator = LoneCoordinator(address, lease=LEASE)
     place = coordinator.address
@@ -148,7 +163,7 @@ def test_what_runs_survives_a_restart(address: Address, keep: Keep) -> None:
     coordinator.stop()
     assert coordinator.join(10)
     agent.crew.open()
-    again = keep(LoneCoordinator(place, lease=LEASE))
+    again = keep(restarted(place))
     assert client.until(client.done, 15)
     assert [client.outcomes[number][1] for number in numbers] == [b"1", b"2", b"3"]
     assert agent.crew.ran == [b"1", b"2", b"3"]
@@ -161,6 +176,8 @@ def test_an_agent_leaves_when_it_has_answered(coordinator: LoneCoordinator, keep
     first, second = client.submit(b"1", b"2")
     assert client.until(agent.crew.busy)
     agent.agent.leave()
+    workers = coordinator._coordinator.workers.values()
+    assert client.until(lambda: [worker.stage for worker in list(workers)] == [Stage.DRAINING])
     agent.crew.open()
     assert client.until(lambda: not agent.thread.is_alive())
     assert agent.error is None and agent.crew.closed
@@ -168,6 +185,21 @@ def test_an_agent_leaves_when_it_has_answered(coordinator: LoneCoordinator, keep
     keep(Running(coordinator.address))
     assert client.until(client.done)
     assert coordinator.counts()["lost"] == 0
+
+
+def test_an_agent_told_twice_kills_what_runs_and_says_so(address: Address, keep: Keep) -> None:
+    coordinator = keep(LoneCoordinator(address, lease=20.0))
+    agent = keep(Running(coordinator.address, 1, shut=True))
+    client = keep(PoolClient(str(coordinator.address)))
+    (number,) = client.submit(b"1")
+    assert client.until(agent.crew.busy)
+    agent.agent.leave()
+    agent.agent.leave()
+    assert client.until(client.done)
+    assert client.outcomes[number][0] == Outcome.FAILED
+    agent.thread.join(5)
+    assert not agent.thread.is_alive() and agent.error is None and agent.crew.ran == []
+    assert coordinator.counts()["agents"] == 0
 
 
 def test_an_agent_without_a_coordinator_gives_up(tmp_path: Path) -> None:
@@ -188,8 +220,10 @@ def test_an_agent_whose_coordinator_goes_gives_up(tmp_path: Path) -> None:
 
 def test_an_agent_whose_processes_cannot_start_gives_up(coordinator: LoneCoordinator) -> None:
     agent = Running(coordinator.address)
+    assert eventually(lambda: coordinator.counts()["workers"] == 2)
     agent.agent.hopeless("no python")
     agent.thread.join(10)
+    assert coordinator.counts()["agents"] == 0
     assert isinstance(agent.error, PoolBroken) and str(agent.error) == "no python"
 
 

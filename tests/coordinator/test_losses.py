@@ -375,6 +375,21 @@ def test_a_cancelled_task_of_a_client_that_left_has_no_outcome() -> None:
     assert stage.told == []
 
 
+def test_another_client_may_come_under_the_name_of_one_that_left() -> None:
+    stage = Stage(Client("a"))
+    worker = stage.worker()
+    stage.jobs(3, "a")
+    worker.link.read()
+    stage.machine.client_gone("a")
+    stage.client(Client("a"))
+    stage.submit(Job("new", "a"))
+    assert worker.link.killed
+    stage.die(worker)
+    stage.worker("w1")
+    stage.work_all()
+    assert stage.values() == ["new"] and stage.errors() == {}
+
+
 def test_a_client_leaves_twice_or_never_came() -> None:
     stage = Stage()
     stage.machine.client_gone("c")

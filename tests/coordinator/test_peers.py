@@ -7,7 +7,7 @@ import pytest
 from nearfar.coordinator.tasks import Outcome
 from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
-from tests.coordinator.world import LEASE, World
+from tests.coordinator.world import LEASE, FakeClient, World
 
 
 @pytest.fixture
@@ -429,7 +429,7 @@ def test_answers_that_clients_have_are_kept_no_longer(world: World) -> None:
     client.submit(b"1", b"2")
     world.run_all()
     world.pass_time(1)
-    assert agent.machine.kept == 0
+    assert agent.machine.kept == {}
 
 
 def test_what_no_agent_claims_runs_anew_after_a_lease(world: World) -> None:
@@ -459,7 +459,7 @@ def test_what_an_agent_brings_for_a_client_that_does_not_come_is_killed(world: W
     world.pass_time(LEASE)
     assert agent.busy() == []
     assert world.peers.counts()["clients"] == 0
-    assert agent.machine.kept == 0
+    assert agent.machine.kept == {}
 
 
 def test_a_worker_that_died_without_a_coordinator_fails_what_it_ran(world: World) -> None:
@@ -498,6 +498,142 @@ def test_an_initializer_is_not_run_again_after_a_restart(world: World) -> None:
     client.submit(b"2")
     world.run_all()
     assert agent.ran == [b"init", b"1", b"2"]
+
+
+def bring(world: World, name: str, *messages: Message) -> None:
+    """An agent begins a session, and says this in it."""
+    hello(world, f"{name}.1", AGENT, name)
+    for number, message in enumerate(messages, 1):
+        world.peers.receive(f"{name}.1", Envelope(number, 0, message), world.now)
+    world.settle()
+
+
+def came(name: str, *numbers: int) -> Message:
+    """A worker comes with one batch of tasks of the client."""
+    return Message(Kind.CAME, (f"{name}/0.1", 7, 0, [], [["client", list(numbers)]]))
+
+
+def died(name: str, unread: int) -> Message:
+    return Message(Kind.DIED, (f"{name}/0.1", "fell", unread, 1))
+
+
+def answers(name: str) -> Message:
+    return Message(Kind.ANSWERS, (f"{name}/0.1", 1, 0.1), [(0, b"value", [])])
+
+
+def kept(number: int) -> Message:
+    return Message(Kind.KEPT, (), [("client", number, 0, b"value", [])])
+
+
+def submit_again(client: FakeClient) -> None:
+    """The client has no outcome for task 1."""
+    client.pending[1] = (1, 0, b"m:f", b"1", [], None, 0)
+    client.say(Kind.SUBMIT, True, rows=list(client.pending.values()))
+    client.world.settle()
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_an_unread_claim_does_not_hide_one_that_runs(world: World, when: str) -> None:
+    client = world.client()
+    if when == "before":
+        submit_again(client)
+    bring(world, "first", came("first", 1), died("first", 1))
+    if when == "between":
+        submit_again(client)
+    bring(world, "second", came("second", 1), answers("second"))
+    if when == "after":
+        submit_again(client)
+    world.agent()
+    world.run_all()
+    assert client.value(1) == b"value"
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_an_unread_claim_does_not_hide_an_answer(world: World, when: str) -> None:
+    client = world.client()
+    if when == "before":
+        submit_again(client)
+    bring(world, "first", came("first", 1), died("first", 1))
+    if when == "between":
+        submit_again(client)
+    bring(world, "second", kept(1))
+    if when == "after":
+        submit_again(client)
+    world.agent()
+    world.run_all()
+    assert client.value(1) == b"value"
+
+
+def test_what_comes_back_unread_is_held_on(world: World) -> None:
+    """Given a claim whose worker had not read it, I expect others to be heard before it is run anew."""
+    client = world.client()
+    submit_again(client)
+    agent = world.agent()
+    bring(world, "first", came("first", 1), died("first", 1))
+    world.pass_time(LEASE - 1)
+    assert not agent.busy()
+    world.pass_time(2)
+    world.run_all()
+    assert client.value(1) == b"1"
+
+
+def test_what_is_held_can_be_cancelled(world: World) -> None:
+    client = world.client()
+    submit_again(client)
+    client.say(Kind.CANCEL, 1)
+    world.settle()
+    assert client.cancelled == {}, "nobody knows yet whether it runs elsewhere"
+    world.pass_time(LEASE)
+    assert client.cancelled == {1: True}
+    bring(world, "first", came("first", 1), died("first", 1))
+    client.cancelled.clear()
+    client.say(Kind.CANCEL, 1)
+    world.settle()
+    assert client.cancelled == {1: True}
+    agent = world.agent()
+    world.pass_time(LEASE + 1)
+    assert not agent.busy()
+
+
+def test_what_two_agents_run_is_told_once(world: World) -> None:
+    client = world.client()
+    submit_again(client)
+    bring(world, "first", came("first", 1))
+    bring(world, "second", came("second", 1), answers("second"))
+    assert 1 in client.pending
+    world.peers.receive("first.1", Envelope(2, 0, answers("first")), world.now)
+    world.settle()
+    assert client.value(1) == b"value"
+    assert world.peers.counts()["stale"] == 1
+
+
+def test_what_nobody_wants_of_a_claim_is_forgotten(world: World) -> None:
+    client = world.client()
+    bring(world, "first", came("first", 1), died("first", 1))
+    world.pass_time(LEASE + 1)
+    assert world.peers._guests.all["client"].tasks == {}
+    submit_again(client)
+    world.agent()
+    world.run_all()
+    assert client.value(1) == b"1"
+
+
+def test_a_client_that_comes_back_under_its_name_is_counted_anew(world: World) -> None:
+    """Given work of a client that left, still with a worker, I expect it not to count for its next life."""
+    agent = world.agent()
+    client = world.client()
+    client.submit(b"1")
+    world.settle()
+    agent.cut = True
+    client.say(Kind.BYE)
+    world.settle()
+    again = world.client()
+    agent.cut = False
+    world.pass_time(2)
+    (number,) = again.submit(b"2")
+    world.run_all()
+    assert again.value(number) == b"2"
+    assert world.coordinator.book.clients["client"].given == 0
 
 
 # -- leaving -------------------------------------------------------------------------------------------

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+
 import pytest
 
 from nearfar.coordinator.calling import Stage
-from nearfar.coordinator.tasks import Mode
 from nearfar.errors import CoordinatorLost, InitializerFailed, TaskTimeout
 from tests.coordinator.simulation import LEASE, SimAgent, SimClient, World
 
 DAILY = range(6)
-MANY = [pytest.param(seed, marks=pytest.mark.chaos) for seed in range(6, 300)]
+MANY = [pytest.param(seed, marks=pytest.mark.chaos) for seed in range(6, 90)]
 SEEDS = pytest.mark.parametrize("seed", [*DAILY, *MANY])
 
 
@@ -42,7 +43,7 @@ def finish(world: World) -> None:
     assert peers.malformed == 0
     for agent in world.agents:
         if agent.alive:
-            assert not agent.machine._kept, "answers that nobody releases"
+            assert not agent.machine.kept, "answers that nobody releases"
             assert not any(w.unread or w.reading for w in agent.crew.values()), "work for nobody"
             agent.machine.leave()
     world.run(most=3 * LEASE)
@@ -72,12 +73,13 @@ def test_crashing_workers_take_only_the_task_that_they_ran(seed: int) -> None:
     world = World(seed, loss=0.02, crash=0.05)
     agents(world, 2)
     agents(world, 1, quota=5)
-    clients(world, 60, 60, retries=(0, 0, 3))
+    clients(world, 150, 150, retries=(0, 0, 3))
+    world.kill_workers(30, within=6.0)
     finish(world)
     once(world)
     for client in world.clients:
         assert all(world.runs[name] == 1 + client.jobs[name].retries for name in client.lost())
-        assert client.values() + len(client.lost()) == 60
+        assert client.values() + len(client.lost()) == 150
 
 
 @SEEDS
@@ -162,12 +164,13 @@ def test_initializers_run_once_in_each_worker(seed: int) -> None:
     agents(world, 2, quota=20)
     clients(world, 60, initializer=b"lazy")
     clients(world, 60, initializer=b"eager", eager=True)
-    (bad,) = clients(world, 60, initializer=b"bad")
+    (bad,) = clients(world, 60, initializer=b"bad", eager=world.random.random() < 0.5)
     clients(world, 60)
     finish(world)
     once(world)
-    assert Mode.PREPARE and set(world.prepared.values()) == {1}
+    assert set(world.prepared.values()) == {1}
     assert len(bad.errors(InitializerFailed)) == 60
+    assert not any(world.runs[name] for name in bad.jobs)
     for client in world.clients:
         assert client is bad or client.values() + len(client.lost()) == 60
 
@@ -186,7 +189,35 @@ def test_everything_at_once(seed: int) -> None:
     names = [made[1].name, world.clients[0].name]
     world.later(chance.uniform(0.5, 10.0), lambda: world.cut(names, chance.choice([2.0, 25.0])))
     world.later(chance.uniform(1.0, 10.0), lambda: agents(world, 1))
+    world.kill_workers(5, within=10.0)
     finish(world)
+    for client in world.clients:
+        for name, job in client.jobs.items():
+            assert world.runs[name] <= world.lives * (1 + job.retries)
+
+
+@SEEDS
+def test_a_cancel_tells_the_truth_even_if_the_coordinator_comes_back_empty(seed: int) -> None:
+    world = World(seed, loss=0.02)
+    agents(world, 2)
+    made = clients(world, 100, 100, cancels=0.4)
+    for when in (world.random.uniform(0.1, 3.0), world.random.uniform(5.0, 30.0)):
+        world.later(when, world.restart_coordinator)
+    finish(world)
+    once(world)
+    for client in made:
+        assert not any(world.runs[name] for name in client.errors(CancelledError))
+
+
+@SEEDS
+def test_a_coordinator_that_is_away_for_longer_than_the_lease(seed: int) -> None:
+    world = World(seed, loss=0.02)
+    agents(world, 3)
+    made = clients(world, 100, 100)
+    world.later(world.random.uniform(0.1, 3.0), lambda: world.restart_coordinator(after=30.0))
+    finish(world)
+    once(world)
+    assert all(client.values() == 100 for client in made)
 
 
 @SEEDS

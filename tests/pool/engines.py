@@ -23,6 +23,10 @@ class ManualEngine:
         self.closed = self.terminated = self.joined = False
         self.limits: list[tuple[float | None, int]] = []
 
+    @property
+    def address(self) -> None:
+        """Nowhere."""
+
     def submit(self, call: Call) -> None:
         if self.refuse is not None:
             raise self.refuse

@@ -7,7 +7,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,21 +131,43 @@ def hosted(processes: int) -> Iterator[Pool]:
 
 
 @contextmanager
-def far(processes: int) -> Iterator[Pool]:
-    """A client of a coordinator that runs by itself, whose workers have joined over tcp."""
+def both(processes: int) -> Iterator[Pool]:
+    """Workers of our own, and the others over tcp."""
+    own = (processes + 1) // 2
+    pool = Pool(own, address="tcp://127.0.0.1:*")
+    try:
+        with agent(pool.address or "", processes - own) if processes > own else nullcontext():
+            workers = f"{processes} worker"
+            assert eventually(lambda: workers in repr(pool))
+            yield pool
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+@contextmanager
+def coordinated(processes: int) -> Iterator[str]:
+    """The address of a coordinator that runs by itself, whose workers have joined over tcp."""
     coordinator = LoneCoordinator(Address.parse("tcp://127.0.0.1:*"))
     try:
         with agent(str(coordinator.address), processes):
             assert eventually(lambda: coordinator.counts()["workers"] == processes)
-            pool = Pool.connect(str(coordinator.address))
-            try:
-                yield pool
-            finally:
-                pool.terminate()
-                pool.join()
+            yield str(coordinator.address)
     finally:
         coordinator.stop(0)
         coordinator.join()
+
+
+@contextmanager
+def far(processes: int) -> Iterator[Pool]:
+    """A client of a coordinator that runs by itself."""
+    with coordinated(processes) as address:
+        pool = Pool.connect(address)
+        try:
+            yield pool
+        finally:
+            pool.terminate()
+            pool.join()
 
 
 # A pool of another engine joins the suite with a row here.
@@ -153,6 +175,7 @@ MAKERS = [
     Maker("standard", standard, ours=False, kills=True),
     Maker("near", near, kills=True),
     Maker("hosted", hosted, kills=True),
+    Maker("both", both, kills=True),
     Maker("far", far, kills=True),
     Maker("processes", lambda count: over(processes_executor(count))),
     Maker("threads", lambda count: over(threads_executor(count))),

@@ -1,45 +1,49 @@
-"""A program that forgets its pool ends all the same."""
+"""What becomes of unfinished work when the program ends."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 PROGRAM = """
 import sys
-from concurrent.futures import {executor}
-from nearfar.pool.executor import Executor
-from nearfar.pool.pool import Pool
+from nearfar import Executor, Pool
+from tests.pool.tasks import wait_for
+from tests.pool.exits import touch_late
 
 if __name__ == "__main__":
-    executor = {executor}(2)
-    pool = Pool(executor=executor)
-    futures = Executor(executor=executor)
-    result = pool.map_async(abs, range(1000), 1)
-    iterator = pool.imap(abs, iter(int, 1))
-    next(iterator)
-    pending = [futures.submit(abs, -number) for number in range(1000)]
-    {then}
-    print("end")
+    {make}
+    for path in sys.argv[2:]:
+        {submit}
+    print("the program ends", flush=True)
 """
 
 
-@pytest.mark.parametrize("executor", ["ProcessPoolExecutor", "ThreadPoolExecutor"])
-@pytest.mark.parametrize(
-    "then", ["pass", "sys.exit()", "pool.close()", "del pool, result, iterator, pending"]
-)
-def test_a_forgotten_pool_does_not_hang_the_program(executor: str, then: str) -> None:
-    program = PROGRAM.format(executor=executor, then=then)
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
-    assert ended.returncode == 0
-    assert ended.stderr == ""
-    assert ("end" in ended.stdout) is (then != "sys.exit()")
+def run(tmp_path: Path, make: str, submit: str) -> tuple[str, list[bool]]:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(make=make, submit=submit), encoding="utf-8")
+    marks = [tmp_path / name for name in "abcd"]
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore::ResourceWarning", program, tmp_path / "gate", *marks],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout, [mark.exists() for mark in marks]
 
 
-def test_a_block_that_raises_ends_the_program_with_its_error() -> None:
-    program = PROGRAM.format(executor="ThreadPoolExecutor", then="with pool: 1 / 0")
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
-    assert ended.returncode == 1
-    assert "ZeroDivisionError" in ended.stderr.splitlines()[-1]
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_executor_s_work_is_done_first(tmp_path: Path, processes: int) -> None:
+    made, submit = f"executor = Executor({processes})", "executor.submit(touch_late, path)"
+    assert run(tmp_path, made, submit) == ("the program ends\n", [True] * 4)
+
+
+def test_a_pool_s_work_is_dropped(tmp_path: Path) -> None:
+    made, submit = "pool = Pool(2)", "pool.apply_async(wait_for, (path,))"
+    assert run(tmp_path, made, submit) == ("the program ends\n", [False] * 4)

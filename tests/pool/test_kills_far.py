@@ -217,7 +217,7 @@ def test_a_killed_client_leaves_the_workers_to_others(far: Place, trace: Path, g
 
 
 def test_clients_share_fairly(far: Place, trace: Path) -> None:
-    """Given a client with hundreds of tasks waiting, I expect another's few to be done before half of them."""
+    """Given a client with hundreds of tasks waiting, I expect another's few done before half."""
     far.agent(2)
     pool, other = far.pool(), far.pool()
     assert joined(pool, 2)
@@ -296,17 +296,15 @@ def test_a_timeout_kills(place: Place, trace: Path, gate: Path) -> None:
 
 
 def test_cancel_tells_the_truth(place: Place, trace: Path, gate: Path) -> None:
-    executor_results = []
     pool = place.pool()
     place.agent(1)
     pool.apply(os.getpid)
-    for number in range(4):
-        executor_results.append(pool.apply_async(far_tasks.note_then_wait, (str(trace), number, str(gate))))
+    results = [pool.apply_async(far_tasks.note_then_wait, (str(trace), n, str(gate))) for n in range(4)]
     assert traced(trace, 1)
-    cancelled = [pool._engine.cancel(result) for result in executor_results]
+    cancelled = [pool._engine.cancel(result) for result in results]
     gate.touch()
     assert cancelled == [False, True, True, True]
-    assert executor_results[0].get(LIMIT) == 0
+    assert results[0].get(LIMIT) == 0
     assert pool.apply(tasks.square, (5,)) == 25
     assert len(traces(trace)) == 1
 

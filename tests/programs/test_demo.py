@@ -15,7 +15,7 @@ import pytest
 from nearfar.demo.check import Checked
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.runs import FOLDERS, Run
-from nearfar.demo.tour import tell
+from nearfar.demo.tour import tell, tell_nothing
 from nearfar.programs import demo
 from nearfar.programs.common import Exit
 from tests.support.waiting import eventually
@@ -36,9 +36,10 @@ def test_the_demo_runs_near_and_far_and_survives_a_kill(
 ) -> None:
     assert demo.main(["--output", str(tmp_path / "out")]) == Exit.OK
     out = capsys.readouterr().out
-    assert out.count("Checked: 121 files, equal byte for byte") == 3
+    assert out.count("Checked: 121 files, equal byte for byte") == 4
     assert "kill -9" in out
     assert re.search(r"far, one killed +3 - 1 +121 +1 ", out)
+    assert re.search(r"far, by a pool +3 \+ 4 +121 +1 ", out)
     assert re.search(r"Your turn.*\n.*consumer -o downloads\n.*\n.*producer http", out)
     for name in FOLDERS[:2]:
         saved = {path.name: path.read_bytes() for path in (tmp_path / "out" / name).glob("????.png")}
@@ -51,7 +52,7 @@ def test_what_went_wrong_fails_the_demo(
     run = Run("near", "3", 1.0, [], Checked())
 
     def tour(root: Path, gallery: Gallery) -> list[str]:
-        tell(run, ["a is not b"])
+        tell(run, ["a is not b"], tell_nothing)
         return ["a is not b"]
 
     monkeypatch.setattr(demo, "give_tour", tour)

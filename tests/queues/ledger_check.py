@@ -56,7 +56,9 @@ def check_producers(ledger: Ledger) -> None:
     assert sum(producer.granted[0] for producer in producers) == ledger._granted_items
     assert sum(producer.granted[1] for producer in producers) == ledger._granted_bytes
     assert all(min(producer.granted) >= 0 for producer in producers)
-    assert sum(producer.state == 0 for producer in producers) == ledger._attendance._here
+    assert (
+        sum(not producer.helper and producer.state == 0 for producer in producers) == ledger._attendance._here
+    )
     assert {producer.name for producer in producers if producer.news} <= ledger.newsworthy
 
 

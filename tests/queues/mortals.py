@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from nearfar.errors import QueueLost
+from nearfar.net.addresses import Address
+from nearfar.queues.ends.end import End
 from nearfar.queues.far import FarQueue
 
 
@@ -31,6 +33,15 @@ def produce_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
     """Put `items`, and live on."""
     queue.put_many(items)
     queue.qsize()  # the answer comes after the items were stored
+    gate.send("put")
+    gate.recv()
+
+
+def help_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
+    """Put `items` for another producer, and live on."""
+    end = End(Address.parse_remote(queue.address), helper=True)
+    end.put(items, block=True, timeout=None)
+    end.ask("size")  # the answer comes after the items were stored
     gate.send("put")
     gate.recv()
 

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from nearfar.errors import Empty, ProducerLost
+from nearfar.net.addresses import Address
+from nearfar.queues.ends.end import End
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from tests.queues import mortals
 from tests.queues.contract import LIMIT, told
@@ -146,6 +148,36 @@ def test_a_killed_producer_is_named_at_the_end(make: Maker) -> None:
         [name] = caught.value.names
         assert f"-{process.pid}-" in name
     assert items == ["a", "b"]
+
+
+def test_a_killed_helper_is_missed_by_nobody_and_what_it_put_comes(make: Maker) -> None:
+    """Given a producer that said nothing yet, and a helper of its that put two items,
+
+    If the helper is killed, and the producer puts one more and leaves,
+    I expect all three items, and the end as if nobody had died.
+    """
+    queue = make(lease=600.0)
+    producer = End(Address.parse(queue.address))
+    producer.attend()
+    with mortal(mortals.help_and_wait, queue, ["a", "b"]) as (process, gate):
+        assert told(gate) == "put"
+        assert (queue.counts()["producers"], queue.counts()["helpers"]) == (1, 1)
+        process.kill()
+        assert eventually(lambda: queue.counts()["helpers"] == 0)
+    assert queue.counts()["lost producers"] == 0
+    producer.put(["c"], block=True, timeout=None)
+    producer.close()
+    producer.join()
+    assert list(queue) == ["a", "b", "c"]
+
+
+def test_a_producer_that_attends_and_puts_nothing_is_counted(make: Maker) -> None:
+    queue = make()
+    producer = End(Address.parse(queue.address))
+    producer.attend()
+    producer.close()
+    producer.join()
+    assert list(queue) == []
 
 
 def test_poison_is_put_aside_and_harms_no_other_item(make: Maker) -> None:

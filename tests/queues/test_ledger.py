@@ -412,6 +412,52 @@ def test_a_new_producer_stands_in_for_one_that_was_lost() -> None:
     check(ledger)
 
 
+@pytest.mark.parametrize("state", [State.GONE, State.LOST])
+def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: State) -> None:
+    """Given a producer that everybody expects, and a helper that puts for it,
+
+    If the helper leaves, or is lost,
+    I expect no end before the producer's goodbye, none before the helper's item is done, and nobody missed.
+    """
+    ledger = ledger_with()
+    ledger.enter("helper", helper=True)
+    put(ledger, 1, producer="helper")
+    ledger.leave("helper", state)
+    check(ledger)
+    assert (ledger.lost, ledger.finished()) == ([], False)
+    ledger.leave("p", State.GONE)
+    assert (ledger.finished(), ledger.over("c")) == (True, False)
+    assert lent(ledger) == [1]
+    ledger.took("c", 1)
+    assert ledger.over("c")
+    ledger.settle("c", 1, 1)
+    check(ledger)
+
+
+def test_helpers_do_not_stand_in_for_those_who_were_expected_or_lost() -> None:
+    ledger = ledger_with(expected=2)
+    ledger.leave("p", State.LOST)
+    ledger.enter("helper", helper=True)
+    assert ledger.lost == ["p"]
+    ledger.leave("helper", State.GONE)
+    assert not ledger.finished()
+
+
+def test_a_helper_that_was_cut_off_hears_what_it_missed_and_one_that_left_is_forgotten() -> None:
+    ledger = ledger_with()
+    ledger.enter("helper", helper=True)
+    put(ledger, 1, producer="helper")
+    lent(ledger)
+    ledger.took("c", 1)
+    ledger.leave("helper", State.LOST)
+    ledger.settle("c", 1, 1)
+    assert ledger.enter("helper", helper=True).stored == 1
+    assert news(ledger, "helper") == [(1, 1, Outcome.DONE, None)]
+    ledger.leave("helper", State.GONE)
+    assert set(ledger.producers) == {"p"}
+    check(ledger)
+
+
 def test_a_producer_that_comes_back_goes_on_with_its_numbers_and_hears_what_it_missed() -> None:
     ledger = ledger_with(2)
     lent(ledger)

@@ -108,10 +108,10 @@ class Histories(RuleBasedStateMachine):
     # -- producers -----------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.open) < 3)
-    @rule()
-    def enter(self) -> None:
-        name = self.name("p")
-        self.ledger.enter(name)
+    @rule(helper=st.booleans())
+    def enter(self, helper: bool) -> None:
+        name = self.name("helper" if helper else "p")
+        self.ledger.enter(name, helper=helper)
         self.open[name] = True
         self.model.untold[name] = {}
 
@@ -146,6 +146,11 @@ class Histories(RuleBasedStateMachine):
     def leave(self, data: st.DataObject, state: State) -> None:
         name = self.some_producer(data)
         self.ledger.leave(name, state)
+        if name.startswith("helper") and state is State.GONE:
+            self.model.gone.add(name)
+            del self.open[name]
+            assert name not in self.ledger.producers
+            return
         assert self.ledger.producers[name].granted == (0, 0)
         if self.open[name] and state is State.GONE:
             self.model.gone.add(name)
@@ -316,7 +321,9 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_end_is_when_nobody_will_put_and_nothing_is_left(self) -> None:
-        ended = self.ledger.shut or (not any(self.open.values()) and len(self.open) >= self.expected)
+        counted = [is_open for name, is_open in self.open.items() if name.startswith("p")]
+        ended = self.ledger.shut or (not any(counted) and len(counted) >= self.expected)
+        assert not any(name.startswith("helper") for name in self.ledger.lost)
         assert self.ledger.finished() == ended
         for name in self.model.holders:
             places = (WAITING, LENT) if self.ledger.shut else (WAITING, LENT, HELD)

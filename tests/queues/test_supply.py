@@ -17,7 +17,7 @@ def test_bytes_are_granted_though_no_more_items_are_asked_for() -> None:
     machine = HostMachine(Ledger(maxbytes=100), {}, lease=10.0)
     said = [
         Envelope(0, 0, Message(Kind.HELLO, (VERSION, "p", {}))),
-        Envelope(1, 0, Message(Kind.JOIN, (True, False, []))),
+        Envelope(1, 0, Message(Kind.JOIN, (True, False, [], False))),
         Envelope(2, 0, Message(Kind.NEED, (1, 10, 0))),
         Envelope(3, 0, Message(Kind.NEED, (1, 30, 0))),
     ]

@@ -48,7 +48,7 @@ FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
     Kind.WELCOME: (names, facts),
     Kind.STRANGER: (),
     Kind.REFUSED: (values,),
-    Kind.JOIN: (flags, flags, name_lists),
+    Kind.JOIN: (flags, flags, name_lists, flags),
     Kind.PUT: (positives, st.integers(1, 20), st.none() | names),
     Kind.NEED: (naturals, naturals, naturals),
     Kind.REPORT: (naturals, naturals, naturals, naturals, ranges, ranges, ranges, ranges, answers),

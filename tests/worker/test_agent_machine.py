@@ -232,7 +232,7 @@ def test_answers_are_kept_until_they_are_released(story: Story) -> None:
     story.answer(1, 2, 3)
     story.flush()
     story.hear(Kind.RELEASE, [["client", [1, 3]], ["other", [2]]], ack=story.heard)
-    assert story.machine.kept == 1
+    assert story.machine.kept == {("client", 2): (0, b"-2", [])}
     story.another("two")
     assert (Kind.KEPT, [("client", 2, 0, b"-2", [])]) in story.words()
 
@@ -302,6 +302,18 @@ def test_it_tells_the_next_coordinator_that_it_leaves(story: Story) -> None:
     story.flush()
     story.another("two")
     assert [word[0] for word in story.words()] == [Kind.HELLO, Kind.CAME, Kind.LEAVING]
+
+
+def test_aborting_kills_what_runs_and_tells_of_it(story: Story) -> None:
+    story.meet()
+    story.work(1)
+    story.flush()
+    story.machine.abort()
+    assert story.deeds() == [Kill("0.1")]
+    story.machine.died("0.1", "killed by SIGKILL", 0, story.now)
+    assert [word[0] for word in story.words()] == [Kind.DIED]
+    story.machine.receive(Envelope(0, story.heard, Message(Kind.BEAT)), story.now)
+    assert story.words() == [(Kind.BYE,)]
 
 
 def test_with_nothing_to_tell_it_leaves_without_a_coordinator(story: Story) -> None:

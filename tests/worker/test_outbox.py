@@ -46,7 +46,7 @@ def test_it_is_bounded(both: tuple[Outbox, Outbox]) -> None:
     added = 0
     while worker.add(answer):
         added += 1
-    assert added == (outbox.SIZE - 16) // 1000
+    assert added == (outbox.SIZE - 24) // 1000
     assert parent.look() == (0, added, answer * added)
     assert not worker.add(answer)
     worker.empty(added)

@@ -117,7 +117,7 @@ class Book:
         elif client.error is not None:
             self.end(task, client.error)
         elif task.hollow:
-            task.state = State.NEW  # its client has to submit it again
+            task.state = State.NEW  # to be submitted again
         else:
             task.state = State.WAITING
             client.waiting.appendleft(task)

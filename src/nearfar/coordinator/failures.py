@@ -36,16 +36,14 @@ def describe(error: BaseException) -> bytes:
 
 
 def read(description: Any, read_error: Callable[[bytes], BaseException]) -> BaseException:
-    """The error described; `read_error` unpickles what an initializer raised. Raises `ProtocolError`."""
+    """The error described; `read_error` reads what an initializer raised. Raises `ProtocolError`."""
     try:
         name, *fields = msgpack.unpackb(description)
         match name, fields:
             case "WorkerLost", [str(), str(), int(), str(), str()]:
                 return WorkerLost(*fields)
             case "InitializerRaised", [bytes() as blob]:
-                raised = InitializerFailed("the initializer raised")
-                raised.__cause__ = read_error(blob)
-                return raised
+                return read_error(blob)
             case "CancelledError", []:
                 return CancelledError()
             case (("TaskTimeout" | "InitializerFailed" | "NearfarError"), [str() as text]):

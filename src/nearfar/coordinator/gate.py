@@ -35,9 +35,9 @@ class Gate:
         poll fileno() for reading, until deadline(), unless pending()
         turn(now) -> Coordinator.tick(now), Coordinator.flush(now) -> tell Coordinator.outcomes -> say(now)
 
-    `lease` is in seconds. `clients` says whether it takes clients besides agents. Raises `AddressError` for
-    an address that cannot be bound, or that other machines can reach unless `insecure`: whoever can reach it
-    can run any code in the workers.
+    `lease` is in seconds, and more than the largest message takes to travel. `clients` says whether it takes
+    clients besides agents. Raises `AddressError` for an address that cannot be bound, or that other machines
+    can reach unless `insecure`: whoever can reach it can run any code in the workers.
     """
 
     def __init__(

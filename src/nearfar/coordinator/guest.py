@@ -19,10 +19,10 @@ UNKNOWN = b"(not told yet)"
 class RemoteTask(Task):
     """A task of a client elsewhere."""
 
-    __slots__ = ("guest", "hollow", "losses", "number", "origin", "retries", "session", "timeout")
+    __slots__ = ("filled", "guest", "hollow", "losses", "number", "origin", "retries", "session", "timeout")
 
     def __init__(self, guest: Guest, number: int) -> None:
-        """Hollow, until `fill`."""
+        """Empty until `fill`, and hollow until it may be given to any worker."""
         self.guest = guest
         self.number = number
         self.client = guest.name
@@ -33,13 +33,14 @@ class RemoteTask(Task):
         self.state = State.NEW
         self.losses = 0
         self.hollow = True
+        self.filled = False
         self.mode, self.function, self.blob, self.buffers = 0, UNKNOWN, b"", ()
         self.timeout, self.retries = None, 0
 
     def fill(self, row: Row) -> None:
         """What it carries, from a row of SUBMIT."""
         _, self.mode, self.function, self.blob, self.buffers, self.timeout, self.retries = row
-        self.hollow = False
+        self.filled = True
 
     def lose(self) -> None:
         self.losses += 1
@@ -65,12 +66,14 @@ class Guest:
         """By number: those without an outcome."""
         self.held: dict[int, RemoteTask] = {}
         """Submitted again, and not claimed yet."""
+        self.unwanted: set[int] = set()
+        """Those among them that are to be cancelled."""
         self.outcomes: list[Row] = []
         """To be told."""
         self.kept: dict[int, Row] = {}
         """Outcomes of tasks that this session has not submitted: told if it does, and not run."""
         self.claimed: set[int] = set()
-        """What agents brought along, and it has not submitted again yet."""
+        """What agents brought along, as long as it is hollow."""
         self.origins: dict[int, str] = {}
         """Who keeps answers that the client may not have, by number."""
         self.workers = -1
@@ -104,7 +107,7 @@ class Guest:
             task = self.tasks.get(number)
             if task is None or not task.hollow:
                 self.claimed.discard(number)
-            elif task.state is State.NEW:
+            elif task.state is State.NEW and not task.filled:
                 del self.tasks[number]
 
     def began(self) -> set[int]:

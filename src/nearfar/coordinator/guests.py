@@ -3,7 +3,8 @@
 A client's name and its tasks' numbers outlast its sessions, and coordinators. In each new session it submits
 *again* what it has no outcome for. That must not run twice: it may still be here (then it is only attached to
 the session), or an agent may bring it along from an earlier coordinator (*claim* it). For a lease after its
-start, a coordinator therefore holds what is submitted again and not claimed; then it runs.
+start, a coordinator therefore holds what is submitted again and not claimed, or was claimed and comes back
+unread; then it runs.
 
 What had begun when its client was given up is told as lost if the client comes after all.
 """
@@ -110,14 +111,15 @@ class Guests:
 
     def _run(self, guest: Guest, task: RemoteTask) -> None:
         guest.tasks[task.number] = task
+        task.hollow = False
         self._coordinator.submit(task)
 
     def _attach(self, guest: Guest, task: RemoteTask, row: Row) -> None:
         task.session = guest.session
-        if task.hollow:
+        if not task.filled:
             task.fill(row)
             if task.state is State.NEW:
-                self._coordinator.submit(task)
+                self._enter(guest, guest.tasks.pop(task.number), again=True)
             else:
                 self._coordinator.resumed(task, self._desk.now)
 
@@ -126,16 +128,16 @@ class Guests:
         guest = self.find(uid)
         if guest.session is None:
             guest.since = self._desk.now
-        task = guest.held.pop(number, None)
+        task = self._known(guest, number)
         if task is None:
             task = RemoteTask(guest, number)
-            guest.claimed.add(number)
-            if number in guest.tasks or number in guest.kept:
-                task.hollow = False
-                task.state = State.SETTLED  # another runs it, and answers for it
-                return task
+        elif task.state >= State.GIVEN:
+            task = RemoteTask(guest, number)
+            task.state = State.SETTLED  # another runs it, and answers for it
+            return task
         task.state = State.GIVEN
         guest.tasks[number] = task
+        guest.claimed.add(number)
         return task
 
     def keep(self, uid: str, row: Row, origin: str) -> None:
@@ -143,17 +145,28 @@ class Guests:
         guest = self.find(uid)
         number = row[0]
         guest.since = self._desk.now
-        task = guest.held.pop(number, None)
-        if number in guest.tasks or number in guest.kept or number in guest.origins:
-            self.release(uid, number, origin)
-        elif task is None:
+        task = self._known(guest, number)
+        if task is None:
             guest.kept[number] = row
             guest.origins[number] = origin
+        elif task.state is State.SETTLED:
+            self.release(uid, number, origin)
         else:
             guest.tasks[number] = task
             task.origin = origin
             task.state = State.SETTLED
             task.answered(*row[1:])
+
+    def _known(self, guest: Guest, number: int) -> RemoteTask | None:
+        """The task of that number, if there is one; a settled one if there is but its outcome."""
+        task = guest.held.pop(number, None) or guest.tasks.get(number)
+        if number in guest.unwanted:
+            guest.unwanted.discard(number)
+            self._say_cancelled(guest, number, False)
+        if task is None and (number in guest.kept or number in guest.origins):
+            task = RemoteTask(guest, number)
+            task.state = State.SETTLED
+        return task
 
     def release(self, uid: str, number: int, origin: str) -> None:
         """The agent of that session need not keep the answer any longer."""
@@ -174,16 +187,21 @@ class Guests:
     def cancel(self, guest: Guest, number: int) -> None:
         task = guest.tasks.get(number)
         verdict: bool | None = False
-        if guest.held.pop(number, None) is not None:
-            verdict = True
-        elif task is not None:
-            verdict = self._coordinator.cancel(task)
+        if number in guest.held:
+            guest.unwanted.add(number)  # it may run elsewhere: an agent may still come and say so
+            return
+        if task is not None:
+            verdict = task.state is State.NEW or self._coordinator.cancel(task)
             if verdict:
                 del guest.tasks[number]
             elif verdict is None:
                 self._asked.add(task)
-        if verdict is not None and guest.session is not None:
-            self._desk.say(guest.session, Kind.CANCELLED, number, verdict)
+        if verdict is not None:
+            self._say_cancelled(guest, number, verdict)
+
+    def _say_cancelled(self, guest: Guest, number: int, never: bool) -> None:
+        if guest.session is not None:
+            self._desk.say(guest.session, Kind.CANCELLED, number, never)
 
     def returned(self, worker: Worker) -> None:
         """`worker` gave back what it had not read: what it still has can't be cancelled any more."""
@@ -206,9 +224,7 @@ class Guests:
         now = self._desk.now
         for guest in list(self.all.values()):
             if now >= self._holds_until:
-                for task in guest.held.values():
-                    self._run(guest, task)
-                guest.held.clear()
+                self._stop_holding(guest)
             if now >= guest.since + self._lease:
                 if guest.session is None:
                     self.depart(guest.name, f"its client was away for {self._lease:g} s")
@@ -217,10 +233,28 @@ class Guests:
                     guest.kept.clear()
                     guest.forget_unread()
 
+    def _stop_holding(self, guest: Guest) -> None:
+        """What no agent has claimed by now is to run; what one has may run elsewhere if it comes back."""
+        for number, held in guest.held.items():
+            if number in guest.unwanted:
+                self._say_cancelled(guest, number, True)
+            else:
+                self._run(guest, held)
+        guest.held.clear()
+        guest.unwanted.clear()
+        for number in list(guest.claimed):
+            task = guest.tasks.get(number)
+            if task is not None and task.filled:
+                if task.state is State.NEW:
+                    self._run(guest, task)
+                task.hollow = False
+                guest.claimed.discard(number)
+
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
         times = [g.since + self._lease for g in self.all.values() if g.kept or g.session is None]
-        if any(guest.held for guest in self.all.values()):
+        holding = self._desk.now < self._holds_until
+        if holding and any(guest.held or guest.claimed for guest in self.all.values()):
             times.append(self._holds_until)
         return min(times, default=None)
 

@@ -73,7 +73,7 @@ class Coordinator(Giving):
             if holder is None:
                 return False
             self._ask_back(holder)
-            if holder.recall is Recall.ASKED:
+            if task.state is State.GIVEN and holder.recall is Recall.ASKED:
                 self.book.cancelled.add(task)
                 return None
         if task.state is not State.WAITING:
@@ -85,7 +85,7 @@ class Coordinator(Giving):
 
     def worker_came(self, worker: Worker, now: float) -> None:
         """A worker is ready, or comes with what an earlier coordinator gave it: the tasks of those batches
-        are GIVEN, and hollow until their client has come. Raises `ProtocolError` if its name is taken."""
+        are GIVEN, and most of them hollow. Raises `ProtocolError` if its name is taken."""
         if worker.name in self.workers:
             raise ProtocolError(f"there is a worker {worker.name} already")
         self.workers[worker.name] = worker
@@ -97,7 +97,7 @@ class Coordinator(Giving):
             self._prepare_early(worker, client, now)
 
     def resumed(self, task: Task, now: float) -> None:
-        """What was hollow is known now; its `timeout` counts from here if a worker runs it."""
+        """What a hollow task carries is known now; its `timeout` counts from here if a worker runs it."""
         for worker in self.workers.values():
             if worker.batches and worker.batches[0].tasks[0] is task:
                 self._begin(worker, now)

@@ -61,7 +61,8 @@ class Task:
     """Workers that were lost while they ran it."""
 
     hollow: bool = False
-    """True while what it carries is not known: an earlier coordinator gave it to its worker."""
+    """True while it can't be given to another worker, since an earlier coordinator gave it to this one: what
+    it carries may not be known, or others may come and say that they have it."""
 
     client: str
     """Whose it is: its globals in a worker are that client's."""

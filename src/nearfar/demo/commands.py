@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from nearfar.demo.trouble import Trouble
 
@@ -23,6 +23,7 @@ LONGEST = 60.0
 """Seconds that a command of the demo may take."""
 
 PLACE = re.compile(r"queue at ([a-z]+://[^\s,]+)")
+POOL = re.compile(r"(?:coordinating at|working for) ([a-z]+://[^\s,]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,22 @@ class Command:
 
     def address(self) -> str:
         """Where its queue is, once it says so. Raises `Trouble` when it ends instead."""
-        assert self._process.stderr is not None
-        while select.select([self._process.stderr], [], [], LONGEST)[0]:
-            line = self._process.stderr.readline()
+        return self._told("queue", self._process.stderr, PLACE)
+
+    def pool(self) -> str:
+        """Where its pool is, once it is ready. Raises `Trouble` when it ends instead."""
+        return self._told("pool", self._process.stdout, POOL)
+
+    def _told(self, what: str, stream: IO[str] | None, place: re.Pattern[str]) -> str:
+        assert stream is not None
+        while select.select([stream], [], [], LONGEST)[0]:
+            line = stream.readline()
             self._heard += line
-            if found := PLACE.search(line):
+            if found := place.search(line):
                 return found[1]
             if not line:
                 break
-        raise Trouble(f"{typed(*self.words)}\nnames no queue: {self._heard.strip() or 'it says nothing'}")
+        raise Trouble(f"{typed(*self.words)}\nnames no {what}: {self._heard.strip() or 'it says nothing'}")
 
     def ended(self) -> bool:
         return self._process.poll() is not None

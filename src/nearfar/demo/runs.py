@@ -1,10 +1,11 @@
-"""The demo's three runs: the same links, near, far, and far with a consumer killed in the middle."""
+"""The demo's runs: the same links, near, far, far with a consumer killed in the middle, and by a pool."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from nearfar.demo.server import Server
 from nearfar.demo.site import Site
 from nearfar.demo.trouble import Trouble
 
-NEAR, FAR, FIRST, SECOND = FOLDERS = ("near", "far", "kill-1", "kill-2")
-"""Where the runs save, below the output folder; the last run has a folder for each consumer."""
+NEAR, FAR = "near", "far"
+KILL, POOL = ("kill-1", "kill-2"), ("pool-1", "pool-2")
+FOLDERS = (NEAR, FAR, *KILL, *POOL)
+"""Where the runs save, below the output folder; two consumers have a folder each."""
 
 ANYWHERE = "tcp://127.0.0.1:*"
 SLOWLY = "3M"
@@ -73,20 +76,26 @@ class Runs:
 
     def kill(self, server: Server) -> Run:
         """A producer and two consumers; the second is killed when it has saved some files."""
-        second = self._root / SECOND
-        with Stopwatch() as watch, self._host(FIRST) as first:
+        second = self._root / KILL[1]
+        with Stopwatch() as watch, self._host(KILL[0]) as first:
             address = self._told_address(first)
-            words = ("consumer", "--queue", address, "-o", str(second))
-            self._say(f"$ {typed(*words)}")
-            with Command(*words) as victim:
-                victim.address()
+            with self._join(KILL[1], address) as victim:
                 producer = ("producer", "--queue", address, "--rate", SLOWLY)
                 self._produce(
                     "kill", server, *producer, meanwhile=lambda other: self._kill(victim, second, other)
                 )
             finish("the first consumer", first)
-        folders = [self._root / FIRST, second]
-        return self._run("far, one killed", "3 - 1", watch, "kill", server, folders)
+        return self._run("far, one killed", "3 - 1", watch, "kill", server, self._folders(KILL))
+
+    def pool(self, server: Server) -> Run:
+        """A producer that lets the two workers of a pool fetch, and two consumers."""
+        with self._pool() as pool, Stopwatch() as watch, self._host(POOL[0]) as first:
+            address = self._told_address(first)
+            with self._join(POOL[1], address) as second:
+                self._produce("pool", server, "producer", "--queue", address, "--pool", pool)
+                finish("the first consumer", first)
+                finish("the second consumer", second)
+        return self._run("far, by a pool", "3 + 4", watch, "pool", server, self._folders(POOL))
 
     def _kill(self, victim: Command, folder: Path, producer: Command) -> None:
         until = time.monotonic() + LONGEST
@@ -104,6 +113,32 @@ class Runs:
         words = ("consumer", "--bind", ANYWHERE, "-o", str(self._root / folder))
         self._say(f"$ {typed(*words)}")
         return Command(*words)
+
+    @contextmanager
+    def _join(self, folder: str, address: str) -> Iterator[Command]:
+        """A second consumer, once it is there."""
+        words = ("consumer", "--queue", address, "-o", str(self._root / folder))
+        self._say(f"$ {typed(*words)}")
+        with Command(*words) as consumer:
+            consumer.address()
+            yield consumer
+
+    @contextmanager
+    def _pool(self) -> Iterator[str]:
+        """The address of a pool with two workers, which would go on for ever: they are killed in the end."""
+        words = ("coordinator", "--bind", ANYWHERE, "--workers", "0")
+        self._say(f"$ {typed(*words)}")
+        with Command(*words) as coordinator:
+            address = coordinator.pool()
+            self._say(f"  coordinating at {address}")
+            words = ("worker", "--connect", address, "--processes", "2")
+            self._say(f"$ {typed(*words)}")
+            with Command(*words) as worker:
+                worker.pool()
+                yield address
+
+    def _folders(self, names: tuple[str, ...]) -> list[Path]:
+        return [self._root / name for name in names]
 
     def _told_address(self, consumer: Command) -> str:
         address = consumer.address()

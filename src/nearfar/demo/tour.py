@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from nearfar.demo import tables
@@ -10,6 +11,7 @@ from nearfar.demo.commands import typed
 from nearfar.demo.folder import output_folder
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.runs import FOLDERS, SLOWLY, Run, Runs, fresh_server
+from nearfar.demo.server import Server
 
 
 def give_tour(root: Path, gallery: Gallery) -> list[str]:
@@ -22,17 +24,23 @@ def give_tour(root: Path, gallery: Gallery) -> list[str]:
         draw(gallery)
         runs = Runs(gallery, root, lambda line: say(f"   {line}"))
         done, wrong = [], []
-        for heading, begin in (
-            ("2. Near: one command. Its processes share a multiprocessing.Queue", runs.near),
-            ("3. Far: two commands, a queue over TCP between them. They could be on two machines", runs.far),
-            ("4. Far again, with two consumers: one is killed in the middle", runs.kill),
-        ):
+        acts: tuple[tuple[str, Callable[[Server], Run], Callable[[Checked], None]], ...] = (
+            ("2. Near: one command. Its processes share a multiprocessing.Queue", runs.near, tell_nothing),
+            (
+                "3. Far: two commands, a queue over TCP between them. They could be on two machines",
+                runs.far,
+                tell_nothing,
+            ),
+            ("4. Far again, with two consumers: one is killed in the middle", runs.kill, tell_kill),
+            ("5. Far, and a pool fetches: its workers, too, could be on any machine", runs.pool, tell_pool),
+        )
+        for heading, begin, story in acts:
             say(f"\n{heading}")
             with fresh_server(gallery) as server:
                 run = begin(server)
                 *_, busy, dead = server.urls
             complaints = run.complaints(dead, busy)
-            tell(run, complaints)
+            tell(run, complaints, story)
             done.append(run)
             wrong += complaints
     compare(done)
@@ -47,16 +55,19 @@ def draw(gallery: Gallery) -> None:
     say("   One more link is busy at first (503, come back in a second); one is dead (404).")
 
 
-def tell(run: Run, complaints: list[str]) -> None:
-    """What the check of a run found."""
+def tell(run: Run, complaints: list[str], story: Callable[[Checked], None]) -> None:
+    """What the check of a run found; with nothing wrong, `story` tells more of it."""
     for complaint in complaints:
         say(f"   WRONG: {complaint}")
     if complaints:
         return
     say(f"   Checked: {len(run.checked.sizes)} files, equal byte for byte to what was drawn.")
     say("   The busy link was tried again; the dead one is the only failure.")
-    if len(run.checked.files) > 1:
-        tell_kill(run.checked)
+    story(run.checked)
+
+
+def tell_nothing(checked: Checked) -> None:
+    """All is said."""
 
 
 def tell_kill(checked: Checked) -> None:
@@ -67,14 +78,18 @@ def tell_kill(checked: Checked) -> None:
         say(f"   ({checked.twice} are from both: the killed one had saved them, and died before saying so.)")
 
 
+def tell_pool(checked: Checked) -> None:
+    shares = " and ".join(map(str, checked.files.values()))
+    say(f"   Two workers fetched, and the consumers saved {shares} files.")
+
+
 def compare(runs: list[Run]) -> None:
-    say("\n5. Side by side")
+    say("\n6. Side by side")
     tables.show(tables.contrast(runs))
-    say(
-        "   Seconds are those of whole commands, from start to exit; one of them goes to waiting for the busy"
-    )
-    say(f"   link. The last run was slowed down ({SLOWLY} bytes a second), so that it has a middle.")
-    say("\n6. What each queue promises")
+    say("   Seconds are those of whole commands, from start to exit; the pool was there before. One second")
+    say("   goes to waiting for the busy link.")
+    say(f"   The run with the kill was slowed down ({SLOWLY} bytes a second), so that it has a middle.")
+    say("\n7. What each queue promises")
     tables.show(tables.promised())
 
 

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     DISK = "disk"
     REFUSED = "refused"
     """We, not the server, said no: a scheme, a redirect, a type, a name, an answer without a body."""
+    WORKER = "worker"
+    """Each worker of the pool that was given it died, or failed."""
 
 
 class Ending(StrEnum):

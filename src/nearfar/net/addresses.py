@@ -74,6 +74,11 @@ class Address:
         except ValueError:
             return False
 
+    @property
+    def everywhere(self) -> bool:
+        """True if it stands for every address of this machine: others cannot connect to it as it is."""
+        return self.host in _HERE
+
     def seen_from_here(self) -> Address:
         """The address by which this machine reaches what is bound here: everywhere becomes loopback."""
         return replace(self, host=_HERE.get(self.host, self.host))

@@ -66,6 +66,10 @@ class Call(Task):
         self.func = self.args = self.kwargs = None
         return taken
 
+    def lose(self) -> None:
+        """One more worker was lost while it ran this."""
+        self.losses += 1
+
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
         """Settle with what a worker sent; it is read when somebody asks for it."""
         self.blob = blob

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import secrets
 import socket
@@ -13,10 +12,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from time import monotonic
 
-from nearfar.coordinator.patience import Patience
 from nearfar.coordinator.tasks import State
 from nearfar.errors import PoolBroken
 from nearfar.net import forks
@@ -25,9 +22,8 @@ from nearfar.net.waker import Waker
 from nearfar.pool.call import Call
 from nearfar.pool.endings import Outcomes, tell
 from nearfar.pool.leader import Leadership
+from nearfar.pool.notices import Notices
 from nearfar.pool.shield import Shield
-
-log = logging.getLogger("nearfar.pool")
 
 HELP_EVERY = 64
 """Calls handed in after which whoever does so does some of the I/O, too."""
@@ -40,8 +36,10 @@ class DrivenEngine(ABC):
     lock, so that Ctrl-C can do no harm there.
     """
 
-    def __init__(self, name: str, pickler: CallPickler) -> None:
+    def __init__(self, name: str, pickler: CallPickler, *, daemon: bool) -> None:
+        """`daemon`: at the program's exit its calls are dropped; else they are waited for."""
         self.name = name
+        self.daemon = daemon
         self._pickler = pickler
         self._owner = os.getpid()
         self._lock = threading.Lock()
@@ -51,21 +49,21 @@ class DrivenEngine(ABC):
         self._hungry = True
         """Whether a worker has room for more, as far as the last step knew."""
         self._broken: PoolBroken | None = None
+        self._failed = False
+        """Whether a step raised, which may have lost sight of a call."""
         self._closing = False
         self._stopping = False
         self._over = False
         self._stepping: int | None = None
         """The thread that is in a step: what it does may start a garbage collection, which may end a pool."""
-        self._patience = Patience()
-        self._notices: deque[str] = deque()
-        """To be logged: by `tell`, for handlers are others' code and may use this very pool."""
+        self._notices = Notices()
         self._waker = Waker()
         self._leadership = Leadership(self, self._waker, f"nearfar-pool-{name}")
         forks.watch(self)
 
     def _begin(self) -> None:
         """Everything is there: begin to work."""
-        atexit.register(_at_exit, weakref.ref(self))
+        _working.add(self)
         self._leadership.start()
 
     # -- for Pool and Executor ---------------------------------------------------------------------
@@ -114,8 +112,11 @@ class DrivenEngine(ABC):
             call.failed(CancelledError())
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """As `Engine.wait_until`."""
-        return self._leadership.wait_until(ready, timeout)
+        """As `Engine.wait_until`. Raises `PoolBroken` if the pool's own work failed: `ready` may never be."""
+        met = self._leadership.wait_until(lambda: ready() or self._failed, timeout)
+        if self._failed and self._broken is not None and not ready():
+            raise self._broken
+        return met
 
     def close(self) -> None:
         """As `Engine.close`."""
@@ -163,15 +164,14 @@ class DrivenEngine(ABC):
                 if self._stopping and not self._over:
                     self._stop()
             except BaseException as error:
+                self._failed = True
                 self._break(f"the pool's own work failed: {error!r}", error)
             finally:
                 self._stepping = None
 
     def tell(self) -> bool:
         """As `Work.tell`."""
-        while self._notices:
-            with suppress(IndexError):  # another thread tells, too
-                log.warning("%s", self._notices.popleft())
+        self._notices.tell()
         return tell(self._outcomes)
 
     def forget_parent(self) -> None:
@@ -185,11 +185,6 @@ class DrivenEngine(ABC):
         self._take_in()
         self._fail_all(CancelledError())
         self._leave_now()
-
-    def _look(self, missing: str, now: float) -> None:
-        """Have it said if `missing` has been waited for long enough; nothing if there is no such thing."""
-        if said := self._patience.look(missing, now):
-            self._notices.append(said)
 
     def _take_in(self) -> None:
         inbox, submit = self._inbox, self._submit
@@ -279,12 +274,18 @@ def new_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def no_workers(address: str | None) -> str:
-    """What is missing in a pool that nobody has joined."""
-    return f"no worker has joined {address} yet; start one with: nearfar worker --connect {address}"
+_working: weakref.WeakSet[DrivenEngine] = weakref.WeakSet()
 
 
-def _at_exit(engine: weakref.ref[DrivenEngine]) -> None:
-    alive = engine()
-    if alive is not None and not alive.over:
-        alive.terminate()
+def _at_exit() -> None:
+    for engine in list(_working):
+        if engine.over:
+            continue
+        if engine.daemon:
+            engine.terminate()
+        else:
+            engine.close()
+            engine.join()
+
+
+atexit.register(_at_exit)

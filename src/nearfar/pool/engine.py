@@ -22,6 +22,10 @@ class Engine(Protocol):
     def size(self) -> int:
         """Workers now; at least 1, since chunk sizes are computed from it."""
 
+    @property
+    def address(self) -> str | None:
+        """Where workers elsewhere may join, or their coordinator is; None if there are none."""
+
     def submit(self, call: Call) -> None:
         """Take `call`; it will be settled, whatever happens.
 

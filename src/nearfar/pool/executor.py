@@ -61,7 +61,7 @@ class Executor(futures.Executor):
         """
         if max_workers is not None and max_workers < (1 if address is None else 0):
             raise ValueError("max_workers must be greater than 0")
-        workers = Workers(max_workers, initializer, initargs, max_tasks_per_child, mp_context)
+        workers = Workers(max_workers, initializer, initargs, max_tasks_per_child, mp_context, daemon=False)
         engine = make_engine(
             workers, address=address, executor=executor, timeout=timeout, insecure=insecure, lease=lease
         )
@@ -79,7 +79,7 @@ class Executor(futures.Executor):
         wait: float = WAIT,
     ) -> Self:
         """An executor of the workers of the coordinator at `address`. Raises `AddressError`."""
-        engine = connect_engine(address, initializer, initargs, wait=wait)
+        engine = connect_engine(address, initializer, initargs, wait=wait, daemon=False)
         return cls.__new__(cls)._begin(_Core(engine), (timeout, retries))
 
     def _begin(self, core: _Core, limits: Limits) -> Self:

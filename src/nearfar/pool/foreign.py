@@ -74,6 +74,10 @@ class ForeignEngine:
         self._done = 0
         self._here = threading.local()
 
+    @property
+    def address(self) -> None:
+        """As `Engine.address`: whatever the executor has, it is not told."""
+
     def submit(self, call: Call) -> None:
         """As `Engine.submit`. What pickling raises is the call's outcome: executors pickle later."""
         if call.timeout is not None:

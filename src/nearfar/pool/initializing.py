@@ -9,6 +9,7 @@ from nearfar.coordinator.workers import Initializer
 from nearfar.errors import InitializerFailed
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.pickles.failures import load_error
+from nearfar.worker.inherited import Inherited, initialize
 
 
 def pickled_initializer(
@@ -16,6 +17,17 @@ def pickled_initializer(
 ) -> Initializer | None:
     """What travels of an initializer. Raises what pickling raises."""
     return None if initializer is None else Initializer(*pickler.dump_call(initializer, args, None))
+
+
+def near_initializer(
+    pickler: CallPickler, initializer: Callable[..., object] | None, args: tuple[Any, ...]
+) -> tuple[Initializer | None, Inherited | None]:
+    """What travels of it, and what child processes get at their start, because it cannot be pickled."""
+    try:
+        return pickled_initializer(pickler, initializer, args), None
+    except Exception:
+        assert initializer is not None
+        return pickled_initializer(pickler, initialize, ()), (initializer, args)
 
 
 def read_initializer_error(blob: Any) -> BaseException:

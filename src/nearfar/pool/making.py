@@ -29,6 +29,9 @@ class Workers:
     initargs: Iterable[Any] = ()
     maxtasksperchild: int | None = None
     context: BaseContext | None = None
+    daemon: bool = True
+    """They may have no children of their own, and at the program's exit what they run is dropped. Else it is
+    waited for, as the standard's executors do."""
 
     def check(self, *, least: int) -> None:
         """Raise what the standard raises for arguments that make no sense."""
@@ -68,6 +71,7 @@ def make_engine(
         address=address,
         insecure=insecure,
         lease=lease,
+        daemon=workers.daemon,
     )
 
 
@@ -77,12 +81,16 @@ def connect_engine(
     initargs: Iterable[Any],
     *,
     wait: float = WAIT,
+    daemon: bool = True,
 ) -> Engine:
-    """An engine that is a client of the coordinator at `address`. Raises `AddressError`."""
+    """An engine that is a client of the coordinator at `address`; `daemon` as in `Workers`.
+
+    Raises `AddressError`.
+    """
     Workers(initializer=initializer).check(least=1)
     from nearfar.pool.far import FarEngine
 
-    return FarEngine(address, initializer, tuple(initargs), wait=wait)
+    return FarEngine(address, initializer, tuple(initargs), wait=wait, daemon=daemon)
 
 
 def over(executor: futures.Executor, workers: Workers, address: str | None, timeout: float | None) -> Engine:

@@ -15,7 +15,7 @@ from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
 from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
 from nearfar.pool.options import CallOptions, ImapOptions, MapOptions, limits
 from nearfar.pool.progress import reporter
-from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, paired
+from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, obtain, paired
 from nearfar.pool.weak import WeakBag
 
 __all__ = ["Pool"]
@@ -102,8 +102,7 @@ class Pool:
     @property
     def address(self) -> str | None:
         """Where other workers may join, or of the coordinator; None for a pool of this process alone."""
-        found: str | None = getattr(self._engine, "address", None)
-        return found
+        return self._engine.address
 
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
@@ -134,7 +133,7 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> Any:
         """``func(*args, **kwds)`` in a worker: its value, or raises its error."""
-        return self.apply_async(func, args, kwds, **options).get()
+        return obtain(self.apply_async(func, args, kwds, **options))
 
     def apply_async(
         self,
@@ -161,8 +160,7 @@ class Pool:
         **options: Unpack[MapOptions],
     ) -> list[Any]:
         """``[func(x) for x in iterable]``, or raises the first error once all has ended."""
-        result: list[Any] = self.map_async(func, iterable, chunksize, **options).get()
-        return result
+        return obtain(self.map_async(func, iterable, chunksize, **options))
 
     def map_async(
         self,
@@ -184,8 +182,7 @@ class Pool:
         **options: Unpack[MapOptions],
     ) -> list[Any]:
         """``[func(*x) for x in iterable]``, or raises the first error once all has ended."""
-        result: list[Any] = self.starmap_async(func, iterable, chunksize, **options).get()
-        return result
+        return obtain(self.starmap_async(func, iterable, chunksize, **options))
 
     def starmap_async(
         self,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing import TimeoutError
 from types import GenericAlias
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import ERROR, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk
@@ -15,8 +15,9 @@ from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
 
-__all__ = ["AsyncResult", "Callback", "Callbacks", "MapResult", "paired"]
+__all__ = ["AsyncResult", "Callback", "Callbacks", "MapResult", "obtain", "paired"]
 
+T_co = TypeVar("T_co", covariant=True)
 Callback = Callable[[Any], object]
 Callbacks = tuple[Callback | None, Callback | None]
 """What is called with a value, and with an error."""
@@ -112,7 +113,10 @@ class AsyncResult(Call):
         outer, _here.result = _here.result, self
         try:
             callback(argument)
-        except Exception:
+        except BaseException as error:
+            # Ctrl-C and sys.exit are for the main thread; in another one they would end the pool's work.
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise
             log.exception("callback %r raised", callback)
         finally:
             _here.result = outer
@@ -219,3 +223,19 @@ class MapResult(AsyncResult):
 
     def _drop_raw(self) -> None:
         self._chunks = []
+
+
+class Obtainable(Protocol[T_co]):
+    """What `obtain` obtains."""
+
+    def get(self) -> T_co: ...
+    def cancel(self) -> bool: ...
+
+
+def obtain(result: Obtainable[T_co]) -> T_co:
+    """What `result` gets, for who has no other use for it: interrupted, it drops what has not begun."""
+    try:
+        return result.get()
+    except KeyboardInterrupt:
+        result.cancel()
+        raise

@@ -30,6 +30,11 @@ class SharedEngine:
         """As `Engine.size`."""
         return self._engine.size
 
+    @property
+    def address(self) -> str | None:
+        """As `Engine.address`."""
+        return self._engine.address
+
     def submit(self, call: Call) -> None:
         """As `Engine.submit`."""
         if self._closed:

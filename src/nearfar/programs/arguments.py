@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 
+from nearfar.errors import AddressError
+from nearfar.net.addresses import Address
 from nearfar.programs.common import add_logging_options
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
@@ -47,6 +49,17 @@ def seconds(text: str) -> float:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
+
+
+def pool_place(text: str) -> int | str:
+    """Where a pool is: the address of a coordinator, or ``local:N`` as a number of processes."""
+    if text.startswith("local:"):
+        return positive(text.removeprefix("local:"))
+    try:
+        Address.parse_remote(text)
+    except AddressError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def header(text: str) -> tuple[str, str]:

@@ -1,15 +1,21 @@
-"""The producer: downloads URLs and puts the files on a queue; with ``--queue local``, saves them, too."""
+"""The producer: downloads URLs and puts the files on a queue; with ``--queue local``, saves them, too.
+
+With ``--pool``, the workers of a pool download and put, on as many machines as they are.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nearfar.download.children import Plan
 from nearfar.download.fetch.making import make_fetcher
@@ -18,7 +24,8 @@ from nearfar.download.intake import Arguments, Descriptor, Source
 from nearfar.download.memory import keep_freed_memory
 from nearfar.download.near import Near
 from nearfar.download.store import StoreError
-from nearfar.errors import AddressError, QueueLost
+from nearfar.errors import AddressError, PoolBroken, QueueLost
+from nearfar.net.addresses import Address
 from nearfar.programs.arguments import (
     DEFAULT_ADDRESS,
     add_queue_options,
@@ -26,11 +33,15 @@ from nearfar.programs.arguments import (
     describe_place,
     header,
     natural,
+    pool_place,
     positive,
     seconds,
 )
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
 from nearfar.programs.run import Run
+
+if TYPE_CHECKING:
+    from nearfar import Executor
 
 LOCAL = "local"
 FAREWELL = 30.0
@@ -79,6 +90,14 @@ def make_parser() -> argparse.ArgumentParser:
     local.add_argument("--overwrite", action="store_true", help="replace files that are not ours")
     local.add_argument("-P", "--producers", type=positive, default=1, metavar="N", help="processes (1)")
     local.add_argument("-C", "--consumers", type=positive, default=1, metavar="N", help="processes (1)")
+    pool = parser.add_argument_group("with a pool")
+    pool.add_argument(
+        "--pool",
+        type=pool_place,
+        metavar="ADDRESS",
+        help="let the workers of the coordinator there download; local:N: so many processes of this command."
+        " Each has the options of fetching to itself, and must reach the queue at its address as given here",
+    )
     add_queue_options(parser, local=True)
     return parser
 
@@ -102,12 +121,14 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if find_spec("pycurl") is None:
+    if find_spec("pycurl") is None and not isinstance(options.pool, str):
         parser.error("downloading needs pycurl: pip install 'nearfar[download]'")
     if bool(options.urls) == (options.input is not None):
         parser.error("give URLs, or -i FILE (- for standard input)")
     if (options.queue == LOCAL) != (options.output is not None):
         parser.error("--queue local needs -o DIR" if options.queue == LOCAL else "-o needs --queue local")
+    if options.pool is not None and options.queue == LOCAL:
+        parser.error("--pool needs a queue with an address: --queue local has processes of its own (-P N)")
 
 
 def _fetch_options(options: argparse.Namespace) -> FetchOptions:
@@ -144,8 +165,8 @@ def _open_source(options: argparse.Namespace) -> Source:
 def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -> int:
     with Run(source, options.failures, quiet=options.quiet, log_format=options.log_format) as run:
         try:
-            stop = _local(options, fetching, run) if options.queue == LOCAL else _far(options, fetching, run)
-        except QueueLost as error:
+            stop = _way(options)(options, fetching, run)
+        except (QueueLost, PoolBroken) as error:
             run.close()
             print(f"nearfar producer: {error}", file=sys.stderr)
             run.report()
@@ -154,6 +175,12 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -
     if stop.requested:
         return stop.exit_code
     return Exit.OK if run.summary.complete else Exit.FAILED
+
+
+def _way(options: argparse.Namespace) -> Callable[[argparse.Namespace, FetchOptions, Run], StopRequest]:
+    if options.queue == LOCAL:
+        return _local
+    return _far if options.pool is None else _pooled
 
 
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopRequest:
@@ -188,9 +215,58 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
             producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
             with StopRequest(producer.stop) as stop:
                 log.info("%s", describe_place(outbound.address, hosts=bind))
+                outbound.attend()  # consumers wait for a producer's goodbye, also for one of an empty list
                 producer.run()
         finally:
             outbound.close(FAREWELL)
     finally:
         fetcher.close()
+    return stop
+
+
+@contextmanager
+def _executor(options: argparse.Namespace) -> Iterator[Executor]:
+    """The pool's workers; those of this command are killed in the end. Raises `AddressError`."""
+    from nearfar import Executor
+
+    if isinstance(options.pool, str):
+        executor = Executor.connect(options.pool, wait=options.wait)
+    else:
+        # Spawned, for this process has threads already; logging is set up there as it is here.
+        context = multiprocessing.get_context("spawn")
+        executor = Executor(options.pool, context, _begin_worker, (options,))
+    try:
+        yield executor
+    finally:
+        executor.engine.terminate()
+        executor.engine.join(FAREWELL)
+
+
+def _begin_worker(options: argparse.Namespace) -> None:
+    set_up_logging(options)
+    keep_freed_memory()
+
+
+def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopRequest:
+    from nearfar.download.couriers.far import open_outbound
+    from nearfar.download.pooled import Pooled
+    from nearfar.download.share import Order
+
+    address = options.bind or options.queue or DEFAULT_ADDRESS
+    bind = options.bind is not None
+    if isinstance(options.pool, str) and Address.parse(address).everywhere:
+        raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
+    with _executor(options) as executor:
+        outbound = open_outbound(
+            address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
+        )
+        try:
+            order = partial(Order, outbound.address, options.wait, fetching, options.jobs)
+            pooled = Pooled(run.desk, executor, outbound, order)
+            with StopRequest(pooled.stop) as stop:
+                log.info("%s", describe_place(outbound.address, hosts=bind))
+                outbound.attend()
+                pooled.run()
+        finally:
+            outbound.close(FAREWELL)
     return stop

@@ -204,7 +204,7 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.WELCOME: (_name, _about_queue),  # session, about the queue
     Kind.STRANGER: (),
     Kind.REFUSED: (_anything,),  # why
-    Kind.JOIN: (_flag, _flag, _names),  # as producer, as consumer, tags
+    Kind.JOIN: (_flag, _flag, _names, _flag),  # as producer, as consumer, tags; as a producer's helper
     Kind.PUT: (_positive, _positive, _name_or_none),  # first, count, to
     Kind.NEED: (_natural, _natural, _natural),  # items and bytes in all since the session began, ask or 0
     # window in items, in bytes, ask or 0; taken up to, done, failed, unreadable, returned, answers

@@ -9,16 +9,24 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
+from multiprocessing import process as processes
 from multiprocessing.context import BaseContext
+from time import monotonic
 from typing import Protocol
 
 from nearfar.net import forks
+from nearfar.worker.inherited import Inherited
 from nearfar.worker.member import Answer, Answers, Member
 from nearfar.worker.messages import Payload, Row
 from nearfar.worker.run import Birth
 
 MOST_STILLBORN = 3
 """Times the number of workers: so many deaths in a row before one was ready, and no more are started."""
+TRY_EVERY = 0.1
+"""Seconds between two tries to start a process where the system has no room for one."""
+MOST_TRIES = 50
+"""So many tries in a row without any worker left, and no more are made."""
 LOOK_EVERY = 0.005
 """Seconds between two looks at answers that wait for company."""
 
@@ -57,6 +65,7 @@ class Crew:
         main_of: str | None = None,
         far: bool = True,
         daemon: bool = True,
+        inherited: Inherited | None = None,
     ) -> None:
         """`quota`: tasks after which a worker is to be replaced.
 
@@ -73,6 +82,7 @@ class Crew:
         self._main_of = main_of
         self._far = far
         self._daemon = daemon
+        self._inherited = inherited
         self._host = socket.gethostname()
         self._serial = itertools.count()
         self._stillborn = 0
@@ -82,6 +92,8 @@ class Crew:
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._next_look = 0.0
+        self._next_try = inf
+        self._tries = 0
         forks.watch(self)
 
     # -- the processes -----------------------------------------------------------------------------
@@ -99,7 +111,7 @@ class Crew:
 
     def _start(self, slot: int) -> None:
         name = f"{slot}.{next(self._serial)}"
-        birth = Birth(slot, self.label + name, self._host, self._main_of, self._far)
+        birth = Birth(slot, self.label + name, self._host, self._main_of, self._far, self._inherited)
         member = Member(name, self._context, birth, daemon=self._daemon)
         self.members[member.name] = member
         self._starting = member
@@ -120,6 +132,8 @@ class Crew:
         self._closed = True
         self._poll.close()
         for member in self.members.values():
+            # or multiprocessing would end the parent's workers when this child ends
+            processes._children.discard(member.process)  # type: ignore[attr-defined]
             member.let_go(keep_theirs=member is self._starting)
         forks.keep(*self.members.values())
         self.members = {}
@@ -187,10 +201,13 @@ class Crew:
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
-        return self._next_look if any(member.gathering for member in self.members.values()) else None
+        look = self._next_look if any(member.gathering for member in self.members.values()) else inf
+        return None if look == self._next_try == inf else min(look, self._next_try)
 
     def tick(self, now: float) -> None:
-        """Look for answers that wait for company behind a task that takes longer than its like."""
+        """Look for answers that wait for company; try again to start what could not be started."""
+        if now >= self._next_try:
+            self._start_again()
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
             for member in list(self.members.values()):
@@ -223,7 +240,7 @@ class Crew:
         came = member.ready
         for words in member.last_words():
             self._tell(member, words)
-        unread = member.recall()
+        unread = member.inherit()
         how = member.reap()
         del self.members[member.name]
         member.close()
@@ -244,12 +261,24 @@ class Crew:
             self._listener.hopeless(reason)
 
     def _start_again(self) -> None:
-        if not self._closed:
-            try:
+        self._next_try = inf
+        try:
+            if not self._closed:
                 self.start()
-            except OSError as error:
-                self._hopeless = True
-                self._listener.hopeless(f"no worker can be started: {error}")
+            self._tries = 0
+        except OSError as error:
+            self._try_later(error)
+
+    def _try_later(self, error: OSError) -> None:
+        """The system may have room again: wait for it, not too long if no worker is left."""
+        if not self._tries:
+            log.warning("a worker cannot be started now: %s", error)
+        self._tries = 1 if self.members else self._tries + 1
+        if self._tries < MOST_TRIES:
+            self._next_try = monotonic() + TRY_EVERY
+        else:
+            self._hopeless = True
+            self._listener.hopeless(f"no worker can be started: {error}")
 
     # -- the end -----------------------------------------------------------------------------------
 

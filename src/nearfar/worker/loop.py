@@ -26,6 +26,9 @@ from nearfar.worker.messages import Row
 
 log = logging.getLogger(__name__)
 
+LAST_WORDS = 1.0
+"""Seconds for telling the coordinator of what was killed."""
+
 
 class Agent:
     """Offers the workers that `hire` makes, `processes` of them, to the coordinator at `address`.
@@ -58,12 +61,15 @@ class Agent:
         self._joined = ""
         self._leaves = 0
         self._hopeless = ""
+        self._ends: float | None = None
+        """Once it was told twice to leave: when it does at the latest."""
 
     def run(self) -> None:
         """Work until `leave`, and then until all that runs is answered and had.
 
         Raises `CoordinatorLost` when none answers for `wait` seconds, or it refuses this agent, and
-        `PoolBroken` when processes cannot be started. The workers are gone afterwards, in any case.
+        `PoolBroken` when processes cannot be started: what still runs is answered first. The workers are
+        gone afterwards, in any case.
         """
         try:
             self._crew.start()
@@ -72,14 +78,16 @@ class Agent:
                 self._sleep()
                 self._take_in()
                 self._check()
+            if self._hopeless:
+                raise PoolBroken(self._hopeless)
             if self._machine.refused:
                 raise CoordinatorLost(f"the coordinator at {self._address}: {self._machine.refused}")
         finally:
             self._close()
 
     def leave(self) -> None:
-        """Take no more work, and let `run` return once all that runs is answered. Called again: leave at
-        once, killing what runs. May be called by any thread, and by a signal handler.
+        """Take no more work, and let `run` return once all that runs is answered. Called again: kill what
+        runs, and return within a second. May be called by any thread, and by a signal handler.
         """
         self._leaves += 1
         self._waker.wake()
@@ -135,6 +143,8 @@ class Agent:
             poll.register(descriptor, select.POLLIN)
         now = time.monotonic()
         deadline = self._machine.deadline(now)
+        if self._ends is not None:
+            deadline = min(deadline, self._ends)
         if (due := self._crew.deadline()) is not None:
             deadline = min(deadline, due)
         if (due := self._patience.deadline()) is not None:
@@ -150,18 +160,19 @@ class Agent:
         now = time.monotonic()
         self._crew.tick(now)
         self._machine.tick(now)
-        if self._leaves:
+        if self._leaves or self._hopeless:
             self._crew.resize(0)
             self._machine.leave()
-        if self._leaves > 1:
-            self._machine.abandon()
+        if self._leaves > 1 and self._ends is None:
+            self._ends = now + LAST_WORDS
+            self._machine.abort()
 
     def _check(self) -> None:
-        if self._hopeless:
-            raise PoolBroken(self._hopeless)
         now = time.monotonic()
         self._report(now)
-        if self._machine.lost(now):
+        if self._ends is not None and now >= self._ends:
+            self._machine.abandon()
+        elif self._machine.lost(now):
             raise CoordinatorLost(f"no coordinator has answered at {self._address} for {self._wait:g} s")
 
     def _report(self, now: float) -> None:

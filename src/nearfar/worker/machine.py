@@ -42,7 +42,7 @@ class AgentMachine:
         """Answers that were nobody's."""
         self._calling = Calling(AGENT, name, about, wait)
         self._records: dict[str, Record] = {}
-        self._kept: dict[tuple[str, int], Row] = {}
+        self.kept: dict[tuple[str, int], Row] = {}
         """Answers by client and number, until the coordinator releases them."""
         self._leaving = self._said_leaving = self._said_bye = False
         self._actions: list[Action] = []
@@ -57,11 +57,6 @@ class AgentMachine:
         """CLOSED: it is over."""
         return self._calling.stage
 
-    @property
-    def kept(self) -> int:
-        """Answers that the coordinator has not released."""
-        return len(self._kept)
-
     # -- from the program --------------------------------------------------------------------------
 
     def connect(self, now: float) -> None:
@@ -72,6 +67,12 @@ class AgentMachine:
     def leave(self) -> None:
         """Take no more, and go once all that runs is answered, and the coordinator has it."""
         self._leaving = True
+
+    def abort(self) -> None:
+        """Kill what runs, and go once the coordinator knows; whether its clients do, is not waited for."""
+        self._leaving = True
+        self.kept.clear()
+        self._actions += [Kill(record.name) for record in self._records.values() if record.end is None]
 
     def abandon(self) -> None:
         """Go at once."""
@@ -95,7 +96,7 @@ class AgentMachine:
             first = record.ran + 1
             self._say(now, Kind.ANSWERS, record.wired, first, spent * len(share) / len(rows), rows=share)
             named = zip(record.answer(len(share)), share, strict=True)
-            self._kept.update((task, row) for task, row in named if task[1])
+            self.kept.update((task, row) for task, row in named if task[1])
 
     def died(self, worker: str, how: str, unread: int, now: float) -> None:
         """A worker ended, and all its answers were told."""
@@ -163,13 +164,13 @@ class AgentMachine:
         self.epoch = facts["epoch"]
         for record in list(self._records.values()):
             self._announce(record, now)
-        rows = [(*task, *answer) for task, answer in self._kept.items()]
+        rows = [(*task, *answer) for task, answer in self.kept.items()]
         for share in shares(rows, FORMS[Kind.KEPT].blob):
             self._say(now, Kind.KEPT, rows=share)
 
     def _disown(self) -> None:
         """What this coordinator knew to run here, it has told to be lost; what it was answered, it has."""
-        self._kept.clear()
+        self.kept.clear()
         for record in list(self._records.values()):
             if record.told:
                 del self._records[record.name]
@@ -190,7 +191,7 @@ class AgentMachine:
         elif message.kind is Kind.RELEASE:
             for client, numbers in message.fields[0]:
                 for number in numbers:
-                    self._kept.pop((client, number), None)
+                    self.kept.pop((client, number), None)
         else:
             self._handle_for_worker(message)
 
@@ -247,12 +248,12 @@ class AgentMachine:
     def _go(self, now: float) -> None:
         """Leave: with the coordinator's leave if it is there, or no sooner than nothing would be lost."""
         if self.stage is not Stage.OPEN or self.away(now):
-            if not (self._kept or any(record.batches for record in self._records.values())):
+            if not (self.kept or any(record.batches for record in self._records.values())):
                 self.abandon()
             return
         if not self._said_leaving:
             self._said_leaving = True
             self._say(now, Kind.LEAVING)
-        if not (self._records or self._kept or self._said_bye):
+        if not (self._records or self.kept or self._said_bye):
             self._said_bye = True
             self._say(now, Kind.BYE)

@@ -6,11 +6,12 @@ import os
 import signal
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, nullcontext, suppress
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
 from nearfar.worker.life import lifeline
@@ -50,31 +51,44 @@ class Member:
         self.name = name
         self.ready = False
         self.retiring = False
-        ours, self.theirs = make_pair()
-        self.end = End(ours)
-        hold, self._lifeline = lifeline()
-        memory = outbox.create()
-        self._outbox = Outbox(os.dup(memory))
-        self.end.send([], fds=[hold, memory])
-        os.close(hold)
-        os.close(memory)
+        with ExitStack() as on_error, ExitStack() as passed_on:
+            ours, self.theirs = make_pair()
+            self.end = End(ours)
+            on_error.callback(self.theirs.close)
+            on_error.callback(self.end.close)
+            hold, self._lifeline = lifeline()
+            passed_on.callback(os.close, hold)
+            on_error.callback(os.close, self._lifeline)
+            memory = outbox.create()
+            passed_on.callback(os.close, memory)
+            self._outbox = Outbox(os.dup(memory))
+            on_error.callback(self._outbox.close)
+            self.end.send([], fds=[hold, memory])
+            on_error.pop_all()
         self._sent: deque[_Sent] = deque()
-        self._unsendable = 0
-        """Messages that were given when the worker was dead already."""
+        self._given = 0
+        """Messages that were given and not taken back."""
         self._answered = 0
         self._seen = 0
         """Of the answers in the outbox, how many a first look has found."""
         self.pidfd = -1
+        self._forks = context.get_start_method() == "fork"
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=run.main, args=(self.theirs, birth), name=f"nearfar-worker-{birth.name}", daemon=daemon
         )
 
     def start(self) -> None:
         """Start the process. Raises `OSError`."""
-        self.process.start()
+        with nullcontext() if self._forks else without_stdin():
+            self.process.start()
         pid = self.process.pid
         assert pid is not None
-        self.pidfd = os.pidfd_open(pid)
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except OSError:
+            self.process.kill()
+            self.process.join()
+            raise
 
     @property
     def pid(self) -> int:
@@ -92,10 +106,9 @@ class Member:
         """
         inline, parts = gather(payloads)
         descriptor = None
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             descriptor = self.end.send([client, function, mode, *inline], parts)
-        except (BrokenPipeError, ConnectionResetError):
-            self._unsendable += 1
+        self._given += 1
         self._sent.append(_Sent(len(payloads), descriptor))
 
     def receive(self) -> Answers | None:
@@ -124,8 +137,15 @@ class Member:
 
     def recall(self) -> int:
         """Take back the messages that it has not read; returns how many."""
-        count = min(unread(self.theirs) + self._unsendable, len(self._sent))
-        self._unsendable = 0
+        return self._take_back(unread(self.theirs))
+
+    def inherit(self) -> int:
+        """Take back the messages that it had not begun when it died; returns how many."""
+        unread(self.theirs)
+        return self._take_back(self._given - self._outbox.begun())
+
+    def _take_back(self, count: int) -> int:
+        self._given -= count
         for _ in range(count):
             self.end.unplace(self._sent.pop().descriptor)
         return count

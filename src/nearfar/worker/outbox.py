@@ -13,6 +13,8 @@ import struct
 SIZE = 64 * 1024
 _HEAD = struct.Struct("=QII")
 """Answers before the first one here; answers here; their bytes."""
+_BEGUN = struct.Struct("=Q")
+_START = _HEAD.size + _BEGUN.size
 
 
 def create() -> int:
@@ -27,11 +29,27 @@ class Outbox:
 
     def __init__(self, descriptor: int) -> None:
         """Takes over `descriptor`."""
-        self._memory = mmap.mmap(descriptor, SIZE)
-        os.close(descriptor)
+        try:
+            self._memory = mmap.mmap(descriptor, SIZE)
+        finally:
+            os.close(descriptor)
         self._first = 0
         self._count = 0
-        self._end = _HEAD.size
+        self._end = _START
+        self._begun = 0
+
+    def begin(self) -> None:
+        """The worker has read a batch, and begins it.
+
+        That it is gone from the line says less: the kernel may hand it to a process that it is killing.
+        """
+        self._begun += 1
+        _BEGUN.pack_into(self._memory, _HEAD.size, self._begun)
+
+    def begun(self) -> int:
+        """From the other side: how many batches were begun."""
+        count: int = _BEGUN.unpack_from(self._memory, _HEAD.size)[0]
+        return count
 
     def add(self, answer: bytes) -> bool:
         """Keep one answer; False if there is no room for it."""
@@ -41,7 +59,7 @@ class Outbox:
         self._memory[self._end : end] = answer
         self._end = end
         self._count += 1
-        _HEAD.pack_into(self._memory, 0, self._first, self._count, end - _HEAD.size)
+        _HEAD.pack_into(self._memory, 0, self._first, self._count, end - _START)
         return True
 
     def __len__(self) -> int:
@@ -49,13 +67,13 @@ class Outbox:
 
     def content(self) -> bytes:
         """All that was added, end to end."""
-        return self._memory[_HEAD.size : self._end]
+        return self._memory[_START : self._end]
 
     def empty(self, first: int) -> None:
         """What was here has been sent; the next answer is number `first`, from 0."""
         self._first = first
         self._count = 0
-        self._end = _HEAD.size
+        self._end = _START
         _HEAD.pack_into(self._memory, 0, first, 0, 0)
 
     def look(self) -> tuple[int, int, bytes]:
@@ -65,9 +83,9 @@ class Outbox:
         believe of the second look what the first one counted.
         """
         first, count, size = _HEAD.unpack_from(self._memory, 0)
-        if size > SIZE - _HEAD.size:
+        if size > SIZE - _START:
             return first, 0, b""
-        return first, count, self._memory[_HEAD.size : _HEAD.size + size]
+        return first, count, self._memory[_START : _START + size]
 
     def close(self) -> None:
         self._memory.close()

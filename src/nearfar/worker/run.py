@@ -13,11 +13,13 @@ from time import perf_counter
 from typing import Any
 
 from nearfar.coordinator.tasks import Mode, Status
+from nearfar.net import forks
 from nearfar.net.pickles.failures import dump_error, dump_unsendable
 from nearfar.net.pickles.loader import CallLoader
 from nearfar.net.pickles.results import dump_result
 from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
+from nearfar.worker.inherited import Inherited, inherit
 from nearfar.worker.life import hang_on
 from nearfar.worker.messages import READY, Buffer, join, pack, scatter
 from nearfar.worker.outbox import Outbox
@@ -40,6 +42,8 @@ class Birth:
     """The client whose `__main__` it has as its own: by a fork, or by importing it again."""
     far: bool
     """Whether its tasks are pickled so that other machines can read them."""
+    inherited: Inherited | None = None
+    """An initializer that cannot be pickled."""
 
 
 def main(line: socket.socket, birth: Birth) -> None:
@@ -48,6 +52,7 @@ def main(line: socket.socket, birth: Birth) -> None:
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_current(WorkerInfo(birth.slot, birth.name, birth.host, os.getpid()))
+    inherit(birth.inherited)
     end = End(line)
     hello = end.receive()
     if hello is None:
@@ -72,16 +77,25 @@ class Runner:
         self._family = not birth.far
         self._sent = 0
         self._since = 0.0
+        self._forked = False
+        forks.watch(self)
+
+    def forget_parent(self) -> None:
+        """In a child that a task forked: it has no answers to give, and ends with the task."""
+        self._forked = True
 
     def run(
         self, client: str, function: bytes, mode: int, payloads: Sequence[Any], parts: Iterator[Buffer]
     ) -> None:
         """Run one batch."""
+        self._outbox.begin()
         self._since = perf_counter()
         last = len(payloads) - 1
         for index, payload in enumerate(payloads):
             blob, buffers = scatter(payload, parts)
             status, answer, large = self._one(client, function, mode, blob, buffers)
+            if self._forked:
+                sys.exit()
             del blob, buffers
             if large or len(answer) > INLINE:
                 self._flush()
@@ -108,6 +122,8 @@ class Runner:
             else:
                 value = func(*items, **keywords)
         except BaseException as error:
+            if self._forked:
+                raise
             return Status.ERROR, dump_error(error, main=client == self._main_of), ()
         try:
             if mode == Mode.PREPARE:

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nearfar.programs.common import Exit
+from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
-from tests.support.routes import content
 from tests.support.waiting import eventually
 from tests.support.web import Web
-
-FILES = 200
-LARGE = b"large " * 500_000
 
 
 @pytest.fixture
 def web() -> Iterator[Web]:
     with Web() as web:
-        for number in range(FILES):
-            web.routes[f"/{number}.png"] = content(body(number))
-        web.routes["/large.bin"] = content(LARGE)
+        serve(web)
         yield web
 
 
@@ -36,61 +28,6 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
     commands = Commands(tmp_path)
     yield commands
     commands.close()
-
-
-def body(number: int) -> bytes:
-    return f"file {number} ".encode() * 1000
-
-
-class Commands:
-    """Programs of one test, in one folder, that meet at one address."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-        self.running: list[subprocess.Popen[str]] = []
-
-    def start(self, program: str, *options: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nearfar", program, "--wait", "20", *options],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.running.append(process)
-        return process
-
-    def host(self, *options: str) -> subprocess.Popen[str]:
-        return self.start("consumer", "--bind", self.address, *options)
-
-    def join(self, *options: str) -> subprocess.Popen[str]:
-        return self.start("consumer", "--queue", self.address, *options)
-
-    def produce(self, web: Web) -> subprocess.Popen[str]:
-        lines = [web.url(f"/{number}.png") for number in range(FILES)]
-        (self.folder / "urls.txt").write_text("\n".join([web.url("/large.bin"), *lines]))
-        return self.start("producer", "--queue", self.address, "-i", "urls.txt")
-
-    def close(self) -> None:
-        for process in self.running:
-            process.kill()
-            process.communicate()
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and first line printed."""
-    out, err = process.communicate(timeout=40)
-    assert "Traceback" not in err, err
-    return process.returncode, out.partition("\n")[0]
-
-
-def saved_in(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.*") if not path.name.startswith(".")}
-
-
-ALL = {f"{number}.png": body(number) for number in range(FILES)} | {"large.bin": LARGE}
 
 
 def test_two_commands_save_everything_and_again_fetch_nothing(web: Web, commands: Commands) -> None:
@@ -166,6 +103,14 @@ def test_after_both_commands_were_killed_the_same_ones_go_on(web: Web, commands:
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
     assert len(web.log) - had < len(ALL)
+
+
+def test_an_empty_list_is_an_end_for_the_consumer_too(commands: Commands) -> None:
+    (commands.folder / "empty.txt").touch()
+    host = commands.host("-o", "a")
+    producer = commands.start("producer", "--queue", commands.address, "-i", "empty.txt")
+    assert ended(producer) == (Exit.OK, "0 urls: 0 saved, 0 already there, 0 failed")
+    assert ended(host)[0] == Exit.OK
 
 
 def test_nobody_there_is_said_in_a_sentence(commands: Commands) -> None:

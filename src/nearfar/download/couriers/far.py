@@ -22,14 +22,18 @@ MOST_QUEUED = 32 * 1024 * 1024
 class FarOutbound(Outbound):
     """A producer's end; each message is one item, and its ticket the item's number."""
 
-    def __init__(self, address: Address, wait: float, host: FarQueue | None) -> None:
+    def __init__(self, address: Address, wait: float, host: FarQueue | None, *, helper: bool = False) -> None:
         self.on_event: Callable[[], None] = _nothing
         self._host = host
         self._address = address
-        self._end = End(address.seen_from_here(), wait=wait, on_change=lambda: self.on_event())
+        self._end = End(address.seen_from_here(), wait=wait, helper=helper, on_change=lambda: self.on_event())
         self._to: dict[int, str] = {}
         self._last_entry: Any = None
         self._sent = 0
+
+    def attend(self) -> None:
+        """Be counted as a producer from now on, before anything is sent. Raises `QueueLost`."""
+        self._end.attend()
 
     def send(self, message: Any, *, to: str | None = None) -> int | None:
         if self._last_entry is not None and not self._last_entry.admitted:
@@ -120,14 +124,22 @@ class FarInbound(Inbound):
 
 
 def open_outbound(
-    address: str, *, bind: bool = False, lanes: str | None = None, insecure: bool = False, wait: float = 60.0
+    address: str,
+    *,
+    bind: bool = False,
+    lanes: str | None = None,
+    insecure: bool = False,
+    wait: float = 60.0,
+    helper: bool = False,
 ) -> FarOutbound:
     """A producer's end of the queue at `address`, hosting it if `bind`.
+
+    A `helper` is not counted as a producer: it works for one that stays there for as long.
 
     Raises `AddressError`; what is returned raises `QueueLost` once the host is away for `wait` seconds.
     """
     host = _host(address, lanes, insecure, 1) if bind else None
-    return FarOutbound(_place(address, host), wait, host)
+    return FarOutbound(_place(address, host), wait, host, helper=helper)
 
 
 def open_inbound(

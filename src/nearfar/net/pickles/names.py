@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 from nearfar.errors import ItemError
 
+STDIN = "<stdin>"
+"""The `__file__` of a program that is read from standard input."""
 MAINS = frozenset({"__main__", "__mp_main__"})
 """What a program's own module is called: the second where `multiprocessing` spawned the process."""
 
@@ -63,10 +66,22 @@ def inherited_main(method: str) -> dict[str, Any]:
     main = sys.modules["__main__"]
     if method != "fork":
         name = getattr(getattr(main, "__spec__", None), "name", None)
-        path = getattr(main, "__file__", None)
-        if name == "__main__" or (name or "").endswith(".__main__") or not (name or path):
+        path = getattr(main, "__file__", STDIN)
+        if name == "__main__" or (name or "").endswith(".__main__") or not (name or path != STDIN):
             return {}
     return dict(vars(main))
+
+
+@contextmanager
+def without_stdin() -> Iterator[None]:
+    """Inside, a main module read from standard input names no file: a spawned process would look for it."""
+    main = sys.modules["__main__"]
+    hidden = vars(main).pop("__file__") if getattr(main, "__file__", None) == STDIN else None
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            main.__file__ = hidden
 
 
 def by_value_modules() -> bool:

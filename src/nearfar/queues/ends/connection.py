@@ -23,8 +23,11 @@ class Connection:
     """Connects to the queue at `address` when it is first used.
 
     `wait` (seconds) is how long a host may be away before calls raise `QueueLost`. `tags` are names under
-    which this end's consumer can be addressed, besides its own. `on_change` is called by the end's thread
-    after anything came from the host: it must be quick and never raise.
+    which this end's consumer can be addressed, besides its own. A `helper` puts for another producer that
+    stays for as long: neither its coming nor its loss matters for the counted end.
+
+    `on_change` is called by the end's thread after anything came from the host: it must be quick and never
+    raise.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Connection:
         *,
         wait: float = 60.0,
         tags: tuple[str, ...] = (),
+        helper: bool = False,
         on_change: Callable[[], None] | None = None,
     ) -> None:
         host = socket.gethostname()[: LONGEST_NAME // 2]
@@ -41,7 +45,7 @@ class Connection:
         self._address = address
         self._on_change = on_change
         self._changed = threading.Condition()
-        self._machine = EndMachine(self.name, about_me(), tags)
+        self._machine = EndMachine(self.name, about_me(), tags, helper=helper)
         self._loop: EndLoop | None = None
         self._closed = False
 

@@ -53,6 +53,12 @@ class End(Connection):
             self._need_loop().wake()
             return entry
 
+    def attend(self) -> None:
+        """Be counted as a producer from now on, whether anything is put or not. Raises `QueueLost`."""
+        with self._changed:
+            self._open(produces=True)
+            self._need_loop().wake()
+
     def tags(self) -> frozenset[str]:
         """The names under which consumers can be addressed now, besides their own."""
         with self._changed:

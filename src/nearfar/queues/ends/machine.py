@@ -37,7 +37,9 @@ class State(IntEnum):
 class EndMachine:
     """`name` is new for every end; `about` tells the host of the process; `tags` are its consumer's."""
 
-    def __init__(self, name: str, about: dict[str, Any], tags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, name: str, about: dict[str, Any], tags: tuple[str, ...] = (), *, helper: bool = False
+    ) -> None:
         self.name = name
         self.state = State.NEW
         self.refused: str | None = None
@@ -49,7 +51,7 @@ class EndMachine:
         self.greeting_since = 0.0
         self.sender = Sender()
         self.asks = Asks()
-        self.roles = Roles(tags)
+        self.roles = Roles(tags, helper=helper)
         self.leaving = False
         self._about = about
         self._actions: list[Action] = []

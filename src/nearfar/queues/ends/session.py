@@ -26,6 +26,8 @@ class Roles:
     tags: tuple[str, ...] = ()
     produces: bool = False
     consumes: bool = False
+    helper: bool = False
+    """It puts for another producer, which vouches for it: it is not counted."""
 
 
 class Session:
@@ -121,7 +123,7 @@ class Session:
         roles = (self._roles.produces, self._lane_open)
         if roles != self._joined:
             self._joined = roles
-            self._talk.send(Message(Kind.JOIN, (*roles, list(self._roles.tags))), now)
+            self._talk.send(Message(Kind.JOIN, (*roles, list(self._roles.tags), self._roles.helper)), now)
 
     def _put(self, now: float) -> None:
         if not self._roles.produces:

@@ -6,7 +6,10 @@ from nearfar.queues.host.records import Producer, State
 
 
 class Attendance:
-    """`expected` producers make a round: when as many have come and none is left, nobody will put again."""
+    """`expected` producers make a round: when as many have come and none is left, nobody will put again.
+
+    Helpers are not counted. Who sent them stays for as long as they may put, and makes good what they lose.
+    """
 
     def __init__(self, expected: int) -> None:
         self.lost: list[str] = []
@@ -16,6 +19,9 @@ class Attendance:
 
     def enter(self, producer: Producer) -> None:
         """A producer comes, or comes back. A new one stands in for one that was lost."""
+        if producer.helper:
+            producer.state = State.OPEN
+            return
         if producer.name in self.lost:
             self.lost.remove(producer.name)
         elif producer.round < 0 and self.lost:
@@ -27,7 +33,9 @@ class Attendance:
 
     def leave(self, producer: Producer, state: State) -> None:
         """A producer has said goodbye (GONE) or was lost (LOST)."""
-        if producer.state is State.OPEN:
+        if producer.helper:
+            producer.state = state
+        elif producer.state is State.OPEN:
             producer.state = state
             self._here -= 1
             if state is State.LOST:

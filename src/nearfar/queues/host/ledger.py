@@ -43,8 +43,7 @@ class Ledger:
         self.maxbytes = maxbytes
         self.max_attempts = max_attempts
         self.standing = standing
-        self.shut = False
-        self._drops = False
+        self.shut = self._drops = False
         self.producers: dict[str, Producer] = {}
         self.newsworthy: set[str] = set()
         """Producers with news to be told."""
@@ -79,9 +78,9 @@ class Ledger:
 
     # -- producers -------------------------------------------------------------------------------
 
-    def enter(self, name: str) -> Producer:
-        """A producer comes, or comes back."""
-        producer = self.producers.setdefault(name, Producer(name, State.GONE))
+    def enter(self, name: str, *, helper: bool = False) -> Producer:
+        """A producer comes, or comes back; a helper is one that another producer vouches for."""
+        producer = self.producers.setdefault(name, Producer(name, State.GONE, helper=helper))
         self._attendance.enter(producer)
         return producer
 
@@ -119,6 +118,8 @@ class Ledger:
         """A producer has said goodbye (GONE) or was lost (LOST)."""
         self.revoke(name)
         self._attendance.leave(self.producers[name], state)
+        if state is State.GONE and self.producers[name].helper:
+            del self.producers[name]  # there may be one for each task of a pool
 
     def part(self) -> None:
         """Everybody has left. If all is done, a standing queue counts anew for those who come next."""
@@ -157,11 +158,10 @@ class Ledger:
 
     def settle(self, name: str, first: int, last: int, answer: bytes | None = None) -> None:
         """The consumer is done with positions `first` to `last`; those it no longer holds are late."""
-        done = 0
-        for run in self._remove(name, first, last):
-            outcome = Outcome.DONE if answer is None else Outcome.ANSWERED
-            self._tell(run, outcome, answer)
-            done += run.count
+        runs = self._remove(name, first, last)
+        for run in runs:
+            self._tell(run, Outcome.DONE if answer is None else Outcome.ANSWERED, answer)
+        done = sum(run.count for run in runs)
         self.settled += done
         self.late += last - first + 1 - done
 
@@ -294,7 +294,7 @@ class Ledger:
         self._tell(run, Outcome.UNDELIVERABLE, None)
 
     def _tell(self, run: Run, outcome: Outcome, answer: bytes | None) -> None:
-        producer = self.producers[run.producer]
-        if producer.state is not State.GONE:
+        producer = self.producers.get(run.producer)
+        if producer is not None and producer.state is not State.GONE:
             self.newsworthy.add(run.producer)
             producer.note(News(run.first, run.count, outcome, answer))

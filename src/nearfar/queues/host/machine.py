@@ -173,9 +173,9 @@ class HostMachine:
                 pass  # a word that only a host says
 
     def _join(self, peer: Peer, message: Message) -> None:
-        produces, consumes, tags = message.fields
+        produces, consumes, tags, helper = message.fields
         if produces and not peer.produces:
-            self._supply.join(peer)
+            self._supply.join(peer, helper=helper)
         if consumes and not peer.consumes:
             self._demand.join(peer, tags)
 

@@ -57,6 +57,7 @@ class Questions:
     def counts(self) -> dict[str, int]:
         """The whole of the ledger in figures."""
         ledger = self._ledger
+        helpers = [ledger.producers[peer.uid].helper for peer in self._desk.peers.values() if peer.produces]
         return {
             "stored": ledger.stored,
             "settled": ledger.settled,
@@ -69,7 +70,8 @@ class Questions:
             "maxsize": ledger.maxsize,
             "bytes": ledger.size_bytes,
             "ends": len(self._desk.peers),
-            "producers": sum(peer.produces for peer in self._desk.peers.values()),
+            "producers": helpers.count(False),
+            "helpers": helpers.count(True),
             "consumers": len(ledger.consumers),
             "lost producers": len(ledger.lost),
         }

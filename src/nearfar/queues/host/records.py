@@ -53,6 +53,8 @@ class Producer:
     news: list[News] = field(default_factory=list)
     round: int = -1
     """The last round of a standing queue that it came in."""
+    helper: bool = False
+    """Another producer vouches for it: nobody expects it, misses it, or waits for its goodbye."""
 
     def note(self, news: News) -> None:
         """Keep `news` to be told; what is done right after its neighbour is told with it."""

@@ -23,11 +23,11 @@ class Supply:
         self._tags: list[str] = []
         self._newcomers: list[Peer] = []
 
-    def join(self, peer: Peer) -> None:
+    def join(self, peer: Peer, *, helper: bool) -> None:
         """A session begins to put."""
         peer.produces = True
         self._newcomers.append(peer)
-        if self._ledger.enter(peer.uid).news:
+        if self._ledger.enter(peer.uid, helper=helper).news:
             self._ledger.newsworthy.add(peer.uid)
 
     def end(self, peer: Peer, *, cleanly: bool) -> None:

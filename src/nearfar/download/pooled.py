@@ -1,0 +1,245 @@
+"""One list of URLs, fetched by the workers of a pool, here or on other machines.
+
+::
+
+    input --> Pooled --shares--> workers (share.py) ==files==> far queue ==> consumers
+                ^                   |
+                +---- reports ------+
+
+Only the account is kept here: no byte of a file passes through. A share whose worker died is handed out
+again; the stores are asked first, so nothing that is saved is fetched twice. It goes in pieces, so that a job
+that kills its workers is soon alone, and fails alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+from nearfar import Executor, PoolBroken
+from nearfar.download.account import Ended
+from nearfar.download.courier import Outbound
+from nearfar.download.desk import InputDesk
+from nearfar.download.model import Ending, Failure, Reason, Saved
+from nearfar.download.share import Numbered, Order, Report, fetch_share
+
+AHEAD = 2
+"""Shares of each worker: one that it runs, and one that waits there."""
+PIECES = 8
+"""Pieces in which a share that failed is handed out again."""
+TRIES = 3
+"""Times that a job is tried alone before it fails with its worker."""
+FRUITLESS = 20
+"""Shares in a row that may fail before the pool is given up."""
+LONELY = 5.0
+"""Seconds without any consumer, or any worker, after which that is said."""
+LONGEST_WAIT = 0.5
+"""Seconds between two turns when nothing happens, for whoever watches the progress."""
+
+Share = Sequence[Numbered]
+
+log = logging.getLogger(__name__)
+
+
+class Pace:
+    """How many jobs make a share: a second's work, and less when few are left, to spread them evenly."""
+
+    SECONDS = 1.0
+    FIRST, LEAST, MOST = 64, 8, 1000
+
+    def __init__(self) -> None:
+        self._most = float(self.FIRST)
+
+    def note(self, ended: int, seconds: float) -> None:
+        """A worker ended so many jobs of a share in so many seconds."""
+        if ended:
+            now = min(float(self.MOST), ended / max(seconds, 0.001) * self.SECONDS)
+            self._most = max(self.LEAST, (self._most + now) / 2)
+
+    def share(self, waiting: int, workers: int) -> int:
+        """The jobs of the next share, when so many are known to wait."""
+        return max(self.LEAST, min(int(self._most), waiting // (2 * workers)))
+
+
+class Pooled:
+    """Runs the shares of one download until every job of `desk` has ended."""
+
+    def __init__(
+        self,
+        desk: InputDesk,
+        executor: Executor,
+        outbound: Outbound,
+        make_order: Callable[[tuple[Numbered, ...]], Order],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`outbound` sends nothing: it is the producer that the queue counts, and tells who is there.
+
+        `clock`: seconds since the epoch, by which files say when they were saved.
+        """
+        self._desk = desk
+        self._executor = executor
+        self._outbound = outbound
+        self._make_order = make_order
+        self._started = clock()
+        self._events: SimpleQueue[Future[Report] | None] = SimpleQueue()
+        self._out: dict[Future[Report], Share] = {}
+        self._again: deque[Numbered] = deque()
+        self._pieces: deque[Share] = deque()
+        self._handed_twice: set[int] = set()
+        self._failures: Counter[int] = Counter()
+        self._fruitless = 0
+        self._pace = Pace()
+        self._no_worker = Missed("no worker has come to the pool yet: waiting for one")
+        self._no_consumer = Missed("no consumer has come to the queue yet: waiting for one")
+        self._stopping = self._called_back = False
+        outbound.on_event = desk.on_event = self.wake
+
+    def wake(self) -> None:
+        """Let `run` look around. From any thread or signal handler."""
+        self._events.put(None)
+
+    def stop(self) -> None:
+        """Hand out no more; `run` returns when what the workers have begun has ended."""
+        self._stopping = True
+        self.wake()
+
+    def run(self) -> None:
+        """Work to the end, or to `stop`. Jobs without an ending are still open then.
+
+        Raises `QueueLost`, and `PoolBroken` when there is no pool any more, when a worker cannot work at all
+        (`Unfit`), or when share after share fails.
+        """
+        try:
+            while self._turn():
+                with suppress(Empty):
+                    self._settled(self._events.get(timeout=LONGEST_WAIT))
+        finally:
+            self._desk.on_event = self._outbound.on_event = _nothing
+
+    def _turn(self) -> bool:
+        with suppress(Empty):
+            while True:
+                self._settled(self._events.get_nowait())
+        self._outbound.answers()  # there are none; but it tells when the queue is lost
+        self._desk.turn()
+        if not self._stopping:
+            self._hand_out()
+        elif not self._called_back:
+            self._called_back = True
+            for future in list(self._out):
+                future.cancel()
+        return bool(self._out) or not (self._stopping or self._all_given_back())
+
+    def _all_given_back(self) -> bool:
+        return self._desk.exhausted and not self._again and not self._pieces
+
+    # -- out -----------------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        """Give each worker a share, and one to follow it; to nobody while there is no consumer."""
+        engine = self._executor.engine
+        consumers_here = bool(self._outbound.stores())
+        self._no_consumer.look(lambda: consumers_here)
+        self._no_worker.look(lambda: engine.counts()["workers"] > 0)
+        if not consumers_here:
+            return
+        workers = engine.size
+        while len(self._out) < AHEAD * workers and (share := self._next_share(workers)):
+            future = self._executor.submit(fetch_share, self._make_order(tuple(share)))
+            self._out[future] = share
+            future.add_done_callback(self._events.put)
+
+    def _next_share(self, workers: int) -> Share:
+        if self._pieces:
+            return self._pieces.popleft()
+        size = self._pace.share(len(self._again) + self._desk.waiting(), workers)
+        share = [self._again.popleft() for _ in range(min(size, len(self._again)))]
+        return share or self._desk.take(size)
+
+    # -- back ----------------------------------------------------------------------------------------
+
+    def _settled(self, future: Future[Report] | None) -> None:
+        if future is None:
+            return
+        share = self._out.pop(future)
+        if future.cancelled():
+            self._again.extendleft(reversed(share))
+            return
+        error = future.exception()
+        if error is None:
+            self._end(share, future.result())
+        elif isinstance(error, PoolBroken):
+            raise error
+        else:
+            self._fail(share, error)
+
+    def _end(self, share: Share, report: Report) -> None:
+        self._fruitless = 0
+        self._pace.note(len(report.ended), report.seconds)
+        for number, ended in report.ended:
+            self._desk.end(number, self._in_this_run(number, ended))
+        done = {number for number, _ in report.ended}
+        again = [job for job in share if job[0] not in done]
+        self._again.extend(again)
+        self._handed_twice.update(number for number, _ in again)
+
+    def _in_this_run(self, number: int, ended: Ended) -> Ended:
+        """A file may have been saved for a worker that died before it could say so."""
+        if (
+            number in self._handed_twice
+            and isinstance(ended.what, Saved)
+            and ended.what.time >= self._started
+        ):
+            return Ended(Ending.SAVED, ended.what)
+        return ended
+
+    def _fail(self, share: Share, error: BaseException) -> None:
+        self._fruitless += 1
+        if self._fruitless >= FRUITLESS:
+            raise PoolBroken(f"{FRUITLESS} shares in a row failed, the last one: {_line(error)}") from error
+        log.warning("%s", _line(error), extra={"event": "lost"})
+        self._handed_twice.update(number for number, _ in share)
+        if len(share) > 1:
+            size = max(1, len(share) // PIECES)
+            self._pieces.extend(share[first : first + size] for first in range(0, len(share), size))
+            return
+        [(number, _)] = share
+        self._failures[number] += 1
+        if self._failures[number] < TRIES:
+            self._pieces.append(share)
+        else:
+            failure = Failure(Reason.WORKER, f"tried {TRIES} times by itself; the last time, {_line(error)}")
+            self._desk.end(number, Ended(Ending.FAILED, failure))
+
+
+class Missed:
+    """Somebody without whom nothing goes on: if they take long to come, that is said once."""
+
+    def __init__(self, said: str) -> None:
+        self._said: str | None = said
+        self._since = time.monotonic()
+
+    def look(self, come: Callable[[], bool]) -> None:
+        """Ask whether they have `come`, as long as they have not."""
+        if self._said is None:
+            return
+        late = time.monotonic() - self._since >= LONELY
+        here = come()
+        if late and not here:
+            log.warning("%s", self._said)
+        if late or here:
+            self._said = None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _nothing() -> None:
+    """Until somebody listens."""

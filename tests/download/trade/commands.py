@@ -1,0 +1,77 @@
+"""Commands that meet at a queue, as processes of one test, and the files that they download."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.routes import content
+from tests.support.web import Web
+
+FILES = 200
+SMALL = [f"/{number}.png" for number in range(FILES)]
+LARGE = b"large " * 500_000
+
+
+def serve(web: Web) -> None:
+    """Give `web` the files."""
+    for number, path in enumerate(SMALL):
+        web.routes[path] = content(body(number))
+    web.routes["/large.bin"] = content(LARGE)
+
+
+def body(number: int) -> bytes:
+    return f"file {number} ".encode() * 1000
+
+
+class Commands:
+    """Programs of one test, in one folder, that meet at one address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.running: list[subprocess.Popen[str]] = []
+
+    def start(self, program: str, *options: str) -> subprocess.Popen[str]:
+        patience = ("--wait", "20") if program in ("producer", "consumer") else ()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nearfar", program, *patience, *options],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.running.append(process)
+        return process
+
+    def host(self, *options: str) -> subprocess.Popen[str]:
+        return self.start("consumer", "--bind", self.address, *options)
+
+    def join(self, *options: str) -> subprocess.Popen[str]:
+        return self.start("consumer", "--queue", self.address, *options)
+
+    def produce(self, web: Web, *options: str) -> subprocess.Popen[str]:
+        (self.folder / "urls.txt").write_text("\n".join(map(web.url, ["/large.bin", *SMALL])))
+        return self.start("producer", "--queue", self.address, "-i", "urls.txt", *options)
+
+    def close(self) -> None:
+        for process in self.running:
+            process.kill()
+            process.communicate()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and first line printed."""
+    out, err = process.communicate(timeout=40)
+    assert "Traceback" not in err, err
+    return process.returncode, out.partition("\n")[0]
+
+
+def saved_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.*") if not path.name.startswith(".")}
+
+
+ALL = {f"{number}.png": body(number) for number in range(FILES)} | {"large.bin": LARGE}

@@ -1,0 +1,312 @@
+"""One list of URLs, fetched by a pool's workers: near, as processes of the command, and far."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from nearfar.programs.common import Exit
+from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
+from tests.download.trade.gate import Gate
+from tests.download.trade.troop import Files
+from tests.support.routes import status
+from tests.support.waiting import eventually
+from tests.support.web import Web
+
+SAVED = "201 urls: 201 saved, 0 already there, 0 failed"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web() as web:
+        serve(web)
+        yield web
+
+
+class Pooled(Commands):
+    """The commands, and a pool with two workers."""
+
+    def __init__(self, folder: Path, *, far: bool) -> None:
+        super().__init__(folder)
+        self.pool = "local:2"
+        self.crew: subprocess.Popen[str] | None = None
+        if far:
+            self.coordinator = self.start("coordinator", "--bind", "tcp://127.0.0.1:*", "--lease", "2")
+            self.pool = self.told(self.coordinator, "coordinating at ")
+            self.crew = self.work(2)
+
+    def work(self, processes: int) -> subprocess.Popen[str]:
+        """Workers of a machine, as the coordinator sees it."""
+        crew = self.start("worker", "--connect", self.pool, "--processes", str(processes))
+        self.told(crew, "working for ")
+        return crew
+
+    def told(self, process: subprocess.Popen[str], word: str) -> str:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith(word)
+        return line.removeprefix(word).strip()
+
+    def fetch(self, web: Web, *options: str) -> subprocess.Popen[str]:
+        return self.produce(web, "--pool", self.pool, *options)
+
+    def workers(self, producer: subprocess.Popen[str]) -> list[int]:
+        """The process ids of the pool's two workers."""
+        found = leaves(producer.pid if self.crew is None else self.crew.pid)
+        assert len(found) == 2
+        return found
+
+
+def leaves(root: int) -> list[int]:
+    """The processes below `root` that have none below themselves, but for multiprocessing's own tracker."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"resource_tracker" not in (entry / "cmdline").read_bytes():
+                children.setdefault(parent, []).append(int(entry.name))
+    found, waiting = [], children.get(root, [])
+    while waiting:
+        pid = waiting.pop()
+        waiting += children.get(pid, [])
+        found += [] if pid in children else [pid]
+    return found
+
+
+@pytest.fixture
+def near(tmp_path: Path) -> Iterator[Pooled]:
+    commands = Pooled(tmp_path, far=False)
+    yield commands
+    commands.close()
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Pooled]:
+    commands = Pooled(tmp_path, far=True)
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(params=["near", "far"])
+def commands(request: pytest.FixtureRequest) -> Pooled:
+    made: Pooled = request.getfixturevalue(request.param)
+    return made
+
+
+def fetched_again(web: Web, folder: Path) -> list[str]:
+    """What was asked for after it was saved."""
+    with closing(sqlite3.connect(f"file:{folder}/.nearfar.sqlite?mode=ro", uri=True)) as manifest:
+        saved = dict(manifest.execute("SELECT name, time FROM files").fetchall())
+    ahead = time.time() - time.monotonic()
+    return [each.path for each in web.log if each.at + ahead > saved.get(each.path[1:], float("inf"))]
+
+
+def asked(web: Web, count: int) -> bool:
+    """Whether so many requests have come."""
+    return len(web.log) >= count
+
+
+def test_everything_is_saved_and_again_nothing_is_fetched(web: Web, commands: Pooled) -> None:
+    for said in (SAVED, "201 urls: 0 saved, 201 already there, 0 failed"):
+        host, producer = commands.host("-o", "a"), commands.fetch(web)
+        assert ended(producer) == (Exit.OK, said)
+        assert ended(host)[0] == Exit.OK
+        assert saved_in(commands.folder / "a") == ALL
+    assert len(web.log) == len(ALL)
+
+
+def test_the_producer_may_host_and_two_may_save(web: Web, near: Pooled) -> None:
+    (near.folder / "urls.txt").write_text("\n".join(map(web.url, web.routes)))
+    producer = near.start("producer", "--bind", near.address, "--pool", near.pool, "-i", "urls.txt")
+    consumers = [near.join("-o", name) for name in "ab"]
+    assert ended(producer) == (Exit.OK, SAVED)
+    assert [ended(consumer)[0] for consumer in consumers] == [Exit.OK, Exit.OK]
+    assert saved_in(near.folder / "a") | saved_in(near.folder / "b") == ALL
+    assert len(web.log) == len(ALL)
+
+
+def test_an_empty_list_is_an_end_for_all(far: Pooled) -> None:
+    (far.folder / "empty.txt").touch()
+    host = far.host("-o", "a")
+    producer = far.start("producer", "--queue", far.address, "--pool", far.pool, "-i", "empty.txt")
+    assert ended(producer) == (Exit.OK, "0 urls: 0 saved, 0 already there, 0 failed")
+    assert ended(host)[0] == Exit.OK
+
+
+def test_what_fails_has_its_reason(web: Web, near: Pooled) -> None:
+    web.routes["/7.png"] = status(404)
+    web.routes["/8.png"] = status(410)
+    host, producer = near.host("-o", "a"), near.fetch(web, "--max-size", "2M", "--retries", "0")
+    code, said = ended(producer)
+    assert code == Exit.FAILED
+    assert said == "201 urls: 198 saved, 0 already there, 3 failed (http-4xx 2, too-large 1)"
+    assert ended(host)[0] == Exit.OK
+    failed = (near.folder / "nearfar-failures.txt").read_text().splitlines()
+    assert {line.partition("\t")[0] for line in failed} == set(
+        map(web.url, ("/7.png", "/8.png", "/large.bin"))
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_killed_workers_cost_nothing(web: Web, commands: Pooled, count: int) -> None:
+    """Given a download that has come to its middle,
+
+    If workers are killed,
+    I expect the rest to be fetched, nothing of what was saved to be fetched again, and a good end for all.
+    """
+    gate = Gate(web, after=FILES // 2)
+    host, producer = commands.host("-o", "a"), commands.fetch(web)
+    assert gate.reached.wait(30)
+    for pid in commands.workers(producer)[:count]:
+        os.kill(pid, signal.SIGKILL)
+    gate.open()
+    assert ended(producer) == (Exit.OK, SAVED)
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(commands.folder / "a") == ALL
+    assert fetched_again(web, commands.folder / "a") == []
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", range(5))
+def test_workers_killed_again_and_again_cost_nothing(commands: Pooled, seed: int) -> None:
+    dice = Random(seed)
+    with Web() as web:
+        files = Files(3000, web, seed)
+        files.open()
+        (commands.folder / "urls.txt").write_text(files.lists(1)[0])
+        hosts = [commands.host("-o", "a"), commands.join("-o", "a")]
+        producer = commands.start(
+            "producer", "--queue", commands.address, "--pool", commands.pool, "-i", "urls.txt"
+        )
+        for moment in sorted(dice.sample(range(1, 2500), 6)):
+            assert eventually(partial(asked, web, moment), 60)
+            found = leaves(producer.pid if commands.crew is None else commands.crew.pid)
+            if found and producer.poll() is None:
+                os.kill(dice.choice(found), signal.SIGKILL)
+        assert ended(producer) == (Exit.OK, "3,000 urls: 3,000 saved, 0 already there, 0 failed")
+        assert [ended(host)[0] for host in hosts] == [Exit.OK, Exit.OK]
+        saved = saved_in(commands.folder / "a")
+        assert saved == {path[1:]: files.body(path) for path in files.paths}
+        assert fetched_again(web, commands.folder / "a") == []
+
+
+def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, producer = far.host("-o", "a"), far.fetch(web)
+    assert gate.reached.wait(30)
+    assert far.crew is not None
+    far.crew.kill()
+    far.work(1)
+    gate.open()
+    assert ended(producer) == (Exit.OK, SAVED)
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(far.folder / "a") == ALL
+    assert fetched_again(web, far.folder / "a") == []
+
+
+def test_a_coordinator_that_is_lost_is_said_and_the_same_command_goes_on(web: Web, far: Pooled) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, producer = far.host("-o", "a", "--producers", "2"), far.fetch(web, "--wait", "2")
+    assert gate.reached.wait(30)
+    far.coordinator.kill()
+    gate.open()
+    out, err = producer.communicate(timeout=30)
+    assert producer.returncode == Exit.LOST
+    assert "Traceback" not in err
+    assert "no coordinator answered for 2 s" in err
+    assert " left" in out
+    again = far.produce(web, "--pool", "local:2")
+    assert ended(again)[0] == Exit.OK
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(far.folder / "a") == ALL
+
+
+def test_a_killed_consumer_costs_no_file(web: Web, far: Pooled) -> None:
+    gate = Gate(web, after=FILES // 2)
+    host, other = far.host("-o", "a"), far.join("-o", "a")
+    producer = far.fetch(web)
+    assert gate.reached.wait(30)
+    other.kill()
+    gate.open()
+    assert ended(producer) == (Exit.OK, SAVED)
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(far.folder / "a") == ALL
+
+
+def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Pooled) -> None:
+    gate = Gate(web, after=FILES // 8)
+    host, producer = commands.host("-o", "a", "--producers", "2"), commands.fetch(web)
+    interrupt(producer, gate)
+    gate.open()
+    code, said = ended(producer)
+    assert code == Exit.INTERRUPTED
+    assert " left" in said
+    assert ended(commands.fetch(web))[0] == Exit.OK
+    assert ended(host)[0] == Exit.OK
+    assert saved_in(commands.folder / "a") == ALL
+    assert len(web.log) == len(ALL)
+
+
+def test_a_second_interrupt_ends_everything_at_once(web: Web, commands: Pooled) -> None:
+    gate = Gate(web, after=FILES // 8)
+    host, producer = commands.host("-o", "a"), commands.fetch(web)
+    interrupt(producer, gate)
+    workers = commands.workers(producer)
+    producer.send_signal(signal.SIGINT)
+    assert producer.wait(20) == Exit.INTERRUPTED
+    if commands.crew is None:
+        assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert ended(host)[0] == Exit.LOST
+    gate.open()
+
+
+def interrupt(producer: subprocess.Popen[str], gate: Gate) -> None:
+    """Interrupt it once it is in the middle, and return when it knows."""
+    assert gate.reached.wait(30)
+    producer.send_signal(signal.SIGINT)
+    assert producer.stderr is not None
+    assert "connecting" in producer.stderr.readline()
+    assert "stopping" in producer.stderr.readline()
+
+
+def test_nobody_at_the_queue_is_said_in_a_sentence(near: Pooled) -> None:
+    producer = near.start(
+        "producer", "--queue", near.address, "--pool", "local:1", "--wait", "1", "http://127.0.0.1:9/"
+    )
+    out, err = producer.communicate(timeout=20)
+    assert producer.returncode == Exit.LOST
+    assert "no host has answered" in err
+    assert "Traceback" not in err
+    assert "1 url: 0 saved, 0 already there, 0 failed, 1 left" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--queue", "local", "-o", "a", "--pool", "local:2"), "--queue local has processes of its own"),
+        (("--pool", "local:0"), "'0' is not a whole number of at least 1"),
+        (("--pool", "here"), "cannot read the address 'here'"),
+        (("--pool", "tcp://127.0.0.1:*"), "it needs a port"),
+        (
+            ("--bind", "tcp://*:5555", "--insecure", "--pool", "tcp://127.0.0.1:1"),
+            "name an address that they",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(near: Pooled, options: tuple[str, ...], said: str) -> None:
+    producer = near.start("producer", *options, "http://127.0.0.1:9/")
+    _, err = producer.communicate(timeout=20)
+    assert producer.returncode == Exit.USAGE
+    assert said in err
+    assert "Traceback" not in err

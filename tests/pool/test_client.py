@@ -1,0 +1,410 @@
+"""Stories of a client of a coordinator elsewhere."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from nearfar.coordinator import failures, wire
+from nearfar.coordinator.failures import Unread
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.talk import Talk
+from nearfar.coordinator.tasks import Mode, Outcome, State, Task
+from nearfar.coordinator.wire import CLIENT, Envelope, Kind, Message
+from nearfar.errors import CoordinatorLost, InitializerFailed, PoolBroken, ProtocolError, WorkerLost
+from nearfar.pool.client import GATHER, GREET_EVERY, TALKATIVE, ClientMachine, Stage
+from nearfar.pool.pending import FEW_EACH, WINDOW, WINDOW_BYTES, WINDOW_EACH
+from nearfar.worker.actions import Connect, Send
+
+LEASE = 10.0
+
+
+class Call(Task):
+    """A task that carries `blob`."""
+
+    def __init__(self, blob: bytes = b"x", buffers: tuple[bytes, ...] = ()) -> None:
+        self.function, self.mode, self.blob, self.buffers = b"m:f", Mode.CALL, blob, buffers
+        self.state = State.NEW
+
+
+class Story:
+    """A client, and a coordinator that says what the story lets it say."""
+
+    def __init__(self, **options: Any) -> None:
+        self.now = 100.0
+        self.machine = ClientMachine("me", {"host": "here", "pid": 1}, **options)
+        self.talk: Talk | None = None
+        self.heard: list[Message] = []
+        self.connected: list[str] = []
+        self.hellos = 0
+        self.cut = False
+
+    def open(self, workers: int = 2) -> Story:
+        self.machine.connect(self.now)
+        self.turn()
+        self.welcome(workers)
+        return self
+
+    def welcome(self, workers: int = 2, epoch: str = "one") -> None:
+        self.talk = Talk(LEASE, self.now)
+        facts = {"epoch": epoch, "lease": LEASE, "workers": workers}
+        self.loose(Kind.WELCOME, self.machine.session_name, facts)
+
+    def loose(self, kind: Kind, *fields: Any) -> None:
+        self.machine.receive(Envelope(0, 0, Message(kind, fields)), self.now)
+        self.turn()
+
+    def say(self, kind: Kind, *fields: Any, rows: list[Row] | None = None) -> None:
+        assert self.talk is not None
+        self.talk.say(self.now, kind, *fields, rows=rows)
+        self.turn()
+
+    def turn(self) -> None:
+        """Until nobody has anything to say."""
+        self.answer()
+        while actions := self.machine.flush(self.now):
+            for action in actions:
+                if isinstance(action, Connect):
+                    self.connected.append(action.session)
+                    continue
+                assert isinstance(action, Send)
+                frames = [bytes(frame) for frame in wire.pack(*action.envelope)]
+                self.hear(wire.unpack(frames))
+            self.answer()
+
+    def hear(self, envelope: Envelope) -> None:
+        if envelope.message.kind is Kind.HELLO:
+            self.hellos += 1
+            assert envelope.message.fields[1] == CLIENT
+        elif self.talk is not None and not self.cut:
+            self.heard += self.talk.hear(envelope, self.now)
+
+    def answer(self) -> None:
+        if self.talk is not None and not self.cut:
+            for envelope in self.talk.flush(self.now):
+                self.machine.receive(envelope, self.now)
+
+    def pass_time(self, seconds: float, step: float = 0.5) -> None:
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(self.now + step, until)
+            if self.talk is not None:
+                self.talk.tick(self.now)
+            self.machine.tick(self.now)
+            self.turn()
+
+    def submit(self, *calls: Call) -> list[Call]:
+        for call in calls:
+            self.machine.submit(call)
+        self.turn()
+        return list(calls)
+
+    def rows(self, *, again: bool | None = None) -> list[Row]:
+        """What was submitted."""
+        said = [m for m in self.heard if m.kind is Kind.SUBMIT and again in (None, m.fields[0])]
+        return [row for message in said for row in message.rows or ()]
+
+    def outcomes(self, *rows: Row) -> None:
+        self.say(Kind.OUTCOMES, rows=list(rows))
+
+    def told(self) -> list[tuple[Task, Any]]:
+        told = list(self.machine.outcomes)
+        self.machine.outcomes.clear()
+        return told
+
+    def kinds(self) -> list[Kind]:
+        return [message.kind for message in self.heard]
+
+
+def value(number: int, blob: bytes = b"done") -> Row:
+    return (number, Outcome.VALUE, blob, [])
+
+
+# -- a session ---------------------------------------------------------------------------------------
+
+
+def test_it_says_hello_until_it_is_welcome() -> None:
+    story = Story()
+    story.machine.connect(story.now)
+    story.turn()
+    assert story.connected == ["me.1"] and story.hellos == 1
+    story.pass_time(4 * GREET_EVERY, GREET_EVERY)
+    assert story.hellos == 5
+    story.welcome(workers=3)
+    story.welcome(workers=7)
+    assert story.machine.stage is Stage.OPEN and story.machine.workers == 3
+    story.pass_time(1)
+    assert story.hellos == 5
+
+
+def test_its_initializer_comes_before_any_task() -> None:
+    story = Story(initializer=(b"m:prepare", b"args", []), eager=True)
+    story.machine.submit(Call())
+    story.open()
+    assert story.kinds() == [Kind.JOIN, Kind.SUBMIT]
+    assert story.heard[0].fields == (True,) and story.heard[0].rows == [(b"m:prepare", b"args", [])]
+
+
+def test_a_task_goes_at_once_and_its_answer_comes_back() -> None:
+    story = Story().open()
+    call = Call(b"blob", (b"large" * 10_000,))
+    call.timeout, call.retries = 3.0, 2
+    story.submit(call)
+    assert story.rows() == [(1, Mode.CALL, b"m:f", b"blob", [b"large" * 10_000], 3.0, 2)]
+    story.outcomes((1, Outcome.ERROR, b"oops", [b"part"]))
+    assert story.told() == [(call, (Outcome.ERROR, b"oops", [b"part"]))]
+    assert call.state is State.SETTLED and len(story.machine) == 0
+
+
+def test_what_the_coordinator_says_of_lost_workers_is_read() -> None:
+    story = Story().open()
+    calls = story.submit(*(Call() for _ in range(3)))
+    lost = WorkerLost("agent/w.1", "there", 7, "killed by SIGKILL", "m:f")
+    story.outcomes(
+        (1, Outcome.FAILED, failures.describe(lost), []),
+        (2, Outcome.FAILED, failures.describe(InitializerFailed("3 workers died in it")), []),
+        (3, Outcome.FAILED, b"nonsense", []),
+    )
+    errors = dict(story.told())
+    assert str(errors[calls[0]]) == str(lost)
+    assert isinstance(errors[calls[1]], InitializerFailed)
+    assert isinstance(errors[calls[2]], ProtocolError)
+
+
+def test_what_an_initializer_raised_is_read_by_the_pool() -> None:
+    story = Story(read_error=lambda blob: KeyError(blob.decode())).open()
+    (call,) = story.submit(Call())
+    story.outcomes((1, Outcome.FAILED, failures.describe(Unread(b"pickled")), []))
+    ((told, error),) = story.told()
+    assert told is call and isinstance(error, InitializerFailed)
+    assert isinstance(error.__cause__, KeyError)
+
+
+def test_an_outcome_comes_twice_or_for_nothing() -> None:
+    story = Story().open()
+    (call,) = story.submit(Call())
+    story.outcomes(value(1))
+    story.outcomes(value(1, b"other"), value(99))
+    assert [blob for _, (_, blob, _) in story.told()] == [b"done"]
+    assert story.machine.stale == 2 and call.state is State.SETTLED
+
+
+def test_a_silent_client_beats() -> None:
+    story = Story().open()
+    story.pass_time(5 * LEASE)
+    assert story.talk is not None and not story.talk.silent(story.now)
+    assert story.machine.deadline(story.now) <= story.now + LEASE / 5
+
+
+# -- how much is sent, and when ------------------------------------------------------------------------
+
+
+def test_no_more_is_sent_than_the_workers_need() -> None:
+    story = Story().open(workers=2)
+    room = WINDOW + 2 * WINDOW_EACH
+    story.submit(*(Call() for _ in range(room + 500)))
+    assert len(story.rows()) == room
+    story.outcomes(*map(value, range(1, 101)))
+    assert len(story.rows()) == room + 100
+    assert [row[0] for row in story.rows()] == list(range(1, room + 101))
+    story.say(Kind.WORKERS, 3)
+    assert len(story.rows()) == room + 500
+
+
+def test_large_tasks_fill_the_window_sooner_but_every_worker_has_some() -> None:
+    story = Story().open(workers=2)
+    story.submit(*(Call(bytes(WINDOW_BYTES // 2)) for _ in range(40)))
+    assert len(story.rows()) == FEW_EACH * 3
+    story.outcomes(value(1))
+    assert len(story.rows()) == FEW_EACH * 3 + 1
+
+
+def test_many_tasks_travel_together() -> None:
+    story = Story().open()
+    story.submit(*(Call() for _ in range(1000)))
+    assert story.kinds().count(Kind.SUBMIT) == 1
+
+
+def test_tasks_gather_for_a_moment_while_much_is_on_its_way() -> None:
+    story = Story().open()
+    story.cut = True  # nothing is acked
+    for _ in range(TALKATIVE + 20):
+        story.machine.submit(Call())
+        story.machine.flush(story.now)
+    assert story.machine.deadline(story.now) == story.now + GATHER
+    story.now += GATHER
+    (sent,) = [a for a in story.machine.flush(story.now) if isinstance(a, Send)]
+    assert len(sent.envelope.message.rows or ()) == 20 + 1
+    assert story.machine.deadline(story.now) > story.now + GATHER
+
+
+# -- cancel ------------------------------------------------------------------------------------------
+
+
+def test_cancel_before_a_task_is_sent() -> None:
+    story = Story()
+    first, second = Call(b"1"), Call(b"2")
+    story.submit(first, second)
+    assert story.machine.cancel(first) is True and len(story.machine) == 1
+    assert story.machine.cancel(first) is False
+    story.open()
+    assert [row[3] for row in story.rows()] == [b"2"] and story.told() == []
+
+
+@pytest.mark.parametrize("never", [True, False])
+def test_cancel_of_a_task_that_was_sent_is_told_later(never: bool) -> None:
+    story = Story().open()
+    (call,) = story.submit(Call())
+    assert story.machine.cancel(call) is None
+    assert story.machine.cancel(call) is None
+    story.turn()
+    assert [m.fields for m in story.heard if m.kind is Kind.CANCEL] == [(1,)]
+    story.say(Kind.CANCELLED, 1, never)
+    if never:
+        ((told, error),) = story.told()
+        assert told is call and isinstance(error, CancelledError)
+    else:
+        story.outcomes(value(1))
+        assert story.told() == [(call, (Outcome.VALUE, b"done", []))]
+    assert story.machine.cancel(call) is False
+
+
+def test_a_cancel_without_an_answer_is_said_again_in_the_next_session() -> None:
+    story = Story().open()
+    (call,) = story.submit(Call())
+    story.cut = True
+    story.machine.cancel(call)
+    story.turn()
+    story.cut = False
+    story.loose(Kind.STRANGER)
+    story.heard.clear()
+    story.welcome(epoch="two")
+    assert story.kinds() == [Kind.JOIN, Kind.SUBMIT, Kind.CANCEL]
+
+
+# -- coordinators that go away -------------------------------------------------------------------------
+
+
+def test_a_new_session_submits_again_what_has_no_answer_in_its_order() -> None:
+    story = Story().open()
+    story.submit(*(Call(bytes([n])) for n in range(5)))
+    story.outcomes(value(2), value(4))
+    story.heard.clear()
+    story.loose(Kind.STRANGER)
+    assert story.connected == ["me.1", "me.2"] and story.machine.stage is Stage.GREETING
+    story.submit(Call(b"new"))
+    story.welcome(epoch="two")
+    assert [row[0] for row in story.rows(again=True)] == [1, 3, 5]
+    assert [row[0] for row in story.rows(again=False)] == [6]
+    assert len(story.machine) == 4
+
+
+def test_a_silent_coordinator_is_called_anew_in_the_same_session() -> None:
+    story = Story().open()
+    story.submit(Call())
+    story.cut = True
+    story.pass_time(LEASE + 1)
+    assert story.connected == ["me.1", "me.1"] and story.machine.away(story.now) > LEASE
+    story.cut = False
+    story.heard.clear()
+    story.pass_time(LEASE)
+    assert story.machine.away(story.now) == 0 and story.machine.stage is Stage.OPEN
+    story.outcomes(value(1))
+    assert len(story.told()) == 1
+
+
+@pytest.mark.parametrize("opened", [True, False], ids=["went away", "never came"])
+def test_after_the_wait_every_task_fails(opened: bool) -> None:
+    story = Story(wait=30.0)
+    if opened:
+        story.open()
+    else:
+        story.machine.connect(story.now)
+    calls = story.submit(Call(), Call())
+    story.cut = True
+    story.talk = None
+    story.pass_time(29.5)
+    assert story.told() == []
+    story.pass_time(1)
+    assert story.machine.stage is Stage.CLOSED
+    told = story.told()
+    assert [task for task, _ in told] == calls
+    assert all(isinstance(error, CoordinatorLost) for _, error in told)
+    late = Call()
+    story.submit(late)
+    ((task, error),) = story.told()
+    assert task is late and isinstance(error, CoordinatorLost)
+
+
+def test_a_process_that_stood_still_does_not_take_that_for_the_coordinators_silence() -> None:
+    story = Story(wait=30.0).open()
+    story.submit(Call())
+    story.pass_time(1)
+    story.now += 1000.0
+    story.machine.tick(story.now)
+    assert story.machine.stage is Stage.OPEN and story.told() == []
+
+
+def test_a_refusal_ends_it() -> None:
+    story = Story()
+    story.machine.connect(story.now)
+    (call,) = story.submit(Call())
+    story.loose(Kind.REFUSED, "it takes no clients")
+    ((task, error),) = story.told()
+    assert task is call and isinstance(error, PoolBroken) and "no clients" in str(error)
+    assert story.machine.stage is Stage.CLOSED
+
+
+# -- leaving -----------------------------------------------------------------------------------------
+
+
+def test_it_leaves_when_everything_is_answered() -> None:
+    story = Story().open()
+    story.submit(Call())
+    story.machine.leave()
+    story.turn()
+    assert Kind.BYE not in story.kinds()
+    story.outcomes(value(1))
+    assert story.kinds()[-1] is Kind.BYE
+    story.say(Kind.PART)
+    assert story.machine.stage is Stage.CLOSED
+
+
+def test_terminate_drops_everything_and_says_goodbye() -> None:
+    story = Story().open()
+    calls = story.submit(Call(), Call())
+    story.machine.terminate()
+    story.turn()
+    told = story.told()
+    assert [task for task, _ in told] == calls
+    assert all(isinstance(error, CancelledError) for _, error in told)
+    assert story.kinds()[-1] is Kind.BYE
+    story.outcomes(value(1))
+    assert story.told() == [] and story.machine.stale == 1
+
+
+@pytest.mark.parametrize("how", ["stranger", "silence"])
+def test_a_goodbye_whose_answer_got_lost_is_good_enough(how: str) -> None:
+    story = Story().open()
+    story.machine.leave()
+    story.turn()
+    if how == "stranger":
+        story.loose(Kind.STRANGER)
+    else:
+        story.cut = True
+        story.pass_time(LEASE + 1)
+    assert story.machine.stage is Stage.CLOSED
+    assert story.machine.flush(story.now) == []
+
+
+def test_it_leaves_at_once_if_nobody_ever_answered_and_nothing_is_left() -> None:
+    story = Story()
+    story.machine.connect(story.now)
+    call = Call()
+    story.submit(call)
+    story.machine.cancel(call)
+    story.machine.leave()
+    story.turn()
+    assert story.machine.stage is Stage.CLOSED
