@@ -299,8 +299,7 @@ def test_cancel_tells_the_truth(place: Place, trace: Path, gate: Path) -> None:
     pool = place.pool()
     place.agent(1)
     pool.apply(os.getpid)
-    for number in range(4):
-        results.append(pool.apply_async(far_tasks.note_then_wait, (str(trace), number, str(gate))))
+    results = [pool.apply_async(far_tasks.note_then_wait, (str(trace), n, str(gate))) for n in range(4)]
     assert traced(trace, 1)
     cancelled = [pool._engine.cancel(result) for result in results]
     gate.touch()

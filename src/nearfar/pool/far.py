@@ -15,9 +15,10 @@ from nearfar.net.here import about_me
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.pool.call import Call
 from nearfar.pool.client import ClientMachine
-from nearfar.pool.driven import DrivenEngine, new_name, no_workers
+from nearfar.pool.driven import DrivenEngine, new_name
 from nearfar.pool.endings import Outcomes
 from nearfar.pool.initializing import pickled_initializer, read_initializer_error
+from nearfar.pool.notices import no_workers
 
 FAREWELL = 2.0
 """Seconds that a terminated pool waits for its coordinator to have heard so."""
@@ -99,7 +100,7 @@ class FarEngine(DrivenEngine):
         if self._machine.stage in (Stage.NEW, Stage.CLOSED):
             return None
         deadline = min(self._machine.deadline(monotonic()), self._last_moment)
-        patience = self._patience.deadline()
+        patience = self._notices.deadline()
         return deadline if patience is None else min(deadline, patience)
 
     # -- under the lock ----------------------------------------------------------------------------
@@ -135,7 +136,7 @@ class FarEngine(DrivenEngine):
         if self._caller.pending():  # its descriptor may not say so again
             self._waker.wake()
         self._hungry = machine.hungry
-        self._look(self._missing(now), now)
+        self._notices.look(self._missing(now), now)
         if machine.error is not None and self._broken is None:
             self._break(machine.error)
         over = machine.stage is Stage.CLOSED or (machine.stage is Stage.NEW and self._closing)

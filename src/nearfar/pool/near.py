@@ -17,9 +17,10 @@ from nearfar.coordinator.status import counts, idle
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.pickles.names import inherited_main
 from nearfar.pool.call import Call
-from nearfar.pool.driven import DrivenEngine, new_name, no_workers
+from nearfar.pool.driven import DrivenEngine, new_name
 from nearfar.pool.endings import Outcomes
 from nearfar.pool.initializing import near_initializer, pickled_initializer, read_initializer_error
+from nearfar.pool.notices import no_workers
 from nearfar.worker.crew import Crew
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class NearEngine(DrivenEngine):
         """As `Work.deadline`."""
         deadlines = [self._coordinator.deadline(), self._crew.deadline()]
         if self._gate is not None:
-            deadlines += [self._gate.deadline(), self._last_moment, self._patience.deadline()]
+            deadlines += [self._gate.deadline(), self._last_moment, self._notices.deadline()]
         return min((each for each in deadlines if each is not None), default=None)
 
     # -- under the lock ----------------------------------------------------------------------------
@@ -141,7 +142,7 @@ class NearEngine(DrivenEngine):
             self._let_workers_go()
         if self._gate is not None and not self._over:
             alone = not (self._processes or self._coordinator.workers or idle(self._coordinator))
-            self._look(no_workers(self.address) if alone else "", now)
+            self._notices.look(no_workers(self.address) if alone else "", now)
             self._gate.say(now)
             if self._gate.pending():  # its descriptor may not say so again
                 self._waker.wake()
