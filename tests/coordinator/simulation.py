@@ -355,9 +355,7 @@ class SimClient(SimEnd):
                 if chance.random() < cancels:
                     world.later(when + chance.choice([0.0, 0.1, 1.0, 4.0]), lambda job=job: self.cancel(job))
         row = (b"m:prepare 0.01", initializer, []) if initializer else None
-        machine = ClientMachine(
-            name, {"host": "here", "pid": 1}, initializer=row, eager=eager, read_error=ValueError, wait=wait
-        )
+        machine = ClientMachine(name, {"host": "here", "pid": 1}, initializer=row, eager=eager, wait=wait)
         super().__init__(world, name, machine)
 
     def _job(self, timeout: float | None, retries: int) -> Job:
