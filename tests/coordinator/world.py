@@ -14,6 +14,7 @@ from nearfar.coordinator.peers import Peers
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode, Outcome
 from nearfar.coordinator.wire import CLIENT, VERSION, Envelope, Kind, Message
+from nearfar.errors import InitializerFailed
 from nearfar.worker.actions import Give, Kill, Recall, Retire
 from nearfar.worker.machine import AgentMachine
 
@@ -177,7 +178,7 @@ class FakeClient:
         """The only outcome of a task, a failure."""
         ((outcome, blob),) = self.outcomes[number]
         assert outcome == Outcome.FAILED
-        return failures.read(blob, lambda raised: ValueError(raised))
+        return failures.read(blob, InitializerFailed)
 
     def was_cancelled(self, number: int) -> bool:
         return isinstance(self.error(number), CancelledError)
