@@ -21,7 +21,7 @@ from nearfar.coordinator.parts import Row
 from nearfar.coordinator.peers import Peers
 from nearfar.coordinator.tasks import Mode, Status, Task
 from nearfar.coordinator.wire import Envelope
-from nearfar.errors import TaskTimeout, WorkerLost
+from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
 from nearfar.pool.client import ClientMachine
 from nearfar.worker.actions import Give, Kill, Recall, Retire
 from nearfar.worker.machine import AgentMachine
@@ -355,7 +355,14 @@ class SimClient(SimEnd):
                 if chance.random() < cancels:
                     world.later(when + chance.choice([0.0, 0.1, 1.0, 4.0]), lambda job=job: self.cancel(job))
         row = (b"m:prepare 0.01", initializer, []) if initializer else None
-        machine = ClientMachine(name, {"host": "here", "pid": 1}, initializer=row, eager=eager, wait=wait)
+        machine = ClientMachine(
+            name,
+            {"host": "here", "pid": 1},
+            initializer=row,
+            eager=eager,
+            read_error=InitializerFailed,
+            wait=wait,
+        )
         super().__init__(world, name, machine)
 
     def _job(self, timeout: float | None, retries: int) -> Job:

@@ -363,8 +363,7 @@ def test_an_initializer_that_raises_breaks_its_client_with_its_error(world: Worl
     agent.run("0.1", status=1)
     world.settle()
     error = client.error(number)
-    assert isinstance(error, InitializerFailed)
-    assert error.args == (b"tini",)
+    assert isinstance(error, InitializerFailed) and error.args == (b"tini",)
 
 
 # -- a restarted coordinator ---------------------------------------------------------------------------

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nearfar import CoordinatorLost, InitializerFailed, TaskTimeout, WorkerLost
+from nearfar.coordinator import patience
 from tests.pool import far_tasks, tasks
 from tests.pool.places import LEASE, Place, joined, traced, traces
 from tests.support.shell import alive, ended
@@ -236,7 +240,7 @@ def nap(seconds: float) -> None:
     select.poll().poll(int(seconds * 1000))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.chaos)])
 def test_an_agent_leaves_a_long_map_and_nothing_is_lost_or_run_twice(
     place: Place, trace: Path, signum: signal.Signals
 ) -> None:
@@ -366,6 +370,30 @@ def test_a_script_may_send_what_it_defines_itself(far: Place, tmp_path: Path) ->
         assert ended(program) == (0, SAID, "")
 
 
+def test_a_pool_whose_coordinator_is_gone_ends_at_once(far: Place) -> None:
+    """Given Ctrl-C while a coordinator is away, I expect no farewell that nobody hears."""
+    pool = far.pool()
+    far.agent(1)
+    pool.apply(os.getpid)
+    far.kill_coordinator()
+    result = pool.apply_async(os.getpid)
+    with pytest.raises(multiprocessing.TimeoutError):
+        result.get(LEASE)
+    began = time.monotonic()
+    pool.terminate()
+    pool.join()
+    assert time.monotonic() - began < 1.0
+    with pytest.raises(CancelledError):
+        result.get(0)
+
+
+def test_a_task_without_a_name_is_described(far: Place) -> None:
+    pool = far.pool()
+    far.agent(1)
+    with pytest.raises(WorkerLost, match="while it ran a function sent by value"):
+        pool.apply(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
 def test_large_arguments_and_results(place: Place) -> None:
     numpy = pytest.importorskip("numpy")
     pool = place.pool()
@@ -392,6 +420,12 @@ def test_a_task_that_holds_the_interpreter_is_not_taken_for_dead(place: Place) -
     assert pool.apply(far_tasks.hold_the_interpreter, (int(2 * LEASE) + 1,)) >= 1
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "AFTER", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_what_is_missing_is_said_once(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
     place = opened("hosted")
     pool = place.pool()
@@ -404,6 +438,7 @@ def test_what_is_missing_is_said_once(opened: Opener, caplog: pytest.LogCaptureF
     assert record.getMessage().endswith(f"start one with: nearfar worker --connect {place.address}")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_coordinator_that_is_not_there_is_said_to_be_waited_for(
     opened: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -213,7 +213,7 @@ def test_json_logs_are_one_object_a_line(shell: Shell, tmp_path: Path) -> None:
 
 def test_a_client_that_terminates_has_what_runs_killed_there(shell: Shell, tmp_path: Path) -> None:
     _, address = shell.coordinator()
-    shell.worker(address, 1)
+    agent, _ = shell.worker(address, 1)
     mark, gate = tmp_path / "mark", tmp_path / "gate"
     with Pool.connect(address) as pool:
         result = pool.apply_async(tasks.say_pid_then_wait_for, (str(mark), str(gate)))
@@ -221,3 +221,5 @@ def test_a_client_that_terminates_has_what_runs_killed_there(shell: Shell, tmp_p
     with pytest.raises(CancelledError):
         result.get(20)
     assert eventually(lambda: not alive(int(mark.read_text())))
+    agent.send_signal(signal.SIGTERM)
+    assert "was killed by SIGKILL, as the coordinator asked\n" in ended(agent)[2]

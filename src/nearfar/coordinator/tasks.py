@@ -76,7 +76,7 @@ class Task:
 
     def describe(self) -> str:
         """What it runs, for a person."""
-        return self.function.decode(errors="replace")
+        return self.function.decode(errors="replace") or "a function sent by value"
 
     def lose(self) -> None:
         """One more worker was lost while it ran this. Asked only of tasks with `retries`."""

@@ -172,7 +172,7 @@ class FarEngine(DrivenEngine):
     def _leave_now(self) -> None:
         self._machine.leave()
         self._last_moment = min(self._last_moment, monotonic() + FAREWELL)
-        if self._machine.stage is not Stage.OPEN:
+        if self._machine.stage is not Stage.OPEN or self._machine.away(monotonic()):
             self._end()
 
     def _let_go(self) -> None:

@@ -59,6 +59,8 @@ class Agent:
         self._waker = Waker()
         self._patience = Patience()
         self._joined = ""
+        self._condemned: set[str] = set()
+        """Workers killed because the coordinator asked."""
         self._leaves = 0
         self._hopeless = ""
         self._ends: float | None = None
@@ -102,7 +104,9 @@ class Agent:
         self._machine.answered(name, rows, spent, time.monotonic())
 
     def died(self, name: str, how: str, unread: int) -> None:
-        log.info("worker %s/%s %s", self.name, name, how)
+        why = ", as the coordinator asked" if name in self._condemned else ""
+        self._condemned.discard(name)
+        log.info("worker %s/%s %s%s", self.name, name, how, why)
         self._machine.died(name, how, unread, time.monotonic())
 
     def left(self, name: str) -> None:
@@ -131,6 +135,7 @@ class Agent:
             case Recall(worker):
                 self._machine.returned(worker, self._crew.recall(worker), time.monotonic())
             case Kill(worker):
+                self._condemned.add(worker)
                 self._crew.kill(worker)
             case Retire(worker):
                 self._crew.retire(worker)
