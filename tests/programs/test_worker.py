@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -158,6 +159,45 @@ def test_a_second_signal_leaves_at_once_with_all_its_processes(shell: Shell, tmp
         interrupt(agent)
         assert ended(agent)[0] == Exit.INTERRUPTED
         assert eventually(lambda: not alive(int(mark.read_text())), within=1.0)
+
+
+def test_a_signal_to_all_its_processes_is_no_other(shell: Shell, tmp_path: Path) -> None:
+    """Given SIGTERM as service managers send it, to every process, I expect what runs to be answered."""
+    _, address = shell.coordinator()
+    agent, _ = shell.worker(address, 1)
+    mark, gate = tmp_path / "mark", tmp_path / "gate"
+    with Pool.connect(address) as pool:
+        result = pool.apply_async(tasks.leave_then_wait_for, (str(mark), str(gate)))
+        assert eventually(mark.exists)
+        os.killpg(agent.pid, signal.SIGTERM)
+        assert agent.stderr is not None
+        while agent.stderr.readline() != STOPPING:
+            pass
+        gate.touch()
+        assert result.get(20) is None
+        assert ended(agent) == (Exit.OK, "", LEFT)
+
+
+def sigterm_kills_children() -> tuple[int, int]:
+    """How a forked child of a task, and a program that it runs, end by SIGTERM."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(writing, b"!")
+        while True:
+            signal.pause()
+    os.read(reading, 1)
+    os.kill(pid, signal.SIGTERM)
+    program = subprocess.Popen(["sleep", "60"])
+    program.terminate()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), program.wait()
+
+
+def test_the_children_of_its_processes_end_by_sigterm(shell: Shell) -> None:
+    _, address = shell.coordinator()
+    shell.worker(address, 1)
+    with Pool.connect(address) as pool:
+        assert pool.apply_async(sigterm_kills_children).get(20) == (-signal.SIGTERM, -signal.SIGTERM)
 
 
 def test_an_idle_one_leaves_without_a_coordinator_too(shell: Shell, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ def make_crew(listener: Listener, count: int, quota: int | None = None) -> Crew:
     """A crew of `count` processes for clients elsewhere.
 
     Modules are looked for in the working directory first, as ``python -m`` does. Processes are forked by a
-    server that has neither threads nor sockets.
+    server that has neither threads nor sockets, and like them does not hear SIGTERM: it is for the program.
     """
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
-    forkserver.set_forkserver_preload(["nearfar.worker.run"])
+    forkserver.set_forkserver_preload(["nearfar.worker.deaf", "nearfar.worker.run"])
     return Crew(listener, count, context=multiprocessing.get_context("forkserver"), quota=quota)
