@@ -6,9 +6,7 @@ import atexit
 import os
 import secrets
 import socket
-import threading
 import weakref
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -19,21 +17,22 @@ from nearfar.errors import PoolBroken
 from nearfar.net import forks
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.waker import Waker
+from nearfar.pool.alone import Alone
 from nearfar.pool.call import Call
-from nearfar.pool.endings import Outcomes, tell
+from nearfar.pool.endings import tell
+from nearfar.pool.insides import Insides
 from nearfar.pool.leader import Leadership
 from nearfar.pool.notices import Notices
-from nearfar.pool.shield import Shield
 
 HELP_EVERY = 64
 """Calls handed in after which whoever does so does some of the I/O, too."""
 
 
-class DrivenEngine(ABC):
+class DrivenEngine(Insides):
     """See `Engine`. Any thread may use it; a child that inherits it by a fork may not.
 
-    What moves tasks is touched in `step` and under its lock only. A call goes into `_inbox` without the
-    lock, so that Ctrl-C can do no harm there.
+    What moves tasks is touched in `_alone` only. A call goes into `_inbox` outside of it, so that Ctrl-C can
+    do no harm there.
     """
 
     def __init__(self, name: str, pickler: CallPickler, *, daemon: bool) -> None:
@@ -42,20 +41,19 @@ class DrivenEngine(ABC):
         self.daemon = daemon
         self._pickler = pickler
         self._owner = os.getpid()
-        self._lock = threading.Lock()
-        self._shield = Shield()
+        self._alone = Alone()
         self._inbox: deque[Call] = deque()
         self._handed_in = 0
         self._hungry = True
-        """Whether a worker has room for more, as far as the last step knew."""
+        """Whether what is handed in can go somewhere at once, as far as the last step knew."""
+        self._due: float | None = None
+        """When the next step is due, as the last one left it."""
         self._broken: PoolBroken | None = None
         self._failed = False
         """Whether a step raised, which may have lost sight of a call."""
         self._closing = False
         self._stopping = False
         self._over = False
-        self._stepping: int | None = None
-        """The thread that is in a step: what it does may start a garbage collection, which may end a pool."""
         self._notices = Notices()
         self._waker = Waker()
         self._leadership = Leadership(self, self._waker, f"nearfar-pool-{name}")
@@ -79,11 +77,11 @@ class DrivenEngine(ABC):
         else:
             call.function, call.blob, call.buffers = self._pickler.dump_call(func, args, kwargs)
         self._inbox.append(call)
-        if self._hungry:
+        if self._hungry or self._closing:  # looked at after that: see `_work`
             self.step([])  # tells nothing: a caller may hold a lock that some callback takes
-            self._leadership.reconsider()
-            if self._outcomes:
-                self._waker.wake()
+            self._nudge()
+            if self._over:  # nobody else will
+                self.tell()
         else:
             self._handed_in += 1
             if self._handed_in >= HELP_EVERY:
@@ -92,24 +90,19 @@ class DrivenEngine(ABC):
 
     def cancel(self, call: Call) -> bool:
         """As `Engine.cancel`. A worker elsewhere that may not have begun is asked: that takes a moment."""
-        with self._lock, self._shield:
-            self._take_in()
-            cancelled = None if call.state is State.SETTLED else self._cancel(call)
+        cancelled = self._alone(False, self._cancel_now, call)
         if cancelled:
-            call.failed(CancelledError())
+            self._tell_cancelled([call])
         self.step([])
+        self._nudge()
         if cancelled is None and not call.settled:
-            self._leadership.reconsider()
             self.wait_until(lambda: self._knows(call), None)
         return bool(cancelled) or (call.settled and call.cancelled())
 
     def cancel_waiting(self) -> None:
         """As `Engine.cancel_waiting`."""
-        with self._lock, self._shield:
-            self._take_in()
-            cancelled = [call for call in self._waiting() if self._cancel(call)]
-        for call in cancelled:
-            call.failed(CancelledError())
+        self._tell_cancelled(self._alone([], self._cancel_all_now))
+        self._nudge()
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """As `Engine.wait_until`. Raises `PoolBroken` if the pool's own work failed: `ready` may never be."""
@@ -122,20 +115,22 @@ class DrivenEngine(ABC):
         """As `Engine.close`."""
         if self._owner == os.getpid() and not self._closing:
             self._closing = True
-            if self._stepping != threading.get_ident():
-                self.step([])
-                self._waker.wake()
+            self.step([])
+            self._waker.wake()
 
     def terminate(self) -> None:
         """As `Engine.terminate`."""
         if self._owner != os.getpid():
             return
         self._closing = self._stopping = True
-        if self._stepping == threading.get_ident():  # a garbage collection, in the middle of a step
+        if self._alone.here:  # a garbage collection: whoever leads does it then
+            self._waker.wake()
             return
         self.step([])
-        self.tell()
-        self._waker.wake()
+        try:
+            self.tell()
+        finally:
+            self._waker.wake()
         self._leadership.join()
 
     def join(self, timeout: float | None = None) -> bool:
@@ -156,18 +151,11 @@ class DrivenEngine(ABC):
 
     def step(self, events: list[tuple[int, int]]) -> None:
         """As `Work.step`."""
-        with self._lock, self._shield:
-            self._stepping = threading.get_ident()
-            try:
-                if not self._over:
-                    self._step(events, monotonic())
-                if self._stopping and not self._over:
-                    self._stop()
-            except BaseException as error:
-                self._failed = True
-                self._break(f"the pool's own work failed: {error!r}", error)
-            finally:
-                self._stepping = None
+        self._alone(None, self._work, events)
+
+    def deadline(self) -> float | None:
+        """As `Work.deadline`."""
+        return self._due
 
     def tell(self) -> bool:
         """As `Work.tell`."""
@@ -176,10 +164,56 @@ class DrivenEngine(ABC):
 
     def forget_parent(self) -> None:
         """In a forked child: no use of this engine works there."""
-        self._lock = threading.Lock()
+        self._alone.forget_parent()
+        self._broken = PoolBroken("this pool belongs to the process that made it")
+        self._failed = True
         forks.keep(self._waker, self._leadership)
 
+    def _nudge(self) -> None:
+        """After a step: if it was not the leader's, that has to know what is due now, and to be told."""
+        self._leadership.reconsider()
+        if self._outcomes:
+            self._waker.wake()
+
+    def _tell_cancelled(self, calls: list[Call]) -> None:
+        try:
+            for call in calls:
+                call.failed(CancelledError())
+        finally:
+            self._waker.wake()  # the leader may wait for one of them, or a follower
+
     # -- under the lock ----------------------------------------------------------------------------
+
+    def _work(self, events: list[tuple[int, int]]) -> None:
+        try:
+            if not self._over:
+                self._step(events, monotonic())
+            while self._inbox and self._hungry and not self._over:
+                # Handed in since, by one who saw that it was not hungry: there may be no event any more.
+                self._step([], monotonic())
+            if self._stopping and not self._over:
+                self._stop()
+            if self._over:
+                self._take_in()
+            self._due = None if self._over else self._deadline()
+        except BaseException as error:
+            self._failed = True
+            self._hungry = True
+            self._due = None
+            try:
+                self._break(f"the pool's own work failed: {error!r}", error)
+            finally:
+                self._end()
+            if not isinstance(error, Exception):  # of a signal's handler
+                raise
+
+    def _cancel_now(self, call: Call) -> bool | None:
+        self._take_in()
+        return None if call.state is State.SETTLED else self._cancel(call)
+
+    def _cancel_all_now(self) -> list[Call]:
+        self._take_in()
+        return [call for call in self._waiting() if self._cancel(call)]
 
     def _stop(self) -> None:
         self._take_in()
@@ -188,8 +222,14 @@ class DrivenEngine(ABC):
 
     def _take_in(self) -> None:
         inbox, submit = self._inbox, self._submit
+        if self._broken is not None or self._stopping or self._over:
+            submit = self._drop
         while inbox:
             submit(inbox.popleft())
+
+    def _drop(self, call: Call) -> None:
+        """It was handed in just when nothing works any more."""
+        self._outcomes.append((call, self._broken or CancelledError()))
 
     def _end(self) -> None:
         """Nothing is left to do, or to wait for."""
@@ -211,62 +251,6 @@ class DrivenEngine(ABC):
         if self._broken:
             raise self._broken
         raise RuntimeError("cannot schedule new futures after shutdown")
-
-    # -- what differs ------------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """As `Engine.size`."""
-
-    @abstractmethod
-    def counts(self) -> dict[str, int]:
-        """As `Engine.counts`."""
-
-    @abstractmethod
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `Work.poll`."""
-
-    @abstractmethod
-    def deadline(self) -> float | None:
-        """As `Work.deadline`."""
-
-    @property
-    @abstractmethod
-    def _outcomes(self) -> Outcomes:
-        """What tasks have come to."""
-
-    @abstractmethod
-    def _submit(self, call: Call) -> None:
-        """Take a call in."""
-
-    @abstractmethod
-    def _cancel(self, call: Call) -> bool | None:
-        """True: it never runs, and nobody else will say so. False: too late. None: its outcome will tell."""
-
-    @abstractmethod
-    def _knows(self, call: Call) -> bool:
-        """Whether it is known what became of the wish to cancel."""
-
-    @abstractmethod
-    def _waiting(self) -> list[Call]:
-        """The calls that have not gone out."""
-
-    @abstractmethod
-    def _fail_all(self, error: BaseException) -> None:
-        """Every call without an outcome comes to this one."""
-
-    @abstractmethod
-    def _step(self, events: list[tuple[int, int]], now: float) -> None:
-        """Do all that is to be done now."""
-
-    @abstractmethod
-    def _leave_now(self) -> None:
-        """Stop what runs, and see to it that `_end` is called."""
-
-    @abstractmethod
-    def _let_go(self) -> None:
-        """Close everything."""
 
 
 def new_name() -> str:

@@ -73,8 +73,7 @@ class FarEngine(DrivenEngine):
 
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`: of what is this client's, but the workers, whom it shares."""
-        with self._lock:
-            waiting, given = self._machine.counts()
+        waiting, given = self._alone((0, 0), self._machine.counts)
         running = min(given, self._machine.workers)
         ahead = given - running
         return {
@@ -87,16 +86,14 @@ class FarEngine(DrivenEngine):
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`."""
-        with self._lock:  # ZeroMQ's sockets are for one thread at a time
-            if self._over or self._caller.pending():
-                return []
+        if self._alone(True, self._pending):
+            return []
         try:
             return self._poll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
             return []
 
-    def deadline(self) -> float | None:
-        """As `Work.deadline`."""
+    def _deadline(self) -> float | None:
         if self._machine.stage in (Stage.NEW, Stage.CLOSED):
             return None
         deadline = min(self._machine.deadline(monotonic()), self._last_moment)
@@ -110,13 +107,13 @@ class FarEngine(DrivenEngine):
         return self._machine.outcomes
 
     def _connect(self) -> None:
-        with self._lock, self._shield:
-            self._machine.connect(monotonic())
+        self._alone(None, self._machine.connect, monotonic())
         self.step([])
-        self._leadership.reconsider()
+        self._nudge()
 
     def _step(self, events: list[tuple[int, int]], now: float) -> None:
-        self._waker.clear()
+        if events:  # or this would take from the leader, who is in its poll, what wakes it
+            self._waker.clear()
         machine = self._machine
         for envelope in self._caller.receive():
             machine.receive(envelope, now)
@@ -135,10 +132,10 @@ class FarEngine(DrivenEngine):
                         self._caller.send(envelope)
         if self._caller.pending():  # its descriptor may not say so again
             self._waker.wake()
-        self._hungry = machine.hungry
         self._notices.look(self._missing(now), now)
         if machine.error is not None and self._broken is None:
             self._break(machine.error)
+        self._hungry = machine.hungry or self._broken is not None
         over = machine.stage is Stage.CLOSED or (machine.stage is Stage.NEW and self._closing)
         if (over and (self._closing or machine.error is not None)) or now >= self._last_moment:
             self._end()
@@ -151,8 +148,16 @@ class FarEngine(DrivenEngine):
         return no_workers(self.address) if waiting else ""
 
     def _open(self, session: str) -> None:
-        self._caller.close()  # takes its descriptor out of the poll
-        self._poll.register(self._caller.open(session), select.EPOLLIN)
+        if self._descriptor >= 0:  # by name: closed only later, and perhaps open still in a forked child
+            self._poll.unregister(self._descriptor)
+            self._descriptor = -1
+        descriptor = self._caller.open(session)
+        self._poll.register(descriptor, select.EPOLLIN)
+        self._descriptor = descriptor
+
+    def _pending(self) -> bool:
+        """Whether messages lie here. ZeroMQ's sockets are for one thread at a time."""
+        return self._over or self._caller.pending()
 
     def _submit(self, call: Call) -> None:
         self._machine.submit(call)

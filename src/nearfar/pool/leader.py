@@ -17,7 +17,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
+from math import inf
+from time import monotonic, sleep
 from typing import Protocol
 
 from nearfar.net.waker import Waker
@@ -41,7 +42,7 @@ class Work(Protocol):
         """Tell those concerned what has come of it, if anything; runs callers' callbacks. From any thread."""
 
     def deadline(self) -> float | None:
-        """When `step` has to be called without an event; by `time.monotonic`."""
+        """When `step` has to be called without an event; by `time.monotonic`. From any thread."""
 
     @property
     def over(self) -> bool:
@@ -49,18 +50,28 @@ class Work(Protocol):
 
 
 class _Follower:
-    __slots__ = ("leads", "lock", "ready", "thread")
+    __slots__ = ("lock", "ready", "thread", "woken")
 
     def __init__(self, ready: Callable[[], bool], thread: int) -> None:
         self.ready = ready
         self.thread = thread
-        self.leads = False
+        self.woken = False
         self.lock = threading.Lock()
         self.lock.acquire()
 
+    def wake(self) -> None:
+        # No signal handler runs between these two.
+        self.woken = True
+        self.lock.release()
+
 
 class Leadership:
-    """See the module. `waker` must be among what `work.poll` waits for."""
+    """See the module. `waker` must be among what `work.poll` waits for.
+
+    Whoever tells something without leading wakes the leader afterwards: it may wait for that itself, and it
+    alone wakes followers. Ctrl-C may come at any point: the lead is given up in two steps that both may be
+    done twice, and each is.
+    """
 
     def __init__(self, work: Work, waker: Waker, name: str) -> None:
         self._work = work
@@ -68,6 +79,7 @@ class Leadership:
         self._seats = threading.Lock()
         self._leader: int | None = None
         self._followers: deque[_Follower] = deque()
+        """Each takes itself out."""
         self._background = threading.Thread(target=self._watch, name=name, daemon=True)
         self._background_leads = False
         self._asked_to_yield = False
@@ -82,15 +94,17 @@ class Leadership:
         self._background.start()
 
     def join(self) -> None:
-        """Wait for the background thread, once `work` is over. Not from that thread itself."""
-        if self._background.is_alive() and self._background is not threading.current_thread():
+        """Wait for the background thread, once `work` is over. Not from that thread itself, and not from one
+        that leads, in a callback: that thread ends when this one does not lead any more.
+        """
+        here = threading.get_ident()
+        if self._background.is_alive() and here not in (self._background.ident, self._leader):
             self._left.release()
             self._waker.wake()
             self._background.join()
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Lead or follow until `ready()`; False after `timeout` seconds (None: no limit)."""
-        self._work.tell()
         if ready():
             return True
         deadline = None if timeout is None else monotonic() + timeout
@@ -98,29 +112,35 @@ class Leadership:
         if self._leader == thread:  # in a callback that this thread runs while it leads
             return self._lead(ready, deadline)
         follower = None
-        with self._seats:
-            if self._leader is None:
-                self._leader = thread
-            else:
-                follower = _Follower(ready, thread)
-                self._followers.append(follower)
-        if follower is None:
-            return self._lead_and_leave(ready, deadline)
-        return self._follow(follower, deadline)
+        try:
+            try:
+                if not self._take_over(thread):
+                    follower = _Follower(ready, thread)
+                    if not self._follow(follower, deadline):
+                        return ready()
+                return self._lead(ready, deadline)
+            finally:
+                self._leave(thread, follower)
+        finally:
+            if follower is not None or self._leader == thread or self._deep_sleep:
+                self._leave(thread, follower)
 
     def help(self) -> None:
         """Do what is there to do, without waiting, if nobody else is about to. Tells nobody of it."""
         if self._background_leads:
             self._ask_to_yield()
-        with self._seats:
-            if self._leader is not None:
-                return
-            self._leader = threading.get_ident()
+        if self._leader is not None:
+            return
+        thread = threading.get_ident()
         try:
-            self._steps += 1
-            self._work.step(self._work.poll(0))
+            try:
+                if self._take_over(thread):
+                    self._steps += 1
+                    self._work.step(self._work.poll(0))
+            finally:
+                self._leave(thread)
         finally:
-            self._leave()
+            self._leave(thread)
 
     def reconsider(self) -> None:
         """The work's deadline may have come nearer than the leader thinks."""
@@ -130,82 +150,77 @@ class Leadership:
 
     # -- leading -----------------------------------------------------------------------------------
 
-    def _lead_and_leave(self, ready: Callable[[], bool], deadline: float | None) -> bool:
-        try:
-            return self._lead(ready, deadline)
-        finally:
-            self._leave()
+    def _take_over(self, thread: int) -> bool:
+        with self._seats:
+            if self._leader is not None:
+                return False
+            self._leader = thread
+            return True
 
     def _lead(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        self._tell()  # what the last leader, or who only handed in, has found and not told
         while not ready():
             timeout = self._patience(deadline)
-            if timeout is not None and timeout <= 0 and deadline is not None and deadline <= monotonic():
-                self._step(self._work.poll(0))
+            if self._work.over:  # another thread still tells what we wait for
+                sleep(GRACE if timeout is None else min(timeout, GRACE))
+            events = self._work.poll(timeout)
+            self._asleep_until = 0.0
+            self._steps += 1
+            self._work.step(events)
+            self._tell()
+            if deadline is not None and monotonic() >= deadline:
                 return ready()
-            self._step(self._work.poll(timeout))
         return True
 
     def _patience(self, deadline: float | None) -> float | None:
         """Seconds that the leader may sleep; notes until when."""
+        self._asleep_until = inf  # before the look: who brings the deadline nearer after it wakes us
         due = self._work.deadline()
         if deadline is not None and (due is None or deadline < due):
             due = deadline
         if due is None:
-            self._asleep_until = float("inf")
             return None
         self._asleep_until = due
         return max(0.0, due - monotonic())
 
-    def _step(self, events: list[tuple[int, int]]) -> None:
-        self._asleep_until = 0.0
-        self._steps += 1
-        self._work.step(events)
+    def _tell(self) -> None:
         self._work.tell()
         if self._followers:
-            self._wake_the_ready()
+            with self._seats:
+                for follower in self._followers:
+                    if not follower.woken and follower.ready():
+                        follower.wake()
 
-    def _wake_the_ready(self) -> None:
+    def _leave(self, thread: int, follower: _Follower | None = None) -> None:
+        """Neither lead nor follow any more. May be said twice."""
         with self._seats:
-            for follower in list(self._followers):
-                if follower.ready():
-                    self._followers.remove(follower)
-                    follower.lock.release()
-
-    def _leave(self) -> None:
-        with self._seats:
-            if self._followers:
-                follower = self._followers.popleft()
-                follower.leads = True
-                self._leader = follower.thread
-                follower.lock.release()
-                return
-            self._leader = None
-        if self._deep_sleep:
+            if follower is not None and follower in self._followers:
+                self._followers.remove(follower)
+            if self._leader == thread:
+                heir = next((each for each in self._followers if not each.woken), None)
+                self._leader = None if heir is None else heir.thread
+                if heir is not None:
+                    heir.wake()
+        if self._deep_sleep and self._leader is None:
             self._left.release()
 
     # -- following ---------------------------------------------------------------------------------
 
     def _follow(self, follower: _Follower, deadline: float | None) -> bool:
+        """Sleep until it is ready, or its time is over; True if it is to lead now."""
+        with self._seats:
+            if self._leader is None:
+                self._leader = follower.thread
+                return True
+            self._followers.append(follower)
+        if follower.ready():  # since before the leader could see it among the followers
+            return False
         if self._background_leads:
             self._ask_to_yield()
-        try:
-            remaining = -1 if deadline is None else max(0.0, deadline - monotonic())
-            woken = follower.lock.acquire(timeout=remaining)
-        except BaseException:
-            self._give_up(follower)
-            raise
-        if not woken:
-            self._give_up(follower)
-            return follower.ready()
-        return self._lead_and_leave(follower.ready, deadline) if follower.leads else True
-
-    def _give_up(self, follower: _Follower) -> None:
+        follower.lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
         with self._seats:
-            if follower in self._followers:
-                self._followers.remove(follower)
-                return
-        if follower.leads:  # it was promoted at the very moment
-            self._leave()
+            self._followers.remove(follower)
+        return self._leader == follower.thread
 
     def _ask_to_yield(self) -> None:
         if not self._asked_to_yield:
@@ -215,37 +230,31 @@ class Leadership:
     # -- the background thread ---------------------------------------------------------------------
 
     def _watch(self) -> None:
+        thread = threading.get_ident()
         try:
             while not self._work.over:
-                if self._take_over():
+                if self._take_over(thread):
                     self._background_leads = True
                     try:
                         self._lead(self._may_leave, None)
                     finally:
                         self._background_leads = False
                         self._asked_to_yield = False
-                        self._leave()
+                        self._leave(thread)
                 self._stand_by()
         finally:
-            self._close_waker()
+            self._close_waker(thread)
 
-    def _close_waker(self) -> None:
+    def _close_waker(self, thread: int) -> None:
         """Not while somebody may be polling on it."""
-        while not self._take_over():
+        while not self._take_over(thread):
             self._waker.wake()
             self._left.acquire(timeout=GRACE)
         self._waker.close()
-        self._leave()
+        self._leave(thread)
 
     def _may_leave(self) -> bool:
         return self._asked_to_yield or bool(self._followers) or self._work.over
-
-    def _take_over(self) -> bool:
-        with self._seats:
-            if self._leader is not None:
-                return False
-            self._leader = threading.get_ident()
-            return True
 
     def _stand_by(self) -> None:
         """Return when nobody has led for `GRACE`."""

@@ -99,25 +99,20 @@ class NearEngine(DrivenEngine):
 
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`."""
-        with self._lock:
-            now = counts(self._coordinator)
-            now["workers"] += sum(not member.ready for member in self._crew.members.values())
+        now = self._alone({}, self._count)
         ahead = now["given"] - now["running"]
         return now | {"waiting": now["waiting"] + ahead + len(self._inbox)}
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`."""
-        if self._gate is not None:
-            with self._lock:  # ZeroMQ's sockets are for one thread at a time
-                if not self._over and self._gate.pending():
-                    timeout = 0
+        if self._gate is not None and self._alone(True, self._pending):
+            timeout = 0
         try:
             return self._crew.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
             return []
 
-    def deadline(self) -> float | None:
-        """As `Work.deadline`."""
+    def _deadline(self) -> float | None:
         deadlines = [self._coordinator.deadline(), self._crew.deadline()]
         if self._gate is not None:
             deadlines += [self._gate.deadline(), self._last_moment, self._notices.deadline()]
@@ -137,7 +132,7 @@ class NearEngine(DrivenEngine):
         self._coordinator.tick(now)
         self._crew.tick(now)
         self._coordinator.flush(now)
-        self._hungry = self._coordinator.hungry
+        self._hungry = self._coordinator.hungry or self._broken is not None
         if self._closing and idle(self._coordinator):
             self._let_workers_go()
         if self._gate is not None and not self._over:
@@ -146,6 +141,15 @@ class NearEngine(DrivenEngine):
             self._gate.say(now)
             if self._gate.pending():  # its descriptor may not say so again
                 self._waker.wake()
+
+    def _pending(self) -> bool:
+        """Whether messages lie at the gate. ZeroMQ's sockets are for one thread at a time."""
+        return self._gate is not None and not self._over and self._gate.pending()
+
+    def _count(self) -> dict[str, int]:
+        now = counts(self._coordinator)
+        now["workers"] += sum(not member.ready for member in self._crew.members.values())
+        return now
 
     def _submit(self, call: Call) -> None:
         self._coordinator.submit(call)

@@ -20,23 +20,33 @@ class Shield:
 
     def __init__(self) -> None:
         self._before: Any = None
-        self._came = False
+        self._came: tuple[FrameType | None] | None = None
 
     def __enter__(self) -> None:
         if (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is not None
         ):
-            self._came = False
+            self._came = None
             self._before = signal.signal(signal.SIGINT, self._note)
 
     def __exit__(self, *_: object) -> None:
         before = self._before
-        if before is not None:
-            self._before = None
-            signal.signal(signal.SIGINT, before)
-            if self._came:
+        if before is None:
+            return
+        self._before = None
+        signal.signal(signal.SIGINT, before)
+        if self._came is not None:
+            if callable(before):  # not sent again: whoever listens with `set_wakeup_fd` has heard of it
+                before(signal.SIGINT, *self._came)
+            else:
                 signal.raise_signal(signal.SIGINT)
 
+    def forget_parent(self) -> None:
+        """In a child that was forked meanwhile: its main thread may be another, which never comes out."""
+        before, self._before = self._before, None
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self._came = True
+        self._came = (frame,)

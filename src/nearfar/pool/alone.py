@@ -1,0 +1,51 @@
+"""One thread at a time, and nothing in the middle of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from nearfar.pool.shield import Shield
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Alone:
+    """A lock that Ctrl-C cannot tear open, nor a garbage collection get stuck at.
+
+    What is done under it may start a collection, in the same thread, and that may end a forgotten pool: this
+    very one, perhaps.
+    """
+
+    __slots__ = ("_lock", "_shield", "_thread")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._shield = Shield()
+        self._thread: int | None = None
+
+    def __call__(self, otherwise: T, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `do` returns; `otherwise`, without doing it, in the middle of another call by this thread."""
+        thread = threading.get_ident()
+        with self._lock:
+            if self._thread is not None:
+                return otherwise
+            self._thread = thread
+            try:
+                with self._shield:
+                    return do(*args, **kwargs)
+            finally:
+                self._thread = None
+
+    @property
+    def here(self) -> bool:
+        """Whether this thread is in the middle of a call."""
+        return self._thread == threading.get_ident()
+
+    def forget_parent(self) -> None:
+        """In a forked child: whoever was in the middle of a call is not there."""
+        self._lock = threading.RLock()
+        self._thread = None
+        self._shield.forget_parent()
