@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
+from _signal import getsignal as get_handler
+from _signal import signal as set_handler
 from types import FrameType
 from typing import Any
+
+# Straight from C, in every step of every pool: what `signal` adds is to make enums of numbers, at 1 us each.
+
+_SIGINT = int(signal.SIGINT)
+_main_thread = threading.main_thread
+_ident = threading.get_ident
 
 
 class Shield:
@@ -23,20 +31,17 @@ class Shield:
         self._came = False
 
     def __enter__(self) -> None:
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is not None
-        ):
+        if _ident() == _main_thread().ident and get_handler(_SIGINT) is not None:
             self._came = False
-            self._before = signal.signal(signal.SIGINT, self._note)
+            self._before = set_handler(_SIGINT, self._note)
 
     def __exit__(self, *_: object) -> None:
         before = self._before
         if before is not None:
             self._before = None
-            signal.signal(signal.SIGINT, before)
+            set_handler(_SIGINT, before)
             if self._came:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(_SIGINT)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._came = True
