@@ -39,6 +39,8 @@ class DrivenEngine(ABC):
         self.name = name
         self._pickler = pickler
         self._owner = os.getpid()
+        self._inherited = False
+        """Whether this is a child's copy: costs less to ask than who we are."""
         self._lock = threading.Lock()
         self._shield = Shield()
         self._inbox: deque[Call] = deque()
@@ -66,7 +68,7 @@ class DrivenEngine(ABC):
 
     def submit(self, call: Call) -> None:
         """As `Engine.submit`."""
-        if self._closing or self._broken or self._owner != os.getpid():
+        if self._closing or self._broken or self._inherited:
             self._refuse()
         func, args, kwargs = call.take()
         call.client = self.name
@@ -171,6 +173,7 @@ class DrivenEngine(ABC):
 
     def forget_parent(self) -> None:
         """In a forked child: no use of this engine works there."""
+        self._inherited = True
         self._lock = threading.Lock()
         forks.keep(self._waker, self._leadership)
 
