@@ -24,8 +24,8 @@ LOOK = 0.005
 
 
 def default_window(workers: int, chunksize: int) -> int:
-    """Items that are read ahead if nobody says: four chunks for each worker, and 64 at least."""
-    return max(64, 4 * workers * chunksize)
+    """Items that are read ahead if nobody says: four chunks for each worker, and 256 at least."""
+    return max(256, 4 * workers * chunksize)
 
 
 class IMapIterator:
