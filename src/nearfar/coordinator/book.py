@@ -20,6 +20,9 @@ START_FAILURES = 3
 Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
 
+# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+_WAITING, _SETTLED = State.WAITING, State.SETTLED
+
 
 class Book:
     """The tasks that no worker has, and the ends of all."""
@@ -62,7 +65,7 @@ class Book:
         if client.error is not None:
             self.end(task, client.error)
             return
-        task.state = State.WAITING
+        task.state = _WAITING
         client.waiting.append(task)
         self._turns.enter(client)
 
@@ -86,18 +89,20 @@ class Book:
             if client.waiting:
                 self._turns.enter(client)
 
-    def answered(self, task: Task, answer: Answer) -> None:
-        """A worker ran it."""
+    def answered(self, tasks: Iterable[Task], answers: Iterable[Answer]) -> None:
+        """A worker ran as many of `tasks`, from the first on, as there are answers, or all."""
         if self.cancelled:
-            self.cancelled.discard(task)
-        if task.state is State.SETTLED:
-            self.stale += 1
-        elif isinstance(task, Preparation):
-            self._prepared(task, answer)
-        else:
-            task.state = State.SETTLED
-            self.done += 1
-            self.outcomes.append((task, answer))
+            tasks = list(tasks)
+            self.cancelled.difference_update(tasks)
+        for task, answer in zip(tasks, answers, strict=False):
+            if task.state is _SETTLED:
+                self.stale += 1
+            elif isinstance(task, Preparation):
+                self._prepared(task, answer)
+            else:
+                task.state = _SETTLED
+                self.done += 1
+                self.outcomes.append((task, answer))
 
     def requeue(self, tasks: Iterable[Task], worker: Worker) -> None:
         """`worker` has not begun them: they are first in line again, in their order."""

@@ -124,8 +124,7 @@ class Coordinator(Giving):
             tasks = batch.tasks[batch.answered : batch.answered + count - taken]
             batch.answered += len(tasks)
             self._costs.learn(tasks[0], spent / count)
-            for task, answer in zip(tasks, islice(answers, taken, None), strict=False):
-                self.book.answered(task, answer)
+            self.book.answered(tasks, islice(answers, taken, None))
             taken += len(tasks)
             if batch.answered == len(batch.tasks):
                 worker.batches.popleft()

@@ -10,6 +10,9 @@ from nearfar.coordinator.workers import Recall, Stage, Worker
 REMOTE_AHEAD = 0.002
 """Seconds: where unread work can't be had back for certain, only so short a batch gets another behind it."""
 
+# Looked up once, for they are needed at each batch: an attribute of an enum costs eight times a global.
+_READY, _ASKED, _UNASKED, _PREPARE = Stage.READY, Recall.ASKED, Recall.UNASKED, Mode.PREPARE
+
 
 class Roster:
     """The workers by name, and those among them that may be given something.
@@ -23,24 +26,43 @@ class Roster:
         self._half: dict[str, Worker] = {}
         self._stocked: dict[str, Worker] = {}
         self._unsent: dict[str, Worker] = {}
+        self._homes: dict[str, dict[str, Worker]] = {}
+        """In which of these four each worker is, if in any."""
 
     def place(self, worker: Worker) -> None:
         """Note what room `worker` has now.
 
         None while it is asked for what it has: it would give back what it was given after that.
         """
-        name, batches = worker.name, len(worker.batches)
-        willing = worker.willing() and worker.recall is not Recall.ASKED
-        _keep(self._idle, worker, name, willing and batches == 0)
-        _keep(self._half, worker, name, willing and batches == 1 and _may_stock(worker))
-        unasked = worker.stage is Stage.READY and worker.recall is Recall.UNASKED
-        waits = worker.unsent is not None and batches == 2
-        _keep(self._unsent, worker, name, waits)
-        _keep(self._stocked, worker, name, batches > 1 and unasked and not waits)
+        name, home = worker.name, self._home(worker)
+        before = self._homes.get(name)
+        if before is not home:
+            if before is not None:
+                del before[name]
+            if home is None:
+                del self._homes[name]
+            else:
+                home[name] = worker
+                self._homes[name] = home
+
+    def _home(self, worker: Worker) -> dict[str, Worker] | None:
+        batches = len(worker.batches)
+        if batches > 1:
+            if batches == 2 and worker.unsent is not None:
+                return self._unsent
+            unasked = worker.stage is _READY and worker.recall is _UNASKED
+            return self._stocked if unasked else None
+        if not worker.willing() or worker.recall is _ASKED:
+            return None
+        if not batches:
+            return self._idle
+        return self._half if _may_stock(worker) else None
 
     def remove(self, worker: Worker) -> None:
-        for names in (self.all, self._idle, self._half, self._stocked, self._unsent):
-            names.pop(worker.name, None)
+        self.all.pop(worker.name, None)
+        home = self._homes.pop(worker.name, None)
+        if home is not None:
+            del home[worker.name]
 
     def has_room(self, worker: Worker) -> bool:
         return worker.name in self._idle or worker.name in self._half
@@ -81,7 +103,7 @@ class Roster:
 
 def _may_stock(worker: Worker) -> bool:
     head = worker.batches[0]
-    if head.tasks[0].mode == Mode.PREPARE:
+    if head.tasks[0].mode == _PREPARE:
         return False  # if that fails, nothing of its client may run
     if head.tasks[0].timeout is not None:
         return False  # it may be killed just when that task has ended and the next has begun
@@ -89,10 +111,3 @@ def _may_stock(worker: Worker) -> bool:
         return True
     cost = head.cost
     return cost is not None and cost <= REMOTE_AHEAD
-
-
-def _keep(names: dict[str, Worker], worker: Worker, name: str, belongs: bool) -> None:
-    if belongs:
-        names.setdefault(name, worker)
-    else:
-        names.pop(name, None)

@@ -68,7 +68,7 @@ class DrivenEngine(Insides):
 
     def submit(self, call: Call) -> None:
         """As `Engine.submit`."""
-        if self._closing or self._broken or self._owner != os.getpid():
+        if self._closing or self._broken:
             self._refuse()
         func, args, kwargs = call.take()
         call.client = self.name

@@ -24,8 +24,8 @@ LOOK = 0.005
 
 
 def default_window(workers: int, chunksize: int) -> int:
-    """Items that are read ahead if nobody says: four chunks for each worker, and 64 at least."""
-    return max(64, 4 * workers * chunksize)
+    """Items that are read ahead if nobody says: four chunks for each worker, and 256 at least."""
+    return max(256, 4 * workers * chunksize)
 
 
 class IMapIterator:
@@ -174,7 +174,7 @@ class IMapIterator:
         """Wait for the next chunk and unpack it, or raise its error, or say that this is the end."""
         if not self._pending:
             self._end()
-        if not self._engine.wait_until(self._is_next, left(deadline)):
+        if not self._is_next() and not self._engine.wait_until(self._is_next, left(deadline)):
             raise TimeoutError
         chunk = self._take_settled()
         if chunk is None:

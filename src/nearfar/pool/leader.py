@@ -144,6 +144,8 @@ class Leadership:
 
     def reconsider(self) -> None:
         """The work's deadline may have come nearer than the leader thinks."""
+        if not self._asleep_until:
+            return
         deadline = self._work.deadline()
         if deadline is not None and deadline < self._asleep_until:
             self._waker.wake()

@@ -113,10 +113,11 @@ class NearEngine(DrivenEngine):
             return []
 
     def _deadline(self) -> float | None:
-        deadlines = [self._coordinator.deadline(), self._crew.deadline()]
+        deadline = earlier(self._coordinator.deadline(), self._crew.deadline())
         if self._gate is not None:
-            deadlines += [self._gate.deadline(), self._last_moment, self._notices.deadline()]
-        return min((each for each in deadlines if each is not None), default=None)
+            deadline = earlier(deadline, earlier(self._gate.deadline(), self._last_moment))
+            deadline = earlier(deadline, self._notices.deadline())
+        return deadline
 
     # -- under the lock ----------------------------------------------------------------------------
 
@@ -195,6 +196,13 @@ def _open_gate(address: str, coordinator: Coordinator, *, insecure: bool, lease:
     from nearfar.net.addresses import Address
 
     return Gate(Address.parse(address), coordinator, lease=lease, insecure=insecure)
+
+
+def earlier(one: float | None, other: float | None) -> float | None:
+    """The earlier of two moments, or the one that there is."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def _nothing() -> None:

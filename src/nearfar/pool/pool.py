@@ -205,7 +205,7 @@ class Pool:
     ) -> IMapIterator:
         """An iterator over ``func(x)`` for each x, in order, for endless inputs, too; see `IMapIterator`.
 
-        `window`: items that may be read ahead of the results that were taken (None: 64, or four chunks for
+        `window`: items that may be read ahead of the results that were taken (None: 256, or four chunks for
         each worker if that is more).
         """
         return self._imap(IMapIterator, func, iterable, chunksize, options)

@@ -201,8 +201,11 @@ class Crew:
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
-        look = self._next_look if any(member.gathering for member in self.members.values()) else inf
-        return None if look == self._next_try == inf else min(look, self._next_try)
+        deadline = self._next_try
+        for member in self.members.values():
+            if member.gathering:
+                deadline = min(deadline, self._next_look)
+        return None if deadline == inf else deadline
 
     def tick(self, now: float) -> None:
         """Look for answers that wait for company; try again to start what could not be started."""

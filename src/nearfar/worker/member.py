@@ -15,7 +15,7 @@ from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
 from nearfar.worker.life import lifeline
-from nearfar.worker.messages import READY, Payload, gather, scatter, unpack
+from nearfar.worker.messages import READY, Payload, gather, scatter, unpack_first
 from nearfar.worker.outbox import Outbox
 
 REAPED_WITHIN = 5.0
@@ -131,9 +131,11 @@ class Member:
         first, count, content = self._outbox.look()
         known = self._seen - first
         self._seen = first + count
+        if first > self._answered:  # those before them are still on the line
+            return None
         if count <= 0 or min(known, count) <= self._answered - first:
             return None
-        return self._take(first, _unpack_answers(content, min(known, count)), 0.0, iter(()))
+        return self._take(first, unpack_first(content, min(known, count)), 0.0, iter(()))
 
     def recall(self) -> int:
         """Take back the messages that it has not read; returns how many."""
@@ -160,7 +162,7 @@ class Member:
                     found.append(words)
         first, count, content = self._outbox.look()
         if first + count > self._answered:
-            found.append(self._take(first, _unpack_answers(content, count), 0.0, iter(())))
+            found.append(self._take(first, unpack_first(content, count), 0.0, iter(())))
         return found
 
     def kill(self) -> None:
@@ -222,7 +224,3 @@ def describe_exit(code: int | None) -> str:
     with suppress(ValueError):
         return f"was killed by {signal.Signals(-code).name}"
     return f"was killed by signal {-code}"
-
-
-def _unpack_answers(content: bytes, count: int) -> list[Any]:
-    return unpack(b"\xdd" + count.to_bytes(4, "big") + content) if count else []

@@ -78,6 +78,13 @@ def unpack(data: Buffer) -> list[Any]:
     return words
 
 
+def unpack_first(data: Buffer, count: int) -> list[Any]:
+    """The first `count` of what `pack` packed, end to end. Raises what msgpack raises."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(data)
+    return [unpacker.unpack() for _ in range(count)]
+
+
 def join(extra: Extra, number: int, spent: int, count: int, answers: bytes) -> bytes:
     """A message up, of `count` answers that are packed already."""
     return b"\xdd" + (3 + count).to_bytes(4, "big") + pack(extra) + pack(number) + pack(spent) + answers

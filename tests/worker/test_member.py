@@ -1,0 +1,92 @@
+"""What a parent knows of a worker's answers: those on the line come before those in the outbox."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from nearfar.worker.channel import End
+from nearfar.worker.member import Answers, Member
+from nearfar.worker.messages import Row, join, pack
+from nearfar.worker.outbox import Outbox
+from nearfar.worker.run import Birth
+
+
+class Worker:
+    """The worker's side of a member that has no process."""
+
+    def __init__(self, member: Member) -> None:
+        self._end = End(member.theirs.dup())
+        hello = self._end.receive()
+        assert hello is not None
+        lifeline, memory = hello[2]
+        os.close(lifeline)
+        self._outbox = Outbox(memory)
+        self._sent = 0
+
+    def keep(self, blob: bytes) -> None:
+        assert self._outbox.add(pack((0, blob, ())))
+
+    def send(self) -> None:
+        count = len(self._outbox)
+        self._end.send_packed(join(None, self._sent, 0, count, self._outbox.content()))
+        self._sent += count
+        self._outbox.empty(self._sent)
+
+    def close(self) -> None:
+        self._outbox.close()
+        self._end.close()
+
+
+@pytest.fixture
+def both() -> Iterator[tuple[Member, Worker]]:
+    """A member that was given five tasks, and the other side."""
+    birth = Birth(0, "0.0", "here", None, True)
+    member = Member("0.0", multiprocessing.get_context("fork"), birth, daemon=True)
+    worker = Worker(member)
+    member.give("client", b"module:function", 0, [Row(b"module:function", 0, b"")] * 5)
+    yield member, worker
+    worker.close()
+    member.let_go()
+
+
+def blobs(found: Answers | None) -> list[bytes]:
+    return [] if found is None else [blob for _, blob, _ in found.answers]
+
+
+def test_the_second_look_finds_what_the_first_counted(both: tuple[Member, Worker]) -> None:
+    member, worker = both
+    worker.keep(b"one")
+    assert blobs(member.look()) == []
+    worker.keep(b"two")
+    assert blobs(member.look()) == [b"one"]
+    assert blobs(member.look()) == [b"two"]
+    worker.send()
+    assert blobs(member.receive()) == []
+
+
+def test_no_look_passes_an_answer_that_is_on_the_line(both: tuple[Member, Worker]) -> None:
+    member, worker = both
+    worker.keep(b"one")
+    worker.send()
+    worker.keep(b"two")
+    assert blobs(member.look()) == []
+    assert blobs(member.look()) == []
+    assert blobs(member.receive()) == [b"one"]
+    assert blobs(member.look()) == [b"two"]
+
+
+def test_a_look_may_come_long_after_the_one_before(both: tuple[Member, Worker]) -> None:
+    member, worker = both
+    worker.keep(b"one")
+    assert blobs(member.look()) == []
+    for blob in (b"two", b"three"):
+        worker.send()
+        worker.keep(blob)
+    assert blobs(member.look()) == []
+    assert blobs(member.receive()) == [b"one"]
+    assert blobs(member.receive()) == [b"two"]
+    assert blobs(member.look()) == [b"three"]
