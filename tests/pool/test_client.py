@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from nearfar.coordinator import failures, wire
+from nearfar.coordinator.calling import GREET_EVERY
 from nearfar.coordinator.failures import Unread
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode, Outcome, State, Task
 from nearfar.coordinator.wire import CLIENT, Envelope, Kind, Message
 from nearfar.errors import CoordinatorLost, InitializerFailed, PoolBroken, ProtocolError, WorkerLost
-from nearfar.pool.client import GATHER, GREET_EVERY, TALKATIVE, ClientMachine, Stage
+from nearfar.pool.client import GATHER, TALKATIVE, ClientMachine, Stage
 from nearfar.pool.pending import FEW_EACH, WINDOW, WINDOW_BYTES, WINDOW_EACH
 from nearfar.worker.actions import Connect, Send
 
@@ -174,12 +175,12 @@ def test_what_the_coordinator_says_of_lost_workers_is_read() -> None:
 
 
 def test_what_an_initializer_raised_is_read_by_the_pool() -> None:
-    story = Story(read_error=lambda blob: KeyError(blob.decode())).open()
+    story = Story(read_error=lambda blob: InitializerFailed(blob.decode())).open()
     (call,) = story.submit(Call())
     story.outcomes((1, Outcome.FAILED, failures.describe(Unread(b"pickled")), []))
     ((told, error),) = story.told()
     assert told is call and isinstance(error, InitializerFailed)
-    assert isinstance(error.__cause__, KeyError)
+    assert str(error) == "pickled"
 
 
 def test_an_outcome_comes_twice_or_for_nothing() -> None:

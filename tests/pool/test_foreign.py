@@ -220,10 +220,10 @@ def executor() -> Iterator[Executor]:
         yield made
 
 
-def test_a_killed_worker_breaks_a_standard_executor_and_nothing_hangs(executor: Executor) -> None:
+def test_a_killed_worker_breaks_a_standard_executor_and_nothing_hangs(executor: Executor, gate: Path) -> None:
     pool = Pool(executor=executor)
     death = pool.apply_async(tasks.die)
-    others = pool.map_async(tasks.square, range(100), 1)
+    others = pool.map_async(tasks.wait_for, [str(gate)] * 100, 1)
     for result in (death, others):
         with pytest.raises(BrokenProcessPool):
             result.get(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -16,6 +17,7 @@ __all__ = ["Future"]
 
 # Held for a few stores only: while a future gets its condition, and while it is settled.
 _lock = threading.Lock()
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 class _Watched:

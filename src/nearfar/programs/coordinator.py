@@ -15,6 +15,7 @@ from nearfar.errors import AddressError, CoordinatorLost
 from nearfar.net.addresses import Address
 from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, natural, seconds
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
+from nearfar.programs.counts import number
 from nearfar.programs.hiring import make_crew
 from nearfar.programs.tables import table
 
@@ -82,16 +83,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def describe(counts: Mapping[str, int], rate: float | None = None) -> str:
     """``4 workers (3 running), 12 waiting, 1,204 done (310/s), 1 lost; 2 agents, 1 client``."""
-    said = f"{_number(counts['workers'], 'worker')} ({counts['running']:,} running)"
+    said = f"{number(counts['workers'], 'worker')} ({counts['running']:,} running)"
     said += f", {counts['waiting']:,} waiting, {counts['done']:,} done"
     if rate is not None:
         said += f" ({rate:,.0f}/s)"
     said += "".join(f", {counts[what]:,} {what}" for what in ("lost", "stale", "malformed") if counts[what])
-    return f"{said}; {_number(counts['agents'], 'agent')}, {_number(counts['clients'], 'client')}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{said}; {number(counts['agents'], 'agent')}, {number(counts['clients'], 'client')}"
 
 
 def _coordinate(options: argparse.Namespace) -> int:
@@ -101,8 +98,9 @@ def _coordinate(options: argparse.Namespace) -> int:
             Address.parse(options.bind), hire, lease=options.lease, insecure=options.insecure
         )
         try:
+            nobody = coordinator.counts()
             print(f"coordinating at {coordinator.address}", flush=True)
-            _watch(coordinator, stop, options.status_every)
+            _watch(coordinator, stop, options.status_every, nobody)
         finally:
             coordinator.stop(options.grace)
             coordinator.join()
@@ -110,9 +108,9 @@ def _coordinate(options: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _watch(coordinator: LoneCoordinator, stop: StopRequest, every: float) -> None:
-    """Say how the pool stands, if that has changed, until told to stop."""
-    last, then = coordinator.counts(), time.monotonic()
+def _watch(coordinator: LoneCoordinator, stop: StopRequest, every: float, last: dict[str, int]) -> None:
+    """Say how the pool stands, if that is not what was said last, until told to stop."""
+    then = time.monotonic()
     while not stop.wait(every):
         counts, now = coordinator.counts(), time.monotonic()
         if counts != last:

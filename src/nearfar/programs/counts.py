@@ -77,6 +77,11 @@ def describe_pace(pace: Pace, counts: Counts, now: float) -> str:
     return ", ".join(parts if left is None else [*parts, f"{duration(left)} left"])
 
 
+def number(count: int, noun: str) -> str:
+    """``1 worker``, ``1,204 workers``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """Bytes for a reader, in powers of 1,000."""
     power = 0

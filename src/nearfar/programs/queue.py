@@ -17,7 +17,7 @@ from nearfar.programs.arguments import (
     seconds,
 )
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
-from nearfar.programs.counts import size
+from nearfar.programs.counts import number, size
 from nearfar.queues.far import FarQueue
 
 log = logging.getLogger("nearfar.queue")
@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging(options)
     try:
         with StopRequest() as stop, _host(options) as queue:
+            empty = describe(queue.counts())
             print(describe_place(queue.address, hosts=True), flush=True)
-            _watch(queue, stop, options.status_every)
+            _watch(queue, stop, options.status_every, empty)
             left = queue.counts()
     except AddressError as error:
         print(f"nearfar queue: {error}", file=sys.stderr)
@@ -92,13 +93,9 @@ def describe(counts: Mapping[str, int]) -> str:
     said += f", {counts['unsettled'] - counts['size']:,} in hand, {counts['settled']:,} done"
     troubles = ("dead", "dropped", "undeliverable", "late")
     said += "".join(f", {counts[what]:,} {what}" for what in troubles if counts[what])
-    said += f"; {_number(counts['producers'], 'producer')}, {_number(counts['consumers'], 'consumer')}"
+    said += f"; {number(counts['producers'], 'producer')}, {number(counts['consumers'], 'consumer')}"
     lost = counts["lost producers"]
-    return f"{said}, {_number(lost, 'producer')} lost" if lost else said
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{said}, {number(lost, 'producer')} lost" if lost else said
 
 
 def _host(options: argparse.Namespace) -> FarQueue:
@@ -114,9 +111,8 @@ def _host(options: argparse.Namespace) -> FarQueue:
     )
 
 
-def _watch(queue: FarQueue, stop: StopRequest, every: float) -> None:
-    """Say how the queue stands, if that has changed, until told to stop."""
-    last = describe(queue.counts())
+def _watch(queue: FarQueue, stop: StopRequest, every: float, last: str) -> None:
+    """Say how the queue stands, if that is not what was said last, until told to stop."""
     while not stop.wait(every):
         now = describe(queue.counts())
         if now != last:

@@ -123,6 +123,7 @@ def test_a_killed_child_costs_no_file(web: Web, tmp_path: Path, life: str) -> No
     gate = Gate(web, after=FILES // 3)
     command = Command(tmp_path, *urls_file(tmp_path, web), "-P", "2", "-C", "2")
     assert gate.reached.wait(30)
+    assert eventually(lambda: len(command.children("consume")) == 2, within=20), "their stores are open"
     os.kill(command.children(life)[0], signal.SIGKILL)
     gate.open()
     code, out, err = command.end()
