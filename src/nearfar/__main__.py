@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its end, when it writes the rest
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), 1
+        )  # or Python complains at its end, when it writes the rest
         print(f"nearfar {name}: nobody reads the standard output any more", file=sys.stderr)
         return Exit.FAILED
 

@@ -51,6 +51,8 @@ class Member:
         self.name = name
         self.ready = False
         self.retiring = False
+        self.fault = ""
+        """Why nothing that it says is read any more."""
         with ExitStack() as on_error, ExitStack() as passed_on:
             ours, self.theirs = make_pair()
             self.end = End(ours)
@@ -81,14 +83,8 @@ class Member:
         """Start the process. Raises `OSError`."""
         with nullcontext() if self._forks else without_stdin():
             self.process.start()
-        pid = self.process.pid
-        assert pid is not None
-        try:
-            self.pidfd = os.pidfd_open(pid)
-        except OSError:
-            self.process.kill()
-            self.process.join()
-            raise
+        assert self.process.pid is not None
+        self.pidfd = os.pidfd_open(self.process.pid)
 
     @property
     def pid(self) -> int:
@@ -97,7 +93,7 @@ class Member:
     @property
     def gathering(self) -> bool:
         """True if it may have answers that wait for company."""
-        return bool(self._sent) and self._sent[0].unanswered > 1
+        return bool(self._sent) and self._sent[0].unanswered > 1 and not self.fault
 
     def give(self, client: str, function: bytes, mode: int, payloads: Sequence[Payload]) -> None:
         """Send a batch. To a worker that is dead it counts as sent and never read.
@@ -152,15 +148,20 @@ class Member:
 
     def last_words(self) -> list[Answers]:
         """All that a dead worker answered and nobody has read."""
-        found = []
-        with suppress(OSError, EOFError):
-            while True:
-                words = self.receive()
-                if words is not None:
-                    found.append(words)
-        first, count, content = self._outbox.look()
-        if first + count > self._answered:
-            found.append(self._take(first, _unpack_answers(content, count), 0.0, iter(())))
+        found: list[Answers] = []
+        if self.fault:  # after an answer that is missing, no other has its place
+            return found
+        try:
+            with suppress(OSError, EOFError):
+                while True:
+                    words = self.receive()
+                    if words is not None:
+                        found.append(words)
+            first, count, content = self._outbox.look()
+            if first + count > self._answered:
+                found.append(self._take(first, _unpack_answers(content, count), 0.0, iter(())))
+        except Exception as error:
+            self.fault = f"said what cannot be read ({error!r})"
         return found
 
     def kill(self) -> None:
@@ -177,7 +178,14 @@ class Member:
     def reap(self) -> str:
         """Wait for the end of a process that has ended, or is about to; says how it did."""
         self.process.join(REAPED_WITHIN)
-        return describe_exit(self.process.exitcode)
+        return self.fault or describe_exit(self.process.exitcode)
+
+    def abort(self) -> None:
+        """Undo what `start` did, how far it may have come."""
+        if self.process.pid is not None:
+            self.process.kill()
+            self.process.join()
+        self.close()
 
     def close(self) -> None:
         """Forget it. Its process has been reaped."""
