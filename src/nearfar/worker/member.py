@@ -15,7 +15,7 @@ from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
 from nearfar.worker.life import lifeline
-from nearfar.worker.messages import READY, Payload, gather, scatter, unpack
+from nearfar.worker.messages import READY, Extra, Payload, gather, scatter, unpack
 from nearfar.worker.outbox import Outbox
 
 REAPED_WITHIN = 5.0
@@ -35,11 +35,11 @@ class Answers(NamedTuple):
 class _Sent:
     """A message that the worker has not answered in full."""
 
-    __slots__ = ("descriptor", "unanswered")
+    __slots__ = ("extra", "unanswered")
 
-    def __init__(self, unanswered: int, descriptor: bytes | None) -> None:
+    def __init__(self, unanswered: int, extra: Extra) -> None:
         self.unanswered = unanswered
-        self.descriptor = descriptor
+        self.extra = extra
 
 
 class Member:
@@ -101,11 +101,11 @@ class Member:
         Raises `OSError` or `MemoryError` where there is no room for large parts; nothing was sent then.
         """
         inline, parts = gather(payloads)
-        descriptor = None
+        extra = None
         with suppress(BrokenPipeError, ConnectionResetError):
-            descriptor = self.end.send([client, function, mode, *inline], parts)
+            extra = self.end.send([client, function, mode, *inline], parts)
         self._given += 1
-        self._sent.append(_Sent(len(payloads), descriptor))
+        self._sent.append(_Sent(len(payloads), extra))
 
     def receive(self) -> Answers | None:
         """Read one message: answers, or None if it was the first, by which the worker is ready.
@@ -143,7 +143,7 @@ class Member:
     def _take_back(self, count: int) -> int:
         self._given -= count
         for _ in range(count):
-            self.end.unplace(self._sent.pop().descriptor)
+            self.end.take_back(self._sent.pop().extra)
         return count
 
     def last_words(self) -> list[Answers]:
