@@ -143,6 +143,21 @@ class Book:
             self.lost += 1
             self.end(task, error)
 
+    def refuse(self, task: Task, worker: Worker, error: BaseException) -> None:
+        """It cannot be sent to `worker`."""
+        if task.state is State.SETTLED:
+            return
+        if not isinstance(task, Preparation):
+            self.end(task, error)
+            return
+        task.state = State.SETTLED
+        worker.prepared.discard(task.client)
+        if worker.quota is not None:
+            worker.quota -= 1
+        client = self.clients.get(task.client)
+        if client is not None and client.error is None:
+            self.break_client(client, InitializerFailed(f"the initializer cannot be sent: {error}"))
+
     def end(self, task: Task, error: BaseException) -> None:
         """It will have no answer."""
         task.state = State.SETTLED

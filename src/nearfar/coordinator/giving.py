@@ -43,6 +43,9 @@ class Giving:
             self._hand(worker, batch, now)
         else:
             self._prepare(worker, client, now)
+            if client.name not in worker.prepared:  # it could not be sent, and nothing of its client runs
+                self.book.requeue(batch.tasks, worker)
+                return
             worker.unsent = batch
             worker.batches.append(batch)
             self.book.given(batch)
@@ -96,6 +99,8 @@ class Giving:
                 return
             worker.unsent = None
             worker.link.give(worker, batch)
+            if not worker.batches:
+                return
         batch.since = now
         if (timeout := batch.tasks[0].timeout) is not None:
             self._alarms.set(now + timeout, worker)

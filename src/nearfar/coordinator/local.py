@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from time import monotonic
 
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.workers import Batch, Worker
+from nearfar.errors import ProtocolError
 from nearfar.worker.crew import Crew, Listener
 from nearfar.worker.member import Answer
+
+log = logging.getLogger(__name__)
 
 Hire = Callable[[Listener], Crew]
 """Makes a crew that tells `Listener`."""
@@ -75,8 +79,13 @@ class LocalWorkers:
     def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
         """As `Listener.answered`."""
         worker = self._coordinator.workers.get(name)
-        if worker is not None:
+        if worker is None:
+            return
+        try:
             self._coordinator.answered(worker, answers, spent, monotonic())
+        except ProtocolError as error:
+            log.warning("worker %s is killed: %s", name, error)
+            self.crew.kill(name)
 
     def died(self, name: str, how: str, unread: int) -> None:
         """As `Listener.died`."""

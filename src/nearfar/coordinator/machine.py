@@ -141,11 +141,14 @@ class Coordinator(Giving):
         self._place(worker)
 
     def refused(self, worker: Worker, error: BaseException) -> None:
-        """The batch just given to `worker` cannot be sent: there is no room for it on this machine."""
+        """The batch just given to `worker` cannot be sent: there is no room for it on this machine.
+
+        Said inside `Link.give`. An initializer that cannot be sent breaks its client.
+        """
         batch = worker.batches.pop()
         self.book.over(batch)
         for task in batch.unanswered():
-            self.book.end(task, error)
+            self.book.refuse(task, worker, error)
         self._place(worker)
 
     def died(self, worker: Worker, how: str, unread: int | None) -> None:

@@ -41,9 +41,10 @@ class FarEngine(DrivenEngine):
         Nothing is sent before it is used. Raises `AddressError`, and what pickling raises.
         """
         place = Address.parse_remote(address)
-        super().__init__(new_name(), CallPickler(far=True, main={}), daemon=daemon)
+        pickler = CallPickler(far=True, main={})
+        first = pickled_initializer(pickler, initializer, initargs)
+        super().__init__(new_name(), pickler, daemon=daemon)
         self._caller = Caller(place.seen_from_here())
-        first = pickled_initializer(self._pickler, initializer, initargs)
         self._machine = ClientMachine(
             self.name,
             about_me() | {"host": socket.gethostname()},
@@ -73,7 +74,7 @@ class FarEngine(DrivenEngine):
 
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`: of what is this client's, but the workers, whom it shares."""
-        waiting, given = self._alone((0, 0), self._machine.counts)
+        waiting, given = self._alone.look(self._machine.counts)
         running = min(given, self._machine.workers)
         ahead = given - running
         return {

@@ -51,11 +51,12 @@ class NearEngine(DrivenEngine):
         context = context or multiprocessing.get_context()
         far = address is not None
         main = {} if far else inherited_main(context.get_start_method())
-        super().__init__(new_name(), CallPickler(far=far, main=main), daemon=daemon)
+        pickler = CallPickler(far=far, main=main)
         if far:
-            travels, inherited = pickled_initializer(self._pickler, initializer, initargs), None
+            travels, inherited = pickled_initializer(pickler, initializer, initargs), None
         else:
-            travels, inherited = near_initializer(self._pickler, initializer, initargs)
+            travels, inherited = near_initializer(pickler, initializer, initargs)
+        super().__init__(new_name(), pickler, daemon=daemon)
         self._client = Client(self.name, travels, read_error=read_initializer_error, eager=True)
         self._coordinator = Coordinator()
         self._coordinator.client_came(self._client, monotonic())
@@ -99,7 +100,7 @@ class NearEngine(DrivenEngine):
 
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`."""
-        now = self._alone({}, self._count)
+        now = self._alone.look(self._count)
         ahead = now["given"] - now["running"]
         return now | {"waiting": now["waiting"] + ahead + len(self._inbox)}
 

@@ -7,6 +7,7 @@ a dead one exactly what it had.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from array import array
@@ -39,29 +40,32 @@ class End:
         self._view = memoryview(self._buffer)
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
+        self._unsaid: list[int] = []
+        """Segments that are free again, of which a message told that has not arrived."""
 
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def send(
-        self, words: Sequence[Any], parts: Sequence[Buffer] = (), fds: Sequence[int] = ()
-    ) -> bytes | None:
-        """Send ``[extra, *words]``, the `parts` in shared memory; returns their descriptor, for `unplace`.
+    def send(self, words: Sequence[Any], parts: Sequence[Buffer] = (), fds: Sequence[int] = ()) -> Extra:
+        """Send ``[extra, *words]``, the `parts` in shared memory; returns the `extra`, for `take_back`.
 
-        Raises `OSError`, having sent nothing: `BlockingIOError` where the other side does not read.
+        Raises `OSError` or `MemoryError`, having sent nothing: `BlockingIOError` where the other side does
+        not read.
         """
-        extra, descriptor, new = self._place(parts)
+        extra, new = self._place(parts)
         try:
             self.send_packed(pack([extra, *words]), [*fds, *new])
         except OSError:
-            self.unplace(descriptor, new)
+            self.take_back(extra, new)
             raise
         for each in new:
             os.close(each)
-        return descriptor
+        return extra
 
     def send_packed(self, message: bytes, fds: Sequence[int] = ()) -> None:
         """Send one message. Raises `OSError`."""
+        if len(message) > LARGEST:  # it would be cut off
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         if fds:
             socket.send_fds(self.socket, [message], list(fds))
         else:
@@ -69,11 +73,18 @@ class End:
 
     def extra(self) -> Extra:
         """What a message without large parts has to say about segments."""
-        released = self._receiver.take_released() if self._receiver is not None else None
+        released = self._receiver.take_released() if self._receiver is not None else []
+        if self._unsaid:
+            released = self._unsaid + released
+            self._unsaid = []
         return (None, released) if released else None
 
-    def unplace(self, descriptor: bytes | None, fds: Sequence[int] = ()) -> None:
-        """The message with this descriptor, and with these `fds`, has not arrived, and will not."""
+    def take_back(self, extra: Extra, fds: Sequence[int] = ()) -> None:
+        """The message with this `extra`, and with these `fds`, has not arrived, and will not."""
+        if extra is None:
+            return
+        descriptor, released = extra
+        self._unsaid += released
         if descriptor is not None and self._sender is not None:
             self._sender.unplace(descriptor, fds)
 
@@ -96,14 +107,14 @@ class End:
                 side.close()
         self.socket.close()
 
-    def _place(self, parts: Sequence[Buffer]) -> tuple[Extra, bytes | None, list[int]]:
-        extra = self.extra()
+    def _place(self, parts: Sequence[Buffer]) -> tuple[Extra, list[int]]:
         if not parts:
-            return extra, None, []
+            return self.extra(), []
         if self._sender is None:
             self._sender = Sender()
-        descriptor, fds = self._sender.place(parts)
-        return (descriptor, extra[1] if extra else []), descriptor, fds
+        descriptor, fds = self._sender.place(parts)  # may raise: before what it says would be lost
+        extra = self.extra()
+        return (descriptor, extra[1] if extra else []), fds
 
     def _map(self, extra: Sequence[Any], fds: list[int]) -> Sequence[Buffer]:
         descriptor, released = extra

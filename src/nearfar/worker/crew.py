@@ -5,21 +5,23 @@ from __future__ import annotations
 import itertools
 import logging
 import multiprocessing
-import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import inf
 from multiprocessing import process as processes
 from multiprocessing.context import BaseContext
 from time import monotonic
-from typing import Protocol
 
 from nearfar.net import forks
 from nearfar.worker.inherited import Inherited
-from nearfar.worker.member import Answer, Answers, Member
+from nearfar.worker.listener import Listener
+from nearfar.worker.member import Answers, Member
 from nearfar.worker.messages import Payload, Row
 from nearfar.worker.run import Birth
+from nearfar.worker.watchers import Watchers
+
+__all__ = ["Crew", "Listener"]
 
 MOST_STILLBORN = 3
 """Times the number of workers: so many deaths in a row before one was ready, and no more are started."""
@@ -33,26 +35,7 @@ LOOK_EVERY = 0.005
 log = logging.getLogger(__name__)
 
 
-class Listener(Protocol):
-    """Who hears of a crew. Every answer that a worker gave is told before its death."""
-
-    def came(self, name: str, pid: int) -> None:
-        """A worker is ready."""
-
-    def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
-        """The next of the tasks that a worker was given ran, in `spent` seconds together."""
-
-    def died(self, name: str, how: str, unread: int) -> None:
-        """A worker that came is gone. It never read the last `unread` batches that it was given."""
-
-    def left(self, name: str) -> None:
-        """A worker that was retired has ended."""
-
-    def hopeless(self, reason: str) -> None:
-        """Processes die at their start again and again: no more are started."""
-
-
-class Crew:
+class Crew(Watchers):
     """Up to `count` processes. Not for several threads at once; nothing here blocks but `close`."""
 
     def __init__(
@@ -72,6 +55,7 @@ class Crew:
         `main_of`: the client whose `__main__` these processes have, because they are its children. `far`:
         what the pickler of their clients was told. Daemonic processes may have no children of their own.
         """
+        super().__init__()
         self.members: dict[str, Member] = {}
         self.quota = quota
         self._listener = listener
@@ -89,8 +73,8 @@ class Crew:
         self._hopeless = False
         self._closed = False
         self._starting: Member | None = None
-        self._poll = select.epoll()
-        self._handlers: dict[int, Callable[[], None]] = {}
+        self._batched: dict[str, Member] = {}
+        """Those that may have answers which wait for company."""
         self._next_look = 0.0
         self._next_try = inf
         self._tries = 0
@@ -117,15 +101,16 @@ class Crew:
         self._starting = member
         try:
             member.start()
+            self.watch(member.end.fileno(), partial(self._read, member))
+            self.watch(member.pidfd, partial(self._bury, member))
         except BaseException:
             del self.members[member.name]
-            member.let_go()
+            self._unwatch(member)
+            member.abort()
             raise
         finally:
             self._starting = None
         log.debug("worker %s started, pid %d", member.name, member.pid)
-        self.watch(member.end.fileno(), partial(self._read, member))
-        self.watch(member.pidfd, partial(self._bury, member))
 
     def forget_parent(self) -> None:
         """In a forked child: close what is the parent's, or its workers would not notice its end."""
@@ -145,13 +130,16 @@ class Crew:
         function, mode, *_ = rows[0]
         if any(row.function != function or row.mode != mode for row in rows):
             raise ValueError("a batch is of one function and mode")
-        self.members[name].give(client, function, mode, rows)
+        self.give_tasks(name, client, function, mode, rows)
 
     def give_tasks(
         self, name: str, client: str, function: bytes, mode: int, tasks: Sequence[Payload]
     ) -> None:
         """The same, of anything that has a blob and buffers."""
-        self.members[name].give(client, function, mode, tasks)
+        member = self.members[name]
+        member.give(client, function, mode, tasks)
+        if len(tasks) > 1:
+            self._batched[name] = member
 
     def recall(self, name: str) -> int:
         """How many batches, the last ones, it had not read; it will not."""
@@ -171,41 +159,14 @@ class Crew:
 
     # -- what they say -----------------------------------------------------------------------------
 
-    def fileno(self) -> int:
-        """A descriptor that is readable when `turn` has something to do."""
-        return self._poll.fileno()
-
-    def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
-        """Have `turn` call `handler` whenever `descriptor` is readable."""
-        self._poll.register(descriptor, select.EPOLLIN)
-        self._handlers[descriptor] = handler
-
-    def unwatch(self, descriptor: int) -> None:
-        if self._handlers.pop(descriptor, None) is not None:
-            self._poll.unregister(descriptor)
-
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Wait up to `timeout` seconds for something to do, for `dispatch`. The only method that waits."""
-        return self._poll.poll(timeout)
-
-    def dispatch(self, events: list[tuple[int, int]]) -> None:
-        """Do what `poll` found."""
-        for descriptor, _ in events:
-            handler = self._handlers.get(descriptor)
-            if handler is not None:
-                handler()
-
     def turn(self) -> None:
         """Read what came, see who died, start who is missing."""
         self.dispatch(self._poll.poll(0))
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
-        deadline = self._next_try
-        for member in self.members.values():
-            if member.gathering:
-                deadline = min(deadline, self._next_look)
-        return None if deadline == inf else deadline
+        look = self._next_look if self._batched else inf
+        return None if look == self._next_try == inf else min(look, self._next_try)
 
     def tick(self, now: float) -> None:
         """Look for answers that wait for company; try again to start what could not be started."""
@@ -213,10 +174,11 @@ class Crew:
             self._start_again()
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
-            for member in list(self.members.values()):
-                found = member.look() if member.gathering else None
-                if found is not None:
-                    self._tell(member, found)
+            for member in list(self._batched.values()):
+                if not member.gathering:
+                    del self._batched[member.name]
+                else:
+                    self._look(member)
 
     def _read(self, member: Member) -> None:
         try:
@@ -226,20 +188,43 @@ class Crew:
         except (EOFError, ConnectionResetError):
             self.unwatch(member.end.fileno())  # its process is ending: `_bury` follows
             return
+        except Exception as error:
+            self._condemn(member, error)
+            return
         if found is not None:
             self._tell(member, found)
         else:
             self._stillborn = 0
             self._listener.came(member.name, member.pid)
 
+    def _look(self, member: Member) -> None:
+        try:
+            found = member.look()
+        except Exception as error:
+            self._condemn(member, error)
+            return
+        if found is not None:
+            self._tell(member, found)
+
+    def _condemn(self, member: Member, error: Exception) -> None:
+        """What it said cannot be read, or there is no room for it: it ends, and what it ran with it."""
+        log.warning("worker %s is killed, for what it said cannot be read: %r", member.name, error)
+        member.fault = f"said what cannot be read ({error!r})"
+        self.unwatch(member.end.fileno())
+        member.kill()
+
     def _tell(self, member: Member, found: Answers) -> None:
         if found.answers:
             self._listener.answered(member.name, found.answers, found.spent)
 
-    def _bury(self, member: Member) -> None:
-        """A process has ended."""
+    def _unwatch(self, member: Member) -> None:
         self.unwatch(member.pidfd)
         self.unwatch(member.end.fileno())
+
+    def _bury(self, member: Member) -> None:
+        """A process has ended."""
+        self._unwatch(member)
+        self._batched.pop(member.name, None)
         came = member.ready
         for words in member.last_words():
             self._tell(member, words)

@@ -15,7 +15,7 @@ from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
 from nearfar.worker.life import lifeline
-from nearfar.worker.messages import READY, Payload, gather, scatter, unpack_first
+from nearfar.worker.messages import READY, Extra, Payload, gather, scatter, unpack_first
 from nearfar.worker.outbox import Outbox
 
 REAPED_WITHIN = 5.0
@@ -35,11 +35,11 @@ class Answers(NamedTuple):
 class _Sent:
     """A message that the worker has not answered in full."""
 
-    __slots__ = ("descriptor", "unanswered")
+    __slots__ = ("extra", "unanswered")
 
-    def __init__(self, unanswered: int, descriptor: bytes | None) -> None:
+    def __init__(self, unanswered: int, extra: Extra) -> None:
         self.unanswered = unanswered
-        self.descriptor = descriptor
+        self.extra = extra
 
 
 class Member:
@@ -51,6 +51,8 @@ class Member:
         self.name = name
         self.ready = False
         self.retiring = False
+        self.fault = ""
+        """Why nothing that it says is read any more."""
         with ExitStack() as on_error, ExitStack() as passed_on:
             ours, self.theirs = make_pair()
             self.end = End(ours)
@@ -81,14 +83,8 @@ class Member:
         """Start the process. Raises `OSError`."""
         with nullcontext() if self._forks else without_stdin():
             self.process.start()
-        pid = self.process.pid
-        assert pid is not None
-        try:
-            self.pidfd = os.pidfd_open(pid)
-        except OSError:
-            self.process.kill()
-            self.process.join()
-            raise
+        assert self.process.pid is not None
+        self.pidfd = os.pidfd_open(self.process.pid)
 
     @property
     def pid(self) -> int:
@@ -97,7 +93,7 @@ class Member:
     @property
     def gathering(self) -> bool:
         """True if it may have answers that wait for company."""
-        return bool(self._sent) and self._sent[0].unanswered > 1
+        return bool(self._sent) and self._sent[0].unanswered > 1 and not self.fault
 
     def give(self, client: str, function: bytes, mode: int, payloads: Sequence[Payload]) -> None:
         """Send a batch. To a worker that is dead it counts as sent and never read.
@@ -105,11 +101,11 @@ class Member:
         Raises `OSError` or `MemoryError` where there is no room for large parts; nothing was sent then.
         """
         inline, parts = gather(payloads)
-        descriptor = None
+        extra = None
         with suppress(BrokenPipeError, ConnectionResetError):
-            descriptor = self.end.send([client, function, mode, *inline], parts)
+            extra = self.end.send([client, function, mode, *inline], parts)
         self._given += 1
-        self._sent.append(_Sent(len(payloads), descriptor))
+        self._sent.append(_Sent(len(payloads), extra))
 
     def receive(self) -> Answers | None:
         """Read one message: answers, or None if it was the first, by which the worker is ready.
@@ -149,20 +145,25 @@ class Member:
     def _take_back(self, count: int) -> int:
         self._given -= count
         for _ in range(count):
-            self.end.unplace(self._sent.pop().descriptor)
+            self.end.take_back(self._sent.pop().extra)
         return count
 
     def last_words(self) -> list[Answers]:
         """All that a dead worker answered and nobody has read."""
-        found = []
-        with suppress(OSError, EOFError):
-            while True:
-                words = self.receive()
-                if words is not None:
-                    found.append(words)
-        first, count, content = self._outbox.look()
-        if first + count > self._answered:
-            found.append(self._take(first, unpack_first(content, count), 0.0, iter(())))
+        found: list[Answers] = []
+        if self.fault:  # after an answer that is missing, no other has its place
+            return found
+        try:
+            with suppress(OSError, EOFError):
+                while True:
+                    words = self.receive()
+                    if words is not None:
+                        found.append(words)
+            first, count, content = self._outbox.look()
+            if first + count > self._answered:
+                found.append(self._take(first, unpack_first(content, count), 0.0, iter(())))
+        except Exception as error:
+            self.fault = f"said what cannot be read ({error!r})"
         return found
 
     def kill(self) -> None:
@@ -179,7 +180,14 @@ class Member:
     def reap(self) -> str:
         """Wait for the end of a process that has ended, or is about to; says how it did."""
         self.process.join(REAPED_WITHIN)
-        return describe_exit(self.process.exitcode)
+        return self.fault or describe_exit(self.process.exitcode)
+
+    def abort(self) -> None:
+        """Undo what `start` did, how far it may have come."""
+        if self.process.pid is not None:
+            self.process.kill()
+            self.process.join()
+        self.close()
 
     def close(self) -> None:
         """Forget it. Its process has been reaped."""

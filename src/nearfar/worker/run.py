@@ -102,7 +102,10 @@ class Runner:
             del blob, buffers
             if large or len(answer) > INLINE:
                 self._flush()
-                self._send_large(status, answer, large)
+                try:
+                    self._send_large(status, answer, large)
+                except (OSError, MemoryError) as error:
+                    self._send_one(Status.ERROR, dump_error(error, main=client == self._main_of))
             elif last == 0:
                 self._send_one(status, answer)
             else:
