@@ -1,0 +1,68 @@
+"""A pool over Dask's executor, of which nothing is used but `submit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfar import Pool
+from nearfar.pool.results import AsyncResult
+from tests.pool import tasks
+from tests.support.waiting import eventually
+
+dask = pytest.importorskip("dask")
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offload() -> None:
+    """Dask makes a thread for large messages once for the whole process."""
+    from distributed.utils import _offload_executor
+
+    _offload_executor.submit(int).result()
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    with (
+        dask.config.set({"temporary-directory": str(tmp_path)}),
+        distributed.Client(
+            processes=True, n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as client,
+        Pool(2, executor=client.get_executor()) as pool,
+    ):
+        yield pool
+
+
+def test_a_pool_over_dask(pool: Pool, tmp_path: Path) -> None:
+    assert pool.map(tasks.square, range(100)) == [n * n for n in range(100)]
+    assert list(pool.imap(tasks.square, iter(range(10)))) == [n * n for n in range(10)]
+    assert sorted(pool.imap_unordered(tasks.square, range(10))) == [n * n for n in range(10)]
+    check_callbacks(pool)
+    check_cancel(pool, tmp_path / "gate")
+    pool.close()
+    pool.join()
+
+
+def check_callbacks(pool: Pool) -> None:
+    told: list[Any] = []
+    assert pool.apply_async(tasks.square, (7,), {"plus": 1}, told.append, told.append).get(30) == 50
+    failed = pool.apply_async(tasks.fail, (8,), None, told.append, told.append)
+    with pytest.raises(tasks.Trouble):
+        failed.get(30)
+    assert told[0] == 50
+    assert isinstance(told[1], tasks.Trouble)
+
+
+def check_cancel(pool: Pool, gate: Path) -> None:
+    """True is the truth: also for what Dask would say it of, though it runs."""
+    results: list[AsyncResult] = [pool.apply_async(tasks.wait_for, (str(gate), n)) for n in range(6)]
+    try:
+        assert [result.cancel() for result in results] == [False] * 4 + [True] * 2
+    finally:
+        gate.touch()
+    assert [result.get(30) for result in results[:4]] == [0, 1, 2, 3]
+    assert eventually(lambda: all(result.ready() for result in results), 5)
