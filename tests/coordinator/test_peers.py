@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from nearfar.coordinator.agents import RELEASE_EVERY
+from nearfar.coordinator.parts import LARGE
 from nearfar.coordinator.tasks import Outcome
 from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
@@ -426,6 +428,20 @@ def test_answers_that_clients_have_are_kept_no_longer(world: World) -> None:
     agent = world.agent()
     client = world.client()
     client.submit(b"1", b"2")
+    world.run_all()
+    world.pass_time(1)  # for the client's ack
+    world.pass_time(1)  # for company
+    assert agent.machine.kept == {}
+
+
+def test_large_or_many_answers_are_released_at_once(world: World) -> None:
+    agent = world.agent()
+    client = world.client()
+    client.submit(bytes(LARGE + 1), b"1")
+    world.run_all()
+    world.pass_time(1)
+    assert agent.machine.kept == {}
+    client.submit(*[b"1"] * RELEASE_EVERY)
     world.run_all()
     world.pass_time(1)
     assert agent.machine.kept == {}

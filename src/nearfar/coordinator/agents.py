@@ -14,6 +14,8 @@ from nearfar.coordinator.wire import Kind
 from nearfar.coordinator.workers import Batch, Initializer, Preparation, Worker
 from nearfar.errors import ProtocolError
 
+RELEASE_EVERY = 64
+"""Small answers that may be released: what waits for company costs its agent no message, and no wake-up."""
 MOST_LISTS = 16
 """Clients in one RELEASE: so it fits into a frame."""
 
@@ -52,8 +54,10 @@ class Agent:
 class Agents:
     """By the names of their sessions. Their words raise `ProtocolError` when they cannot be true."""
 
-    def __init__(self, desk: Desk, coordinator: Coordinator, guests: Guests) -> None:
+    def __init__(self, desk: Desk, coordinator: Coordinator, guests: Guests, patience: float) -> None:
+        """`patience`: seconds that a few small answers wait for company before they are released."""
         self.all: dict[str, Agent] = {}
+        self._patience = patience
         self._desk = desk
         self._coordinator = coordinator
         self._guests = guests
@@ -138,8 +142,16 @@ class Agents:
         for worker in list(agent.workers.values()):
             self._coordinator.drain(worker)
 
+    def deadline(self) -> float | None:
+        """When `flush` is wanted."""
+        since = self._guests.releasing_since
+        return None if since is None else since + self._patience
+
     def flush(self) -> None:
         """Say what there is to be told."""
+        due = self.deadline()
+        if due is None or (self._desk.now < due and self._guests.releasing < RELEASE_EVERY):
+            return
         for name, clients in self._guests.released.items():
             agent = self.all.get(name)
             if agent is not None:
@@ -150,7 +162,7 @@ class Agents:
                 ]
                 for start in range(0, len(lists), MOST_LISTS):
                     self._desk.say(agent.session, Kind.RELEASE, lists[start : start + MOST_LISTS])
-        self._guests.released.clear()
+        self._guests.forget_released()
 
     def _claimed(self, worker: Worker, client: str, number: int) -> Task:
         if number:

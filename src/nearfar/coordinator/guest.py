@@ -8,7 +8,7 @@ from nearfar.coordinator import failures
 from nearfar.coordinator.clients import Client
 from nearfar.coordinator.desk import Session
 from nearfar.coordinator.failures import Unread
-from nearfar.coordinator.parts import Row
+from nearfar.coordinator.parts import LARGE, Row
 from nearfar.coordinator.tasks import Outcome, State, Task
 from nearfar.coordinator.wire import Kind
 
@@ -76,6 +76,8 @@ class Guest:
         """What agents brought along, as long as it is hollow."""
         self.origins: dict[int, str] = {}
         """Who keeps answers that the client may not have, by number."""
+        self.large: set[int] = set()
+        """Those among them that hold much memory."""
         self.workers = -1
         """How many it was told of."""
 
@@ -84,6 +86,8 @@ class Guest:
             del self.tasks[task.number]
             if task.origin:
                 self.origins[task.number] = task.origin
+                if row[3] or len(row[2]) > LARGE:
+                    self.large.add(task.number)
             if task.session is not None and task.session is self.session:
                 self.outcomes.append(row)
             else:

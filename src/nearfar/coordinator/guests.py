@@ -23,6 +23,8 @@ from nearfar.coordinator.wire import Kind
 from nearfar.coordinator.workers import Initializer, Worker
 from nearfar.errors import WorkerLost
 
+LARGE_WEIGHS = 64
+"""A large answer is released at once: it holds memory that its worker could use again."""
 MOST_GHOSTS = 256
 """Clients remembered that were given up."""
 
@@ -39,6 +41,9 @@ class Guests:
         self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
         self.released: dict[str, dict[str, list[int]]] = {}
         """Answers that agents need not keep: by their sessions, clients and numbers."""
+        self.releasing = 0
+        """How many these are; a large one counts for many."""
+        self.releasing_since: float | None = None
         self._asked: set[Task] = set()
         """To be cancelled; their workers were asked to give them back."""
 
@@ -171,12 +176,24 @@ class Guests:
     def release(self, uid: str, number: int, origin: str) -> None:
         """The agent of that session need not keep the answer any longer."""
         self.released.setdefault(origin, {}).setdefault(uid, []).append(number)
+        self.releasing += 1
+        if self.releasing_since is None:
+            self.releasing_since = self._desk.now
+
+    def forget_released(self) -> None:
+        """The agents were told."""
+        self.released.clear()
+        self.releasing = 0
+        self.releasing_since = None
 
     def _release(self, guest: Guest, numbers: list[int]) -> None:
         for number in numbers:
             origin = guest.origins.pop(number, "")
             if origin:
                 self.release(guest.name, number, origin)
+                if number in guest.large:
+                    guest.large.discard(number)
+                    self.releasing += LARGE_WEIGHS
 
     def heard(self, session: Session) -> None:
         """A client spoke: it may have acked outcomes."""

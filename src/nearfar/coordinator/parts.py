@@ -63,7 +63,8 @@ def unpack(frames: Sequence[Any], form: Form) -> list[Row]:
     if type(rows) is not list or len(rows) > MOST_ROWS:
         raise ProtocolError("not rows")
     large = iter(frames[1:])
-    read = [_read(row, form, large) for row in rows]
+    checks, blob = form
+    read = [_read(row, checks, blob, large) for row in rows]
     if next(large, None) is not None:
         raise ProtocolError("a part that no row names")
     return read
@@ -85,8 +86,7 @@ def _place(part: Any, large: list[Any]) -> Any:
     return None
 
 
-def _read(row: Any, form: Form, large: Iterator[Any]) -> Row:
-    checks, blob = form
+def _read(row: Any, checks: tuple[Check, ...], blob: int, large: Iterator[Any]) -> Row:
     if type(row) is not list or len(row) != len(checks):
         raise ProtocolError("a row of the wrong shape")
     if blob >= 0:
@@ -96,8 +96,9 @@ def _read(row: Any, form: Form, large: Iterator[Any]) -> Row:
             row[blob] = next(large, None)
         if row[blob + 1]:
             row[blob + 1] = [next(large, None) if part is None else part for part in row[blob + 1]]
-    if not all(check(value) for check, value in zip(checks, row, strict=True)):
-        raise ProtocolError("a row with a field of the wrong kind")
+    for check, value in zip(checks, row, strict=True):  # `all` and a generator would cost as much again
+        if not check(value):
+            raise ProtocolError("a row with a field of the wrong kind")
     return tuple(row)
 
 

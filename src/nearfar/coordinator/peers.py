@@ -48,7 +48,7 @@ class Peers:
         self._desk = Desk()
         self._desk.now = now
         self._guests = Guests(self._desk, coordinator, lease, now)
-        self._agents = Agents(self._desk, coordinator, self._guests)
+        self._agents = Agents(self._desk, coordinator, self._guests, lease / 100)
 
     @property
     def sessions(self) -> dict[str, Session]:
@@ -107,8 +107,7 @@ class Peers:
     def deadline(self, now: float) -> float:
         """When `tick` is wanted next."""
         times = [session.talk.deadline() for session in self.sessions.values()]
-        if (wanted := self._guests.deadline()) is not None:
-            times.append(wanted)
+        times += [due for due in (self._guests.deadline(), self._agents.deadline()) if due is not None]
         return min(times, default=now + self._lease / 4)
 
     def settled(self) -> bool:

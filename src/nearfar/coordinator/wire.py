@@ -180,7 +180,7 @@ FORMS: dict[Kind, Form] = {
 }
 """The rows of the kinds that have some."""
 
-_KINDS = frozenset(map(int, Kind))
+_KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
 def pack(number: int, ack: int, message: Message) -> list[Any]:
@@ -200,13 +200,14 @@ def unpack(frames: Sequence[Any]) -> Envelope:
         raise ProtocolError(f"not a message: {error!r}") from error
     if type(words) is not list or len(words) < 3 or type(words[0]) is not int or words[0] not in _KINDS:
         raise ProtocolError("not a message")
-    number, ack, *fields = words[1:]
-    kind = Kind(words[0])
+    code, number, ack, *fields = words
+    kind = _KINDS[code]
     shape = _SHAPES[kind]
     if not (shapes.natural(number) and shapes.natural(ack)) or len(fields) != len(shape):
         raise ProtocolError(f"{kind.name} of the wrong shape")
-    if not all(check(value) for check, value in zip(shape, fields, strict=True)):
-        raise ProtocolError(f"{kind.name} with a field of the wrong kind")
+    for check, value in zip(shape, fields, strict=True):
+        if not check(value):
+            raise ProtocolError(f"{kind.name} with a field of the wrong kind")
     if (len(frames) > 1) is not (kind in FORMS):
         raise ProtocolError(f"{kind.name} with {len(frames)} frames")
     rows = parts.unpack(frames[1:], FORMS[kind]) if kind in FORMS else None

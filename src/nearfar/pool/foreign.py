@@ -44,8 +44,8 @@ class ForeignEngine:
     At most `window` calls are with the executor; the others wait here, so that `cancel` tells the truth and
     the executor's memory is bounded. A call that was handed on counts as begun. A task cannot be killed:
     a call with a timeout is refused, and `terminate` leaves what the executor has to run to its end,
-    unheard. Nothing is run again here: a lost worker breaks such an executor (but Dask runs its tasks again,
-    up to ``distributed.scheduler.allowed-failures`` times).
+    unheard. Nothing is run again by this: a lost worker breaks most executors, and Dask runs its tasks
+    again (``distributed.scheduler.allowed-failures`` times).
     """
 
     def __init__(
