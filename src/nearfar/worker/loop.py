@@ -76,7 +76,7 @@ class Agent:
         try:
             self._crew.start()
             self._machine.connect(time.monotonic())
-            while not self._over():
+            while self._goes_on():
                 self._sleep()
                 self._take_in()
                 self._check()
@@ -117,12 +117,16 @@ class Agent:
 
     # -- steps of the loop -------------------------------------------------------------------------
 
-    def _over(self) -> bool:
-        """Do what the machine says; doing may give it more to say. True if it has said its last."""
+    def _goes_on(self) -> bool:
+        """False once the machine has said its last."""
+        self._act()
+        return self._machine.stage is not Stage.CLOSED
+
+    def _act(self) -> None:
+        """Do what the machine says; doing may give it more to say."""
         while actions := self._machine.flush(time.monotonic()):
             for action in actions:
                 self._do(action)
-        return self._machine.stage is Stage.CLOSED
 
     def _do(self, action: Action) -> None:
         match action:
@@ -161,6 +165,7 @@ class Agent:
         self._waker.clear()
         for envelope in self._caller.receive():
             self._machine.receive(envelope, time.monotonic())
+        self._act()  # before a worker's death is heard of: what was given to it counts as unread then
         self._crew.turn()
         now = time.monotonic()
         self._crew.tick(now)
