@@ -111,7 +111,8 @@ class FarEngine(DrivenEngine):
         self._leadership.reconsider()
 
     def _step(self, events: list[tuple[int, int]], now: float) -> None:
-        self._waker.clear()
+        if events:
+            self._waker.clear()
         machine = self._machine
         for envelope in self._caller.receive():
             machine.receive(envelope, now)

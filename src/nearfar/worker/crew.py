@@ -201,10 +201,7 @@ class Crew:
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
-        deadline = self._next_try
-        for member in self.members.values():
-            if member.gathering:
-                deadline = min(deadline, self._next_look)
+        deadline = min([self._next_try, *(self._next_look for m in self.members.values() if m.gathering)])
         return None if deadline == inf else deadline
 
     def tick(self, now: float) -> None:
