@@ -120,7 +120,7 @@ def test_a_slice_of_a_range_is_a_range() -> None:
 
 def test_the_window_has_room_for_four_chunks_a_worker() -> None:
     assert default_window(2, 1) == 256
-    assert default_window(10, 5) == 200
+    assert default_window(10, 10) == 400
 
 
 def test_what_an_engine_refuses_is_the_outcome() -> None:
