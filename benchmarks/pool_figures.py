@@ -10,6 +10,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from statistics import median, quantiles
 from typing import Any
@@ -54,6 +55,7 @@ def rate(count: Callable[[Sizes], int], work: Callable[[Runner, int], object]) -
     def measure(opening: Opening, sizes: Sizes) -> float:
         with warm(opening) as runner:
             number = count(sizes)
+            random_blocks()
             started = time.perf_counter()
             work(runner, number)
             return number / (time.perf_counter() - started)
@@ -88,8 +90,13 @@ def percentile99(times: Sequence[float]) -> float:
     return quantiles(times, n=100)[-1]
 
 
+@cache
+def random_blocks() -> list[bytes]:
+    return [os.urandom(MIB) for _ in range(8)]
+
+
 def bytes_in(runner: Runner, count: int) -> None:
-    blocks = [os.urandom(MIB) for _ in range(8)]
+    blocks = random_blocks()
     runner.singly(size, (blocks[number % len(blocks)] for number in range(count)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,11 +23,13 @@ ENDED = re.compile(r"完成任务:(.*)用时([0-9.e-]+),进程id:([0-9]+)")
 def run(program: Path, *arguments: str, at_once: bool = False) -> list[str]:
     """The lines that it prints. `at_once`: in the order of time, if one prints at a time."""
     ended = subprocess.run(
-        [sys.executable, *(["-u"] if at_once else []), "-X", "utf8", program, *arguments],
+        [sys.executable, "-X", "utf8", program, *arguments],
         capture_output=True,
         encoding="utf-8",
         timeout=50,
         check=False,
+        # Unbuffered, lines of several processes would mix.
+        env=os.environ | {"PYTHONUNBUFFERED": "1" if at_once else ""},
     )
     assert (ended.stderr, ended.returncode) == ("", 0)
     return ended.stdout.splitlines()

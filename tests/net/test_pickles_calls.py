@@ -309,3 +309,17 @@ def test_what_is_no_call_is_said_to_be_none(function: bytes, payload: Any) -> No
 
 def test_arrays_and_subclasses_of_tuples_travel() -> None:
     assert travel(len, array("d", [1.0, 2.0])) == 2
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_large_bytes_travel_beside_the_pickle_and_arrive_as_bytes(far: bool) -> None:
+    large, small = b"\x93_main__" * 10_000, b"small"
+    pickler, loader = CallPickler(far=far, main={}), CallLoader(far=far)
+    name, blob, buffers = pickler.dump_call(max, (large, small), {"default": large})
+    assert len(buffers) == 1
+    assert bytes(buffers[0].raw()) == large
+    func, args, kwargs = loader.load(name, 0, blob, [memoryview(large)], "client")
+    assert func is max
+    assert args == (large, small)
+    assert type(args[0]) is bytes
+    assert kwargs == {"default": large}

@@ -103,8 +103,10 @@ class LoneCoordinator:
         if self._ends is not None:
             deadlines.append(self._ends)
         if not self._gate.pending():
-            self._poll.poll(max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1))
-        self._waker.clear()
+            timeout = max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
+            woken = self._waker.fileno()
+            if any(descriptor == woken for descriptor, _ in self._poll.poll(timeout)):
+                self._waker.clear()
 
     def _take_in(self, now: float) -> None:
         """What came, from the network and from the local workers."""

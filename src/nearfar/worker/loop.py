@@ -57,6 +57,9 @@ class Agent:
         self._caller = Caller(address)
         self._descriptor = -1
         self._waker = Waker()
+        self._poll = select.poll()
+        for each in (self._waker.fileno(), self._crew.fileno()):
+            self._poll.register(each, select.POLLIN)
         self._patience = Patience()
         self._joined = ""
         self._condemned: set[str] = set()
@@ -77,8 +80,7 @@ class Agent:
             self._crew.start()
             self._machine.connect(time.monotonic())
             while self._goes_on():
-                self._sleep()
-                self._take_in()
+                self._take_in(self._sleep())
                 self._check()
             if self._hopeless:
                 raise PoolBroken(self._hopeless)
@@ -131,7 +133,10 @@ class Agent:
     def _do(self, action: Action) -> None:
         match action:
             case Connect(session):
+                if self._descriptor >= 0:
+                    self._poll.unregister(self._descriptor)
                 self._descriptor = self._caller.open(session)
+                self._poll.register(self._descriptor, select.POLLIN)
             case Send(envelope):
                 self._caller.send(envelope)
             case Give(worker, client, rows):
@@ -144,12 +149,10 @@ class Agent:
             case Retire(worker):
                 self._crew.retire(worker)
 
-    def _sleep(self) -> None:
+    def _sleep(self) -> set[int]:
+        """Wait for something to do, and return the descriptors that have it."""
         if self._caller.pending():
-            return
-        poll = select.poll()
-        for descriptor in (self._waker.fileno(), self._crew.fileno(), self._descriptor):
-            poll.register(descriptor, select.POLLIN)
+            return {self._descriptor, *(each for each, _ in self._poll.poll(0))}
         now = time.monotonic()
         deadline = self._machine.deadline(now)
         if self._ends is not None:
@@ -158,15 +161,18 @@ class Agent:
             deadline = min(deadline, due)
         if (due := self._patience.deadline()) is not None:
             deadline = min(deadline, due)
-        poll.poll(max(0, int((deadline - now) * 1000) + 1))
+        return {each for each, _ in self._poll.poll(max(0, int((deadline - now) * 1000) + 1))}
 
-    def _take_in(self) -> None:
+    def _take_in(self, ready: set[int]) -> None:
         """What came: from the network, from the workers, from the clock, and from who stops this agent."""
-        self._waker.clear()
-        for envelope in self._caller.receive():
-            self._machine.receive(envelope, time.monotonic())
-        self._act()  # before a worker's death is heard of: what was given to it counts as unread then
-        self._crew.turn()
+        if self._waker.fileno() in ready:
+            self._waker.clear()
+        if self._descriptor in ready:
+            for envelope in self._caller.receive():
+                self._machine.receive(envelope, time.monotonic())
+            self._act()  # before a worker's death is heard of: what was given to it counts as unread then
+        if self._crew.fileno() in ready:
+            self._crew.turn()
         now = time.monotonic()
         self._crew.tick(now)
         self._machine.tick(now)

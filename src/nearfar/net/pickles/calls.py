@@ -25,7 +25,14 @@ from nearfar.net.pickles.constants import lasting
 from nearfar.net.pickles.family import dump_parts_for_family, is_mistaken
 from nearfar.net.pickles.kept import KeptFunctions
 from nearfar.net.pickles.names import MAINS, by_value_modules, name_of
-from nearfar.net.pickles.parts import NAMES_SOMETHING, UNSUITED, WITH_FUNCTION, dump_parts, keep_large
+from nearfar.net.pickles.parts import (
+    NAMES_SOMETHING,
+    UNSUITED,
+    WITH_FUNCTION,
+    dump_parts,
+    keep_large,
+    with_bytes_beside,
+)
 
 Parts = tuple[bytes, list[pickle.PickleBuffer]]
 
@@ -57,6 +64,7 @@ class CallPickler:
         """
         if type(args) is not tuple:
             args = tuple(args)
+        args = with_bytes_beside(args)
         return self._dump(func, [args, dict(kwargs)] if kwargs else args)
 
     def dump_chunk(

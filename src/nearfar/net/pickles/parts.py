@@ -32,6 +32,26 @@ def dump_parts(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     return pickle.dumps(value, 5, buffer_callback=partial(keep_large, buffers)), buffers
 
 
+class _Beside:
+    """Stands for large bytes in a pickle, so that they travel beside it: pickle itself would copy them."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[type[bytes], tuple[pickle.PickleBuffer]]:
+        return bytes, (pickle.PickleBuffer(self.data),)
+
+
+def with_bytes_beside(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a call, to be pickled: large bytes among them will travel beside the pickle."""
+    for each in args:
+        if type(each) is bytes and len(each) >= BESIDE:
+            return tuple(_Beside(x) if type(x) is bytes and len(x) >= BESIDE else x for x in args)
+    return args
+
+
 def keep_large(buffers: list[pickle.PickleBuffer], buffer: pickle.PickleBuffer) -> bool:
     """A `buffer_callback` for `partial`: moves large ones to `buffers`, leaves small ones in the pickle."""
     try:
