@@ -235,6 +235,7 @@ def test_forgotten_pools_are_collected_anywhere() -> None:
                     assert pool.map_async(abs, range(20), 1).get(LONG) == list(range(20))
 
             at_once(4, play)
+            gc.collect()
     finally:
         gc.set_threshold(*threshold)
 
