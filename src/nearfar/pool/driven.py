@@ -28,6 +28,9 @@ HELP_EVERY = 64
 """Calls handed in after which whoever does so does some of the I/O, too."""
 
 
+SHUT = "cannot schedule new futures after shutdown"
+
+
 class DrivenEngine(Insides):
     """See `Engine`. Any thread may use it; a child that inherits it by a fork may not.
 
@@ -53,6 +56,8 @@ class DrivenEngine(Insides):
         """Whether a step raised, which may have lost sight of a call."""
         self._closing = False
         self._stopping = False
+        self._shut = False
+        """Whether the workers are sent home: no call runs any more."""
         self._over = False
         self._notices = Notices()
         self._waker = Waker()
@@ -222,14 +227,15 @@ class DrivenEngine(Insides):
 
     def _take_in(self) -> None:
         inbox, submit = self._inbox, self._submit
-        if self._broken is not None or self._stopping or self._over:
+        if self._broken is not None or self._stopping or self._shut or self._over:
             submit = self._drop
         while inbox:
             submit(inbox.popleft())
 
     def _drop(self, call: Call) -> None:
-        """It was handed in just when nothing works any more."""
-        self._outcomes.append((call, self._broken or CancelledError()))
+        """It was handed in just when this ended, and too late to be refused."""
+        error = CancelledError() if self._stopping else RuntimeError(SHUT)
+        self._outcomes.append((call, self._broken or error))
 
     def _end(self) -> None:
         """Nothing is left to do, or to wait for."""
@@ -250,7 +256,7 @@ class DrivenEngine(Insides):
             raise RuntimeError("this pool belongs to the process that made it")
         if self._broken:
             raise self._broken
-        raise RuntimeError("cannot schedule new futures after shutdown")
+        raise RuntimeError(SHUT)
 
 
 def new_name() -> str:

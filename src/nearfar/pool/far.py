@@ -124,6 +124,7 @@ class FarEngine(DrivenEngine):
         machine.tick(now)
         if self._closing:
             machine.leave()
+            self._shut = not machine  # goodbye is said now
         while actions := machine.flush(now):
             for action in actions:
                 match action:

@@ -59,11 +59,6 @@ class _Follower:
         self.lock = threading.Lock()
         self.lock.acquire()
 
-    def wake(self) -> None:
-        # No signal handler runs between these two.
-        self.woken = True
-        self.lock.release()
-
 
 class Leadership:
     """See the module. `waker` must be among what `work.poll` waits for.
@@ -191,7 +186,8 @@ class Leadership:
             with self._seats:
                 for follower in self._followers:
                     if not follower.woken and follower.ready():
-                        follower.wake()
+                        follower.woken = True
+                        follower.lock.release()
 
     def _leave(self, thread: int, follower: _Follower | None = None) -> None:
         """Neither lead nor follow any more. May be said twice."""
@@ -199,10 +195,14 @@ class Leadership:
             if follower is not None and follower in self._followers:
                 self._followers.remove(follower)
             if self._leader == thread:
-                heir = next((each for each in self._followers if not each.woken), None)
-                self._leader = None if heir is None else heir.thread
-                if heir is not None:
-                    heir.wake()
+                self._leader = None
+                for each in self._followers:
+                    if not each.woken:
+                        # no call before the release is done: a signal's handler runs at one
+                        self._leader = each.thread
+                        each.woken = True
+                        each.lock.release()
+                        break
         if self._deep_sleep and self._leader is None:
             self._left.release()
 

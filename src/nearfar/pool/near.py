@@ -170,6 +170,7 @@ class NearEngine(DrivenEngine):
 
     def _let_workers_go(self) -> None:
         """All is done, and no more comes: the workers end by themselves."""
+        self._shut = True
         self._local.drain()
         if not self._crew.members:
             self._end()

@@ -116,10 +116,10 @@ class Pool:
 
     def __del__(self) -> None:
         if self._state == RUN:
-            warnings.warn(
-                f"unclosed running multiprocessing pool {self!r}", ResourceWarning, stacklevel=2, source=self
-            )
-            self._engine.terminate()
+            try:  # where warnings are errors, it ends all the same
+                warnings.warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, 2, self)
+            finally:
+                self._engine.terminate()
 
     def _check_running(self) -> None:
         if self._state != RUN:

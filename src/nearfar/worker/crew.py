@@ -280,7 +280,7 @@ class Crew(Watchers):
                 member.kill()
         for member in self.members.values():
             if member.retiring:
-                member.process.join(1.0)
+                member.ends_within(1.0)
                 member.kill()
             member.reap()
             member.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections import deque
 from collections.abc import Sequence
@@ -179,8 +180,20 @@ class Member:
 
     def reap(self) -> str:
         """Wait for the end of a process that has ended, or is about to; says how it did."""
-        self.process.join(REAPED_WITHIN)
-        return self.fault or describe_exit(self.process.exitcode)
+        self.ends_within(REAPED_WITHIN)
+        if self.process.exitcode is None:  # a fork server is about to tell it
+            self.process.join(REAPED_WITHIN)
+        how = self.fault or describe_exit(self.process.exitcode)
+        self.process.join(0)
+        return how
+
+    def ends_within(self, timeout: float) -> bool:
+        """Wait for its end. Not as `join` does: the sentinel of that may be open in the child of another
+        thread that forked at the same time, and then shows no end before that child's.
+        """
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def abort(self) -> None:
         """Undo what `start` did, how far it may have come."""

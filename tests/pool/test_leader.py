@@ -1,0 +1,452 @@
+"""Who leads, who follows, who is woken: with work that does what the test says."""
+
+from __future__ import annotations
+
+import random
+import select
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from nearfar.net.waker import Waker
+from nearfar.pool.leader import Leadership
+from tests.support.waiting import eventually
+
+LONG = 10.0
+"""Seconds that nothing here takes, unless somebody was not woken."""
+
+
+class Bench:
+    """Work whose outcomes the test brings: `found` is what a step finds, and `tell` makes it known."""
+
+    def __init__(self) -> None:
+        self.waker = Waker()
+        self.found: deque[Callable[[], object]] = deque()
+        self.untold: deque[Callable[[], object]] = deque()
+        self.over = False
+        self.due: float | None = None
+        self.on_deadline: Callable[[], object] = bool
+        self.polls = self.steps = 0
+        self.polling: int | None = None
+        self.leadership = Leadership(self, self.waker, "bench")
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        assert self.polling is None, "two threads poll"
+        self.polls += 1
+        if self.waker.fileno() < 0:
+            return []
+        poll = select.poll()
+        poll.register(self.waker.fileno(), select.POLLIN)
+        self.polling = threading.get_ident()
+        try:
+            return poll.poll(None if timeout is None else timeout * 1000)
+        finally:
+            self.polling = None
+
+    def step(self, events: list[tuple[int, int]]) -> None:
+        self.steps += 1
+        if events:
+            self.waker.clear()
+        while self.found:
+            self.untold.append(self.found.popleft())
+
+    def tell(self) -> bool:
+        told = False
+        while self.untold:
+            told = True
+            try:
+                self.untold.popleft()()
+            except IndexError:
+                break
+        return told
+
+    def deadline(self) -> float | None:
+        due = self.due
+        self.on_deadline()
+        return due
+
+    def bring(self, outcome: Callable[[], object]) -> None:
+        """From outside: the next step finds this."""
+        self.found.append(outcome)
+        self.waker.wake()
+
+    def end(self) -> None:
+        self.over = True
+        self.waker.wake()
+        self.leadership.join()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """Without its background thread; what a caller misses, nobody makes up for."""
+    made = Bench()
+    yield made
+    made.waker.close()
+
+
+@pytest.fixture
+def watched() -> Iterator[Bench]:
+    """With it."""
+    made = Bench()
+    made.leadership.start()
+    yield made
+    made.end()
+
+
+class Waiting:
+    """A thread in `wait_until`."""
+
+    def __init__(self, bench: Bench, ready: Callable[[], bool], timeout: float | None = LONG) -> None:
+        self.met: bool | None = None
+        self.error: BaseException | None = None
+        self._do: Callable[[], bool] = lambda: bench.leadership.wait_until(ready, timeout)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.met = self._do()
+        except BaseException as error:
+            self.error = error
+
+    def result(self) -> bool | None:
+        self.thread.join(LONG)
+        assert not self.thread.is_alive()
+        return self.met
+
+
+def leader(bench: Bench, ready: Callable[[], bool], timeout: float | None = LONG) -> Waiting:
+    made = Waiting(bench, ready, timeout)
+    assert eventually(lambda: bench.polling == made.thread.ident)
+    return made
+
+
+def follower(bench: Bench, ready: Callable[[], bool], timeout: float | None = LONG) -> Waiting:
+    count = len(bench.leadership._followers)
+    made = Waiting(bench, ready, timeout)
+    assert eventually(lambda: len(bench.leadership._followers) > count)
+    return made
+
+
+def test_who_waits_alone_leads(bench: Bench) -> None:
+    came = threading.Event()
+    first = leader(bench, came.is_set)
+    bench.bring(came.set)
+    assert first.result()
+
+
+def test_a_wait_has_its_time(bench: Bench) -> None:
+    assert not bench.leadership.wait_until(bool, 0)
+    assert not bench.leadership.wait_until(bool, 0.01)
+    came = threading.Event()
+    first = leader(bench, came.is_set)
+    assert not bench.leadership.wait_until(bool, 0)
+    assert not bench.leadership.wait_until(bool, 0.01)
+    bench.bring(came.set)
+    assert first.result()
+
+
+def test_the_leader_wakes_whose_answer_came_and_hands_on_the_lead(bench: Bench) -> None:
+    came = [threading.Event() for _ in range(3)]
+    first = leader(bench, came[0].is_set)
+    second, third = follower(bench, came[1].is_set), follower(bench, came[2].is_set)
+    bench.bring(came[1].set)
+    assert second.result()
+    bench.bring(came[0].set)
+    assert first.result()
+    assert eventually(lambda: bench.polling == third.thread.ident)
+    bench.bring(came[2].set)
+    assert third.result()
+
+
+def test_an_answer_that_comes_before_a_follower_is_seen(bench: Bench) -> None:
+    came, done = threading.Event(), threading.Event()
+    first = leader(bench, done.is_set)
+    asked: list[bool] = []
+
+    def ready() -> bool:
+        """The first time, the answer comes just after the look, and the leader sleeps again."""
+        asked.append(came.is_set())
+        if len(asked) == 1:
+            bench.bring(came.set)
+            assert came.wait(LONG)
+            assert eventually(lambda: bench.polling is not None)
+        return asked[-1]
+
+    began = time.monotonic()
+    assert bench.leadership.wait_until(ready, LONG)
+    assert time.monotonic() - began < LONG / 2
+    bench.bring(done.set)
+    assert first.result()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_who_takes_over_tells_what_the_interrupted_leader_could_not(bench: Bench) -> None:
+    came = threading.Event()
+    first = leader(bench, came.is_set)
+    second = follower(bench, came.is_set)
+    bench.found += [interrupt, came.set]
+    bench.waker.wake()
+    assert second.result()
+    first.thread.join()
+    assert isinstance(first.error, KeyboardInterrupt)
+
+
+def test_who_takes_over_wakes_those_whom_the_interrupted_leader_could_not(bench: Bench) -> None:
+    came, never = threading.Event(), threading.Event()
+    first, second = leader(bench, never.is_set), follower(bench, never.is_set)
+    third = follower(bench, came.is_set)
+    bench.found += [came.set, interrupt]
+    bench.waker.wake()
+    assert third.result()
+    bench.bring(never.set)
+    assert second.result()
+    first.thread.join()
+    assert isinstance(first.error, KeyboardInterrupt)
+
+
+def test_a_deadline_that_comes_nearer_while_the_leader_lies_down(bench: Bench) -> None:
+    """The leader has looked at the old one, and does not sleep yet."""
+    came = threading.Event()
+
+    def nearer() -> None:
+        bench.on_deadline = bool
+        bench.due = time.monotonic()
+        bench.found.append(came.set)
+        bench.leadership.reconsider()
+
+    bench.due = time.monotonic() + LONG
+    bench.on_deadline = nearer
+    began = time.monotonic()
+    assert bench.leadership.wait_until(came.is_set, LONG)
+    assert time.monotonic() - began < LONG / 2
+
+
+def test_a_deadline_that_comes_nearer_wakes_the_leader(bench: Bench) -> None:
+    came = threading.Event()
+    first = leader(bench, came.is_set)
+    bench.found.append(came.set)
+    bench.leadership.reconsider()
+    assert bench.polling is not None
+    bench.due = time.monotonic()
+    bench.leadership.reconsider()
+    assert first.result()
+
+
+def test_a_callback_of_the_leader_may_wait(bench: Bench) -> None:
+    inner, outer = threading.Event(), threading.Event()
+
+    def callback() -> None:
+        bench.bring(inner.set)
+        assert bench.leadership.wait_until(inner.is_set, LONG)
+        outer.set()
+
+    bench.bring(callback)
+    assert bench.leadership.wait_until(outer.is_set, LONG)
+
+
+def test_a_callback_of_the_leader_may_end_it_all() -> None:
+    bench = Bench()
+    bench.leadership.start()
+    came = threading.Event()
+
+    def callback() -> None:
+        bench.end()
+        came.set()
+
+    bench.bring(callback)
+    assert bench.leadership.wait_until(came.is_set, LONG)
+    bench.leadership.join()
+    assert bench.waker.fileno() == -1
+
+
+def test_the_background_tells_when_nobody_waits(watched: Bench) -> None:
+    for _ in range(5):
+        came = threading.Event()
+        watched.bring(came.set)
+        assert came.wait(LONG)
+
+
+def test_the_background_tells_what_a_helper_found(watched: Bench) -> None:
+    for _ in range(20):
+        came = threading.Event()
+        watched.found.append(came.set)
+        while watched.found:
+            watched.leadership.help()
+        assert came.wait(LONG)
+
+
+def test_the_background_yields_to_who_waits(watched: Bench) -> None:
+    assert eventually(lambda: watched.polling is not None)
+    came = threading.Event()
+    first = leader(watched, came.is_set)
+    watched.bring(came.set)
+    assert first.result()
+
+
+def test_the_background_wakes_up_when_a_long_lead_ends(watched: Bench) -> None:
+    done, came = threading.Event(), threading.Event()
+    first = leader(watched, done.is_set)
+    assert eventually(lambda: watched.leadership._deep_sleep)
+    watched.bring(done.set)
+    assert first.result()
+    watched.bring(came.set)
+    assert came.wait(LONG)
+
+
+def test_who_waits_when_all_is_over_does_not_spin() -> None:
+    bench = Bench()
+    bench.leadership.start()
+    bench.end()
+    before = bench.polls
+    assert not bench.leadership.wait_until(bool, 0.1)
+    assert bench.polls - before < 50
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt where Python looks for signals: at a function's start, and after a C call."""
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+
+    def __call__(self, frame: FrameType, event: str, _argument: Any) -> None:
+        if event in ("call", "c_return") and frame.f_code.co_filename.endswith("/pool/leader.py"):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def interrupted(nth: int, do: Callable[[], object]) -> bool:
+    """Whether `do` came to its `nth` point."""
+    interrupter = Interrupter(nth)
+    sys.setprofile(interrupter)
+    try:
+        do()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    return interrupter.left <= 0
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_ctrl_c_at_any_point_of_a_lead(others: int) -> None:
+    nth = 1
+    while True:
+        bench = Bench()
+        done, end = threading.Event(), threading.Event()
+
+        def bring_all(bench: Bench = bench, done: threading.Event = done) -> bool:
+            """Asked by the leader: others follow now, and then its own answer comes."""
+            if not done.is_set():
+                bench.on_deadline = bool
+                followers.extend(follower(bench, end.is_set) for _ in range(others))  # noqa: B023
+                bench.found.append(done.set)
+                bench.waker.wake()
+            return True
+
+        followers: list[Waiting] = []
+        bench.on_deadline = bring_all
+        came_so_far = interrupted(nth, lambda: bench.leadership.wait_until(done.is_set, LONG))  # noqa: B023
+        bench.on_deadline = bool
+        bench.bring(end.set)
+        assert all(each.result() for each in followers), nth
+        assert bench.leadership.wait_until(end.is_set, LONG), nth
+        assert bench.leadership._leader is None, nth
+        assert not bench.leadership._followers, nth
+        bench.waker.close()
+        if not came_so_far:
+            assert nth > 10
+            return
+        nth += 1
+
+
+def test_ctrl_c_at_any_point_of_a_follower() -> None:
+    nth = 1
+    while True:
+        bench = Bench()
+        done, end = threading.Event(), threading.Event()
+        first = leader(bench, end.is_set)
+        bench.found.append(done.set)
+        bring = threading.Timer(0.01, bench.waker.wake)
+        bring.start()
+        came_so_far = interrupted(nth, lambda: bench.leadership.wait_until(done.is_set, LONG))  # noqa: B023
+        bring.join()
+        bench.bring(end.set)
+        assert first.result(), nth
+        assert bench.leadership._leader is None, nth
+        assert not bench.leadership._followers, nth
+        bench.waker.close()
+        if not came_so_far:
+            assert nth > 5
+            return
+        nth += 1
+
+
+def test_ctrl_c_at_any_point_wakes_the_background() -> None:
+    nth = 1
+    while True:
+        bench = Bench()
+        bench.leadership.start()
+        came_so_far = interrupted(nth, lambda: bench.leadership.wait_until(bool, 0.2 if nth > 10 else 0.01))  # noqa: B023
+        came = threading.Event()
+        bench.bring(came.set)
+        assert came.wait(LONG), nth
+        bench.end()
+        if not came_so_far or nth > 40:
+            return
+        nth += 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_threads(watched: Bench, seed: int) -> None:
+    """Each brings its own answer, or somebody else's, and waits, hurries and helps as dice fall."""
+    until = time.monotonic() + 1
+    slow: list[float] = []
+
+    def one(number: int) -> None:
+        dice = random.Random(f"{seed}.{number}")
+        while time.monotonic() < until:
+            came = threading.Event()
+            how = dice.randrange(5)
+            if how == 0:  # found by another's step
+                watched.found.append(came.set)
+                watched.step([])
+                watched.waker.wake()
+            elif how == 1:  # told by who neither leads nor follows
+                came.set()
+            elif how == 2:  # at a moment that comes nearer
+                watched.found.append(came.set)
+                watched.due = time.monotonic()
+                watched.leadership.reconsider()
+            else:
+                watched.bring(came.set)
+            if dice.random() < 0.2:
+                watched.leadership.help()
+            if dice.random() < 0.2:
+                watched.leadership.wait_until(came.is_set, dice.choice([0, 0.0001, 0.001]))
+            began = time.monotonic()
+            if not watched.leadership.wait_until(came.is_set, 5) or time.monotonic() - began > 3:
+                slow.append(time.monotonic() - began)
+            watched.due = None
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(12)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not slow

@@ -1,0 +1,152 @@
+"""Ctrl-C waits until a shielded moment is over, and comes then, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfar.pool.alone import Alone
+from nearfar.pool.shield import Shield
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[Any]:
+    """The usual one, whatever the test makes of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+def test_it_comes_at_the_end() -> None:
+    shield, inside = Shield(), []
+    with pytest.raises(KeyboardInterrupt):
+        with shield:
+            signal.raise_signal(signal.SIGINT)
+            inside.append("whole")
+        inside.append("never")
+    assert inside == ["whole"]
+    with shield:  # and not again
+        pass
+
+
+def test_a_handler_of_the_programs_own_is_called_once_with_the_frame_that_was_interrupted() -> None:
+    calls: list[tuple[int, Any]] = []
+    before = signal.signal(signal.SIGINT, lambda *args: calls.append(args))
+    try:
+        with Shield():
+            signal.raise_signal(signal.SIGINT)
+            assert not calls
+        assert [(number, frame.f_code.co_filename) for number, frame in calls] == [(signal.SIGINT, __file__)]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_who_listens_at_the_descriptor_hears_of_it_once() -> None:
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    before = signal.set_wakeup_fd(writing)
+    try:
+        with pytest.raises(KeyboardInterrupt), Shield():
+            signal.raise_signal(signal.SIGINT)
+        assert os.read(reading, 10) == bytes([signal.SIGINT])
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_ignored_it_is_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Shield():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_left_to_the_system_it_kills() -> None:
+    program = """
+import signal
+from nearfar.pool.shield import Shield
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+with Shield():
+    signal.raise_signal(signal.SIGINT)
+    print("whole", flush=True)
+print("never")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (ended.stdout, ended.returncode) == ("whole\n", -signal.SIGINT)
+
+
+def test_two_inside_each_other(handler: Any) -> None:
+    inside = []
+    with pytest.raises(KeyboardInterrupt), Shield():
+        with Shield():
+            signal.raise_signal(signal.SIGINT)
+        inside.append("whole")
+    assert inside == ["whole"]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_in_another_thread_it_does_nothing(handler: Any) -> None:
+    found: list[Any] = []
+
+    def look() -> None:
+        with Shield():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [handler]
+
+
+def test_a_child_forked_by_another_thread_meanwhile_can_be_interrupted(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys, threading
+from nearfar import Pool
+from nearfar.pool.driven import _working
+
+def fork():
+    global child
+    child = os.fork()
+    if not child:
+        os._exit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
+
+with Pool(1) as pool:
+    engine, = _working
+    def meanwhile():
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+    engine._alone(None, meanwhile)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=20, check=False)
+    assert (ended.stdout, ended.stderr) == ("0\n", "")
+
+
+def test_alone_is_for_one_at_a_time_and_not_again_in_the_middle() -> None:
+    alone = Alone()
+    assert not alone.here
+
+    def outer() -> tuple[bool, str, str]:
+        return alone.here, alone("not now", str, "done"), alone.look(lambda: "seen")
+
+    assert alone((False, "", ""), outer) == (True, "not now", "seen")
+    assert alone("not now", str, "done") == "done"
+    with pytest.raises(IndexError):
+        alone(0, lambda: [][0])
+    assert alone("not now", str, "done") == "done"

@@ -1,0 +1,188 @@
+"""Workers that say what cannot be read, messages that do not arrive, ends that multiprocessing cannot see."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfar import InitializerFailed, Pool, WorkerLost
+from nearfar.worker.channel import End, make_pair, unread
+from nearfar.worker.messages import LARGEST
+from nearfar.worker.watchers import Watchers
+from tests.pool.state import here
+
+resource = pytest.importorskip("resource")
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with Pool(2, context=multiprocessing.get_context("fork")) as pool:
+        yield pool
+        assert pool.map_async(abs, range(-9, 0), 1).get(20) == list(range(9, 0, -1))
+    pool.join()
+
+
+@pytest.fixture
+def no_descriptors() -> Iterator[Any]:
+    """Call it, and this process can open no file any more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def babble(said: bytes) -> None:
+    """Write on this worker's own line to its parent."""
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            with socket.socket(fileno=os.dup(int(entry.name))) as line:
+                if line.family == socket.AF_UNIX and line.type == socket.SOCK_SEQPACKET:
+                    line.send(said)
+        except OSError:
+            pass
+    signal.pause()
+
+
+@pytest.mark.parametrize(
+    "said", [b"\xc1", b"\x93\xc0\x00", b"\x90", b"\x95\xc0\x00\x00\x93\x00\x02\x90\xc0", b"x"]
+)
+def test_a_worker_that_says_what_cannot_be_read(pool: Pool, said: bytes) -> None:
+    with pytest.raises(WorkerLost, match="said what cannot be read"):
+        pool.apply_async(babble, (said,)).get(20)
+
+
+def test_a_worker_that_answers_more_than_it_was_asked(pool: Pool) -> None:
+    answers = b"\x96\xc0\x00\x00" + 3 * b"\x93\x00\xc4\x02\x80N\x90"
+    result = pool.apply_async(babble, (answers,))
+    with pytest.raises(WorkerLost):
+        result.get(20)
+
+
+def test_no_descriptor_for_a_large_result(no_descriptors: Any) -> None:
+    with Pool(1, context=multiprocessing.get_context("fork")) as pool:
+        assert pool.apply(abs, (-1,)) == 1
+        no_descriptors()
+        with pytest.raises(WorkerLost, match="said what cannot be read"):
+            pool.apply_async(bytearray, (1 << 20,)).get(20)
+
+
+def test_no_descriptor_for_a_large_argument(no_descriptors: Any) -> None:
+    with Pool(1, context=multiprocessing.get_context("fork")) as pool:
+        assert pool.apply(abs, (-1,)) == 1
+        no_descriptors()
+        with pytest.raises(OSError, match="Too many open files"):
+            pool.apply_async(len, (bytes(1 << 20),)).get(20)
+        assert pool.apply_async(abs, (-2,)).get(20) == 2
+
+
+def limited(size: int) -> bytearray:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return bytearray(size)
+
+
+def test_no_descriptor_in_the_worker_is_the_tasks_error() -> None:
+    with Pool(1, context=multiprocessing.get_context("fork")) as pool:
+        before = pool.apply(os.getpid)
+        with pytest.raises(OSError, match="Too many open files"):
+            pool.apply_async(limited, (1 << 20,)).get(20)
+        assert pool.apply(os.getpid) == before
+
+
+def test_an_initializer_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr("nearfar.worker.segments.sender.create", refuse)
+    with Pool(1, len, (bytes(1 << 20),), context=multiprocessing.get_context("fork")) as pool:
+        for _ in range(2):
+            with pytest.raises(InitializerFailed, match="cannot be sent: no room"):
+                pool.apply_async(abs, (1,)).get(20)
+
+
+def test_a_death_is_seen_though_another_process_has_the_sentinel(pool: Pool) -> None:
+    """As when two threads fork at the same time."""
+    worker = pool.apply(here)
+    process = next(each for each in multiprocessing.active_children() if each.pid == worker.pid)
+    reading, writing = os.pipe()
+    process._popen.sentinel = reading  # type: ignore[attr-defined]
+    began = time.monotonic()
+    os.kill(worker.pid, signal.SIGKILL)
+    assert pool.map_async(abs, range(-9, 0), 1).get(20) == list(range(9, 0, -1))
+    while worker.pid in {each.pid for each in multiprocessing.active_children()}:
+        assert time.monotonic() - began < 3
+        pool.apply(abs, (1,))
+    os.close(reading)
+    os.close(writing)
+
+
+def test_what_a_message_taken_back_said_is_said_again() -> None:
+    ours, theirs = make_pair()
+    parent, worker = End(ours), End(theirs)
+    worker.send([], [bytes(1 << 20)])
+    received = parent.receive()
+    assert received is not None
+    del received
+    extra = parent.send([1])
+    assert extra == (None, [0])
+    assert unread(theirs) == 1
+    parent.take_back(extra)
+    assert parent.send([2]) == (None, [0])
+    assert parent.send([3]) is None
+    parent.close()
+    worker.close()
+
+
+def test_a_message_that_would_be_cut_off_is_not_sent() -> None:
+    ours, theirs = make_pair()
+    with pytest.raises(OSError, match="Message too long"):
+        End(ours).send([bytes(LARGEST)])
+    ours.close()
+    theirs.close()
+
+
+def test_an_event_of_a_number_that_is_in_use_again() -> None:
+    watchers, called = Watchers(), []
+    first, second = os.pipe(), os.pipe()
+    os.write(first[1], b"x")
+    os.write(second[1], b"x")
+
+    def replace() -> None:
+        watchers.unwatch(second[0])
+        watchers.watch(second[0], lambda: called.append("another"))
+
+    watchers.watch(first[0], replace)
+    watchers.watch(second[0], lambda: called.append("the second"))
+    events = watchers.poll(0)
+    watchers.dispatch(sorted(events, key=lambda event: event[0] != first[0]))
+    assert not called
+    watchers.dispatch([event for event in watchers.poll(0) if event[0] != first[0]])
+    assert called == ["another"]
+    watchers._poll.close()
+    for descriptor in (*first, *second):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Pool(1, len, (threading.Lock(),), address="tcp://127.0.0.1:*"),
+        lambda: Pool(1, address="tcp://0.0.0.0:*"),
+        lambda: Pool(1, address="nonsense"),
+        lambda: Pool.connect("tcp://127.0.0.1:1", initializer=len, initargs=(threading.Lock(),)),
+        lambda: Pool.connect("nonsense"),
+    ],
+)
+def test_a_start_that_fails_leaves_nothing_open(make: Any) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with pytest.raises((TypeError, ValueError)):
+            make()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
