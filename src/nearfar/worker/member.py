@@ -82,8 +82,12 @@ class Member:
 
     def start(self) -> None:
         """Start the process. Raises `OSError`."""
-        with nullcontext() if self._forks else without_stdin():
-            self.process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it
+        try:
+            with nullcontext() if self._forks else without_stdin():
+                self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert self.process.pid is not None
         self.pidfd = os.pidfd_open(self.process.pid)
 

@@ -50,6 +50,7 @@ def main(line: socket.socket, birth: Birth) -> None:
     """The target of a worker's process."""
     # Ctrl-C is for whoever waits at the terminal. No SIG_IGN: a task's own commands would inherit it.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if deaf := sys.modules.get("nearfar.worker.deaf"):  # only where a program has asked for it
         deaf.stay_deaf()
     else:
