@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -53,8 +54,9 @@ class Bench:
         self.steps += 1
         if events:
             self.waker.clear()
-        while self.found:
-            self.untold.append(self.found.popleft())
+        with suppress(IndexError):  # several threads may step at once here
+            while True:
+                self.untold.append(self.found.popleft())
 
     def tell(self) -> bool:
         told = False

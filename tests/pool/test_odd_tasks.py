@@ -155,7 +155,8 @@ with Pool(2) as pool:
 """
     path = tmp_path / "program.py"
     path.write_text(program)
-    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=20, check=False)
+    quiet = [sys.executable, "-W", "ignore::DeprecationWarning", path]  # it forks, and has threads
+    ended = subprocess.run(quiet, capture_output=True, text=True, timeout=20, check=False)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("ok\n", "", 0)
 
 

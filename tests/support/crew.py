@@ -94,12 +94,12 @@ class FakeCrew:
     def resize(self, count: int) -> None:
         self.count = count
 
-    def recall(self, name: str) -> int:
+    def recall(self, name: str) -> None:
         batches = self.given.get(name, deque())
         count = max(0, len(batches) - 1)
         for _ in range(count):
             batches.pop()
-        return count
+        self.listener.returned(name, count)
 
     def kill(self, name: str) -> None:
         self._events.append(("died", name))

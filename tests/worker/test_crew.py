@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Notes:
         self.deaths: list[tuple[str, str, int]] = []
         self.left_: list[str] = []
         self.reasons: list[str] = []
+        self.returned_: list[tuple[str, int]] = []
 
     def came(self, name: str, pid: int) -> None:
         self.came_[name] = pid
@@ -43,6 +45,9 @@ class Notes:
         for status, blob, buffers in answers:
             value = load_result(blob, buffers) if status == Status.VALUE else load_error(blob)
             self.answers[name].append((status, value))
+
+    def returned(self, name: str, batches: int) -> None:
+        self.returned_.append((name, batches))
 
     def died(self, name: str, how: str, unread: int) -> None:
         self.deaths.append((name, how, unread))
@@ -76,6 +81,9 @@ class Played:
     def all_here(self, count: int) -> list[str]:
         self.until(lambda: len(self.notes.came_) == count)
         return list(self.notes.came_)
+
+    def has_answered(self, name: str, count: int) -> bool:
+        return len(self.notes.answers[name]) == count
 
     def give(self, name: str, *rows: Row) -> None:
         self.crew.give(name, "client", rows)
@@ -176,15 +184,32 @@ def test_what_was_not_read_is_called_back(play: Callable[..., Played], tmp_path:
     (name,) = played.all_here(1)
     gate = str(tmp_path / "gate")
     played.give(name, call(wait_for_file, gate))
-    played.give(name, call(abs, -1))
     played.give(name, call(abs, -2), call(abs, -3))
-    recalled = played.crew.recall(name)
-    assert recalled in (2, 3)  # the first may not have been read yet either
+    played.crew.recall(name)  # it may not even have begun the first
+    played.until(lambda: played.notes.returned_ == [(name, 1)])
     Path(gate).touch()
     played.give(name, call(abs, -9))
     played.until(lambda: 9 in played.notes.values(name))
-    assert set(played.notes.values(name)) <= {gate, 9}
-    assert played.crew.recall(name) == 0
+    assert played.notes.values(name) == [gate, 9]
+    played.crew.recall(name)
+    assert played.notes.returned_ == [(name, 1), (name, 0)]
+
+
+def test_answers_are_not_mixed_up_whenever_a_message_is_called_back(play: Callable[..., Played]) -> None:
+    """The worker must not read the second of two messages while the first is taken back."""
+    played = play(1)
+    (name,) = played.all_here(1)
+    expected: list[int] = []
+    for number in range(0, 4000, 2):
+        played.give(name, call(double, number + 100))
+        played.give(name, call(double, number + 101))
+        count = len(played.notes.returned_)
+        played.crew.recall(name)
+        played.until(lambda count=count: len(played.notes.returned_) > count)
+        expected += [2 * (number + 100), 2 * (number + 101)][: 2 - played.notes.returned_[-1][1]]
+        played.until(partial(played.has_answered, name, len(expected)))
+    assert played.notes.values(name) == expected
+    assert {count for _, count in played.notes.returned_} <= {0, 1}
 
 
 def test_what_is_given_to_a_dead_worker_was_never_read(play: Callable[..., Played]) -> None:

@@ -56,8 +56,8 @@ class LocalWorkers:
             self._coordinator.refused(worker, error)
 
     def recall(self, worker: Worker) -> None:
-        """As `Link.recall`; answered at once."""
-        self._coordinator.returned(worker, self.crew.recall(worker.name))
+        """As `Link.recall`."""
+        self.crew.recall(worker.name)
 
     def kill(self, worker: Worker) -> None:
         """As `Link.kill`."""
@@ -86,6 +86,12 @@ class LocalWorkers:
         except ProtocolError as error:
             log.warning("worker %s is killed: %s", name, error)
             self.crew.kill(name)
+
+    def returned(self, name: str, batches: int) -> None:
+        """As `Listener.returned`."""
+        worker = self._coordinator.workers.get(name)
+        if worker is not None:
+            self._coordinator.returned(worker, batches)
 
     def died(self, name: str, how: str, unread: int) -> None:
         """As `Listener.died`."""

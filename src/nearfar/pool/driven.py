@@ -30,6 +30,9 @@ HELP_EVERY = 64
 
 SHUT = "cannot schedule new futures after shutdown"
 
+LONGEST_CANCEL = 5.0
+"""Seconds that `cancel` waits for a worker, that may not have begun, to give a call back."""
+
 
 class DrivenEngine(Insides):
     """See `Engine`. Any thread may use it; a child that inherits it by a fork may not.
@@ -101,7 +104,7 @@ class DrivenEngine(Insides):
         self.step([])
         self._nudge()
         if cancelled is None and not call.settled:
-            self.wait_until(lambda: self._knows(call), None)
+            self.wait_until(lambda: self._knows(call), LONGEST_CANCEL)
         return bool(cancelled) or (call.settled and call.cancelled())
 
     def cancel_waiting(self) -> None:

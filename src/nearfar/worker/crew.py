@@ -18,6 +18,7 @@ from nearfar.worker.inherited import Inherited
 from nearfar.worker.listener import Listener
 from nearfar.worker.member import Answers, Member
 from nearfar.worker.messages import Payload, Row
+from nearfar.worker.recalls import Recalls
 from nearfar.worker.run import Birth
 from nearfar.worker.watchers import Watchers
 
@@ -75,6 +76,7 @@ class Crew(Watchers):
         self._starting: Member | None = None
         self._batched: dict[str, Member] = {}
         """Those that may have answers which wait for company."""
+        self._recalls = Recalls(listener)
         self._next_look = 0.0
         self._next_try = inf
         self._tries = 0
@@ -141,10 +143,10 @@ class Crew(Watchers):
         if len(tasks) > 1:
             self._batched[name] = member
 
-    def recall(self, name: str) -> int:
-        """How many batches, the last ones, it had not read; it will not."""
-        member = self.members.get(name)
-        return member.recall() if member is not None else 0
+    def recall(self, name: str) -> None:
+        """Take back what it has not read: `Listener.returned` follows, or its death."""
+        if name in self.members:
+            self._recalls.ask(self.members[name])
 
     def kill(self, name: str) -> None:
         """End it at once; `Listener.died` follows."""
@@ -166,12 +168,14 @@ class Crew(Watchers):
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
         look = self._next_look if self._batched else inf
-        return None if look == self._next_try == inf else min(look, self._next_try)
+        due = min(look, self._next_try, self._recalls.deadline())
+        return None if due == inf else due
 
     def tick(self, now: float) -> None:
         """Look for answers that wait for company; try again to start what could not be started."""
         if now >= self._next_try:
             self._start_again()
+        self._recalls.tick(now)
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
             for member in list(self._batched.values()):
@@ -231,6 +235,7 @@ class Crew(Watchers):
         unread = member.inherit()
         how = member.reap()
         del self.members[member.name]
+        self._recalls.forget(member.name)
         member.close()
         if member.retiring:
             self._listener.left(member.name)

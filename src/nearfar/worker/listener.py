@@ -17,6 +17,9 @@ class Listener(Protocol):
     def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
         """The next of the tasks that a worker was given ran, in `spent` seconds together."""
 
+    def returned(self, name: str, batches: int) -> None:
+        """What `Crew.recall` brought: the last `batches` that it was given (none: it had read them all)."""
+
     def died(self, name: str, how: str, unread: int) -> None:
         """A worker that came is gone. It never read the last `unread` batches that it was given."""
 

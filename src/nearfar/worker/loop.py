@@ -105,6 +105,9 @@ class Agent:
         rows = [(status, blob, list(buffers)) for status, blob, buffers in answers]
         self._machine.answered(name, rows, spent, time.monotonic())
 
+    def returned(self, name: str, batches: int) -> None:
+        self._machine.returned(name, batches, time.monotonic())
+
     def died(self, name: str, how: str, unread: int) -> None:
         why = ", as the coordinator asked" if name in self._condemned else ""
         self._condemned.discard(name)
@@ -142,7 +145,7 @@ class Agent:
             case Give(worker, client, rows):
                 self._crew.give(worker, client, [Row(*row[:4]) for row in rows])
             case Recall(worker):
-                self._machine.returned(worker, self._crew.recall(worker), time.monotonic())
+                self._crew.recall(worker)
             case Kill(worker):
                 self._condemned.add(worker)
                 self._crew.kill(worker)

@@ -138,8 +138,14 @@ class Member:
             return None
         return self._take(first, unpack_first(content, min(known, count)), 0.0, iter(()))
 
-    def recall(self) -> int:
-        """Take back the messages that it has not read; returns how many."""
+    def recall(self) -> int | None:
+        """Take back the last message if it has not read it; returns how many that were.
+
+        None, and nothing was taken, while it has not begun all the others: while we take the first of
+        two, it might read the second, and its answers would be taken for those of the first.
+        """
+        if self._given - self._outbox.begun() > 1:
+            return None
         return self._take_back(unread(self.theirs))
 
     def inherit(self) -> int:
