@@ -262,7 +262,15 @@ def test_a_programs_own_names(method: str, program: str, typed_in: bool, tmp_pat
     path = tmp_path / "program.py"
     path.write_text(program)
     ended = subprocess.run(
-        [sys.executable, "-X", "dev", "-" if typed_in else path, method],
+        [
+            sys.executable,
+            "-X",
+            "dev",
+            "-W",
+            "ignore:This process:DeprecationWarning",
+            "-" if typed_in else path,
+            method,
+        ],
         input=program if typed_in else None,
         capture_output=True,
         text=True,
