@@ -8,8 +8,10 @@ from typing import Any
 from nearfar.coordinator import parts
 from nearfar.coordinator.parts import Check
 from nearfar.coordinator.tasks import Mode, Outcome
+from nearfar.net.shapes import LONGEST_NAME, flag, name, natural, positive
 
-LONGEST_NAME = 200
+__all__ = ["LONGEST_NAME", "flag", "name", "natural", "positive"]
+
 LONGEST_TEXT = 10_000
 LONGEST_FUNCTION = 1000
 """Bytes of a function's name; a longer one travels by value."""
@@ -18,18 +20,6 @@ AGENT, CLIENT = "agent", "client"
 """What HELLO says its sender is."""
 # As numbers, for these are compared in every row: an attribute of an enum costs eight times a global.
 _PREPARE, _ERROR, _FAILED = int(Mode.PREPARE), int(Outcome.ERROR), int(Outcome.FAILED)
-
-
-def natural(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
-
-
-def positive(value: Any) -> bool:
-    return type(value) is int and 0 < value < 1 << 63
-
-
-def flag(value: Any) -> bool:
-    return type(value) is bool
 
 
 def seconds(value: Any) -> bool:
@@ -42,10 +32,6 @@ def positive_seconds(value: Any) -> bool:
 
 def timeout(value: Any) -> bool:
     return value is None or seconds(value)
-
-
-def name(value: Any) -> bool:
-    return type(value) is str and 0 < len(value) <= LONGEST_NAME and value.isprintable()
 
 
 def text(value: Any) -> bool:

@@ -32,9 +32,9 @@ from typing import Any, NamedTuple
 import msgpack
 
 from nearfar.errors import ProtocolError
+from nearfar.net.shapes import flag, name, natural, positive
 
 VERSION = 1
-LONGEST_NAME = 200
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 MOST_RANGES = 4_000
@@ -95,24 +95,8 @@ class Envelope(NamedTuple):
 Check = Callable[[Any], bool]
 
 
-def _natural(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
-
-
-def _positive(value: Any) -> bool:
-    return type(value) is int and 0 < value < 1 << 63
-
-
-def _flag(value: Any) -> bool:
-    return type(value) is bool
-
-
-def _name(value: Any) -> bool:
-    return type(value) is str and 0 < len(value) <= LONGEST_NAME and value.isprintable()
-
-
 def _name_or_none(value: Any) -> bool:
-    return value is None or _name(value)
+    return value is None or name(value)
 
 
 def share_of_answers(rows: list[Any], most: int) -> int:
@@ -126,7 +110,7 @@ def share_of_answers(rows: list[Any], most: int) -> int:
 
 
 def _names(value: Any) -> bool:
-    return type(value) is list and len(value) <= MOST_RANGES and all(map(_name, value))
+    return type(value) is list and len(value) <= MOST_RANGES and all(map(name, value))
 
 
 def _ranges(value: Any) -> bool:
@@ -134,7 +118,7 @@ def _ranges(value: Any) -> bool:
         type(value) is list
         and len(value) <= MOST_RANGES
         and all(
-            type(pair) is list and len(pair) == 2 and all(map(_positive, pair)) and pair[0] <= pair[1]
+            type(pair) is list and len(pair) == 2 and all(map(positive, pair)) and pair[0] <= pair[1]
             for pair in value
         )
     )
@@ -145,7 +129,7 @@ def _answers(value: Any) -> bool:
         type(value) is list
         and len(value) <= MOST_RANGES
         and all(
-            type(row) is list and len(row) == 2 and _positive(row[0]) and type(row[1]) is bytes
+            type(row) is list and len(row) == 2 and positive(row[0]) and type(row[1]) is bytes
             for row in value
         )
     )
@@ -164,7 +148,7 @@ def _about_queue(value: Any) -> bool:
 
 
 def _place(value: Any) -> bool:
-    return _natural(value) or _name(value)
+    return natural(value) or name(value)
 
 
 def _seconds(value: Any) -> bool:
@@ -179,46 +163,46 @@ def _row(value: Any) -> bool:
     return (
         type(value) is list
         and len(value) == 4
-        and _positive(value[0])
-        and _positive(value[1])
-        and _natural(value[2])
+        and positive(value[0])
+        and positive(value[1])
+        and natural(value[2])
         and (value[3] is None or type(value[3]) is bytes)
     )
 
 
 _FACTS: dict[str, Check] = {
-    "epoch": _name,
+    "epoch": name,
     "inbox": _place,
     "lease": _seconds,
-    "maxbytes": _natural,
-    "maxsize": _natural,
-    "shut": _flag,
-    "stored": _natural,  # the number of this end's last item that the host had
-    "trusted": _flag,
+    "maxbytes": natural,
+    "maxsize": natural,
+    "shut": flag,
+    "stored": natural,  # the number of this end's last item that the host had
+    "trusted": flag,
 }
 
 
 _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.BEAT: (),
-    Kind.HELLO: (_natural, _name, _table),  # version, the end's name, about the process
-    Kind.WELCOME: (_name, _about_queue),  # session, about the queue
+    Kind.HELLO: (natural, name, _table),  # version, the end's name, about the process
+    Kind.WELCOME: (name, _about_queue),  # session, about the queue
     Kind.STRANGER: (),
     Kind.REFUSED: (_anything,),  # why
-    Kind.JOIN: (_flag, _flag, _names, _flag),  # as producer, as consumer, tags; as a producer's helper
-    Kind.PUT: (_positive, _positive, _name_or_none),  # first, count, to
-    Kind.NEED: (_natural, _natural, _natural),  # items and bytes in all since the session began, ask or 0
+    Kind.JOIN: (flag, flag, _names, flag),  # as producer, as consumer, tags; as a producer's helper
+    Kind.PUT: (positive, positive, _name_or_none),  # first, count, to
+    Kind.NEED: (natural, natural, natural),  # items and bytes in all since the session began, ask or 0
     # window in items, in bytes, ask or 0; taken up to, done, failed, unreadable, returned, answers
-    Kind.REPORT: (_natural, _natural, _natural, _natural, _ranges, _ranges, _ranges, _ranges, _answers),
-    Kind.ASK: (_positive, _name, _anything),  # ask, what, argument
-    Kind.SYNCED: (_positive, _natural, _natural),  # round; items and bytes of room returned
+    Kind.REPORT: (natural, natural, natural, natural, _ranges, _ranges, _ranges, _ranges, _answers),
+    Kind.ASK: (positive, name, _anything),  # ask, what, argument
+    Kind.SYNCED: (positive, natural, natural),  # round; items and bytes of room returned
     Kind.BYE: (),
-    Kind.LEND: (_positive, _positive, _positive),  # position, count, attempt
-    Kind.ROOM: (_natural, _natural),  # items, bytes more
+    Kind.LEND: (positive, positive, positive),  # position, count, attempt
+    Kind.ROOM: (natural, natural),  # items, bytes more
     Kind.SETTLED: (_rows,),  # [first, count, outcome, answer]
-    Kind.SYNC: (_positive, _flag),  # round, give back what is untaken and nobody waits for
-    Kind.ANSWER: (_positive, _anything),  # ask, value
-    Kind.OVER: (_flag, _names),  # nothing more will come; the producers that were lost
-    Kind.SHUT: (_flag,),  # immediate
+    Kind.SYNC: (positive, flag),  # round, give back what is untaken and nobody waits for
+    Kind.ANSWER: (positive, _anything),  # ask, value
+    Kind.OVER: (flag, _names),  # nothing more will come; the producers that were lost
+    Kind.SHUT: (flag,),  # immediate
     Kind.PART: (),
     Kind.TAGS: (_names,),  # the names under which consumers can be addressed now
 }
@@ -246,7 +230,7 @@ def unpack(frames: list[bytes]) -> Envelope:
     number, ack, *fields = words[1:]
     kind = Kind(words[0])
     shape = _SHAPES[kind]
-    if not (_natural(number) and _natural(ack)) or len(fields) != len(shape):
+    if not (natural(number) and natural(ack)) or len(fields) != len(shape):
         raise ProtocolError(f"{kind.name} of the wrong shape")
     if not all(check(value) for check, value in zip(shape, fields, strict=True)):
         raise ProtocolError(f"{kind.name} with a field of the wrong kind")
