@@ -1,4 +1,4 @@
-"""What tasks have come to, on the way from an engine's machine to those who wait."""
+"""What tasks have come to, on the way from the machine to those who wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Outcomes = deque[tuple[Task, Sequence[Any] | BaseException]]
 
 
 def tell(outcomes: Outcomes) -> bool:
-    """Tell each task its outcome, which may run callers' callbacks: without any lock held.
+    """Tell each task its outcome, which may run callers' callbacks: hold no lock that one of them may want.
 
     Several threads may do so at once, and a signal may interrupt it: nothing is told twice, or lost. Returns
     whether there was anything to tell.

@@ -7,6 +7,7 @@ import select
 import threading
 import time
 
+from nearfar.coordinator.endings import tell
 from nearfar.coordinator.gate import Gate
 from nearfar.coordinator.local import Hire, LocalWorkers
 from nearfar.coordinator.machine import Coordinator
@@ -84,7 +85,7 @@ class LoneCoordinator:
                     now = time.monotonic()
                     self._take_in(now)
                     self._decide(now)
-                    self._tell_outcomes()
+                    tell(self._coordinator.outcomes)
                     self._gate.say(now)
         except Exception:
             log.exception("the coordinator at %s failed", self.address)
@@ -120,15 +121,6 @@ class LoneCoordinator:
             self._local.drain()
         self._coordinator.tick(now)
         self._coordinator.flush(now)
-
-    def _tell_outcomes(self) -> None:
-        outcomes = self._coordinator.outcomes
-        while outcomes:
-            task, outcome = outcomes.popleft()
-            if isinstance(outcome, BaseException):
-                task.failed(outcome)
-            else:
-                task.answered(*outcome)
 
     def _may_end(self) -> bool:
         if self._ends is None:

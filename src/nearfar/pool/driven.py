@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import atexit
 import os
-import secrets
-import socket
 import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from time import monotonic
 
+from nearfar.coordinator.endings import tell
 from nearfar.coordinator.tasks import State
 from nearfar.errors import PoolBroken
 from nearfar.net import forks
@@ -19,14 +18,12 @@ from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.waker import Waker
 from nearfar.pool.alone import Alone
 from nearfar.pool.call import Call
-from nearfar.pool.endings import tell
 from nearfar.pool.insides import Insides
 from nearfar.pool.leader import Leadership
 from nearfar.pool.notices import Notices
 
 HELP_EVERY = 64
 """Calls handed in after which whoever does so does some of the I/O, too."""
-
 
 SHUT = "cannot schedule new futures after shutdown"
 
@@ -260,11 +257,6 @@ class DrivenEngine(Insides):
         if self._broken:
             raise self._broken
         raise RuntimeError(SHUT)
-
-
-def new_name() -> str:
-    """A client's name, like no other."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 _working: weakref.WeakSet[DrivenEngine] = weakref.WeakSet()

@@ -10,13 +10,13 @@ from typing import Any
 
 from nearfar.coordinator.caller import Caller
 from nearfar.coordinator.calling import Connect, Send, Stage
+from nearfar.coordinator.endings import Outcomes
 from nearfar.net.addresses import Address
-from nearfar.net.here import about_me
+from nearfar.net.here import about_me, new_name
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.pool.call import Call
 from nearfar.pool.client import ClientMachine
-from nearfar.pool.driven import DrivenEngine, new_name
-from nearfar.pool.endings import Outcomes
+from nearfar.pool.driven import DrivenEngine
 from nearfar.pool.initializing import pickled_initializer, read_initializer_error
 from nearfar.pool.notices import no_workers
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from nearfar.coordinator.endings import Outcomes
 from nearfar.pool.call import Call
-from nearfar.pool.endings import Outcomes
 
 
 class Insides(ABC):

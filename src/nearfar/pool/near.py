@@ -11,14 +11,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from nearfar.coordinator.clients import Client
+from nearfar.coordinator.endings import Outcomes
 from nearfar.coordinator.local import LocalWorkers
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.status import counts, idle
+from nearfar.net.here import new_name
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.pickles.names import inherited_main
 from nearfar.pool.call import Call
-from nearfar.pool.driven import DrivenEngine, new_name
-from nearfar.pool.endings import Outcomes
+from nearfar.pool.driven import DrivenEngine
 from nearfar.pool.initializing import near_initializer, pickled_initializer, read_initializer_error
 from nearfar.pool.notices import no_workers
 from nearfar.worker.crew import Crew

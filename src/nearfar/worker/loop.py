@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import select
 import socket
 import time
@@ -16,7 +14,7 @@ from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.patience import Patience
 from nearfar.errors import CoordinatorLost, PoolBroken
 from nearfar.net.addresses import Address
-from nearfar.net.here import about_me
+from nearfar.net.here import about_me, new_name
 from nearfar.net.waker import Waker
 from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.crew import Crew, Listener
@@ -47,7 +45,7 @@ class Agent:
         quota: int | None = None,
     ) -> None:
         host = socket.gethostname()[: wire.LONGEST_NAME // 2]
-        self.name = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.name = new_name()
         about = about_me() | {"host": host, "slots": processes, "quota": quota or 0}
         self._address = address
         self._wait = wait

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,11 +9,11 @@ from typing import Any
 
 from nearfar.errors import QueueLost
 from nearfar.net.addresses import Address
-from nearfar.net.here import about_me
+from nearfar.net.here import about_me, new_name
 from nearfar.queues.ends.loop import EndLoop
 from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.session import Session
-from nearfar.queues.wire import LONGEST_NAME, Kind
+from nearfar.queues.wire import Kind
 
 
 class Connection:
@@ -39,8 +36,7 @@ class Connection:
         helper: bool = False,
         on_change: Callable[[], None] | None = None,
     ) -> None:
-        host = socket.gethostname()[: LONGEST_NAME // 2]
-        self.name = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.name = new_name()
         self._wait = wait
         self._address = address
         self._on_change = on_change
