@@ -9,7 +9,7 @@ import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from multiprocessing.reduction import ForkingPickler
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -21,6 +21,7 @@ from nearfar.net.pickles.parts import BY_VALUE, Buffers, keep_large
 Substitutes = Mapping[str, Callable[..., Any]]
 """What a reader uses in the place of cloudpickle's own functions, by name."""
 
+_NOWHERE = "<dynamic-code>"
 _CACHED = type(functools.lru_cache(abs))
 
 
@@ -72,6 +73,8 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
     def reducer_override(self, thing: Any) -> Any:
         if isinstance(thing, type | FunctionType):
             return self._reduce_definition(thing)
+        if type(thing) is CodeType:
+            return _reduce_code(thing)
         if type(thing) is _CACHED and thing.__module__ in MAINS:
             return NotImplemented if self._is_there(thing) else _reduce_cached(thing)
         if type(thing).__module__ == "multiprocessing.connection" and not self.at_home:
@@ -100,6 +103,12 @@ class _FamilyValuePickler(ValuePickler):
         ValuePickler.dispatch_table,
     )
     at_home = True
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """As cloudpickle, which from 3.1.3 on forgets in which file it stands: tracebacks are to tell."""
+    make, parts = internals._code_reduce(code)
+    return make, tuple(code.co_filename if part == _NOWHERE else part for part in parts)
 
 
 def _reduce_cached(function: Any) -> Any:
