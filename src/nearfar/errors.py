@@ -7,6 +7,7 @@
     ├── ShutDown                     queue.ShutDown where the standard library has it (3.13)
     └── NearfarError
         ├── AddressError             (ValueError)       an address that cannot be read or bound
+        ├── KeysError                (ValueError)       keys that cannot be read, or that others can read
         ├── ItemError                (TypeError)        an item that cannot travel, or arrived unreadable
         ├── ProtocolError            (ValueError)       a frame that does not follow the protocol
         ├── QueueLost                (ConnectionError)  no host answers at the queue's address
@@ -18,6 +19,7 @@
         │   ├── InitializerFailed                       the initializer raised, or its worker died in it
         │   └── CoordinatorLost      (ConnectionError)  no coordinator answers at the pool's address
         └── Untrusted                (PermissionError)  pickle, or a peer, that trust does not cover
+            └── NotAdmitted          (PoolBroken)       the keys of this side and the other do not fit
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ __all__ = [
     "Full",
     "InitializerFailed",
     "ItemError",
+    "KeysError",
     "NearfarError",
+    "NotAdmitted",
     "PoolBroken",
     "ProducerLost",
     "ProtocolError",
@@ -62,6 +66,10 @@ class NearfarError(Exception):
 
 class AddressError(NearfarError, ValueError):
     """An address that cannot be read, bound or reached as asked."""
+
+
+class KeysError(NearfarError, ValueError):
+    """A folder of keys that cannot be used: a file is missing, cannot be read, or others can read it."""
 
 
 class ItemError(NearfarError, TypeError):
@@ -141,3 +149,10 @@ class CoordinatorLost(PoolBroken, ConnectionError):
 
 class Untrusted(NearfarError, PermissionError):
     """Pickle, or a peer, that trust does not cover."""
+
+
+class NotAdmitted(Untrusted, PoolBroken):
+    """The keys of this side and of the other do not fit; the message says which and what helps.
+
+    A queue's calls raise it; of a pool, every task comes to this end.
+    """

@@ -8,15 +8,20 @@ import os
 import random
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 
 from nearfar.errors import AddressError
 from nearfar.net.addresses import Address
+from nearfar.net.keys import Pair
 
 LARGEST_FRAME = 1 << 31
 """Bytes: a peer that announces a larger frame is disconnected."""
+
+HANDSHAKE = 5_000
+"""Milliseconds after which a connection that has not come through its handshake is closed."""
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
@@ -29,17 +34,20 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     return _contexts[pid]
 
 
-def make(kind: int, *, identity: str = "") -> zmq.Socket[bytes]:
-    """A socket with the options that every socket here has.
+def make(
+    kind: int, *, identity: str = "", within: zmq.Context[zmq.Socket[bytes]] | None = None
+) -> zmq.Socket[bytes]:
+    """A socket with the options that every socket here has; `within` another context than the process's.
 
     No high-water mark (bounds are counted by the protocol) and no linger (what has to arrive is acked).
     """
-    made = context().socket(kind)
+    made = (within or context()).socket(kind)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDHWM, 0)
     made.setsockopt(zmq.RCVHWM, 0)
     made.setsockopt(zmq.IPV6, 1)
     made.setsockopt(zmq.MAXMSGSIZE, LARGEST_FRAME)
+    made.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE)
     made.setsockopt(zmq.RECONNECT_IVL, 50)
     made.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     if kind == zmq.ROUTER:
@@ -49,12 +57,41 @@ def make(kind: int, *, identity: str = "") -> zmq.Socket[bytes]:
     return made
 
 
-def receive(made: zmq.Socket[bytes], copied: int) -> list[bytes | memoryview]:
+def guard(made: zmq.Socket[bytes], pair: Pair, domain: str = "") -> None:
+    """What is bound from now on takes only CURVE, as this server; with a `domain`, ZAP says whom."""
+    made.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+    made.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
+    made.setsockopt(zmq.CURVE_SERVER, 1)
+    if domain:
+        made.setsockopt(zmq.ZAP_DOMAIN, domain.encode())
+        made.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+
+def guard_nobody(made: zmq.Socket[bytes]) -> None:
+    """What is bound from now on lets nobody in: it asks for a key that nobody knows."""
+    guard(made, Pair(*zmq.curve_keypair()))
+
+
+def guard_own(made: zmq.Socket[bytes]) -> None:
+    """What is bound from now on, to a path, takes only this user's processes."""
+    made.setsockopt(zmq.CURVE_SERVER, 0)
+    with contextlib.suppress(zmq.ZMQError):  # where the kernel cannot tell, the file's mode guards it
+        made.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
+
+
+def show(made: zmq.Socket[bytes], pair: Pair, server: bytes) -> None:
+    """What is connected from now on shows this key, and only to the server with that public key."""
+    made.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+    made.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
+    made.setsockopt(zmq.CURVE_SERVERKEY, server)
+
+
+def receive(made: zmq.Socket[bytes], copied: int, first: bytes | None = None) -> list[bytes | memoryview]:
     """The frames of the next message: `copied` as bytes, and those after them, which may be large, in place.
 
-    Raises `zmq.Again` if there is none.
+    `first` is the first one, where it has been read. Raises `zmq.Again` if there is none.
     """
-    frames: list[bytes | memoryview] = [made.recv(zmq.NOBLOCK)]
+    frames: list[bytes | memoryview] = [made.recv(zmq.NOBLOCK) if first is None else first]
     while made.getsockopt(zmq.RCVMORE):
         if len(frames) < copied:
             frames.append(made.recv(zmq.NOBLOCK))
@@ -79,8 +116,14 @@ def bind(made: zmq.Socket[bytes], address: Address) -> Address:
     return address.beside(port)
 
 
-def bind_in(made: zmq.Socket[bytes], beside: Address, ports: range | None, suffix: str) -> int | str:
-    """Bind next to `beside`: on a free port (of `ports`, if given), or a path with `suffix`.
+def bind_in(
+    made: zmq.Socket[bytes],
+    beside: Address,
+    ports: range | None,
+    suffix: str,
+    bind: Callable[[zmq.Socket[bytes], Address], Address] = bind,
+) -> int | str:
+    """`bind` next to `beside`: on a free port (of `ports`, if given), or a path with `suffix`.
 
     Returns the place, for `Address.beside`. Raises `AddressError`.
     """

@@ -1,0 +1,165 @@
+"""The bound side: makes a service's sockets, and answers for who gets in.
+
+With keys, ZeroMQ asks before it ends a handshake (ZAP, RFC 27). The question is answered here, in the loop of
+the service itself; therefore the service has a ZeroMQ context of its own. Whoever was let in is known in each
+of its messages: a key that is revoked is heard no more, though its connections stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from nearfar.errors import AddressError
+from nearfar.net import sockets, twins
+from nearfar.net.access import Access, check_guarded
+from nearfar.net.addresses import Address
+from nearfar.net.keys import SERVER, Clients, read_pair
+
+REFRESH_EVERY = 0.5
+"""Seconds between two looks whether a key was revoked."""
+MOST_TOLD = 1000
+"""Keys that were turned away and are remembered, so that each is told of once."""
+CREDENTIALS = 6
+"""The place of a client's key among the frames of a question."""
+
+log = logging.getLogger(__name__)
+
+
+class Door:
+    """For one thread at a time. Raises `KeysError`."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self.turned_away = 0
+        """Handshakes that were refused."""
+        self._told: set[str] = set()
+        self._clients: Clients | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._zap: zmq.Socket[bytes] | None = None
+        self._refresh_at = 0.0
+        self._swept = False
+        if access.keys:
+            self._pair = read_pair(Path(access.keys), SERVER)
+            self._clients = Clients(Path(access.keys))
+            self._context = zmq.Context()
+            self._zap = sockets.make(zmq.REP, within=self._context)
+            self._zap.bind("inproc://zeromq.zap.01")
+
+    # -- sockets -----------------------------------------------------------------------------------
+
+    @property
+    def questions(self) -> zmq.Socket[bytes] | None:
+        """To be polled for reading: call `turn` then."""
+        return self._zap
+
+    def make(self, kind: int) -> zmq.Socket[bytes]:
+        """A socket to bind through this door."""
+        return sockets.make(kind, within=self._context)
+
+    def bind(self, made: zmq.Socket[bytes], address: Address) -> Address:
+        """Bind, and return the address with the port it got. Raises `AddressError`."""
+        check_guarded(address, self.access)
+        if self._context is not None:
+            sockets.guard(made, self._pair, domain="nearfar")
+        elif self.access.own:
+            return self._bind_own(made, address)
+        return sockets.bind(made, address)
+
+    def bind_in(
+        self, made: zmq.Socket[bytes], beside: Address, ports: range | None, suffix: str
+    ) -> int | str:
+        """As `sockets.bind_in`."""
+        return sockets.bind_in(made, beside, ports, suffix, bind=self.bind)
+
+    def unbind(self, made: zmq.Socket[bytes], beside: Address, place: int | str = "") -> None:
+        """Close a socket that `bind` (or, with its place, `bind_in`) bound, and remove its files."""
+        if self.access.own and not beside.path:
+            with contextlib.suppress(AddressError):
+                twin = twins.twin_of(beside.beside(place) if place else beside)
+                Path(twin.path).unlink(missing_ok=True)
+        sockets.close_bound(made, beside, place)
+
+    def close(self) -> None:
+        """When all sockets are closed."""
+        if self._zap is not None and self._context is not None:
+            self._zap.close()
+            self._context.term()
+
+    def _bind_own(self, made: zmq.Socket[bytes], address: Address) -> Address:
+        if address.path:
+            sockets.guard_own(made)
+            return sockets.bind(made, address)
+        if not self._swept:
+            self._swept = True
+            twins.sweep()
+        sockets.guard_nobody(made)
+        bound = sockets.bind(made, address)
+        sockets.guard_own(made)
+        twin = twins.twin_of(bound)
+        Path(twin.path).unlink(missing_ok=True)  # that of one who was killed: the port is ours
+        sockets.bind(made, twin)
+        return bound
+
+    # -- who gets in -------------------------------------------------------------------------------
+
+    def turn(self, now: float) -> set[str]:
+        """Answer what is asked, and look for changes; returns the users that are let in no more."""
+        if self._clients is None or self._zap is None:
+            return set()
+        gone: set[str] = set()
+        asked = bool(int(self._zap.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        if asked or now >= self._refresh_at:
+            self._refresh_at = now + REFRESH_EVERY
+            gone = self._clients.refresh()
+            for key in gone:
+                log.warning("a key was revoked: %s is let in no more", key)
+        with contextlib.suppress(zmq.Again):
+            while asked:
+                self._answer(self._zap, self._zap.recv_multipart(zmq.NOBLOCK))
+        return gone
+
+    def deadline(self) -> float | None:
+        """When `turn` is wanted next."""
+        return None if self._clients is None else self._refresh_at
+
+    def admits(self, user: str) -> bool:
+        """Whether a message of that user is to be heard."""
+        return self._clients is None or user in self._clients.names
+
+    def name_of(self, user: str) -> str:
+        """What a user is called here; nothing where there are no keys."""
+        return "" if self._clients is None else self._clients.names.get(user, "")
+
+    def receive(self, made: zmq.Socket[bytes]) -> tuple[str, bytes]:
+        """The user and the first frame of the next message. Raises `zmq.Again` if there is none."""
+        if self._clients is None:
+            return "", made.recv(zmq.NOBLOCK)
+        frame = made.recv(zmq.NOBLOCK, copy=False)
+        try:
+            return str(frame.get("User-Id")), frame.bytes
+        except (zmq.ZMQError, KeyError):  # nobody got in without one
+            return "", frame.bytes
+
+    def _answer(self, zap: zmq.Socket[bytes], frames: list[bytes]) -> None:
+        if len(frames) < CREDENTIALS:  # ZeroMQ's own: it cannot be
+            zap.send_multipart([b"1.0", b"", b"500", b"malformed", b"", b""])
+            return
+        version, number, _, address, _, mechanism, *credentials = frames
+        key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
+        known = self._clients is not None and key in self._clients.names
+        if known:
+            zap.send_multipart([version, number, b"200", b"OK", key.encode(), b""])
+            return
+        zap.send_multipart([version, number, b"400", b"this key is not let in", b"", b""])
+        self.turned_away += 1
+        if key not in self._told:
+            if len(self._told) >= MOST_TOLD:
+                self._told.clear()
+            self._told.add(key)
+            whence = address.decode("ascii", "replace").removeprefix("::ffff:")
+            log.warning("turned away %s with the unknown key %s", whence, key)

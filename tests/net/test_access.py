@@ -1,0 +1,182 @@
+"""Who gets in where: decided from address, keys and the word insecure, before anything is bound."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import zmq
+
+from nearfar.errors import AddressError, KeysError
+from nearfar.net import keyring, sockets, twins
+from nearfar.net.access import OWN, VARIABLE, Access, admit, approach
+from nearfar.net.addresses import Address
+from nearfar.net.door import Door
+from tests.support.keys import keys
+
+HERE = Address.parse("tcp://127.0.0.1:*")
+THERE = Address.parse("tcp://192.0.2.1:5555")
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1:5555", "tcp://localhost:5555", "tcp://[::1]:5555", "ipc://q"]
+)
+def test_where_only_this_machine_comes_no_keys_are_needed(address: str) -> None:
+    place = Address.parse(address)
+    assert admit(place, None, insecure=False) == approach(place, None, insecure=False) == OWN
+    assert OWN.trusted
+    assert OWN.own
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://[::]:1", "tcp://storage:5555"]
+)
+def test_beyond_it_both_ways_out_are_said(address: str) -> None:
+    place = Address.parse(address)
+    with pytest.raises(AddressError, match=r"--keys DIR.*--insecure"):
+        admit(place, None, insecure=False)
+    with pytest.raises(AddressError, match=r"--keys DIR.*--insecure"):
+        approach(place, None, insecure=False)
+    assert not admit(place, None, insecure=True).trusted
+
+
+def test_a_door_does_not_rely_on_who_made_its_access() -> None:
+    door = Door(OWN)
+    made = door.make(zmq.ROUTER)
+    with pytest.raises(AddressError, match="can be reached from other machines"):
+        door.bind(made, Address.parse("tcp://0.0.0.0:*"))
+    made.close()
+    door.close()
+
+
+def test_the_environment_names_the_keys_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(keys()))
+    assert admit(THERE, None, insecure=False) == Access(str(keys()))
+    assert approach(HERE, None, insecure=False) == Access(str(keys()))
+    assert admit(THERE, None, insecure=True) == Access(insecure=True)
+
+
+def test_keys_and_insecure_exclude_each_other() -> None:
+    with pytest.raises(KeysError, match="not both"):
+        admit(THERE, keys(), insecure=True)
+
+
+def test_a_folder_without_keys_is_refused_before_anything_is_bound(tmp_path: Path) -> None:
+    with pytest.raises(KeysError, match="nearfar keys init"):
+        admit(HERE, tmp_path, insecure=False)
+    with pytest.raises(KeysError, match="nearfar keys"):
+        approach(HERE, tmp_path, insecure=False)
+
+
+def test_who_only_connects_needs_no_service_key(tmp_path: Path) -> None:
+    keyring.init_client(tmp_path / "mine", keys() / "server.key")
+    assert approach(THERE, tmp_path / "mine", insecure=False).keys
+    with pytest.raises(KeysError, match=r"server\.key_secret"):
+        admit(THERE, tmp_path / "mine", insecure=False)
+
+
+def test_an_access_holds_no_secret() -> None:
+    secret = (keys() / "client.key_secret").read_text().split('secret-key = "')[1][:40]
+    assert secret not in repr(Access(str(keys())))
+
+
+# -- loopback without keys ----------------------------------------------------------------------------
+
+
+def test_a_loopback_port_has_a_twin_that_goes_with_it() -> None:
+    door = Door(OWN)
+    made = door.make(zmq.ROUTER)
+    address = door.bind(made, HERE)
+    twin = Path(twins.twin_of(address).path)
+    assert twin.stat().st_mode & 0o777 == 0o600
+    assert twin.parent.stat().st_mode & 0o777 == 0o700
+    door.unbind(made, address)
+    door.close()
+    assert not twin.exists()
+
+
+def test_the_port_itself_lets_nobody_in() -> None:
+    """Given a peer without keys, one with a key of its own, and one that guesses, at the TCP port,
+    none of them is heard."""
+    door = Door(OWN)
+    made = door.make(zmq.ROUTER)
+    address = door.bind(made, HERE)
+    strangers = []
+    for public, secret in [(b"", b""), zmq.curve_keypair()]:
+        stranger = sockets.make(zmq.DEALER)
+        if public:
+            stranger.setsockopt(zmq.CURVE_PUBLICKEY, public)
+            stranger.setsockopt(zmq.CURVE_SECRETKEY, secret)
+            stranger.setsockopt(zmq.CURVE_SERVERKEY, zmq.curve_keypair()[0])
+        stranger.connect(str(address))
+        stranger.send(b"hello")
+        strangers.append(stranger)
+    assert not made.poll(300)
+    for stranger in strangers:
+        stranger.close()
+    door.unbind(made, address)
+    door.close()
+
+
+def test_a_twin_that_a_killed_service_left_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(twins, "HOME", tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = Address.parse(f"tcp://127.0.0.1:{port}")
+    left = Path(twins.twin_of(address).path)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(left))
+    door = Door(OWN)
+    made = door.make(zmq.ROUTER)
+    door.bind(made, address)
+    door.unbind(made, address)
+    door.close()
+    assert not left.exists()
+
+
+def test_old_twins_that_nobody_listens_at_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twins, "HOME", tmp_path)
+    dead, young, alive = (Path(twins.twin_of(Address("127.0.0.1", port)).path) for port in (1, 2, 3))
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(alive))
+    listening.listen()
+    for path in (dead, young):
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    for path in (dead, alive):
+        os.utime(path, (1, 1))
+    twins.sweep()
+    listening.close()
+    assert [path.exists() for path in (dead, young, alive)] == [False, True, True]
+
+
+@pytest.mark.parametrize("spoil", ["mode", "owner", "link", "file"])
+def test_a_folder_that_may_be_anothers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    monkeypatch.setattr(twins, "HOME", tmp_path)
+    folder = tmp_path / f"nearfar-{os.geteuid()}"
+    if spoil == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif spoil == "file":
+        folder.touch(mode=0o600)
+    else:
+        folder.mkdir(mode=0o700)
+        if spoil == "mode":
+            folder.chmod(0o770)
+        elif os.geteuid() == 0:
+            os.chown(folder, 4711, -1)
+        else:
+            pytest.skip("only root can give a folder away")
+    door = Door(OWN)
+    made = door.make(zmq.ROUTER)
+    with pytest.raises(AddressError, match="not a folder of this user's alone"):
+        door.bind(made, HERE)
+    made.close()
+    door.close()

@@ -1,0 +1,182 @@
+"""Keys in a folder: made, read, let in and out, and refused where others could read or change them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zmq.auth
+
+from nearfar.errors import KeysError
+from nearfar.net import keyring
+from nearfar.net.keys import CLIENT, SERVER, Clients, read_pair, read_public, read_server_key
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "keys"
+    keyring.init(made)
+    return made
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+def test_secrets_are_their_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        keyring.init(tmp_path / "keys")
+        made = keyring.add(tmp_path / "keys", "laptop")
+    finally:
+        os.umask(before)
+    assert modes(tmp_path / "keys") == {
+        "server.key": 0o644,
+        "server.key_secret": 0o600,
+        "client.key": 0o644,
+        "client.key_secret": 0o600,
+        "clients": 0o700,
+        "for": 0o700,
+    }
+    assert made is not None
+    assert modes(made)["client.key_secret"] == 0o600
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_files_are_zeromqs_certificates(folder: Path) -> None:
+    pair = read_pair(folder, SERVER)
+    assert zmq.auth.load_certificate(folder / "server.key_secret") == (pair.public, pair.secret)
+    assert read_server_key(folder) == pair.public
+    assert list(zmq.auth.load_certificates(folder / "clients")) == [read_pair(folder, CLIENT).public]
+
+
+def test_no_public_file_holds_a_secret(folder: Path) -> None:
+    made = keyring.add(folder, "laptop", folder / "client.key_secret")  # a slip of the hand
+    assert made is None
+    secret = read_pair(folder, CLIENT).secret.decode()
+    for path in folder.rglob("*.key"):
+        assert secret not in path.read_text()
+
+
+def test_keys_are_never_overwritten(folder: Path) -> None:
+    before = read_pair(folder, SERVER)
+    with pytest.raises(KeysError, match="there is a key already"):
+        keyring.init(folder)
+    assert read_pair(folder, SERVER) == before
+
+
+def test_who_is_added_is_let_in_until_revoked(folder: Path) -> None:
+    clients = Clients(folder)
+    own = read_public(folder / "client.key").decode()
+    assert clients.names == {own: "local"}
+    made = keyring.add(folder, "laptop")
+    assert made is not None
+    key = read_pair(made, CLIENT).public.decode()
+    assert read_server_key(made) == read_pair(folder, SERVER).public
+    assert clients.refresh() == set()
+    assert clients.names == {own: "local", key: "laptop"}
+    keyring.revoke(folder, "laptop")
+    assert clients.refresh() == {key}
+    assert clients.refresh() == set()
+    assert clients.names == {own: "local"}
+    assert not made.exists()
+
+
+def test_a_name_that_gets_a_new_key_loses_the_old_one(folder: Path) -> None:
+    keyring.add(folder, "laptop")
+    clients = Clients(folder)
+    (old,) = (key for key, name in clients.names.items() if name == "laptop")
+    keyring.revoke(folder, "laptop")
+    keyring.add(folder, "laptop")
+    assert clients.refresh() == {old}
+    assert sorted(clients.names.values()) == ["laptop", "local"]
+
+
+def test_a_public_key_that_was_made_elsewhere_is_let_in(folder: Path, tmp_path: Path) -> None:
+    public = keyring.init_client(tmp_path / "laptop", folder / "server.key")
+    assert not (tmp_path / "laptop" / "server.key_secret").exists()
+    assert keyring.add(folder, "laptop", public) is None
+    assert read_public(public).decode() in Clients(folder).names
+    assert not (folder / "for").exists()
+
+
+def test_a_file_that_is_no_key_lets_nobody_in_and_is_told_of(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clients = Clients(folder)
+    (folder / "clients" / "odd.key").write_text('curve\n    public-key = "short"\n')
+    (folder / "clients" / "notes.txt").write_text("not a key")
+    with caplog.at_level(logging.WARNING):
+        assert clients.refresh() == set()
+    assert list(clients.names.values()) == ["local"]
+    assert "odd lets nobody in" in caplog.text
+
+
+def test_without_its_folder_nobody_is_let_in(folder: Path) -> None:
+    clients = Clients(folder)
+    (folder / "clients" / "local.key").unlink()
+    (folder / "clients").rmdir()
+    assert len(clients.refresh()) == 1
+    assert clients.names == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda keys: (keys / "server.key_secret").chmod(0o640), "others can read the secret key"),
+        (lambda keys: (keys / "server.key_secret").chmod(0o604), "chmod 600"),
+        (lambda keys: (keys / "server.key_secret").unlink(), "there is no such file; `nearfar keys init`"),
+        (lambda keys: (keys / "server.key_secret").write_text("nothing"), "cannot read the key"),
+        (lambda keys: (keys / "server.key_secret").write_bytes(b"\xff\xfe"), "cannot read the key"),
+        (lambda keys: (keys / "server.key").replace(keys / "server.key_secret"), "holds no secret key"),
+    ],
+)
+def test_a_secret_that_will_not_do_says_why(
+    folder: Path, change: Callable[[Path], object], said: str
+) -> None:
+    change(folder)
+    if (folder / "server.key_secret").exists() and "others" not in said and "chmod" not in said:
+        (folder / "server.key_secret").chmod(0o600)
+    with pytest.raises(KeysError, match=said):
+        read_pair(folder, SERVER)
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_list_that_others_can_write_to_is_refused(folder: Path, mode: int) -> None:
+    (folder / "clients").chmod(mode)
+    with pytest.raises(KeysError, match="others can let themselves in"):
+        Clients(folder)
+    with pytest.raises(KeysError, match="others can let themselves in"):
+        keyring.add(folder, "laptop")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_belongs_to_another_is_refused(folder: Path) -> None:
+    os.chown(folder / "server.key_secret", 4711, -1)
+    os.chown(folder / "clients", 4711, -1)
+    with pytest.raises(KeysError, match="belongs to another user"):
+        read_pair(folder, SERVER)
+    with pytest.raises(KeysError, match="belongs to another user"):
+        Clients(folder)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-flag", "a" * 65, "a\nb", "ümlaut", "a b"])
+def test_a_name_is_plain(folder: Path, name: str) -> None:
+    with pytest.raises(KeysError, match="is no name"):
+        keyring.add(folder, name)
+    with pytest.raises(KeysError, match="is no name"):
+        keyring.revoke(folder, name)
+
+
+def test_a_name_is_let_in_once(folder: Path) -> None:
+    keyring.add(folder, "laptop")
+    with pytest.raises(KeysError, match="already"):
+        keyring.add(folder, "laptop")
+
+
+def test_who_was_never_let_in_cannot_be_revoked(folder: Path) -> None:
+    with pytest.raises(KeysError, match="no laptop is let in"):
+        keyring.revoke(folder, "laptop")

@@ -1,0 +1,28 @@
+"""Handshakes that fail are no accident once they have failed for long enough."""
+
+from __future__ import annotations
+
+from nearfar.net.refusals import BELIEVED, Refusals
+
+
+def test_one_failure_is_an_accident() -> None:
+    refusals = Refusals()
+    refusals.failed("no", 10.0)
+    assert refusals.believed(10.0) == ""
+    assert refusals.believed(10.0 + BELIEVED - 0.01) == ""
+
+
+def test_what_fails_for_long_is_believed_with_its_last_reason() -> None:
+    refusals = Refusals()
+    refusals.failed("no", 10.0)
+    refusals.failed("never", 11.0)
+    assert refusals.believed(10.0 + BELIEVED) == "never"
+
+
+def test_a_success_in_between_begins_anew() -> None:
+    refusals = Refusals()
+    refusals.failed("no", 10.0)
+    refusals.succeeded()
+    assert refusals.believed(99.0) == ""
+    refusals.failed("no", 100.0)
+    assert refusals.believed(100.1) == ""
