@@ -13,6 +13,8 @@ import zmq
 from hypothesis import settings
 
 from nearfar.net import sockets
+from nearfar.net.access import VARIABLE
+from tests.support.keys import make_keys
 from tests.support.leaks import Belongings, leaks_since, watch_shared_memory
 
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -31,6 +33,8 @@ def temporary_folder() -> Iterator[None]:
         patch.setenv("PYTEST_DEBUG_TEMPROOT", outside)
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
+        patch.delenv(VARIABLE, raising=False)
+        make_keys()
         yield
     shutil.rmtree(folder, ignore_errors=True)
 

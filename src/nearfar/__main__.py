@@ -16,6 +16,7 @@ PROGRAMS = {
     "queue": "host a queue by itself",
     "coordinator": "coordinate a pool by itself",
     "worker": "join a pool with this machine's processes",
+    "keys": "make keys, and say whose are let in",
     "gallery": "serve drawn images over HTTP, to try things on",
     "demo": "show all of it on this machine, in under a minute",
 }

@@ -19,8 +19,9 @@ from nearfar.coordinator.tasks import Outcome
 from nearfar.coordinator.wire import Envelope, Kind, Message
 from nearfar.coordinator.workers import Stage
 from nearfar.errors import AddressError, CoordinatorLost, PoolBroken
-from nearfar.net import sockets
+from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.dialing import Dialed
 from nearfar.worker.loop import Agent
 from tests.support.crew import FakeCrew
 from tests.support.pool_client import PoolClient
@@ -291,8 +292,7 @@ def test_the_status_is_told_to_anybody(coordinator: LoneCoordinator, keep: Keep)
 
 
 def test_what_is_no_message_is_counted_and_dropped(coordinator: LoneCoordinator, keep: Keep) -> None:
-    socket = keep(sockets.make(zmq.DEALER))
-    socket.connect(str(coordinator.address))
+    socket = keep(Dialed(zmq.DEALER, coordinator.address, OWN)).socket
     for frames in ([b""], [b"\xc1"], [b"x", b"y", b"z"]):
         socket.send_multipart(frames)
     assert eventually(lambda: coordinator.counts()["malformed"] == 3)
@@ -303,10 +303,10 @@ def test_what_is_no_message_is_counted_and_dropped(coordinator: LoneCoordinator,
 
 
 def test_an_address_that_others_reach_needs_a_word(caplog: pytest.LogCaptureFixture, keep: Keep) -> None:
-    with pytest.raises(AddressError, match="run any code"):
+    with pytest.raises(AddressError, match="other machines: give keys"):
         LoneCoordinator(Address.parse("tcp://0.0.0.0:*"))
     with caplog.at_level(logging.WARNING):
-        keep(LoneCoordinator(Address.parse("tcp://0.0.0.0:*"), insecure=True))
+        keep(LoneCoordinator(Address.parse("tcp://0.0.0.0:*"), access=Access(insecure=True)))
     assert "run any code" in caplog.text
 
 

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearfar.coordinator.loop import LoneCoordinator
+from nearfar.errors import NearfarError
+from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.pool.executor import Executor
 from nearfar.pool.pool import Pool
 from nearfar.worker.crew import Crew, Listener
 from nearfar.worker.loop import Agent
+from tests.support.keys import keys
 from tests.support.waiting import eventually
 
 
@@ -99,14 +102,31 @@ def near(processes: int, method: str = "fork") -> Iterator[Pool]:
 
 
 @contextmanager
-def agent(address: str, processes: int) -> Iterator[Agent]:
-    """Workers that join at `address` over the network, from a thread of this process."""
+def agent(
+    address: str,
+    processes: int,
+    access: Access = OWN,
+    on_error: Callable[[BaseException], object] | None = None,
+) -> Iterator[Agent]:
+    """Workers that join at `address` over the network, from a thread of this process.
+
+    `on_error` hears of an error that ends them.
+    """
 
     def hire(listener: Listener) -> Crew:
         return Crew(listener, processes, context=multiprocessing.get_context("forkserver"))
 
-    made = Agent(Address.parse(address), hire, processes)
-    thread = threading.Thread(target=made.run, name="agent")
+    made = Agent(Address.parse(address), hire, processes, access=access)
+
+    def run() -> None:
+        try:
+            made.run()
+        except NearfarError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+
+    thread = threading.Thread(target=run, name="agent")
     thread.start()
     try:
         yield made
@@ -147,10 +167,11 @@ def both(processes: int) -> Iterator[Pool]:
 
 @contextmanager
 def coordinated(processes: int) -> Iterator[str]:
-    """The address of a coordinator that runs by itself, whose workers have joined over tcp."""
-    coordinator = LoneCoordinator(Address.parse("tcp://127.0.0.1:*"))
+    """The address of a coordinator that runs by itself, whose workers have joined over tcp, with keys."""
+    access = Access(str(keys()))
+    coordinator = LoneCoordinator(Address.parse("tcp://127.0.0.1:*"), access=access)
     try:
-        with agent(str(coordinator.address), processes):
+        with agent(str(coordinator.address), processes, access):
             assert eventually(lambda: coordinator.counts()["workers"] == processes)
             yield str(coordinator.address)
     finally:
@@ -162,7 +183,7 @@ def coordinated(processes: int) -> Iterator[str]:
 def far(processes: int) -> Iterator[Pool]:
     """A client of a coordinator that runs by itself."""
     with coordinated(processes) as address:
-        pool = Pool.connect(address)
+        pool = Pool.connect(address, keys=keys())
         try:
             yield pool
         finally:

@@ -17,7 +17,7 @@ PRODUCER = ("producer", "http://127.0.0.1:9/")
     [
         ("--queue", "tcp://127.0.0.1:*", "it needs a port"),
         ("--queue", "storage:5555", "expected tcp://host:port or ipc://path"),
-        ("--bind", "tcp://0.0.0.0:*", "can be reached from other machines by anyone"),
+        ("--bind", "tcp://0.0.0.0:*", "can be reached from other machines"),
     ],
 )
 def test_an_address_that_cannot_be_used(

@@ -15,6 +15,7 @@ from typing import Any
 
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from nearfar.queues.near import NearJoinableQueue, NearQueue
+from tests.support.keys import keys
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def _processes(maxsize: int, joinable: bool, context: BaseContext) -> Any:
 
 
 def _tcp(maxsize: int, joinable: bool, _context: BaseContext) -> FarQueue:
-    return _hosted(maxsize, joinable, "tcp://127.0.0.1:*")
+    """With keys: without them, loopback is not TCP (`nearfar.net.twins`)."""
+    return _hosted(maxsize, joinable, "tcp://127.0.0.1:*", keys=keys())
 
 
 def _ipc(maxsize: int, joinable: bool, _context: BaseContext) -> FarQueue:
@@ -52,8 +54,8 @@ def _ipc(maxsize: int, joinable: bool, _context: BaseContext) -> FarQueue:
     return made
 
 
-def _hosted(maxsize: int, joinable: bool, address: str) -> FarQueue:
-    return (FarJoinableQueue if joinable else FarQueue)(maxsize, address, wait=20.0)
+def _hosted(maxsize: int, joinable: bool, address: str, **access: Any) -> FarQueue:
+    return (FarJoinableQueue if joinable else FarQueue)(maxsize, address, wait=20.0, **access)
 
 
 TRANSPORTS = [Transport("near", _near), Transport("ipc", _ipc), Transport("tcp", _tcp)]

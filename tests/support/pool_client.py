@@ -14,6 +14,9 @@ from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode
 from nearfar.coordinator.wire import CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.net import sockets
+from nearfar.net.access import OWN
+from nearfar.net.addresses import Address
+from nearfar.net.dialing import Dialed
 from nearfar.net.here import about_me
 
 
@@ -30,6 +33,7 @@ class PoolClient:
         self.workers = 0
         self.parted = False
         self.sessions = 0
+        self._dialed: Dialed | None = None
         self._socket: zmq.Socket[bytes] | None = None
         self.begin()
 
@@ -37,8 +41,9 @@ class PoolClient:
         self.close()
         self.sessions += 1
         self.talk: Talk | None = None
-        self._socket = sockets.make(zmq.DEALER, identity=f"{self.name}.{self.sessions}")
-        self._socket.connect(self.address)
+        place = Address.parse(self.address)
+        self._dialed = Dialed(zmq.DEALER, place, OWN, identity=f"{self.name}.{self.sessions}")
+        self._socket = self._dialed.socket
         self.send(Envelope(0, 0, Message(Kind.HELLO, (VERSION, CLIENT, self.name, about_me()))))
 
     def send(self, envelope: Envelope) -> None:
@@ -107,5 +112,6 @@ class PoolClient:
         return not self.pending
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        if self._dialed is not None:
+            self._dialed.close()
+            self._dialed = None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import time
 
 import zmq
 
 from nearfar.coordinator import wire
 from nearfar.coordinator.wire import Envelope
-from nearfar.errors import ProtocolError
+from nearfar.errors import AddressError, KeysError, ProtocolError
 from nearfar.net import sockets
+from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.dialing import Dialed
 
 log = logging.getLogger(__name__)
 
@@ -25,44 +27,62 @@ SMALL = 2
 class Caller:
     """One session's socket after another. For one thread at a time; nothing here blocks."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, access: Access) -> None:
         self.address = address
-        self._socket: zmq.Socket[bytes] | None = None
+        self._access = access
+        self._dialed: Dialed | None = None
+        self._trouble = ""
+        """Why there is no socket."""
 
     def open(self, session: str) -> int:
-        """Close the socket, and open one under this session's name; returns a descriptor to poll on.
+        """Close the socket, and open one under this session's name; returns a descriptor to poll on, or -1
+        where its keys are gone.
 
         ZeroMQ makes that readable once for many messages: ask `pending` before each wait.
         """
         self.close()
-        self._socket = sockets.make(zmq.DEALER, identity=session)
-        self._socket.connect(str(self.address))
-        return int(self._socket.getsockopt(zmq.FD))
+        self._trouble = ""
+        try:
+            self._dialed = Dialed(zmq.DEALER, self.address, self._access, identity=session)
+        except (KeysError, AddressError) as error:
+            self._trouble = str(error)
+            return -1
+        return int(self._dialed.socket.getsockopt(zmq.FD))
 
     def pending(self) -> bool:
         """True if messages lie here to be read."""
-        return self._socket is not None and bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        dialed = self._dialed
+        return dialed is not None and bool(int(dialed.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def send(self, envelope: Envelope) -> None:
         """Send, if there is a socket; whether it arrives is the line's business."""
-        if self._socket is not None:
+        if self._dialed is not None:
             frames = wire.pack(*envelope)
             with contextlib.suppress(zmq.Again):
-                self._socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) <= SMALL)
+                self._dialed.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) <= SMALL)
 
-    def receive(self) -> Iterator[Envelope]:
-        """What has come, up to `DRAIN` messages."""
+    def receive(self) -> tuple[list[Envelope], str]:
+        """What has come, up to `DRAIN` messages; and why the socket was not let in, if it was not: then
+        nothing came.
+        """
+        dialed = self._dialed
+        if dialed is None:
+            return [], self._trouble
+        heard: list[Envelope] = []
         with contextlib.suppress(zmq.Again):
-            for _ in range(DRAIN if self._socket is not None else 0):
-                assert self._socket is not None
-                frames = sockets.receive(self._socket, SMALL)
+            for _ in range(DRAIN):
+                frames = sockets.receive(dialed.socket, SMALL)
                 try:
-                    yield wire.unpack(frames)
+                    heard.append(wire.unpack(frames))
                 except ProtocolError as error:
                     log.warning("dropped a malformed message from %s: %s", self.address, str(error)[:200])
+        # After reading: a stranger that took the coordinator's place was seen to connect before it said
+        # anything.
+        why = dialed.look(time.monotonic())
+        return ([], why) if why else (heard, "")
 
     def close(self) -> None:
         """Close the socket, if there is one."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._dialed is not None:
+            self._dialed.close()
+            self._dialed = None

@@ -6,8 +6,8 @@
                       ^                   |
                       +----- STRANGER ----+
 
-A coordinator that is silent is called anew, in the same session; only its STRANGER ends that. Times are in
-seconds of any steady clock.
+A socket that was not let in is made anew, until it is clear that it will not be. A coordinator that is silent
+is called anew, in the same session; only its STRANGER ends that. Times are in seconds of any steady clock.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import VERSION, Envelope, Kind, Message
+from nearfar.net.refusals import Refusals
 
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
@@ -59,6 +60,10 @@ class Calling:
         self.stage = Stage.NEW
         self.talk: Talk | None = None
         """Of the session that is open, or was the last."""
+        self.barred = ""
+        """Why coordinator and caller do not let each other in, once that is clear."""
+        self._refusals = Refusals()
+        self._dial_again = False
         self._hello = Message(Kind.HELLO, (VERSION, role, name, about))
         self._wait = wait
         self._sessions = 0
@@ -89,6 +94,7 @@ class Calling:
         if self.stage is not Stage.GREETING or name != self.session_name:
             return None
         self.stage = Stage.OPEN
+        self._refusals.succeeded()
         self.talk = Talk(facts["lease"], now)
         told: dict[str, Any] = facts
         return told
@@ -97,6 +103,17 @@ class Calling:
         """Say it, and return its number; 0 if there is no session to say it in."""
         talk = self.open_talk()
         return 0 if talk is None else talk.say(now, kind, *fields, rows=rows)
+
+    def turned_away(self, why: str, now: float) -> None:
+        """The socket of the present session was not let in."""
+        if self.stage not in (Stage.GREETING, Stage.OPEN):
+            return
+        if self.stage is Stage.OPEN:
+            self.begin(now)
+        else:
+            self._dial_again = True
+        self._refusals.failed(why, now)
+        self.barred = self._refusals.believed(now)
 
     def tick(self, now: float) -> None:
         """Time passed. If nobody ticked for long, this process stood still: that is not another's silence."""
@@ -146,6 +163,9 @@ class Calling:
 
     def _greet(self, now: float) -> None:
         self._greeted = now
+        if self._dial_again:
+            self._dial_again = False
+            self._actions.append(Connect(self.session_name))
         self._actions.append(Send(Envelope(0, 0, self._hello)))
 
     def _call_due(self, talk: Talk) -> float:

@@ -14,9 +14,11 @@ from nearfar.coordinator import wire
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.peers import Peers
 from nearfar.coordinator.wire import Envelope
-from nearfar.errors import AddressError, ProtocolError
+from nearfar.errors import NearfarError, ProtocolError
 from nearfar.net import sockets
+from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.door import Door
 from nearfar.net.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -35,33 +37,32 @@ class Gate:
         poll fileno() for reading, until deadline(), unless pending()
         turn(now) -> Coordinator.tick(now), Coordinator.flush(now) -> tell Coordinator.outcomes -> say(now)
 
-    `lease` is in seconds, and more than the largest message takes to travel. `clients` says whether it takes
-    clients besides agents. Raises `AddressError` for an address that cannot be bound, or that other machines
-    can reach unless `insecure`: whoever can reach it can run any code in the workers.
+    `access` says who gets in: whoever does can run any code in the workers. `lease` is in seconds, and more
+    than the largest message takes to travel. `clients` says whether it takes clients besides agents. Raises
+    `AddressError` for an address that cannot be bound, and `KeysError`.
     """
 
     def __init__(
         self,
         address: Address,
         coordinator: Coordinator,
+        access: Access,
         *,
         lease: float = 10.0,
         clients: bool = False,
-        insecure: bool = False,
     ) -> None:
-        if not (address.local or insecure):
-            raise AddressError(
-                f"{address} can be reached from other machines, and whoever reaches it can run any code: bind"
-                " to loopback or ipc://, or say insecure=True (--insecure) if you trust all who can reach it"
-            )
-        self._socket = sockets.make(zmq.ROUTER)
+        self._door = Door(access)
+        self._socket = self._door.make(zmq.ROUTER)
         try:
-            self.address = sockets.bind(self._socket, address)
-        except AddressError:
+            self.address = self._door.bind(self._socket, address)
+        except NearfarError:
             self._socket.close()
+            self._door.close()
             raise
-        if not address.local:
+        if access.insecure:
             log.warning("everyone who can reach the pool at %s can run any code in its workers", self.address)
+        self._users: dict[str, str] = {}
+        """Who speaks in a session: nobody else is heard there."""
         now = time.monotonic()
         self.peers = Peers(coordinator, secrets.token_hex(8), lease=lease, clients=clients, now=now)
         self._unread = 0
@@ -72,6 +73,10 @@ class Gate:
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._poll.register(self._descriptor, select.EPOLLIN)
+        self._questions = -1
+        if self._door.questions is not None:
+            self._questions = int(self._door.questions.getsockopt(zmq.FD))
+            self._poll.register(self._questions, select.EPOLLIN)
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when there may be something to read.
@@ -86,10 +91,12 @@ class Gate:
 
     def deadline(self) -> float:
         """When `turn` is wanted at the latest (`time.monotonic`)."""
-        return self._next_tick
+        refresh = self._door.deadline()
+        return self._next_tick if refresh is None else min(self._next_tick, refresh)
 
     def turn(self, now: float) -> None:
         """Take in what has come, and what has become of those who are silent or dead. Never blocks."""
+        self._keep_the_door(now)
         heard = self._read(now)
         self._see_deaths(now)
         if now >= self._next_tick:
@@ -112,13 +119,15 @@ class Gate:
         """The coordinator in figures."""
         counts = self.peers.counts()
         counts["malformed"] += self._unread
+        counts["turned away"] = self._door.turned_away
         return counts
 
     def close(self) -> None:
         """Close the socket; agents and clients take the coordinator for lost."""
         self._poll.close()
         self._watch.close()
-        sockets.close_bound(self._socket, self.address)
+        self._door.unbind(self._socket, self.address)
+        self._door.close()
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -126,12 +135,24 @@ class Gate:
         heard = 0
         with contextlib.suppress(zmq.Again):
             while heard < DRAIN:
-                name, *frames = sockets.receive(self._socket, SMALL)
+                user, first = self._door.receive(self._socket)
+                name, *frames = sockets.receive(self._socket, SMALL, first)
                 heard += 1
-                self._receive(name, frames, now)
+                if self._door.admits(user):
+                    self._receive(user, name, frames, now)
         return heard
 
-    def _receive(self, name: bytes | memoryview, frames: list[bytes | memoryview], now: float) -> None:
+    def _keep_the_door(self, now: float) -> None:
+        """End the sessions of whose key was revoked, as if they had died."""
+        for user in self._door.turn(now):
+            for session in [each for each, who in self._users.items() if who == user]:
+                self.peers.expel(session, "was lost: its agent's key was revoked", now)
+        if len(self._users) > 2 * len(self.peers.sessions) + DRAIN:
+            self._users = {each: who for each, who in self._users.items() if each in self.peers.sessions}
+
+    def _receive(
+        self, user: str, name: bytes | memoryview, frames: list[bytes | memoryview], now: float
+    ) -> None:
         try:
             session = bytes(name).decode()
             envelope = wire.unpack(frames)
@@ -140,15 +161,20 @@ class Gate:
             log.warning("dropped a malformed message: %s", str(error)[:200])
             return
         known = session in self.peers.sessions
+        if known and self._users.get(session, user) != user:
+            self._unread += 1
+            log.warning("dropped a message in the session of another: %r", session)
+            return
         self.peers.receive(session, envelope, now)
         if not known and session in self.peers.sessions:
+            self._users[session] = user
             descriptor = self._watch.add(session, envelope.message.fields[3])
             if descriptor is not None:
                 self._poll.register(descriptor, select.EPOLLIN)
 
     def _see_deaths(self, now: float) -> None:
         for descriptor, _ in self._poll.poll(0):
-            if descriptor == self._descriptor:
+            if descriptor in (self._descriptor, self._questions):
                 continue
             self._poll.unregister(descriptor)
             found = self._watch.ended(descriptor)

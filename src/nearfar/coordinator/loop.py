@@ -12,6 +12,7 @@ from nearfar.coordinator.gate import Gate
 from nearfar.coordinator.local import Hire, LocalWorkers
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import Row
+from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.waker import Waker
 
@@ -21,8 +22,9 @@ log = logging.getLogger(__name__)
 class LoneCoordinator:
     """Coordinates at `address` in a thread of this process, until `stop`.
 
-    `hire` makes a crew of local workers, if there are to be any. `lease` is in seconds: how long an agent or
-    a client may be silent. Raises `AddressError` as `Gate` does.
+    `access` says who gets in. `hire` makes a crew of local workers, if there are to be any. `lease` is in
+    seconds: how long an agent or a client may be silent. Raises `AddressError` and `KeysError` as `Gate`
+    does.
 
     It remembers nothing over a restart, and needs not: agents tell the next one what runs and what is
     answered, and clients submit again what they have no outcome for. No call runs twice, unless its worker
@@ -30,10 +32,10 @@ class LoneCoordinator:
     """
 
     def __init__(
-        self, address: Address, hire: Hire | None = None, *, lease: float = 10.0, insecure: bool = False
+        self, address: Address, hire: Hire | None = None, *, access: Access = OWN, lease: float = 10.0
     ) -> None:
         self._coordinator = Coordinator()
-        self._gate = Gate(address, self._coordinator, lease=lease, clients=True, insecure=insecure)
+        self._gate = Gate(address, self._coordinator, access, lease=lease, clients=True)
         self.address = self._gate.address
         """Where it is found, with the port that it got."""
         self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)

@@ -79,6 +79,12 @@ class Peers:
         if session is not None:
             self._end(session, why, for_good=True)
 
+    def expel(self, name: str, why: str, now: float) -> None:
+        """A session is to end, whatever its process thinks; that is told so."""
+        if name in self.sessions:
+            self.dead(name, why, now)
+            self._desk.reply(name, Kind.STRANGER)
+
     def tick(self, now: float) -> None:
         """Time passed: send again what got lost, give up on the silent.
 

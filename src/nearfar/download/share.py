@@ -23,7 +23,7 @@ from nearfar.download.fetch.making import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.model import Job
 from nearfar.download.producer import Producer
-from nearfar.errors import AddressError, PoolBroken, QueueLost
+from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 
 LONGEST = 5.0
 """Seconds after which a share begins nothing more: the rest is handed back, so that a stop need not wait."""
@@ -41,6 +41,9 @@ class Order:
     """The queue's address, as its workers reach it."""
     wait: float
     """Seconds that the queue's host may be away."""
+    insecure: bool
+    """Whether the queue is open to everyone; else a worker shows the keys that its environment names, if any.
+    """
     fetching: FetchOptions
     at_once: int
     """Transfers at a time."""
@@ -91,14 +94,14 @@ def fetch_share(order: Order) -> Report:
     desk = ShareDesk(order.jobs, started + LONGEST, lambda: producer.stop())
     try:
         fetcher = _kept_fetcher(order.fetching)
-        outbound = open_outbound(order.queue, wait=order.wait, helper=True)
+        outbound = open_outbound(order.queue, insecure=order.insecure, wait=order.wait, helper=True)
         try:
             producer = Producer(desk, fetcher, outbound, jobs=order.at_once)
             producer.run()
         finally:
             fetcher.cancel()
             outbound.close(FAREWELL)
-    except (ImportError, QueueLost, AddressError) as error:
+    except (ImportError, QueueLost, NotAdmitted, AddressError, KeysError) as error:
         raise Unfit(f"the worker process {os.getpid()} on {socket.gethostname()}: {error}") from error
     return Report(desk.ended, time.monotonic() - started)
 

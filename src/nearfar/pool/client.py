@@ -26,7 +26,7 @@ from nearfar.coordinator.parts import Row, shares
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.wire import CLIENT, FORMS, Envelope, Kind, Message
-from nearfar.errors import CoordinatorLost, InitializerFailed, PoolBroken
+from nearfar.errors import CoordinatorLost, InitializerFailed, NotAdmitted, PoolBroken
 from nearfar.pool.pending import Answer, Pending
 
 GATHER = 0.001
@@ -66,6 +66,7 @@ class ClientMachine:
         """What is to be cancelled and has not been said in this session."""
         self._said = 0
         self._unsent_since: float | None = None
+        self._place = place
         self._lost = CoordinatorLost(f"no coordinator has answered at {place} for {wait:g} s")
         self._leaving = self._said_bye = False
 
@@ -181,6 +182,12 @@ class ClientMachine:
                 talk = self._calling.open_talk()
                 for message in () if talk is None else talk.hear(envelope, now):
                     self._handle(message)
+
+    def turned_away(self, why: str, now: float) -> None:
+        """The socket of the session was not let in."""
+        self._calling.turned_away(why, now)
+        if self._calling.barred:
+            self._break(NotAdmitted(f"cannot use the coordinator at {self._place}: {self._calling.barred}"))
 
     def tick(self, now: float) -> None:
         """Time passed."""

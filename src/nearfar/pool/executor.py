@@ -13,7 +13,7 @@ from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import Call
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.futures import Future
-from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
+from nearfar.pool.making import LEASE, WAIT, Keys, Workers, connect_engine, make_engine
 from nearfar.pool.options import Limits
 from nearfar.queues.deadlines import deadline_of, left
 
@@ -51,6 +51,7 @@ class Executor(futures.Executor):
         executor: futures.Executor | None = None,
         retries: int = 0,
         timeout: float | None = None,
+        keys: Keys = None,
         insecure: bool = False,
         lease: float = LEASE,
     ) -> None:
@@ -63,7 +64,13 @@ class Executor(futures.Executor):
             raise ValueError("max_workers must be greater than 0")
         workers = Workers(max_workers, initializer, initargs, max_tasks_per_child, mp_context, daemon=False)
         engine = make_engine(
-            workers, address=address, executor=executor, timeout=timeout, insecure=insecure, lease=lease
+            workers,
+            address=address,
+            executor=executor,
+            timeout=timeout,
+            keys=keys,
+            insecure=insecure,
+            lease=lease,
         )
         self._begin(_Core(engine), (timeout, retries))
 
@@ -76,10 +83,14 @@ class Executor(futures.Executor):
         initargs: Iterable[Any] = (),
         retries: int = 0,
         timeout: float | None = None,
+        keys: Keys = None,
+        insecure: bool = False,
         wait: float = WAIT,
     ) -> Self:
-        """An executor of the workers of the coordinator at `address`. Raises `AddressError`."""
-        engine = connect_engine(address, initializer, initargs, wait=wait, daemon=False)
+        """An executor of the workers of the coordinator at `address`; as `Pool.connect`."""
+        engine = connect_engine(
+            address, initializer, initargs, keys=keys, insecure=insecure, wait=wait, daemon=False
+        )
         return cls.__new__(cls)._begin(_Core(engine), (timeout, retries))
 
     def _begin(self, core: _Core, limits: Limits) -> Self:

@@ -11,6 +11,7 @@ from typing import Any
 from nearfar.coordinator.caller import Caller
 from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.endings import Outcomes
+from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me, new_name
 from nearfar.net.pickles.calls import CallPickler
@@ -25,11 +26,12 @@ FAREWELL = 2.0
 
 
 class FarEngine(DrivenEngine):
-    """The workers of the coordinator at `address`, which other programs may use as well."""
+    """The workers of the coordinator at `place`, which other programs may use as well; `access` is as its."""
 
     def __init__(
         self,
-        address: str,
+        place: Address,
+        access: Access,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         *,
@@ -40,11 +42,10 @@ class FarEngine(DrivenEngine):
 
         Nothing is sent before it is used. Raises `AddressError`, and what pickling raises.
         """
-        place = Address.parse_remote(address)
         pickler = CallPickler(far=True, main={})
         first = pickled_initializer(pickler, initializer, initargs)
         super().__init__(new_name(), pickler, daemon=daemon)
-        self._caller = Caller(place.seen_from_here())
+        self._caller = Caller(place.seen_from_here(), access)
         self._machine = ClientMachine(
             self.name,
             about_me() | {"host": socket.gethostname()},
@@ -116,8 +117,11 @@ class FarEngine(DrivenEngine):
         if events:  # or this would take from the leader, who is in its poll, what wakes it
             self._waker.clear()
         machine = self._machine
-        for envelope in self._caller.receive():
+        heard, why = self._caller.receive()
+        for envelope in heard:
             machine.receive(envelope, now)
+        if why:
+            machine.turned_away(why, now)
         if self._inbox:
             machine.connect(now)
             self._take_in()
@@ -154,7 +158,8 @@ class FarEngine(DrivenEngine):
             self._poll.unregister(self._descriptor)
             self._descriptor = -1
         descriptor = self._caller.open(session)
-        self._poll.register(descriptor, select.EPOLLIN)
+        if descriptor >= 0:
+            self._poll.register(descriptor, select.EPOLLIN)
         self._descriptor = descriptor
 
     def _pending(self) -> bool:

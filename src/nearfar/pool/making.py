@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent import futures
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from nearfar.pool.engine import Engine
 from nearfar.pool.foreign import ForeignEngine
 from nearfar.pool.shared import SharedEngine
 
-__all__ = ["LEASE", "WAIT", "Workers", "connect_engine", "make_engine"]
+__all__ = ["LEASE", "WAIT", "Keys", "Workers", "connect_engine", "make_engine"]
 
+Keys = str | os.PathLike[str] | None
 LEASE = 10.0
 """Seconds of silence after which a worker on another machine counts as dead."""
 WAIT = 60.0
@@ -50,6 +52,7 @@ def make_engine(
     address: str | None = None,
     executor: futures.Executor | None = None,
     timeout: float | None = None,
+    keys: Keys = None,
     insecure: bool = False,
     lease: float = LEASE,
 ) -> Engine:
@@ -62,14 +65,22 @@ def make_engine(
         return over(executor, workers, address, timeout)
     from nearfar.pool.near import NearEngine
 
+    place = access = None
+    if address is not None:
+        # Only here: a pool without an address needs no ZeroMQ.
+        from nearfar.net.access import admit
+        from nearfar.net.addresses import Address
+
+        place = Address.parse(address)
+        access = admit(place, keys, insecure=insecure)
     return NearEngine(
         workers.processes,
         workers.initializer,
         tuple(workers.initargs),
         workers.maxtasksperchild,
         workers.context,
-        address=address,
-        insecure=insecure,
+        place=place,
+        access=access,
         lease=lease,
         daemon=workers.daemon,
     )
@@ -80,17 +91,23 @@ def connect_engine(
     initializer: Callable[..., object] | None,
     initargs: Iterable[Any],
     *,
+    keys: Keys = None,
+    insecure: bool = False,
     wait: float = WAIT,
     daemon: bool = True,
 ) -> Engine:
     """An engine that is a client of the coordinator at `address`; `daemon` as in `Workers`.
 
-    Raises `AddressError`.
+    Raises `AddressError`, `KeysError`.
     """
     Workers(initializer=initializer).check(least=1)
+    from nearfar.net.access import approach
+    from nearfar.net.addresses import Address
     from nearfar.pool.far import FarEngine
 
-    return FarEngine(address, initializer, tuple(initargs), wait=wait, daemon=daemon)
+    place = Address.parse_remote(address)
+    access = approach(place, keys, insecure=insecure)
+    return FarEngine(place, access, initializer, tuple(initargs), wait=wait, daemon=daemon)
 
 
 def over(executor: futures.Executor, workers: Workers, address: str | None, timeout: float | None) -> Engine:

@@ -26,6 +26,8 @@ from nearfar.worker.crew import Crew
 
 if TYPE_CHECKING:
     from nearfar.coordinator.gate import Gate
+    from nearfar.net.access import Access
+    from nearfar.net.addresses import Address
 
 FAREWELL = 2.0
 """Seconds that a terminated pool waits for workers elsewhere to have heard so."""
@@ -42,15 +44,17 @@ class NearEngine(DrivenEngine):
         maxtasksperchild: int | None,
         context: BaseContext | None,
         *,
-        address: str | None = None,
-        insecure: bool = False,
+        place: Address | None = None,
+        access: Access | None = None,
         lease: float = 10.0,
         daemon: bool = True,
     ) -> None:
-        """`processes`: None for as many as this process may use CPUs. Raises `AddressError`, `OSError`."""
+        """`processes`: None for as many as this process may use CPUs. With a `place`, others may join there,
+        as `access` says. Raises `AddressError`, `KeysError`, `OSError`.
+        """
         count = _usable_cpus() if processes is None else processes
         context = context or multiprocessing.get_context()
-        far = address is not None
+        far = place is not None
         main = {} if far else inherited_main(context.get_start_method())
         pickler = CallPickler(far=far, main=main)
         if far:
@@ -79,8 +83,8 @@ class NearEngine(DrivenEngine):
         """Once it is terminated: when it is over at the latest."""
         self._crew.watch(self._waker.fileno(), self._waker.clear)
         try:
-            if address is not None:
-                self._gate = _open_gate(address, self._coordinator, insecure=insecure, lease=lease)
+            if place is not None and access is not None:
+                self._gate = _open_gate(place, self._coordinator, access, lease)
                 self._crew.watch(self._gate.fileno(), _nothing)
             self._crew.start()
         except BaseException:
@@ -193,12 +197,11 @@ class NearEngine(DrivenEngine):
         self._crew.close()
 
 
-def _open_gate(address: str, coordinator: Coordinator, *, insecure: bool, lease: float) -> Gate:
+def _open_gate(place: Address, coordinator: Coordinator, access: Access, lease: float) -> Gate:
     # Only here: a pool without an address needs no ZeroMQ.
     from nearfar.coordinator.gate import Gate
-    from nearfar.net.addresses import Address
 
-    return Gate(Address.parse(address), coordinator, lease=lease, insecure=insecure)
+    return Gate(place, coordinator, access, lease=lease)
 
 
 def earlier(one: float | None, other: float | None) -> float | None:

@@ -12,7 +12,7 @@ from nearfar.coordinator.tasks import Mode
 from nearfar.pool.chunks import chunks, default_chunksize
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
-from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
+from nearfar.pool.making import LEASE, WAIT, Keys, Workers, connect_engine, make_engine
 from nearfar.pool.options import CallOptions, ImapOptions, MapOptions, limits
 from nearfar.pool.progress import reporter
 from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, obtain, paired
@@ -48,6 +48,7 @@ class Pool:
         executor: futures.Executor | None = None,
         retries: int = 0,
         timeout: float | None = None,
+        keys: Keys = None,
         insecure: bool = False,
         lease: float = LEASE,
     ) -> None:
@@ -58,14 +59,22 @@ class Pool:
         * `address`: workers on other machines may join here; then `processes` may be 0.
         * `executor`: run on this executor instead, which is not shut down by the pool; `processes` is then
           the number of workers that it has, if it does not tell.
-        * `insecure`: bind an address that others can reach without keys. `lease`: seconds of silence after
-          which a worker on another machine counts as dead.
+        * `keys`: a folder of keys that says who may join (default: what ``NEARFAR_KEYS`` names); without one,
+          only processes of this user on this machine may. `insecure`: let in everyone who reaches the
+          address.
+        * `lease`: seconds of silence after which a worker on another machine counts as dead.
 
-        Raises `ValueError` or `TypeError` for arguments that make no sense, `AddressError`.
+        Raises `ValueError` or `TypeError` for arguments that make no sense, `AddressError`, `KeysError`.
         """
         workers = Workers(processes, initializer, initargs, maxtasksperchild, context)
         engine = make_engine(
-            workers, address=address, executor=executor, timeout=timeout, insecure=insecure, lease=lease
+            workers,
+            address=address,
+            executor=executor,
+            timeout=timeout,
+            keys=keys,
+            insecure=insecure,
+            lease=lease,
         )
         self._begin(engine, timeout, retries)
 
@@ -78,15 +87,19 @@ class Pool:
         initargs: Iterable[Any] = (),
         retries: int = 0,
         timeout: float | None = None,
+        keys: Keys = None,
+        insecure: bool = False,
         wait: float = WAIT,
     ) -> Self:
         """A pool of the workers of the coordinator at `address`, which other programs may use as well.
 
         `wait`: seconds without an answer of the coordinator, after which every call fails with
-        `CoordinatorLost`. Nothing is sent before the pool is used. Raises `AddressError`.
+        `CoordinatorLost`. `keys` and `insecure` are to be as the coordinator's; where they do not fit, every
+        call fails with `NotAdmitted`. Nothing is sent before the pool is used. Raises `AddressError`,
+        `KeysError`.
         """
         pool = cls.__new__(cls)
-        engine = connect_engine(address, initializer, initargs, wait=wait)
+        engine = connect_engine(address, initializer, initargs, keys=keys, insecure=insecure, wait=wait)
         pool._begin(engine, timeout, retries)
         return pool
 

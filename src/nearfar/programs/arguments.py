@@ -84,7 +84,7 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
     here = ", or local: producers and consumers in this one command" if local else ""
     side.add_argument("--queue", metavar="ADDRESS", help=f"connect to a queue that is hosted there{here}")
     group.add_argument("--lanes", metavar="FROM-TO", help="with --bind: the ports for items, for a firewall")
-    group.add_argument("--insecure", action="store_true", help="with --bind: let anybody in, beyond loopback")
+    add_access_options(group)
     group.add_argument(
         "--wait",
         type=seconds,
@@ -93,6 +93,20 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
         help="seconds to wait for a host that does not answer (60)",
     )
     add_logging_options(parser)
+
+
+def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--keys`` and ``--insecure``, of which a program takes one."""
+    side = parser.add_mutually_exclusive_group()
+    side.add_argument(
+        "--keys",
+        metavar="DIR",
+        help="let in, and connect to, who has the keys in DIR (default: what NEARFAR_KEYS names; see nearfar"
+        " keys)",
+    )
+    side.add_argument(
+        "--insecure", action="store_true", help="without keys: let anybody in, and connect to anybody"
+    )
 
 
 def describe_place(address: str, *, hosts: bool) -> str:

@@ -26,6 +26,8 @@ class Exit(IntEnum):
     """The command line, or a file it names, cannot be used as given."""
     LOST = 3
     """A peer or the host of a queue went away and did not return in time."""
+    UNTRUSTED = 4
+    """The other side does not let this one in, or is not who it should be: the keys do not fit."""
     INTERRUPTED = 130
     """SIGINT: stopped in good order, and the same command goes on from here."""
     TERMINATED = 143

@@ -13,7 +13,7 @@ from pathlib import Path
 from nearfar.download.consumer import Consumer
 from nearfar.download.memory import keep_freed_memory
 from nearfar.download.store import Store, StoreError
-from nearfar.errors import AddressError, ProducerLost, QueueLost
+from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, QueueLost
 from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, describe_place, positive
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
 from nearfar.programs.counts import Counts
@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (QueueLost, ProducerLost) as error:
         print(f"nearfar consumer: {error}", file=sys.stderr)
         return Exit.LOST
-    except (AddressError, StoreError, OSError) as error:
+    except NotAdmitted as error:
+        print(f"nearfar consumer: {error}", file=sys.stderr)
+        return Exit.UNTRUSTED
+    except (AddressError, KeysError, StoreError, OSError) as error:
         print(f"nearfar consumer: {why(error)}", file=sys.stderr)
         return Exit.USAGE
 
@@ -91,6 +94,7 @@ def _work(options: argparse.Namespace, store: Store) -> int:
         bind=options.queue is None,
         store=store.id,
         lanes=options.lanes,
+        keys=options.keys,
         insecure=options.insecure,
         wait=options.wait,
         producers=options.producers,

@@ -11,9 +11,10 @@ from functools import partial
 
 from nearfar.coordinator.asking import Status, WorkerStatus, ask
 from nearfar.coordinator.loop import LoneCoordinator
-from nearfar.errors import AddressError, CoordinatorLost
+from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted
+from nearfar.net.access import admit, approach
 from nearfar.net.addresses import Address
-from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, natural, seconds
+from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options, natural, seconds
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 from nearfar.programs.counts import number
 from nearfar.programs.hiring import make_crew
@@ -31,14 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging(options)
     try:
         if options.status is not None:
-            return _tell_status(Address.parse_remote(options.status), options.wait)
+            return _tell_status(options)
         return _coordinate(options)
-    except AddressError as error:
+    except (AddressError, KeysError) as error:
         print(f"nearfar coordinator: {error}", file=sys.stderr)
         return Exit.USAGE
     except CoordinatorLost as error:
         print(f"nearfar coordinator: {error}", file=sys.stderr)
         return Exit.LOST
+    except NotAdmitted as error:
+        print(f"nearfar coordinator: {error}", file=sys.stderr)
+        return Exit.UNTRUSTED
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds of silence after which workers elsewhere, or a client, count as dead (10)",
     )
-    add("--insecure", action="store_true", help="let anybody in, beyond loopback: they can run any code here")
+    add_access_options(parser)
     add(
         "--grace",
         type=seconds,
@@ -87,16 +91,20 @@ def describe(counts: Mapping[str, int], rate: float | None = None) -> str:
     said += f", {counts['waiting']:,} waiting, {counts['done']:,} done"
     if rate is not None:
         said += f" ({rate:,.0f}/s)"
-    said += "".join(f", {counts[what]:,} {what}" for what in ("lost", "stale", "malformed") if counts[what])
+    said += "".join(
+        f", {counts[what]:,} {what}"
+        for what in ("lost", "stale", "malformed", "turned away")
+        if counts.get(what)
+    )
     return f"{said}; {number(counts['agents'], 'agent')}, {number(counts['clients'], 'client')}"
 
 
 def _coordinate(options: argparse.Namespace) -> int:
     hire = partial(make_crew, count=options.workers) if options.workers else None
+    address = Address.parse(options.bind)
+    access = admit(address, options.keys, insecure=options.insecure)
     with StopRequest() as stop:
-        coordinator = LoneCoordinator(
-            Address.parse(options.bind), hire, lease=options.lease, insecure=options.insecure
-        )
+        coordinator = LoneCoordinator(address, hire, access=access, lease=options.lease)
         try:
             nobody = coordinator.counts()
             print(f"coordinating at {coordinator.address}", flush=True)
@@ -119,11 +127,13 @@ def _watch(coordinator: LoneCoordinator, stop: StopRequest, every: float, last: 
         last, then = counts, now
 
 
-def _tell_status(address: Address, wait: float) -> int:
-    before = ask(address, wait)
+def _tell_status(options: argparse.Namespace) -> int:
+    address = Address.parse_remote(options.status)
+    look = partial(ask, address, options.wait, approach(address, options.keys, insecure=options.insecure))
+    before = look()
     with StopRequest() as stop:
         stop.wait(SAMPLE)
-    after = ask(address, wait)
+    after = look()
     rate = (after.counts["done"] - before.counts["done"]) / SAMPLE
     print(describe(after.counts, rate))
     if after.workers:

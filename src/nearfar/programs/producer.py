@@ -24,7 +24,8 @@ from nearfar.download.intake import Arguments, Descriptor, Source
 from nearfar.download.memory import keep_freed_memory
 from nearfar.download.near import Near
 from nearfar.download.store import StoreError
-from nearfar.errors import AddressError, PoolBroken, QueueLost
+from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
+from nearfar.net.access import VARIABLE as KEYS_VARIABLE
 from nearfar.net.addresses import Address
 from nearfar.programs.arguments import (
     DEFAULT_ADDRESS,
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(why(error))
     try:
         return _work(options, fetching, source)
-    except (AddressError, StoreError, OSError) as error:
+    except (AddressError, KeysError, StoreError, OSError) as error:
         print(f"nearfar producer: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     finally:
@@ -170,7 +171,7 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -
             run.close()
             print(f"nearfar producer: {error}", file=sys.stderr)
             run.report()
-            return Exit.LOST
+            return Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST
     run.report()
     if stop.requested:
         return stop.exit_code
@@ -209,7 +210,12 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
     fetcher = make_fetcher(fetching)
     try:
         outbound = open_outbound(
-            address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
+            address,
+            bind=bind,
+            lanes=options.lanes,
+            keys=options.keys,
+            insecure=options.insecure,
+            wait=options.wait,
         )
         try:
             producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
@@ -230,7 +236,9 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
     from nearfar import Executor
 
     if isinstance(options.pool, str):
-        executor = Executor.connect(options.pool, wait=options.wait)
+        executor = Executor.connect(
+            options.pool, keys=options.keys, insecure=options.insecure, wait=options.wait
+        )
     else:
         # Spawned, for this process has threads already; logging is set up there as it is here.
         context = multiprocessing.get_context("spawn")
@@ -244,6 +252,8 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
 
 def _begin_worker(options: argparse.Namespace) -> None:
     set_up_logging(options)
+    if options.keys:
+        os.environ[KEYS_VARIABLE] = options.keys
     keep_freed_memory()
 
 
@@ -258,10 +268,15 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> St
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
     with _executor(options) as executor:
         outbound = open_outbound(
-            address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
+            address,
+            bind=bind,
+            lanes=options.lanes,
+            keys=options.keys,
+            insecure=options.insecure,
+            wait=options.wait,
         )
         try:
-            order = partial(Order, outbound.address, options.wait, fetching, options.jobs)
+            order = partial(Order, outbound.address, options.wait, options.insecure, fetching, options.jobs)
             pooled = Pooled(run.desk, executor, outbound, order)
             with StopRequest(pooled.stop) as stop:
                 log.info("%s", describe_place(outbound.address, hosts=bind))

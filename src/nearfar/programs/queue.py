@@ -7,9 +7,10 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 
-from nearfar.errors import AddressError
+from nearfar.errors import AddressError, KeysError
 from nearfar.programs.arguments import (
     DEFAULT_ADDRESS,
+    add_access_options,
     byte_count,
     describe_place,
     natural,
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(describe_place(queue.address, hosts=True), flush=True)
             _watch(queue, stop, options.status_every, empty)
             left = queue.counts()
-    except AddressError as error:
+    except (AddressError, KeysError) as error:
         print(f"nearfar queue: {error}", file=sys.stderr)
         return Exit.USAGE
     if not left["unsettled"]:
@@ -75,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="the end comes once so many have said goodbye (1)",
     )
     add("--lanes", metavar="FROM-TO", help="the ports for items, for a firewall")
-    add("--insecure", action="store_true", help="let anybody in, beyond loopback")
+    add_access_options(parser)
     add(
         "--status-every",
         type=seconds,
@@ -107,6 +108,7 @@ def _host(options: argparse.Namespace) -> FarQueue:
         producers=options.producers,
         standing=True,
         lanes=options.lanes,
+        keys=options.keys,
         insecure=options.insecure,
     )
 

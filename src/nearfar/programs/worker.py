@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from nearfar.errors import AddressError, CoordinatorLost, PoolBroken
+from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted, PoolBroken
+from nearfar.net.access import VARIABLE, approach
 from nearfar.net.addresses import Address
-from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, positive, seconds
+from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options, positive, seconds
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 from nearfar.programs.hiring import make_crew
 from nearfar.worker.loop import Agent
@@ -25,18 +26,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging(options)
     try:
         address = Address.parse_remote(options.connect)
-    except AddressError as error:
+        access = approach(address, options.keys, insecure=options.insecure)
+    except (AddressError, KeysError) as error:
         print(f"nearfar worker: {error}", file=sys.stderr)
         return Exit.USAGE
+    if access.keys:
+        os.environ[VARIABLE] = access.keys  # what runs here may connect to a queue
     hire = partial(make_crew, count=options.processes, quota=options.max_tasks)
     agent = Agent(
-        address.seen_from_here(), hire, options.processes, wait=options.wait, quota=options.max_tasks
+        address.seen_from_here(),
+        hire,
+        options.processes,
+        access=access,
+        wait=options.wait,
+        quota=options.max_tasks,
     )
     try:
         with StopRequest(agent.leave):
             many = "1 process" if options.processes == 1 else f"{options.processes} processes"
             print(f"working for {address} as {agent.name} with {many}", flush=True)
             agent.run()
+    except NotAdmitted as error:
+        print(f"nearfar worker: {error}", file=sys.stderr)
+        return Exit.UNTRUSTED
     except PoolBroken as error:
         print(f"nearfar worker: {error}", file=sys.stderr)
         return Exit.LOST if isinstance(error, CoordinatorLost) else Exit.FAILED
@@ -75,5 +87,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds to wait for a coordinator that does not answer (60)",
     )
+    add_access_options(parser)
     add_logging_options(parser)
     return parser

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import util
 from typing import Any, Self
 
-from nearfar.errors import AddressError, QueueLost, ShutDown
+from nearfar.errors import QueueLost, ShutDown
 from nearfar.net import codec, forks
+from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
@@ -25,7 +27,11 @@ log = logging.getLogger(__name__)
 class FarQueue(BaseQueue):
     """A queue over ZeroMQ. Creating one hosts it here; `connect` gives an end of it anywhere else.
 
-    ``tcp://host:*`` takes any free port, which `address` then tells. Beyond loopback, say `insecure`.
+    ``tcp://host:*`` takes any free port, which `address` then tells.
+
+    Without `keys`, only processes of this user on this machine get in; a folder of `keys` (or the
+    environment's ``NEARFAR_KEYS``) lets in who has a key that it names, from anywhere. `insecure` lets in
+    everyone who can reach the address, and refuses pickle.
 
     * `maxsize`, `maxbytes`: bounds on what was put and not taken (0: none).
     * `lease`: seconds of silence after which an end counts as dead, and what it held goes to others. A dead
@@ -55,16 +61,15 @@ class FarQueue(BaseQueue):
         producers: int = 1,
         standing: bool = False,
         lanes: str | None = None,
+        keys: str | os.PathLike[str] | None = None,
         insecure: bool = False,
         wait: float = 60.0,
     ) -> None:
+        """Raises `AddressError`, `KeysError`."""
         place = Address.parse(address)
-        if not (place.local or insecure):
-            raise AddressError(
-                f"{address} can be reached from other machines by anyone: bind to loopback or ipc://, or say"
-                " insecure=True (--insecure) if you trust everyone who can reach it"
-            )
-        if not place.local:
+        access = admit(place, keys, insecure=insecure)
+        approach(place, keys, insecure=insecure)  # this process is an end, too
+        if insecure:
             log.warning("the queue at %s is open to everyone who can reach it", address)
         ledger = Ledger(
             max(0, maxsize),
@@ -74,25 +79,38 @@ class FarQueue(BaseQueue):
             standing=standing,
         )
         ports = None if lanes is None else parse_ports(lanes)
-        host = Host(place, ledger, lease=lease, trusted=place.local, ports=ports)
-        self._set_up(host.address, wait)
+        host = Host(place, ledger, access, lease=lease, ports=ports)
+        self._set_up(host.address, access, wait)
         self._host: Host | None = host
         # after the children, which may still use the queue, were joined
         self._close_host = util.Finalize(self, host.close, exitpriority=-10)
 
     @classmethod
-    def connect(cls, address: str, *, wait: float = 60.0) -> Self:
-        """An end of the queue at `address`. Nothing is sent before it is used."""
-        return cls._reach(Address.parse_remote(address), wait)
+    def connect(
+        cls,
+        address: str,
+        *,
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        wait: float = 60.0,
+    ) -> Self:
+        """An end of the queue at `address`. Nothing is sent before it is used.
+
+        `keys` and `insecure` are to be as its host's. Raises `AddressError`, `KeysError`; its calls raise
+        `NotAdmitted` within some seconds where host and end do not let each other in.
+        """
+        place = Address.parse_remote(address)
+        return cls._reach(place, approach(place, keys, insecure=insecure), wait)
 
     @classmethod
-    def _reach(cls, place: Address, wait: float) -> Self:
+    def _reach(cls, place: Address, access: Access, wait: float) -> Self:
         made = cls.__new__(cls)
-        made._set_up(place, wait)
+        made._set_up(place, access, wait)
         return made
 
-    def _set_up(self, place: Address, wait: float) -> None:
+    def _set_up(self, place: Address, access: Access, wait: float) -> None:
         self._place = place
+        self._access = access
         self._wait = wait
         self._host = None
         self._lock = threading.Lock()
@@ -103,7 +121,7 @@ class FarQueue(BaseQueue):
         forks.watch(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self)._reach, (self._place, self._wait)
+        return type(self)._reach, (self._place, self._access, self._wait)
 
     @property
     def address(self) -> str:
@@ -229,7 +247,7 @@ class FarQueue(BaseQueue):
             raise ValueError(f"{type(self).__name__} is closed")
         with self._lock:
             if self._end is None:
-                self._end = end = End(self._place.seen_from_here(), wait=self._wait)
+                self._end = end = End(self._place.seen_from_here(), self._access, wait=self._wait)
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, _finish, args=(end, owner), exitpriority=10)
             return self._end
@@ -251,7 +269,7 @@ class FarQueue(BaseQueue):
     def forget_parent(self) -> None:
         """In the child of a fork: threads, sockets and locks of the parent are not ours."""
         forks.keep(self._end, self._host)
-        self._set_up(self._place, self._wait)
+        self._set_up(self._place, self._access, self._wait)
 
 
 class FarJoinableQueue(FarQueue, BaseJoinableQueue):

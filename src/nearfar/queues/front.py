@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Generic, TypeVar, overload
 
 from nearfar.queues.far import FarJoinableQueue, FarQueue
@@ -35,13 +36,21 @@ class Front(Generic[N, F]):
             return self._near(maxsize, **options)
         return self._far(maxsize, address, **options)
 
-    def connect(self, address: str, *, wait: float = 60.0) -> F:
+    def connect(
+        self,
+        address: str,
+        *,
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        wait: float = 60.0,
+    ) -> F:
         """An end of the queue that another process hosts at `address`. Nothing is sent before it is used.
 
-        Calls raise `QueueLost` once no host has answered for `wait` seconds, and `AddressError` is
-        raised at once for an address that cannot be read.
+        `keys` and `insecure` are to be as its host's. Calls raise `QueueLost` once no host has answered for
+        `wait` seconds, and `NotAdmitted` where the keys do not fit. Raises `AddressError` at once for an
+        address that cannot be read, and `KeysError`.
         """
-        return self._far.connect(address, wait=wait)
+        return self._far.connect(address, keys=keys, insecure=insecure, wait=wait)
 
 
 Queue = Front(NearQueue, FarQueue)

@@ -12,7 +12,8 @@ from nearfar.coordinator import wire
 from nearfar.coordinator.caller import Caller
 from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.patience import Patience
-from nearfar.errors import CoordinatorLost, PoolBroken
+from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
+from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me, new_name
 from nearfar.net.waker import Waker
@@ -29,7 +30,8 @@ LAST_WORDS = 1.0
 
 
 class Agent:
-    """Offers the workers that `hire` makes, `processes` of them, to the coordinator at `address`.
+    """Offers the workers that `hire` makes, `processes` of them, to the coordinator at `address`, as `access`
+    says.
 
     `wait` is in seconds: how long it goes on without a coordinator. It beats from the thread that calls
     `run`; its workers are other processes, so a task that holds the interpreter does not silence it.
@@ -41,6 +43,7 @@ class Agent:
         hire: Callable[[Listener], Crew],
         processes: int,
         *,
+        access: Access = OWN,
         wait: float = 60.0,
         quota: int | None = None,
     ) -> None:
@@ -52,7 +55,7 @@ class Agent:
         self._machine = AgentMachine(self.name, about, wait=wait)
         self._crew = hire(self)
         self._crew.label = f"{self.name}/"
-        self._caller = Caller(address)
+        self._caller = Caller(address, access)
         self._descriptor = -1
         self._waker = Waker()
         self._poll = select.poll()
@@ -70,9 +73,9 @@ class Agent:
     def run(self) -> None:
         """Work until `leave`, and then until all that runs is answered and had.
 
-        Raises `CoordinatorLost` when none answers for `wait` seconds, or it refuses this agent, and
-        `PoolBroken` when processes cannot be started: what still runs is answered first. The workers are
-        gone afterwards, in any case.
+        Raises `CoordinatorLost` when none answers for `wait` seconds, or it refuses this agent, `NotAdmitted`
+        when they do not let each other in, and `PoolBroken` when processes cannot be started: what still runs
+        is answered first. The workers are gone afterwards, in any case.
         """
         try:
             self._crew.start()
@@ -137,7 +140,8 @@ class Agent:
                 if self._descriptor >= 0:
                     self._poll.unregister(self._descriptor)
                 self._descriptor = self._caller.open(session)
-                self._poll.register(self._descriptor, select.POLLIN)
+                if self._descriptor >= 0:
+                    self._poll.register(self._descriptor, select.POLLIN)
             case Send(envelope):
                 self._caller.send(envelope)
             case Give(worker, client, rows):
@@ -169,12 +173,13 @@ class Agent:
         if self._waker.fileno() in ready:
             self._waker.clear()
         if self._descriptor in ready:
-            for envelope in self._caller.receive():
-                self._machine.receive(envelope, time.monotonic())
+            self._hear()
             self._act()  # before a worker's death is heard of: what was given to it counts as unread then
         if self._crew.fileno() in ready:
             self._crew.turn()
         now = time.monotonic()
+        if self._machine.stage is Stage.GREETING and self._descriptor not in ready:
+            self._hear()  # what its descriptor does not tell: that it was not let in
         self._crew.tick(now)
         self._machine.tick(now)
         if self._leaves or self._hopeless:
@@ -184,9 +189,18 @@ class Agent:
             self._ends = now + LAST_WORDS
             self._machine.abort()
 
+    def _hear(self) -> None:
+        heard, why = self._caller.receive()
+        for envelope in heard:
+            self._machine.receive(envelope, time.monotonic())
+        if why:
+            self._machine.turned_away(why, time.monotonic())
+
     def _check(self) -> None:
         now = time.monotonic()
         self._report(now)
+        if self._machine.barred:
+            raise NotAdmitted(f"cannot work for the coordinator at {self._address}: {self._machine.barred}")
         if self._ends is not None and now >= self._ends:
             self._machine.abandon()
         elif self._machine.lost(now):

@@ -150,6 +150,15 @@ class AgentMachine:
         """For how many seconds no coordinator has answered; 0 if one does."""
         return self._calling.away(now)
 
+    @property
+    def barred(self) -> str:
+        """Why the coordinator and this agent do not let each other in, once that is clear."""
+        return self._calling.barred
+
+    def turned_away(self, why: str, now: float) -> None:
+        """The socket was not let in."""
+        self._calling.turned_away(why, now)
+
     def lost(self, now: float) -> bool:
         """True if none has answered for too long."""
         return self._calling.lost(now)

@@ -8,6 +8,7 @@ from typing import Any
 from nearfar.download.courier import Inbound, Letter, Outbound, Undeliverable
 from nearfar.errors import Empty, QueueLost
 from nearfar.net import codec
+from nearfar.net.access import Access, approach
 from nearfar.net.addresses import Address
 from nearfar.queues.ends.delivery import DELIVERY
 from nearfar.queues.ends.end import End
@@ -22,11 +23,15 @@ MOST_QUEUED = 32 * 1024 * 1024
 class FarOutbound(Outbound):
     """A producer's end; each message is one item, and its ticket the item's number."""
 
-    def __init__(self, address: Address, wait: float, host: FarQueue | None, *, helper: bool = False) -> None:
+    def __init__(
+        self, address: Address, access: Access, wait: float, host: FarQueue | None, *, helper: bool = False
+    ) -> None:
         self.on_event: Callable[[], None] = _nothing
         self._host = host
         self._address = address
-        self._end = End(address.seen_from_here(), wait=wait, helper=helper, on_change=lambda: self.on_event())
+        self._end = End(
+            address.seen_from_here(), access, wait=wait, helper=helper, on_change=lambda: self.on_event()
+        )
         self._to: dict[int, str] = {}
         self._last_entry: Any = None
         self._sent = 0
@@ -89,10 +94,12 @@ class FarLetter(Letter):
 class FarInbound(Inbound):
     """A consumer's end, which may be addressed by its name and by its store's id."""
 
-    def __init__(self, address: Address, wait: float, host: FarQueue | None, store: str) -> None:
+    def __init__(
+        self, address: Address, access: Access, wait: float, host: FarQueue | None, store: str
+    ) -> None:
         self._host = host
         self._address = address
-        self._end = End(address.seen_from_here(), wait=wait, tags=(store,))
+        self._end = End(address.seen_from_here(), access, wait=wait, tags=(store,))
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -128,6 +135,7 @@ def open_outbound(
     *,
     bind: bool = False,
     lanes: str | None = None,
+    keys: str | None = None,
     insecure: bool = False,
     wait: float = 60.0,
     helper: bool = False,
@@ -136,10 +144,12 @@ def open_outbound(
 
     A `helper` is not counted as a producer: it works for one that stays there for as long.
 
-    Raises `AddressError`; what is returned raises `QueueLost` once the host is away for `wait` seconds.
+    Raises `AddressError`, `KeysError`; what is returned raises `QueueLost` once the host is away for `wait`
+    seconds, and `NotAdmitted`.
     """
-    host = _host(address, lanes, insecure, 1) if bind else None
-    return FarOutbound(_place(address, host), wait, host, helper=helper)
+    host = _host(address, lanes, keys, insecure, 1) if bind else None
+    place, access = _reach(address, host, keys, insecure)
+    return FarOutbound(place, access, wait, host, helper=helper)
 
 
 def open_inbound(
@@ -148,23 +158,36 @@ def open_inbound(
     store: str,
     bind: bool = False,
     lanes: str | None = None,
+    keys: str | None = None,
     insecure: bool = False,
     wait: float = 60.0,
     producers: int = 1,
 ) -> FarInbound:
-    """A consumer's end, for the store with the id `store`; as host it expects `producers` producers."""
-    host = _host(address, lanes, insecure, producers) if bind else None
-    return FarInbound(_place(address, host), wait, host, store)
+    """A consumer's end, for the store with the id `store`; as host it expects `producers` producers.
+
+    Raises as `open_outbound`.
+    """
+    host = _host(address, lanes, keys, insecure, producers) if bind else None
+    place, access = _reach(address, host, keys, insecure)
+    return FarInbound(place, access, wait, host, store)
 
 
-def _host(address: str, lanes: str | None, insecure: bool, producers: int) -> FarQueue:
+def _host(address: str, lanes: str | None, keys: str | None, insecure: bool, producers: int) -> FarQueue:
     return FarQueue(
-        0, address, maxbytes=MOST_QUEUED, lanes=lanes, insecure=insecure, producers=producers, lease=10.0
+        0,
+        address,
+        maxbytes=MOST_QUEUED,
+        lanes=lanes,
+        keys=keys,
+        insecure=insecure,
+        producers=producers,
+        lease=10.0,
     )
 
 
-def _place(address: str, host: FarQueue | None) -> Address:
-    return Address.parse_remote(address if host is None else host.address)
+def _reach(address: str, host: FarQueue | None, keys: str | None, insecure: bool) -> tuple[Address, Access]:
+    place = Address.parse_remote(address if host is None else host.address)
+    return place, approach(place, keys, insecure=insecure)
 
 
 def _nothing() -> None:

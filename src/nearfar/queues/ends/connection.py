@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from nearfar.errors import QueueLost
+from nearfar.errors import NotAdmitted, QueueLost
+from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me, new_name
 from nearfar.queues.ends.loop import EndLoop
@@ -17,7 +18,7 @@ from nearfar.queues.wire import Kind
 
 
 class Connection:
-    """Connects to the queue at `address` when it is first used.
+    """Connects to the queue at `address` when it is first used, as `access` says.
 
     `wait` (seconds) is how long a host may be away before calls raise `QueueLost`. `tags` are names under
     which this end's consumer can be addressed, besides its own. A `helper` puts for another producer that
@@ -30,6 +31,7 @@ class Connection:
     def __init__(
         self,
         address: Address,
+        access: Access = OWN,
         *,
         wait: float = 60.0,
         tags: tuple[str, ...] = (),
@@ -39,9 +41,10 @@ class Connection:
         self.name = new_name()
         self._wait = wait
         self._address = address
+        self._access = access
         self._on_change = on_change
         self._changed = threading.Condition()
-        self._machine = EndMachine(self.name, about_me(), tags, helper=helper)
+        self._machine = EndMachine(self.name, about_me(), tags, helper=helper, trusts=access.trusted)
         self._loop: EndLoop | None = None
         self._closed = False
 
@@ -110,8 +113,9 @@ class Connection:
 
     def _may_go(self) -> bool:
         machine = self._machine
-        away = machine.state is State.GREETING and machine.sender.handed_over
-        return machine.state is State.CLOSED or away
+        if machine.state is State.GREETING or machine.refused or machine.barred:
+            return machine.sender.handed_over
+        return machine.state is State.CLOSED
 
     # -- inside (with the lock held) -------------------------------------------------------------
 
@@ -120,9 +124,10 @@ class Connection:
         machine = self._machine
         if self._closed:
             raise ValueError("the queue is closed")
+        self._check_admitted()
         if machine.state is State.NEW:
             machine.connect(time.monotonic())
-            self._loop = EndLoop(machine, self._address, self._changed, self._on_change)
+            self._loop = EndLoop(machine, self._address, self._access, self._changed, self._on_change)
         if not machine.facts:
             self._wait_until(lambda: bool(machine.facts), None)
         machine.roles.produces |= produces
@@ -142,18 +147,24 @@ class Connection:
         """Wait until `done`, or the deadline, or the host has been away for too long."""
         machine = self._machine
         while not done():
-            if machine.refused:
-                raise QueueLost(f"the queue at {self._address} refused this end: {machine.refused}")
+            now = time.monotonic()
+            self._check_host(now)
             if machine.state is State.CLOSED:
                 raise ValueError("the queue is closed")
-            now = time.monotonic()
             if deadline is not None and now >= deadline:
                 return
-            self._check_host(now)
             until = (now if machine.state is State.OPEN else machine.greeting_since) + self._wait
             self._changed.wait(min(until, deadline or until) - now)
 
+    def _check_admitted(self) -> None:
+        machine = self._machine
+        if machine.refused:
+            raise QueueLost(f"the queue at {self._address} refused this end: {machine.refused}")
+        if machine.barred:
+            raise NotAdmitted(f"cannot use the queue at {self._address}: {machine.barred}")
+
     def _check_host(self, now: float) -> None:
+        self._check_admitted()
         machine = self._machine
         if machine.state is State.GREETING and now >= machine.greeting_since + self._wait:
             raise QueueLost(f"no host has answered at {self._address} for {self._wait:g} s")

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import zmq
 
-from nearfar.errors import ProtocolError
-from nearfar.net import sockets
+from nearfar.errors import AddressError, KeysError, ProtocolError
+from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.dialing import Dialed
 from nearfar.net.waker import Waker
 from nearfar.queues import wire
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, ConnectLane, Send
@@ -25,7 +26,8 @@ DRAIN = 256
 
 
 class EndLoop:
-    """Runs `machine` against the queue at `address`; `changed` guards the machine, and is notified.
+    """Runs `machine` against the queue at `address`, as `access` says; `changed` guards the machine, and is
+    notified.
 
     `on_change` is called without the lock after anything came in.
     """
@@ -34,19 +36,21 @@ class EndLoop:
         self,
         machine: EndMachine,
         address: Address,
+        access: Access,
         changed: threading.Condition,
         on_change: Callable[[], None] | None = None,
     ) -> None:
         self._machine = machine
         self._address = address
+        self._access = access
         self._changed = changed
         self._on_change = on_change
         self._waker = Waker()
         self._woken = False
         self._sleeps_until = 0.0
-        self._control: zmq.Socket[bytes] | None = None
-        self._inbox: zmq.Socket[bytes] | None = None
-        self._lane: zmq.Socket[bytes] | None = None
+        self._control: Dialed | None = None
+        self._inbox: Dialed | None = None
+        self._lane: Dialed | None = None
         self._poller = zmq.Poller()
         self._thread = threading.Thread(target=self._run, name=f"nearfar-end-{address}", daemon=True)
         self._thread.start()
@@ -102,23 +106,36 @@ class EndLoop:
         events = dict(self._poller.poll(patience))
         self._waker.clear()
         heard = self._read(self._control, events) + self._read(self._lane, events)
-        if heard:
+        # After reading: a stranger that took the host's place was seen to connect before it said anything.
+        turned_away = self._look()
+        if heard or turned_away:
             with self._changed:
                 now = time.monotonic()
-                for envelope in heard:
-                    self._machine.receive(envelope, now)
+                if turned_away:
+                    self._machine.turned_away(turned_away, now)
+                else:
+                    for envelope in heard:
+                        self._machine.receive(envelope, now)
                 self._changed.notify_all()
             if self._on_change is not None:
                 self._on_change()
         return True
 
-    def _read(self, socket: zmq.Socket[bytes] | None, events: dict[object, int]) -> list[wire.Envelope]:
+    def _look(self) -> str:
+        """Why one of the sockets was not let in; nothing if all were."""
+        now = time.monotonic()
+        looks = [
+            dialed.look(now) for dialed in (self._control, self._inbox, self._lane) if dialed is not None
+        ]
+        return next(filter(None, looks), "")
+
+    def _read(self, dialed: Dialed | None, events: dict[object, int]) -> list[wire.Envelope]:
         heard: list[wire.Envelope] = []
-        if socket is None or socket not in events:
+        if dialed is None or dialed.socket not in events:
             return heard
         with contextlib.suppress(zmq.Again):
             for _ in range(DRAIN):
-                frames = socket.recv_multipart(zmq.NOBLOCK)
+                frames = dialed.socket.recv_multipart(zmq.NOBLOCK)
                 try:
                     heard.append(wire.unpack(frames))
                 except ProtocolError as error:
@@ -145,21 +162,25 @@ class EndLoop:
         with contextlib.suppress(zmq.Again):
             if envelope.message.body is None:
                 if self._control is not None:
-                    self._control.send_multipart(frames, zmq.NOBLOCK)
+                    self._control.socket.send_multipart(frames, zmq.NOBLOCK)
             elif self._inbox is not None:
-                self._inbox.send_multipart([self._session, *frames], zmq.NOBLOCK)
+                self._inbox.socket.send_multipart([self._session, *frames], zmq.NOBLOCK)
 
-    def _open(self, kind: int, address: Address, *, identity: str = "") -> zmq.Socket[bytes]:
-        socket = sockets.make(kind, identity=identity)
-        socket.connect(str(address))
+    def _open(self, kind: int, address: Address, *, identity: str = "") -> Dialed | None:
+        try:
+            dialed = Dialed(kind, address, self._access, identity=identity)
+        except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
+            with self._changed:
+                self._machine.turned_away(str(error), time.monotonic())
+            return None
         if kind != zmq.PUSH:
-            self._poller.register(socket, zmq.POLLIN)
-        return socket
+            self._poller.register(dialed.socket, zmq.POLLIN)
+        return dialed
 
     def _close_sockets(self) -> None:
-        for socket in (self._control, self._inbox, self._lane):
-            if socket is not None:
-                if socket in self._poller:
-                    self._poller.unregister(socket)
-                socket.close()
+        for dialed in (self._control, self._inbox, self._lane):
+            if dialed is not None:
+                if dialed.socket in self._poller:
+                    self._poller.unregister(dialed.socket)
+                dialed.close()
         self._control = self._inbox = self._lane = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
+from nearfar.net.refusals import Refusals
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, Send
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.ends.receiver import Receiver
@@ -35,14 +36,25 @@ class State(IntEnum):
 
 
 class EndMachine:
-    """`name` is new for every end; `about` tells the host of the process; `tags` are its consumer's."""
+    """`name` is new for every end; `about` tells the host of the process; `tags` are its consumer's.
+
+    `trusts`: whether this end reads pickles of its peers, and sends them, if the host allows it.
+    """
 
     def __init__(
-        self, name: str, about: dict[str, Any], tags: tuple[str, ...] = (), *, helper: bool = False
+        self,
+        name: str,
+        about: dict[str, Any],
+        tags: tuple[str, ...] = (),
+        *,
+        helper: bool = False,
+        trusts: bool = True,
     ) -> None:
         self.name = name
         self.state = State.NEW
         self.refused: str | None = None
+        self.barred = ""
+        """Why host and end do not let each other in."""
         self.session: Session | None = None
         """The present one, or the last while a new one is sought."""
         self.superseded: list[int] = []
@@ -54,6 +66,9 @@ class EndMachine:
         self.roles = Roles(tags, helper=helper)
         self.leaving = False
         self._about = about
+        self._trusts = trusts
+        self._refusals = Refusals()
+        self._dial_again = False
         self._actions: list[Action] = []
         self._greeted = 0.0
 
@@ -109,6 +124,19 @@ class EndMachine:
                 if self.session.parted and self.leaving:
                     self.abandon()
 
+    def turned_away(self, why: str, now: float) -> None:
+        """A socket of the present session was not let in, and has to be made anew."""
+        if self.state is State.OPEN:
+            self._begin_session(now)
+        elif self.state is State.GREETING:
+            self._dial_again = True
+        else:
+            return
+        self._refusals.failed(why, now)
+        self.barred = self._refusals.believed(now)
+        if self.barred:
+            self.abandon()
+
     def tick(self, now: float) -> None:
         """Time passed."""
         if self.state is State.GREETING and now - self._greeted >= GREET_EVERY:
@@ -149,6 +177,9 @@ class EndMachine:
 
     def _greet(self, now: float) -> None:
         self._greeted = now
+        if self._dial_again:
+            self._dial_again = False
+            self._actions.append(Connect(self.session_name))
         hello = Message(Kind.HELLO, (VERSION, self.name, self._about))
         self._actions.append(Send(Envelope(0, 0, hello)))
 
@@ -157,6 +188,8 @@ class EndMachine:
         if self.state is not State.GREETING or name != self.session_name:
             return
         self.state = State.OPEN
+        self._refusals.succeeded()
+        facts = {**facts, "trusted": facts["trusted"] and self._trusts}
         waiters = 0
         if self.session is not None:
             waiters = self.session.receiver.waiters

@@ -11,9 +11,10 @@ from collections import deque
 
 import zmq
 
-from nearfar.errors import AddressError, ProtocolError
-from nearfar.net import sockets
+from nearfar.errors import AddressError, NearfarError, ProtocolError
+from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.door import Door
 from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
 from nearfar.queues import wire
@@ -52,21 +53,29 @@ class Host:
     """Hosts one queue at `address` in a thread of this process, until `close`.
 
     `lease` is in seconds; `ports` are those that the sockets beside the address may use (None: any free one).
-    `trusted` says whether this queue's peers may send pickles. Raises `AddressError`.
+    `access` says who gets in. Raises `AddressError`, `KeysError`.
     """
 
     def __init__(
-        self, address: Address, ledger: Ledger, *, lease: float, trusted: bool, ports: range | None = None
+        self,
+        address: Address,
+        ledger: Ledger,
+        access: Access,
+        *,
+        lease: float,
+        ports: range | None = None,
     ) -> None:
         self._ports = ports
-        self._control = sockets.make(zmq.ROUTER)
-        self._inbox = sockets.make(zmq.PULL)
+        self._door = Door(access)
+        self._control = self._door.make(zmq.ROUTER)
+        self._inbox = self._door.make(zmq.PULL)
         try:
-            self.address = sockets.bind(self._control, address)
-            self._inbox_place = sockets.bind_in(self._inbox, self.address, ports, ".inbox")
-        except AddressError:
+            self.address = self._door.bind(self._control, address)
+            self._inbox_place = self._door.bind_in(self._inbox, self.address, ports, ".inbox")
+        except NearfarError:
             self._control.close()
             self._inbox.close()
+            self._door.close()
             raise
         about = {
             "epoch": secrets.token_hex(8),
@@ -74,18 +83,21 @@ class Host:
             "maxsize": ledger.maxsize,
             "maxbytes": ledger.maxbytes,
             "lease": lease,
-            "trusted": trusted,
+            "trusted": access.trusted,
         }
         self.malformed = 0
         self._machine = HostMachine(ledger, about, lease=lease)
         self._lanes: dict[str, Lane] = {}
+        self._users: dict[str, str] = {}
+        """Who speaks in a session: nobody else is heard there."""
         # an end of an earlier host at this address may still call at its lane: it must not find another's
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = Watch()
         self._waker = Waker()
         self._poller = zmq.Poller()
-        for source in (self._control, self._inbox, self._waker.fileno()):
-            self._poller.register(source, zmq.POLLIN)
+        for source in (self._control, self._inbox, self._waker.fileno(), self._door.questions):
+            if source is not None:
+                self._poller.register(source, zmq.POLLIN)
         self._closing: float | None = None
         self._next_tick = 0.0
         self._soon = lease / 100
@@ -94,9 +106,10 @@ class Host:
         self._thread.start()
 
     def counts(self) -> dict[str, int]:
-        """The ledger in figures, and how many frames were malformed."""
+        """The ledger in figures, how many frames were malformed, and how many ends were turned away."""
         with self._lock:
-            return self._machine.counts() | {"malformed": self.malformed}
+            turned_away = self._door.turned_away
+            return self._machine.counts() | {"malformed": self.malformed, "turned away": turned_away}
 
     def close(self, timeout: float = 2.0) -> None:
         """Stop, when every end has said goodbye, or after `timeout` seconds."""
@@ -114,6 +127,7 @@ class Host:
                     self._read(events)
                     self._see_deaths(events)
                     now = time.monotonic()
+                    self._keep_the_door(now)
                     if now >= self._next_tick or not events:
                         self._machine.tick(now)
                         self._next_tick = self._machine.deadline(now)
@@ -133,6 +147,8 @@ class Host:
         deadline = self._next_tick
         if self._closing is not None:
             deadline = min(deadline, self._closing)
+        if (refresh := self._door.deadline()) is not None:
+            deadline = min(deadline, refresh)
         return max(0, int((deadline - now) * 1000) + 1)
 
     def _read(self, events: dict[object, int]) -> None:
@@ -142,9 +158,20 @@ class Host:
                 continue
             with contextlib.suppress(zmq.Again):
                 for _ in range(DRAIN):
-                    self._receive(socket.recv_multipart(zmq.NOBLOCK))
+                    user, first = self._door.receive(socket)
+                    rest = socket.recv_multipart(zmq.NOBLOCK) if socket.getsockopt(zmq.RCVMORE) else []
+                    if self._door.admits(user):
+                        self._receive(user, [first, *rest])
 
-    def _receive(self, frames: list[bytes]) -> None:
+    def _keep_the_door(self, now: float) -> None:
+        """End the sessions of whose key was revoked: what they hold goes to others."""
+        for user in self._door.turn(now):
+            for session in [each for each, who in self._users.items() if who == user]:
+                self._machine.expel(session, "its key was revoked", now)
+        if len(self._users) > 2 * len(self._machine.peers) + DRAIN:
+            self._users = {each: who for each, who in self._users.items() if each in self._machine.peers}
+
+    def _receive(self, user: str, frames: list[bytes]) -> None:
         now = time.monotonic()
         try:
             session = frames[0].decode()
@@ -153,7 +180,13 @@ class Host:
             self.malformed += 1
             log.warning("dropped a malformed message: %s", str(error)[:200])
             return
-        if envelope.message.kind is Kind.HELLO and session not in self._machine.peers:
+        if session in self._machine.peers:
+            if self._users.get(session, user) != user:
+                self.malformed += 1
+                log.warning("dropped a message in the session of another: %r", session)
+                return
+        elif envelope.message.kind is Kind.HELLO:
+            self._users[session] = user
             descriptor = self._watch.add(session, envelope.message.fields[2])
             if descriptor is not None:
                 self._poller.register(descriptor, zmq.POLLIN)
@@ -192,11 +225,11 @@ class Host:
 
     def _open_lane(self, session: str, ask: int, now: float) -> None:
         if session not in self._lanes:
-            socket = sockets.make(zmq.PUSH)
+            socket = self._door.make(zmq.PUSH)
             self._lanes_opened += 1
             suffix = f".lane-{self._lanes_opened % 100_000}"
             try:
-                place = sockets.bind_in(socket, self.address, self._ports, suffix)
+                place = self._door.bind_in(socket, self.address, self._ports, suffix)
             except AddressError as error:
                 socket.close()
                 log.error("no lane for %s: %s", session, error)
@@ -209,12 +242,13 @@ class Host:
         if lane is not None:
             if lane.socket in self._poller:
                 self._poller.unregister(lane.socket)
-            sockets.close_bound(lane.socket, self.address, lane.place)
+            self._door.unbind(lane.socket, self.address, lane.place)
 
     def _close_everything(self) -> None:
         for lane in self._lanes.values():
-            sockets.close_bound(lane.socket, self.address, lane.place)
-        sockets.close_bound(self._inbox, self.address, self._inbox_place)
-        sockets.close_bound(self._control, self.address)
+            self._door.unbind(lane.socket, self.address, lane.place)
+        self._door.unbind(self._inbox, self.address, self._inbox_place)
+        self._door.unbind(self._control, self.address)
+        self._door.close()
         self._watch.close()
         self._waker.close()

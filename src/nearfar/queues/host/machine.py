@@ -73,6 +73,11 @@ class HostMachine:
         if peer is not None:
             self._end(peer, why, cleanly=False, now=now)
 
+    def expel(self, session: str, why: str, now: float) -> None:
+        """A session is to end, whatever its process thinks; that is told so."""
+        self.dead(session, why, now)
+        self._desk.send_unnumbered(session, Kind.STRANGER)
+
     def tick(self, now: float) -> None:
         """Time passed: send again what got lost, give up on the silent."""
         for peer in list(self.peers.values()):

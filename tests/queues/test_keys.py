@@ -1,0 +1,299 @@
+"""A far queue with keys: who gets in, who does not and is told why, and who does no more."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from nearfar import Empty, ItemError, NotAdmitted, Queue
+from nearfar.net import keyring
+from nearfar.net.access import Access
+from nearfar.net.addresses import Address
+from nearfar.net.dialing import Dialed
+from nearfar.net.keys import CLIENT, read_pair, read_server_key
+from nearfar.queues import wire
+from nearfar.queues.far import FarQueue
+from nearfar.queues.wire import VERSION, Envelope, Kind, Message
+from tests.support.attack import gets_in, listening_ports, strangers
+from tests.support.keys import keys
+from tests.support.waiting import eventually
+
+SOON = 5.0
+"""Seconds within which who is not let in is told so."""
+ANYWHERE = "tcp://127.0.0.1:*"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "keys"
+    keyring.init(made)
+    return made
+
+
+@pytest.fixture
+def host(folder: Path) -> Iterator[FarQueue]:
+    with Queue(0, ANYWHERE, keys=folder, lease=2.0) as queue:
+        yield queue
+
+
+Connect = Callable[..., FarQueue]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    made: list[FarQueue] = []
+
+    def connect(address: str, **access: Any) -> FarQueue:
+        made.append(Queue.connect(address, wait=20.0, **access))
+        return made[-1]
+
+    yield connect
+    for queue in made:
+        queue.close()
+        queue.cancel_join_thread()
+        if queue._end is not None:
+            queue._end.abandon()
+            queue._end._need_loop().join(5.0)
+
+
+def other_keys(folder: Path) -> Path:
+    keyring.init(folder.parent / "others")
+    return folder.parent / "others"
+
+
+def revoked_keys(folder: Path) -> Path:
+    made = keyring.add(folder, "laptop")
+    assert made is not None
+    kept = made.rename(folder.parent / "laptop")
+    keyring.revoke(folder, "laptop")
+    return kept
+
+
+def unknown_keys(folder: Path) -> Path:
+    keyring.init_client(folder.parent / "unknown", folder / "server.key")
+    return folder.parent / "unknown"
+
+
+@pytest.mark.parametrize(
+    ("access", "said"),
+    [
+        (lambda folder: {}, "it asks for keys"),
+        (lambda folder: {"insecure": True}, "not open to everybody: give keys"),
+        (lambda folder: {"keys": other_keys(folder)}, "it has another key than .*others says"),
+        (lambda folder: {"keys": unknown_keys(folder)}, "does not let in the key of .*unknown"),
+        (lambda folder: {"keys": revoked_keys(folder)}, "does not let in the key of .*laptop"),
+    ],
+    ids=["no key", "plain", "wrong server key", "unknown key", "revoked key"],
+)
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_who_is_not_let_in_is_told_why_within_seconds(
+    folder: Path, connect: Connect, access: Callable[[Path], dict[str, Any]], said: str, transport: str
+) -> None:
+    address = ANYWHERE if transport == "tcp" else f"ipc://{folder}/queue"
+    with Queue(0, address, keys=folder) as host:
+        stranger = connect(host.address, **access(folder))
+        began = time.monotonic()
+        with pytest.raises(NotAdmitted, match=said):
+            stranger.put("hello")
+        assert time.monotonic() - began < SOON
+        with pytest.raises(NotAdmitted, match=said):
+            stranger.get()
+        host.put("the service goes on")
+        assert host.get() == "the service goes on"
+        assert host.counts()["stored"] == 1
+
+
+@pytest.mark.parametrize(
+    ("access", "said"),
+    [({}, "it is open to everybody"), ({"keys": True}, "it asks for no keys, and may be anybody")],
+)
+def test_an_end_does_not_talk_to_a_plain_service_unasked(
+    connect: Connect, access: dict[str, Any], said: str
+) -> None:
+    with Queue(0, ANYWHERE, insecure=True) as host:
+        end = connect(host.address, **({"keys": keys()} if access else {}))
+        with pytest.raises(NotAdmitted, match=said):
+            end.put("secret")
+        assert host.counts()["stored"] == 0
+
+
+def test_no_bound_socket_lets_in_who_has_no_key_or_an_unknown_one(
+    folder: Path, host: FarQueue, connect: Connect
+) -> None:
+    """Given a queue with its control, its inbox and a lane, at each of these ports: no stranger comes
+    through the handshake, and who has a key does."""
+    consumer = connect(host.address, keys=folder)
+    host.put("item")
+    assert consumer.get(timeout=SOON) == "item"
+    ports = listening_ports()
+    assert len(ports) >= 3
+    server = read_server_key(folder)
+    mine = read_pair(folder, CLIENT)
+    for port in ports:
+        for kind in (zmq.DEALER, zmq.PUSH, zmq.PULL):
+            for name, key in strangers(server).items():
+                assert not gets_in(port, kind, key), (port, kind, name)
+    dealing = [port for port in ports if gets_in(port, zmq.DEALER, (*mine, server))]
+    assert int(host.address.rpartition(":")[2]) in dealing
+
+
+def test_who_is_added_gets_in_without_a_restart(folder: Path, host: FarQueue, connect: Connect) -> None:
+    made = keyring.add(folder, "laptop")
+    laptop = connect(host.address, keys=made)
+    laptop.put("hello")
+    assert host.get(timeout=SOON) == "hello"
+
+
+def test_who_is_revoked_is_out_at_once_and_what_it_held_goes_to_another(
+    folder: Path, host: FarQueue, connect: Connect
+) -> None:
+    made = keyring.add(folder, "laptop")
+    assert made is not None
+    laptop = connect(host.address, keys=made.rename(folder.parent / "laptop"))
+    host.put("item")
+    delivery = laptop.receive(timeout=SOON)
+    assert delivery.item == "item"
+    with pytest.raises(Empty):
+        host.get_nowait()
+    keyring.revoke(folder, "laptop")
+    again = host.receive(timeout=SOON)
+    assert (again.item, again.attempt) == ("item", 2)
+    again.ack()
+    with pytest.raises(NotAdmitted, match="does not let in"):
+        laptop.get(timeout=SOON)
+    assert host.counts()["unsettled"] == 0
+
+
+def test_a_connection_of_a_revoked_key_is_heard_no_more(folder: Path, host: FarQueue) -> None:
+    """Given a raw socket that came in while its key was good, and stays,
+    If the key is revoked,
+    I expect that no HELLO over it begins a session."""
+    made = keyring.add(folder, "laptop")
+    dialed = Dialed(zmq.DEALER, Address.parse(host.address), Access(str(made)), identity="raw")
+    try:
+        assert welcomed(dialed, "raw")
+        keyring.revoke(folder, "laptop")
+        assert eventually(lambda: host.counts()["ends"] == 1)  # the host's own
+        assert not welcomed(dialed, "raw")
+        assert host.counts()["ends"] == 1
+    finally:
+        dialed.close()
+
+
+def test_nobody_speaks_in_the_session_of_another(folder: Path, host: FarQueue, connect: Connect) -> None:
+    """Given an end that has come in, and another key that calls itself by its session's name,
+    I expect that what it says there is dropped."""
+    victim = connect(host.address, keys=folder)
+    victim.put("mine")
+    assert host.get(timeout=SOON) == "mine"
+    assert victim._end is not None
+    session = victim._end._machine.session_name
+    dialed = Dialed(zmq.PUSH, inbox_of(victim), Access(str(keyring.add(folder, "laptop"))), identity="other")
+    try:
+        forged = wire.pack(2, 0, Message(Kind.PUT, (2, 1, None), b"\xa6forged"))
+        assert dialed.socket.poll(5000, zmq.POLLOUT)
+        dialed.socket.send_multipart([session.encode(), *forged])
+        assert host._host is not None
+        assert eventually(lambda: host._host.malformed > 0)
+        victim.put("mine, too")
+        assert host.get(timeout=SOON) == "mine, too"
+        assert host.counts()["stored"] == 2
+    finally:
+        dialed.close()
+
+
+def test_a_host_that_comes_back_with_other_keys_is_not_taken_for_the_same(
+    folder: Path, connect: Connect
+) -> None:
+    host = Queue(0, ANYWHERE, keys=folder, lease=1.0)
+    address = host.address
+    end = connect(address, keys=folder)
+    end.put("one")
+    host.stop_hosting()
+    host.close()
+    host.join_thread()
+    with Queue(0, address, keys=other_keys(folder)) as impostor:
+        with pytest.raises(NotAdmitted, match="another key"):
+            end.qsize()
+        with pytest.raises(NotAdmitted, match="another key"):
+            end.put("two")
+        assert impostor.counts()["stored"] == 0
+
+
+def test_open_to_everyone_means_plain_data_alone(connect: Connect) -> None:
+    with Queue(0, ANYWHERE, insecure=True) as host:
+        end = connect(host.address, insecure=True)
+        end.put({"plain": [1, (2, {3})]})
+        assert host.get(timeout=SOON) == {"plain": [1, (2, {3})]}
+        for queue in (host, end):
+            with pytest.raises(ItemError, match="not trusted with pickle"):
+                queue.put(object())
+
+
+def test_an_end_reads_no_pickle_because_an_open_host_says_so(connect: Connect) -> None:
+    """Given a host that is open to everyone and claims to be trusted,
+    I expect that an end sends it no pickle, and reads none."""
+    with Queue(0, ANYWHERE, insecure=True) as host:
+        assert host._host is not None
+        host._host._machine._about["trusted"] = True
+        end = connect(host.address, insecure=True)
+        with pytest.raises(ItemError, match="not trusted with pickle"):
+            end.put(object())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_socket_file_of_another_user_is_not_talked_to(
+    connect: Connect, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Given a folder where everybody may bind, and a host of another user in the place of ours,
+    I expect that the end says whose it is, and has sent nothing."""
+    shared = Path(f"/tmp/nearfar-test-{os.getpid()}")
+    shared.mkdir()
+    shared.chmod(0o1777)
+    place = shared / "queue"
+    ready, gone = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        os.setgid(4711)
+        os.setuid(4711)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        rogue = context.socket(zmq.ROUTER)
+        rogue.bind(f"ipc://{place}")
+        place.chmod(0o777)
+        os.write(ready[1], b"1")
+        heard = rogue.poll(20_000) if not os.read(gone[0], 1) else 0
+        os._exit(int(bool(heard)))
+    try:
+        os.read(ready[0], 1)
+        end = connect(f"ipc://{place}")
+        with pytest.raises(NotAdmitted, match="its socket file is user 4711's"):
+            end.put("secret")
+    finally:
+        os.write(gone[1], b"1")
+        os.waitpid(child, 0)
+        for descriptor in (*ready, *gone):
+            os.close(descriptor)
+        place.unlink(missing_ok=True)
+        shared.rmdir()
+
+
+def welcomed(dialed: Dialed, session: str) -> bool:
+    about = {"pid": os.getpid(), "machine": ""}
+    hello = Envelope(0, 0, Message(Kind.HELLO, (VERSION, "laptop-1-1", about)))
+    dialed.socket.send_multipart(wire.pack(*hello))
+    while dialed.socket.poll(500):
+        envelope = wire.unpack(dialed.socket.recv_multipart())
+        if envelope.message.kind is Kind.WELCOME:
+            return bool(envelope.message.fields[0] == session)
+    return False
+
+
+def inbox_of(queue: FarQueue) -> Address:
+    assert queue._end is not None
+    return Address.parse(queue.address).beside(queue._end.facts["inbox"])

@@ -1,0 +1,18 @@
+"""A folder of keys for tests: made once a run, for it costs a little."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from nearfar.net import keyring
+
+
+def make_keys() -> None:
+    """Make the run's keys, in its temporary folder."""
+    keyring.init(keys())
+
+
+def keys() -> Path:
+    """The run's keys: a service's, and those of one client that it lets in."""
+    return Path(tempfile.gettempdir()) / "keys"
