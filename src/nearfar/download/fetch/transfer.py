@@ -21,7 +21,8 @@ from nearfar.download.fetch.policy import worth_another
 from nearfar.download.fetch.request import RequestFields, basic, resume
 from nearfar.download.fetch.trouble import Trouble, from_status
 from nearfar.download.model import Body, Head, Job, Reason
-from nearfar.download.urls import Url, UrlError, join_url, parse_url, redact_url
+from nearfar.download.redact import redact_url
+from nearfar.download.urls import Url, UrlError, join_url, parse_url
 
 __all__ = ["Step", "Transfer"]
 
