@@ -58,6 +58,7 @@ class Transfer:
         self._head: Head | None = None
         self._total: int | None = None
         self._size = 0
+        self._most = 0
         self._hashes: Hashes
 
     def request(self) -> list[bytes]:
@@ -92,9 +93,8 @@ class Transfer:
     def take(self, data: bytes) -> bool:
         """Count, hash and pass on the next bytes; False if the sink asks for a pause or `trouble` came up."""
         self._size += len(data)
-        most = self._options.max_size
-        if most is not None and self._size > most:
-            self.trouble = _too_large(most)
+        if self._size > self._most:
+            self.trouble = self._too_large()
             return False
         self._hashes.update(data)
         return self.sink.chunk(data)
@@ -132,6 +132,7 @@ class Transfer:
             modified=fields.get("last-modified"),
             suggested=headers.suggested_name(fields.get("content-disposition")),
         )
+        self._most = self._options.limit(head.length)
         self.trouble = self._objection(head)
         if self.trouble is not None:
             return False
@@ -149,9 +150,10 @@ class Transfer:
         if options.expect and not any(fnmatchcase(head.type or "", kind.lower()) for kind in options.expect):
             wanted = ", ".join(options.expect)
             return Trouble(Reason.REFUSED, f"{head.type or 'no media type'} where {wanted} was expected")
-        if options.max_size is not None and head.length is not None and head.length > options.max_size:
-            return _too_large(options.max_size)
-        return None
+        return self._too_large() if (head.length or 0) > self._most else None
+
+    def _too_large(self) -> Trouble:
+        return Trouble(Reason.TOO_LARGE, f"more than the {self._most:,} bytes allowed (--max-size)")
 
     def _continue(self, answer: Answer) -> bool:
         """A part: only what surely goes on where the bytes so far end, in the same version of the file."""
@@ -196,7 +198,3 @@ class Transfer:
         if wrong is not None:
             return Trouble(Reason.CHECKSUM, f"the content has not the {wrong.algorithm} {wrong.digest}")
         return None
-
-
-def _too_large(most: int) -> Trouble:
-    return Trouble(Reason.TOO_LARGE, f"more than the {most} bytes allowed")
