@@ -38,6 +38,7 @@ def add_fetching(group: argparse._ArgumentGroup) -> None:
         metavar="SIZE",
         help="refuse larger files: 500k, 2M, 1GiB (1T, or 10G unannounced)",
     )
+    add("--decode", action="store_true", help="ask for gzip and deflate, and save what comes of them")
     add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
     add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS")
     add("--stall-timeout", type=positive, metavar="S", help="below 100 bytes a second (30)")
@@ -78,6 +79,7 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
         expect=tuple(options.expect),
         headers=tuple(options.header),
         max_size=options.max_size,
+        decode=options.decode,
         rate=options.rate,
         ca_file=options.cacert,
         insecure=options.insecure_tls,

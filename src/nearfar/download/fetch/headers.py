@@ -26,6 +26,7 @@ FIELDS = {
     name.encode(): name
     for name in (
         "content-disposition",
+        "content-encoding",
         "content-length",
         "content-md5",
         "content-range",

@@ -63,6 +63,8 @@ class FetchOptions:
     rate: int | None = None
     """Bytes per second over all transfers; None: no limit."""
 
+    decode: bool = False
+    """Ask for gzip and deflate, and save what comes of them. Else every body is saved as it was sent."""
     no_private: bool = False
     """Connect to public addresses only (`addresses.is_public`), whatever a name or a redirect says, and to
     no proxy."""
@@ -76,7 +78,7 @@ class FetchOptions:
     insecure: bool = False
     """Accept any certificate, of any host."""
     buffer_size: int = 512 * 1024
-    """Bytes that one `Sink.chunk` brings at most."""
+    """Bytes that one `Sink.chunk` brings at most, as they were sent."""
 
     @property
     def least_speed(self) -> int:

@@ -14,7 +14,8 @@ from fnmatch import fnmatchcase
 
 from nearfar.download.fetch import headers
 from nearfar.download.fetch.base import Sink
-from nearfar.download.fetch.digests import Hashes, named_digests
+from nearfar.download.fetch.content import Content, too_large
+from nearfar.download.fetch.decoding import ContentError, coding
 from nearfar.download.fetch.headers import Answer
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.policy import worth_another
@@ -56,10 +57,7 @@ class Transfer:
         self._ranged = False
         self._joinable = False
         self._head: Head | None = None
-        self._total: int | None = None
-        self._size = 0
-        self._most = 0
-        self._hashes: Hashes
+        self._content: Content | None = None
 
     def request(self) -> list[bytes]:
         """The header lines to send to `url`; the same list object where nothing is special."""
@@ -67,11 +65,12 @@ class Transfer:
         if self._own_origin and self.start.userinfo is not None:
             kept = [line for line in lines if not line.lower().startswith(b"authorization")]
             lines = [*kept, basic(self.start.userinfo)]
-        head = self._head
+        head, content = self._head, self._content
         # An entity tag speaks of one resource: only the URL that sent it may be asked to go on.
-        self._ranged = self._joinable and self._size > 0 and head is not None and head.url == self.url.text
-        if self._ranged and head is not None and head.etag is not None:
-            lines = [*lines, *resume(self._size, head.etag)]
+        self._ranged = False
+        if self._joinable and head and head.etag and head.url == self.url.text and content and content.came:
+            self._ranged = True
+            lines = [*lines, *resume(content.came, head.etag)]
         return lines
 
     def answered(self, answer: Answer, now: float) -> bool:
@@ -92,21 +91,24 @@ class Transfer:
 
     def take(self, data: bytes) -> bool:
         """Count, hash and pass on the next bytes; False if the sink asks for a pause or `trouble` came up."""
-        self._size += len(data)
-        if self._size > self._most:
-            self.trouble = self._too_large()
+        assert self._content is not None
+        try:
+            data = self._content.take(data)
+        except ContentError as error:
+            self.trouble = Trouble(error.reason, error.detail)
             return False
-        self._hashes.update(data)
-        return self.sink.chunk(data)
+        return self.sink.chunk(data) if data else True
 
     def finish(self, trouble: Trouble | None) -> Step:
         """The request is over, by `trouble` of the connection or without; at the end, tell the sink."""
         if self._target is not None and self.trouble is None:
             self.url, self._target = self._target, None
             return Step.FOLLOW
-        self.trouble = self.trouble or trouble or self._verify()
+        content = self._content
+        self.trouble = self.trouble or trouble or (content.fault() if content else None)
         if self.trouble is None:
-            self.sink.done(Body(self._size, self._hashes.sha256, self.tried))
+            assert content is not None, "an answer without a body's head is a trouble"
+            self.sink.done(Body(content.size, content.sha256, self.tried))
             return Step.ENDED
         if worth_another(self.trouble, self.tried, self._options):
             return Step.RETRY
@@ -132,17 +134,22 @@ class Transfer:
             modified=fields.get("last-modified"),
             suggested=headers.suggested_name(fields.get("content-disposition")),
         )
-        self._most = self._options.limit(head.length)
+        try:
+            code = coding(fields.get("content-encoding")) if self._options.decode else None
+        except ContentError as error:
+            self.trouble = Trouble(error.reason, error.detail)
+            return False
         self.trouble = self._objection(head)
         if self.trouble is not None:
             return False
         if self._head is not None:
             self.sink.restart()
-        self._head, self._total, self._size = head, head.length, 0
-        self._joinable = headers.is_strong(head.etag)
-        own = (self.job.checksum,) if self.job.checksum else ()
-        self._hashes = Hashes((*own, *named_digests(fields)))
-        self.sink.begin(head)
+        # What comes of a coded body is not announced.
+        file = head._replace(length=None) if code else head
+        most = self._options.limit(file.length)
+        self._head, self._joinable = head, headers.is_strong(head.etag)
+        self._content = Content(fields, self.job.checksum, code, head.length, most)
+        self.sink.begin(file)
         return True
 
     def _objection(self, head: Head) -> Trouble | None:
@@ -150,21 +157,20 @@ class Transfer:
         if options.expect and not any(fnmatchcase(head.type or "", kind.lower()) for kind in options.expect):
             wanted = ", ".join(options.expect)
             return Trouble(Reason.REFUSED, f"{head.type or 'no media type'} where {wanted} was expected")
-        return self._too_large() if (head.length or 0) > self._most else None
-
-    def _too_large(self) -> Trouble:
-        return Trouble(Reason.TOO_LARGE, f"more than the {self._most:,} bytes allowed (--max-size)")
+        most = options.limit(head.length)
+        return Trouble(*too_large(most)) if (head.length or 0) > most else None
 
     def _continue(self, answer: Answer) -> bool:
         """A part: only what surely goes on where the bytes so far end, in the same version of the file."""
-        assert self._head is not None
+        content = self._content
+        assert self._head is not None and content is not None
         part = headers.content_range(answer.fields.get("content-range"))
-        if part is None or part.start != self._size or answer.fields.get("etag") != self._head.etag:
+        if part is None or part.start != content.came or answer.fields.get("etag") != self._head.etag:
             self._cannot_join("the part that was sent does not continue what came before")
             return False
-        if self._total is None:
-            self._total = part.total
-        if part.total not in (None, self._total):
+        if content.total is None:
+            content.total = part.total
+        if part.total not in (None, content.total):
             self._cannot_join("the file's length changed")
             return False
         return True
@@ -188,13 +194,3 @@ class Transfer:
         else:
             self._own_origin = self._own_origin and target.origin == self.start.origin
             self._target = target
-
-    def _verify(self) -> Trouble | None:
-        if self._total is not None and self._size != self._total:
-            return Trouble(
-                Reason.TRUNCATED, f"{self._size} of {self._total} bytes came", self._size < self._total
-            )
-        wrong = self._hashes.wrong()
-        if wrong is not None:
-            return Trouble(Reason.CHECKSUM, f"the content has not the {wrong.algorithm} {wrong.digest}")
-        return None

@@ -19,6 +19,9 @@ VERSIONS = {
     "h2c": pycurl.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE,
 }
 
+CODED = 16 * 1024
+"""Bytes taken at a time where they may have to be decoded."""
+
 
 def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
     """Set what `options` say. Redirects are ours to follow, and no cookie is kept: libcurl's are left off."""
@@ -27,7 +30,8 @@ def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
     # `urls.py` lets nothing else through; this is for the day when it has a hole.
     setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
     setopt(pycurl.HTTP_VERSION, VERSIONS[options.http])
-    setopt(pycurl.BUFFERSIZE, options.buffer_size)
+    # What is decoded comes whole: as much at a time must fit into memory a thousandfold.
+    setopt(pycurl.BUFFERSIZE, min(options.buffer_size, CODED) if options.decode else options.buffer_size)
     setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
     setopt(pycurl.LOW_SPEED_LIMIT, options.least_speed)
     setopt(pycurl.LOW_SPEED_TIME, options.stall_timeout)
