@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import unquote
 
 from nearfar.download.urls import one_line
 
@@ -52,6 +52,8 @@ _PASSWORD = re.compile(
 _WELL_FORMED = re.compile(
     r"https?://([^/?#\\]*@)?(\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(:\d*)?([/?#].*)?", re.IGNORECASE | re.DOTALL
 )
+_ANY = re.compile(r"[@?#;]")
+"""No secret is known without one of these."""
 _LIST = re.compile(r"[&;?~,\s]")
 _NESTED = 3
 
@@ -67,10 +69,13 @@ def redact_url(text: str) -> str:
     return one_line(_redact(text, _NESTED))
 
 
+@lru_cache(maxsize=2048)
 def written(url: str) -> str:
     """`url` as the manifest has it: a URL still, but for what is secret, and valid Unicode."""
     if not url.isascii():
         url = url.encode(errors="replace").decode()
+    if not _ANY.search(url):
+        return url
     return _redact(_USERINFO.sub("", url) if "@" in url else url, _NESTED)
 
 
@@ -116,10 +121,15 @@ def _group(text: str, depth: int) -> str:
 def _masked(parameter: str, depth: int) -> str:
     """``name=value``, or a bare value, with the value masked if it is secret."""
     name, equals, value = parameter.partition("=")
-    drawn = _looks_drawn(unquote(name))
-    if drawn or (equals and (_names_secret(unquote_plus(name)) or _is_secret(unquote_plus(value), depth))):
+    plain = _plain(name)
+    drawn = _looks_drawn(plain)
+    if drawn or (equals and (_names_secret(plain) or _is_secret(_plain(value), depth))):
         return f"{MASK if drawn else name}{equals and f'={MASK}'}"
     return parameter
+
+
+def _plain(text: str) -> str:
+    return unquote(text) if "%" in text else text
 
 
 def _is_secret(value: str, depth: int) -> bool:

@@ -109,9 +109,9 @@ class Manifest:
         Where it holds secrets, the hash is of this directory's own: no table made elsewhere finds them, and
         no two directories can be compared.
         """
-        said = identity(url).encode(errors="surrogateescape")
         if written(url) == url:
-            return hashlib.sha256(said).digest()
+            return hashlib.sha256(url.encode()).digest()
+        said = identity(url).encode(errors="surrogateescape")
         return hashlib.blake2b(said, digest_size=32, key=self.id.encode()).digest()
 
     @contextlib.contextmanager
