@@ -231,3 +231,19 @@ def test_only_http_and_https_are_followed(web: Web, fetcher: MakeFetcher, scheme
     for sink in (by_redirect, at_once):
         assert sink.failure is not None and sink.failure.reason is Reason.REFUSED
     assert web.connections == 1
+
+
+def test_a_stuck_connection_is_not_used_for_the_next_attempt(web: Web, fetcher: MakeFetcher) -> None:
+    """Given HTTP/2 over one connection that a stalled answer holds, I expect the others to get another."""
+    web.routes["/stuck"] = raw_stall
+    web.routes["/next"] = content(b"next")
+    stuck, other = fetch_all(
+        fetcher(http="h2c", tries=2, stall_timeout=1, per_host=1), web.url("/stuck"), web.url("/next")
+    )
+    assert stuck.failure is not None and stuck.failure.reason is Reason.TIMEOUT
+    assert bytes(other.data) == b"next"
+
+
+def raw_stall(request: Request, reply: Reply) -> None:
+    reply.head(200, {})
+    reply.stall()

@@ -30,6 +30,8 @@ __all__ = ["Step", "Transfer"]
 FILE = frozenset({200, 203})
 REDIRECT = frozenset({301, 302, 303, 307, 308})
 
+ANSWERED = frozenset({Reason.HTTP_4XX, Reason.HTTP_5XX})
+
 
 class Step(Enum):
     """What follows when a request is over."""
@@ -49,6 +51,8 @@ class Transfer:
         self.tried = 1
         self.trouble: Trouble | None = None
         """Why the present attempt has failed, or the last one of a transfer that ended."""
+        self.fresh = False
+        """The next request should not go over a connection that was used before."""
         self._options = options
         self._fields = fields
         self._target: Url | None = None
@@ -118,6 +122,8 @@ class Transfer:
     def again(self) -> None:
         """Start the next attempt, from the URL as it was given."""
         self.tried += 1
+        # A connection whose peer is stuck, or still sends the rest of a lie, serves no second attempt better.
+        self.fresh = self.trouble is not None and self.trouble.reason not in ANSWERED
         self.url = self.start
         self.trouble = self._target = None
         self._hops = 0

@@ -50,6 +50,7 @@ class Handle:
         self._fields: list[bytes] | None = None
         self._http = options.http
         self._sharing = False
+        self._fresh = False
         self._answered = False
         self._taking = False
         self._barred: str | None = None
@@ -69,6 +70,9 @@ class Handle:
         self._head_size = 0
         self.curl.setopt(pycurl.URL, transfer.url.text)
         self._share(self._http == "h2c" or (self._http == "auto" and transfer.url.scheme == "https"))
+        if transfer.fresh is not self._fresh:
+            self.curl.setopt(pycurl.FRESH_CONNECT, int(transfer.fresh))
+            self._fresh = transfer.fresh
         fields = transfer.request()
         if fields is not self._fields:
             self.curl.setopt(pycurl.HTTPHEADER, fields)
