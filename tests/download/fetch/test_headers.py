@@ -13,6 +13,7 @@ from nearfar.download.fetch.digests import Hashes, is_known, named_digests
 from nearfar.download.fetch.headers import (
     ContentRange,
     content_range,
+    contradiction,
     is_strong,
     length,
     media_type,
@@ -62,6 +63,23 @@ def test_no_head_breaks_the_reader(lines: list[bytes]) -> None:
 )
 def test_a_length_is_a_number_or_unknown(fields: bytes, size: int | None) -> None:
     assert length(parse_head([b"HTTP/1.1 200 OK\r\n", fields])) == size
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        (b"Content-Length: 5\r\nContent-Length: 3\r\n", "lengths"),
+        (b"Content-Length: 5, 3\r\n", "lengths"),
+        (b"Content-Length: 5\r\nContent-Length: 5\r\n", ""),
+        (b"Transfer-Encoding: gzip, chunked\r\n", "coding"),
+        (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", "coding"),
+        (b"Transfer-Encoding: Chunked \r\n", ""),
+        (b"", ""),
+    ],
+)
+def test_a_body_whose_end_or_form_nobody_can_tell(fields: bytes, word: str) -> None:
+    assert word in (contradiction(parse_head([b"HTTP/1.1 200 OK\r\n", *fields.splitlines(True)])) or "")
+    assert bool(word) is (contradiction(parse_head([*fields.splitlines(True)])) is not None)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ __all__ = [
     "Answer",
     "ContentRange",
     "content_range",
+    "contradiction",
     "is_strong",
     "length",
     "media_type",
@@ -90,6 +91,17 @@ def length(answer: Answer) -> int | None:
     if not value.isdecimal() or "transfer-encoding" in answer.fields:
         return None
     return int(value) if len(value) < 20 else UNCOUNTABLE
+
+
+def contradiction(answer: Answer) -> str | None:
+    """Why nobody can say where the body ends, or what it is; None if all is well (RFC 9112, 6.3)."""
+    if len(set(answer.fields.get("content-length", "").split(", "))) > 1:
+        return "several lengths were announced"
+    code = answer.fields.get("transfer-encoding", "chunked").strip().lower()
+    if code not in ("chunked", "identity"):
+        # Some versions of libcurl would undo it.
+        return "a transfer coding that was not asked for"
+    return None
 
 
 @lru_cache(maxsize=256)

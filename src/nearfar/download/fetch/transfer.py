@@ -28,6 +28,7 @@ from nearfar.download.urls import Url, UrlError, join_url, parse_url
 __all__ = ["Step", "Transfer"]
 
 FILE = frozenset({200, 203})
+PARTLY_FILE = FILE | {206}
 REDIRECT = frozenset({301, 302, 303, 307, 308})
 
 ANSWERED = frozenset({Reason.HTTP_4XX, Reason.HTTP_5XX})
@@ -80,6 +81,9 @@ class Transfer:
     def answered(self, answer: Answer, now: float) -> bool:
         """Judge a head; True if the body that follows is for `take`. `now`: seconds since the epoch."""
         fields = answer.fields
+        if answer.status in PARTLY_FILE and (why := headers.contradiction(answer)) is not None:
+            self.trouble = Trouble(Reason.REFUSED, why)
+            return False
         if answer.status in FILE:
             return self._begin(answer)
         if answer.status == 206 and self._ranged:

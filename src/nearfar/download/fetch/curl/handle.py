@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from typing import Any
@@ -25,6 +26,19 @@ HEAD_ERRORS = frozenset({8, 23, 56})
 HEADS_BOUNDED = pycurl.version_info()[2] >= 0x080300
 DISCARDED_AT_MOST = 64 * 1024
 """Bytes of an unwanted body that are read so that its connection can be used again."""
+
+
+class Lent:
+    """A socket for pycurl, which makes a copy of what it is given (before 7.46, it takes no plain number)."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
 
 
 class Handle:
@@ -115,7 +129,7 @@ class Handle:
         self.transfer = None
         self.curl.close()
 
-    def _open(self, purpose: int, address: Any) -> int:
+    def _open(self, purpose: int, address: Any) -> int | Lent:
         """libcurl's way to a socket: with the very address that it connects to, resolved and none other.
 
         So nothing lies between check and use that a second look at the name could change. A connection that
@@ -126,7 +140,7 @@ class Handle:
             self._barred = str(place[0])
             return int(pycurl.SOCKET_BAD)
         try:
-            return socket.socket(family, kind, protocol).detach()
+            return Lent(socket.socket(family, kind, protocol).detach())
         except OSError:
             return int(pycurl.SOCKET_BAD)
 
