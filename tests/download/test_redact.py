@@ -146,3 +146,8 @@ def test_passwords_are_no_part_of_what_a_url_is_known_by() -> None:
 )
 def test_a_name_is_made_without_secrets(segment: str, name: str) -> None:
     assert without_parameters(segment) == name
+
+
+def test_an_at_in_the_path_stays_in_the_manifest() -> None:
+    assert written("http://me:hush@h/a/b@c") == "http://h/a/b@c"
+    assert written("http://h/a//b@c") == "http://h/a//***@c"

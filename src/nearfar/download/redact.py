@@ -44,6 +44,7 @@ _RUN = re.compile(r"[A-Za-z0-9_+/=-]{20,}")
 _CHANGE = re.compile(r"(?<=[a-z])[A-Z0-9]|(?<=[A-Z])[0-9]|(?<=[0-9])[A-Za-z]|(?<=[A-Z])[a-z]")
 _LIVELY = 6
 _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
+_OWN_USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", re.IGNORECASE)
 _BEFORE_AT = re.compile(r"^([a-z][a-z0-9+.-]*:/*)?.*@", re.IGNORECASE | re.DOTALL)
 _AFTER_MARK = re.compile(r"\?.+", re.DOTALL)
 _PASSWORD = re.compile(
@@ -76,7 +77,7 @@ def written(url: str) -> str:
         url = url.encode(errors="replace").decode()
     if not _ANY.search(url):
         return url
-    return _redact(_USERINFO.sub("", url) if "@" in url else url, _NESTED)
+    return _redact(_OWN_USERINFO.sub(r"\1", url) if "@" in url else url, _NESTED)
 
 
 def identity(url: str) -> str:

@@ -97,6 +97,21 @@ def test_what_drips_or_stalls_times_out_by_default(web: Web, fetcher: MakeFetche
     assert reasons == dict.fromkeys(web.routes, Reason.TIMEOUT)
 
 
+def test_an_honest_slow_body_is_let_through(web: Web, fetcher: MakeFetcher) -> None:
+    """Given the default speed, a patience of one second, and a line of 800 bytes a second for two."""
+    pause = threading.Event()
+
+    def slow(request: Request, reply: Reply) -> None:
+        reply.head(200, {"Content-Length": "1600"})
+        for _ in range(20):
+            pause.wait(0.1)
+            reply.data(bytes(80))
+
+    web.routes["/a"] = slow
+    (sink,) = fetch_all(fetcher(tries=1, stall_timeout=1), web.url("/a"))
+    assert sink.body is not None and sink.body.size == 1600
+
+
 def test_a_body_without_end_is_too_large_by_default(
     web: Web, fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

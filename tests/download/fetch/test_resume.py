@@ -142,3 +142,10 @@ def test_a_part_that_does_not_end_where_it_was_announced_is_no_file(web: Web, fe
     web.routes["/a"] = in_turn(cut(bytes(10), 5, etag='"1"'), endless_part)
     (sink,) = fetch_all(fetcher(), web.url("/a"))
     assert sink.failure is not None and sink.failure.reason is Reason.TRUNCATED
+
+
+def test_a_request_that_takes_too_long_goes_on_in_the_next_attempt(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = in_turn(cut(OLD, 50_000, by="stall", etag='"1"'), content(OLD, etag='"1"'))
+    (sink,) = fetch_all(fetcher(total_timeout=0.5, stall_timeout=30), web.url("/a"))
+    assert bytes(sink.data) == OLD and sink.calls == RESUMED
+    assert web.log[1].fields["range"] == "bytes=50000-"
