@@ -10,8 +10,8 @@ Secret are, and ``***`` stands in their place:
 * a value that holds a URL, or a list of parameters, with a secret in it.
 
 The rest is told, for ``id=17`` is how a reader knows the file. A secret among the segments of the path is not
-known as one. Whole URLs are kept in two places: in memory, and in the failures file, which must feed them
-back and is its owner's alone.
+known as one. Whole URLs are in memory, on the queue, and in the failures file, which must feed them back and
+is its owner's alone.
 """
 
 from __future__ import annotations
