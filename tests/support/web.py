@@ -40,9 +40,11 @@ class Web:
     routes: dict[str, Handler] = field(default_factory=dict)
     """By path, without the query; ``"*"`` answers for the rest."""
     log: list[Request] = field(default_factory=list)
+    host: str = "127.0.0.1"
+    """The address to listen at."""
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server((self.host, 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}

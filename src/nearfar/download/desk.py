@@ -11,6 +11,7 @@ from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake
 from nearfar.download.lines import Bad
 from nearfar.download.model import Failure, Job
+from nearfar.download.redact import redact_url
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class InputDesk:
             log.debug(
                 "%s: %s as %s",
                 ended.ending,
-                job.url,
+                redact_url(job.url),
                 ended.what.name,
                 extra={"event": "saved", "fields": {"name": ended.what.name, "size": ended.what.size}},
             )
@@ -97,5 +98,5 @@ class InputDesk:
 
     def _fail(self, entry: Job | Bad, failure: Failure) -> None:
         self._failures.add(entry, failure)
-        what = entry.text[:200] if isinstance(entry, Bad) else entry.url
+        what = redact_url(entry.text if isinstance(entry, Bad) else entry.url)
         log.info("failed (%s): %s: %s", failure.reason, what, failure.detail, extra={"event": "failed"})

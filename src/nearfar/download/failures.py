@@ -13,6 +13,8 @@ from nearfar.download.model import Failure, Job
 class Failures:
     """Collects failed lines beside `path`, and gives them its name at the end.
 
+    URLs stand in it whole, secrets included, for it is input again: nobody but its owner may read it.
+
     Until `close`, a file of an earlier run keeps its content, so that it can be this run's input. When
     nothing failed, `close` removes it: it speaks of a run that is over. One that another run put there
     in the meantime stays.
@@ -28,7 +30,10 @@ class Failures:
     def add(self, entry: Job | Bad, failure: Failure) -> None:
         """Write one line. Raises `OSError`."""
         if self._file is None:
-            self._file = self._unfinished.open("w", encoding="utf-8", errors="surrogateescape")
+            # One of a run that was killed under our process id may lie there, with other permissions.
+            self._unfinished.unlink(missing_ok=True)
+            descriptor = os.open(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._file = os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape")
         self._file.write(failed_line(entry, failure))
         self.count += 1
 

@@ -22,6 +22,7 @@ from nearfar.download.model import Ending, Failure, Reason, Saved
 from nearfar.download.offers import Offers
 from nearfar.download.passage import Passage
 from nearfar.download.post import Post
+from nearfar.download.redact import redact_url
 from nearfar.download.words import Lost, Verdict
 
 BATCH = 500
@@ -168,7 +169,7 @@ class Producer:
     def _again(self, passage: Passage) -> None:
         """The consumer was lost before it said that the file is safe: it is fetched again unless it is."""
         losses = self._losses[passage.number] = self._losses.get(passage.number, 0) + 1
-        log.warning("lost with its consumer, to be fetched again: %s", passage.job.url)
+        log.warning("lost with its consumer, to be fetched again: %s", redact_url(passage.job.url))
         if losses < TRIES:
             self._offers.offer([(passage.number, passage.job)])
         else:

@@ -66,7 +66,8 @@ def header(text: str) -> tuple[str, str]:
     """``Name: value`` as a pair."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 'Name: value'")
+        # It is not repeated: what was meant to be a header may be a secret.
+        raise argparse.ArgumentTypeError("not of the form 'Name: value'")
     return name.strip(), value.strip()
 
 

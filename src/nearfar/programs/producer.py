@@ -30,15 +30,12 @@ from nearfar.net.addresses import Address
 from nearfar.programs.arguments import (
     DEFAULT_ADDRESS,
     add_queue_options,
-    byte_count,
     describe_place,
-    header,
-    natural,
     pool_place,
     positive,
-    seconds,
 )
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
+from nearfar.programs.fetching import add_fetching, fetch_options, warn
 from nearfar.programs.run import Run
 
 if TYPE_CHECKING:
@@ -58,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging(options)
     keep_freed_memory()
     _check(parser, options)
+    warn(options)
     try:
-        fetching = _fetch_options(options)
+        fetching = fetch_options(options)
         source = _open_source(options)
     except (ValueError, OSError) as error:
         parser.error(why(error))
@@ -85,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="what failed, to be used as -i again (%(default)s)",
     )
-    _add_fetching(parser.add_argument_group("fetching"))
+    add_fetching(parser.add_argument_group("fetching"))
     local = parser.add_argument_group("with --queue local")
     local.add_argument("-o", "--output", type=Path, metavar="DIR", help="where to save the files")
     local.add_argument("--overwrite", action="store_true", help="replace files that are not ours")
@@ -103,24 +101,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_fetching(group: argparse._ArgumentGroup) -> None:
-    """One option for each setting of `FetchOptions` that a user has reason to change."""
-    add = group.add_argument
-    add("--jobs", type=positive, default=16, metavar="N", help="transfers at a time (16)")
-    add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host (16)")
-    add("--expect", action="append", default=[], metavar="TYPE", help="refuse other media types: image/*")
-    add("--header", type=header, action="append", default=[], metavar="'NAME: VALUE'")
-    add("--user-agent", metavar="TEXT")
-    add("--max-size", type=byte_count, metavar="SIZE", help="refuse larger files: 500k, 2M, 1GiB")
-    add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
-    add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS")
-    add("--stall-timeout", type=positive, metavar="S", help="without a byte")
-    add("--timeout", type=seconds, metavar="S", help="for a whole request")
-    add("--retries", type=natural, metavar="N", help="after the first attempt")
-    add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM)")
-    add("--insecure-tls", action="store_true", help="accept any certificate")
-
-
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if find_spec("pycurl") is None and not isinstance(options.pool, str):
         parser.error("downloading needs pycurl: pip install 'nearfar[download]'")
@@ -130,28 +110,6 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--queue local needs -o DIR" if options.queue == LOCAL else "-o needs --queue local")
     if options.pool is not None and options.queue == LOCAL:
         parser.error("--pool needs a queue with an address: --queue local has processes of its own (-P N)")
-
-
-def _fetch_options(options: argparse.Namespace) -> FetchOptions:
-    """What the command line says, over the defaults. Raises `ValueError`."""
-    chosen = {
-        "user_agent": options.user_agent,
-        "connect_timeout": options.connect_timeout,
-        "stall_timeout": options.stall_timeout,
-        "tries": None if options.retries is None else options.retries + 1,
-    }
-    return FetchOptions(
-        connections=options.jobs,
-        per_host=options.per_host,
-        expect=tuple(options.expect),
-        headers=tuple(options.header),
-        max_size=options.max_size,
-        rate=options.rate,
-        total_timeout=options.timeout,
-        ca_file=options.cacert,
-        insecure=options.insecure_tls,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )
 
 
 def _open_source(options: argparse.Namespace) -> Source:

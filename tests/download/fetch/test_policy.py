@@ -69,6 +69,18 @@ def test_codes_of_libcurl_by_reason(code: int, answered: bool, reason: Reason, t
     assert trouble.detail == f"libcurl error {code}"
 
 
+def test_nonsense_is_tried_again_only_behind_another_answer() -> None:
+    """It may be the rest of an answer that was longer than its server said."""
+    for code, reused, transient in ((1, True, True), (8, True, True), (1, False, False), (3, True, False)):
+        trouble = from_curl(code, "", answered=False, reused=reused)
+        assert (trouble.reason, trouble.transient) == (Reason.REFUSED, transient)
+
+
+def test_a_field_without_end_is_too_large() -> None:
+    trouble = from_curl(100, "", answered=False)
+    assert (trouble.reason, trouble.transient) == (Reason.TOO_LARGE, False)
+
+
 def test_a_phrase_of_the_server_is_shown_on_one_short_line() -> None:
     detail = from_status(404, "No\x1b[31m\r\n" + "x" * 500, None).failure().detail
     assert detail.isprintable() and len(detail) <= 100

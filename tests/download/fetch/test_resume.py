@@ -9,7 +9,7 @@ import pytest
 
 from nearfar.download.model import Reason
 from tests.download.fetch.conftest import MakeFetcher
-from tests.support.exchange import Handler
+from tests.support.exchange import Handler, Reply, Request
 from tests.support.routes import content, cut, in_turn, raw, redirect, status, without_ranges
 from tests.support.sinks import fetch_all
 from tests.support.web import Web
@@ -130,3 +130,22 @@ def test_after_the_same_redirect_the_file_goes_on(web: Web, fetcher: MakeFetcher
     (sink,) = fetch_all(fetcher(), web.url("/a"))
     assert bytes(sink.data) == OLD and sink.calls == RESUMED
     assert ["range" in request.fields for request in web.log] == [False, False, False, True]
+
+
+def test_a_part_that_does_not_end_where_it_was_announced_is_no_file(web: Web, fetcher: MakeFetcher) -> None:
+    def endless_part(request: Request, reply: Reply) -> None:
+        head = b'HTTP/1.1 206 X\r\nETag: "1"\r\nContent-Range: bytes 5-9/10\r\n'
+        reply.raw(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        while True:
+            reply.raw(b"400\r\n" + bytes(1024) + b"\r\n")
+
+    web.routes["/a"] = in_turn(cut(bytes(10), 5, etag='"1"'), endless_part)
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert sink.failure is not None and sink.failure.reason is Reason.TRUNCATED
+
+
+def test_a_request_that_takes_too_long_goes_on_in_the_next_attempt(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = in_turn(cut(OLD, 50_000, by="stall", etag='"1"'), content(OLD, etag='"1"'))
+    (sink,) = fetch_all(fetcher(total_timeout=0.5, stall_timeout=30), web.url("/a"))
+    assert bytes(sink.data) == OLD and sink.calls == RESUMED
+    assert web.log[1].fields["range"] == "bytes=50000-"

@@ -233,3 +233,25 @@ def test_a_large_file_streams_in_bounded_memory(store: Store, tmp_path: Path) ->
     finally:
         tracemalloc.stop()
     assert saved(ending).size == (tmp_path / "large").stat().st_size == 128 << 20
+
+
+def test_what_is_known_of_a_secret_cannot_be_looked_up(tmp_path: Path) -> None:
+    """Given one URL with a token in two directories, I expect it known in each, by hashes that differ."""
+    what = job("a.png?token=hush")
+    plain = hashlib.sha256(what.url.encode()).digest()
+    keys = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        with Store(folder) as store:
+            save(store, job("other/a.png"))
+            saved(save(store, what, b"other"))
+            assert store.known([what, job("a.png?token=hash"), job("a.png")])[1:] == [None, None]
+            [key] = {path.stem for path in folder.glob("a-*.png")}
+        assert plain not in (folder / ".nearfar.sqlite").read_bytes() and plain.hex()[:8] not in key
+        keys.append(key)
+    assert keys[0] != keys[1]
+
+
+def test_a_new_password_is_the_same_url_and_another_user_is_not(store: Store) -> None:
+    first, later, other = (Job(f"http://{who}@h/a") for who in ("me:one", "me:two", "you:one"))
+    row = saved(save(store, first))
+    assert store.known([later, other]) == [row, None]

@@ -14,6 +14,7 @@ __all__ = [
     "Answer",
     "ContentRange",
     "content_range",
+    "contradiction",
     "is_strong",
     "length",
     "media_type",
@@ -26,6 +27,7 @@ FIELDS = {
     name.encode(): name
     for name in (
         "content-disposition",
+        "content-encoding",
         "content-length",
         "content-md5",
         "content-range",
@@ -40,8 +42,10 @@ FIELDS = {
     )
 }
 """The fields that matter here, by what stands before their colon; the others are not read."""
+UNCOUNTABLE = 2**63 - 1
 RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
-STRONG_ETAG = re.compile(r'"[^"]*"')
+STRONG_ETAG = re.compile(r'"[!#-~\x80-\xff]*"')
+"""It is sent back, so there is nothing in it that no tag may have (RFC 9110, 8.8.3)."""
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
 
 
@@ -79,10 +83,25 @@ def parse_head(lines: Sequence[bytes]) -> Answer:
 
 
 def length(answer: Answer) -> int | None:
-    """The body's announced length in bytes; None where a transfer coding makes it void (RFC 9112, 6.3)."""
+    """The body's announced length in bytes; None where a transfer coding makes it void (RFC 9112, 6.3).
+
+    libcurl passes over a number that it cannot count to; here it stays one that no limit allows.
+    """
     value = answer.fields.get("content-length", "")
-    known = value.isdecimal() and len(value) < 20 and "transfer-encoding" not in answer.fields
-    return int(value) if known else None
+    if not value.isdecimal() or "transfer-encoding" in answer.fields:
+        return None
+    return int(value) if len(value) < 20 else UNCOUNTABLE
+
+
+def contradiction(answer: Answer) -> str | None:
+    """Why nobody can say where the body ends, or what it is; None if all is well (RFC 9112, 6.3)."""
+    if len(set(answer.fields.get("content-length", "").split(", "))) > 1:
+        return "several lengths were announced"
+    code = answer.fields.get("transfer-encoding", "chunked").strip().lower()
+    if code not in ("chunked", "identity"):
+        # Some versions of libcurl would undo it.
+        return "a transfer coding that was not asked for"
+    return None
 
 
 @lru_cache(maxsize=256)

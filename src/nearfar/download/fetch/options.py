@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,10 @@ OURS = frozenset(
     {"accept-encoding", "connection", "content-length", "if-range", "range", "te", "transfer-encoding"}
 )
 """Fields that decide which bytes come; a user's value would break resumption or the length check."""
+ANNOUNCED_AT_MOST = 10**12
+"""Bytes: nobody means to fetch a terabyte unasked, but a server may announce it."""
+ENDLESS = 10**10
+"""Bytes after which a body of unannounced length is taken for one without an end."""
 MOST_CONNECTIONS = 500
 """`select` knows 1,024 descriptors, and an HTTP/1.1 transfer, while it connects, may hold two."""
 
@@ -34,10 +38,12 @@ class FetchOptions:
     stall_timeout: int = 30
     """Seconds that a transfer may stay below `stall_speed`, on libcurl's average over the last five or so;
     a pause of the sink's does not count (for libcurl 7.61 it does)."""
-    stall_speed: int = 1
-    """Bytes per second."""
-    total_timeout: float | None = None
-    """Seconds for one request from its start to its last byte, a pause included; None: no limit."""
+    stall_speed: int = 100
+    """Bytes per second: less than the slowest line in use, more than a server that only keeps us waiting
+    cares to send. Lower where `rate` does not let each of `connections` have as much."""
+    total_timeout: float | None = 86_400.0
+    """Seconds for one request from its start to its last byte, a pause included; None: no limit. A file that
+    takes longer goes on from there with the next attempt, if its server names its version."""
 
     tries: int = 5
     """Attempts per URL before it failed; redirects do not count."""
@@ -51,13 +57,18 @@ class FetchOptions:
     """Redirects followed per attempt."""
 
     max_size: int | None = None
-    """Bytes a file may have; None: no limit."""
+    """Bytes a file may have; None: `ANNOUNCED_AT_MOST` where its length is announced, else `ENDLESS`."""
     expect: tuple[str, ...] = ()
     """Patterns such as ``image/*`` of which the media type must match one; empty: any type."""
     rate: int | None = None
     """Bytes per second over all transfers; None: no limit."""
 
-    headers: tuple[tuple[str, str], ...] = ()
+    decode: bool = False
+    """Ask for gzip and deflate, and save what comes of them. Else every body is saved as it was sent."""
+    no_private: bool = False
+    """Connect to public addresses only (`addresses.is_public`), whatever a name or a redirect says, and to
+    no proxy."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Fields sent with every request. After a redirect to another origin only the harmless ones still go."""
     user_agent: str = f"nearfar/{__version__}"
     http: Literal["auto", "1.1", "h2c"] = "auto"
@@ -67,7 +78,19 @@ class FetchOptions:
     insecure: bool = False
     """Accept any certificate, of any host."""
     buffer_size: int = 512 * 1024
-    """Bytes that one `Sink.chunk` brings at most."""
+    """Bytes that one `Sink.chunk` brings at most, as they were sent."""
+
+    @property
+    def least_speed(self) -> int:
+        """Bytes per second below which a transfer stalls; at most a quarter of its share of the rate."""
+        share = self.stall_speed if self.rate is None else self.rate // (4 * self.connections)
+        return max(1, min(self.stall_speed, share))
+
+    def limit(self, announced: int | None) -> int:
+        """Bytes that a file may have whose length was `announced`, or not (None)."""
+        if self.max_size is not None:
+            return self.max_size
+        return ENDLESS if announced is None else ANNOUNCED_AT_MOST
 
     def __post_init__(self) -> None:
         _within("connections", self.connections, 1, MOST_CONNECTIONS)
@@ -86,8 +109,8 @@ class FetchOptions:
             raise ValueError("retry_after_cap must not be negative")
         if self.http not in ("auto", "1.1", "h2c"):
             raise ValueError("http must be auto, 1.1 or h2c")
-        for field, value in (*self.headers, ("User-Agent", self.user_agent)):
-            _check_field(field, value)
+        for name, value in (*self.headers, ("User-Agent", self.user_agent)):
+            _check_field(name, value)
 
 
 def _within(name: str, value: int, least: int, most: int | None = None) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from base64 import b64encode
 
+from nearfar.download.fetch.decoding import ACCEPTED
 from nearfar.download.fetch.options import FetchOptions
 
 __all__ = ["RequestFields", "basic", "resume"]
 
-HARMLESS = frozenset({"accept", "accept-language", "user-agent"})
+HARMLESS = frozenset({"accept", "accept-encoding", "accept-language", "user-agent"})
 """Any other field a user adds may be a secret (Authorization, Cookie, X-Api-Key, ...)."""
 
 
@@ -20,6 +21,8 @@ class RequestFields:
         fields = list(options.headers)
         if "user-agent" not in named:
             fields.append(("User-Agent", options.user_agent))
+        if options.decode:
+            fields.append(("Accept-Encoding", ACCEPTED))
         self.own = [_line(name, value) for name, value in fields]
         """For the origin of the URL as it was given."""
         self.foreign = [_line(name, value) for name, value in fields if name.lower() in HARMLESS]

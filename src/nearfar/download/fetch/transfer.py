@@ -14,19 +14,24 @@ from fnmatch import fnmatchcase
 
 from nearfar.download.fetch import headers
 from nearfar.download.fetch.base import Sink
-from nearfar.download.fetch.digests import Hashes, named_digests
+from nearfar.download.fetch.content import Content, too_large
+from nearfar.download.fetch.decoding import ContentError, coding
 from nearfar.download.fetch.headers import Answer
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.policy import worth_another
 from nearfar.download.fetch.request import RequestFields, basic, resume
 from nearfar.download.fetch.trouble import Trouble, from_status
 from nearfar.download.model import Body, Head, Job, Reason
-from nearfar.download.urls import Url, UrlError, join_url, parse_url, redact_url
+from nearfar.download.redact import redact_url
+from nearfar.download.urls import Url, UrlError, join_url, parse_url
 
 __all__ = ["Step", "Transfer"]
 
 FILE = frozenset({200, 203})
+PARTLY_FILE = FILE | {206}
 REDIRECT = frozenset({301, 302, 303, 307, 308})
+
+ANSWERED = frozenset({Reason.HTTP_4XX, Reason.HTTP_5XX})
 
 
 class Step(Enum):
@@ -47,6 +52,8 @@ class Transfer:
         self.tried = 1
         self.trouble: Trouble | None = None
         """Why the present attempt has failed, or the last one of a transfer that ended."""
+        self.fresh = False
+        """The next request should not go over a connection that was used before."""
         self._options = options
         self._fields = fields
         self._target: Url | None = None
@@ -55,9 +62,7 @@ class Transfer:
         self._ranged = False
         self._joinable = False
         self._head: Head | None = None
-        self._total: int | None = None
-        self._size = 0
-        self._hashes: Hashes
+        self._content: Content | None = None
 
     def request(self) -> list[bytes]:
         """The header lines to send to `url`; the same list object where nothing is special."""
@@ -65,16 +70,20 @@ class Transfer:
         if self._own_origin and self.start.userinfo is not None:
             kept = [line for line in lines if not line.lower().startswith(b"authorization")]
             lines = [*kept, basic(self.start.userinfo)]
-        head = self._head
+        head, content = self._head, self._content
         # An entity tag speaks of one resource: only the URL that sent it may be asked to go on.
-        self._ranged = self._joinable and self._size > 0 and head is not None and head.url == self.url.text
-        if self._ranged and head is not None and head.etag is not None:
-            lines = [*lines, *resume(self._size, head.etag)]
+        self._ranged = False
+        if self._joinable and head and head.etag and head.url == self.url.text and content and content.came:
+            self._ranged = True
+            lines = [*lines, *resume(content.came, head.etag)]
         return lines
 
     def answered(self, answer: Answer, now: float) -> bool:
         """Judge a head; True if the body that follows is for `take`. `now`: seconds since the epoch."""
         fields = answer.fields
+        if answer.status in PARTLY_FILE and (why := headers.contradiction(answer)) is not None:
+            self.trouble = Trouble(Reason.REFUSED, why)
+            return False
         if answer.status in FILE:
             return self._begin(answer)
         if answer.status == 206 and self._ranged:
@@ -90,22 +99,24 @@ class Transfer:
 
     def take(self, data: bytes) -> bool:
         """Count, hash and pass on the next bytes; False if the sink asks for a pause or `trouble` came up."""
-        self._size += len(data)
-        most = self._options.max_size
-        if most is not None and self._size > most:
-            self.trouble = _too_large(most)
+        assert self._content is not None
+        try:
+            data = self._content.take(data)
+        except ContentError as error:
+            self.trouble = Trouble(error.reason, error.detail)
             return False
-        self._hashes.update(data)
-        return self.sink.chunk(data)
+        return self.sink.chunk(data) if data else True
 
     def finish(self, trouble: Trouble | None) -> Step:
         """The request is over, by `trouble` of the connection or without; at the end, tell the sink."""
         if self._target is not None and self.trouble is None:
             self.url, self._target = self._target, None
             return Step.FOLLOW
-        self.trouble = self.trouble or trouble or self._verify()
+        content = self._content
+        self.trouble = self.trouble or trouble or (content.fault() if content else None)
         if self.trouble is None:
-            self.sink.done(Body(self._size, self._hashes.sha256, self.tried))
+            assert content is not None, "an answer without a body's head is a trouble"
+            self.sink.done(Body(content.size, content.sha256, self.tried))
             return Step.ENDED
         if worth_another(self.trouble, self.tried, self._options):
             return Step.RETRY
@@ -115,6 +126,8 @@ class Transfer:
     def again(self) -> None:
         """Start the next attempt, from the URL as it was given."""
         self.tried += 1
+        # A connection whose peer is stuck, or still sends the rest of a lie, serves no second attempt better.
+        self.fresh = self.trouble is not None and self.trouble.reason not in ANSWERED
         self.url = self.start
         self.trouble = self._target = None
         self._hops = 0
@@ -131,16 +144,22 @@ class Transfer:
             modified=fields.get("last-modified"),
             suggested=headers.suggested_name(fields.get("content-disposition")),
         )
+        try:
+            code = coding(fields.get("content-encoding")) if self._options.decode else None
+        except ContentError as error:
+            self.trouble = Trouble(error.reason, error.detail)
+            return False
         self.trouble = self._objection(head)
         if self.trouble is not None:
             return False
         if self._head is not None:
             self.sink.restart()
-        self._head, self._total, self._size = head, head.length, 0
-        self._joinable = headers.is_strong(head.etag)
-        own = (self.job.checksum,) if self.job.checksum else ()
-        self._hashes = Hashes((*own, *named_digests(fields)))
-        self.sink.begin(head)
+        # What comes of a coded body is not announced.
+        file = head._replace(length=None) if code else head
+        most = self._options.limit(file.length)
+        self._head, self._joinable = head, headers.is_strong(head.etag)
+        self._content = Content(fields, self.job.checksum, code, head.length, most)
+        self.sink.begin(file)
         return True
 
     def _objection(self, head: Head) -> Trouble | None:
@@ -148,20 +167,20 @@ class Transfer:
         if options.expect and not any(fnmatchcase(head.type or "", kind.lower()) for kind in options.expect):
             wanted = ", ".join(options.expect)
             return Trouble(Reason.REFUSED, f"{head.type or 'no media type'} where {wanted} was expected")
-        if options.max_size is not None and head.length is not None and head.length > options.max_size:
-            return _too_large(options.max_size)
-        return None
+        most = options.limit(head.length)
+        return Trouble(*too_large(most)) if (head.length or 0) > most else None
 
     def _continue(self, answer: Answer) -> bool:
         """A part: only what surely goes on where the bytes so far end, in the same version of the file."""
-        assert self._head is not None
+        content = self._content
+        assert self._head is not None and content is not None
         part = headers.content_range(answer.fields.get("content-range"))
-        if part is None or part.start != self._size or answer.fields.get("etag") != self._head.etag:
+        if part is None or part.start != content.came or answer.fields.get("etag") != self._head.etag:
             self._cannot_join("the part that was sent does not continue what came before")
             return False
-        if self._total is None:
-            self._total = part.total
-        if part.total not in (None, self._total):
+        if content.total is None:
+            content.total = part.total
+        if part.total not in (None, content.total):
             self._cannot_join("the file's length changed")
             return False
         return True
@@ -185,17 +204,3 @@ class Transfer:
         else:
             self._own_origin = self._own_origin and target.origin == self.start.origin
             self._target = target
-
-    def _verify(self) -> Trouble | None:
-        if self._total is not None and self._size != self._total:
-            return Trouble(
-                Reason.TRUNCATED, f"{self._size} of {self._total} bytes came", self._size < self._total
-            )
-        wrong = self._hashes.wrong()
-        if wrong is not None:
-            return Trouble(Reason.CHECKSUM, f"the content has not the {wrong.algorithm} {wrong.digest}")
-        return None
-
-
-def _too_large(most: int) -> Trouble:
-    return Trouble(Reason.TOO_LARGE, f"more than the {most} bytes allowed")

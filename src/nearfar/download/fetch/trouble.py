@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from nearfar.download.model import Failure, Reason
 from nearfar.download.urls import one_line
 
-__all__ = ["Trouble", "from_curl", "from_status"]
+__all__ = ["HEAD_AT_MOST", "Trouble", "from_curl", "from_status", "too_large_head"]
 
 TRANSIENT_STATUS = frozenset({408, 425, 429})
 
 # libcurl's error codes, by the numbers its ABI promises not to change (libcurl-errors(3)).
+HEAD_AT_MOST = 256 * 1024
+"""Bytes of header fields of one request, all answers and trailers to it together."""
 OPERATION_TIMEDOUT = 28
 PARTIAL_FILE = 18
 DNS = frozenset({5, 6})  # proxy, host
 CONNECT = frozenset({7, 45, 97})  # host, local interface, proxy handshake
 TLS_BROKEN_OFF = frozenset({35, 80})  # perhaps only the connection
 TLS_REFUSED = frozenset({51, 53, 54, 58, 59, 60, 64, 66, 77, 82, 83, 90, 91, 98})
+TOO_LARGE = frozenset({100})  # one field of a head
+NO_HTTP = frozenset({1, 8})  # a status line, or a field, that makes no sense
 CUT = frozenset({16, 18, 52, 55, 56, 92})  # HTTP/2, partial, nothing, send, receive, HTTP/2 stream
 
 
@@ -36,8 +40,11 @@ class Trouble:
         return Failure(self.reason, one_line(self.detail))
 
 
-def from_curl(code: int, message: str, answered: bool) -> Trouble:
-    """The trouble behind libcurl's error `code`; `answered`: a head had come, so a body was cut off."""
+def from_curl(code: int, message: str, answered: bool, *, reused: bool = False) -> Trouble:
+    """The trouble behind libcurl's error `code`; `answered`: a head had come, so a body was cut off.
+
+    `reused`: the connection had brought another answer before.
+    """
     detail = message or f"libcurl error {code}"
     if code in DNS:
         return Trouble(Reason.DNS, detail, transient=True)
@@ -52,7 +59,15 @@ def from_curl(code: int, message: str, answered: bool) -> Trouble:
     if code in CUT:
         cut = answered or code == PARTIAL_FILE
         return Trouble(Reason.TRUNCATED if cut else Reason.CONNECT, detail, transient=True)
-    return Trouble(Reason.REFUSED, detail)
+    if code in TOO_LARGE:
+        return too_large_head()
+    # What looks like nonsense may be the rest of an answer that was longer than its server said.
+    return Trouble(Reason.REFUSED, detail, transient=reused and code in NO_HTTP)
+
+
+def too_large_head() -> Trouble:
+    """The trouble with header fields that do not end."""
+    return Trouble(Reason.TOO_LARGE, f"more than {HEAD_AT_MOST} bytes of header fields")
 
 
 def from_status(status: int, phrase: str, retry_after: float | None) -> Trouble:

@@ -20,11 +20,12 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from nearfar.download.model import Reason, Saved
+from nearfar.download.redact import written
 from nearfar.download.store import owners
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.errors import StoreError, disk
 from nearfar.download.store.folders import Folders, digest, size
-from nearfar.download.store.manifest import Entry, Manifest, readable, shown
+from nearfar.download.store.manifest import Entry, Manifest, readable
 from nearfar.download.store.names import candidates, fold
 
 
@@ -162,12 +163,12 @@ def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Ent
     head, body = draft.head, draft.body
     if body is None:
         raise ValueError(f"{draft.label} is not finished")
-    url = shown(draft.job.url)
+    url = written(draft.job.url)
     return Entry(
         fold=folded,
         key=draft.key,
         url=url,
-        final_url=url if head.url == draft.job.url else shown(head.url),
+        final_url=url if head.url == draft.job.url else written(head.url),
         name="/".join(parts),
         size=body.size,
         sha256=body.sha256,

@@ -8,7 +8,6 @@ import os
 from nearfar.download.model import Body, Head, Job, Reason
 from nearfar.download.store.errors import StoreError, disk
 from nearfar.download.store.folders import Folders
-from nearfar.download.store.manifest import url_key
 from nearfar.download.store.names import wanted
 from nearfar.download.store.owners import Owner
 
@@ -23,13 +22,16 @@ class Draft:
     keeps a descriptor open until its store is closed.
     """
 
-    def __init__(self, job: Job, head: Head, folders: Folders, owner: Owner, unsettled: set[Draft]) -> None:
-        """`unsettled`: where it stands until it is committed or discarded. Raises `StoreError`."""
+    def __init__(
+        self, job: Job, head: Head, key: bytes, folders: Folders, owner: Owner, unsettled: set[Draft]
+    ) -> None:
+        """`key` is the manifest's for the job's URL, `unsettled` where the draft stands until it is committed
+        or discarded. Raises `StoreError`."""
         self.job = job
         self.head = head
         self.body: Body | None = None
         """What `finish` found to be right."""
-        self.key = url_key(job.url)
+        self.key = key
         self.parts = wanted(job, head)
         """The name it would like, as parts of a path."""
         self.tried: set[str] = set()

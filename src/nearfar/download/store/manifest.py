@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import secrets
 import sqlite3
 import stat
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nearfar.download.model import Reason, Saved
+from nearfar.download.redact import identity, written
 from nearfar.download.store.errors import StoreError
 from nearfar.download.store.names import OWN
 
@@ -36,13 +36,12 @@ _SCHEMA = f"""
     CREATE INDEX IF NOT EXISTS files_by_key ON files (key);
     CREATE TABLE IF NOT EXISTS intents ({_COLUMNS}, owner TEXT NOT NULL, PRIMARY KEY (fold)) WITHOUT ROWID;
 """
-_USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", re.IGNORECASE)
 
 
 class Entry(NamedTuple):
     """What is known of one file: two keys, then a `Saved`, in its order.
 
-    `key` is the `url_key` of its URL; `fold` its name through `names.fold`, unique in a directory.
+    `key` is `Manifest.key` of its URL; `fold` its name through `names.fold`, unique in a directory.
     """
 
     fold: str
@@ -68,16 +67,6 @@ class Entry(NamedTuple):
 
 _FIELDS = ", ".join(Entry._fields)
 _MARKS = ", ".join("?" * len(Entry._fields))
-
-
-def url_key(url: str) -> bytes:
-    """What a URL is known by: the SHA-256 of all of it, secrets included."""
-    return hashlib.sha256(url.encode(errors="surrogateescape")).digest()
-
-
-def shown(url: str) -> str:
-    """`url` as it is written down: without user name and password, and as valid Unicode."""
-    return readable(_USERINFO.sub(r"\1", url) if "@" in url else url)
 
 
 def readable(text: str) -> str:
@@ -113,6 +102,17 @@ class Manifest:
             self._db.execute("INSERT INTO store VALUES (?)", (secrets.token_hex(16),))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
+
+    def key(self, url: str) -> bytes:
+        """What `url` is known by here: a hash of all of it but passwords.
+
+        Where it holds secrets, the hash is of this directory's own: no table made elsewhere finds them, and
+        no two directories can be compared.
+        """
+        if written(url) == url:
+            return hashlib.sha256(url.encode()).digest()
+        said = identity(url).encode(errors="surrogateescape")
+        return hashlib.blake2b(said, digest_size=32, key=self.id.encode()).digest()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

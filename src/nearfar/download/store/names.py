@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 from nearfar.download.model import Head, Job, Reason
+from nearfar.download.redact import without_parameters
 from nearfar.download.store.errors import StoreError
 
 LIMIT = 255
@@ -114,9 +115,9 @@ def fold(name: str) -> str:
 
 
 def _segment(url: str) -> str:
-    """The last segment of the path, percent-decoded; one that is not UTF-8 stays encoded."""
+    """The last segment of the path, percent-decoded, without secrets; one that is not UTF-8 stays encoded."""
     found = _PATH.match(url)
-    raw = found[1].rpartition("/")[2] if found else ""
+    raw = without_parameters(found[1].rpartition("/")[2]) if found else ""
     try:
         return unquote_to_bytes(raw).decode() if "%" in raw else raw
     except UnicodeError:

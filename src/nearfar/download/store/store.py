@@ -16,7 +16,7 @@ from nearfar.download.store.commit import Committer, Step
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.errors import StoreError, disk
 from nearfar.download.store.folders import Folders
-from nearfar.download.store.manifest import FILE, Entry, Manifest, url_key
+from nearfar.download.store.manifest import FILE, Entry, Manifest
 from nearfar.download.store.names import asked, fold
 
 
@@ -70,7 +70,7 @@ class Store:
         file. Raises `StoreError`; ValueError for an algorithm that hashlib lacks.
         """
         with _translated(FILE):
-            keys = [url_key(job.url) for job in jobs]
+            keys = [self._manifest.key(job.url) for job in jobs]
             found = self._manifest.by_key(dict.fromkeys(keys))
             return [self._fitting(job, found.get(key, [])) for job, key in zip(jobs, keys, strict=True)]
 
@@ -99,7 +99,7 @@ class Store:
 
     def open(self, job: Job, head: Head) -> Draft:
         """Start a file. Raises `StoreError`: disk, or refused for a name that leads out of the directory."""
-        return Draft(job, head, self._folders, self._owner, self._drafts)
+        return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
 
     def put(self, job: Job, head: Head, body: Body, data: bytes) -> Draft:
         """`open`, write all of `data`, and finish: for a body that came in one piece."""

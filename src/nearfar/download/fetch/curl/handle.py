@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-import ssl
+import os
+import socket
 import time
+from typing import Any
 
+from nearfar.download.fetch.addresses import is_public
+from nearfar.download.fetch.curl.settings import configure, pycurl
 from nearfar.download.fetch.headers import parse_head
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.policy import Throttle
 from nearfar.download.fetch.transfer import Transfer
-from nearfar.download.fetch.trouble import Trouble, from_curl
+from nearfar.download.fetch.trouble import HEAD_AT_MOST, Trouble, from_curl, too_large_head
 from nearfar.download.model import Reason
-
-try:
-    import pycurl
-except ImportError as error:
-    raise ImportError("downloading needs pycurl: pip install 'nearfar[download]'") from error
 
 __all__ = ["Handle", "pycurl"]
 
-VERSIONS = {
-    "auto": pycurl.CURL_HTTP_VERSION_2TLS,
-    "1.1": pycurl.CURL_HTTP_VERSION_1_1,
-    "h2c": pycurl.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE,
-}
 ABORT = -1
 UNWANTED = frozenset({Reason.REFUSED, Reason.TOO_LARGE})
+COULD_NOT_CONNECT = 7
+HEAD_ERRORS = frozenset({8, 23, 56})
+"""How libcurl says that it gave a head up, as it does after 300 kB or 5,000 lines, or that we did."""
+HEADS_BOUNDED = pycurl.version_info()[2] >= 0x080300
 DISCARDED_AT_MOST = 64 * 1024
 """Bytes of an unwanted body that are read so that its connection can be used again."""
+
+
+class Lent:
+    """A socket for pycurl, which makes a copy of what it is given (before 7.46, it takes no plain number)."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
 
 
 class Handle:
@@ -49,23 +60,33 @@ class Handle:
         self._error: BaseException | None = None
         self._discarded = 0
         self._lines: list[bytes] = []
+        self._head_size = 0
         self._fields: list[bytes] | None = None
         self._http = options.http
         self._sharing = False
+        self._fresh = False
         self._answered = False
         self._taking = False
-        _configure(self.curl, options)
-        self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
+        self._barred: str | None = None
+        configure(self.curl, options)
+        self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append if HEADS_BOUNDED else self._gather)
         self.curl.setopt(pycurl.WRITEFUNCTION, self._write)
+        if options.no_private:
+            self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open)
 
     def load(self, transfer: Transfer, host: str) -> None:
         """Make the handle ready for the transfer's next request, counted at `host`."""
         self.transfer, self.host = transfer, host
         self.paused = self.held = self._answered = self._taking = False
         self._discarded = 0
+        self._barred = None
         self._lines.clear()
+        self._head_size = 0
         self.curl.setopt(pycurl.URL, transfer.url.text)
         self._share(self._http == "h2c" or (self._http == "auto" and transfer.url.scheme == "https"))
+        if transfer.fresh is not self._fresh:
+            self.curl.setopt(pycurl.FRESH_CONNECT, int(transfer.fresh))
+            self._fresh = transfer.fresh
         fields = transfer.request()
         if fields is not self._fields:
             self.curl.setopt(pycurl.HTTPHEADER, fields)
@@ -82,7 +103,13 @@ class Handle:
         # An interim answer (1xx) before a cut is none; where libcurl takes it for the last one, it is judged.
         if not self._answered and (not code or self.curl.getinfo(pycurl.RESPONSE_CODE) >= 200):
             self._answer()
-        return from_curl(code, message, self._answered) if code else None
+        if code == COULD_NOT_CONNECT and self._barred is not None:
+            return Trouble(Reason.REFUSED, f"{self._barred} is no public address (--no-private)")
+        if not code:
+            return None
+        if code in HEAD_ERRORS and sum(map(len, self._lines)) > HEAD_AT_MOST:
+            return too_large_head()
+        return from_curl(code, message, self._answered, reused=not self.curl.getinfo(pycurl.NUM_CONNECTS))
 
     def unpause(self) -> int:
         """Let the bytes come again; those that wait come now.
@@ -101,6 +128,27 @@ class Handle:
     def close(self) -> None:
         self.transfer = None
         self.curl.close()
+
+    def _open(self, purpose: int, address: Any) -> int | Lent:
+        """libcurl's way to a socket: with the very address that it connects to, resolved and none other.
+
+        So nothing lies between check and use that a second look at the name could change. A connection that
+        is used again was checked when it was made.
+        """
+        family, kind, protocol, place = address
+        if family not in (socket.AF_INET, socket.AF_INET6) or not is_public(place[0]):
+            self._barred = str(place[0])
+            return int(pycurl.SOCKET_BAD)
+        try:
+            return Lent(socket.socket(family, kind, protocol).detach())
+        except OSError:
+            return int(pycurl.SOCKET_BAD)
+
+    def _gather(self, line: bytes) -> int | None:
+        """The header callback where libcurl, before 8.3, takes heads without end."""
+        self._lines.append(line)
+        self._head_size += len(line)
+        return ABORT if self._head_size > HEAD_AT_MOST else None
 
     def _share(self, wanted: bool) -> None:
         """Wait for a connection under way that may turn out to speak HTTP/2, instead of opening another.
@@ -145,34 +193,3 @@ class Handle:
         assert self.transfer is not None
         self._answered = True
         self._taking = self.transfer.answered(parse_head(self._lines), time.time())
-
-
-def _configure(curl: pycurl.Curl, options: FetchOptions) -> None:
-    """What is the same for all requests. Proxy variables are honoured by libcurl itself."""
-    setopt = curl.setopt
-    setopt(pycurl.NOSIGNAL, 1)
-    setopt(pycurl.HTTP_VERSION, VERSIONS[options.http])
-    setopt(pycurl.BUFFERSIZE, options.buffer_size)
-    setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
-    setopt(pycurl.LOW_SPEED_LIMIT, options.stall_speed)
-    setopt(pycurl.LOW_SPEED_TIME, options.stall_timeout)
-    if options.total_timeout is not None:
-        setopt(pycurl.TIMEOUT_MS, max(1, int(options.total_timeout * 1000)))
-    if options.rate is not None:
-        setopt(pycurl.MAX_RECV_SPEED_LARGE, options.rate)
-        setopt(pycurl.BUFFERSIZE, max(1024, min(options.buffer_size, options.rate // 16)))
-    _configure_tls(curl, options)
-
-
-def _configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
-    if options.insecure:
-        curl.setopt(pycurl.SSL_VERIFYPEER, 0)
-        curl.setopt(pycurl.SSL_VERIFYHOST, 0)
-        return
-    # The libcurl of a wheel looks where its builder's system kept authorities; Python knows this system's.
-    paths = ssl.get_default_verify_paths()
-    ca_file = options.ca_file or paths.cafile
-    if ca_file is not None:
-        curl.setopt(pycurl.CAINFO, str(ca_file))
-    if options.ca_file is None and paths.capath is not None:
-        curl.setopt(pycurl.CAPATH, paths.capath)

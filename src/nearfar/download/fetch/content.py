@@ -1,0 +1,71 @@
+"""A body on its way to a file: counted as it is sent, decoded where that was asked, counted and hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nearfar.download.fetch.decoding import ContentError, Decoder
+from nearfar.download.fetch.digests import Hashes, named_digests
+from nearfar.download.fetch.trouble import Trouble
+from nearfar.download.model import Checksum, Reason
+
+__all__ = ["Content"]
+
+
+class Content:
+    """Takes the bytes in order, those of later parts as well; pure."""
+
+    def __init__(
+        self, fields: Mapping[str, str], own: Checksum | None, code: str | None, total: int | None, most: int
+    ) -> None:
+        """`fields` may name digests of the body as it is sent; `own` is what the file must have.
+
+        `code`: a content coding to undo. `most`: bytes that the file may have.
+        """
+        self.came = 0
+        """Bytes as they were sent; ranges and lengths speak of these."""
+        self.size = 0
+        """Bytes of the file."""
+        self.total = total
+        """Bytes of the whole body as it is sent, once that is known."""
+        self._most = most
+        named = named_digests(fields)
+        self._decoder = Decoder(code) if code else None
+        self._sent = Hashes(named) if code and named else None
+        self._saved = Hashes((*((own,) if own else ()), *(() if code else named)))
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return self._saved.sha256
+
+    def take(self, data: bytes) -> bytes:
+        """The next bytes as sent; returns what they add to the file. Raises `ContentError`: there is none."""
+        self.came += len(data)
+        if self.total is not None and self.came > self.total:
+            raise ContentError(Reason.TRUNCATED, f"more than the {self.total} bytes announced came")
+        if self._sent is not None:
+            self._sent.update(data)
+        if self._decoder is not None:
+            data = self._decoder.feed(data)
+        self.size += len(data)
+        if self.size > self._most:
+            raise ContentError(*too_large(self._most))
+        self._saved.update(data)
+        return data
+
+    def fault(self) -> Trouble | None:
+        """What is wrong, if all that was taken is the whole body."""
+        if self.total is not None and self.came != self.total:
+            return Trouble(Reason.TRUNCATED, f"{self.came} of {self.total} bytes came", transient=True)
+        if self._decoder is not None and not self._decoder.complete:
+            return Trouble(Reason.TRUNCATED, "the coded content ends too early")
+        wrong = self._saved.wrong() or (None if self._sent is None else self._sent.wrong())
+        if wrong is not None:
+            return Trouble(Reason.CHECKSUM, f"the content has not the {wrong.algorithm} {wrong.digest}")
+        return None
+
+
+def too_large(most: int) -> tuple[Reason, str]:
+    """Why there is no file that has more than `most` bytes."""
+    return Reason.TOO_LARGE, f"more than the {most:,} bytes allowed (--max-size)"

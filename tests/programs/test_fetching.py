@@ -1,0 +1,83 @@
+"""What the command line says about fetching arrives at the fetcher, and nothing is switched off unasked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nearfar.download.fetch.options import FetchOptions
+from nearfar.programs.fetching import fetch_options, warn
+from nearfar.programs.producer import make_parser
+
+ALL = """
+    --jobs 3 --per-host 2 --expect image/* --user-agent me --max-size 2k --rate 5k --connect-timeout 1
+    --stall-timeout 4 --timeout 9 --retries 0 --cacert ca.pem --insecure-tls --no-private --decode
+    """
+
+
+def fetching(*arguments: str) -> FetchOptions:
+    return fetch_options(make_parser().parse_args(["http://h/", *arguments]))
+
+
+def test_without_options_the_defaults_hold() -> None:
+    assert fetching("--jobs", "64") == FetchOptions()
+
+
+def test_every_option_arrives(tmp_path: Path) -> None:
+    (tmp_path / "headers").write_text("X-Key: a: b\n\nCookie: c=d\n")
+    options = fetching(*ALL.split(), "--header", "A: b", "--header", f"@{tmp_path / 'headers'}")
+    assert options == FetchOptions(
+        connections=3,
+        per_host=2,
+        expect=("image/*",),
+        headers=(("A", "b"), ("X-Key", "a: b"), ("Cookie", "c=d")),
+        user_agent="me",
+        max_size=2000,
+        rate=5000,
+        connect_timeout=1.0,
+        stall_timeout=4,
+        total_timeout=9.0,
+        tries=1,
+        ca_file=Path("ca.pem"),
+        insecure=True,
+        no_private=True,
+        decode=True,
+    )
+
+
+def test_secrets_of_headers_are_in_no_repr() -> None:
+    assert "hush" not in repr(fetching("--header", "Authorization: hush"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--insecure"], ["--insecure", "--no-private"], ["--cacert", "ca.pem"]]
+)
+def test_nothing_but_its_own_option_lets_any_certificate_pass(arguments: list[str]) -> None:
+    assert not fetching(*arguments).insecure
+
+
+@pytest.mark.parametrize("shortened", ["--insec", "--ins"])
+def test_no_shorter_word_does_either(shortened: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fetching(shortened)
+    assert "ambiguous" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], []), (["--insecure-tls"], ["no certificate is checked"]), (["--no-private"], ["proxy"])],
+)
+def test_what_an_option_gives_up_is_said(
+    arguments: list[str], said: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:hush@proxy/")
+    warn(make_parser().parse_args(["http://h/", *arguments]))
+    assert [word in text for word, text in zip(said, caplog.messages, strict=True)] == [True] * len(said)
+    assert "hush" not in caplog.text
+
+
+def test_a_file_of_headers_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fetching("--header", "@nowhere")
+    assert "nowhere: no such file" in capsys.readouterr().err
