@@ -41,13 +41,12 @@ class Order:
     """The queue's address, as its workers reach it."""
     wait: float
     """Seconds that the queue's host may be away."""
-    insecure: bool
-    """Whether the queue is open to everyone; else a worker shows the keys that its environment names, if any.
-    """
     fetching: FetchOptions
     at_once: int
     """Transfers at a time."""
     jobs: tuple[Numbered, ...]
+    insecure: bool = False
+    """Whether the queue is open to everyone; else a worker shows the keys that its environment names."""
 
 
 class Report(NamedTuple):

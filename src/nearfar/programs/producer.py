@@ -234,7 +234,9 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> St
             wait=options.wait,
         )
         try:
-            order = partial(Order, outbound.address, options.wait, options.insecure, fetching, options.jobs)
+            order = partial(
+                Order, outbound.address, options.wait, fetching, options.jobs, insecure=options.insecure
+            )
             pooled = Pooled(run.desk, executor, outbound, order)
             with StopRequest(pooled.stop) as stop:
                 log.info("%s", describe_place(outbound.address, hosts=bind))
