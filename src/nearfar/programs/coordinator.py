@@ -17,6 +17,7 @@ from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, natural, seconds
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 from nearfar.programs.counts import number
 from nearfar.programs.hiring import make_crew
+from nearfar.programs.streams import tell
 from nearfar.programs.tables import table
 
 SAMPLE = 1.0
@@ -99,7 +100,7 @@ def _coordinate(options: argparse.Namespace) -> int:
         )
         try:
             nobody = coordinator.counts()
-            print(f"coordinating at {coordinator.address}", flush=True)
+            tell(f"coordinating at {coordinator.address}")
             _watch(coordinator, stop, options.status_every, nobody)
         finally:
             coordinator.stop(options.grace)
@@ -121,13 +122,12 @@ def _watch(coordinator: LoneCoordinator, stop: StopRequest, every: float, last: 
 
 def _tell_status(address: Address, wait: float) -> int:
     before = ask(address, wait)
-    with StopRequest() as stop:
-        stop.wait(SAMPLE)
+    time.sleep(SAMPLE)
     after = ask(address, wait)
     rate = (after.counts["done"] - before.counts["done"]) / SAMPLE
-    print(describe(after.counts, rate))
+    tell(describe(after.counts, rate))
     if after.workers:
-        print(table(("worker", "host", "pid", "tasks", "tasks/s", "runs", "for"), _rows(before, after)))
+        tell(table(("worker", "host", "pid", "tasks", "tasks/s", "runs", "for"), _rows(before, after)))
     return Exit.OK
 
 

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -193,8 +193,9 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> Sto
         jobs=options.jobs,
         prepare=partial(set_up_logging, options),
     )
-    near = Near(plan, run.desk)
-    with StopRequest(near.stop) as stop:
+    with StopRequest() as stop:
+        near = Near(plan, run.desk)
+        stop.tell(near.stop)
         near.run()
     return stop
 
@@ -206,21 +207,19 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
 
     address = options.bind or options.queue or DEFAULT_ADDRESS
     bind = options.bind is not None
-    fetcher = make_fetcher(fetching)
-    try:
+    with StopRequest() as stop, closing(make_fetcher(fetching)) as fetcher:
         outbound = open_outbound(
             address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
         )
         try:
             producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
-            with StopRequest(producer.stop) as stop:
-                log.info("%s", describe_place(outbound.address, hosts=bind))
+            stop.tell(producer.stop)
+            log.info("%s", describe_place(outbound.address, hosts=bind))
+            if stop.reaches(outbound.reach):
                 outbound.attend()  # consumers wait for a producer's goodbye, also for one of an empty list
                 producer.run()
         finally:
             outbound.close(FAREWELL)
-    finally:
-        fetcher.close()
     return stop
 
 
@@ -256,15 +255,16 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> St
     bind = options.bind is not None
     if isinstance(options.pool, str) and Address.parse(address).everywhere:
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
-    with _executor(options) as executor:
+    with StopRequest() as stop, _executor(options) as executor:
         outbound = open_outbound(
             address, bind=bind, lanes=options.lanes, insecure=options.insecure, wait=options.wait
         )
         try:
             order = partial(Order, outbound.address, options.wait, fetching, options.jobs)
             pooled = Pooled(run.desk, executor, outbound, order)
-            with StopRequest(pooled.stop) as stop:
-                log.info("%s", describe_place(outbound.address, hosts=bind))
+            stop.tell(pooled.stop)
+            log.info("%s", describe_place(outbound.address, hosts=bind))
+            if stop.reaches(outbound.reach):
                 outbound.attend()
                 pooled.run()
         finally:

@@ -45,6 +45,13 @@ class Connection:
         self._loop: EndLoop | None = None
         self._closed = False
 
+    def reach(self, timeout: float) -> bool:
+        """Look for a host for up to `timeout` seconds; tells whether one has answered. Raises `QueueLost`."""
+        with self._changed:
+            self._begin()
+            self._wait_until(lambda: bool(self._machine.facts), time.monotonic() + timeout)
+            return bool(self._machine.facts)
+
     # -- questions -------------------------------------------------------------------------------
 
     def ask(self, what: str, argument: Any = None) -> Any:
@@ -118,16 +125,19 @@ class Connection:
     def _open(self, *, produces: bool = False, consumes: bool = False) -> EndMachine:
         """Connect if this is the first use, wait for the host's welcome, and take on a role."""
         machine = self._machine
-        if self._closed:
-            raise ValueError("the queue is closed")
-        if machine.state is State.NEW:
-            machine.connect(time.monotonic())
-            self._loop = EndLoop(machine, self._address, self._changed, self._on_change)
+        self._begin()
         if not machine.facts:
             self._wait_until(lambda: bool(machine.facts), None)
         machine.roles.produces |= produces
         machine.roles.consumes |= consumes
         return machine
+
+    def _begin(self) -> None:
+        if self._closed:
+            raise ValueError("the queue is closed")
+        if self._machine.state is State.NEW:
+            self._machine.connect(time.monotonic())
+            self._loop = EndLoop(self._machine, self._address, self._changed, self._on_change)
 
     @property
     def _session(self) -> Session:
