@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 from nearfar.worker.crew import Crew, Listener
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's keeper of shared things so that it lives as long as this program: it ignores SIGINT
+    and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would complain of that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is ignored stays so in another program
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def make_crew(listener: Listener, count: int, quota: int | None = None) -> Crew:
@@ -16,6 +27,7 @@ def make_crew(listener: Listener, count: int, quota: int | None = None) -> Crew:
     Modules are looked for in the working directory first, as ``python -m`` does. Processes are forked by a
     server that has neither threads nor sockets, and like them does not hear SIGTERM: it is for the program.
     """
+    start_tracker()
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)

@@ -38,6 +38,7 @@ from nearfar.programs.arguments import (
     seconds,
 )
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
+from nearfar.programs.hiring import start_tracker
 from nearfar.programs.run import Run
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> Sto
         jobs=options.jobs,
         prepare=partial(set_up_logging, options),
     )
+    start_tracker()
     with StopRequest() as stop:
         near = Near(plan, run.desk)
         stop.tell(near.stop)
@@ -231,6 +233,7 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
     if isinstance(options.pool, str):
         executor = Executor.connect(options.pool, wait=options.wait)
     else:
+        start_tracker()
         # Spawned, for this process has threads already; logging is set up there as it is here.
         context = multiprocessing.get_context("spawn")
         executor = Executor(options.pool, context, _begin_worker, (options,))

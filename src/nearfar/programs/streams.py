@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
-
-TYPE_CHECKING = False  # not of typing: a program that starts is to load next to nothing
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 
 class OutputLost(Exception):
@@ -42,9 +39,12 @@ def flush() -> None:
         give_up_output(error)
 
 
-def give_up_output(error: OSError) -> NoReturn:
-    """Let what is still to be written go nowhere, and raise `OutputLost`."""
+def give_up_output(error: OSError) -> None:
+    """Let what is still to be written go nowhere, and raise `OutputLost`; not for a terminal that was closed:
+    SIGHUP says so, and nobody is there to be told."""
     os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+    if error.errno == errno.EIO:
+        return
     reason = (error.strerror or str(error)).lower()
     gone = isinstance(error, BrokenPipeError)
     said = "nobody reads the standard output any more" if gone else f"cannot write standard output: {reason}"
