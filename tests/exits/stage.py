@@ -106,7 +106,7 @@ class Stage:
         return self.python("-m", "nearfar", *words, name=words[0], **how)
 
     def python(self, *words: str, name: str, out: str = "", err: str = "", tty: str = "") -> Actor:
-        """Python with these words; `out` and `err` may be closed, full, or broken: a pipe without a reader."""
+        """Python with these words; `out` and `err` may be closed, full, or broken: a pipe nobody reads."""
         number = len(self.actors)
         said = self.folder / f"{number}-{name}"
         command = [sys.executable, "-X", "faulthandler", *words]

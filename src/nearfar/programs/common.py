@@ -167,6 +167,20 @@ class StopRequest:
         os.close(self._bell)
 
 
+def start_tracker() -> None:
+    """Start multiprocessing's keeper of shared things so that it lives as long as this program.
+
+    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python complain of that.
+    """
+    from multiprocessing import resource_tracker  # few programs need one
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is ignored stays so in another program
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def why(error: Exception) -> str:
     """What went wrong, for a person: of an `OSError` the file and the reason, without the number."""
     if isinstance(error, OSError) and error.strerror:

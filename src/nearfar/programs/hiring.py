@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import sys
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from pathlib import Path
 
+from nearfar.programs.common import start_tracker
 from nearfar.worker.crew import Crew, Listener
-
-
-def start_tracker() -> None:
-    """Start multiprocessing's keeper of shared things so that it lives as long as this program: it ignores SIGINT
-    and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would complain of that."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is ignored stays so in another program
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def make_crew(listener: Listener, count: int, quota: int | None = None) -> Crew:

@@ -37,8 +37,7 @@ from nearfar.programs.arguments import (
     positive,
     seconds,
 )
-from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
-from nearfar.programs.hiring import start_tracker
+from nearfar.programs.common import Exit, StopRequest, set_up_logging, start_tracker, why
 from nearfar.programs.run import Run
 
 if TYPE_CHECKING:
