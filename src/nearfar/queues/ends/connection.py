@@ -9,6 +9,7 @@ from typing import Any
 
 from nearfar.errors import QueueLost
 from nearfar.net.addresses import Address
+from nearfar.net.ending import left_behind
 from nearfar.net.here import about_me, new_name
 from nearfar.queues.ends.loop import EndLoop
 from nearfar.queues.ends.machine import EndMachine, State
@@ -81,11 +82,12 @@ class Connection:
     # -- the end of an end -----------------------------------------------------------------------
 
     def close(self) -> None:
-        """Say goodbye, in the background; `join` waits for it."""
+        """Say goodbye, in the background; `join` waits for it. Calls that wait raise `ValueError`."""
         with self._changed:
             if self._closed:
                 return
             self._closed = True
+            self._changed.notify_all()
             self._machine.leave()
             if self._loop is not None:
                 self._loop.wake()
@@ -108,7 +110,7 @@ class Connection:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             with self._changed:
-                self._wait_until(self._may_go, deadline)
+                self._wait_until(self._may_go, deadline, leaving=True)
                 if not self._may_go():
                     raise QueueLost(f"the queue at {self._address} did not take in all within {timeout:g} s")
         finally:
@@ -148,14 +150,15 @@ class Connection:
         assert self._loop is not None
         return self._loop
 
-    def _wait_until(self, done: Callable[[], Any], deadline: float | None) -> None:
-        """Wait until `done`, or the deadline, or the host has been away for too long."""
+    def _wait_until(self, done: Callable[[], Any], deadline: float | None, *, leaving: bool = False) -> None:
+        """Wait until `done`, or the deadline, or the host has been away for too long, or until `close`: what
+        a put has no room for would else never let it say goodbye."""
         machine = self._machine
         while not done():
             if machine.refused:
                 raise QueueLost(f"the queue at {self._address} refused this end: {machine.refused}")
-            if machine.state is State.CLOSED:
-                raise ValueError("the queue is closed")
+            if machine.state is State.CLOSED or (self._closed and not leaving):
+                raise SystemExit if left_behind() else ValueError("the queue is closed")
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 return
