@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.exits.play import ABREAST, NEVER
-from tests.exits.pool_scripts import POOLS
-from tests.exits.scripts import QUEUES, Script
+from tests.exits.scripts import POOLS, QUEUES, Script
 from tests.exits.stage import GONE_WITHIN, PATIENCE, SLACK, Stage, until
 
 SCRIPTS = (*QUEUES, *POOLS)
@@ -33,7 +32,7 @@ def run(script: Script) -> str:
         if not script.one_liner:
             until(lambda: (stage.folder / "begun").exists() or not actor.runs(), PATIENCE)
         began = time.monotonic()
-        if not actor.ends_within(LOADING + script.within + SLACK):
+        if not actor.ends_within(LOADING + script.seconds + SLACK):
             actor.dump()
             return f"=== {script.name}\n* still there, now aborted\n{stage.report()}"
         took = time.monotonic() - began

@@ -170,7 +170,7 @@ class StopRequest:
 def start_tracker() -> None:
     """Start multiprocessing's keeper of shared things so that it lives as long as this program.
 
-    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python complain of that.
+    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would say so.
     """
     from multiprocessing import resource_tracker  # few programs need one
 
