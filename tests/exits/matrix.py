@@ -138,9 +138,8 @@ def lost() -> Iterator[Cell]:
             again = frozenset({Exit.INTERRUPTED})
             yield Cell(program, phase, "INT INT", again, TURN + AT_ONCE, leaves=DRAFTS)
     for program in ("consumer", "consumer host", "producer", "queue"):
-        yield Cell(
-            program, "farewell", "INT", codes(program, "INT") | {Exit.TERMINATED}, AT_ONCE, leaves=DRAFTS
-        )
+        either = codes(program, "INT INT") | {Exit.TERMINATED}
+        yield Cell(program, "farewell", "INT", either, AT_ONCE, leaves=DRAFTS)
     for blow in ("INT", "HUP"):
         yield Cell("worker", "bereft", blow, frozenset({Exit.LOST}), away + AT_ONCE)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.exits.stage import Actor, Stage, pause, until
+from tests.exits.stage import PATIENCE, Actor, Stage, pause, until
 
 WAIT = "2"
 """``--wait`` of every program: seconds for a host that does not answer."""
@@ -82,7 +83,12 @@ def alone(stage: Stage, how: dict[str, str], program: str) -> Actor:
     """Ready, and nobody there."""
     stage.serve(held=False)
     actor = stage.program(*words(program, stage), **how)
-    actor.says(READY[program])
+    if "tty" not in how:
+        actor.says(READY[program])
+    elif program == "worker":
+        assert until(lambda: len(stage.processes()) > 2, PATIENCE), stage.report()
+    else:
+        wait_for_host(stage, program)
     return actor
 
 
@@ -113,7 +119,7 @@ def wait_for_host(stage: Stage, program: str) -> None:
     """Until the others may connect, who do not wait for long."""
     if program in ("consumer host", "producer host", "queue"):
         stage.is_hosted(stage.queue)
-    elif program == "coordinator":
+    elif program in ("coordinator", "coordinator workers"):
         stage.is_hosted(stage.pool)
 
 
@@ -165,7 +171,7 @@ def farewell(stage: Stage, how: dict[str, str], program: str) -> Actor:
 def robbed(stage: Stage, how: dict[str, str], program: str) -> Actor:
     """In the middle, and its folder is gone."""
     actor = middle(stage, how, program)
-    (stage.folder / "out").rename(stage.folder / "elsewhere")
+    shutil.rmtree(stage.folder / "out")
     stage.open()
     return actor
 

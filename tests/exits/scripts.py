@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SECONDS = {
     "at once": 1.0,
@@ -100,11 +101,9 @@ class Script:
 def read(name: str) -> tuple[Script, ...]:
     """The scripts of one file."""
     with Path(__file__).with_name(name).open("rb") as file:
-        told = tomllib.load(file)["script"]
-    return tuple(
-        Script(**{key: tuple(value) if isinstance(value, list) else value for key, value in each.items()})
-        for each in told
-    )
+        told: list[dict[str, Any]] = tomllib.load(file)["script"]
+    lists = ("within", "err", "options")
+    return tuple(Script(**each | {key: tuple(each[key]) for key in lists if key in each}) for each in told)
 
 
 QUEUES = read("queues.toml")
