@@ -80,7 +80,7 @@ def codes(program: str, blow: str) -> frozenset[int]:
 
 def loading() -> Iterator[Cell]:
     """It dies of the signal, or, if it is as far as that, stops as it does when it is ready."""
-    moments = ("loading 60 ms", "loading 120 ms", "loading 200 ms")
+    moments = ("loading", "loading 50 ms", "loading 150 ms")
     for program in (*DOWNLOADS, *STOPS_WELL, "demo"):
         for phase, blow in zip(moments, ("INT", "TERM", "HUP"), strict=True):
             either = codes(program, blow) | {-signum_of(blow)}
@@ -138,8 +138,8 @@ def lost() -> Iterator[Cell]:
             again = frozenset({Exit.INTERRUPTED})
             yield Cell(program, phase, "INT INT", again, TURN + AT_ONCE, leaves=DRAFTS)
     for program in ("consumer", "consumer host", "producer", "queue"):
-        either = codes(program, "INT INT") | {Exit.TERMINATED}
-        yield Cell(program, "farewell", "INT", either, AT_ONCE, leaves=DRAFTS)
+        after = codes(program, "INT INT") | {Exit.TERMINATED}
+        yield Cell(program, "farewell", "INT", after, AT_ONCE, leaves=DRAFTS)
     for blow in ("INT", "HUP"):
         yield Cell("worker", "bereft", blow, frozenset({Exit.LOST}), away + AT_ONCE)
 
@@ -175,7 +175,7 @@ def broken() -> Iterator[Cell]:
 MATRIX = (*loading(), *alone(), *middle(), *lost(), *broken())
 
 EVERYDAY = {
-    "producer, loading 60 ms: INT",
+    "producer, loading: INT",
     "consumer, alone: INT",
     "producer, alone: Ctrl-C",
     "worker, alone: timeout",

@@ -68,11 +68,12 @@ COMPANY: dict[str, tuple[str, ...]] = {
 
 
 def loading(moment: float) -> Phase:
-    """So many seconds after its start."""
+    """So many seconds after it has begun to load, and Python itself has started."""
 
     def phase(stage: Stage, how: dict[str, str], program: str) -> Actor:
         stage.serve(held=False)
         actor = stage.program(*words(program, stage), **how)
+        assert until(lambda: actor.has_started() or not actor.runs(), PATIENCE, every=0.001)
         pause(moment)
         return actor
 
@@ -192,9 +193,9 @@ def telling(stage: Stage, how: dict[str, str], program: str) -> Actor:
 
 PHASES: dict[str, Phase] = {
     "tells": telling,
-    "loading 60 ms": loading(0.06),
-    "loading 120 ms": loading(0.12),
-    "loading 200 ms": loading(0.2),
+    "loading": loading(0.0),
+    "loading 50 ms": loading(0.05),
+    "loading 150 ms": loading(0.15),
     "alone": alone,
     "middle": middle,
     "frozen": frozen,

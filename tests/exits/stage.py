@@ -62,6 +62,16 @@ class Actor:
     def runs(self) -> bool:
         return self.process.poll() is None
 
+    def has_started(self) -> bool:
+        """Whether Python has, which ignores SIGPIPE then and catches SIGINT, and the program lets SIGINT be
+        what it is."""
+        with suppress(OSError):
+            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+            masks = {line[:6]: int(line[8:], 16) for line in lines if line.startswith(("SigIgn", "SigCgt"))}
+            ignored, caught = masks["SigIgn"], masks["SigCgt"]
+            return bool(ignored >> (signal.SIGPIPE - 1) & 1 and not caught >> (signal.SIGINT - 1) & 1)
+        return False
+
     def signal(self, signum: int, *, group: bool = False) -> None:
         with suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, signum)
@@ -226,13 +236,13 @@ def body(number: int) -> bytes:
 WHOLE = {f"{number:02}.bin": body(number) for number in range(FILES)}
 
 
-def until(holds: Callable[[], bool], within: float) -> bool:
-    """Look at `holds` again and again for up to `within` seconds."""
+def until(holds: Callable[[], bool], within: float, every: float = 0.02) -> bool:
+    """Look at `holds` again and again, `every` so many seconds, for up to `within` seconds."""
     end = time.monotonic() + within
     while not holds():
         if time.monotonic() >= end:
             return False
-        pause(0.02)
+        pause(every)
     return True
 
 
