@@ -172,7 +172,8 @@ def farewell(stage: Stage, how: dict[str, str], program: str) -> Actor:
 def robbed(stage: Stage, how: dict[str, str], program: str) -> Actor:
     """In the middle, and its folder is gone."""
     actor = middle(stage, how, program)
-    shutil.rmtree(stage.folder / "out")
+    (stage.folder / "out").rename(stage.folder / "elsewhere")  # it is being written in: not to be torn
+    shutil.rmtree(stage.folder / "elsewhere", ignore_errors=True)
     stage.open()
     return actor
 

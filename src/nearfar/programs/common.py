@@ -174,11 +174,11 @@ def start_tracker() -> None:
     """
     from multiprocessing import resource_tracker  # few programs need one
 
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is ignored stays so in another program
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # what is blocked stays so over there
     try:
         resource_tracker.ensure_running()
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def why(error: Exception) -> str:
