@@ -43,7 +43,9 @@ def hit(what: str | Script, blow: str, moment: float) -> str:
             actor = begin(stage, what)
         except AssertionError as error:
             return f"=== {name}: did not begin: {error}"
-        until(lambda: actor.has_started() or not actor.runs(), 40, every=0.001)
+        begun = stage.folder / "begun"
+        script = isinstance(what, Script)
+        until(lambda: begun.exists() if script else actor.has_started() or not actor.runs(), 40, every=0.001)
         pause(moment)
         BLOWS[blow](actor)
         stage.open()
@@ -95,13 +97,13 @@ def main(seconds: str = "60", seed: str = "1") -> int:
     count = wrong = 0
     with ThreadPoolExecutor(ABREAST) as pool:
         while time.monotonic() < end:
-            volley = [next(aim) for _ in range(2 * ABREAST)]
+            volley = [next(aim) for _ in range(ABREAST)]
             for complaint in pool.map(lambda shot: hit(*shot), volley):
                 count += 1
                 if complaint:
                     wrong += 1
                     print(complaint, flush=True)
-    print(f"{count} blows, {wrong} wrong")
+            print(f"{count} blows, {wrong} wrong", flush=True)
     return int(wrong > 0)
 
 

@@ -48,6 +48,7 @@ class Actor:
         self.process = process
         self.pid = process.pid
         self._said = said
+        self._caught = False
 
     def text(self, which: str) -> str:
         """All that it wrote to ``out`` or ``err``; a terminal gets both."""
@@ -63,13 +64,13 @@ class Actor:
         return self.process.poll() is None
 
     def has_started(self) -> bool:
-        """Whether Python has, which ignores SIGPIPE then and catches SIGINT, and the program lets SIGINT be
-        what it is."""
+        """Whether Python has: it catches SIGINT until the program says otherwise, which loads more then."""
         with suppress(OSError):
             lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-            masks = {line[:6]: int(line[8:], 16) for line in lines if line.startswith(("SigIgn", "SigCgt"))}
-            ignored, caught = masks["SigIgn"], masks["SigCgt"]
-            return bool(ignored >> (signal.SIGPIPE - 1) & 1 and not caught >> (signal.SIGINT - 1) & 1)
+            masks = [int(line.partition(":")[2], 16) for line in lines if line.startswith("SigCgt")]
+            catches = bool(masks[0] >> (signal.SIGINT - 1) & 1)
+            self._caught |= catches
+            return (self._caught and not catches) or "/_json." in Path(f"/proc/{self.pid}/maps").read_text()
         return False
 
     def signal(self, signum: int, *, group: bool = False) -> None:
@@ -120,10 +121,13 @@ class Stage:
         number = len(self.actors)
         said = self.folder / f"{number}-{name}"
         command = [sys.executable, "-X", "faulthandler", *words]
-        streams = [self._stream(out, said.with_suffix(".out")), self._stream(err, said.with_suffix(".err"))]
         if tty:
             command = ["setsid", "--ctty", *command]
             streams = [int(tty), int(tty)]
+        else:
+            streams = [
+                self._stream(how, said.with_suffix(f".{of}")) for how, of in ((out, "out"), (err, "err"))
+            ]
         for closed, descriptor in ((out, 1), (err, 2)):
             if closed == "closed":
                 command = ["sh", "-c", f'exec "$@" {descriptor}>&-', "sh", *command]
