@@ -226,7 +226,8 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.open()
-        while list(self._marked()):
+        self.kill_all()
+        while list(self._marked()):  # those that were being started meanwhile
             self.kill_all()
         if self.web is not None:
             self.web.close()
