@@ -11,31 +11,39 @@
     with Pool.connect("tcp://127.0.0.1:5556") as pool:    # client of a coordinator that runs by itself
 """
 
-from nearfar.errors import (
-    AddressError,
-    CoordinatorLost,
-    Empty,
-    Full,
-    InitializerFailed,
-    ItemError,
-    KeysError,
-    NearfarError,
-    NotAdmitted,
-    PoolBroken,
-    ProducerLost,
-    ProtocolError,
-    QueueLost,
-    RemoteError,
-    ShutDown,
-    TaskTimeout,
-    Untrusted,
-    WorkerLost,
-)
-from nearfar.pool.executor import Executor
-from nearfar.pool.pool import Pool
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
-from nearfar.queues.front import JoinableQueue, Queue
-from nearfar.worker.current import WorkerInfo, current_worker
+from __future__ import annotations
+
+import importlib
+
+TYPE_CHECKING = False  # not of typing: a program that starts is to load next to nothing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from nearfar.errors import (
+        AddressError,
+        CoordinatorLost,
+        Empty,
+        Full,
+        InitializerFailed,
+        ItemError,
+        KeysError,
+        NearfarError,
+        NotAdmitted,
+        PoolBroken,
+        ProducerLost,
+        ProtocolError,
+        QueueLost,
+        RemoteError,
+        ShutDown,
+        TaskTimeout,
+        Untrusted,
+        WorkerLost,
+    )
+    from nearfar.pool.executor import Executor
+    from nearfar.pool.pool import Pool
+    from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
+    from nearfar.queues.front import JoinableQueue, Queue
+    from nearfar.worker.current import WorkerInfo, current_worker
 
 __version__ = "0.1.0.dev0"
 
@@ -70,3 +78,27 @@ __all__ = [
     "__version__",
     "current_worker",
 ]
+
+_HOMES = {
+    "nearfar.pool.executor": ("Executor",),
+    "nearfar.pool.pool": ("Pool",),
+    "nearfar.queues.base": ("BaseJoinableQueue", "BaseQueue", "Delivery", "Promises"),
+    "nearfar.queues.front": ("JoinableQueue", "Queue"),
+    "nearfar.worker.current": ("WorkerInfo", "current_worker"),
+}
+"""Where the names are that are not errors."""
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A name is fetched from its home when it is first used: a pool loads no queue, and a program that starts
+    can say how it takes a signal before it loads anything."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF.get(name, "nearfar.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

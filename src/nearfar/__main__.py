@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import os
+import signal
 import sys
-from collections.abc import Sequence
 
 from nearfar import __version__
-from nearfar.programs.common import Exit
+from nearfar.programs import streams
+from nearfar.programs.exits import Exit
+
+TYPE_CHECKING = False  # not of typing: a program that starts is to load next to nothing
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 PROGRAMS = {
     "producer": "download URLs and put the files on a queue",
@@ -22,6 +27,18 @@ PROGRAMS = {
 }
 
 
+def run(argv: Sequence[str] | None = None) -> NoReturn:
+    """What a process of its own does: `main`, and its exit code.
+
+    While a program loads, and once it has said goodbye, it holds nothing that a signal could harm: there
+    SIGINT ends it as SIGTERM does, by itself and without a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    streams.secure()
+    sys.exit(main(argv))
+
+
 def usage() -> str:
     """The help text: a line for each program."""
     lines = [f"  {name:<12} {does}" for name, does in PROGRAMS.items()]
@@ -33,6 +50,17 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one program with `argv` (default: the command line) and return its exit code."""
     name, *rest = sys.argv[1:] if argv is None else argv or [""]
+    try:
+        try:
+            return _main(name, rest)
+        finally:
+            streams.flush()
+    except streams.OutputLost as lost:
+        print(f"nearfar {name}: {lost}", file=sys.stderr)
+        return Exit.FAILED
+
+
+def _main(name: str, rest: Sequence[str]) -> int:
     if name in ("-h", "--help"):
         print(usage())
         return Exit.OK
@@ -43,15 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = f"no program {name!r}" if name else "no program named"
         print(f"nearfar: {said} (one of: {', '.join(PROGRAMS)})", file=sys.stderr)
         return Exit.USAGE
-    try:
-        return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 1
-        )  # or Python complains at its end, when it writes the rest
-        print(f"nearfar {name}: nobody reads the standard output any more", file=sys.stderr)
-        return Exit.FAILED
+    return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

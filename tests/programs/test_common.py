@@ -77,9 +77,13 @@ def test_an_announcement_keeps_the_format(log_format: str, capfd: pytest.Capture
     assert said == "stopping\n" if log_format == "text" else json.loads(said)["event"] == "stopping"
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_the_first_signal_asks_and_the_second_leaves(
-    signum: signal.Signals, code: int, capfd: pytest.CaptureFixture[str]
+    signum: signal.Signals,
+    code: int,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     woken: list[str] = []
     left: list[int] = []
@@ -92,7 +96,36 @@ def test_the_first_signal_asks_and_the_second_leaves(
         assert (woken, left) == (["once"], [])
         assert "leave at once" in capfd.readouterr().err
         os.kill(os.getpid(), signum)
+        assert (woken, left) == (["once"], []), "an echo of the first"
+        stop._echo_until = 0.0
+        os.kill(os.getpid(), signum)
         assert (woken, left) == (["once"], [code])
+
+
+def test_who_is_to_be_told_later_is_told_at_once_if_it_is_too_late() -> None:
+    woken: list[str] = []
+    with StopRequest() as stop:
+        stop.tell(lambda: woken.append("first"))
+        assert woken == []
+        stop.handle(signal.SIGINT)
+        stop.tell(lambda: woken.append("second"))
+    assert woken == ["first", "second"]
+
+
+def test_a_wait_for_a_host_ends_with_the_first_signal() -> None:
+    with StopRequest() as stop:
+        assert stop.reaches(lambda timeout: True)
+        assert not stop.reaches(lambda timeout: stop.handle(signal.SIGINT) is not None)
+
+
+def test_what_was_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_put_back() -> None:

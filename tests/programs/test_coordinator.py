@@ -14,7 +14,7 @@ from nearfar import CoordinatorLost, Pool
 from nearfar.programs.common import Exit
 from nearfar.programs.coordinator import describe, main
 from tests.pool import tasks
-from tests.support.shell import ANYWHERE, Shell, alive, ended, interrupt
+from tests.support.shell import ANYWHERE, Shell, alive, ended, insist, interrupt
 from tests.support.waiting import eventually
 
 NOBODY = "ipc:///tmp/nobody-coordinates-here"
@@ -192,7 +192,7 @@ def test_a_second_signal_leaves_at_once_with_all_its_workers(shell: Shell, tmp_p
         coordinator.send_signal(signal.SIGTERM)
         assert coordinator.stderr is not None
         assert coordinator.stderr.readline().startswith("stopping")
-        coordinator.send_signal(signal.SIGTERM)
+        insist(coordinator, signal.SIGTERM)
         assert ended(coordinator)[0] == Exit.TERMINATED
         assert eventually(lambda: not alive(int(mark.read_text())), within=1.0)
 

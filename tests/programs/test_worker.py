@@ -19,7 +19,7 @@ from nearfar.net.addresses import Address
 from nearfar.programs.common import Exit
 from nearfar.programs.worker import main
 from tests.pool import tasks
-from tests.support.shell import ANYWHERE, Shell, alive, ended, first_line, interrupt
+from tests.support.shell import ANYWHERE, Shell, alive, ended, first_line, insist, interrupt
 from tests.support.waiting import eventually
 
 LEFT = "left; nothing that was begun is lost\n"
@@ -156,7 +156,7 @@ def test_a_second_signal_leaves_at_once_with_all_its_processes(shell: Shell, tmp
         interrupt(agent)
         while agent.stderr.readline() != STOPPING:
             pass
-        interrupt(agent)
+        insist(agent)
         assert ended(agent)[0] == Exit.INTERRUPTED
         assert eventually(lambda: not alive(int(mark.read_text())), within=1.0)
 

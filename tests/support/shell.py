@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from nearfar.programs.common import StopRequest
 
 ROOT = Path(__file__).parents[2]
 ANYWHERE = "tcp://127.0.0.1:*"
@@ -93,6 +96,12 @@ def ended(process: Program) -> tuple[int, str, str]:
 def interrupt(process: Program) -> None:
     """Ctrl-C: the whole process group hears of it."""
     os.killpg(process.pid, signal.SIGINT)
+
+
+def insist(process: Program, signum: int = signal.SIGINT) -> None:
+    """Signal the group again, as one who has waited a moment: what comes sooner is an echo of the first."""
+    select.poll().poll(int(StopRequest.ECHO * 1000) + 50)
+    os.killpg(process.pid, signum)
 
 
 def alive(pid: int) -> bool:

@@ -95,17 +95,19 @@ class Command:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        with postponed_signals():
+            self._process.kill()
+            self._process.communicate()
 
 
 @contextmanager
 def postponed_signals() -> Iterator[None]:
-    """Let a signal take effect at the end of the block: in the middle of `Popen` it would leave an orphan."""
+    """Let a signal take effect at the end of the block: in the middle of it, it would leave an orphan."""
     came: list[int] = []
     before = {
         signum: signal.signal(signum, lambda signum, frame: came.append(signum))
-        for signum in (signal.SIGINT, signal.SIGTERM)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(signum) != signal.SIG_IGN
     }
     try:
         yield

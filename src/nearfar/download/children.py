@@ -130,7 +130,7 @@ def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -
 def _prepare(plan: Plan) -> None:
     keep_freed_memory()
     # A terminal's Ctrl-C reaches every process of the command; only the parent decides what it means.
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     Thread(target=_leave_with_parent, name="orphan", daemon=True).start()
     if plan.prepare is not None:

@@ -146,11 +146,12 @@ class Pooled:
         engine = self._executor.engine
         consumers_here = bool(self._outbound.stores())
         self._no_consumer.look(lambda: consumers_here)
-        self._no_worker.look(lambda: engine.counts()["workers"] > 0)
+        workers = engine.counts()["workers"]
+        self._no_worker.look(lambda: workers > 0)
         if not consumers_here:
             return
-        workers = engine.size
-        while len(self._out) < AHEAD * workers and (share := self._next_share(workers)):
+        # While nobody is known, a first share goes ahead and finds the pool: to wait for it here were deaf.
+        while len(self._out) < (AHEAD * workers or 1) and (share := self._next_share(workers)):
             future = self._executor.submit(fetch_share, self._make_order(tuple(share)))
             self._out[future] = share
             future.add_done_callback(self._events.put)
@@ -158,7 +159,8 @@ class Pooled:
     def _next_share(self, workers: int) -> Share:
         if self._pieces:
             return self._pieces.popleft()
-        size = self._pace.share(len(self._again) + self._desk.waiting(), workers)
+        waiting = len(self._again) + self._desk.waiting()
+        size = self._pace.share(waiting, workers) if workers else self._pace.LEAST
         share = [self._again.popleft() for _ in range(min(size, len(self._again)))]
         return share or self._desk.take(size)
 

@@ -15,7 +15,7 @@ import zmq
 from zmq.utils import z85
 
 from nearfar.errors import AddressError
-from nearfar.net import sockets, twins
+from nearfar.net import files, sockets, twins
 from nearfar.net.access import Access, check_guarded
 from nearfar.net.addresses import Address
 from nearfar.net.keys import SERVER, Clients, read_pair
@@ -81,7 +81,7 @@ class Door:
         if self.access.own and not beside.path:
             with contextlib.suppress(AddressError):
                 twin = twins.twin_of(beside.beside(place) if place else beside)
-                Path(twin.path).unlink(missing_ok=True)
+                files.remove(twin.path)
         sockets.close_bound(made, beside, place)
 
     def close(self) -> None:

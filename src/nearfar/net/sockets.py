@@ -14,6 +14,7 @@ from pathlib import Path
 import zmq
 
 from nearfar.errors import AddressError
+from nearfar.net import files
 from nearfar.net.addresses import Address
 from nearfar.net.keys import Pair
 
@@ -109,6 +110,7 @@ def bind(made: zmq.Socket[bytes], address: Address) -> Address:
     except zmq.ZMQError as error:
         raise AddressError(f"cannot bind {address}: {_reason(error)}") from None
     if address.path:
+        files.note(address.path)
         Path(address.path).chmod(stat.S_IRUSR | stat.S_IWUSR)
         return address
     endpoint = made.getsockopt(zmq.LAST_ENDPOINT)
@@ -141,7 +143,7 @@ def bind_in(
 def close_bound(made: zmq.Socket[bytes], beside: Address, place: int | str = "") -> None:
     """Close a socket that `bind` (or, with its place, `bind_in`) bound, and remove its file."""
     if beside.path:
-        Path(f"{beside.path}{place}").unlink(missing_ok=True)  # ZeroMQ leaves it behind
+        files.remove(f"{beside.path}{place}")
     made.close()
 
 

@@ -14,6 +14,7 @@ from nearfar.coordinator.endings import tell
 from nearfar.coordinator.tasks import State
 from nearfar.errors import PoolBroken
 from nearfar.net import forks
+from nearfar.net.ending import left_behind
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.waker import Waker
 from nearfar.pool.alone import Alone
@@ -112,6 +113,8 @@ class DrivenEngine(Insides):
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """As `Engine.wait_until`. Raises `PoolBroken` if the pool's own work failed: `ready` may never be."""
         met = self._leadership.wait_until(lambda: ready() or self._failed, timeout)
+        if self._over and left_behind():
+            raise SystemExit
         if self._failed and self._broken is not None and not ready():
             raise self._broken
         return met

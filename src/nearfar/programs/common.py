@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import IntEnum
 from types import FrameType, TracebackType
 from typing import Self
 
+from nearfar.programs.exits import Exit as Exit
+from nearfar.programs.exits import leave
 
-class Exit(IntEnum):
-    """The exit codes of every program."""
-
-    OK = 0
-    FAILED = 1
-    """The program ran to its end, and some of its work failed: the counts say what."""
-    USAGE = 2
-    """The command line, or a file it names, cannot be used as given."""
-    LOST = 3
-    """A peer or the host of a queue went away and did not return in time."""
-    UNTRUSTED = 4
-    """The other side does not let this one in, or is not who it should be: the keys do not fit."""
-    INTERRUPTED = 130
-    """SIGINT: stopped in good order, and the same command goes on from here."""
-    TERMINATED = 143
-    """SIGTERM: the same."""
+LOOK = 0.25
+"""Seconds between two looks at whether a signal came, for who waits for a host."""
 
 
 def add_logging_options(parser: argparse.ArgumentParser) -> None:
@@ -93,27 +82,33 @@ def announce(message: str, event: str) -> None:
     record = logging.LogRecord("nearfar", logging.WARNING, "", 0, message, None, None)
     record.event = event
     handlers = logging.getLogger().handlers or [logging.Handler()]
-    os.write(2, f"{handlers[0].format(record)}\n".encode(errors="replace"))
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        os.write(2, f"{handlers[0].format(record)}\n".encode(errors="replace"))
 
 
 class StopRequest:
-    """SIGINT and SIGTERM, made polite: the first asks to stop, the second leaves at once.
+    """SIGINT, SIGTERM and SIGHUP, made polite: the first asks to stop, the second leaves at once.
 
-    Use it as a context manager in the main thread; inside, the program looks at `requested` between two
-    pieces of work, or waits. No Event, because a handler that sets one can wait for ever for the lock of the
-    very thread it interrupted.
+    Use it as a context manager in the main thread, around all that must be closed in good order; inside, the
+    program looks at `requested` between two pieces of work, or waits. No Event, because a handler that sets
+    one can wait for ever for the lock of the very thread it interrupted.
+
+    What follows within `ECHO` seconds is the first signal once more: timeout(1) sends it to the process, and
+    then to its whole group. A program started with SIGHUP ignored, as by nohup(1), is not to hear it.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ECHO = 0.1
 
     def __init__(
-        self, wake: Callable[[], None] = lambda: None, *, leave: Callable[[int], object] = os._exit
+        self, wake: Callable[[], None] = lambda: None, *, leave: Callable[[int], object] = leave
     ) -> None:
         """`wake` is called at the first signal, from the handler: it must not block nor take a lock."""
         self.signum: int | None = None
         self._wake = wake
         self._leave = leave
         self._bell = -1
+        self._echo_until = 0.0
         self._before: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
 
     @property
@@ -126,11 +121,27 @@ class StopRequest:
         """The exit code that says which signal it was; `Exit.OK` if none came."""
         return Exit.OK if self.signum is None else 128 + self.signum
 
+    def tell(self, wake: Callable[[], None]) -> None:
+        """Call `wake` from now on; at once, if the first signal came already."""
+        self._wake = wake
+        if self.requested:
+            wake()
+
+    def reaches(self, look: Callable[[float], bool]) -> bool:
+        """Call `look` with a time to take, in seconds, until it finds what it looks for (True), or a first
+        signal came (False)."""
+        while not self.requested:
+            if look(LOOK):
+                return True
+        return False
+
     def handle(self, signum: int, frame: FrameType | None = None) -> None:
         """What a signal does; the program itself may call it to stop as if signalled."""
         if self.requested:
-            self._leave(128 + signum)
+            if time.monotonic() >= self._echo_until:
+                self._leave(128 + signum)
             return
+        self._echo_until = time.monotonic() + self.ECHO
         self.signum = signum
         announce("stopping: finishing what is in hand (again: leave at once)", "stopping")
         os.eventfd_write(self._bell, 1)
@@ -144,7 +155,8 @@ class StopRequest:
     def __enter__(self) -> Self:
         self._bell = os.eventfd(0)
         for signum in self.SIGNALS:
-            self._before[signum] = signal.signal(signum, self.handle)
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+                self._before[signum] = signal.signal(signum, self.handle)
         return self
 
     def __exit__(
@@ -153,6 +165,20 @@ class StopRequest:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         os.close(self._bell)
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's keeper of shared things so that it lives as long as this program.
+
+    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would say so.
+    """
+    from multiprocessing import resource_tracker  # few programs need one
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # what is blocked stays so over there
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def why(error: Exception) -> str:

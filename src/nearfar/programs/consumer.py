@@ -18,6 +18,7 @@ from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, descr
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import Progress, make_progress
+from nearfar.programs.streams import tell
 
 FAREWELL = 30.0
 """Seconds to hand over the last answers."""
@@ -89,27 +90,31 @@ def _work(options: argparse.Namespace, store: Store) -> int:
     # Only here: an export needs no ZeroMQ.
     from nearfar.download.couriers.far import open_inbound
 
-    inbound = open_inbound(
-        options.queue or options.bind or DEFAULT_ADDRESS,
-        bind=options.queue is None,
-        store=store.id,
-        lanes=options.lanes,
-        keys=options.keys,
-        insecure=options.insecure,
-        wait=options.wait,
-        producers=options.producers,
-    )
-    place = describe_place(inbound.address, hosts=options.queue is None)
-    progress = make_progress(quiet=options.quiet, log_format=options.log_format)
-    consumer = Consumer(inbound, store, on_turn=lambda: _show(progress, consumer))
-    try:
-        with StopRequest(consumer.stop) as stop:
+    with StopRequest() as stop:
+        inbound = open_inbound(
+            options.queue or options.bind or DEFAULT_ADDRESS,
+            bind=options.queue is None,
+            store=store.id,
+            lanes=options.lanes,
+            keys=options.keys,
+            insecure=options.insecure,
+            wait=options.wait,
+            producers=options.producers,
+        )
+        progress = make_progress(quiet=options.quiet, log_format=options.log_format)
+        consumer = Consumer(inbound, store, on_turn=lambda: _show(progress, consumer))
+        stop.tell(consumer.stop)
+        try:
+            place = describe_place(inbound.address, hosts=options.queue is None)
             log.info("%s, saving to %s", place, options.output)
-            consumer.run()
-    finally:
-        progress.close(_counts(consumer), time.monotonic())
-        inbound.close(FAREWELL)
-        print(consumer.received)
+            if stop.reaches(inbound.reach):
+                consumer.run()
+        finally:
+            progress.close(_counts(consumer), time.monotonic())
+            try:
+                inbound.close(FAREWELL)
+            finally:
+                tell(consumer.received)
     return stop.exit_code or (Exit.FAILED if consumer.received.failed else Exit.OK)
 
 

@@ -18,6 +18,7 @@ from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options,
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 from nearfar.programs.counts import number
 from nearfar.programs.hiring import make_crew
+from nearfar.programs.streams import tell
 from nearfar.programs.tables import table
 
 SAMPLE = 1.0
@@ -107,7 +108,7 @@ def _coordinate(options: argparse.Namespace) -> int:
         coordinator = LoneCoordinator(address, hire, access=access, lease=options.lease)
         try:
             nobody = coordinator.counts()
-            print(f"coordinating at {coordinator.address}", flush=True)
+            tell(f"coordinating at {coordinator.address}")
             _watch(coordinator, stop, options.status_every, nobody)
         finally:
             coordinator.stop(options.grace)
@@ -131,13 +132,12 @@ def _tell_status(options: argparse.Namespace) -> int:
     address = Address.parse_remote(options.status)
     look = partial(ask, address, options.wait, approach(address, options.keys, insecure=options.insecure))
     before = look()
-    with StopRequest() as stop:
-        stop.wait(SAMPLE)
+    time.sleep(SAMPLE)
     after = look()
     rate = (after.counts["done"] - before.counts["done"]) / SAMPLE
-    print(describe(after.counts, rate))
+    tell(describe(after.counts, rate))
     if after.workers:
-        print(table(("worker", "host", "pid", "tasks", "tasks/s", "runs", "for"), _rows(before, after)))
+        tell(table(("worker", "host", "pid", "tasks", "tasks/s", "runs", "for"), _rows(before, after)))
     return Exit.OK
 
 

@@ -6,7 +6,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -22,10 +23,9 @@ PICTURES = Gallery(count=200, large=2)
 def main(argv: Sequence[str] | None = None) -> int:
     """Give the demo and return its exit code (`Exit`); a signal ends it at once."""
     options = make_parser().parse_args(argv)
-    for signum in StopRequest.SIGNALS:
-        signal.signal(signum, interrupt)
     try:
-        wrong = give_tour(options.output, PICTURES)
+        with interruptible():
+            wrong = give_tour(options.output, PICTURES)
     except KeyboardInterrupt as stopped:
         print("\nstopped; the next demo begins anew", file=sys.stderr)
         return 128 + int(stopped.args[0])
@@ -59,6 +59,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, a signal unwinds from wherever the demo is, so that its commands and its server end with it."""
+    before = {
+        signum: signal.signal(signum, interrupt)
+        for signum in StopRequest.SIGNALS
+        if signal.getsignal(signum) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 def interrupt(signum: int, frame: FrameType | None) -> None:
-    """Unwind from wherever the demo is, so that its commands and its server end with it."""
+    """The handler."""
     raise KeyboardInterrupt(signum)

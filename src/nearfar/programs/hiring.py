@@ -7,6 +7,7 @@ import sys
 from multiprocessing import forkserver
 from pathlib import Path
 
+from nearfar.programs.common import start_tracker
 from nearfar.worker.crew import Crew, Listener
 
 
@@ -16,6 +17,7 @@ def make_crew(listener: Listener, count: int, quota: int | None = None) -> Crew:
     Modules are looked for in the working directory first, as ``python -m`` does. Processes are forked by a
     server that has neither threads nor sockets, and like them does not hear SIGTERM: it is for the program.
     """
+    start_tracker()
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)

@@ -13,6 +13,7 @@ from nearfar.errors import KeysError
 from nearfar.net import keyring
 from nearfar.net.access import VARIABLE
 from nearfar.programs.common import Exit, why
+from nearfar.programs.streams import tell
 from nearfar.programs.tables import table
 
 
@@ -68,32 +69,32 @@ def make_parser() -> argparse.ArgumentParser:
 def _init(options: argparse.Namespace, folder: Path) -> None:
     if options.server is not None:
         public = keyring.init_client(folder, options.server)
-        print(f"made a client's key in {folder}; have the service let it in:")
-        print(f"  nearfar keys add NAME --public {public.name}      (with {public}, copied to it)")
+        tell(f"made a client's key in {folder}; have the service let it in:")
+        tell(f"  nearfar keys add NAME --public {public.name}      (with {public}, copied to it)")
         return
     keyring.init(folder)
-    print(f"made a service's keys in {folder}, and a client's, which is let in as {keyring.OWN_NAME}")
-    print("  start services, and who connects to them here, with --keys", folder)
-    print("  let others in: nearfar keys add NAME --keys", folder)
+    tell(f"made a service's keys in {folder}, and a client's, which is let in as {keyring.OWN_NAME}")
+    tell(f"  start services, and who connects to them here, with --keys {folder}")
+    tell(f"  let others in: nearfar keys add NAME --keys {folder}")
 
 
 def _add(options: argparse.Namespace, folder: Path) -> None:
     made = keyring.add(folder, options.name, options.public)
-    print(f"{options.name} is let in")
+    tell(f"{options.name} is let in")
     if made is None:
-        print(f"  it needs the service's public key, {folder / 'server.key'}, in its own folder of keys")
+        tell(f"  it needs the service's public key, {folder / 'server.key'}, in its own folder of keys")
     else:
-        print(f"  its keys are in {made}: move that folder there (it holds a secret), and use it with --keys")
+        tell(f"  its keys are in {made}: move that folder there (it holds a secret), and use it with --keys")
 
 
 def _revoke(options: argparse.Namespace, folder: Path) -> None:
     keyring.revoke(folder, options.name)
-    print(f"{options.name} is let in no more")
+    tell(f"{options.name} is let in no more")
 
 
 def _list(options: argparse.Namespace, folder: Path) -> None:
     rows = [(name, key, _date(since)) for name, key, since in keyring.listing(folder)]
-    print(table(("name", "public key", "since"), rows) if rows else "nobody is let in")
+    tell(table(("name", "public key", "since"), rows) if rows else "nobody is let in")
 
 
 def _date(since: float) -> str:

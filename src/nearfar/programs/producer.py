@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +34,7 @@ from nearfar.programs.arguments import (
     pool_place,
     positive,
 )
-from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
+from nearfar.programs.common import Exit, StopRequest, set_up_logging, start_tracker, why
 from nearfar.programs.fetching import add_fetching, fetch_options, warn
 from nearfar.programs.run import Run
 
@@ -152,8 +152,10 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> Sto
         jobs=options.jobs,
         prepare=partial(set_up_logging, options),
     )
-    near = Near(plan, run.desk)
-    with StopRequest(near.stop) as stop:
+    start_tracker()
+    with StopRequest() as stop:
+        near = Near(plan, run.desk)
+        stop.tell(near.stop)
         near.run()
     return stop
 
@@ -165,8 +167,7 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
 
     address = options.bind or options.queue or DEFAULT_ADDRESS
     bind = options.bind is not None
-    fetcher = make_fetcher(fetching)
-    try:
+    with StopRequest() as stop, closing(make_fetcher(fetching)) as fetcher:
         outbound = open_outbound(
             address,
             bind=bind,
@@ -177,14 +178,13 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
         )
         try:
             producer = Producer(run.desk, fetcher, outbound, jobs=options.jobs)
-            with StopRequest(producer.stop) as stop:
-                log.info("%s", describe_place(outbound.address, hosts=bind))
+            stop.tell(producer.stop)
+            log.info("%s", describe_place(outbound.address, hosts=bind))
+            if stop.reaches(outbound.reach):
                 outbound.attend()  # consumers wait for a producer's goodbye, also for one of an empty list
                 producer.run()
         finally:
             outbound.close(FAREWELL)
-    finally:
-        fetcher.close()
     return stop
 
 
@@ -198,6 +198,7 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
             options.pool, keys=options.keys, insecure=options.insecure, wait=options.wait
         )
     else:
+        start_tracker()
         # Spawned, for this process has threads already; logging is set up there as it is here.
         context = multiprocessing.get_context("spawn")
         executor = Executor(options.pool, context, _begin_worker, (options,))
@@ -224,7 +225,7 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> St
     bind = options.bind is not None
     if isinstance(options.pool, str) and Address.parse(address).everywhere:
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
-    with _executor(options) as executor:
+    with StopRequest() as stop, _executor(options) as executor:
         outbound = open_outbound(
             address,
             bind=bind,
@@ -238,8 +239,9 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> St
                 Order, outbound.address, options.wait, fetching, options.jobs, insecure=options.insecure
             )
             pooled = Pooled(run.desk, executor, outbound, order)
-            with StopRequest(pooled.stop) as stop:
-                log.info("%s", describe_place(outbound.address, hosts=bind))
+            stop.tell(pooled.stop)
+            log.info("%s", describe_place(outbound.address, hosts=bind))
+            if stop.reaches(outbound.reach):
                 outbound.attend()
                 pooled.run()
         finally:

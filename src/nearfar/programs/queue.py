@@ -19,6 +19,7 @@ from nearfar.programs.arguments import (
 )
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 from nearfar.programs.counts import number, size
+from nearfar.programs.streams import tell
 from nearfar.queues.far import FarQueue
 
 log = logging.getLogger("nearfar.queue")
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with StopRequest() as stop, _host(options) as queue:
             empty = describe(queue.counts())
-            print(describe_place(queue.address, hosts=True), flush=True)
+            tell(describe_place(queue.address, hosts=True))
             _watch(queue, stop, options.status_every, empty)
             left = queue.counts()
     except (AddressError, KeysError) as error:

@@ -15,6 +15,7 @@ from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake, Source
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import make_progress
+from nearfar.programs.streams import tell
 
 SHOWN_EVERY = 0.1
 """Seconds between two looks at the counts."""
@@ -60,13 +61,13 @@ class Run:
 
     def report(self) -> None:
         """Print the counts, where the failures are, and how to go on."""
-        print(self.summary)
+        tell(self.summary)
         if not self._all_counted:
-            print("the rest of the input was not read")
+            tell("the rest of the input was not read")
         if self._failures.count:
-            print(f"failures: {self._failures.path} (try them again with -i {self._failures.path})")
+            tell(f"failures: {self._failures.path} (try them again with -i {self._failures.path})")
         if self.summary.left or not self._all_counted:
-            print("to go on, run the same command again: nothing that is saved is fetched twice")
+            tell("to go on, run the same command again: nothing that is saved is fetched twice")
         log.debug("%s", self.summary, extra={"event": "summary", "fields": self._fields()})
 
     def _fields(self) -> dict[str, object]:

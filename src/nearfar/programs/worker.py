@@ -15,6 +15,7 @@ from nearfar.net.addresses import Address
 from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options, positive, seconds
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 from nearfar.programs.hiring import make_crew
+from nearfar.programs.streams import tell
 from nearfar.worker.loop import Agent
 
 log = logging.getLogger("nearfar.worker")
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with StopRequest(agent.leave):
             many = "1 process" if options.processes == 1 else f"{options.processes} processes"
-            print(f"working for {address} as {agent.name} with {many}", flush=True)
+            tell(f"working for {address} as {agent.name} with {many}")
             agent.run()
     except NotAdmitted as error:
         print(f"nearfar worker: {error}", file=sys.stderr)

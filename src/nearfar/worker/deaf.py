@@ -1,7 +1,7 @@
-"""Imported by the server that forks a program's workers: it does not hear SIGTERM, nor do they.
+"""Imported by the server that forks a program's workers: it hears neither SIGTERM nor SIGHUP, nor do they.
 
-Service managers, and timeout(1), send that to every process of a program. It asks the program to finish what
-is in hand, which it could not if its workers died of it.
+Service managers, and timeout(1), send SIGTERM to every process of a program, and the kernel SIGHUP when a
+terminal is closed. It asks the program to finish what is in hand, which it could not without its workers.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 import os
 import signal
 
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+UNHEARD = (signal.SIGTERM, signal.SIGHUP)
+
+for _signum in UNHEARD:
+    signal.signal(_signum, signal.SIG_IGN)
 
 
 def stay_deaf() -> None:
     """In a worker: go on so, but for its children, whom others may stop as they are used to."""
-    # A handler that does nothing: a program that is executed is not deaf, as it would be with SIG_IGN.
-    signal.signal(signal.SIGTERM, lambda signum, frame: None)
+    for signum in UNHEARD:
+        # A handler that does nothing: a program that is executed is not deaf, as it would be with SIG_IGN.
+        signal.signal(signum, lambda signum, frame: None)
     os.register_at_fork(after_in_child=_hear_again)
 
 
 def _hear_again() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for signum in UNHEARD:
+        signal.signal(signum, signal.SIG_DFL)

@@ -36,6 +36,10 @@ class FarOutbound(Outbound):
         self._last_entry: Any = None
         self._sent = 0
 
+    def reach(self, timeout: float) -> bool:
+        """Whether a host has answered, after up to `timeout` seconds. Raises `QueueLost`."""
+        return self._end.reach(timeout)
+
     def attend(self) -> None:
         """Be counted as a producer from now on, before anything is sent. Raises `QueueLost`."""
         self._end.attend()
@@ -100,6 +104,10 @@ class FarInbound(Inbound):
         self._host = host
         self._address = address
         self._end = End(address.seen_from_here(), access, wait=wait, tags=(store,))
+
+    def reach(self, timeout: float) -> bool:
+        """Whether a host has answered, after up to `timeout` seconds. Raises `QueueLost`."""
+        return self._end.reach(timeout)
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -10,6 +10,7 @@ from typing import Any
 from nearfar.errors import NotAdmitted, QueueLost
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.ending import left_behind
 from nearfar.net.here import about_me, new_name
 from nearfar.queues.ends.loop import EndLoop
 from nearfar.queues.ends.machine import EndMachine, State
@@ -48,6 +49,13 @@ class Connection:
         self._loop: EndLoop | None = None
         self._closed = False
 
+    def reach(self, timeout: float) -> bool:
+        """Look for a host for up to `timeout` seconds; tells whether one has answered. Raises `QueueLost`."""
+        with self._changed:
+            self._begin()
+            self._wait_until(lambda: bool(self._machine.facts), time.monotonic() + timeout)
+            return bool(self._machine.facts)
+
     # -- questions -------------------------------------------------------------------------------
 
     def ask(self, what: str, argument: Any = None) -> Any:
@@ -77,11 +85,12 @@ class Connection:
     # -- the end of an end -----------------------------------------------------------------------
 
     def close(self) -> None:
-        """Say goodbye, in the background; `join` waits for it."""
+        """Say goodbye, in the background; `join` waits for it. Calls that wait raise `ValueError`."""
         with self._changed:
             if self._closed:
                 return
             self._closed = True
+            self._changed.notify_all()
             self._machine.leave()
             if self._loop is not None:
                 self._loop.wake()
@@ -104,7 +113,7 @@ class Connection:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             with self._changed:
-                self._wait_until(self._may_go, deadline)
+                self._wait_until(self._may_go, deadline, leaving=True)
                 if not self._may_go():
                     raise QueueLost(f"the queue at {self._address} did not take in all within {timeout:g} s")
         finally:
@@ -122,17 +131,21 @@ class Connection:
     def _open(self, *, produces: bool = False, consumes: bool = False) -> EndMachine:
         """Connect if this is the first use, wait for the host's welcome, and take on a role."""
         machine = self._machine
-        if self._closed:
-            raise ValueError("the queue is closed")
-        self._check_admitted()
-        if machine.state is State.NEW:
-            machine.connect(time.monotonic())
-            self._loop = EndLoop(machine, self._address, self._access, self._changed, self._on_change)
+        self._begin()
         if not machine.facts:
             self._wait_until(lambda: bool(machine.facts), None)
         machine.roles.produces |= produces
         machine.roles.consumes |= consumes
         return machine
+
+    def _begin(self) -> None:
+        if self._closed:
+            raise ValueError("the queue is closed")
+        self._check_admitted()
+        machine = self._machine
+        if machine.state is State.NEW:
+            machine.connect(time.monotonic())
+            self._loop = EndLoop(machine, self._address, self._access, self._changed, self._on_change)
 
     @property
     def _session(self) -> Session:
@@ -143,14 +156,15 @@ class Connection:
         assert self._loop is not None
         return self._loop
 
-    def _wait_until(self, done: Callable[[], Any], deadline: float | None) -> None:
-        """Wait until `done`, or the deadline, or the host has been away for too long."""
+    def _wait_until(self, done: Callable[[], Any], deadline: float | None, *, leaving: bool = False) -> None:
+        """Wait until `done`, or the deadline, or the host has been away for too long, or until `close`: what
+        a put has no room for would else never let it say goodbye."""
         machine = self._machine
         while not done():
             now = time.monotonic()
             self._check_host(now)
-            if machine.state is State.CLOSED:
-                raise ValueError("the queue is closed")
+            if machine.state is State.CLOSED or (self._closed and not leaving):
+                raise SystemExit if left_behind() else ValueError("the queue is closed")
             if deadline is not None and now >= deadline:
                 return
             until = (now if machine.state is State.OPEN else machine.greeting_since) + self._wait
