@@ -99,11 +99,11 @@ def near(processes: int, method: str = "fork") -> Iterator[Pool]:
 
 
 @contextmanager
-def agent(address: str, processes: int) -> Iterator[Agent]:
+def agent(address: str, processes: int, plain: tuple[str, ...] | None = None) -> Iterator[Agent]:
     """Workers that join at `address` over the network, from a thread of this process."""
 
     def hire(listener: Listener) -> Crew:
-        return Crew(listener, processes, context=multiprocessing.get_context("forkserver"))
+        return Crew(listener, processes, context=multiprocessing.get_context("forkserver"), plain=plain)
 
     made = Agent(Address.parse(address), hire, processes)
     thread = threading.Thread(target=made.run, name="agent")
@@ -146,11 +146,11 @@ def both(processes: int) -> Iterator[Pool]:
 
 
 @contextmanager
-def coordinated(processes: int) -> Iterator[str]:
+def coordinated(processes: int, plain: tuple[str, ...] | None = None) -> Iterator[str]:
     """The address of a coordinator that runs by itself, whose workers have joined over tcp."""
     coordinator = LoneCoordinator(Address.parse("tcp://127.0.0.1:*"))
     try:
-        with agent(str(coordinator.address), processes):
+        with agent(str(coordinator.address), processes, plain):
             assert eventually(lambda: coordinator.counts()["workers"] == processes)
             yield str(coordinator.address)
     finally:
@@ -170,6 +170,18 @@ def far(processes: int) -> Iterator[Pool]:
             pool.join()
 
 
+@contextmanager
+def plainly(processes: int) -> Iterator[Pool]:
+    """Client and workers that read no pickle."""
+    with coordinated(processes, ("tests.pool", "builtins:abs")) as address:
+        pool = Pool.connect(address, plain=True)
+        try:
+            yield pool
+        finally:
+            pool.terminate()
+            pool.join()
+
+
 # A pool of another engine joins the suite with a row here.
 MAKERS = [
     Maker("standard", standard, ours=False, kills=True),
@@ -177,6 +189,7 @@ MAKERS = [
     Maker("hosted", hosted, kills=True),
     Maker("both", both, kills=True),
     Maker("far", far, kills=True),
+    Maker("plain", plainly, kills=True),
     Maker("processes", lambda count: over(processes_executor(count))),
     Maker("threads", lambda count: over(threads_executor(count))),
     Maker("shared", shared),

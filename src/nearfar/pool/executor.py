@@ -53,6 +53,7 @@ class Executor(futures.Executor):
         timeout: float | None = None,
         insecure: bool = False,
         lease: float = LEASE,
+        plain: bool = False,
     ) -> None:
         """Start `max_workers` workers (None: one for each CPU).
 
@@ -61,7 +62,9 @@ class Executor(futures.Executor):
         """
         if max_workers is not None and max_workers < (1 if address is None else 0):
             raise ValueError("max_workers must be greater than 0")
-        workers = Workers(max_workers, initializer, initargs, max_tasks_per_child, mp_context, daemon=False)
+        workers = Workers(
+            max_workers, initializer, initargs, max_tasks_per_child, mp_context, daemon=False, plain=plain
+        )
         engine = make_engine(
             workers, address=address, executor=executor, timeout=timeout, insecure=insecure, lease=lease
         )
@@ -77,9 +80,10 @@ class Executor(futures.Executor):
         retries: int = 0,
         timeout: float | None = None,
         wait: float = WAIT,
+        plain: bool = False,
     ) -> Self:
         """An executor of the workers of the coordinator at `address`. Raises `AddressError`."""
-        engine = connect_engine(address, initializer, initargs, wait=wait, daemon=False)
+        engine = connect_engine(address, initializer, initargs, wait=wait, daemon=False, plain=plain)
         return cls.__new__(cls)._begin(_Core(engine), (timeout, retries))
 
     def _begin(self, core: _Core, limits: Limits) -> Self:

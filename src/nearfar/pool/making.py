@@ -32,6 +32,8 @@ class Workers:
     daemon: bool = True
     """They may have no children of their own, and at the program's exit what they run is dropped. Else it is
     waited for, as the standard's executors do."""
+    plain: bool = False
+    """No pickle, both ways."""
 
     def check(self, *, least: int) -> None:
         """Raise what the standard raises for arguments that make no sense."""
@@ -72,6 +74,7 @@ def make_engine(
         insecure=insecure,
         lease=lease,
         daemon=workers.daemon,
+        plain=workers.plain,
     )
 
 
@@ -82,6 +85,7 @@ def connect_engine(
     *,
     wait: float = WAIT,
     daemon: bool = True,
+    plain: bool = False,
 ) -> Engine:
     """An engine that is a client of the coordinator at `address`; `daemon` as in `Workers`.
 
@@ -90,13 +94,14 @@ def connect_engine(
     Workers(initializer=initializer).check(least=1)
     from nearfar.pool.far import FarEngine
 
-    return FarEngine(address, initializer, tuple(initargs), wait=wait, daemon=daemon)
+    return FarEngine(address, initializer, tuple(initargs), wait=wait, daemon=daemon, plain=plain)
 
 
 def over(executor: futures.Executor, workers: Workers, address: str | None, timeout: float | None) -> Engine:
     """An engine over somebody's executor; a nearfar one's engine is shared."""
-    if workers.initializer is not None or workers.maxtasksperchild is not None or workers.context is not None:
-        raise ValueError("initializer, maxtasksperchild and context are for the executor itself")
+    own = workers.initializer, workers.maxtasksperchild, workers.context
+    if workers.plain or any(each is not None for each in own):
+        raise ValueError("initializer, maxtasksperchild, context and plain are for the executor itself")
     if address is not None:
         raise ValueError("address and executor exclude each other")
     engine = getattr(executor, "engine", None)

@@ -9,7 +9,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, NoReturn, Self, TypeVar, Unpack
 
 from nearfar.coordinator.tasks import Mode
-from nearfar.pool.chunks import chunks, default_chunksize
+from nearfar.pool.chunks import cut
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
 from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
@@ -50,6 +50,7 @@ class Pool:
         timeout: float | None = None,
         insecure: bool = False,
         lease: float = LEASE,
+        plain: bool = False,
     ) -> None:
         """Start `processes` workers (None: one for each CPU).
 
@@ -60,10 +61,11 @@ class Pool:
           the number of workers that it has, if it does not tell.
         * `insecure`: bind an address that others can reach without keys. `lease`: seconds of silence after
           which a worker on another machine counts as dead.
+        * `plain`: send and read no pickle: only functions of modules, by name, and plain data; see README.
 
         Raises `ValueError` or `TypeError` for arguments that make no sense, `AddressError`.
         """
-        workers = Workers(processes, initializer, initargs, maxtasksperchild, context)
+        workers = Workers(processes, initializer, initargs, maxtasksperchild, context, plain=plain)
         engine = make_engine(
             workers, address=address, executor=executor, timeout=timeout, insecure=insecure, lease=lease
         )
@@ -79,14 +81,16 @@ class Pool:
         retries: int = 0,
         timeout: float | None = None,
         wait: float = WAIT,
+        plain: bool = False,
     ) -> Self:
         """A pool of the workers of the coordinator at `address`, which other programs may use as well.
 
         `wait`: seconds without an answer of the coordinator, after which every call fails with
-        `CoordinatorLost`. Nothing is sent before the pool is used. Raises `AddressError`.
+        `CoordinatorLost`. Nothing is sent before the pool is used. `plain` as for a new pool. Raises
+        `AddressError`, and `ItemError` for an initializer that cannot travel plainly.
         """
         pool = cls.__new__(cls)
-        engine = connect_engine(address, initializer, initargs, wait=wait)
+        engine = connect_engine(address, initializer, initargs, wait=wait, plain=plain)
         pool._begin(engine, timeout, retries)
         return pool
 
@@ -256,13 +260,9 @@ class Pool:
     ) -> MapResult:
         self._check_running()
         asked = limits(options, self._limits, MapOptions)
-        items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
-        if chunksize is None:
-            chunksize = default_chunksize(len(items), self._engine.size)
-        elif chunksize < 1:
-            raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
-        result = MapResult(self._engine, self, callbacks, reporter(options.get("progress"), len(items)))
-        result.send(func, chunks(items, chunksize), mode, asked)
+        pieces, total = cut(iterable, chunksize, self._engine)
+        result = MapResult(self._engine, self, callbacks, reporter(options.get("progress"), total))
+        result.send(func, pieces, mode, asked)
         return result
 
     def _imap(

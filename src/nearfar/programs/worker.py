@@ -14,6 +14,7 @@ from nearfar.net.addresses import Address
 from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, positive, seconds
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 from nearfar.programs.hiring import make_crew
+from nearfar.programs.plainly import add_plain_option, describe, plain_names
 from nearfar.worker.loop import Agent
 
 log = logging.getLogger("nearfar.worker")
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AddressError as error:
         print(f"nearfar worker: {error}", file=sys.stderr)
         return Exit.USAGE
-    hire = partial(make_crew, count=options.processes, quota=options.max_tasks)
+    plain = plain_names(options)
+    hire = partial(make_crew, count=options.processes, quota=options.max_tasks, plain=plain)
     agent = Agent(
         address.seen_from_here(), hire, options.processes, wait=options.wait, quota=options.max_tasks
     )
@@ -36,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with StopRequest(agent.leave):
             many = "1 process" if options.processes == 1 else f"{options.processes} processes"
             print(f"working for {address} as {agent.name} with {many}", flush=True)
+            if plain is not None:
+                log.info("%s", describe(plain))
             agent.run()
     except PoolBroken as error:
         print(f"nearfar worker: {error}", file=sys.stderr)
@@ -75,5 +79,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds to wait for a coordinator that does not answer (60)",
     )
+    add_plain_option(parser, "its processes")
     add_logging_options(parser)
     return parser
