@@ -46,6 +46,12 @@ def new_pool(maker: Maker) -> Callable[[int], AbstractContextManager[Any]]:
 
 
 @pytest.fixture
+def trouble(maker: Maker) -> type[Exception]:
+    """As what a task's own `Trouble` comes home."""
+    return maker.trouble
+
+
+@pytest.fixture
 def ours(maker: Maker) -> None:
     """For tests of what the standard's pool does not have."""
     if not maker.ours:

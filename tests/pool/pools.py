@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearfar.coordinator.loop import LoneCoordinator
+from nearfar.errors import RemoteError
 from nearfar.net.addresses import Address
 from nearfar.pool.executor import Executor
 from nearfar.pool.pool import Pool
 from nearfar.worker.crew import Crew, Listener
 from nearfar.worker.loop import Agent
+from tests.pool.tasks import Trouble
 from tests.support.waiting import eventually
 
 
@@ -30,6 +32,8 @@ class Maker:
     """Whether it has what nearfar adds to the standard."""
     kills: bool = False
     """Whether `terminate` stops what runs."""
+    trouble: type[Exception] = Trouble
+    """As what a task's `Trouble` comes home."""
 
     def __str__(self) -> str:
         return self.name
@@ -189,7 +193,7 @@ MAKERS = [
     Maker("hosted", hosted, kills=True),
     Maker("both", both, kills=True),
     Maker("far", far, kills=True),
-    Maker("plain", plainly, kills=True),
+    Maker("plain", plainly, kills=True, trouble=RemoteError),
     Maker("processes", lambda count: over(processes_executor(count))),
     Maker("threads", lambda count: over(threads_executor(count))),
     Maker("shared", shared),
