@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.pool.pools import MAKERS, Maker
+from tests.pool.pools import MAKERS, Maker, coordinated
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,3 +64,17 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "gate"
     yield path
     path.touch()
+
+
+@pytest.fixture(scope="module")
+def plain_workers() -> Iterator[str]:
+    """The address of a coordinator with one worker that reads no pickle."""
+    with coordinated(1, ("tests.pool.offered",)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def usual_workers() -> Iterator[str]:
+    """The address of a coordinator with one worker that reads everything."""
+    with coordinated(1) as address:
+        yield address

@@ -1,4 +1,4 @@
-"""Pickles that do harm when they are read: each makes a folder, so that a test sees whether one went off."""
+"""What a stranger may send: pickles that make a folder when they are read, names of what is not offered."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgpack
 
 from nearfar.net import codec
 from nearfar.net.plain import PLAIN
+from nearfar.net.plain.names import LONGEST
 
 
 class _Bomb:
@@ -50,3 +51,42 @@ def wrapped(path: Path) -> list[bytes]:
         PLAIN + msgpack.packb(hidden(path)),
         PLAIN + msgpack.packb([["tests.Error", "said", hidden(path)], [], None]),
     ]
+
+
+NOT_ALLOWED = [
+    "os:system",
+    "builtins:eval",
+    "tests.pool:far_tasks",
+    "tests.pool.trap:spring",
+    "tests.pool.offered_not:double",
+    "tests.pool.offered._corner:spring",
+    "tests.pool.offered._private:published",
+    "tests.pool.offered._private:kept",
+    "tests.pool.offered.__main__:main",
+    "tests.pool.offered.system:makedirs",
+    "tests.pool.offered:os",
+    "tests.pool.offered:os.mkdir",
+    "tests.pool.offered:getoutput",
+    "tests.pool.offered:unexported",
+    "tests.pool.offered:Door",
+    "tests.pool.offered:Door.knock",
+    "tests.pool.offered:enter",
+    "tests.pool.offered:twice",
+    "tests.pool.offered:prepared",
+    "tests.pool.offered:_quiet",
+    "tests.pool.offered:__getattr__",
+    "tests.pool.offered:__class__",
+    "tests.pool.offered:__builtins__",
+    "tests.pool.offered:double.__globals__",
+    "tests.pool.offered:double:double",
+    "tests.pool.offered:double\0",
+    "tests.pool.offered:",
+    ":double",
+    "double",
+    ".offered:double",
+    "tests..offered:double",
+    "tests/pool/offered:double",
+    "",
+    f"tests.pool.offered:{'x' * LONGEST}",
+]
+"""To a worker that offers `tests.pool.offered`."""

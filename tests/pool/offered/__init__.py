@@ -8,9 +8,10 @@ from functools import lru_cache, partial
 from subprocess import getoutput
 from typing import Any
 
+from tests.pool.offered._private import published
 from tests.pool.offered.inner import exported, unexported
 
-__all__ = ["exported"]
+__all__ = ["exported", "published"]
 
 HIDDEN = (getoutput, unexported)
 asked: list[str] = []

@@ -70,7 +70,21 @@ def name_of(func: Any) -> PlainName:
         )
     if getattr(sys.modules.get(module or ""), name, None) is not func:
         raise _nameless(f"{module}.{name} is not this function now", func)
-    return PlainName(f"{module}:{name}".encode())
+    return PlainName(f"{_public(module, name, func)}:{name}".encode())
+
+
+def _public(module: str, name: str, func: Any) -> str:
+    """The module to ask for `func`: its own, or if that is private, the package above it that exports `func`.
+
+    Workers let nobody into the private corners of a package that they offer.
+    """
+    parts = module.split(".")
+    private = next((place for place, part in enumerate(parts) if part.startswith("_")), len(parts))
+    for count in range(private, 0, -1) if private < len(parts) else ():
+        space = vars(sys.modules.get(".".join(parts[:count]), object))
+        if space.get(name) is func and name in space.get("__all__", ()):
+            return ".".join(parts[:count])
+    return module
 
 
 def _nameless(reason: str, func: Any) -> ItemError:
