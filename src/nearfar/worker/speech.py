@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from nearfar.net.pickles import failures, results
+from nearfar.net.pickles import failures
 from nearfar.net.pickles.loader import CallLoader
 from nearfar.net.pickles.names import find
+from nearfar.net.pickles.results import dump_result
 from nearfar.net.plain import PLAIN, answers
 from nearfar.net.plain.loader import PlainLoader
 from nearfar.net.plain.names import Allowed
@@ -17,7 +18,8 @@ from nearfar.worker.messages import Buffer
 __all__ = ["Speech", "Speeches"]
 
 
-class Speech(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Speech:
     """How calls are read, and answers written."""
 
     load: Callable[[bytes, int, Any, Sequence[Any], str], tuple[Callable[..., Any], Any, dict[str, Any]]]
@@ -59,10 +61,11 @@ class Speeches:
 
 
 def _pickled(loader: CallLoader, *, main: bool, far: bool) -> Speech:
-    return Speech(
-        loader.load,
-        partial(results.dump_result, main=main, family=not far),
-        partial(failures.dump_error, main=main),
-        failures.dump_unsendable,
-        harmless=False,
-    )
+    # No partial: it would cost each task a dict of its keywords.
+    def dump(value: Any) -> tuple[bytes, Sequence[Buffer]]:
+        return dump_result(value, main=main, family=not far)
+
+    def dump_error(error: BaseException) -> bytes:
+        return failures.dump_error(error, main=main)
+
+    return Speech(loader.load, dump, dump_error, failures.dump_unsendable, harmless=False)
