@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.net.access import VARIABLE
 from tests.pool.pools import coordinated
-from tests.support.keys import keys
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TASKS = ["听音乐", "吃饭", "洗衣服", "打游戏", "散步", "看孩子", "做饭"]
@@ -125,8 +123,7 @@ def test_a_workers_globals_are_its_own(method: str, tmp_path: Path) -> None:
     check_globals(run(program))
 
 
-def test_a_workers_globals_are_its_own_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, str(keys()))
+def test_a_workers_globals_are_its_own_far() -> None:
     with coordinated(2) as address:
         check_globals(run(EXAMPLES / "globals.py", address))
 

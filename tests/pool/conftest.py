@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.pool.pools import MAKERS, Maker
+from tests.pool.pools import MAKERS, Maker, coordinated
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,6 +46,12 @@ def new_pool(maker: Maker) -> Callable[[int], AbstractContextManager[Any]]:
 
 
 @pytest.fixture
+def trouble(maker: Maker) -> type[Exception]:
+    """As what a task's own `Trouble` comes home."""
+    return maker.trouble
+
+
+@pytest.fixture
 def ours(maker: Maker) -> None:
     """For tests of what the standard's pool does not have."""
     if not maker.ours:
@@ -58,3 +64,17 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "gate"
     yield path
     path.touch()
+
+
+@pytest.fixture(scope="module")
+def plain_workers() -> Iterator[str]:
+    """The address of a coordinator with one worker that reads no pickle."""
+    with coordinated(1, ("tests.pool.offered",)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def usual_workers() -> Iterator[str]:
+    """The address of a coordinator with one worker that reads everything."""
+    with coordinated(1) as address:
+        yield address

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearfar.coordinator.loop import LoneCoordinator
-from nearfar.errors import NearfarError
+from nearfar.errors import NearfarError, RemoteError
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.pool.executor import Executor
 from nearfar.pool.pool import Pool
 from nearfar.worker.crew import Crew, Listener
 from nearfar.worker.loop import Agent
+from tests.pool.tasks import Trouble
 from tests.support.keys import keys
 from tests.support.waiting import eventually
 
@@ -33,6 +34,8 @@ class Maker:
     """Whether it has what nearfar adds to the standard."""
     kills: bool = False
     """Whether `terminate` stops what runs."""
+    trouble: type[Exception] = Trouble
+    """As what a task's `Trouble` comes home."""
 
     def __str__(self) -> str:
         return self.name
@@ -107,6 +110,7 @@ def agent(
     processes: int,
     access: Access = OWN,
     on_error: Callable[[BaseException], object] | None = None,
+    plain: tuple[str, ...] | None = None,
 ) -> Iterator[Agent]:
     """Workers that join at `address` over the network, from a thread of this process.
 
@@ -114,7 +118,7 @@ def agent(
     """
 
     def hire(listener: Listener) -> Crew:
-        return Crew(listener, processes, context=multiprocessing.get_context("forkserver"))
+        return Crew(listener, processes, context=multiprocessing.get_context("forkserver"), plain=plain)
 
     made = Agent(Address.parse(address), hire, processes, access=access)
 
@@ -166,12 +170,11 @@ def both(processes: int) -> Iterator[Pool]:
 
 
 @contextmanager
-def coordinated(processes: int) -> Iterator[str]:
-    """The address of a coordinator that runs by itself, whose workers have joined over tcp, with keys."""
-    access = Access(str(keys()))
+def coordinated(processes: int, plain: tuple[str, ...] | None = None, access: Access = OWN) -> Iterator[str]:
+    """The address of a coordinator that runs by itself, whose workers have joined."""
     coordinator = LoneCoordinator(Address.parse("tcp://127.0.0.1:*"), access=access)
     try:
-        with agent(str(coordinator.address), processes, access):
+        with agent(str(coordinator.address), processes, access, plain=plain):
             assert eventually(lambda: coordinator.counts()["workers"] == processes)
             yield str(coordinator.address)
     finally:
@@ -181,9 +184,21 @@ def coordinated(processes: int) -> Iterator[str]:
 
 @contextmanager
 def far(processes: int) -> Iterator[Pool]:
-    """A client of a coordinator that runs by itself."""
-    with coordinated(processes) as address:
+    """A client of a coordinator that runs by itself, over tcp, with keys."""
+    with coordinated(processes, access=Access(str(keys()))) as address:
         pool = Pool.connect(address, keys=keys())
+        try:
+            yield pool
+        finally:
+            pool.terminate()
+            pool.join()
+
+
+@contextmanager
+def plainly(processes: int) -> Iterator[Pool]:
+    """Client and workers that read no pickle."""
+    with coordinated(processes, ("tests.pool", "builtins:abs")) as address:
+        pool = Pool.connect(address, plain=True)
         try:
             yield pool
         finally:
@@ -198,6 +213,7 @@ MAKERS = [
     Maker("hosted", hosted, kills=True),
     Maker("both", both, kills=True),
     Maker("far", far, kills=True),
+    Maker("plain", plainly, kills=True, trouble=RemoteError),
     Maker("processes", lambda count: over(processes_executor(count))),
     Maker("threads", lambda count: over(threads_executor(count))),
     Maker("shared", shared),

@@ -52,6 +52,11 @@ def wait_for(path: str, value: Any = None) -> Any:
     return value
 
 
+def leave(mark: str) -> None:
+    """Leave a file at `mark`."""
+    Path(mark).touch()
+
+
 def leave_then_wait_for(mark: str, path: str) -> None:
     """Leave a file at `mark`, so that the test knows that this runs, and wait for one at `path`."""
     Path(mark).touch()

@@ -24,9 +24,9 @@ def test_apply_returns_the_value(pool: Any) -> None:
 
 
 def test_apply_raises_the_error_with_the_workers_traceback(pool: Any, maker: Maker) -> None:
-    with pytest.raises(tasks.Trouble) as caught:
+    with pytest.raises(maker.trouble) as caught:
         pool.apply(tasks.fail, ("here",))
-    assert caught.value.args == ("here",)
+    assert caught.value.args[-1] == "here"
     if maker.name not in ("threads", "shared"):
         assert type(caught.value.__cause__) is multiprocessing.pool.RemoteTraceback
         assert "raise Trouble(x)" in str(caught.value.__cause__)
@@ -56,10 +56,10 @@ def test_the_result_tells_its_state(pool: Any, gate: Path) -> None:
     assert result.get() == result.get(timeout=0) == 7
 
 
-def test_a_failed_result_is_not_successful_and_raises_each_time(pool: Any) -> None:
+def test_a_failed_result_is_not_successful_and_raises_each_time(pool: Any, trouble: type[Exception]) -> None:
     result = pool.apply_async(tasks.fail)
     for _ in range(2):
-        with pytest.raises(tasks.Trouble):
+        with pytest.raises(trouble):
             result.get(10)
     assert not result.successful()
 
@@ -71,14 +71,14 @@ def test_a_callback_has_run_when_get_returns(pool: Any) -> None:
         assert seen == [number**2]
 
 
-def test_an_error_goes_to_its_callback_only(pool: Any) -> None:
+def test_an_error_goes_to_its_callback_only(pool: Any, trouble: type[Exception]) -> None:
     values: list[Any] = []
     errors: list[Any] = []
     result = pool.apply_async(tasks.fail, ("x",), {}, values.append, errors.append)
-    with pytest.raises(tasks.Trouble):
+    with pytest.raises(trouble):
         result.get()
     assert values == []
-    assert [type(error) for error in errors] == [tasks.Trouble]
+    assert [type(error) for error in errors] == [trouble]
 
 
 def test_many_calls_at_once(pool: Any) -> None:

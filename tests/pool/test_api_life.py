@@ -121,7 +121,7 @@ def test_an_imap_ends_with_its_pool(new_pool: Any) -> None:
 @pytest.mark.usefixtures("ours")
 def test_repr_counts(new_pool: Any, gate: Path, tmp_path: Path) -> None:
     with new_pool(2) as pool:
-        pool.apply(int)  # a far one knows no workers before it is used
+        pool.apply(abs, (1,))  # a far one knows no workers before it is used
         assert repr(pool) == "<nearfar.Pool 2 workers, 0 running, 0 waiting>"
         marks = [tmp_path / str(number) for number in range(9)]
         results = [pool.apply_async(tasks.leave_then_wait_for, (str(mark), str(gate))) for mark in marks]

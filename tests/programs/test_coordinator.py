@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar import CoordinatorLost, Pool
+from nearfar import CoordinatorLost, Pool, Untrusted
 from nearfar.programs.common import Exit
 from nearfar.programs.coordinator import describe, main
 from tests.pool import tasks
@@ -36,6 +36,23 @@ def test_it_says_where_it_is_and_its_own_workers_work(shell: Shell, place: str) 
         "",
         "stopping: finishing what is in hand (again: leave at once)\nstopped\n",
     )
+
+
+def test_its_own_workers_may_do_without_pickle(shell: Shell) -> None:
+    coordinator, address = shell.coordinator(ANYWHERE, "--workers", "1", "--plain", "tests.pool.tasks:square")
+    assert coordinator.stderr is not None
+    assert coordinator.stderr.readline() == "reading no pickle; running only tests.pool.tasks:square\n"
+    with Pool.connect(address, plain=True) as pool:
+        assert pool.map(tasks.square, range(3)) == [0, 1, 4]
+        with pytest.raises(Untrusted, match=r"does not run tests\.pool\.tasks:add"):
+            pool.apply(tasks.add, (1, 2))
+
+
+def test_without_workers_there_is_nothing_to_be_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--plain", "tests"])
+    assert left.value.code == Exit.USAGE
+    assert "--plain is about --workers: workers elsewhere say so themselves" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

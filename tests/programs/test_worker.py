@@ -55,6 +55,14 @@ def test_a_bad_address_is_a_short_error(address: str, said: str, capsys: pytest.
         (["--wait", "-1"], "is not a number of seconds above 0"),
         (["tcp://127.0.0.1:5556"], "unrecognized arguments"),
         (["--bind", ANYWHERE], "unrecognized arguments"),
+        (["--plain"], "expected at least one argument"),
+        (["--plain", "a b"], "'a b' names no functions: expected module, package or module:function"),
+        (["--plain", "__main__"], "'__main__' cannot be allowed"),
+        (["--plain", "json", "nowhere_at_all"], "no module nowhere_at_all is found"),
+        (
+            ["--plain", "json.nowhere:f"],
+            "no module json.nowhere is found: install it, or start in its folder",
+        ),
     ],
 )
 def test_a_wrong_word_is_a_short_error(
@@ -232,6 +240,38 @@ with nearfar.Pool.connect({address!r}) as pool:
     print(pool.map(mine.double, range(3)))
 """
     assert ended(shell.python("-c", script)) == (0, "[0, 2, 4]\n", "")
+
+
+def test_without_pickle_it_runs_what_it_was_told_and_nothing_else(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import os\n\ndef double(x):\n    return 2 * x\n")
+    _, address = shell.coordinator()
+    agent, _ = shell.worker(address, 1, "--plain", "mine", "math:sqrt", "--plain", "posix:getpid")
+    assert agent.stderr is not None
+    assert agent.stderr.readline() == "reading no pickle; running only mine, math:sqrt, posix:getpid\n"
+    script = f"""
+import math, mine, nearfar, os
+with nearfar.Pool.connect({address!r}, plain=True) as pool:
+    print(pool.map(mine.double, range(3)), pool.apply(math.sqrt, (9,)), pool.apply(os.getpid) > 0)
+    for function in math.sin, os.getppid:
+        try:
+            print(pool.apply(function, (1,)))
+        except nearfar.Untrusted as error:
+            print(error)
+with nearfar.Pool.connect({address!r}) as pool:
+    try:
+        print(pool.apply(mine.double, (1,)))
+    except nearfar.Untrusted as error:
+        print(error)
+"""
+    code, out, err = ended(shell.python("-c", script))
+    said = "(it was started to run only what its --plain names; --plain {0} would allow this)"
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:3] == [
+        "[0, 2, 4] 3.0 True",
+        f"this worker does not run math:sin {said.format('math:sin')}",
+        f"this worker does not run posix:getppid {said.format('posix:getppid')}",
+    ]
+    assert "reads no pickle: make the pool with plain=True" in out.splitlines()[3]
 
 
 def test_json_logs_are_one_object_a_line(shell: Shell, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from nearfar.coordinator.calling import GREET_EVERY, Calling, Connect, Send, Stage
 from nearfar.coordinator.parts import Row
-from nearfar.coordinator.tasks import Mode
+from nearfar.coordinator.tasks import Mode, Status
 from nearfar.coordinator.wire import AGENT, Envelope, Kind, Message
 from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.machine import AgentMachine
@@ -75,8 +75,9 @@ class Story:
         rows: list[Row] = [(number, mode, b"m:f", b"%d" % number, []) for number in numbers]
         self.hear(Kind.WORK, f"agent/{worker}", "client", rows=rows)
 
-    def answer(self, *numbers: int, worker: str = "0.1") -> None:
-        self.machine.answered(worker, [(0, b"-%d" % number, []) for number in numbers], 1.0, self.now)
+    def answer(self, *numbers: int, worker: str = "0.1", status: Status = Status.VALUE) -> None:
+        rows = [(status, b"-%d" % number, []) for number in numbers]
+        self.machine.answered(worker, rows, 1.0, self.now)
 
     def another(self, epoch: str) -> None:
         """The coordinator knows it no more, and then welcomes it."""
@@ -135,6 +136,19 @@ def test_work_goes_to_its_worker_and_answers_come_back(story: Story) -> None:
         (Kind.ANSWERS, "agent/0.1", 1, 1.0, [(0, b"-5", [])]),
         (Kind.ANSWERS, "agent/0.1", 2, 1.0, [(0, b"-6", [])]),
     ]
+
+
+@pytest.mark.parametrize(("status", "prepared"), [(Status.VALUE, ["client"]), (Status.ERROR, [])])
+def test_only_an_initializer_that_has_run_counts_for_the_next_coordinator(
+    story: Story, status: Status, prepared: list[str]
+) -> None:
+    """Given a worker that refused one and lives on, I expect no coordinator to take it for prepared."""
+    story.meet()
+    story.work(0, mode=Mode.PREPARE)
+    story.answer(0, status=status)
+    story.flush()
+    story.another("two")
+    assert (Kind.CAME, "agent/0.1", 41, 1, prepared, []) in story.words()
 
 
 def test_orders_are_passed_on(story: Story) -> None:

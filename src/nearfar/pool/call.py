@@ -7,8 +7,9 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from nearfar.coordinator.tasks import Mode, State, Status, Task
-from nearfar.net.pickles.failures import load_error
 from nearfar.net.pickles.results import load_result
+from nearfar.net.plain import PlainName, answers
+from nearfar.pool.speech import load_any_error as load_error
 
 __all__ = ["Call", "Chunk"]
 
@@ -147,6 +148,10 @@ class Call(Task):
 
     def _read(self, how: int, raw: Any) -> tuple[Any, int]:
         blob, buffers = raw
+        if type(getattr(self, "function", None)) is PlainName:  # asked plainly: no answer is unpickled
+            if how == RAW_VALUE:
+                return answers.load_result(blob, buffers), VALUE
+            return answers.load_error(blob), ERROR
         return (load_result(blob, buffers), VALUE) if how == RAW_VALUE else (load_error(blob), ERROR)
 
     def _drop_raw(self) -> None:

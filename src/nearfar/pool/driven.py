@@ -15,13 +15,13 @@ from nearfar.coordinator.tasks import State
 from nearfar.errors import PoolBroken
 from nearfar.net import forks
 from nearfar.net.ending import left_behind
-from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.waker import Waker
 from nearfar.pool.alone import Alone
 from nearfar.pool.call import Call
 from nearfar.pool.insides import Insides
 from nearfar.pool.leader import Leadership
 from nearfar.pool.notices import Notices
+from nearfar.pool.speech import Speech
 
 HELP_EVERY = 64
 """Calls handed in after which whoever does so does some of the I/O, too."""
@@ -39,11 +39,11 @@ class DrivenEngine(Insides):
     do no harm there.
     """
 
-    def __init__(self, name: str, pickler: CallPickler, *, daemon: bool) -> None:
+    def __init__(self, name: str, speech: Speech, *, daemon: bool) -> None:
         """`daemon`: at the program's exit its calls are dropped; else they are waited for."""
         self.name = name
         self.daemon = daemon
-        self._pickler = pickler
+        self._speech = speech
         self._owner = os.getpid()
         self._alone = Alone()
         self._inbox: deque[Call] = deque()
@@ -79,9 +79,9 @@ class DrivenEngine(Insides):
         func, args, kwargs = call.take()
         call.client = self.name
         if call.mode:
-            call.function, call.blob, call.buffers = self._pickler.dump_chunk(func, args)
+            call.function, call.blob, call.buffers = self._speech.dump_chunk(func, args)
         else:
-            call.function, call.blob, call.buffers = self._pickler.dump_call(func, args, kwargs)
+            call.function, call.blob, call.buffers = self._speech.dump_call(func, args, kwargs)
         self._inbox.append(call)
         if self._hungry or self._closing:  # looked at after that: see `_work`
             self.step([])  # tells nothing: a caller may hold a lock that some callback takes

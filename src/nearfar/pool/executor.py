@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from itertools import islice
 from multiprocessing.context import BaseContext
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from nearfar.coordinator.tasks import Mode
 from nearfar.pool.call import Call
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.futures import Future
-from nearfar.pool.making import LEASE, WAIT, Keys, Workers, connect_engine, make_engine
-from nearfar.pool.options import Limits
+from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
+from nearfar.pool.options import AccessOptions, Limits
 from nearfar.queues.deadlines import deadline_of, left
 
 __all__ = ["Executor"]
@@ -51,9 +51,9 @@ class Executor(futures.Executor):
         executor: futures.Executor | None = None,
         retries: int = 0,
         timeout: float | None = None,
-        keys: Keys = None,
-        insecure: bool = False,
         lease: float = LEASE,
+        plain: bool = False,
+        **access: Unpack[AccessOptions],
     ) -> None:
         """Start `max_workers` workers (None: one for each CPU).
 
@@ -62,15 +62,11 @@ class Executor(futures.Executor):
         """
         if max_workers is not None and max_workers < (1 if address is None else 0):
             raise ValueError("max_workers must be greater than 0")
-        workers = Workers(max_workers, initializer, initargs, max_tasks_per_child, mp_context, daemon=False)
+        workers = Workers(
+            max_workers, initializer, initargs, max_tasks_per_child, mp_context, daemon=False, plain=plain
+        )
         engine = make_engine(
-            workers,
-            address=address,
-            executor=executor,
-            timeout=timeout,
-            keys=keys,
-            insecure=insecure,
-            lease=lease,
+            workers, address=address, executor=executor, timeout=timeout, lease=lease, **access
         )
         self._begin(_Core(engine), (timeout, retries))
 
@@ -83,13 +79,13 @@ class Executor(futures.Executor):
         initargs: Iterable[Any] = (),
         retries: int = 0,
         timeout: float | None = None,
-        keys: Keys = None,
-        insecure: bool = False,
         wait: float = WAIT,
+        plain: bool = False,
+        **access: Unpack[AccessOptions],
     ) -> Self:
         """An executor of the workers of the coordinator at `address`; as `Pool.connect`."""
         engine = connect_engine(
-            address, initializer, initargs, keys=keys, insecure=insecure, wait=wait, daemon=False
+            address, initializer, initargs, wait=wait, daemon=False, plain=plain, **access
         )
         return cls.__new__(cls)._begin(_Core(engine), (timeout, retries))
 

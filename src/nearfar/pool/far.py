@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -14,12 +15,12 @@ from nearfar.coordinator.endings import Outcomes
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me, new_name
-from nearfar.net.pickles.calls import CallPickler
 from nearfar.pool.call import Call
 from nearfar.pool.client import ClientMachine
 from nearfar.pool.driven import DrivenEngine
-from nearfar.pool.initializing import pickled_initializer, read_initializer_error
+from nearfar.pool.initializing import read_initializer_error, travelling_initializer
 from nearfar.pool.notices import no_workers
+from nearfar.pool.speech import pickled, without_pickle
 
 FAREWELL = 2.0
 """Seconds that a terminated pool waits for its coordinator to have heard so."""
@@ -37,20 +38,22 @@ class FarEngine(DrivenEngine):
         *,
         wait: float = 60.0,
         daemon: bool = True,
+        plain: bool = False,
     ) -> None:
         """`wait`: seconds without a coordinator after which every call fails with `CoordinatorLost`.
+        `plain`: without pickle, both ways.
 
         Nothing is sent before it is used. Raises `AddressError`, and what pickling raises.
         """
-        pickler = CallPickler(far=True, main={})
-        first = pickled_initializer(pickler, initializer, initargs)
-        super().__init__(new_name(), pickler, daemon=daemon)
+        speech = without_pickle() if plain else pickled(far=True, main={})
+        first = travelling_initializer(speech, initializer, initargs)
+        super().__init__(new_name(), speech, daemon=daemon)
         self._caller = Caller(place.seen_from_here(), access)
         self._machine = ClientMachine(
             self.name,
             about_me() | {"host": socket.gethostname()},
             initializer=None if first is None else (first.function, first.blob, list(first.buffers)),
-            read_error=read_initializer_error,
+            read_error=partial(read_initializer_error, speech),
             wait=wait,
             place=self.address,
         )

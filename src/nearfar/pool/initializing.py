@@ -7,32 +7,36 @@ from typing import Any
 
 from nearfar.coordinator.workers import Initializer
 from nearfar.errors import InitializerFailed
-from nearfar.net.pickles.calls import CallPickler
-from nearfar.net.pickles.failures import load_error
+from nearfar.pool.speech import Speech
 from nearfar.worker.inherited import Inherited, initialize
 
 
-def pickled_initializer(
-    pickler: CallPickler, initializer: Callable[..., object] | None, args: tuple[Any, ...]
+def travelling_initializer(
+    speech: Speech, initializer: Callable[..., object] | None, args: tuple[Any, ...]
 ) -> Initializer | None:
     """What travels of an initializer. Raises what pickling raises."""
-    return None if initializer is None else Initializer(*pickler.dump_call(initializer, args, None))
+    return None if initializer is None else Initializer(*speech.dump_call(initializer, args, None))
 
 
 def near_initializer(
-    pickler: CallPickler, initializer: Callable[..., object] | None, args: tuple[Any, ...]
+    speech: Speech, initializer: Callable[..., object] | None, args: tuple[Any, ...]
 ) -> tuple[Initializer | None, Inherited | None]:
-    """What travels of it, and what child processes get at their start, because it cannot be pickled."""
+    """What travels of it, and what child processes get at their start, because it cannot be pickled.
+
+    Raises `ItemError` where it has to travel plainly, and cannot.
+    """
     try:
-        return pickled_initializer(pickler, initializer, args), None
+        return travelling_initializer(speech, initializer, args), None
     except Exception:
+        if speech.plain:
+            raise
         assert initializer is not None
-        return pickled_initializer(pickler, initialize, ()), (initializer, args)
+        return travelling_initializer(speech, initialize, ()), (initializer, args)
 
 
-def read_initializer_error(blob: Any) -> BaseException:
+def read_initializer_error(speech: Speech, blob: Any) -> BaseException:
     """The error that every task of a pool gets when its initializer raised."""
-    cause = load_error(blob)
+    cause = speech.load_error(blob)
     error = InitializerFailed(f"the initializer raised {type(cause).__name__}: {cause}")
     error.__cause__ = cause
     return error

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent import futures
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, Unpack
 
 from nearfar.pool.engine import Engine
 from nearfar.pool.foreign import ForeignEngine
+from nearfar.pool.options import AccessOptions
 from nearfar.pool.shared import SharedEngine
 
-__all__ = ["LEASE", "WAIT", "Keys", "Workers", "connect_engine", "make_engine"]
+__all__ = ["LEASE", "WAIT", "Workers", "connect_engine", "make_engine"]
 
-Keys = str | os.PathLike[str] | None
 LEASE = 10.0
 """Seconds of silence after which a worker on another machine counts as dead."""
 WAIT = 60.0
@@ -34,6 +33,8 @@ class Workers:
     daemon: bool = True
     """They may have no children of their own, and at the program's exit what they run is dropped. Else it is
     waited for, as the standard's executors do."""
+    plain: bool = False
+    """No pickle, both ways."""
 
     def check(self, *, least: int) -> None:
         """Raise what the standard raises for arguments that make no sense."""
@@ -52,9 +53,8 @@ def make_engine(
     address: str | None = None,
     executor: futures.Executor | None = None,
     timeout: float | None = None,
-    keys: Keys = None,
-    insecure: bool = False,
     lease: float = LEASE,
+    **options: Unpack[AccessOptions],
 ) -> Engine:
     """An engine for new workers (and others that join at `address`), or over an `executor` that is there.
 
@@ -72,7 +72,7 @@ def make_engine(
         from nearfar.net.addresses import Address
 
         place = Address.parse(address)
-        access = admit(place, keys, insecure=insecure)
+        access = admit(place, options.get("keys"), insecure=options.get("insecure", False))
     return NearEngine(
         workers.processes,
         workers.initializer,
@@ -83,6 +83,7 @@ def make_engine(
         access=access,
         lease=lease,
         daemon=workers.daemon,
+        plain=workers.plain,
     )
 
 
@@ -91,10 +92,10 @@ def connect_engine(
     initializer: Callable[..., object] | None,
     initargs: Iterable[Any],
     *,
-    keys: Keys = None,
-    insecure: bool = False,
     wait: float = WAIT,
     daemon: bool = True,
+    plain: bool = False,
+    **options: Unpack[AccessOptions],
 ) -> Engine:
     """An engine that is a client of the coordinator at `address`; `daemon` as in `Workers`.
 
@@ -106,14 +107,15 @@ def connect_engine(
     from nearfar.pool.far import FarEngine
 
     place = Address.parse_remote(address)
-    access = approach(place, keys, insecure=insecure)
-    return FarEngine(place, access, initializer, tuple(initargs), wait=wait, daemon=daemon)
+    access = approach(place, options.get("keys"), insecure=options.get("insecure", False))
+    return FarEngine(place, access, initializer, tuple(initargs), wait=wait, daemon=daemon, plain=plain)
 
 
 def over(executor: futures.Executor, workers: Workers, address: str | None, timeout: float | None) -> Engine:
     """An engine over somebody's executor; a nearfar one's engine is shared."""
-    if workers.initializer is not None or workers.maxtasksperchild is not None or workers.context is not None:
-        raise ValueError("initializer, maxtasksperchild and context are for the executor itself")
+    own = workers.initializer, workers.maxtasksperchild, workers.context
+    if workers.plain or any(each is not None for each in own):
+        raise ValueError("initializer, maxtasksperchild, context and plain are for the executor itself")
     if address is not None:
         raise ValueError("address and executor exclude each other")
     engine = getattr(executor, "engine", None)

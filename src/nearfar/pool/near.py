@@ -16,12 +16,12 @@ from nearfar.coordinator.local import LocalWorkers
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.status import counts, idle
 from nearfar.net.here import new_name
-from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.pickles.names import inherited_main
 from nearfar.pool.call import Call
 from nearfar.pool.driven import DrivenEngine
-from nearfar.pool.initializing import near_initializer, pickled_initializer, read_initializer_error
+from nearfar.pool.initializing import near_initializer, read_initializer_error, travelling_initializer
 from nearfar.pool.notices import no_workers
+from nearfar.pool.speech import pickled, without_pickle
 from nearfar.worker.crew import Crew
 
 if TYPE_CHECKING:
@@ -48,21 +48,25 @@ class NearEngine(DrivenEngine):
         access: Access | None = None,
         lease: float = 10.0,
         daemon: bool = True,
+        plain: bool = False,
     ) -> None:
         """`processes`: None for as many as this process may use CPUs. With a `place`, others may join there,
-        as `access` says. Raises `AddressError`, `KeysError`, `OSError`.
+        as `access` says. `plain`: without pickle, both ways.
+
+        Raises `AddressError`, `KeysError`, `OSError`; where it is plain, `ItemError` for the initializer.
         """
         count = _usable_cpus() if processes is None else processes
         context = context or multiprocessing.get_context()
         far = place is not None
-        main = {} if far else inherited_main(context.get_start_method())
-        pickler = CallPickler(far=far, main=main)
+        main = {} if far or plain else inherited_main(context.get_start_method())
+        speech = without_pickle() if plain else pickled(far=far, main=main)
         if far:
-            travels, inherited = pickled_initializer(pickler, initializer, initargs), None
+            travels, inherited = travelling_initializer(speech, initializer, initargs), None
         else:
-            travels, inherited = near_initializer(pickler, initializer, initargs)
-        super().__init__(new_name(), pickler, daemon=daemon)
-        self._client = Client(self.name, travels, read_error=read_initializer_error, eager=True)
+            travels, inherited = near_initializer(speech, initializer, initargs)
+        super().__init__(new_name(), speech, daemon=daemon)
+        read_error = partial(read_initializer_error, speech)
+        self._client = Client(self.name, travels, read_error=read_error, eager=True)
         self._coordinator = Coordinator()
         self._coordinator.client_came(self._client, monotonic())
         hire = partial(

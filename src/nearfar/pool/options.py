@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -11,6 +12,15 @@ __all__ = ["CallOptions", "ImapOptions", "Limits", "MapOptions", "limits"]
 
 Limits = tuple[float | None, int]
 """`timeout` and `retries` of a task."""
+
+
+class AccessOptions(TypedDict, total=False):
+    """Who may join a pool, and how a client finds the right one: see `nearfar.net.access`."""
+
+    keys: str | os.PathLike[str] | None
+    """A folder of keys; None: what ``NEARFAR_KEYS`` names, if anything."""
+    insecure: bool
+    """Let in everyone, and believe whoever answers."""
 
 
 class CallOptions(TypedDict, total=False):

@@ -9,11 +9,11 @@ from multiprocessing.context import BaseContext
 from typing import Any, NoReturn, Self, TypeVar, Unpack
 
 from nearfar.coordinator.tasks import Mode
-from nearfar.pool.chunks import chunks, default_chunksize
+from nearfar.pool.chunks import cut
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
-from nearfar.pool.making import LEASE, WAIT, Keys, Workers, connect_engine, make_engine
-from nearfar.pool.options import CallOptions, ImapOptions, MapOptions, limits
+from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
+from nearfar.pool.options import AccessOptions, CallOptions, ImapOptions, MapOptions, limits
 from nearfar.pool.progress import reporter
 from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, obtain, paired
 from nearfar.pool.weak import WeakBag
@@ -48,9 +48,9 @@ class Pool:
         executor: futures.Executor | None = None,
         retries: int = 0,
         timeout: float | None = None,
-        keys: Keys = None,
-        insecure: bool = False,
         lease: float = LEASE,
+        plain: bool = False,
+        **access: Unpack[AccessOptions],
     ) -> None:
         """Start `processes` workers (None: one for each CPU).
 
@@ -60,21 +60,15 @@ class Pool:
         * `executor`: run on this executor instead, which is not shut down by the pool; `processes` is then
           the number of workers that it has, if it does not tell.
         * `keys`: a folder of keys that says who may join (default: what ``NEARFAR_KEYS`` names); without one,
-          only processes of this user on this machine may. `insecure`: let in everyone who reaches the
-          address.
+          only processes of this user on this machine may. `insecure`: let in everyone who reaches it.
         * `lease`: seconds of silence after which a worker on another machine counts as dead.
+        * `plain`: send and read no pickle: only functions of modules, by name, and plain data; see README.
 
         Raises `ValueError` or `TypeError` for arguments that make no sense, `AddressError`, `KeysError`.
         """
-        workers = Workers(processes, initializer, initargs, maxtasksperchild, context)
+        workers = Workers(processes, initializer, initargs, maxtasksperchild, context, plain=plain)
         engine = make_engine(
-            workers,
-            address=address,
-            executor=executor,
-            timeout=timeout,
-            keys=keys,
-            insecure=insecure,
-            lease=lease,
+            workers, address=address, executor=executor, timeout=timeout, lease=lease, **access
         )
         self._begin(engine, timeout, retries)
 
@@ -87,19 +81,19 @@ class Pool:
         initargs: Iterable[Any] = (),
         retries: int = 0,
         timeout: float | None = None,
-        keys: Keys = None,
-        insecure: bool = False,
         wait: float = WAIT,
+        plain: bool = False,
+        **access: Unpack[AccessOptions],
     ) -> Self:
         """A pool of the workers of the coordinator at `address`, which other programs may use as well.
 
         `wait`: seconds without an answer of the coordinator, after which every call fails with
         `CoordinatorLost`. `keys` and `insecure` are to be as the coordinator's; where they do not fit, every
-        call fails with `NotAdmitted`. Nothing is sent before the pool is used. Raises `AddressError`,
-        `KeysError`.
+        call fails with `NotAdmitted`. Nothing is sent before the pool is used. `plain` as for a new pool.
+        Raises `AddressError`, `KeysError`, and `ItemError` for an initializer that cannot travel plainly.
         """
         pool = cls.__new__(cls)
-        engine = connect_engine(address, initializer, initargs, keys=keys, insecure=insecure, wait=wait)
+        engine = connect_engine(address, initializer, initargs, wait=wait, plain=plain, **access)
         pool._begin(engine, timeout, retries)
         return pool
 
@@ -269,13 +263,9 @@ class Pool:
     ) -> MapResult:
         self._check_running()
         asked = limits(options, self._limits, MapOptions)
-        items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
-        if chunksize is None:
-            chunksize = default_chunksize(len(items), self._engine.size)
-        elif chunksize < 1:
-            raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
-        result = MapResult(self._engine, self, callbacks, reporter(options.get("progress"), len(items)))
-        result.send(func, chunks(items, chunksize), mode, asked)
+        pieces, total = cut(iterable, chunksize, self._engine)
+        result = MapResult(self._engine, self, callbacks, reporter(options.get("progress"), total))
+        result.send(func, pieces, mode, asked)
         return result
 
     def _imap(

@@ -18,6 +18,8 @@ from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options,
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 from nearfar.programs.counts import number
 from nearfar.programs.hiring import make_crew
+from nearfar.programs.plainly import add_plain_option, plain_names
+from nearfar.programs.plainly import describe as describe_plain
 from nearfar.programs.streams import tell
 from nearfar.programs.tables import table
 
@@ -29,7 +31,10 @@ log = logging.getLogger("nearfar.coordinator")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Coordinate until SIGINT or SIGTERM, or say how another one stands; return an exit code (`Exit`)."""
-    options = make_parser().parse_args(argv)
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    if options.plain and not options.workers:
+        parser.error("--plain is about --workers: workers elsewhere say so themselves")
     set_up_logging(options)
     try:
         if options.status is not None:
@@ -52,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--bind", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="%(default)s; port *: any free one")
     add("--workers", type=natural, default=0, metavar="N", help="worker processes of its own (0)")
+    add_plain_option(parser, "with --workers: they")
     add(
         "--lease",
         type=seconds,
@@ -101,14 +107,17 @@ def describe(counts: Mapping[str, int], rate: float | None = None) -> str:
 
 
 def _coordinate(options: argparse.Namespace) -> int:
-    hire = partial(make_crew, count=options.workers) if options.workers else None
     address = Address.parse(options.bind)
     access = admit(address, options.keys, insecure=options.insecure)
+    plain = plain_names(options)
+    hire = partial(make_crew, count=options.workers, plain=plain) if options.workers else None
     with StopRequest() as stop:
         coordinator = LoneCoordinator(address, hire, access=access, lease=options.lease)
         try:
             nobody = coordinator.counts()
             tell(f"coordinating at {coordinator.address}")
+            if plain is not None:
+                log.info("%s", describe_plain(plain))
             _watch(coordinator, stop, options.status_every, nobody)
         finally:
             coordinator.stop(options.grace)

@@ -15,6 +15,7 @@ from nearfar.net.addresses import Address
 from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options, positive, seconds
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 from nearfar.programs.hiring import make_crew
+from nearfar.programs.plainly import add_plain_option, describe, plain_names
 from nearfar.programs.streams import tell
 from nearfar.worker.loop import Agent
 
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     if access.keys:
         os.environ[VARIABLE] = access.keys  # what runs here may connect to a queue
-    hire = partial(make_crew, count=options.processes, quota=options.max_tasks)
+    plain = plain_names(options)
+    hire = partial(make_crew, count=options.processes, quota=options.max_tasks, plain=plain)
     agent = Agent(
         address.seen_from_here(),
         hire,
@@ -46,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with StopRequest(agent.leave):
             many = "1 process" if options.processes == 1 else f"{options.processes} processes"
             tell(f"working for {address} as {agent.name} with {many}")
+            if plain is not None:
+                log.info("%s", describe(plain))
             agent.run()
     except NotAdmitted as error:
         print(f"nearfar worker: {error}", file=sys.stderr)
@@ -89,5 +93,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="seconds to wait for a coordinator that does not answer (60)",
     )
     add_access_options(parser)
+    add_plain_option(parser, "its processes")
     add_logging_options(parser)
     return parser

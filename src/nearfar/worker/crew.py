@@ -50,8 +50,9 @@ class Crew(Watchers):
         far: bool = True,
         daemon: bool = True,
         inherited: Inherited | None = None,
+        plain: tuple[str, ...] | None = None,
     ) -> None:
-        """`quota`: tasks after which a worker is to be replaced.
+        """`quota`: tasks after which a worker is to be replaced. `plain`: as in `Birth`.
 
         `main_of`: the client whose `__main__` these processes have, because they are its children. `far`:
         what the pickler of their clients was told. Daemonic processes may have no children of their own.
@@ -68,6 +69,7 @@ class Crew(Watchers):
         self._far = far
         self._daemon = daemon
         self._inherited = inherited
+        self._plain = plain
         self._host = socket.gethostname()
         self._serial = itertools.count()
         self._stillborn = 0
@@ -97,7 +99,9 @@ class Crew(Watchers):
 
     def _start(self, slot: int) -> None:
         name = f"{slot}.{next(self._serial)}"
-        birth = Birth(slot, self.label + name, self._host, self._main_of, self._far, self._inherited)
+        birth = Birth(
+            slot, self.label + name, self._host, self._main_of, self._far, self._inherited, self._plain
+        )
         member = Member(name, self._context, birth, daemon=self._daemon)
         self.members[member.name] = member
         self._starting = member

@@ -21,7 +21,7 @@ from typing import Any
 from nearfar.coordinator.calling import Calling, Stage
 from nearfar.coordinator.parts import Row, shares
 from nearfar.coordinator.talk import Talk
-from nearfar.coordinator.tasks import Mode
+from nearfar.coordinator.tasks import Mode, Status
 from nearfar.coordinator.wire import AGENT, FORMS, Envelope, Kind, Message
 from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.records import Record
@@ -96,7 +96,11 @@ class AgentMachine:
             first = record.ran + 1
             self._say(now, Kind.ANSWERS, record.wired, first, spent * len(share) / len(rows), rows=share)
             named = zip(record.answer(len(share)), share, strict=True)
-            self.kept.update((task, row) for task, row in named if task[1])
+            for task, row in named:
+                if task[1]:
+                    self.kept[task] = row
+                elif row[0] == Status.ERROR:
+                    record.prepared.discard(task[0])
 
     def died(self, worker: str, how: str, unread: int, now: float) -> None:
         """A worker ended, and all its answers were told."""

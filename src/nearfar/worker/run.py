@@ -14,9 +14,6 @@ from typing import Any
 
 from nearfar.coordinator.tasks import Mode, Status
 from nearfar.net import forks
-from nearfar.net.pickles.failures import dump_error, dump_unsendable
-from nearfar.net.pickles.loader import CallLoader
-from nearfar.net.pickles.results import dump_result
 from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
 from nearfar.worker.inherited import Inherited, inherit
@@ -24,6 +21,7 @@ from nearfar.worker.life import hang_on
 from nearfar.worker.messages import READY, Buffer, join, pack, scatter
 from nearfar.worker.outbox import Outbox
 from nearfar.worker.segments import INLINE
+from nearfar.worker.speech import Speech, Speeches
 
 PROMPTLY = 0.0002
 """Seconds after which an answer that waits for company is sent."""
@@ -44,6 +42,8 @@ class Birth:
     """Whether its tasks are pickled so that other machines can read them."""
     inherited: Inherited | None = None
     """An initializer that cannot be pickled."""
+    plain: tuple[str, ...] | None = None
+    """What may be called, if it is to read no pickle; see `nearfar.net.plain.names.Allowed`."""
 
 
 def main(line: socket.socket, birth: Birth) -> None:
@@ -76,9 +76,9 @@ class Runner:
     def __init__(self, end: End, outbox: Outbox, birth: Birth) -> None:
         self._end = end
         self._outbox = outbox
-        self._loader = CallLoader(birth.main_of, far=birth.far)
-        self._main_of = birth.main_of
-        self._family = not birth.far
+        self._speeches = Speeches(birth.main_of, far=birth.far, plain=birth.plain)
+        self._harmless = False
+        """Whether the last call could not be read, and has certainly run nothing."""
         self._sent = 0
         self._since = 0.0
         self._forked = False
@@ -94,10 +94,13 @@ class Runner:
         """Run one batch."""
         self._outbox.begin()
         self._since = perf_counter()
+        self._harmless = False
         last = len(payloads) - 1
         for index, payload in enumerate(payloads):
             blob, buffers = scatter(payload, parts)
-            status, answer, large = self._one(client, function, mode, blob, buffers)
+            if not index:
+                speech = self._speeches.choose(client, blob)
+            status, answer, large = self._one(speech, client, function, mode, blob, buffers)
             if self._forked:
                 sys.exit()
             del blob, buffers
@@ -106,22 +109,28 @@ class Runner:
                 try:
                     self._send_large(status, answer, large)
                 except (OSError, MemoryError) as error:
-                    self._send_one(Status.ERROR, dump_error(error, main=client == self._main_of))
+                    self._send_one(Status.ERROR, speech.dump_error(error))
             elif last == 0:
                 self._send_one(status, answer)
             else:
                 self._keep(pack((status, answer, ())))
                 if index == last or perf_counter() - self._since > PROMPTLY:
                     self._flush()
-        if mode == Mode.PREPARE and status == Status.ERROR:
+        if mode == Mode.PREPARE and status == Status.ERROR and not self._harmless:
             sys.exit(INITIALIZER_FAILED)
 
     def _one(
-        self, client: str, function: bytes, mode: int, blob: Buffer, buffers: Sequence[Buffer]
+        self, speech: Speech, client: str, function: bytes, mode: int, blob: Buffer, buffers: Sequence[Buffer]
     ) -> tuple[int, Buffer, Sequence[Buffer]]:
         try:
             value: Any
-            func, items, keywords = self._loader.load(function, mode, blob, buffers, client)
+            func, items, keywords = speech.load(function, mode, blob, buffers, client)
+        except BaseException as error:
+            if self._forked:
+                raise
+            self._harmless = speech.harmless
+            return Status.ERROR, speech.dump_error(error), ()
+        try:
             if mode == Mode.MAP:
                 value = list(map(func, items))
             elif mode == Mode.STARMAP:
@@ -131,13 +140,13 @@ class Runner:
         except BaseException as error:
             if self._forked:
                 raise
-            return Status.ERROR, dump_error(error, main=client == self._main_of), ()
+            return Status.ERROR, speech.dump_error(error), ()
         try:
             if mode == Mode.PREPARE:
                 value = None
-            answer, large = dump_result(value, main=client == self._main_of, family=self._family)
+            answer, large = speech.dump_result(value)
         except BaseException as error:
-            return Status.ERROR, dump_unsendable(error, value), ()
+            return Status.ERROR, speech.dump_unsendable(error, value), ()
         return Status.VALUE, answer, large
 
     def _keep(self, answer: bytes) -> None:

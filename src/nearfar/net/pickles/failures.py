@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pickle
-import traceback
-from collections.abc import Callable
-from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 from typing import Any
 
 from nearfar.errors import ItemError, RemoteError
 from nearfar.net.pickles.results import dump_result, load_result
+from nearfar.net.telling import described, quietly, traceback_of, with_traceback
 
 
 def dump_error(error: BaseException, traceback_text: str | None = None, *, main: bool = False) -> bytes:
@@ -19,9 +18,9 @@ def dump_error(error: BaseException, traceback_text: str | None = None, *, main:
     `dump_result`. An attribute of the error that cannot travel is left out; an argument becomes its `repr`.
     """
     if traceback_text is None:
-        traceback_text = _quietly(lambda: "".join(traceback.format_exception(error)), "")
-    pickled = _quietly(lambda: _dump(error, main), [])
-    return pickle.dumps((*_described(error), pickled, traceback_text), 5)
+        traceback_text = traceback_of(error)
+    pickled = quietly(lambda: _dump(error, main), [])
+    return pickle.dumps((*described(error), pickled, traceback_text), 5)
 
 
 def load_error(blob: bytes | memoryview) -> BaseException:
@@ -33,18 +32,15 @@ def load_error(blob: bytes | memoryview) -> BaseException:
         kind, message, pickled, text = pickle.loads(blob)
     except Exception as error:
         return ItemError(f"an error came that cannot be read: {type(error).__name__}: {error}")
-    read = _quietly(lambda: _read(pickled), None)
+    read = quietly(lambda: _read(pickled), None)
     found = read if isinstance(read, BaseException) else RemoteError(kind, message)
-    if isinstance(text, str) and text:
-        cause = RemoteTraceback(f'\n"""\n{text}"""')
-        _quietly(lambda: setattr(found, "__cause__", cause), None)
-    return found
+    return with_traceback(found, text)
 
 
 def dump_unsendable(error: BaseException, value: Any) -> bytes:
     """What the caller gets for a result `value` that pickling refused with `error`. Never raises."""
-    shown = _quietly(lambda: repr(value), f"<a {type(value).__name__} whose repr() raises>")
-    said = _quietly(lambda: repr(error), type(error).__name__)
+    shown = quietly(lambda: repr(value), f"<a {type(value).__name__} whose repr() raises>")
+    said = quietly(lambda: repr(error), type(error).__name__)
     return dump_error(MaybeEncodingError(_Shown(said), _Shown(shown)), "")
 
 
@@ -66,14 +62,14 @@ def _dump(error: BaseException, main: bool) -> list[bytes]:
 
 def _portable(error: BaseException, main: bool) -> Any:
     """What reads as `error` when it was pickled: itself, or what makes it again of what can travel."""
-    if _described(_read_back(error, main)) == _described(error):
+    if described(_read_back(error, main)) == described(error):
         return error  # not so where the constructor takes other arguments than it passes on
-    remade = _quietly(lambda: _Remade(error, main), None)
+    remade = quietly(lambda: _Remade(error, main), None)
     return remade if type(_read_back(remade, main)) is type(error) else None
 
 
 def _read_back(value: Any, main: bool) -> Any:
-    return _quietly(lambda: _read(_pickle(value, main)), _quietly)
+    return quietly(lambda: _read(_pickle(value, main)), quietly)
 
 
 def _pickle(value: Any, main: bool) -> list[bytes]:
@@ -114,26 +110,12 @@ def _make_again(
 
 
 def _stand_in(error: BaseException) -> RemoteError:
-    return RemoteError(*_described(error))
-
-
-def _described(error: Any) -> tuple[str, str]:
-    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    # join: what str() gives may be of a subclass of str, which would not travel.
-    return kind, "".join(_quietly(lambda: str(error), "<its str() raises>"))
+    return RemoteError(*described(error))
 
 
 def _part(value: Any, main: bool) -> Any:
-    return value if _travels(value, main) else _quietly(lambda: repr(value), f"<a {type(value).__name__}>")
+    return value if _travels(value, main) else quietly(lambda: repr(value), f"<a {type(value).__name__}>")
 
 
 def _travels(value: Any, main: bool) -> bool:
     return type(_read_back(value, main)) is type(value)
-
-
-def _quietly(do: Callable[[], Any], otherwise: Any) -> Any:
-    """What `do` returns, or `otherwise` where the user's code, which it runs, raises."""
-    try:
-        return do()
-    except (Exception, SystemExit):
-        return otherwise

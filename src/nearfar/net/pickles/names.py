@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from nearfar.errors import ItemError
+from nearfar.net.imports import import_for, lacks
 
 STDIN = "<stdin>"
 """The `__file__` of a program that is read from standard input."""
@@ -40,19 +39,12 @@ def find(name: bytes) -> Any:
     module, colon, qualname = bytes(name).decode(errors="replace").partition(":")
     if not (module and colon and qualname):
         raise ItemError(f"{bytes(name)!r} is not the name of a function")
-    try:
-        found = sys.modules[module] if module in MAINS else import_module(module)
-    except ImportError as error:
-        raise type(error)(
-            f"{_here()} cannot import {module}, in which {qualname} is: {error}", name=error.name
-        ) from error
+    found: Any = sys.modules[module] if module in MAINS else import_for(qualname, module)
     for part in qualname.split("."):
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            raise ImportError(
-                f"{_here()} has another {module}, without {qualname}: {error}", name=module
-            ) from error
+            raise lacks(module, qualname, error) from error
     return found
 
 
@@ -105,7 +97,3 @@ def _attribute(found: Any, qualname: str) -> Any:
     except AttributeError:
         return None
     return found
-
-
-def _here() -> str:
-    return f"the worker on {socket.gethostname()}"

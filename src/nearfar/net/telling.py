@@ -1,0 +1,36 @@
+"""Errors in words, for a way on which they cannot travel as themselves."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
+from typing import Any
+
+
+def described(error: Any) -> tuple[str, str]:
+    """The kind of an error (``module.name``) and what it says."""
+    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    # join: what str() gives may be of a subclass of str, which would not travel.
+    return kind, "".join(quietly(lambda: str(error), "<its str() raises>"))
+
+
+def traceback_of(error: BaseException) -> str:
+    """Its traceback as Python prints it; empty where that cannot be had. Never raises."""
+    return str(quietly(lambda: "".join(traceback.format_exception(error)), ""))
+
+
+def with_traceback(error: BaseException, text: Any) -> BaseException:
+    """`error`, whose `__cause__` shows the traceback `text`, if there is one, as the standard's pool does."""
+    if isinstance(text, str) and text:
+        cause = RemoteTraceback(f'\n"""\n{text}"""')
+        quietly(lambda: setattr(error, "__cause__", cause), None)
+    return error
+
+
+def quietly(do: Callable[[], Any], otherwise: Any) -> Any:
+    """What `do` returns, or `otherwise` where the user's code, which it runs, raises."""
+    try:
+        return do()
+    except (Exception, SystemExit):
+        return otherwise

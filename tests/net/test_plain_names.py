@@ -1,0 +1,76 @@
+"""Which functions a plain worker runs, of all the names that a stranger can think of."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfar.errors import Untrusted
+from nearfar.net.plain.names import Allowed
+from tests.pool import offered
+from tests.support.bombs import NOT_ALLOWED
+
+ALLOWED = ("tests.pool.offered",)
+DOUBLE = b"tests.pool.offered:double"
+
+
+@pytest.fixture(autouse=True)
+def trap_not_sprung() -> Iterator[None]:
+    """Nothing imports what was not allowed."""
+    traps = ("tests.pool.trap", "tests.pool.offered._corner")
+    assert not any(map(sys.modules.__contains__, traps))
+    yield
+    assert not any(map(sys.modules.__contains__, traps))
+
+
+@pytest.mark.parametrize("name", NOT_ALLOWED)
+def test_a_name_reaches_nothing_but_what_was_offered(name: str) -> None:
+    with pytest.raises(Untrusted):
+        Allowed(ALLOWED).find(name.encode())
+
+
+def test_bytes_that_are_no_text_are_no_name() -> None:
+    with pytest.raises(Untrusted, match="is not the name of a function"):
+        Allowed(ALLOWED).find(b"\xff\xfe:double")
+
+
+@given(st.binary(max_size=30) | st.text(max_size=30).map(lambda text: f"tests.pool.offered:{text}".encode()))
+def test_no_name_does_anything_else_than_raise(name: bytes) -> None:
+    offers = {f"tests.pool.offered:{each}".encode() for each in vars(offered)}
+    with contextlib.suppress(Untrusted, ImportError):
+        assert Allowed(ALLOWED).find(name) and name in offers
+
+
+def test_what_is_offered_is_found_below_a_package_too() -> None:
+    allowed = Allowed(ALLOWED)
+    assert allowed.find(DOUBLE) is offered.double
+    assert allowed.find(b"tests.pool.offered:exported")(1) == 101
+    assert allowed.find(b"tests.pool.offered.inner:unexported")(1) == 201
+    with pytest.raises(ImportError, match=r"has another tests\.pool\.offered, without absent"):
+        allowed.find(b"tests.pool.offered:absent")
+    assert "absent" not in offered.asked
+    with pytest.raises(ImportError, match=r"cannot import tests\.pool\.offered\.absent"):
+        allowed.find(b"tests.pool.offered.absent:f")
+
+
+def test_a_function_alone_may_be_offered_and_then_just_that() -> None:
+    allowed = Allowed(["tests.pool.offered:enter", "tests.pool.offered:_quiet"])
+    assert allowed.find(b"tests.pool.offered:enter") == offered.enter
+    assert allowed.find(b"tests.pool.offered:_quiet")
+    for name in (DOUBLE, b"tests.pool.offered.inner:exported", b"tests.pool.offered:enter.__func__"):
+        with pytest.raises(Untrusted):
+            allowed.find(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a b", "a.", ".a", "a:", ":f", "a:b.c", "a:b:c", "__main__", "__mp_main__:f", "a:__init__", "a-b"],
+)
+def test_what_is_no_name_cannot_be_offered(name: str) -> None:
+    with pytest.raises(ValueError, match=r"names no functions|cannot be allowed"):
+        Allowed([name])

@@ -1,0 +1,7 @@
+"""A private module: nobody may have it imported."""
+
+from __future__ import annotations
+
+
+def spring() -> None:
+    """Nothing: that the module was imported is the harm."""

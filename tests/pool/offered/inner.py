@@ -1,0 +1,11 @@
+"""Below the package that is offered."""
+
+from __future__ import annotations
+
+
+def exported(x: int) -> int:
+    return x + 100
+
+
+def unexported(x: int) -> int:
+    return x + 200

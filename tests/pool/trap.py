@@ -1,0 +1,7 @@
+"""A module that is not offered: nobody may have it imported."""
+
+from __future__ import annotations
+
+
+def spring() -> None:
+    """Nothing: that the module was imported is the harm."""

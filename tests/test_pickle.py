@@ -1,0 +1,188 @@
+"""Pickles are read in one package, and each who has them read says why their bytes are of a trusted peer.
+
+The syntax trees of the package and of the services tell: every way to a pickle that they show has to stand in
+this list, and what stands there has to be in them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import nearfar
+from tests.support.house import imports
+from tests.support.pickles_read import PACKAGE, places, reads, sources
+
+SOURCE = Path(nearfar.__file__).parent
+SERVICES = Path(__file__).parents[1] / "services"
+
+CHILD = "a child of ours at the other end: the pipe has no name, and is only inherited"
+PARENT = "the parent that started this process at the other end: the pipe has no name, and is only inherited"
+TYPE = "only the type of a pipe, for annotations; see who reads it"
+STARTS = "starts children of ours: they read what their parent hands them at their start"
+SAID = "the queue's host said that its peers may: its own place decides that (local, or let in by key)"
+
+TRUSTED = {
+    # what reads our own pickles
+    ("nearfar.worker.speech", "nearfar.net.pickles.loader.CallLoader"): (
+        "calls of a client that its coordinator let in; and never where the worker is plain"
+    ),
+    ("nearfar.pool.call", "nearfar.net.pickles.results.load_result"): (
+        "answers of our workers, or of the coordinator that the program connected to; never to a plain call"
+    ),
+    (
+        "nearfar.pool.speech",
+        "nearfar.net.pickles.failures.load_error",
+    ): "errors from the same workers as answers",
+    ("nearfar.queues.parcels", "nearfar.net.pickles.loads"): (
+        "items of a near queue: a child, parent or sibling that inherited its pipe"
+    ),
+    ("nearfar.net.codec", "nearfar.net.pickles.loads"): "only where the caller of decode says trusted",
+    ("nearfar.queues.ends.receiver", "nearfar.net.codec.decode"): SAID,
+    ("nearfar.queues.far", "nearfar.net.codec.decode"): f"dead letters; {SAID}",
+    # the standard's own pipes
+    ("nearfar.download.children", ".recv()"): PARENT,
+    ("nearfar.download.near", ".recv()"): CHILD,
+    ("nearfar.download.near", ".Pipe()"): CHILD,
+    ("nearfar.download.near", ".Process()"): STARTS,
+    ("nearfar.download.near", "multiprocessing.get_context"): STARTS,
+    ("nearfar.download.near", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.download.children", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.download.couriers.near", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.queues.near", "multiprocessing.queues"): CHILD,
+    ("nearfar.queues.near", "multiprocessing.queues.JoinableQueue"): "its counting; its get is overridden",
+    ("nearfar.queues.piped", "multiprocessing.queues"): CHILD,
+    ("nearfar.queues.piped", "multiprocessing.queues.Queue"): "its pipe and locks; its get is overridden",
+    ("nearfar.queues.piped", "multiprocessing.get_context"): "makes semaphores",
+    ("nearfar.queues.piped", "multiprocessing.connection.Connection"): TYPE,
+    # worker processes
+    ("nearfar.worker.member", ".Process()"): STARTS,
+    ("nearfar.worker.crew", "multiprocessing.get_context"): STARTS,
+    ("nearfar.pool.near", "multiprocessing.get_context"): STARTS,
+    ("nearfar.programs.hiring", "multiprocessing.get_context"): STARTS,
+    ("nearfar.programs.hiring", "multiprocessing.forkserver"): STARTS,
+    ("nearfar.programs.hiring", "multiprocessing.forkserver.set_forkserver_preload"): "names modules of ours",
+    ("nearfar.programs.producer", "multiprocessing.get_context"): STARTS,
+    # modules by a name in a text
+    ("nearfar.__main__", "import_module()"): "one of the programs that it lists",
+    ("nearfar.net.imports", "import_module()"): (
+        "a module that a trusted client named, or that the operator of a plain worker allowed"
+    ),
+}
+"""Module and what it does, and why what is read there comes from a peer that is trusted."""
+
+
+def house() -> dict[str, str]:
+    return sources(SOURCE, "nearfar") | sources(SERVICES, "services")
+
+
+def test_whoever_has_pickles_read_stands_in_the_list() -> None:
+    found = places(house())
+    assert found - TRUSTED.keys() == set(), "say in the list why these bytes come from a trusted peer"
+    assert TRUSTED.keys() - found == set(), "these do not read pickles any more"
+
+
+def test_the_plain_way_does_without_the_package_that_reads_pickles() -> None:
+    plain = {name: source for name, source in house().items() if name.startswith("nearfar.net.plain")}
+    assert len(plain) > 4
+    for name, source in plain.items():
+        assert not [each for each in imports(source) if each.startswith(PACKAGE)], name
+        assert reads(source) == set(), name
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("import pickle", "pickle"),
+        ("import pickle as p\np.loads(b'')", "pickle.loads"),
+        ("from pickle import loads", "pickle.loads"),
+        ("from pickle import *", "pickle.*"),
+        ("from pickle import Unpickler as U", "pickle.Unpickler"),
+        ("import _pickle", "_pickle"),
+        ("try:\n    import cPickle\nexcept ImportError: pass", "cPickle"),
+        ("import cloudpickle", "cloudpickle"),
+        ("def f():\n    import dill", "dill"),
+        ("import marshal", "marshal"),
+        ("import shelve", "shelve"),
+        ("import joblib", "joblib"),
+        ("import copyreg", "copyreg"),
+        ("import torch\ntorch.load(f)", "torch.load"),
+        ("import numpy as np\nnp.load(f, allow_pickle=True)", "load(allow_pickle)"),
+        ("import numpy as np\nnp.load(f)", "numpy.load"),
+        ("import pandas as pd\npd.read_pickle(f)", "pandas.read_pickle"),
+        ("frame.read_pickle(f)", ".read_pickle()"),
+        ("import logging.config\nlogging.config.listen()", "logging.config.listen"),
+        ("from logging import config", "logging.config"),
+        ("import multiprocessing.reduction", "multiprocessing.reduction"),
+        (
+            "from multiprocessing.reduction import ForkingPickler\nForkingPickler.loads(b'')",
+            "multiprocessing.reduction.ForkingPickler.loads",
+        ),
+        (
+            "import multiprocessing.reduction\nmultiprocessing.reduction.ForkingPickler",
+            "multiprocessing.reduction",
+        ),
+        (
+            "from multiprocessing import reduction as r\nr.ForkingPickler",
+            "multiprocessing.reduction.ForkingPickler",
+        ),
+        ("from multiprocessing import connection", "multiprocessing.connection"),
+        ("from multiprocessing.connection import Listener", "multiprocessing.connection.Listener"),
+        ("from multiprocessing.connection import Client", "multiprocessing.connection.Client"),
+        ("import multiprocessing\nmultiprocessing.Queue()", "multiprocessing.Queue"),
+        ("import multiprocessing as mp\nmp.Pipe()", "multiprocessing.Pipe"),
+        ("import multiprocessing as mp\nmp.SimpleQueue()", "multiprocessing.SimpleQueue"),
+        ("from multiprocessing import Manager", "multiprocessing.Manager"),
+        ("from concurrent.futures import ProcessPoolExecutor", "concurrent.futures.ProcessPoolExecutor"),
+        ("context.Pipe()", ".Pipe()"),
+        ("self._context.Queue()", ".Queue()"),
+        ("pipe.recv()", ".recv()"),
+        ("read = pipe.recv", ".recv()"),
+        ("list(map(f, iter(pipe.recv, None)))", ".recv()"),
+        ("socket.recv_pyobj()", ".recv_pyobj()"),
+        ("import importlib\nimportlib.import_module('pickle')", "'pickle'"),
+        ("from importlib import import_module\nimport_module(name)", "import_module()"),
+        ("__import__(name)", "__import__()"),
+        ("import sys\nsys.modules['_pickle'].loads", "'_pickle'"),
+        ("exec('import ' + name)", "exec()"),
+        ("eval(text)", "eval()"),
+        ("import runpy\nrunpy.run_path(path)", "run_path()"),
+        ("from nearfar.net import pickles\npickles.loads(b'')", "nearfar.net.pickles.loads"),
+        ("from nearfar.net.pickles import loads", "nearfar.net.pickles.loads"),
+        ("from nearfar.net import pickles\ngetattr(pickles, name)", "getattr()"),
+        (
+            "import nearfar.net.pickles as p\np.results.load_result(b'')",
+            "nearfar.net.pickles.results.load_result",
+        ),
+        ("from nearfar.net import codec\ncodec.decode(b, 1, trusted=sure)", "nearfar.net.codec.decode"),
+        ("from nearfar.net import codec\ncodec.decode(b, 1, trusted=True)", "nearfar.net.codec.decode"),
+        ("from nearfar.net import codec\nread = codec.decode", "nearfar.net.codec.decode"),
+    ],
+)
+def test_a_way_to_a_pickle_is_seen(source: str, what: str) -> None:
+    assert what in reads(source)
+    assert ("nearfar.attic", what) in places({"nearfar.attic": source})
+    assert ("services.attic", what) in places({"services.attic": source})
+    assert places({"nearfar.net.pickles.attic": source}) == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "line.recv(4096)",
+        "import zmq\nmade.recv(zmq.NOBLOCK)",
+        "import re\nre.compile('x')",
+        "from queue import SimpleQueue\nSimpleQueue()",
+        "import queue\nqueue.Queue()",
+        "from nearfar import Queue\nQueue()",
+        "import nearfar\nnearfar.Queue(5)",
+        "import json\njson.loads(text)",
+        "from multiprocessing.connection import wait",
+        "from nearfar.net import codec\ncodec.decode(b, 1, trusted=False)",
+        "from nearfar.net.pickles import dumps_for_family",
+        "'''A pickle may run any code: no import pickle here.'''",
+    ],
+)
+def test_what_reads_no_pickle_is_left_alone(source: str) -> None:
+    assert reads(source) == set()
