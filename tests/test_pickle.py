@@ -21,7 +21,9 @@ CHILD = "a child of ours at the other end: the pipe has no name, and is only inh
 PARENT = "the parent that started this process at the other end: the pipe has no name, and is only inherited"
 TYPE = "only the type of a pipe, for annotations; see who reads it"
 STARTS = "starts children of ours: they read what their parent hands them at their start"
-SAID = "the queue's host said that its peers may: its own place decides that (local, or let in by key)"
+SAID = (
+    "only where this side's own access says so (its user's processes, or let in by key), and the host's does"
+)
 
 TRUSTED = {
     # what reads our own pickles

@@ -59,8 +59,8 @@ class Pool:
         * `address`: workers on other machines may join here; then `processes` may be 0.
         * `executor`: run on this executor instead, which is not shut down by the pool; `processes` is then
           the number of workers that it has, if it does not tell.
-        * `keys`: a folder of keys that says who may join (default: what ``NEARFAR_KEYS`` names); without one,
-          only processes of this user on this machine may. `insecure`: let in everyone who reaches it.
+        * `keys`: a folder of keys that says who may join (default: what ``NEARFAR_KEYS`` names; none: this
+          user's processes on this machine). `insecure`: let in everyone.
         * `lease`: seconds of silence after which a worker on another machine counts as dead.
         * `plain`: send and read no pickle: only functions of modules, by name, and plain data; see README.
 
@@ -98,10 +98,9 @@ class Pool:
         return pool
 
     def _begin(self, engine: Engine, timeout: float | None, retries: int) -> None:
-        self._engine = engine
+        self._engine, self._state = engine, RUN
         self._limits = timeout, retries
         self._reading: WeakBag[IMapIterator] = WeakBag()
-        self._state = RUN
 
     def __repr__(self) -> str:
         return f"<nearfar.{type(self).__name__} {describe(self._engine)}{WORDS[self._state]}>"

@@ -68,7 +68,7 @@ class FarQueue(BaseQueue):
         """Raises `AddressError`, `KeysError`."""
         place = Address.parse(address)
         access = admit(place, keys, insecure=insecure)
-        approach(place, keys, insecure=insecure)  # this process is an end, too
+        approach(place, keys, insecure=insecure)  # for this process is an end, too
         if insecure:
             log.warning("the queue at %s is open to everyone who can reach it", address)
         ledger = Ledger(
@@ -94,11 +94,7 @@ class FarQueue(BaseQueue):
         insecure: bool = False,
         wait: float = 60.0,
     ) -> Self:
-        """An end of the queue at `address`. Nothing is sent before it is used.
-
-        `keys` and `insecure` are to be as its host's. Raises `AddressError`, `KeysError`; its calls raise
-        `NotAdmitted` within some seconds where host and end do not let each other in.
-        """
+        """As `Front.connect`."""
         place = Address.parse_remote(address)
         return cls._reach(place, approach(place, keys, insecure=insecure), wait)
 
