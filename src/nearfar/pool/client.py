@@ -49,6 +49,7 @@ class ClientMachine:
         read_error: Callable[[bytes], BaseException] = InitializerFailed,
         wait: float = 60.0,
         place: str = "its address",
+        stem: str = "",
     ) -> None:
         """`initializer`: function, blob and buffers; `read_error` reads what that raised, as pickled there.
 
@@ -59,7 +60,7 @@ class ClientMachine:
         """Why nothing can be run any more."""
         self.workers = 0
         """How many the coordinator has."""
-        self._calling = Calling(CLIENT, name, about, wait)
+        self._calling = Calling(CLIENT, name, about, wait, stem)
         self._join = (eager, [] if initializer is None else [initializer])
         self._pending = Pending(read_error)
         self._cancels: list[int] = []

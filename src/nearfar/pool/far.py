@@ -12,7 +12,7 @@ from nearfar.coordinator.caller import Caller
 from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.endings import Outcomes
 from nearfar.net.addresses import Address
-from nearfar.net.here import about_me, new_name
+from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.pool.call import Call
 from nearfar.pool.client import ClientMachine
@@ -52,6 +52,7 @@ class FarEngine(DrivenEngine):
             read_error=read_initializer_error,
             wait=wait,
             place=self.address,
+            stem=new_session_stem(self.name),
         )
         self._poll = select.epoll()
         self._poll.register(self._waker.fileno(), select.EPOLLIN)

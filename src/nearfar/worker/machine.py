@@ -33,14 +33,14 @@ class AgentMachine:
     `wait`: seconds without a coordinator after which it is `lost`.
     """
 
-    def __init__(self, name: str, about: dict[str, Any], *, wait: float = 60.0) -> None:
+    def __init__(self, name: str, about: dict[str, Any], *, wait: float = 60.0, stem: str = "") -> None:
         self.name = name
         self.refused = ""
         self.epoch = ""
         """That of the last coordinator."""
         self.stale = 0
         """Answers that were nobody's."""
-        self._calling = Calling(AGENT, name, about, wait)
+        self._calling = Calling(AGENT, name, about, wait, stem)
         self._records: dict[str, Record] = {}
         self.kept: dict[tuple[str, int], Row] = {}
         """Answers by client and number, until the coordinator releases them."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from nearfar.errors import QueueLost
 from nearfar.net.addresses import Address
-from nearfar.net.here import about_me, new_name
+from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.queues.ends.loop import EndLoop
 from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.session import Session
@@ -41,7 +41,8 @@ class Connection:
         self._address = address
         self._on_change = on_change
         self._changed = threading.Condition()
-        self._machine = EndMachine(self.name, about_me(), tags, helper=helper)
+        stem = new_session_stem(self.name)
+        self._machine = EndMachine(self.name, about_me(), tags, helper=helper, stem=stem)
         self._loop: EndLoop | None = None
         self._closed = False
 

@@ -13,6 +13,7 @@ import zmq
 from nearfar.errors import ProtocolError
 from nearfar.net import sockets
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import Complaints
 from nearfar.net.waker import Waker
 from nearfar.queues import wire
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, ConnectLane, Send
@@ -41,6 +42,7 @@ class EndLoop:
         self._address = address
         self._changed = changed
         self._on_change = on_change
+        self._complaints = Complaints(log)
         self._waker = Waker()
         self._woken = False
         self._sleeps_until = 0.0
@@ -122,7 +124,8 @@ class EndLoop:
                 try:
                     heard.append(wire.unpack(frames))
                 except ProtocolError as error:
-                    log.warning("dropped a malformed message from %s: %s", self._address, str(error)[:200])
+                    text = f"dropped a malformed message from {self._address}: %s"
+                    self._complaints.note(text, error, time.monotonic())
         return heard
 
     def _act(self, action: Action) -> None:
@@ -133,7 +136,8 @@ class EndLoop:
                 self._close_sockets()
                 self._session = session.encode()
                 self._control = self._open(zmq.DEALER, self._address, identity=session)
-            case ConnectInbox(place):
+            case ConnectInbox(place, ticket):
+                self._ticket = ticket.encode()
                 self._inbox = self._open(zmq.PUSH, self._address.beside(place))
             case ConnectLane(place):
                 self._lane = self._open(zmq.PULL, self._address.beside(place))
@@ -147,10 +151,11 @@ class EndLoop:
                 if self._control is not None:
                     self._control.send_multipart(frames, zmq.NOBLOCK)
             elif self._inbox is not None:
-                self._inbox.send_multipart([self._session, *frames], zmq.NOBLOCK)
+                self._inbox.send_multipart([self._session, self._ticket, *frames], zmq.NOBLOCK)
 
     def _open(self, kind: int, address: Address, *, identity: str = "") -> zmq.Socket[bytes]:
-        socket = sockets.make(kind, identity=identity)
+        largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL
+        socket = sockets.make(kind, identity=identity, largest=largest)
         socket.connect(str(address))
         if kind != zmq.PUSH:
             self._poller.register(socket, zmq.POLLIN)

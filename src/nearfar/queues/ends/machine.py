@@ -12,6 +12,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
+from nearfar.errors import ProtocolError
+from nearfar.net.complaints import shown
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, Send
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.ends.receiver import Receiver
@@ -35,10 +37,19 @@ class State(IntEnum):
 
 
 class EndMachine:
-    """`name` is new for every end; `about` tells the host of the process; `tags` are its consumer's."""
+    """`name` is new for every end; `about` tells the host of the process; `tags` are its consumer's.
+
+    `stem` is what the names of its sessions begin with (`nearfar.net.here.new_session_stem`).
+    """
 
     def __init__(
-        self, name: str, about: dict[str, Any], tags: tuple[str, ...] = (), *, helper: bool = False
+        self,
+        name: str,
+        about: dict[str, Any],
+        tags: tuple[str, ...] = (),
+        *,
+        helper: bool = False,
+        stem: str = "",
     ) -> None:
         self.name = name
         self.state = State.NEW
@@ -54,12 +65,13 @@ class EndMachine:
         self.roles = Roles(tags, helper=helper)
         self.leaving = False
         self._about = about
+        self._stem = stem or name
         self._actions: list[Action] = []
         self._greeted = 0.0
 
     @property
     def session_name(self) -> str:
-        return f"{self.name}.{self.sessions}"
+        return f"{self._stem}.{self.sessions}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -100,14 +112,11 @@ class EndMachine:
             case Kind.WELCOME:
                 self._welcome(message, now)
             case Kind.REFUSED:
-                self.refused = str(message.fields[0])
-                self.abandon()
+                self._refuse(message.fields[0])
             case Kind.STRANGER if self.state is State.OPEN:
                 self._begin_session(now)
             case _ if self.state is State.OPEN and self.session is not None:
-                self.session.hear(envelope, now)
-                if self.session.parted and self.leaving:
-                    self.abandon()
+                self._hear(self.session, envelope, now)
 
     def tick(self, now: float) -> None:
         """Time passed."""
@@ -152,6 +161,19 @@ class EndMachine:
         hello = Message(Kind.HELLO, (VERSION, self.name, self._about))
         self._actions.append(Send(Envelope(0, 0, hello)))
 
+    def _hear(self, session: Session, envelope: Envelope, now: float) -> None:
+        try:
+            session.hear(envelope, now)
+        except ProtocolError as error:
+            self._refuse(f"its host broke the protocol: {error}")
+            return
+        if session.parted and self.leaving:
+            self.abandon()
+
+    def _refuse(self, why: str) -> None:
+        self.refused = shown(why)
+        self.abandon()
+
     def _welcome(self, message: Message, now: float) -> None:
         name, facts = message.fields
         if self.state is not State.GREETING or name != self.session_name:
@@ -166,4 +188,4 @@ class EndMachine:
                 self.asks.add(Kind.ASK, "late", superseded)
         self.session = Session(facts, self.sender, self.asks, self.roles, waiters, now)
         self.session.receiver.session = self.sessions
-        self._actions.append(ConnectInbox(facts["inbox"]))
+        self._actions.append(ConnectInbox(facts["inbox"], facts["ticket"]))
