@@ -11,6 +11,7 @@ from nearfar.coordinator.caller import Caller
 from nearfar.coordinator.wire import Envelope, Kind, Message
 from nearfar.errors import CoordinatorLost
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import shown
 
 AGAIN = 0.5
 """Seconds after which the question is asked again."""
@@ -63,6 +64,8 @@ def _listen(caller: Caller, descriptor: int, deadline: float) -> Status | None:
         for envelope in caller.receive():
             if envelope.message.kind is Kind.STATUS:
                 return _read(envelope.message)
+            if envelope.message.kind is Kind.REFUSED:
+                raise CoordinatorLost(f"refused: {shown(envelope.message.fields[0])}")
         left = deadline - time.monotonic()
         if left <= 0:
             return None
@@ -73,4 +76,8 @@ def _listen(caller: Caller, descriptor: int, deadline: float) -> Status | None:
 def _read(message: Message) -> Status:
     counts: dict[str, int] = message.fields[0]
     rows: list[Any] = list(message.rows or ())
-    return Status(counts, [WorkerStatus(*row) for row in rows])
+    return Status(counts, [_shown(WorkerStatus(*row)) for row in rows])
+
+
+def _shown(status: WorkerStatus) -> WorkerStatus:
+    return status._replace(host=shown(status.host), runs=shown(status.runs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 
 import zmq
@@ -13,6 +14,7 @@ from nearfar.coordinator.wire import Envelope
 from nearfar.errors import ProtocolError
 from nearfar.net import sockets
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import Complaints
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ class Caller:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._socket: zmq.Socket[bytes] | None = None
+        self._complaints = Complaints(log)
 
     def open(self, session: str) -> int:
         """Close the socket, and open one under this session's name; returns a descriptor to poll on.
@@ -59,7 +62,8 @@ class Caller:
                 try:
                     yield wire.unpack(frames)
                 except ProtocolError as error:
-                    log.warning("dropped a malformed message from %s: %s", self.address, str(error)[:200])
+                    text = f"dropped a malformed message from {self.address}: %s"
+                    self._complaints.note(text, error, time.monotonic())
 
     def close(self) -> None:
         """Close the socket, if there is one."""

@@ -17,12 +17,15 @@ from nearfar.coordinator.wire import Envelope
 from nearfar.errors import AddressError, ProtocolError
 from nearfar.net import sockets
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import Complaints, shown
 from nearfar.net.watch import Watch
 
 log = logging.getLogger(__name__)
 
 DRAIN = 256
 """Messages read in one turn."""
+DESCRIPTORS = 2
+"""That a peer takes here: its connection, and what tells of its process's death."""
 SMALL = 3
 """Frames of a message without large parts, its sender's name among them."""
 
@@ -54,7 +57,7 @@ class Gate:
                 f"{address} can be reached from other machines, and whoever reaches it can run any code: bind"
                 " to loopback or ipc://, or say insecure=True (--insecure) if you trust all who can reach it"
             )
-        self._socket = sockets.make(zmq.ROUTER)
+        self._socket = sockets.make(zmq.ROUTER)  # of the largest frames: tasks and answers travel here
         try:
             self.address = sockets.bind(self._socket, address)
         except AddressError:
@@ -63,9 +66,12 @@ class Gate:
         if not address.local:
             log.warning("everyone who can reach the pool at %s can run any code in its workers", self.address)
         now = time.monotonic()
-        self.peers = Peers(coordinator, secrets.token_hex(8), lease=lease, clients=clients, now=now)
+        most = sockets.most_peers(DESCRIPTORS)
+        epoch = secrets.token_hex(8)
+        self.peers = Peers(coordinator, epoch, lease=lease, clients=clients, now=now, most_peers=most)
         self._unread = 0
         """Messages dropped, for they were none."""
+        self._complaints = Complaints(log)
         self._soon = lease / 100
         self._next_tick = now
         self._watch = Watch()
@@ -95,9 +101,7 @@ class Gate:
         if now >= self._next_tick:
             self.peers.tick(now)
             self._next_tick = self.peers.deadline(now)
-            for descriptor in self._watch.idle(self.peers.sessions):
-                self._poll.unregister(descriptor)
-                self._watch.ended(descriptor)
+            self._forget_idle()
         if heard:  # an ack of it may be due before anything that was known
             self._next_tick = min(self._next_tick, now + self._soon)
 
@@ -132,19 +136,40 @@ class Gate:
         return heard
 
     def _receive(self, name: bytes | memoryview, frames: list[bytes | memoryview], now: float) -> None:
+        """Nothing that a peer says ends this thread."""
+        session = ""
         try:
-            session = bytes(name).decode()
-            envelope = wire.unpack(frames)
-        except (ProtocolError, UnicodeDecodeError) as error:
+            session = sockets.peer_name(name)
+            self._hear(session, wire.unpack(frames), now)
+        except wire.WrongHello as error:
             self._unread += 1
-            log.warning("dropped a malformed message: %s", str(error)[:200])
-            return
+            self._complaints.note("refused a peer: %s", error, now)
+            self.peers.refuse(session, error.why)
+        except ProtocolError as error:
+            self._unread += 1
+            self._complaints.note("dropped a malformed message: %s", error, now)
+        except (
+            Exception
+        ):  # a fault of ours, which one peer found: it is not to cost the others their coordinator
+            log.exception("what %s said could not be taken in", shown(session))
+            self.peers.give_up(session, "the coordinator failed to understand it")
+        for fault in self.peers.take_complaints():
+            self._complaints.note("ended a session: %s", fault, now)
+
+    def _hear(self, session: str, envelope: Envelope, now: float) -> None:
         known = session in self.peers.sessions
         self.peers.receive(session, envelope, now)
         if not known and session in self.peers.sessions:
             descriptor = self._watch.add(session, envelope.message.fields[3])
             if descriptor is not None:
                 self._poll.register(descriptor, select.EPOLLIN)
+        if len(self._watch) > len(self.peers.sessions):
+            self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        for descriptor in self._watch.idle(self.peers.sessions):
+            self._poll.unregister(descriptor)
+            self._watch.ended(descriptor)
 
     def _see_deaths(self, now: float) -> None:
         for descriptor, _ in self._poll.poll(0):

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import pickles
+from nearfar.net import announced, pickles
 
 TUPLE, SET, FROZENSET, BYTEARRAY, INTEGER, PICKLE = 0x11, 0x12, 0x13, 0x14, 0x15, 0x1F
 
@@ -181,6 +181,8 @@ def _unpacker(body: bytes) -> msgpack.Unpacker:
 
 
 def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
+    if len(data) > announced.HARMLESS:
+        announced.check(data)
     return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
 
 

@@ -35,7 +35,12 @@ MOST_PEERS = 4096
 """Sessions that a host or a coordinator has at a time."""
 SPARE_DESCRIPTORS = 64
 """For what a program opens besides."""
-KEEPALIVE = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 60, zmq.TCP_KEEPALIVE_INTVL: 15, zmq.TCP_KEEPALIVE_CNT: 4}
+KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 60,
+    zmq.TCP_KEEPALIVE_INTVL: 15,
+    zmq.TCP_KEEPALIVE_CNT: 4,
+}
 """A connection whose other machine is gone costs a descriptor no longer than two minutes (seconds, tries)."""
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}

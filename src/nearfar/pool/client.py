@@ -27,6 +27,7 @@ from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.wire import CLIENT, FORMS, Envelope, Kind, Message
 from nearfar.errors import CoordinatorLost, InitializerFailed, PoolBroken
+from nearfar.net.complaints import shown
 from nearfar.pool.pending import Answer, Pending
 
 GATHER = 0.001
@@ -172,7 +173,7 @@ class ClientMachine:
             case Kind.WELCOME:
                 self._welcome(envelope.message, now)
             case Kind.REFUSED:
-                self._break(PoolBroken(f"the coordinator refused: {fields[0]}"))
+                self._break(PoolBroken(f"the coordinator refused: {shown(fields[0])}"))
             case Kind.STRANGER:
                 if self._said_bye:  # it has forgotten us, as it was asked to
                     self._calling.stage = Stage.CLOSED

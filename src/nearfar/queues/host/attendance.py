@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nearfar.queues.host.records import Producer, State
 
-
 MOST_LOST = 10_000
 """Names of lost producers that are kept."""
 

@@ -29,6 +29,7 @@ from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.host.supply import Supply
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message, refusal
 
+
 class HostMachine:
     """`about` is what WELCOME tells of the queue; `lease` is in seconds; `secret`: what tickets are made of.
 
