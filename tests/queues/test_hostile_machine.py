@@ -67,8 +67,8 @@ def test_very_many_words() -> None:
     seed = int(os.environ.get("NEARFAR_SEED", "0")) or Random().randrange(1 << 32)
     print(f"NEARFAR_SEED={seed}")
     random = Random(seed)
-    for _ in range(300):
-        run_hostile(random, 1500, **random.choice([{}, {"maxsize": 6}, {"maxbytes": 60}]))
+    for _ in range(40):
+        run_hostile(random, 600, **random.choice([{}, {"maxsize": 6}, {"maxbytes": 60}]))
 
 
 @pytest.mark.parametrize("seed", range(6))

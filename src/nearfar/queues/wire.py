@@ -268,11 +268,13 @@ def unpack(frames: list[bytes]) -> Envelope:
     if (body is not None) is not (kind in (Kind.PUT, Kind.LEND)):
         raise ProtocolError(f"{kind.name} with {len(frames)} frames")
     if body is not None:
-        _check_body(kind, fields[1], len(body))
+        _check_body(kind, fields[0], fields[1], len(body))
     return Envelope(number, ack, Message(kind, tuple(fields), body))
 
 
-def _check_body(kind: Kind, count: int, size: int) -> None:
+def _check_body(kind: Kind, first: int, count: int, size: int) -> None:
+    if first + count > 1 << 63:
+        raise ProtocolError(f"{kind.name} of {count} items from {first} on")
     if kind is Kind.PUT and count > size:
         raise ProtocolError(f"{kind.name} of {count} items in {size} bytes")
     if size > (LARGEST_ITEM if count == 1 else LARGEST_BATCH):
