@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from random import Random
 from typing import Any
 
 from nearfar.coordinator.parts import Row
-from nearfar.coordinator.wire import AGENT, CLIENT, FORMS, VERSION, Envelope, Kind, Message
+from nearfar.coordinator.wire import AGENT, CLIENT, FORMS, VERSION, Envelope, Kind, Message, pack, unpack
+from nearfar.errors import ProtocolError
 
 NUMBERS = (0, 1, 1, 2, 3, 5, 40, 4096, 1 << 31, 1 << 62, (1 << 63) - 1)
 FROM_AGENTS = (
@@ -37,7 +39,13 @@ class Hostile:
         self._works = works
 
     def word(self) -> tuple[str, Envelope]:
-        """Something said in one of the sessions."""
+        """Something said in one of the sessions that comes through the checks of the wire."""
+        while True:
+            with contextlib.suppress(ProtocolError):
+                session, envelope = self._any_word()
+                return session, unpack([bytes(frame) for frame in pack(*envelope)])
+
+    def _any_word(self) -> tuple[str, Envelope]:
         choose = self.random
         session = choose.choice(list(self._sessions))
         role = self._roles[session]

@@ -54,7 +54,7 @@ def test_very_many_words() -> None:
     seed = int(os.environ.get("NEARFAR_SEED", "0")) or Random().randrange(1 << 32)
     print(f"NEARFAR_SEED={seed}")
     random = Random(seed)
-    for _ in range(40):
+    for _ in range(200):
         run_hostile(random, 600)
 
 
@@ -180,3 +180,23 @@ def test_the_status_is_told_so_often_and_no_more() -> None:
     for _ in range(1000):
         world.peers.receive("who.1", Envelope(0, 0, Message(Kind.QUERY)), world.now)
     assert len(world.peers.flush(world.now)) == 100
+
+
+def test_a_task_that_is_claimed_while_it_waits_runs_once() -> None:
+    """Given an agent that comes late from an earlier coordinator with a task that waits here by now, and then
+    loses its worker before that has read it, I expect the task to be run once."""
+    world = World()
+    client = world.client()
+    (number,) = client.submit(b"abc")
+    world.settle()
+    assert hello(world, "late.secret.1", AGENT, "late").kind is Kind.WELCOME
+    came = Message(Kind.CAME, ("late/0.1", 1, 0, [], [["client", [number]]]))
+    world.peers.receive("late.secret.1", Envelope(1, 0, came), world.now)
+    check(world.coordinator)
+    died = Message(Kind.DIED, ("late/0.1", "was killed", 1, 1))
+    world.peers.receive("late.secret.1", Envelope(2, 0, died), world.now)
+    check(world.coordinator)
+    world.pass_time(2 * LEASE)
+    agent = world.agent()
+    world.run_all()
+    assert client.value(number) == b"cba" and agent.ran == [b"abc"]

@@ -67,7 +67,7 @@ def test_very_many_words() -> None:
     seed = int(os.environ.get("NEARFAR_SEED", "0")) or Random().randrange(1 << 32)
     print(f"NEARFAR_SEED={seed}")
     random = Random(seed)
-    for _ in range(40):
+    for _ in range(200):
         run_hostile(random, 600, **random.choice([{}, {"maxsize": 6}, {"maxbytes": 60}]))
 
 
@@ -218,7 +218,7 @@ def test_names_of_consumers_never_outgrow_the_message_that_tells_them() -> None:
     """Given more names than fit into a message to the producers, I expect no producer to get one that it
     could not read: it would wait for that message for ever."""
     machine = HostMachine(Ledger(), {}, lease=LEASE)
-    for n in range(40):
+    for n in range(200):
         session = f"c{n}.x.1"
         machine.receive(session, Envelope(0, 0, Message(Kind.HELLO, (VERSION, f"c{n}", {}))), 0.0)
         tags = [f"{n}-{tag}-" + "\U0001f984" * 180 for tag in range(MOST_TAGS)]

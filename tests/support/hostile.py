@@ -74,13 +74,13 @@ def rubbish(real: Callable[[], list[bytes]], random: Random, count: int) -> Iter
             yield damaged(real(), random)
 
 
-def announce(port: int, kind: bytes, size: int) -> bytes:
+def announce(port: int, kind: bytes, size: int, patience: float = 5.0) -> bytes:
     """Shake hands as ZeroMQ does, announce a frame of `size` bytes, and send little of it; what comes back
     until the connection is closed. Raises `TimeoutError` if it is not."""
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
     ready = b"\x05READY" + b"\x0bSocket-Type" + pack(">I", len(kind)) + kind
     with socket.create_connection(("127.0.0.1", port), 5) as line:
-        line.settimeout(5)
+        line.settimeout(patience)
         line.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
         line.sendall(b"\x02" + pack(">Q", size) + bytes(1000))
         said = b""

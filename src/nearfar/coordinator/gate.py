@@ -69,8 +69,6 @@ class Gate:
         most = sockets.most_peers(DESCRIPTORS)
         epoch = secrets.token_hex(8)
         self.peers = Peers(coordinator, epoch, lease=lease, clients=clients, now=now, most_peers=most)
-        self._unread = 0
-        """Messages dropped, for they were none."""
         self._complaints = Complaints(log)
         self._soon = lease / 100
         self._next_tick = now
@@ -114,9 +112,7 @@ class Gate:
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
-        counts = self.peers.counts()
-        counts["malformed"] += self._unread
-        return counts
+        return self.peers.counts()
 
     def close(self) -> None:
         """Close the socket; agents and clients take the coordinator for lost."""
@@ -142,11 +138,11 @@ class Gate:
             session = sockets.peer_name(name)
             self._hear(session, wire.unpack(frames), now)
         except wire.WrongHello as error:
-            self._unread += 1
+            self.peers.malformed += 1
             self._complaints.note("refused a peer: %s", error, now)
             self.peers.refuse(session, error.why)
         except ProtocolError as error:
-            self._unread += 1
+            self.peers.malformed += 1
             self._complaints.note("dropped a malformed message: %s", error, now)
         except (
             Exception

@@ -82,10 +82,7 @@ class Guests:
         self._coordinator.client_gone(uid)
 
     def find(self, uid: str) -> Guest:
-        """The client of that name: one is made up that has not come yet, and is waited for.
-
-        Raises `ProtocolError` where there are too many.
-        """
+        """The client of that name, or one made up that is waited for; `ProtocolError` for one too many."""
         guest = self.all.get(uid)
         if guest is None:
             if len(self.all) >= MOST_GUESTS:
@@ -148,6 +145,8 @@ class Guests:
             task = RemoteTask(guest, number)
             task.state = State.SETTLED  # another runs it, and answers for it
             return task
+        if task.state is State.WAITING:
+            guest.client.waiting.remove(task)
         task.state = State.GIVEN
         guest.tasks[number] = task
         guest.claimed.add(number)

@@ -49,7 +49,7 @@ class Peers:
         self.coordinator = coordinator
         self.epoch = epoch
         self.malformed = 0
-        """Words that cannot be true; the session of each was ended."""
+        """Frames that were no message (whoever reads them counts those), and words that cannot be true."""
         self.refused = 0
         """Peers that were not let in."""
         self._most_peers = most_peers
