@@ -149,8 +149,8 @@ def test_messages_that_nobody_reads_pile_up_nowhere(queue: FarQueue) -> None:
 
 
 def test_connections_that_never_say_a_word_are_closed() -> None:
-    """Given as many silent connections as the process may have descriptors, I expect those who are there to be
-    served meanwhile, and newcomers soon after."""
+    """Given as many silent connections as the process may have descriptors, I expect those who are there to
+    be served meanwhile, and newcomers soon after."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with FarQueue(5, "tcp://127.0.0.1:*", wait=30.0) as queue, ExitStack() as stack:
         queue.put(1)

@@ -33,7 +33,8 @@ class Peers:
     """`epoch` is a name for this life of the coordinator, used by no other. `lease` is in seconds.
 
     `clients`: it takes clients; a pool's own coordinator has but the pool. `most_peers`: agents and clients
-    that may have a session at a time. `receive` raises nothing: whoever's words cannot be true loses its session.
+    that may have a session at a time. `receive` raises nothing: whoever's words cannot be true loses its
+    session.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """Unpacking what may announce more than it holds.
 
-A list of msgpack says first how long it is, and its reader makes room for so many at once. Five bytes may announce
-as many as the whole message has bytes, and lists may stand in each other a thousand deep: a megabyte would have
-eight gigabytes made room for. To skip over a value makes no room, and fails where something is missing.
+A list of msgpack says first how long it is, and its reader makes room for so many at once. Five bytes may
+announce as many as the whole message has bytes, and lists may stand in each other a thousand deep: a megabyte
+would have eight gigabytes made room for. To skip over a value makes no room, and fails where anything is
+missing.
 """
 
 from __future__ import annotations

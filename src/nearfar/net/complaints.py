@@ -1,8 +1,8 @@
 """What is wrong with what peers say: counted, and logged in a form that can do no harm.
 
 A peer's words are never logged as they are: a line break would forge a line of the log, and an escape
-sequence would speak to the terminal of whoever reads it. Nor is every fault logged: whoever sends a million bad
-frames would fill the disk.
+sequence would speak to the terminal of whoever reads it. Nor is every fault logged: whoever sends a million
+bad frames would fill the disk.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from nearfar.net.addresses import Address
 from nearfar.net.shapes import name
 
 LARGEST_FRAME = 1 << 31
-"""Bytes: a peer that announces a larger frame is disconnected. This much for the largest item there may be."""
+"""Bytes: a peer that announces a larger frame is disconnected. As much as the largest item takes."""
 LARGEST_CONTROL = (1 << 20) + (1 << 12)
-"""Bytes of a frame on a socket that carries no items: a little more than a message without a body may have."""
+"""Bytes of a frame on a socket that carries no items: a little more than a message without body may have."""
 MOST_UNREAD = 1000
 """Messages of one connection that may lie here unread: beyond, its peer has to wait, by TCP's own means."""
 MOST_UNSENT = 10_000
@@ -58,8 +58,9 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
 def make(kind: int, *, identity: str = "", largest: int = LARGEST_FRAME) -> zmq.Socket[bytes]:
     """A socket with the options that every socket here has.
 
-    What is sent has no high-water mark but to a peer that does not read (bounds are counted by the protocol),
-    and no linger (what has to arrive is acked). `largest` is in bytes of one frame. Raises `zmq.ZMQError` where there is no room for another.
+    What is sent has no high-water mark but to a peer that does not read (bounds are counted by the
+    protocol), and no linger (what has to arrive is acked). `largest` is in bytes of one frame. Raises
+    `zmq.ZMQError` where there is no room for another.
     """
     made = context().socket(kind)
     made.setsockopt(zmq.LINGER, 0)

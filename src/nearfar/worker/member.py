@@ -243,7 +243,7 @@ class Member:
         if number > self._answered:
             raise ProtocolError(f"answer {number} comes where {self._answered} is next")
         fresh = answers[max(0, self._answered - number) :]
-        if fresh and type(fresh[0][1]) is int:
+        if fresh and _kind(fresh) is int:
             fresh = [(status, *scatter(payload, parts)) for status, payload, _ in fresh]
         self._answered += len(fresh)
         left = len(fresh)
@@ -266,3 +266,15 @@ def describe_exit(code: int | None) -> str:
     with suppress(ValueError):
         return f"was killed by {signal.Signals(-code).name}"
     return f"was killed by signal {-code}"
+
+
+def _kind(answers: Sequence[Any]) -> type:
+    """Whether their payloads are blobs, or numbers of buffers. Raises `ProtocolError`, and what comes of
+    answers of any other form."""
+    kind = type(answers[0][1])
+    for status, payload, _ in answers:
+        if type(payload) is not kind or status not in (0, 1):
+            raise ProtocolError("an answer of the wrong kind")
+    if kind is not bytes and kind is not int:
+        raise ProtocolError("an answer without a payload")
+    return kind

@@ -11,7 +11,7 @@ from nearfar.queues.host.runs import Run
 from nearfar.queues.wire import Kind, Message
 
 MOST_NAMES = 1000
-"""Names that one message tells, of lost producers or of those who can be addressed: so it fits into a frame."""
+"""Names that one message tells, of lost producers or of who can be addressed: so it fits into a frame."""
 
 
 class Demand:
@@ -42,7 +42,7 @@ class Demand:
         items, size, ask, taken, done, failed, unreadable, returned, answers = message.fields
         session = peer.session
         leases = self._ledger.consumers[session].leases
-        for first, last in (*done, *failed, *unreadable, *returned, *([at, at] for at, _ in answers)):
+        for _, last in (*done, *failed, *unreadable, *returned, *([at, at] for at, _ in answers)):
             if last > leases.last:
                 raise ProtocolError(f"{peer.uid} reports on item {last} of {leases.last} that it was lent")
         self._ledger.took(session, taken)

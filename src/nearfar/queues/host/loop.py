@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 DRAIN = 256
 """Messages read from one socket before the others get their turn."""
 DESCRIPTORS = 4
-"""That an end takes here, on the average: its connections, its lane, and what tells of its process's death."""
+"""That an end takes here, on average: its connections, its lane, and what tells of its process's death."""
 COPIED = 64 * 1024
-"""Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here only once."""
+"""Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here once."""
 
 
 class Lane:
