@@ -14,7 +14,7 @@ from nearfar.coordinator.wire import Kind
 from nearfar.errors import ProtocolError
 
 MOST_TASKS = 1 << 20
-"""Tasks of one client without an outcome, and outcomes that it has not asked for: many times what one sends."""
+"""Tasks of one client without an outcome, and outcomes that it has not asked for: far more than one sends."""
 UNKNOWN = b"(not told yet)"
 """The function of a task that an agent brought along."""
 

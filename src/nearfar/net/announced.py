@@ -25,6 +25,11 @@ def unpack(data: Any, longest: int, **options: Any) -> Any:
     )
 
 
+def long_lists(data: bytes) -> bool:
+    """False if certainly no list in `data`, but the one that it may begin with, is of more than 15."""
+    return data.find(b"\xdd", 1) >= 0 or data.find(b"\xdc", 1) >= 0
+
+
 def check(data: Any) -> None:
     """Raise what msgpack raises unless `data` begins with a whole value: then nothing in it lies."""
     unpacker = msgpack.Unpacker(max_buffer_size=len(data))

@@ -171,6 +171,7 @@ def _pack(item: Any) -> bytes:
     return packed
 
 
+_HARMLESS = announced.HARMLESS
 _UNREADABLE = (ValueError, MemoryError, msgpack.UnpackException)
 
 
@@ -181,7 +182,7 @@ def _unpacker(body: bytes) -> msgpack.Unpacker:
 
 
 def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
-    if len(data) > announced.HARMLESS:
+    if len(data) > _HARMLESS and announced.long_lists(data):
         announced.check(data)
     return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
 
