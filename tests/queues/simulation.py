@@ -97,6 +97,7 @@ class SimHost:
     def receive(self, session: str, envelope: Envelope) -> None:
         if self.alive:
             self.machine.receive(session, envelope, self.world.now)
+            assert not self.machine.take_complaints(), "an honest end was taken for a hostile one"
             self._act()
 
     def dead(self, session: str) -> None:

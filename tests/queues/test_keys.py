@@ -198,9 +198,11 @@ def test_nobody_speaks_in_the_session_of_another(folder: Path, host: FarQueue, c
     try:
         forged = wire.pack(2, 0, Message(Kind.PUT, (2, 1, None), b"\xa6forged"))
         assert dialed.socket.poll(5000, zmq.POLLOUT)
-        dialed.socket.send_multipart([session.encode(), *forged])
         assert host._host is not None
-        assert eventually(lambda: host._host.malformed > 0)
+        ticket = host._host._machine.ticket(session)  # though it had learned that, too
+        assert ticket is not None
+        dialed.socket.send_multipart([session.encode(), ticket.encode(), *forged])
+        assert eventually(lambda: host._host.counts()["malformed"] > 0)
         victim.put("mine, too")
         assert host.get(timeout=SOON) == "mine, too"
         assert host.counts()["stored"] == 2

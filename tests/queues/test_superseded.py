@@ -17,6 +17,7 @@ FACTS: dict[str, Any] = {
     "shut": False,
     "stored": 0,
     "trusted": False,
+    "ticket": "t",
 }
 
 

@@ -30,12 +30,13 @@ tables = st.dictionaries(st.text(max_size=5), values, max_size=4)
 facts = st.fixed_dictionaries(
     {
         "epoch": names,
-        "inbox": positives | st.just(".inbox"),
-        "lease": st.floats(0.1, 1e6) | positives,
+        "inbox": st.integers(1, 65535) | st.just(".inbox"),
+        "lease": st.floats(0.1, 1e6) | st.integers(1, 1000),
         "maxbytes": naturals,
         "maxsize": naturals,
         "shut": flags,
         "stored": naturals,
+        "ticket": names,
         "trusted": flags,
     },
     optional={"more": values},
@@ -47,15 +48,15 @@ FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
     Kind.HELLO: (naturals, names, tables),
     Kind.WELCOME: (names, facts),
     Kind.STRANGER: (),
-    Kind.REFUSED: (values,),
+    Kind.REFUSED: (st.text(max_size=20),),
     Kind.JOIN: (flags, flags, name_lists, flags),
     Kind.PUT: (positives, st.integers(1, 20), st.none() | names),
     Kind.NEED: (naturals, naturals, naturals),
     Kind.REPORT: (naturals, naturals, naturals, naturals, ranges, ranges, ranges, ranges, answers),
-    Kind.ASK: (positives, names, values),
+    Kind.ASK: (positives, names, st.none() | flags | naturals),
     Kind.SYNCED: (positives, naturals, naturals),
     Kind.BYE: (),
-    Kind.LEND: (positives, positives, positives),
+    Kind.LEND: (positives, st.integers(1, wire.MOST_ITEMS), positives),
     Kind.ROOM: (naturals, naturals),
     Kind.SETTLED: (rows,),
     Kind.SYNC: (positives, flags),
@@ -122,7 +123,7 @@ def test_other_fields_are_a_message_or_a_protocol_error(
 
 
 GOOD_FACTS = {"epoch": "e", "inbox": 5, "lease": 10.0, "stored": 0, "shut": False, "trusted": True}
-GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0}
+GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
 
 
 @pytest.mark.parametrize(
@@ -177,9 +178,9 @@ def test_the_refusals_above_are_not_for_the_facts() -> None:
 
 
 def test_a_frame_too_long_is_not_read() -> None:
-    wire.unpack(frames_of(Kind.REFUSED, "x" * (wire.LONGEST_CONTROL - 10)))
+    wire.unpack(frames_of(Kind.ANSWER, 1, "x" * (wire.LONGEST_CONTROL - 10)))
     with pytest.raises(ProtocolError, match="1 frames, the first of"):
-        wire.unpack(frames_of(Kind.REFUSED, "x" * wire.LONGEST_CONTROL))
+        wire.unpack(frames_of(Kind.ANSWER, 1, "x" * wire.LONGEST_CONTROL))
 
 
 def test_the_largest_report_fits_into_a_frame() -> None:

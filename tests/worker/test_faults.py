@@ -52,7 +52,23 @@ def babble(said: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"\xc1", b"\x93\xc0\x00", b"\x90", b"\x95\xc0\x00\x00\x93\x00\x02\x90\xc0", b"x"]
+    "said",
+    [
+        b"\xc1",
+        b"\x93\xc0\x00",
+        b"\x90",
+        b"\x95\xc0\x00\x00\x93\x00\x02\x90\xc0",
+        b"x",
+        b"\x92\xc0\xff",  # ready, once more
+        b"\x94\xc0\x05\x00\x93\x00\xc4\x02\x80N\x90",  # an answer of later
+        b"\x94\xc0\x00\x00\x07",  # an answer that is a number
+        b"\x95\xc0\x00\x00\x93\x00\xc4\x02\x80N\x90\x07",  # the second one is
+        b"\x94\xc0\x00\x00\x93\x09\xc4\x02\x80N\x90",  # an answer that is neither value nor error
+        b"\x94\xc0\x00\x00\x93\x00\xa1x\x90",  # text for a blob
+        b"\x91" * 2000,
+        b"\xdd\x00\x0f\x00\x00" * 1000,
+        b"\xc0" + b"\x1b[2J" * 20_000,
+    ],
 )
 def test_a_worker_that_says_what_cannot_be_read(pool: Pool, said: bytes) -> None:
     with pytest.raises(WorkerLost, match="said what cannot be read"):
@@ -186,3 +202,25 @@ def test_a_start_that_fails_leaves_nothing_open(make: Any) -> None:
         with pytest.raises((TypeError, ValueError)):
             make()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("said", [b"\xc1", b"\x92\xc0\x05", b"\x92\x92\xc4\x03abc\x90\x00", b"\x91\x07"])
+def test_descriptors_that_nobody_asked_for_are_closed(said: bytes) -> None:
+    """Given messages with as many descriptors as they can have, I expect none to stay open here."""
+    ours, theirs = make_pair()
+    end = End(ours)
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(3):
+            socket.send_fds(theirs, [said], [0] * 8)
+            try:
+                words = end.receive()
+            except Exception:
+                continue
+            assert words is not None
+            for descriptor in words[2]:
+                os.close(descriptor)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    finally:
+        end.close()
+        theirs.close()

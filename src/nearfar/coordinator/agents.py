@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 from nearfar.coordinator.desk import Desk, Session
 from nearfar.coordinator.guest import RemoteTask
@@ -13,9 +14,18 @@ from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.wire import Kind
 from nearfar.coordinator.workers import Batch, Initializer, Preparation, Worker
 from nearfar.errors import ProtocolError
+from nearfar.net.complaints import shown
 
 RELEASE_EVERY = 64
 """Small answers that may be released: what waits for company costs its agent no message, and no wake-up."""
+MOST_WORKERS = 1024
+"""Workers of one agent."""
+MOST_BROUGHT = 8
+"""Batches that a worker may bring along: it has two at most, and an initializer before each."""
+MOST_TASKS = 1024
+"""Tasks in all of these together."""
+LONGEST_END = 500
+"""Characters of what is told of a worker's end."""
 MOST_LISTS = 16
 """Clients in one RELEASE: so it fits into a frame."""
 
@@ -74,11 +84,15 @@ class Agents:
                 self._coordinator.died(worker, why, None)
 
     def came(
-        self, agent: Agent, name: str, pid: int, ran: int, prepared: list[str], batches: list[list[object]]
+        self, agent: Agent, name: str, pid: int, ran: int, prepared: list[str], batches: list[list[Any]]
     ) -> None:
         """A worker is ready; or it is older than this coordinator, and comes with what it was given."""
         if not name.startswith(f"{agent.session.uid}/"):
             raise ProtocolError(f"{name} is no name for a worker of {agent.session.uid}")
+        if len(agent.workers) >= MOST_WORKERS:
+            raise ProtocolError(f"{agent.session.uid} has more than {MOST_WORKERS} workers")
+        if len(batches) > MOST_BROUGHT or sum(len(numbers) for _, numbers in batches) > MOST_TASKS:
+            raise ProtocolError(f"{name} brings more along than a worker ever has")
         if name in self._coordinator.workers:
             raise ProtocolError(f"there is a worker {name} already")
         worker = Worker(name, agent, host=agent.session.host, pid=pid, quota=agent.session.quota, ahead=False)
@@ -87,7 +101,6 @@ class Agents:
         if worker.quota is not None:
             worker.quota += len(prepared)
         for client, numbers in batches:
-            assert isinstance(client, str) and isinstance(numbers, list)  # the wire has looked
             tasks = [self._claimed(worker, client, number) for number in numbers]
             worker.batches.append(Batch(client, tasks, None))
         agent.workers[name] = worker
@@ -124,7 +137,7 @@ class Agents:
             if not 0 <= on_the_way + unread <= len(worker.batches) or on_the_way < 0:
                 raise ProtocolError(f"{name} has not read more than it was given")
             agent.forget(name)
-            self._coordinator.died(worker, how, unread + on_the_way)
+            self._coordinator.died(worker, shown(how, LONGEST_END), unread + on_the_way)
 
     def returned(self, agent: Agent, name: str, batches: int) -> None:
         """A worker was asked to give back what it has not read."""

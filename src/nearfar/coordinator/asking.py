@@ -12,6 +12,7 @@ from nearfar.coordinator.wire import Envelope, Kind, Message
 from nearfar.errors import CoordinatorLost, NotAdmitted
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import shown
 from nearfar.net.refusals import Refusals
 
 AGAIN = 1.0
@@ -76,6 +77,8 @@ def _listen(caller: Caller, descriptor: int, deadline: float, refusals: Refusals
         for envelope in heard:
             if envelope.message.kind is Kind.STATUS:
                 return _read(envelope.message)
+            if envelope.message.kind is Kind.REFUSED:
+                raise CoordinatorLost(f"refused: {shown(envelope.message.fields[0])}")
         left = deadline - time.monotonic()
         if left <= 0:
             return None
@@ -86,4 +89,8 @@ def _listen(caller: Caller, descriptor: int, deadline: float, refusals: Refusals
 def _read(message: Message) -> Status:
     counts: dict[str, int] = message.fields[0]
     rows: list[Any] = list(message.rows or ())
-    return Status(counts, [WorkerStatus(*row) for row in rows])
+    return Status(counts, [_shown(WorkerStatus(*row)) for row in rows])
+
+
+def _shown(status: WorkerStatus) -> WorkerStatus:
+    return status._replace(host=shown(status.host), runs=shown(status.runs))

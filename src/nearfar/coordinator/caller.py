@@ -14,6 +14,7 @@ from nearfar.errors import AddressError, KeysError, ProtocolError
 from nearfar.net import sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import Complaints
 from nearfar.net.dialing import Dialed
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Caller:
         self._dialed: Dialed | None = None
         self._trouble = ""
         """Why there is no socket."""
+        self._complaints = Complaints(log)
 
     def open(self, session: str) -> int:
         """Close the socket, and open one under this session's name; returns a descriptor to poll on, or -1
@@ -75,9 +77,9 @@ class Caller:
                 try:
                     heard.append(wire.unpack(frames))
                 except ProtocolError as error:
-                    log.warning("dropped a malformed message from %s: %s", self.address, str(error)[:200])
-        # After reading: a stranger that took the coordinator's place was seen to connect before it said
-        # anything.
+                    text = f"dropped a malformed message from {self.address}: %s"
+                    self._complaints.note(text, error, time.monotonic())
+        # After reading: a stranger in the coordinator's place was seen to connect before it said anything.
         why = dialed.look(time.monotonic())
         return ([], why) if why else (heard, "")
 

@@ -52,10 +52,11 @@ class Calling:
     """`role` and `name` are those of HELLO, `about` is what it tells; `name` is new for every caller.
 
     `wait`: seconds without a word, after which the coordinator counts as lost. One that was there speaks
-    several times a lease; half a lease without a word is the least.
+    several times a lease; half a lease without a word is the least. `stem` is what the names of its sessions
+    begin with (`nearfar.net.here.new_session_stem`).
     """
 
-    def __init__(self, role: str, name: str, about: dict[str, Any], wait: float) -> None:
+    def __init__(self, role: str, name: str, about: dict[str, Any], wait: float, stem: str = "") -> None:
         self.name = name
         self.stage = Stage.NEW
         self.talk: Talk | None = None
@@ -65,6 +66,7 @@ class Calling:
         self._refusals = Refusals()
         self._dial_again = False
         self._hello = Message(Kind.HELLO, (VERSION, role, name, about))
+        self._stem = stem or name
         self._wait = wait
         self._sessions = 0
         self._greeted = self._called = self._ticked = self._away_since = 0.0
@@ -72,7 +74,7 @@ class Calling:
 
     @property
     def session_name(self) -> str:
-        return f"{self.name}.{self._sessions}"
+        return f"{self._stem}.{self._sessions}"
 
     def open_talk(self) -> Talk | None:
         """The present session's, if one is open."""

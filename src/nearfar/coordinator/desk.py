@@ -30,6 +30,10 @@ class Session:
         """The OUTCOMES said and not seen to be acked: their messages' numbers and rows."""
 
 
+STATUS_PER_SECOND = 100
+"""Answers to who asks for the status; who gets none asks again."""
+
+
 class Desk:
     """`say` may be called at any time; `flush` gives what goes out."""
 
@@ -40,6 +44,8 @@ class Desk:
         self.now = 0.0
         """Of the event in hand."""
         self._touched: dict[str, Session] = {}
+        self._status_since = float("-inf")
+        self._status_told = 0
         self._loose: list[tuple[str, Envelope]] = []
 
     def of(self, role: str, uid: str) -> Session | None:
@@ -58,6 +64,13 @@ class Desk:
     def reply(self, name: str, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> None:
         """Say this to a socket, outside of any session."""
         self._loose.append((name, Envelope(0, 0, Message(kind, fields, rows))))
+
+    def may_tell_status(self) -> bool:
+        """False if the status was told too often lately."""
+        if self.now - self._status_since >= 1.0:
+            self._status_since, self._status_told = self.now, 0
+        self._status_told += 1
+        return self._status_told <= STATUS_PER_SECOND
 
     def flush(self, now: float) -> list[tuple[str, Envelope]]:
         """What is to be sent, with the name of the session's socket."""

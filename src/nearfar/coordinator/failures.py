@@ -9,6 +9,10 @@ from typing import Any
 import msgpack
 
 from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, TaskTimeout, WorkerLost
+from nearfar.net.complaints import shown
+
+LONGEST = 2000
+"""Characters of what a coordinator tells of a failure, for a person."""
 
 
 class Unread(InitializerFailed):
@@ -41,13 +45,14 @@ def read(description: Any, read_error: Callable[[bytes], BaseException]) -> Base
         name, *fields = msgpack.unpackb(description)
         match name, fields:
             case "WorkerLost", [str(), str(), int(), str(), str()]:
-                return WorkerLost(*fields)
+                worker, host, pid, how, task = fields
+                return WorkerLost(shown(worker), shown(host), pid, shown(how, LONGEST), shown(task))
             case "InitializerRaised", [bytes() as blob]:
                 return read_error(blob)
             case "CancelledError", []:
                 return CancelledError()
             case (("TaskTimeout" | "InitializerFailed" | "NearfarError"), [str() as text]):
-                return _TOLD[name](text)
+                return _TOLD[name](shown(text, LONGEST))
     except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
         raise ProtocolError(f"not a failure: {error!r}") from error
     raise ProtocolError("not a failure")

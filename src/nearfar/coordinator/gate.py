@@ -18,6 +18,7 @@ from nearfar.errors import NearfarError, ProtocolError
 from nearfar.net import sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import Complaints, shown
 from nearfar.net.door import Door
 from nearfar.net.watch import Watch
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 DRAIN = 256
 """Messages read in one turn."""
+DESCRIPTORS = 2
+"""That a peer takes here: its connection, and what tells of its process's death."""
 SMALL = 3
 """Frames of a message without large parts, its sender's name among them."""
 
@@ -52,7 +55,7 @@ class Gate:
         clients: bool = False,
     ) -> None:
         self._door = Door(access)
-        self._socket = self._door.make(zmq.ROUTER)
+        self._socket = self._door.make(zmq.ROUTER)  # of the largest frames: tasks and answers travel here
         try:
             self.address = self._door.bind(self._socket, address)
         except NearfarError:
@@ -61,12 +64,11 @@ class Gate:
             raise
         if access.insecure:
             log.warning("everyone who can reach the pool at %s can run any code in its workers", self.address)
-        self._users: dict[str, str] = {}
-        """Who speaks in a session: nobody else is heard there."""
         now = time.monotonic()
-        self.peers = Peers(coordinator, secrets.token_hex(8), lease=lease, clients=clients, now=now)
-        self._unread = 0
-        """Messages dropped, for they were none."""
+        most = sockets.most_peers(DESCRIPTORS)
+        epoch = secrets.token_hex(8)
+        self.peers = Peers(coordinator, epoch, lease=lease, clients=clients, now=now, most_peers=most)
+        self._complaints = Complaints(log)
         self._soon = lease / 100
         self._next_tick = now
         self._watch = Watch()
@@ -102,9 +104,7 @@ class Gate:
         if now >= self._next_tick:
             self.peers.tick(now)
             self._next_tick = self.peers.deadline(now)
-            for descriptor in self._watch.idle(self.peers.sessions):
-                self._poll.unregister(descriptor)
-                self._watch.ended(descriptor)
+            self._forget_idle()
         if heard:  # an ack of it may be due before anything that was known
             self._next_tick = min(self._next_tick, now + self._soon)
 
@@ -117,10 +117,7 @@ class Gate:
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
-        counts = self.peers.counts()
-        counts["malformed"] += self._unread
-        counts["turned away"] = self._door.turned_away
-        return counts
+        return self.peers.counts() | {"turned away": self._door.turned_away}
 
     def close(self) -> None:
         """Close the socket; agents and clients take the coordinator for lost."""
@@ -144,33 +141,45 @@ class Gate:
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked, as if they had died."""
-        for user in self._door.turn(now):
-            for session in [each for each, who in self._users.items() if who == user]:
-                self.peers.expel(session, "was lost: its agent's key was revoked", now)
-        if len(self._users) > 2 * len(self.peers.sessions) + DRAIN:
-            self._users = {each: who for each, who in self._users.items() if each in self.peers.sessions}
+        for session in self._door.turn(now, self.peers.sessions):
+            self.peers.expel(session, "was lost: its agent's key was revoked", now)
 
     def _receive(
         self, user: str, name: bytes | memoryview, frames: list[bytes | memoryview], now: float
     ) -> None:
+        """Nothing that a peer says ends this thread."""
+        session = ""
         try:
-            session = bytes(name).decode()
-            envelope = wire.unpack(frames)
-        except (ProtocolError, UnicodeDecodeError) as error:
-            self._unread += 1
-            log.warning("dropped a malformed message: %s", str(error)[:200])
-            return
+            session = sockets.peer_name(name)
+            self._door.check_session(session, user, self.peers.sessions)
+            self._hear(session, wire.unpack(frames), now)
+        except wire.WrongHello as error:
+            self.peers.malformed += 1
+            self._complaints.note("refused a peer: %s", error, now)
+            self.peers.refuse(session, error.why)
+        except ProtocolError as error:
+            self.peers.malformed += 1
+            self._complaints.note("dropped a malformed message: %s", error, now)
+        except Exception:  # a fault of ours, which one peer found: it is not to cost the others theirs
+            log.exception("what %s said could not be taken in", shown(session))
+            self.peers.give_up(session, "the coordinator failed to understand it")
+        for fault in self.peers.take_complaints():
+            self._complaints.note("ended a session: %s", fault, now)
+
+    def _hear(self, session: str, envelope: Envelope, now: float) -> None:
         known = session in self.peers.sessions
-        if known and self._users.get(session, user) != user:
-            self._unread += 1
-            log.warning("dropped a message in the session of another: %r", session)
-            return
         self.peers.receive(session, envelope, now)
         if not known and session in self.peers.sessions:
-            self._users[session] = user
             descriptor = self._watch.add(session, envelope.message.fields[3])
             if descriptor is not None:
                 self._poll.register(descriptor, select.EPOLLIN)
+        if len(self._watch) > len(self.peers.sessions):
+            self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        for descriptor in self._watch.idle(self.peers.sessions):
+            self._poll.unregister(descriptor)
+            self._watch.ended(descriptor)
 
     def _see_deaths(self, now: float) -> None:
         for descriptor, _ in self._poll.poll(0):

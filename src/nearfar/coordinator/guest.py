@@ -11,7 +11,10 @@ from nearfar.coordinator.failures import Unread
 from nearfar.coordinator.parts import LARGE, Row
 from nearfar.coordinator.tasks import Outcome, State, Task
 from nearfar.coordinator.wire import Kind
+from nearfar.errors import ProtocolError
 
+MOST_TASKS = 1 << 20
+"""Tasks of one client without an outcome, and outcomes that it has not asked for: far more than one sends."""
 UNKNOWN = b"(not told yet)"
 """The function of a task that an agent brought along."""
 
@@ -80,6 +83,11 @@ class Guest:
         """Those among them that hold much memory."""
         self.workers = -1
         """How many it was told of."""
+
+    def check_room(self, count: int) -> None:
+        """Raise `ProtocolError` unless `count` more tasks or outcomes may come."""
+        if len(self.tasks) + len(self.held) + len(self.kept) + count > MOST_TASKS:
+            raise ProtocolError(f"{self.name} has {MOST_TASKS} tasks already")
 
     def settle(self, task: RemoteTask, row: Row) -> None:
         if self.tasks.get(task.number) is task:

@@ -21,12 +21,14 @@ from nearfar.coordinator.parts import Row, shares
 from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.wire import Kind
 from nearfar.coordinator.workers import Initializer, Worker
-from nearfar.errors import WorkerLost
+from nearfar.errors import ProtocolError, WorkerLost
 
 LARGE_WEIGHS = 64
 """A large answer is released at once: it holds memory that its worker could use again."""
 MOST_GHOSTS = 256
 """Clients remembered that were given up."""
+MOST_GUESTS = 10_000
+"""Clients, here or away."""
 
 
 class Guests:
@@ -80,9 +82,11 @@ class Guests:
         self._coordinator.client_gone(uid)
 
     def find(self, uid: str) -> Guest:
-        """The client of that name: one is made up that has not come yet, and is waited for."""
+        """The client of that name, or one made up that is waited for; `ProtocolError` for one too many."""
         guest = self.all.get(uid)
         if guest is None:
+            if len(self.all) >= MOST_GUESTS:
+                raise ProtocolError(f"there are {MOST_GUESTS} clients already")
             guest = self.all[uid] = Guest(uid, self._desk.now)
             self._coordinator.client_came(guest.client, self._desk.now)
         return guest
@@ -90,6 +94,7 @@ class Guests:
     # -- tasks -------------------------------------------------------------------------------------
 
     def submit(self, guest: Guest, again: bool, rows: list[Row]) -> None:
+        guest.check_room(len(rows))
         for row in rows:
             number = row[0]
             task = guest.tasks.get(number)
@@ -140,6 +145,8 @@ class Guests:
             task = RemoteTask(guest, number)
             task.state = State.SETTLED  # another runs it, and answers for it
             return task
+        if task.state is State.WAITING:
+            guest.client.waiting.remove(task)
         task.state = State.GIVEN
         guest.tasks[number] = task
         guest.claimed.add(number)
@@ -148,6 +155,7 @@ class Guests:
     def keep(self, uid: str, row: Row, origin: str) -> None:
         """An agent has an answer that an earlier coordinator did not release."""
         guest = self.find(uid)
+        guest.check_room(1)
         number = row[0]
         guest.since = self._desk.now
         task = self._known(guest, number)

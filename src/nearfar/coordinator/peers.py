@@ -13,35 +13,48 @@ the machines calls `Coordinator.flush`, tells the `Coordinator.outcomes` to thei
 
 from __future__ import annotations
 
-import logging
+from itertools import islice
 from typing import Any
 
+from nearfar.coordinator import wire
 from nearfar.coordinator.agents import Agents
 from nearfar.coordinator.desk import Desk, Session
 from nearfar.coordinator.guests import Guests
 from nearfar.coordinator.machine import Coordinator
-from nearfar.coordinator.parts import Row
+from nearfar.coordinator.parts import MOST_ROWS, Row
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.coordinator.workers import Worker
 from nearfar.errors import ProtocolError
-
-log = logging.getLogger(__name__)
+from nearfar.net.here import stem
 
 
 class Peers:
     """`epoch` is a name for this life of the coordinator, used by no other. `lease` is in seconds.
 
-    `clients`: it takes clients; a pool's own coordinator has but the pool.
+    `clients`: it takes clients; a pool's own coordinator has but the pool. `most_peers`: agents and clients
+    that may have a session at a time. `receive` raises nothing: whoever's words cannot be true loses its
+    session.
     """
 
     def __init__(
-        self, coordinator: Coordinator, epoch: str, *, lease: float, clients: bool, now: float
+        self,
+        coordinator: Coordinator,
+        epoch: str,
+        *,
+        lease: float,
+        clients: bool,
+        now: float,
+        most_peers: int = 4096,
     ) -> None:
         self.coordinator = coordinator
         self.epoch = epoch
         self.malformed = 0
-        """Words that cannot be true; the session of each was ended."""
+        """Frames that were no message (whoever reads them counts those), and words that cannot be true."""
+        self.refused = 0
+        """Peers that were not let in."""
+        self._most_peers = most_peers
+        self._complaints: list[str] = []
         self._lease = lease
         self._clients = clients
         self._ticked = now
@@ -64,7 +77,8 @@ class Peers:
         if message.kind is Kind.HELLO:
             self._hello(name, message)
         elif message.kind is Kind.QUERY:
-            self._desk.reply(name, Kind.STATUS, self.counts(), rows=self.status(now))
+            if self._desk.may_tell_status():
+                self._desk.reply(name, Kind.STATUS, self.counts(), rows=self.status(now))
         elif (session := self.sessions.get(name)) is None:
             if message.kind is Kind.ANSWERS:
                 self._desk.stale += len(message.rows or ())
@@ -98,6 +112,9 @@ class Peers:
                 session.talk.heard = min(now, session.talk.heard + stood)
             if session.talk.silent(now):
                 self._end(session, f"silent for {self._lease:g} s", for_good=False)
+                continue
+            if session.talk.unheard:
+                self._end(session, "not listening", for_good=False)
                 continue
             session.talk.tick(now)
             self._desk.touch(session)
@@ -141,35 +158,45 @@ class Peers:
             "lost": coordinator.book.lost,
             "stale": coordinator.book.stale + self._desk.stale,
             "malformed": self.malformed,
+            "refused": self.refused,
         }
 
     def status(self, now: float) -> list[Row]:
         """A row of each worker: name, host, pid, tasks answered, what it runs (or ""), seconds so far."""
-        return [_status_row(worker, now) for worker in self.coordinator.workers.values()]
+        return [_status_row(worker, now) for worker in islice(self.coordinator.workers.values(), MOST_ROWS)]
 
     # -- sessions ----------------------------------------------------------------------------------
 
     def _hello(self, name: str, message: Message) -> None:
         version, role, uid, about = message.fields
-        refusal = self._refusal(version, role)
-        if refusal:
-            self._desk.reply(name, Kind.REFUSED, refusal)
+        if refusal := self._refusal(version, role):
+            self.refuse(name, refusal)
             return
-        now = self._desk.now
         if name not in self.sessions:
-            earlier = self._desk.of(role, uid)
-            if earlier is not None:
-                self._leave(earlier)
-                self._agents.depart(earlier.name, "was given up by its agent, which began anew")
-            session = Session(name, role, uid, about, Talk(self._lease, now))
-            self.sessions[name] = session
-            (self._agents if role == AGENT else self._guests).arrive(session)
+            try:
+                self._begin(Session(name, role, uid, about, Talk(self._lease, self._desk.now)))
+            except ProtocolError as error:
+                self.refuse(name, str(error))
+                return
         facts = {"epoch": self.epoch, "lease": self._lease, "workers": len(self.coordinator.workers)}
         self._desk.reply(name, Kind.WELCOME, name, facts)
 
+    def _begin(self, session: Session) -> None:
+        """Raises `ProtocolError` for a session that there cannot be."""
+        earlier = self._desk.of(session.role, session.uid)
+        if earlier is None and len(self.sessions) >= self._most_peers:
+            raise ProtocolError(f"there are {len(self.sessions)} agents and clients, as many as there may be")
+        if earlier is not None:
+            if stem(earlier.name) != stem(session.name):
+                raise ProtocolError("another one has this name")
+            self._leave(earlier)
+            self._agents.depart(earlier.name, "was given up by its agent, which began anew")
+        (self._agents if session.role == AGENT else self._guests).arrive(session)
+        self.sessions[session.name] = session
+
     def _refusal(self, version: int, role: str) -> str:
         if version != VERSION:
-            return f"the coordinator speaks version {VERSION} of the protocol, this peer version {version}"
+            return wire.refusal(version)
         if role == CLIENT and not self._clients:
             return "this coordinator is a pool's own: it takes agents (nearfar worker), and no clients"
         return ""
@@ -182,13 +209,29 @@ class Peers:
             try:
                 self._handle(session, message)
             except ProtocolError as error:
-                self.malformed += 1
-                log.warning("ended the session of %s: %s", session.uid, error)
-                self._end(session, "was given up, for its agent broke the protocol", for_good=False)
-                self._desk.reply(session.name, Kind.STRANGER)
+                self.give_up(session.name, f"{session.uid}: {error}")
                 return
         if session.role == CLIENT and self.sessions.get(session.name) is session:
             self._guests.heard(session)
+
+    def give_up(self, name: str, why: str) -> None:
+        """A session broke the protocol: it is over."""
+        self.malformed += 1
+        self._complaints.append(why)
+        session = self.sessions.get(name)
+        if session is not None:
+            self._end(session, "was given up, for its agent broke the protocol", for_good=False)
+        self._desk.reply(name, Kind.STRANGER)
+
+    def refuse(self, name: str, why: str) -> None:
+        """Whoever calls by that name is not let in."""
+        self.refused += 1
+        self._desk.reply(name, Kind.REFUSED, why)
+
+    def take_complaints(self) -> list[str]:
+        """What was wrong with what peers said since this was last asked, for the log."""
+        taken, self._complaints = self._complaints, []
+        return taken
 
     def _handle(self, session: Session, message: Message) -> None:
         if message.kind is Kind.BYE:

@@ -8,11 +8,10 @@ from typing import Any
 from nearfar.coordinator import parts
 from nearfar.coordinator.parts import Check
 from nearfar.coordinator.tasks import Mode, Outcome
-from nearfar.net.shapes import LONGEST_NAME, flag, name, natural, positive
+from nearfar.net.shapes import LONGEST_NAME, LONGEST_TEXT, flag, lease, name, natural, positive, text
 
-__all__ = ["LONGEST_NAME", "flag", "name", "natural", "positive"]
+__all__ = ["LONGEST_NAME", "LONGEST_TEXT", "flag", "lease", "name", "natural", "positive", "text"]
 
-LONGEST_TEXT = 10_000
 LONGEST_FUNCTION = 1000
 """Bytes of a function's name; a longer one travels by value."""
 MOST_NAMES = 4096
@@ -26,16 +25,8 @@ def seconds(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
-def positive_seconds(value: Any) -> bool:
-    return seconds(value) and value > 0
-
-
 def timeout(value: Any) -> bool:
     return value is None or seconds(value)
-
-
-def text(value: Any) -> bool:
-    return type(value) is str and len(value) <= LONGEST_TEXT
 
 
 def function(value: Any) -> bool:
@@ -99,7 +90,7 @@ def about_peer(value: Any) -> bool:
 
 _FACTS: dict[str, Check] = {
     "epoch": name,  # of this life of the coordinator
-    "lease": positive_seconds,
+    "lease": lease,
     "workers": natural,
 }
 _ABOUT: dict[str, Check] = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearfar.coordinator.parts import Row
-from nearfar.coordinator.wire import Envelope, Kind, Message
+from nearfar.coordinator.wire import FORMS, Envelope, Kind, Message
 from nearfar.net.line import Incoming, Outgoing, Voice
 
 
@@ -18,7 +18,7 @@ class Talk:
         self.heard = now
         """When anything last came."""
         self._out: Outgoing[Message] = Outgoing(lease / 10)
-        self._in: Incoming[Message] = Incoming()
+        self._in: Incoming[Message] = Incoming(_weight)
         self._voice = Voice(lease, now)
         self._ready: list[Envelope] = []
 
@@ -73,6 +73,18 @@ class Talk:
         overdue = self._out.deadline()
         return beat if overdue is None else min(beat, overdue)
 
+    @property
+    def unheard(self) -> bool:
+        """True if the other side leaves so much unacked that it cannot be listening."""
+        return self._out.unheard
+
     def unacked(self) -> list[Message]:
         """What the other side may not have."""
         return [message for _, message in self._out.unacked()]
+
+
+def _weight(message: Message) -> int:
+    form = FORMS.get(message.kind)
+    if form is None or form.blob < 0:
+        return 0
+    return sum(len(row[form.blob]) + sum(map(len, row[form.blob + 1])) for row in message.rows or ())

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
+from nearfar.net.complaints import shown
+
 
 class Mode(IntEnum):
     """How a task calls its function."""
@@ -76,7 +78,7 @@ class Task:
 
     def describe(self) -> str:
         """What it runs, for a person."""
-        return self.function.decode(errors="replace") or "a function sent by value"
+        return shown(self.function.decode(errors="replace")) or "a function sent by value"
 
     def lose(self) -> None:
         """One more worker was lost while it ran this. Asked only of tasks with `retries`."""

@@ -109,6 +109,14 @@ class Message(NamedTuple):
     rows: Sequence[Row] | None = None
 
 
+class WrongHello(ProtocolError):
+    """A HELLO that cannot be read: its sender is to be told `why`."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(what)
+        self.why = why
+
+
 class Envelope(NamedTuple):
     """A message under way."""
 
@@ -195,7 +203,7 @@ def unpack(frames: Sequence[Any]) -> Envelope:
     if not frames or len(frames[0]) > LONGEST_CONTROL:
         raise ProtocolError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
     try:
-        words = msgpack.unpackb(frames[0], strict_map_key=False, max_array_len=MOST_NAMES)
+        words = msgpack.unpackb(frames[0], max_array_len=MOST_NAMES)
     except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
         raise ProtocolError(f"not a message: {error!r}") from error
     if type(words) is not list or len(words) < 3 or type(words[0]) is not int or words[0] not in _KINDS:
@@ -204,11 +212,26 @@ def unpack(frames: Sequence[Any]) -> Envelope:
     kind = _KINDS[code]
     shape = _SHAPES[kind]
     if not (shapes.natural(number) and shapes.natural(ack)) or len(fields) != len(shape):
-        raise ProtocolError(f"{kind.name} of the wrong shape")
+        raise _misfit(kind, fields, "of the wrong shape")
     for check, value in zip(shape, fields, strict=True):
         if not check(value):
-            raise ProtocolError(f"{kind.name} with a field of the wrong kind")
+            raise _misfit(kind, fields, "with a field of the wrong kind")
     if (len(frames) > 1) is not (kind in FORMS):
         raise ProtocolError(f"{kind.name} with {len(frames)} frames")
     rows = parts.unpack(frames[1:], FORMS[kind]) if kind in FORMS else None
     return Envelope(number, ack, Message(kind, tuple(fields), rows))
+
+
+def _misfit(kind: Kind, fields: list[Any], what: str) -> ProtocolError:
+    """A HELLO is looked at once more: whoever speaks another version, or means a queue, is to be told so."""
+    if kind is not Kind.HELLO:
+        return ProtocolError(f"{kind.name} {what}")
+    version = fields[0] if fields and shapes.natural(fields[0]) else None
+    return WrongHello(f"{kind.name} {what}", refusal(version))
+
+
+def refusal(version: int | None) -> str:
+    """What is told to somebody whose HELLO is of `version`, or of none."""
+    if version is not None and version != VERSION:
+        return f"the coordinator speaks version {VERSION} of the protocol, this peer version {version}"
+    return "there is a pool here, and what called is neither an agent nor a client of one"

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import pickles
+from nearfar.net import announced, pickles
 
 TUPLE, SET, FROZENSET, BYTEARRAY, INTEGER, PICKLE = 0x11, 0x12, 0x13, 0x14, 0x15, 0x1F
 
@@ -171,6 +171,7 @@ def _pack(item: Any) -> bytes:
     return packed
 
 
+_HARMLESS = announced.HARMLESS
 _UNREADABLE = (ValueError, MemoryError, msgpack.UnpackException)
 
 
@@ -181,6 +182,8 @@ def _unpacker(body: bytes) -> msgpack.Unpacker:
 
 
 def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
+    if len(data) > _HARMLESS and announced.long_lists(data):
+        announced.check(data)
     return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
 
 

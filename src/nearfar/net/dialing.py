@@ -47,7 +47,15 @@ class Dialed:
     `AddressError`.
     """
 
-    def __init__(self, kind: int, address: Address, access: Access, *, identity: str = "") -> None:
+    def __init__(
+        self,
+        kind: int,
+        address: Address,
+        access: Access,
+        *,
+        identity: str = "",
+        largest: int = sockets.LARGEST_FRAME,
+    ) -> None:
         self.succeeded = False
         """Whether the last handshake came to its end."""
         self._address = address
@@ -60,7 +68,7 @@ class Dialed:
         self._wary = access.own and bool(address.path) and _others_may_bind(address)
         pair = read_pair(Path(access.keys), CLIENT) if access.keys else None
         server = read_server_key(Path(access.keys)) if access.keys else b""
-        self.socket = sockets.make(kind, identity=identity)
+        self.socket = sockets.make(kind, identity=identity, largest=largest)
         if pair is not None:
             sockets.show(self.socket, pair, server)
         name = f"inproc://dialed-{os.getpid()}-{next(_numbers)}"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Container
 from pathlib import Path
 
 import zmq
 from zmq.utils import z85
 
-from nearfar.errors import AddressError
+from nearfar.errors import AddressError, ProtocolError
 from nearfar.net import files, sockets, twins
 from nearfar.net.access import Access, check_guarded
 from nearfar.net.addresses import Address
@@ -43,6 +44,8 @@ class Door:
         self._zap: zmq.Socket[bytes] | None = None
         self._refresh_at = 0.0
         self._swept = False
+        self._users: dict[str, str] = {}
+        """Who speaks in a session."""
         if access.keys:
             self._pair = read_pair(Path(access.keys), SERVER)
             self._clients = Clients(Path(access.keys))
@@ -57,9 +60,9 @@ class Door:
         """To be polled for reading: call `turn` then."""
         return self._zap
 
-    def make(self, kind: int) -> zmq.Socket[bytes]:
-        """A socket to bind through this door."""
-        return sockets.make(kind, within=self._context)
+    def make(self, kind: int, largest: int = sockets.LARGEST_FRAME) -> zmq.Socket[bytes]:
+        """A socket to bind through this door; it takes frames of at most `largest` bytes."""
+        return sockets.make(kind, largest=largest, within=self._context)
 
     def bind(self, made: zmq.Socket[bytes], address: Address) -> Address:
         """Bind, and return the address with the port it got. Raises `AddressError`."""
@@ -107,10 +110,10 @@ class Door:
 
     # -- who gets in -------------------------------------------------------------------------------
 
-    def turn(self, now: float) -> set[str]:
-        """Answer what is asked, and look for changes; returns the users that are let in no more."""
+    def turn(self, now: float, known: Container[str]) -> list[str]:
+        """Answer what is asked, and look for changes; returns which of the `known` sessions are to end."""
         if self._clients is None or self._zap is None:
-            return set()
+            return []
         gone: set[str] = set()
         asked = bool(int(self._zap.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
         if asked or now >= self._refresh_at:
@@ -121,7 +124,9 @@ class Door:
         with contextlib.suppress(zmq.Again):
             while asked:
                 self._answer(self._zap, self._zap.recv_multipart(zmq.NOBLOCK))
-        return gone
+        if gone:
+            self._keep_users(known)
+        return [session for session, user in self._users.items() if user in gone]
 
     def deadline(self) -> float | None:
         """When `turn` is wanted next."""
@@ -131,9 +136,17 @@ class Door:
         """Whether a message of that user is to be heard."""
         return self._clients is None or user in self._clients.names
 
-    def name_of(self, user: str) -> str:
-        """What a user is called here; nothing where there are no keys."""
-        return "" if self._clients is None else self._clients.names.get(user, "")
+    def check_session(self, session: str, user: str, known: Container[str]) -> None:
+        """Raises `ProtocolError` where `user` speaks in the session of another; one that is not among the
+        `known` is theirs from now on."""
+        if self._clients is None:
+            return
+        if session not in known:
+            self._users[session] = user
+            if len(self._users) > 2 * sockets.MOST_PEERS:
+                self._keep_users(known)
+        elif self._users.get(session) != user:
+            raise ProtocolError("a message in the session of another")
 
     def receive(self, made: zmq.Socket[bytes]) -> tuple[str, bytes]:
         """The user and the first frame of the next message. Raises `zmq.Again` if there is none."""
@@ -144,6 +157,9 @@ class Door:
             return str(frame.get("User-Id")), frame.bytes
         except (zmq.ZMQError, KeyError):  # nobody got in without one
             return "", frame.bytes
+
+    def _keep_users(self, known: Container[str]) -> None:
+        self._users = {session: user for session, user in self._users.items() if session in known}
 
     def _answer(self, zap: zmq.Socket[bytes], frames: list[bytes]) -> None:
         if len(frames) < CREDENTIALS:  # ZeroMQ's own: it cannot be

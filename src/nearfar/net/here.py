@@ -22,6 +22,20 @@ def new_name() -> str:
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def new_session_stem(name: str) -> str:
+    """What the names of the sessions of `name` begin with: its secret, so that nobody else can call by them.
+
+    ``stem.1``, ``stem.2`` are then the sessions. A host or a coordinator lets nobody take the place of `name`
+    whose session has another `stem`.
+    """
+    return f"{name}.{secrets.token_hex(8)}"
+
+
+def stem(session: str) -> str:
+    """What all sessions of one end, agent or client have in common."""
+    return session.rpartition(".")[0]
+
+
 def machine_id() -> str:
     """Names this boot of this machine and this pid namespace; empty where neither can be told."""
     try:

@@ -8,6 +8,7 @@ hands them out in order, and sends again what is not acked in time (go-back-N, w
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -18,6 +19,12 @@ ACK_WEIGHT = 64 * 1024
 """Bytes of a body that weigh as much as a message."""
 FURTHEST_AHEAD = 1 << 16
 """Messages: one that is further ahead of its turn than this is dropped, and will be sent again."""
+HEAVIEST_AHEAD = 64 << 20
+"""Bytes of messages that came ahead of their turn: those beyond are dropped, and will be sent again."""
+MESSAGE_WEIGHS = 512
+"""Bytes that a message costs here besides its body."""
+MOST_UNACKED = FURTHEST_AHEAD
+"""Messages: a peer that leaves more than this unacked does not listen, and its session is ended."""
 
 
 class Outgoing(Generic[T]):
@@ -38,6 +45,11 @@ class Outgoing(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._unacked)
+
+    @property
+    def unheard(self) -> bool:
+        """True if the peer leaves so much unacked that it cannot be listening."""
+        return len(self._unacked) > MOST_UNACKED
 
     @property
     def sent(self) -> int:
@@ -84,16 +96,21 @@ class Outgoing(Generic[T]):
 
 
 class Incoming(Generic[T]):
-    """Messages as they come in, handed out once each and in order."""
+    """Messages as they come in, handed out once each and in order.
 
-    __slots__ = ("_early", "received", "repeated")
+    `weigh` tells the bytes of a message's body; only of one that comes ahead of its turn.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_early", "_weigh", "_weight", "received", "repeated")
+
+    def __init__(self, weigh: Callable[[T], int] = lambda message: 0) -> None:
         self.received = 0
         """The last message handed out: what to ack."""
         self.repeated = 0
         """Messages that came more than once, or too early to keep."""
         self._early: dict[int, T] = {}
+        self._weigh = weigh
+        self._weight = 0
 
     def accept(self, number: int, message: T) -> list[T]:
         """The messages whose turn has come, `message` among them or not."""
@@ -102,14 +119,23 @@ class Incoming(Generic[T]):
             self.repeated += 1
             return []
         if ahead > 1:
-            self._early[number] = message
+            self._keep(number, message)
             return []
         ready = [message]
         self.received = number
         while self._early and (message_ := self._early.pop(self.received + 1, None)) is not None:
             ready.append(message_)
+            self._weight -= MESSAGE_WEIGHS + self._weigh(message_)
             self.received += 1
         return ready
+
+    def _keep(self, number: int, message: T) -> None:
+        weight = MESSAGE_WEIGHS + self._weigh(message)
+        if self._weight + weight > HEAVIEST_AHEAD:
+            self.repeated += 1
+            return
+        self._early[number] = message
+        self._weight += weight
 
 
 class Voice:

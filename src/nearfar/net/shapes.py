@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 LONGEST_NAME = 200
+"""Characters of a name: of an end, an agent, a worker, a tag. All of them are printable."""
+LONGEST_TEXT = 10_000
+"""Characters of what is told to a person: it may hold anything, and is escaped where it is shown."""
+SHORTEST_LEASE, LONGEST_LEASE = 0.001, 1e6
+"""Seconds: less would have a peer do nothing but beat, more is no number that a poll takes."""
 
 
 def natural(value: Any) -> bool:
@@ -17,6 +22,14 @@ def positive(value: Any) -> bool:
 
 def flag(value: Any) -> bool:
     return type(value) is bool
+
+
+def text(value: Any) -> bool:
+    return type(value) is str and len(value) <= LONGEST_TEXT
+
+
+def lease(value: Any) -> bool:
+    return type(value) in (int, float) and SHORTEST_LEASE <= value <= LONGEST_LEASE
 
 
 def name(value: Any) -> bool:

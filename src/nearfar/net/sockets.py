@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import resource
 import socket
 import stat
 from collections.abc import Callable
@@ -13,13 +14,37 @@ from pathlib import Path
 
 import zmq
 
-from nearfar.errors import AddressError
+from nearfar.errors import AddressError, ProtocolError
 from nearfar.net import files
 from nearfar.net.addresses import Address
 from nearfar.net.keys import Pair
+from nearfar.net.shapes import name
 
 LARGEST_FRAME = 1 << 31
-"""Bytes: a peer that announces a larger frame is disconnected."""
+"""Bytes: a peer that announces a larger frame is disconnected. As much as the largest item takes."""
+LARGEST_CONTROL = (1 << 20) + (1 << 12)
+"""Bytes of a frame on a socket that carries no items: a little more than a message without body may have."""
+MOST_UNREAD = 1000
+"""Messages of one connection that may lie here unread: beyond, its peer has to wait, by TCP's own means."""
+MOST_UNSENT = 10_000
+"""Messages that a bound socket keeps for one peer that does not read; those beyond are dropped (and those
+that matter are sent again)."""
+HANDSHAKE = 5_000
+"""Milliseconds in which a connection must have said what ZeroMQ wants to hear, or it is closed."""
+MOST_SOCKETS = 65_535
+"""ZeroMQ's own bound on the sockets of a process, at its largest: each consumer of a queue needs one at the
+host. What really bounds them is how many descriptors the process may open."""
+MOST_PEERS = 4096
+"""Sessions that a host or a coordinator has at a time."""
+SPARE_DESCRIPTORS = 64
+"""For what a program opens besides."""
+KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 60,
+    zmq.TCP_KEEPALIVE_INTVL: 15,
+    zmq.TCP_KEEPALIVE_CNT: 4,
+}
+"""A connection whose other machine is gone costs a descriptor no longer than two minutes (seconds, tries)."""
 
 HANDSHAKE = 5_000
 """Milliseconds after which a connection that has not come through its handshake is closed."""
@@ -31,27 +56,37 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     """This process's context: one that came over a fork is of no use here, and must not be touched."""
     pid = os.getpid()
     if pid not in _contexts:
-        _contexts[pid] = zmq.Context()
+        _contexts[pid] = made = zmq.Context()
+        made.set(zmq.MAX_SOCKETS, min(MOST_SOCKETS, made.get(zmq.SOCKET_LIMIT)))
     return _contexts[pid]
 
 
 def make(
-    kind: int, *, identity: str = "", within: zmq.Context[zmq.Socket[bytes]] | None = None
+    kind: int,
+    *,
+    identity: str = "",
+    largest: int = LARGEST_FRAME,
+    within: zmq.Context[zmq.Socket[bytes]] | None = None,
 ) -> zmq.Socket[bytes]:
     """A socket with the options that every socket here has; `within` another context than the process's.
 
-    No high-water mark (bounds are counted by the protocol) and no linger (what has to arrive is acked).
+    What is sent has no high-water mark but to a peer that does not read (bounds are counted by the
+    protocol), and no linger (what has to arrive is acked). `largest` is in bytes of one frame. Raises
+    `zmq.ZMQError` where there is no room for another.
     """
     made = (within or context()).socket(kind)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDHWM, 0)
-    made.setsockopt(zmq.RCVHWM, 0)
+    made.setsockopt(zmq.RCVHWM, MOST_UNREAD)
     made.setsockopt(zmq.IPV6, 1)
-    made.setsockopt(zmq.MAXMSGSIZE, LARGEST_FRAME)
+    made.setsockopt(zmq.MAXMSGSIZE, largest)
     made.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE)
+    for option, value in KEEPALIVE.items():
+        made.setsockopt(option, value)
     made.setsockopt(zmq.RECONNECT_IVL, 50)
     made.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     if kind == zmq.ROUTER:
+        made.setsockopt(zmq.SNDHWM, MOST_UNSENT)
         made.setsockopt(zmq.ROUTER_HANDOVER, 1)
     if identity:
         made.setsockopt(zmq.ROUTING_ID, identity.encode())
@@ -85,6 +120,25 @@ def show(made: zmq.Socket[bytes], pair: Pair, server: bytes) -> None:
     made.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
     made.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
     made.setsockopt(zmq.CURVE_SERVERKEY, server)
+
+
+def peer_name(identity: bytes | memoryview) -> str:
+    """The name by which a peer calls; raises `ProtocolError` for one that is none."""
+    try:
+        said = bytes(identity).decode()
+    except UnicodeDecodeError:
+        said = ""
+    if not name(said):
+        raise ProtocolError(f"a peer without a name: {bytes(identity)[:40]!r}")
+    return said
+
+
+def most_peers(descriptors: int) -> int:
+    """How many peers this process has room for that take so many `descriptors` each, by ``ulimit -n``."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MOST_PEERS
+    return max(1, min(MOST_PEERS, (soft - SPARE_DESCRIPTORS) // descriptors))
 
 
 def receive(made: zmq.Socket[bytes], copied: int, first: bytes | None = None) -> list[bytes | memoryview]:

@@ -23,8 +23,8 @@ class Watch:
             return None
         try:
             descriptor = os.pidfd_open(pid)
-        except (AttributeError, OSError):
-            return None  # not Linux, not permitted, or dead already: its silence will tell
+        except (AttributeError, OSError, OverflowError):
+            return None  # not Linux, not permitted, dead already, or no pid: its silence will tell
         self._sessions[descriptor] = (session, pid)
         return descriptor
 
@@ -38,6 +38,9 @@ class Watch:
     def idle(self, wanted: Container[str]) -> list[int]:
         """The descriptors for sessions that are not in `wanted`: poll them no more, then say `ended`."""
         return [descriptor for descriptor, (session, _) in self._sessions.items() if session not in wanted]
+
+    def __len__(self) -> int:
+        return len(self._sessions)
 
     def close(self) -> None:
         for descriptor in self._sessions:

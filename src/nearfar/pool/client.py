@@ -27,6 +27,7 @@ from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.wire import CLIENT, FORMS, Envelope, Kind, Message
 from nearfar.errors import CoordinatorLost, InitializerFailed, NotAdmitted, PoolBroken
+from nearfar.net.complaints import shown
 from nearfar.pool.pending import Answer, Pending
 
 GATHER = 0.001
@@ -49,6 +50,7 @@ class ClientMachine:
         read_error: Callable[[bytes], BaseException] = InitializerFailed,
         wait: float = 60.0,
         place: str = "its address",
+        stem: str = "",
     ) -> None:
         """`initializer`: function, blob and buffers; `read_error` reads what that raised, as pickled there.
 
@@ -59,7 +61,7 @@ class ClientMachine:
         """Why nothing can be run any more."""
         self.workers = 0
         """How many the coordinator has."""
-        self._calling = Calling(CLIENT, name, about, wait)
+        self._calling = Calling(CLIENT, name, about, wait, stem)
         self._join = (eager, [] if initializer is None else [initializer])
         self._pending = Pending(read_error)
         self._cancels: list[int] = []
@@ -172,7 +174,7 @@ class ClientMachine:
             case Kind.WELCOME:
                 self._welcome(envelope.message, now)
             case Kind.REFUSED:
-                self._break(PoolBroken(f"the coordinator refused: {fields[0]}"))
+                self._break(PoolBroken(f"the coordinator refused: {shown(fields[0])}"))
             case Kind.STRANGER:
                 if self._said_bye:  # it has forgotten us, as it was asked to
                     self._calling.stage = Stage.CLOSED

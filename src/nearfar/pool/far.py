@@ -14,7 +14,7 @@ from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.endings import Outcomes
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
-from nearfar.net.here import about_me, new_name
+from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.pool.call import Call
 from nearfar.pool.client import ClientMachine
 from nearfar.pool.driven import DrivenEngine
@@ -56,6 +56,7 @@ class FarEngine(DrivenEngine):
             read_error=partial(read_initializer_error, speech),
             wait=wait,
             place=self.address,
+            stem=new_session_stem(self.name),
         )
         self._poll = select.epoll()
         self._poll.register(self._waker.fileno(), select.EPOLLIN)

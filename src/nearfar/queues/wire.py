@@ -24,7 +24,6 @@ sockets, `ack` says what arrived. A number of 0 is for the words that open, keep
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -32,13 +31,21 @@ from typing import Any, NamedTuple
 import msgpack
 
 from nearfar.errors import ProtocolError
-from nearfar.net.shapes import flag, name, natural, positive
+from nearfar.net.addresses import LONGEST_SUFFIX
+from nearfar.net.codec import LARGEST_ITEM
+from nearfar.net.shapes import flag, lease, name, natural, positive, text
 
 VERSION = 1
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 MOST_RANGES = 4_000
 """Ranges, rows or names that one field may carry: those of a REPORT, with its answers, fit into a frame."""
+MOST_TAGS = 64
+"""Names under which one consumer can be addressed, besides its own."""
+MOST_ITEMS = 4096
+"""Items of one batch: the host may have to cut it between any two."""
+LARGEST_BATCH = 1 << 20
+"""Bytes of a batch: what is larger travels as a single item, up to `LARGEST_ITEM`, and is never cut."""
 LONGEST_ANSWER = 512 * 1024
 """Bytes of what a consumer may answer to one item."""
 ANSWERS_TOGETHER = 128 * 1024
@@ -92,6 +99,14 @@ class Envelope(NamedTuple):
     message: Message
 
 
+class WrongHello(ProtocolError):
+    """A HELLO that cannot be read: its sender is to be told `why`."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(what)
+        self.why = why
+
+
 Check = Callable[[Any], bool]
 
 
@@ -128,15 +143,28 @@ def _answers(value: Any) -> bool:
     return (
         type(value) is list
         and len(value) <= MOST_RANGES
-        and all(
-            type(row) is list and len(row) == 2 and positive(row[0]) and type(row[1]) is bytes
-            for row in value
-        )
+        and all(type(row) is list and len(row) == 2 and positive(row[0]) and _answer(row[1]) for row in value)
     )
+
+
+def _answer(value: Any) -> bool:
+    return type(value) is bytes and len(value) <= LONGEST_ANSWER
+
+
+def _tags(value: Any) -> bool:
+    return _names(value) and len(value) <= MOST_TAGS
 
 
 def _anything(value: Any) -> bool:
     return True
+
+
+def _argument(value: Any) -> bool:
+    return value is None or type(value) is bool or natural(value)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MOST_ITEMS
 
 
 def _table(value: Any) -> bool:
@@ -147,12 +175,11 @@ def _about_queue(value: Any) -> bool:
     return _table(value) and all(key in value and check(value[key]) for key, check in _FACTS.items())
 
 
-def _place(value: Any) -> bool:
-    return natural(value) or name(value)
-
-
-def _seconds(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+def place(value: Any) -> bool:
+    """True for what `Address.beside` takes, if it is of the right kind."""
+    return (type(value) is int and 0 < value < 65536) or (
+        type(value) is str and len(value) <= LONGEST_SUFFIX and name(value) and "/" not in value
+    )
 
 
 def _rows(value: Any) -> bool:
@@ -166,18 +193,19 @@ def _row(value: Any) -> bool:
         and positive(value[0])
         and positive(value[1])
         and natural(value[2])
-        and (value[3] is None or type(value[3]) is bytes)
+        and (value[3] is None or _answer(value[3]))
     )
 
 
 _FACTS: dict[str, Check] = {
     "epoch": name,
-    "inbox": _place,
-    "lease": _seconds,
+    "inbox": place,
+    "lease": lease,
     "maxbytes": natural,
     "maxsize": natural,
     "shut": flag,
     "stored": natural,  # the number of this end's last item that the host had
+    "ticket": name,  # what this end's items come with, so that no other can send any in its name
     "trusted": flag,
 }
 
@@ -187,16 +215,16 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.HELLO: (natural, name, _table),  # version, the end's name, about the process
     Kind.WELCOME: (name, _about_queue),  # session, about the queue
     Kind.STRANGER: (),
-    Kind.REFUSED: (_anything,),  # why
-    Kind.JOIN: (flag, flag, _names, flag),  # as producer, as consumer, tags; as a producer's helper
-    Kind.PUT: (positive, positive, _name_or_none),  # first, count, to
+    Kind.REFUSED: (text,),  # why
+    Kind.JOIN: (flag, flag, _tags, flag),  # as producer, as consumer, tags; as a producer's helper
+    Kind.PUT: (positive, _count, _name_or_none),  # first, count, to
     Kind.NEED: (natural, natural, natural),  # items and bytes in all since the session began, ask or 0
     # window in items, in bytes, ask or 0; taken up to, done, failed, unreadable, returned, answers
     Kind.REPORT: (natural, natural, natural, natural, _ranges, _ranges, _ranges, _ranges, _answers),
-    Kind.ASK: (positive, name, _anything),  # ask, what, argument
+    Kind.ASK: (positive, name, _argument),  # ask, what, argument
     Kind.SYNCED: (positive, natural, natural),  # round; items and bytes of room returned
     Kind.BYE: (),
-    Kind.LEND: (positive, positive, positive),  # position, count, attempt
+    Kind.LEND: (positive, _count, positive),  # position, count, attempt
     Kind.ROOM: (natural, natural),  # items, bytes more
     Kind.SETTLED: (_rows,),  # [first, count, outcome, answer]
     Kind.SYNC: (positive, flag),  # round, give back what is untaken and nobody waits for
@@ -208,7 +236,7 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
 }
 
 
-_KINDS = frozenset(map(int, Kind))
+_KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
 def pack(number: int, ack: int, message: Message) -> list[bytes]:
@@ -222,21 +250,47 @@ def unpack(frames: list[bytes]) -> Envelope:
     if not 1 <= len(frames) <= 2 or len(frames[0]) > LONGEST_CONTROL:
         raise ProtocolError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
     try:
-        words = msgpack.unpackb(frames[0], strict_map_key=False, max_array_len=MOST_RANGES)
+        # only text and bytes as keys: others can be chosen so that they collide
+        words = msgpack.unpackb(frames[0], max_array_len=MOST_RANGES)
     except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
         raise ProtocolError(f"not a message: {error!r}") from error
     if type(words) is not list or len(words) < 3 or type(words[0]) is not int or words[0] not in _KINDS:
         raise ProtocolError("not a message")
     number, ack, *fields = words[1:]
-    kind = Kind(words[0])
+    kind = _KINDS[words[0]]
     shape = _SHAPES[kind]
     if not (natural(number) and natural(ack)) or len(fields) != len(shape):
-        raise ProtocolError(f"{kind.name} of the wrong shape")
-    if not all(check(value) for check, value in zip(shape, fields, strict=True)):
-        raise ProtocolError(f"{kind.name} with a field of the wrong kind")
+        raise _misfit(kind, fields, "of the wrong shape")
+    for check, value in zip(shape, fields, strict=True):
+        if not check(value):
+            raise _misfit(kind, fields, "with a field of the wrong kind")
     body = frames[1] if len(frames) == 2 else None
     if (body is not None) is not (kind in (Kind.PUT, Kind.LEND)):
         raise ProtocolError(f"{kind.name} with {len(frames)} frames")
-    if body is not None and kind is Kind.PUT and fields[1] > len(body):
-        raise ProtocolError(f"{kind.name} of {fields[1]} items in {len(body)} bytes")
+    if body is not None:
+        _check_body(kind, fields[0], fields[1], len(body))
     return Envelope(number, ack, Message(kind, tuple(fields), body))
+
+
+def _check_body(kind: Kind, first: int, count: int, size: int) -> None:
+    if first + count > 1 << 63:
+        raise ProtocolError(f"{kind.name} of {count} items from {first} on")
+    if kind is Kind.PUT and count > size:
+        raise ProtocolError(f"{kind.name} of {count} items in {size} bytes")
+    if size > (LARGEST_ITEM if count == 1 else LARGEST_BATCH):
+        raise ProtocolError(f"{kind.name} of {count} items in {size} bytes, which is too much")
+
+
+def _misfit(kind: Kind, fields: list[Any], what: str) -> ProtocolError:
+    """A HELLO is looked at once more: whoever speaks another version, or means a pool, is to be told so."""
+    if kind is not Kind.HELLO:
+        return ProtocolError(f"{kind.name} {what}")
+    version = fields[0] if fields and natural(fields[0]) else None
+    return WrongHello(f"{kind.name} {what}", refusal(version))
+
+
+def refusal(version: int | None) -> str:
+    """What is told to somebody whose HELLO is of `version`, or of none."""
+    if version is not None and version != VERSION:
+        return f"the host speaks version {VERSION} of the protocol, this end version {version}"
+    return "there is a queue here, and what called is no end of one"

@@ -96,10 +96,15 @@ class End:
         size, ancillary, _, _ = self.socket.recvmsg_into([self._buffer], _ANCILLARY)
         if not size:
             return None
-        words = unpack(self._view[:size])
         fds = _descriptors(ancillary) if ancillary else []
-        extra = words.pop(0)
-        return words, iter(self._map(extra, fds)) if extra is not None else iter(()), fds
+        try:
+            words = unpack(self._view[:size])
+            extra = words.pop(0)
+            return words, iter(self._map(extra, fds)) if extra is not None else iter(()), fds
+        except BaseException:
+            while fds:
+                os.close(fds.pop())
+            raise
 
     def close(self) -> None:
         for side in (self._sender, self._receiver):

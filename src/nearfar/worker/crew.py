@@ -14,6 +14,7 @@ from multiprocessing.context import BaseContext
 from time import monotonic
 
 from nearfar.net import forks
+from nearfar.net.complaints import shown
 from nearfar.worker.inherited import Inherited
 from nearfar.worker.listener import Listener
 from nearfar.worker.member import Answers, Member
@@ -216,8 +217,9 @@ class Crew(Watchers):
 
     def _condemn(self, member: Member, error: Exception) -> None:
         """What it said cannot be read, or there is no room for it: it ends, and what it ran with it."""
-        log.warning("worker %s is killed, for what it said cannot be read: %r", member.name, error)
-        member.fault = f"said what cannot be read ({error!r})"
+        why = shown(repr(error))
+        log.warning("worker %s is killed, for what it said cannot be read: %s", member.name, why)
+        member.fault = f"said what cannot be read ({why})"
         self.unwatch(member.end.fileno())
         member.kill()
 

@@ -15,7 +15,7 @@ from nearfar.coordinator.patience import Patience
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
-from nearfar.net.here import about_me, new_name
+from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.net.waker import Waker
 from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.crew import Crew, Listener
@@ -52,7 +52,7 @@ class Agent:
         about = about_me() | {"host": host, "slots": processes, "quota": quota or 0}
         self._address = address
         self._wait = wait
-        self._machine = AgentMachine(self.name, about, wait=wait)
+        self._machine = AgentMachine(self.name, about, wait=wait, stem=new_session_stem(self.name))
         self._crew = hire(self)
         self._crew.label = f"{self.name}/"
         self._caller = Caller(address, access)

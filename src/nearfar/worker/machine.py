@@ -23,8 +23,13 @@ from nearfar.coordinator.parts import Row, shares
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode, Status
 from nearfar.coordinator.wire import AGENT, FORMS, Envelope, Kind, Message
+from nearfar.errors import ProtocolError
+from nearfar.net.complaints import shown
 from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.records import Record
+
+LONGEST_END = 500
+"""Characters of what is told of a worker's end."""
 
 
 class AgentMachine:
@@ -33,14 +38,14 @@ class AgentMachine:
     `wait`: seconds without a coordinator after which it is `lost`.
     """
 
-    def __init__(self, name: str, about: dict[str, Any], *, wait: float = 60.0) -> None:
+    def __init__(self, name: str, about: dict[str, Any], *, wait: float = 60.0, stem: str = "") -> None:
         self.name = name
         self.refused = ""
         self.epoch = ""
         """That of the last coordinator."""
         self.stale = 0
         """Answers that were nobody's."""
-        self._calling = Calling(AGENT, name, about, wait)
+        self._calling = Calling(AGENT, name, about, wait, stem)
         self._records: dict[str, Record] = {}
         self.kept: dict[tuple[str, int], Row] = {}
         """Answers by client and number, until the coordinator releases them."""
@@ -106,7 +111,7 @@ class AgentMachine:
         """A worker ended, and all its answers were told."""
         record = self._records.get(worker)
         if record is not None:
-            record.end = (how, unread)
+            record.end = (shown(how, LONGEST_END), unread)
             self._bury(record, now)
 
     def returned(self, worker: str, batches: int, now: float) -> None:
@@ -124,15 +129,17 @@ class AgentMachine:
             case Kind.WELCOME:
                 self._welcome(envelope.message, now)
             case Kind.REFUSED:
-                self.refused = str(envelope.message.fields[0])
-                self.abandon()
+                self._refuse(envelope.message.fields[0])
             case Kind.STRANGER:
                 if self.stage is Stage.OPEN:
                     self._calling.begin(now)
             case _:
                 talk = self._calling.open_talk()
                 if talk is not None:
-                    self._hear(talk, envelope, now)
+                    try:
+                        self._hear(talk, envelope, now)
+                    except ProtocolError as error:
+                        self._refuse(f"it broke the protocol: {error}")
 
     def tick(self, now: float) -> None:
         """Time passed."""
@@ -181,6 +188,10 @@ class AgentMachine:
         for share in shares(rows, FORMS[Kind.KEPT].blob):
             self._say(now, Kind.KEPT, rows=share)
 
+    def _refuse(self, why: str) -> None:
+        self.refused = shown(why)
+        self.abandon()
+
     def _disown(self) -> None:
         """What this coordinator knew to run here, it has told to be lost; what it was answered, it has."""
         self.kept.clear()
@@ -217,6 +228,8 @@ class AgentMachine:
             case Kind.WORK:
                 client = message.fields[1]
                 rows = message.rows or ()
+                if len({(row[1], row[2]) for row in rows}) != 1:
+                    raise ProtocolError("a batch that is not of one function and mode")
                 record.give(client, [row[0] for row in rows], initializer=rows[0][1] == Mode.PREPARE)
                 self._actions.append(
                     Give(worker, client, [(function, mode, *parts) for _, mode, function, *parts in rows])

@@ -12,6 +12,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from nearfar.errors import ProtocolError
+from nearfar.net.complaints import shown
 from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
@@ -120,8 +122,12 @@ class Member:
         message = self.end.receive()
         if message is None:
             raise EOFError
-        (number, *rest), parts, _ = message
+        (number, *rest), parts, fds = message
+        while fds:  # no worker has a reason to send more than a segment's, which was taken out
+            os.close(fds.pop())
         if number == READY:
+            if self.ready:
+                raise ProtocolError("it is ready twice")
             self.ready = True
             return None
         spent, *answers = rest
@@ -174,7 +180,7 @@ class Member:
             if first + count > self._answered:
                 found.append(self._take(first, unpack_first(content, count), 0.0, iter(())))
         except Exception as error:
-            self.fault = f"said what cannot be read ({error!r})"
+            self.fault = f"said what cannot be read ({shown(repr(error))})"
         return found
 
     def kill(self) -> None:
@@ -230,9 +236,14 @@ class Member:
         self._outbox.close()
 
     def _take(self, number: int, answers: Sequence[Any], spent: float, parts: Any) -> Answers:
-        """Answers from number `number` on, without those that were taken before."""
+        """Answers from number `number` on, without those that were taken before.
+
+        Raises `ProtocolError` where some are missing before, and what their reading raises.
+        """
+        if number > self._answered:
+            raise ProtocolError(f"answer {number} comes where {self._answered} is next")
         fresh = answers[max(0, self._answered - number) :]
-        if fresh and type(fresh[0][1]) is int:
+        if fresh and _kind(fresh) is int:
             fresh = [(status, *scatter(payload, parts)) for status, payload, _ in fresh]
         self._answered += len(fresh)
         left = len(fresh)
@@ -255,3 +266,15 @@ def describe_exit(code: int | None) -> str:
     with suppress(ValueError):
         return f"was killed by {signal.Signals(-code).name}"
     return f"was killed by signal {-code}"
+
+
+def _kind(answers: Sequence[Any]) -> type:
+    """Whether their payloads are blobs, or numbers of buffers. Raises `ProtocolError`, and what comes of
+    answers of any other form."""
+    kind = type(answers[0][1])
+    for status, payload, _ in answers:
+        if type(payload) is not kind or status not in (0, 1):
+            raise ProtocolError("an answer of the wrong kind")
+    if kind is not bytes and kind is not int:
+        raise ProtocolError("an answer without a payload")
+    return kind

@@ -14,9 +14,10 @@ class Connect(NamedTuple):
 
 
 class ConnectInbox(NamedTuple):
-    """Connect to the host's inbox."""
+    """Connect to the host's inbox; what goes there is to come with the ticket."""
 
     place: int | str
+    ticket: str
 
 
 class ConnectLane(NamedTuple):

@@ -11,7 +11,7 @@ from nearfar.errors import NotAdmitted, QueueLost
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.ending import left_behind
-from nearfar.net.here import about_me, new_name
+from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.queues.ends.loop import EndLoop
 from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.session import Session
@@ -45,7 +45,10 @@ class Connection:
         self._access = access
         self._on_change = on_change
         self._changed = threading.Condition()
-        self._machine = EndMachine(self.name, about_me(), tags, helper=helper, trusts=access.trusted)
+        stem = new_session_stem(self.name)
+        self._machine = EndMachine(
+            self.name, about_me(), tags, helper=helper, stem=stem, trusts=access.trusted
+        )
         self._loop: EndLoop | None = None
         self._closed = False
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 import zmq
 
 from nearfar.errors import AddressError, KeysError, ProtocolError
+from nearfar.net import sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import Complaints
 from nearfar.net.dialing import Dialed
 from nearfar.net.waker import Waker
 from nearfar.queues import wire
@@ -45,6 +47,7 @@ class EndLoop:
         self._access = access
         self._changed = changed
         self._on_change = on_change
+        self._complaints = Complaints(log)
         self._waker = Waker()
         self._woken = False
         self._sleeps_until = 0.0
@@ -139,7 +142,8 @@ class EndLoop:
                 try:
                     heard.append(wire.unpack(frames))
                 except ProtocolError as error:
-                    log.warning("dropped a malformed message from %s: %s", self._address, str(error)[:200])
+                    text = f"dropped a malformed message from {self._address}: %s"
+                    self._complaints.note(text, error, time.monotonic())
         return heard
 
     def _act(self, action: Action) -> None:
@@ -150,7 +154,8 @@ class EndLoop:
                 self._close_sockets()
                 self._session = session.encode()
                 self._control = self._open(zmq.DEALER, self._address, identity=session)
-            case ConnectInbox(place):
+            case ConnectInbox(place, ticket):
+                self._ticket = ticket.encode()
                 self._inbox = self._open(zmq.PUSH, self._address.beside(place))
             case ConnectLane(place):
                 self._lane = self._open(zmq.PULL, self._address.beside(place))
@@ -164,11 +169,12 @@ class EndLoop:
                 if self._control is not None:
                     self._control.socket.send_multipart(frames, zmq.NOBLOCK)
             elif self._inbox is not None:
-                self._inbox.socket.send_multipart([self._session, *frames], zmq.NOBLOCK)
+                self._inbox.socket.send_multipart([self._session, self._ticket, *frames], zmq.NOBLOCK)
 
     def _open(self, kind: int, address: Address, *, identity: str = "") -> Dialed | None:
+        largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL
         try:
-            dialed = Dialed(kind, address, self._access, identity=identity)
+            dialed = Dialed(kind, address, self._access, identity=identity, largest=largest)
         except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
             with self._changed:
                 self._machine.turned_away(str(error), time.monotonic())

@@ -12,6 +12,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
+from nearfar.errors import ProtocolError
+from nearfar.net.complaints import shown
 from nearfar.net.refusals import Refusals
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, Send
 from nearfar.queues.ends.asks import Asks
@@ -38,7 +40,8 @@ class State(IntEnum):
 class EndMachine:
     """`name` is new for every end; `about` tells the host of the process; `tags` are its consumer's.
 
-    `trusts`: whether this end reads pickles of its peers, and sends them, if the host allows it.
+    `stem` is what the names of its sessions begin with (`nearfar.net.here.new_session_stem`). `trusts`:
+    whether this end reads pickles of its peers, and sends them, if the host allows it.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class EndMachine:
         tags: tuple[str, ...] = (),
         *,
         helper: bool = False,
+        stem: str = "",
         trusts: bool = True,
     ) -> None:
         self.name = name
@@ -69,12 +73,13 @@ class EndMachine:
         self._trusts = trusts
         self._refusals = Refusals()
         self._dial_again = False
+        self._stem = stem or name
         self._actions: list[Action] = []
         self._greeted = 0.0
 
     @property
     def session_name(self) -> str:
-        return f"{self.name}.{self.sessions}"
+        return f"{self._stem}.{self.sessions}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -115,14 +120,11 @@ class EndMachine:
             case Kind.WELCOME:
                 self._welcome(message, now)
             case Kind.REFUSED:
-                self.refused = str(message.fields[0])
-                self.abandon()
+                self._refuse(message.fields[0])
             case Kind.STRANGER if self.state is State.OPEN:
                 self._begin_session(now)
             case _ if self.state is State.OPEN and self.session is not None:
-                self.session.hear(envelope, now)
-                if self.session.parted and self.leaving:
-                    self.abandon()
+                self._hear(self.session, envelope, now)
 
     def turned_away(self, why: str, now: float) -> None:
         """A socket of the present session was not let in, and has to be made anew."""
@@ -183,6 +185,19 @@ class EndMachine:
         hello = Message(Kind.HELLO, (VERSION, self.name, self._about))
         self._actions.append(Send(Envelope(0, 0, hello)))
 
+    def _hear(self, session: Session, envelope: Envelope, now: float) -> None:
+        try:
+            session.hear(envelope, now)
+        except ProtocolError as error:
+            self._refuse(f"its host broke the protocol: {error}")
+            return
+        if session.parted and self.leaving:
+            self.abandon()
+
+    def _refuse(self, why: str) -> None:
+        self.refused = shown(why)
+        self.abandon()
+
     def _welcome(self, message: Message, now: float) -> None:
         name, facts = message.fields
         if self.state is not State.GREETING or name != self.session_name:
@@ -199,4 +214,4 @@ class EndMachine:
                 self.asks.add(Kind.ASK, "late", superseded)
         self.session = Session(facts, self.sender, self.asks, self.roles, waiters, now)
         self.session.receiver.session = self.sessions
-        self._actions.append(ConnectInbox(facts["inbox"]))
+        self._actions.append(ConnectInbox(facts["inbox"], facts["ticket"]))

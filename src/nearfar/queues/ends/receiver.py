@@ -72,6 +72,11 @@ class Receiver:
     _pace: float = AHEAD
     """Seconds from one take to the next, smoothed."""
 
+    @property
+    def next_position(self) -> int:
+        """That of the next item to come."""
+        return self._last + 1
+
     # -- from the host ---------------------------------------------------------------------------
 
     def lend(self, position: int, count: int, attempt: int, body: bytes) -> None:

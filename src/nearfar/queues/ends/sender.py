@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from nearfar.errors import ProtocolError
 from nearfar.net import codec
 from nearfar.queues.wire import Kind, Message
 
@@ -21,6 +22,8 @@ BATCH_ITEMS = 512
 BATCH_BYTES = 256 * 1024
 MOST_ASKED = 4096
 """Items that room is asked for at once."""
+MOST_ROOM = 1 << 62
+"""Items, and bytes, that a host may grant in one session: more could not be told back."""
 UNSTORED_BYTES = 64 * 1024 * 1024
 """Bytes that may be on their way to the host at once (a single larger item may go alone)."""
 
@@ -204,7 +207,9 @@ class Sender:
         self.admit()
 
     def gain(self, items: int, size: int) -> None:
-        """The host granted more room."""
+        """The host granted more room. Raises `ProtocolError` where that comes to more than there can be."""
+        if max(self._received[0] + items, self._received[1] + size) > MOST_ROOM:
+            raise ProtocolError(f"room for {items} items and {size} bytes more than can be told")
         self._room = (self._room[0] + items, self._room[1] + size)
         self._received = (self._received[0] + items, self._received[1] + size)
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nearfar.errors import ProtocolError
 from nearfar.queues.ends.actions import Action, ConnectLane
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.ends.receiver import Receiver
 from nearfar.queues.ends.sender import Sender
 from nearfar.queues.ends.talk import Talk
-from nearfar.queues.wire import Envelope, Kind, Message
+from nearfar.queues.wire import Envelope, Kind, Message, place
 
 FAILED = 5
 """The field of a REPORT that lists what was given up."""
@@ -182,6 +183,8 @@ class Session:
 
     def _lend(self, message: Message) -> None:
         position, count, attempt = message.fields
+        if position != self.receiver.next_position:
+            raise ProtocolError(f"item {position} comes where {self.receiver.next_position} is next")
         self.receiver.lend(position, count, attempt, message.body or b"")
         if self.shut_immediately:
             self.receiver.give_back()
@@ -199,6 +202,8 @@ class Session:
     def _answer(self, message: Message) -> None:
         ask, value = message.fields
         if ask == self._lane_ask:
+            if not place(value):
+                raise ProtocolError("a lane that is at no place")
             self._lane_open = True
             self._actions.append(ConnectLane(value))
         elif ask == self._fence:

@@ -12,7 +12,7 @@ class Talk:
 
     def __init__(self, lease: float, now: float) -> None:
         self._out: Outgoing[Message] = Outgoing(lease / 10)
-        self._in: Incoming[Message] = Incoming()
+        self._in: Incoming[Message] = Incoming(_weight)
         self._voice = Voice(lease, now)
         self._actions: list[Action] = []
         self.acked = 0
@@ -57,3 +57,7 @@ class Talk:
         overdue = self._out.deadline()
         beat = self._voice.deadline()
         return beat if overdue is None else min(beat, overdue)
+
+
+def _weight(message: Message) -> int:
+    return len(message.body or b"")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from nearfar.queues.host.records import Producer, State
 
+MOST_LOST = 10_000
+"""Names of lost producers that are kept."""
+
 
 class Attendance:
     """`expected` producers make a round: when as many have come and none is left, nobody will put again.
@@ -38,7 +41,7 @@ class Attendance:
         elif producer.state is State.OPEN:
             producer.state = state
             self._here -= 1
-            if state is State.LOST:
+            if state is State.LOST and len(self.lost) < MOST_LOST:
                 self.lost.append(producer.name)
 
     def over(self) -> bool:

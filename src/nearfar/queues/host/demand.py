@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nearfar.errors import ProtocolError
 from nearfar.queues.host.desk import Desk
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.peers import CloseLane, Peer
@@ -10,7 +11,7 @@ from nearfar.queues.host.runs import Run
 from nearfar.queues.wire import Kind, Message
 
 MOST_NAMES = 1000
-"""Lost producers that one message names."""
+"""Names that one message tells, of lost producers or of who can be addressed: so it fits into a frame."""
 
 
 class Demand:
@@ -23,7 +24,9 @@ class Demand:
         self._hungry: dict[str, None] = {}
 
     def join(self, peer: Peer, tags: list[str]) -> None:
-        """A session begins to get."""
+        """A session begins to get. Raises `ProtocolError` where there are too many names already."""
+        if len(self._ledger.shared_tags) + len(tags) > MOST_NAMES:
+            raise ProtocolError(f"{peer.uid} wants more names than there may be: {MOST_NAMES} in all")
         peer.consumes = True
         self._ledger.admit(peer.session, frozenset(tags))
 
@@ -38,6 +41,10 @@ class Demand:
             return
         items, size, ask, taken, done, failed, unreadable, returned, answers = message.fields
         session = peer.session
+        leases = self._ledger.consumers[session].leases
+        for _, last in (*done, *failed, *unreadable, *returned, *([at, at] for at, _ in answers)):
+            if last > leases.last:
+                raise ProtocolError(f"{peer.uid} reports on item {last} of {leases.last} that it was lent")
         self._ledger.took(session, taken)
         for position, answer in answers:
             self._ledger.settle(session, position, position, answer)

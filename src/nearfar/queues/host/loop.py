@@ -8,12 +8,15 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 import zmq
 
 from nearfar.errors import AddressError, NearfarError, ProtocolError
+from nearfar.net import sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import Complaints, shown
 from nearfar.net.door import Door
 from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
@@ -27,6 +30,10 @@ log = logging.getLogger(__name__)
 
 DRAIN = 256
 """Messages read from one socket before the others get their turn."""
+DESCRIPTORS = 4
+"""That an end takes here, on average: its connections, its lane, and what tells of its process's death."""
+COPIED = 64 * 1024
+"""Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here once."""
 
 
 class Lane:
@@ -35,18 +42,24 @@ class Lane:
     def __init__(self, place: int | str, socket: zmq.Socket[bytes]) -> None:
         self.place = place
         self.socket = socket
-        self.backlog: deque[list[bytes]] = deque()
+        self.backlog: deque[tuple[int, list[bytes]]] = deque()
+        self._waiting: set[int] = set()
 
-    def send(self, frames: list[bytes]) -> None:
-        self.backlog.append(frames)
-        self.push()
+    def send(self, number: int, frames: list[bytes]) -> None:
+        """Send message `number`, unless it waits here since it was sent first."""
+        if number not in self._waiting:
+            self._waiting.add(number)
+            self.backlog.append((number, frames))
+            self.push()
 
     def push(self) -> None:
         """Send what waits, as far as it goes."""
         with contextlib.suppress(zmq.Again):
             while self.backlog:
-                self.socket.send_multipart(self.backlog[0], zmq.NOBLOCK)
+                number, frames = self.backlog[0]
+                self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < COPIED)
                 self.backlog.popleft()
+                self._waiting.discard(number)
 
 
 class Host:
@@ -67,8 +80,8 @@ class Host:
     ) -> None:
         self._ports = ports
         self._door = Door(access)
-        self._control = self._door.make(zmq.ROUTER)
-        self._inbox = self._door.make(zmq.PULL)
+        self._control = self._door.make(zmq.ROUTER, sockets.LARGEST_CONTROL)
+        self._inbox = self._door.make(zmq.PULL, _largest_item(ledger.maxbytes))
         try:
             self.address = self._door.bind(self._control, address)
             self._inbox_place = self._door.bind_in(self._inbox, self.address, ports, ".inbox")
@@ -85,11 +98,15 @@ class Host:
             "lease": lease,
             "trusted": access.trusted,
         }
-        self.malformed = 0
-        self._machine = HostMachine(ledger, about, lease=lease)
+        self._complaints = Complaints(log)
+        self._machine = HostMachine(
+            ledger,
+            about,
+            lease=lease,
+            secret=secrets.token_bytes(32),
+            most_peers=sockets.most_peers(DESCRIPTORS),
+        )
         self._lanes: dict[str, Lane] = {}
-        self._users: dict[str, str] = {}
-        """Who speaks in a session: nobody else is heard there."""
         # an end of an earlier host at this address may still call at its lane: it must not find another's
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = Watch()
@@ -106,10 +123,10 @@ class Host:
         self._thread.start()
 
     def counts(self) -> dict[str, int]:
-        """The ledger in figures, how many frames were malformed, and how many ends were turned away."""
+        """The ledger in figures, how many frames could not be true, how many ends were turned away."""
         with self._lock:
-            turned_away = self._door.turned_away
-            return self._machine.counts() | {"malformed": self.malformed, "turned away": turned_away}
+            doubtful = {"malformed": self._complaints.count, "turned away": self._door.turned_away}
+            return self._machine.counts() | doubtful
 
     def close(self, timeout: float = 2.0) -> None:
         """Stop, when every end has said goodbye, or after `timeout` seconds."""
@@ -138,9 +155,8 @@ class Host:
             self._close_everything()
 
     def _may_stop(self) -> bool:
-        if self._closing is None:
-            return False
-        return not self._machine.peers or time.monotonic() >= self._closing
+        closing = self._closing
+        return closing is not None and (not self._machine.peers or time.monotonic() >= closing)
 
     def _patience(self) -> int:
         now = time.monotonic()
@@ -153,7 +169,7 @@ class Host:
 
     def _read(self, events: dict[object, int]) -> None:
         self._waker.clear()
-        for socket in (self._inbox, self._control):
+        for socket, open_ in ((self._inbox, self._open_items), (self._control, wire.unpack)):
             if socket not in events:
                 continue
             with contextlib.suppress(zmq.Again):
@@ -161,36 +177,51 @@ class Host:
                     user, first = self._door.receive(socket)
                     rest = socket.recv_multipart(zmq.NOBLOCK) if socket.getsockopt(zmq.RCVMORE) else []
                     if self._door.admits(user):
-                        self._receive(user, [first, *rest])
+                        self._receive(user, [first, *rest], open_)
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked: what they hold goes to others."""
-        for user in self._door.turn(now):
-            for session in [each for each, who in self._users.items() if who == user]:
-                self._machine.expel(session, "its key was revoked", now)
-        if len(self._users) > 2 * len(self._machine.peers) + DRAIN:
-            self._users = {each: who for each, who in self._users.items() if each in self._machine.peers}
+        for session in self._door.turn(now, self._machine.peers):
+            self._machine.expel(session, "its key was revoked", now)
 
-    def _receive(self, user: str, frames: list[bytes]) -> None:
+    def _receive(self, user: str, frames: list[bytes], open_: Callable[[list[bytes]], Envelope]) -> None:
+        """Nothing that a peer says ends this thread."""
         now = time.monotonic()
+        session = ""
         try:
-            session = frames[0].decode()
-            envelope = wire.unpack(frames[1:])
-        except (ProtocolError, UnicodeDecodeError) as error:
-            self.malformed += 1
-            log.warning("dropped a malformed message: %s", str(error)[:200])
-            return
-        if session in self._machine.peers:
-            if self._users.get(session, user) != user:
-                self.malformed += 1
-                log.warning("dropped a message in the session of another: %r", session)
-                return
-        elif envelope.message.kind is Kind.HELLO:
-            self._users[session] = user
+            session = sockets.peer_name(frames[0])
+            self._door.check_session(session, user, self._machine.peers)
+            self._hear(session, open_(frames if open_ == self._open_items else frames[1:]), now)
+        except wire.WrongHello as error:
+            self._complaints.note("refused a peer: %s", error, now)
+            self._machine.refuse(session, error.why)
+        except ProtocolError as error:
+            self._complaints.note("dropped a malformed message: %s", error, now)
+        except Exception:  # a fault of ours, which one peer found: it is not to cost the others their host
+            log.exception("what %s said could not be taken in", shown(session))
+            self._machine.give_up(session, "the host failed to understand it", now)
+        for fault in self._machine.take_complaints():
+            self._complaints.note("ended a session: %s", fault, now)
+
+    def _open_items(self, frames: list[bytes]) -> Envelope:
+        """What came to the inbox, where everybody may write in everybody's name: the ticket tells."""
+        if len(frames) != 4:
+            raise ProtocolError(f"{len(frames)} frames in the inbox")
+        expected = self._machine.ticket(frames[0].decode())
+        if expected is not None and not secrets.compare_digest(frames[1], expected.encode()):
+            raise ProtocolError("items in the name of another end")
+        return wire.unpack(frames[2:])
+
+    def _hear(self, session: str, envelope: Envelope, now: float) -> None:
+        if envelope.message.kind is Kind.HELLO and session not in self._machine.peers:
             descriptor = self._watch.add(session, envelope.message.fields[2])
             if descriptor is not None:
                 self._poller.register(descriptor, zmq.POLLIN)
         self._machine.receive(session, envelope, now)
+        if len(self._watch) > len(self._machine.peers):
+            for idle in self._watch.idle(self._machine.peers):
+                self._poller.unregister(idle)
+                self._watch.ended(idle)
 
     def _see_deaths(self, events: dict[object, int]) -> None:
         for source in events:
@@ -221,21 +252,29 @@ class Host:
             with contextlib.suppress(zmq.Again):
                 self._control.send_multipart([session.encode(), *frames], zmq.NOBLOCK)
         elif session in self._lanes:
-            self._lanes[session].send(frames)
+            self._lanes[session].send(envelope.number, frames)
 
     def _open_lane(self, session: str, ask: int, now: float) -> None:
         if session not in self._lanes:
-            socket = self._door.make(zmq.PUSH)
-            self._lanes_opened += 1
-            suffix = f".lane-{self._lanes_opened % 100_000}"
             try:
-                place = self._door.bind_in(socket, self.address, self._ports, suffix)
-            except AddressError as error:
-                socket.close()
+                self._lanes[session] = self._make_lane()
+            except (AddressError, zmq.ZMQError) as error:
                 log.error("no lane for %s: %s", session, error)
+                self._machine.refuse(session, f"the host has no lane for it: {error}")
+                self._machine.dead(session, "there was no lane for it", now)
                 return
-            self._lanes[session] = Lane(place, socket)
         self._machine.lane_opened(session, ask, self._lanes[session].place, now)
+
+    def _make_lane(self) -> Lane:
+        """Raises `AddressError`, and `zmq.ZMQError` where there are no more sockets to be had."""
+        socket = self._door.make(zmq.PUSH, sockets.LARGEST_CONTROL)
+        self._lanes_opened += 1
+        suffix = f".lane-{self._lanes_opened % 100_000}"
+        try:
+            return Lane(self._door.bind_in(socket, self.address, self._ports, suffix), socket)
+        except BaseException:
+            socket.close()
+            raise
 
     def _close_lane(self, session: str) -> None:
         lane = self._lanes.pop(session, None)
@@ -252,3 +291,10 @@ class Host:
         self._door.close()
         self._watch.close()
         self._waker.close()
+
+
+def _largest_item(maxbytes: int) -> int:
+    """Bytes of a frame in the inbox: what is larger than the whole queue may be is never put."""
+    if not maxbytes:
+        return sockets.LARGEST_FRAME
+    return min(sockets.LARGEST_FRAME, max(maxbytes, sockets.LARGEST_CONTROL))

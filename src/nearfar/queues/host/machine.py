@@ -14,8 +14,11 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 
+from nearfar.errors import ProtocolError
+from nearfar.net.here import stem
 from nearfar.net.line import Outgoing, Voice
 from nearfar.queues.host.demand import Demand
 from nearfar.queues.host.desk import Desk
@@ -24,14 +27,31 @@ from nearfar.queues.host.peers import Action, Peer, Send
 from nearfar.queues.host.questions import Questions
 from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.host.supply import Supply
-from nearfar.queues.wire import VERSION, Envelope, Kind, Message
+from nearfar.queues.wire import VERSION, Envelope, Kind, Message, refusal
 
 
 class HostMachine:
-    """`about` is what WELCOME tells of the queue; `lease` is in seconds."""
+    """`about` is what WELCOME tells of the queue; `lease` is in seconds; `secret`: what tickets are made of.
 
-    def __init__(self, ledger: Ledger, about: dict[str, Any], *, lease: float) -> None:
+    A peer whose words cannot be true loses its session, with what it held, and is told why. `receive` raises
+    nothing.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        about: dict[str, Any],
+        *,
+        lease: float,
+        secret: bytes = b"",
+        most_peers: int = 4096,
+    ) -> None:
         self.ledger = ledger
+        self.refused = 0
+        """Ends that were not let in."""
+        self._complaints: list[str] = []
+        self._secret = secret
+        self._most_peers = most_peers
         self._about = about
         self._lease = lease
         self._desk = Desk()
@@ -50,14 +70,41 @@ class HostMachine:
 
     def receive(self, session: str, envelope: Envelope, now: float) -> None:
         """A message came."""
-        number, ack, message = envelope
+        message = envelope.message
         if message.kind is Kind.HELLO:
             self._hello(session, message, now)
-            return
+        elif (peer := self.peers.get(session)) is None:
+            self._reject(session, message)
+        else:
+            try:
+                self._hear(peer, envelope, now)
+            except ProtocolError as error:
+                self.give_up(session, str(error), now)
+
+    def give_up(self, session: str, why: str, now: float) -> None:
+        """A session broke the protocol: it is over, and its end is told why."""
+        self._complaints.append(why)
+        self.dead(session, "it broke the protocol", now)
+        self.refuse(session, f"it broke the protocol: {why}")
+
+    def take_complaints(self) -> list[str]:
+        """What was wrong with what peers said since this was last asked, for the log."""
+        taken, self._complaints = self._complaints, []
+        return taken
+
+    def refuse(self, session: str, why: str) -> None:
+        """Whoever calls by that name is not let in."""
+        self.refused += 1
+        self._desk.send_unnumbered(session, Kind.REFUSED, why)
+
+    def ticket(self, session: str) -> str | None:
+        """What the items of a session must come with; None if there is no such session."""
         peer = self.peers.get(session)
-        if peer is None:
-            self._refuse(session, message)
-            return
+        return peer.ticket if peer is not None else None
+
+    def _hear(self, peer: Peer, envelope: Envelope, now: float) -> None:
+        number, ack, message = envelope
+        session = peer.session
         peer.heard = now
         peer.out.acked(ack, now)
         if number:
@@ -83,6 +130,9 @@ class HostMachine:
         for peer in list(self.peers.values()):
             if now - peer.heard >= self._lease:
                 self.dead(peer.session, f"{peer.uid} was silent for {self._lease:g} s", now)
+                continue
+            if peer.out.unheard:
+                self.dead(peer.session, f"{peer.uid} did not listen", now)
                 continue
             for number, message in peer.out.overdue(now):
                 envelope = Envelope(number, peer.inbox.received, message)
@@ -119,7 +169,7 @@ class HostMachine:
 
     def counts(self) -> dict[str, int]:
         """The queue in figures."""
-        return self._questions.counts()
+        return self._questions.counts() | {"refused": self.refused}
 
     def _beat(self, peer: Peer, now: float) -> None:
         if peer.voice.due(now) and self.peers.get(peer.session) is peer:
@@ -131,20 +181,37 @@ class HostMachine:
     def _hello(self, session: str, message: Message, now: float) -> None:
         version, uid, _ = message.fields
         if version != VERSION:
-            why = f"the host speaks version {VERSION} of the protocol, this end version {version}"
-            self._desk.send_unnumbered(session, Kind.REFUSED, why)
+            self.refuse(session, refusal(version))
             return
-        if session not in self.peers:
+        peer = self.peers.get(session)
+        if peer is None:
             earlier = self._desk.peer_of(uid)
+            if earlier is not None and stem(earlier.session) != stem(session):
+                self.refuse(session, "another end has this name")
+                return
+            if earlier is None and len(self.peers) >= self._most_peers:
+                self.refuse(session, f"there are {len(self.peers)} ends, as many as there may be")
+                return
             if earlier is not None:
                 self._end(earlier, f"{uid} began anew", cleanly=False, now=now)
-            self.peers[session] = Peer(session, uid, now, Outgoing(self._lease / 10), Voice(self._lease, now))
-            self._desk.session_of[uid] = session
+            peer = self._begin(session, uid, now)
         producer = self.ledger.producers.get(uid)
-        about = {**self._about, "stored": producer.stored if producer else 0, "shut": self._questions.shut}
+        about = {
+            **self._about,
+            "stored": producer.stored if producer else 0,
+            "shut": self._questions.shut,
+            "ticket": peer.ticket,
+        }
         self._desk.send_unnumbered(session, Kind.WELCOME, session, about)
 
-    def _refuse(self, session: str, message: Message) -> None:
+    def _begin(self, session: str, uid: str, now: float) -> Peer:
+        ticket = blake2b(session.encode(), key=self._secret, digest_size=16).hexdigest()
+        out: Outgoing[Message] = Outgoing(self._lease / 10)
+        self.peers[session] = peer = Peer(session, uid, now, out, Voice(self._lease, now), ticket)
+        self._desk.session_of[uid] = session
+        return peer
+
+    def _reject(self, session: str, message: Message) -> None:
         """Nobody we know, or no more: what it says of its items comes too late."""
         if message.kind is Kind.REPORT:
             *_, done, failed, _unreadable, _returned, answers = message.fields

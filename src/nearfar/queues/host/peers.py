@@ -8,6 +8,13 @@ from typing import NamedTuple
 from nearfar.net.line import Incoming, Outgoing, Voice
 from nearfar.queues.wire import Envelope, Message
 
+MOST_ROUNDS = 1000
+"""Questions of one end that may wait for the others' word at a time: one for each thread of a program."""
+MOST_JOINS = 1000
+"""Calls of `join` that one end may have waiting."""
+MOST_HEAVY = 16
+"""Answers with dead letters that one end may leave unacked."""
+
 
 class Send(NamedTuple):
     """An action: send this to a session, on its lane if it carries items."""
@@ -41,7 +48,9 @@ class Peer:
     heard: float
     out: Outgoing[Message]
     voice: Voice
-    inbox: Incoming[Message] = field(default_factory=Incoming)
+    ticket: str
+    """What its items come with; nobody else is told."""
+    inbox: Incoming[Message] = field(default_factory=lambda: Incoming(_weight))
     produces: bool = False
     consumes: bool = False
     needs: tuple[int, int] = (0, 0)
@@ -49,6 +58,11 @@ class Peer:
     granted: tuple[int, int] = (0, 0)
     """Items and bytes it was granted in all, since the session began."""
     told_over: bool = False
+    rounds: int = 0
+    """Rounds that it has under way."""
+    joins: int = 0
+    heavy: list[int] = field(default_factory=list)
+    """The numbers of the answers with dead letters that it may not have."""
 
     @property
     def in_need(self) -> bool:
@@ -56,6 +70,15 @@ class Peer:
         return self.granted[0] < self.needs[0] or self.granted[1] < self.needs[1]
 
     @property
+    def acked(self) -> int:
+        """The last of the host's messages that it has."""
+        return self.out.sent - len(self.out)
+
+    @property
     def unmet(self) -> tuple[int, int]:
         """Items and bytes it still waits to be granted."""
         return (max(0, self.needs[0] - self.granted[0]), max(0, self.needs[1] - self.granted[1]))
+
+
+def _weight(message: Message) -> int:
+    return len(message.body or b"")

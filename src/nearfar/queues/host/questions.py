@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from nearfar.errors import ProtocolError
 from nearfar.queues.host.desk import Desk
 from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.peers import OpenLane, Peer
+from nearfar.queues.host.peers import MOST_HEAVY, MOST_JOINS, OpenLane, Peer
 from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.wire import Kind, Message
 
+MOST_COUNTED = (1 << 63) - 1
+"""What a figure is told to be at most: that of late items grows with whatever peers say."""
 LETTERS_PER_ANSWER = 1000
 LETTER_BYTES_PER_ANSWER = 512 * 1024
 
@@ -30,18 +33,18 @@ class Questions:
             case "fence":
                 desk.answer(peer, ask, None, now)
             case "late":
-                self._ledger.late += argument if type(argument) is int and argument > 0 else 0
+                self._ledger.late += argument if type(argument) is int else 0
                 desk.answer(peer, ask, None, now)
             case "lane":
                 desk.actions.append(OpenLane(peer.session, ask))
             case "size":
                 self._rounds.start(peer, lambda later: desk.answer(peer, ask, self._ledger.size, later), now)
             case "join":
-                self._rounds.start(peer, lambda _: self._joiners.append((peer, ask)), now)
+                self._join(peer, ask, now)
             case "shutdown":
                 self._shut_down(peer, ask, argument is True, now)
             case "dead letters":
-                desk.answer(peer, ask, self._dead_letters(), now)
+                self._tell_letters(peer, ask, now)
             case "counts":
                 desk.answer(peer, ask, self.counts(), now)
             case _:
@@ -52,6 +55,7 @@ class Questions:
         if self._joiners and self._ledger.unsettled == 0:
             joiners, self._joiners = self._joiners, []
             for peer, ask in joiners:
+                peer.joins -= 1
                 self._desk.answer(peer, ask, None, now)
 
     def counts(self) -> dict[str, int]:
@@ -64,7 +68,7 @@ class Questions:
             "dead": ledger.died,
             "dropped": ledger.dropped,
             "undeliverable": ledger.undeliverable,
-            "late": ledger.late,
+            "late": min(ledger.late, MOST_COUNTED),
             "unsettled": ledger.unsettled,
             "size": ledger.size,
             "maxsize": ledger.maxsize,
@@ -75,6 +79,19 @@ class Questions:
             "consumers": len(ledger.consumers),
             "lost producers": len(ledger.lost),
         }
+
+    def _join(self, peer: Peer, ask: int, now: float) -> None:
+        if peer.joins >= MOST_JOINS:
+            raise ProtocolError(f"{peer.uid} joins more than {MOST_JOINS} times at once")
+        peer.joins += 1
+        self._rounds.start(peer, lambda _: self._joiners.append((peer, ask)), now)
+
+    def _tell_letters(self, peer: Peer, ask: int, now: float) -> None:
+        peer.heavy = [number for number in peer.heavy if number > peer.acked]
+        if len(peer.heavy) >= MOST_HEAVY:
+            raise ProtocolError(f"{peer.uid} asks for dead letters, and does not take them")
+        self._desk.answer(peer, ask, self._dead_letters(), now)
+        peer.heavy.append(peer.out.sent)
 
     def _shut_down(self, peer: Peer, ask: int, immediate: bool, now: float) -> None:
         self.shut = True
@@ -92,7 +109,7 @@ class Questions:
         letters: list[list[object]] = []
         size = 0
         for letter in reversed(self._ledger.dead):
-            size += len(letter.body) + sum(map(len, letter.history))
+            size += len(letter.body) + sum(len(line.encode()) for line in (letter.producer, *letter.history))
             if len(letters) == LETTERS_PER_ANSWER or size > LETTER_BYTES_PER_ANSWER:
                 break
             letters.append(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nearfar.errors import ProtocolError
 from nearfar.queues.host.desk import Desk
-from nearfar.queues.host.peers import Peer
+from nearfar.queues.host.peers import MOST_ROUNDS, Peer
 from nearfar.queues.wire import Kind
 
 PATIENCE = 1.0
@@ -36,13 +37,17 @@ class Rounds:
     def start(self, asker: Peer, then: Then, now: float, *, recall: bool = False) -> None:
         """Ask every other end, then call `then(now)`, unless the asker is gone by that time.
 
-        With `recall` they also return the room and the items that lie unused with them.
+        With `recall` they also return the room and the items that lie unused with them. Raises
+        `ProtocolError` for an asker that asks too much at a time.
         """
+        if asker.rounds >= MOST_ROUNDS:
+            raise ProtocolError(f"{asker.uid} asks more than {MOST_ROUNDS} things at a time")
         others = [p for p in self._desk.peers.values() if p is not asker and (p.produces or p.consumes)]
         self._last += 1
         for other in others:
             self._desk.send(other, Kind.SYNC, self._last, recall, now=now)
         if others:
+            asker.rounds += 1
             missing = {other.session for other in others}
             self._rounds[self._last] = Round(asker, missing, then, now + PATIENCE)
         else:
@@ -72,5 +77,6 @@ class Rounds:
 
     def _finish(self, number: int, now: float) -> None:
         over = self._rounds.pop(number)
+        over.asker.rounds -= 1
         if self._desk.peers.get(over.asker.session) is over.asker:
             over.then(now)

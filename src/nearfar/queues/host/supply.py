@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nearfar.errors import ProtocolError
 from nearfar.queues.host.desk import Desk
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.peers import Peer
@@ -10,6 +11,8 @@ from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.wire import Kind, Message, share_of_answers
 
 NEWS_PER_MESSAGE = 1000
+MOST_PRODUCERS = 10_000
+"""Producers that the ledger remembers: when there are more, it forgets some of those that have left."""
 
 
 class Supply:
@@ -26,6 +29,7 @@ class Supply:
     def join(self, peer: Peer, *, helper: bool) -> None:
         """A session begins to put."""
         peer.produces = True
+        self._forget_some()
         self._newcomers.append(peer)
         if self._ledger.enter(peer.uid, helper=helper).news:
             self._ledger.newsworthy.add(peer.uid)
@@ -40,9 +44,12 @@ class Supply:
         self._ledger.leave(peer.uid, State.GONE if cleanly else State.LOST)
 
     def put(self, peer: Peer, message: Message, now: float) -> None:
+        """Raises `ProtocolError` for items that nobody granted room for."""
         first, count, to = message.fields
         if peer.produces:
-            self._ledger.store(peer.uid, first, count, message.body or b"", to)
+            body = message.body or b""
+            self._check_room(peer, count, len(body))
+            self._ledger.store(peer.uid, first, count, body, to)
 
     def need(self, peer: Peer, message: Message, now: float) -> None:
         if not peer.produces:
@@ -98,6 +105,24 @@ class Supply:
                 self._desk.send(peer, Kind.TAGS, tags, now=now)
         self._tags = tags
         self._newcomers.clear()
+
+    def _check_room(self, peer: Peer, count: int, size: int) -> None:
+        ledger = self._ledger
+        items, bytes_ = ledger.producers[peer.uid].granted
+        if (ledger.maxsize or ledger.maxbytes) and count > items:
+            raise ProtocolError(f"{peer.uid} puts {count} items, with room for {items}")
+        if ledger.maxbytes and size > bytes_:
+            raise ProtocolError(f"{peer.uid} puts {size} bytes, with room for {bytes_}")
+
+    def _forget_some(self) -> None:
+        producers = self._ledger.producers
+        if len(producers) < MOST_PRODUCERS:
+            return
+        absent = [each for each in producers.values() if each.state is not State.OPEN]
+        absent.sort(key=lambda each: each.state is State.LOST)  # those may come back
+        for each in absent[: MOST_PRODUCERS // 10]:
+            del producers[each.name]
+            self._ledger.newsworthy.discard(each.name)
 
     def _grantable(self, peer: Peer) -> tuple[int, int]:
         items, size = peer.unmet

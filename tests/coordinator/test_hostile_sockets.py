@@ -1,0 +1,200 @@
+"""A live coordinator with attackers at its door; and agents and clients whose coordinator is none."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+
+from nearfar.coordinator import asking, wire
+from nearfar.coordinator.loop import LoneCoordinator
+from nearfar.coordinator.wire import VERSION, Kind, Message
+from nearfar.errors import CoordinatorLost, QueueLost
+from nearfar.net import sockets
+from nearfar.net.addresses import Address
+from nearfar.pool.pool import Pool
+from nearfar.queues.far import FarQueue
+from nearfar.worker.loop import Agent
+from tests.coordinator.hostile import Hostile
+from tests.coordinator.test_loop import Hired, Running
+from tests.support.hostile import announce, memory, raw, rubbish
+from tests.support.pool_client import PoolClient
+
+HERE = Address.parse("tcp://127.0.0.1:*")
+
+
+@contextmanager
+def coordinating() -> Iterator[LoneCoordinator]:
+    coordinator = LoneCoordinator(HERE, lease=5.0)
+    try:
+        yield coordinator
+    finally:
+        coordinator.stop(0)
+        assert coordinator.join(10)
+
+
+def test_honest_peers_go_on_while_rubbish_comes(caplog: pytest.LogCaptureFixture) -> None:
+    random = Random(6)
+    hostile = Hostile(random, works=False)
+
+    def real() -> list[bytes]:
+        return [bytes(frame) for frame in wire.pack(*hostile.word()[1])]
+
+    with coordinating() as coordinator:
+        agent = Running(coordinator.address)
+        client = PoolClient(str(coordinator.address))
+        address = str(coordinator.address)
+        try:
+            with (
+                raw(zmq.DEALER, address, identity=b"evil-1.secret.1") as evil,
+                raw(zmq.DEALER, address) as nameless,
+                raw(zmq.PUSH, address) as wrong,
+            ):
+                numbers = []
+                for turn, frames in enumerate(rubbish(real, random, 300)):
+                    evil.send_multipart(frames)
+                    nameless.send_multipart(frames)
+                    if turn < 20:
+                        wrong.setsockopt(zmq.SNDTIMEO, 0)
+                        try_to_send(wrong, frames)
+                    numbers += client.submit(b"%d" % turn)
+                assert client.until(client.done)
+                assert [client.outcomes[number][1] for number in numbers] == [
+                    (b"%d" % turn)[::-1] for turn in range(len(numbers))
+                ]
+                status = asking.ask(coordinator.address, 5.0)
+                assert status.counts["malformed"] > 400
+        finally:
+            client.close()
+            agent.end()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    said = [record.getMessage() for record in caplog.records]
+    assert all(line.isprintable() for line in said) and len(said) < 60
+
+
+def try_to_send(wrong: zmq.Socket[bytes], frames: list[bytes]) -> None:
+    with contextlib.suppress(zmq.Again):  # cut off
+        wrong.send_multipart(frames)
+
+
+@pytest.mark.parametrize("size", [1 << 62, (1 << 31) + 1])
+def test_a_frame_too_large_is_not_even_begun(size: int) -> None:
+    with coordinating() as coordinator:
+        before = memory()
+        announce(coordinator.address.port, b"DEALER", size)
+        assert memory() - before < 50 << 20
+        assert asking.ask(coordinator.address, 5.0).counts["agents"] == 0
+
+
+def test_a_large_frame_that_is_announced_takes_no_memory_before_it_comes() -> None:
+    """Given the largest frame that may come, and a thousand bytes of it, I expect no more than those to be
+    kept; here `announce` is let wait in vain, as the connection is a good one."""
+    with coordinating() as coordinator:
+        before = memory()
+        with pytest.raises(TimeoutError):
+            announce(coordinator.address.port, b"DEALER", 1 << 30, patience=0.5)
+        assert memory() - before < 50 << 20
+
+
+# -- who calls at the wrong door, or in another version ------------------------------------------------
+
+
+def test_an_agent_of_another_version_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with coordinating() as coordinator:
+        monkeypatch.setattr("nearfar.coordinator.calling.VERSION", VERSION + 1)
+        hired = Hired(1)
+        with pytest.raises(
+            CoordinatorLost, match=f"speaks version {VERSION} .* this peer version {VERSION + 1}"
+        ):
+            Agent(coordinator.address, hired, 1, wait=20.0).run()
+
+
+def test_an_end_of_a_queue_that_calls_at_a_pool_is_told_so() -> None:
+    with coordinating() as coordinator, FarQueue.connect(str(coordinator.address), wait=20.0) as queue:
+        queue.cancel_join_thread()
+        with pytest.raises(QueueLost, match="there is a pool here"):
+            queue.put(1)
+
+
+def test_an_agent_that_calls_at_a_queue_is_told_so() -> None:
+    with (
+        FarQueue(0, "tcp://127.0.0.1:*") as queue,
+        pytest.raises(CoordinatorLost, match="there is a queue here"),
+    ):
+        Agent(Address.parse(queue.address), Hired(1), 1, wait=20.0).run()
+
+
+# -- a coordinator that is none ------------------------------------------------------------------------
+
+FACTS = {"epoch": "e", "lease": 10, "workers": 1}
+
+
+def serve(host: zmq.Socket[bytes], words: list[list[bytes]]) -> None:
+    """Greet who calls, wait for its first word, and say `words`."""
+    assert host.poll(10_000)
+    session, *_ = host.recv_multipart()
+    host.send_multipart([session, msgpack.packb([Kind.WELCOME, 0, 0, session.decode(), FACTS])])
+    for frames in words:
+        host.send_multipart([session, *frames])
+
+
+def words_of(kind: Kind, *fields: Any, number: int = 1, rows: Any = None) -> list[bytes]:
+    return [bytes(frame) for frame in wire.pack(number, 0, Message(kind, fields, rows))]
+
+
+@contextmanager
+def impostor(words: list[list[bytes]]) -> Iterator[Address]:
+    with sockets.context().socket(zmq.ROUTER) as host, ThreadPoolExecutor(1) as pool:
+        host.setsockopt(zmq.LINGER, 0)
+        port = host.bind_to_random_port("tcp://127.0.0.1")
+        served = pool.submit(serve, host, words)
+        yield Address.parse(f"tcp://127.0.0.1:{port}")
+        served.result(10)
+
+
+def test_an_agent_and_a_client_outlive_rubbish_from_their_coordinator() -> None:
+    random = Random(7)
+    junk = list(rubbish(lambda: words_of(Kind.RETIRE, "a/0.1"), random, 60))
+    end = words_of(Kind.REFUSED, "go\nhome\x1b[2J", number=0)
+    with impostor([*junk, end]) as address, pytest.raises(CoordinatorLost, match=r"go\\nhome\\x1b"):
+        Agent(address, Hired(1), 1, wait=20.0).run()
+    with impostor([*junk, end]) as address, Pool.connect(str(address)) as pool:
+        with pytest.raises(Exception, match=r"the coordinator refused: go\\nhome\\x1b"):
+            pool.apply(abs, (-1,))
+        pool.terminate()
+
+
+def test_a_status_cannot_write_on_a_terminal() -> None:
+    row = ("agent/0.1", "ho\x1b[2Jst", 1, 0, "m:f\nforged", 0.0)
+    status = words_of(Kind.STATUS, {"agents": 1}, number=0, rows=[row])
+    with impostor([status]) as address:
+        (worker,) = asking.ask(address, 10.0).workers
+    assert (worker.host, worker.runs) == ("ho\\x1b[2Jst", "m:f\\nforged")
+
+
+def test_an_agent_leaves_a_coordinator_that_cannot_be_right() -> None:
+    """Given a batch of two functions, or of none, which no coordinator gives, I expect it to say so."""
+
+    class Named(Agent):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._machine.came("0.1", 1, 0.0)
+            self.worker = f"{self.name}/0.1"
+
+    for rows in ([], [(1, 0, b"m:f", b"", []), (2, 0, b"m:g", b"", [])]):
+        with sockets.context().socket(zmq.ROUTER) as host, ThreadPoolExecutor(1) as pool:
+            host.setsockopt(zmq.LINGER, 0)
+            port = host.bind_to_random_port("tcp://127.0.0.1")
+            agent = Named(Address.parse(f"tcp://127.0.0.1:{port}"), Hired(1), 1, wait=20.0)
+            served = pool.submit(serve, host, [words_of(Kind.WORK, agent.worker, "client", rows=rows)])
+            with pytest.raises(CoordinatorLost, match="it broke the protocol"):
+                agent.run()
+            served.result(10)
