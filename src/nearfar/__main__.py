@@ -17,6 +17,7 @@ PROGRAMS = {
     "coordinator": "coordinate a pool by itself",
     "worker": "join a pool with this machine's processes",
     "gallery": "serve drawn images over HTTP, to try things on",
+    "contrast": "measure queues and pools, and what faults cost, on this machine",
     "demo": "show all of it on this machine, in under a minute",
 }
 

@@ -1,0 +1,21 @@
+"""The transports that are compared, by name."""
+
+from __future__ import annotations
+
+from nearfar.contrast.names import FAR_IPC, FAR_TCP, NEAR, QUEUE, RAW
+from nearfar.contrast.transports.base import Transport
+from nearfar.contrast.transports.far import open_ipc, open_tcp
+from nearfar.contrast.transports.near import open_near
+from nearfar.contrast.transports.raw import open_raw
+from nearfar.contrast.transports.standard import open_standard
+
+TRANSPORTS = {
+    each.name: each
+    for each in (
+        Transport(QUEUE, open_standard),
+        Transport(RAW, open_raw),
+        Transport(NEAR, open_near),
+        Transport(FAR_IPC, open_ipc, hosted=True),
+        Transport(FAR_TCP, open_tcp, hosted=True),
+    )
+}
