@@ -30,6 +30,9 @@ class Diary:
     def write(self, number: int) -> None:
         os.write(self._file, RECORD.pack(number, time.monotonic()))
 
+    def close(self) -> None:
+        os.close(self._file)
+
 
 def read(path: Path) -> list[Entry]:
     """All entries so far; none if the diary was not begun."""

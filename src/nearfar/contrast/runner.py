@@ -23,6 +23,7 @@ from typing import Any, Self
 from nearfar.contrast.jobs import Batch, Job
 from nearfar.contrast.settings import Settings
 from nearfar.contrast.stage import RESULT
+from nearfar.demo.commands import postponed_signals
 from nearfar.worker.life import lifeline
 
 GRACE = 2.0
@@ -81,7 +82,10 @@ class Stage:
 
 
 class Runner:
-    """Use it as a context manager; leaving it kills what still runs."""
+    """Use it as a context manager, in the main thread; leaving it kills what still runs.
+
+    If it is itself killed, the kernel kills its stages; their temporary folders stay.
+    """
 
     def __init__(self, settings: Settings, note: Callable[[Outcome], None]) -> None:
         """`note` is told each outcome as it comes."""
@@ -95,13 +99,15 @@ class Runner:
         outcomes = []
         while waiting or self._running:
             while waiting and len(self._running) < batch.width:
-                self._running.append(self._start(waiting.popleft()))
+                with postponed_signals():  # or one would fall between a process and the note of it
+                    self._running.append(self._start(waiting.popleft()))
             select.select([stage.ended for stage in self._running], [], [], LOOK_EVERY)
             now = time.monotonic()
             for stage in [stage for stage in self._running if stage.look(now)]:
                 outcomes.append(stage.outcome(self._settings.limit))
-                self._running.remove(stage)
-                stage.clear()
+                with postponed_signals():
+                    self._running.remove(stage)
+                    stage.clear()
                 self._note(outcomes[-1])
         return outcomes
 
@@ -133,5 +139,6 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._running:
-            self._running.pop().clear()
+        with postponed_signals():
+            while self._running:
+                self._running.pop().clear()

@@ -57,8 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
     parser = argparse.ArgumentParser(
         "nearfar contrast",
-        description="The same work and the same faults over multiprocessing, bare ZeroMQ and nearfar, measured on"
-        " this machine: a table here, and a page with charts.",
+        description="The same work and the same faults over multiprocessing, bare ZeroMQ and nearfar,"
+        " measured on this machine: a table here, and a page with charts.",
     )
     add = parser.add_argument
     add(

@@ -60,7 +60,7 @@ def setting(document: Document) -> list[tuple[str, str]]:
             f"nearfar {machine['nearfar']}, pyzmq {machine['pyzmq']}, libzmq {machine['libzmq']},"
             f" msgpack {machine['msgpack']}",
         ),
-        ("rounds", f"{settings['rounds']} of what is timed, {settings['trials']} of each fault"),
+        ("rounds and trials", f"{settings['rounds']} of what is timed, {settings['trials']} of each fault"),
         ("load", f"{machine['load']} in the last minute, the contrast included"),
         (
             "measured",

@@ -21,7 +21,7 @@ def section(gathered: Gathered) -> Section | None:
     names = [name for name in STORIES if gathered.has("faults", name)]
     if not names:
         return None
-    groups = [Group(f"{name}: {STORIES[name].says}", rows_of(gathered, name)) for name in names]
+    groups = [Group(name, rows_of(gathered, name), STORIES[name].says) for name in names]
     figure = Figure(
         "Where the items are after a fault",
         "Numbered items from one producer through a queue of at most 1,000 to two consumers that work half a"

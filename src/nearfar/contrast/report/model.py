@@ -45,6 +45,8 @@ class Row:
 class Group:
     title: str
     rows: Sequence[Row]
+    text: str = ""
+    """A line below the title."""
 
 
 @dataclass(frozen=True, slots=True)

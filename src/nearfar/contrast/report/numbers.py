@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+Say = Callable[[float], str]
+
 
 def plain(value: float) -> str:
     """Three digits that count: ``1,234,000``, ``28.3``, ``0.0123``."""

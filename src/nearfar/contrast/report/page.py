@@ -35,7 +35,10 @@ def page(report: Report) -> str:
 
 
 def head(report: Report) -> Iterator[str]:
-    machine = " · ".join(value for what, value in report.setting if what in ("machine", "Python", "rounds"))
+    shown = {
+        what: value for what, value in report.setting if what in ("machine", "Python", "rounds and trials")
+    }
+    machine = f"{shown['machine']} · {shown['Python']} · rounds and trials: {shown['rounds and trials']}"
     yield (
         "<header><p class='eyebrow'>nearfar contrast</p><h1>What a queue or a pool costs, near and far,"
         f" and what a fault costs</h1><p class='setting'>{escape(machine)}</p></header>"

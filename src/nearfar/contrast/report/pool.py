@@ -45,7 +45,7 @@ def deaths(gathered: Gathered) -> Iterator[Figure]:
             often = sum(bool(trial["hung"] or trial["failed"]) for trial in trials)
             counts = [f"{bad[each]:,}" for each in ("tasks", *FATES)]
             table.append([f"{name}: {pool}", *counts, bad["error"] or "-", f"{often} of {len(trials)}"])
-        groups.append(Group(f"{name}: {DEATHS[name][0]}", rows))
+        groups.append(Group(name, rows, DEATHS[name][0]))
     if groups:
         yield Figure(
             "What becomes of the tasks when a worker is killed",
@@ -63,7 +63,7 @@ def rates(gathered: Gathered) -> Iterator[Figure]:
         found = {name: gathered.spread("pool", "speed", name, entry(key)) for name in POOLS}
         ideal = found[POOL]
         if any(found.values()):
-            head = f"{title} · {POOL}: {numbers.rate(ideal.median)}" if ideal else title
+            head = f"{POOL}: {numbers.rate(ideal.median)}" if ideal else ""
             rows = [
                 ratio_row(
                     name,
@@ -73,7 +73,7 @@ def rates(gathered: Gathered) -> Iterator[Figure]:
                 )
                 for name in POOLS[1:]
             ]
-            groups.append(Group(head, rows))
+            groups.append(Group(title, rows, head))
             table.append([title, *(value_cell(found[name], numbers.scaled) for name in POOLS)])
     if groups:
         yield Figure(

@@ -77,7 +77,7 @@ def group(gathered: Gathered, way: str, size: int) -> Group:
     """All but the yardstick, which is the axis."""
     pick = partial(pick_rate, way, size)
     ideal = gathered.spread("queue", "throughput", QUEUE, pick)
-    title = numbers.bytes_of(size) + (f" · {QUEUE}: {numbers.rate(ideal.median)}" if ideal else "")
+    text = f"{QUEUE}: {numbers.rate(ideal.median)}" if ideal else ""
     rows = [
         ratio_row(
             name,
@@ -87,7 +87,7 @@ def group(gathered: Gathered, way: str, size: int) -> Group:
         )
         for name in QUEUES[1:]
     ]
-    return Group(title, rows)
+    return Group(numbers.bytes_of(size), rows, text)
 
 
 def cell(gathered: Gathered, way: str, size: int, name: str) -> str:

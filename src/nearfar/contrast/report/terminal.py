@@ -27,7 +27,7 @@ def lines(report: Report) -> Iterator[str]:
         yield fill(f"no result: {trouble}", WIDTH, initial_indent="! ", subsequent_indent="  ")
     yield ""
     for what, value in report.setting:
-        yield f"{what + ':':<10} {value}"
+        yield f"{what + ':':<18} {value}"
 
 
 def columns(table: Table) -> list[str]:

@@ -12,8 +12,8 @@ from nearfar.contrast.report.model import Bars, Group, Row
 NARROW = 480.0
 """A sheet below this width is narrow."""
 BAR = 13.0
-TITLE = 26.0
-GAP = 12.0
+LINE = 17.0
+GAP = 14.0
 LEAST = 3.0
 """Of a piece that is more than nothing."""
 
@@ -45,7 +45,7 @@ def lay_out(bars: Bars, width: float) -> Layout:
         return Layout(8.0, width - 14.0, 38.0, stacked=True)
     names = max((width_of(row.name, 13.0) for row in rows), default=0.0)
     words = max((width_of(row.said, 13.0) for row in rows), default=0.0)
-    return Layout(names + 10.0, width - words - 12.0, 22.0, stacked=False)
+    return Layout(names + 10.0, width - words - 14.0, 22.0, stacked=False)
 
 
 def scale_of(bars: Bars, layout: Layout) -> Scale:
@@ -58,17 +58,18 @@ def scale_of(bars: Bars, layout: Layout) -> Scale:
 
 def draw_group(sheet: Sheet, bars: Bars, group: Group, layout: Layout, scale: Scale, top: float) -> float:
     """Returns where the next one may begin."""
-    if group.title:
-        for line in wrapped(group.title, sheet.width, 13.0):
-            sheet.text(0, top + 8, line, "group")
-            top += 18.0
-        top += TITLE - 18.0
-    first = top
+    for words, kind in ((group.title, "group"), (group.text, "soft")):
+        for line in wrapped(words, sheet.width, 13.0) if words else ():
+            sheet.text(0, top + 8, line, kind)
+            top += LINE
+    top += GAP / 2
+    origin = scale(bars.origin)
     for row in group.rows:
         draw_row(sheet, bars, row, layout, scale, top)
+        bar = top + bar_offset(layout)
+        # From bar to bar where nothing stands between them; words would be struck through.
+        sheet.line((origin, bar - 4), (origin, bar + BAR + (4 if layout.stacked else 5)), "origin")
         top += layout.row
-    origin = scale(bars.origin)
-    sheet.line((origin, first - 2), (origin, top - layout.row + bar_offset(layout) + BAR + 2), "origin")
     return top + GAP
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+from nearfar.contrast.report.charts.bars import NARROW
 from nearfar.contrast.report.charts.scale import Scale, around
 from nearfar.contrast.report.charts.sheet import Sheet, width_of
 from nearfar.contrast.report.model import Curve, Curves
@@ -12,7 +13,7 @@ from nearfar.contrast.report.model import Curve, Curves
 HEIGHT = 300.0
 LINE = 17.0
 """Between two names."""
-SHOWN = (10.0, 50.0, 90.0, 99.0, 99.9)
+SHOWN = (50.0, 90.0, 99.0, 99.9)
 """Percentiles that are named on the axis and have dots."""
 
 
@@ -23,20 +24,28 @@ def nines(percentile: float) -> float:
 
 def draw_curves(curves: Curves, width: float) -> Sheet:
     sheet = Sheet(width)
-    words = max(width_of(curve.name, 13.0) for curve in curves.curves)
+    stacked = width < NARROW
+    words = (
+        width_of("99.9%", 11.5) / 2 - 10.0
+        if stacked
+        else max(width_of(curve.name, 13.0) for curve in curves.curves) + 10.0
+    )
     values = [value for curve in curves.curves for _, value in curve.points]
     least, most = around(values, log=True, origin=values[0])
     up = Scale(least, most, HEIGHT, 14.0, log=True)
     ticks = [(tick, curves.tick(tick)) for tick in up.ticks(7)]
     margin = max(width_of(said, 11.5) for _, said in ticks) + 12.0
-    across = Scale(0.0, nines(99.9), margin, width - words - 24.0)
+    across = Scale(0.0, nines(99.9), margin, width - words - 14.0)
     for tick, said in ticks:
         sheet.line((margin, up(tick)), (across.end, up(tick)), "grid")
         sheet.text(margin - 8, up(tick), said, "tick", size=11.5, anchor="end")
     draw_percentiles(sheet, across)
     for curve in curves.curves:
         draw_curve(sheet, curve, curves, across, up)
-    draw_names(sheet, curves, across.end, up)
+    if stacked:
+        list_names(sheet, curves)
+    else:
+        draw_names(sheet, curves, across.end, up)
     return sheet
 
 
@@ -62,6 +71,15 @@ def draw_names(sheet: Sheet, curves: Curves, end: float, up: Scale) -> None:
     for curve, at, place in zip(curves.curves, ends, apart(ends, LINE, 8.0, HEIGHT), strict=True):
         sheet.line((end + 4, at), (end + 16, place), f"leader {curve.kind}")
         sheet.text(end + 20, place, curve.name)
+
+
+def list_names(sheet: Sheet, curves: Curves) -> None:
+    """Below the axis, in the order in which the curves end, from above."""
+    ordered = sorted(curves.curves, key=lambda curve: -curve.points[-1][1])
+    for index, curve in enumerate(ordered):
+        y = HEIGHT + 42.0 + index * LINE
+        sheet.line((8, y), (28, y), f"curve {curve.kind}")
+        sheet.text(36, y, curve.name)
 
 
 def apart(places: list[float], least: float, top: float, bottom: float) -> list[float]:

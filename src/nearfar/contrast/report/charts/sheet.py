@@ -12,7 +12,7 @@ WIDE_LETTERS = frozenset("mwMWQOGD@%")
 def width_of(text: str, size: float) -> float:
     """About how wide `text` is in a system's sans serif; rather too wide."""
     units = sum(
-        0.34 if letter in NARROW_LETTERS else 0.9 if letter in WIDE_LETTERS else 0.6 for letter in text
+        0.4 if letter in NARROW_LETTERS else 0.95 if letter in WIDE_LETTERS else 0.64 for letter in text
     )
     return units * size
 
