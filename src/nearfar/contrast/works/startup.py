@@ -35,19 +35,19 @@ def put(q):
 )
 
 _RAW = """
-import multiprocessing, sys, time
+import multiprocessing, time
 import zmq
+inbox = zmq.Context().socket(zmq.PULL)
+def bind():
+    return f"tcp://127.0.0.1:{inbox.bind_to_random_port('tcp://127.0.0.1')}"
 def put(address):
-    socket = zmq.Context.instance().socket(zmq.PUSH)
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
     socket.connect(address)
     socket.send(b"first")
     socket.close()
-    zmq.Context.instance().term()  # or it is lost with the process, which does not linger
-def get(address):
-    socket = zmq.Context.instance().socket(zmq.PULL)
-    socket.bind(address)
-    socket.recv()
-""" + _MAIN.format(make="'ipc://' + sys.argv[1] + '/first'", get="get(q)")
+    context.term()  # or it is lost with the process, which does not linger
+""" + _MAIN.format(make="bind()", get="inbox.recv()")
 
 
 def _ours(make: str) -> str:
