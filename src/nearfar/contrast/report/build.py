@@ -18,6 +18,8 @@ METHODS = (
     " cannot express.",
     "An item counts as received once its consumer has written down that it was handled; as sent once its put"
     " has returned. So one whose consumer dies between handling and saying so may come again: twice.",
+    "A far queue keeps what live producers put. What a killed producer had put and not yet sent is gone, as"
+    " over every other transport: of items put in a burst, that may be a few.",
     "The far queue runs with a lease of 1 s instead of 10, so that a frozen consumer's story is short."
     " PUSH/PULL has as high-water mark the bound of the others, at both ends.",
     "Whatever hangs is killed when its time is over, and is reported as stuck.",

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from nearfar.contrast.names import QUEUES
 from nearfar.contrast.report import numbers
 from nearfar.contrast.report.gather import Gathered, entry
-from nearfar.contrast.report.model import KINDS, Bars, Figure, Group, Piece, Row, Section, Table
-from nearfar.contrast.report.shared import value_cell, worst
+from nearfar.contrast.report.model import Bars, Figure, Group, Piece, Row, Section, Table
+from nearfar.contrast.report.shared import spread_row, value_cell, worst
 
 FATES = {"good": "saved, and right", "torn": "cut short under its final name", "missing": "not there"}
 BAD = ("torn", "missing")
@@ -31,7 +31,7 @@ def speed(gathered: Gathered) -> Iterator[Figure]:
         found = gathered.spread("download", "getfile", name, entry("rate"))
         if found:
             said = f"{numbers.plain(found.median)} files/s"
-            rows.append(Row(name, [Piece(found.median, KINDS[name])], said, found.low, found.high))
+            rows.append(spread_row(name, found, said))
             good = [result["good"] for result in gathered.of("download", "getfile", name).values()]
             table.append([name, value_cell(found, numbers.plain), f"{min(good):,}"])
     if rows:

@@ -8,9 +8,9 @@ from nearfar.contrast.names import POOL, POOLS
 from nearfar.contrast.pools.deaths import DEATHS
 from nearfar.contrast.report import numbers
 from nearfar.contrast.report.gather import Gathered, entry
-from nearfar.contrast.report.model import KINDS, Bars, Curves, Figure, Group, Piece, Row, Section, Table
+from nearfar.contrast.report.model import Bars, Curves, Figure, Group, Piece, Row, Section, Table
 from nearfar.contrast.report.queue import percentile_table
-from nearfar.contrast.report.shared import RATIO_TEXT, curves_of, ratio_row, value_cell
+from nearfar.contrast.report.shared import RATIO_TEXT, curves_of, milliseconds, ratio_row, value_cell
 
 RATES = {"singly": "tasks submitted one by one", "map": "map over a list of numbers, default chunks"}
 FATES = {"answered": "answered", "failed": "failed with an error", "hung": "never answered"}
@@ -96,13 +96,9 @@ def latency(gathered: Gathered) -> Iterator[Figure]:
 
 
 def start(gathered: Gathered) -> Iterator[Figure]:
-    rows, table = [], []
-    for name in POOLS:
-        found = gathered.spread("pool", "speed", name, entry("start"))
-        if found:
-            said = f"{found.median:,.0f} ms"
-            rows.append(Row(name, [Piece(found.median, KINDS[name])], said, found.low, found.high))
-            table.append([name, said, f"{found.low:,.0f}-{found.high:,.0f} ms"])
+    rows, table = milliseconds(
+        {name: gathered.spread("pool", "speed", name, entry("start")) for name in POOLS}
+    )
     if rows:
         yield Figure(
             "Opening to first answer",

@@ -10,7 +10,6 @@ from nearfar.contrast.names import QUEUE, QUEUES
 from nearfar.contrast.report import numbers
 from nearfar.contrast.report.gather import Gathered, entry
 from nearfar.contrast.report.model import (
-    KINDS,
     Bars,
     Curve,
     Curves,
@@ -21,7 +20,7 @@ from nearfar.contrast.report.model import (
     Section,
     Table,
 )
-from nearfar.contrast.report.shared import RATIO_TEXT, curves_of, ratio_row, value_cell
+from nearfar.contrast.report.shared import RATIO_TEXT, curves_of, milliseconds, ratio_row, value_cell
 
 TITLES = {
     "singly": "Items put one by one",
@@ -138,19 +137,18 @@ def memory(gathered: Gathered) -> Iterator[Figure]:
 
 
 def startup(gathered: Gathered) -> Iterator[Figure]:
-    rows, table = [], []
-    for name in QUEUES:
-        found = gathered.spread("queue", "start-up", name, entry("milliseconds"))
-        bare = gathered.spread("queue", "start-up", name, entry("interpreter"))
-        if found and bare:
-            said = f"{found.median:,.0f} ms"
-            rows.append(Row(name, [Piece(found.median, KINDS[name])], said, found.low, found.high))
-            table.append([name, said, f"{found.low:,.0f}-{found.high:,.0f} ms", f"{bare.median:,.0f} ms"])
+    where = ("queue", "start-up")
+    rows, table = milliseconds(
+        {name: gathered.spread(*where, name, entry("milliseconds")) for name in QUEUES}
+    )
+    for line in table:
+        bare = gathered.spread(*where, line[0], entry("interpreter"))
+        line.append(f"{bare.median:,.0f} ms" if bare else "-")
     if rows:
         yield Figure(
             "Start to first item",
-            "From starting an interpreter on the shortest program that does it, imports and all, to the"
-            " first item in another process.",
+            "From starting an interpreter on the shortest program that does it, imports and all, to the first"
+            " item in another process.",
             Bars([Group("", rows)], lambda value: f"{value:,.0f} ms"),
             Table(["", "median", "rounds from-to", "of it, the bare interpreter"], table),
         )

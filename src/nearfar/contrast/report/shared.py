@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from nearfar.contrast.quantiles import POINTS, Spread
@@ -22,6 +22,22 @@ def ratio_row(name: str, ratio: Spread | None, value: Spread | None, say: Say) -
         return Row(name, [], "no result")
     said = f"{numbers.ratio(ratio.median)} · {say(value.median)}"
     return Row(name, [Piece(ratio.median, KINDS[name])], said, ratio.low, ratio.high)
+
+
+def spread_row(name: str, found: Spread, said: str) -> Row:
+    """A bar of the median, with its rounds."""
+    return Row(name, [Piece(found.median, KINDS[name])], said, found.low, found.high)
+
+
+def milliseconds(found: Mapping[str, Spread | None]) -> tuple[list[Row], list[list[str]]]:
+    """Bars and lines of a table for whoever has a result."""
+    rows, table = [], []
+    for name, each in found.items():
+        if each:
+            said = f"{each.median:,.0f} ms"
+            rows.append(spread_row(name, each, said))
+            table.append([name, said, f"{each.low:,.0f}-{each.high:,.0f} ms"])
+    return rows, table
 
 
 def value_cell(value: Spread | None, say: Say) -> str:

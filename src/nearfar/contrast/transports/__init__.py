@@ -5,9 +5,8 @@ from __future__ import annotations
 from nearfar.contrast.names import FAR_IPC, FAR_TCP, NEAR, QUEUE, RAW
 from nearfar.contrast.transports.base import Transport
 from nearfar.contrast.transports.far import open_ipc, open_tcp
-from nearfar.contrast.transports.near import open_near
+from nearfar.contrast.transports.inherited import open_near, open_standard
 from nearfar.contrast.transports.raw import open_raw
-from nearfar.contrast.transports.standard import open_standard
 
 TRANSPORTS = {
     each.name: each

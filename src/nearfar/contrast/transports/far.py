@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nearfar.contrast.settings import LEASE
 from nearfar.contrast.transports.base import FORK, Link
-from nearfar.contrast.transports.ours import OurEnd
+from nearfar.contrast.transports.ends import QueueEnd
 from nearfar.queues.far import FarQueue
 
 PATIENCE = 20.0
@@ -42,11 +42,11 @@ class FarLink(Link):
     def host(self) -> int | None:
         return self._host.pid
 
-    def producer(self) -> OurEnd:
-        return OurEnd(FarQueue.connect(self._address, wait=PATIENCE))
+    def producer(self) -> QueueEnd:
+        return QueueEnd(FarQueue.connect(self._address, wait=PATIENCE))
 
-    def consumer(self) -> OurEnd:
-        return OurEnd(FarQueue.connect(self._address, wait=PATIENCE))
+    def consumer(self) -> QueueEnd:
+        return QueueEnd(FarQueue.connect(self._address, wait=PATIENCE))
 
     def size(self) -> int | None:
         with FarQueue.connect(self._address, wait=PATIENCE) as queue:

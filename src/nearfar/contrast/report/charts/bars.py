@@ -67,8 +67,9 @@ def draw_group(sheet: Sheet, bars: Bars, group: Group, layout: Layout, scale: Sc
     for row in group.rows:
         draw_row(sheet, bars, row, layout, scale, top)
         bar = top + bar_offset(layout)
-        # From bar to bar where nothing stands between them; words would be struck through.
-        sheet.line((origin, bar - 4), (origin, bar + BAR + (4 if layout.stacked else 5)), "origin")
+        # From bar to bar where nothing stands between them: words would be struck through.
+        beyond = 2.0 if layout.stacked else 5.0
+        sheet.line((origin, bar - beyond), (origin, bar + BAR + beyond), "origin")
         top += layout.row
     return top + GAP
 
