@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearfar.contrast import names
-from nearfar.contrast.jobs import PARTS, Job, plan
+from nearfar.contrast.job import Job
+from nearfar.contrast.jobs import PARTS, plan
 from nearfar.contrast.quantiles import percentiles
 from nearfar.contrast.results import document
 from nearfar.contrast.runner import Outcome
-from nearfar.contrast.settings import QUICK
+from nearfar.contrast.settings import QUICK, Settings
 
 PACE = {
     names.QUEUE: 1.0,
@@ -26,13 +27,14 @@ LOSSES = {names.QUEUE: (1, 0), names.RAW: (889, 0), names.NEAR: (0, 1000), names
 """Lost and stuck, of 2,000."""
 
 
-def outcomes(parts: Sequence[str] = PARTS) -> list[Outcome]:
-    return [Outcome(job, made_up(job)) for batch in plan(parts, QUICK) for job in batch.jobs]
+def outcomes(parts: Sequence[str] = PARTS, settings: Settings = QUICK) -> list[Outcome]:
+    return [Outcome(job, made_up(job)) for batch in plan(parts, settings) for job in batch.jobs]
 
 
 def sample(parts: Sequence[str] = PARTS, *, extra: Sequence[Outcome] = ()) -> dict[str, Any]:
     """As `results.document` makes it."""
-    return document(QUICK, [*outcomes(parts), *extra], took=42.0)
+    all_outcomes = [*outcomes(parts), *extra]
+    return document(QUICK, all_outcomes, planned=len(all_outcomes), took=42.0)
 
 
 def made_up(job: Job) -> Any:

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from nearfar.contrast import names
-from nearfar.contrast.jobs import PARTS, Job
+from nearfar.contrast.job import Job
+from nearfar.contrast.jobs import PARTS
 from nearfar.contrast.quantiles import POINTS, percentiles, ratios, spread
 from nearfar.contrast.report import numbers
 from nearfar.contrast.report.build import build

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from nearfar.contrast import names
-from nearfar.contrast.jobs import Batch, Job
+from nearfar.contrast.job import Job
+from nearfar.contrast.jobs import Batch
 from nearfar.contrast.runner import Outcome, Runner
 from nearfar.contrast.settings import QUICK
 from tests.support.shell import alive
 from tests.support.waiting import eventually
 
-ENDLESS = replace(QUICK, trips=10**9, limit=1.5)
+ENDLESS = replace(QUICK, trips=10**9, limit=50.0)
 TRIPS = Job("queue", "latency", names.FAR_IPC, 0)
 RUNNER = """
 import sys, threading
@@ -54,10 +55,11 @@ def test_what_does_not_end_is_stuck_and_none_of_its_processes_lives_on() -> None
     with Runner(ENDLESS, lambda outcome: None) as runner:
         stage = runner._start(TRIPS)
         runner._running.append(stage)
-        assert eventually(lambda: len(of_group(stage.process.pid)) == 5, 20.0)
+        assert eventually(lambda: len(of_group(stage.process.pid)) == 5, 30.0)
+        stage.until = 0.0  # its time is over
         [outcome] = runner.run(Batch([]))
-    assert outcome.trouble == "stuck for 1.5 s"
-    assert of_group(stage.process.pid) == []
+    assert outcome.trouble == "stuck for 50 s"
+    assert eventually(lambda: not of_group(stage.process.pid))
     assert not stage.folder.exists()
 
 
@@ -71,8 +73,8 @@ def test_leaving_early_kills_what_runs() -> None:
     with Runner(ENDLESS, print) as runner:
         stage = runner._start(TRIPS)
         runner._running.append(stage)
-        assert eventually(lambda: len(of_group(stage.process.pid)) > 1, 20.0)
-    assert of_group(stage.process.pid) == []
+        assert eventually(lambda: len(of_group(stage.process.pid)) > 1, 30.0)
+    assert eventually(lambda: not of_group(stage.process.pid))
 
 
 def test_stages_end_with_a_runner_that_is_killed() -> None:
@@ -83,7 +85,7 @@ def test_stages_end_with_a_runner_that_is_killed() -> None:
         assert program.stdout is not None
         number, folder = program.stdout.readline().split()
         leader = int(number)
-        assert eventually(lambda: len(of_group(leader)) == 5, 20.0)
+        assert eventually(lambda: len(of_group(leader)) == 5, 30.0)
         members = of_group(leader)
         os.kill(program.pid, signal.SIGKILL)
     assert eventually(lambda: not any(map(alive, members)))

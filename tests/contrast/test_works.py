@@ -12,7 +12,8 @@ import pytest
 
 from nearfar.contrast import names
 from nearfar.contrast.faults.stories import STORIES
-from nearfar.contrast.jobs import Batch, Job, plan
+from nearfar.contrast.job import Job
+from nearfar.contrast.jobs import Batch, plan
 from nearfar.contrast.pools.deaths import DEATHS
 from nearfar.contrast.runner import Outcome, Runner
 from nearfar.contrast.settings import KIB, QUICK

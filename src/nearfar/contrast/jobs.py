@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nearfar.contrast.faults.stories import STORIES
+from nearfar.contrast.job import Job
 from nearfar.contrast.pools.deaths import DEATHS
 from nearfar.contrast.pools.openings import POOLS
 from nearfar.contrast.settings import Settings
@@ -13,21 +14,6 @@ from nearfar.contrast.transports import TRANSPORTS
 
 PARTS = ("queue", "faults", "download", "pool")
 """What ``--only`` may name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One measurement, for one stage."""
-
-    part: str
-    work: str
-    contestant: str
-    """A transport or a pool."""
-    turn: int
-    """Round or trial, from 0."""
-
-    def __str__(self) -> str:
-        return f"{self.part}: {self.work}, {self.contestant}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +25,7 @@ class Batch:
 
 
 WIDTH = 5
-"""Fault stories side by side: they wait most of the time."""
+"""What is counted and not timed, side by side: it waits most of the time."""
 
 
 def plan(parts: Sequence[str], settings: Settings) -> Iterator[Batch]:
@@ -47,7 +33,7 @@ def plan(parts: Sequence[str], settings: Settings) -> Iterator[Batch]:
     if "queue" in parts:
         for work in ("throughput", "latency", "start-up"):
             yield Batch(turns_of("queue", work, list(TRANSPORTS), settings.rounds))
-        yield Batch(turns_of("queue", "memory", list(TRANSPORTS), 1))
+        yield Batch(turns_of("queue", "memory", list(TRANSPORTS), 1), WIDTH)
     if "faults" in parts:
         for name in STORIES:
             yield Batch(turns_of("faults", name, list(TRANSPORTS), settings.trials), WIDTH)

@@ -19,12 +19,13 @@ from nearfar.contrast.runner import Outcome
 from nearfar.contrast.settings import LEASE, Settings
 
 
-def document(settings: Settings, outcomes: Sequence[Outcome], *, took: float) -> dict[str, Any]:
-    """As JSON takes it. `took`: seconds."""
+def document(settings: Settings, outcomes: Sequence[Outcome], *, planned: int, took: float) -> dict[str, Any]:
+    """As JSON takes it. `planned`: how many outcomes there were to be; `took`: seconds."""
     return {
         "machine": machine(),
         "settings": asdict(settings) | {"lease": LEASE},
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "planned": planned,
         "took": round(took, 1),
         "outcomes": [
             asdict(outcome.job) | {"result": outcome.result, "trouble": outcome.trouble}

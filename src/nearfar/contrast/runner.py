@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nearfar.contrast.jobs import Batch, Job
+from nearfar.contrast.job import Job
+from nearfar.contrast.jobs import Batch
 from nearfar.contrast.settings import Settings
 from nearfar.contrast.stage import RESULT
 from nearfar.demo.commands import postponed_signals

@@ -43,12 +43,13 @@ class Settings:
 FULL = Settings()
 QUICK = replace(
     FULL,
-    rounds=3,
+    rounds=2,
     trials=2,
     sizes=(100, 10 * KIB, KIB * KIB),
-    traffic=0.08,
+    traffic=0.06,
     volume=16 * KIB * KIB,
-    trips=400,
+    trips=300,
+    lying=5000,
     quiet=1.8,
     pictures=40,
     tasks=2000,

@@ -14,10 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nearfar.contrast import getfile
-from nearfar.contrast.faults import play
-from nearfar.contrast.jobs import Job
-from nearfar.contrast.pools import deaths, speed
+from nearfar.contrast.job import Job
 from nearfar.contrast.settings import Settings
 from nearfar.contrast.transports import TRANSPORTS
 from nearfar.contrast.works import latency, memory, startup, throughput
@@ -41,22 +38,30 @@ def main(order: str) -> None:
 
 
 def perform(job: Job, settings: Settings, folder: Path, tell: Callable[[Any], None]) -> None:
-    """Measure, and tell the result once."""
+    """Measure, and tell the result once. A stage imports no more than its own work needs."""
     if job.part == "pool":
-        if job.work == "speed":
-            tell(speed.measure(job.contestant, settings, folder))
-        else:
-            deaths.measure(job.contestant, settings, folder, job.work, tell)
-        return
-    transport = TRANSPORTS[job.contestant]
-    if job.part == "faults":
-        tell(play.measure(transport, settings, folder, job.work, job.turn))
+        measure_pool(job, settings, folder, tell)
+    elif job.part == "faults":
+        from nearfar.contrast.faults import play
+
+        tell(play.measure(TRANSPORTS[job.contestant], settings, folder, job.work, job.turn))
     elif job.part == "download":
+        from nearfar.contrast import getfile
+
         kill = job.work == "getfile killed"
-        tell(getfile.measure(transport, settings, folder, kill=kill, trial=job.turn))
+        tell(getfile.measure(TRANSPORTS[job.contestant], settings, folder, kill=kill, trial=job.turn))
     else:
         works = {"throughput": throughput, "latency": latency, "memory": memory, "start-up": startup}
-        tell(works[job.work].measure(transport, settings, folder))
+        tell(works[job.work].measure(TRANSPORTS[job.contestant], settings, folder))
+
+
+def measure_pool(job: Job, settings: Settings, folder: Path, tell: Callable[[Any], None]) -> None:
+    from nearfar.contrast.pools import deaths, speed
+
+    if job.work == "speed":
+        tell(speed.measure(job.contestant, settings, folder))
+    else:
+        deaths.measure(job.contestant, settings, folder, job.work, tell)
 
 
 def tell(folder: Path, result: Any) -> None:

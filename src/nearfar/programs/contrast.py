@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from nearfar.contrast.jobs import PARTS, plan
+from nearfar.contrast.jobs import PARTS, Batch, plan
 from nearfar.contrast.report.build import build
 from nearfar.contrast.report.page import page
 from nearfar.contrast.report.terminal import terminal
@@ -23,7 +23,10 @@ from nearfar.programs.common import Exit, StopRequest, why
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; return an exit code (`Exit`): `FAILED` if a measurement came to no result."""
+    """Measure, print, write; return an exit code (`Exit`): `FAILED` if a measurement came to no result.
+
+    A signal ends the measuring, not the report: it is made of what there is by then.
+    """
     options = make_parser().parse_args(argv)
     targets = [path for path in (options.output, options.json) if path is not None]
     for path in targets:
@@ -33,13 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for signum in StopRequest.SIGNALS:
         signal.signal(signum, interrupt)
     settings = QUICK if options.quick else FULL
+    batches = list(plan(options.only or PARTS, settings))
+    outcomes: list[Outcome] = []
+    stopped = 0
     begun = time.monotonic()
     try:
-        outcomes = measure(options.only or PARTS, settings, quiet=options.quiet)
-    except KeyboardInterrupt as stopped:
-        print("\nstopped; nothing is written", file=sys.stderr)
-        return 128 + int(stopped.args[0])
-    result = document(settings, outcomes, took=time.monotonic() - begun)
+        measure(batches, settings, outcomes, quiet=options.quiet)
+    except KeyboardInterrupt as interruption:
+        stopped = int(interruption.args[0])
+        if not outcomes:
+            print("\nstopped; nothing is written", file=sys.stderr)
+            return 128 + stopped
+        print("\nstopped; what was measured is written", file=sys.stderr)
+    planned = sum(len(batch.jobs) for batch in batches)
+    result = document(settings, outcomes, planned=planned, took=time.monotonic() - begun)
     report = build(result)
     print(terminal(report), end="")
     try:
@@ -50,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nearfar contrast: {why(error)}", file=sys.stderr)
         return Exit.FAILED
     print(f"\nwritten: {', '.join(map(str, targets))}")
-    return Exit.FAILED if report.troubles else Exit.OK
+    return 128 + stopped if stopped else Exit.FAILED if report.troubles else Exit.OK
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -90,11 +100,9 @@ def unwritable(path: Path) -> str:
     return ""
 
 
-def measure(parts: Sequence[str], settings: Settings, *, quiet: bool) -> list[Outcome]:
-    """All outcomes of the parts, with a line of progress for each."""
-    batches = list(plan(parts, settings))
+def measure(batches: Sequence[Batch], settings: Settings, outcomes: list[Outcome], *, quiet: bool) -> None:
+    """Add every outcome to `outcomes` as it comes, with a line of progress for each."""
     total = sum(len(batch.jobs) for batch in batches)
-    outcomes: list[Outcome] = []
 
     def note(outcome: Outcome) -> None:
         outcomes.append(outcome)
@@ -105,7 +113,6 @@ def measure(parts: Sequence[str], settings: Settings, *, quiet: bool) -> list[Ou
     with Runner(settings, note) as runner:
         for batch in batches:
             runner.run(batch)
-    return outcomes
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:

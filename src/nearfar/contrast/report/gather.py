@@ -16,6 +16,7 @@ class Gathered:
 
     def __init__(self, document: Document) -> None:
         self._outcomes: list[dict[str, Any]] = document["outcomes"]
+        self._planned: int = document["planned"]
 
     def of(self, part: str, work: str, contestant: str) -> dict[int, Any]:
         """The results, by turn."""
@@ -38,12 +39,14 @@ class Gathered:
         return any((each["part"], each["work"]) == (part, work) for each in self._outcomes)
 
     def troubles(self) -> list[str]:
-        """A line for each turn without a result."""
-        return [
+        """A line for each turn without a result, and one for all that never had its turn."""
+        lines = [
             f"{each['part']}: {each['work']}, {each['contestant']}: {each['trouble']}"
             for each in self._outcomes
             if each["trouble"]
         ]
+        done = len(self._outcomes)
+        return [*lines, f"stopped after {done} of {self._planned}"] if done < self._planned else lines
 
     def values(self, part: str, work: str, contestant: str, pick: Pick) -> dict[int, float]:
         """One figure of each turn that has it."""
