@@ -29,14 +29,14 @@ TINY = replace(
     trips=20,
     lying=500,
     items=200,
-    quiet=1.6,
+    quiet=2.5,
     pictures=16,
     tasks=100,
     ints=1000,
     calls=50,
     doomed=12,
-    patience=1.5,
-    limit=30.0,
+    patience=4.0,
+    limit=50.0,
 )
 
 

@@ -26,7 +26,7 @@ class Settings:
     """Items of 1 KiB that lie in the queue while memory is measured."""
     items: int = 2000
     """Sent in the course of a fault."""
-    quiet: float = 2.5
+    quiet: float = 4.0
     """Seconds without news after which a fault's story is over. Longer than the far queue's lease."""
     pictures: int = 120
     tasks: int = 5000
@@ -34,7 +34,7 @@ class Settings:
     calls: int = 1000
     doomed: int = 60
     """Tasks of a pool, one of which kills its worker."""
-    patience: float = 4.0
+    patience: float = 8.0
     """Seconds that a pool has for the answers after a fault."""
     limit: float = 60.0
     """Seconds after which a stage is stuck."""
@@ -50,13 +50,13 @@ QUICK = replace(
     volume=16 * KIB * KIB,
     trips=300,
     lying=5000,
-    quiet=1.8,
+    quiet=2.5,
     pictures=40,
     tasks=2000,
     ints=20_000,
     calls=300,
-    patience=2.0,
-    limit=20.0,
+    patience=4.0,
+    limit=40.0,
 )
 LEASE = 1.0
 """Seconds of silence after which the far queue's host gives up on an end; the default is 10."""
