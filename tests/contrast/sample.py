@@ -31,10 +31,12 @@ def outcomes(parts: Sequence[str] = PARTS, settings: Settings = QUICK) -> list[O
     return [Outcome(job, made_up(job)) for batch in plan(parts, settings) for job in batch.jobs]
 
 
-def sample(parts: Sequence[str] = PARTS, *, extra: Sequence[Outcome] = ()) -> dict[str, Any]:
+def sample(
+    parts: Sequence[str] = PARTS, *, extra: Sequence[Outcome] = (), load: float = 0.0
+) -> dict[str, Any]:
     """As `results.document` makes it."""
     all_outcomes = [*outcomes(parts), *extra]
-    return document(QUICK, all_outcomes, planned=len(all_outcomes), took=42.0)
+    return document(QUICK, all_outcomes, planned=len(all_outcomes), took=42.0, load=load)
 
 
 def made_up(job: Job) -> Any:

@@ -107,6 +107,11 @@ def test_findings_are_as_the_figures_came_out() -> None:
     assert "multiprocessing.Pool 0 and 1" in said
 
 
+def test_a_busy_machine_is_said_before_all_else() -> None:
+    assert "the times and rates mean little" in build(sample(load=1000.0)).findings[0]
+    assert not any("busy" in finding for finding in build(sample(load=0.0)).findings)
+
+
 def test_the_terminal_s_lines_end_in_no_space_and_its_columns_line_up() -> None:
     lines = terminal(build(sample())).splitlines()
     assert [line for line in lines if line != line.rstrip()] == []

@@ -19,10 +19,13 @@ from nearfar.contrast.runner import Outcome
 from nearfar.contrast.settings import LEASE, Settings
 
 
-def document(settings: Settings, outcomes: Sequence[Outcome], *, planned: int, took: float) -> dict[str, Any]:
-    """As JSON takes it. `planned`: how many outcomes there were to be; `took`: seconds."""
+def document(
+    settings: Settings, outcomes: Sequence[Outcome], *, planned: int, took: float, load: float
+) -> dict[str, Any]:
+    """As JSON takes it. `planned`: how many outcomes there were to be; `took`: seconds; `load`: the
+    machine's, in the minute before."""
     return {
-        "machine": machine(),
+        "machine": machine() | {"load": round(load, 2)},
         "settings": asdict(settings) | {"lease": LEASE},
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "planned": planned,
@@ -35,7 +38,7 @@ def document(settings: Settings, outcomes: Sequence[Outcome], *, planned: int, t
 
 
 def machine() -> dict[str, Any]:
-    """Where this is measured. The load is that of the last minute, our own included."""
+    """Where this is measured, and with what."""
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -46,7 +49,6 @@ def machine() -> dict[str, Any]:
         "pyzmq": zmq.pyzmq_version(),
         "libzmq": zmq.zmq_version(),
         "msgpack": ".".join(map(str, msgpack.version)),
-        "load": round(os.getloadavg()[0], 2),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     batches = list(plan(options.only or PARTS, settings))
     outcomes: list[Outcome] = []
     stopped = 0
-    begun = time.monotonic()
+    begun, load = time.monotonic(), os.getloadavg()[0]
     try:
         measure(batches, settings, outcomes, quiet=options.quiet)
     except KeyboardInterrupt as interruption:
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 128 + stopped
         print("\nstopped; what was measured is written", file=sys.stderr)
     planned = sum(len(batch.jobs) for batch in batches)
-    result = document(settings, outcomes, planned=planned, took=time.monotonic() - begun)
+    took = time.monotonic() - begun
+    result = document(settings, outcomes, planned=planned, took=took, load=load)
     report = build(result)
     print(terminal(report), end="")
     try:

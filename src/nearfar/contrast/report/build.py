@@ -8,6 +8,8 @@ from nearfar.contrast.report.gather import Document, Gathered
 from nearfar.contrast.report.glance import glances
 from nearfar.contrast.report.model import Report
 
+BUSY = 0.5
+"""Load for each core from which on times are not to be trusted."""
 METHODS = (
     "Every figure comes from processes made for it. What is timed has the machine to itself (as far as the"
     " contrast is concerned) and runs in alternating rounds, begun by another contestant each time; shown"
@@ -39,7 +41,7 @@ def build(document: Document) -> Report:
     gathered = Gathered(document)
     made = [each.section(gathered) for each in (faults, queue, download, pool)]
     return Report(
-        findings=findings(gathered),
+        findings=[*busy(document), *findings(gathered)],
         glance=glances(gathered),
         sections=[section for section in made if section],
         setting=setting(document),
@@ -47,6 +49,17 @@ def build(document: Document) -> Report:
         gaps=GAPS,
         troubles=gathered.troubles(),
     )
+
+
+def busy(document: Document) -> list[str]:
+    """A warning where others had much of the machine."""
+    machine = document["machine"]
+    if machine["load"] < machine["cores"] * BUSY:
+        return []
+    return [
+        f"The machine was busy when this began (load {machine['load']} on {machine['cores']} cores): the"
+        " counts hold, the times and rates mean little."
+    ]
 
 
 def setting(document: Document) -> list[tuple[str, str]]:
@@ -63,7 +76,7 @@ def setting(document: Document) -> list[tuple[str, str]]:
             f" msgpack {machine['msgpack']}",
         ),
         ("rounds and trials", f"{settings['rounds']} of what is timed, {settings['trials']} of each fault"),
-        ("load", f"{machine['load']} in the last minute, the contrast included"),
+        ("load", f"{machine['load']} in the minute before"),
         (
             "measured",
             f"{document['ended'].replace('T', ' ').replace('+00:00', ' UTC')}, in {document['took']:.0f} s",
