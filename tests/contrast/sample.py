@@ -86,8 +86,6 @@ def made_up(job: Job) -> Any:
 
 
 def fault(job: Job) -> dict[str, Any]:
-    if "host" in job.work and "far" not in job.contestant:
-        return {"absent": "no process of its own holds the items"}
     lost, stuck = LOSSES.get(job.contestant, (0, 0)) if job.turn == 0 else (0, 0)
     return {
         "sent": 2000,

@@ -145,9 +145,10 @@ def test_what_the_others_lose_or_strand_is_seen() -> None:
     assert found[deaf]["stuck"] > TINY.items // 4
 
 
-def test_a_host_is_killed_only_where_there_is_one(folder: Path) -> None:
-    job = Job("faults", "host killed and restarted", names.QUEUE, 0)
-    assert here(job, folder) == {"absent": "no process of its own holds the items"}
+def test_a_host_is_killed_only_where_there_is_one() -> None:
+    batches = plan(["faults"], TINY)
+    jobs = [job for batch in batches for job in batch.jobs if job.work == "host killed and restarted"]
+    assert {job.contestant for job in jobs} == FAR
 
 
 def test_every_pool_gives_the_right_answers(folder: Path) -> None:

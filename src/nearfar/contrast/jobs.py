@@ -35,8 +35,9 @@ def plan(parts: Sequence[str], settings: Settings) -> Iterator[Batch]:
             yield Batch(turns_of("queue", work, list(TRANSPORTS), settings.rounds))
         yield Batch(turns_of("queue", "memory", list(TRANSPORTS), 1), WIDTH)
     if "faults" in parts:
-        for name in STORIES:
-            yield Batch(turns_of("faults", name, list(TRANSPORTS), settings.trials), WIDTH)
+        for name, story in STORIES.items():
+            able = [each.name for each in TRANSPORTS.values() if each.hosted or not story.needs_host]
+            yield Batch(turns_of("faults", name, able, settings.trials), WIDTH)
     if "download" in parts:
         yield Batch(turns_of("download", "getfile", list(TRANSPORTS), settings.rounds))
         yield Batch(turns_of("download", "getfile killed", list(TRANSPORTS), settings.trials), WIDTH)

@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--json", type=Path, metavar="FILE", help="every outcome, for programs")
     add("--only", action="append", choices=PARTS, help="leave out the other parts; may be said again")
-    add("--quick", action="store_true", help="about a minute, instead of several: fewer rounds, less sure")
+    add("--quick", action="store_true", help="a minute or two, instead of several: fewer rounds, less sure")
     add("-q", "--quiet", action="store_true", help="no progress on standard error")
     return parser
 

@@ -18,14 +18,11 @@ from nearfar.contrast.transports.base import Link, Transport
 
 BOUND = 1000
 """Of the queue, in items: as ZeroMQ's high-water mark is by default."""
-NO_HOST = {"absent": "no process of its own holds the items"}
 
 
 def measure(transport: Transport, settings: Settings, folder: Path, name: str, trial: int) -> dict[str, Any]:
     """The verdict, as JSON. The victim alternates from trial to trial."""
     story = STORIES[name]
-    if story.needs_host and not transport.hosted:
-        return NO_HOST
     plan = Plan(
         story.parts(settings), dawdle, settings.items, quiet=settings.quiet, **story.options(settings)
     )

@@ -37,8 +37,7 @@ def section(gathered: Gathered) -> Section | None:
 
 
 def trials_of(gathered: Gathered, name: str, contestant: str) -> list[dict[str, Any]]:
-    found = gathered.of("faults", name, contestant).values()
-    return [trial for trial in found if "absent" not in trial]
+    return list(gathered.of("faults", name, contestant).values())
 
 
 def rows_of(gathered: Gathered, name: str) -> list[Row]:

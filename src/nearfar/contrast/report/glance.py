@@ -43,7 +43,14 @@ def queue_columns(gathered: Gathered) -> list[Column]:
     for size in [sizes[0], sizes[-1]] if sizes else []:
         pick = partial(pick_rate, "singly", size)
         columns.append(
-            column(gathered, numbers.bytes_of(size), QUEUES, ("queue", "throughput"), pick, numbers.rate)
+            column(
+                gathered,
+                numbers.bytes_of(size).replace(" ", "\N{NO-BREAK SPACE}"),
+                QUEUES,
+                ("queue", "throughput"),
+                pick,
+                numbers.rate,
+            )
         )
     trips = ("queue", "latency")
     columns += [
