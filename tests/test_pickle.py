@@ -67,6 +67,7 @@ TRUSTED = {
     ("nearfar.programs.hiring", "multiprocessing.forkserver.set_forkserver_preload"): "names modules of ours",
     ("nearfar.programs.producer", "multiprocessing.get_context"): STARTS,
     # modules by a name in a text
+    ("nearfar", "import_module()"): "the home of one of the public names that it lists",
     ("nearfar.__main__", "import_module()"): "one of the programs that it lists",
     ("nearfar.net.imports", "import_module()"): (
         "a module that a trusted client named, or that the operator of a plain worker allowed"

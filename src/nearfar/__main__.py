@@ -23,6 +23,7 @@ PROGRAMS = {
     "worker": "join a pool with this machine's processes",
     "keys": "make keys, and say whose are let in",
     "gallery": "serve drawn images over HTTP, to try things on",
+    "contrast": "measure queues and pools, and what faults cost, on this machine",
     "demo": "show all of it on this machine, in under a minute",
 }
 

@@ -19,6 +19,7 @@ from nearfar.coordinator.loop import LoneCoordinator
 from nearfar.coordinator.wire import VERSION, Kind, Message
 from nearfar.errors import CoordinatorLost, QueueLost
 from nearfar.net import sockets
+from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.pool.pool import Pool
 from nearfar.queues.far import FarQueue
@@ -28,12 +29,13 @@ from tests.coordinator.test_loop import Hired, Running
 from tests.support.hostile import announce, memory, raw, rubbish
 from tests.support.pool_client import PoolClient
 
+OPEN = Access(insecure=True)
 HERE = Address.parse("tcp://127.0.0.1:*")
 
 
 @contextmanager
 def coordinating() -> Iterator[LoneCoordinator]:
-    coordinator = LoneCoordinator(HERE, lease=5.0)
+    coordinator = LoneCoordinator(HERE, access=OPEN, lease=5.0)
     try:
         yield coordinator
     finally:
@@ -49,8 +51,8 @@ def test_honest_peers_go_on_while_rubbish_comes(caplog: pytest.LogCaptureFixture
         return [bytes(frame) for frame in wire.pack(*hostile.word()[1])]
 
     with coordinating() as coordinator:
-        agent = Running(coordinator.address)
-        client = PoolClient(str(coordinator.address))
+        agent = Running(coordinator.address, access=OPEN)
+        client = PoolClient(str(coordinator.address), access=OPEN)
         address = str(coordinator.address)
         try:
             with (
@@ -70,7 +72,7 @@ def test_honest_peers_go_on_while_rubbish_comes(caplog: pytest.LogCaptureFixture
                 assert [client.outcomes[number][1] for number in numbers] == [
                     (b"%d" % turn)[::-1] for turn in range(len(numbers))
                 ]
-                status = asking.ask(coordinator.address, 5.0)
+                status = asking.ask(coordinator.address, 5.0, OPEN)
                 assert status.counts["malformed"] > 400
         finally:
             client.close()
@@ -91,7 +93,7 @@ def test_a_frame_too_large_is_not_even_begun(size: int) -> None:
         before = memory()
         announce(coordinator.address.port, b"DEALER", size)
         assert memory() - before < 50 << 20
-        assert asking.ask(coordinator.address, 5.0).counts["agents"] == 0
+        assert asking.ask(coordinator.address, 5.0, OPEN).counts["agents"] == 0
 
 
 def test_a_large_frame_that_is_announced_takes_no_memory_before_it_comes() -> None:
@@ -114,11 +116,14 @@ def test_an_agent_of_another_version_is_told_so(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(
             CoordinatorLost, match=f"speaks version {VERSION} .* this peer version {VERSION + 1}"
         ):
-            Agent(coordinator.address, hired, 1, wait=20.0).run()
+            Agent(coordinator.address, hired, 1, access=OPEN, wait=20.0).run()
 
 
 def test_an_end_of_a_queue_that_calls_at_a_pool_is_told_so() -> None:
-    with coordinating() as coordinator, FarQueue.connect(str(coordinator.address), wait=20.0) as queue:
+    with (
+        coordinating() as coordinator,
+        FarQueue.connect(str(coordinator.address), insecure=True, wait=20.0) as queue,
+    ):
         queue.cancel_join_thread()
         with pytest.raises(QueueLost, match="there is a pool here"):
             queue.put(1)
@@ -126,10 +131,10 @@ def test_an_end_of_a_queue_that_calls_at_a_pool_is_told_so() -> None:
 
 def test_an_agent_that_calls_at_a_queue_is_told_so() -> None:
     with (
-        FarQueue(0, "tcp://127.0.0.1:*") as queue,
+        FarQueue(0, "tcp://127.0.0.1:*", insecure=True) as queue,
         pytest.raises(CoordinatorLost, match="there is a queue here"),
     ):
-        Agent(Address.parse(queue.address), Hired(1), 1, wait=20.0).run()
+        Agent(Address.parse(queue.address), Hired(1), 1, access=OPEN, wait=20.0).run()
 
 
 # -- a coordinator that is none ------------------------------------------------------------------------
@@ -165,8 +170,8 @@ def test_an_agent_and_a_client_outlive_rubbish_from_their_coordinator() -> None:
     junk = list(rubbish(lambda: words_of(Kind.RETIRE, "a/0.1"), random, 60))
     end = words_of(Kind.REFUSED, "go\nhome\x1b[2J", number=0)
     with impostor([*junk, end]) as address, pytest.raises(CoordinatorLost, match=r"go\\nhome\\x1b"):
-        Agent(address, Hired(1), 1, wait=20.0).run()
-    with impostor([*junk, end]) as address, Pool.connect(str(address)) as pool:
+        Agent(address, Hired(1), 1, access=OPEN, wait=20.0).run()
+    with impostor([*junk, end]) as address, Pool.connect(str(address), insecure=True) as pool:
         with pytest.raises(Exception, match=r"the coordinator refused: go\\nhome\\x1b"):
             pool.apply(abs, (-1,))
         pool.terminate()
@@ -176,7 +181,7 @@ def test_a_status_cannot_write_on_a_terminal() -> None:
     row = ("agent/0.1", "ho\x1b[2Jst", 1, 0, "m:f\nforged", 0.0)
     status = words_of(Kind.STATUS, {"agents": 1}, number=0, rows=[row])
     with impostor([status]) as address:
-        (worker,) = asking.ask(address, 10.0).workers
+        (worker,) = asking.ask(address, 10.0, OPEN).workers
     assert (worker.host, worker.runs) == ("ho\\x1b[2Jst", "m:f\\nforged")
 
 
@@ -193,7 +198,7 @@ def test_an_agent_leaves_a_coordinator_that_cannot_be_right() -> None:
         with sockets.context().socket(zmq.ROUTER) as host, ThreadPoolExecutor(1) as pool:
             host.setsockopt(zmq.LINGER, 0)
             port = host.bind_to_random_port("tcp://127.0.0.1")
-            agent = Named(Address.parse(f"tcp://127.0.0.1:{port}"), Hired(1), 1, wait=20.0)
+            agent = Named(Address.parse(f"tcp://127.0.0.1:{port}"), Hired(1), 1, access=OPEN, wait=20.0)
             served = pool.submit(serve, host, [words_of(Kind.WORK, agent.worker, "client", rows=rows)])
             with pytest.raises(CoordinatorLost, match="it broke the protocol"):
                 agent.run()

@@ -48,9 +48,17 @@ class Hired:
 class Running:
     """An agent in a thread of its own."""
 
-    def __init__(self, address: Address, count: int = 2, *, shut: bool = False, wait: float = 20.0) -> None:
+    def __init__(
+        self,
+        address: Address,
+        count: int = 2,
+        *,
+        shut: bool = False,
+        wait: float = 20.0,
+        access: Access = OWN,
+    ) -> None:
         self.hired = Hired(count, shut=shut)
-        self.agent = Agent(address, self.hired, count, wait=wait)
+        self.agent = Agent(address, self.hired, count, access=access, wait=wait)
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self.run)
         self.thread.start()

@@ -31,7 +31,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def queue() -> Iterator[FarQueue]:
-    with FarQueue(50, "tcp://127.0.0.1:*", producers=99, wait=20.0) as queue:
+    with FarQueue(50, "tcp://127.0.0.1:*", producers=99, insecure=True, wait=20.0) as queue:
         yield queue
 
 
@@ -59,7 +59,7 @@ def test_honest_ends_go_on_while_rubbish_comes_to_every_socket(
     def real() -> list[bytes]:
         return wire.pack(*hostile.word()[1])
 
-    with FarQueue.connect(queue.address) as other, ExitStack() as stack:
+    with FarQueue.connect(queue.address, insecure=True) as other, ExitStack() as stack:
         other.put(0)
         assert queue.get() == 0
         control = stack.enter_context(raw(zmq.DEALER, queue.address, identity=b"evil-0.secret.0"))
@@ -86,7 +86,7 @@ def test_honest_ends_go_on_while_rubbish_comes_to_every_socket(
 
 def test_nobody_puts_in_the_name_of_another(queue: FarQueue) -> None:
     """Given the name of a producer's session, I expect what comes to the inbox in it to be dropped."""
-    with FarQueue.connect(queue.address) as other:
+    with FarQueue.connect(queue.address, insecure=True) as other:
         other.put("mine")
         assert queue.get() == "mine"
         assert other._end is not None and queue._host is not None
@@ -128,7 +128,7 @@ def test_a_frame_too_large_is_not_even_begun(queue: FarQueue, size: int) -> None
 
 
 def test_the_inbox_takes_no_frame_larger_than_the_queue_may_be() -> None:
-    with FarQueue(0, "tcp://127.0.0.1:*", maxbytes=3 << 20) as queue:
+    with FarQueue(0, "tcp://127.0.0.1:*", maxbytes=3 << 20, insecure=True) as queue:
         assert queue._host is not None and isinstance(queue._host._inbox_place, int)
         announce(queue._host._inbox_place, b"PUSH", (3 << 20) + 1)
         queue.put(bytes(2 << 20))
@@ -152,7 +152,7 @@ def test_connections_that_never_say_a_word_are_closed() -> None:
     """Given as many silent connections as the process may have descriptors, I expect those who are there to
     be served meanwhile, and newcomers soon after."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with FarQueue(5, "tcp://127.0.0.1:*", wait=30.0) as queue, ExitStack() as stack:
+    with FarQueue(5, "tcp://127.0.0.1:*", insecure=True, wait=30.0) as queue, ExitStack() as stack:
         queue.put(1)
         assert queue.get() == 1
         silent = [stack.enter_context(socket.socket()) for _ in range(120)]
@@ -181,7 +181,7 @@ def test_no_lane_to_be_had_is_told_and_stops_nobody(queue: FarQueue, monkeypatch
 
     monkeypatch.setattr("nearfar.queues.host.loop.Host._make_lane", none)
     with (
-        FarQueue.connect(queue.address) as other,
+        FarQueue.connect(queue.address, insecure=True) as other,
         pytest.raises(QueueLost, match="the host has no lane for it"),
     ):
         other.get(timeout=20)
@@ -199,7 +199,7 @@ def meet(words: list[list[bytes]]) -> str:
     with sockets.context().socket(zmq.ROUTER) as host, ThreadPoolExecutor(1) as pool:
         host.setsockopt(zmq.LINGER, 0)
         port = host.bind_to_random_port("tcp://127.0.0.1")
-        with FarQueue.connect(f"tcp://127.0.0.1:{port}", wait=20.0) as queue:
+        with FarQueue.connect(f"tcp://127.0.0.1:{port}", insecure=True, wait=20.0) as queue:
             queue.cancel_join_thread()
             asked = pool.submit(queue.qsize)
             assert host.poll(5000)

@@ -24,7 +24,15 @@ LAYERS = (
 """From the ground up: a module imports from its own layer or from below. `nearfar` is the public names."""
 
 ONLY_IN = {
-    "zmq": ("net", "queues", "coordinator", "worker", "pool"),
+    "zmq": (
+        "net",
+        "queues",
+        "coordinator",
+        "worker",
+        "pool",
+        "contrast.transports.raw",  # bare PUSH/PULL is what nearfar is contrasted with
+        "contrast.results",  # tells which version was measured
+    ),
     "pycurl": ("download.fetch.curl",),
     "pickle": ("net.pickles",),
     "cloudpickle": ("net.pickles",),
@@ -64,6 +72,10 @@ PURE = (
     "worker.actions",
     "worker.machine",
     "worker.records",
+    "contrast.faults.verdict",
+    "contrast.names",
+    "contrast.quantiles",
+    "contrast.report",
 )
 IMPURE = frozenset({"asyncio", "multiprocessing", "random", "select", "socket", "threading", "time", "zmq"})
 """Machines decide: no sockets, no threads, no clock, no dice."""

@@ -14,7 +14,7 @@ from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode
 from nearfar.coordinator.wire import CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.net import sockets
-from nearfar.net.access import OWN
+from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.dialing import Dialed
 from nearfar.net.here import about_me
@@ -23,7 +23,7 @@ from nearfar.net.here import about_me
 class PoolClient:
     """Submits, and remembers what comes. Its caller drives it: `until`."""
 
-    def __init__(self, address: str, name: str = "") -> None:
+    def __init__(self, address: str, name: str = "", access: Access = OWN) -> None:
         self.address = address
         self.name = name or f"client-{secrets.token_hex(4)}"
         self.pending: dict[int, Row] = {}
@@ -35,6 +35,7 @@ class PoolClient:
         self.sessions = 0
         self._dialed: Dialed | None = None
         self._socket: zmq.Socket[bytes] | None = None
+        self._access = access
         self.begin()
 
     def begin(self) -> None:
@@ -42,7 +43,7 @@ class PoolClient:
         self.sessions += 1
         self.talk: Talk | None = None
         place = Address.parse(self.address)
-        self._dialed = Dialed(zmq.DEALER, place, OWN, identity=f"{self.name}.{self.sessions}")
+        self._dialed = Dialed(zmq.DEALER, place, self._access, identity=f"{self.name}.{self.sessions}")
         self._socket = self._dialed.socket
         self.send(Envelope(0, 0, Message(Kind.HELLO, (VERSION, CLIENT, self.name, about_me()))))
 

@@ -59,10 +59,9 @@ class Pool:
         * `address`: workers on other machines may join here; then `processes` may be 0.
         * `executor`: run on this executor instead, which is not shut down by the pool; `processes` is then
           the number of workers that it has, if it does not tell.
-        * `keys`: a folder of keys that says who may join (default: what ``NEARFAR_KEYS`` names; none: this
-          user's processes on this machine). `insecure`: let in everyone.
-        * `lease`: seconds of silence after which a worker on another machine counts as dead.
-        * `plain`: send and read no pickle: only functions of modules, by name, and plain data; see README.
+        * `keys`, `insecure`: who may join there, see `AccessOptions`; without, this user's processes.
+          `lease`: seconds of silence after which a worker on another machine counts as dead.
+        * `plain`: send and read no pickle: only functions of modules, by name, and plain data.
 
         Raises `ValueError` or `TypeError` for arguments that make no sense, `AddressError`, `KeysError`.
         """
@@ -92,14 +91,13 @@ class Pool:
         call fails with `NotAdmitted`. Nothing is sent before the pool is used. `plain` as for a new pool.
         Raises `AddressError`, `KeysError`, and `ItemError` for an initializer that cannot travel plainly.
         """
-        pool = cls.__new__(cls)
         engine = connect_engine(address, initializer, initargs, wait=wait, plain=plain, **access)
+        pool = cls.__new__(cls)
         pool._begin(engine, timeout, retries)
         return pool
 
     def _begin(self, engine: Engine, timeout: float | None, retries: int) -> None:
-        self._engine, self._state = engine, RUN
-        self._limits = timeout, retries
+        self._engine, self._state, self._limits = engine, RUN, (timeout, retries)
         self._reading: WeakBag[IMapIterator] = WeakBag()
 
     def __repr__(self) -> str:

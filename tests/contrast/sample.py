@@ -1,0 +1,102 @@
+"""A whole document with made-up figures, such as a run leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nearfar.contrast import names
+from nearfar.contrast.job import Job
+from nearfar.contrast.jobs import PARTS, plan
+from nearfar.contrast.quantiles import percentiles
+from nearfar.contrast.results import document
+from nearfar.contrast.runner import Outcome
+from nearfar.contrast.settings import QUICK, Settings
+
+PACE = {
+    names.QUEUE: 1.0,
+    names.POOL: 1.0,
+    names.RAW: 4.8,
+    names.EXECUTOR: 0.4,
+    names.NEAR: 0.9,
+    names.FAR_IPC: 2.1,
+    names.FAR_TCP: 0.02,
+}
+"""How quick each contestant is made out to be."""
+LOSSES = {names.QUEUE: (1, 0), names.RAW: (889, 0), names.NEAR: (0, 1000), names.FAR_IPC: (0, 0)}
+"""Lost and stuck, of 2,000."""
+
+
+def outcomes(parts: Sequence[str] = PARTS, settings: Settings = QUICK) -> list[Outcome]:
+    return [Outcome(job, made_up(job)) for batch in plan(parts, settings) for job in batch.jobs]
+
+
+def sample(
+    parts: Sequence[str] = PARTS, *, extra: Sequence[Outcome] = (), load: float = 0.0
+) -> dict[str, Any]:
+    """As `results.document` makes it."""
+    all_outcomes = [*outcomes(parts), *extra]
+    return document(QUICK, all_outcomes, planned=len(all_outcomes), took=42.0, load=load)
+
+
+def made_up(job: Job) -> Any:
+    """A result of the form that the stage of `job` tells."""
+    pace = PACE[job.contestant] * (1.0 + 0.1 * job.turn)
+    if job.part == "faults":
+        return fault(job)
+    if job.work == "throughput":
+        return [
+            {
+                "way": way,
+                "size": size,
+                "batch": 1,
+                "rate": pace * 1e8 / (size + 1000),
+                "sent": 9,
+                "received": 9,
+            }
+            for way in ("singly", "batched", "bounded")
+            for size in QUICK.sizes
+        ]
+    if job.work == "latency":
+        return {"microseconds": tail(pace)}
+    if job.work == "memory":
+        return {"producer": 1100.0, "consumer": 2.0} | ({"host": 1080.0} if "far" in job.contestant else {})
+    if job.work == "start-up":
+        return {"milliseconds": 150.0 / pace, "interpreter": 20.0}
+    if job.part == "download":
+        missing = 8 if job.work == "getfile killed" and job.contestant == names.RAW else 0
+        return {
+            "rate": 200.0 * pace,
+            "wanted": 40,
+            "good": 40 - missing,
+            "torn": 0,
+            "missing": missing,
+            "duplicated": 0,
+        }
+    if job.work == "speed":
+        return {"start": 30.0 / pace, "singly": 9000 * pace, "map": 9e5 * pace, "microseconds": tail(pace)}
+    hung = int(job.contestant == names.POOL)
+    return {
+        "tasks": 60,
+        "answered": 59,
+        "failed": 1 - hung,
+        "hung": hung,
+        "error": "" if hung else "WorkerLost",
+    }
+
+
+def fault(job: Job) -> dict[str, Any]:
+    lost, stuck = LOSSES.get(job.contestant, (0, 0)) if job.turn == 0 else (0, 0)
+    return {
+        "sent": 2000,
+        "received": 2000 - lost - stuck,
+        "lost": lost,
+        "stuck": stuck,
+        "duplicated": int("far" in job.contestant),
+        "pause": 0.2,
+        "stuck_for": 2.5 if stuck else 0.0,
+    }
+
+
+def tail(pace: float) -> dict[str, float]:
+    return percentiles([(60.0 + number * number / 2000) / pace for number in range(1000)])

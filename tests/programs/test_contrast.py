@@ -1,0 +1,122 @@
+"""``nearfar contrast`` prints, writes, and says in its exit code how it went."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nearfar.contrast.job import Job
+from nearfar.contrast.jobs import PARTS, Batch
+from nearfar.contrast.runner import Outcome
+from nearfar.contrast.settings import FULL, QUICK, Settings
+from nearfar.programs import contrast
+from tests.contrast.sample import outcomes
+from tests.support.shell import Shell
+
+Asked = list[tuple[set[str], Settings]]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
+    """What would have been measured; made-up figures take its place. Signals are left as they are."""
+    made: Asked = []
+
+    def measure(batches: Sequence[Batch], settings: Settings, told: list[Outcome], *, quiet: bool) -> None:
+        parts = {job.part for batch in batches for job in batch.jobs}
+        made.append((parts, settings))
+        told += outcomes([part for part in PARTS if part in parts], settings)
+
+    monkeypatch.setattr(contrast, "measure", measure)
+    monkeypatch.setattr(contrast.signal, "signal", lambda *arguments: None)
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def test_it_prints_tables_and_writes_a_page(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    assert contrast.main([]) == 0
+    assert asked == [(set(PARTS), FULL)]
+    said = capsys.readouterr().out
+    assert "Queues at a glance" in said
+    assert said.endswith("written: nearfar-contrast.html\n")
+    assert Path("nearfar-contrast.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_parts_and_amounts_may_be_chosen(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--quick", "--only", "pool", "--only", "faults", "-o", "a.html", "--json", "a.json"]
+    assert contrast.main(words) == 0
+    assert asked == [({"pool", "faults"}, QUICK)]
+    assert "written: a.html, a.json" in capsys.readouterr().out
+    document = json.loads(Path("a.json").read_text(encoding="utf-8"))
+    assert {each["part"] for each in document["outcomes"]} == {"pool", "faults"}
+    assert document["settings"]["rounds"] == QUICK.rounds
+
+
+def test_a_measurement_without_a_result_is_exit_code_1(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lame = Outcome(Job("queue", "latency", "near", 0), trouble="stuck for 20 s")
+    monkeypatch.setattr(contrast, "measure", lambda batches, settings, told, quiet: told.append(lame))
+    assert contrast.main([]) == 1
+    assert "! no result: queue: latency, near: stuck for 20 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["-o", "--json"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (".", "is a directory: name a file"),
+        ("nowhere/page", "no such file or directory"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(
+    asked: Asked, capsys: pytest.CaptureFixture[str], option: str, name: str, said: str
+) -> None:
+    assert contrast.main([option, name]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nearfar contrast: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert asked == []
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("some", [0, 5])
+def test_stopped_by_a_signal_it_writes_what_was_measured(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], some: int
+) -> None:
+    """Given a page that is there, I expect it to be kept where there is nothing to write."""
+    Path("page.html").write_text("old")
+
+    def stop(batches: Sequence[Batch], settings: Settings, told: list[Outcome], *, quiet: bool) -> None:
+        told += outcomes()[:some]
+        raise KeyboardInterrupt(signal.SIGINT)
+
+    monkeypatch.setattr(contrast, "measure", stop)
+    assert contrast.main(["-o", "page.html"]) == 130
+    said = "what was measured" if some else "nothing"
+    assert capsys.readouterr().err == f"\nstopped; {said} is written\n"
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "stopped after 5 of " in page if some else page == "old"
+
+
+def test_an_unknown_part_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        contrast.main(["--only", "weather"])
+    assert left.value.code == 2
+    assert "invalid choice: 'weather'" in capsys.readouterr().err
+
+
+def test_a_signal_ends_it_and_all_that_it_started(shell: Shell, tmp_path: Path) -> None:
+    program = shell.start("contrast", "--quick", "--only", "pool", "-o", "page.html")
+    assert program.stderr is not None
+    assert program.stderr.readline() == "[1/30] pool: speed, multiprocessing.Pool\n"
+    program.send_signal(signal.SIGTERM)
+    out, err = program.communicate(timeout=20)
+    assert program.returncode == 143
+    assert err.endswith("stopped; what was measured is written\n")
+    assert "! no result: stopped after " in out
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
