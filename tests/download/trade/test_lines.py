@@ -183,3 +183,17 @@ def test_a_run_without_failures_leaves_those_of_a_run_beside_it(tmp_path: Path) 
     beside.close()
     clean.close()
     assert "http://x/missing" in path.read_text()
+
+
+def test_what_a_killed_run_had_begun_is_removed_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "failures.txt"
+    (tmp_path / ".failures.txt.123").write_text("of a killed one")
+    theirs = [tmp_path / name for name in (".failures.txt.bak", ".other.txt.123")]
+    for each in theirs:
+        each.touch()
+    living = Failures(path)
+    living.add(Job("http://x/missing"), Failure(Reason.HTTP_4XX, "HTTP 404"))
+    Failures(path).close()
+    assert set(tmp_path.iterdir()) == {*theirs, tmp_path / f".failures.txt.{os.getpid()}"}
+    living.close()
+    assert set(tmp_path.iterdir()) == {*theirs, path}
