@@ -25,29 +25,50 @@ class Failures:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
+        self.trouble: OSError | None = None
+        """Why the file could not be written, or an old one not be removed."""
         self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         self._file: IO[str] | None = None
         self._earlier = _identity(path)
         _sweep(path)
 
     def add(self, entry: Job | Bad, failure: Failure) -> None:
-        """Write one line. Raises `OSError`."""
-        if self._file is None:
-            self._file = _locked(self._unfinished)
-        self._file.write(failed_line(entry, failure))
+        """Write one line. Raises nothing: what cannot be written is counted, and `trouble` says why."""
         self.count += 1
+        if self.trouble is not None:
+            return
+        try:
+            if self._file is None:
+                self._file = _locked(self._unfinished)
+            self._file.write(failed_line(entry, failure))
+        except OSError as error:
+            self._give_up(error)
 
     def close(self) -> None:
-        """Put the file in its place, or remove an old one. Raises `OSError`."""
-        if self._file is None:
-            if _identity(self.path) == self._earlier:
+        """Put the file in its place, or remove an old one; one that could not be written leaves an old one there."""
+        try:
+            if self._file is not None:
+                self._finish(self._file)
+            elif not self.count and _identity(self.path) == self._earlier:
                 self.path.unlink(missing_ok=True)
-            return
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._give_up(error)
+
+    def _finish(self, file: IO[str]) -> None:
+        file.flush()
+        os.fsync(file.fileno())
         self._unfinished.replace(self.path)
+        file.close()
         self._file = None
+
+    def _give_up(self, error: OSError) -> None:
+        self.trouble = error
+        file, self._file = self._file, None
+        with contextlib.suppress(OSError):
+            self._unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if file is not None:
+                file.close()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

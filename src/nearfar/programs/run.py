@@ -13,6 +13,7 @@ from nearfar.download.account import Account, Summary
 from nearfar.download.desk import InputDesk
 from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake, Source
+from nearfar.programs.common import why
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import make_progress
 
@@ -46,7 +47,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Count what is left, and close. A second call does nothing. Raises `OSError`."""
+        """Count what is left, and close. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -63,7 +64,9 @@ class Run:
         print(self.summary)
         if not self._all_counted:
             print("the rest of the input was not read")
-        if self._failures.count:
+        if self._failures.trouble is not None:
+            print(f"failures: {self._failures.path} could not be written ({why(self._failures.trouble)})")
+        elif self._failures.count:
             print(f"failures: {self._failures.path} (try them again with -i {self._failures.path})")
         if self.summary.left or not self._all_counted:
             print("to go on, run the same command again: nothing that is saved is fetched twice")
