@@ -105,9 +105,10 @@ def test_a_store_on_a_full_or_read_only_disk_says_so(small: Path) -> None:
     assert caught.value.reason is Reason.DISK
     ballast.unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small)], timeout=10, check=True)
-    with pytest.raises(StoreError) as caught:
-        Store(small / "new")
-    assert caught.value.detail.endswith("the file system is read-only")
+    for place in (small, small / "new"):
+        with pytest.raises(StoreError) as caught:
+            Store(place)
+        assert caught.value.detail.endswith("the file system is read-only")
 
 
 @needs_root

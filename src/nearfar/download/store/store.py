@@ -54,8 +54,9 @@ class Store:
         self._drafts: set[Draft] = set()
         with contextlib.ExitStack() as stack, _translated(str(directory)):
             self._folders = stack.enter_context(contextlib.closing(Folders(directory)))
-            self._manifest = stack.enter_context(contextlib.closing(Manifest(directory)))
+            # Before the manifest: of a disk that takes nothing, SQLite only says that it cannot open it.
             self._owner = stack.enter_context(contextlib.closing(owners.Owner(self._folders)))
+            self._manifest = stack.enter_context(contextlib.closing(Manifest(directory)))
             self._open = stack.pop_all()
         self._claims = Claims(self._manifest, self._folders, overwrite=overwrite)
         token = self._owner.token
