@@ -85,7 +85,10 @@ class Member:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it
         try:
             with nullcontext() if self._forks else without_stdin():
-                self.process.start()
+                try:
+                    self.process.start()
+                except (EOFError, ConnectionError):  # the server that forks was killed: another is made
+                    self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert self.process.pid is not None
