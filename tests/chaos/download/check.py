@@ -29,7 +29,7 @@ def check_producer(ended: Ended, wares: Wares, share: list[Ware], folder: Path) 
         path = "/" + line.partition("\t")[0].rpartition("/")[2]
         fails.update(ware.fails for ware in share if ware.path == path and ware.fails)
     told = dict(each.rsplit(" ", 1) for each in (found[5] or "").split(", ") if each)
-    assert {reason: int(count.replace(",", "")) for reason, count in told.items()} == fails, ended.out + ended.err
+    assert {reason: int(count.replace(",", "")) for reason, count in told.items()} == fails, ended.out + ended.err[-1000:]
     assert (urls, saved + already, failed) == (len(listed), len(listed) - fails.total(), fails.total()), ended.out
     assert ended.code == Exit.FAILED
     noted = (folder / f"{ended.role} failures.txt").read_text().splitlines()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -18,7 +20,6 @@ from tests.chaos.download.troop import Ended, Troop
 from tests.chaos.download.wares import Wares
 from tests.chaos.download.watch import Watch
 from tests.support.processes import leaves
-from tests.support.waiting import eventually
 from tests.support.web import Web
 
 LIMIT = 45.0
@@ -29,6 +30,17 @@ NATURAL = 1.5
 """Seconds that consumers have to see the end by themselves, where it may have been lost on the way."""
 AGAIN = frozenset({-signal.SIGKILL, Exit.LOST})
 """What makes somebody type a command again."""
+
+
+def patiently(holds: Callable[[], bool], within: float) -> bool:
+    """`eventually`, without its collections of garbage: the commands need the processor themselves."""
+    until = time.monotonic() + within
+    pause = select.poll()
+    while not holds():
+        if time.monotonic() >= until:
+            return False
+        pause.poll(15)
+    return True
 
 
 class Run:
@@ -76,7 +88,7 @@ class Run:
         check_requests(self._web, self._watch, self._struck_at, self.figures)
         self._quiet_round()
         check_end(self._folder, self._watch, self._wares)
-        assert eventually(lambda: not self._starter.alive(), 10), f"processes left: {self._starter.alive()}"
+        assert patiently(lambda: not self._starter.alive(), 10), f"processes left: {self._starter.alive()}"
         given = Counter(self._wares.given)
         self.figures.update(files=len(self._wares.saved()), starts=self._troop.starts)
         self.figures["given again"] += sum(given[ware.path] - 1 for ware in self._wares.saved().values())
@@ -140,11 +152,11 @@ class Run:
         """Let everybody see the end; who hosts for ever, or waits for one that will not come back, is told."""
         self._wares.open()
         left = lambda: [role for role in self._troop.running if role.startswith("consumer")]  # noqa: E731
-        eventually(lambda: self._settled() and not left(), NATURAL)
+        patiently(lambda: self._settled() and not left(), NATURAL)
         for signum in (signal.SIGTERM, signal.SIGTERM):
             for role in list(self._troop.running):
                 self._troop.signal(role, signum)
-            if eventually(lambda: self._settled() and not self._troop.running, LEASE + 7):
+            if patiently(lambda: self._settled() and not self._troop.running, LEASE + 7):
                 return
         raise AssertionError(f"told to stop, and still there: {list(self._troop.running)}")
 
@@ -194,8 +206,8 @@ class Run:
             self._tell(f"{pid} goes on")
         self._watch.look()
 
-    def _until(self, what: str, holds: object, within: float) -> None:
-        assert eventually(holds, within), f"not in {within:g} s: {what}; there are {self._stuck()}"  # type: ignore[arg-type]
+    def _until(self, what: str, holds: Callable[[], bool], within: float) -> None:
+        assert patiently(holds, within), f"not in {within:g} s: {what}; there are {self._stuck()}"
 
     def _stuck(self) -> str:
         said = [f"{role}: {Path(f'{r.said}.err').read_text()[-600:]}" for role, r in self._troop.running.items()]

@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +42,21 @@ def prepare() -> None:
 
 def _hurry() -> None:
     """A short lease where a command hosts, and short waits between attempts: what a run may take is seconds."""
-    from nearfar.programs import producer
+    from nearfar.download.fetch.options import FetchOptions
     from nearfar.queues.far import FarQueue
 
-    hosting, options = FarQueue.__init__, producer._fetch_options
+    host, choose = FarQueue.__init__, FetchOptions.__init__
 
-    def host(self: FarQueue, *arguments: Any, **settings: Any) -> None:
+    def host_briefly(self: FarQueue, *arguments: Any, **settings: Any) -> None:
         if "lease" in settings and LEASE in os.environ:
             settings["lease"] = float(os.environ[LEASE])
-        hosting(self, *arguments, **settings)
+        host(self, *arguments, **settings)
 
-    FarQueue.__init__ = host  # type: ignore[method-assign]
-    producer._fetch_options = lambda given: replace(options(given), backoff=0.05, backoff_cap=0.3)
+    def choose_briefly(self: FetchOptions, **settings: Any) -> None:
+        choose(self, **{"backoff": 0.05, "backoff_cap": 0.3, **settings})
+
+    FarQueue.__init__ = host_briefly  # type: ignore[method-assign]
+    FetchOptions.__init__ = choose_briefly  # type: ignore[method-assign]
 
 
 def command(arguments: list[str]) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,35 +31,35 @@ def seeds() -> range:
     return range(int(first), int(last or first) + 1)
 
 
-@pytest.fixture(scope="session")
-def starter() -> Iterator[Starter]:
-    starter = Starter()
-    yield starter
-    starter.close()
-
-
-def go(seed: int, folder: Path, starter: Starter) -> Counter[str]:
+def go(seed: int, starter: Starter) -> Counter[str]:
     plan = Plan.draw(seed)
     print(f"seed {seed}: {plan}")
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="run-"))  # short, for a socket's path has little room
     with Web() as web:
         run = Run(plan, folder, web, starter)
         try:
             run.run()
+        except BaseException:
+            print("\n".join([*run.story, *said_in(folder)]))
+            raise
         finally:
-            print("\n".join(run.story))
             starter.kill_all()
             run.open()
-    shutil.rmtree(folder)
+            shutil.rmtree(folder)
     return run.figures
+
+
+def said_in(folder: Path) -> list[str]:
+    """The last that each command said."""
+    return [f"--- {path.stem}: {path.read_text()[-500:]}" for path in sorted((folder / "said").glob("*.err"))]
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("seed", seeds())
-def test_whatever_dies_nothing_is_lost(seed: int, tmp_path: Path, starter: Starter) -> None:
+def test_whatever_dies_nothing_is_lost(seed: int, starter: Starter) -> None:
     began = time.monotonic()
-    figures = go(seed, tmp_path / "run", starter)
+    figures = go(seed, starter)
     if FIGURES:
         with Path(FIGURES).open("a") as file:
             print(json.dumps({"seed": seed, "seconds": time.monotonic() - began, **figures}), file=file)

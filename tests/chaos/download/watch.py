@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -20,6 +21,7 @@ class Watch:
         self._wares = wares
         self._inodes: dict[str, int] = {}
         self._number = 0
+        self._due = 0.0
         self.saved_at: dict[str, float] = {}
         """When a file's row was seen first, by its path on the server; of the monotonic clock."""
         self.looks = 0
@@ -27,18 +29,27 @@ class Watch:
     def look(self) -> None:
         """Raises `AssertionError` for a file that is not what its name says, or has become another one."""
         self.looks += 1
-        for path in self._folder.rglob("*"):
-            name = path.relative_to(self._folder).as_posix()
-            if path.name.startswith(OWN) or path.is_dir():
-                continue
-            inode = path.stat().st_ino
-            if name in self._inodes:
-                assert self._inodes[name] == inode, f"{name} was saved twice"
-                continue
-            assert name in self._wares, f"{name} is nothing that was asked for"
-            assert path.read_bytes() == self._wares[name].body, f"{name} is not whole"
-            self._inodes[name] = inode
-        self._read_rows()
+        self._look_into(self._folder)
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + 0.1
+            self._read_rows()
+
+    def _look_into(self, folder: Path) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    self._look_into(Path(entry.path))
+                elif not entry.name.startswith(OWN):
+                    self._look_at(Path(entry.path), entry.inode())
+
+    def _look_at(self, path: Path, inode: int) -> None:
+        name = path.relative_to(self._folder).as_posix()
+        if name in self._inodes:
+            assert self._inodes[name] == inode, f"{name} was saved twice"
+            return
+        assert name in self._wares, f"{name} is nothing that was asked for"
+        assert path.read_bytes() == self._wares[name].body, f"{name} is not whole"
+        self._inodes[name] = inode
 
     def rows(self) -> dict[str, tuple[int, str]]:
         """What the manifest tells: size and SHA-256 by name."""
