@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from nearfar import __version__
 from nearfar.programs.common import Exit
+from nearfar.programs.limits import lift_limit
 
 PROGRAMS = {
     "producer": "download URLs and put the files on a queue",
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in PROGRAMS:
         said = f"no program {name!r}" if name else "no program named"
         print(f"nearfar: {said} (one of: {', '.join(PROGRAMS)})", file=sys.stderr)
+        return Exit.USAGE
+    if complaint := lift_limit():
+        print(f"nearfar {name}: {complaint}", file=sys.stderr)
         return Exit.USAGE
     try:
         return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
