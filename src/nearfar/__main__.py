@@ -54,6 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # or Python complains at its end, when it writes the rest
         print(f"nearfar {name}: nobody reads the standard output any more", file=sys.stderr)
         return Exit.FAILED
+    except ImportError as error:
+        print(f"nearfar {name}: {error} ({error.__cause__ or 'not found'})", file=sys.stderr)
+        return Exit.FAILED
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+            raise
+        why = str(error) or "out of memory"
+        print(f"nearfar {name}: {why}: raise the limits of memory or processes (ulimit)", file=sys.stderr)
+        return Exit.FAILED
 
 
 if __name__ == "__main__":
