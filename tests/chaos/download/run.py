@@ -87,7 +87,7 @@ class Run:
         self._dismiss()
         check_requests(self._web, self._watch, self._struck_at, self.figures)
         self._quiet_round()
-        check_end(self._folder, self._watch, self._wares)
+        check_end(self._folder, self._watch, self._wares, agents=self.plan.pool == "far")
         assert patiently(lambda: not self._starter.alive(), 10), f"processes left: {self._starter.alive()}"
         given = Counter(self._wares.given)
         self.figures.update(files=len(self._wares.saved()), starts=self._troop.starts)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from pathlib import Path
 
 from nearfar.programs.common import Exit
@@ -27,6 +25,9 @@ class Scene:
         self.web = web
         self.bodies: dict[str, bytes] = {}
         self.environment: dict[str, str] = {}
+        self.afresh = False
+        self.limits: dict[str, dict[str, int]] = {}
+        """Of resources, by program."""
         self._starter = starter
         self._started: dict[str, tuple[int, Path]] = {}
         self._codes: dict[int, int] = {}
@@ -43,11 +44,25 @@ class Scene:
         lines = [f"{self.web.url(f'/{name}')}\tname={name}" for name in self.bodies]
         (self.folder / "urls.txt").write_text("\n".join(lines))
 
-    def start(self, program: str, *options: str, role: str = "") -> None:
+    def start(self, program: str, *options: str) -> None:
         self._count += 1
         said = self.folder / f"{self._count} {program}"
-        pid = self._starter.start([program, *options], self.folder, said, self.environment)
-        self._started[role or program] = pid, said
+        limits = self.limits.get(program, {})
+        afresh = self.afresh or bool(limits)
+        arguments = [program, *options]
+        pid = self._starter.start(
+            arguments, self.folder, said, self.environment, afresh=afresh, limits=limits
+        )
+        self._started[program] = pid, said
+
+    def start_all(self) -> None:
+        """A host, a coordinator, a worker, a consumer and a producer, each a command of its own."""
+        self.start("queue", "--bind", self.address, "--lease", "2")
+        self.start("coordinator", "--bind", self.pool, "--lease", "2", "--grace", "2")
+        self.start("worker", "--connect", self.pool, "--processes", "1", "--wait", WAIT)
+        self.start("consumer", "--queue", self.address, "-o", str(self.output), "--wait", WAIT)
+        fetching = ("-i", "urls.txt", "--queue", self.address, "--wait", WAIT)
+        self.start("producer", *fetching, "--pool", self.pool)
 
     def start_download(self, shape: str, *options: str) -> None:
         """``far``, ``pool`` (of two processes of the producer's) or ``local``."""
@@ -59,21 +74,31 @@ class Scene:
         pool = ("--pool", "local:2") if shape == "pool" else ()
         self.start("producer", *fetching, "--queue", self.address, "--wait", WAIT, *pool)
 
-    def ended(self, role: str, within: float = 40.0) -> Ended:
+    def ended(self, program: str, within: float = 40.0) -> Ended:
         """How it ended, which must not take longer; it must have said no traceback."""
-        pid, said = self._started[role]
+        pid, said = self._started[program]
 
         def over() -> bool:
             self._codes |= self._starter.ends()
             return pid in self._codes
 
-        assert eventually(over, within), f"{role} hangs; it said {Path(f'{said}.err').read_text()}"
+        assert eventually(over, within), f"{program} hangs; it said {Path(f'{said}.err').read_text()}"
         out, err = (Path(f"{said}.{stream}").read_text() for stream in ("out", "err"))
         assert "Traceback" not in err, err
-        return Ended(role, self._codes[pid], out, err)
+        return Ended(program, self._codes[pid], out, err)
 
-    def signal(self, role: str, signum: signal.Signals) -> None:
-        os.kill(self._started[role][0], signum)
+    def first_ended(self, *programs: str) -> str:
+        """Wait for one of `programs` to end."""
+
+        def over() -> bool:
+            self._codes |= self._starter.ends()
+            return any(self._started[program][0] in self._codes for program in programs)
+
+        assert eventually(over, 40), f"all hang: {programs}"
+        return next(program for program in programs if self._started[program][0] in self._codes)
+
+    def kill_all(self) -> None:
+        self._starter.kill_all()
 
     def download(self, shape: str) -> Ended:
         """Let it come to its end, and return the producer's."""

@@ -29,13 +29,27 @@ class Starter:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
-    def start(self, arguments: list[str], folder: Path, said: Path, environment: dict[str, str]) -> int:
-        """Start ``nearfar ARGUMENTS`` in `folder`; what it says goes to `said` with ``.out`` and ``.err``."""
+    def start(
+        self,
+        arguments: list[str],
+        folder: Path,
+        said: Path,
+        environment: dict[str, str],
+        *,
+        afresh: bool = False,
+        limits: dict[str, int] | None = None,
+    ) -> int:
+        """Start ``nearfar ARGUMENTS`` in `folder`; what it says goes to `said` with ``.out`` and ``.err``.
+
+        `afresh`: by an interpreter of its own, with `limits` (names of `resource`).
+        """
         order = {
             "arguments": arguments,
             "folder": str(folder),
             "said": str(said),
             "environment": environment,
+            "afresh": afresh,
+            "limits": limits or {},
         }
         return int(self._ask(order))
 

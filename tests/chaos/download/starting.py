@@ -2,7 +2,7 @@
 
 Serves on standard input: a line of JSON for each command to start (answered by its process id), and ``ends`` (answered by
 the exit codes of those that have ended since). Whatever the commands leave behind becomes a child of this process, so
-that nothing can hide. With ``--alone ROLE PROGRAM...`` it becomes that one command itself.
+that nothing can hide. A command that is started ``afresh`` is an interpreter of its own, with limits if need be.
 
 Spawned children of a command import this module again: the points are armed, and the clock is bent, in them as well.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -113,16 +114,16 @@ def _become(order: dict[str, Any]) -> int:
     for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    if order["afresh"]:
+        for limit, value in order["limits"].items():
+            resource.setrlimit(getattr(resource, limit), (value, value))
+        os.execv(sys.executable, [sys.executable, "-m", "nearfar", *order["arguments"]])
     prepare()
     return command(order["arguments"])
 
 
 if __name__ == "__main__":
     time.time = bent_time
-    if sys.argv[1:2] == ["--alone"]:
-        os.environ[ROLE] = sys.argv[2]
-        prepare()
-        sys.exit(command(sys.argv[3:]))
     sys.exit(serve())
 elif __name__ == "__mp_main__":
     time.time = bent_time
