@@ -45,7 +45,7 @@ class Failures:
             self._give_up(error)
 
     def close(self) -> None:
-        """Put the file in its place, or remove an old one; one that could not be written leaves an old one there."""
+        """Put the file in its place, or remove an old one. One that could not be written leaves it there."""
         try:
             if self._file is not None:
                 self._finish(self._file)

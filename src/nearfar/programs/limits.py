@@ -17,5 +17,7 @@ def lift_limit() -> str | None:
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < LEAST:
-        return f"only {allowed} files may be open at a time, and it takes {LEAST}: raise the limit (ulimit -n)"
+        return (
+            f"only {allowed} files may be open at a time, and it takes {LEAST}: raise the limit (ulimit -n)"
+        )
     return None

@@ -15,7 +15,7 @@ from tests.support.web import Web
 
 ACCOUNT = re.compile(r"([\d,]+) urls?: ([\d,]+) saved, ([\d,]+) already there, ([\d,]+) failed(?: \((.*)\))?")
 OVERTAKEN = 3.0
-"""Seconds after a blow in which a file may be asked for that was saved meanwhile, by what the dead had put."""
+"""Seconds after a blow in which a file may be asked for that was saved meanwhile: the dead had put it."""
 
 
 def check_producer(ended: Ended, wares: Wares, share: list[Ware], folder: Path) -> tuple[int, int]:
@@ -29,8 +29,12 @@ def check_producer(ended: Ended, wares: Wares, share: list[Ware], folder: Path) 
         path = "/" + line.partition("\t")[0].rpartition("/")[2]
         fails.update(ware.fails for ware in share if ware.path == path and ware.fails)
     told = dict(each.rsplit(" ", 1) for each in (found[5] or "").split(", ") if each)
-    assert {reason: int(count.replace(",", "")) for reason, count in told.items()} == fails, ended.out + ended.err[-1000:]
-    assert (urls, saved + already, failed) == (len(listed), len(listed) - fails.total(), fails.total()), ended.out
+    assert {reason: int(count.replace(",", "")) for reason, count in told.items()} == fails, (
+        ended.out + ended.err[-1000:]
+    )
+    assert (urls, saved + already, failed) == (len(listed), len(listed) - fails.total(), fails.total()), (
+        ended.out
+    )
     assert ended.code == Exit.FAILED
     noted = (folder / f"{ended.role} failures.txt").read_text().splitlines()
     assert len(noted) == 1 + sum(bool(ware.fails) for ware in share), noted
@@ -38,16 +42,18 @@ def check_producer(ended: Ended, wares: Wares, share: list[Ware], folder: Path) 
 
 
 def check_requests(web: Web, watch: Watch, struck_at: float, figures: Counter[str]) -> None:
-    """Nothing is asked for once it is saved; but what was under way as somebody died may cross with its saving."""
+    """Nothing is asked for once it is saved; what was under way at a death may cross with its saving."""
     for request in web.log:
         late = request.at - watch.saved_at.get(request.path, float("inf"))
         if late > 0:
             figures["asked for after it was saved"] += 1
-            assert request.at < struck_at + OVERTAKEN, f"{request.path} was asked for {late:.2f} s after it was saved"
+            assert request.at < struck_at + OVERTAKEN, (
+                f"{request.path} was asked for {late:.2f} s after it was saved"
+            )
 
 
 def check_end(folder: Path, watch: Watch, wares: Wares, *, agents: bool) -> None:
-    """Every file, each whole and in the manifest; and nothing else. `agents`: some were there to be killed."""
+    """Every file, whole and in the manifest; nothing else. `agents`: some were there to be killed."""
     watch.look()
     saved = folder / "saved"
     files = {path.relative_to(saved).as_posix(): path for path in saved.rglob("*") if path.is_file()}

@@ -30,12 +30,14 @@ def scene(tmp_path: Path, starter: Starter) -> Iterator[Scene]:
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Makes small file systems: ``mount("name", size="3m", nr_inodes=20)``; with a name again, it is changed."""
+    """Makes small file systems: ``mount("name", size="3m", nr_inodes=20)``; a name again changes that one."""
     mounted: list[Path] = []
 
     def make(name: str, **options: object) -> Path:
         place = tmp_path / name
-        given = ",".join(f"{option}={value}" if value is not True else option for option, value in options.items())
+        given = ",".join(
+            f"{option}={value}" if value is not True else option for option, value in options.items()
+        )
         if place in mounted:
             subprocess.run(["mount", "-o", f"remount,{given}", str(place)], timeout=10, check=True)
             return place

@@ -1,4 +1,4 @@
-"""What one run does, drawn from its seed: which commands, what the server does to them, who is struck and when."""
+"""What one run does, drawn from its seed: which commands, how the server behaves, who is struck and when."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ POINTS = {
     "near": ("near starts", "near feeds", "near hears", *FETCHING, *SAVING),
 }
 """By what a command is; a near command and a pooled one meet those of their processes, too."""
-OFTEN = frozenset({"draft written", "draft finished", "draft open", "fetched", "settled", "placed", "put", "putting"})
+OFTEN = frozenset(
+    {"draft written", "draft finished", "draft open", "fetched", "settled", "placed", "put", "putting"}
+)
 MANY = frozenset({"host hears", "host says", "coordinator says", "agent acts"})
 
 
 @dataclass(frozen=True)
 class Blow:
-    """A signal from outside: `at` seconds after the start, to the process of a command, or to one below it."""
+    {"draft written", "draft finished", "draft open", "fetched", "settled", "placed", "put", "putting"}
 
     at: float
     role: str

@@ -1,7 +1,7 @@
 """Named moments in a command's life at which it may kill or freeze itself, wrapped around from outside.
 
-A point is armed by a file in the folder of the run: ``7 {"point": "renamed", "nth": 2, ...}``. Who comes to it for the
-nth time in one process moves the file away, and so a command that is started again is not struck again.
+A point is armed by a file in the run's folder: ``7.json`` with ``{"point": "renamed", "nth": 2, ...}``. Who comes
+to it for the nth time in one process moves the file away, so a command started again is not struck again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 STEPS = ("synced", "intended", "placed", "renamed", "recorded", "done")
-"""Of a commit: after the files' fsync, the intent, each name, all names, the rows, the end (before the ack)."""
+"""Of a commit: after the files' fsync, the intent, each name, all names, the rows, and before the ack."""
 
 POINTS = {
     "asked what is known": ("nearfar.download.store.store:Store.known", "after"),

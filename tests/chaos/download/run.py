@@ -1,4 +1,4 @@
-"""One run: the commands work while they are struck; those that died are started again; then a last, quiet round."""
+"""One run: commands work while they are struck, the dead are started again; then a last, quiet round."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nearfar.programs.common import Exit
 from tests.chaos.download.check import check_end, check_producer, check_requests
 from tests.chaos.download.plan import LEASE, Blow, Plan
 from tests.chaos.download.starter import Starter
-from tests.chaos.download.troop import Ended, Troop
+from tests.chaos.download.troop import Ended, Troop, said
 from tests.chaos.download.wares import Wares
 from tests.chaos.download.watch import Watch
 from tests.support.processes import leaves
 from tests.support.web import Web
 
-LIMIT = 45.0
+LIMIT = 100.0
 """Seconds in which the input must be through, and again for the last round."""
 GATHERED = 1.8
 """Seconds after which the server keeps nothing back any more, at the earliest."""
@@ -65,7 +65,9 @@ class Run:
         for number, mine in enumerate(plan.mines):
             (folder / "armed" / f"{number}.json").write_text(json.dumps(vars(mine)))
         self._watch = Watch(folder / "saved", self._wares.saved())
-        self._troop = Troop(plan, folder, starter, {"TMPDIR": str(folder / "temporary"), "NEARFAR_CHAOS_LEASE": str(LEASE)})
+        self._troop = Troop(
+            plan, folder, starter, {"TMPDIR": str(folder / "temporary"), "NEARFAR_CHAOS_LEASE": str(LEASE)}
+        )
         self._started = time.monotonic()
         self._thaw: list[tuple[float, int]] = []
         self._due: dict[str, float] = {}
@@ -130,7 +132,9 @@ class Run:
                 self._seen.add(path.name)
                 number, pid = map(int, path.name.split())
                 mine = self.plan.mines[number]
-                self._note(f"{mine.role} came to {mine.point!r} and was to {mine.kind}", mine.kind, mine.seconds, pid)
+                self._note(
+                    f"{mine.role} came to {mine.point!r} and was to {mine.kind}", mine.kind, mine.seconds, pid
+                )
         if self._now() > GATHERED and (not self._blows or self._now() > 2 * GATHERED):
             self._wares.open()
 
@@ -149,7 +153,7 @@ class Run:
             self._thaw.append((self._now() + seconds, pid))
 
     def _dismiss(self) -> None:
-        """Let everybody see the end; who hosts for ever, or waits for one that will not come back, is told."""
+        """Let everybody see the end; who hosts for ever, or waits for one that will not return, is told."""
         self._wares.open()
         left = lambda: [role for role in self._troop.running if role.startswith("consumer")]  # noqa: E731
         patiently(lambda: self._settled() and not left(), NATURAL)
@@ -165,7 +169,10 @@ class Run:
         self._turn()
         for ended in self._troop.ended():
             self._tell(f"{ended.role} ended with {ended.code}")
-            assert ended.code in (*AGAIN, Exit.OK, Exit.TERMINATED), f"{ended.role}: {ended.code}, {ended.err}"
+            # One that was just starting does not hear a polite word yet.
+            assert ended.code in (*AGAIN, Exit.OK, Exit.TERMINATED, -signal.SIGTERM), (
+                f"{ended.role}: {ended.code}, {ended.err}"
+            )
         return not self._thaw
 
     # -- the quiet round -----------------------------------------------------------------------------
@@ -189,7 +196,9 @@ class Run:
             else:
                 assert ended.code == Exit.OK, f"{role} ended with {ended.code}: {ended.err}"
         again = {each.path for each in self._web.log[asked:]}
-        assert not again & {ware.path for ware in self._wares.saved().values()}, f"fetched again: {sorted(again)}"
+        assert not again & {ware.path for ware in self._wares.saved().values()}, (
+            f"fetched again: {sorted(again)}"
+        )
 
     def _over(self, ends: dict[str, Ended], roles: set[str]) -> bool:
         self._turn()
@@ -210,8 +219,8 @@ class Run:
         assert patiently(holds, within), f"not in {within:g} s: {what}; there are {self._stuck()}"
 
     def _stuck(self) -> str:
-        said = [f"{role}: {Path(f'{r.said}.err').read_text()[-600:]}" for role, r in self._troop.running.items()]
-        return "\n".join(said)
+        each = [f"{role}: {said(r)[1][-600:]}" for role, r in self._troop.running.items()]
+        return "\n".join(each)
 
     def _producers(self) -> list[str]:
         return [role for role in self.plan.roles if role.startswith("producer")]

@@ -113,9 +113,17 @@ class Scene:
         return producer
 
     def there(self) -> dict[str, bytes]:
-        """What bears a final name; each must be whole, and no draft may lie about once the commands have ended."""
-        files = {path.relative_to(self.output).as_posix(): path for path in self.output.rglob("*") if path.is_file()}
-        found = {name: path.read_bytes() for name, path in files.items() if not path.name.startswith((".nearfar", "ballast"))}
+        """What bears a final name: each must be whole, and no draft may be left by commands that ended."""
+        files = {
+            path.relative_to(self.output).as_posix(): path
+            for path in self.output.rglob("*")
+            if path.is_file()
+        }
+        found = {
+            name: path.read_bytes()
+            for name, path in files.items()
+            if not path.name.startswith((".nearfar", "ballast"))
+        }
         assert found.items() <= self.bodies.items(), "a file is not whole"
         assert not [name for name in files if name.endswith((".part", ".owner"))]
         return found

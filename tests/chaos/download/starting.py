@@ -1,10 +1,11 @@
 """The start module: real commands, forked from a process that has imported them, with points armed.
 
-Serves on standard input: a line of JSON for each command to start (answered by its process id), and ``ends`` (answered by
-the exit codes of those that have ended since). Whatever the commands leave behind becomes a child of this process, so
-that nothing can hide. A command that is started ``afresh`` is an interpreter of its own, with limits if need be.
+Serves on standard input: a line of JSON for each command to start (answered by its pid), and ``ends``
+(answered by the exit codes of those that have ended since). What the commands leave behind becomes a child of
+this process: nothing can hide. A command that is started ``afresh`` is an interpreter of its own, with
+limits if need be.
 
-Spawned children of a command import this module again: the points are armed, and the clock is bent, in them as well.
+Spawned children of a command import this module again: points are armed, and the clock is bent, in them too.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def prepare() -> None:
 
 
 def _hurry() -> None:
-    """A short lease where a command hosts, and short waits between attempts: what a run may take is seconds."""
+    """A short lease where a command hosts, and short waits between attempts: a run may take seconds."""
     from nearfar.download.fetch.options import FetchOptions
     from nearfar.queues.far import FarQueue
 

@@ -1,4 +1,4 @@
-"""A wall clock that jumps back and forth, under every call of the C library: nothing waits for it, nothing is told wrongly."""
+"""A wall clock that jumps, under every call of the C library: nothing waits for it or is told wrongly."""
 
 from __future__ import annotations
 

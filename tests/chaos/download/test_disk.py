@@ -1,4 +1,4 @@
-"""Disks that are full, or become read-only, under real commands: each file says so, and after room is made the same go on."""
+"""Disks full or read-only under real commands: each file says so; with room again, the same go on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def partly(scene: Scene, shape: str, said: str) -> int:
     there, failures = scene.there(), scene.failures()
     assert producer.code == Exit.FAILED, told(producer)
     assert len(there) + len(failures) == len(scene.bodies)
-    assert f"{len(there)} saved, 0 already there, {len(failures)} failed (disk {len(failures)})" in producer.out
+    assert (
+        f"{len(there)} saved, 0 already there, {len(failures)} failed (disk {len(failures)})" in producer.out
+    )
     assert {reason for reason, _ in failures} == {"disk"}
     assert all(said in detail for _, detail in failures), failures
     return len(there)
@@ -147,7 +149,9 @@ def test_a_disk_that_takes_nothing_from_the_start_ends_the_commands_with_a_sente
     who = "producer" if shape == "local" else "consumer"
     ended = scene.ended(who)
     assert ended.code == Exit.USAGE
-    assert any(sentence in ended.err for sentence in ("no space left", "disk is full", "read-only")), ended.err
+    assert any(sentence in ended.err for sentence in ("no space left", "disk is full", "read-only")), (
+        ended.err
+    )
     assert len(ended.err.splitlines()) == 1
     if who == "consumer":
         assert scene.ended("producer").code == Exit.LOST
@@ -159,7 +163,7 @@ def test_a_disk_that_takes_nothing_from_the_start_ends_the_commands_with_a_sente
 
 @SHAPES
 def test_failures_that_cannot_be_written_down_are_said(scene: Scene, mount: Mount, shape: str) -> None:
-    """Given a full disk for the failures file alone, I expect the account, what failed, and why there is no file."""
+    """Given a full disk for the failures file alone, I expect the account, what failed, and why no file."""
     full = mount("full", size="16k")
     before = full / "failures.txt"
     before.write_text("of an earlier run\n")

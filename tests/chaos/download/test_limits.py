@@ -1,4 +1,4 @@
-"""Commands that may open few files, map little memory or write only small files: they work, or they say why not."""
+"""Commands that may open few files, map little memory or write small files: they work, or say why not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def test_with_too_few_files_it_says_so_at_once(scene: Scene, program: str) -> No
     who = limit(scene, program, "RLIMIT_NOFILE", 24)
     ended = scene.ended(who)
     assert ended.code == Exit.USAGE
-    assert ended.err == f"nearfar {who}: only 24 files may be open at a time, and it takes 64: raise the limit (ulimit -n)\n"
+    said = "only 24 files may be open at a time, and it takes 64: raise the limit (ulimit -n)"
+    assert ended.err == f"nearfar {who}: {said}\n"
     without_limits(scene)
 
 
@@ -78,7 +79,9 @@ def test_a_file_larger_than_allowed_fails_alone(scene: Scene, shape: str) -> Non
     producer = scene.download(shape)
     assert producer.code == Exit.FAILED
     assert "20 saved, 0 already there, 2 failed (disk 2)" in producer.out
-    assert {detail.partition(": ")[2] for _, detail in scene.failures()} == {"the file is too large for this file system"}
+    assert {detail.partition(": ")[2] for _, detail in scene.failures()} == {
+        "the file is too large for this file system"
+    }
     scene.limits.clear()
     assert "2 saved, 20 already there, 0 failed" in scene.download(shape).out
     assert scene.there() == scene.bodies

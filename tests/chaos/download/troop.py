@@ -38,6 +38,13 @@ def free_address() -> str:
         return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
+def said(running: Running) -> tuple[str, str]:
+    """What it said to standard output and error; one may be killed before it can say anything."""
+    files = [Path(f"{running.said}.{stream}") for stream in ("out", "err")]
+    out, err = (file.read_text() if file.exists() else "" for file in files)
+    return out, err
+
+
 class Troop:
     """Starts each command by the same line again, however often."""
 
@@ -73,7 +80,7 @@ class Troop:
             if running.pid not in codes:
                 continue
             del self.running[role]
-            out, err = (Path(f"{running.said}.{stream}").read_text() for stream in ("out", "err"))
+            out, err = said(running)
             assert "Traceback" not in err, f"{role} said\n{err}"
             found.append(Ended(role, codes[running.pid], out, err))
         return found

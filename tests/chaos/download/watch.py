@@ -54,7 +54,10 @@ class Watch:
     def rows(self) -> dict[str, tuple[int, str]]:
         """What the manifest tells: size and SHA-256 by name."""
         with closing(self._open()) as manifest:
-            return {name: (size, digest) for name, size, digest in manifest.execute("SELECT name, size, sha256 FROM files")}
+            return {
+                name: (size, digest)
+                for name, size, digest in manifest.execute("SELECT name, size, sha256 FROM files")
+            }
 
     def intents(self) -> int:
         with closing(self._open()) as manifest:

@@ -108,7 +108,7 @@ class Draft:
         return None
 
     def rest(self) -> None:
-        """Bring a finished draft to the disk, and let go of its descriptor. One that cannot stays as it is."""
+        """Bring a finished draft to the disk, and let go of its descriptor; if that fails, keep it."""
         if self.body is None or self.descriptor is None:
             return
         with contextlib.suppress(OSError):  # the commit will meet the same trouble, and tell

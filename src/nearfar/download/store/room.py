@@ -24,7 +24,7 @@ class Room:
         self._most = None if soft == resource.RLIM_INFINITY else max(LEAST, soft - taken - OTHERS)
 
     def make(self, drafts: Collection[Draft]) -> None:
-        """Before another one is opened: where `drafts` have no more room, those that are whole are put to rest."""
+        """Before another is opened: where `drafts` have no more room, put those to rest that are whole."""
         if self._most is None or len(drafts) < self._most:
             return
         holding = [draft for draft in drafts if draft.descriptor is not None]
