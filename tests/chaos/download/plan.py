@@ -34,7 +34,7 @@ MANY = frozenset({"host hears", "host says", "coordinator says", "agent acts"})
 
 @dataclass(frozen=True)
 class Blow:
-    {"draft written", "draft finished", "draft open", "fetched", "settled", "placed", "put", "putting"}
+    """A signal from outside: `at` seconds after the start, to a command's process, or to one below it."""
 
     at: float
     role: str
