@@ -8,6 +8,7 @@ import signal
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -88,6 +89,7 @@ class Member:
                 try:
                     self.process.start()
                 except (EOFError, ConnectionError):  # the server that forks was killed: another is made
+                    _see_server_end()
                     self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -258,3 +260,14 @@ def describe_exit(code: int | None) -> str:
     with suppress(ValueError):
         return f"was killed by {signal.Signals(-code).name}"
     return f"was killed by signal {-code}"
+
+
+def _see_server_end() -> None:
+    """A server that forks lets go of its socket a moment before it can be waited for, and be replaced."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    if pid is None:
+        return
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        select.select([descriptor], [], [], 1.0)
+        os.close(descriptor)

@@ -1,7 +1,7 @@
 """Named moments in a command's life at which it may kill or freeze itself, wrapped around from outside.
 
 A point is armed by a file in the run's folder: ``7.json`` with ``{"point": "renamed", "nth": 2, ...}``. Who
-comes to it for the nth time in one process moves the file away, so a command started again is not struck again.
+comes to it for the nth time in one process moves the file away: what is started again is not struck again.
 """
 
 from __future__ import annotations

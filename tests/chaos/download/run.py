@@ -91,9 +91,11 @@ class Run:
         self._quiet_round()
         check_end(self._folder, self._watch, self._wares, agents=self.plan.pool == "far")
         assert patiently(lambda: not self._starter.alive(), 10), f"processes left: {self._starter.alive()}"
-        given = Counter(self._wares.given)
-        self.figures.update(files=len(self._wares.saved()), starts=self._troop.starts)
-        self.figures["given again"] += sum(given[ware.path] - 1 for ware in self._wares.saved().values())
+        saved, given = self._wares.saved(), Counter(self._wares.given)
+        self.figures.update(files=len(saved), starts=self._troop.starts)
+        self.figures["given again"] += sum(
+            max(0, given[ware.path] - 1) for ware in self._wares.saved().values()
+        )
 
     # -- the struck round ----------------------------------------------------------------------------
 
