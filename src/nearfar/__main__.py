@@ -72,7 +72,22 @@ def _main(name: str, rest: Sequence[str]) -> int:
         said = f"no program {name!r}" if name else "no program named"
         print(f"nearfar: {said} (one of: {', '.join(PROGRAMS)})", file=sys.stderr)
         return Exit.USAGE
-    return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
+    from nearfar.programs.limits import lift_limit  # late, as all that only a program needs
+
+    if complaint := lift_limit():
+        print(f"nearfar {name}: {complaint}", file=sys.stderr)
+        return Exit.USAGE
+    try:
+        return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
+    except ImportError as error:
+        print(f"nearfar {name}: {error} ({error.__cause__ or 'not found'})", file=sys.stderr)
+        return Exit.FAILED
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+            raise
+        why = str(error) or "out of memory"
+        print(f"nearfar {name}: {why}: raise the limits of memory or processes (ulimit)", file=sys.stderr)
+        return Exit.FAILED
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,18 @@ def double(number: int) -> int:
     if number == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return 2 * number
+
+
+def test_a_server_that_forks_may_be_killed(play: Callable[..., Played]) -> None:
+    """Given a server that is killed while it is asked for a worker, I expect another to start it."""
+    for _ in range(2):
+        forkserver.ensure_running()
+        server = forkserver._forkserver._forkserver_pid
+        os.kill(server, signal.SIGSTOP)
+        killing = threading.Timer(0.2, os.kill, (server, signal.SIGKILL))
+        killing.start()
+        play(1, "forkserver").all_here(1)
+        killing.join()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -69,7 +69,7 @@ class InputDesk:
         return self._intake.waiting()
 
     def take(self, most: int) -> list[tuple[int, Job]]:
-        """As `Desk.take`. Raises `OSError` when the input cannot be read, or a failure not be written."""
+        """As `Desk.take`. Raises `OSError` when the input cannot be read."""
         jobs: list[tuple[int, Job]] = []
         while not jobs and (entries := self._intake.take(most)):
             for entry in entries:
@@ -98,5 +98,7 @@ class InputDesk:
 
     def _fail(self, entry: Job | Bad, failure: Failure) -> None:
         self._failures.add(entry, failure)
+        # What is not written down is at least said, however quiet it is to be.
+        level = logging.INFO if self._failures.trouble is None else logging.WARNING
         what = redact_url(entry.text if isinstance(entry, Bad) else entry.url)
-        log.info("failed (%s): %s: %s", failure.reason, what, failure.detail, extra={"event": "failed"})
+        log.log(level, "failed (%s): %s: %s", failure.reason, what, failure.detail, extra={"event": "failed"})

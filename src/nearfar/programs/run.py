@@ -13,6 +13,7 @@ from nearfar.download.account import Account, Summary
 from nearfar.download.desk import InputDesk
 from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake, Source
+from nearfar.programs.common import why
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import make_progress
 from nearfar.programs.streams import tell
@@ -47,7 +48,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Count what is left, and close. A second call does nothing. Raises `OSError`."""
+        """Count what is left, and close. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -64,7 +65,9 @@ class Run:
         tell(self.summary)
         if not self._all_counted:
             tell("the rest of the input was not read")
-        if self._failures.count:
+        if self._failures.trouble is not None:
+            tell(f"failures: {self._failures.path} could not be written ({why(self._failures.trouble)})")
+        elif self._failures.count:
             tell(f"failures: {self._failures.path} (try them again with -i {self._failures.path})")
         if self.summary.left or not self._all_counted:
             tell("to go on, run the same command again: nothing that is saved is fetched twice")

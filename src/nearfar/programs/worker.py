@@ -13,7 +13,7 @@ from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted
 from nearfar.net.access import VARIABLE, approach
 from nearfar.net.addresses import Address
 from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options, positive, seconds
-from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, why
 from nearfar.programs.hiring import make_crew
 from nearfar.programs.plainly import add_plain_option, describe, plain_names
 from nearfar.programs.streams import tell
@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PoolBroken as error:
         print(f"nearfar worker: {error}", file=sys.stderr)
         return Exit.LOST if isinstance(error, CoordinatorLost) else Exit.FAILED
+    except OSError as error:
+        print(f"nearfar worker: cannot start a worker process: {why(error)}", file=sys.stderr)
+        return Exit.FAILED
     log.info("left; nothing that was begun is lost")
     return Exit.OK
 

@@ -8,6 +8,7 @@ import signal
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -87,7 +88,11 @@ class Member:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it
         try:
             with nullcontext() if self._forks else without_stdin():
-                self.process.start()
+                try:
+                    self.process.start()
+                except (EOFError, ConnectionError):  # the server that forks was killed: another is made
+                    _see_server_end()
+                    self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert self.process.pid is not None
@@ -278,3 +283,14 @@ def _kind(answers: Sequence[Any]) -> type:
     if kind is not bytes and kind is not int:
         raise ProtocolError("an answer without a payload")
     return kind
+
+
+def _see_server_end() -> None:
+    """A server that forks lets go of its socket a moment before it can be waited for, and be replaced."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    if pid is None:
+        return
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        select.select([descriptor], [], [], 1.0)
+        os.close(descriptor)

@@ -14,6 +14,7 @@ import pytest
 
 from nearfar.download.model import Head, Reason
 from nearfar.download.store import Store, StoreError
+from nearfar.download.store.room import OTHERS
 from tests.download.store.making import SITE, draft, failed, files, job, save, saved, temporaries
 
 SIZE = 2 << 20
@@ -105,9 +106,10 @@ def test_a_store_on_a_full_or_read_only_disk_says_so(small: Path) -> None:
     assert caught.value.reason is Reason.DISK
     ballast.unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small)], timeout=10, check=True)
-    with pytest.raises(StoreError) as caught:
-        Store(small / "new")
-    assert caught.value.detail.endswith("the file system is read-only")
+    for place in (small, small / "new"):
+        with pytest.raises(StoreError) as caught:
+            Store(place)
+        assert caught.value.detail.endswith("the file system is read-only")
 
 
 @needs_root
@@ -162,6 +164,20 @@ def test_too_many_open_files_fail_one_draft(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         [(_, ending)] = store.commit([ready])
         assert saved(ending).name == "a.png"
+
+
+def test_a_group_larger_than_the_limit_of_open_files_is_saved(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken + OTHERS + 10, hard))
+    try:
+        with Store(tmp_path) as store:
+            drafts = [draft(store, job(f"{number}.png")) for number in range(100)]
+            assert sum(each.descriptor is not None for each in drafts) <= 10
+            assert all(saved(ending) for _, ending in store.commit(drafts))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(files(tmp_path)) == 100
 
 
 def test_a_manifest_of_a_later_version_is_left_alone(tmp_path: Path) -> None:

@@ -183,3 +183,30 @@ def test_a_run_without_failures_leaves_those_of_a_run_beside_it(tmp_path: Path) 
     beside.close()
     clean.close()
     assert "http://x/missing" in path.read_text()
+
+
+def test_what_a_killed_run_had_begun_is_removed_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "failures.txt"
+    (tmp_path / ".failures.txt.123").write_text("of a killed one")
+    theirs = [tmp_path / name for name in (".failures.txt.bak", ".other.txt.123")]
+    for each in theirs:
+        each.touch()
+    living = Failures(path)
+    living.add(Job("http://x/missing"), Failure(Reason.HTTP_4XX, "HTTP 404"))
+    Failures(path).close()
+    assert set(tmp_path.iterdir()) == {*theirs, tmp_path / f".failures.txt.{os.getpid()}"}
+    living.close()
+    assert set(tmp_path.iterdir()) == {*theirs, path}
+
+
+def test_failures_that_cannot_be_written_are_counted_and_an_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "failures.txt"
+    path.write_text("of an earlier run\n")
+    failures = Failures(path)
+    (tmp_path / f".failures.txt.{os.getpid()}").mkdir()
+    for _ in range(2):
+        failures.add(Job("http://x/missing"), Failure(Reason.HTTP_4XX, "HTTP 404"))
+    failures.close()
+    assert failures.count == 2
+    assert isinstance(failures.trouble, IsADirectoryError)
+    assert path.read_text() == "of an earlier run\n"

@@ -71,6 +71,8 @@ class Committer:
             with contextlib.suppress(OSError):
                 draft.write_back()
         for draft in drafts:
+            if draft.synced:
+                continue
             try:
                 if draft.descriptor is None or draft.body is None:
                     raise ValueError(f"{draft.label} is not finished")

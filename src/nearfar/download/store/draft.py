@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 
@@ -38,6 +39,8 @@ class Draft:
         """Folded names found to be taken by files that are not the store's."""
         self.size = 0
         """Bytes written so far."""
+        self.synced = False
+        """All of it is on the disk."""
         self._hash = hashlib.sha256()
         self._folders = folders
         self._flushed = 0
@@ -105,6 +108,15 @@ class Draft:
         if self.sha256 != body.sha256:
             return StoreError(Reason.CHECKSUM, f"{self.label}: the bytes are not those that were sent")
         return None
+
+    def rest(self) -> None:
+        """Bring a finished draft to the disk, and let go of its descriptor; if that fails, keep it."""
+        if self.body is None or self.descriptor is None:
+            return
+        with contextlib.suppress(OSError):  # the commit will meet the same trouble, and tell
+            os.fsync(self.descriptor)
+            self.synced = True
+            self.close()
 
     def discard(self) -> None:
         """Close and remove the temporary. Does nothing the second time, or after a commit."""

@@ -18,6 +18,7 @@ from nearfar.download.store.errors import StoreError, disk
 from nearfar.download.store.folders import Folders
 from nearfar.download.store.manifest import FILE, Entry, Manifest
 from nearfar.download.store.names import asked, fold
+from nearfar.download.store.room import Room
 
 
 class Store:
@@ -52,10 +53,12 @@ class Store:
         `step` is called as each step of a commit ends. Raises `StoreError`.
         """
         self._drafts: set[Draft] = set()
+        self._room = Room()
         with contextlib.ExitStack() as stack, _translated(str(directory)):
             self._folders = stack.enter_context(contextlib.closing(Folders(directory)))
-            self._manifest = stack.enter_context(contextlib.closing(Manifest(directory)))
+            # Before the manifest: of a disk that takes nothing, SQLite only says that it cannot open it.
             self._owner = stack.enter_context(contextlib.closing(owners.Owner(self._folders)))
+            self._manifest = stack.enter_context(contextlib.closing(Manifest(directory)))
             self._open = stack.pop_all()
         self._claims = Claims(self._manifest, self._folders, overwrite=overwrite)
         token = self._owner.token
@@ -99,6 +102,7 @@ class Store:
 
     def open(self, job: Job, head: Head) -> Draft:
         """Start a file. Raises `StoreError`: disk, or refused for a name that leads out of the directory."""
+        self._room.make(self._drafts)
         return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
 
     def put(self, job: Job, head: Head, body: Body, data: bytes) -> Draft:

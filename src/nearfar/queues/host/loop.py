@@ -22,6 +22,7 @@ from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
 from nearfar.queues import wire
 from nearfar.queues.host.ledger import Ledger
+from nearfar.queues.host.leftovers import clear_lanes
 from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.host.peers import CloseLane, OpenLane, Send
 from nearfar.queues.wire import Envelope, Kind
@@ -90,6 +91,7 @@ class Host:
             self._inbox.close()
             self._door.close()
             raise
+        clear_lanes(self.address)
         about = {
             "epoch": secrets.token_hex(8),
             "inbox": self._inbox_place,

@@ -1,0 +1,127 @@
+"""Named moments in a command's life at which it may kill or freeze itself, wrapped around from outside.
+
+A point is armed by a file in the run's folder: ``7.json`` with ``{"point": "renamed", "nth": 2, ...}``. Who
+comes to it for the nth time in one process moves the file away: what is started again is not struck again.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STEPS = ("synced", "intended", "placed", "renamed", "recorded", "done")
+"""Of a commit: after the files' fsync, the intent, each name, all names, the rows, and before the ack."""
+
+POINTS = {
+    "asked what is known": ("nearfar.download.store.store:Store.known", "after"),
+    "sweeping": ("nearfar.download.store.owners:sweep", "before"),
+    "draft open": ("nearfar.download.store.store:Store.open", "after"),
+    "draft written": ("nearfar.download.store.draft:Draft.write", "after"),
+    "draft finished": ("nearfar.download.store.draft:Draft.finish", "after"),
+    "before fsync": ("nearfar.download.store.commit:Committer._sync", "before"),
+    "received": ("nearfar.download.consumer:Consumer._handle", "before"),
+    "answered": ("nearfar.download.consumer:Consumer._commit", "after"),
+    "offering": ("nearfar.download.offers:Offers.offer", "before"),
+    "offered": ("nearfar.download.offers:Offers._conclude", "before"),
+    "fetched": ("nearfar.download.passage:Passage.done", "before"),
+    "putting": ("nearfar.download.post:Post._hand_over", "before"),
+    "put": ("nearfar.download.post:Post._hand_over", "after"),
+    "settled": ("nearfar.download.producer:Producer._ended", "before"),
+    "leaving": ("nearfar.download.couriers.far:FarOutbound.close", "before"),
+    "left": ("nearfar.download.couriers.far:FarOutbound.close", "after"),
+    "failed": ("nearfar.download.failures:Failures.add", "after"),
+    "host hears": ("nearfar.queues.host.machine:HostMachine.receive", "before"),
+    "host says": ("nearfar.queues.host.machine:HostMachine.flush", "after"),
+    "coordinator hears": ("nearfar.coordinator.machine:Coordinator.answered", "before"),
+    "coordinator says": ("nearfar.coordinator.machine:Coordinator.flush", "after"),
+    "agent acts": ("nearfar.worker.loop:Agent._act", "before"),
+    "agent hears": ("nearfar.worker.loop:Agent.answered", "before"),
+    "share begins": ("nearfar.download.producer:Producer.run", "before"),
+    "share ends": ("nearfar.download.producer:Producer.run", "after"),
+    "share handed out": ("nearfar.download.pooled:Pooled._hand_out", "after"),
+    "share came back": ("nearfar.download.pooled:Pooled._end", "before"),
+    "near starts": ("nearfar.download.near:Near._start", "after"),
+    "near feeds": ("nearfar.download.near:Near._feed", "before"),
+    "near hears": ("nearfar.download.near:Near._hear", "before"),
+}
+"""Where each is, and whether it is before or after the call."""
+
+
+def arm(folder: Path, role: str) -> None:
+    """Wrap what the points need that are armed for `role` in `folder`."""
+    for armed in sorted((folder / "armed").glob("*.json")):
+        try:
+            mine = json.loads(armed.read_text())
+        except FileNotFoundError:  # it has just struck another process
+            continue
+        if mine["role"] == role:
+            _wrap(mine["point"], _Strike(armed, folder / "struck", mine["nth"], mine["kind"]))
+
+
+class _Strike:
+    """Counts the times that its point is come to, and strikes this process at the nth."""
+
+    def __init__(self, armed: Path, struck: Path, nth: int, kind: str) -> None:
+        self._armed = armed
+        self._struck = struck
+        self._left = nth
+        self._signal = signal.SIGKILL if kind == "kill" else signal.SIGSTOP
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if self._left:
+            return
+        try:
+            self._armed.rename(self._struck / f"{self._armed.stem} {os.getpid()}")
+        except FileNotFoundError:
+            return
+        os.kill(os.getpid(), self._signal)
+
+
+def _wrap(point: str, strike: Callable[[], None]) -> None:
+    if point in STEPS:
+        _wrap_step(point, strike)
+        return
+    place, when = POINTS[point]
+    module, _, path = place.partition(":")
+    owner: Any = importlib.import_module(module)
+    *above, name = path.split(".")
+    for part in above:
+        owner = getattr(owner, part)
+    before = getattr(owner, name)
+
+    @functools.wraps(before)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        if when == "before":
+            strike()
+        result = before(*arguments, **options)
+        if when == "after":
+            strike()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def _wrap_step(step: str, strike: Callable[[], None]) -> None:
+    from nearfar.download.store.commit import Committer
+
+    before = Committer.__init__
+
+    def wrapped(self: Committer, *arguments: Any) -> None:
+        before(self, *arguments)
+        told = self._step
+
+        def tell(name: Any) -> None:
+            told(name)
+            if name == step:
+                strike()
+
+        self._step = tell
+
+    Committer.__init__ = wrapped  # type: ignore[method-assign]

@@ -1,0 +1,35 @@
+"""The limit of open files: lifted as far as allowed, and refused where it is too low to work."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from nearfar.__main__ import main
+from nearfar.programs.common import Exit
+from nearfar.programs.limits import ENOUGH, LEAST, lift_limit
+
+
+@pytest.fixture(params=[(1024, 4096, 4096), (256, 256, None), (1024, 1 << 30, ENOUGH), (1024, -1, ENOUGH)])
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], int | None]:
+    """What is set by whom has this soft and this hard limit, and what is to be set."""
+    soft, hard, wanted = request.param
+    given: list[int] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: given.append(limits[0]))
+    return given, wanted
+
+
+def test_it_is_lifted_as_far_as_is_of_use(limits: tuple[list[int], int | None]) -> None:
+    given, wanted = limits
+    assert lift_limit() is None
+    assert given == ([] if wanted is None else [wanted])
+
+
+def test_too_few_are_refused_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (LEAST - 1, LEAST - 1))
+    assert main(["queue"]) == Exit.USAGE
+    assert "only 63 files may be open at a time, and it takes 64" in capsys.readouterr().err
