@@ -164,8 +164,7 @@ class FarQueue(BaseQueue):
         return self.qsize() == 0
 
     def full(self) -> bool:
-        end = self._reached()
-        maxsize = int(end.facts["maxsize"])
+        maxsize = int(self._reached().facts["maxsize"])
         return 0 < maxsize <= self.qsize()
 
     def shutdown(self, immediate: bool = False) -> None:

@@ -127,8 +127,8 @@ class Host:
     def counts(self) -> dict[str, int]:
         """The ledger in figures, how many frames could not be true, how many ends were turned away."""
         with self._lock:
-            doubtful = {"malformed": self._complaints.count, "turned away": self._door.turned_away}
-            return self._machine.counts() | doubtful
+            found = {"malformed": self._complaints.count, "turned away": self._door.turned_away}
+            return self._machine.counts() | found
 
     def close(self, timeout: float = 2.0) -> None:
         """Stop, when every end has said goodbye, or after `timeout` seconds."""
@@ -162,11 +162,8 @@ class Host:
 
     def _patience(self) -> int:
         now = time.monotonic()
-        deadline = self._next_tick
-        if self._closing is not None:
-            deadline = min(deadline, self._closing)
-        if (refresh := self._door.deadline()) is not None:
-            deadline = min(deadline, refresh)
+        times = (self._next_tick, self._closing, self._door.deadline())
+        deadline = min(each for each in times if each is not None)
         return max(0, int((deadline - now) * 1000) + 1)
 
     def _read(self, events: dict[object, int]) -> None:
