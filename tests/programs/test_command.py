@@ -13,23 +13,8 @@ import pytest
 import nearfar
 from nearfar.__main__ import PROGRAMS, main
 
-HELPERS = set(
-    [
-        "arguments",
-        "bars",
-        "common",
-        "counts",
-        "exits",
-        "fetching",
-        "hiring",
-        "limits",
-        "plainly",
-        "progress",
-        "run",
-        "streams",
-        "tables",
-    ]
-)
+HELPERS = {"arguments", "bars", "common", "counts", "exits", "fetching", "hiring"}
+HELPERS |= {"limits", "plainly", "progress", "run", "streams", "tables"}
 
 
 def test_help_names_every_program_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,47 @@
+"""What the documents say of tests and files is so."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+PROOF = re.compile(r"`(?:tests/)?((?:[a-z0-9_]+/)*test_\w+\.py)(?:::(\w+))?`")
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "SECURITY.md"])
+
+
+@cache
+def functions(path: Path) -> frozenset[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_test_that_it_names_is_there(page: Path) -> None:
+    found = PROOF.findall(page.read_text(encoding="utf-8"))
+    assert [f"{file}::{name}" for file, name in found if not is_there(file, name)] == []
+
+
+def is_there(file: str, name: str) -> bool:
+    """Below ``tests/``, or in the page about downloads below ``tests/download/``."""
+    paths = [path for path in (TESTS / file, TESTS / "download" / file) if path.exists()]
+    return any(not name or name in functions(path) for path in paths)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_page_that_it_links_to_is_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_promise_names_its_proof() -> None:
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "proved by" not in line]
+    assert len(rows) > 40
+    assert [row for row in rows if not (PROOF.search(row) or "`nearfar contrast`" in row)] == []
