@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -20,6 +20,7 @@ from nearfar.programs.common import Exit
 from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
 from tests.download.trade.troop import Files
+from tests.support.processes import leaves
 from tests.support.routes import status
 from tests.support.waiting import eventually
 from tests.support.web import Web
@@ -66,22 +67,6 @@ class Pooled(Commands):
         found = leaves(producer.pid if self.crew is None else self.crew.pid)
         assert len(found) == 2
         return found
-
-
-def leaves(root: int) -> list[int]:
-    """The processes below `root` that have none below themselves, but for multiprocessing's own tracker."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"resource_tracker" not in (entry / "cmdline").read_bytes():
-                children.setdefault(parent, []).append(int(entry.name))
-    found, waiting = [], children.get(root, [])
-    while waiting:
-        pid = waiting.pop()
-        waiting += children.get(pid, [])
-        found += [] if pid in children else [pid]
-    return found
 
 
 @pytest.fixture
