@@ -18,6 +18,7 @@ from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
 from nearfar.queues import wire
 from nearfar.queues.host.ledger import Ledger
+from nearfar.queues.host.leftovers import clear_lanes
 from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.host.peers import CloseLane, OpenLane, Send
 from nearfar.queues.wire import Envelope, Kind
@@ -68,6 +69,7 @@ class Host:
             self._control.close()
             self._inbox.close()
             raise
+        clear_lanes(self.address)
         about = {
             "epoch": secrets.token_hex(8),
             "inbox": self._inbox_place,
