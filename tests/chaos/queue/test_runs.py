@@ -1,0 +1,43 @@
+"""Queues whose host and ends are killed, frozen and cut off at random: every item comes to its end.
+
+Each seed is a run, which `plan` draws. The plan of a run that fails is printed, and what its roles said.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.faults.figures import told
+from tests.chaos.faults.hosts import Hosts, missing
+from tests.chaos.faults.starter import Starter
+from tests.chaos.queue.plan import Plan
+from tests.chaos.queue.run import Run
+
+
+def go(seed: int, folder: Path, roles: Starter, hosts: Hosts | None) -> None:
+    plan = Plan.draw(seed)
+    print(plan)
+    if plan.transport == "net" and hosts is None:
+        pytest.skip(missing())
+    run = Run(plan, folder, roles, hosts)
+    with told("queue", seed, run.stage):
+        try:
+            run.run()
+        finally:
+            run.close()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_few_runs(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None) -> None:
+    go(seed, tmp_path / "run", roles, hosts)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(150)
+@pytest.mark.seeds("1-40")
+def test_whatever_dies_nothing_is_lost(
+    seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None
+) -> None:
+    go(seed, tmp_path / "run", roles, hosts)
