@@ -164,7 +164,7 @@ class HostMachine:
                     self._supply.take_back(peer, items, size)
                 self._rounds.reply(number, peer.session, now)
             case Kind.JOIN:
-                self._join(peer, message)
+                self._join(peer, message, now)
             case Kind.BYE:
                 self._supply.tell_news(now)
                 self._desk.send(peer, Kind.PART, now=now)
@@ -172,10 +172,10 @@ class HostMachine:
             case _:
                 pass  # a word that only a host says
 
-    def _join(self, peer: Peer, message: Message) -> None:
+    def _join(self, peer: Peer, message: Message, now: float) -> None:
         produces, consumes, tags, helper = message.fields
         if produces and not peer.produces:
-            self._supply.join(peer, helper=helper)
+            self._supply.join(peer, now, helper=helper)
         if consumes and not peer.consumes:
             self._demand.join(peer, tags)
 
