@@ -35,6 +35,7 @@ ONLY_IN = {
 
 PURE = (
     "net.line",
+    "net.standstill",
     "queues.host.ledger",
     "queues.ends.sender",
     "queues.ends.receiver",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
+from nearfar.net.standstill import Standstill
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, Send
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.ends.receiver import Receiver
@@ -56,6 +57,7 @@ class EndMachine:
         self._about = about
         self._actions: list[Action] = []
         self._greeted = 0.0
+        self._standstill = Standstill(0.0)
 
     @property
     def session_name(self) -> str:
@@ -77,6 +79,7 @@ class EndMachine:
     def connect(self, now: float) -> None:
         """Begin the first session."""
         if self.state is State.NEW:
+            self._standstill = Standstill(now)
             self._begin_session(now)
 
     def leave(self) -> None:
@@ -110,7 +113,10 @@ class EndMachine:
                     self.abandon()
 
     def tick(self, now: float) -> None:
-        """Time passed."""
+        """Time passed. If nobody ticked for long, this process stood still: that is not the host's silence."""
+        stood = self._standstill.seconds(now, float(self.facts.get("lease", IDLE)))
+        if self.session is not None:
+            self.session.heard = min(now, self.session.heard + stood)
         if self.state is State.GREETING and now - self._greeted >= GREET_EVERY:
             self._greet(now)
         elif self.state is State.OPEN and self.session is not None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from nearfar.net.line import Outgoing, Voice
+from nearfar.net.standstill import Standstill
 from nearfar.queues.host.demand import Demand
 from nearfar.queues.host.desk import Desk
 from nearfar.queues.host.ledger import Ledger
@@ -40,6 +41,7 @@ class HostMachine:
         self._demand = Demand(self._desk, ledger, self._rounds)
         self._questions = Questions(self._desk, ledger, self._rounds)
         self._heard_from: dict[str, Peer] = {}
+        self._standstill: Standstill | None = None
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -74,8 +76,16 @@ class HostMachine:
             self._end(peer, why, cleanly=False, now=now)
 
     def tick(self, now: float) -> None:
-        """Time passed: send again what got lost, give up on the silent."""
+        """Time passed: send again what got lost, give up on the silent.
+
+        If nobody ticked for long, this process stood still, and heard nothing: that is no peer's silence.
+        """
+        stood = self._standstill.seconds(now, self._lease) if self._standstill else 0.0
+        self._standstill = self._standstill or Standstill(now)
+        if stood:
+            self._rounds.postpone(stood)
         for peer in list(self.peers.values()):
+            peer.heard = min(now, peer.heard + stood)
             if now - peer.heard >= self._lease:
                 self.dead(peer.session, f"{peer.uid} was silent for {self._lease:g} s", now)
                 continue
