@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,23 @@ def test_a_batch_is_answered_in_order(play: Callable[..., Played], method: str) 
     played.give(name, *(call(abs, -number) for number in range(50)))
     played.until(lambda: len(played.notes.answers[name]) == 50)
     assert played.notes.values(name) == list(range(50))
+
+
+def test_a_fork_server_that_is_killed_as_it_is_asked_for_a_worker_is_followed_by_another(
+    play: Callable[..., Played],
+) -> None:
+    played = play(1, "forkserver")
+    played.all_here(1)
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGSTOP)
+    killing = threading.Timer(0.2, os.kill, (server, signal.SIGKILL))
+    killing.start()
+    played.crew.resize(2)
+    played.crew.start()
+    killing.join()
+    (_, name) = played.all_here(2)
+    played.give(name, call(abs, -1))
+    played.until(lambda: played.has_answered(name, 1))
 
 
 def test_large_arguments_and_answers_travel_beside_the_message(play: Callable[..., Played]) -> None:

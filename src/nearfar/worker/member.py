@@ -85,11 +85,21 @@ class Member:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it
         try:
             with nullcontext() if self._forks else without_stdin():
-                self.process.start()
+                self._launch()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert self.process.pid is not None
         self.pidfd = os.pidfd_open(self.process.pid)
+
+    def _launch(self) -> None:
+        """A fork server that is killed just now is followed by another."""
+        for last in (False, True):
+            try:
+                return self.process.start()
+            except EOFError as error:
+                if last:
+                    raise OSError("the fork server has died twice") from error
+        return None
 
     @property
     def pid(self) -> int:
