@@ -146,6 +146,7 @@ class Stage:
                 continue
             self._stopped.add(name)
             self.figures["failpoints struck"] += 1
+            self.journal.note("struck", role=name, pid=pid)
             if (length := self._stop_lengths.get(name)) is not None and Path(f"/proc/{pid}").exists():
                 self.figures["stops"] += 1
                 self.journal.note("fault", kind="stop", target=name, length=length)

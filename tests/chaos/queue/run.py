@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -13,6 +11,7 @@ from typing import Any
 from tests.chaos.faults.faults import either
 from tests.chaos.faults.hosts import Hosts
 from tests.chaos.faults.leftovers import leftovers
+from tests.chaos.faults.places import free_ports, spread
 from tests.chaos.faults.proxied import LISTEN, TARGET, Proxied
 from tests.chaos.faults.stage import Stage
 from tests.chaos.faults.starter import Starter
@@ -37,7 +36,7 @@ class Run:
         self._folder = folder
         self._dice = Random(plan.seed)
         self._stack = ExitStack()
-        self._machines = dict(zip([HOST, *plan.roles], _spread(), strict=False))
+        self._machines = dict(zip([HOST, *plan.roles], spread(), strict=False))
         proxy = None
         self._options: dict[str, Any] = {"maxsize": plan.maxsize, "producers": plan.producers}
         match plan.transport:
@@ -77,7 +76,7 @@ class Run:
         self._until("the host is there", lambda: HOST in stage.troop.running)
         stage.troop.signal(HOST, 15)
         self._until("the host has left", lambda: HOST in self._done)
-        left = leftovers(self._folder, self._starter)
+        left = leftovers(self._folder, self._starter, killed=bool(stage.killed))
         assert not left, f"left behind: {left}"
         Check(self.plan, stage).all()
 
@@ -126,29 +125,3 @@ class Run:
 
     def _producers(self) -> set[str]:
         return {role for role in self.plan.roles if role.startswith("producer")}
-
-
-def _spread() -> Iterator[str]:
-    """The machines on which roles live: the host on one, the others spread over the rest."""
-    yield "a"
-    while True:
-        yield from ("b", "c", "d")
-
-
-def free_ports(count: int) -> list[int]:
-    """So many ports in a row that nobody uses, below those that the kernel gives out."""
-    for first in Random().sample(range(20_000, 32_000 - count), 200):
-        ports = list(range(first, first + count))
-        if all(map(_free, ports)):
-            return ports
-    raise AssertionError("no ports are free")
-
-
-def _free(port: int) -> bool:
-    for address in (LISTEN, TARGET):
-        with socket.socket() as probe:
-            try:
-                probe.bind((address, port))
-            except OSError:
-                return False
-    return True
