@@ -75,7 +75,7 @@ class Agent:
         gone afterwards, in any case.
         """
         try:
-            self._crew.start()
+            self._start_crew()
             self._machine.connect(time.monotonic())
             while self._goes_on():
                 self._take_in(self._sleep())
@@ -119,6 +119,12 @@ class Agent:
         self._hopeless = reason
 
     # -- steps of the loop -------------------------------------------------------------------------
+
+    def _start_crew(self) -> None:
+        try:
+            self._crew.start()
+        except OSError as error:
+            raise PoolBroken(f"no worker can be started: {error}") from error
 
     def _goes_on(self) -> bool:
         """False once the machine has said its last."""
