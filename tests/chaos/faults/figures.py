@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tests.chaos.faults.stage import Stage
 
+LONG = ("got", "ran", "outcome")
+"""What there are too many notes of."""
 FIGURES = "NEARFAR_CHAOS_FIGURES"
 """A file to which each run that is green adds its figures, a line of JSON."""
 
@@ -22,7 +24,7 @@ def told(what: str, seed: int, stage: Stage) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        print("\n".join(_line(note, began) for note in stage.journal.notes() if note["what"] != "got"))
+        print("\n".join(_line(note, began) for note in stage.journal.notes() if note["what"] not in LONG))
         print(stage.troop.said())
         raise
     if place := os.environ.get(FIGURES):

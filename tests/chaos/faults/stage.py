@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,10 +34,11 @@ class Stage:
         machines: dict[str, str] | None = None,
         proxy: Proxied | None = None,
     ) -> None:
-        (folder / "temporary").mkdir(parents=True)
+        folder.mkdir()
+        self.temporary = Path(tempfile.mkdtemp())  # a short path, as sockets need
         self.folder = folder
         self.journal = Journal(folder / "journal", "stage")
-        self.troop = Troop(starter, folder, self.journal)
+        self.troop = Troop(starter, folder, self.temporary, self.journal)
         self.figures: Counter[str] = Counter()
         self.killed: set[str] = set()
         """Roles that were killed, whoever did it."""
@@ -93,6 +96,7 @@ class Stage:
         if self._hosts is not None:
             self._hosts.heal()
         self.troop.starter.kill_all()
+        shutil.rmtree(self.temporary)
 
     # -- what happens ------------------------------------------------------------------------------
 

@@ -35,10 +35,11 @@ class Ended:
 
 @dataclass
 class Troop:
-    """Everything that the roles write is below `folder`."""
+    """What the roles say is in `folder`; their temporary files are in `temporary`."""
 
     starter: Starter
     folder: Path
+    temporary: Path
     journal: Journal
     parts: dict[str, Part] = field(default_factory=dict)
     running: dict[str, int] = field(default_factory=dict)
@@ -48,7 +49,7 @@ class Troop:
     def start(self, name: str) -> None:
         part = self.parts[name]
         self.starts += 1
-        environment = {"TMPDIR": str(self.folder / "temporary"), SPEC: ""}
+        environment = {"TMPDIR": str(self.temporary), SPEC: ""}
         if part.failpoint is not None:
             environment |= {SPEC: str(part.failpoint), MARK: str(self._mark(name))}
             part.failpoint = None

@@ -32,7 +32,6 @@ class Run:
     def __init__(self, plan: Plan, folder: Path, starter: Starter, hosts: Hosts | None) -> None:
         self.plan = plan
         self._folder = folder
-        self._starter = starter
         self._dice = Random(plan.seed)
         self._stack = ExitStack()
         self._done: set[str] = set()
@@ -59,7 +58,7 @@ class Run:
             self._until("the coordinator says how it stands", lambda: "asker" in self._done)
         self._dismiss(plan.helpers)
         self._dismiss([HOST] if plan.centre == HOST else [])
-        left = leftovers(self._folder, self._starter, killed=bool(stage.killed))
+        left = leftovers(stage)
         assert not left, f"left behind: {left}"
         Check(plan, stage).all()
 

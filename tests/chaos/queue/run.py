@@ -53,7 +53,6 @@ class Run:
                 self._binds, self._calls = f"tcp://{TARGET}:{first}", f"tcp://{LISTEN}:{first}"
                 self._options["lanes"] = f"{lanes[0]}-{lanes[-1]}"
         self.stage = Stage(folder, starter, self._dice, hosts=hosts, machines=self._machines, proxy=proxy)
-        self._starter = starter
         self._hosts = hosts if plan.transport == "net" else None
         self._done: set[str] = set()
         self._add_parts()
@@ -76,7 +75,7 @@ class Run:
         self._until("the host is there", lambda: HOST in stage.troop.running)
         stage.troop.signal(HOST, 15)
         self._until("the host has left", lambda: HOST in self._done)
-        left = leftovers(self._folder, self._starter, killed=bool(stage.killed))
+        left = leftovers(stage)
         assert not left, f"left behind: {left}"
         Check(self.plan, stage).all()
 
