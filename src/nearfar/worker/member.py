@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from time import sleep
 from typing import Any, NamedTuple
 
 from nearfar.net.pickles.names import without_stdin
@@ -21,6 +22,8 @@ from nearfar.worker.outbox import Outbox
 
 REAPED_WITHIN = 5.0
 """Seconds that a process may take from its last sign of life to its end."""
+PAUSES = (0.0, 0.02, 0.2)
+"""Seconds to wait for a killed fork server's end, before it is tried again whether another can be started."""
 
 Answer = Sequence[Any]
 """Status, blob and buffers."""
@@ -92,14 +95,16 @@ class Member:
         self.pidfd = os.pidfd_open(self.process.pid)
 
     def _launch(self) -> None:
-        """A fork server that is killed just now is followed by another."""
-        for last in (False, True):
+        """A fork server that is killed just now is followed by another, once it is seen to have ended."""
+        for pause in PAUSES:
             try:
                 return self.process.start()
-            except EOFError as error:
-                if last:
-                    raise OSError("the fork server has died twice") from error
-        return None
+            except (EOFError, ConnectionError):
+                sleep(pause)
+        try:
+            return self.process.start()
+        except EOFError as error:
+            raise OSError("the fork server dies again and again") from error
 
     @property
     def pid(self) -> int:
