@@ -18,6 +18,9 @@ from nearfar.net.addresses import Address
 LARGEST_FRAME = 1 << 31
 """Bytes: a peer that announces a larger frame is disconnected."""
 
+BROKEN_AFTER = 20_000
+"""Milliseconds without a sign of life after which the kernel gives a connection up."""
+
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
 
@@ -42,11 +45,24 @@ def make(kind: int, *, identity: str = "") -> zmq.Socket[bytes]:
     made.setsockopt(zmq.MAXMSGSIZE, LARGEST_FRAME)
     made.setsockopt(zmq.RECONNECT_IVL, 50)
     made.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    _notice_broken(made)
     if kind == zmq.ROUTER:
         made.setsockopt(zmq.ROUTER_HANDOVER, 1)
     if identity:
         made.setsockopt(zmq.ROUTING_ID, identity.encode())
     return made
+
+
+def _notice_broken(made: zmq.Socket[bytes]) -> None:
+    """A connection that a firewall has forgotten, or whose other machine is gone, is closed and made again.
+
+    The kernels find out, and not the protocol: a message may take as long to travel as it likes.
+    """
+    made.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
+    made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+    made.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+    made.setsockopt(zmq.TCP_MAXRT, BROKEN_AFTER)
 
 
 def receive(made: zmq.Socket[bytes], copied: int) -> list[bytes | memoryview]:

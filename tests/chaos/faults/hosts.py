@@ -5,10 +5,37 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 _serials = itertools.count(1)
+ESTABLISHED = "01"
+"""As `/proc/net/tcp` has it."""
+
+
+class Connection(NamedTuple):
+    """A TCP connection: the port here, and the address and port of the other side."""
+
+    mine: int
+    other: str
+    theirs: int
+
+
+def connections(pid: int) -> list[Connection]:
+    """Those that are established on the machine of a process."""
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    tcp6 = [line.split() for line in Path(f"/proc/{pid}/net/tcp6").read_text().splitlines()[1:]]
+    return [_connection(row[1], row[2]) for row in rows + tcp6 if row[3] == ESTABLISHED]
+
+
+def _connection(local: str, remote: str) -> Connection:
+    address, _, port = remote.partition(":")
+    return Connection(
+        int(local.partition(":")[2], 16), socket.inet_ntoa(bytes.fromhex(address[-8:])[::-1]), int(port, 16)
+    )
 
 
 @cache
@@ -68,9 +95,11 @@ class Hosts:
         """A share of what is sent to a machine gets lost, at random."""
         self._rule(name, "-m", "statistic", "--mode", "random", "--probability", f"{share:g}", "-j", "DROP")
 
-    def forget(self, name: str, port: int) -> None:
-        """What comes from that port is dropped: as a firewall does that has forgotten a connection."""
-        self._rule(name, "-p", "tcp", "--sport", str(port), "-j", "DROP")
+    def forget(self, here: str, connection: Connection) -> None:
+        """Both ways of a connection end, and nobody is told: so does a firewall that has forgotten it."""
+        mine, theirs = str(connection.mine), str(connection.theirs)
+        self._rule(here, "-p", "tcp", "--sport", theirs, "--dport", mine, "-j", "DROP")
+        self._rule(self._at(connection.other), "-p", "tcp", "--sport", mine, "--dport", theirs, "-j", "DROP")
 
     def heal(self) -> None:
         """Everything reaches everybody again."""
@@ -81,6 +110,9 @@ class Hosts:
         """Remove the machines; what runs there must have ended."""
         for name in [*(self.network(name) for name in self._names), self._switch]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=10)
+
+    def _at(self, address: str) -> str:
+        return next(name for name in self._names if self.address(name) == address)
 
     def _make(self) -> None:
         self._batch("", ["netns add " + self._switch, *(f"netns add {self.network(n)}" for n in self._names)])
@@ -100,9 +132,7 @@ class Hosts:
 
     def _batch(self, network: str, orders: list[str]) -> None:
         words = ["ip", *(["-n", network] if network else []), "-batch", "-"]
-        subprocess.run(
-            words, input="\n".join(orders), text=True, check=True, capture_output=True, timeout=10
-        )
+        subprocess.run(words, input="\n".join(orders), text=True, check=True, capture_output=True, timeout=10)
 
     def _run(self, *words: str) -> None:
         subprocess.run(words, check=True, capture_output=True, timeout=10)

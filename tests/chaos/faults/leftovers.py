@@ -24,7 +24,11 @@ def leftovers(stage: Stage) -> list[str]:
             *(f"process {pid}" for pid in starter.alive()),
             *(f"shared memory {name}" for name in starter.shared_memory()),
             *(f"socket {path}" for path in stage.folder.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)),
-            *(f"temporary {path}" for path in stage.temporary.iterdir() if not (stage.killed and _pythons(path))),
+            *(
+                f"temporary {path}"
+                for path in stage.temporary.iterdir()
+                if not (stage.killed and _pythons(path))
+            ),
         ]
         return not found
 

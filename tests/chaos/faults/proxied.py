@@ -17,7 +17,15 @@ class Proxied:
     """A proxy for these ports, in a process of its own; use as a context."""
 
     def __init__(self, ports: list[int], seed: int) -> None:
-        words = [sys.executable, "-m", "tests.chaos.faults.proxy", LISTEN, TARGET, str(seed), *map(str, ports)]
+        words = [
+            sys.executable,
+            "-m",
+            "tests.chaos.faults.proxy",
+            LISTEN,
+            TARGET,
+            str(seed),
+            *map(str, ports),
+        ]
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True
         )

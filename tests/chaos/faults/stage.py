@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from tests.chaos.faults.faults import Fault, Undoing
-from tests.chaos.faults.hosts import Hosts
+from tests.chaos.faults.hosts import Hosts, connections
 from tests.chaos.faults.journal import Journal
 from tests.chaos.faults.proxied import Proxied
 from tests.chaos.faults.starter import Starter
@@ -183,7 +183,17 @@ class Stage:
                 hosts.lossy(machine, fault.amount)
             case "isolate":
                 hosts.isolate(centre)
-        self._undoing.later(now + fault.length, hosts.heal)
+            case "forget":  # all but those to the port `amount`
+                found = connections(self.troop.running[fault.target])
+                for connection in found:
+                    if connection.other == hosts.address(centre) and connection.theirs != int(fault.amount):
+                        hosts.forget(machine, connection)
+        self._undoing.later(now + fault.length, self._heal)
+
+    def _heal(self) -> None:
+        assert self._hosts is not None
+        self._hosts.heal()
+        self.journal.note("healed")
 
     def _states(self) -> str:
         states = []

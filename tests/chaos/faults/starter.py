@@ -58,7 +58,11 @@ class Starter:
 
     def shared_memory(self) -> list[str]:
         """What roles have left in their /dev/shm."""
-        return [path.name for path in Path(f"/proc/{self._server.pid}/root/dev/shm").iterdir()] if self._own else []
+        return (
+            [path.name for path in Path(f"/proc/{self._server.pid}/root/dev/shm").iterdir()]
+            if self._own
+            else []
+        )
 
     def kill_all(self) -> None:
         """End whatever is there."""

@@ -65,7 +65,9 @@ class Check:
         self._stage.figures["calls lost"] += len(lost)
         assert not lost or self._deadly, f"lost for nothing: {lost}"
         if self._plan.near:
-            kills = [note for note in self._deadly if "kill" in note.get("kind", "") or note["what"] == "struck"]
+            kills = [
+                note for note in self._deadly if "kill" in note.get("kind", "") or note["what"] == "struck"
+            ]
             assert len(lost) <= len(kills), f"{len(kills)} workers were killed, and these lost: {lost}"
 
     def deaths_have_a_reason(self) -> None:

@@ -69,7 +69,9 @@ class Plan:
         return cls(**{**vars(plan), "faults": plan._faults(dice), "failpoints": failpoints})
 
     def __str__(self) -> str:
-        told = f"seed {self.seed}: {self.transport}{', hosted' if self.hosted else ''}, {self.clients} clients"
+        told = (
+            f"seed {self.seed}: {self.transport}{', hosted' if self.hosted else ''}, {self.clients} clients"
+        )
         told += f" of {self.tasks} tasks, {self.retries} retries, {len(self.helpers)} agents"
         lines = [*map(str, self.faults), *(f"{role} at {point}" for role, point in self.failpoints)]
         return "\n  ".join([f"{told} of {self.processes} processes", *lines])
@@ -80,7 +82,11 @@ class Plan:
         if self.near:
             places = [("client1", point) for point in OF_WORKER]
         else:
-            points = [] if self.hosted else [*((HOST, p) for p in OF_COORDINATOR), *(("client1", p) for p in OF_CLIENT)]
+            points = (
+                []
+                if self.hosted
+                else [*((HOST, p) for p in OF_COORDINATOR), *(("client1", p) for p in OF_CLIENT)]
+            )
             places = [*points, *(("agent1", p) for p in (*OF_AGENT, *OF_WORKER))]
         role, point = places[turn % len(places)]
         once = point.endswith(("hello", "bye", "welcome-sent", "came-sent", "worker-came", "departed"))

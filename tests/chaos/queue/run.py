@@ -20,7 +20,7 @@ from tests.chaos.queue.check import Check
 from tests.chaos.queue.plan import HOST, Plan
 from tests.chaos.queue.roles import PRODUCER_LOST
 
-LIMIT = 40.0
+LIMIT = 60.0
 PLACE = "tests.chaos.queue.roles"
 LANES = 40
 """Ports beside the address: one for the inbox, and one for each consumer's session."""
