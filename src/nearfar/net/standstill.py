@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Standstill:
-    """Told the time several times a lease, it finds when this process did not run: frozen, paused, starved."""
+    """Told the time several times a lease, it finds when this process did not run: it was frozen."""
 
     def __init__(self, now: float) -> None:
         self._last = now

@@ -1,7 +1,7 @@
 """Named steps at which a process kills or freezes itself, wrapped around the shipped code from outside.
 
-``NEARFAR_FAILPOINT="lend-sent:kill@3"`` arms one in a process that `starting` starts: at the third time that it
-comes to the step. A file, made by who is struck, sees to it that each is struck once, whoever inherits it.
+``NEARFAR_FAILPOINT="lend-sent:kill@3"`` arms one in a process that `starting` starts: at the third time that
+it comes to the step. A file, made by who is struck, sees to it that each is struck once, whoever inherits it.
 """
 
 from __future__ import annotations

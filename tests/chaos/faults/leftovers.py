@@ -37,7 +37,7 @@ def leftovers(stage: Stage) -> list[str]:
 
 
 def _pythons(path: Path) -> bool:
-    """Whether Python itself leaves that behind where a program is killed: it removes it at a normal end only."""
+    """Whether Python itself leaves that behind a kill: it removes it at a program's normal end only."""
     with suppress(OSError):
         return path.name.startswith("pymp-") or path.read_bytes() == PROBE
     return False

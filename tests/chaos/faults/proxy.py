@@ -1,8 +1,10 @@
-"""A TCP proxy that does what bad networks do: ``python -m tests.chaos.faults.proxy LISTEN TARGET SEED PORT...``.
+"""A TCP proxy that does what bad networks do.
 
-It listens at each port of the address LISTEN, and passes on to the same port of TARGET. Orders come as lines of
-JSON, each answered by ``ok``: see `Weather` for those that last until ``clear``, `Line` for those that strike
-the connections that there are.
+``python -m tests.chaos.faults.proxy LISTEN TARGET SEED PORT...``
+
+It listens at each port of the address LISTEN, and passes on to the same port of TARGET. Orders come as lines
+of JSON, each answered by ``ok``: see `Weather` for those that last until ``clear``, `Line` for those that
+strike the connections that there are.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ UP, DOWN = "up", "down"
 
 
 class Weather:
-    """What holds for every connection: `delay` (seconds a chunk), `rate` (bytes a second), `held` directions."""
+    """What holds for every connection: `delay` (seconds a chunk), `rate` (bytes a second), what is held."""
 
     def __init__(self) -> None:
         self.delay = 0.0

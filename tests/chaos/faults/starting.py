@@ -1,9 +1,9 @@
 """The start module: roles, forked from a process that has imported what they need, with a failpoint armed.
 
 Serves on standard input: a line of JSON for each role to start (answered by its process id), and ``ends``
-(answered by the exit codes of those that have ended since). What the roles leave behind becomes a child of this
-process, so that nothing can hide. A role is a function, ``module:function``, that is called with a list of strings;
-its module's `POINTS` are the failpoints that there are.
+(answered by the exit codes of those that have ended since). What the roles leave behind becomes a child of
+this process, so that nothing can hide. A role is a function, ``module:function``, that is called with a list
+of strings; its module's `POINTS` are the failpoints that there are.
 """
 
 from __future__ import annotations

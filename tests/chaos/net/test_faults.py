@@ -1,4 +1,4 @@
-"""The tools of the chaos suite do what they say: points are where they are said to be, networks part, lines break."""
+"""The tools of the chaos suite do what they say: points are found, networks part, lines break."""
 
 from __future__ import annotations
 

@@ -82,12 +82,11 @@ class Plan:
         if self.near:
             places = [("client1", point) for point in OF_WORKER]
         else:
-            points = (
-                []
-                if self.hosted
-                else [*((HOST, p) for p in OF_COORDINATOR), *(("client1", p) for p in OF_CLIENT)]
-            )
-            places = [*points, *(("agent1", p) for p in (*OF_AGENT, *OF_WORKER))]
+            places = [("agent1", point) for point in (*OF_AGENT, *OF_WORKER)]
+        if self.centre == HOST:
+            places += [(HOST, point) for point in OF_COORDINATOR] + [
+                ("client1", point) for point in OF_CLIENT
+            ]
         role, point = places[turn % len(places)]
         once = point.endswith(("hello", "bye", "welcome-sent", "came-sent", "worker-came", "departed"))
         nth = 1 if once else dice.choice((1, 2, 5, 9))

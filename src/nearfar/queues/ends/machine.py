@@ -113,7 +113,7 @@ class EndMachine:
                     self.abandon()
 
     def tick(self, now: float) -> None:
-        """Time passed. If nobody ticked for long, this process stood still: that is not the host's silence."""
+        """Time passed. If nobody ticked for long, it stood still: that is not the host's silence."""
         stood = self._standstill.seconds(now, float(self.facts.get("lease", IDLE)))
         if self.session is not None:
             self.session.heard = min(now, self.session.heard + stood)
