@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from nearfar.net.line import Outgoing
 from nearfar.net.standstill import Standstill
 from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.machine import HostMachine
+from nearfar.queues.stuck import broken
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message
 
 LEASE = 10.0
@@ -65,10 +67,10 @@ def test_a_host_that_stood_still_waits_for_those_who_could_not_answer() -> None:
     machine.receive("asker.1", Envelope(2, 0, Message(Kind.ASK, (1, "size", None))), 0.5)
     machine.tick(0.6)
     machine.tick(30.0)
-    told = [action.envelope.message.kind for action in machine.flush(30.0) if action[0] == "asker.1"]  # type: ignore[union-attr]
+    told = [action.envelope.message.kind for action in machine.flush(30.0) if action[0] == "asker.1"]
     assert Kind.ANSWER not in told
     machine.tick(31.0)
-    told = [action.envelope.message.kind for action in machine.flush(31.0) if action[0] == "asker.1"]  # type: ignore[union-attr]
+    told = [action.envelope.message.kind for action in machine.flush(31.0) if action[0] == "asker.1"]
     assert Kind.ANSWER in told
 
 
@@ -83,6 +85,28 @@ def test_an_end_that_stood_still_does_not_take_its_host_for_dead() -> None:
     for second in range(35, 41):
         machine.tick(float(second))
     assert (machine.state, machine.session_name) == (State.GREETING, "end.2")
+
+
+def test_an_end_that_is_heard_and_gets_nothing_is_given_up_after_three_leases() -> None:
+    """Given an end that beats and acks nothing, I expect its end; a standstill of the host does not count."""
+    machine = host_with("deaf")
+    machine.receive("deaf.1", Envelope(1, 0, Message(Kind.ASK, (1, "counts", None))), 0.5)
+    machine.flush(0.5)
+    for second in [*range(1, 30), *range(130, 131)]:
+        beat(machine, "deaf", float(second))
+        machine.tick(float(second))
+        assert machine.peers
+    beat(machine, "deaf", 132.0)
+    machine.tick(132.0)
+    assert not machine.peers
+
+
+@pytest.mark.parametrize(("size", "at"), [(0, 30.0), (2_000_000, 130.0)])
+def test_what_is_large_may_take_longer(size: int, at: float) -> None:
+    line: Outgoing[Message] = Outgoing(1.0)
+    line.send(Message(Kind.LEND, (1, 1, 1), bytes(size)), 0.0)
+    assert not broken(line, LEASE, at - 0.1)
+    assert broken(line, LEASE, at)
 
 
 @pytest.mark.parametrize(("gap", "found"), [(4.9, 0.0), (5.1, 5.1), (600.0, 600.0)])

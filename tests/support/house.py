@@ -39,6 +39,7 @@ PURE = (
     "queues.host.ledger",
     "queues.ends.sender",
     "queues.ends.receiver",
+    "queues.stuck",
     "coordinator.agents",
     "coordinator.alarms",
     "coordinator.book",

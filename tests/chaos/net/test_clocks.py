@@ -55,7 +55,9 @@ def test_the_clock_of_those_programs_is_bent(clock: Path) -> None:
     clock.write_text("+10y")
     environment = {"LD_PRELOAD": str(LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(clock)}
     said = [
-        subprocess.run(["date", "+%Y"], env=env, capture_output=True, text=True, check=True, timeout=10).stdout
+        subprocess.run(
+            ["date", "+%Y"], env=env, capture_output=True, text=True, check=True, timeout=10
+        ).stdout
         for env in ({}, environment)
     ]
     assert int(said[1]) == int(said[0]) + 10

@@ -116,11 +116,11 @@ class EndMachine:
         """Time passed. If nobody ticked for long, it stood still: that is not the host's silence."""
         stood = self._standstill.seconds(now, float(self.facts.get("lease", IDLE)))
         if self.session is not None:
-            self.session.heard = min(now, self.session.heard + stood)
+            self.session.postpone(stood, now)
         if self.state is State.GREETING and now - self._greeted >= GREET_EVERY:
             self._greet(now)
         elif self.state is State.OPEN and self.session is not None:
-            if now - self.session.heard >= self.session.facts["lease"]:
+            if self.session.broken(now):
                 self._begin_session(now)
             else:
                 self.session.tick(now)

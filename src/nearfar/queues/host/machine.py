@@ -25,6 +25,7 @@ from nearfar.queues.host.peers import Action, Peer, Send
 from nearfar.queues.host.questions import Questions
 from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.host.supply import Supply
+from nearfar.queues.stuck import broken
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message
 
 
@@ -86,8 +87,12 @@ class HostMachine:
             self._rounds.postpone(stood)
         for peer in list(self.peers.values()):
             peer.heard = min(now, peer.heard + stood)
+            peer.out.postpone(stood)
             if now - peer.heard >= self._lease:
                 self.dead(peer.session, f"{peer.uid} was silent for {self._lease:g} s", now)
+                continue
+            if broken(peer.out, self._lease, now):
+                self.dead(peer.session, f"{peer.uid} was heard, and got nothing any more", now)
                 continue
             for number, message in peer.out.overdue(now):
                 envelope = Envelope(number, peer.inbox.received, message)
