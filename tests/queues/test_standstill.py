@@ -6,6 +6,7 @@ import pytest
 
 from nearfar.net.line import Outgoing
 from nearfar.net.standstill import Standstill
+from nearfar.queues.ends.actions import Connect
 from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.machine import HostMachine
@@ -99,6 +100,18 @@ def test_an_end_that_is_heard_and_gets_nothing_is_given_up_after_three_leases() 
     beat(machine, "deaf", 132.0)
     machine.tick(132.0)
     assert not machine.peers
+
+
+def test_an_end_that_nobody_welcomes_tries_another_connection() -> None:
+    """Given a greeting that nobody answers, I expect one connection every five seconds, under one name."""
+    machine = EndMachine("end", {})
+    machine.connect(0.0)
+    dialed = []
+    for quarter in range(0, 48):
+        now = quarter / 4
+        machine.tick(now)
+        dialed += [(now, each) for each in machine.flush(now) if isinstance(each, Connect)]
+    assert dialed == [(0.0, Connect("end.1")), (5.0, Connect("end.1")), (10.0, Connect("end.1"))]
 
 
 @pytest.mark.parametrize(("size", "at"), [(0, 30.0), (2_000_000, 130.0)])

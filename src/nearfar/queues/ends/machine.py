@@ -22,6 +22,8 @@ from nearfar.queues.wire import VERSION, Envelope, Kind, Message
 
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
+DIAL_EVERY = 5.0
+"""Seconds without a welcome after which another connection is tried: this one may be dead."""
 IDLE = 3600.0
 """Seconds until a machine with nothing to do wants to be asked again."""
 
@@ -56,7 +58,7 @@ class EndMachine:
         self.leaving = False
         self._about = about
         self._actions: list[Action] = []
-        self._greeted = 0.0
+        self._greeted = self._dialed = 0.0
         self._standstill = Standstill(0.0)
 
     @property
@@ -118,6 +120,8 @@ class EndMachine:
         if self.session is not None:
             self.session.postpone(stood, now)
         if self.state is State.GREETING and now - self._greeted >= GREET_EVERY:
+            if now - self._dialed >= DIAL_EVERY:
+                self._dial(now)
             self._greet(now)
         elif self.state is State.OPEN and self.session is not None:
             if self.session.broken(now):
@@ -150,8 +154,12 @@ class EndMachine:
         if self.session is not None:
             self.session.receiver.give_back()  # it is lent to others by now
         self.sessions += 1
-        self._actions.append(Connect(self.session_name))
+        self._dial(now)
         self._greet(now)
+
+    def _dial(self, now: float) -> None:
+        self._dialed = now
+        self._actions.append(Connect(self.session_name))
 
     def _greet(self, now: float) -> None:
         self._greeted = now
