@@ -5,16 +5,43 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
+import pytest
+
+from tests.chaos.faults.hosts import missing
 from tests.chaos.faults.stage import Stage
 
 LONG = ("got", "ran", "outcome")
 """What there are too many notes of."""
 FIGURES = "NEARFAR_CHAOS_FIGURES"
 """A file to which each run that is green adds its figures, a line of JSON."""
+
+
+class Run(Protocol):
+    """One run, of a queue or a pool."""
+
+    stage: Stage
+
+    def run(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def play(what: str, plan: Any, make: Callable[[], Run]) -> None:
+    """Make a run of a plan, run it, and close it."""
+    print(plan)
+    if plan.transport == "net" and missing():
+        pytest.skip(missing())
+    run = make()
+    with told(what, plan.seed, run.stage):
+        try:
+            run.run()
+        finally:
+            run.close()
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def host(arguments: list[str]) -> int:
     _note_deaths(journal)
     watch_stalls(journal, LEASE / 4)
     address, options = order["address"], order["options"]
-    queue = FarQueue(address=address, lease=LEASE, max_attempts=1000, **options, **hosting(address))
+    queue = FarQueue(address=address, max_attempts=1000, **options, **hosting(address))
     journal.note("hosting", address=queue.address)
     told.wait()
     hosted = queue._host

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.faults.faults import either
+from tests.chaos.faults.faults import LEASE, either
 from tests.chaos.faults.hosts import Hosts
 from tests.chaos.faults.leftovers import leftovers
 from tests.chaos.faults.places import free_ports, spread
@@ -31,14 +31,16 @@ WORK = 1.2
 class Run:
     """Everything of one run is below `folder`. Use it once, and close it."""
 
-    def __init__(self, plan: Plan, folder: Path, starter: Starter, hosts: Hosts | None) -> None:
+    def __init__(
+        self, plan: Plan, folder: Path, starter: Starter, hosts: Hosts | None, lease: float = LEASE
+    ) -> None:
         self.plan = plan
         self._folder = folder
         self._dice = Random(plan.seed)
         self._stack = ExitStack()
         self._machines = dict(zip([HOST, *plan.roles], spread(), strict=False))
         proxy = None
-        self._options: dict[str, Any] = {"maxsize": plan.maxsize, "producers": plan.producers}
+        self._options: dict[str, Any] = {"maxsize": plan.maxsize, "producers": plan.producers, "lease": lease}
         match plan.transport:
             case "ipc":
                 self._binds = self._calls = f"ipc://{folder}/queue"

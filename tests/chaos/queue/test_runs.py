@@ -9,35 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults.figures import told
-from tests.chaos.faults.hosts import Hosts, missing
+from tests.chaos.faults.figures import play
+from tests.chaos.faults.hosts import Hosts
 from tests.chaos.faults.starter import Starter
 from tests.chaos.queue.plan import Plan
 from tests.chaos.queue.run import Run
 
 
-def go(seed: int, folder: Path, roles: Starter, hosts: Hosts | None) -> None:
-    plan = Plan.draw(seed)
-    print(plan)
-    if plan.transport == "net" and hosts is None:
-        pytest.skip(missing())
-    run = Run(plan, folder, roles, hosts)
-    with told("queue", seed, run.stage):
-        try:
-            run.run()
-        finally:
-            run.close()
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_few_runs(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None) -> None:
-    go(seed, tmp_path / "run", roles, hosts)
+    plan = Plan.draw(seed)
+    play("queue", plan, lambda: Run(plan, tmp_path / "run", roles, hosts))
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(150)
-@pytest.mark.seeds("1-40")
+@pytest.mark.seeds("1-25")
 def test_whatever_dies_nothing_is_lost(
     seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None
 ) -> None:
-    go(seed, tmp_path / "run", roles, hosts)
+    plan = Plan.draw(seed)
+    play("queue", plan, lambda: Run(plan, tmp_path / "run", roles, hosts))
