@@ -1,4 +1,7 @@
-"""How the chaos suite's roles are let in at addresses: in one place, so that it can be changed in one."""
+"""How the chaos suite's roles are let in at addresses: in one place, so that it can be changed in one.
+
+ipc and 127.0.0.1 are for the same user; namespaces, and the addresses about the fault proxy, for anybody.
+"""
 
 from __future__ import annotations
 
@@ -26,4 +29,4 @@ def calling(address: str) -> list[str]:
 
 
 def _local(address: str) -> bool:
-    return address.startswith(("ipc://", "tcp://127."))
+    return address.startswith(("ipc://", "tcp://127.0.0.1:"))

@@ -26,7 +26,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _free(port: int) -> bool:
-    for address in (LISTEN, TARGET):
+    for address in ("127.0.0.1", LISTEN, TARGET):
         with socket.socket() as probe:
             try:
                 probe.bind((address, port))

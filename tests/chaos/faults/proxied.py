@@ -9,8 +9,9 @@ from typing import Any
 
 from tests.chaos.faults.starter import ROOT
 
-LISTEN, TARGET = "127.0.0.2", "127.0.0.1"
-"""Who hosts binds TARGET; everybody else connects to LISTEN, at the same ports."""
+LISTEN, TARGET = "127.0.0.2", "127.0.0.3"
+"""Who hosts binds TARGET; everybody else connects to LISTEN, at the same ports. To `access`, neither is this
+machine's own: no way around the proxy is to be found."""
 
 
 class Proxied:

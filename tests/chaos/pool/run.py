@@ -77,7 +77,7 @@ class Run:
                 self._binds, self._calls = f"tcp://{TARGET}:{port}", f"tcp://{LISTEN}:{port}"
                 return self._stack.enter_context(Proxied([port], self.plan.seed))
             case "tcp":
-                self._binds = self._calls = f"tcp://{TARGET}:{free_ports(1)[0]}"
+                self._binds = self._calls = f"tcp://127.0.0.1:{free_ports(1)[0]}"
             case _:
                 self._binds = self._calls = f"ipc://{self._folder}/pool"
         return None
