@@ -76,9 +76,6 @@ TRUSTED = {
     ("nearfar.contrast.works.throughput", ".recv()"): CHILD,
     ("nearfar.contrast.works.throughput", "multiprocessing.connection.Connection"): TYPE,
     # worker processes
-    ("nearfar.worker.member", "multiprocessing.forkserver"): STARTS,
-    ("nearfar.worker.member", "multiprocessing.forkserver._forkserver"): STARTS,
-    ("nearfar.worker.member", "multiprocessing.forkserver._forkserver._forkserver_pid"): STARTS,
     ("nearfar.worker.member", ".Process()"): STARTS,
     ("nearfar.worker.crew", "multiprocessing.get_context"): STARTS,
     ("nearfar.pool.near", "multiprocessing.get_context"): STARTS,

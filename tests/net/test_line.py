@@ -92,6 +92,21 @@ def test_a_message_after_a_quiet_time_gets_its_full_patience() -> None:
     assert line.deadline() == 100.0 + PATIENCE
 
 
+def test_a_line_is_stuck_from_its_last_progress_however_often_it_is_sent_again() -> None:
+    line = outgoing("a", "b")
+    assert line.stuck(3.0) == 3.0
+    line.overdue(3.0)
+    assert line.stuck(4.0) == 4.0
+    line.acked(1, 5.0)
+    assert line.stuck(6.0) == 1.0
+    line.postpone(0.5)
+    assert line.stuck(6.0) == 0.5
+    line.acked(2, 7.0)
+    assert line.stuck(100.0) == 0.0
+    line.send("c", 200.0)
+    assert line.stuck(201.0) == 1.0
+
+
 # -- in ----------------------------------------------------------------------------------------------
 
 

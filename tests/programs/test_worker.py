@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -303,3 +304,19 @@ def test_a_client_that_terminates_has_what_runs_killed_there(shell: Shell, tmp_p
     assert eventually(lambda: not alive(int(mark.read_text())))
     agent.send_signal(signal.SIGTERM)
     assert "was killed by SIGKILL, as the coordinator asked\n" in ended(agent)[2]
+
+
+def test_where_no_process_can_be_started_it_says_so(tmp_path: Path) -> None:
+    """Given a temporary folder whose path is too long for a socket, I expect one line and an exit code."""
+    place = tmp_path / ("long" * 25)
+    place.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "nearfar", "worker", "--connect", f"ipc://{tmp_path}/pool"],
+        env=os.environ | {"TMPDIR": str(place)},
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == Exit.FAILED
+    assert done.stderr == "nearfar worker: no worker can be started: AF_UNIX path too long\n"

@@ -40,6 +40,8 @@ class World:
         self._order = itertools.count()
         self._last_arrival: dict[tuple[str, str], float] = {}
         self.cut_off: set[str] = set()
+        self.deaf: set[tuple[str, str]] = set()
+        """Channels on which nothing arrives any more, though nobody is told."""
         self.host = SimHost(self, epoch=1)
 
     def later(self, delay: float, action: Callable[[], None]) -> None:
@@ -60,7 +62,7 @@ class World:
         self, channel: tuple[str, str], end: str, frames: list[bytes], arrive: Callable[[Envelope], None]
     ):
         """Take a message over the network: late, in the order of its channel, or not at all."""
-        if end in self.cut_off or self.random.random() < self.loss:
+        if end in self.cut_off or channel in self.deaf or self.random.random() < self.loss:
             return
         when = self.now + self.random.uniform(0.0001, self.slowest)
         when = max(when, self._last_arrival.get(channel, 0.0))

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -279,3 +280,30 @@ def test_a_program_ends_in_time_though_nobody_hosts(address: str) -> None:
         assert (
             said.splitlines()[-1] == f"nearfar.errors.QueueLost: no host has answered at {address} for 0.5 s"
         )
+
+
+def test_a_join_outlasts_its_host(address: str) -> None:
+    """Given a full queue and a producer that waits for it to be done,
+
+    If its host is killed and another comes, which has nothing yet,
+    I expect the producer to wait until its items were done there.
+    """
+    with host(address, maxsize=3) as first, closing(FarJoinableQueue.connect(address)) as queue:
+        queue.put_many(range(3))
+        queue.qsize()  # the answer comes after the items were stored
+        joining = threading.Thread(target=queue.join)
+        joining.start()
+        first.kill()
+        first.wait()
+        with host(address, maxsize=3), closing(FarQueue.connect(address)) as other:
+            deliveries = [other.receive(timeout=LIMIT) for _ in range(3)]
+            for delivery in deliveries[:2]:
+                delivery.ack()
+            assert eventually(lambda: other.counts()["unsettled"] == 1)
+            assert joining.is_alive()
+            deliveries[2].ack()
+            joining.join(LIMIT)
+            assert not joining.is_alive()
+            for each in (other, queue):
+                each.close()
+                each.join_thread()

@@ -412,6 +412,46 @@ def test_a_new_producer_stands_in_for_one_that_was_lost() -> None:
     check(ledger)
 
 
+def test_who_stands_in_for_a_lost_producer_is_not_one_more_of_those_expected() -> None:
+    """Given two expected, one lost and replaced, I expect the end to wait for the other."""
+    ledger = ledger_with(expected=2)
+    ledger.leave("p", State.LOST)
+    ledger.enter("again")
+    ledger.leave("again", State.GONE)
+    assert (ledger.lost, ledger.finished()) == ([], False)
+    ledger.enter("other")
+    ledger.leave("other", State.GONE)
+    assert (ledger.lost, ledger.finished()) == ([], True)
+
+
+def test_a_producer_may_be_started_again_before_its_loss_is_seen() -> None:
+    """Given a silent producer, last heard at 5, and others that came at 4 and at 6,
+
+    If it is given up, I expect the later one to have stood in for it.
+    """
+    ledger = ledger_with(expected=2)
+    ledger.enter("other", 4.0)
+    ledger.enter("again", 6.0)
+    ledger.leave("p", State.LOST, 5.0)
+    assert ledger.lost == []
+    ledger.leave("again", State.GONE)
+    assert not ledger.finished()
+    ledger.leave("other", State.GONE)
+    assert (ledger.lost, ledger.finished()) == ([], True)
+
+
+def test_a_producer_that_was_replaced_and_comes_back_counts_again() -> None:
+    """Given two expected, and one taken for dead when the other came, I expect its return to be its own."""
+    ledger = ledger_with(expected=2)
+    ledger.leave("p", State.LOST)
+    ledger.enter("other")
+    ledger.leave("other", State.GONE)
+    assert not ledger.finished()
+    ledger.enter("p")
+    ledger.leave("p", State.GONE)
+    assert (ledger.lost, ledger.finished()) == ([], True)
+
+
 @pytest.mark.parametrize("state", [State.GONE, State.LOST])
 def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: State) -> None:
     """Given a producer that everybody expects, and a helper that puts for it,

@@ -88,6 +88,8 @@ class Histories(RuleBasedStateMachine):
         self.expected = expected
         self.model = Model()
         self.open: dict[str, bool] = {}
+        self.lost: list[str] = []
+        self.replaced: set[str] = set()
         self.made = 0
 
     def name(self, prefix: str) -> str:
@@ -112,6 +114,8 @@ class Histories(RuleBasedStateMachine):
     def enter(self, helper: bool) -> None:
         name = self.name("helper" if helper else "p")
         self.ledger.enter(name, helper=helper)
+        if self.lost and not helper:
+            self.replaced.add(self.lost.pop(0))
         self.open[name] = True
         self.model.untold[name] = {}
 
@@ -154,6 +158,8 @@ class Histories(RuleBasedStateMachine):
         assert self.ledger.producers[name].granted == (0, 0)
         if self.open[name] and state is State.GONE:
             self.model.gone.add(name)
+        elif self.open[name] and not name.startswith("helper"):
+            self.lost.append(name)
         self.open[name] = False
 
     @precondition(lambda self: self.open)
@@ -162,6 +168,8 @@ class Histories(RuleBasedStateMachine):
         name = self.some_producer(data)
         self.ledger.enter(name)
         self.model.gone.discard(name)
+        self.replaced.discard(name)
+        self.lost = [lost for lost in self.lost if lost != name]
         self.open[name] = True
 
     @precondition(lambda self: self.open)
@@ -322,8 +330,8 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def the_end_is_when_nobody_will_put_and_nothing_is_left(self) -> None:
         counted = [is_open for name, is_open in self.open.items() if name.startswith("p")]
-        ended = self.ledger.shut or (not any(counted) and len(counted) >= self.expected)
-        assert not any(name.startswith("helper") for name in self.ledger.lost)
+        ended = self.ledger.shut or (not any(counted) and len(counted) - len(self.replaced) >= self.expected)
+        assert self.ledger.lost == self.lost
         assert self.ledger.finished() == ended
         for name in self.model.holders:
             places = (WAITING, LENT) if self.ledger.shut else (WAITING, LENT, HELD)

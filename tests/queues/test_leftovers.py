@@ -17,7 +17,7 @@ def bound(path: Path) -> socket.socket:
 
 
 def test_the_next_host_removes_the_lanes_of_a_killed_one(tmp_path: Path) -> None:
-    """Given the files that a kill leaves, and others named so, I expect the next host to know which."""
+    """Given what a kill leaves, and files with names like it, I expect the next host to remove the former."""
     bound(tmp_path / "queue.lane-7").close()
     theirs = [tmp_path / name for name in ("queue.lane-8", "queue.lane-x", "other.lane-7")]
     for path in theirs:

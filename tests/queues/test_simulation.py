@@ -12,6 +12,14 @@ from tests.queues.simulation import SimConsumer, SimProducer, SteadyProducer, Wo
 SEEDS = range(8)
 
 
+class LingeringProducer(SteadyProducer):
+    """Stays for two minutes, so that nobody sees an end before."""
+
+    def finished(self) -> None:
+        if self.world.now > 120.0:
+            super().finished()
+
+
 def producers(world: World, *counts: int, kind: type[SimProducer] = SimProducer) -> list[SimProducer]:
     made = []
     for index, count in enumerate(counts):
@@ -121,3 +129,28 @@ def test_a_killed_producer_is_named_at_the_end(seed: int) -> None:
     assert all_items(made[0]) <= {item for taker in takers for item in taker.done}
     assert all(taker.machine.session.lost == (made[1].name,) for taker in takers)
     assert world.host.ledger.unsettled == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("role", "channel"),
+    [
+        ("producer-0", "inbox up"),
+        ("producer-0", "control up"),
+        ("producer-0", "control down"),
+        ("consumer-0", "lane down"),
+        ("consumer-0", "control up"),
+        ("consumer-0", "control down"),
+    ],
+)
+def test_a_connection_that_is_dead_while_others_live_is_replaced(seed: int, role: str, channel: str) -> None:
+    """Given one connection of a session on which nothing arrives any more, I expect everything to be done."""
+    world = World(seed, expected=2)
+    made = producers(world, 300, 0, kind=LingeringProducer)
+    takers = consumers(world, 2)
+    when = 0.0 if channel == "inbox up" else 0.3
+    world.later(when, lambda: world.deaf.add((f"{role}.1", channel)))
+    world.run(until=lambda: ended(*made, *takers), most=300.0)
+    assert ended(*made, *takers)
+    assert {item for taker in takers for item in taker.done} == all_items(*made)
+    assert world.ends[role].machine.session_name == f"{role}.2"

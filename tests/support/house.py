@@ -43,9 +43,11 @@ ONLY_IN = {
 
 PURE = (
     "net.line",
+    "net.standstill",
     "queues.host.ledger",
     "queues.ends.sender",
     "queues.ends.receiver",
+    "queues.stuck",
     "coordinator.agents",
     "coordinator.alarms",
     "coordinator.book",

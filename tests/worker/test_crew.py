@@ -142,6 +142,23 @@ def test_a_batch_is_answered_in_order(play: Callable[..., Played], method: str) 
     assert played.notes.values(name) == list(range(50))
 
 
+def test_a_fork_server_that_is_killed_as_it_is_asked_for_a_worker_is_followed_by_another(
+    play: Callable[..., Played],
+) -> None:
+    played = play(1, "forkserver")
+    played.all_here(1)
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGSTOP)
+    killing = threading.Timer(0.2, os.kill, (server, signal.SIGKILL))
+    killing.start()
+    played.crew.resize(2)
+    played.crew.start()
+    killing.join()
+    (_, name) = played.all_here(2)
+    played.give(name, call(abs, -1))
+    played.until(lambda: played.has_answered(name, 1))
+
+
 def test_large_arguments_and_answers_travel_beside_the_message(play: Callable[..., Played]) -> None:
     played = play(1)
     (name,) = played.all_here(1)

@@ -23,6 +23,8 @@ from nearfar.net.refusals import Refusals
 
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
+DIAL_EVERY = 5.0
+"""Seconds without a welcome after which another connection is tried: this one may be dead."""
 IDLE = 3600.0
 """Seconds until a caller with nothing to do wants to be asked again."""
 
@@ -87,7 +89,7 @@ class Calling:
         self._away_since = now
         self.stage = Stage.GREETING
         self._sessions += 1
-        self._actions.append(Connect(self.session_name))
+        self._dial(now)
         self._greet(now)
 
     def welcome(self, message: Message, now: float) -> dict[str, Any] | None:
@@ -128,9 +130,10 @@ class Calling:
         if talk is not None:
             talk.tick(now)
             if now >= self._call_due(talk):
-                self._called = now
-                self._actions.append(Connect(self.session_name))
+                self._dial(now)
         elif self.stage is Stage.GREETING and now - self._greeted >= GREET_EVERY:
+            if now - self._called >= DIAL_EVERY:
+                self._dial(now)
             self._greet(now)
 
     def flush(self, now: float) -> list[Connect | Send]:
@@ -162,6 +165,10 @@ class Calling:
     def lost(self, now: float) -> bool:
         """True if none answered for `wait` seconds."""
         return self.stage is not Stage.NEW and self.away(now) >= self._wait
+
+    def _dial(self, now: float) -> None:
+        self._called = now
+        self._actions.append(Connect(self.session_name))
 
     def _greet(self, now: float) -> None:
         self._greeted = now

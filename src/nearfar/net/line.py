@@ -34,13 +34,13 @@ class Outgoing(Generic[T]):
     doubles with every fruitless round, up to eight times, so that a frozen peer is not buried.
     """
 
-    __slots__ = ("_patience", "_sent", "_since", "_tries", "_unacked")
+    __slots__ = ("_patience", "_progress", "_sent", "_since", "_tries", "_unacked")
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self._unacked: deque[T] = deque()
         self._sent = 0
-        self._since = 0.0
+        self._since = self._progress = 0.0
         self._tries = 0
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Outgoing(Generic[T]):
     def send(self, message: T, now: float) -> int:
         """Keep `message` and return its number, from 1."""
         if not self._unacked:
-            self._since = now
+            self._since = self._progress = now
             self._tries = 0
         self._unacked.append(message)
         self._sent += 1
@@ -72,7 +72,7 @@ class Outgoing(Generic[T]):
             return
         for _ in range(fresh):
             self._unacked.popleft()
-        self._since = now
+        self._since = self._progress = now
         self._tries = 0
 
     def deadline(self) -> float | None:
@@ -89,6 +89,14 @@ class Outgoing(Generic[T]):
         self._since = now
         self._tries += 1
         return self.unacked()
+
+    def stuck(self, now: float) -> float:
+        """For how many seconds the peer has had nothing new, though there is something."""
+        return now - self._progress if self._unacked else 0.0
+
+    def postpone(self, seconds: float) -> None:
+        """This process stood still: that much of the time without progress does not count."""
+        self._progress += seconds
 
     def unacked(self) -> list[tuple[int, T]]:
         """The messages that the peer may not have, with their numbers."""

@@ -40,11 +40,14 @@ SPARE_DESCRIPTORS = 64
 """For what a program opens besides."""
 KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1,
-    zmq.TCP_KEEPALIVE_IDLE: 60,
-    zmq.TCP_KEEPALIVE_INTVL: 15,
-    zmq.TCP_KEEPALIVE_CNT: 4,
+    zmq.TCP_KEEPALIVE_IDLE: 10,
+    zmq.TCP_KEEPALIVE_INTVL: 5,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+    zmq.TCP_MAXRT: 20_000,
 }
-"""A connection whose other machine is gone costs a descriptor no longer than two minutes (seconds, tries)."""
+"""A connection that a firewall has forgotten, or whose other machine is gone, is closed and made again
+(seconds, tries; the last: milliseconds). The kernels find out, and not the protocol: a message may take as
+long to travel as it likes."""
 
 HANDSHAKE = 5_000
 """Milliseconds after which a connection that has not come through its handshake is closed."""

@@ -276,7 +276,7 @@ class FarJoinableQueue(FarQueue, BaseJoinableQueue):
             raise ValueError("task_done() called too many times")
 
     def join(self) -> None:
-        self._reached().ask("join")
+        self._reached().join_items()
 
     def _settle_previous(self, end: End) -> None:
         """`task_done` does."""

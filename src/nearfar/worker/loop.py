@@ -78,7 +78,7 @@ class Agent:
         is answered first. The workers are gone afterwards, in any case.
         """
         try:
-            self._crew.start()
+            self._start_crew()
             self._machine.connect(time.monotonic())
             while self._goes_on():
                 self._take_in(self._sleep())
@@ -122,6 +122,12 @@ class Agent:
         self._hopeless = reason
 
     # -- steps of the loop -------------------------------------------------------------------------
+
+    def _start_crew(self) -> None:
+        try:
+            self._crew.start()
+        except OSError as error:
+            raise PoolBroken(f"no worker can be started: {error}") from error
 
     def _goes_on(self) -> bool:
         """False once the machine has said its last."""

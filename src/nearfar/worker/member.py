@@ -8,9 +8,9 @@ import signal
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from time import sleep
 from typing import Any, NamedTuple
 
 from nearfar.errors import ProtocolError
@@ -24,6 +24,8 @@ from nearfar.worker.outbox import Outbox
 
 REAPED_WITHIN = 5.0
 """Seconds that a process may take from its last sign of life to its end."""
+PAUSES = (0.0, 0.02, 0.2)
+"""Seconds to wait for a killed fork server's end, before it is tried again whether another can be started."""
 
 Answer = Sequence[Any]
 """Status, blob and buffers."""
@@ -88,15 +90,23 @@ class Member:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it
         try:
             with nullcontext() if self._forks else without_stdin():
-                try:
-                    self.process.start()
-                except (EOFError, ConnectionError):  # the server that forks was killed: another is made
-                    _see_server_end()
-                    self.process.start()
+                self._launch()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert self.process.pid is not None
         self.pidfd = os.pidfd_open(self.process.pid)
+
+    def _launch(self) -> None:
+        """A fork server that is killed just now is followed by another, once it is seen to have ended."""
+        for pause in PAUSES:
+            try:
+                return self.process.start()
+            except (EOFError, ConnectionError):
+                sleep(pause)
+        try:
+            return self.process.start()
+        except EOFError as error:
+            raise OSError("the fork server dies again and again") from error
 
     @property
     def pid(self) -> int:
@@ -283,14 +293,3 @@ def _kind(answers: Sequence[Any]) -> type:
     if kind is not bytes and kind is not int:
         raise ProtocolError("an answer without a payload")
     return kind
-
-
-def _see_server_end() -> None:
-    """A server that forks lets go of its socket a moment before it can be waited for, and be replaced."""
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    if pid is None:
-        return
-    with suppress(ProcessLookupError):
-        descriptor = os.pidfd_open(pid)
-        select.select([descriptor], [], [], 1.0)
-        os.close(descriptor)

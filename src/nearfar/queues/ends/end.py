@@ -64,6 +64,19 @@ class End(Connection):
         with self._changed:
             return self._session.tags if self._machine.session else frozenset()
 
+    def join_items(self) -> None:
+        """Wait until every item of the queue is done. Raises `QueueLost`.
+
+        A host that was started again does not know of items until their producers have sent them again: it
+        is not asked before all that was put here is done, and asked anew if it is another by then.
+        """
+        with self._changed:
+            machine, epoch = self._open(), None
+            while epoch != machine.facts["epoch"]:
+                epoch = machine.facts["epoch"]
+                self._wait_until(lambda: not machine.sender.unsettled, None)
+                self._ask(Kind.ASK, "join")
+
     def _submit(self, items: list[Any], to: str | None) -> Entry:
         machine = self._open(produces=True)
         if self._session.shut:

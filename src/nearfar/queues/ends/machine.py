@@ -15,6 +15,7 @@ from typing import Any
 from nearfar.errors import ProtocolError
 from nearfar.net.complaints import shown
 from nearfar.net.refusals import Refusals
+from nearfar.net.standstill import Standstill
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, Send
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.ends.receiver import Receiver
@@ -24,6 +25,8 @@ from nearfar.queues.wire import VERSION, Envelope, Kind, Message
 
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
+DIAL_EVERY = 5.0
+"""Seconds without a welcome after which another connection is tried: this one may be dead."""
 IDLE = 3600.0
 """Seconds until a machine with nothing to do wants to be asked again."""
 
@@ -75,7 +78,8 @@ class EndMachine:
         self._dial_again = False
         self._stem = stem or name
         self._actions: list[Action] = []
-        self._greeted = 0.0
+        self._greeted = self._dialed = 0.0
+        self._standstill = Standstill(0.0)
 
     @property
     def session_name(self) -> str:
@@ -97,6 +101,7 @@ class EndMachine:
     def connect(self, now: float) -> None:
         """Begin the first session."""
         if self.state is State.NEW:
+            self._standstill = Standstill(now)
             self._begin_session(now)
 
     def leave(self) -> None:
@@ -140,11 +145,16 @@ class EndMachine:
             self.abandon()
 
     def tick(self, now: float) -> None:
-        """Time passed."""
+        """Time passed. If nobody ticked for long, it stood still: that is not the host's silence."""
+        stood = self._standstill.seconds(now, float(self.facts.get("lease", IDLE)))
+        if self.session is not None:
+            self.session.postpone(stood, now)
         if self.state is State.GREETING and now - self._greeted >= GREET_EVERY:
+            if now - self._dialed >= DIAL_EVERY:
+                self._dial(now)
             self._greet(now)
         elif self.state is State.OPEN and self.session is not None:
-            if now - self.session.heard >= self.session.facts["lease"]:
+            if self.session.broken(now):
                 self._begin_session(now)
             else:
                 self.session.tick(now)
@@ -174,8 +184,12 @@ class EndMachine:
         if self.session is not None:
             self.session.receiver.give_back()  # it is lent to others by now
         self.sessions += 1
-        self._actions.append(Connect(self.session_name))
+        self._dial(now)
         self._greet(now)
+
+    def _dial(self, now: float) -> None:
+        self._dialed = now
+        self._actions.append(Connect(self.session_name))
 
     def _greet(self, now: float) -> None:
         self._greeted = now

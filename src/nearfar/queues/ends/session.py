@@ -76,6 +76,16 @@ class Session:
         for message in ready:
             _HANDLERS[message.kind](self, message)
 
+    def postpone(self, seconds: float, now: float) -> None:
+        """This process stood still: that is not the host's silence."""
+        self.heard = min(now, self.heard + seconds)
+        self._talk.postpone(seconds)
+
+    def broken(self, now: float) -> bool:
+        """True if the host is silent for too long, or what is sent to it does not arrive any more."""
+        lease = float(self.facts["lease"])
+        return now - self.heard >= lease or self._talk.broken(lease, now)
+
     def tick(self, now: float) -> None:
         """Time passed."""
         self._talk.tick(now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nearfar.net.line import Incoming, Outgoing, Voice
 from nearfar.queues.ends.actions import Action, Send
+from nearfar.queues.stuck import broken
 from nearfar.queues.wire import Envelope, Kind, Message
 
 
@@ -43,6 +44,14 @@ class Talk:
         """Send again what may have got lost."""
         for number, message in self._out.overdue(now):
             self._actions.append(Send(Envelope(number, self._in.received, message)))
+
+    def postpone(self, seconds: float) -> None:
+        """This process stood still for so long."""
+        self._out.postpone(seconds)
+
+    def broken(self, lease: float, now: float) -> bool:
+        """True if the host is heard, and gets nothing any more."""
+        return broken(self._out, lease, now)
 
     def actions(self, now: float) -> list[Action]:
         """All that is to be sent, a beat among it if one is due."""

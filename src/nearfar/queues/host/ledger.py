@@ -78,10 +78,10 @@ class Ledger:
 
     # -- producers -------------------------------------------------------------------------------
 
-    def enter(self, name: str, *, helper: bool = False) -> Producer:
+    def enter(self, name: str, now: float = 0.0, *, helper: bool = False) -> Producer:
         """A producer comes, or comes back; a helper is one that another producer vouches for."""
         producer = self.producers.setdefault(name, Producer(name, State.GONE, helper=helper))
-        self._attendance.enter(producer)
+        self._attendance.enter(producer, now)
         return producer
 
     def room(self) -> tuple[int, int]:
@@ -114,10 +114,10 @@ class Ledger:
         items, size = self.producers[name].granted
         self.grant(name, -items, -size)
 
-    def leave(self, name: str, state: State) -> None:
-        """A producer has said goodbye (GONE) or was lost (LOST)."""
+    def leave(self, name: str, state: State, heard: float | None = None) -> None:
+        """A producer has said goodbye (GONE) or was lost (LOST), last `heard` then."""
         self.revoke(name)
-        self._attendance.leave(self.producers[name], state)
+        self._attendance.leave(self.producers[name], state, heard)
         if state is State.GONE and self.producers[name].helper:
             del self.producers[name]  # there may be one for each task of a pool
 

@@ -20,6 +20,7 @@ from typing import Any
 from nearfar.errors import ProtocolError
 from nearfar.net.here import stem
 from nearfar.net.line import Outgoing, Voice
+from nearfar.net.standstill import Standstill
 from nearfar.queues.host.demand import Demand
 from nearfar.queues.host.desk import Desk
 from nearfar.queues.host.ledger import Ledger
@@ -27,6 +28,7 @@ from nearfar.queues.host.peers import Action, Peer, Send
 from nearfar.queues.host.questions import Questions
 from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.host.supply import Supply
+from nearfar.queues.stuck import broken
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message, refusal
 
 
@@ -60,6 +62,7 @@ class HostMachine:
         self._demand = Demand(self._desk, ledger, self._rounds)
         self._questions = Questions(self._desk, ledger, self._rounds)
         self._heard_from: dict[str, Peer] = {}
+        self._standstill: Standstill | None = None
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -126,13 +129,25 @@ class HostMachine:
         self._desk.send_unnumbered(session, Kind.STRANGER)
 
     def tick(self, now: float) -> None:
-        """Time passed: send again what got lost, give up on the silent."""
+        """Time passed: send again what got lost, give up on the silent.
+
+        If nobody ticked for long, this process stood still, and heard nothing: that is no peer's silence.
+        """
+        stood = self._standstill.seconds(now, self._lease) if self._standstill else 0.0
+        self._standstill = self._standstill or Standstill(now)
+        if stood:
+            self._rounds.postpone(stood)
         for peer in list(self.peers.values()):
+            peer.heard = min(now, peer.heard + stood)
+            peer.out.postpone(stood)
             if now - peer.heard >= self._lease:
                 self.dead(peer.session, f"{peer.uid} was silent for {self._lease:g} s", now)
                 continue
             if peer.out.unheard:
                 self.dead(peer.session, f"{peer.uid} did not listen", now)
+                continue
+            if broken(peer.out, self._lease, now):
+                self.dead(peer.session, f"{peer.uid} was heard, and got nothing any more", now)
                 continue
             for number, message in peer.out.overdue(now):
                 envelope = Envelope(number, peer.inbox.received, message)
@@ -236,7 +251,7 @@ class HostMachine:
                     self._supply.take_back(peer, items, size)
                 self._rounds.reply(number, peer.session, now)
             case Kind.JOIN:
-                self._join(peer, message)
+                self._join(peer, message, now)
             case Kind.BYE:
                 self._supply.tell_news(now)
                 self._desk.send(peer, Kind.PART, now=now)
@@ -244,10 +259,10 @@ class HostMachine:
             case _:
                 pass  # a word that only a host says
 
-    def _join(self, peer: Peer, message: Message) -> None:
+    def _join(self, peer: Peer, message: Message, now: float) -> None:
         produces, consumes, tags, helper = message.fields
         if produces and not peer.produces:
-            self._supply.join(peer, helper=helper)
+            self._supply.join(peer, now, helper=helper)
         if consumes and not peer.consumes:
             self._demand.join(peer, tags)
 

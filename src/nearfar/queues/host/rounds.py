@@ -71,6 +71,11 @@ class Rounds:
         for number in [n for n, pending in self._rounds.items() if now >= pending.deadline]:
             self._finish(number, now)
 
+    def postpone(self, seconds: float) -> None:
+        """The host stood still: nobody could be heard meanwhile."""
+        for pending in self._rounds.values():
+            pending.deadline += seconds
+
     def deadline(self, otherwise: float) -> float:
         """When `expire` is wanted next."""
         return min((pending.deadline for pending in self._rounds.values()), default=otherwise)

@@ -26,12 +26,12 @@ class Supply:
         self._tags: list[str] = []
         self._newcomers: list[Peer] = []
 
-    def join(self, peer: Peer, *, helper: bool) -> None:
+    def join(self, peer: Peer, now: float, *, helper: bool) -> None:
         """A session begins to put."""
         peer.produces = True
         self._forget_some()
         self._newcomers.append(peer)
-        if self._ledger.enter(peer.uid, helper=helper).news:
+        if self._ledger.enter(peer.uid, now, helper=helper).news:
             self._ledger.newsworthy.add(peer.uid)
 
     def end(self, peer: Peer, *, cleanly: bool) -> None:
@@ -41,7 +41,7 @@ class Supply:
         rows = [row for message in told for row in message.fields[0]]
         news = [News(first, count, Outcome(outcome), answer) for first, count, outcome, answer in rows]
         self._ledger.producers[peer.uid].news[:0] = news
-        self._ledger.leave(peer.uid, State.GONE if cleanly else State.LOST)
+        self._ledger.leave(peer.uid, State.GONE if cleanly else State.LOST, peer.heard)
 
     def put(self, peer: Peer, message: Message, now: float) -> None:
         """Raises `ProtocolError` for items that nobody granted room for."""

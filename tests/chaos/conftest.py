@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.faults.faults import chosen_seeds
+from tests.chaos.faults.hosts import Hosts, missing
+from tests.chaos.faults.starter import Starter
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, help="the one seed of the chaos tests to run")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that is marked ``seeds("1-40")`` runs for each, or for those that are asked for."""
+    marker = metafunc.definition.get_closest_marker("seeds")
+    if marker is not None and "seed" in metafunc.fixturenames:
+        asked = metafunc.config.getoption("--seed", None)
+        metafunc.parametrize("seed", chosen_seeds(marker.args[0], asked))
+
+
+@pytest.fixture(scope="session")
+def roles() -> Iterator[Starter]:
+    starter = Starter()
+    yield starter
+    starter.close()
+
+
+@pytest.fixture(scope="session")
+def hosts() -> Iterator[Hosts | None]:
+    """Four machines, or none where that is not possible."""
+    if missing():
+        yield None
+        return
+    with Hosts(["a", "b", "c", "d"]) as made:
+        yield made

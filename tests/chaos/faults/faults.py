@@ -1,0 +1,94 @@
+"""What is done to a run, as drawn from its seed; a run is told by its seed and what was drawn from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+LEASE = 1.0
+"""Seconds of silence after which somebody is declared dead, in every run."""
+SEEDS = "NEARFAR_CHAOS_SEEDS"
+RUNS = "NEARFAR_CHAOS_RUNS"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`at` (seconds after the work began) something happens to `target`, for `length` seconds.
+
+    For what dies, that is how long it takes until it is started again.
+    """
+
+    at: float
+    kind: str
+    target: str
+    length: float = 0.0
+    ways: tuple[str, ...] = ()
+    amount: float = 0.0
+
+    def __str__(self) -> str:
+        how = "".join(f" {way}" for way in self.ways) + (f" {self.amount:g}" if self.amount else "")
+        return f"{self.at:.2f} s: {self.kind}{how} {self.target} for {self.length:.2f} s"
+
+
+@dataclass
+class Undoing:
+    """What has to be done later."""
+
+    due: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+
+    def later(self, when: float, what: Callable[[], None]) -> None:
+        self.due.append((when, what))
+
+    def turn(self, now: float) -> None:
+        for each in [each for each in self.due if each[0] <= now]:
+            self.due.remove(each)
+            each[1]()
+
+
+def short(dice: Random) -> float:
+    """A time that nobody is to be declared dead for."""
+    return dice.uniform(0.1, 0.3) * LEASE
+
+
+def long(dice: Random) -> float:
+    """One that somebody is declared dead for."""
+    return dice.uniform(1.3, 2.2) * LEASE
+
+
+def either(dice: Random) -> float:
+    return dice.choice((short, long))(dice)
+
+
+def network_fault(at: float, dice: Random, machines: list[str]) -> Fault:
+    """Something that happens to one of these machines' way to the host."""
+    target = dice.choice(machines)
+    kind = dice.choice(("partition", "partition", "deaf", "mute", "lossy", "isolate"))
+    return Fault(at, kind, target, dice.uniform(0.5, 1.5) if kind == "lossy" else either(dice), amount=0.1)
+
+
+def proxy_fault(at: float, dice: Random) -> Fault:
+    """Something that happens to connections."""
+    ways = dice.choice((("up",), ("down",), ("up", "down")))
+    match dice.choice(("reset", "reset", "cut", "half-open", "half-open", "blackhole", "delay", "throttle")):
+        case "delay":
+            return Fault(at, "delay", "proxy", either(dice), amount=dice.uniform(0.005, 0.05))
+        case "throttle":
+            return Fault(at, "throttle", "proxy", either(dice), amount=dice.uniform(10e3, 100e3))
+        case "blackhole":
+            return Fault(at, "blackhole", "proxy", either(dice), ways)
+        case "half-open":
+            return Fault(at, "half-open", "proxy", 0.0, ways)
+        case kind:
+            return Fault(at, kind, "proxy", 0.0)
+
+
+def chosen_seeds(default: str, seed: int | None = None) -> list[int]:
+    """The seeds to run: `seed`, or what the environment says, or those of `default` (``first-last``)."""
+    if seed is not None:
+        return [seed]
+    first, _, last = os.environ.get(SEEDS, default).partition("-")
+    if SEEDS not in os.environ and RUNS in os.environ:
+        last = str(int(first) + int(os.environ[RUNS]) - 1)
+    return list(range(int(first), int(last or first) + 1))

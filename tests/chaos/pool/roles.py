@@ -1,0 +1,107 @@
+"""What the processes of a run do: coordinate, work, call; each notes in the journal what it can vouch for."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from typing import Any
+
+from nearfar import Pool
+from nearfar.coordinator.asking import ask
+from nearfar.coordinator.desk import Session
+from nearfar.coordinator.peers import Peers
+from nearfar.net.addresses import Address
+from nearfar.net.here import new_name
+from nearfar.programs import coordinator as coordinating
+from nearfar.programs import worker as working
+from tests.chaos.faults.access import binding, calling, connecting, hosting
+from tests.chaos.faults.faults import LEASE
+from tests.chaos.faults.journal import Journal
+from tests.chaos.faults.starting import watch_stalls
+from tests.chaos.pool.points import POINTS
+from tests.chaos.pool.tasks import work
+
+__all__ = ["BUSY", "POINTS", "agent", "asker", "client", "host"]
+
+WAIT = 20.0
+BUSY = ("clients", "running", "waiting", "held")
+"""What a coordinator that has nothing to do counts none of."""
+LIMIT = 35.0
+
+
+def host(arguments: list[str]) -> int:
+    """``nearfar coordinator``, which notes whom it gives up."""
+    order = json.loads(arguments[0])
+    journal = Journal(order["journal"], "host")
+    _note_deaths(journal)
+    watch_stalls(journal, LEASE / 4)
+    address = order["address"]
+    return coordinating.main(["--bind", address, "--lease", str(LEASE), "--grace", "5", *binding(address)])
+
+
+def agent(arguments: list[str]) -> int:
+    """``nearfar worker``."""
+    order = json.loads(arguments[0])
+    watch_stalls(Journal(order["journal"], order["name"]), LEASE / 4)
+    address, processes = order["address"], str(order["processes"])
+    return working.main(
+        ["--connect", address, "--processes", processes, "--wait", str(WAIT), *calling(address)]
+    )
+
+
+def client(arguments: list[str]) -> int:
+    """Call `work` many times, in several ways, and note what came of each call."""
+    order = json.loads(arguments[0])
+    journal = Journal(order["journal"], order["name"])
+    life = new_name()
+    watch_stalls(journal, LEASE / 4)
+    pool = _pool(order, journal)
+    journal.note("calls", life=life, pid=os.getpid())
+    calls = [(order["journal"], life, number, order["seconds"]) for number in range(order["tasks"])]
+    half = len(calls) // 2
+    results = [pool.apply_async(work, call, retries=order["retries"]) for call in calls[:half]]
+    results += [pool.apply_async(work, call, retries=order["retries"]) for call in calls[half:]]
+    for number, result in enumerate(results):
+        try:
+            journal.note("outcome", life=life, number=number, value=result.get(LIMIT))
+        except Exception as error:
+            journal.note("outcome", life=life, number=number, error=type(error).__name__, told=str(error))
+    journal.note("counted", counts=pool._engine.counts())
+    pool.close()
+    pool.join()
+    return 0
+
+
+def asker(arguments: list[str]) -> int:
+    """Ask the coordinator how it stands, until it has nothing left or some seconds have passed."""
+    order = json.loads(arguments[0])
+    pause = threading.Event()
+    until = time.monotonic() + 4 * LEASE
+    while any((counts := ask(Address.parse(order["address"]), WAIT).counts)[what] for what in BUSY):
+        if time.monotonic() >= until:
+            break
+        pause.wait(0.1)
+    Journal(order["journal"], "asker").note("counts", counts=counts)
+    return 0
+
+
+def _pool(order: dict[str, Any], journal: Journal) -> Pool:
+    address = order["address"]
+    if order["near"]:
+        return Pool(order["processes"])
+    if order["hosted"]:
+        _note_deaths(journal)
+        return Pool(0, address=order["binds"], lease=LEASE, **hosting(order["binds"]))
+    return Pool.connect(address, wait=WAIT, **connecting(address))
+
+
+def _note_deaths(journal: Journal) -> None:
+    inner = Peers._end
+
+    def end(self: Peers, session: Session, why: str, *, for_good: bool) -> None:
+        journal.note("death", role=session.role, uid=session.uid, why=why, for_good=for_good)
+        inner(self, session, why, for_good=for_good)
+
+    Peers._end = end  # type: ignore[method-assign]

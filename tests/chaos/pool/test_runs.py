@@ -1,0 +1,32 @@
+"""Pools whose processes are killed, frozen and cut off at random: every call comes to its end, and runs once.
+
+Each seed is a run, which `plan` draws. The plan of a run that fails is printed, and what its roles said.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.faults.figures import play
+from tests.chaos.faults.hosts import Hosts
+from tests.chaos.faults.starter import Starter
+from tests.chaos.pool.plan import Plan
+from tests.chaos.pool.run import Run
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+def test_a_few_runs(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None) -> None:
+    plan = Plan.draw(seed)
+    play("pool", plan, lambda: Run(plan, tmp_path / "run", roles, hosts))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(150)
+@pytest.mark.seeds("1-25")
+def test_whatever_dies_every_call_has_its_outcome(
+    seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None
+) -> None:
+    plan = Plan.draw(seed)
+    play("pool", plan, lambda: Run(plan, tmp_path / "run", roles, hosts))

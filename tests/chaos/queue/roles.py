@@ -1,0 +1,126 @@
+"""What the processes of a run do: host, put, get; each notes in the journal what it can vouch for."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from typing import Any
+
+from nearfar.errors import ProducerLost, QueueLost, ShutDown
+from nearfar.net.here import new_name
+from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
+from nearfar.queues.far import FarJoinableQueue, FarQueue
+from nearfar.queues.host.machine import HostMachine
+from nearfar.queues.host.peers import Peer
+from tests.chaos.faults.access import connecting, hosting
+from tests.chaos.faults.faults import LEASE
+from tests.chaos.faults.journal import Journal
+from tests.chaos.faults.starting import watch_stalls
+from tests.chaos.queue.points import POINTS
+
+__all__ = ["POINTS", "closer", "consumer", "host", "producer"]
+
+PRODUCER_LOST, HOST_LOST = 3, 4
+WAIT = 20.0
+
+
+class ToTheEnd(FarQueue):
+    """Deliveries up to the counted end."""
+
+    def take(self) -> FarDelivery:
+        end = self._reached()
+        taken = end.take(1, DELIVERY, block=True, timeout=None, to_the_end=True)
+        return FarDelivery(end, taken[0])
+
+
+def host(arguments: list[str]) -> int:
+    """Host until SIGTERM, and note who is declared dead."""
+    order = json.loads(arguments[0])
+    journal = Journal(order["journal"], "host")
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    _note_deaths(journal)
+    watch_stalls(journal, LEASE / 4)
+    address, options = order["address"], order["options"]
+    queue = FarQueue(address=address, max_attempts=1000, **options, **hosting(address))
+    journal.note("hosting", address=queue.address)
+    told.wait()
+    hosted = queue._host
+    assert hosted is not None
+    journal.note("counts", counts=hosted.counts())
+    queue.stop_hosting()
+    return 0
+
+
+def producer(arguments: list[str]) -> int:
+    """Put numbered items, at a pace; with `stay`, be there until all that anybody put is done."""
+    order = json.loads(arguments[0])
+    journal = Journal(order["journal"], order["name"])
+    life = new_name()
+    queue = FarJoinableQueue.connect(order["address"], wait=WAIT, **connecting(order["address"]))
+    journal.note("end", uid=queue._reached().name, life=life)
+    watch_stalls(journal, LEASE / 4)
+    pause = threading.Event()
+    try:
+        for first in range(0, order["items"], order["batch"]):
+            numbers = range(first, min(first + order["batch"], order["items"]))
+            queue.put_many([[order["name"], life, number] for number in numbers])
+            pause.wait(order["pace"] * order["batch"])
+        if order["stay"]:
+            queue.join()
+        queue.close()
+        queue.join_thread()
+    except QueueLost as error:
+        print(error)
+        return HOST_LOST
+    return 0
+
+
+def consumer(arguments: list[str]) -> int:
+    """Get items to the end, and note each before it is acked."""
+    order = json.loads(arguments[0])
+    journal = Journal(order["journal"], order["name"])
+    queue = ToTheEnd.connect(order["address"], wait=WAIT, **connecting(order["address"]))
+    end = queue._reached()
+    journal.note("end", uid=end.name)
+    watch_stalls(journal, LEASE / 4)
+    pause = threading.Event()
+    try:
+        while True:
+            delivery = queue.take()
+            session = f"{end.name}.{delivery._session}"
+            journal.note("got", item=delivery.item, attempt=delivery.attempt, session=session)
+            pause.wait(order["pace"])
+            delivery.ack()
+    except ProducerLost:
+        return _leave(queue, PRODUCER_LOST)
+    except QueueLost as error:
+        print(error)
+        return HOST_LOST
+    except ShutDown:
+        return _leave(queue, 0)
+
+
+def closer(arguments: list[str]) -> int:
+    """Shut the queue down: a host that was started again cannot know how many producers are to come."""
+    order = json.loads(arguments[0])
+    queue = FarQueue.connect(order["address"], wait=WAIT, **connecting(order["address"]))
+    queue.shutdown()
+    return _leave(queue, 0)
+
+
+def _leave(queue: FarQueue, code: int) -> int:
+    queue.close()
+    queue.join_thread()
+    return code
+
+
+def _note_deaths(journal: Journal) -> None:
+    inner = HostMachine._end
+
+    def end(self: HostMachine, peer: Peer, why: str, **how: Any) -> None:
+        journal.note("death", session=peer.session, uid=peer.uid, why=why, cleanly=how["cleanly"])
+        inner(self, peer, why, **how)
+
+    HostMachine._end = end  # type: ignore[method-assign]

@@ -1,0 +1,32 @@
+"""Queues whose host and ends are killed, frozen and cut off at random: every item comes to its end.
+
+Each seed is a run, which `plan` draws. The plan of a run that fails is printed, and what its roles said.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.faults.figures import play
+from tests.chaos.faults.hosts import Hosts
+from tests.chaos.faults.starter import Starter
+from tests.chaos.queue.plan import Plan
+from tests.chaos.queue.run import Run
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_few_runs(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None) -> None:
+    plan = Plan.draw(seed)
+    play("queue", plan, lambda: Run(plan, tmp_path / "run", roles, hosts))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(150)
+@pytest.mark.seeds("1-25")
+def test_whatever_dies_nothing_is_lost(
+    seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None
+) -> None:
+    plan = Plan.draw(seed)
+    play("queue", plan, lambda: Run(plan, tmp_path / "run", roles, hosts))

@@ -1,0 +1,17 @@
+"""Who calls a coordinator and is not welcomed tries another connection."""
+
+from __future__ import annotations
+
+from nearfar.coordinator.calling import Calling, Connect
+from nearfar.coordinator.wire import CLIENT
+
+
+def test_a_greeting_that_nobody_answers_is_said_on_a_new_connection_every_five_seconds() -> None:
+    calling = Calling(CLIENT, "client", {}, 60.0)
+    calling.begin(0.0)
+    dialed = []
+    for quarter in range(48):
+        now = quarter / 4
+        calling.tick(now)
+        dialed += [(now, each) for each in calling.flush(now) if isinstance(each, Connect)]
+    assert dialed == [(at, Connect("client.1")) for at in (0.0, 5.0, 10.0)]
