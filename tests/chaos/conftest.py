@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.chaos.faults.access import VARIABLE
 from tests.chaos.faults.faults import chosen_seeds
 from tests.chaos.faults.hosts import Hosts, missing
 from tests.chaos.faults.starter import Starter
+from tests.support.keys import keys
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,10 +24,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def roles() -> Iterator[Starter]:
-    starter = Starter()
-    yield starter
-    starter.close()
+def roles(temporary_folder: None) -> Iterator[Starter]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(keys()))
+        starter = Starter()
+        yield starter
+        starter.close()
 
 
 @pytest.fixture(scope="session")

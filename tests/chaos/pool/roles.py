@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from nearfar import Pool
@@ -16,7 +17,7 @@ from nearfar.net.addresses import Address
 from nearfar.net.here import new_name
 from nearfar.programs import coordinator as coordinating
 from nearfar.programs import worker as working
-from tests.chaos.faults.access import binding, calling, connecting, hosting
+from tests.chaos.faults.access import access, binding, calling, connecting, hosting
 from tests.chaos.faults.faults import LEASE
 from tests.chaos.faults.journal import Journal
 from tests.chaos.faults.starting import watch_stalls
@@ -79,7 +80,8 @@ def asker(arguments: list[str]) -> int:
     order = json.loads(arguments[0])
     pause = threading.Event()
     until = time.monotonic() + 4 * LEASE
-    while any((counts := ask(Address.parse(order["address"]), WAIT).counts)[what] for what in BUSY):
+    look = partial(ask, Address.parse(order["address"]), WAIT, access(order["address"]))
+    while any((counts := look().counts)[what] for what in BUSY):
         if time.monotonic() >= until:
             break
         pause.wait(0.1)
