@@ -131,7 +131,7 @@ def test_a_killed_producer_is_named_at_the_end(seed: int) -> None:
     assert world.host.ledger.unsettled == 0
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:2])
 @pytest.mark.parametrize(
     ("role", "channel"),
     [
