@@ -143,6 +143,18 @@ def test_no_bound_socket_lets_in_who_has_no_key_or_an_unknown_one(
     assert int(host.address.rpartition(":")[2]) in dealing
 
 
+def test_a_lane_is_for_the_key_of_its_consumer_alone(folder: Path, host: FarQueue, connect: Connect) -> None:
+    laptop, mine = keyring.add(folder, "laptop"), read_pair(folder, CLIENT)
+    assert laptop is not None
+    before = listening_ports()
+    host.put("item")
+    assert connect(host.address, keys=laptop).get(timeout=SOON) == "item"
+    (lane,) = listening_ports() - before
+    server = read_server_key(folder)
+    assert not gets_in(lane, zmq.PULL, (*mine, server))
+    assert gets_in(lane, zmq.PULL, (*read_pair(laptop, CLIENT), server))
+
+
 def test_who_is_added_gets_in_without_a_restart(folder: Path, host: FarQueue, connect: Connect) -> None:
     made = keyring.add(folder, "laptop")
     laptop = connect(host.address, keys=made)

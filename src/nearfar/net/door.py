@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Container
+from functools import partial
 from pathlib import Path
 
 import zmq
@@ -25,6 +26,8 @@ REFRESH_EVERY = 0.5
 """Seconds between two looks whether a key was revoked."""
 MOST_TOLD = 1000
 """Keys that were turned away and are remembered, so that each is told of once."""
+EVERYBODY = "everybody"
+"""The domain of a socket that is for all who are let in; another one's is the key that it is for."""
 CREDENTIALS = 6
 """The place of a client's key among the frames of a question."""
 
@@ -64,20 +67,29 @@ class Door:
         """A socket to bind through this door; it takes frames of at most `largest` bytes."""
         return sockets.make(kind, largest=largest, within=self._context)
 
-    def bind(self, made: zmq.Socket[bytes], address: Address) -> Address:
-        """Bind, and return the address with the port it got. Raises `AddressError`."""
+    def bind(self, made: zmq.Socket[bytes], address: Address, *, only: str = "") -> Address:
+        """Bind, and return the address with the port it got.
+
+        `only`: for the one user who speaks in that session. Raises `AddressError`.
+        """
         check_guarded(address, self.access)
         if self._context is not None:
-            sockets.guard(made, self._pair, domain="nearfar")
+            sockets.guard(made, self._pair, domain=self._users.get(only) or EVERYBODY)
         elif self.access.own:
             return self._bind_own(made, address)
         return sockets.bind(made, address)
 
     def bind_in(
-        self, made: zmq.Socket[bytes], beside: Address, ports: range | None, suffix: str
+        self,
+        made: zmq.Socket[bytes],
+        beside: Address,
+        ports: range | None,
+        suffix: str,
+        *,
+        only: str = "",
     ) -> int | str:
-        """As `sockets.bind_in`."""
-        return sockets.bind_in(made, beside, ports, suffix, bind=self.bind)
+        """As `sockets.bind_in`, and `bind`."""
+        return sockets.bind_in(made, beside, ports, suffix, bind=partial(self.bind, only=only))
 
     def unbind(self, made: zmq.Socket[bytes], beside: Address, place: int | str = "") -> None:
         """Close a socket that `bind` (or, with its place, `bind_in`) bound, and remove its files."""
@@ -165,10 +177,10 @@ class Door:
         if len(frames) < CREDENTIALS:  # ZeroMQ's own: it cannot be
             zap.send_multipart([b"1.0", b"", b"500", b"malformed", b"", b""])
             return
-        version, number, _, address, _, mechanism, *credentials = frames
+        version, number, domain, address, _, mechanism, *credentials = frames
         key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
         known = self._clients is not None and key in self._clients.names
-        if known:
+        if known and domain.decode() in (EVERYBODY, key):
             zap.send_multipart([version, number, b"200", b"OK", key.encode(), b""])
             return
         zap.send_multipart([version, number, b"400", b"this key is not let in", b"", b""])

@@ -256,7 +256,7 @@ class Host:
     def _open_lane(self, session: str, ask: int, now: float) -> None:
         if session not in self._lanes:
             try:
-                self._lanes[session] = self._make_lane()
+                self._lanes[session] = self._make_lane(session)
             except (AddressError, zmq.ZMQError) as error:
                 log.error("no lane for %s: %s", session, error)
                 self._machine.refuse(session, f"the host has no lane for it: {error}")
@@ -264,13 +264,14 @@ class Host:
                 return
         self._machine.lane_opened(session, ask, self._lanes[session].place, now)
 
-    def _make_lane(self) -> Lane:
+    def _make_lane(self, session: str) -> Lane:
         """Raises `AddressError`, and `zmq.ZMQError` where there are no more sockets to be had."""
         socket = self._door.make(zmq.PUSH, sockets.LARGEST_CONTROL)
         self._lanes_opened += 1
         suffix = f".lane-{self._lanes_opened % 100_000}"
         try:
-            return Lane(self._door.bind_in(socket, self.address, self._ports, suffix), socket)
+            place = self._door.bind_in(socket, self.address, self._ports, suffix, only=session)
+            return Lane(place, socket)
         except BaseException:
             socket.close()
             raise
