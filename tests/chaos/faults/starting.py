@@ -17,10 +17,12 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from tests.chaos.faults import failpoints
 from tests.chaos.faults.journal import Journal
+from tests.support.processes import below
 
 SUBREAPER = 36
 CLONE_NEWNET = 0x40000000
@@ -81,7 +83,18 @@ def serve() -> int:
                 return _become(order)
             answer = str(pid)
         os.write(1, f"{answer}\n".encode())
+    _end_all()
     return 0
+
+
+def _end_all() -> None:
+    """The test has gone, perhaps killed: nothing of its run stays."""
+    while found := below(os.getpid()):
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(-1, 0)
 
 
 def _reap(ended: dict[int, int]) -> None:
