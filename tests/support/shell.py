@@ -98,9 +98,14 @@ def interrupt(process: Program) -> None:
     os.killpg(process.pid, signal.SIGINT)
 
 
-def insist(process: Program, signum: int = signal.SIGINT) -> None:
-    """Signal the group again, as one who has waited a moment: what comes sooner is an echo of the first."""
+def outlast_echo() -> None:
+    """Before a second signal: what comes sooner is an echo of the first."""
     select.poll().poll(int(StopRequest.ECHO * 1000) + 50)
+
+
+def insist(process: Program, signum: int = signal.SIGINT) -> None:
+    """Signal the group again, as one who has waited a moment."""
+    outlast_echo()
     os.killpg(process.pid, signum)
 
 

@@ -15,6 +15,7 @@ from nearfar.programs.common import Exit
 from tests.download.trade.gate import Gate
 from tests.support.exchange import Reply, Request
 from tests.support.routes import content
+from tests.support.shell import outlast_echo
 from tests.support.waiting import eventually
 from tests.support.web import Web
 
@@ -187,6 +188,7 @@ def test_a_second_signal_leaves_at_once(web: Web, tmp_path: Path) -> None:
     command.interrupt(signal.SIGINT)
     assert command.process.stderr is not None
     assert "stopping" in command.process.stderr.readline()
+    outlast_echo()
     command.interrupt(signal.SIGINT)
     assert command.end()[0] == Exit.INTERRUPTED
     assert eventually(lambda: not any(map(life_of, children)), within=10)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import sqlite3
 import subprocess
@@ -17,12 +16,13 @@ from random import Random
 
 import pytest
 
-from nearfar.programs.common import Exit, StopRequest
+from nearfar.programs.common import Exit
 from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
 from tests.download.trade.troop import Files
 from tests.support.processes import leaves
 from tests.support.routes import status
+from tests.support.shell import outlast_echo
 from tests.support.waiting import eventually
 from tests.support.web import Web
 
@@ -250,7 +250,7 @@ def test_a_second_interrupt_ends_everything_at_once(web: Web, commands: Pooled) 
     host, producer = commands.host("-o", "a"), commands.fetch(web)
     interrupt(producer, gate)
     workers = commands.workers(producer)
-    select.poll().poll(int(StopRequest.ECHO * 1000) + 50)
+    outlast_echo()
     producer.send_signal(signal.SIGINT)
     assert producer.wait(20) == Exit.INTERRUPTED
     if commands.crew is None:
