@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -46,12 +47,21 @@ def missing() -> str:
     for tool in ("ip", "iptables"):
         if not shutil.which(tool):
             return f"there is no {tool} here (apt-get install iproute2 iptables)"
+    sweep()
     try:
         with Hosts(["a"]) as hosts:
             hosts.lossy("a", 0.1)
     except (subprocess.CalledProcessError, OSError) as error:
         return f"this kernel makes no network namespaces, or lacks a module: {error}"
     return ""
+
+
+def sweep() -> None:
+    """Remove the machines of test runs that were killed."""
+    for path in Path("/run/netns").glob("nf*x*-*"):
+        owner = re.match(r"nf(\d+)x", path.name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            subprocess.run(["ip", "netns", "del", path.name], check=False, capture_output=True, timeout=10)
 
 
 class Hosts:
