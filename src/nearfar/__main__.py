@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PROGRAMS = {
     "producer": "download URLs and put the files on a queue",
     "consumer": "get files from a queue and save them",
+    "verify": "compare what was saved with a list of digests",
     "queue": "host a queue by itself",
     "coordinator": "coordinate a pool by itself",
     "worker": "join a pool with this machine's processes",

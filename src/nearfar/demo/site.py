@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from nearfar.demo.gallery import Gallery
@@ -12,8 +13,9 @@ from nearfar.demo.http1 import Request, Response, send_file, text
 class Site:
     """The paths of the server.
 
-    ``/`` lists the pictures for a person, ``/urls.txt`` for a program. ``/images/0001.png`` and on are the
-    pictures. ``/busy/0001.png`` answers 503 with Retry-After the first time and is the picture from then on.
+    ``/`` lists the pictures for a person, ``/urls.txt`` for a program, ``/digests.txt`` with the SHA-256 of
+    each, as a producer takes them. ``/images/0001.png`` and on are the pictures.
+    ``/busy/0001.png`` answers 503 with Retry-After the first time and is the picture from then on.
     Anything else is a 404; ``/images/missing.png`` is listed all the same, as a link that is dead.
     """
 
@@ -38,8 +40,10 @@ class Site:
             return self._picture(request, name)
         if folder == "busy":
             return self._busy(request, name)
-        if folder or name not in ("", "index.html", "urls.txt"):
+        if folder or name not in ("", "index.html", "urls.txt", "digests.txt"):
             return text(HTTPStatus.NOT_FOUND, request.path)
+        if name == "digests.txt":
+            return self._digests(request)
         return self._list(request) if name == "urls.txt" else self._index()
 
     def _picture(self, request: Request, name: str) -> Response:
@@ -57,9 +61,13 @@ class Site:
         return text(HTTPStatus.SERVICE_UNAVAILABLE, "the first time", Retry_After=str(self._retry_after))
 
     def _list(self, request: Request) -> Response:
-        host = request.fields.get("host", "localhost")
-        lines = "".join(f"http://{host}{path}\n" for path in self.paths())
-        return Response(HTTPStatus.OK, lines.encode(), {"Content-Type": "text/plain; charset=utf-8"})
+        return _plain(f"{_base(request)}{path}\n" for path in self.paths())
+
+    def _digests(self, request: Request) -> Response:
+        """Of the pictures alone: what is dead or busy has none to be sure of."""
+        base = f"{_base(request)}/images"
+        drawn = ((name, self.gallery.picture(name) or b"") for name in self.gallery.names())
+        return _plain(f"{base}/{name}\tsha256={hashlib.sha256(it).hexdigest()}\n" for name, it in drawn)
 
     def _index(self) -> Response:
         links = "".join(f'<li><a href="{path}">{path}</a>\n' for path in self.paths())
@@ -67,3 +75,11 @@ class Site:
             f'<!DOCTYPE html>\n<html lang="en"><title>Gallery</title>\n<h1>Gallery</h1>\n<ul>\n{links}</ul>\n'
         )
         return Response(HTTPStatus.OK, page.encode(), {"Content-Type": "text/html; charset=utf-8"})
+
+
+def _base(request: Request) -> str:
+    return f"http://{request.fields.get('host', 'localhost')}"
+
+
+def _plain(lines: Iterable[str]) -> Response:
+    return Response(HTTPStatus.OK, "".join(lines).encode(), {"Content-Type": "text/plain; charset=utf-8"})

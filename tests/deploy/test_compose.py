@@ -1,0 +1,90 @@
+"""``docker compose up`` for real: scaled, with containers killed in the middle; again; with a spoilt file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deploy import engine
+from tests.deploy.engine import BUILD, Tour
+from tests.support.waiting import eventually
+
+PICTURES = 900
+MIDDLE = 100
+"""Files that are saved when containers are killed."""
+SCALED = ("--build", "--scale", "worker=3", "--scale", "consumer=3")
+SPOIL = "printf x | dd of=$(ls /downloads/*.png | head -n 1) conv=notrunc bs=1 seek=100 2>/dev/null"
+
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(2 * BUILD)]
+
+
+@pytest.fixture(params=engine.commands() or ("compose",), ids=" ".join)
+def tour(request: pytest.FixtureRequest) -> Iterator[Tour]:
+    if reason := engine.missing():
+        pytest.skip(reason)
+    with Tour(request.param, PICTURES=str(PICTURES), RATE="300k") as tour:
+        yield tour
+
+
+def saved(tour: Tour) -> int:
+    """How many files are there under their own names."""
+    return tour.within("consumer", "find", "/downloads", "-name", "*.png").count("\n")
+
+
+def guarded(tour: Tour, container: str) -> dict[str, object]:
+    """What the kernel keeps a container from."""
+    (found,) = json.loads(tour.docker("inspect", container))
+    host = found["HostConfig"]
+    keys = [mount for mount in found["Mounts"] if "/keys" in mount["Destination"]]
+    return {
+        "user": found["Config"]["User"],
+        "read only": host["ReadonlyRootfs"],
+        "dropped": host["CapDrop"],
+        "may gain": "no-new-privileges:true" not in host["SecurityOpt"],
+        "writes keys": any(mount["RW"] for mount in keys),
+    }
+
+
+def spoil(tour: Tour) -> None:
+    """Change a byte of a file that was saved."""
+    (report,) = json.loads(tour.docker("inspect", tour.containers("report")[0]))
+    (volume,) = (mount["Name"] for mount in report["Mounts"] if mount["Destination"] == "/downloads")
+    tour.docker("run", "--rm", "--entrypoint", "sh", "-v", f"{volume}:/downloads", "nearfar", "-c", SPOIL)
+
+
+def test_the_tour_ends_well_though_containers_are_killed(tour: Tour, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    up = tour.up(log, *SCALED)
+    try:
+        assert eventually(lambda: saved(tour) >= MIDDLE or up.poll() is not None, BUILD), log.read_text()
+        victims = [tour.containers("consumer")[0], tour.containers("worker")[0]]
+        tour.docker("kill", *victims)
+        assert saved(tour) < PICTURES
+        for service in ("gallery", "queue", "coordinator", "worker", "consumer", "producer"):
+            assert guarded(tour, tour.containers(service)[-1]) == {
+                "user": "10001:10001",
+                "read only": True,
+                "dropped": ["ALL"],
+                "may gain": False,
+                "writes keys": False,
+            }
+        assert up.wait(BUILD) == 0, log.read_text()
+    finally:
+        up.kill()
+        up.wait()
+    codes = [tour.docker("inspect", "--format", "{{.State.ExitCode}}", victim).strip() for victim in victims]
+    assert codes == ["137", "137"]
+    assert f"{PICTURES} urls: {PICTURES} saved, 0 already there, 0 failed" in tour.said("producer")
+    assert f"{PICTURES} of {PICTURES} urls saved and verified" in tour.said("report")
+
+    again = tour.up(log)
+    assert again.wait(BUILD) == 0, log.read_text()
+    assert f"{PICTURES} urls: 0 saved, {PICTURES} already there, 0 failed" in tour.said("producer")
+
+    spoil(tour)
+    spoilt = tour.up(log)
+    assert spoilt.wait(BUILD) == 1, log.read_text()
+    assert "WRONG: " in tour.said("report")

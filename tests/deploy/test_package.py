@@ -1,0 +1,134 @@
+"""What is handed out: wheel and sdist are built, looked into, and tried where nothing else is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+import nearfar
+from tests.support.shell import ROOT
+
+LIMIT = 240.0
+"""Seconds that one order may take, downloads from the package index included."""
+NOT_PACKED = {".editorconfig"}
+SMOKE = """
+from multiprocessing import Process
+from nearfar import Pool, Queue
+
+def double(number):
+    return 2 * number
+
+def move(here, there):
+    for item in iter(here.get, None):
+        there.put(double(item))
+
+if __name__ == "__main__":
+    for address in (None, "tcp://127.0.0.1:*"):
+        here, there = (Queue(5, address) if address else Queue(5) for _ in range(2))
+        process = Process(target=move, args=(here, there))
+        process.start()
+        for item in (1, 2, 3, None):
+            here.put(item)
+        print(*(there.get(timeout=30) for _ in range(3)))
+        process.join()
+        here.close()
+        there.close()
+    with Pool(2) as pool:
+        print(*pool.map(double, range(4)))
+"""
+
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(2 * LIMIT)]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel and the sdist, by kind."""
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("packages are built from a clone")
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT))
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return {"wheel": wheel, "sdist": sdist}
+
+
+def run(*words: str, cwd: Path | None = None, code: int = 0) -> str:
+    """What a command prints; it must end with `code`."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(
+        words, cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=LIMIT,
+    )  # fmt: skip
+    assert ended.returncode == code, ended.stdout
+    return ended.stdout
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(packages: dict[str, Path]) -> None:
+    names = set(ZipFile(packages["wheel"]).namelist())
+    info = f"nearfar-{nearfar.__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"nearfar", info}
+    sources = ROOT / "src" / "nearfar"
+    there = {f"nearfar/{path.relative_to(sources)}" for path in sources.rglob("*.py")}
+    assert {name for name in names if name.startswith("nearfar/")} == there | {"nearfar/py.typed"}
+    assert {f"{info}/{name}" for name in ("METADATA", "entry_points.txt", "licenses/LICENSE")} <= names
+
+
+def test_the_sdist_holds_all_of_the_clone(packages: dict[str, Path]) -> None:
+    with tarfile.open(packages["sdist"]) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = set(run("git", "ls-files", cwd=ROOT).splitlines())
+    assert packed == tracked - NOT_PACKED | {"PKG-INFO"}
+
+
+def test_the_tests_of_the_sdist_are_found(packages: dict[str, Path], tmp_path: Path) -> None:
+    with tarfile.open(packages["sdist"]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (root,) = tmp_path.iterdir()
+    said = run(sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", cwd=root)
+    found = re.search(r"(\d+)(/\d+)? tests collected", said)
+    assert found is not None and int(found[1]) > 1000, said[-2000:]
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_it_works_where_nothing_else_is_installed(
+    kind: str, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    python, command = (str(tmp_path / "venv" / "bin" / name) for name in ("python", "nearfar"))
+    install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+
+    run(*install, str(packages[kind]))
+    assert run(command, "--version") == f"nearfar {nearfar.__version__}\n"
+    assert "made a service's keys" in run(command, "keys", "init", cwd=tmp_path)
+    (tmp_path / "smoke.py").write_text(SMOKE)
+    assert run(python, "smoke.py", cwd=tmp_path) == "2 4 6\n2 4 6\n0 2 4 6\n"
+    bare = run(command, "producer", "http://127.0.0.1:1/x", cwd=tmp_path, code=2)
+    assert "pip install 'nearfar[download]'" in bare
+
+    run(*install, f"{packages[kind]}[download]")
+    download(command, tmp_path)
+
+
+def download(command: str, folder: Path) -> None:
+    """A gallery of this installation, and all of it fetched."""
+    said = folder / "gallery.txt"
+    with said.open("w") as log, subprocess.Popen(
+        [command, "gallery", "--bind", "127.0.0.1:0", "--count", "5"], stderr=log
+    ) as gallery:  # fmt: skip
+        try:
+            while not (found := re.search(r"http://[\d.:]+", said.read_text())):
+                assert gallery.poll() is None, said.read_text()
+            urls = [f"{found[0]}/images/{number:04}.png" for number in range(1, 6)]
+            run(command, "producer", "--queue", "local", "-o", "files", *urls, cwd=folder)
+            verified = run(command, "verify", f"{found[0]}/digests.txt", "files", cwd=folder)
+            assert "5 of 5 urls saved and verified" in verified
+        finally:
+            gallery.terminate()
