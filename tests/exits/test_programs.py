@@ -17,7 +17,7 @@ def test_some_cells_of_each_kind() -> None:
     assert not complaints, "\n".join(complaints)
 
 
-@pytest.mark.chaos
+@pytest.mark.matrix
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("program", BY_PROGRAM)
 def test_every_cell_of(program: str) -> None:

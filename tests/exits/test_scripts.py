@@ -66,7 +66,7 @@ def test_some_scripts_of_each_kind() -> None:
     assert not complaints, "\n".join(complaints)
 
 
-@pytest.mark.chaos
+@pytest.mark.matrix
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("scripts", [QUEUES, POOLS], ids=["queues", "pools"])
 def test_every_script(scripts: tuple[Script, ...]) -> None:
