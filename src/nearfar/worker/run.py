@@ -57,17 +57,18 @@ def main(line: socket.socket, birth: Birth) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_current(WorkerInfo(birth.slot, birth.name, birth.host, os.getpid()))
     inherit(birth.inherited)
-    end = End(line)
-    hello = end.receive()
-    if hello is None:
-        return
-    lifeline, memory = hello[2]
-    hang_on(lifeline)
-    worker = Runner(end, Outbox(memory), birth)
-    end.send([READY])
-    while (message := end.receive()) is not None:
-        (client, function, mode, *payloads), parts, _ = message
-        worker.run(client, function, mode, payloads, parts)
+    with line:
+        end = End(line)
+        hello = end.receive()
+        if hello is None:
+            return
+        lifeline, memory = hello[2]
+        hang_on(lifeline)
+        worker = Runner(end, Outbox(memory), birth)
+        end.send([READY])
+        while (message := end.receive()) is not None:
+            (client, function, mode, *payloads), parts, _ = message
+            worker.run(client, function, mode, payloads, parts)
 
 
 class Runner:

@@ -16,7 +16,7 @@ from tests.support.exchange import Handler
 from tests.support.routes import gated, status
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(150)]
 SHAPES = pytest.mark.parametrize("shape", ["far", "local", "pool"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from nearfar.programs.common import Exit
 from tests.chaos.download.scene import Scene
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(150)]
 PROGRAMS = ("queue", "coordinator", "worker", "consumer", "producer", "local")
 MiB = 1 << 20
 

@@ -21,7 +21,7 @@ from tests.chaos.download.run import Run
 from tests.chaos.download.starter import Starter
 from tests.support.web import Web
 
-SEEDS = os.environ.get("NEARFAR_CHAOS_SEEDS", "1-20")
+SEEDS = os.environ.get("NEARFAR_CHAOS_SEEDS", "1-8")
 FIGURES = os.environ.get("NEARFAR_CHAOS_FIGURES")
 """A file to which each run that is green adds its figures."""
 
