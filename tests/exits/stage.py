@@ -40,6 +40,10 @@ MARK = "NEARFAR_CELL"
 MANIFEST = ".nearfar.sqlite"
 
 
+QUIET = ("-W", "ignore:This process:DeprecationWarning")
+"""From Python 3.12 on, a fork beside threads warns; some scripts do just that."""
+
+
 class Actor:
     """A process on the stage, and what it says."""
 
@@ -120,7 +124,7 @@ class Stage:
         """Python with these words; `out` and `err` may be closed, full, or broken: a pipe nobody reads."""
         number = len(self.actors)
         said = self.folder / f"{number}-{name}"
-        command = [sys.executable, "-X", "faulthandler", *words]
+        command = [sys.executable, "-X", "faulthandler", *QUIET, *words]
         if tty:
             command = ["setsid", "--ctty", *command]
             streams = [int(tty), int(tty)]
