@@ -76,8 +76,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(packages: dict[str, Path])
     info = f"nearfar-{nearfar.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"nearfar", info}
     sources = ROOT / "src" / "nearfar"
-    there = {f"nearfar/{path.relative_to(sources)}" for path in sources.rglob("*.py")}
-    assert {name for name in names if name.startswith("nearfar/")} == there | {"nearfar/py.typed"}
+    tracked = run("git", "ls-files", cwd=sources).splitlines()
+    assert {name for name in names if name.startswith("nearfar/")} == {f"nearfar/{each}" for each in tracked}
     assert {f"{info}/{name}" for name in ("METADATA", "entry_points.txt", "licenses/LICENSE")} <= names
 
 
