@@ -176,7 +176,7 @@ def test_no_lane_to_be_had_is_told_and_stops_nobody(queue: FarQueue, monkeypatch
     queue.put(1)
     assert queue.get() == 1
 
-    def none(host: Any) -> None:
+    def none(host: Any, session: str) -> None:
         raise zmq.ZMQError(errno.EMFILE)
 
     monkeypatch.setattr("nearfar.queues.host.loop.Host._make_lane", none)

@@ -22,6 +22,7 @@ ABOUT = {
     "maxsize": 0,
     "shut": False,
     "stored": 0,
+    "ticket": "t",
     "trusted": True,
 }
 
