@@ -170,14 +170,18 @@ class StopRequest:
 def start_tracker() -> None:
     """Start multiprocessing's keeper of shared things so that it lives as long as this program.
 
-    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would say so.
+    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would say so. What
+    a program leaves that is killed, or leaves at once, it removes without a word.
     """
     from multiprocessing import resource_tracker  # few programs need one
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # what is blocked stays so over there
+    options = ["ignore:resource_tracker:UserWarning"]
+    sys.warnoptions += options  # it is started with these
     try:
         resource_tracker.ensure_running()
     finally:
+        del sys.warnoptions[-len(options) :]
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
