@@ -17,8 +17,8 @@ help:  ## this list
 demo: $(BUILT)  ## draw images, serve them, download them near and far, verify; under a minute
 	@$(VENV)/bin/python -m nearfar demo
 
-test: $(BUILT)  ## tests under every Python from 3.11 found here, then lint and types
-	@$(if $(PYENVS),PYENV_VERSION=$(PYENVS)) $(VENV)/bin/tox run
+test: $(BUILT)  ## tests under every Python from 3.11 found here, then lint and types (or TOX='-e slow')
+	@$(if $(PYENVS),PYENV_VERSION=$(PYENVS)) $(VENV)/bin/tox run $(TOX)
 
 clean:  ## remove what make and tox built
 	@rm -rf $(VENV) .tox dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -93,6 +93,7 @@ def test_round_trips_take_time_and_have_a_tail(folder: Path) -> None:
         assert 0 < result["microseconds"]["50"] <= result["microseconds"]["99.9"], name
 
 
+@pytest.mark.slow
 def test_items_that_lie_in_the_queue_are_in_the_memory_of_somebody(folder: Path) -> None:
     for name, result in by_queue("queue", "memory", folder).items():
         assert result.keys() == {"producer", "consumer"} | ({"host"} if name in FAR else set())
@@ -110,6 +111,7 @@ def test_pictures_are_saved_as_they_were_drawn(folder: Path) -> None:
         assert result["rate"] > 0
 
 
+@pytest.mark.slow
 def test_a_killed_getfile_costs_the_far_queues_no_file() -> None:
     jobs = [Job("download", "getfile killed", name, 1) for name in (names.RAW, *FAR)]
     for job, result in in_stages(*jobs).items():
@@ -118,6 +120,7 @@ def test_a_killed_getfile_costs_the_far_queues_no_file() -> None:
             assert (result["torn"], result["missing"]) == (0, 0), job
 
 
+@pytest.mark.slow
 def test_a_fault_s_counts_are_of_all_items_and_far_queues_lose_and_strand_none() -> None:
     """Of the producer's own death a far queue promises nothing for what had not left the producer."""
     jobs = [
@@ -132,6 +135,7 @@ def test_a_fault_s_counts_are_of_all_items_and_far_queues_lose_and_strand_none()
             assert (result["sent"], result["lost"], result["stuck"]) == (TINY.items, 0, 0), job
 
 
+@pytest.mark.slow
 def test_what_the_others_lose_or_strand_is_seen() -> None:
     killed = Job("faults", "consumer killed at work", names.RAW, 0)
     frozen = Job("faults", "consumer frozen", names.RAW, 1)
@@ -158,6 +162,7 @@ def test_every_pool_gives_the_right_answers(folder: Path) -> None:
         assert result["microseconds"]["50"] > 0
 
 
+@pytest.mark.slow
 def test_a_killed_worker_hangs_the_standard_pool_breaks_the_executor_and_costs_ours_its_own_task() -> None:
     contestants = (names.POOL, names.EXECUTOR, names.NEAR, names.FAR_TCP)
     found = in_stages(*(Job("pool", work, name, 0) for work in DEATHS for name in contestants))

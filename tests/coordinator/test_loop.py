@@ -162,6 +162,7 @@ def restarted(place: Address) -> LoneCoordinator:
     return made[0]
 
 
+@pytest.mark.slow
 def test_what_runs_survives_a_restart(address: Address, keep: Keep) -> None:
     coordinator = LoneCoordinator(address, lease=LEASE)
     place = coordinator.address

@@ -79,6 +79,7 @@ def test_results_keep_the_pool_alive(new_pool: Any, gate: Path, maker: Any) -> N
         assert result.get(10) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ours")
 def test_what_terminate_drops_says_so(new_pool: Any, gate: Path, tmp_path: Path) -> None:
     errors: list[Any] = []
@@ -118,6 +119,7 @@ def test_an_imap_ends_with_its_pool(new_pool: Any) -> None:
         pool.join()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ours")
 def test_repr_counts(new_pool: Any, gate: Path, tmp_path: Path) -> None:
     with new_pool(2) as pool:

@@ -17,6 +17,7 @@ of_wait = pytest.importorskip("test.test_concurrent_futures.test_wait", reason=R
 of_completed = pytest.importorskip("test.test_concurrent_futures.test_as_completed", reason=REASON)
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.timeout(120),
 ]

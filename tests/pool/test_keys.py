@@ -60,6 +60,7 @@ def coordinator(folder: Path) -> Any:
     assert made.join(SOON)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("access", "said"), ACCESSES)
 def test_whoever_is_not_let_in_is_told_why_within_seconds(
     folder: Path, coordinator: LoneCoordinator, access: Callable[[Path], dict[str, Any]], said: str
@@ -85,6 +86,7 @@ def test_whoever_is_not_let_in_is_told_why_within_seconds(
     assert coordinator.counts()["clients"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("access", "said"), ACCESSES)
 def test_an_agent_that_is_not_let_in_ends_and_says_why(
     folder: Path,

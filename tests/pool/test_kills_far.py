@@ -91,6 +91,7 @@ def test_a_task_that_kills_its_worker_is_the_only_one_lost(opened: Opener, kind:
     assert pool.map(tasks.square, range(100)) == [n * n for n in range(100)]
 
 
+@pytest.mark.slow
 def test_idle_workers_may_be_killed_without_end(place: Place) -> None:
     pool = place.pool()
     place.agent(2)
@@ -123,6 +124,7 @@ def test_of_a_killed_agent_only_what_ran_is_lost(place: Place, trace: Path, gate
     assert len(traces(trace)) == 10
 
 
+@pytest.mark.slow
 def test_a_frozen_agent_is_given_up_and_what_it_says_later_is_nobodys(
     place: Place, trace: Path, gate: Path
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_restarted_coordinator_loses_nothing_and_runs_nothing_twice(
     assert sorted(began) == [*range(20), 100]
 
 
+@pytest.mark.slow
 def test_a_coordinator_restarted_while_tasks_run_waits_for_them(far: Place, trace: Path, gate: Path) -> None:
     pool = far.pool()
     far.agent(2)
@@ -192,6 +195,7 @@ def joined_again(far: Place, workers: int) -> bool:
     return eventually(lambda: ask(Address.parse(far.address), 5.0).counts["workers"] == workers, 10)
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_does_not_return_is_lost(far: Place, trace: Path, gate: Path) -> None:
     pool = far.pool(wait=2.0)
     far.agent(1)
@@ -240,7 +244,8 @@ def nap(seconds: float) -> None:
     select.poll().poll(int(seconds * 1000))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.chaos)])
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_an_agent_leaves_a_long_map_and_nothing_is_lost_or_run_twice(
     place: Place, trace: Path, signum: signal.Signals
 ) -> None:
@@ -263,6 +268,7 @@ def note_slowly(path: str, number: int) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_agents_that_join_in_the_middle_help(place: Place, trace: Path) -> None:
     pool = place.pool()
     result = pool.starmap_async(note_worker, [(str(trace), n) for n in range(150)], 1)
@@ -414,6 +420,7 @@ def test_an_endless_input_is_read_as_far_as_it_is_needed(place: Place) -> None:
     assert len(list(itertools.islice(unordered, 100))) == 100
 
 
+@pytest.mark.slow
 def test_a_task_that_holds_the_interpreter_is_not_taken_for_dead(place: Place) -> None:
     pool = place.pool()
     place.agent(1)
@@ -438,6 +445,7 @@ def test_what_is_missing_is_said_once(opened: Opener, caplog: pytest.LogCaptureF
     assert record.getMessage().endswith(f"start one with: nearfar worker --connect {place.address}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_coordinator_that_is_not_there_is_said_to_be_waited_for(
     opened: Opener, caplog: pytest.LogCaptureFixture

@@ -73,6 +73,7 @@ def test_a_map_goes_on_around_the_chunk_that_is_lost(pool: Pool) -> None:
         pool.map(seven_kills, range(60), 1)
 
 
+@pytest.mark.slow
 def test_an_idle_worker_may_be_killed_again_and_again(pool: Pool) -> None:
     for _ in range(20):
         os.kill(pool.apply(here).pid, signal.SIGKILL)
@@ -132,6 +133,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", ["backtrack", "freeze", "block"])
 @pytest.mark.parametrize("method", METHODS)
 def test_no_worker_outlives_its_parent(method: str, busy: str, tmp_path: Path) -> None:

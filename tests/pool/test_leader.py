@@ -295,6 +295,7 @@ def test_the_background_yields_to_who_waits(watched: Bench) -> None:
     assert first.result()
 
 
+@pytest.mark.slow
 def test_the_background_wakes_up_when_a_long_lead_ends(watched: Bench) -> None:
     done, came = threading.Event(), threading.Event()
     first = leader(watched, done.is_set)

@@ -137,6 +137,7 @@ def test_the_status_tells_workers_tasks_and_what_runs(shell: Shell, tmp_path: Pa
     assert agent.poll() is None
 
 
+@pytest.mark.slow
 def test_the_status_tells_the_rate(shell: Shell) -> None:
     _, address = shell.coordinator(ANYWHERE, "--workers", "1")
     with Pool.connect(address) as pool:
@@ -150,6 +151,7 @@ def test_the_status_tells_the_rate(shell: Shell) -> None:
     assert int(out.splitlines()[-1].split()[4].replace(",", "")) > 0
 
 
+@pytest.mark.slow
 def test_the_status_of_an_empty_pool_is_one_line(shell: Shell, place: str) -> None:
     _, address = shell.coordinator(place)
     assert ended(shell.start("coordinator", "--status", address)) == (
@@ -174,6 +176,7 @@ def test_the_status_of_a_bad_address_is_a_short_error(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.endswith("it needs a port\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_first_signal_lets_what_runs_be_answered_and_takes_no_more(
     shell: Shell, tmp_path: Path, signum: signal.Signals

@@ -60,6 +60,7 @@ def test_what_went_wrong_fails_the_demo(
     assert capsys.readouterr() == ("   WRONG: a is not b\n", "nearfar demo: 1 thing went WRONG, see above\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_demo_and_all_it_started(tmp_path: Path, signum: signal.Signals, code: int) -> None:
     with subprocess.Popen(

@@ -128,6 +128,7 @@ def test_keys_that_others_can_read_are_refused(shell: Shell, tmp_path: Path, pro
     assert f"nearfar {program}: others can read the secret key" in err
 
 
+@pytest.mark.slow
 def test_a_command_whose_keys_do_not_fit_says_so_with_its_own_exit_code(shell: Shell, tmp_path: Path) -> None:
     for name in ("keys", "others"):
         main(["init", "--keys", str(tmp_path / name)])

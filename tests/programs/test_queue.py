@@ -19,6 +19,7 @@ from tests.support.waiting import eventually
 GALLERY = Gallery(count=100, large=0, seed="queue")
 
 
+@pytest.mark.slow
 def test_a_killed_and_restarted_queue_loses_nothing(shell: Shell, tmp_path: Path) -> None:
     """Given a queue killed in the middle, I expect its producer and its consumer to go on and finish."""
     with Server(Site(GALLERY)) as server:
@@ -54,6 +55,7 @@ def test_it_says_how_it_stands_and_what_is_left(shell: Shell) -> None:
     assert err.endswith("it is lost: its producers have left\n")
 
 
+@pytest.mark.slow
 def test_a_producer_that_is_still_there_keeps_what_it_put(shell: Shell) -> None:
     process, address = shell.queue()
     with Queue.connect(address, wait=20.0) as queue:

@@ -86,6 +86,7 @@ def test_without_a_coordinator_it_ends_when_it_has_waited(shell: Shell, tmp_path
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_it_says_that_it_waits_for_a_coordinator(shell: Shell, tmp_path: Path) -> None:
     agent, _ = shell.worker(f"ipc://{tmp_path}/pool", 1)
     assert agent.stderr is not None
@@ -106,6 +107,7 @@ def test_it_may_come_first_and_outlive_the_coordinator(shell: Shell, tmp_path: P
     assert agent.poll() is None and name
 
 
+@pytest.mark.slow
 def test_when_its_coordinator_is_gone_it_ends_when_it_has_waited(shell: Shell) -> None:
     coordinator, address = shell.coordinator(ANYWHERE, "--lease", "0.5")
     agent, _ = shell.worker(address, 1, "--wait", "1")
@@ -116,6 +118,7 @@ def test_when_its_coordinator_is_gone_it_ends_when_it_has_waited(shell: Shell) -
     assert err.splitlines()[-1] == f"nearfar worker: no coordinator has answered at {address} for 1 s"
 
 
+@pytest.mark.slow
 def test_a_pool_of_a_program_takes_it_in(shell: Shell) -> None:
     with Pool(0, address=ANYWHERE) as pool:
         assert pool.address is not None
@@ -125,6 +128,7 @@ def test_a_pool_of_a_program_takes_it_in(shell: Shell) -> None:
     assert ended(agent)[0] == Exit.OK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_first_signal_lets_what_runs_be_answered_and_takes_no_more(
     shell: Shell, tmp_path: Path, signum: signal.Signals

@@ -15,6 +15,15 @@ from tests.queues.contract import LIMIT
 from tests.queues.transports import REFERENCES, START_METHODS, TRANSPORTS, Transport
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Over ipc, what starts processes by every method differs from tcp in its sockets alone."""
+    for item in items:
+        call = getattr(item, "callspec", None)
+        chosen = call.params if call is not None else {}
+        if str(chosen.get("transport")) == "ipc" and "every_context" in chosen:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """Fail a test that leaves a thread (a feeder's, say) or a child process."""

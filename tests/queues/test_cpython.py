@@ -85,6 +85,8 @@ def _cases(name: str, bases: tuple[type, ...], skipped: Mapping[str, str]) -> di
     for transport in TRANSPORTS:
         title = f"{name}_{transport.name}"
         case = type(title, (*bases, unittest.TestCase), {"transport": transport, "__module__": __name__})
+        if transport.name == "ipc":  # as tcp, with other sockets
+            case = pytest.mark.slow(case)
         for method, reason in skipped.items():
             if hasattr(case, method):
                 setattr(case, method, unittest.skip(reason)(getattr(case, method)))

@@ -135,6 +135,7 @@ def test_the_inbox_takes_no_frame_larger_than_the_queue_may_be() -> None:
         assert len(queue.get(timeout=20)) == 2 << 20
 
 
+@pytest.mark.slow
 def test_messages_that_nobody_reads_pile_up_nowhere(queue: FarQueue) -> None:
     """Given one who asks and never reads, I expect the answers to take no more than a bounded memory."""
     hello = wire.pack(0, 0, Message(Kind.HELLO, (VERSION, "deaf", {})))
@@ -148,6 +149,7 @@ def test_messages_that_nobody_reads_pile_up_nowhere(queue: FarQueue) -> None:
         assert memory() - before < 60 << 20
 
 
+@pytest.mark.slow
 def test_connections_that_never_say_a_word_are_closed() -> None:
     """Given as many silent connections as the process may have descriptors, I expect those who are there to
     be served meanwhile, and newcomers soon after."""

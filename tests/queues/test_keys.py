@@ -80,6 +80,7 @@ def unknown_keys(folder: Path) -> Path:
     return folder.parent / "unknown"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("access", "said"),
     [
@@ -109,6 +110,7 @@ def test_who_is_not_let_in_is_told_why_within_seconds(
         assert host.counts()["stored"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("access", "said"),
     [({}, "it is open to everybody"), ({"keys": True}, "it asks for no keys, and may be anybody")],
@@ -222,6 +224,7 @@ def test_nobody_speaks_in_the_session_of_another(folder: Path, host: FarQueue, c
         dialed.close()
 
 
+@pytest.mark.slow
 def test_a_host_that_comes_back_with_other_keys_is_not_taken_for_the_same(
     folder: Path, connect: Connect
 ) -> None:

@@ -238,6 +238,7 @@ def test_task_done_of_an_item_that_is_sent_again_counts_for_nothing(address: str
             queue.join_thread()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", START_METHODS)
 def test_children_do_not_outlive_the_host_that_was_their_parent(method: str) -> None:
     with program("tests.queues.mortals", "parent", method) as parent:
@@ -260,6 +261,7 @@ def test_a_program_that_ends_without_a_close_loses_nothing(make: Maker, how: str
     assert [item for item, _ in take(queue, 1000)] == list(range(1000))
 
 
+@pytest.mark.slow
 def test_a_program_ends_in_time_though_its_host_was_killed(address: str) -> None:
     with (
         host(address) as killed,

@@ -18,7 +18,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -42,6 +42,8 @@ class Web:
     log: list[Request] = field(default_factory=list)
     host: str = "127.0.0.1"
     """The address to listen at."""
+    at_close: list[Callable[[], None]] = field(default_factory=list)
+    """Called first of all, to let go of answers that are held back."""
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server((self.host, 0), backlog=128)
@@ -80,6 +82,8 @@ class Web:
 
     def close(self) -> None:
         """Break every connection off and wait for the threads."""
+        for let_go in self.at_close:
+            let_go()
         with self._lock:
             self._closing = True
             connections = dict(self._open)

@@ -83,13 +83,14 @@ def consumer(arguments: list[str]) -> int:
     journal = Journal(order["journal"], order["name"])
     queue = ToTheEnd.connect(order["address"], wait=WAIT, **connecting(order["address"]))
     end = queue._reached()
+    stem = end._machine._stem
     journal.note("end", uid=end.name)
     watch_stalls(journal, LEASE / 4)
     pause = threading.Event()
     try:
         while True:
             delivery = queue.take()
-            session = f"{end.name}.{delivery._session}"
+            session = f"{stem}.{delivery._session}"
             journal.note("got", item=delivery.item, attempt=delivery.attempt, session=session)
             pause.wait(order["pace"])
             delivery.ack()

@@ -16,8 +16,8 @@ from tests.chaos.queue.plan import Plan
 from tests.chaos.queue.run import Run
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_few_runs(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None) -> None:
+@pytest.mark.parametrize("seed", [1])
+def test_a_first_run(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None) -> None:
     plan = Plan.draw(seed)
     play("queue", plan, lambda: Run(plan, tmp_path / "run", roles, hosts))
 

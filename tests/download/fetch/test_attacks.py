@@ -97,6 +97,7 @@ def test_what_drips_or_stalls_times_out_by_default(web: Web, fetcher: MakeFetche
     assert reasons == dict.fromkeys(web.routes, Reason.TIMEOUT)
 
 
+@pytest.mark.slow
 def test_an_honest_slow_body_is_let_through(web: Web, fetcher: MakeFetcher) -> None:
     """Given the default speed, a patience of one second, and a line of 800 bytes a second for two."""
     pause = threading.Event()
@@ -255,6 +256,7 @@ def test_only_http_and_https_are_followed(web: Web, fetcher: MakeFetcher, scheme
     assert web.connections == 1
 
 
+@pytest.mark.slow
 def test_a_stuck_connection_is_not_used_for_the_next_attempt(web: Web, fetcher: MakeFetcher) -> None:
     """Given HTTP/2 over one connection that a stalled answer holds, I expect the others to get another."""
     web.routes["/stuck"] = raw_stall

@@ -49,6 +49,7 @@ def test_a_paused_transfer_does_not_hold_up_the_others(web: Web, fetcher: MakeFe
     assert bytes(paused.data) == bytes(other.data) == BODY
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(pycurl.version_info()[2] < 0x075000, reason="an old libcurl takes a pause for a stall")
 def test_a_pause_is_no_stall(web: Web, fetcher: MakeFetcher) -> None:
     """Given a stalled transfer and a paused one, I expect only the first to time out."""

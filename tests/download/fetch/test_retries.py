@@ -128,6 +128,7 @@ def test_a_server_that_never_completes_the_handshake_is_a_timeout(fetcher: MakeF
     assert reason(sink) is Reason.TIMEOUT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_parks_the_host_and_not_the_others(web: Web, fetcher: MakeFetcher, form: str) -> None:
     """Given one place, a host that asks for 2 seconds and another host, I expect the other to go first."""

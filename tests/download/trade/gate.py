@@ -9,7 +9,7 @@ from tests.support.web import Web
 
 
 class Gate:
-    """Answers that wait, once `after` were given, until `open` is called."""
+    """Answers that wait, once `after` were given, until `open` is called or the server is closed."""
 
     def __init__(self, web: Web, after: int) -> None:
         self._after = after
@@ -17,6 +17,7 @@ class Gate:
         self._lock = threading.Lock()
         self._open = threading.Event()
         self.reached = threading.Event()
+        web.at_close.append(self.open)
         for path, route in list(web.routes.items()):
             web.routes[path] = self._gated(route)
 

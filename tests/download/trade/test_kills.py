@@ -114,10 +114,12 @@ def here(queue: FarQueue) -> tuple[int, int]:
     return counts["consumers"], counts["producers"]
 
 
+@pytest.mark.slow
 def test_the_same_commands_finish_what_killed_ones_began(make_troop: Maker) -> None:
     the_rest_gives_up_and_the_same_commands_finish(make_troop(400, 1, "tcp", alone=True, wait=1.0), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("transport", "alone"), [("tcp", False), ("ipc", True)])
 def test_killed_commands_join_in_again(make_troop: Maker, transport: str, alone: bool) -> None:
     troop = make_troop(400, 2, transport, alone=alone, wait=20.0)

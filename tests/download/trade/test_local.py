@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -31,6 +32,13 @@ def web() -> Iterator[Web]:
         yield web
 
 
+@pytest.fixture(autouse=True)
+def _no_command_outlives_its_test() -> Iterator[None]:
+    yield
+    while Command.started:
+        Command.started.pop().close()
+
+
 def body(number: int) -> bytes:
     return f"file {number} ".encode() * 2000
 
@@ -38,12 +46,15 @@ def body(number: int) -> bytes:
 class Command:
     """A producer command of its own, with `--queue local`, in `folder`."""
 
+    started: ClassVar[list[Command]] = []
+
     def __init__(self, folder: Path, *options: str) -> None:
         command = [sys.executable, "-m", "nearfar", "producer", "--queue", "local", "-o", "files", *options]
         self.folder = folder
         self.process = subprocess.Popen(
             command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        self.started.append(self)
 
     def end(self) -> tuple[int, list[str], str]:
         """Exit code, lines printed, messages."""
@@ -53,6 +64,11 @@ class Command:
             self.process.kill()
             self.process.wait()
         return self.process.returncode, out.splitlines(), err
+
+    def close(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.communicate()
 
     def children(self, life: str) -> list[int]:
         """The processes that run `life` (produce or consume)."""
@@ -139,8 +155,8 @@ def test_no_child_outlives_a_killed_command(web: Web, tmp_path: Path) -> None:
     gate = Gate(web, after=FILES // 3)
     command = Command(tmp_path, *urls_file(tmp_path, web), "-P", "2", "-C", "2")
     assert gate.reached.wait(30)
+    assert eventually(lambda: len(command.children("produce") + command.children("consume")) == 4, within=20)
     children = command.children("produce") + command.children("consume")
-    assert len(children) == 4
     assert eventually(lambda: any((tmp_path / "files").glob("*.png")), within=10)
     command.process.kill()
     command.end()
@@ -214,6 +230,7 @@ def test_the_input_may_be_a_pipe_that_speaks_slowly(web: Web, tmp_path: Path) ->
         assert command.stdout.read() == "2 urls: 2 saved, 0 already there, 0 failed\n"
 
 
+@pytest.mark.slow
 def test_a_large_file_costs_no_process_much_memory(web: Web, tmp_path: Path) -> None:
     size, limit = 400 << 20, 64 << 20
     block = os.urandom(1 << 20)

@@ -144,6 +144,7 @@ def test_what_fails_has_its_reason(web: Web, near: Pooled) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_killed_workers_cost_nothing(web: Web, commands: Pooled, count: int) -> None:
     """Given a download that has come to its middle,
@@ -188,6 +189,7 @@ def test_workers_killed_again_and_again_cost_nothing(commands: Pooled, seed: int
         assert fetched_again(web, commands.folder / "a") == []
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
     gate = Gate(web, after=FILES // 2)
     host, producer = far.host("-o", "a"), far.fetch(web)
@@ -202,6 +204,7 @@ def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
     assert fetched_again(web, far.folder / "a") == []
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_lost_is_said_and_the_same_command_goes_on(web: Web, far: Pooled) -> None:
     gate = Gate(web, after=FILES // 2)
     host, producer = far.host("-o", "a", "--producers", "2"), far.fetch(web, "--wait", "2")
@@ -219,6 +222,7 @@ def test_a_coordinator_that_is_lost_is_said_and_the_same_command_goes_on(web: We
     assert saved_in(far.folder / "a") == ALL
 
 
+@pytest.mark.slow
 def test_a_killed_consumer_costs_no_file(web: Web, far: Pooled) -> None:
     gate = Gate(web, after=FILES // 2)
     host, other = far.host("-o", "a"), far.join("-o", "a")
@@ -231,6 +235,7 @@ def test_a_killed_consumer_costs_no_file(web: Web, far: Pooled) -> None:
     assert saved_in(far.folder / "a") == ALL
 
 
+@pytest.mark.slow
 def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Pooled) -> None:
     gate = Gate(web, after=FILES // 8)
     host, producer = commands.host("-o", "a", "--producers", "2"), commands.fetch(web)
@@ -245,6 +250,7 @@ def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Pool
     assert len(web.log) == len(ALL)
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_everything_at_once(web: Web, commands: Pooled) -> None:
     gate = Gate(web, after=FILES // 8)
     host, producer = commands.host("-o", "a"), commands.fetch(web)
