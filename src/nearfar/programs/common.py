@@ -170,8 +170,8 @@ class StopRequest:
 def start_tracker() -> None:
     """Start multiprocessing's keeper of shared things so that it lives as long as this program.
 
-    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would say so. What
-    a program leaves that is killed, or leaves at once, it removes without a word.
+    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would say so.
+    What a program leaves that is killed, or leaves at once, it removes without a word.
     """
     from multiprocessing import resource_tracker  # few programs need one
 
