@@ -41,6 +41,8 @@ facts = st.fixed_dictionaries(
     },
     optional={"more": values},
 )
+firsts = st.integers(1, (1 << 63) - wire.MOST_ITEMS)
+"""Numbers of items that a whole batch may follow."""
 rows = st.lists(st.tuples(positives, positives, naturals, st.none() | st.binary()).map(list), max_size=4)
 
 FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
@@ -50,13 +52,13 @@ FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
     Kind.STRANGER: (),
     Kind.REFUSED: (st.text(max_size=20),),
     Kind.JOIN: (flags, flags, name_lists, flags),
-    Kind.PUT: (positives, st.integers(1, 20), st.none() | names),
+    Kind.PUT: (firsts, st.integers(1, 20), st.none() | names),
     Kind.NEED: (naturals, naturals, naturals),
     Kind.REPORT: (naturals, naturals, naturals, naturals, ranges, ranges, ranges, ranges, answers),
     Kind.ASK: (positives, names, st.none() | flags | naturals),
     Kind.SYNCED: (positives, naturals, naturals),
     Kind.BYE: (),
-    Kind.LEND: (positives, st.integers(1, wire.MOST_ITEMS), positives),
+    Kind.LEND: (firsts, st.integers(1, wire.MOST_ITEMS), positives),
     Kind.ROOM: (naturals, naturals),
     Kind.SETTLED: (rows,),
     Kind.SYNC: (positives, flags),
