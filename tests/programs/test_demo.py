@@ -77,6 +77,19 @@ def test_a_signal_ends_the_demo_and_all_it_started(tmp_path: Path, signum: signa
     assert eventually(lambda: not running(tmp_path))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGQUIT])
+def test_what_it_started_ends_with_it_however_it_is_killed(tmp_path: Path, signum: signal.Signals) -> None:
+    with subprocess.Popen([*DEMO, "-o", tmp_path / "out"], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        while "hosting the queue" not in (line := program.stdout.readline()):
+            assert line
+        assert len(running(tmp_path)) > 1
+        program.send_signal(signum)
+        program.wait(20)
+    assert eventually(lambda: not running(tmp_path))
+
+
 def running(folder: Path) -> list[bytes]:
     """The command lines of the processes that were told of `folder`."""
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import select
 import shlex
@@ -12,12 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from types import TracebackType
 from typing import IO, Self
 
 from nearfar.demo.trouble import Trouble
+from nearfar.worker import life
 
 LONGEST = 60.0
 """Seconds that a command of the demo may take."""
@@ -37,7 +40,8 @@ class End:
 
 
 class Command:
-    """One program at work, for the time of a ``with`` block: whatever ends the block kills it."""
+    """One program at work, for the time of a ``with`` block: whatever ends the block, or this process, kills
+    it."""
 
     def __init__(self, *words: str) -> None:
         self.words = words
@@ -83,11 +87,24 @@ class Command:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "nearfar", *self.words]
+        theirs, self._lifeline = life.lifeline()
         with ExitStack() as undo:
+            undo.callback(os.close, self._lifeline)
             with postponed_signals():
-                self._process = Popen(
-                    command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True, errors="replace"
-                )
+                try:
+                    self._process = Popen(
+                        command,
+                        stdin=DEVNULL,
+                        stdout=PIPE,
+                        stderr=PIPE,
+                        text=True,
+                        errors="replace",
+                        pass_fds=[theirs],
+                        preexec_fn=partial(life.hang_on, theirs),
+                    )
+                finally:
+                    os.close(theirs)
+                undo.pop_all()
                 undo.push(self)
             undo.pop_all()
         return self
@@ -98,6 +115,7 @@ class Command:
         with postponed_signals():
             self._process.kill()
             self._process.communicate()
+            os.close(self._lifeline)
 
 
 @contextmanager
