@@ -36,8 +36,8 @@ MOST_SOCKETS = 65_535
 host. What really bounds them is how many descriptors the process may open."""
 MOST_PEERS = 4096
 """Sessions that a host or a coordinator has at a time."""
-SPARE_DESCRIPTORS = 64
-"""For what a program opens besides."""
+SPARE_DESCRIPTORS = 40
+"""For what a program opens besides: a host that nobody has called has 30."""
 KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 DRAIN = 256
 """Messages read from one socket before the others get their turn."""
-DESCRIPTORS = 4
-"""That an end takes here, on average: its connections, its lane, and what tells of its process's death."""
+DESCRIPTORS = 6
+"""That an end takes here: its connections, its lane, and what tells of its process's death. One that puts and
+gets takes 7, one that does either less."""
 COPIED = 64 * 1024
 """Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here once."""
 
