@@ -7,7 +7,8 @@ import resource
 LEAST = 64
 """Descriptors: every program works with so many, for a few peers."""
 ENOUGH = 32_768
-"""For as many peers as there may be (`nearfar.net.sockets.MOST_PEERS`). More are not asked for: some systems allow a billion, and there are libraries that walk through them."""
+"""For as many peers as there may be (`nearfar.net.sockets.MOST_PEERS`). More are not asked for: some systems
+allow a billion, and there are libraries that walk through them."""
 
 
 def lift_limit() -> str | None:
