@@ -130,7 +130,7 @@ def test_killed_commands_join_in_again(make_troop: Maker, transport: str, alone:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0])
 def test_5000_files_survive_kills(make_troop: Maker, seed: int, transport: str, alone: bool) -> None:
     troop = make_troop(5000, seed, transport, alone=alone, wait=1.0)
     the_rest_gives_up_and_the_same_commands_finish(troop, seed)
@@ -140,7 +140,7 @@ def test_5000_files_survive_kills(make_troop: Maker, seed: int, transport: str, 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_killed_commands_join_in_again_whenever(
     make_troop: Maker, seed: int, transport: str, alone: bool
 ) -> None:
