@@ -74,7 +74,7 @@ def test_what_is_quoted_is_said(piece: str) -> None:
 
 
 def is_said(piece: str) -> bool:
-    """In one text of the package, or in several, one after the other, of at least two words but for the last."""
+    """In one text of the package, or in several that follow: of at least two words, but for the last."""
     words = bare(piece).split()
     while words:
         found = max((n for n in range(len(words) + 1) if " ".join(words[:n]) in said()), default=0)
