@@ -33,6 +33,7 @@ FOREIGN = (
     "Too many open files",
     "can't start new thread",
     "No module named",
+    "Resource temporarily unavailable",
     "should only be shared between processes through inheritance",
 )
 """Words of Python, multiprocessing and libcurl."""
