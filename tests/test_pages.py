@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 QUEUE, POOL = "127.0.0.1:5555", "127.0.0.1:5556"
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if "```python" in page.read_text(encoding="utf-8")]
+
+
+LIMIT = 40.0
+"""Seconds that a page's programs may take."""
 
 
 class Play(NamedTuple):
@@ -61,12 +66,29 @@ def test_a_page_s_program_prints_what_the_page_says(play: Play, tmp_path: Path) 
             for said, place in places.items():
                 text = text.replace(said, place)
             (tmp_path / name).write_text(text, encoding="utf-8")
-        run = subprocess.run(
-            play.command, shell=True, cwd=tmp_path, env=shell(), capture_output=True, text=True, timeout=40
-        )
-    assert re.fullmatch(as_pattern(play.prints), run.stdout), run.stdout + run.stderr
-    assert run.stderr == ""
-    assert run.returncode == 0
+        code, out, err = typed(play.command, tmp_path)
+    assert re.fullmatch(as_pattern(play.prints), out), out + err
+    assert (code, err) == (0, "")
+
+
+def typed(command: str, folder: Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error. What does not end is killed, with all it started."""
+    with subprocess.Popen(
+        command,
+        shell=True,
+        cwd=folder,
+        env=shell(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, out, err
 
 
 def shell() -> dict[str, str]:
