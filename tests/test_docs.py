@@ -40,6 +40,14 @@ def test_every_page_that_it_links_to_is_there(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_source_file_that_it_names_is_there(page: Path) -> None:
+    found = re.findall(r"`((?:[a-z0-9_]+/)+(?!test_)\w+\.py)`", page.read_text(encoding="utf-8"))
+    package = ROOT / "src" / "nearfar"
+    places = (ROOT, package, package / "download", ROOT / "src", TESTS)
+    assert [file for file in found if not any((place / file).exists() for place in places)] == []
+
+
 def test_every_promise_names_its_proof() -> None:
     page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ") and "proved by" not in line]

@@ -43,5 +43,14 @@ def test_an_address_in_use_is_a_short_error() -> None:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         run = subprocess.run([*GALLERY, "--bind", bind], capture_output=True, text=True, timeout=30)
     assert run.returncode == 2
-    assert run.stderr.startswith(f"cannot listen at {bind}: ")
+    assert run.stderr == f"cannot listen at {bind}: Address already in use\n"
+
+
+def test_a_name_that_leads_nowhere_is_a_short_error() -> None:
+    run = subprocess.run(
+        [*GALLERY, "--bind", "nowhere.invalid:8000"], capture_output=True, text=True, timeout=30
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("cannot listen at nowhere.invalid:8000: ")
+    assert "Unknown error" not in run.stderr
     assert run.stderr.count("\n") == 1

@@ -198,9 +198,14 @@ def test_a_queue_shows_where_it_is(queue: FarQueue) -> None:
         assert repr(other) == f"<FarQueue connected to {queue.address}>"
 
 
-def test_a_standing_queue_counts_anew_for_those_who_come_next() -> None:
-    """Given a round that has ended, if a consumer of the next comes first, I expect it to wait."""
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_standing_queue_counts_anew_for_those_who_come_next(watched: bool) -> None:
+    """Given a round that has ended, if a consumer of the next comes first, I expect it to wait.
+
+    Who only asks how the queue stands, as `nearfar queue` does, takes no part in the round.
+    """
     with FarQueue(0, "tcp://127.0.0.1:*", standing=True, **TOGETHER) as queue:
+        assert not watched or queue.counts()["settled"] == 0
         for item in ("first", "second"):
             here, there = FORK.Pipe()
             consumer = run(collect, queue, there)

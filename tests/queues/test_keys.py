@@ -125,6 +125,14 @@ def test_an_end_does_not_talk_to_a_plain_service_unasked(
         assert host.counts()["stored"] == 0
 
 
+def test_who_shows_a_key_to_a_service_without_keys_is_told_so(connect: Connect) -> None:
+    """Its port lets nobody in, which looks like another key."""
+    with Queue(0, ANYWHERE) as host:
+        end = connect(host.address, keys=keys())
+        with pytest.raises(NotAdmitted, match=r"another key than .*, or runs without keys"):
+            end.put("hello")
+
+
 def test_no_bound_socket_lets_in_who_has_no_key_or_an_unknown_one(
     folder: Path, host: FarQueue, connect: Connect
 ) -> None:

@@ -136,7 +136,8 @@ class Dialed:
     def _explain_mechanism(self, found: str) -> str:
         """Why what speaks `found` is not what was looked for."""
         if self._access.keys and found == "CURVE":
-            return f"it has another key than {self._access.keys} says (server.key)"
+            own = "" if self._address.path else ", or runs without keys"
+            return f"it has another key than {self._access.keys} says (server.key){own}"
         if self._access.keys and found:
             return f"it asks for no keys, and may be anybody: it does not use those of {self._access.keys}"
         if found == "CURVE":

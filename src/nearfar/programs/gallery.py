@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 
 from nearfar.demo.gallery import Gallery
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.info("serving %d images at %s/ (list: %s/urls.txt)", options.count, server.url, server.url)
             stop.wait()
     except OSError as error:
-        logger.error("cannot listen at %s:%d: %s", host, port, error.strerror or error)
+        known = (error.errno or 0) > 0  # below, it is the resolver's
+        why = os.strerror(error.errno or 0) if known else error.strerror or error
+        logger.error("cannot listen at %s:%d: %s", host, port, why)
         return Exit.USAGE
     return Exit.OK

@@ -293,5 +293,5 @@ def test_a_directory_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path) -
     (tmp_path / "files").write_text("in the way")
     code, _, err = Command(tmp_path, "http://127.0.0.1:9/").end()
     assert code == Exit.USAGE
-    assert "files" in err
+    assert "files: a file is in the way" in err
     assert "Traceback" not in err

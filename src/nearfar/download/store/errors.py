@@ -15,6 +15,8 @@ _SENTENCES = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "no permission",
     errno.EPERM: "not permitted",
+    errno.EEXIST: "a file is in the way",
+    errno.ENOTDIR: "a file is in the way",
     errno.ENOENT: "a directory or the temporary file is gone",
     errno.ENAMETOOLONG: "the name is too long for this file system",
     errno.EMFILE: "too many open files in this process",

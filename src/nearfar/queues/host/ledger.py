@@ -122,7 +122,7 @@ class Ledger:
             del self.producers[name]  # there may be one for each task of a pool
 
     def part(self) -> None:
-        """Everybody has left. If all is done, a standing queue counts anew for those who come next."""
+        """No producer or consumer is left. If all is done, a standing queue counts anew for the next ones."""
         if self.standing and self.finished() and not self.unsettled:
             self._attendance.begin_anew()
 

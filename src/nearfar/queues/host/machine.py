@@ -275,5 +275,5 @@ class HostMachine:
         if peer.consumes:
             self._demand.end(peer, why, cleanly=cleanly)
         self._rounds.excuse(peer.session, now)
-        if not self.peers:
+        if not any(other.produces or other.consumes for other in self.peers.values()):
             self.ledger.part()
