@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 DRAIN = 256
 """Messages read from one socket before the others get their turn."""
 DESCRIPTORS = 6
-"""That an end takes here: its connections, its lane, and what tells of its process's death. One that puts and
-gets takes 7, one that does either less."""
+"""That an end takes here: connections, its lane, what tells of its process's death; 7 if it puts and gets."""
 COPIED = 64 * 1024
 """Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here once."""
 
