@@ -158,7 +158,7 @@ def receive(made: zmq.Socket[bytes], copied: int, first: bytes | None = None) ->
     if frames and not made.getsockopt(zmq.RCVMORE):
         return frames
     while True:
-        frame = made.recv(_NOBLOCK, copy=False)  # it knows whether more follows: asking costs more than a copy
+        frame = made.recv(_NOBLOCK, copy=False)  # it knows whether more follows: to ask costs more
         frames.append(frame.bytes if len(frames) < copied else frame.buffer)
         if not frame.more:
             return frames
