@@ -69,7 +69,6 @@ class Gate:
         epoch = secrets.token_hex(8)
         self.peers = Peers(coordinator, epoch, lease=lease, clients=clients, now=now, most_peers=most)
         self._complaints = Complaints(log)
-        self._soon = lease / 100
         self._next_tick = now
         self._watch = Watch()
         self._poll = select.epoll()
@@ -103,23 +102,20 @@ class Gate:
         """Take in what has come, and what has become of those who are silent or dead. Never blocks."""
         self._keep_the_door(now)
         told = [descriptor for descriptor, _ in self._poll.poll(0)]
-        heard = self._read(now) if told or self._unread else 0
+        if told or self._unread:
+            self._read(now)
         for descriptor in told:
             if descriptor not in (self._descriptor, self._questions):
                 self._see_death(descriptor, now)
         if now >= self._next_tick:
             self.peers.tick(now)
-            self._next_tick = self.peers.deadline(now)
             self._forget_idle()
-        if heard:  # an ack of it may be due before anything that was known
-            self._next_tick = min(self._next_tick, now + self._soon)
 
     def say(self, now: float) -> None:
         """Send all that is to be said. Never blocks."""
         for name, envelope in self.peers.flush(now):
             self._send(name, envelope)
-            if envelope.number:  # it may have to be sent again
-                self._next_tick = min(self._next_tick, now + 10 * self._soon)
+        self._next_tick = self.peers.deadline(now)
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
@@ -134,7 +130,7 @@ class Gate:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _read(self, now: float) -> int:
+    def _read(self, now: float) -> None:
         heard = 0
         with contextlib.suppress(zmq.Again):
             while heard < DRAIN:
@@ -143,7 +139,6 @@ class Gate:
                 heard += 1
                 if self._door.admits(user):
                     self._receive(user, name, frames, now)
-        return heard
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked, as if they had died."""
