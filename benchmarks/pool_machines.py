@@ -6,11 +6,15 @@ message has one task and is a turn of its own, as where peers are many and idle:
 
 from __future__ import annotations
 
+import argparse
 import gc
+import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from benchmarks import tables
 from nearfar.coordinator import wire
 from nearfar.coordinator.calling import Connect, Send
 from nearfar.coordinator.endings import tell
@@ -19,9 +23,12 @@ from nearfar.coordinator.peers import Peers
 from nearfar.coordinator.tasks import Mode, Task
 from nearfar.coordinator.wire import Envelope
 from nearfar.pool.client import ClientMachine
+from nearfar.programs.arguments import positive
 from nearfar.worker.actions import Give, Recall
 from nearfar.worker.machine import AgentMachine
 
+PEERS = (10, 100, 1000)
+TASKS = 4000
 LEASE = 10.0
 TURN = 1e-4
 """Seconds that a turn takes, by the simulation's clock."""
@@ -153,3 +160,25 @@ def cost(peers: int, tasks: int) -> float:
     """Microseconds of the coordinator's time for each task, with so many peers."""
     gc.collect()
     return Simulation(peers).run(tasks)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a Markdown table, and write both forms."""
+    parser = argparse.ArgumentParser("benchmarks.pool_machines", description=__doc__)
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="(%(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("bench-results"), metavar="DIR")
+    options = parser.parse_args(argv)
+    names = {f"{count:,} peers": count for count in PEERS}
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(options.rounds):
+        for name, count in names.items():
+            values[name].append(cost(count, TASKS))
+    first = next(iter(names))
+    row = tables.figure("a task, alone in each message", "us", values, first, rate=False)
+    made = tables.result([row], list(names), first, options.rounds)
+    tables.publish(made, options.output, "pool-machines", "The coordinator's machine alone; less is better.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
