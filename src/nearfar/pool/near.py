@@ -157,7 +157,7 @@ class NearEngine(DrivenEngine):
         return now
 
     def _submit(self, call: Call) -> None:
-        self._coordinator.submit(call)
+        self._coordinator.book.submit(call)  # as `Coordinator.submit`, which would only be one call more
 
     def _cancel(self, call: Call) -> bool | None:
         return self._coordinator.cancel(call)
