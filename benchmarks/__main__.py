@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("download", "pool")
+NAMES = ("download", "pool", "pool_machines", "pool_million")
 
 
 def main(names: list[str]) -> int:

@@ -1,6 +1,8 @@
-"""Pools side by side: `multiprocessing.Pool` (fork), which is 1, against nearfar near and far, and executors.
+"""Pools side by side: `multiprocessing.Pool` (fork), which is 1, against nearfar near and far, and others.
 
-Two workers each, on this machine; far ones are behind a coordinator of its own, over tcp on loopback.
+Two workers each, on this machine. Far ones come over loopback: to a coordinator of its own, without and with
+keys, or to one in the caller's process (hosted). Of the machine alone: `benchmarks.pool_machines`; of a
+million tasks: `benchmarks.pool_million`.
 """
 
 from __future__ import annotations
@@ -8,17 +10,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from importlib.util import find_spec
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks import pool_peers, tables
 from benchmarks.pool_figures import FIGURES, FULL, QUICK, Figure, Sizes
-from benchmarks.pool_runners import Opening, executor, far_workers, loky, near, standard
-from benchmarks.rounds import Spread, machine, spread, write_json
+from benchmarks.pool_runners import Opening, executor, far_workers, hosting, keys, near, standard
 from nearfar.programs.arguments import positive
 
 STANDARD = "multiprocessing.Pool"
+NOTE = "Started by fork, but where it says spawn. Of rates and efficiency more is better, of all else less."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,20 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"no figure is called {options.only!r}", file=sys.stderr)
         return 2
     sizes, rounds = (QUICK, min(options.rounds, 3)) if options.quick else (FULL, options.rounds)
-    contestants: dict[str, Opening] = {STANDARD: standard, "nearfar near": near}
-    with far_workers() as far:
-        contestants["nearfar far"] = far
+    with ExitStack() as stack:
+        contestants: dict[str, Opening] = {STANDARD: standard, "nearfar near": near}
+        contestants["nearfar far"] = stack.enter_context(far_workers())
+        contestants["far, keys"] = stack.enter_context(far_workers(stack.enter_context(keys())))
+        contestants["far, hosted"] = stack.enter_context(hosting())
         if not options.ours:
-            contestants["ProcessPoolExecutor"] = executor
-            if find_spec("loky") is not None:
-                contestants["loky"] = loky
+            contestants |= {"ProcessPoolExecutor": executor, **pool_peers.installed()}
         rows = [row(figure, sizes, contestants, rounds) for figure in figures]
-    result = {"rounds": rounds, "machine": machine(), "contestants": list(contestants), "figures": rows}
-    table = markdown(result)
-    print(table)
-    options.output.mkdir(parents=True, exist_ok=True)
-    write_json(options.output / "pool.json", result)
-    (options.output / "pool.md").write_text(table, encoding="utf-8")
+    result = tables.result(rows, list(contestants), STANDARD, rounds)
+    tables.publish(result, options.output, "pool", NOTE)
     return 0
 
 
@@ -69,49 +67,7 @@ def row(figure: Figure, sizes: Sizes, contestants: Mapping[str, Opening], rounds
                 values[name].append(figure.measure(contestants[name], sizes))
             except NotImplementedError:
                 continue
-    ideal = values[STANDARD]
-    return {
-        "name": figure.name,
-        "unit": figure.unit,
-        "more is better": figure.rate,
-        "values": {name: asdict(spread(each)) for name, each in values.items() if each},
-        "ratios": {
-            name: asdict(spread([a / b for a, b in zip(each, ideal, strict=True)]))
-            for name, each in values.items()
-            if each
-        },
-    }
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """A line for each figure: the standard's value, and for each contestant its own and the ratio."""
-    names = [name for name in result["contestants"] if name != STANDARD]
-    where = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
-    lines = [
-        f"{result['rounds']} alternating rounds; {where}. Medians; ratios to {STANDARD} within a round, with"
-        " quartiles. Started by fork, but where it says spawn. Of rates and efficiency more is better, of"
-        " everything else less.",
-        "",
-        f"| | {STANDARD} | {' | '.join(names)} |",
-        "|---|---|" + "---|" * len(names),
-    ]
-    for each in result["figures"]:
-        cells = [f"{each['name']}, {each['unit']}".removesuffix(", ")]
-        cells.append(number(each["values"][STANDARD]["median"]))
-        cells += [cell(each, name) for name in names]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def cell(figure: dict[str, Any], name: str) -> str:
-    if name not in figure["values"]:
-        return "-"
-    value, ratio = figure["values"][name]["median"], Spread(**figure["ratios"][name])
-    return f"{number(value)}: **{ratio.median:.2f}** ({ratio.low:.2f}-{ratio.high:.2f})"
-
-
-def number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return tables.figure(figure.name, figure.unit, values, STANDARD, rate=figure.rate)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -16,6 +17,8 @@ from typing import Any, Protocol
 from benchmarks.serving import free_port
 from nearfar import Pool
 from nearfar.coordinator.asking import ask
+from nearfar.net import keyring
+from nearfar.net.access import approach
 from nearfar.net.addresses import Address
 
 WORKERS = 2
@@ -115,41 +118,59 @@ def executor(method: str) -> Iterator[Runner]:
 
 
 @contextlib.contextmanager
-def loky(method: str) -> Iterator[Runner]:
-    """It has start methods of its own."""
-    from loky import ProcessPoolExecutor as LokyExecutor
+def hosting() -> Iterator[Opening]:
+    """A pool whose coordinator is in the caller's process, and all of whose workers join from elsewhere."""
 
-    made = LokyExecutor(max_workers=WORKERS)
-    try:
-        yield ExecutorRunner(made)
-    finally:
-        made.shutdown(wait=True)
+    @contextlib.contextmanager
+    def hosted(method: str) -> Iterator[Runner]:
+        with Pool(0, address="tcp://127.0.0.1:*") as pool:
+            assert pool.address is not None
+            with _program("worker", "--connect", pool.address, "--processes", str(WORKERS)):
+                yield PoolRunner(pool)
+
+    yield hosted
 
 
 @contextlib.contextmanager
-def far_workers() -> Iterator[Opening]:
-    """A coordinator and workers, programs of their own on loopback: gives what makes its clients."""
+def far_workers(keys: Path | None = None) -> Iterator[Opening]:
+    """A coordinator and workers, programs of their own on loopback: gives what makes its clients.
+
+    `keys`: a folder of keys, and all that travels is encrypted; None: what only this user's processes reach.
+    """
     address = f"tcp://127.0.0.1:{free_port()}"
+    with_keys = ["--keys", str(keys)] if keys else []
     with (
-        _program("coordinator", "--bind", address, "--grace", "1"),
-        _program("worker", "--connect", address, "--processes", str(WORKERS)),
+        _program("coordinator", "--bind", address, "--grace", "1", *with_keys),
+        _program("worker", "--connect", address, "--processes", str(WORKERS), *with_keys),
     ):
 
         @contextlib.contextmanager
         def far(method: str) -> Iterator[Runner]:
-            with Pool.connect(address) as pool:
+            with Pool.connect(address, keys=keys) as pool:
                 yield PoolRunner(pool)
 
         place = Address.parse(address)
-        while ask(place, PATIENCE).counts["workers"] < WORKERS:
+        access = approach(place, keys, insecure=False)
+        while ask(place, PATIENCE, access).counts["workers"] < WORKERS:
             time.sleep(0.05)
         yield far
 
 
 @contextlib.contextmanager
+def keys() -> Iterator[Path]:
+    """A folder of fresh keys, a service's and a client's."""
+    with tempfile.TemporaryDirectory(prefix="nearfar-bench-") as folder:
+        made = Path(folder) / "keys"
+        keyring.init(made)
+        yield made
+
+
+@contextlib.contextmanager
 def _program(*words: str) -> Iterator[None]:
     command = [sys.executable, "-m", "nearfar", *words, "-q"]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield
     finally:

@@ -143,7 +143,11 @@ WORK = (1, 0, b"m:f", b"blob", [])
 
 
 def work(*rows: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
-    return [msgpack.packb([Kind.WORK, 1, 0, "worker", "client"]), msgpack.packb(rows), *frames]
+    return columns(len(rows), *zip(*rows, strict=True), frames=frames)
+
+
+def columns(*words: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
+    return [msgpack.packb([Kind.WORK, 1, 0, "worker", "client"]), msgpack.packb(words), *frames]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +179,19 @@ def work(*rows: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
         work(WORK, frames=(b"part that nobody names",)),
         work((1, 0, b"m:f", b"", [None] * 2000), frames=(b"x",) * 2000),
         work(*[WORK] * (parts.MOST_ROWS + 1)),
+        columns(),
+        columns(-1),
+        columns(True, [1], [0], [b"m:f"], [b"blob"], [[]]),
+        columns(2, [1, 2], [0], [b"m:f"], [b"blob"], [[]]),
+        columns(2, [1], [0], [b"m:f"], [b"blob", b"blob"], [[b"part"]]),
+        columns(2, [1, 2, 3], [0], [b"m:f"], [b"blob", b"blob"], [[]]),
+        columns(2, [1, -2], [0], [b"m:f"], [b"blob", b"blob"], [[]]),
+        columns(2, [1, 2], [0, 4], [b"m:f"], [b"blob", b"blob"], [[]]),
+        columns(2, [1, 2], [], [b"m:f"], [b"blob", b"blob"], [[]]),
+        columns(2, [1, 2], 0, [b"m:f"], [b"blob", b"blob"], [[]]),
+        columns(2, [1, 2], [0], [b"m:f"], [b"blob", "text"], [[]]),
+        columns(2, [1, 2], [0], [b"m:f"], [b"blob", b"blob"], [7]),
+        columns(parts.MOST_ROWS + 1, [1], [0], [b"m:f"], [b"blob"] * (parts.MOST_ROWS + 1), [[]]),
         [*work()[:1], b"\xdd\xff\xff\xff\xff"],
         [*work()[:1], msgpack.packb({"rows": 1})],
     ],
@@ -186,6 +203,16 @@ def test_what_is_of_the_wrong_shape_is_refused(frames: list[bytes]) -> None:
 
 def test_a_good_row_is_none_of_these() -> None:
     assert wire.unpack(work(WORK)).message.rows == [WORK]
+    assert wire.unpack(work()).message.rows == []
+    shared = columns(2, [1], [0], [b"m:f"], [b"blob", b"more"], [[]])
+    assert wire.unpack(shared).message.rows == [WORK, (1, 0, b"m:f", b"more", [])]
+
+
+def test_what_all_rows_share_is_said_once() -> None:
+    rows = [(number, 0, b"m:a_function", b"blob", []) for number in range(1000, 1100)]
+    frames = wire.pack(1, 0, Message(Kind.WORK, ("worker", "client"), rows))
+    assert wire.unpack(frames).message.rows == rows
+    assert len(frames[1]) < 100 * (len(msgpack.packb(1000)) + len(msgpack.packb(b"blob"))) + 40
 
 
 def test_large_parts_travel_in_frames_of_their_own_uncopied() -> None:

@@ -77,7 +77,8 @@ def test_what_a_short_message_announces_is_little() -> None:
 
 
 def test_a_long_message_of_empty_lists_is_refused_at_the_first_of_them() -> None:
-    rows = b"\xdd\x00\x00\x0f\x00" + b"\x95\x00\xc4\x00\xdd\x00\x0f\xff\xff" + b"\x90" * (4 * MIB)
+    row = b"\x91\x00" * 2 + b"\x91\xc4\x00" * 2 + b"\x91\xdd\x00\x0f\xff\xff"
+    rows = b"\x96\x01" + row + b"\x90" * (4 * MIB)
     room, _ = cost(lambda: parts.unpack([rows], FORMS[Kind.WORK]), ProtocolError)
     assert room < 4 * len(rows)
 

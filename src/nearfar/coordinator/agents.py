@@ -121,7 +121,7 @@ class Agents:
             if isinstance(task, RemoteTask):
                 task.origin = agent.session.name
                 if task.state is State.SETTLED:
-                    self._guests.release(task.client, task.number, task.origin)
+                    self._guests.releases.add(task.client, task.number, task.origin)
         self._coordinator.answered(worker, rows, spent, self._desk.now)
 
     def kept(self, agent: Agent, rows: list[Row]) -> None:
@@ -157,15 +157,15 @@ class Agents:
 
     def deadline(self) -> float | None:
         """When `flush` is wanted."""
-        since = self._guests.releasing_since
+        since = self._guests.releases.since
         return None if since is None else since + self._patience
 
     def flush(self) -> None:
         """Say what there is to be told."""
         due = self.deadline()
-        if due is None or (self._desk.now < due and self._guests.releasing < RELEASE_EVERY):
+        if due is None or (self._desk.now < due and self._guests.releases.weight < RELEASE_EVERY):
             return
-        for name, clients in self._guests.released.items():
+        for name, clients in self._guests.releases.numbers.items():
             agent = self.all.get(name)
             if agent is not None:
                 lists = [
@@ -175,7 +175,7 @@ class Agents:
                 ]
                 for start in range(0, len(lists), MOST_LISTS):
                     self._desk.say(agent.session, Kind.RELEASE, lists[start : start + MOST_LISTS])
-        self._guests.forget_released()
+        self._guests.releases.clear()
 
     def _claimed(self, worker: Worker, client: str, number: int) -> Task:
         if number:

@@ -66,8 +66,10 @@ class Book:
             self.end(task, client.error)
             return
         task.state = _WAITING
-        client.waiting.append(task)
-        self._turns.enter(client)
+        waiting = client.waiting
+        waiting.append(task)
+        if len(waiting) == 1:  # else it has entered already
+            self._turns.enter(client)
 
     def whose_turn(self) -> Client | None:
         """The client whose task is to be given out next."""

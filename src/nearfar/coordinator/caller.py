@@ -54,25 +54,25 @@ class Caller:
     def pending(self) -> bool:
         """True if messages lie here to be read."""
         dialed = self._dialed
-        return dialed is not None and bool(int(dialed.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return dialed is not None and sockets.readable(dialed.socket)
 
     def send(self, envelope: Envelope) -> None:
         """Send, if there is a socket; whether it arrives is the line's business."""
         if self._dialed is not None:
             frames = wire.pack(*envelope)
             with contextlib.suppress(zmq.Again):
-                self._dialed.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) <= SMALL)
+                sockets.send(self._dialed.socket, frames, SMALL)
 
-    def receive(self) -> tuple[list[Envelope], str]:
+    def receive(self, *, read: bool = True) -> tuple[list[Envelope], str]:
         """What has come, up to `DRAIN` messages; and why the socket was not let in, if it was not: then
-        nothing came.
+        nothing came. `read`: False where nothing lies here, for certain.
         """
         dialed = self._dialed
         if dialed is None:
             return [], self._trouble
         heard: list[Envelope] = []
         with contextlib.suppress(zmq.Again):
-            for _ in range(DRAIN):
+            for _ in range(DRAIN if read else 0):
                 frames = sockets.receive(dialed.socket, SMALL)
                 try:
                     heard.append(wire.unpack(frames))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any
 
 from nearfar.coordinator.parts import Row
@@ -14,7 +15,7 @@ from nearfar.coordinator.wire import Envelope, Kind, Message
 class Session:
     """One session of an agent or a client: `name` is its socket's, `uid` its own, which outlasts sessions."""
 
-    __slots__ = ("host", "name", "pid", "quota", "role", "talk", "told", "uid", "words")
+    __slots__ = ("due", "host", "name", "pid", "quota", "role", "talk", "told", "uid", "words")
 
     def __init__(self, name: str, role: str, uid: str, about: dict[str, Any], talk: Talk) -> None:
         self.name = name
@@ -24,6 +25,8 @@ class Session:
         self.pid = int(about.get("pid", 0))
         self.quota = int(about.get("quota", 0)) or None
         self.talk = talk
+        self.due = inf
+        """When it wants the clock, as far as `Dues` knows."""
         self.words: list[Message] = []
         """What is to be said, in order; numbered when it goes."""
         self.told: deque[tuple[int, Sequence[Row]]] = deque()
@@ -71,6 +74,10 @@ class Desk:
             self._status_since, self._status_told = self.now, 0
         self._status_told += 1
         return self._status_told <= STATUS_PER_SECOND
+
+    def touched(self) -> Iterable[Session]:
+        """Those that `flush` will look at."""
+        return self._touched.values()
 
     def flush(self, now: float) -> list[tuple[str, Envelope]]:
         """What is to be sent, with the name of the session's socket."""

@@ -69,12 +69,13 @@ class Gate:
         epoch = secrets.token_hex(8)
         self.peers = Peers(coordinator, epoch, lease=lease, clients=clients, now=now, most_peers=most)
         self._complaints = Complaints(log)
-        self._soon = lease / 100
         self._next_tick = now
         self._watch = Watch()
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._poll.register(self._descriptor, select.EPOLLIN)
+        self._unread = True
+        """Whether messages may lie here, of which the descriptor has not told since."""
         self._questions = -1
         if self._door.questions is not None:
             self._questions = int(self._door.questions.getsockopt(zmq.FD))
@@ -88,8 +89,9 @@ class Gate:
         return self._poll.fileno()
 
     def pending(self) -> bool:
-        """True if messages lie here to be read."""
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        """True if messages lie here to be read: the next `turn` reads them."""
+        self._unread = sockets.readable(self._socket)
+        return self._unread
 
     def deadline(self) -> float:
         """When `turn` is wanted at the latest (`time.monotonic`)."""
@@ -99,21 +101,21 @@ class Gate:
     def turn(self, now: float) -> None:
         """Take in what has come, and what has become of those who are silent or dead. Never blocks."""
         self._keep_the_door(now)
-        heard = self._read(now)
-        self._see_deaths(now)
+        told = [descriptor for descriptor, _ in self._poll.poll(0)]
+        if told or self._unread:
+            self._read(now)
+        for descriptor in told:
+            if descriptor not in (self._descriptor, self._questions):
+                self._see_death(descriptor, now)
         if now >= self._next_tick:
             self.peers.tick(now)
-            self._next_tick = self.peers.deadline(now)
             self._forget_idle()
-        if heard:  # an ack of it may be due before anything that was known
-            self._next_tick = min(self._next_tick, now + self._soon)
 
     def say(self, now: float) -> None:
         """Send all that is to be said. Never blocks."""
         for name, envelope in self.peers.flush(now):
             self._send(name, envelope)
-            if envelope.number:  # it may have to be sent again
-                self._next_tick = min(self._next_tick, now + 10 * self._soon)
+        self._next_tick = self.peers.deadline(now)
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
@@ -128,7 +130,7 @@ class Gate:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _read(self, now: float) -> int:
+    def _read(self, now: float) -> None:
         heard = 0
         with contextlib.suppress(zmq.Again):
             while heard < DRAIN:
@@ -137,7 +139,6 @@ class Gate:
                 heard += 1
                 if self._door.admits(user):
                     self._receive(user, name, frames, now)
-        return heard
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked, as if they had died."""
@@ -181,17 +182,13 @@ class Gate:
             self._poll.unregister(descriptor)
             self._watch.ended(descriptor)
 
-    def _see_deaths(self, now: float) -> None:
-        for descriptor, _ in self._poll.poll(0):
-            if descriptor in (self._descriptor, self._questions):
-                continue
-            self._poll.unregister(descriptor)
-            found = self._watch.ended(descriptor)
-            if found is not None:
-                session, pid = found
-                self.peers.dead(session, f"was lost with its agent, process {pid}", now)
+    def _see_death(self, descriptor: int, now: float) -> None:
+        self._poll.unregister(descriptor)
+        found = self._watch.ended(descriptor)
+        if found is not None:
+            session, pid = found
+            self.peers.dead(session, f"was lost with its agent, process {pid}", now)
 
     def _send(self, name: str, envelope: Envelope) -> None:
-        frames = wire.pack(*envelope)
         with contextlib.suppress(zmq.Again):
-            self._socket.send_multipart([name.encode(), *frames], zmq.NOBLOCK, copy=len(frames) < SMALL)
+            sockets.send(self._socket, [name.encode(), *wire.pack(*envelope)], SMALL)

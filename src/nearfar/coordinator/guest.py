@@ -55,11 +55,23 @@ class RemoteTask(Task):
         self.guest.settle(self, (self.number, Outcome.FAILED, failures.describe(error), []))
 
 
+class Lists:
+    """Those among all clients, by name, whom a turn or a tick has to look at: they may be few of many."""
+
+    def __init__(self) -> None:
+        self.telling: dict[str, Guest] = {}
+        """Who may have something to be told."""
+        self.expected: dict[str, Guest] = {}
+        """Of whom something may change as time passes."""
+
+
 class Guest:
     """One client, here or away."""
 
-    def __init__(self, name: str, now: float) -> None:
+    def __init__(self, name: str, now: float, lists: Lists) -> None:
+        """It enters itself in the `lists`."""
         self.name = name
+        self._lists = lists
         self.client = Client(name, read_error=Unread)
         self.session: Session | None = None
         self.since = now
@@ -97,9 +109,15 @@ class Guest:
                 if row[3] or len(row[2]) > LARGE:
                     self.large.add(task.number)
             if task.session is not None and task.session is self.session:
-                self.outcomes.append(row)
+                self.tell(row)
             else:
                 self.kept[task.number] = row
+                self.expect()
+
+    def tell(self, row: Row) -> None:
+        """Have it told an outcome."""
+        self.outcomes.append(row)
+        self._lists.telling[self.name] = self
 
     def detach(self, now: float) -> None:
         """Its session is over: what it may not have been told is kept."""
@@ -112,6 +130,16 @@ class Guest:
         self.session = None
         self.workers = -1
         self.since = now
+        self.expect()
+
+    def expect(self) -> None:
+        """Have the clock look after it: it is away, or something of it is unclear."""
+        self._lists.expected[self.name] = self
+
+    @property
+    def unclear(self) -> bool:
+        """Whether time may change something."""
+        return self.session is None or bool(self.kept or self.held or self.claimed)
 
     def forget_unread(self) -> None:
         """What agents brought along, was not run, and is not submitted again: nobody wants it."""

@@ -15,16 +15,15 @@ from collections import OrderedDict
 
 from nearfar.coordinator import wire
 from nearfar.coordinator.desk import Desk, Session
-from nearfar.coordinator.guest import Guest, RemoteTask
+from nearfar.coordinator.guest import Guest, Lists, RemoteTask
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import Row, shares
+from nearfar.coordinator.releases import Releases
 from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.wire import Kind
 from nearfar.coordinator.workers import Initializer, Worker
 from nearfar.errors import ProtocolError, WorkerLost
 
-LARGE_WEIGHS = 64
-"""A large answer is released at once: it holds memory that its worker could use again."""
 MOST_GHOSTS = 256
 """Clients remembered that were given up."""
 MOST_GUESTS = 10_000
@@ -41,11 +40,10 @@ class Guests:
         self._lease = lease
         self._holds_until = now + lease
         self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
-        self.released: dict[str, dict[str, list[int]]] = {}
-        """Answers that agents need not keep: by their sessions, clients and numbers."""
-        self.releasing = 0
-        """How many these are; a large one counts for many."""
-        self.releasing_since: float | None = None
+        self.releases = Releases(desk)
+        self._lists = Lists()
+        self._workers = 0
+        """How many there were when everybody was told last."""
         self._asked: set[Task] = set()
         """To be cancelled; their workers were asked to give them back."""
 
@@ -56,6 +54,7 @@ class Guests:
         guest = self.find(session.uid)
         guest.detach(self._desk.now)
         guest.session = session
+        self._lists.telling[guest.name] = guest
 
     def join(self, guest: Guest, eager: bool, rows: list[Row]) -> None:
         """Its initializer, if there is a row."""
@@ -73,6 +72,7 @@ class Guests:
         if guest is None:
             return
         guest.detach(self._desk.now)
+        self._lists.expected.pop(uid, None)
         if why and (began := guest.began()):
             self._ghosts[uid] = (began, why)
             if len(self._ghosts) > MOST_GHOSTS:
@@ -87,7 +87,8 @@ class Guests:
         if guest is None:
             if len(self.all) >= MOST_GUESTS:
                 raise ProtocolError(f"there are {MOST_GUESTS} clients already")
-            guest = self.all[uid] = Guest(uid, self._desk.now)
+            guest = self.all[uid] = Guest(uid, self._desk.now, self._lists)
+            guest.expect()
             self._coordinator.client_came(guest.client, self._desk.now)
         return guest
 
@@ -101,7 +102,7 @@ class Guests:
             if task is not None:
                 self._attach(guest, task, row)
             elif number in guest.kept:
-                guest.outcomes.append(guest.kept.pop(number))
+                guest.tell(guest.kept.pop(number))
             else:
                 task = RemoteTask(guest, number)
                 task.fill(row)
@@ -116,6 +117,7 @@ class Guests:
             task.failed(WorkerLost("(unknown)", "", 0, f"was killed, for {why}", task.describe()))
         elif again and self._desk.now < self._holds_until:
             guest.held[task.number] = task
+            guest.expect()
         else:
             self._run(guest, task)
 
@@ -150,6 +152,7 @@ class Guests:
         task.state = State.GIVEN
         guest.tasks[number] = task
         guest.claimed.add(number)
+        guest.expect()
         return task
 
     def keep(self, uid: str, row: Row, origin: str) -> None:
@@ -161,9 +164,10 @@ class Guests:
         task = self._known(guest, number)
         if task is None:
             guest.kept[number] = row
+            guest.expect()
             guest.origins[number] = origin
         elif task.state is State.SETTLED:
-            self.release(uid, number, origin)
+            self.releases.add(uid, number, origin)
         else:
             guest.tasks[number] = task
             task.origin = origin
@@ -181,27 +185,12 @@ class Guests:
             task.state = State.SETTLED
         return task
 
-    def release(self, uid: str, number: int, origin: str) -> None:
-        """The agent of that session need not keep the answer any longer."""
-        self.released.setdefault(origin, {}).setdefault(uid, []).append(number)
-        self.releasing += 1
-        if self.releasing_since is None:
-            self.releasing_since = self._desk.now
-
-    def forget_released(self) -> None:
-        """The agents were told."""
-        self.released.clear()
-        self.releasing = 0
-        self.releasing_since = None
-
     def _release(self, guest: Guest, numbers: list[int]) -> None:
         for number in numbers:
             origin = guest.origins.pop(number, "")
             if origin:
-                self.release(guest.name, number, origin)
-                if number in guest.large:
-                    guest.large.discard(number)
-                    self.releasing += LARGE_WEIGHS
+                self.releases.add(guest.name, number, origin, large=number in guest.large)
+                guest.large.discard(number)
 
     def heard(self, session: Session) -> None:
         """A client spoke: it may have acked outcomes."""
@@ -247,7 +236,10 @@ class Guests:
 
     def tick(self) -> None:
         now = self._desk.now
-        for guest in list(self.all.values()):
+        for guest in list(self._lists.expected.values()):
+            if not guest.unclear:
+                del self._lists.expected[guest.name]
+                continue
             if now >= self._holds_until:
                 self._stop_holding(guest)
             if now >= guest.since + self._lease:
@@ -277,16 +269,20 @@ class Guests:
 
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
-        times = [g.since + self._lease for g in self.all.values() if g.kept or g.session is None]
+        expected = self._lists.expected.values()
+        times = [g.since + self._lease for g in expected if g.kept or g.session is None]
         holding = self._desk.now < self._holds_until
-        if holding and any(guest.held or guest.claimed for guest in self.all.values()):
+        if holding and any(guest.held or guest.claimed for guest in expected):
             times.append(self._holds_until)
         return min(times, default=None)
 
     def flush(self) -> None:
         """Say what there is to be told."""
         count = len(self._coordinator.workers)
-        for guest in self.all.values():
+        if count != self._workers:
+            self._workers = count
+            self._lists.telling.update(self.all)
+        for guest in self._lists.telling.values():
             if guest.session is None:
                 continue
             if guest.outcomes:
@@ -296,3 +292,4 @@ class Guests:
             if guest.workers != count:
                 guest.workers = count
                 self._desk.say(guest.session, Kind.WORKERS, count)
+        self._lists.telling.clear()

@@ -1,14 +1,19 @@
-"""Rows of a message in frames: one msgpack array of them, and a frame for each large part."""
+"""Rows of a message in frames: one msgpack array of their columns, and a frame for each large part.
+
+``[number of rows, *columns]``: a column has a value for each row, or one for all. So what the rows of a
+message share, such as their function, is said once, and what differs is checked by the column.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgpack
 
 from nearfar.errors import ProtocolError
-from nearfar.net import announced
+from nearfar.net import announced, shapes
 
 LARGE = 32 * 1024
 """Bytes: a longer part travels in a frame of its own, and is not copied."""
@@ -22,6 +27,8 @@ TOGETHER = 1 << 20
 AT_ONCE = 2 << 20
 """Bytes of rows that are unpacked without looking at each value first: lists of nothing, a byte each, would
 take sixty times as much here."""
+
+_MOST_NATURAL = (1 << 63) - 1
 
 Row = tuple[Any, ...]
 Check = Callable[[Any], bool]
@@ -40,7 +47,9 @@ def shares(rows: Iterable[Row], blob: int) -> Iterator[list[Row]]:
     size = 0
     for row in rows:
         share.append(row)
-        size += len(row[blob]) + sum(map(_size, row[blob + 1]))
+        size += len(row[blob])
+        if row[blob + 1]:
+            size += sum(map(_size, row[blob + 1]))
         if size >= TOGETHER or len(share) == MOST_ROWS:
             yield share
             share, size = [], 0
@@ -51,65 +60,117 @@ def shares(rows: Iterable[Row], blob: int) -> Iterator[list[Row]]:
 def pack(rows: Sequence[Row], form: Form) -> list[Any]:
     """The frames of `rows`. A part is bytes, or any buffer; a large one must not change until it is sent."""
     large: list[Any] = []
-    if form.blob >= 0:
-        rows = [_parted(row, form.blob, large) for row in rows]
-    return [msgpack.packb(rows), *large]
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+    if rows and form.blob >= 0:
+        blobs, buffers = columns[form.blob : form.blob + 2]
+        if any(buffers) or max(map(len, blobs)) > LARGE:
+            placed = [
+                (_place(part, large), [_place(each, large) for each in beside])
+                for part, beside in zip(blobs, buffers, strict=True)
+            ]
+            columns[form.blob : form.blob + 2] = zip(*placed, strict=True)
+    if len(rows) > 1:
+        columns = [_told(column, place, form.blob) for place, column in enumerate(columns)]
+    return [msgpack.packb([len(rows), *columns]), *large]
 
 
 def unpack(frames: Sequence[Any], form: Form) -> list[Row]:
     """The rows in `frames`, whose parts are bytes, or the frames themselves. Raises `ProtocolError`."""
     if not 1 <= len(frames) <= 1 + MOST_PARTS:
         raise ProtocolError(f"rows in {len(frames)} frames")
-    checks, blob = form
     try:
         if len(frames[0]) > AT_ONCE:
-            rows = _rows_singly(frames[0], len(checks), blob)
+            words = _columns_singly(frames[0], len(form.checks), form.blob)
         else:
-            rows = announced.unpack(frames[0], MOST_BUFFERS)
+            words = announced.unpack(frames[0], MOST_BUFFERS)
     except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
         raise ProtocolError(f"not rows: {error!r}") from error
-    if type(rows) is not list or len(rows) > MOST_ROWS:
+    if type(words) is not list or not words or type(words[0]) is not int or not 0 <= words[0] <= MOST_ROWS:
         raise ProtocolError("not rows")
+    count, *columns = words
     large = iter(frames[1:])
-    read = [_read(row, checks, blob, large) for row in rows]
+    rows = _rows(count, columns, form, large) if count else []
     if next(large, None) is not None:
         raise ProtocolError("a part that no row names")
-    return read
+    return rows
 
 
-def _rows_singly(frame: Any, fields: int, blob: int) -> list[Any]:
+def _rows(count: int, columns: list[Any], form: Form, large: Iterator[Any]) -> list[Row]:
+    checks, blob = form
+    if len(columns) != len(checks) or set(map(type, columns)) != {list}:
+        raise ProtocolError("rows of the wrong shape")
+    if not {1, count}.issuperset(map(len, columns)) or (blob >= 0 and len(columns[blob]) != count):
+        raise ProtocolError("rows of the wrong shape")
+    if blob >= 0:
+        _fetch(columns, blob, large)
+    for check, column in zip(checks, columns, strict=True):
+        if not (check(column[0]) if len(column) == 1 else _holds_in_all(check, column)):
+            raise ProtocolError("rows with a field of the wrong kind")
+    if count == 1:
+        return [tuple([column[0] for column in columns])]
+    spread = [column if len(column) == count else repeat(column[0], count) for column in columns]
+    return list(zip(*spread, strict=True))
+
+
+def _fetch(columns: list[Any], blob: int, large: Iterator[Any]) -> None:
+    """Put the large parts where they are named, row by row."""
+    blobs, buffers = columns[blob : blob + 2]
+    if set(map(type, buffers)) != {list}:
+        raise ProtocolError("a row without parts")
+    if not any(buffers):
+        if None in blobs:
+            columns[blob] = [next(large, None) if part is None else part for part in blobs]
+        return
+    if len(buffers) != len(blobs):
+        raise ProtocolError("rows that share their parts")
+    for place, beside in enumerate(buffers):
+        if blobs[place] is None:
+            blobs[place] = next(large, None)
+        buffers[place] = [next(large, None) if part is None else part for part in beside]
+
+
+def _columns_singly(frame: Any, fields: int, blob: int) -> list[Any]:
     """The same of a long frame, value by value: lists where there are to be some, and nowhere else."""
     unpacker = msgpack.Unpacker(
         max_buffer_size=len(frame), max_array_len=0, max_map_len=0, max_ext_len=0, max_str_len=AT_ONCE
     )
     unpacker.feed(frame)
-    count = unpacker.read_array_header()
-    if count > MOST_ROWS:
-        raise ValueError(f"{count} rows")
-    return [_row_singly(unpacker, fields, blob) for _ in range(count)]
-
-
-def _row_singly(unpacker: msgpack.Unpacker, fields: int, blob: int) -> list[Any]:
-    if unpacker.read_array_header() != fields:
-        raise ValueError("a row of the wrong shape")
-    row: list[Any] = []
+    if unpacker.read_array_header() != 1 + fields:
+        raise ValueError("rows of the wrong shape")
+    words: list[Any] = [unpacker.unpack()]
     for place in range(fields):
+        count = _length(unpacker, MOST_ROWS)
         if blob < 0 or place != blob + 1:
-            row.append(unpacker.unpack())
-            continue
-        count = unpacker.read_array_header()
-        if count > MOST_BUFFERS:
-            raise ValueError(f"{count} parts in a row")
-        row.append([unpacker.unpack() for _ in range(count)])
-    return row
+            words.append([unpacker.unpack() for _ in range(count)])
+        else:
+            words.append([_beside(unpacker) for _ in range(count)])
+    return words
 
 
-def _parted(row: Row, blob: int, large: list[Any]) -> Row:
-    """`row` with its large parts moved to `large`, None in their places."""
-    if not row[blob + 1] and len(row[blob]) <= LARGE:
-        return row
-    buffers = [_place(part, large) for part in (row[blob], *row[blob + 1])]
-    return (*row[:blob], buffers[0], buffers[1:], *row[blob + 2 :])
+def _beside(unpacker: msgpack.Unpacker) -> list[Any]:
+    read: list[Any] = []
+    for _ in range(_length(unpacker, MOST_BUFFERS)):
+        part = unpacker.unpack()
+        if part is not None and type(part) is not bytes:  # at the first: empty lists may be many
+            raise ValueError("a part that is none")
+        read.append(part)
+    return read
+
+
+def _length(unpacker: msgpack.Unpacker, most: int) -> int:
+    count: int = unpacker.read_array_header()
+    if count > most:
+        raise ValueError(f"a list of {count}")
+    return count
+
+
+def _told(column: Sequence[Any], place: int, blob: int) -> Sequence[Any]:
+    """What is said of a column: one value for all rows where they are the same, but of parts."""
+    if place == blob:
+        return column
+    if place == blob + 1 and blob >= 0:
+        return column if any(column) else [[]]
+    return column[:1] if column.count(column[0]) == len(column) else column
 
 
 def _place(part: Any, large: list[Any]) -> Any:
@@ -118,22 +179,6 @@ def _place(part: Any, large: list[Any]) -> Any:
         return part
     large.append(part)
     return None
-
-
-def _read(row: Any, checks: tuple[Check, ...], blob: int, large: Iterator[Any]) -> Row:
-    if type(row) is not list or len(row) != len(checks):
-        raise ProtocolError("a row of the wrong shape")
-    if blob >= 0:
-        if type(row[blob + 1]) is not list:
-            raise ProtocolError("a row without parts")
-        if row[blob] is None:
-            row[blob] = next(large, None)
-        if row[blob + 1]:
-            row[blob + 1] = [next(large, None) if part is None else part for part in row[blob + 1]]
-    for check, value in zip(checks, row, strict=True):  # `all` and a generator would cost as much again
-        if not check(value):
-            raise ProtocolError("a row with a field of the wrong kind")
-    return tuple(row)
 
 
 def _flat(part: Any) -> Any:
@@ -153,3 +198,28 @@ def is_part(value: Any) -> bool:
 
 def are_parts(value: Any) -> bool:
     return type(value) is list and all(map(is_part, value))
+
+
+def _holds_in_all(check: Check, column: list[Any]) -> bool:
+    whole = _IN_ALL.get(check)
+    return all(map(check, column)) if whole is None else whole(column)
+
+
+def _all_natural(column: list[Any]) -> bool:
+    return set(map(type, column)) == {int} and min(column) >= 0 and max(column) <= _MOST_NATURAL
+
+
+def _all_positive(column: list[Any]) -> bool:
+    return _all_natural(column) and min(column) > 0
+
+
+def _all_parts(column: list[Any]) -> bool:
+    return {bytes, memoryview}.issuperset(map(type, column))
+
+
+_IN_ALL: dict[Check, Callable[[list[Any]], bool]] = {
+    shapes.natural: _all_natural,
+    shapes.positive: _all_positive,
+    is_part: _all_parts,
+}
+"""The checks of what differs from row to row, of a whole column: a fifth of the cost."""

@@ -19,12 +19,13 @@ from typing import Any
 from nearfar.coordinator import wire
 from nearfar.coordinator.agents import Agents
 from nearfar.coordinator.desk import Desk, Session
+from nearfar.coordinator.dues import Dues
 from nearfar.coordinator.guests import Guests
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import MOST_ROWS, Row
+from nearfar.coordinator.status import status_row
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
-from nearfar.coordinator.workers import Worker
 from nearfar.errors import ProtocolError
 from nearfar.net.here import stem
 
@@ -58,6 +59,7 @@ class Peers:
         self._lease = lease
         self._clients = clients
         self._ticked = now
+        self._dues = Dues()
         self._desk = Desk()
         self._desk.now = now
         self._guests = Guests(self._desk, coordinator, lease, now)
@@ -107,9 +109,12 @@ class Peers:
         self._desk.now = now
         stood = now - self._ticked
         self._ticked = now
-        for session in list(self.sessions.values()):
-            if stood > self._lease / 2:
+        if stood > self._lease / 2:
+            for session in self.sessions.values():
                 session.talk.heard = min(now, session.talk.heard + stood)
+        for session in self._dues.ring(now):
+            if self.sessions.get(session.name) is not session:
+                continue
             if session.talk.silent(now):
                 self._end(session, f"silent for {self._lease:g} s", for_good=False)
                 continue
@@ -125,12 +130,16 @@ class Peers:
         self._desk.now = now
         self._guests.flush()
         self._agents.flush()
-        return self._desk.flush(now)
+        touched = list(self._desk.touched())
+        said = self._desk.flush(now)
+        for session in touched:
+            self._dues.set(session, session.talk.deadline())
+        return said
 
     def deadline(self, now: float) -> float:
-        """When `tick` is wanted next."""
-        times = [session.talk.deadline() for session in self.sessions.values()]
-        times += [due for due in (self._guests.deadline(), self._agents.deadline()) if due is not None]
+        """When `tick` is wanted next, as far as the last `flush` knew."""
+        deadlines = (self._dues.deadline(), self._guests.deadline(), self._agents.deadline())
+        times = [due for due in deadlines if due is not None]
         return min(times, default=now + self._lease / 4)
 
     def settled(self) -> bool:
@@ -163,7 +172,7 @@ class Peers:
 
     def status(self, now: float) -> list[Row]:
         """A row of each worker: name, host, pid, tasks answered, what it runs (or ""), seconds so far."""
-        return [_status_row(worker, now) for worker in islice(self.coordinator.workers.values(), MOST_ROWS)]
+        return [status_row(worker, now) for worker in islice(self.coordinator.workers.values(), MOST_ROWS)]
 
     # -- sessions ----------------------------------------------------------------------------------
 
@@ -193,6 +202,7 @@ class Peers:
             self._agents.depart(earlier.name, "was given up by its agent, which began anew")
         (self._agents if session.role == AGENT else self._guests).arrive(session)
         self.sessions[session.name] = session
+        self._desk.touch(session)
 
     def _refusal(self, version: int, role: str) -> str:
         if version != VERSION:
@@ -285,11 +295,3 @@ class Peers:
 
     def _leave(self, session: Session) -> None:
         del self.sessions[session.name]
-
-
-def _status_row(worker: Worker, now: float) -> Row:
-    if not worker.batches:
-        return (worker.name, worker.host, worker.pid, worker.ran, "", 0.0)
-    batch = worker.batches[0]
-    running = batch.tasks[min(batch.answered, len(batch.tasks) - 1)].describe()
-    return (worker.name, worker.host, worker.pid, worker.ran, running, max(0.0, now - batch.since))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from nearfar.coordinator.machine import Coordinator
+from nearfar.coordinator.parts import Row
 from nearfar.coordinator.tasks import State
+from nearfar.coordinator.workers import Worker
 
 
 def idle(coordinator: Coordinator) -> bool:
@@ -29,3 +31,12 @@ def counts(coordinator: Coordinator) -> dict[str, int]:
         "lost": book.lost,
         "stale": book.stale,
     }
+
+
+def status_row(worker: Worker, now: float) -> Row:
+    """A row of STATUS: name, host, pid, tasks answered, what it runs (or ""), seconds so far."""
+    if not worker.batches:
+        return (worker.name, worker.host, worker.pid, worker.ran, "", 0.0)
+    batch = worker.batches[0]
+    running = batch.tasks[min(batch.answered, len(batch.tasks) - 1)].describe()
+    return (worker.name, worker.host, worker.pid, worker.ran, running, max(0.0, now - batch.since))

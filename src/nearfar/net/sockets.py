@@ -9,8 +9,9 @@ import random
 import resource
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -51,6 +52,10 @@ long to travel as it likes."""
 
 HANDSHAKE = 5_000
 """Milliseconds after which a connection that has not come through its handshake is closed."""
+
+# As numbers, for these are needed for each message: to join two members of an enum costs as much as to send.
+_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
+_NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
@@ -149,13 +154,29 @@ def receive(made: zmq.Socket[bytes], copied: int, first: bytes | None = None) ->
 
     `first` is the first one, where it has been read. Raises `zmq.Again` if there is none.
     """
-    frames: list[bytes | memoryview] = [made.recv(zmq.NOBLOCK) if first is None else first]
-    while made.getsockopt(zmq.RCVMORE):
-        if len(frames) < copied:
-            frames.append(made.recv(zmq.NOBLOCK))
-        else:
-            frames.append(made.recv(zmq.NOBLOCK, copy=False).buffer)
-    return frames
+    frames: list[bytes | memoryview] = [] if first is None else [first]
+    if frames and not made.getsockopt(zmq.RCVMORE):
+        return frames
+    while True:
+        frame = made.recv(_NOBLOCK, copy=False)  # it knows whether more follows: to ask costs more
+        frames.append(frame.bytes if len(frames) < copied else frame.buffer)
+        if not frame.more:
+            return frames
+
+
+def send(made: zmq.Socket[bytes], frames: Sequence[Any], copied: int) -> None:
+    """Send `frames`; where there are more than `copied`, they are not copied, and must not change.
+
+    Raises `zmq.Again` where the peer does not read, or is gone.
+    """
+    copy, last = len(frames) <= copied, len(frames) - 1
+    for place, frame in enumerate(frames):
+        made.send(frame, _MORE if place < last else _NOBLOCK, copy=copy)
+
+
+def readable(made: zmq.Socket[bytes]) -> bool:
+    """True if messages lie here to be read."""
+    return bool(int(made.getsockopt(_EVENTS)) & _READABLE)
 
 
 def bind(made: zmq.Socket[bytes], address: Address) -> Address:

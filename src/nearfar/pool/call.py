@@ -91,7 +91,8 @@ class Call(Task):
         self._end()
 
     def _end(self) -> None:
-        self.func = self.args = self.kwargs = None
+        if self.func is not None:
+            self.func = self.args = self.kwargs = None
         self.state = _SETTLED
         try:
             self.on_settled()
@@ -103,10 +104,13 @@ class Call(Task):
 
     def result(self) -> Any:
         """The value, or raises the error. Only when settled; it is read in the thread that asks first."""
-        if self._how < VALUE:
-            self._decode()
-        if self._how == VALUE:
+        how = self._how
+        if how == VALUE:
             return self._value
+        if how < VALUE:
+            self._decode()
+            if self._how == VALUE:
+                return self._value
         try:
             raise self._value
         finally:

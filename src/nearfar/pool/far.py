@@ -61,6 +61,8 @@ class FarEngine(DrivenEngine):
         self._poll = select.epoll()
         self._poll.register(self._waker.fileno(), select.EPOLLIN)
         self._descriptor = -1
+        self._unread = False
+        """Whether messages lie here, of which the descriptor has not told since."""
         self._last_moment = float("inf")
         self._begin()
 
@@ -91,9 +93,7 @@ class FarEngine(DrivenEngine):
         }
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `Work.poll`."""
-        if self._alone(True, self._pending):
-            return []
+        """As `Work.poll`. What lies at the socket unread, the step before has told the waker."""
         try:
             return self._poll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
@@ -118,10 +118,13 @@ class FarEngine(DrivenEngine):
         self._nudge()
 
     def _step(self, events: list[tuple[int, int]], now: float) -> None:
-        if events:  # or this would take from the leader, who is in its poll, what wakes it
-            self._waker.clear()
+        for descriptor, _ in events:
+            if descriptor == self._waker.fileno():
+                self._waker.clear()
+            else:
+                self._unread = True
         machine = self._machine
-        heard, why = self._caller.receive()
+        heard, why = self._caller.receive(read=self._unread)
         for envelope in heard:
             machine.receive(envelope, now)
         if why:
@@ -140,7 +143,8 @@ class FarEngine(DrivenEngine):
                         self._open(session)
                     case Send(envelope):
                         self._caller.send(envelope)
-        if self._caller.pending():  # its descriptor may not say so again
+        self._unread = self._caller.pending()
+        if self._unread:  # its descriptor may not say so again
             self._waker.wake()
         self._notices.look(self._missing(now), now)
         if machine.error is not None and self._broken is None:
@@ -165,10 +169,6 @@ class FarEngine(DrivenEngine):
         if descriptor >= 0:
             self._poll.register(descriptor, select.EPOLLIN)
         self._descriptor = descriptor
-
-    def _pending(self) -> bool:
-        """Whether messages lie here. ZeroMQ's sockets are for one thread at a time."""
-        return self._over or self._caller.pending()
 
     def _submit(self, call: Call) -> None:
         self._machine.submit(call)

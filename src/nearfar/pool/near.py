@@ -114,9 +114,7 @@ class NearEngine(DrivenEngine):
         return now | {"waiting": now["waiting"] + ahead + len(self._inbox)}
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `Work.poll`."""
-        if self._gate is not None and self._alone(True, self._pending):
-            timeout = 0
+        """As `Work.poll`. What lies at the gate unread, the step before has told the waker."""
         try:
             return self._crew.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
@@ -153,17 +151,13 @@ class NearEngine(DrivenEngine):
             if self._gate.pending():  # its descriptor may not say so again
                 self._waker.wake()
 
-    def _pending(self) -> bool:
-        """Whether messages lie at the gate. ZeroMQ's sockets are for one thread at a time."""
-        return self._gate is not None and not self._over and self._gate.pending()
-
     def _count(self) -> dict[str, int]:
         now = counts(self._coordinator)
         now["workers"] += sum(not member.ready for member in self._crew.members.values())
         return now
 
     def _submit(self, call: Call) -> None:
-        self._coordinator.submit(call)
+        self._coordinator.book.submit(call)  # as `Coordinator.submit`, which would only be one call more
 
     def _cancel(self, call: Call) -> bool | None:
         return self._coordinator.cancel(call)
