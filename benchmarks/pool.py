@@ -57,7 +57,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def row(figure: Figure, sizes: Sizes, contestants: Mapping[str, Opening], rounds: int) -> dict[str, Any]:
+def row(
+    figure: Any, sizes: Any, contestants: Mapping[str, Any], rounds: int, ideal_one: str = STANDARD
+) -> dict[str, Any]:
     """One figure of every contestant, in alternating rounds, begun by another one each time."""
     print(f"{figure.name} ...", file=sys.stderr, flush=True)
     names = list(contestants)
@@ -69,7 +71,7 @@ def row(figure: Figure, sizes: Sizes, contestants: Mapping[str, Opening], rounds
                 values[name].append(figure.measure(contestants[name], sizes))
             except NotImplementedError:
                 continue
-    ideal = values[STANDARD]
+    ideal = values[ideal_one]
     return {
         "name": figure.name,
         "unit": figure.unit,
@@ -83,21 +85,21 @@ def row(figure: Figure, sizes: Sizes, contestants: Mapping[str, Opening], rounds
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: dict[str, Any], ideal_one: str = STANDARD) -> str:
     """A line for each figure: the standard's value, and for each contestant its own and the ratio."""
-    names = [name for name in result["contestants"] if name != STANDARD]
+    names = [name for name in result["contestants"] if name != ideal_one]
     where = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
     lines = [
-        f"{result['rounds']} alternating rounds; {where}. Medians; ratios to {STANDARD} within a round, with"
+        f"{result['rounds']} alternating rounds; {where}. Medians; ratios to {ideal_one} within a round, with"
         " quartiles. Started by fork, but where it says spawn. Of rates and efficiency more is better, of"
         " everything else less.",
         "",
-        f"| | {STANDARD} | {' | '.join(names)} |",
+        f"| | {ideal_one} | {' | '.join(names)} |",
         "|---|---|" + "---|" * len(names),
     ]
     for each in result["figures"]:
         cells = [f"{each['name']}, {each['unit']}".removesuffix(", ")]
-        cells.append(number(each["values"][STANDARD]["median"]))
+        cells.append(number(each["values"][ideal_one]["median"]))
         cells += [cell(each, name) for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
