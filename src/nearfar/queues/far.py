@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import util
+from threading import get_ident
 from typing import Any, Self
 
 from nearfar.errors import QueueLost, ShutDown
@@ -18,6 +19,7 @@ from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End
 from nearfar.queues.ends.receiver import Taken
+from nearfar.queues.ends.tray import MANY, Tray
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.loop import Host
 
@@ -49,6 +51,9 @@ class FarQueue(BaseQueue):
     The host's memory holds the items, and a live producer keeps what it put until it is done: items of
     producers that have left are lost with the host.
     """
+
+    _settles = True
+    """A thread that asks for its next item is done with the one before."""
 
     def __init__(
         self,
@@ -111,6 +116,7 @@ class FarQueue(BaseQueue):
         self._host = None
         self._lock = threading.Lock()
         self._end: End | None = None
+        self._tray: Tray | None = None
         self._finish: Callable[[], None] | None = None
         self._join_at_exit = True
         self._closed = False
@@ -127,7 +133,12 @@ class FarQueue(BaseQueue):
     # -- the standard interface ------------------------------------------------------------------
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        self._reached().put([item], block=block, timeout=timeout)
+        tray = self._tray
+        lying = tray.slip(item) if tray is not None else 0
+        if not lying:
+            self._reached().put([item], block=block, timeout=timeout)
+        elif lying == 1 or lying >= MANY:
+            self._reached().nudge(lying)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         items = list(items)
@@ -135,12 +146,22 @@ class FarQueue(BaseQueue):
             self._reached().put(items, block=block, timeout=timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        end = self._end
+        if end is not None and not self._closed:
+            found = end.snatch(get_ident(), settle=self._settles)
+            if found is not None:
+                return found[0]
         return self._take(1, block, timeout)[0].item
 
     def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
         if most < 1:
             raise ValueError(f"most must be at least 1, not {most}")
-        return [taken.item for taken in self._take(most, block, timeout)]
+        taken = self._take(most, block, timeout)
+        try:
+            return [one.item for one in taken]
+        except BaseException:
+            self._reached().let_go(taken)
+            raise
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
         end = self._reached()
@@ -243,6 +264,7 @@ class FarQueue(BaseQueue):
         with self._lock:
             if self._end is None:
                 self._end = end = End(self._place.seen_from_here(), self._access, wait=self._wait)
+                self._tray = end.tray
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, _finish, args=(end, owner), exitpriority=10)
             return self._end
@@ -264,12 +286,16 @@ class FarQueue(BaseQueue):
     def forget_parent(self) -> None:
         """In the child of a fork: threads, sockets and locks of the parent are not ours."""
         forks.keep(self._end, self._host)
+        if self._end is not None:
+            self._end.forget_parent()
         self._set_up(self._place, self._access, self._wait)
 
 
 class FarJoinableQueue(FarQueue, BaseJoinableQueue):
     """A `FarQueue` whose items are done when `task_done` says so; what a leaving consumer has not said so of
     goes to another."""
+
+    _settles = False
 
     def task_done(self) -> None:
         if not self._reached().done_oldest(threading.get_ident()):

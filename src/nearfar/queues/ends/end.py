@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from math import inf
 from typing import Any
 
 from nearfar.errors import Empty, Full, ProducerLost, ShutDown
@@ -11,9 +12,17 @@ from nearfar.net import codec
 from nearfar.queues.ends.connection import Connection
 from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.ends.receiver import Taken
-from nearfar.queues.ends.sender import Entry, Settled
+from nearfar.queues.ends.sender import BATCH_BYTES, BATCH_ITEMS, Entry, Settled, Several
 from nearfar.queues.ends.session import LINGER
+from nearfar.queues.ends.tray import MANY, Tray
 from nearfar.queues.wire import Kind
+
+QUIET = 0.00005
+"""Seconds without a turn after which what is put is sent by who puts it."""
+FEW = 16
+"""Takes that may always wait for more before the host is told of them."""
+HEAVY = 1024 * 1024
+"""Bytes taken after which the host is told at once."""
 
 
 class End(Connection):
@@ -24,44 +33,64 @@ class End(Connection):
     def put(self, items: list[Any], *, block: bool, timeout: float | None, to: str | None = None) -> int:
         """Put `items` in order and return the number of the last. Raises `Full` with how many went in."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
+        with self._hold:
             entry = self._submit(items, to)
-            if not entry.items or block:
-                self._need_loop().wake()
-            if not entry.items:
-                return entry.last
-            try:
-                if block:
-                    self._wait_until(lambda: not entry.items or self._session.shut, deadline)
-                else:
-                    self._ask(Kind.NEED, until=lambda: not entry.items)
-            finally:
-                if entry.items:
-                    self._machine.sender.withdraw(entry)
-                    self._need_loop().wake()  # what waits behind it may fit now
-                    self._changed.notify_all()
+            if entry.items:
+                self._wait_for_room(entry, block, deadline)
             if entry.admitted < len(items):
                 if self._session.shut:
                     raise ShutDown
                 raise Full(entry.admitted)
-            return entry.last
+        self._need_loop().help()
+        return entry.last
+
+    def _wait_for_room(self, entry: Entry, block: bool, deadline: float | None) -> None:
+        self._need_loop().wake()
+        try:
+            if block:
+                self._wait_until(lambda: not entry.items or self._session.shut, deadline)
+            else:
+                self._ask(Kind.NEED, until=lambda: not entry.items)
+        finally:
+            if entry.items:
+                self._machine.sender.withdraw(entry)
+                self._need_loop().wake()  # what waits behind it may fit now
+                self._changed.notify_all()
+
+    def nudge(self, lying: int) -> None:
+        """So many items lie in the tray, the latest slipped in just now: see that they go.
+
+        Where it has been quiet they go at once, and else when there are many, or as soon as the thread gets
+        to them.
+        """
+        loop = self._need_loop()
+        if lying >= MANY or time.monotonic() - loop.turned > QUIET:
+            loop.help()
+        else:
+            with self._hold:
+                loop.wake()
+
+    @property
+    def tray(self) -> Tray:
+        """Where small items may be put without more ado, but for `nudge`."""
+        return self._machine.sender.tray
 
     def post(self, item: Any, to: str | None = None) -> Entry:
         """Queue one item for sending and return at once; `Entry.last` is its number once it is admitted."""
-        with self._changed:
+        with self._hold:
             entry = self._submit([item], to)
             self._need_loop().wake()
             return entry
 
     def attend(self) -> None:
         """Be counted as a producer from now on, whether anything is put or not. Raises `QueueLost`."""
-        with self._changed:
+        with self._hold:
             self._open(produces=True)
             self._need_loop().wake()
 
     def tags(self) -> frozenset[str]:
         """The names under which consumers can be addressed now, besides their own."""
-        with self._changed:
+        with self._hold:
             return self._session.tags if self._machine.session else frozenset()
 
     def join_items(self) -> None:
@@ -70,7 +99,7 @@ class End(Connection):
         A host that was started again does not know of items until their producers have sent them again: it
         is not asked before all that was put here is done, and asked anew if it is another by then.
         """
-        with self._changed:
+        with self._hold:
             machine, epoch = self._open(), None
             while epoch != machine.facts["epoch"]:
                 epoch = machine.facts["epoch"]
@@ -81,14 +110,17 @@ class End(Connection):
         machine = self._open(produces=True)
         if self._session.shut:
             raise ShutDown
+        machine.sender.barred = self._closed
         entry = Entry(self._encode(machine, items), to)
         machine.sender.put(entry)
         return entry
 
-    def _encode(self, machine: EndMachine, items: list[Any]) -> deque[bytes]:
-        trusted = bool(machine.facts["trusted"])
-        encoded = deque(codec.encode(item, trusted=trusted) for item in items)
-        most = machine.facts["maxbytes"]
+    def _encode(self, machine: EndMachine, items: list[Any]) -> deque[bytes | Several]:
+        trusted, most = bool(machine.facts["trusted"]), machine.facts["maxbytes"]
+        if len(items) > 1 and not most:
+            runs = codec.encode_many(items, trusted=trusted, most=BATCH_ITEMS, size=BATCH_BYTES // 2)
+            return deque(Several(*run) for run in runs)
+        encoded: deque[bytes | Several] = deque(codec.encode(item, trusted=trusted) for item in items)
         if most and any(len(item) > most for item in encoded):
             raise ValueError(f"an item is larger than the whole queue may be ({most} bytes)")
         return encoded
@@ -98,7 +130,7 @@ class End(Connection):
 
         Raises `QueueLost` when there is none and the host has been away for too long.
         """
-        with self._changed:
+        with self._hold:
             outcomes = list(self._machine.sender.outcomes)
             self._machine.sender.outcomes.clear()
             if not outcomes:
@@ -116,17 +148,55 @@ class End(Connection):
         also at the counted end: `ShutDown`, or `ProducerLost` if not every producer said goodbye.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            machine = self._open(consumes=True)
-            if self._session.shut_immediately:
-                raise ShutDown
-            if not machine.receiver.buffered:
-                self._await_items(machine, most, block, deadline, to_the_end)
-            taken = self._take_buffered(machine, most, holder)
-            if not taken:
-                self._explain_nothing(machine, to_the_end)
-            self._tell_of_takes(machine)
-            return taken
+        taken: list[Taken] = []
+        try:
+            with self._hold:
+                machine = self._open(consumes=True)
+                if self._session.shut_immediately:
+                    raise ShutDown
+                if not machine.receiver.buffered:
+                    self._await_items(machine, most, block, deadline, to_the_end)
+                self._take_buffered(machine, most, holder, taken)
+                if not taken:
+                    self._explain_nothing(machine, to_the_end)
+                self._tell_of_takes(machine)
+                return taken
+        except BaseException:
+            self.let_go(taken)
+            raise
+
+    def let_go(self, taken: list[Taken]) -> None:
+        """What was taken never reached who asked for it: the host has it again."""
+        with self._hold:
+            for one in taken:
+                if one.session == self._machine.sessions:
+                    self._machine.receiver.let_go(one.position)
+
+    def snatch(self, holder: int, *, settle: bool) -> tuple[Any] | None:
+        """The next item for the thread `holder`, if it is at hand and all is simple; else None: `take` it.
+
+        With `settle`, what it took before is done.
+        """
+        mark: float = inf
+        try:
+            with self._lock:
+                machine = self._machine
+                session = machine.session
+                if session is None or machine.superseded:
+                    return None
+                receiver = session.receiver
+                mark = receiver.taken
+                found = receiver.snatch(holder, settle=settle)
+                if found is not None and (
+                    receiver.unreported() == 1 or receiver.buffered <= receiver.unreported()
+                ):
+                    self._tell_of_takes(machine)
+            return found
+        except BaseException:
+            with self._hold:
+                if receiver.latest.get(holder, 0) > mark:
+                    receiver.let_go(receiver.latest[holder])
+            raise
 
     def _await_items(
         self, machine: EndMachine, most: int, block: bool, deadline: float | None, to_the_end: bool
@@ -143,8 +213,7 @@ class End(Connection):
         finally:
             machine.receiver.waiters -= most
 
-    def _take_buffered(self, machine: EndMachine, most: int, holder: int) -> list[Taken]:
-        taken: list[Taken] = []
+    def _take_buffered(self, machine: EndMachine, most: int, holder: int, taken: list[Taken]) -> None:
         while len(taken) < most and not (taken and machine.receiver.next_is_unreadable()):
             try:
                 one = machine.receiver.take(holder, time.monotonic())
@@ -154,7 +223,6 @@ class End(Connection):
             if one is None:
                 break
             taken.append(one)
-        return taken
 
     def _explain_nothing(self, machine: EndMachine, to_the_end: bool) -> None:
         if not self._session.ended(counted=to_the_end):
@@ -164,37 +232,43 @@ class End(Connection):
         raise ShutDown
 
     def _tell_of_takes(self, machine: EndMachine) -> None:
-        """Puts that wait for room learn of it at once; otherwise news of takes may gather for a moment."""
-        receiver, now = machine.receiver, time.monotonic()
-        if machine.sender.bounded or receiver.unreported() * 2 > receiver.window(now):
+        """News of takes may gather for a moment, but not until the buffer runs dry, nor while a good part of
+        the room is in it that puts may wait for."""
+        receiver = machine.receiver
+        told = receiver.unreported()
+        if (
+            (told >= FEW and told >= receiver.buffered)
+            or receiver.heavy >= HEAVY
+            or (machine.sender.bounded and told * 8 >= machine.facts["maxsize"])
+        ):
             self._need_loop().wake()
         else:
-            self._need_loop().wake_within(LINGER, now)
+            self._need_loop().wake_within(LINGER, time.monotonic())
 
     # -- saying what became of it ----------------------------------------------------------------
 
     def session_name(self) -> str:
         """The name by which this end's consumer can be addressed, in this session."""
-        with self._changed:
+        with self._hold:
             return self._open(consumes=True).session_name
 
     def done(self, session: int, position: int, answer: bytes | None = None) -> None:
         """An item is done; one of an earlier session is somebody else's by now."""
-        with self._changed:
+        with self._hold:
             if session == self._machine.sessions:
                 self._machine.receiver.done(position, answer)
                 self._wake_soon()
 
     def failed(self, session: int, position: int) -> None:
         """An item was given up."""
-        with self._changed:
+        with self._hold:
             if session == self._machine.sessions:
                 self._session.fail(position)
                 self._wake_soon()
 
     def done_by(self, holder: int | None = None) -> None:
         """All that `holder` took is done (None: all that anyone took, but for deliveries)."""
-        with self._changed:
+        with self._hold:
             if self._machine.session is not None:
                 self._session.receiver.done_by(holder)
             self._machine.superseded = [
@@ -203,7 +277,7 @@ class End(Connection):
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item that `holder`, or else anyone here, took is done; False if there is none."""
-        with self._changed:
+        with self._hold:
             if holder in self._machine.superseded:  # somebody else's by now
                 self._machine.superseded.remove(holder)
                 return True

@@ -42,7 +42,11 @@ class Loan:
     count: int
     attempt: int
     body: bytes
-    items: deque[Any] | None = None
+    items: list[Any] | None = None
+    at: int = 0
+    """Where among `items` the next one is."""
+    weight: int = 0
+    """Bytes that all of it came in."""
 
 
 @dataclass(slots=True)
@@ -59,6 +63,14 @@ class Receiver:
     hands: dict[int, int] = field(default_factory=dict)
     """The positions in the program's hands, oldest first, and the thread that took each."""
     session: int = 0
+    plain: Loan | None = None
+    """The first loan, once it is read and nothing in it is unreadable."""
+    latest: dict[int, int] = field(default_factory=dict)
+    """The last position that each thread took, if that is all that it has in hand."""
+    heavy: int = 0
+    """Bytes that were taken since the host was told."""
+    _untimed: int = 0
+    """Takes whose time is not known."""
     _buffer: deque[Loan] = field(default_factory=deque)
     _last: int = 0
     _done: list[list[int]] = field(default_factory=list)
@@ -81,7 +93,7 @@ class Receiver:
 
     def lend(self, position: int, count: int, attempt: int, body: bytes) -> None:
         """A batch came."""
-        self._buffer.append(Loan(position, count, attempt, body))
+        self._buffer.append(Loan(position, count, attempt, body, weight=len(body)))
         self._last = position + count - 1
         self.buffered += count
 
@@ -98,21 +110,61 @@ class Receiver:
         if loan.items is None:
             self._read(loan)
         position = loan.position
-        item = loan.items.popleft()  # type: ignore[union-attr]
-        loan.position += 1
-        loan.count -= 1
-        if not loan.count:
-            self._buffer.popleft()
-        self.buffered -= 1
-        self.taken = position
-        self._pace += (min(now - self._busy_since, AHEAD) - self._pace) / 8
-        self._busy_since = now
+        item = loan.items[loan.at]  # type: ignore[index]
+        self._step(loan)
+        self._time(now)
         if isinstance(item, _Unreadable):
             _extend(self._unreadable, position)
             unpickling = isinstance(item.error, ItemError) and item.error.__cause__
             raise unpickling or item.error
         self.hands[position] = thread
+        if self.latest.get(thread, 0) in self.hands:
+            self.latest.pop(thread)
+        else:
+            self.latest[thread] = position
         return Taken(position, item, loan.attempt, self.session)
+
+    def snatch(self, thread: int, *, settle: bool) -> tuple[Any] | None:
+        """The next item for a thread that has taken nothing but what `snatch` gave it; None if `take` is to
+        be asked. With `settle`, what it took before is done.
+
+        Called for each item, hence so flat. A signal's handler may raise at a call, and nowhere else: before
+        the item is in hand, or where `let_go` is said for it.
+        """
+        loan = self.plain
+        if loan is None:
+            return None
+        hands = self.hands
+        if settle:
+            before = self.latest.get(thread)
+            if before in hands:
+                done = self._done
+                del hands[before]  # type: ignore[arg-type]
+                if done and done[-1][1] == before - 1:  # type: ignore[operator]
+                    done[-1][1] = before  # type: ignore[assignment]
+                else:
+                    done.append([before, before])  # type: ignore[list-item]
+            elif hands and thread in hands.values():
+                return None
+        position = loan.position
+        found = (loan.items[loan.at],)  # type: ignore[index]
+        self.taken = self.latest[thread] = position
+        hands[position] = thread
+        self._untimed += 1
+        self.buffered -= 1
+        loan.at += 1
+        loan.position += 1
+        loan.count -= 1
+        if not loan.count:
+            self.plain = None
+            self.heavy += loan.weight
+            self._buffer.popleft()
+        return found
+
+    def let_go(self, position: int) -> None:
+        """The item at `position` never reached who took it: the host has it again."""
+        if self.hands.pop(position, None) is not None:
+            self._returned.append([position, position])
 
     def next_is_unreadable(self) -> bool:
         """True if the next `take` is going to raise."""
@@ -121,7 +173,7 @@ class Receiver:
         loan = self._buffer[0]
         if loan.items is None:
             self._read(loan)
-        return isinstance(loan.items[0], _Unreadable)  # type: ignore[index]
+        return isinstance(loan.items[loan.at], _Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
         """The program is done with an item; a position no longer in its hands is ignored.
@@ -163,6 +215,7 @@ class Receiver:
         """Return all that lies in the buffer."""
         if self._buffer:
             self._returned.append([self._buffer[0].position, self._last])
+            self.plain = None
             self._buffer.clear()
             self.buffered = 0
 
@@ -172,6 +225,7 @@ class Receiver:
         """How many items may lie in the buffer."""
         if self.closed:
             return 0
+        self._time(now)
         if now - self._busy_since >= PAUSE:
             return self.waiters
         return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace, 1e-6))))
@@ -191,6 +245,7 @@ class Receiver:
 
     def paused(self, now: float) -> bool:
         """True if the program stopped taking: what it does not wait for belongs to others."""
+        self._time(now)
         return now - self._busy_since >= PAUSE and self.idle_items()
 
     def deadline(self) -> float | None:
@@ -213,6 +268,7 @@ class Receiver:
         parts.append(self._answers[:share])
         del self._answers[:share]
         self._told_taken, self._told_window = self.taken, window
+        self.heavy = 0
         return Message(Kind.REPORT, (window, WINDOW_BYTES, ask, self.taken, *parts))
 
     # -- inside ----------------------------------------------------------------------------------
@@ -222,8 +278,35 @@ class Receiver:
             items = codec.decode(loan.body, loan.count, trusted=self.trusted)
         except (ItemError, ProtocolError, Untrusted):
             items = self._read_singly(loan)
-        loan.items = deque(items)
+        loan.items = items
         loan.body = b""
+        if loan is self._buffer[0] and not any(type(item) is _Unreadable for item in items):
+            self.plain = loan
+
+    def _step(self, loan: Loan) -> None:
+        """The next item of `loan`, which is the first, is taken."""
+        self.taken = loan.position
+        self._untimed += 1
+        self.buffered -= 1
+        loan.at += 1
+        loan.position += 1
+        loan.count -= 1
+        if not loan.count:
+            self._finish(loan)
+
+    def _finish(self, loan: Loan) -> None:
+        self.plain = None
+        self.heavy += loan.weight
+        self._buffer.popleft()
+
+    def _time(self, now: float) -> None:
+        """Those takes whose time is not known were spread evenly up to now."""
+        takes = self._untimed
+        if takes:
+            self._untimed = 0
+            each = min((now - self._busy_since) / takes, AHEAD)
+            self._pace += (each - self._pace) * (1 - 0.875**takes)
+            self._busy_since = now
 
     def _read_singly(self, loan: Loan) -> list[Any]:
         items: list[Any] = []

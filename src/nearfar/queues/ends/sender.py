@@ -3,6 +3,7 @@
 ::
 
     put -> Entry (waits for room) -> fresh (has a number) -> Batch (sent) -> settled
+    put -> Tray (has its room) ------^
 
 What is in a Batch is sent again to a host that comes back without it.
 """
@@ -13,9 +14,11 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nearfar.errors import ProtocolError
 from nearfar.net import codec
+from nearfar.queues.ends.tray import MOST, Tray
 from nearfar.queues.wire import Kind, Message
 
 BATCH_ITEMS = 512
@@ -28,11 +31,27 @@ UNSTORED_BYTES = 64 * 1024 * 1024
 """Bytes that may be on their way to the host at once (a single larger item may go alone)."""
 
 
+class Several(NamedTuple):
+    """Items end to end."""
+
+    count: int
+    body: bytes
+
+
+class Fresh(NamedTuple):
+    """Items with numbers, not sent yet."""
+
+    first: int
+    count: int
+    body: bytes
+    to: str | None
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Items of one call of `put` or `put_many`, waiting for room."""
+    """Items of one call of `put` or `put_many`, waiting for room: one by one, or `Several` as one."""
 
-    items: deque[bytes]
+    items: deque[bytes | Several]
     to: str | None = None
     admitted: int = 0
     last: int = 0
@@ -96,8 +115,12 @@ class Sender:
     entries: deque[Entry] = field(default_factory=deque)
     outcomes: deque[Settled] = field(default_factory=deque)
     """What was settled with more than "done", until `take_outcomes`."""
-    _again: deque[tuple[int, bytes, str | None]] = field(default_factory=deque)
-    _fresh: deque[tuple[int, bytes, str | None]] = field(default_factory=deque)
+    tray: Tray = field(default_factory=Tray)
+    barred: bool = True
+    """Nothing is to be put by way of the tray: the queue is closed, or shut, or not known yet."""
+    _again: deque[Fresh] = field(default_factory=deque)
+    """One by one."""
+    _fresh: deque[Fresh] = field(default_factory=deque)
     _batches: dict[int, Batch] = field(default_factory=dict)
     _firsts: list[int] = field(default_factory=list)
     """The keys of `_batches`, which rise."""
@@ -111,11 +134,11 @@ class Sender:
     @property
     def idle(self) -> bool:
         """True if everything admitted was sent, and nothing waits for room."""
-        return not (self.entries or self._again or self._fresh)
+        return not (self.entries or self._again or self._fresh or self.tray.items)
 
     @property
     def unsettled(self) -> int:
-        return self.last - self.settled
+        return self.last + len(self.tray.items) - self.settled
 
     @property
     def handed_over(self) -> bool:
@@ -126,37 +149,51 @@ class Sender:
 
     def put(self, entry: Entry) -> None:
         """Queue the items of `entry` behind those that wait already."""
+        self._clear_tray()
         self.entries.append(entry)
-        self._waiting += len(entry.items)
+        self._waiting += sum(map(_count, entry.items))
         self.admit()
 
     def withdraw(self, entry: Entry) -> None:
         """Take back what was not admitted of `entry`; those behind it may be smaller, and fit."""
         if entry.items:
             self.entries.remove(entry)
-            self._waiting -= len(entry.items)
+            self._waiting -= sum(map(_count, entry.items))
             entry.items.clear()
             self.admit()
 
+    def bar(self) -> None:
+        """Let nothing more in by way of the tray, in this session."""
+        self.barred = True
+        self._clear_tray()
+
     def admit(self) -> None:
         """Let in what there is room for."""
-        while self._again and self._fits(len(self._again[0][1])):
-            number, item, to = self._again.popleft()
-            self._use_room(len(item))
-            self._fresh.append((number, item, to))
+        self._clear_tray()
+        while self._again and (fits := self._fits(1, len(self._again[0].body))):
+            again = self._again.popleft()
+            self._use_room(fits, len(again.body))
+            self._fresh.append(again)
         while self.entries and not self._again:
             entry = self.entries[0]
             while entry.items:
-                if not self._fits(len(entry.items[0])):
+                count, body = _several(entry.items[0])
+                fits = self._fits(count, len(body))
+                if not fits:
                     return
-                item = entry.items.popleft()
-                self._waiting -= 1
-                self._use_room(len(item))
-                self.last += 1
-                entry.admitted += 1
+                entry.items.popleft()
+                if fits < count:
+                    at = codec.cut(body, fits)
+                    entry.items.appendleft(Several(count - fits, body[at:]))
+                    body = body[:at]
+                self._waiting -= fits
+                self._use_room(fits, len(body))
+                self._fresh.append(Fresh(self.last + 1, fits, body, entry.to))
+                self.last += fits
+                entry.admitted += fits
                 entry.last = self.last
-                self._fresh.append((self.last, item, entry.to))
             self.entries.popleft()
+        self._open_tray()
 
     # -- to the host -----------------------------------------------------------------------------
 
@@ -164,7 +201,7 @@ class Sender:
         """The room to ask for, as totals since the session began; None when nothing waits."""
         if not self.bounded:
             return None
-        items, size = len(self._again) + self._waiting, 0
+        items, size = len(self._again) + self._waiting, 0  # what lies in the tray has its room
         if self.bounded_bytes:
             sizes = list(_first_share(self._sizes(), self.bounded_bytes // 4))
             items, size = len(sizes), sum(sizes)
@@ -176,21 +213,26 @@ class Sender:
 
     def messages(self) -> Iterator[Message]:
         """PUT messages for all that was admitted and not sent."""
+        self._clear_tray()
         while self._fresh:
-            first, item, to = self._fresh.popleft()
-            parts, size = [item], len(item)
-            while self._fresh and len(parts) < BATCH_ITEMS:
-                number, item, other = self._fresh[0]
-                if number != first + len(parts) or other != to or size + len(item) > BATCH_BYTES:
+            first, count, body, to = self._fresh.popleft()
+            parts, size = [body], len(body)
+            while self._fresh and count < BATCH_ITEMS:
+                number, more, body, other = self._fresh[0]
+                if number != first + count or other != to:
+                    break
+                if count + more > BATCH_ITEMS or size + len(body) > BATCH_BYTES:
                     break
                 self._fresh.popleft()
-                parts.append(item)
-                size += len(item)
-            count = len(parts)
-            body = b"".join(parts)
+                parts.append(body)
+                count += more
+                size += len(body)
+            body = b"".join(parts) if len(parts) > 1 else parts[0]
             self._firsts.append(first)
             self._batches[first] = Batch(first, count, body, to, [(first, first + count - 1)])
             yield Message(Kind.PUT, (first, count, to), body)
+        if not (self.entries or self._again):
+            self._open_tray()
 
     def sent(self, line_number: int, size: int) -> None:
         """A PUT of `size` bytes went out as message `line_number` of the line."""
@@ -215,6 +257,7 @@ class Sender:
 
     def spare(self) -> tuple[int, int]:
         """Give back the room that is not used."""
+        self._clear_tray()
         room = self._room
         self._room = (0, 0)
         self._received = (self._received[0] - room[0], self._received[1] - room[1])
@@ -228,39 +271,66 @@ class Sender:
 
     def begin(self, stored: int, *, maxsize: int, maxbytes: int) -> None:
         """A new session: the host has, or had, everything up to number `stored`; the rest goes again."""
+        self._clear_tray()
         self.bounded = bool(maxsize or maxbytes)
         self.bounded_bytes = maxbytes
         self._room = self._received = (0, 0)
         self._unstored.clear()
         self._unstored_bytes = 0
-        again = [*self._fresh, *self._again]
+        again = [one for fresh in (*self._fresh, *self._again) for one in _one_by_one(fresh)]
         self._fresh.clear()
         for batch in list(self._batches.values()):
             if batch.first + batch.count - 1 > stored:
-                again += [(number, item, batch.to) for number, item in batch.items()]
+                again += [Fresh(number, 1, item, batch.to) for number, item in batch.items()]
                 del self._batches[batch.first]
         self._firsts = list(self._batches)
         self._again = deque(sorted(again))
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _fits(self, size: int) -> bool:
+    def _fits(self, count: int, size: int) -> int:
+        """How many of `count` items, of `size` bytes together, there is room for now."""
         if self._unstored_bytes and self._unstored_bytes + size > UNSTORED_BYTES:
-            return False
+            return 0
         if not self.bounded:
-            return True
-        return self._room[0] > 0 and (not self.bounded_bytes or self._room[1] >= size)
+            return count
+        if self.bounded_bytes and self._room[1] < size:
+            return 0
+        return min(count, self._room[0])
 
     def _sizes(self) -> Iterator[int]:
-        for _, item, _ in self._again:
-            yield len(item)
+        for again in self._again:
+            yield len(again.body)
         for entry in self.entries:
-            yield from map(len, entry.items)
+            for item in entry.items:
+                yield len(_several(item).body)
 
-    def _use_room(self, size: int) -> None:
+    def _use_room(self, count: int, size: int) -> None:
         self._unstored_bytes += size
         if self.bounded:
-            self._room = (self._room[0] - 1, self._room[1] - size if self.bounded_bytes else 0)
+            self._room = (self._room[0] - count, self._room[1] - size if self.bounded_bytes else 0)
+
+    def _open_tray(self) -> None:
+        """Set room aside for what may come by way of the tray: it is used when that is cleared."""
+        if self.barred or self.bounded_bytes or self._unstored_bytes > UNSTORED_BYTES // 2:
+            return
+        self.tray.open(self._room[0] if self.bounded else MOST)
+
+    def _clear_tray(self) -> None:
+        """Give numbers to what came by way of the tray: it was admitted when it got there."""
+        items = self.tray.clear()
+        start = 0
+        while start < len(items):
+            stop, size = start, 0
+            while stop < len(items) and stop - start < BATCH_ITEMS and (
+                stop == start or size + len(items[stop]) <= BATCH_BYTES
+            ):
+                size += len(items[stop])
+                stop += 1
+            self._use_room(stop - start, size)
+            self._fresh.append(Fresh(self.last + 1, stop - start, b"".join(items[start:stop]), None))
+            self.last += stop - start
+            start = stop
 
     def _settle(self, first: int, last: int) -> int:
         """Settle what is open of items `first` to `last`; tells how many there were."""
@@ -277,6 +347,19 @@ class Sender:
         self._firsts[start:stop] = still_open
         self.settled += settled
         return settled
+
+
+def _several(item: bytes | Several) -> Several:
+    return item if type(item) is Several else Several(1, item)
+
+
+def _count(item: bytes | Several) -> int:
+    return item.count if type(item) is Several else 1
+
+
+def _one_by_one(fresh: Fresh) -> Iterator[Fresh]:
+    for number, body in enumerate(codec.split(fresh.body), fresh.first):
+        yield Fresh(number, 1, body, fresh.to)
 
 
 def _first_share(sizes: Iterable[int], most: int) -> Iterator[int]:
