@@ -109,6 +109,8 @@ class Host:
             most_peers=sockets.most_peers(DESCRIPTORS),
         )
         self._lanes: dict[str, Lane] = {}
+        self._behind: set[str] = set()
+        """The sessions whose lanes have a backlog."""
         # an end of an earlier host at this address may still call at its lane: it must not find another's
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = Watch()
@@ -240,10 +242,13 @@ class Host:
                         self._open_lane(session, ask, now)
                     case CloseLane(session):
                         self._close_lane(session)
-        for lane in self._lanes.values():
-            if lane.backlog:
+        for session in list(self._behind):
+            lane = self._lanes.get(session)
+            if lane is not None:
                 lane.push()
                 self._poller.register(lane.socket, zmq.POLLOUT if lane.backlog else 0)
+            if lane is None or not lane.backlog:
+                self._behind.discard(session)
 
     def _send(self, session: str, envelope: Envelope) -> None:
         frames = wire.pack(*envelope)
@@ -251,7 +256,10 @@ class Host:
             with contextlib.suppress(zmq.Again):
                 self._control.send_multipart([session.encode(), *frames], zmq.NOBLOCK)
         elif session in self._lanes:
-            self._lanes[session].send(envelope.number, frames)
+            lane = self._lanes[session]
+            lane.send(envelope.number, frames)
+            if lane.backlog:
+                self._behind.add(session)
 
     def _open_lane(self, session: str, ask: int, now: float) -> None:
         if session not in self._lanes:
