@@ -116,7 +116,7 @@ class FarQueue(BaseQueue):
         self._host = None
         self._lock = threading.Lock()
         self._end: End | None = None
-        self._tray: Tray | None = None
+        self._tray = Tray()
         self._finish: Callable[[], None] | None = None
         self._join_at_exit = True
         self._closed = False
@@ -133,12 +133,13 @@ class FarQueue(BaseQueue):
     # -- the standard interface ------------------------------------------------------------------
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        tray = self._tray
-        lying = tray.slip(item) if tray is not None else 0
-        if not lying:
-            self._reached().put([item], block=block, timeout=timeout)
-        elif lying == 1 or lying >= MANY:
+        lying = self._tray.slip(item)
+        if 1 < lying != MANY:
+            return
+        if lying:
             self._reached().nudge(lying)
+        else:
+            self._reached().put([item], block=block, timeout=timeout)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         items = list(items)
@@ -156,12 +157,9 @@ class FarQueue(BaseQueue):
     def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
         if most < 1:
             raise ValueError(f"most must be at least 1, not {most}")
-        taken = self._take(most, block, timeout)
-        try:
-            return [one.item for one in taken]
-        except BaseException:
-            self._reached().let_go(taken)
-            raise
+        end = self._reached()
+        self._settle_previous(end)
+        return end.take_items(most, get_ident(), block=block, timeout=timeout)
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
         end = self._reached()

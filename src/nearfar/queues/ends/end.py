@@ -9,6 +9,7 @@ from typing import Any
 
 from nearfar.errors import Empty, Full, ProducerLost, ShutDown
 from nearfar.net import codec
+from nearfar.queues.deadlines import left
 from nearfar.queues.ends.connection import Connection
 from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.ends.receiver import Taken
@@ -19,8 +20,8 @@ from nearfar.queues.wire import Kind
 
 QUIET = 0.00005
 """Seconds without a turn after which what is put is sent by who puts it."""
-FEW = 16
-"""Takes that may always wait for more before the host is told of them."""
+GATHER = 0.001
+"""Seconds that what is put may wait for more, while puts follow one another."""
 HEAVY = 1024 * 1024
 """Bytes taken after which the host is told at once."""
 
@@ -60,15 +61,15 @@ class End(Connection):
     def nudge(self, lying: int) -> None:
         """So many items lie in the tray, the latest slipped in just now: see that they go.
 
-        Where it has been quiet they go at once, and else when there are many, or as soon as the thread gets
-        to them.
+        Where it has been quiet they go at once, and else when there are many, or after a moment.
         """
         loop = self._need_loop()
-        if lying >= MANY or time.monotonic() - loop.turned > QUIET:
+        now = time.monotonic()
+        if lying >= MANY or now - loop.turned > QUIET:
             loop.help()
         else:
             with self._hold:
-                loop.wake()
+                loop.wake_within(GATHER, now)
 
     @property
     def tray(self) -> Tray:
@@ -111,6 +112,7 @@ class End(Connection):
         if self._session.shut:
             raise ShutDown
         machine.sender.barred = self._closed
+        machine.sender.tray.trusted = bool(machine.facts["trusted"])
         entry = Entry(self._encode(machine, items), to)
         machine.sender.put(entry)
         return entry
@@ -151,26 +153,62 @@ class End(Connection):
         taken: list[Taken] = []
         try:
             with self._hold:
-                machine = self._open(consumes=True)
-                if self._session.shut_immediately:
-                    raise ShutDown
-                if not machine.receiver.buffered:
-                    self._await_items(machine, most, block, deadline, to_the_end)
+                machine = self._ready_to_take(most, block, deadline, to_the_end)
                 self._take_buffered(machine, most, holder, taken)
                 if not taken:
                     self._explain_nothing(machine, to_the_end)
-                self._tell_of_takes(machine)
-                return taken
+                tell = self._tell_of_takes(machine)
+            if tell:
+                self._need_loop().help()
+            return taken
         except BaseException:
-            self.let_go(taken)
+            self._let_go([(one.session, one.position, one.position) for one in taken])
             raise
 
-    def let_go(self, taken: list[Taken]) -> None:
-        """What was taken never reached who asked for it: the host has it again."""
+    def take_items(self, most: int, holder: int, *, block: bool, timeout: float | None) -> list[Any]:
+        """As `take`, without what is known of each item."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        items: list[Any] = []
+        runs: list[tuple[int, int, int]] = []
+        try:
+            with self._hold:
+                machine = self._ready_to_take(most, block, deadline, False)
+                receiver = machine.receiver
+                while len(items) < most:
+                    first, some = receiver.take_run(most - len(items), holder, time.monotonic())
+                    if not some:
+                        break
+                    runs.append((machine.sessions, first, first + len(some) - 1))
+                    items += some
+                if items:
+                    tell = self._tell_of_takes(machine)
+            if items and tell:
+                self._need_loop().help()
+        except BaseException:
+            self._let_go(runs)
+            raise
+        if items:
+            return items
+        taken = self.take(1, holder, block=block, timeout=left(deadline))  # it may be one that raises
+        return [taken[0].item]
+
+    def _ready_to_take(
+        self, most: int, block: bool, deadline: float | None, to_the_end: bool
+    ) -> EndMachine:
+        machine = self._open(consumes=True)
+        if self._session.shut_immediately:
+            raise ShutDown
+        if not machine.receiver.buffered:
+            self._await_items(machine, most, block, deadline, to_the_end)
+        return machine
+
+    def _let_go(self, runs: list[tuple[int, int, int]]) -> None:
+        """What was taken (session, first, last) never reached who asked for it: the host has it again."""
         with self._hold:
-            for one in taken:
-                if one.session == self._machine.sessions:
-                    self._machine.receiver.let_go(one.position)
+            for session, first, last in runs:
+                if session == self._machine.sessions:
+                    for position in range(first, last + 1):
+                        self._machine.receiver.let_go(position)
 
     def snatch(self, holder: int, *, settle: bool) -> tuple[Any] | None:
         """The next item for the thread `holder`, if it is at hand and all is simple; else None: `take` it.
@@ -179,6 +217,7 @@ class End(Connection):
         """
         mark: float = inf
         try:
+            tell = False
             with self._lock:
                 machine = self._machine
                 session = machine.session
@@ -187,10 +226,10 @@ class End(Connection):
                 receiver = session.receiver
                 mark = receiver.taken
                 found = receiver.snatch(holder, settle=settle)
-                if found is not None and (
-                    receiver.unreported() == 1 or receiver.buffered <= receiver.unreported()
-                ):
-                    self._tell_of_takes(machine)
+                if found is not None and receiver.taken in receiver.tell_at:
+                    tell = self._tell_of_takes(machine)
+            if tell:
+                self._need_loop().help()
             return found
         except BaseException:
             with self._hold:
@@ -231,19 +270,26 @@ class End(Connection):
             raise ProducerLost(self._session.lost)
         raise ShutDown
 
-    def _tell_of_takes(self, machine: EndMachine) -> None:
+    def _tell_of_takes(self, machine: EndMachine) -> bool:
+        """Whether to tell the host of takes now: `help` the loop."""
         """News of takes may gather for a moment, but not until the buffer runs dry, nor while a good part of
         the room is in it that puts may wait for."""
         receiver = machine.receiver
         told = receiver.unreported()
-        if (
-            (told >= FEW and told >= receiver.buffered)
-            or receiver.heavy >= HEAVY
-            or (machine.sender.bounded and told * 8 >= machine.facts["maxsize"])
-        ):
-            self._need_loop().wake()
-        else:
-            self._need_loop().wake_within(LINGER, time.monotonic())
+        bounded = machine.sender.bounded and told * 8 >= machine.facts["maxsize"]
+        if told >= receiver.due or receiver.heavy >= HEAVY or bounded:
+            receiver.tell_at = (0, receiver.taken + receiver.due)
+            return True
+        receiver.tell_at = (receiver.told_taken + 1, receiver.taken + self._step(machine, told))
+        self._need_loop().wake_within(LINGER, time.monotonic())
+        return False
+
+    def _step(self, machine: EndMachine, told: int) -> int:
+        """Takes until it is to be asked again whether the host is to be told."""
+        most = machine.receiver.due - told
+        if machine.sender.bounded:
+            most = min(most, machine.facts["maxsize"] // 8 - told)
+        return max(1, most)
 
     # -- saying what became of it ----------------------------------------------------------------
 

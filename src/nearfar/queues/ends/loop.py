@@ -18,6 +18,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 
 import zmq
 
@@ -48,21 +49,27 @@ class Bed:
 
     def __init__(self) -> None:
         self.waker = Waker()
+        self.until = inf
+        """When who sleeps here wakes at the latest."""
         self._watched: list[int] = []
         self._poll = select.poll()
         self._poll.register(self.waker.fileno(), select.POLLIN)
 
-    def sleep(self, watched: list[int], until: float) -> None:
-        """Sleep until that time (by `time.monotonic`), or until one of `watched` is readable."""
+    def sleep(self, watched: list[int], until: float) -> bool:
+        """Sleep until that time (by `time.monotonic`), until woken, or until one of `watched` is readable:
+        whether it is that."""
+        self.until = until
         if watched is not self._watched:
             self._poll = select.poll()
             for descriptor in (self.waker.fileno(), *watched):
                 self._poll.register(descriptor, select.POLLIN)
             self._watched = watched
         patience = max(0.0, until - time.monotonic())
-        for descriptor, _ in self._poll.poll(int(patience * 1000) + 1 if patience else 0):
-            if descriptor == self.waker.fileno():
-                self.waker.clear()
+        found = [each for each, _ in self._poll.poll(int(patience * 1000) + 1 if patience else 0)]
+        if self.waker.fileno() in found:
+            self.waker.clear()
+            found.remove(self.waker.fileno())
+        return bool(found)
 
 
 class EndLoop:
@@ -123,8 +130,9 @@ class EndLoop:
         """Have somebody look at the machine within `seconds`. Call with the lock held."""
         if self._sleeps_until > now + seconds:
             self._sleeps_until = now + seconds
-            if not self._near:
-                self.wake()
+            bed = self._bed if self._sitter is None else self._seat
+            if bed.until > now + seconds and not self._near:
+                bed.waker.wake()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread to end; tells whether it did."""
@@ -213,10 +221,17 @@ class EndLoop:
                 with self._turns:
                     self._turn()
                     watched = self._watched
-                self._bed.sleep(watched, self._sleeps_until)
+                while not self._bed.sleep(watched, self._sleeps_until) and self._may_sleep_on(sits):
+                    watched = self._watched
             else:
                 sits = self._sits
                 self._stand_by(sits)
+
+    def _may_sleep_on(self, sits: int) -> bool:
+        """Whether the thread was only woken to sleep for a shorter time, or with other sockets."""
+        if self._woken or self._sits != sits or self._machine.state is State.CLOSED:
+            return False
+        return time.monotonic() < self._sleeps_until
 
     def _stand_by(self, sits: int) -> None:
         """Sleep for `GRACE`, or, once the sitter sleeps as well, until it leaves; but come when called."""
@@ -257,7 +272,7 @@ class EndLoop:
                 break
         if before != self._heard and self._sitter not in (None, threading.get_ident()):
             self._seat.waker.wake()
-        self.turned = now
+        self.turned = time.monotonic()
 
     def _take_in(self, heard: list[wire.Envelope], turned_away: str) -> bool:
         if not heard and not turned_away:

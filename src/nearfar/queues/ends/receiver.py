@@ -20,6 +20,8 @@ AHEAD = 0.02
 MOST_AHEAD = 2000
 """Items that may lie in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
+FEW = 16
+"""Takes that may always wait for more before the host is told of them."""
 PAUSE = 0.05
 """Seconds without a take after which what lies in the buffer is given back to others."""
 
@@ -67,6 +69,10 @@ class Receiver:
     """The first loan, once it is read and nothing in it is unreadable."""
     latest: dict[int, int] = field(default_factory=dict)
     """The last position that each thread took, if that is all that it has in hand."""
+    tell_at: tuple[int, int] = (1, 0)
+    """The positions whose take is a reason to think of telling the host."""
+    due: int = 16
+    """Takes after which it is to be told."""
     heavy: int = 0
     """Bytes that were taken since the host was told."""
     _untimed: int = 0
@@ -78,7 +84,7 @@ class Receiver:
     _unreadable: list[list[int]] = field(default_factory=list)
     _returned: list[list[int]] = field(default_factory=list)
     _answers: list[list[Any]] = field(default_factory=list)
-    _told_taken: int = 0
+    told_taken: int = 0
     _told_window: int = 0
     _busy_since: float = -PAUSE
     _pace: float = AHEAD
@@ -161,6 +167,24 @@ class Receiver:
             self._buffer.popleft()
         return found
 
+    def take_run(self, most: int, thread: int, now: float) -> tuple[int, list[Any]]:
+        """The position of the next item, and up to `most` items from it on; none where `take` is to be asked,
+        or the buffer is empty."""
+        if not self._buffer:
+            return 0, []
+        loan = self._buffer[0]
+        if loan.items is None:
+            self._read(loan)
+        if self.plain is not loan:
+            return 0, []
+        position, count = loan.position, min(most, loan.count)
+        items = loan.items[loan.at : loan.at + count]  # type: ignore[index]
+        self.hands.update(dict.fromkeys(range(position, position + count), thread))
+        self.latest.pop(thread, None)
+        self._step(loan, count)
+        self._time(now)
+        return position, items
+
     def let_go(self, position: int) -> None:
         """The item at `position` never reached who took it: the host has it again."""
         if self.hands.pop(position, None) is not None:
@@ -193,8 +217,15 @@ class Receiver:
 
     def done_by(self, holder: int | None) -> None:
         """All that `holder` took is done; None: all but what holder 0 took."""
-        for position in [p for p, h in self.hands.items() if h == holder or (holder is None and h)]:
-            self.done(position)
+        hands = self.hands
+        mine = [p for p, h in hands.items() if h == holder or (holder is None and h)]
+        for position in mine:
+            del hands[position]
+        if mine and mine[-1] - mine[0] == len(mine) - 1:
+            _extend(self._done, mine[0], mine[-1])
+        else:
+            for position in mine:
+                _extend(self._done, position)
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item of `holder`, or else of anyone but holder 0, is done; False if there is none."""
@@ -237,7 +268,7 @@ class Receiver:
 
     def unreported(self) -> int:
         """How many takes the host has not been told of."""
-        return self.taken - self._told_taken
+        return self.taken - self.told_taken
 
     def idle_items(self) -> bool:
         """True if more lies in the buffer than the program waits for."""
@@ -258,7 +289,7 @@ class Receiver:
         """What the host has to know; None when it knows."""
         window = self.window(now)
         news = self._done or self._failed or self._unreadable or self._returned or self._answers
-        if not (news or ask or window != self._told_window or self.taken != self._told_taken):
+        if not (news or ask or window != self._told_window or self.taken != self.told_taken):
             return None
         parts: list[list[Any]] = []
         for rows in (self._done, self._failed, self._unreadable, self._returned):
@@ -267,8 +298,10 @@ class Receiver:
         share = share_of_answers(self._answers, MOST_RANGES)
         parts.append(self._answers[:share])
         del self._answers[:share]
-        self._told_taken, self._told_window = self.taken, window
+        self.told_taken, self._told_window = self.taken, window
         self.heavy = 0
+        self.due = max(FEW, self.buffered // 2)
+        self.tell_at = (self.taken + 1, self.taken + self.due)
         return Message(Kind.REPORT, (window, WINDOW_BYTES, ask, self.taken, *parts))
 
     # -- inside ----------------------------------------------------------------------------------
@@ -283,14 +316,14 @@ class Receiver:
         if loan is self._buffer[0] and not any(type(item) is _Unreadable for item in items):
             self.plain = loan
 
-    def _step(self, loan: Loan) -> None:
-        """The next item of `loan`, which is the first, is taken."""
-        self.taken = loan.position
-        self._untimed += 1
-        self.buffered -= 1
-        loan.at += 1
-        loan.position += 1
-        loan.count -= 1
+    def _step(self, loan: Loan, count: int = 1) -> None:
+        """The next items of `loan`, which is the first, are taken."""
+        self.taken = loan.position + count - 1
+        self._untimed += count
+        self.buffered -= count
+        loan.at += count
+        loan.position += count
+        loan.count -= count
         if not loan.count:
             self._finish(loan)
 
@@ -323,8 +356,8 @@ class _Unreadable(NamedTuple):
     error: Exception
 
 
-def _extend(ranges: list[list[int]], position: int) -> None:
-    if ranges and ranges[-1][1] == position - 1:
-        ranges[-1][1] = position
+def _extend(ranges: list[list[int]], first: int, last: int = 0) -> None:
+    if ranges and ranges[-1][1] == first - 1:
+        ranges[-1][1] = last or first
     else:
-        ranges.append([position, position])
+        ranges.append([first, last or first])

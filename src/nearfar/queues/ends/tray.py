@@ -8,10 +8,12 @@ from typing import Any
 
 import msgpack
 
-from nearfar.net.codec import LEAVES, foreign
+from nearfar.net.codec import LEAVES, encode, foreign
 
 LARGEST = 64 * 1024
 """Bytes or characters of an item that may lie here: larger ones go by themselves."""
+LIGHT = 256
+"""Bytes or characters of an item whose weight does not count."""
 MOST = 1024
 """Items that may lie here."""
 MANY = 512
@@ -27,31 +29,54 @@ class Tray:
     between any two calls: no count is kept that such a one could tear.
     """
 
-    __slots__ = ("_pack", "_weight", "items", "limit", "lock")
+    __slots__ = ("_pack", "_weight", "items", "limit", "lock", "trusted")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.items: list[bytes] = []
         self.limit = 0
         """How many items may lie here. Changed with `lock` held."""
+        self.trusted = False
         self._weight = 0
         self._pack = msgpack.Packer(default=foreign, strict_types=True).pack
 
     def slip(self, item: Any) -> int:
-        """Take in `item`, and tell how many lie here now, or `MANY` if they are heavy; 0 if it was not taken.
+        """Take in `item`, and tell how many lie here now, or `MANY` when they have become heavy; 0 if it was
+        not taken, and is to be put in the other way.
 
-        Raises `UnicodeEncodeError` for a text that is none.
+        Raises what `codec.encode` raises. Called for each item, hence so flat.
         """
-        if type(item) not in LEAVES or (item.__class__ in _SIZED and len(item) > LARGEST):
+        kind = type(item)
+        if kind is bytes or kind is str:
+            if len(item) > LIGHT:
+                return self._slip_slowly(item)
+        elif kind not in LEAVES:
+            return self._slip_slowly(item)
+        with self.lock:
+            items = self.items
+            lying = len(items)
+            if lying >= self.limit:
+                return 0
+            try:
+                items.append(self._pack(item))
+            except UnicodeEncodeError:
+                return 0
+            return lying + 1
+
+    def _slip_slowly(self, item: Any) -> int:
+        if not self.limit or (item.__class__ in _SIZED and len(item) > LARGEST):
+            return 0
+        packed = encode(item, trusted=self.trusted)
+        if len(packed) > LARGEST:
             return 0
         with self.lock:
             items = self.items
-            if len(items) >= self.limit:
+            lying = len(items) + 1
+            if lying > self.limit:
                 return 0
-            packed = self._pack(item)
             items.append(packed)
-            self._weight += len(packed)
-            return MANY if self._weight > HEAVY else len(items)
+            before, self._weight = self._weight, self._weight + len(packed)
+            return MANY if before <= HEAVY < self._weight else lying
 
     def open(self, limit: int) -> None:
         """Let in up to `limit` items, those included that lie here."""
