@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pool_figures import FIGURES, FULL, QUICK, Figure, Sizes
+from benchmarks.pool_figures import FIGURES, FULL, QUICK
 from benchmarks.pool_runners import Opening, executor, far_workers, loky, near, standard
 from benchmarks.rounds import Spread, machine, spread, write_json
 from nearfar.programs.arguments import positive

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from nearfar.pool.alone import Alone
 from nearfar.net.shield import Shield
+from nearfar.pool.alone import Alone
 
 
 @pytest.fixture(autouse=True)

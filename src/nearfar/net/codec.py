@@ -29,6 +29,8 @@ Each level of tuples or sets costs its reader some 40 KiB of the C stack, which 
 """
 LARGEST_ITEM = (1 << 31) - (1 << 20)
 """Bytes of an item: a larger one would not fit into a frame."""
+BIN32 = 0xC6
+"""How msgpack begins bytes that are longer than 64 KiB."""
 LARGEST_KEPT = 1 << 20
 """Bytes of an item after which its packer is not used again: its buffer never shrinks."""
 
@@ -96,13 +98,17 @@ def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
         raise ProtocolError(f"a body of {len(body)} bytes is not {count} items")
     try:
         if count == 1:
-            return [_unpack(body, trusted)]
-        items: list[Any] = _unpack(b"\xdd" + count.to_bytes(4, "big") + body, trusted)
+            return [bytes(body[5:]) if _is_large_bytes(body) else _unpack(body, trusted)]
+        items: list[Any] = _unpack(b"".join((b"\xdd", count.to_bytes(4, "big"), body)), trusted)
     except (Untrusted, ItemError):
         raise
     except (*_UNREADABLE, TypeError) as error:
         raise ProtocolError(f"a body of {len(body)} bytes is not {count} items: {error}") from error
     return items
+
+
+def _is_large_bytes(body: bytes) -> bool:
+    return body[0] == BIN32 and int.from_bytes(body[1:5], "big") == len(body) - 5
 
 
 def cut(body: bytes, count: int) -> int:
@@ -134,6 +140,8 @@ def split(body: bytes) -> Iterator[bytes]:
 def _plain(item: Any) -> bytes | None:
     """`item` as msgpack, or None if it is not plain data."""
     try:
+        if type(item) is bytes and 1 << 16 <= len(item) <= LARGEST_ITEM:
+            return b"".join((_BIN32, len(item).to_bytes(4, "big"), item))
         if type(item) in LEAVES or _all(item, _PLAIN, _DEEPEST):
             return _pack(item)
         if _all(item, _PORTABLE, _DEEPEST):
@@ -189,6 +197,7 @@ def foreign(item: Any) -> Any:
     raise ItemError(f"an object of type {type(item).__qualname__} cannot travel as msgpack")
 
 
+_BIN32 = bytes([BIN32])
 _idle_packers: list[msgpack.Packer] = []
 """Packers to use again: making one costs more than packing a small item, and a nested tuple needs its own."""
 
@@ -215,7 +224,7 @@ def _unpacker(body: bytes) -> msgpack.Unpacker:
 
 
 def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
-    if len(data) > _HARMLESS and announced.long_lists(data):
+    if len(data) > _HARMLESS and announced.long_lists(data if type(data) is bytes else bytes(data)):
         announced.check(data)
     return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
 

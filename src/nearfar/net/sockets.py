@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -156,6 +157,12 @@ def receive(made: zmq.Socket[bytes], copied: int, first: bytes | None = None) ->
         else:
             frames.append(made.recv(zmq.NOBLOCK, copy=False).buffer)
     return frames
+
+
+def receive_body(made: zmq.Socket[bytes], most: int) -> Any:
+    """The next frame of a message: in place, if it is longer than `most` bytes."""
+    frame = made.recv(zmq.NOBLOCK, copy=False)
+    return frame.bytes if len(frame) <= most else frame.buffer
 
 
 def bind(made: zmq.Socket[bytes], address: Address) -> Address:

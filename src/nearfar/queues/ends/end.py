@@ -192,9 +192,7 @@ class End(Connection):
         taken = self.take(1, holder, block=block, timeout=left(deadline))  # it may be one that raises
         return [taken[0].item]
 
-    def _ready_to_take(
-        self, most: int, block: bool, deadline: float | None, to_the_end: bool
-    ) -> EndMachine:
+    def _ready_to_take(self, most: int, block: bool, deadline: float | None, to_the_end: bool) -> EndMachine:
         machine = self._open(consumes=True)
         if self._session.shut_immediately:
             raise ShutDown
@@ -240,6 +238,7 @@ class End(Connection):
     def _await_items(
         self, machine: EndMachine, most: int, block: bool, deadline: float | None, to_the_end: bool
     ) -> None:
+        since = time.monotonic()
         machine.receiver.waiters += most
         try:
             if block:
@@ -251,6 +250,7 @@ class End(Connection):
                 self._ask(Kind.REPORT, until=lambda: machine.receiver.buffered > 0)
         finally:
             machine.receiver.waiters -= most
+            machine.receiver.waited(since, time.monotonic())
 
     def _take_buffered(self, machine: EndMachine, most: int, holder: int, taken: list[Taken]) -> None:
         while len(taken) < most and not (taken and machine.receiver.next_is_unreadable()):

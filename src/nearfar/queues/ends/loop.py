@@ -303,7 +303,7 @@ class EndLoop:
         if dialed is None:
             return heard
         socket = dialed.socket
-        while len(heard) < DRAIN and socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
+        while len(heard) < DRAIN and int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             try:
                 heard.append(wire.unpack(_receive(socket)))
             except zmq.Again:
@@ -369,5 +369,5 @@ class EndLoop:
 def _receive(socket: zmq.Socket[bytes]) -> list[bytes]:
     frames = [socket.recv(zmq.NOBLOCK)]
     while socket.getsockopt(zmq.RCVMORE):
-        frames.append(socket.recv(zmq.NOBLOCK))
+        frames.append(sockets.receive_body(socket, COPIED))
     return frames

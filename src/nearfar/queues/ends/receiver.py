@@ -102,6 +102,13 @@ class Receiver:
         self._buffer.append(Loan(position, count, attempt, body, weight=len(body)))
         self._last = position + count - 1
         self.buffered += count
+        self.due = max(FEW, self.buffered // 2)
+        self.tell_at = (self.told_taken + 1, self.taken + self.due)
+
+    def waited(self, since: float, now: float) -> None:
+        """The program waited for an item: that is none of the time that it takes for one."""
+        self._time(since)
+        self._busy_since += now - since
 
     # -- from the program ------------------------------------------------------------------------
 
@@ -142,14 +149,14 @@ class Receiver:
             return None
         hands = self.hands
         if settle:
-            before = self.latest.get(thread)
+            before = self.latest.get(thread, 0)
             if before in hands:
                 done = self._done
-                del hands[before]  # type: ignore[arg-type]
-                if done and done[-1][1] == before - 1:  # type: ignore[operator]
-                    done[-1][1] = before  # type: ignore[assignment]
+                del hands[before]
+                if done and done[-1][1] == before - 1:
+                    done[-1][1] = before
                 else:
-                    done.append([before, before])  # type: ignore[list-item]
+                    done.append([before, before])
             elif hands and thread in hands.values():
                 return None
         position = loan.position

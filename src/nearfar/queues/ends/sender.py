@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from nearfar.errors import ProtocolError
 from nearfar.net import codec
@@ -22,7 +21,7 @@ from nearfar.queues.ends.tray import MOST, Tray
 from nearfar.queues.wire import Kind, Message
 
 BATCH_ITEMS = 512
-BATCH_BYTES = 256 * 1024
+BATCH_BYTES = 96 * 1024
 MOST_ASKED = 4096
 """Items that room is asked for at once."""
 MOST_ROOM = 1 << 62
@@ -31,14 +30,16 @@ UNSTORED_BYTES = 64 * 1024 * 1024
 """Bytes that may be on their way to the host at once (a single larger item may go alone)."""
 
 
-class Several(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Several:
     """Items end to end."""
 
     count: int
     body: bytes
 
 
-class Fresh(NamedTuple):
+@dataclass(order=True, frozen=True, slots=True)
+class Fresh:
     """Items with numbers, not sent yet."""
 
     first: int
@@ -177,7 +178,8 @@ class Sender:
         while self.entries and not self._again:
             entry = self.entries[0]
             while entry.items:
-                count, body = _several(entry.items[0])
+                several = _several(entry.items[0])
+                count, body = several.count, several.body
                 fits = self._fits(count, len(body))
                 if not fits:
                     return
@@ -215,11 +217,13 @@ class Sender:
         """PUT messages for all that was admitted and not sent."""
         self._clear_tray()
         while self._fresh:
-            first, count, body, to = self._fresh.popleft()
+            fresh = self._fresh.popleft()
+            first, count, body, to = fresh.first, fresh.count, fresh.body, fresh.to
             parts, size = [body], len(body)
             while self._fresh and count < BATCH_ITEMS:
-                number, more, body, other = self._fresh[0]
-                if number != first + count or other != to:
+                fresh = self._fresh[0]
+                more, body = fresh.count, fresh.body
+                if fresh.first != first + count or fresh.to != to:
                     break
                 if count + more > BATCH_ITEMS or size + len(body) > BATCH_BYTES:
                     break
@@ -322,8 +326,10 @@ class Sender:
         start = 0
         while start < len(items):
             stop, size = start, 0
-            while stop < len(items) and stop - start < BATCH_ITEMS and (
-                stop == start or size + len(items[stop]) <= BATCH_BYTES
+            while (
+                stop < len(items)
+                and stop - start < BATCH_ITEMS
+                and (stop == start or size + len(items[stop]) <= BATCH_BYTES)
             ):
                 size += len(items[stop])
                 stop += 1
@@ -350,11 +356,11 @@ class Sender:
 
 
 def _several(item: bytes | Several) -> Several:
-    return item if type(item) is Several else Several(1, item)
+    return item if isinstance(item, Several) else Several(1, item)
 
 
 def _count(item: bytes | Several) -> int:
-    return item.count if type(item) is Several else 1
+    return item.count if isinstance(item, Several) else 1
 
 
 def _one_by_one(fresh: Fresh) -> Iterator[Fresh]:

@@ -33,6 +33,8 @@ DRAIN = 256
 """Messages read from one socket before the others get their turn."""
 DESCRIPTORS = 4
 """That an end takes here, on average: its connections, its lane, and what tells of its process's death."""
+BODY = 3
+"""Which frame of what comes to the inbox holds items."""
 COPIED = 64 * 1024
 """Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here once."""
 
@@ -176,9 +178,14 @@ class Host:
             with contextlib.suppress(zmq.Again):
                 for _ in range(DRAIN):
                     user, first = self._door.receive(socket)
-                    rest = socket.recv_multipart(zmq.NOBLOCK) if socket.getsockopt(zmq.RCVMORE) else []
+                    frames = [first]
+                    while socket.getsockopt(zmq.RCVMORE):
+                        is_body = len(frames) == BODY and socket is self._inbox
+                        frames.append(
+                            sockets.receive_body(socket, COPIED) if is_body else socket.recv(zmq.NOBLOCK)
+                        )
                     if self._door.admits(user):
-                        self._receive(user, [first, *rest], open_)
+                        self._receive(user, frames, open_)
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked: what they hold goes to others."""
