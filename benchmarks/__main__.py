@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("download", "pool")
+NAMES = ("download", "ledger", "pool", "queue")
 
 
 def main(names: list[str]) -> int:

@@ -14,7 +14,9 @@ from nearfar.errors import ItemError, NearfarError
 from nearfar.net import codec
 from nearfar.queues import wire
 from nearfar.queues.ends import receiver as module
-from nearfar.queues.ends.receiver import MOST_AHEAD, PAUSE, WINDOW_BYTES, Receiver, Taken
+from nearfar.queues.ends.loans import Taken
+from nearfar.queues.ends.pace import PAUSE
+from nearfar.queues.ends.receiver import MOST_AHEAD, WINDOW_BYTES, Receiver
 from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES
 
 UNREADABLE = codec.encode(Decimal(1), trusted=True)

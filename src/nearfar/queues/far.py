@@ -11,15 +11,16 @@ from multiprocessing import util
 from threading import get_ident
 from typing import Any, Self
 
-from nearfar.errors import QueueLost, ShutDown
+from nearfar.errors import ShutDown
 from nearfar.net import codec, forks
 from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End
-from nearfar.queues.ends.receiver import Taken
+from nearfar.queues.ends.loans import Taken
 from nearfar.queues.ends.tray import MANY, Tray
+from nearfar.queues.finish import finish
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.loop import Host
 
@@ -52,8 +53,7 @@ class FarQueue(BaseQueue):
     producers that have left are lost with the host.
     """
 
-    _settles = True
-    """A thread that asks for its next item is done with the one before."""
+    _settles = True  # who asks for its next item is done with the one before
 
     def __init__(
         self,
@@ -134,12 +134,10 @@ class FarQueue(BaseQueue):
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         lying = self._tray.slip(item)
-        if 1 < lying != MANY:
-            return
-        if lying:
-            self._reached().nudge(lying)
-        else:
+        if not lying:
             self._reached().put([item], block=block, timeout=timeout)
+        elif (lying == 1 or lying == MANY) and self._end is not None:
+            self._end.nudge(lying)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         items = list(items)
@@ -147,8 +145,7 @@ class FarQueue(BaseQueue):
             self._reached().put(items, block=block, timeout=timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        end = self._end
-        if end is not None and not self._closed:
+        if (end := self._end) is not None and not self._closed:
             found = end.snatch(get_ident(), settle=self._settles)
             if found is not None:
                 return found[0]
@@ -183,8 +180,7 @@ class FarQueue(BaseQueue):
         return self.qsize() == 0
 
     def full(self) -> bool:
-        maxsize = int(self._reached().facts["maxsize"])
-        return 0 < maxsize <= self.qsize()
+        return 0 < int(self._reached().facts["maxsize"]) <= self.qsize()
 
     def shutdown(self, immediate: bool = False) -> None:
         self._reached().ask("shutdown", immediate)
@@ -264,7 +260,7 @@ class FarQueue(BaseQueue):
                 self._end = end = End(self._place.seen_from_here(), self._access, wait=self._wait)
                 self._tray = end.tray
                 owner = weakref.ref(self)
-                self._finish = util.Finalize(self, _finish, args=(end, owner), exitpriority=10)
+                self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
             return self._end
 
     def _take(
@@ -272,14 +268,15 @@ class FarQueue(BaseQueue):
     ) -> list[Taken]:
         end = self._reached()
         self._settle_previous(end)
-        holder = threading.get_ident()
-        return end.take(most, holder, block=block, timeout=timeout, to_the_end=to_the_end)
+        return end.take(most, get_ident(), block=block, timeout=timeout, to_the_end=to_the_end)
 
     def _settle_previous(self, end: End) -> None:
-        end.done_by(threading.get_ident())
+        if self._settles:
+            end.done_by(get_ident())
 
     def _settle_rest(self, end: End) -> None:
-        end.done_by()
+        if self._settles:
+            end.done_by()
 
     def forget_parent(self) -> None:
         """In the child of a fork: threads, sockets and locks of the parent are not ours."""
@@ -301,24 +298,3 @@ class FarJoinableQueue(FarQueue, BaseJoinableQueue):
 
     def join(self) -> None:
         self._reached().join_items()
-
-    def _settle_previous(self, end: End) -> None:
-        """`task_done` does."""
-
-    def _settle_rest(self, end: End) -> None:
-        """What is not done goes to another consumer."""
-
-
-def _finish(end: End, owner: weakref.ref[FarQueue]) -> None:
-    """At the normal end of the process, or when the queue is forgotten: what was put must arrive."""
-    queue = owner()
-    if queue is not None:
-        queue._settle_rest(end)
-        if not queue._join_at_exit:
-            end.abandon()
-            return
-    end.close()
-    try:
-        end.join()
-    except QueueLost as error:
-        log.error("items may be lost: %s", error)

@@ -3,8 +3,8 @@ machine says.
 
 Any thread may take a *turn* at the sockets: act, read, act upon what came, until nothing more comes. A thread
 of its own does when nobody else is about to. A put takes a turn itself when there is enough to send; a caller
-who waits takes the *seat*: it sleeps where the messages come in, and takes the turns, so that no item is handed
-from one thread to another. While there is a sitter the thread stands by, and for `GRACE` after.
+who waits takes the *seat*: it sleeps where the messages come in, and takes the turns, so that no item
+is handed from one thread to another. While there is a sitter the thread stands by, and for `GRACE` after.
 
 Who sleeps does not touch the sockets, but their descriptors, which only tell that something is new since they
 were last read: each turn reads them to the end, after all that it sends.
@@ -12,67 +12,25 @@ were last read: each turn reads them to the end, after all that it sends.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import select
 import threading
 import time
 from collections.abc import Callable
-from math import inf
 
-import zmq
-
-from nearfar.errors import AddressError, KeysError, ProtocolError
-from nearfar.net import sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
-from nearfar.net.complaints import Complaints
-from nearfar.net.dialing import Dialed
 from nearfar.net.shield import Shield
-from nearfar.net.waker import Waker
 from nearfar.queues import wire
-from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, ConnectLane, Send
 from nearfar.queues.ends.machine import EndMachine, State
+from nearfar.queues.ends.plugs import Plugs
 
 log = logging.getLogger(__name__)
 
-DRAIN = 256
-"""Messages read before the machine gets to answer."""
 GRACE = 0.005
 """Seconds without a sitter after which the thread watches the sockets."""
-COPIED = 64 * 1024
-"""Bytes: what is longer is sent and received in place."""
 
 
-class Bed:
-    """Where a thread sleeps until it is woken, or something comes."""
-
-    def __init__(self) -> None:
-        self.waker = Waker()
-        self.until = inf
-        """When who sleeps here wakes at the latest."""
-        self._watched: list[int] = []
-        self._poll = select.poll()
-        self._poll.register(self.waker.fileno(), select.POLLIN)
-
-    def sleep(self, watched: list[int], until: float) -> bool:
-        """Sleep until that time (by `time.monotonic`), until woken, or until one of `watched` is readable:
-        whether it is that."""
-        self.until = until
-        if watched is not self._watched:
-            self._poll = select.poll()
-            for descriptor in (self.waker.fileno(), *watched):
-                self._poll.register(descriptor, select.POLLIN)
-            self._watched = watched
-        patience = max(0.0, until - time.monotonic())
-        found = [each for each, _ in self._poll.poll(int(patience * 1000) + 1 if patience else 0)]
-        if self.waker.fileno() in found:
-            self.waker.clear()
-            found.remove(self.waker.fileno())
-        return bool(found)
-
-
-class EndLoop:
+class EndLoop(Plugs):
     """Runs `machine` against the queue at `address`, as `access` says; `changed` guards the machine, and is
     notified.
 
@@ -89,13 +47,9 @@ class EndLoop:
         shield: Shield,
         on_change: Callable[[], None] | None = None,
     ) -> None:
-        self._machine = machine
-        self._address = address
-        self._access = access
-        self._changed = changed
+        super().__init__(machine, address, access, changed)
         self._shield = shield
         self._on_change = on_change
-        self._complaints = Complaints(log)
         self._turns = threading.Lock()
         self._wanted = False
         """Somebody found the sockets taken, and wants another turn."""
@@ -111,12 +65,6 @@ class EndLoop:
         self._heard = 0
         self.turned = 0.0
         """When the last turn ended."""
-        self._control: Dialed | None = None
-        self._inbox: Dialed | None = None
-        self._lane: Dialed | None = None
-        self._watched: list[int] = []
-        """The descriptors of the sockets to read: a new list whenever they change."""
-        self._bed, self._seat = Bed(), Bed()
         self._thread = threading.Thread(target=self._run, name=f"nearfar-end-{address}", daemon=True)
         self._thread.start()
 
@@ -289,85 +237,3 @@ class EndLoop:
         if self._on_change is not None:
             self._on_change()
         return True
-
-    def _look(self) -> str:
-        """Why one of the sockets was not let in; nothing if all were."""
-        now = time.monotonic()
-        looks = [
-            dialed.look(now) for dialed in (self._control, self._inbox, self._lane) if dialed is not None
-        ]
-        return next(filter(None, looks), "")
-
-    def _read(self, dialed: Dialed | None) -> list[wire.Envelope]:
-        heard: list[wire.Envelope] = []
-        if dialed is None:
-            return heard
-        socket = dialed.socket
-        while len(heard) < DRAIN and int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            try:
-                heard.append(wire.unpack(_receive(socket)))
-            except zmq.Again:
-                break
-            except ProtocolError as error:
-                text = f"dropped a malformed message from {self._address}: %s"
-                self._complaints.note(text, error, time.monotonic())
-        return heard
-
-    def _act(self, action: Action) -> None:
-        match action:
-            case Send(envelope):
-                self._send(envelope)
-            case Connect(session):
-                self._close_sockets()
-                self._session = session.encode()
-                self._control = self._open(zmq.DEALER, self._address, identity=session)
-            case ConnectInbox(place, ticket):
-                self._ticket = ticket.encode()
-                self._inbox = self._open(zmq.PUSH, self._address.beside(place))
-            case ConnectLane(place):
-                self._lane = self._open(zmq.PULL, self._address.beside(place))
-            case Close():
-                self._close_sockets()
-
-    def _send(self, envelope: wire.Envelope) -> None:
-        frames = wire.pack(*envelope)
-        with contextlib.suppress(zmq.Again):
-            if envelope.message.body is None:
-                if self._control is not None:
-                    self._control.socket.send_multipart(frames, zmq.NOBLOCK)
-            elif self._inbox is not None:
-                copy = len(envelope.message.body) < COPIED
-                frames = [self._session, self._ticket, *frames]
-                self._inbox.socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
-
-    def _open(self, kind: int, address: Address, *, identity: str = "") -> Dialed | None:
-        largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL
-        try:
-            dialed = Dialed(kind, address, self._access, identity=identity, largest=largest)
-        except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
-            with self._changed:
-                self._machine.turned_away(str(error), time.monotonic())
-            return None
-        if kind != zmq.PUSH:
-            self._watch_others([*self._watched, int(dialed.socket.getsockopt(zmq.FD))])
-        return dialed
-
-    def _close_sockets(self) -> None:
-        for dialed in (self._control, self._inbox, self._lane):
-            if dialed is not None:
-                dialed.close()
-        self._control = self._inbox = self._lane = None
-        if self._watched:
-            self._watch_others([])
-
-    def _watch_others(self, descriptors: list[int]) -> None:
-        self._watched = descriptors
-        for bed in (self._bed, self._seat):
-            bed.waker.wake()
-
-
-def _receive(socket: zmq.Socket[bytes]) -> list[bytes]:
-    frames = [socket.recv(zmq.NOBLOCK)]
-    while socket.getsockopt(zmq.RCVMORE):
-        frames.append(sockets.receive_body(socket, COPIED))
-    return frames

@@ -9,46 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import codec
+from nearfar.errors import ItemError
+from nearfar.queues.ends.loans import Loan, Taken, Unreadable, extend
+from nearfar.queues.ends.pace import AHEAD, PAUSE, Pace
 from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES, Kind, Message, share_of_answers
 
-AHEAD = 0.02
-"""Seconds of the program's work that may lie in the buffer."""
 MOST_AHEAD = 2000
 """Items that may lie in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
 FEW = 16
 """Takes that may always wait for more before the host is told of them."""
-PAUSE = 0.05
-"""Seconds without a take after which what lies in the buffer is given back to others."""
-
-
-class Taken(NamedTuple):
-    """An item in the program's hands."""
-
-    position: int
-    item: Any
-    attempt: int
-    session: int = 0
-    """Which session of its end the position belongs to."""
-
-
-@dataclass(slots=True)
-class Loan:
-    """A batch in the buffer; read when its first item is taken."""
-
-    position: int
-    count: int
-    attempt: int
-    body: bytes
-    items: list[Any] | None = None
-    at: int = 0
-    """Where among `items` the next one is."""
-    weight: int = 0
-    """Bytes that all of it came in."""
 
 
 @dataclass(slots=True)
@@ -75,8 +47,6 @@ class Receiver:
     """Takes after which it is to be told."""
     heavy: int = 0
     """Bytes that were taken since the host was told."""
-    _untimed: int = 0
-    """Takes whose time is not known."""
     _buffer: deque[Loan] = field(default_factory=deque)
     _last: int = 0
     _done: list[list[int]] = field(default_factory=list)
@@ -86,9 +56,7 @@ class Receiver:
     _answers: list[list[Any]] = field(default_factory=list)
     told_taken: int = 0
     _told_window: int = 0
-    _busy_since: float = -PAUSE
-    _pace: float = AHEAD
-    """Seconds from one take to the next, smoothed."""
+    _pace: Pace = field(default_factory=Pace)
 
     @property
     def next_position(self) -> int:
@@ -107,8 +75,7 @@ class Receiver:
 
     def waited(self, since: float, now: float) -> None:
         """The program waited for an item: that is none of the time that it takes for one."""
-        self._time(since)
-        self._busy_since += now - since
+        self._pace.waited(since, now)
 
     # -- from the program ------------------------------------------------------------------------
 
@@ -125,9 +92,9 @@ class Receiver:
         position = loan.position
         item = loan.items[loan.at]  # type: ignore[index]
         self._step(loan)
-        self._time(now)
-        if isinstance(item, _Unreadable):
-            _extend(self._unreadable, position)
+        self._pace.time(now)
+        if isinstance(item, Unreadable):
+            extend(self._unreadable, position)
             unpickling = isinstance(item.error, ItemError) and item.error.__cause__
             raise unpickling or item.error
         self.hands[position] = thread
@@ -144,10 +111,9 @@ class Receiver:
         Called for each item, hence so flat. A signal's handler may raise at a call, and nowhere else: before
         the item is in hand, or where `let_go` is said for it.
         """
-        loan = self.plain
+        loan, hands = self.plain, self.hands
         if loan is None:
             return None
-        hands = self.hands
         if settle:
             before = self.latest.get(thread, 0)
             if before in hands:
@@ -163,7 +129,7 @@ class Receiver:
         found = (loan.items[loan.at],)  # type: ignore[index]
         self.taken = self.latest[thread] = position
         hands[position] = thread
-        self._untimed += 1
+        self._pace.untimed += 1
         self.buffered -= 1
         loan.at += 1
         loan.position += 1
@@ -189,7 +155,7 @@ class Receiver:
         self.hands.update(dict.fromkeys(range(position, position + count), thread))
         self.latest.pop(thread, None)
         self._step(loan, count)
-        self._time(now)
+        self._pace.time(now)
         return position, items
 
     def let_go(self, position: int) -> None:
@@ -204,7 +170,7 @@ class Receiver:
         loan = self._buffer[0]
         if loan.items is None:
             self._read(loan)
-        return isinstance(loan.items[loan.at], _Unreadable)  # type: ignore[index]
+        return isinstance(loan.items[loan.at], Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
         """The program is done with an item; a position no longer in its hands is ignored.
@@ -218,7 +184,7 @@ class Receiver:
         if self.hands.pop(position, None) is None:
             return
         if answer is None:
-            _extend(self._done, position)
+            extend(self._done, position)
         else:
             self._answers.append([position, answer])
 
@@ -229,10 +195,10 @@ class Receiver:
         for position in mine:
             del hands[position]
         if mine and mine[-1] - mine[0] == len(mine) - 1:
-            _extend(self._done, mine[0], mine[-1])
+            extend(self._done, mine[0], mine[-1])
         else:
             for position in mine:
-                _extend(self._done, position)
+                extend(self._done, position)
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item of `holder`, or else of anyone but holder 0, is done; False if there is none."""
@@ -247,7 +213,7 @@ class Receiver:
     def fail(self, position: int) -> None:
         """The program gives an item up."""
         if self.hands.pop(position, None) is not None:
-            _extend(self._failed, position)
+            extend(self._failed, position)
 
     def give_back(self) -> None:
         """Return all that lies in the buffer."""
@@ -263,10 +229,10 @@ class Receiver:
         """How many items may lie in the buffer."""
         if self.closed:
             return 0
-        self._time(now)
-        if now - self._busy_since >= PAUSE:
+        self._pace.time(now)
+        if now - self._pace.since >= PAUSE:
             return self.waiters
-        return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace, 1e-6))))
+        return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace.seconds, 1e-6))))
 
     def untold(self) -> int:
         """How many items the program took that the host was not told the end of."""
@@ -283,13 +249,13 @@ class Receiver:
 
     def paused(self, now: float) -> bool:
         """True if the program stopped taking: what it does not wait for belongs to others."""
-        self._time(now)
-        return now - self._busy_since >= PAUSE and self.idle_items()
+        self._pace.time(now)
+        return now - self._pace.since >= PAUSE and self.idle_items()
 
     def deadline(self) -> float | None:
         """When the window shrinks because the program paused; None when there is nothing to shrink."""
         if self.buffered > self.waiters or self._told_window > self.waiters:
-            return self._busy_since + PAUSE
+            return self._pace.since + PAUSE
         return None
 
     def report(self, now: float, ask: int = 0) -> Message | None:
@@ -314,19 +280,13 @@ class Receiver:
     # -- inside ----------------------------------------------------------------------------------
 
     def _read(self, loan: Loan) -> None:
-        try:
-            items = codec.decode(loan.body, loan.count, trusted=self.trusted)
-        except (ItemError, ProtocolError, Untrusted):
-            items = self._read_singly(loan)
-        loan.items = items
-        loan.body = b""
-        if loan is self._buffer[0] and not any(type(item) is _Unreadable for item in items):
+        if loan.read(trusted=self.trusted) and loan is self._buffer[0]:
             self.plain = loan
 
     def _step(self, loan: Loan, count: int = 1) -> None:
         """The next items of `loan`, which is the first, are taken."""
         self.taken = loan.position + count - 1
-        self._untimed += count
+        self._pace.untimed += count
         self.buffered -= count
         loan.at += count
         loan.position += count
@@ -338,33 +298,3 @@ class Receiver:
         self.plain = None
         self.heavy += loan.weight
         self._buffer.popleft()
-
-    def _time(self, now: float) -> None:
-        """Those takes whose time is not known were spread evenly up to now."""
-        takes = self._untimed
-        if takes:
-            self._untimed = 0
-            each = min((now - self._busy_since) / takes, AHEAD)
-            self._pace += (each - self._pace) * (1 - 0.875**takes)
-            self._busy_since = now
-
-    def _read_singly(self, loan: Loan) -> list[Any]:
-        items: list[Any] = []
-        bodies = codec.split(loan.body)
-        for _ in range(loan.count):
-            try:
-                items += codec.decode(next(bodies, b""), 1, trusted=self.trusted)
-            except (ItemError, ProtocolError, Untrusted) as error:
-                items.append(_Unreadable(error))
-        return items
-
-
-class _Unreadable(NamedTuple):
-    error: Exception
-
-
-def _extend(ranges: list[list[int]], first: int, last: int = 0) -> None:
-    if ranges and ranges[-1][1] == first - 1:
-        ranges[-1][1] = last or first
-    else:
-        ranges.append([first, last or first])

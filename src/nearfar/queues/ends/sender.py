@@ -14,9 +14,20 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from nearfar.errors import ProtocolError
 from nearfar.net import codec
+from nearfar.queues.ends.batches import (
+    Batch,
+    Entry,
+    Fresh,
+    Several,
+    count_of,
+    first_share,
+    one_by_one,
+    several,
+)
 from nearfar.queues.ends.tray import MOST, Tray
 from nearfar.queues.wire import Kind, Message
 
@@ -28,70 +39,6 @@ MOST_ROOM = 1 << 62
 """Items, and bytes, that a host may grant in one session: more could not be told back."""
 UNSTORED_BYTES = 64 * 1024 * 1024
 """Bytes that may be on their way to the host at once (a single larger item may go alone)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Several:
-    """Items end to end."""
-
-    count: int
-    body: bytes
-
-
-@dataclass(order=True, frozen=True, slots=True)
-class Fresh:
-    """Items with numbers, not sent yet."""
-
-    first: int
-    count: int
-    body: bytes
-    to: str | None
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """Items of one call of `put` or `put_many`, waiting for room: one by one, or `Several` as one."""
-
-    items: deque[bytes | Several]
-    to: str | None = None
-    admitted: int = 0
-    last: int = 0
-    """The number of the last item admitted."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """Items sent as one and not all settled."""
-
-    first: int
-    count: int
-    body: bytes
-    to: str | None
-    open: list[tuple[int, int]]
-    """The ranges of numbers that are not settled."""
-
-    def settle(self, first: int, last: int) -> int:
-        """Items `first` to `last` are settled; tells how many of them had not been."""
-        pieces, settled = [], 0
-        for start, stop in self.open:
-            low, high = max(start, first), min(stop, last)
-            if low > high:
-                pieces.append((start, stop))
-                continue
-            settled += high - low + 1
-            if start < low:
-                pieces.append((start, low - 1))
-            if high < stop:
-                pieces.append((high + 1, stop))
-        self.open = pieces
-        return settled
-
-    def items(self) -> Iterator[tuple[int, bytes]]:
-        """The items that are not settled, with their numbers."""
-        items = list(codec.split(self.body))
-        for start, stop in self.open:
-            for number in range(start, stop + 1):
-                yield number, items[number - self.first]
 
 
 @dataclass(slots=True)
@@ -152,14 +99,14 @@ class Sender:
         """Queue the items of `entry` behind those that wait already."""
         self._clear_tray()
         self.entries.append(entry)
-        self._waiting += sum(map(_count, entry.items))
+        self._waiting += sum(map(count_of, entry.items))
         self.admit()
 
     def withdraw(self, entry: Entry) -> None:
         """Take back what was not admitted of `entry`; those behind it may be smaller, and fit."""
         if entry.items:
             self.entries.remove(entry)
-            self._waiting -= sum(map(_count, entry.items))
+            self._waiting -= sum(map(count_of, entry.items))
             entry.items.clear()
             self.admit()
 
@@ -178,8 +125,8 @@ class Sender:
         while self.entries and not self._again:
             entry = self.entries[0]
             while entry.items:
-                several = _several(entry.items[0])
-                count, body = several.count, several.body
+                some = several(entry.items[0])
+                count, body = some.count, some.body
                 fits = self._fits(count, len(body))
                 if not fits:
                     return
@@ -203,9 +150,9 @@ class Sender:
         """The room to ask for, as totals since the session began; None when nothing waits."""
         if not self.bounded:
             return None
-        items, size = len(self._again) + self._waiting, 0  # what lies in the tray has its room
+        items, size = len(self._again) + self._waiting, 0
         if self.bounded_bytes:
-            sizes = list(_first_share(self._sizes(), self.bounded_bytes // 4))
+            sizes = list(first_share(self._sizes(), self.bounded_bytes // 4, BATCH_ITEMS))
             items, size = len(sizes), sum(sizes)
         if not items:
             return None
@@ -281,7 +228,7 @@ class Sender:
         self._room = self._received = (0, 0)
         self._unstored.clear()
         self._unstored_bytes = 0
-        again = [one for fresh in (*self._fresh, *self._again) for one in _one_by_one(fresh)]
+        again = [one for fresh in (*self._fresh, *self._again) for one in one_by_one(fresh)]
         self._fresh.clear()
         for batch in list(self._batches.values()):
             if batch.first + batch.count - 1 > stored:
@@ -307,7 +254,7 @@ class Sender:
             yield len(again.body)
         for entry in self.entries:
             for item in entry.items:
-                yield len(_several(item).body)
+                yield len(several(item).body)
 
     def _use_room(self, count: int, size: int) -> None:
         self._unstored_bytes += size
@@ -325,15 +272,9 @@ class Sender:
         items = self.tray.clear()
         start = 0
         while start < len(items):
-            stop, size = start, 0
-            while (
-                stop < len(items)
-                and stop - start < BATCH_ITEMS
-                and (stop == start or size + len(items[stop]) <= BATCH_BYTES)
-            ):
-                size += len(items[stop])
-                stop += 1
-            self._use_room(stop - start, size)
+            share = list(first_share(map(len, islice(items, start, None)), BATCH_BYTES, BATCH_ITEMS))
+            stop = start + len(share)
+            self._use_room(len(share), sum(share))
             self._fresh.append(Fresh(self.last + 1, stop - start, b"".join(items[start:stop]), None))
             self.last += stop - start
             start = stop
@@ -353,26 +294,3 @@ class Sender:
         self._firsts[start:stop] = still_open
         self.settled += settled
         return settled
-
-
-def _several(item: bytes | Several) -> Several:
-    return item if isinstance(item, Several) else Several(1, item)
-
-
-def _count(item: bytes | Several) -> int:
-    return item.count if isinstance(item, Several) else 1
-
-
-def _one_by_one(fresh: Fresh) -> Iterator[Fresh]:
-    for number, body in enumerate(codec.split(fresh.body), fresh.first):
-        yield Fresh(number, 1, body, fresh.to)
-
-
-def _first_share(sizes: Iterable[int], most: int) -> Iterator[int]:
-    """At least the first of `sizes`, and as many as `most` bytes and a batch allow."""
-    total = 0
-    for index, size in enumerate(sizes):
-        total += size
-        if index and (total > most or index >= BATCH_ITEMS):
-            return
-        yield size

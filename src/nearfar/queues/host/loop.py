@@ -7,7 +7,6 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 import zmq
@@ -21,6 +20,7 @@ from nearfar.net.door import Door
 from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
 from nearfar.queues import wire
+from nearfar.queues.host.lane import COPIED, Lane
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.leftovers import clear_lanes
 from nearfar.queues.host.machine import HostMachine
@@ -35,34 +35,6 @@ DESCRIPTORS = 4
 """That an end takes here, on average: its connections, its lane, and what tells of its process's death."""
 BODY = 3
 """Which frame of what comes to the inbox holds items."""
-COPIED = 64 * 1024
-"""Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here once."""
-
-
-class Lane:
-    """The PUSH socket of one consumer. It refuses messages until its consumer has connected: they wait."""
-
-    def __init__(self, place: int | str, socket: zmq.Socket[bytes]) -> None:
-        self.place = place
-        self.socket = socket
-        self.backlog: deque[tuple[int, list[bytes]]] = deque()
-        self._waiting: set[int] = set()
-
-    def send(self, number: int, frames: list[bytes]) -> None:
-        """Send message `number`, unless it waits here since it was sent first."""
-        if number not in self._waiting:
-            self._waiting.add(number)
-            self.backlog.append((number, frames))
-            self.push()
-
-    def push(self) -> None:
-        """Send what waits, as far as it goes."""
-        with contextlib.suppress(zmq.Again):
-            while self.backlog:
-                number, frames = self.backlog[0]
-                self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < COPIED)
-                self.backlog.popleft()
-                self._waiting.discard(number)
 
 
 class Host:

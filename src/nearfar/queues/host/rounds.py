@@ -45,7 +45,8 @@ class Rounds:
         whom: Iterable[Peer] | None = None,
         always: bool = False,
     ) -> None:
-        """Ask every other end (or those of `whom`), then call `then(now)`, unless the asker is gone by then (or `always`).
+        """Ask every other end (or those of `whom`), then call `then(now)`, unless the asker is
+        gone by then (or `always`).
 
         With `recall` they also return the room and the items that lie unused with them. Raises
         `ProtocolError` for an asker that asks too much at a time.
