@@ -18,7 +18,6 @@ from nearfar.net.addresses import Address, parse_ports
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End
-from nearfar.queues.ends.loans import Taken
 from nearfar.queues.ends.tray import MANY, Tray
 from nearfar.queues.finish import finish
 from nearfar.queues.host.ledger import Ledger
@@ -145,11 +144,7 @@ class FarQueue(BaseQueue):
             self._reached().put(items, block=block, timeout=timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        if (end := self._end) is not None and not self._closed:
-            found = end.snatch(get_ident(), settle=self._settles)
-            if found is not None:
-                return found[0]
-        return self._take(1, block, timeout)[0].item
+        return self._get(block, timeout, False)
 
     def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
         if most < 1:
@@ -169,7 +164,7 @@ class FarQueue(BaseQueue):
         """
         while True:
             try:
-                yield self._take(1, True, None, to_the_end=True)[0].item
+                yield self._get(True, None, True)
             except ShutDown:
                 return
 
@@ -263,12 +258,14 @@ class FarQueue(BaseQueue):
                 self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
             return self._end
 
-    def _take(
-        self, most: int, block: bool, timeout: float | None, *, to_the_end: bool = False
-    ) -> list[Taken]:
+    def _get(self, block: bool, timeout: float | None, to_the_end: bool) -> Any:
+        if (end := self._end) is not None and not self._closed:
+            found = end.snatch(get_ident(), settle=self._settles)
+            if found is not None:
+                return found[0]
         end = self._reached()
         self._settle_previous(end)
-        return end.take(most, get_ident(), block=block, timeout=timeout, to_the_end=to_the_end)
+        return end.take(1, get_ident(), block=block, timeout=timeout, to_the_end=to_the_end)[0].item
 
     def _settle_previous(self, end: End) -> None:
         if self._settles:
