@@ -16,6 +16,7 @@ from nearfar.queues.wire import Envelope, Kind, Message
 
 naturals = st.integers(0, (1 << 63) - 1)
 positives = st.integers(1, (1 << 63) - 1)
+firsts = st.integers(1, (1 << 63) - wire.MOST_ITEMS)
 flags = st.booleans()
 names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20)
 name_lists = st.lists(names, max_size=4)
@@ -50,13 +51,13 @@ FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
     Kind.STRANGER: (),
     Kind.REFUSED: (st.text(max_size=20),),
     Kind.JOIN: (flags, flags, name_lists, flags),
-    Kind.PUT: (positives, st.integers(1, 20), st.none() | names),
+    Kind.PUT: (firsts, st.integers(1, 20), st.none() | names),
     Kind.NEED: (naturals, naturals, naturals),
     Kind.REPORT: (naturals, naturals, naturals, naturals, ranges, ranges, ranges, ranges, answers),
     Kind.ASK: (positives, names, st.none() | flags | naturals),
     Kind.SYNCED: (positives, naturals, naturals),
     Kind.BYE: (),
-    Kind.LEND: (positives, st.integers(1, wire.MOST_ITEMS), positives),
+    Kind.LEND: (firsts, st.integers(1, wire.MOST_ITEMS), positives),
     Kind.ROOM: (naturals, naturals),
     Kind.SETTLED: (rows,),
     Kind.SYNC: (positives, flags),
