@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from benchmarks import pool_peers, tables
-from benchmarks.pool_figures import FIGURES, FULL, QUICK, Figure, Sizes
+from benchmarks.pool_figures import FIGURES, FULL, QUICK
 from benchmarks.pool_runners import Opening, executor, far_workers, hosting, keys, near, standard
 from nearfar.programs.arguments import positive
 
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         contestants["far, hosted"] = stack.enter_context(hosting())
         if not options.ours:
             contestants |= {"ProcessPoolExecutor": executor, **pool_peers.installed()}
-        rows = [row(figure, sizes, contestants, rounds) for figure in figures]
+        rows = [tables.row(figure, sizes, contestants, rounds, STANDARD) for figure in figures]
     result = tables.result(rows, list(contestants), STANDARD, rounds)
     tables.publish(result, options.output, "pool", NOTE)
     return 0
@@ -53,21 +52,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ours", action="store_true", help="only the standard's pool and nearfar's")
     add("-o", "--output", type=Path, default=Path("bench-results"), metavar="DIR", help="(%(default)s)")
     return parser
-
-
-def row(figure: Figure, sizes: Sizes, contestants: Mapping[str, Opening], rounds: int) -> dict[str, Any]:
-    """One figure of every contestant, in alternating rounds, begun by another one each time."""
-    print(f"{figure.name} ...", file=sys.stderr, flush=True)
-    names = list(contestants)
-    values: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        shift = number % len(names)
-        for name in (*names[shift:], *names[:shift]):
-            try:
-                values[name].append(figure.measure(contestants[name], sizes))
-            except NotImplementedError:
-                continue
-    return tables.figure(figure.name, figure.unit, values, STANDARD, rate=figure.rate)
 
 
 if __name__ == "__main__":

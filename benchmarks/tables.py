@@ -7,12 +7,25 @@ round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.rounds import Spread, machine, spread, write_json
+
+
+class Measured(Protocol):
+    """What can be measured of each contestant."""
+
+    name: str
+    unit: str
+    rate: bool
+    """More is better."""
+    measure: Callable[[Any, Any], float]
+    """Of a contestant, at sizes that are its own business."""
 
 
 def figure(
@@ -31,6 +44,24 @@ def figure(
             for contestant, each in measured.items()
         },
     }
+
+
+def row(
+    measured: Measured, sizes: Any, contestants: Mapping[str, Any], rounds: int, yardstick: str
+) -> dict[str, Any]:
+    """One line of a table: every contestant in alternating rounds, begun by another one each time.
+
+    One that has no such figure raises `NotImplementedError`.
+    """
+    print(f"{measured.name} ...", file=sys.stderr, flush=True)
+    names = list(contestants)
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in (*names[shift:], *names[:shift]):
+            with suppress(NotImplementedError):
+                values[name].append(measured.measure(contestants[name], sizes))
+    return figure(measured.name, measured.unit, values, yardstick, rate=measured.rate)
 
 
 def result(

@@ -41,7 +41,7 @@ TRUSTED = {
         "items of a near queue: a child, parent or sibling that inherited its pipe"
     ),
     ("nearfar.net.codec", "nearfar.net.pickles.loads"): "only where the caller of decode says trusted",
-    ("nearfar.queues.ends.receiver", "nearfar.net.codec.decode"): SAID,
+    ("nearfar.queues.ends.loans", "nearfar.net.codec.decode"): SAID,
     ("nearfar.queues.far", "nearfar.net.codec.decode"): f"dead letters; {SAID}",
     # the standard's own pipes
     ("nearfar.download.children", ".recv()"): PARENT,

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from nearfar.net.shield import Shield
 from nearfar.pool.alone import Alone
-from nearfar.pool.shield import Shield
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_ignored_it_is_ignored() -> None:
 def test_left_to_the_system_it_kills() -> None:
     program = """
 import signal
-from nearfar.pool.shield import Shield
+from nearfar.net.shield import Shield
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 with Shield():
     signal.raise_signal(signal.SIGINT)

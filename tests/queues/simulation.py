@@ -16,8 +16,8 @@ from typing import Any
 
 from nearfar.net import codec
 from nearfar.queues.ends.actions import Close, Connect, ConnectInbox, ConnectLane, Send
+from nearfar.queues.ends.batches import Entry
 from nearfar.queues.ends.machine import EndMachine, State
-from nearfar.queues.ends.sender import Entry
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.host.peers import CloseLane, OpenLane

@@ -29,7 +29,7 @@ def test_who_waits_in_a_queue_that_is_closed_hears_of_it(wait: Callable[[FarJoin
     thread = threading.Thread(target=call)
     thread.start()
     end = queue._reached()
-    assert eventually(lambda: bool(end._changed._waiters))  # type: ignore[attr-defined]
+    assert eventually(lambda: bool(end.waiting))
     queue.close()
     queue.join_thread()
     thread.join(10)

@@ -14,7 +14,9 @@ from nearfar.errors import ItemError, NearfarError
 from nearfar.net import codec
 from nearfar.queues import wire
 from nearfar.queues.ends import receiver as module
-from nearfar.queues.ends.receiver import MOST_AHEAD, PAUSE, WINDOW_BYTES, Receiver, Taken
+from nearfar.queues.ends.loans import Taken
+from nearfar.queues.ends.pace import PAUSE
+from nearfar.queues.ends.receiver import MOST_AHEAD, WINDOW_BYTES, Receiver
 from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES
 
 UNREADABLE = codec.encode(Decimal(1), trusted=True)
@@ -99,6 +101,58 @@ def test_a_batch_of_more_items_than_it_was_said_to_hold_is_read_as_far_as_that()
     receiver.lend(1, 2, 1, b"\x01\x02\x03")
     lend(receiver, "next")
     assert [take(receiver) for _ in range(4)] == [1, 2, "next", None]
+
+
+def test_who_snatches_its_next_item_is_done_with_the_one_before() -> None:
+    receiver = Receiver()
+    lend(receiver, *"abc")
+    assert receiver.snatch(7, settle=True) is None  # nobody has read the batch
+    assert receiver.take(7, 0.0) == Taken(1, "a", 1)
+    assert receiver.snatch(7, settle=True) == ("b",)
+    assert receiver.snatch(8, settle=True) == ("c",)
+    assert receiver.snatch(8, settle=True) is None
+    assert receiver.hands == {2: 7, 3: 8}
+    assert report(receiver)["done"] == [[1, 1]]
+
+
+def test_who_has_more_in_hand_than_its_last_item_cannot_snatch() -> None:
+    receiver = Receiver()
+    lend(receiver, *"abcd")
+    assert receiver.take_run(2, 7, 0.0) == (1, ["a", "b"])
+    assert receiver.snatch(7, settle=True) is None
+    receiver.done_by(7)
+    assert receiver.snatch(7, settle=True) == ("c",)
+    assert report(receiver)["done"] == [[1, 2]]
+
+
+def test_without_settling_everything_stays_in_hand() -> None:
+    receiver = Receiver()
+    lend(receiver, *"abc")
+    receiver.take(7, 0.0)
+    assert [receiver.snatch(7, settle=False) for _ in range(3)] == [("b",), ("c",), None]
+    assert list(receiver.hands) == [1, 2, 3]
+
+
+def test_what_never_reached_who_took_it_is_given_back() -> None:
+    receiver = Receiver()
+    lend(receiver, *"ab")
+    receiver.take(7, 0.0)
+    receiver.snatch(7, settle=True)
+    receiver.let_go(2)
+    receiver.let_go(2)
+    told = report(receiver)
+    assert (told["done"], told["returned"], receiver.hands) == ([[1, 1]], [[2, 2]], {})
+
+
+def test_a_run_is_taken_as_far_as_its_batch_goes_and_not_if_one_of_it_cannot_be_read() -> None:
+    receiver = Receiver(trusted=False)
+    assert receiver.take_run(5, 7, 0.0) == (0, [])
+    lend(receiver, *"abc")
+    lend(receiver, "d", UNREADABLE)
+    assert receiver.take_run(2, 7, 0.0) == (1, ["a", "b"])
+    assert receiver.take_run(5, 7, 0.0) == (3, ["c"])
+    assert receiver.take_run(5, 7, 0.0) == (0, [])
+    assert (receiver.buffered, receiver.taken, take(receiver)) == (2, 3, "d")
 
 
 # -- telling --------------------------------------------------------------------------------------------

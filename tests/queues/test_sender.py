@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from nearfar.net import codec
 from nearfar.queues.ends import sender as module
-from nearfar.queues.ends.sender import Entry, Sender, Settled
+from nearfar.queues.ends.batches import Entry
+from nearfar.queues.ends.sender import Sender, Settled
 from nearfar.queues.wire import Kind, Message
 
 

@@ -16,6 +16,7 @@ from nearfar.queues.wire import Envelope, Kind, Message
 
 naturals = st.integers(0, (1 << 63) - 1)
 positives = st.integers(1, (1 << 63) - 1)
+firsts = st.integers(1, (1 << 63) - wire.MOST_ITEMS)
 flags = st.booleans()
 names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20)
 name_lists = st.lists(names, max_size=4)

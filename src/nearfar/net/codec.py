@@ -18,8 +18,9 @@ from nearfar.net import announced, pickles
 
 TUPLE, SET, FROZENSET, BYTEARRAY, INTEGER, PICKLE = 0x11, 0x12, 0x13, 0x14, 0x15, 0x1F
 
-_LEAVES = frozenset({type(None), bool, int, float, str, bytes})
-_PLAIN = _LEAVES | {list, dict, tuple}
+LEAVES = frozenset({type(None), bool, int, float, str, bytes})
+"""What is packed as it is, by itself."""
+_PLAIN = LEAVES | {list, dict, tuple}
 _PORTABLE = _PLAIN | {set, frozenset, bytearray}
 _DEEPEST = 32
 """Levels of nesting that travel as msgpack; deeper objects (and circular ones) are pickle's.
@@ -28,8 +29,14 @@ Each level of tuples or sets costs its reader some 40 KiB of the C stack, which 
 """
 LARGEST_ITEM = (1 << 31) - (1 << 20)
 """Bytes of an item: a larger one would not fit into a frame."""
+BIN32 = 0xC6
+"""How msgpack begins bytes that are longer than 64 KiB."""
 LARGEST_KEPT = 1 << 20
 """Bytes of an item after which its packer is not used again: its buffer never shrinks."""
+
+
+LARGEST_RUN = 1 << 20
+"""Bytes of items that are encoded as one."""
 
 
 def encode(item: Any, *, trusted: bool) -> bytes:
@@ -53,6 +60,34 @@ def encode(item: Any, *, trusted: bool) -> bytes:
     return packed
 
 
+def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Runs of `items`, as (count, body): of up to `most` of them, and about `size` bytes if they are alike.
+
+    Raises as `encode`.
+    """
+    start, step = 0, 1
+    while start < len(items):
+        chunk = items[start : start + step]
+        if step > 1 and set(map(type, chunk)) <= LEAVES and (body := _plain_run(chunk)) is not None:
+            count = len(chunk)
+        else:
+            count, body = 1, encode(chunk[0], trusted=trusted)
+        yield count, body
+        start += count
+        step = max(1, min(most, size * count // len(body)))
+
+
+def _plain_run(items: list[Any]) -> bytes | None:
+    """Leaves end to end, or None if they have to be encoded one by one."""
+    try:
+        body = _pack(items)
+    except (UnicodeEncodeError, ValueError):
+        return None
+    if len(body) > LARGEST_RUN:
+        return None
+    return body[1 if len(items) < 16 else 3 if len(items) < 1 << 16 else 5 :]
+
+
 def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
     """The `count` items of `body`.
 
@@ -63,13 +98,17 @@ def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
         raise ProtocolError(f"a body of {len(body)} bytes is not {count} items")
     try:
         if count == 1:
-            return [_unpack(body, trusted)]
-        items: list[Any] = _unpack(b"\xdd" + count.to_bytes(4, "big") + body, trusted)
+            return [bytes(body[5:]) if _is_large_bytes(body) else _unpack(body, trusted)]
+        items: list[Any] = _unpack(b"".join((b"\xdd", count.to_bytes(4, "big"), body)), trusted)
     except (Untrusted, ItemError):
         raise
     except (*_UNREADABLE, TypeError) as error:
         raise ProtocolError(f"a body of {len(body)} bytes is not {count} items: {error}") from error
     return items
+
+
+def _is_large_bytes(body: bytes) -> bool:
+    return body[0] == BIN32 and int.from_bytes(body[1:5], "big") == len(body) - 5
 
 
 def cut(body: bytes, count: int) -> int:
@@ -101,7 +140,9 @@ def split(body: bytes) -> Iterator[bytes]:
 def _plain(item: Any) -> bytes | None:
     """`item` as msgpack, or None if it is not plain data."""
     try:
-        if type(item) in _LEAVES or _all(item, _PLAIN, _DEEPEST):
+        if type(item) is bytes and 1 << 16 <= len(item) <= LARGEST_ITEM:
+            return b"".join((_BIN32, len(item).to_bytes(4, "big"), item))
+        if type(item) in LEAVES or _all(item, _PLAIN, _DEEPEST):
             return _pack(item)
         if _all(item, _PORTABLE, _DEEPEST):
             return _pack(_portable(item))
@@ -116,7 +157,7 @@ def _all(item: Any, allowed: frozenset[type], depth: int) -> bool:
     kind = type(item)
     if kind not in allowed:
         return False
-    if kind in _LEAVES or kind is bytearray:
+    if kind in LEAVES or kind is bytearray:
         return True
     if depth == 0:
         return False
@@ -127,7 +168,7 @@ def _all(item: Any, allowed: frozenset[type], depth: int) -> bool:
 
 def _members(items: Any, allowed: frozenset[type], depth: int) -> bool:
     kinds = set(map(type, items))
-    if kinds <= _LEAVES:
+    if kinds <= LEAVES:
         return True
     return kinds <= allowed and all(_all(item, allowed, depth - 1) for item in items)
 
@@ -147,7 +188,7 @@ def _portable(item: Any) -> Any:
     return item
 
 
-def _foreign(item: Any) -> Any:
+def foreign(item: Any) -> Any:
     """What msgpack asks for an object that it does not know by itself."""
     if type(item) is tuple:
         return msgpack.ExtType(TUPLE, _pack(list(item)))
@@ -156,6 +197,7 @@ def _foreign(item: Any) -> Any:
     raise ItemError(f"an object of type {type(item).__qualname__} cannot travel as msgpack")
 
 
+_BIN32 = bytes([BIN32])
 _idle_packers: list[msgpack.Packer] = []
 """Packers to use again: making one costs more than packing a small item, and a nested tuple needs its own."""
 
@@ -164,7 +206,7 @@ def _pack(item: Any) -> bytes:
     try:
         packer = _idle_packers.pop()
     except IndexError:
-        packer = msgpack.Packer(default=_foreign, strict_types=True)
+        packer = msgpack.Packer(default=foreign, strict_types=True)
     packed: bytes = packer.pack(item)
     if len(packed) <= LARGEST_KEPT:
         _idle_packers.append(packer)  # not after an error: it may hold half an item
@@ -182,7 +224,7 @@ def _unpacker(body: bytes) -> msgpack.Unpacker:
 
 
 def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
-    if len(data) > _HARMLESS and announced.long_lists(data):
+    if len(data) > _HARMLESS and announced.long_lists(data if type(data) is bytes else bytes(data)):
         announced.check(data)
     return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
 

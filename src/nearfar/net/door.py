@@ -136,8 +136,9 @@ class Door:
         with contextlib.suppress(zmq.Again):
             while asked:
                 self._answer(self._zap, self._zap.recv_multipart(zmq.NOBLOCK))
-        if gone:
-            self._keep_users(known)
+        if not gone:
+            return []
+        self._keep_users(known)
         return [session for session, user in self._users.items() if user in gone]
 
     def deadline(self) -> float | None:

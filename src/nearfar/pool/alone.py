@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
 
-from nearfar.pool.shield import Shield
+from nearfar.net.shield import Shield
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,16 +8,18 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import util
+from threading import get_ident
 from typing import Any, Self
 
-from nearfar.errors import QueueLost, ShutDown
+from nearfar.errors import ShutDown
 from nearfar.net import codec, forks
 from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End
-from nearfar.queues.ends.receiver import Taken
+from nearfar.queues.ends.tray import MANY, Tray
+from nearfar.queues.finish import finish
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.loop import Host
 
@@ -49,6 +51,8 @@ class FarQueue(BaseQueue):
     The host's memory holds the items, and a live producer keeps what it put until it is done: items of
     producers that have left are lost with the host.
     """
+
+    _settles = True  # who asks for its next item is done with the one before
 
     def __init__(
         self,
@@ -111,6 +115,7 @@ class FarQueue(BaseQueue):
         self._host = None
         self._lock = threading.Lock()
         self._end: End | None = None
+        self._tray = Tray()
         self._finish: Callable[[], None] | None = None
         self._join_at_exit = True
         self._closed = False
@@ -127,7 +132,11 @@ class FarQueue(BaseQueue):
     # -- the standard interface ------------------------------------------------------------------
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        self._reached().put([item], block=block, timeout=timeout)
+        lying = self._tray.slip(item)
+        if not lying:
+            self._reached().put([item], block=block, timeout=timeout)
+        elif (lying == 1 or lying == MANY) and self._end is not None:
+            self._end.nudge(lying)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         items = list(items)
@@ -135,12 +144,14 @@ class FarQueue(BaseQueue):
             self._reached().put(items, block=block, timeout=timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        return self._take(1, block, timeout)[0].item
+        return self._get(block, timeout, False)
 
     def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
         if most < 1:
             raise ValueError(f"most must be at least 1, not {most}")
-        return [taken.item for taken in self._take(most, block, timeout)]
+        end = self._reached()
+        self._settle_previous(end)
+        return end.take_items(most, get_ident(), block=block, timeout=timeout)
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
         end = self._reached()
@@ -153,7 +164,7 @@ class FarQueue(BaseQueue):
         """
         while True:
             try:
-                yield self._take(1, True, None, to_the_end=True)[0].item
+                yield self._get(True, None, True)
             except ShutDown:
                 return
 
@@ -164,8 +175,7 @@ class FarQueue(BaseQueue):
         return self.qsize() == 0
 
     def full(self) -> bool:
-        maxsize = int(self._reached().facts["maxsize"])
-        return 0 < maxsize <= self.qsize()
+        return 0 < int(self._reached().facts["maxsize"]) <= self.qsize()
 
     def shutdown(self, immediate: bool = False) -> None:
         self._reached().ask("shutdown", immediate)
@@ -243,27 +253,33 @@ class FarQueue(BaseQueue):
         with self._lock:
             if self._end is None:
                 self._end = end = End(self._place.seen_from_here(), self._access, wait=self._wait)
+                self._tray = end.tray
                 owner = weakref.ref(self)
-                self._finish = util.Finalize(self, _finish, args=(end, owner), exitpriority=10)
+                self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
             return self._end
 
-    def _take(
-        self, most: int, block: bool, timeout: float | None, *, to_the_end: bool = False
-    ) -> list[Taken]:
+    def _get(self, block: bool, timeout: float | None, to_the_end: bool) -> Any:
+        if (end := self._end) is not None and not self._closed:
+            found = end.snatch(get_ident(), settle=self._settles)
+            if found is not None:
+                return found[0]
         end = self._reached()
         self._settle_previous(end)
-        holder = threading.get_ident()
-        return end.take(most, holder, block=block, timeout=timeout, to_the_end=to_the_end)
+        return end.take(1, get_ident(), block=block, timeout=timeout, to_the_end=to_the_end)[0].item
 
     def _settle_previous(self, end: End) -> None:
-        end.done_by(threading.get_ident())
+        if self._settles:
+            end.done_by(get_ident())
 
     def _settle_rest(self, end: End) -> None:
-        end.done_by()
+        if self._settles:
+            end.done_by()
 
     def forget_parent(self) -> None:
         """In the child of a fork: threads, sockets and locks of the parent are not ours."""
         forks.keep(self._end, self._host)
+        if self._end is not None:
+            self._end.forget_parent()
         self._set_up(self._place, self._access, self._wait)
 
 
@@ -271,30 +287,11 @@ class FarJoinableQueue(FarQueue, BaseJoinableQueue):
     """A `FarQueue` whose items are done when `task_done` says so; what a leaving consumer has not said so of
     goes to another."""
 
+    _settles = False
+
     def task_done(self) -> None:
         if not self._reached().done_oldest(threading.get_ident()):
             raise ValueError("task_done() called too many times")
 
     def join(self) -> None:
         self._reached().join_items()
-
-    def _settle_previous(self, end: End) -> None:
-        """`task_done` does."""
-
-    def _settle_rest(self, end: End) -> None:
-        """What is not done goes to another consumer."""
-
-
-def _finish(end: End, owner: weakref.ref[FarQueue]) -> None:
-    """At the normal end of the process, or when the queue is forgotten: what was put must arrive."""
-    queue = owner()
-    if queue is not None:
-        queue._settle_rest(end)
-        if not queue._join_at_exit:
-            end.abandon()
-            return
-    end.close()
-    try:
-        end.join()
-    except QueueLost as error:
-        log.error("items may be lost: %s", error)

@@ -12,7 +12,7 @@ from nearfar.net.access import Access, approach
 from nearfar.net.addresses import Address
 from nearfar.queues.ends.delivery import DELIVERY
 from nearfar.queues.ends.end import End
-from nearfar.queues.ends.receiver import Taken
+from nearfar.queues.ends.loans import Taken
 from nearfar.queues.far import FarQueue
 from nearfar.queues.host.records import Outcome
 

@@ -12,6 +12,8 @@ from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.ending import left_behind
 from nearfar.net.here import about_me, new_name, new_session_stem
+from nearfar.net.shield import Shield
+from nearfar.queues.ends.hold import Hold
 from nearfar.queues.ends.loop import EndLoop
 from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.session import Session
@@ -44,17 +46,22 @@ class Connection:
         self._address = address
         self._access = access
         self._on_change = on_change
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._shield = Shield()
+        self._hold = Hold(self._lock, self._shield)
         stem = new_session_stem(self.name)
         self._machine = EndMachine(
             self.name, about_me(), tags, helper=helper, stem=stem, trusts=access.trusted
         )
         self._loop: EndLoop | None = None
         self._closed = False
+        self.waiting = 0
+        """Calls that wait for something now."""
 
     def reach(self, timeout: float) -> bool:
         """Look for a host for up to `timeout` seconds; tells whether one has answered. Raises `QueueLost`."""
-        with self._changed:
+        with self._hold:
             self._begin()
             self._wait_until(lambda: bool(self._machine.facts), time.monotonic() + timeout)
             return bool(self._machine.facts)
@@ -63,14 +70,14 @@ class Connection:
 
     def ask(self, what: str, argument: Any = None) -> Any:
         """Ask the host."""
-        with self._changed:
+        with self._hold:
             self._open()
             return self._ask(Kind.ASK, what, argument)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the host told about the queue; asks it if it has not yet."""
-        with self._changed:
+        with self._hold:
             return self._open().facts
 
     def _ask(
@@ -89,10 +96,11 @@ class Connection:
 
     def close(self) -> None:
         """Say goodbye, in the background; `join` waits for it. Calls that wait raise `ValueError`."""
-        with self._changed:
+        with self._hold:
             if self._closed:
                 return
             self._closed = True
+            self._machine.sender.bar()
             self._changed.notify_all()
             self._machine.leave()
             if self._loop is not None:
@@ -100,11 +108,15 @@ class Connection:
 
     def abandon(self) -> None:
         """Leave at once, without goodbye."""
-        with self._changed:
+        with self._hold:
             self._closed = True
             self._machine.abandon()
             if self._loop is not None:
                 self._loop.wake()
+
+    def forget_parent(self) -> None:
+        """In the child of a fork: what signals do is not to stay as one of its parent's threads left it."""
+        self._shield.forget_parent()
 
     def join(self, timeout: float | None = None) -> None:
         """After `close`: wait until the host has said goodbye, or is away and there is nothing to tell it.
@@ -115,7 +127,7 @@ class Connection:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            with self._changed:
+            with self._hold:
                 self._wait_until(self._may_go, deadline, leaving=True)
                 if not self._may_go():
                     raise QueueLost(f"the queue at {self._address} did not take in all within {timeout:g} s")
@@ -148,7 +160,9 @@ class Connection:
         machine = self._machine
         if machine.state is State.NEW:
             machine.connect(time.monotonic())
-            self._loop = EndLoop(machine, self._address, self._access, self._changed, self._on_change)
+            self._loop = EndLoop(
+                machine, self._address, self._access, self._changed, self._shield, self._on_change
+            )
 
     @property
     def _session(self) -> Session:
@@ -162,16 +176,38 @@ class Connection:
     def _wait_until(self, done: Callable[[], Any], deadline: float | None, *, leaving: bool = False) -> None:
         """Wait until `done`, or the deadline, or the host has been away for too long, or until `close`: what
         a put has no room for would else never let it say goodbye."""
-        machine = self._machine
-        while not done():
-            now = time.monotonic()
-            self._check_host(now)
-            if machine.state is State.CLOSED or (self._closed and not leaving):
-                raise SystemExit if left_behind() else ValueError("the queue is closed")
-            if deadline is not None and now >= deadline:
-                return
-            until = (now if machine.state is State.OPEN else machine.greeting_since) + self._wait
-            self._changed.wait(min(until, deadline or until) - now)
+        seated = False
+        self.waiting += 1
+        try:
+            while not done():
+                patience = self._patience(deadline, leaving)
+                if patience <= 0:
+                    return
+                seated = seated or self._need_loop().take_seat()
+                if seated:
+                    self._need_loop().sit(patience)
+                else:
+                    self._sleep(patience)
+        finally:
+            self.waiting -= 1
+            if seated:
+                self._need_loop().leave_seat()
+
+    def _patience(self, deadline: float | None, leaving: bool) -> float:
+        """Seconds to wait at most; raises what the wait ends with, if not with the deadline."""
+        machine, now = self._machine, time.monotonic()
+        self._check_host(now)
+        if machine.state is State.CLOSED or (self._closed and not leaving):
+            raise SystemExit if left_behind() else ValueError("the queue is closed")
+        until = (now if machine.state is State.OPEN else machine.greeting_since) + self._wait
+        return (until if deadline is None else min(until, deadline)) - now
+
+    def _sleep(self, seconds: float) -> None:
+        depth = self._shield.lower()
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._shield.lift(depth)
 
     def _check_admitted(self) -> None:
         machine = self._machine

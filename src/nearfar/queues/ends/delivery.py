@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nearfar.queues.base import Delivery
 from nearfar.queues.ends.end import End
-from nearfar.queues.ends.receiver import Taken
+from nearfar.queues.ends.loans import Taken
 
 DELIVERY = 0
 """The holder of items taken by `receive`: no thread's next `get` settles them."""

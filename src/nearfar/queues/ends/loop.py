@@ -1,37 +1,41 @@
-"""An end's thread: owns the sockets that connect one process to one queue, and does what its machine says."""
+"""An end's input and output: owns the sockets that connect one process to one queue, and does what its
+machine says.
+
+Any thread may take a *turn* at the sockets: act, read, act upon what came, until nothing more comes. A thread
+of its own does when nobody else is about to. A put takes a turn itself when there is enough to send; a caller
+who waits takes the *seat*: it sleeps where the messages come in, and takes the turns, so that no item
+is handed from one thread to another. While there is a sitter the thread stands by, and for `GRACE` after.
+
+Who sleeps does not touch the sockets, but their descriptors, which only tell that something is new since they
+were last read: each turn reads them to the end, after all that it sends.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 
-import zmq
-
-from nearfar.errors import AddressError, KeysError, ProtocolError
-from nearfar.net import sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
-from nearfar.net.complaints import Complaints
-from nearfar.net.dialing import Dialed
-from nearfar.net.waker import Waker
+from nearfar.net.shield import Shield
 from nearfar.queues import wire
-from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, ConnectLane, Send
 from nearfar.queues.ends.machine import EndMachine, State
+from nearfar.queues.ends.plugs import Plugs
 
 log = logging.getLogger(__name__)
 
-DRAIN = 256
-"""Messages read before the machine gets to answer."""
+GRACE = 0.005
+"""Seconds without a sitter after which the thread watches the sockets."""
 
 
-class EndLoop:
+class EndLoop(Plugs):
     """Runs `machine` against the queue at `address`, as `access` says; `changed` guards the machine, and is
     notified.
 
-    `on_change` is called without the lock after anything came in.
+    `on_change` is called without the lock after anything came in, by the thread alone: where it is given, no
+    other takes turns. `shield` holds signals back in a turn.
     """
 
     def __init__(
@@ -40,153 +44,196 @@ class EndLoop:
         address: Address,
         access: Access,
         changed: threading.Condition,
+        shield: Shield,
         on_change: Callable[[], None] | None = None,
     ) -> None:
-        self._machine = machine
-        self._address = address
-        self._access = access
-        self._changed = changed
+        super().__init__(machine, address, access, changed)
+        self._shield = shield
         self._on_change = on_change
-        self._complaints = Complaints(log)
-        self._waker = Waker()
+        self._turns = threading.Lock()
+        self._wanted = False
+        """Somebody found the sockets taken, and wants another turn."""
         self._woken = False
         self._sleeps_until = 0.0
-        self._control: Dialed | None = None
-        self._inbox: Dialed | None = None
-        self._lane: Dialed | None = None
-        self._poller = zmq.Poller()
+        self._sitter: int | None = None
+        self._sits = 0
+        self._near = False
+        """The thread is going to look by itself, within `GRACE`."""
+        self._deep = False
+        """The thread sleeps until the sitter leaves."""
+        self._over = False
+        self._heard = 0
+        self.turned = 0.0
+        """When the last turn ended."""
         self._thread = threading.Thread(target=self._run, name=f"nearfar-end-{address}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
-        """Let the thread look at the machine now. Call with the lock held."""
+        """Have somebody look at the machine now. Call with the lock held."""
         if not self._woken:
             self._woken = True
-            self._waker.wake()
+            (self._bed if self._sitter is None else self._seat).waker.wake()
 
     def wake_within(self, seconds: float, now: float) -> None:
-        """Let the thread look at the machine within `seconds`. Call with the lock held."""
+        """Have somebody look at the machine within `seconds`. Call with the lock held."""
         if self._sleeps_until > now + seconds:
-            self.wake()
+            self._sleeps_until = now + seconds
+            bed = self._bed if self._sitter is None else self._seat
+            if bed.until > now + seconds and not self._near:
+                bed.waker.wake()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread to end; tells whether it did."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    # -- other threads ---------------------------------------------------------------------------
+
+    def help(self) -> None:
+        """Take a turn here; where another thread is at it, it takes one more. Call without the lock."""
+        if self._on_change is not None:
+            with self._changed:
+                self.wake()
+            return
+        with self._shield:
+            self._wanted = True
+            while self._wanted and self._turns.acquire(blocking=False):
+                try:
+                    self._turn()
+                finally:
+                    self._turns.release()
+
+    def take_seat(self) -> bool:
+        """Become the one who sleeps where messages come in, if nobody is. Call with the lock held."""
+        taken = self._sitter is not None or self._machine.state is State.CLOSED
+        if taken or self._on_change is not None:
+            return False
+        self._sitter = threading.get_ident()
+        return True
+
+    def leave_seat(self) -> None:
+        """With the lock held. Whoever waits besides may take the seat."""
+        self._sitter = None
+        if self._woken or self._deep:
+            self._deep = False
+            self._bed.waker.wake()
+        if self._over:
+            self._seat.waker.close()
+        self._changed.notify()
+
+    def sit(self, seconds: float) -> None:
+        """Take a turn, and sleep if nothing came: up to `seconds`. Call with the lock and the shield held,
+        and the seat; returns with them, and may raise what a signal's handler raises."""
+        self._sits += 1
+        until = time.monotonic() + seconds
+        held = self._changed._release_save()  # type: ignore[attr-defined]
+        try:
+            heard = self._heard
+            with self._turns:
+                self._turn()
+                watched = self._watched
+            if heard == self._heard and self._machine.state is not State.CLOSED:
+                depth = self._shield.lower()
+                try:
+                    self._seat.sleep(watched, min(until, self._sleeps_until))
+                finally:
+                    self._shield.lift(depth)
+        finally:
+            self._changed._acquire_restore(held)  # type: ignore[attr-defined]
+
     # -- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._poller.register(self._waker.fileno(), zmq.POLLIN)
         try:
-            while self._step():
-                pass
+            self._watch()
         except Exception:
             log.exception("the thread of the queue at %s failed", self._address)
             raise
         finally:
-            self._close_sockets()
+            with self._turns:
+                self._close_sockets()
             with self._changed:
                 self._machine.state = State.CLOSED
-                self._waker.close()
-                self._changed.notify_all()
-
-    def _step(self) -> bool:
-        """One turn: act, sleep, read. False when the machine is closed and nothing is left to do."""
-        with self._changed:
-            self._woken = False
-            now = time.monotonic()
-            self._machine.tick(now)
-            actions = self._machine.flush(now)
-            closed = self._machine.state is State.CLOSED
-            deadline = self._machine.deadline(now)
-            self._sleeps_until = deadline
-        for action in actions:
-            self._act(action)
-        if closed:
-            return False
-        patience = max(0, int((deadline - time.monotonic()) * 1000) + 1)
-        events = dict(self._poller.poll(patience))
-        self._waker.clear()
-        heard = self._read(self._control, events) + self._read(self._lane, events)
-        # After reading: a stranger that took the host's place was seen to connect before it said anything.
-        turned_away = self._look()
-        if heard or turned_away:
-            with self._changed:
-                now = time.monotonic()
-                if turned_away:
-                    self._machine.turned_away(turned_away, now)
+                self._over = True
+                self._bed.waker.close()
+                if self._sitter is None:
+                    self._seat.waker.close()
                 else:
-                    for envelope in heard:
-                        self._machine.receive(envelope, now)
+                    self._seat.waker.wake()
                 self._changed.notify_all()
-            if self._on_change is not None:
-                self._on_change()
-        return True
 
-    def _look(self) -> str:
-        """Why one of the sockets was not let in; nothing if all were."""
-        now = time.monotonic()
-        looks = [
-            dialed.look(now) for dialed in (self._control, self._inbox, self._lane) if dialed is not None
-        ]
-        return next(filter(None, looks), "")
+    def _watch(self) -> None:
+        sits = self._sits
+        while self._machine.state is not State.CLOSED or self._watched:
+            if self._sitter is None and self._sits == sits:
+                with self._turns:
+                    self._turn()
+                    watched = self._watched
+                while not self._bed.sleep(watched, self._sleeps_until) and self._may_sleep_on(sits):
+                    watched = self._watched
+            else:
+                sits = self._sits
+                self._stand_by(sits)
 
-    def _read(self, dialed: Dialed | None, events: dict[object, int]) -> list[wire.Envelope]:
-        heard: list[wire.Envelope] = []
-        if dialed is None or dialed.socket not in events:
-            return heard
-        with contextlib.suppress(zmq.Again):
-            for _ in range(DRAIN):
-                frames = dialed.socket.recv_multipart(zmq.NOBLOCK)
-                try:
-                    heard.append(wire.unpack(frames))
-                except ProtocolError as error:
-                    text = f"dropped a malformed message from {self._address}: %s"
-                    self._complaints.note(text, error, time.monotonic())
-        return heard
+    def _may_sleep_on(self, sits: int) -> bool:
+        """Whether the thread was only woken to sleep for a shorter time, or with other sockets."""
+        if self._woken or self._sits != sits or self._machine.state is State.CLOSED:
+            return False
+        return time.monotonic() < self._sleeps_until
 
-    def _act(self, action: Action) -> None:
-        match action:
-            case Send(envelope):
-                self._send(envelope)
-            case Connect(session):
-                self._close_sockets()
-                self._session = session.encode()
-                self._control = self._open(zmq.DEALER, self._address, identity=session)
-            case ConnectInbox(place, ticket):
-                self._ticket = ticket.encode()
-                self._inbox = self._open(zmq.PUSH, self._address.beside(place))
-            case ConnectLane(place):
-                self._lane = self._open(zmq.PULL, self._address.beside(place))
-            case Close():
-                self._close_sockets()
+    def _stand_by(self, sits: int) -> None:
+        """Sleep for `GRACE`, or, once the sitter sleeps as well, until it leaves; but come when called."""
+        self._near = True
+        self._bed.sleep([], time.monotonic() + GRACE)
+        with self._changed:
+            due = self._woken or time.monotonic() >= self._sleeps_until
+            due = due and self._sitter is None
+            self._deep = deep = self._sitter is not None and self._sits == sits
+            self._near = False
+        if due:
+            with self._turns:
+                self._turn()
+        while deep and self._deep and self._machine.state is not State.CLOSED:
+            self._bed.sleep([], time.monotonic() + 60)
 
-    def _send(self, envelope: wire.Envelope) -> None:
-        frames = wire.pack(*envelope)
-        with contextlib.suppress(zmq.Again):
-            if envelope.message.body is None:
-                if self._control is not None:
-                    self._control.socket.send_multipart(frames, zmq.NOBLOCK)
-            elif self._inbox is not None:
-                self._inbox.socket.send_multipart([self._session, self._ticket, *frames], zmq.NOBLOCK)
+    # -- a turn ----------------------------------------------------------------------------------
 
-    def _open(self, kind: int, address: Address, *, identity: str = "") -> Dialed | None:
-        largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL
-        try:
-            dialed = Dialed(kind, address, self._access, identity=identity, largest=largest)
-        except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
+    def _turn(self) -> None:
+        """Act, read, and again, as long as anything comes. Call with `_turns` held."""
+        before = self._heard
+        while True:
+            self._wanted = False
             with self._changed:
-                self._machine.turned_away(str(error), time.monotonic())
-            return None
-        if kind != zmq.PUSH:
-            self._poller.register(dialed.socket, zmq.POLLIN)
-        return dialed
+                self._woken = False
+                now = time.monotonic()
+                self._machine.tick(now)
+                actions = self._machine.flush(now)
+                self._sleeps_until = self._machine.deadline(now)
+                closed = self._machine.state is State.CLOSED
+            for action in actions:
+                self._act(action)
+            if closed:
+                break
+            heard = self._read(self._control) + self._read(self._lane)
+            # After reading: a stranger that took the host's place was seen to connect before it spoke.
+            if not self._take_in(heard, self._look()):
+                break
+        if before != self._heard and self._sitter not in (None, threading.get_ident()):
+            self._seat.waker.wake()
+        self.turned = time.monotonic()
 
-    def _close_sockets(self) -> None:
-        for dialed in (self._control, self._inbox, self._lane):
-            if dialed is not None:
-                if dialed.socket in self._poller:
-                    self._poller.unregister(dialed.socket)
-                dialed.close()
-        self._control = self._inbox = self._lane = None
+    def _take_in(self, heard: list[wire.Envelope], turned_away: str) -> bool:
+        if not heard and not turned_away:
+            return False
+        self._heard += 1
+        with self._changed:
+            now = time.monotonic()
+            if turned_away:
+                self._machine.turned_away(turned_away, now)
+            else:
+                for envelope in heard:
+                    self._machine.receive(envelope, now)
+            self._changed.notify_all()
+        if self._on_change is not None:
+            self._on_change()
+        return True

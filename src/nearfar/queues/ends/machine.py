@@ -114,6 +114,7 @@ class EndMachine:
     def abandon(self) -> None:
         """Close at once."""
         self.state = State.CLOSED
+        self.sender.bar()
         self._actions.append(Close())
 
     # -- what happens ----------------------------------------------------------------------------

@@ -9,40 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import codec
+from nearfar.errors import ItemError
+from nearfar.queues.ends.loans import Loan, Taken, Unreadable, extend
+from nearfar.queues.ends.pace import AHEAD, PAUSE, Pace
 from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES, Kind, Message, share_of_answers
 
-AHEAD = 0.02
-"""Seconds of the program's work that may lie in the buffer."""
 MOST_AHEAD = 2000
 """Items that may lie in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
-PAUSE = 0.05
-"""Seconds without a take after which what lies in the buffer is given back to others."""
-
-
-class Taken(NamedTuple):
-    """An item in the program's hands."""
-
-    position: int
-    item: Any
-    attempt: int
-    session: int = 0
-    """Which session of its end the position belongs to."""
-
-
-@dataclass(slots=True)
-class Loan:
-    """A batch in the buffer; read when its first item is taken."""
-
-    position: int
-    count: int
-    attempt: int
-    body: bytes
-    items: deque[Any] | None = None
+FEW = 16
+"""Takes that may always wait for more before the host is told of them."""
 
 
 @dataclass(slots=True)
@@ -59,6 +37,16 @@ class Receiver:
     hands: dict[int, int] = field(default_factory=dict)
     """The positions in the program's hands, oldest first, and the thread that took each."""
     session: int = 0
+    plain: Loan | None = None
+    """The first loan, once it is read and nothing in it is unreadable."""
+    latest: dict[int, int] = field(default_factory=dict)
+    """The last position that each thread took, if that is all that it has in hand."""
+    tell_at: tuple[int, int] = (1, 0)
+    """The positions whose take is a reason to think of telling the host."""
+    due: int = 16
+    """Takes after which it is to be told."""
+    heavy: int = 0
+    """Bytes that were taken since the host was told."""
     _buffer: deque[Loan] = field(default_factory=deque)
     _last: int = 0
     _done: list[list[int]] = field(default_factory=list)
@@ -66,11 +54,9 @@ class Receiver:
     _unreadable: list[list[int]] = field(default_factory=list)
     _returned: list[list[int]] = field(default_factory=list)
     _answers: list[list[Any]] = field(default_factory=list)
-    _told_taken: int = 0
+    told_taken: int = 0
     _told_window: int = 0
-    _busy_since: float = -PAUSE
-    _pace: float = AHEAD
-    """Seconds from one take to the next, smoothed."""
+    _pace: Pace = field(default_factory=Pace)
 
     @property
     def next_position(self) -> int:
@@ -81,9 +67,15 @@ class Receiver:
 
     def lend(self, position: int, count: int, attempt: int, body: bytes) -> None:
         """A batch came."""
-        self._buffer.append(Loan(position, count, attempt, body))
+        self._buffer.append(Loan(position, count, attempt, body, weight=len(body)))
         self._last = position + count - 1
         self.buffered += count
+        self.due = max(FEW, self.buffered // 2)
+        self.tell_at = (self.told_taken + 1, self.taken + self.due)
+
+    def waited(self, since: float, now: float) -> None:
+        """The program waited for an item: that is none of the time that it takes for one."""
+        self._pace.waited(since, now)
 
     # -- from the program ------------------------------------------------------------------------
 
@@ -98,21 +90,78 @@ class Receiver:
         if loan.items is None:
             self._read(loan)
         position = loan.position
-        item = loan.items.popleft()  # type: ignore[union-attr]
-        loan.position += 1
-        loan.count -= 1
-        if not loan.count:
-            self._buffer.popleft()
-        self.buffered -= 1
-        self.taken = position
-        self._pace += (min(now - self._busy_since, AHEAD) - self._pace) / 8
-        self._busy_since = now
-        if isinstance(item, _Unreadable):
-            _extend(self._unreadable, position)
+        item = loan.items[loan.at]  # type: ignore[index]
+        self._step(loan)
+        self._pace.time(now)
+        if isinstance(item, Unreadable):
+            extend(self._unreadable, position)
             unpickling = isinstance(item.error, ItemError) and item.error.__cause__
             raise unpickling or item.error
         self.hands[position] = thread
+        if self.latest.get(thread, 0) in self.hands:
+            self.latest.pop(thread)
+        else:
+            self.latest[thread] = position
         return Taken(position, item, loan.attempt, self.session)
+
+    def snatch(self, thread: int, *, settle: bool) -> tuple[Any] | None:
+        """The next item for a thread that has taken nothing but what `snatch` gave it; None if `take` is to
+        be asked. With `settle`, what it took before is done.
+
+        Called for each item, hence so flat. A signal's handler may raise at a call, and nowhere else: before
+        the item is in hand, or where `let_go` is said for it.
+        """
+        loan, hands = self.plain, self.hands
+        if loan is None:
+            return None
+        if settle:
+            before = self.latest.get(thread, 0)
+            if before in hands:
+                done = self._done
+                del hands[before]
+                if done and done[-1][1] == before - 1:
+                    done[-1][1] = before
+                else:
+                    done.append([before, before])
+            elif hands and thread in hands.values():
+                return None
+        position = loan.position
+        found = (loan.items[loan.at],)  # type: ignore[index]
+        self.taken = self.latest[thread] = position
+        hands[position] = thread
+        self._pace.untimed += 1
+        self.buffered -= 1
+        loan.at += 1
+        loan.position += 1
+        loan.count -= 1
+        if not loan.count:
+            self.plain = None
+            self.heavy += loan.weight
+            self._buffer.popleft()
+        return found
+
+    def take_run(self, most: int, thread: int, now: float) -> tuple[int, list[Any]]:
+        """The position of the next item, and up to `most` items from it on; none where `take` is to be asked,
+        or the buffer is empty."""
+        if not self._buffer:
+            return 0, []
+        loan = self._buffer[0]
+        if loan.items is None:
+            self._read(loan)
+        if self.plain is not loan:
+            return 0, []
+        position, count = loan.position, min(most, loan.count)
+        items = loan.items[loan.at : loan.at + count]  # type: ignore[index]
+        self.hands.update(dict.fromkeys(range(position, position + count), thread))
+        self.latest.pop(thread, None)
+        self._step(loan, count)
+        self._pace.time(now)
+        return position, items
+
+    def let_go(self, position: int) -> None:
+        """The item at `position` never reached who took it: the host has it again."""
+        if self.hands.pop(position, None) is not None:
+            self._returned.append([position, position])
 
     def next_is_unreadable(self) -> bool:
         """True if the next `take` is going to raise."""
@@ -121,7 +170,7 @@ class Receiver:
         loan = self._buffer[0]
         if loan.items is None:
             self._read(loan)
-        return isinstance(loan.items[0], _Unreadable)  # type: ignore[index]
+        return isinstance(loan.items[loan.at], Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
         """The program is done with an item; a position no longer in its hands is ignored.
@@ -135,14 +184,21 @@ class Receiver:
         if self.hands.pop(position, None) is None:
             return
         if answer is None:
-            _extend(self._done, position)
+            extend(self._done, position)
         else:
             self._answers.append([position, answer])
 
     def done_by(self, holder: int | None) -> None:
         """All that `holder` took is done; None: all but what holder 0 took."""
-        for position in [p for p, h in self.hands.items() if h == holder or (holder is None and h)]:
-            self.done(position)
+        hands = self.hands
+        mine = [p for p, h in hands.items() if h == holder or (holder is None and h)]
+        for position in mine:
+            del hands[position]
+        if mine and mine[-1] - mine[0] == len(mine) - 1:
+            extend(self._done, mine[0], mine[-1])
+        else:
+            for position in mine:
+                extend(self._done, position)
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item of `holder`, or else of anyone but holder 0, is done; False if there is none."""
@@ -157,12 +213,13 @@ class Receiver:
     def fail(self, position: int) -> None:
         """The program gives an item up."""
         if self.hands.pop(position, None) is not None:
-            _extend(self._failed, position)
+            extend(self._failed, position)
 
     def give_back(self) -> None:
         """Return all that lies in the buffer."""
         if self._buffer:
             self._returned.append([self._buffer[0].position, self._last])
+            self.plain = None
             self._buffer.clear()
             self.buffered = 0
 
@@ -172,9 +229,10 @@ class Receiver:
         """How many items may lie in the buffer."""
         if self.closed:
             return 0
-        if now - self._busy_since >= PAUSE:
+        self._pace.time(now)
+        if now - self._pace.since >= PAUSE:
             return self.waiters
-        return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace, 1e-6))))
+        return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace.seconds, 1e-6))))
 
     def untold(self) -> int:
         """How many items the program took that the host was not told the end of."""
@@ -183,7 +241,7 @@ class Receiver:
 
     def unreported(self) -> int:
         """How many takes the host has not been told of."""
-        return self.taken - self._told_taken
+        return self.taken - self.told_taken
 
     def idle_items(self) -> bool:
         """True if more lies in the buffer than the program waits for."""
@@ -191,19 +249,20 @@ class Receiver:
 
     def paused(self, now: float) -> bool:
         """True if the program stopped taking: what it does not wait for belongs to others."""
-        return now - self._busy_since >= PAUSE and self.idle_items()
+        self._pace.time(now)
+        return now - self._pace.since >= PAUSE and self.idle_items()
 
     def deadline(self) -> float | None:
         """When the window shrinks because the program paused; None when there is nothing to shrink."""
         if self.buffered > self.waiters or self._told_window > self.waiters:
-            return self._busy_since + PAUSE
+            return self._pace.since + PAUSE
         return None
 
     def report(self, now: float, ask: int = 0) -> Message | None:
         """What the host has to know; None when it knows."""
         window = self.window(now)
         news = self._done or self._failed or self._unreadable or self._returned or self._answers
-        if not (news or ask or window != self._told_window or self.taken != self._told_taken):
+        if not (news or ask or window != self._told_window or self.taken != self.told_taken):
             return None
         parts: list[list[Any]] = []
         for rows in (self._done, self._failed, self._unreadable, self._returned):
@@ -212,36 +271,30 @@ class Receiver:
         share = share_of_answers(self._answers, MOST_RANGES)
         parts.append(self._answers[:share])
         del self._answers[:share]
-        self._told_taken, self._told_window = self.taken, window
+        self.told_taken, self._told_window = self.taken, window
+        self.heavy = 0
+        self.due = max(FEW, self.buffered // 2)
+        self.tell_at = (self.taken + 1, self.taken + self.due)
         return Message(Kind.REPORT, (window, WINDOW_BYTES, ask, self.taken, *parts))
 
     # -- inside ----------------------------------------------------------------------------------
 
     def _read(self, loan: Loan) -> None:
-        try:
-            items = codec.decode(loan.body, loan.count, trusted=self.trusted)
-        except (ItemError, ProtocolError, Untrusted):
-            items = self._read_singly(loan)
-        loan.items = deque(items)
-        loan.body = b""
+        if loan.read(trusted=self.trusted) and loan is self._buffer[0]:
+            self.plain = loan
 
-    def _read_singly(self, loan: Loan) -> list[Any]:
-        items: list[Any] = []
-        bodies = codec.split(loan.body)
-        for _ in range(loan.count):
-            try:
-                items += codec.decode(next(bodies, b""), 1, trusted=self.trusted)
-            except (ItemError, ProtocolError, Untrusted) as error:
-                items.append(_Unreadable(error))
-        return items
+    def _step(self, loan: Loan, count: int = 1) -> None:
+        """The next items of `loan`, which is the first, are taken."""
+        self.taken = loan.position + count - 1
+        self._pace.untimed += count
+        self.buffered -= count
+        loan.at += count
+        loan.position += count
+        loan.count -= count
+        if not loan.count:
+            self._finish(loan)
 
-
-class _Unreadable(NamedTuple):
-    error: Exception
-
-
-def _extend(ranges: list[list[int]], position: int) -> None:
-    if ranges and ranges[-1][1] == position - 1:
-        ranges[-1][1] = position
-    else:
-        ranges.append([position, position])
+    def _finish(self, loan: Loan) -> None:
+        self.plain = None
+        self.heavy += loan.weight
+        self._buffer.popleft()

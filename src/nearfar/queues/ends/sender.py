@@ -3,6 +3,7 @@
 ::
 
     put -> Entry (waits for room) -> fresh (has a number) -> Batch (sent) -> settled
+    put -> Tray (has its room) ------^
 
 What is in a Batch is sent again to a host that comes back without it.
 """
@@ -13,65 +14,31 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from nearfar.errors import ProtocolError
 from nearfar.net import codec
+from nearfar.queues.ends.batches import (
+    Batch,
+    Entry,
+    Fresh,
+    Several,
+    count_of,
+    first_share,
+    one_by_one,
+    several,
+)
+from nearfar.queues.ends.tray import MOST, Tray
 from nearfar.queues.wire import Kind, Message
 
 BATCH_ITEMS = 512
-BATCH_BYTES = 256 * 1024
+BATCH_BYTES = 96 * 1024
 MOST_ASKED = 4096
 """Items that room is asked for at once."""
 MOST_ROOM = 1 << 62
 """Items, and bytes, that a host may grant in one session: more could not be told back."""
 UNSTORED_BYTES = 64 * 1024 * 1024
 """Bytes that may be on their way to the host at once (a single larger item may go alone)."""
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """Items of one call of `put` or `put_many`, waiting for room."""
-
-    items: deque[bytes]
-    to: str | None = None
-    admitted: int = 0
-    last: int = 0
-    """The number of the last item admitted."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """Items sent as one and not all settled."""
-
-    first: int
-    count: int
-    body: bytes
-    to: str | None
-    open: list[tuple[int, int]]
-    """The ranges of numbers that are not settled."""
-
-    def settle(self, first: int, last: int) -> int:
-        """Items `first` to `last` are settled; tells how many of them had not been."""
-        pieces, settled = [], 0
-        for start, stop in self.open:
-            low, high = max(start, first), min(stop, last)
-            if low > high:
-                pieces.append((start, stop))
-                continue
-            settled += high - low + 1
-            if start < low:
-                pieces.append((start, low - 1))
-            if high < stop:
-                pieces.append((high + 1, stop))
-        self.open = pieces
-        return settled
-
-    def items(self) -> Iterator[tuple[int, bytes]]:
-        """The items that are not settled, with their numbers."""
-        items = list(codec.split(self.body))
-        for start, stop in self.open:
-            for number in range(start, stop + 1):
-                yield number, items[number - self.first]
 
 
 @dataclass(slots=True)
@@ -96,8 +63,12 @@ class Sender:
     entries: deque[Entry] = field(default_factory=deque)
     outcomes: deque[Settled] = field(default_factory=deque)
     """What was settled with more than "done", until `take_outcomes`."""
-    _again: deque[tuple[int, bytes, str | None]] = field(default_factory=deque)
-    _fresh: deque[tuple[int, bytes, str | None]] = field(default_factory=deque)
+    tray: Tray = field(default_factory=Tray)
+    barred: bool = True
+    """Nothing is to be put by way of the tray: the queue is closed, or shut, or not known yet."""
+    _again: deque[Fresh] = field(default_factory=deque)
+    """One by one."""
+    _fresh: deque[Fresh] = field(default_factory=deque)
     _batches: dict[int, Batch] = field(default_factory=dict)
     _firsts: list[int] = field(default_factory=list)
     """The keys of `_batches`, which rise."""
@@ -111,11 +82,11 @@ class Sender:
     @property
     def idle(self) -> bool:
         """True if everything admitted was sent, and nothing waits for room."""
-        return not (self.entries or self._again or self._fresh)
+        return not (self.entries or self._again or self._fresh or self.tray.items)
 
     @property
     def unsettled(self) -> int:
-        return self.last - self.settled
+        return self.last + len(self.tray.items) - self.settled
 
     @property
     def handed_over(self) -> bool:
@@ -126,37 +97,52 @@ class Sender:
 
     def put(self, entry: Entry) -> None:
         """Queue the items of `entry` behind those that wait already."""
+        self._clear_tray()
         self.entries.append(entry)
-        self._waiting += len(entry.items)
+        self._waiting += sum(map(count_of, entry.items))
         self.admit()
 
     def withdraw(self, entry: Entry) -> None:
         """Take back what was not admitted of `entry`; those behind it may be smaller, and fit."""
         if entry.items:
             self.entries.remove(entry)
-            self._waiting -= len(entry.items)
+            self._waiting -= sum(map(count_of, entry.items))
             entry.items.clear()
             self.admit()
 
+    def bar(self) -> None:
+        """Let nothing more in by way of the tray, in this session."""
+        self.barred = True
+        self._clear_tray()
+
     def admit(self) -> None:
         """Let in what there is room for."""
-        while self._again and self._fits(len(self._again[0][1])):
-            number, item, to = self._again.popleft()
-            self._use_room(len(item))
-            self._fresh.append((number, item, to))
+        self._clear_tray()
+        while self._again and (fits := self._fits(1, len(self._again[0].body))):
+            again = self._again.popleft()
+            self._use_room(fits, len(again.body))
+            self._fresh.append(again)
         while self.entries and not self._again:
             entry = self.entries[0]
             while entry.items:
-                if not self._fits(len(entry.items[0])):
+                some = several(entry.items[0])
+                count, body = some.count, some.body
+                fits = self._fits(count, len(body))
+                if not fits:
                     return
-                item = entry.items.popleft()
-                self._waiting -= 1
-                self._use_room(len(item))
-                self.last += 1
-                entry.admitted += 1
+                entry.items.popleft()
+                if fits < count:
+                    at = codec.cut(body, fits)
+                    entry.items.appendleft(Several(count - fits, body[at:]))
+                    body = body[:at]
+                self._waiting -= fits
+                self._use_room(fits, len(body))
+                self._fresh.append(Fresh(self.last + 1, fits, body, entry.to))
+                self.last += fits
+                entry.admitted += fits
                 entry.last = self.last
-                self._fresh.append((self.last, item, entry.to))
             self.entries.popleft()
+        self._open_tray()
 
     # -- to the host -----------------------------------------------------------------------------
 
@@ -166,7 +152,7 @@ class Sender:
             return None
         items, size = len(self._again) + self._waiting, 0
         if self.bounded_bytes:
-            sizes = list(_first_share(self._sizes(), self.bounded_bytes // 4))
+            sizes = list(first_share(self._sizes(), self.bounded_bytes // 4, BATCH_ITEMS))
             items, size = len(sizes), sum(sizes)
         if not items:
             return None
@@ -176,21 +162,28 @@ class Sender:
 
     def messages(self) -> Iterator[Message]:
         """PUT messages for all that was admitted and not sent."""
+        self._clear_tray()
         while self._fresh:
-            first, item, to = self._fresh.popleft()
-            parts, size = [item], len(item)
-            while self._fresh and len(parts) < BATCH_ITEMS:
-                number, item, other = self._fresh[0]
-                if number != first + len(parts) or other != to or size + len(item) > BATCH_BYTES:
+            fresh = self._fresh.popleft()
+            first, count, body, to = fresh.first, fresh.count, fresh.body, fresh.to
+            parts, size = [body], len(body)
+            while self._fresh and count < BATCH_ITEMS:
+                fresh = self._fresh[0]
+                more, body = fresh.count, fresh.body
+                if fresh.first != first + count or fresh.to != to:
+                    break
+                if count + more > BATCH_ITEMS or size + len(body) > BATCH_BYTES:
                     break
                 self._fresh.popleft()
-                parts.append(item)
-                size += len(item)
-            count = len(parts)
-            body = b"".join(parts)
+                parts.append(body)
+                count += more
+                size += len(body)
+            body = b"".join(parts) if len(parts) > 1 else parts[0]
             self._firsts.append(first)
             self._batches[first] = Batch(first, count, body, to, [(first, first + count - 1)])
             yield Message(Kind.PUT, (first, count, to), body)
+        if not (self.entries or self._again):
+            self._open_tray()
 
     def sent(self, line_number: int, size: int) -> None:
         """A PUT of `size` bytes went out as message `line_number` of the line."""
@@ -215,6 +208,7 @@ class Sender:
 
     def spare(self) -> tuple[int, int]:
         """Give back the room that is not used."""
+        self._clear_tray()
         room = self._room
         self._room = (0, 0)
         self._received = (self._received[0] - room[0], self._received[1] - room[1])
@@ -228,39 +222,62 @@ class Sender:
 
     def begin(self, stored: int, *, maxsize: int, maxbytes: int) -> None:
         """A new session: the host has, or had, everything up to number `stored`; the rest goes again."""
+        self._clear_tray()
         self.bounded = bool(maxsize or maxbytes)
         self.bounded_bytes = maxbytes
         self._room = self._received = (0, 0)
         self._unstored.clear()
         self._unstored_bytes = 0
-        again = [*self._fresh, *self._again]
+        again = [one for fresh in (*self._fresh, *self._again) for one in one_by_one(fresh)]
         self._fresh.clear()
         for batch in list(self._batches.values()):
             if batch.first + batch.count - 1 > stored:
-                again += [(number, item, batch.to) for number, item in batch.items()]
+                again += [Fresh(number, 1, item, batch.to) for number, item in batch.items()]
                 del self._batches[batch.first]
         self._firsts = list(self._batches)
         self._again = deque(sorted(again))
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _fits(self, size: int) -> bool:
+    def _fits(self, count: int, size: int) -> int:
+        """How many of `count` items, of `size` bytes together, there is room for now."""
         if self._unstored_bytes and self._unstored_bytes + size > UNSTORED_BYTES:
-            return False
+            return 0
         if not self.bounded:
-            return True
-        return self._room[0] > 0 and (not self.bounded_bytes or self._room[1] >= size)
+            return count
+        if self.bounded_bytes and self._room[1] < size:
+            return 0
+        return min(count, self._room[0])
 
     def _sizes(self) -> Iterator[int]:
-        for _, item, _ in self._again:
-            yield len(item)
+        for again in self._again:
+            yield len(again.body)
         for entry in self.entries:
-            yield from map(len, entry.items)
+            for item in entry.items:
+                yield len(several(item).body)
 
-    def _use_room(self, size: int) -> None:
+    def _use_room(self, count: int, size: int) -> None:
         self._unstored_bytes += size
         if self.bounded:
-            self._room = (self._room[0] - 1, self._room[1] - size if self.bounded_bytes else 0)
+            self._room = (self._room[0] - count, self._room[1] - size if self.bounded_bytes else 0)
+
+    def _open_tray(self) -> None:
+        """Set room aside for what may come by way of the tray: it is used when that is cleared."""
+        if self.barred or self.bounded_bytes or self._unstored_bytes > UNSTORED_BYTES // 2:
+            return
+        self.tray.open(self._room[0] if self.bounded else MOST)
+
+    def _clear_tray(self) -> None:
+        """Give numbers to what came by way of the tray: it was admitted when it got there."""
+        items = self.tray.clear()
+        start = 0
+        while start < len(items):
+            share = list(first_share(map(len, islice(items, start, None)), BATCH_BYTES, BATCH_ITEMS))
+            stop = start + len(share)
+            self._use_room(len(share), sum(share))
+            self._fresh.append(Fresh(self.last + 1, stop - start, b"".join(items[start:stop]), None))
+            self.last += stop - start
+            start = stop
 
     def _settle(self, first: int, last: int) -> int:
         """Settle what is open of items `first` to `last`; tells how many there were."""
@@ -277,13 +294,3 @@ class Sender:
         self._firsts[start:stop] = still_open
         self.settled += settled
         return settled
-
-
-def _first_share(sizes: Iterable[int], most: int) -> Iterator[int]:
-    """At least the first of `sizes`, and as many as `most` bytes and a batch allow."""
-    total = 0
-    for index, size in enumerate(sizes):
-        total += size
-        if index and (total > most or index >= BATCH_ITEMS):
-            return
-        yield size

@@ -63,6 +63,8 @@ class Session:
         self._said_bye = False
         self._flushed = now
         sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
+        if self.shut:
+            sender.bar()
         sender.admit()
         asks.again()
 
@@ -229,6 +231,7 @@ class Session:
 
     def _told_shut(self, message: Message) -> None:
         self.shut = True
+        self._sender.bar()
         if message.fields[0]:
             self.shut_immediately = True
             self.receiver.give_back()

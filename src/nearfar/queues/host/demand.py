@@ -22,12 +22,16 @@ class Demand:
         self._ledger = ledger
         self._rounds = rounds
         self._hungry: dict[str, None] = {}
+        self._joined = self._failures = 0
+        self._told_at: tuple[object, ...] = ()
+        """What was so when consumers were last told whether all is over."""
 
     def join(self, peer: Peer, tags: list[str]) -> None:
         """A session begins to get. Raises `ProtocolError` where there are too many names already."""
         if len(self._ledger.shared_tags) + len(tags) > MOST_NAMES:
             raise ProtocolError(f"{peer.uid} wants more names than there may be: {MOST_NAMES} in all")
         peer.consumes = True
+        self._joined += 1
         self._ledger.admit(peer.session, frozenset(tags))
 
     def end(self, peer: Peer, why: str, *, cleanly: bool) -> None:
@@ -52,6 +56,7 @@ class Demand:
             self._ledger.settle(session, first, last)
         for first, last in failed:
             self._ledger.fail(session, first, last, f"{peer.uid} gave it up")
+            self._failures += 1
             peer.told_over = False  # it took back its belief in the end by itself
         for first, last in unreadable:
             self._ledger.bury(session, first, last, f"{peer.uid} could not read it")
@@ -82,8 +87,14 @@ class Demand:
 
     def tell_over(self, now: float) -> None:
         """Tell consumers when nothing more will come for them, and when that turns out wrong."""
-        finished = self._ledger.finished()
-        for session in self._ledger.consumers:
+        ledger = self._ledger
+        finished = ledger.finished()
+        open_ = ledger.unsettled if finished and not ledger.size else -1  # else it is over for nobody
+        at = (open_, self._joined, self._failures)
+        if at == self._told_at:
+            return
+        self._told_at = at
+        for session in ledger.consumers:
             peer = self._desk.peers[session]
             over = finished and self._ledger.over(session)
             if over is not peer.told_over:

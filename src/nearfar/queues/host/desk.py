@@ -15,6 +15,8 @@ class Desk:
         self.peers: dict[str, Peer] = {}
         self.session_of: dict[str, str] = {}
         """The session of each end that has one, by the end's name."""
+        self.spoken: dict[str, Peer] = {}
+        """The sessions that heard or said something since they were last looked at."""
         self.actions: list[Action] = []
 
     def peer_of(self, uid: str) -> Peer | None:
@@ -27,6 +29,7 @@ class Desk:
         number = peer.out.send(message, now)
         self.actions.append(Send(peer.session, Envelope(number, peer.inbox.received, message)))
         peer.voice.spoke(now)
+        self.spoken[peer.session] = peer
 
     def send_unnumbered(self, session: str, kind: Kind, *fields: Any, ack: int = 0) -> None:
         """Send one of the words that open, keep and end a session."""

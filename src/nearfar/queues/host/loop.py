@@ -7,7 +7,6 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 import zmq
@@ -21,6 +20,7 @@ from nearfar.net.door import Door
 from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
 from nearfar.queues import wire
+from nearfar.queues.host.lane import COPIED, Lane
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.leftovers import clear_lanes
 from nearfar.queues.host.machine import HostMachine
@@ -33,34 +33,8 @@ DRAIN = 256
 """Messages read from one socket before the others get their turn."""
 DESCRIPTORS = 6
 """That an end takes here: connections, its lane, what tells of its process's death; 7 if it puts and gets."""
-COPIED = 64 * 1024
-"""Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here once."""
-
-
-class Lane:
-    """The PUSH socket of one consumer. It refuses messages until its consumer has connected: they wait."""
-
-    def __init__(self, place: int | str, socket: zmq.Socket[bytes]) -> None:
-        self.place = place
-        self.socket = socket
-        self.backlog: deque[tuple[int, list[bytes]]] = deque()
-        self._waiting: set[int] = set()
-
-    def send(self, number: int, frames: list[bytes]) -> None:
-        """Send message `number`, unless it waits here since it was sent first."""
-        if number not in self._waiting:
-            self._waiting.add(number)
-            self.backlog.append((number, frames))
-            self.push()
-
-    def push(self) -> None:
-        """Send what waits, as far as it goes."""
-        with contextlib.suppress(zmq.Again):
-            while self.backlog:
-                number, frames = self.backlog[0]
-                self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < COPIED)
-                self.backlog.popleft()
-                self._waiting.discard(number)
+BODY = 3
+"""Which frame of what comes to the inbox holds items."""
 
 
 class Host:
@@ -109,6 +83,8 @@ class Host:
             most_peers=sockets.most_peers(DESCRIPTORS),
         )
         self._lanes: dict[str, Lane] = {}
+        self._behind: set[str] = set()
+        """The sessions whose lanes have a backlog."""
         # an end of an earlier host at this address may still call at its lane: it must not find another's
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = Watch()
@@ -174,9 +150,14 @@ class Host:
             with contextlib.suppress(zmq.Again):
                 for _ in range(DRAIN):
                     user, first = self._door.receive(socket)
-                    rest = socket.recv_multipart(zmq.NOBLOCK) if socket.getsockopt(zmq.RCVMORE) else []
+                    frames = [first]
+                    while socket.getsockopt(zmq.RCVMORE):
+                        is_body = len(frames) == BODY and socket is self._inbox
+                        frames.append(
+                            sockets.receive_body(socket, COPIED) if is_body else socket.recv(zmq.NOBLOCK)
+                        )
                     if self._door.admits(user):
-                        self._receive(user, [first, *rest], open_)
+                        self._receive(user, frames, open_)
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked: what they hold goes to others."""
@@ -240,10 +221,13 @@ class Host:
                         self._open_lane(session, ask, now)
                     case CloseLane(session):
                         self._close_lane(session)
-        for lane in self._lanes.values():
-            if lane.backlog:
+        for session in list(self._behind):
+            lane = self._lanes.get(session)
+            if lane is not None:
                 lane.push()
                 self._poller.register(lane.socket, zmq.POLLOUT if lane.backlog else 0)
+            if lane is None or not lane.backlog:
+                self._behind.discard(session)
 
     def _send(self, session: str, envelope: Envelope) -> None:
         frames = wire.pack(*envelope)
@@ -251,7 +235,10 @@ class Host:
             with contextlib.suppress(zmq.Again):
                 self._control.send_multipart([session.encode(), *frames], zmq.NOBLOCK)
         elif session in self._lanes:
-            self._lanes[session].send(envelope.number, frames)
+            lane = self._lanes[session]
+            lane.send(envelope.number, frames)
+            if lane.backlog:
+                self._behind.add(session)
 
     def _open_lane(self, session: str, ask: int, now: float) -> None:
         if session not in self._lanes:

@@ -21,6 +21,7 @@ from nearfar.errors import ProtocolError
 from nearfar.net.here import stem
 from nearfar.net.line import Outgoing, Voice
 from nearfar.net.standstill import Standstill
+from nearfar.queues.host.alarms import Alarms
 from nearfar.queues.host.demand import Demand
 from nearfar.queues.host.desk import Desk
 from nearfar.queues.host.ledger import Ledger
@@ -61,7 +62,7 @@ class HostMachine:
         self._supply = Supply(self._desk, ledger, self._rounds)
         self._demand = Demand(self._desk, ledger, self._rounds)
         self._questions = Questions(self._desk, ledger, self._rounds)
-        self._heard_from: dict[str, Peer] = {}
+        self._alarms = Alarms(lease)
         self._standstill: Standstill | None = None
 
     @property
@@ -112,7 +113,7 @@ class HostMachine:
         peer.out.acked(ack, now)
         if number:
             peer.voice.heard(now, len(message.body or b""))
-            self._heard_from[session] = peer
+            self._desk.spoken[session] = peer
             for ready in peer.inbox.accept(number, message):
                 if self.peers.get(session) is peer:
                     self._handle(peer, ready, now)
@@ -137,9 +138,12 @@ class HostMachine:
         self._standstill = self._standstill or Standstill(now)
         if stood:
             self._rounds.postpone(stood)
-        for peer in list(self.peers.values()):
-            peer.heard = min(now, peer.heard + stood)
-            peer.out.postpone(stood)
+            for peer in self.peers.values():
+                peer.heard = min(now, peer.heard + stood)
+                peer.out.postpone(stood)
+        for peer in [*self._alarms.ring(now), *self._desk.spoken.values()]:
+            if self.peers.get(peer.session) is not peer:
+                continue
             if now - peer.heard >= self._lease:
                 self.dead(peer.session, f"{peer.uid} was silent for {self._lease:g} s", now)
                 continue
@@ -153,6 +157,7 @@ class HostMachine:
                 envelope = Envelope(number, peer.inbox.received, message)
                 self._desk.actions.append(Send(peer.session, envelope))
             self._beat(peer, now)
+            self._alarms.set(peer)
         self._rounds.expire(now)
 
     def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
@@ -169,25 +174,25 @@ class HostMachine:
         self._supply.tell_news(now)
         self._supply.tell_tags(now)
         self._demand.tell_over(now)
-        for peer in self._heard_from.values():
-            self._beat(peer, now)
-        self._heard_from.clear()
+        for peer in self._desk.spoken.values():
+            if self.peers.get(peer.session) is peer:
+                self._beat(peer, now)
+                self._alarms.set(peer)
+        self._desk.spoken.clear()
         actions, self._desk.actions = self._desk.actions, []
         return actions
 
     def deadline(self, now: float) -> float:
         """When `tick` is wanted next."""
-        times = [peer.voice.deadline() for peer in self.peers.values()]
-        times += [overdue for p in self.peers.values() if (overdue := p.out.deadline()) is not None]
         latest = now + self._lease / 5
-        return min(min(times, default=latest), self._rounds.deadline(latest))
+        return min(self._alarms.deadline(latest), self._rounds.deadline(latest))
 
     def counts(self) -> dict[str, int]:
         """The queue in figures."""
         return self._questions.counts() | {"refused": self.refused}
 
     def _beat(self, peer: Peer, now: float) -> None:
-        if peer.voice.due(now) and self.peers.get(peer.session) is peer:
+        if peer.voice.due(now):
             self._desk.send_unnumbered(peer.session, Kind.BEAT, ack=peer.inbox.received)
             peer.voice.spoke(now)
 
@@ -224,6 +229,7 @@ class HostMachine:
         out: Outgoing[Message] = Outgoing(self._lease / 10)
         self.peers[session] = peer = Peer(session, uid, now, out, Voice(self._lease, now), ticket)
         self._desk.session_of[uid] = session
+        self._alarms.set(peer)
         return peer
 
     def _reject(self, session: str, message: Message) -> None:

@@ -57,6 +57,8 @@ class Peer:
     """Items and bytes it wants to have been granted in all."""
     granted: tuple[int, int] = (0, 0)
     """Items and bytes it was granted in all, since the session began."""
+    alarm: float = float("inf")
+    """When it is looked at next (`Alarms`)."""
     told_over: bool = False
     rounds: int = 0
     """Rounds that it has under way."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nearfar.errors import ProtocolError
@@ -24,6 +24,7 @@ class Round:
     missing: set[str]
     then: Then
     deadline: float
+    always: bool
 
 
 class Rounds:
@@ -34,22 +35,33 @@ class Rounds:
         self._rounds: dict[int, Round] = {}
         self._last = 0
 
-    def start(self, asker: Peer, then: Then, now: float, *, recall: bool = False) -> None:
-        """Ask every other end, then call `then(now)`, unless the asker is gone by that time.
+    def start(
+        self,
+        asker: Peer,
+        then: Then,
+        now: float,
+        *,
+        recall: bool = False,
+        whom: Iterable[Peer] | None = None,
+        always: bool = False,
+    ) -> None:
+        """Ask every other end (or those of `whom`), then call `then(now)`, unless the asker is
+        gone by then (or `always`).
 
         With `recall` they also return the room and the items that lie unused with them. Raises
         `ProtocolError` for an asker that asks too much at a time.
         """
         if asker.rounds >= MOST_ROUNDS:
             raise ProtocolError(f"{asker.uid} asks more than {MOST_ROUNDS} things at a time")
-        others = [p for p in self._desk.peers.values() if p is not asker and (p.produces or p.consumes)]
+        ends = self._desk.peers.values() if whom is None else whom
+        others = [p for p in ends if p is not asker and (p.produces or p.consumes)]
         self._last += 1
         for other in others:
             self._desk.send(other, Kind.SYNC, self._last, recall, now=now)
         if others:
             asker.rounds += 1
             missing = {other.session for other in others}
-            self._rounds[self._last] = Round(asker, missing, then, now + PATIENCE)
+            self._rounds[self._last] = Round(asker, missing, then, now + PATIENCE, always)
         else:
             then(now)
 
@@ -68,7 +80,10 @@ class Rounds:
 
     def expire(self, now: float) -> None:
         """End the rounds that took too long."""
-        for number in [n for n, pending in self._rounds.items() if now >= pending.deadline]:
+        while self._rounds:
+            number = next(iter(self._rounds))  # the oldest, whose time is over first
+            if now < self._rounds[number].deadline:
+                return
             self._finish(number, now)
 
     def postpone(self, seconds: float) -> None:
@@ -78,10 +93,10 @@ class Rounds:
 
     def deadline(self, otherwise: float) -> float:
         """When `expire` is wanted next."""
-        return min((pending.deadline for pending in self._rounds.values()), default=otherwise)
+        return next(iter(self._rounds.values())).deadline if self._rounds else otherwise
 
     def _finish(self, number: int, now: float) -> None:
         over = self._rounds.pop(number)
         over.asker.rounds -= 1
-        if self._desk.peers.get(over.asker.session) is over.asker:
+        if over.always or self._desk.peers.get(over.asker.session) is over.asker:
             over.then(now)

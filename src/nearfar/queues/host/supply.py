@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from nearfar.errors import ProtocolError
 from nearfar.queues.host.desk import Desk
 from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.peers import Peer
+from nearfar.queues.host.peers import MOST_ROUNDS, Peer
 from nearfar.queues.host.records import News, Outcome, State
 from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.wire import Kind, Message, share_of_answers
 
 NEWS_PER_MESSAGE = 1000
+MOST_AHEAD = 1024
+"""Items that a producer may be granted besides what it asked for."""
 MOST_PRODUCERS = 10_000
 """Producers that the ledger remembers: when there are more, it forgets some of those that have left."""
 
@@ -23,12 +27,17 @@ class Supply:
         self._ledger = ledger
         self._rounds = rounds
         self._needy: dict[str, None] = {}
+        self._ahead: dict[str, Peer] = {}
+        """Those who were granted more than they asked for, and may still have it."""
+        self._recalling = False
+        self._producing = 0
         self._tags: list[str] = []
         self._newcomers: list[Peer] = []
 
     def join(self, peer: Peer, now: float, *, helper: bool) -> None:
         """A session begins to put."""
         peer.produces = True
+        self._producing += 1
         self._forget_some()
         self._newcomers.append(peer)
         if self._ledger.enter(peer.uid, now, helper=helper).news:
@@ -36,7 +45,9 @@ class Supply:
 
     def end(self, peer: Peer, *, cleanly: bool) -> None:
         """A session ends; what it may not have heard is told again if its producer returns."""
+        self._producing -= 1
         self._needy.pop(peer.session, None)
+        self._ahead.pop(peer.session, None)
         told = [message for _, message in peer.out.unacked() if message.kind is Kind.SETTLED]
         rows = [row for message in told for row in message.fields[0]]
         news = [News(first, count, Outcome(outcome), answer) for first, count, outcome, answer in rows]
@@ -62,13 +73,23 @@ class Supply:
             self._rounds.start(peer, lambda later: self._answer(peer, ask, later), now, recall=True)
         elif ask:
             self._answer(peer, ask, now)
+        elif peer.in_need:
+            self._recall(now)
 
     def grant(self, now: float) -> None:
-        """Give out room: a share of the items to each; where bytes are bounded, all it asked or nothing."""
-        for session in list(self._needy):
+        """Give out room: a share of the items to each; where bytes are bounded, all it asked or nothing.
+
+        When that is done, the last gets more than it asked for, if there is plenty: so that it need not ask
+        for each item. What of that is not used comes back when another is in need.
+        """
+        most = self._ledger.room()[0] if self._ledger.maxsize else len(self._needy)
+        for session in list(islice(self._needy, max(0, most))):
             peer = self._desk.peers[session]
             items, size = self._grantable(peer)
             if items or size:
+                items += self._surplus(items)
+                if items > peer.unmet[0]:
+                    self._ahead[session] = peer
                 self._ledger.grant(peer.uid, items, size)
                 peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
                 self._desk.send(peer, Kind.ROOM, items, size, now=now)
@@ -131,6 +152,29 @@ class Supply:
             fits = size <= free_bytes and (not self._ledger.maxsize or items <= free)
             return (items, size) if fits else (0, 0)
         return (min(items, max(1, free // len(self._needy))) if free > 0 else 0, 0)
+
+    def _surplus(self, items: int) -> int:
+        """Items more than the last who is in need asked for: the others may come any time."""
+        if self._ledger.maxbytes or len(self._needy) > 1:
+            return 0
+        return min(MOST_AHEAD, (self._ledger.room()[0] - items) // (2 * self._producing))
+
+    def _recall(self, now: float) -> None:
+        """Somebody waits for room: have it back where it lies unused."""
+        if self._recalling or not self._ahead:
+            return
+        asker = self._desk.peers[next(iter(self._needy))]
+        whom = [peer for session, peer in self._ahead.items() if session not in self._needy]
+        self._ahead.clear()
+        if whom and asker.rounds < MOST_ROUNDS:
+            self._recalling = True
+            self._rounds.start(asker, self._recalled, now, recall=True, whom=whom, always=True)
+
+    def _recalled(self, now: float) -> None:
+        self._recalling = False
+        self.grant(now)
+        if self._needy:
+            self._recall(now)
 
     def _answer(self, peer: Peer, ask: int, now: float) -> None:
         self.grant(now)

@@ -1,0 +1,138 @@
+"""What an item costs the host of a far queue by the number of its ends: the machine alone, without sockets.
+
+Half of the ends put and half of them get, one item each in turn; each is heard and acked as it would be. What
+is measured is everything that the host's machine does for an item, from its PUT to the news that it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.rounds import Spread, machine, spread, write_json
+from nearfar.net import codec
+from nearfar.programs.arguments import positive
+from nearfar.queues.host.ledger import Ledger
+from nearfar.queues.host.machine import HostMachine
+from nearfar.queues.host.peers import Send
+from nearfar.queues.wire import VERSION, Envelope, Kind, Message
+
+PEERS = (10, 100, 1000)
+LEASE = 10.0
+PACE = 0.2
+"""Seconds of simulated time between two messages of one end, however many there are: what an end costs by
+itself (acks that cannot wait, beats) is then the same for each item."""
+
+
+class Sim:
+    """An end, as far as the host can tell."""
+
+    def __init__(self, host: Simulated, name: str, *, produces: bool) -> None:
+        self.session = f"{name}.1"
+        self._host = host
+        self._sent = self._stored = self._taken = 0
+        self.heard = 0
+        self.lent: list[int] = []
+        host.ends[self.session] = self
+        host.hear(self.session, Envelope(0, 0, Message(Kind.HELLO, (VERSION, name, {}))))
+        self.say(Kind.JOIN, produces, not produces, [], False)
+
+    def say(self, kind: Kind, *fields: object, body: bytes | None = None) -> None:
+        self._sent += 1
+        self._host.hear(self.session, Envelope(self._sent, self.heard, Message(kind, fields, body)))
+
+    def put(self, body: bytes) -> None:
+        self._stored += 1
+        self.say(Kind.PUT, self._stored, 1, None, body=body)
+
+    def want(self) -> None:
+        """Say that the last items are done, and that another is waited for."""
+        done = [[at, at] for at in self.lent]
+        self._taken = max([self._taken, *self.lent])
+        self.lent = []
+        self.say(Kind.REPORT, 1, 1 << 20, 0, self._taken, done, [], [], [], [])
+
+
+class Simulated:
+    """A host's machine with `peers` ends."""
+
+    def __init__(self, peers: int) -> None:
+        about = {"epoch": "e", "inbox": 1, "maxsize": 0, "maxbytes": 0, "lease": LEASE, "trusted": False}
+        self.machine = HostMachine(Ledger(), about, lease=LEASE)
+        self._step = PACE / peers
+        self.ends: dict[str, Sim] = {}
+        self.now = self.next_tick = 0.0
+        self.producers = [Sim(self, f"p{n}", produces=True) for n in range(peers // 2)]
+        self.consumers = [Sim(self, f"c{n}", produces=False) for n in range(peers - peers // 2)]
+        for each in self.consumers:
+            each.want()
+
+    def hear(self, session: str, envelope: Envelope) -> None:
+        """As the host's loop does with each message."""
+        self.now += self._step
+        self.machine.receive(session, envelope, self.now)
+        if self.now >= self.next_tick:
+            self.machine.tick(self.now)
+        for action in self.machine.flush(self.now):
+            if isinstance(action, Send) and action.envelope.number:
+                end = self.ends[action.session]
+                end.heard = action.envelope.number
+                if action.envelope.message.kind is Kind.LEND:
+                    end.lent.append(action.envelope.message.fields[0])
+        self.next_tick = min(self.machine.deadline(self.now), self.now + LEASE / 100)
+
+    def run(self, items: int) -> float:
+        """Microseconds an item."""
+        body = codec.encode(b"x" * 100, trusted=False)
+        gc.collect()
+        started = time.process_time()
+        for number in range(items):
+            self.producers[number % len(self.producers)].put(body)
+            self.consumers[number % len(self.consumers)].want()
+        took = time.process_time() - started
+        if self.machine.counts()["settled"] < items - 2 * len(self.consumers):
+            raise RuntimeError("items were left behind")
+        return took / items * 1e6
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a Markdown table, and write both forms."""
+    parser = argparse.ArgumentParser("benchmarks.ledger", description=__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a tenth of the items")
+    add("--rounds", type=positive, default=5, metavar="N", help="of each number of ends (%(default)s)")
+    add("-o", "--output", type=Path, default=Path("bench-results"), metavar="DIR", help="(%(default)s)")
+    options = parser.parse_args(argv)
+    items = 2000 if options.quick else 20_000
+    costs: dict[int, list[float]] = {peers: [] for peers in PEERS}
+    for _ in range(options.rounds):
+        for peers in PEERS:
+            costs[peers].append(Simulated(peers).run(items))
+    ratios = {n: spread([a / b for a, b in zip(costs[n], costs[PEERS[0]], strict=True)]) for n in PEERS}
+    rows = {n: {"us": asdict(spread(costs[n])), "ratio": asdict(ratios[n])} for n in PEERS}
+    table = markdown({n: (spread(costs[n]), ratios[n]) for n in PEERS}, options.rounds)
+    print(table)
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_json(options.output / "ledger.json", {"rounds": options.rounds, "machine": machine(), "ends": rows})
+    (options.output / "ledger.md").write_text(table, encoding="utf-8")
+    return 0
+
+
+def markdown(rows: dict[int, tuple[Spread, Spread]], rounds: int) -> str:
+    lines = [
+        f"{rounds} alternating rounds; medians with quartiles.",
+        "",
+        "| ends | CPU of the host's machine, us an item | to that of 10 |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {ends} | {cost} | {ratio} |" for ends, (cost, ratio) in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""An end as its producers see it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+from nearfar.errors import Full, ShutDown
+from nearfar.net import codec
+from nearfar.queues.ends.batches import Entry, Several, several
+from nearfar.queues.ends.connection import Connection
+from nearfar.queues.ends.machine import EndMachine
+from nearfar.queues.ends.sender import BATCH_BYTES, BATCH_ITEMS, Settled
+from nearfar.queues.ends.tray import MANY, Tray
+from nearfar.queues.wire import Kind
+
+QUIET = 0.00005
+"""Seconds without a turn after which what is put is sent by who puts it."""
+GATHER = 0.001
+"""Seconds that what is put may wait for more, while puts follow one another."""
+
+
+class Putting(Connection):
+    """Puts, for any number of threads."""
+
+    def put(self, items: list[Any], *, block: bool, timeout: float | None, to: str | None = None) -> int:
+        """Put `items` in order and return the number of the last. Raises `Full` with how many went in."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._hold:
+            entry = self._submit(items, to)
+            if entry.items:
+                self._wait_for_room(entry, block, deadline)
+            if entry.admitted < len(items):
+                if self._session.shut:
+                    raise ShutDown
+                raise Full(entry.admitted)
+        self._need_loop().help()
+        return entry.last
+
+    def _wait_for_room(self, entry: Entry, block: bool, deadline: float | None) -> None:
+        self._need_loop().wake()
+        try:
+            if block:
+                self._wait_until(lambda: not entry.items or self._session.shut, deadline)
+            else:
+                self._ask(Kind.NEED, until=lambda: not entry.items)
+        finally:
+            if entry.items:
+                self._machine.sender.withdraw(entry)
+                self._need_loop().wake()  # what waits behind it may fit now
+                self._changed.notify_all()
+
+    def nudge(self, lying: int) -> None:
+        """So many items lie in the tray, the latest slipped in just now: see that they go.
+
+        Where it has been quiet they go at once, and else when there are many, or after a moment.
+        """
+        loop = self._need_loop()
+        now = time.monotonic()
+        if lying >= MANY or now - loop.turned > QUIET:
+            loop.help()
+        else:
+            with self._hold:
+                loop.wake_within(GATHER, now)
+
+    @property
+    def tray(self) -> Tray:
+        """Where small items may be put without more ado, but for `nudge`."""
+        return self._machine.sender.tray
+
+    def post(self, item: Any, to: str | None = None) -> Entry:
+        """Queue one item for sending and return at once; `Entry.last` is its number once it is admitted."""
+        with self._hold:
+            entry = self._submit([item], to)
+            self._need_loop().wake()
+            return entry
+
+    def attend(self) -> None:
+        """Be counted as a producer from now on, whether anything is put or not. Raises `QueueLost`."""
+        with self._hold:
+            self._open(produces=True)
+            self._need_loop().wake()
+
+    def tags(self) -> frozenset[str]:
+        """The names under which consumers can be addressed now, besides their own."""
+        with self._hold:
+            return self._session.tags if self._machine.session else frozenset()
+
+    def join_items(self) -> None:
+        """Wait until every item of the queue is done. Raises `QueueLost`.
+
+        A host that was started again does not know of items until their producers have sent them again: it
+        is not asked before all that was put here is done, and asked anew if it is another by then.
+        """
+        with self._hold:
+            machine, epoch = self._open(), None
+            while epoch != machine.facts["epoch"]:
+                epoch = machine.facts["epoch"]
+                self._wait_until(lambda: not machine.sender.unsettled, None)
+                self._ask(Kind.ASK, "join")
+
+    def _submit(self, items: list[Any], to: str | None) -> Entry:
+        machine = self._open(produces=True)
+        if self._session.shut:
+            raise ShutDown
+        machine.sender.barred = self._closed
+        machine.sender.tray.trusted = bool(machine.facts["trusted"])
+        entry = Entry(self._encode(machine, items), to)
+        machine.sender.put(entry)
+        return entry
+
+    def _encode(self, machine: EndMachine, items: list[Any]) -> deque[bytes | Several]:
+        trusted, most = bool(machine.facts["trusted"]), machine.facts["maxbytes"]
+        if len(items) > 1 and not most:
+            runs = codec.encode_many(items, trusted=trusted, most=BATCH_ITEMS, size=BATCH_BYTES // 2)
+            return deque(Several(*run) for run in runs)
+        encoded: deque[bytes | Several] = deque(codec.encode(item, trusted=trusted) for item in items)
+        if most and any(len(several(item).body) > most for item in encoded):
+            raise ValueError(f"an item is larger than the whole queue may be ({most} bytes)")
+        return encoded
+
+    def outcomes(self) -> list[Settled]:
+        """What was settled with more than "done" since the last call (dead, undeliverable, answered).
+
+        Raises `QueueLost` when there is none and the host has been away for too long.
+        """
+        with self._hold:
+            outcomes = list(self._machine.sender.outcomes)
+            self._machine.sender.outcomes.clear()
+            if not outcomes:
+                self._check_host(time.monotonic())
+            return outcomes

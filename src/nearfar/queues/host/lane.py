@@ -1,0 +1,37 @@
+"""A consumer's lane: where the items go that are lent to it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+
+import zmq
+
+COPIED = 64 * 1024
+"""Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here once."""
+
+
+class Lane:
+    """The PUSH socket of one consumer. It refuses messages until its consumer has connected: they wait."""
+
+    def __init__(self, place: int | str, socket: zmq.Socket[bytes]) -> None:
+        self.place = place
+        self.socket = socket
+        self.backlog: deque[tuple[int, list[bytes]]] = deque()
+        self._waiting: set[int] = set()
+
+    def send(self, number: int, frames: list[bytes]) -> None:
+        """Send message `number`, unless it waits here since it was sent first."""
+        if number not in self._waiting:
+            self._waiting.add(number)
+            self.backlog.append((number, frames))
+            self.push()
+
+    def push(self) -> None:
+        """Send what waits, as far as it goes."""
+        with contextlib.suppress(zmq.Again):
+            while self.backlog:
+                number, frames = self.backlog[0]
+                self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < COPIED)
+                self.backlog.popleft()
+                self._waiting.discard(number)

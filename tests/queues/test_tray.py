@@ -1,0 +1,92 @@
+"""Small items gather in the tray within the room set aside for them, in order, from many threads."""
+
+from __future__ import annotations
+
+import threading
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from nearfar.errors import ItemError
+from nearfar.net import codec
+from nearfar.queues.ends.batches import Entry
+from nearfar.queues.ends.sender import Sender
+from nearfar.queues.ends.tray import HEAVY, LARGEST, MANY, MOST, Tray
+
+
+def opened(limit: int = MOST) -> Tray:
+    tray = Tray()
+    tray.open(limit)
+    return tray
+
+
+def test_nothing_gets_in_before_it_is_open_nor_beyond_its_limit() -> None:
+    tray = Tray()
+    assert tray.slip("early") == 0
+    tray.open(2)
+    assert [tray.slip(item) for item in "abc"] == [1, 2, 0]
+    assert codec.decode(b"".join(tray.clear()), 2, trusted=False) == ["a", "b"]
+    assert tray.slip("late") == 0
+
+
+@pytest.mark.parametrize(
+    "item", [None, True, 7, 1 << 80, 0.5, "text", b"bytes", (1, [2]), {"a": {1}}], ids=repr
+)
+def test_an_item_comes_out_as_it_went_in(item: Any) -> None:
+    tray = opened()
+    assert tray.slip(item) == 1
+    assert codec.decode(tray.clear()[0], 1, trusted=False) == [item]
+
+
+@pytest.mark.parametrize(
+    "item", [bytes(LARGEST + 1), "x" * (LARGEST + 1), [bytes(LARGEST)], "\ud800"], ids=type
+)
+def test_what_is_large_or_odd_goes_another_way(item: Any) -> None:
+    tray = opened()
+    assert tray.slip(item) == 0
+    assert tray.clear() == []
+
+
+def test_what_cannot_travel_raises_and_leaves_the_others() -> None:
+    tray = opened()
+    tray.slip(1)
+    with pytest.raises(ItemError):
+        tray.slip(Decimal(1))
+    assert (tray.slip(2), len(tray.clear())) == (2, 2)
+
+
+def test_it_says_once_that_it_has_become_heavy() -> None:
+    tray = opened()
+    told = [tray.slip(bytes(HEAVY // 8)) for _ in range(10)]
+    assert told.count(MANY) == 1
+    assert told.index(MANY) == 7
+
+
+def test_many_threads_never_exceed_the_limit() -> None:
+    tray = opened(500)
+    threads = [threading.Thread(target=lambda: [tray.slip(1) for _ in range(200)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tray.clear()) == 500
+
+
+def test_what_came_by_the_tray_goes_before_what_is_put_later_and_uses_its_room() -> None:
+    """Given room for three items of a bounded queue, of which the tray took one,
+
+    If three more are put the other way,
+    I expect two of them to go after it, and the third to wait.
+    """
+    sender = Sender()
+    sender.begin(0, maxsize=9, maxbytes=0)
+    sender.barred = False
+    sender.gain(3, 0)
+    sender.admit()
+    assert sender.tray.slip(1) == 1
+    entry = Entry(type(sender.entries)([b"\x02", b"\x03", b"\x04"]))  # type: ignore[arg-type]
+    sender.put(entry)
+    assert sender.tray.slip(5) == 0
+    assert [(m.fields[:2], m.body) for m in sender.messages()] == [((1, 3), b"\x01\x02\x03")]
+    assert (list(entry.items), sender.need()) == ([b"\x04"], (4, 0))
