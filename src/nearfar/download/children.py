@@ -14,9 +14,11 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import select
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,6 +32,8 @@ from nearfar.download.memory import keep_freed_memory
 from nearfar.download.model import Job
 
 ORPHANED = 70
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""A terminal's Ctrl-C reaches every process of a command; only the parent decides what it means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +133,24 @@ def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -
 
 def _prepare(plan: Plan) -> None:
     keep_freed_memory()
-    # A terminal's Ctrl-C reaches every process of the command; only the parent decides what it means.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     Thread(target=_leave_with_parent, name="orphan", daemon=True).start()
     if plan.prepare is not None:
         plan.prepare()
 
 
 def _leave_with_parent() -> None:
-    """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling."""
+    """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling.
+
+    By the process itself: of the pipe that multiprocessing would watch, a forked sibling may hold the other end.
+    """
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(ORPHANED)
+    if parent is None or parent.pid is None:
+        return
+    with suppress(ProcessLookupError):
+        watched = os.pidfd_open(parent.pid)
+        if os.getppid() == parent.pid:
+            select.select([watched], [], [])
+    os._exit(ORPHANED)
