@@ -41,6 +41,7 @@ class Draft:
         """Bytes written so far."""
         self.synced = False
         """All of it is on the disk."""
+        self.folder = self.parts[:-1]
         self._hash = hashlib.sha256()
         self._folders = folders
         self._flushed = 0
@@ -53,10 +54,6 @@ class Draft:
             raise disk(error, self.label) from error
         self._unsettled = unsettled
         unsettled.add(self)
-
-    @property
-    def folder(self) -> tuple[str, ...]:
-        return self.parts[:-1]
 
     @property
     def label(self) -> str:
@@ -94,7 +91,7 @@ class Draft:
         """Say that these were all bytes, and what they should have been.
 
         Raises `StoreError`: truncated if there are fewer or more than `body` counts, checksum if they are
-        others. (A digest that the job or the server named was the fetcher's to check.)
+        others, where it tells. (A digest that the job or the server named was the fetcher's to check.)
         """
         problem = self._problem(body)
         if problem is not None:
@@ -105,7 +102,7 @@ class Draft:
     def _problem(self, body: Body) -> StoreError | None:
         if self.size != body.size:
             return StoreError(Reason.TRUNCATED, f"{self.label}: {self.size} bytes came of {body.size}")
-        if self.sha256 != body.sha256:
+        if body.sha256 is not None and self.sha256 != body.sha256:
             return StoreError(Reason.CHECKSUM, f"{self.label}: the bytes are not those that were sent")
         return None
 
