@@ -2,8 +2,8 @@
 
 ::
 
-    parent -> producer    jobs  [(number, job)...] | end | stop
-    producer -> parent    want  how many           | ended [(number, Ended)...]
+    parent -> producer    jobs  [(number, *job)...] | end | stop
+    producer -> parent    want  how many            | ended [(number, saved, *what)...]
     parent -> consumer    end
 
 A child whose parent is gone leaves at once.
@@ -29,7 +29,7 @@ from nearfar.download.account import Ended
 from nearfar.download.couriers.near import NearInbound, NearOutbound, Routes
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.memory import keep_freed_memory
-from nearfar.download.model import Job
+from nearfar.download.model import Ending, Failure, Job, Saved
 
 ORPHANED = 70
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -61,7 +61,7 @@ class PipeDesk:
         self._jobs: deque[tuple[int, Job]] = deque()
         self._asked = False
         self._over = False
-        self._ended: list[tuple[int, Ended]] = []
+        self._ended: list[tuple[Any, ...]] = []
 
     def listen(self) -> None:
         """Read what the parent says, until it says the end: for a thread of its own."""
@@ -71,7 +71,7 @@ class PipeDesk:
             except (EOFError, OSError):
                 # The parent is gone, or about to kill this process.
                 return
-            self._jobs.extend(jobs)
+            self._jobs.extend((number, Job(url, name, checksum)) for number, url, name, checksum in jobs)
             self._asked = False
             if word != "jobs":
                 self._over = True
@@ -92,12 +92,19 @@ class PipeDesk:
         return self._over and not self._jobs
 
     def end(self, number: int, ended: Ended) -> None:
-        self._ended.append((number, ended))
+        self._ended.append((number, ended.ending is Ending.SAVED, *ended.what))
 
     def turn(self) -> None:
         if self._ended:
             ended, self._ended = self._ended, []
             self._pipe.send(("ended", ended))
+
+
+def read_ending(saved: bool, *what: Any) -> Ended:
+    """What `PipeDesk.end` wrote down: flat, as a class costs more to pickle than all that is in it."""
+    if len(what) == len(Failure._fields):
+        return Ended(Ending.FAILED, Failure._make(what))
+    return Ended(Ending.SAVED if saved else Ending.ALREADY, Saved._make(what))
 
 
 def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
@@ -144,7 +151,7 @@ def _prepare(plan: Plan) -> None:
 def _leave_with_parent() -> None:
     """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling.
 
-    By the process itself: of the pipe that multiprocessing would watch, a forked sibling may hold the other end.
+    By the process itself: of the pipe that multiprocessing watches, a forked sibling may hold the other end.
     """
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import multiprocessing
-import os
 import signal
 import socket
 import time
@@ -21,10 +20,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from nearfar.download.account import Ended
-from nearfar.download.children import SIGNALS, Plan, consume, produce
+from nearfar.download.children import SIGNALS, Plan, consume, produce, read_ending
 from nearfar.download.couriers.near import Routes
 from nearfar.download.desk import InputDesk
 from nearfar.download.model import Ending, Job, Saved
@@ -214,7 +214,7 @@ class Near:
             if jobs:
                 child.hungry = 0
                 child.given.update(jobs)
-                self._say(child, "jobs", jobs)
+                self._say(child, "jobs", [(number, *job) for number, job in jobs])
 
     def _hear(self, child: Child) -> None:
         """Read one message of a producer."""
@@ -226,10 +226,10 @@ class Near:
         if word == "want":
             child.hungry = said
             return
-        for number, ended in said:
+        for number, *ending in said:
             del child.given[number]
             self._ended += 1
-            self._desk.end(number, self._in_this_run(number, ended))
+            self._desk.end(number, self._in_this_run(number, read_ending(*ending)))
 
     def _in_this_run(self, number: int, ended: Ended) -> Ended:
         """A file may have been saved by a generation that died before it could say so."""
@@ -245,7 +245,7 @@ class Near:
         for child in children:
             self._say(child, word, [])
 
-    def _say(self, child: Child, word: str, jobs: list[tuple[int, Job]]) -> None:
+    def _say(self, child: Child, word: str, jobs: list[tuple[Any, ...]]) -> None:
         # A dead child does not listen; its sentinel says so in the next turn.
         with suppress(OSError):
             child.pipe.send((word, jobs))
@@ -287,7 +287,5 @@ def _alone() -> bool:
 
     A fork saves the start of an interpreter and its imports, a fifth of a second for each process.
     """
-    try:
-        return len(os.listdir("/proc/self/task")) == 1
-    except OSError:
-        return False
+    threads = Path("/proc/self/task")
+    return threads.is_dir() and sum(1 for _ in threads.iterdir()) == 1

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -144,7 +145,8 @@ def _way(options: argparse.Namespace) -> Callable[[argparse.Namespace, FetchOpti
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopRequest:
     plan = Plan(
         directory=options.output,
-        make_fetcher=partial(make_fetcher, fetching),
+        # The consumers count the digests: only a pipe of this machine is between.
+        make_fetcher=partial(make_fetcher, replace(fetching, digest=False)),
         overwrite=options.overwrite,
         producers=options.producers,
         consumers=options.consumers,

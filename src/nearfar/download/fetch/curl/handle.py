@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from nearfar.download.fetch.addresses import is_public
@@ -56,7 +57,8 @@ class Handle:
         """The sink asked for a pause."""
         self.held = False
         """libcurl was told so, and keeps bytes that wait."""
-        self._throttle = throttle
+        self._spend = throttle.spend
+        self._take: Callable[[bytes], bool] = _nobody
         self._error: BaseException | None = None
         self._discarded = 0
         self._lines: list[bytes] = []
@@ -77,13 +79,16 @@ class Handle:
     def load(self, transfer: Transfer, host: str) -> None:
         """Make the handle ready for the transfer's next request, counted at `host`."""
         self.transfer, self.host = transfer, host
+        self._take = transfer.take
         self.paused = self.held = self._answered = self._taking = False
         self._discarded = 0
         self._barred = None
         self._lines.clear()
         self._head_size = 0
         self.curl.setopt(pycurl.URL, transfer.url.text)
-        self._share(self._http == "h2c" or (self._http == "auto" and transfer.url.scheme == "https"))
+        shared = self._http == "h2c" or (self._http == "auto" and transfer.url.scheme == "https")
+        if shared is not self._sharing:
+            self._share(shared)
         if transfer.fresh is not self._fresh:
             self.curl.setopt(pycurl.FRESH_CONNECT, int(transfer.fresh))
             self._fresh = transfer.fresh
@@ -126,7 +131,7 @@ class Handle:
         return 0
 
     def close(self) -> None:
-        self.transfer = None
+        self.transfer, self._take = None, _nobody
         self.curl.close()
 
     def _open(self, purpose: int, address: Any) -> int | Lent:
@@ -155,9 +160,8 @@ class Handle:
 
         Not where it cannot: libcurl would let all requests to the host wait for the first one's answer.
         """
-        if wanted is not self._sharing:
-            self.curl.setopt(pycurl.PIPEWAIT, int(wanted))
-            self._sharing = wanted
+        self.curl.setopt(pycurl.PIPEWAIT, int(wanted))
+        self._sharing = wanted
 
     def _write(self, data: bytes) -> int | None:
         """libcurl's write callback: None takes the bytes, `ABORT` ends the request."""
@@ -166,6 +170,11 @@ class Handle:
             pause: int = pycurl.WRITEFUNC_PAUSE
             return pause
         try:
+            if self._taking:
+                self._spend(len(data))
+                if self._take(data):
+                    return None
+                return self._halt()
             return self._feed(data)
         except BaseException as error:
             # Nothing can be raised through libcurl: `conclude` does it.
@@ -173,23 +182,32 @@ class Handle:
             return ABORT
 
     def _feed(self, data: bytes) -> int | None:
+        """The first bytes of a body, or those of one that is no file."""
         transfer = self.transfer
         assert transfer is not None
         if not self._answered:
             self._answer()
-        self._throttle.spend(len(data))
-        if not self._taking:
-            # A refused file is not worth its bytes; the small body of an error or a redirect is.
-            refused = transfer.trouble is not None and transfer.trouble.reason in UNWANTED
-            self._discarded += len(data)
-            return ABORT if refused or self._discarded > DISCARDED_AT_MOST else None
-        if not transfer.take(data):
-            if transfer.trouble is not None:
-                return ABORT
-            self.paused = True
+        self._spend(len(data))
+        if self._taking:
+            return None if self._take(data) else self._halt()
+        # A refused file is not worth its bytes; the small body of an error or a redirect is.
+        refused = transfer.trouble is not None and transfer.trouble.reason in UNWANTED
+        self._discarded += len(data)
+        return ABORT if refused or self._discarded > DISCARDED_AT_MOST else None
+
+    def _halt(self) -> int | None:
+        """The transfer wants no more now, or none at all."""
+        assert self.transfer is not None
+        if self.transfer.trouble is not None:
+            return ABORT
+        self.paused = True
         return None
 
     def _answer(self) -> None:
         assert self.transfer is not None
         self._answered = True
         self._taking = self.transfer.answered(parse_head(self._lines), time.time())
+
+
+def _nobody(data: bytes) -> bool:
+    raise AssertionError(f"{len(data)} bytes came for no transfer")
