@@ -25,6 +25,7 @@ from typing import Any
 
 from nearfar.download.account import Ended
 from nearfar.download.children import SIGNALS, Plan, consume, produce, read_ending
+from nearfar.download.couriers.arena import Arena
 from nearfar.download.couriers.near import Routes
 from nearfar.download.desk import InputDesk
 from nearfar.download.model import Ending, Job, Saved
@@ -136,6 +137,7 @@ class Near:
             self._queue(),
             {name: self._queue() for name in names},
             [self._queue() for _ in range(self._plan.producers)],
+            [Arena() for _ in range(self._plan.producers)],
         )
         for name in names:
             self._consumers.append(self._spawn(consume, name))

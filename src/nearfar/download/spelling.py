@@ -33,7 +33,7 @@ Row = Sequence[Any]
 Kinds = frozenset[type]
 
 _SEQUENCES: Kinds = frozenset({tuple, list})
-_TEXT, _COUNT, _BYTES = frozenset({str}), frozenset({int}), frozenset({bytes})
+_TEXT, _COUNT, _BYTES = frozenset({str}), frozenset({int}), frozenset({bytes, memoryview})
 _MAYBE: Kinds = frozenset({str, type(None)})
 _MAYBE_COUNT: Kinds = frozenset({int, type(None)})
 _TIME: Kinds = frozenset({int, float})

@@ -65,7 +65,7 @@ class Draft:
         """Of what was written so far, lower-case hex."""
         return self._hash.hexdigest()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data`. Raises `StoreError` (disk); ValueError after `finish` or `discard`."""
         if self.descriptor is None or self.body is not None:
             raise ValueError("this draft takes no more bytes")
