@@ -203,7 +203,7 @@ class Handle:
         return pause
 
     def flush(self) -> bool:
-        """Pass on what was gathered; False if the request is to end. `conclude` raises what the sink raises."""
+        """Pass on what was gathered; False if the request is to end. `conclude` raises what a sink raises."""
         data = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
         self.pieces.clear()
         self._gathered = 0
