@@ -80,7 +80,7 @@ class FetchOptions:
     """PEM file of the authorities to trust; None: the system's."""
     insecure: bool = False
     """Accept any certificate, of any host."""
-    buffer_size: int = 512 * 1024
+    buffer_size: int = 1024 * 1024
     """Bytes that one `Sink.chunk` brings at most, as they were sent."""
 
     @property
