@@ -18,7 +18,6 @@ import select
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -116,7 +115,7 @@ def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any])
     fetcher = plan.make_fetcher()
     outbound = NearOutbound(routes, number)
     desk = PipeDesk(pipe, lambda: producer.stop())
-    producer = Producer(desk, fetcher, outbound, jobs=plan.jobs, ahead=4 * plan.jobs)
+    producer = Producer(desk, fetcher, outbound, jobs=plan.jobs, ahead=16 * plan.jobs)
     Thread(target=desk.listen, name="parent", daemon=True).start()
     # What there is when the work begins stays to its end: no collection need look at it again.
     gc.freeze()
@@ -156,8 +155,12 @@ def _leave_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None:
         return
-    with suppress(ProcessLookupError):
+    try:
         watched = os.pidfd_open(parent.pid)
         if os.getppid() == parent.pid:
             select.select([watched], [], [])
+    except ProcessLookupError:
+        pass  # it is gone already
+    except (AttributeError, OSError):  # no Linux, or an old one
+        parent.join()
     os._exit(ORPHANED)

@@ -43,6 +43,7 @@ FIELDS = {
 }
 """The fields that matter here, by what stands before their colon; the others are not read."""
 UNCOUNTABLE = 2**63 - 1
+STATUS = "HTTP/"
 SHORT = 256
 """Bytes of a line up to which what it says is remembered, and of a status line that are read."""
 RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
@@ -72,21 +73,24 @@ def parse_head(lines: Sequence[bytes]) -> Answer:
     """The last head in `lines`, raw lines as they came: interim answers and a proxy's may stand before it."""
     first, fields = b"", dict[str, str]()
     for line in lines:
-        field = _short_field(line) if len(line) < SHORT else _field(line)
-        if field is not None:
-            name, value = field
-            fields[name] = f"{fields[name]}, {value}" if name in fields else value
-        elif line.startswith(b"HTTP/"):
+        name, value = _short_field(line) if len(line) < SHORT else _field(line)
+        if name is None:
+            continue
+        if name == STATUS:
             first, fields = line, {}
+        else:
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
     status, phrase = _status(first[:SHORT])
     return Answer(status, phrase, fields)
 
 
-def _field(line: bytes) -> tuple[str, str] | None:
-    """Name and value, if the line is one of `FIELDS`."""
+def _field(line: bytes) -> tuple[str | None, str]:
+    """Name and value, if the line is one of `FIELDS`; `STATUS` for one that begins a head."""
     found, _, rest = line.partition(b":")
     name = FIELDS.get(found.lower())
-    return None if name is None else (name, rest.strip().decode("latin-1"))
+    if name is None:
+        return STATUS if line.startswith(b"HTTP/") else None, ""
+    return name, rest.strip().decode("latin-1")
 
 
 _short_field = lru_cache(maxsize=512)(_field)
