@@ -112,8 +112,8 @@ def remembered(urls: int, folder: Path) -> dict[str, Any]:
 def markdown(result: dict[str, Any]) -> str:
     where = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
     lines = [
-        f"{result['rounds']} alternating rounds; {where}. Medians (quartiles); ratios within a round, those of"
-        " speed above 1 where it is faster than curl.",
+        f"{result['rounds']} alternating rounds; {where}. Medians (quartiles); ratios within a round, those"
+        " of speed above 1 where it is faster than curl.",
     ]
     for name in ("small", "large"):
         if part := result.get(name):
@@ -145,9 +145,9 @@ def _memory(part: dict[str, Any]) -> list[str]:
     if not part["runs"]:
         return [f"memory: needs nginx, which is not here ({part['server']} is)"]
     lines = [
-        f"{part['urls']:,} tiny files: resident MiB of each process at 10 %, at 50 % and at the end of the run's"
-        " time. Near these are the command, consumer and producer; far the consumer, which hosts, and the"
-        " producer:",
+        f"{part['urls']:,} tiny files: resident MiB of each process at 10 %, at 50 % and at the end of the"
+        " run's time. Near these are the command, consumer and producer; far the consumer, which hosts, and"
+        " the producer:",
         "",
         "| | seconds | MiB |",
         "|---|---|---|",
