@@ -1,7 +1,8 @@
 """Downloads side by side: nearfar near and far, ``curl --parallel``, and aria2c and wget2 where installed.
 
 Files are served on loopback; every contestant fetches all of them into a new folder, 16 at a time. nearfar
-also checks SHA-256, syncs, and keeps a manifest; the others do not.
+also checks sizes, counts SHA-256, syncs, renames, and keeps a manifest; the others do not. Last, nearfar
+alone fetches many tiny files while the memory of its processes is watched.
 """
 
 from __future__ import annotations
@@ -10,33 +11,58 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.rounds import Cost, Spread, alternate, compare, machine, run, timed, write_json
-from benchmarks.serving import free_port, make_files, served
-from nearfar.programs.arguments import byte_count, positive
+from benchmarks.download_contestants import CURL, compiled, contest, contestants
+from benchmarks.download_memory import watched
+from benchmarks.rounds import Spread, alternate, compare, machine, write_json
+from benchmarks.serving import TINY, make_files, served
+from nearfar.programs.arguments import positive
 
-JOBS = "16"
-NEARFAR = (sys.executable, "-m", "nearfar")
-Command = Callable[[Path], Sequence[Sequence[str]]]
+
+class Sizes(NamedTuple):
+    """How much of everything."""
+
+    files: int
+    """Of 10 to 30 KiB."""
+    large: int
+    """Bytes of the one large file."""
+    urls: int
+    """Of the tiny files."""
+
+
+FULL = Sizes(10_000, 1 << 30, 200_000)
+QUICK = Sizes(1_000, 128 << 20, 10_000)
+KIB = 1024
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a Markdown table, and write both forms. 0 unless a contestant failed."""
+    """Measure, print Markdown, and write both forms. 0 unless a contestant failed."""
     options = make_parser().parse_args(argv)
     if not shutil.which("curl"):
         print("this benchmark needs curl", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="nearfar-bench-") as name:
-        result = measure(Path(name), options)
-    table = markdown(result)
-    print(table)
+    sizes, rounds = (QUICK, min(options.rounds, 3)) if options.quick else (FULL, options.rounds)
+    parts: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+        "small": partial(compared, sizes.files, 10 * KIB, 30 * KIB, rounds),
+        "large": partial(compared, 1, sizes.large, sizes.large, rounds),
+        "memory": partial(remembered, sizes.urls),
+    }
+    result: dict[str, Any] = {"rounds": rounds, "machine": machine()}
+    for name, part in parts.items():
+        if options.only in ("", name):
+            with tempfile.TemporaryDirectory(dir=options.folder, prefix="nearfar-bench-") as folder:
+                Path(folder).chmod(0o755)  # nginx serves as a user of its own
+                with compiled(Path(folder)):
+                    result[name] = part(Path(folder))
+    text = markdown(result)
+    print(text)
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / "download.json", result)
-    (options.output / "download.md").write_text(table, encoding="utf-8")
+    (options.output / "download.md").write_text(text, encoding="utf-8")
     return 0
 
 
@@ -44,10 +70,9 @@ def make_parser() -> argparse.ArgumentParser:
     shared_memory = Path("/dev/shm")
     parser = argparse.ArgumentParser("benchmarks.download", description=__doc__)
     add = parser.add_argument
-    add("--files", type=positive, default=10_000, metavar="N", help="how many (%(default)s)")
-    add("--least", type=byte_count, default=10 * 1024, metavar="SIZE", help="of a file (10 KiB)")
-    add("--most", type=byte_count, default=30 * 1024, metavar="SIZE", help="of a file (30 KiB)")
+    add("--quick", action="store_true", help="a tenth of everything, in 3 rounds at most")
     add("--rounds", type=positive, default=5, metavar="N", help="of each contestant (%(default)s)")
+    add("--only", choices=("small", "large", "memory"), default="", help="only one of the three parts")
     add(
         "--folder",
         type=Path,
@@ -59,88 +84,78 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All rounds, as a result for JSON."""
-    folder.chmod(0o755)  # nginx serves as a user of its own
-    names = make_files(folder / "files", options.files, options.least, options.most)
+def compared(count: int, least: int, most: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """All contestants, in alternating rounds."""
+    names = make_files(folder / "files", count, least, most)
     size = sum(path.stat().st_size for path in (folder / "files").iterdir())
     with served(folder) as (base, server):
-        urls = [f"{base}/{name}" for name in names]
-        (folder / "urls").write_text("".join(f"{url}\n" for url in urls))
-        (folder / "curl").write_text("".join(f"url={url}\nremote-name\n" for url in urls))
-        runs = {
-            name: partial(contest, folder, command, size) for name, command in contestants(folder).items()
+        ways = contestants(folder, [f"{base}/{name}" for name in names])
+        costs = alternate({name: partial(contest, folder, way, size) for name, way in ways.items()}, rounds)
+    return {"files": count, "bytes": size, "server": server, "contestants": compare(costs, CURL)}
+
+
+def remembered(urls: int, folder: Path) -> dict[str, Any]:
+    """nearfar near and far, each once; nothing is compared."""
+    make_files(folder / "files", 1, 1, 1)
+    with served(folder) as (base, server):
+        if server != "nginx":
+            return {"urls": urls, "server": server, "runs": []}
+        ways = contestants(folder, [f"{base}{TINY}/{number:07}" for number in range(urls)])
+        names = [name for name in ways if name.startswith("nearfar")]
+        return {
+            "urls": urls,
+            "server": server,
+            "runs": [watched(folder, name, ways[name], urls) for name in names],
         }
-        costs = alternate(runs, options.rounds)
-    return {
-        "files": options.files,
-        "bytes": size,
-        "rounds": options.rounds,
-        "server": server,
-        "machine": machine(),
-        "contestants": compare(costs, "curl --parallel"),
-    }
-
-
-def contestants(folder: Path) -> dict[str, Command]:
-    """By name, the commands that fetch everything into the folder they are given."""
-    urls = str(folder / "urls")
-    found: dict[str, Command] = {
-        "curl --parallel": lambda out: [
-            ["curl", "-sS", "--parallel", "--parallel-max", JOBS, "-K", str(folder / "curl")]
-        ],
-        "nearfar near": lambda out: [
-            [*NEARFAR, "producer", "-q", "--jobs", JOBS, "-i", urls, "--queue", "local", "-o", str(out)]
-        ],
-        "nearfar far": partial(far, urls),
-    }
-    if shutil.which("aria2c"):
-        found["aria2c"] = lambda out: [["aria2c", "-q", "-j", JOBS, "-i", urls, "--file-allocation=none"]]
-    if shutil.which("wget2"):
-        found["wget2"] = lambda out: [["wget2", "-q", f"--max-threads={JOBS}", "-i", urls]]
-    return found
-
-
-def far(urls: str, out: Path) -> Sequence[Sequence[str]]:
-    address = f"tcp://127.0.0.1:{free_port()}"
-    return [
-        [*NEARFAR, "consumer", "-q", "--bind", address, "-o", str(out)],
-        [*NEARFAR, "producer", "-q", "--jobs", JOBS, "-i", urls, "--queue", address],
-    ]
-
-
-def contest(folder: Path, command: Command, size: int) -> Cost:
-    """One run into a folder of its own. Raises `RuntimeError` unless every byte arrived."""
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        out = Path(name)
-        cost = timed(lambda: run(*command(out), folder=out))
-        saved = sum(path.stat().st_size for path in out.iterdir() if path.suffix == ".bin")
-        if saved != size:
-            raise RuntimeError(f"{saved} of {size} bytes arrived by {command(out)}")
-    return cost
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as a table; CPU is counted by the file."""
-    files = result["files"]
+    where = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
     lines = [
-        f"{files:,} files, {result['bytes'] / 1e6:,.1f} MB, served by {result['server']}; {result['rounds']}"
-        f" alternating rounds; {', '.join(f'{key} {value}' for key, value in result['machine'].items())}."
-        " Medians (quartiles); ratios within a round.",
+        f"{result['rounds']} alternating rounds; {where}. Medians (quartiles); ratios within a round, those"
+        " of speed above 1 where it is faster than curl.",
+    ]
+    for name in ("small", "large"):
+        if part := result.get(name):
+            lines += ["", *_table(part)]
+    if part := result.get("memory"):
+        lines += ["", *_memory(part)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(part: dict[str, Any]) -> list[str]:
+    files, size = part["files"], part["bytes"]
+    noun = "file" if files == 1 else "files"
+    lines = [
+        f"{files:,} {noun}, {size / 1e6:,.1f} MB, served by {part['server']}:",
         "",
-        "| | wall s | CPU us/file | wall / curl | CPU / curl |",
+        "| | wall s | speed / curl | CPU us/file | CPU / curl |",
         "|---|---|---|---|---|",
     ]
-    for row in result["contestants"]:
+    for row in part["contestants"]:
         by_file = {key: value / files * 1e6 for key, value in row["cpu"].items()}
-        cells = [
-            Spread(**row["wall"]),
-            Spread(**by_file),
-            Spread(**row["wall_ratio"]),
-            Spread(**row["cpu_ratio"]),
-        ]
+        slow = Spread(**row["wall_ratio"])
+        speed = Spread(1 / slow.median, 1 / slow.high, 1 / slow.low)
+        cells = [Spread(**row["wall"]), speed, Spread(**by_file), Spread(**row["cpu_ratio"])]
         lines.append(f"| {row['name']} | {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _memory(part: dict[str, Any]) -> list[str]:
+    if not part["runs"]:
+        return [f"memory: needs nginx, which is not here ({part['server']} is)"]
+    lines = [
+        f"{part['urls']:,} tiny files: resident MiB of each process at 10 %, at 50 % and at the end of the"
+        " run's time. Near these are the command, consumer and producer; far the consumer, which hosts, and"
+        " the producer:",
+        "",
+        "| | seconds | MiB |",
+        "|---|---|---|",
+    ]
+    for run in part["runs"]:
+        cells = "; ".join(" - ".join(f"{memory:g}" for memory in process) for process in run["processes"])
+        lines.append(f"| {run['name']} | {run['seconds']:.1f} | {cells} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PATIENCE = 10.0
+TINY = "/tiny"
+"""Below it, nginx has a file of four bytes under every name."""
 _CONFIG = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
 events {{ worker_connections 1024; }}
@@ -20,7 +22,10 @@ http {{
   access_log off; sendfile on; keepalive_requests 1000000;
   client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
   uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
-  server {{ listen 127.0.0.1:{port}; root {folder}/files; }}
+  server {{
+    listen 127.0.0.1:{port}; root {folder}/files;
+    location {tiny}/ {{ default_type text/plain; return 200 "tiny"; }}
+  }}
 }}
 """
 
@@ -45,7 +50,7 @@ def served(folder: Path) -> Iterator[tuple[str, str]]:
     port = free_port()
     if nginx:
         config = folder / "nginx.conf"
-        config.write_text(_CONFIG.format(folder=folder, port=port))
+        config.write_text(_CONFIG.format(folder=folder, port=port, tiny=TINY))
         command = [nginx, "-c", str(config), "-e", str(folder / "nginx.log")]
     else:
         command = [

@@ -52,6 +52,9 @@ TRUSTED = {
     ("nearfar.download.near", "multiprocessing.connection.Connection"): TYPE,
     ("nearfar.download.children", "multiprocessing.connection.Connection"): TYPE,
     ("nearfar.download.couriers.near", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.download.couriers.arena", "multiprocessing.reduction.DupFd"): (
+        "hands the descriptor of shared memory to a child of ours at its start"
+    ),
     ("nearfar.queues.near", "multiprocessing.queues"): CHILD,
     ("nearfar.queues.near", "multiprocessing.queues.JoinableQueue"): "its counting; its get is overridden",
     ("nearfar.queues.piped", "multiprocessing.queues"): CHILD,

@@ -2,8 +2,8 @@
 
 ::
 
-    parent -> producer    jobs  [(number, job)...] | end | stop
-    producer -> parent    want  how many           | ended [(number, Ended)...]
+    parent -> producer    jobs  [(number, *job)...] | end | stop
+    producer -> parent    want  how many            | ended [(number, saved, *what)...]
     parent -> consumer    end
 
 A child whose parent is gone leaves at once.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import select
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,9 +28,11 @@ from nearfar.download.account import Ended
 from nearfar.download.couriers.near import NearInbound, NearOutbound, Routes
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.memory import keep_freed_memory
-from nearfar.download.model import Job
+from nearfar.download.model import Ending, Failure, Job, Saved
 
 ORPHANED = 70
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""A terminal's Ctrl-C reaches every process of a command; only the parent decides what it means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class PipeDesk:
         self._jobs: deque[tuple[int, Job]] = deque()
         self._asked = False
         self._over = False
-        self._ended: list[tuple[int, Ended]] = []
+        self._ended: list[tuple[Any, ...]] = []
 
     def listen(self) -> None:
         """Read what the parent says, until it says the end: for a thread of its own."""
@@ -67,7 +70,7 @@ class PipeDesk:
             except (EOFError, OSError):
                 # The parent is gone, or about to kill this process.
                 return
-            self._jobs.extend(jobs)
+            self._jobs.extend((number, Job(url, name, checksum)) for number, url, name, checksum in jobs)
             self._asked = False
             if word != "jobs":
                 self._over = True
@@ -88,12 +91,19 @@ class PipeDesk:
         return self._over and not self._jobs
 
     def end(self, number: int, ended: Ended) -> None:
-        self._ended.append((number, ended))
+        self._ended.append((number, ended.ending is Ending.SAVED, *ended.what))
 
     def turn(self) -> None:
         if self._ended:
             ended, self._ended = self._ended, []
             self._pipe.send(("ended", ended))
+
+
+def read_ending(saved: bool, *what: Any) -> Ended:
+    """What `PipeDesk.end` wrote down: flat, as a class costs more to pickle than all that is in it."""
+    if len(what) == len(Failure._fields):
+        return Ended(Ending.FAILED, Failure._make(what))
+    return Ended(Ending.SAVED if saved else Ending.ALREADY, Saved._make(what))
 
 
 def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
@@ -105,7 +115,7 @@ def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any])
     fetcher = plan.make_fetcher()
     outbound = NearOutbound(routes, number)
     desk = PipeDesk(pipe, lambda: producer.stop())
-    producer = Producer(desk, fetcher, outbound, jobs=plan.jobs, ahead=4 * plan.jobs)
+    producer = Producer(desk, fetcher, outbound, jobs=plan.jobs, ahead=16 * plan.jobs)
     Thread(target=desk.listen, name="parent", daemon=True).start()
     # What there is when the work begins stays to its end: no collection need look at it again.
     gc.freeze()
@@ -129,17 +139,28 @@ def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -
 
 def _prepare(plan: Plan) -> None:
     keep_freed_memory()
-    # A terminal's Ctrl-C reaches every process of the command; only the parent decides what it means.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     Thread(target=_leave_with_parent, name="orphan", daemon=True).start()
     if plan.prepare is not None:
         plan.prepare()
 
 
 def _leave_with_parent() -> None:
-    """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling."""
+    """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling.
+
+    By the process itself: of the pipe that multiprocessing watches, a forked sibling may hold the other end.
+    """
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is None or parent.pid is None:
+        return
+    try:
+        watched = os.pidfd_open(parent.pid)
+        if os.getppid() == parent.pid:
+            select.select([watched], [], [])
+    except ProcessLookupError:
+        pass  # it is gone already
+    except (AttributeError, OSError):  # no Linux, or an old one
         parent.join()
-        os._exit(ORPHANED)
+    os._exit(ORPHANED)

@@ -27,7 +27,8 @@ class Outbound(Protocol):
         """Send to any consumer, or only to the one called `to` (a consumer's `name`, or a store's id,
         which any consumer of that store may take). Never waits.
 
-        Returns the message's ticket, or None when there is no room now.
+        Returns the message's ticket, or None when there is no room now. `message` is the courier's from then
+        on: it may take it apart.
 
         A message to nobody in particular is delivered again if its consumer dies, and so may be seen
         twice; one to an addressee who dies is answered by `Undeliverable`.
@@ -47,6 +48,7 @@ class Letter(Protocol):
     """One message in the consumer's hands."""
 
     message: Any
+    """Its bytes may be views, good until the answer."""
     attempt: int
 
     def answer(self, value: Any = None) -> None:

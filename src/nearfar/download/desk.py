@@ -84,7 +84,7 @@ class InputDesk:
         job = self._account.end(number, ended)
         if isinstance(ended.what, Failure):
             self._fail(job, ended.what)
-        else:
+        elif log.isEnabledFor(logging.DEBUG):
             log.debug(
                 "%s: %s as %s",
                 ended.ending,

@@ -86,7 +86,8 @@ class Descriptor:
 class Intake:
     """The entries of a source, in order. `take` never waits; `on_event` is called, by the thread, for more.
 
-    An error of reading (`OSError`) is raised by `take`, once what was read before it has been taken.
+    Reading begins with the first `take`: until then, no thread is in the way of a fork. An error of reading
+    (`OSError`) is raised by `take`, once what was read before it has been taken.
     """
 
     def __init__(self, source: Source, on_event: Callable[[], None] = lambda: None) -> None:
@@ -98,8 +99,7 @@ class Intake:
         self._ended = False
         self._closing = False
         self._error: OSError | None = None
-        self._thread = Thread(target=self._read, name="intake", daemon=True)
-        self._thread.start()
+        self._thread: Thread | None = None
 
     @property
     def ended(self) -> bool:
@@ -111,8 +111,15 @@ class Intake:
         """True if everything was taken."""
         return self._ended and not self._entries and self._error is None
 
+    def begin(self) -> None:
+        """Start the thread that reads. A second call does nothing, nor does one after `close`."""
+        if self._thread is None and not self._closing:
+            self._thread = Thread(target=self._read, name="intake", daemon=True)
+            self._thread.start()
+
     def take(self, most: int) -> list[Entry]:
         """Up to `most` entries: those that are there."""
+        self.begin()
         with self._changed:
             entries = self._entries
             taken = [entries.popleft() for _ in range(min(most, len(entries)))]
@@ -130,7 +137,8 @@ class Intake:
             self._changed.notify()
         if not self._source.countable:
             self._source.stop()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def rest(self) -> tuple[int, bool]:
         """After `close`: how many entries were not taken, and whether that is all of the input.

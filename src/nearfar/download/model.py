@@ -73,8 +73,8 @@ class Body(NamedTuple):
 
     size: int
     """Bytes."""
-    sha256: str
-    """Lower-case hex."""
+    sha256: str | None
+    """Lower-case hex; None: whoever saves it counts it, and nothing lies between that could change it."""
     attempts: int = 1
     """Attempts it took; following redirects is part of one."""
 

@@ -18,11 +18,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from nearfar.download.account import Ended
-from nearfar.download.children import Plan, consume, produce
+from nearfar.download.children import SIGNALS, Plan, consume, produce, read_ending
+from nearfar.download.couriers.arena import Arena
 from nearfar.download.couriers.near import Routes
 from nearfar.download.desk import InputDesk
 from nearfar.download.model import Ending, Job, Saved
@@ -57,13 +60,23 @@ class Child:
 class Near:
     """Runs the processes of one command until every job of `desk` has ended."""
 
-    def __init__(self, plan: Plan, desk: InputDesk, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: seconds since the epoch, by which files say when they were saved."""
+    def __init__(
+        self,
+        plan: Plan,
+        desk: InputDesk,
+        clock: Callable[[], float] = time.time,
+        *,
+        before_spawning: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`clock`: seconds since the epoch, by which files say when they were saved.
+
+        `before_spawning` is called where processes cannot be forked.
+        """
         self._plan = plan
         self._desk = desk
         self._started = clock()
-        # Spawned children hold no copy of each other's pipes, so a closed one says that its process is gone.
-        self._context = multiprocessing.get_context("spawn")
+        self._context: BaseContext = multiprocessing.get_context("spawn")
+        self._before_spawning = before_spawning
         self._producers: list[Child] = []
         self._consumers: list[Child] = []
         self._routes: Routes | None = None
@@ -116,11 +129,15 @@ class Near:
     def _start(self) -> None:
         with Store(self._plan.directory) as store:
             store.sweep()
+        self._context = multiprocessing.get_context("fork" if _alone() else "spawn")
+        if self._context.get_start_method() == "spawn":
+            self._before_spawning()
         names = [f"consumer-{number}" for number in range(self._plan.consumers)]
         self._routes = Routes(
             self._queue(),
             {name: self._queue() for name in names},
             [self._queue() for _ in range(self._plan.producers)],
+            [Arena() for _ in range(self._plan.producers)],
         )
         for name in names:
             self._consumers.append(self._spawn(consume, name))
@@ -137,8 +154,13 @@ class Near:
     def _spawn(self, life: Callable[..., None], who: Any) -> Child:
         ours, theirs = self._context.Pipe()
         arguments = (self._plan, self._routes, who, theirs)
-        process = self._context.Process(target=life, args=arguments, daemon=True)
-        process.start()
+        process: BaseProcess = self._context.Process(target=life, args=arguments, daemon=True)  # type: ignore[attr-defined]
+        # What this process does at a signal is not for the child, which says itself what it does.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         return Child(process, ours)
 
@@ -194,7 +216,7 @@ class Near:
             if jobs:
                 child.hungry = 0
                 child.given.update(jobs)
-                self._say(child, "jobs", jobs)
+                self._say(child, "jobs", [(number, *job) for number, job in jobs])
 
     def _hear(self, child: Child) -> None:
         """Read one message of a producer."""
@@ -206,10 +228,10 @@ class Near:
         if word == "want":
             child.hungry = said
             return
-        for number, ended in said:
+        for number, *ending in said:
             del child.given[number]
             self._ended += 1
-            self._desk.end(number, self._in_this_run(number, ended))
+            self._desk.end(number, self._in_this_run(number, read_ending(*ending)))
 
     def _in_this_run(self, number: int, ended: Ended) -> Ended:
         """A file may have been saved by a generation that died before it could say so."""
@@ -225,7 +247,7 @@ class Near:
         for child in children:
             self._say(child, word, [])
 
-    def _say(self, child: Child, word: str, jobs: list[tuple[int, Job]]) -> None:
+    def _say(self, child: Child, word: str, jobs: list[tuple[Any, ...]]) -> None:
         # A dead child does not listen; its sentinel says so in the next turn.
         with suppress(OSError):
             child.pipe.send((word, jobs))
@@ -260,3 +282,12 @@ class Near:
         if self._routes is not None:
             self._routes.close()
         self._producers, self._consumers, self._routes = [], [], None
+
+
+def _alone() -> bool:
+    """True if this process has one thread, and so may be forked: a lock that another one held would stay so.
+
+    A fork saves the start of an interpreter and its imports, a fifth of a second for each process.
+    """
+    threads = Path("/proc/self/task")
+    return threads.is_dir() and sum(1 for _ in threads.iterdir()) == 1

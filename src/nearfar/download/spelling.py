@@ -33,14 +33,14 @@ Row = Sequence[Any]
 Kinds = frozenset[type]
 
 _SEQUENCES: Kinds = frozenset({tuple, list})
-_TEXT, _COUNT, _BYTES = frozenset({str}), frozenset({int}), frozenset({bytes})
+_TEXT, _COUNT, _BYTES = frozenset({str}), frozenset({int}), frozenset({bytes, memoryview})
 _MAYBE: Kinds = frozenset({str, type(None)})
 _MAYBE_COUNT: Kinds = frozenset({int, type(None)})
 _TIME: Kinds = frozenset({int, float})
 
 _JOB = (_TEXT, _MAYBE, _MAYBE, _MAYBE)
 _HEAD = (_TEXT, _COUNT, _MAYBE, _MAYBE_COUNT, _MAYBE, _MAYBE, _MAYBE)
-_BODY = (_COUNT, _TEXT, _COUNT)
+_BODY = (_COUNT, _MAYBE, _COUNT)
 _FILE = (*_JOB, *_HEAD, *_BODY, _BYTES)
 _SAVED = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _MAYBE, _MAYBE, _TIME, _COUNT)
 _FAILURE = (_TEXT, _TEXT)

@@ -22,9 +22,9 @@ from nearfar.download.words import (
     Written,
 )
 
-CHUNK = 512 * 1024
+CHUNK = 1024 * 1024
 """Bytes of a message: large enough that its overhead does not show, small beside `STREAM_ROOM`."""
-STREAM_ROOM = 4 * 1024 * 1024
+STREAM_ROOM = 8 * 1024 * 1024
 """Bytes on their way, of one file."""
 
 

@@ -22,6 +22,8 @@ from typing import NamedTuple
 from nearfar.download.model import Body, Failure, Head, Job, Saved
 
 Verdict = Saved | Failure
+Data = bytes | memoryview
+"""A consumer may be given views, good until it answers."""
 
 
 class File(NamedTuple):
@@ -30,7 +32,7 @@ class File(NamedTuple):
     job: Job
     head: Head
     body: Body
-    data: bytes
+    data: Data
 
 
 class Offer(NamedTuple):
@@ -58,7 +60,7 @@ class Chunk(NamedTuple):
 
     stream: str
     offset: int
-    data: bytes
+    data: Data
 
 
 class Finish(NamedTuple):

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from nearfar.net import sockets, twins
 from nearfar.net.access import Access
@@ -83,8 +82,9 @@ class Dialed:
         why = ""
         with contextlib.suppress(zmq.Again):
             while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-                why = self._weigh(int(event["event"]), int(event["value"])) or why
+                # zmq_socket_monitor(3); pyzmq's own reader would load all of asyncio first.
+                event, value = struct.unpack("=hi", self._monitor.recv_multipart(zmq.NOBLOCK)[0])
+                why = self._weigh(event, value) or why
         if self.succeeded:
             self._forget_probe()
         elif not why:

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,6 @@ from nearfar.download.memory import keep_freed_memory
 from nearfar.download.near import Near
 from nearfar.download.store import StoreError
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
-from nearfar.net.access import VARIABLE as KEYS_VARIABLE
 from nearfar.net.addresses import Address
 from nearfar.programs.arguments import (
     DEFAULT_ADDRESS,
@@ -145,16 +145,16 @@ def _way(options: argparse.Namespace) -> Callable[[argparse.Namespace, FetchOpti
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopRequest:
     plan = Plan(
         directory=options.output,
-        make_fetcher=partial(make_fetcher, fetching),
+        # The consumers count the digests: only a pipe of this machine is between.
+        make_fetcher=partial(make_fetcher, replace(fetching, digest=False)),
         overwrite=options.overwrite,
         producers=options.producers,
         consumers=options.consumers,
         jobs=options.jobs,
         prepare=partial(set_up_logging, options),
     )
-    start_tracker()
     with StopRequest() as stop:
-        near = Near(plan, run.desk)
+        near = Near(plan, run.desk, before_spawning=start_tracker)
         stop.tell(near.stop)
         near.run()
     return stop
@@ -212,7 +212,9 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
 def _begin_worker(options: argparse.Namespace) -> None:
     set_up_logging(options)
     if options.keys:
-        os.environ[KEYS_VARIABLE] = options.keys
+        from nearfar.net.access import VARIABLE  # loads ZeroMQ, which only a far download needs
+
+        os.environ[VARIABLE] = options.keys
     keep_freed_memory()
 
 

@@ -130,6 +130,7 @@ SHA256 = base64.b64encode(hashlib.sha256(BODY).digest()).decode()
 MD5 = base64.b64encode(hashlib.md5(BODY, usedforsecurity=False).digest()).decode()
 
 
+@pytest.mark.parametrize("digest", [True, False])
 @pytest.mark.parametrize(
     "fields",
     [
@@ -138,13 +139,21 @@ MD5 = base64.b64encode(hashlib.md5(BODY, usedforsecurity=False).digest()).decode
         {"content_md5": MD5},
     ],
 )
-def test_digests_that_were_sent_are_checked(web: Web, fetcher: MakeFetcher, fields: dict[str, str]) -> None:
+def test_digests_that_were_sent_are_checked(
+    web: Web, fetcher: MakeFetcher, fields: dict[str, str], digest: bool
+) -> None:
     web.routes["/right"] = content(BODY, **fields)
     web.routes["/wrong"] = content(b"!" + BODY[1:], **fields)
-    right, wrong = fetch_all(fetcher(), web.url("/right"), web.url("/wrong"))
+    right, wrong = fetch_all(fetcher(digest=digest), web.url("/right"), web.url("/wrong"))
     assert right.calls[-1] == "done"
     assert wrong.failure is not None and wrong.failure.reason is Reason.CHECKSUM
     assert len(web.requests("/wrong")) == 1
+
+
+def test_a_digest_that_nobody_asks_for_is_not_counted(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = content(BODY)
+    [sink] = fetch_all(fetcher(digest=False), web.url("/a"))
+    assert sink.body is not None and (sink.body.size, sink.body.sha256) == (len(BODY), None)
 
 
 def test_the_checksum_of_the_job_is_checked(web: Web, fetcher: MakeFetcher) -> None:

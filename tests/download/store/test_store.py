@@ -72,6 +72,13 @@ def test_bytes_that_are_not_those_sent_are_discarded(
     assert [name for name in temporaries(tmp_path) if name.endswith(".part")] == []
 
 
+def test_a_digest_that_was_not_counted_on_the_way_is_counted_here(store: Store) -> None:
+    [(_, ending)] = store.commit([store.put(job(), Head(SITE, 200), Body(4, None), b"data")])
+    assert saved(ending).sha256 == hashlib.sha256(b"data").hexdigest()
+    with pytest.raises(StoreError):
+        store.put(job(), Head(SITE, 200), Body(5, None), b"data")
+
+
 def test_a_length_and_a_type_that_lie_are_recorded_not_trusted(store: Store) -> None:
     head = Head(SITE + "x.jpg", 200, "text/html", length=999)
     [(_, ending)] = store.commit([store.put(job("x.jpg"), head, body(b"data"), b"data")])

@@ -103,6 +103,7 @@ def test_an_input_is_read_only_a_little_ahead(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         intake = Intake(descriptor, more.release)
+        intake.begin()
         taken = 0
         while not intake.exhausted:
             assert more.acquire(timeout=10)
@@ -123,6 +124,7 @@ def test_what_was_not_taken_of_a_file_is_counted_to_its_end(tmp_path: Path) -> N
     descriptor = Descriptor(os.open(path, os.O_RDONLY))
     ready = threading.Event()
     intake = Intake(descriptor, ready.set)
+    intake.begin()
     assert ready.wait(10)
     taken = len(intake.take(100))
     intake.close()
@@ -135,6 +137,7 @@ def test_a_silent_pipe_is_left_at_once(tmp_path: Path) -> None:
     descriptor = Descriptor(reading)
     ready = threading.Event()
     intake = Intake(descriptor, ready.set)
+    intake.begin()
     os.write(writing, b"http://h/1\nhttp://h/")
     assert ready.wait(10)
     intake.close()
@@ -147,6 +150,7 @@ def test_an_input_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     descriptor = Descriptor(os.open(tmp_path, os.O_RDONLY))
     ready = threading.Event()
     intake = Intake(descriptor, ready.set)
+    intake.begin()
     assert ready.wait(10)
     with pytest.raises(IsADirectoryError):
         intake.take(1)
@@ -157,6 +161,7 @@ def test_an_input_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 def test_arguments_are_read_as_lines_are() -> None:
     ready = threading.Event()
     intake = Intake(Arguments(["http://h/1", "nonsense"]), ready.set)
+    intake.begin()
     intake.close()
     entries = [*intake.take(5)]
     assert entries[0] == Job("http://h/1")

@@ -80,9 +80,9 @@ class Command:
 
 
 def life_of(pid: int) -> str | None:
-    """What a spawned child does, by its open files: only a consumer has the store's."""
+    """What a child does, by its open files: only a consumer has the store's."""
     try:
-        if b"spawn_main" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes():
             return None
         targets = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:

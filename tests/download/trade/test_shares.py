@@ -77,6 +77,7 @@ class Story:
         self.hands = Hands(work)
         self.account = Account()
         self.intake = Intake(Arguments([url(number) for number in range(count)]))
+        self.intake.begin()
         self.failures = Failures(folder / "failures")
         self.post = courier.Post()
         self.post.join("consumer", "store")

@@ -8,6 +8,7 @@
                  +--> one queue for each consumer            to just this one
     each producer's own answers  <--------+
 
+The bytes of files do not travel in the queues, but lie in the producer's `Arena` meanwhile.
 Nothing is redelivered here: whoever runs the processes watches them, and begins anew when one dies
 (`nearfar.download.near`). The queues have no bound of their own, since producers bound what they have on
 the way in bytes.
@@ -24,6 +25,7 @@ from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
 
+from nearfar.download.couriers.arena import Arena
 from nearfar.errors import Empty, ShutDown
 from nearfar.queues.near import NearQueue
 
@@ -42,10 +44,14 @@ class Routes:
     """By the consumer's name."""
     answers: Sequence[NearQueue]
     """By the producer's number."""
+    arenas: Sequence[Arena]
+    """As well."""
 
     def close(self) -> None:
         for queue in (self.parcels, *self.private.values(), *self.answers):
             queue.close()
+        for arena in self.arenas:
+            arena.close()
 
 
 class NearOutbound:
@@ -56,6 +62,9 @@ class NearOutbound:
         self._routes = routes
         self._number = number
         self._sent = 0
+        self._arena = routes.arenas[number]
+        self._places: dict[int, int] = {}
+        """What to give back to the arena, by the ticket of what is there."""
         self._arrived: deque[tuple[int, Any]] = deque()
         self._thread = Thread(target=self._listen, name="answers", daemon=True)
         self._thread.start()
@@ -63,12 +72,20 @@ class NearOutbound:
     def send(self, message: Any, *, to: str | None = None) -> int:
         self._sent += 1
         queue = self._routes.parcels if to is None or to in HERE else self._routes.private[to]
-        queue.put((self._number, self._sent, message))
+        places, start = self._arena.lay_out(message)
+        if start is not None:
+            self._places[self._sent] = start
+        queue.put((self._number, self._sent, message, places))
         return self._sent
 
     def answers(self) -> list[tuple[int, Any]]:
         arrived = self._arrived
-        return [arrived.popleft() for _ in range(len(arrived))]
+        answers = [arrived.popleft() for _ in range(len(arrived))]
+        for ticket, _ in answers:
+            start = self._places.pop(ticket, None)
+            if start is not None:
+                self._arena.give_back(start)
+        return answers
 
     def stores(self) -> frozenset[str]:
         return HERE
@@ -119,9 +136,10 @@ class NearInbound:
         for descriptor, queue in self._queues.items():
             if descriptor in ready:
                 try:
-                    producer, ticket, message = queue.get(timeout=_LOCKED)
+                    producer, ticket, message, places = queue.get(timeout=_LOCKED)
                 except Empty:
                     continue
+                self._routes.arenas[producer].fill_in(message, places)
                 return NearLetter(self._routes.answers[producer], ticket, message)
         if self._control in ready:
             raise ShutDown

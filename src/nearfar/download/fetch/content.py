@@ -16,11 +16,19 @@ class Content:
     """Takes the bytes in order, those of later parts as well; pure."""
 
     def __init__(
-        self, fields: Mapping[str, str], own: Checksum | None, code: str | None, total: int | None, most: int
+        self,
+        fields: Mapping[str, str],
+        own: Checksum | None,
+        code: str | None,
+        total: int | None,
+        most: int,
+        *,
+        digest: bool = True,
     ) -> None:
         """`fields` may name digests of the body as it is sent; `own` is what the file must have.
 
-        `code`: a content coding to undo. `most`: bytes that the file may have.
+        `code`: a content coding to undo. `most`: bytes that the file may have. `digest`: count SHA-256 even
+        if nothing is named.
         """
         self.came = 0
         """Bytes as they were sent; ranges and lengths speak of these."""
@@ -32,26 +40,29 @@ class Content:
         named = named_digests(fields)
         self._decoder = Decoder(code) if code else None
         self._sent = Hashes(named) if code and named else None
-        self._saved = Hashes((*((own,) if own else ()), *(() if code else named)))
+        expected = (*((own,) if own else ()), *(() if code else named)) if own or named else ()
+        self._saved = Hashes(expected) if digest or expected else None
 
     @property
-    def sha256(self) -> str:
-        """Of the file."""
-        return self._saved.sha256
+    def sha256(self) -> str | None:
+        """Of the file; None if it was not to be counted."""
+        return None if self._saved is None else self._saved.sha256
 
     def take(self, data: bytes) -> bytes:
         """The next bytes as sent; returns what they add to the file. Raises `ContentError`: there is none."""
-        self.came += len(data)
-        if self.total is not None and self.came > self.total:
+        self.came = came = self.came + len(data)
+        if self.total is not None and came > self.total:
             raise ContentError(Reason.TRUNCATED, f"more than the {self.total} bytes announced came")
         if self._sent is not None:
             self._sent.update(data)
         if self._decoder is not None:
             data = self._decoder.feed(data)
-        self.size += len(data)
-        if self.size > self._most:
+            came = self.size + len(data)
+        self.size = came
+        if came > self._most:
             raise ContentError(*too_large(self._most))
-        self._saved.update(data)
+        if self._saved is not None:
+            self._saved.update(data)
         return data
 
     def fault(self) -> Trouble | None:
@@ -60,9 +71,10 @@ class Content:
             return Trouble(Reason.TRUNCATED, f"{self.came} of {self.total} bytes came", transient=True)
         if self._decoder is not None and not self._decoder.complete:
             return Trouble(Reason.TRUNCATED, "the coded content ends too early")
-        wrong = self._saved.wrong() or (None if self._sent is None else self._sent.wrong())
-        if wrong is not None:
-            return Trouble(Reason.CHECKSUM, f"the content has not the {wrong.algorithm} {wrong.digest}")
+        for hashes in (self._saved, self._sent):
+            wrong = None if hashes is None else hashes.wrong()
+            if wrong is not None:
+                return Trouble(Reason.CHECKSUM, f"the content has not the {wrong.algorithm} {wrong.digest}")
         return None
 
 

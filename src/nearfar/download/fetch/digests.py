@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from nearfar.download.model import Checksum
 
@@ -56,18 +57,20 @@ def is_known(algorithm: str) -> bool:
 class Hashes:
     """SHA-256 of all bytes given to `update`, and whatever else `expected` needs."""
 
+    __slots__ = ("_expected", "_others", "_sha256")
+
     def __init__(self, expected: Iterable[Checksum] = ()) -> None:
         self._expected = tuple(expected)
         self._sha256 = hashlib.sha256()
-        self._others = {
-            name: hashlib.new(name, usedforsecurity=False)
-            for name in {checksum.algorithm for checksum in self._expected} - {"sha256"}
-        }
+        self._others: dict[str, Any] = {}
+        for name in {checksum.algorithm for checksum in self._expected} - {"sha256"}:
+            self._others[name] = hashlib.new(name, usedforsecurity=False)
 
     def update(self, data: bytes) -> None:
         self._sha256.update(data)
-        for other in self._others.values():
-            other.update(data)
+        if self._others:
+            for other in self._others.values():
+                other.update(data)
 
     @property
     def sha256(self) -> str:

@@ -43,6 +43,9 @@ FIELDS = {
 }
 """The fields that matter here, by what stands before their colon; the others are not read."""
 UNCOUNTABLE = 2**63 - 1
+STATUS = "HTTP/"
+SHORT = 256
+"""Bytes of a line up to which what it says is remembered, and of a status line that are read."""
 RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
 STRONG_ETAG = re.compile(r'"[!#-~\x80-\xff]*"')
 """It is sent back, so there is nothing in it that no tag may have (RFC 9110, 8.8.3)."""
@@ -70,16 +73,35 @@ def parse_head(lines: Sequence[bytes]) -> Answer:
     """The last head in `lines`, raw lines as they came: interim answers and a proxy's may stand before it."""
     first, fields = b"", dict[str, str]()
     for line in lines:
-        found, _, rest = line.partition(b":")
-        name = FIELDS.get(found.lower())
-        if name is not None:
-            value = rest.strip().decode("latin-1")
-            fields[name] = f"{fields[name]}, {value}" if name in fields else value
-        elif line.startswith(b"HTTP/"):
+        name, value = _short_field(line) if len(line) < SHORT else _field(line)
+        if name is None:
+            continue
+        if name == STATUS:
             first, fields = line, {}
-    _, _, status = first.strip().decode("latin-1").partition(" ")
+        else:
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    status, phrase = _status(first[:SHORT])
+    return Answer(status, phrase, fields)
+
+
+def _field(line: bytes) -> tuple[str | None, str]:
+    """Name and value, if the line is one of `FIELDS`; `STATUS` for one that begins a head."""
+    found, _, rest = line.partition(b":")
+    name = FIELDS.get(found.lower())
+    if name is None:
+        return STATUS if line.startswith(b"HTTP/") else None, ""
+    return name, rest.strip().decode("latin-1")
+
+
+_short_field = lru_cache(maxsize=512)(_field)
+"""Most lines are those of the answer before."""
+
+
+@lru_cache(maxsize=64)
+def _status(line: bytes) -> tuple[int, str]:
+    _, _, status = line.strip().decode("latin-1").partition(" ")
     code, _, phrase = status.partition(" ")
-    return Answer(int(code) if code.isdecimal() else 0, phrase, fields)
+    return int(code) if code.isdecimal() else 0, phrase
 
 
 def length(answer: Answer) -> int | None:
@@ -95,10 +117,11 @@ def length(answer: Answer) -> int | None:
 
 def contradiction(answer: Answer) -> str | None:
     """Why nobody can say where the body ends, or what it is; None if all is well (RFC 9112, 6.3)."""
-    if len(set(answer.fields.get("content-length", "").split(", "))) > 1:
+    lengths = answer.fields.get("content-length", "")
+    if "," in lengths and len(set(lengths.split(", "))) > 1:
         return "several lengths were announced"
-    code = answer.fields.get("transfer-encoding", "chunked").strip().lower()
-    if code not in ("chunked", "identity"):
+    code = answer.fields.get("transfer-encoding")
+    if code is not None and code.strip().lower() not in ("chunked", "identity"):
         # Some versions of libcurl would undo it.
         return "a transfer coding that was not asked for"
     return None

@@ -65,6 +65,9 @@ class FetchOptions:
 
     decode: bool = False
     """Ask for gzip and deflate, and save what comes of them. Else every body is saved as it was sent."""
+    digest: bool = True
+    """Count SHA-256 of every file. False: only where a job or a server names a digest, for whoever saves the
+    file counts it anyhow, and nothing comes between."""
     no_private: bool = False
     """Connect to public addresses only (`addresses.is_public`), whatever a name or a redirect says, and to
     no proxy."""
@@ -77,7 +80,7 @@ class FetchOptions:
     """PEM file of the authorities to trust; None: the system's."""
     insecure: bool = False
     """Accept any certificate, of any host."""
-    buffer_size: int = 512 * 1024
+    buffer_size: int = 1024 * 1024
     """Bytes that one `Sink.chunk` brings at most, as they were sent."""
 
     @property

@@ -40,7 +40,9 @@ class Schedule(Generic[T]):
 
     def add(self, host: str, item: T, *, first: bool = False) -> None:
         """Let `item` wait for a place; with `first`, before the host's others."""
-        entry = self._hosts.setdefault(host, _Host())
+        entry = self._hosts.get(host)
+        if entry is None:
+            entry = self._hosts[host] = _Host()
         if first:
             entry.waiting.appendleft(item)
         else:

@@ -158,7 +158,8 @@ class Transfer:
         file = head._replace(length=None) if code else head
         most = self._options.limit(file.length)
         self._head, self._joinable = head, headers.is_strong(head.etag)
-        self._content = Content(fields, self.job.checksum, code, head.length, most)
+        digest = self._options.digest
+        self._content = Content(fields, self.job.checksum, code, head.length, most, digest=digest)
         self.sink.begin(file)
         return True
 

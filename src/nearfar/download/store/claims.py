@@ -165,15 +165,15 @@ def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Ent
         raise ValueError(f"{draft.label} is not finished")
     url = written(draft.job.url)
     return Entry(
-        fold=folded,
-        key=draft.key,
-        url=url,
-        final_url=url if head.url == draft.job.url else written(head.url),
-        name="/".join(parts),
-        size=body.size,
-        sha256=body.sha256,
-        type=None if head.type is None else readable(head.type),
-        etag=None if head.etag is None else readable(head.etag),
-        time=now,
-        attempts=body.attempts,
+        folded,
+        draft.key,
+        url,
+        url if head.url == draft.job.url else written(head.url),
+        "/".join(parts),
+        body.size,
+        draft.sha256,
+        None if head.type is None else readable(head.type),
+        None if head.etag is None else readable(head.etag),
+        now,
+        body.attempts,
     )

@@ -102,7 +102,7 @@ class Committer:
 
     def _place(self, claims: list[Claim], ended: _Endings) -> dict[Draft, Saved]:
         """Give the names, under the manifest's lock: no other process can take an intent over meanwhile."""
-        held = self._manifest.intents_of(self._owner)
+        held = self._manifest.folds_of(self._owner)
         placed: dict[Draft, Saved] = {}
         mine = [claim for claim in claims if claim.entry.fold in held]
         for claim in mine:

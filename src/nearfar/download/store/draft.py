@@ -41,6 +41,7 @@ class Draft:
         """Bytes written so far."""
         self.synced = False
         """All of it is on the disk."""
+        self.folder = self.parts[:-1]
         self._hash = hashlib.sha256()
         self._folders = folders
         self._flushed = 0
@@ -55,10 +56,6 @@ class Draft:
         unsettled.add(self)
 
     @property
-    def folder(self) -> tuple[str, ...]:
-        return self.parts[:-1]
-
-    @property
     def label(self) -> str:
         """How messages call it."""
         return "/".join(self.parts)
@@ -68,7 +65,7 @@ class Draft:
         """Of what was written so far, lower-case hex."""
         return self._hash.hexdigest()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data`. Raises `StoreError` (disk); ValueError after `finish` or `discard`."""
         if self.descriptor is None or self.body is not None:
             raise ValueError("this draft takes no more bytes")
@@ -94,7 +91,7 @@ class Draft:
         """Say that these were all bytes, and what they should have been.
 
         Raises `StoreError`: truncated if there are fewer or more than `body` counts, checksum if they are
-        others. (A digest that the job or the server named was the fetcher's to check.)
+        others, where it tells. (A digest that the job or the server named was the fetcher's to check.)
         """
         problem = self._problem(body)
         if problem is not None:
@@ -105,7 +102,7 @@ class Draft:
     def _problem(self, body: Body) -> StoreError | None:
         if self.size != body.size:
             return StoreError(Reason.TRUNCATED, f"{self.label}: {self.size} bytes came of {body.size}")
-        if self.sha256 != body.sha256:
+        if body.sha256 is not None and self.sha256 != body.sha256:
             return StoreError(Reason.CHECKSUM, f"{self.label}: the bytes are not those that were sent")
         return None
 

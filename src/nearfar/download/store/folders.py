@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nearfar.download.model import Reason
 from nearfar.download.store.errors import StoreError
+from nearfar.download.store.renaming import rename_new
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OPEN_AT_MOST = 32
@@ -83,6 +84,8 @@ def place(temporary: str, name: str, folder: int, *, replace: bool) -> None:
     is neither a file nor a symlink (a symlink is replaced, never followed).
     """
     if not replace:
+        if rename_new(temporary, name, folder):
+            return
         try:
             os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         except OSError as error:

@@ -15,6 +15,7 @@ import secrets
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +89,8 @@ class Manifest:
             self._db.execute("PRAGMA synchronous = FULL")
             with self.transaction():
                 self.id = self._prepare()
+            # Asked when a job is offered, and again when its file comes.
+            self.key = lru_cache(maxsize=4096)(self._key)
         except BaseException:
             self._db.close()
             raise
@@ -103,7 +106,7 @@ class Manifest:
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
 
-    def key(self, url: str) -> bytes:
+    def _key(self, url: str) -> bytes:
         """What `url` is known by here: a hash of all of it but passwords.
 
         Where it holds secrets, the hash is of this directory's own: no table made elsewhere finds them, and
@@ -164,6 +167,10 @@ class Manifest:
         """The intents that `owner` announced and nobody took over, by fold."""
         found = self._db.execute(f"SELECT {_FIELDS} FROM intents WHERE owner = ?", (owner,))
         return {entry.fold: entry for entry in map(Entry._make, found)}
+
+    def folds_of(self, owner: str) -> set[str]:
+        """The names of `intents_of`."""
+        return {fold for (fold,) in self._db.execute("SELECT fold FROM intents WHERE owner = ?", (owner,))}
 
     def owner_of(self, fold: str) -> str | None:
         """Who announced an intent on a name."""

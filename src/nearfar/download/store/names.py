@@ -32,6 +32,8 @@ _EDGES = re.compile(r"^[\s.]+|[\s.]+$")
 _DEVICE = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL
 )
+_DEVICES = frozenset("cpanlCPANL")
+"""Their first letters."""
 _DRIVE = re.compile(r"\s*[A-Za-z]:")
 _PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*([^?#]*)")
 
@@ -71,7 +73,7 @@ def clean(text: str) -> str:
         len(text) <= LIMIT
         and _PLAIN.fullmatch(text)
         and not text.endswith(" ")
-        and not _DEVICE.fullmatch(text)
+        and not (text[0] in _DEVICES and _DEVICE.fullmatch(text))
     ):
         return text
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
@@ -117,7 +119,9 @@ def fold(name: str) -> str:
 def _segment(url: str) -> str:
     """The last segment of the path, percent-decoded, without secrets; one that is not UTF-8 stays encoded."""
     found = _PATH.match(url)
-    raw = without_parameters(found[1].rpartition("/")[2]) if found else ""
+    raw = found[1].rpartition("/")[2] if found else ""
+    if ";" in raw:
+        raw = without_parameters(raw)
     try:
         return unquote_to_bytes(raw).decode() if "%" in raw else raw
     except UnicodeError:
@@ -126,7 +130,9 @@ def _segment(url: str) -> str:
 
 def _last(text: str) -> str:
     """The safe name in a suggestion: what follows the last slash of either kind."""
-    return clean(text.replace("\\", "/").rpartition("/")[2])
+    if "\\" in text:
+        text = text.replace("\\", "/")
+    return clean(text.rpartition("/")[2])
 
 
 def _strip(name: str) -> str:

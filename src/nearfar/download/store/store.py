@@ -105,7 +105,7 @@ class Store:
         self._room.make(self._drafts)
         return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
 
-    def put(self, job: Job, head: Head, body: Body, data: bytes) -> Draft:
+    def put(self, job: Job, head: Head, body: Body, data: bytes | memoryview) -> Draft:
         """`open`, write all of `data`, and finish: for a body that came in one piece."""
         draft = self.open(job, head)
         draft.write(data)

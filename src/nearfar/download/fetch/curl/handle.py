@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from nearfar.download.fetch.addresses import is_public
@@ -19,6 +20,8 @@ from nearfar.download.model import Reason
 __all__ = ["Handle", "pycurl"]
 
 ABORT = -1
+ABORTED = 23
+"""libcurl's code for what the callback ended."""
 UNWANTED = frozenset({Reason.REFUSED, Reason.TOO_LARGE})
 COULD_NOT_CONNECT = 7
 HEAD_ERRORS = frozenset({8, 23, 56})
@@ -44,8 +47,8 @@ class Lent:
 class Handle:
     """An easy handle and the transfer it works for.
 
-    Two callbacks a file, no more: heads are gathered by `list.append` itself and read once, with the
-    body's first bytes.
+    Heads are gathered by `list.append` itself and read once, with the body's first bytes. libcurl hands out a
+    body in pieces of 16 KiB at most: they are gathered, too, and passed on by `flush`.
     """
 
     def __init__(self, options: FetchOptions, throttle: Throttle) -> None:
@@ -56,7 +59,13 @@ class Handle:
         """The sink asked for a pause."""
         self.held = False
         """libcurl was told so, and keeps bytes that wait."""
-        self._throttle = throttle
+        self.pieces: list[bytes] = []
+        """Of the body, not passed on yet."""
+        self._gathered = 0
+        # What is to be decoded is passed on at once: much more may come of it.
+        self._most = 0 if options.decode else options.buffer_size
+        self._spend = throttle.spend
+        self._take: Callable[[bytes], bool] = _nobody
         self._error: BaseException | None = None
         self._discarded = 0
         self._lines: list[bytes] = []
@@ -77,13 +86,17 @@ class Handle:
     def load(self, transfer: Transfer, host: str) -> None:
         """Make the handle ready for the transfer's next request, counted at `host`."""
         self.transfer, self.host = transfer, host
+        self._take = transfer.take
         self.paused = self.held = self._answered = self._taking = False
-        self._discarded = 0
+        self._discarded = self._gathered = 0
         self._barred = None
+        self.pieces.clear()
         self._lines.clear()
         self._head_size = 0
         self.curl.setopt(pycurl.URL, transfer.url.text)
-        self._share(self._http == "h2c" or (self._http == "auto" and transfer.url.scheme == "https"))
+        shared = self._http == "h2c" or (self._http == "auto" and transfer.url.scheme == "https")
+        if shared is not self._sharing:
+            self._share(shared)
         if transfer.fresh is not self._fresh:
             self.curl.setopt(pycurl.FRESH_CONNECT, int(transfer.fresh))
             self._fresh = transfer.fresh
@@ -97,6 +110,8 @@ class Handle:
 
         Judges a head that no body followed. Raises what the sink raised on the way.
         """
+        if self.pieces:
+            self.flush()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -126,7 +141,7 @@ class Handle:
         return 0
 
     def close(self) -> None:
-        self.transfer = None
+        self.transfer, self._take = None, _nobody
         self.curl.close()
 
     def _open(self, purpose: int, address: Any) -> int | Lent:
@@ -155,41 +170,67 @@ class Handle:
 
         Not where it cannot: libcurl would let all requests to the host wait for the first one's answer.
         """
-        if wanted is not self._sharing:
-            self.curl.setopt(pycurl.PIPEWAIT, int(wanted))
-            self._sharing = wanted
+        self.curl.setopt(pycurl.PIPEWAIT, int(wanted))
+        self._sharing = wanted
 
     def _write(self, data: bytes) -> int | None:
         """libcurl's write callback: None takes the bytes, `ABORT` ends the request."""
         if self.paused:
-            self.held = True
-            pause: int = pycurl.WRITEFUNC_PAUSE
-            return pause
-        try:
-            return self._feed(data)
-        except BaseException as error:
-            # Nothing can be raised through libcurl: `conclude` does it.
-            self._error = error
-            return ABORT
-
-    def _feed(self, data: bytes) -> int | None:
-        transfer = self.transfer
-        assert transfer is not None
+            return self._hold()
         if not self._answered:
-            self._answer()
-        self._throttle.spend(len(data))
-        if not self._taking:
-            # A refused file is not worth its bytes; the small body of an error or a redirect is.
-            refused = transfer.trouble is not None and transfer.trouble.reason in UNWANTED
-            self._discarded += len(data)
-            return ABORT if refused or self._discarded > DISCARDED_AT_MOST else None
-        if not transfer.take(data):
-            if transfer.trouble is not None:
+            try:
+                self._answer()
+            except BaseException as error:
+                # Nothing can be raised through libcurl: `conclude` does it.
+                self._error = error
                 return ABORT
-            self.paused = True
+        if not self._taking:
+            return self._discard(len(data))
+        size = self._gathered + len(data)
+        if size > self._most and self.pieces:
+            if not self.flush():
+                return ABORT
+            if self.paused:
+                return self._hold()
+            size = len(data)
+        self._gathered = size
+        self.pieces.append(data)
         return None
+
+    def _hold(self) -> int:
+        self.held = True
+        pause: int = pycurl.WRITEFUNC_PAUSE
+        return pause
+
+    def flush(self) -> bool:
+        """Pass on what was gathered; False if the request is to end. `conclude` raises what a sink raises."""
+        data = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self.pieces.clear()
+        self._gathered = 0
+        self._spend(len(data))
+        try:
+            if self._take(data):
+                return True
+        except BaseException as error:
+            self._error = error
+            return False
+        assert self.transfer is not None
+        self.paused = self.transfer.trouble is None
+        return self.paused
+
+    def _discard(self, size: int) -> int | None:
+        """A refused file is not worth its bytes; the small body of an error or a redirect is."""
+        trouble = None if self.transfer is None else self.transfer.trouble
+        refused = trouble is not None and trouble.reason in UNWANTED
+        self._spend(size)
+        self._discarded += size
+        return ABORT if refused or self._discarded > DISCARDED_AT_MOST else None
 
     def _answer(self) -> None:
         assert self.transfer is not None
         self._answered = True
         self._taking = self.transfer.answered(parse_head(self._lines), time.time())
+
+
+def _nobody(data: bytes) -> bool:
+    raise AssertionError(f"{len(data)} bytes came for no transfer")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from nearfar.download.fetch.base import Sink
-from nearfar.download.fetch.curl.handle import Handle, pycurl
+from nearfar.download.fetch.curl.handle import ABORTED, Handle, pycurl
 from nearfar.download.fetch.digests import is_known
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.policy import Throttle, backoff, park
@@ -119,6 +119,7 @@ class CurlFetcher:
         self._wait(timeout)
         if not self._throttle.wait(self._clock()):
             self._multi.perform()
+        self._flush()
         self._reap()
 
     def cancel(self) -> None:
@@ -191,6 +192,14 @@ class CurlFetcher:
         ready, _, _ = select.select([woken, *readers], writers, [], max(0.0, timeout))
         if woken in ready:
             self._woken.recv(4096)
+
+    def _flush(self) -> None:
+        """Pass on what came of bodies; what a sink or a limit ends is over."""
+        for handle in list(self._active.values()):
+            if handle.pieces and not handle.flush():
+                self._over.append((handle.curl, ABORTED, ""))
+        if self._over:
+            self._settle()
 
     def _reap(self) -> None:
         left = 1

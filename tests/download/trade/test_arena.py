@@ -1,0 +1,81 @@
+"""Memory that a producer shares with consumers: no two messages in one place, and all of it comes back."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfar.download.couriers.arena import LEAST, Arena, Ring
+
+SIZE = 100
+
+
+@given(st.lists(st.tuples(st.integers(1, SIZE + 1), st.integers(0, 3)), max_size=60), st.randoms())
+def test_places_never_overlap_and_all_of_it_comes_back(steps: list[tuple[int, int]], dice: Any) -> None:
+    ring, held = Ring(SIZE), list[tuple[int, int]]()
+    for size, returns in steps:
+        start = ring.take(size)
+        if start is not None:
+            assert start >= 0 and start + size <= SIZE
+            assert all(start + size <= other or end <= start for other, end in held)
+            held.append((start, start + size))
+        else:
+            assert held or size > SIZE
+        for _ in range(min(returns, len(held))):
+            ring.give_back(held.pop(dice.randrange(len(held)))[0])
+    while held:
+        ring.give_back(held.pop()[0])
+    assert ring.take(SIZE) == 0
+
+
+def message() -> list[Any]:
+    rows = [["http://h/1", bytes([number]) * (LEAST + number)] for number in range(3)]
+    return ["files", rows[0], ["small", b"few"], *rows[1:], b"own" * LEAST, []]
+
+
+def test_bytes_are_laid_out_and_filled_in_again() -> None:
+    arena, sent = Arena(), message()
+    places, start = arena.lay_out(sent)
+    assert start == 0
+    assert "http://h/1" in sent[1] and b"few" in sent[2], "little ones stay"
+    assert all(row[-1] is None for row in (sent[1], *sent[3:5])) and sent[5] is None
+    arena.fill_in(sent, places)
+    assert sent == message()
+    arena.close()
+    assert sent == message(), "views outlive the arena"
+
+
+def test_where_there_is_no_room_bytes_travel_in_the_message() -> None:
+    arena, sent = Arena(LEAST), message()
+    assert arena.lay_out(sent) == ([], None)
+    arena.fill_in(sent, [])
+    assert sent == message()
+    arena.close()
+
+
+def read(arena: Arena, pipe: Connection) -> None:
+    sent, places = pipe.recv()
+    arena.fill_in(sent, places)
+    pipe.send([bytes(part) if isinstance(part, memoryview) else part for part in sent])
+    arena.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_another_process_reads_them_in_place(method: str) -> None:
+    context = multiprocessing.get_context(method)
+    arena, (ours, theirs) = Arena(), context.Pipe()
+    process = context.Process(target=read, args=(arena, theirs))  # type: ignore[attr-defined]
+    process.start()
+    sent: list[Any] = ["chunk", b"x" * LEAST]
+    places, _ = arena.lay_out(sent)
+    ours.send((sent, places))
+    assert ours.recv() == ["chunk", b"x" * LEAST]
+    process.join()
+    process.close()
+    for each in (arena, ours, theirs):
+        each.close()
