@@ -84,10 +84,11 @@ def _main(name: str, rest: Sequence[str]) -> int:
         print(f"nearfar {name}: {error} ({error.__cause__ or 'not found'})", file=sys.stderr)
         return Exit.FAILED
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+        from nearfar.net.shortage import shortage
+
+        if (why := shortage(error)) is None:
             raise
-        why = str(error) or "out of memory"
-        print(f"nearfar {name}: {why}: raise the limits of memory or processes (ulimit)", file=sys.stderr)
+        print(f"nearfar {name}: {why}", file=sys.stderr)
         return Exit.FAILED
 
 

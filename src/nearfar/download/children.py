@@ -16,8 +16,10 @@ import multiprocessing
 import os
 import select
 import signal
+import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,6 +31,7 @@ from nearfar.download.couriers.near import NearInbound, NearOutbound, Routes
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.memory import keep_freed_memory
 from nearfar.download.model import Ending, Failure, Job, Saved
+from nearfar.net.shortage import shortage
 
 ORPHANED = 70
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -108,6 +111,11 @@ def read_ending(saved: bool, *what: Any) -> Ended:
 
 def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
     """The life of a producer process."""
+    with _short_words():
+        _produce(plan, routes, number, pipe)
+
+
+def _produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
     _prepare(plan)
     # Here and in `consume`: neither process waits for the imports of the other's work, nor does the parent.
     from nearfar.download.producer import Producer
@@ -126,6 +134,11 @@ def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any])
 
 def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -> None:
     """The life of a consumer process."""
+    with _short_words():
+        _consume(plan, routes, name, pipe)
+
+
+def _consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -> None:
     _prepare(plan)
     from nearfar.download.consumer import Consumer
     from nearfar.download.store import Store
@@ -135,6 +148,17 @@ def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -
         gc.freeze()
         Consumer(inbound, store).run()
     inbound.close(None)
+
+
+@contextmanager
+def _short_words() -> Iterator[None]:
+    """Where there is no memory or no thread to be had, end with a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if (why := shortage(error)) is None:
+            raise
+        sys.exit(f"a process of this command ends: {why}")
 
 
 def _prepare(plan: Plan) -> None:
