@@ -250,6 +250,7 @@ class HostMachine:
             case Kind.NEED:
                 self._supply.need(peer, message, now)
             case Kind.ASK:
+                self._supply.tell_news(now)  # whoever is told that so many are done knows which
                 self._questions.ask(peer, message, now)
             case Kind.SYNCED:
                 number, items, size = message.fields
