@@ -12,8 +12,9 @@ class Attendance:
     """`expected` producers make a round: when as many have come and none is left, nobody will put again.
 
     A new one stands in for one that was lost, and the two count as one. It may come before the loss is seen,
-    which may take a lease: so whoever came after the lost one was last heard stands in for it, too. Should
-    that one return after all, both count.
+    which may take a lease: so whoever came after the lost one last said anything stands in for it, too; where
+    the host stood still, and found the words of both together, it takes the one for the other's. Should that
+    one return after all, both count.
 
     Helpers are not counted. Who sent them stays for as long as they may put, and makes good what they lose.
     """

@@ -64,6 +64,8 @@ class HostMachine:
         self._questions = Questions(self._desk, ledger, self._rounds)
         self._alarms = Alarms(lease)
         self._standstill: Standstill | None = None
+        self._turned = 0.0
+        """When all that had come was read: what comes now was said after that."""
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -109,7 +111,7 @@ class HostMachine:
     def _hear(self, peer: Peer, envelope: Envelope, now: float) -> None:
         number, ack, message = envelope
         session = peer.session
-        peer.heard = now
+        peer.heard, peer.said = now, self._turned
         peer.out.acked(ack, now)
         if number:
             peer.voice.heard(now, len(message.body or b""))
@@ -179,6 +181,7 @@ class HostMachine:
                 self._beat(peer, now)
                 self._alarms.set(peer)
         self._desk.spoken.clear()
+        self._turned = now
         actions, self._desk.actions = self._desk.actions, []
         return actions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from nearfar.net.line import Incoming, Outgoing, Voice
@@ -55,6 +56,8 @@ class Peer:
     consumes: bool = False
     needs: tuple[int, int] = (0, 0)
     """Items and bytes it wants to have been granted in all."""
+    said: float = inf
+    """The earliest that what it said last can have been said; it may have lain here unread."""
     granted: tuple[int, int] = (0, 0)
     """Items and bytes it was granted in all, since the session began."""
     alarm: float = float("inf")

@@ -52,7 +52,7 @@ class Supply:
         rows = [row for message in told for row in message.fields[0]]
         news = [News(first, count, Outcome(outcome), answer) for first, count, outcome, answer in rows]
         self._ledger.producers[peer.uid].news[:0] = news
-        self._ledger.leave(peer.uid, State.GONE if cleanly else State.LOST, peer.heard)
+        self._ledger.leave(peer.uid, State.GONE if cleanly else State.LOST, min(peer.heard, peer.said))
 
     def put(self, peer: Peer, message: Message, now: float) -> None:
         """Raises `ProtocolError` for items that nobody granted room for."""
