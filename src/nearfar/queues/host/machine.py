@@ -66,6 +66,7 @@ class HostMachine:
         self._standstill: Standstill | None = None
         self._turned = 0.0
         """When all that had come was read: what comes now was said after that."""
+        self._late_until = 0.0
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -140,6 +141,7 @@ class HostMachine:
         self._standstill = self._standstill or Standstill(now)
         if stood:
             self._rounds.postpone(stood)
+            self._late_until = now + self._lease / 2  # ZeroMQ, too, needs a while to bring all
             for peer in self.peers.values():
                 peer.heard = min(now, peer.heard + stood)
                 peer.out.postpone(stood)
@@ -181,7 +183,8 @@ class HostMachine:
                 self._beat(peer, now)
                 self._alarms.set(peer)
         self._desk.spoken.clear()
-        self._turned = now
+        if now >= self._late_until:
+            self._turned = now
         actions, self._desk.actions = self._desk.actions, []
         return actions
 
