@@ -19,7 +19,6 @@ from typing import Any
 from nearfar.coordinator import wire
 from nearfar.coordinator.agents import Agents
 from nearfar.coordinator.desk import Desk, Session
-from nearfar.coordinator.dues import Dues
 from nearfar.coordinator.guests import Guests
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import MOST_ROWS, Row
@@ -27,6 +26,7 @@ from nearfar.coordinator.status import status_row
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.errors import ProtocolError
+from nearfar.net.dues import Dues
 from nearfar.net.here import stem
 
 
@@ -59,7 +59,7 @@ class Peers:
         self._lease = lease
         self._clients = clients
         self._ticked = now
-        self._dues = Dues()
+        self._dues: Dues[Session] = Dues()
         self._desk = Desk()
         self._desk.now = now
         self._guests = Guests(self._desk, coordinator, lease, now)

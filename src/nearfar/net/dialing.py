@@ -81,7 +81,7 @@ class Dialed:
         self._look_next = now + LOOK_EVERY
         why = ""
         with contextlib.suppress(zmq.Again):
-            while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            while sockets.readable(self._monitor):
                 # zmq_socket_monitor(3); pyzmq's own reader would load all of asyncio first.
                 event, value = struct.unpack("=hi", self._monitor.recv_multipart(zmq.NOBLOCK)[0])
                 why = self._weigh(event, value) or why

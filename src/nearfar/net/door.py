@@ -127,7 +127,7 @@ class Door:
         if self._clients is None or self._zap is None:
             return []
         gone: set[str] = set()
-        asked = bool(int(self._zap.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        asked = sockets.readable(self._zap)
         if asked or now >= self._refresh_at:
             self._refresh_at = now + REFRESH_EVERY
             gone = self._clients.refresh()

@@ -39,6 +39,8 @@ MOST_PEERS = 4096
 """Sessions that a host or a coordinator has at a time."""
 SPARE_DESCRIPTORS = 40
 """For what a program opens besides: a host that nobody has called has 30."""
+COPIED = 64 * 1024
+"""Bytes of items: what is longer is sent and received in place."""
 KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
@@ -49,9 +51,6 @@ KEEPALIVE = {
 """A connection that a firewall has forgotten, or whose other machine is gone, is closed and made again
 (seconds, tries; the last: milliseconds). The kernels find out, and not the protocol: a message may take as
 long to travel as it likes."""
-
-HANDSHAKE = 5_000
-"""Milliseconds after which a connection that has not come through its handshake is closed."""
 
 # As numbers, for these are needed for each message: to join two members of an enum costs as much as to send.
 _EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
@@ -149,17 +148,20 @@ def most_peers(descriptors: int) -> int:
     return max(1, min(MOST_PEERS, (soft - SPARE_DESCRIPTORS) // descriptors))
 
 
-def receive(made: zmq.Socket[bytes], copied: int, first: bytes | None = None) -> list[bytes | memoryview]:
-    """The frames of the next message: `copied` as bytes, and those after them, which may be large, in place.
+def receive(
+    made: zmq.Socket[bytes], copied: int, first: bytes | None = None, *, small: int = -1
+) -> list[Any]:
+    """The frames of the next message: `copied` as bytes, and those after them, which may be large, in place,
+    as memory views; but as bytes those of up to `small` bytes.
 
     `first` is the first one, where it has been read. Raises `zmq.Again` if there is none.
     """
-    frames: list[bytes | memoryview] = [] if first is None else [first]
+    frames: list[Any] = [] if first is None else [first]
     if frames and not made.getsockopt(zmq.RCVMORE):
         return frames
     while True:
         frame = made.recv(_NOBLOCK, copy=False)  # it knows whether more follows: to ask costs more
-        frames.append(frame.bytes if len(frames) < copied else frame.buffer)
+        frames.append(frame.bytes if len(frames) < copied or len(frame) <= small else frame.buffer)
         if not frame.more:
             return frames
 
@@ -177,12 +179,6 @@ def send(made: zmq.Socket[bytes], frames: Sequence[Any], copied: int) -> None:
 def readable(made: zmq.Socket[bytes]) -> bool:
     """True if messages lie here to be read."""
     return bool(int(made.getsockopt(_EVENTS)) & _READABLE)
-
-
-def receive_body(made: zmq.Socket[bytes], most: int) -> Any:
-    """The next frame of a message: in place, if it is longer than `most` bytes."""
-    frame = made.recv(zmq.NOBLOCK, copy=False)
-    return frame.bytes if len(frame) <= most else frame.buffer
 
 
 def bind(made: zmq.Socket[bytes], address: Address) -> Address:

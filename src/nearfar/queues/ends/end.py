@@ -153,9 +153,11 @@ class End(Putting):
         raise ShutDown
 
     def _tell_of_takes(self, machine: EndMachine) -> bool:
-        """Whether to tell the host of takes now: `help` the loop."""
-        """News of takes may gather for a moment, but not until the buffer runs dry, nor while a good part of
-        the room is in it that puts may wait for."""
+        """Whether to tell the host of takes now: `help` the loop.
+
+        News of takes may gather for a moment, but not until the buffer runs dry, nor while a good part of the
+        room is in it that puts may wait for.
+        """
         receiver = machine.receiver
         told = receiver.unreported()
         bounded = machine.sender.bounded and told * 8 >= machine.facts["maxsize"]

@@ -24,8 +24,6 @@ log = logging.getLogger("nearfar.queues.ends.loop")
 
 DRAIN = 256
 """Messages read before the machine gets to answer."""
-COPIED = 64 * 1024
-"""Bytes: what is longer is sent and received in place."""
 
 
 class Plugs:
@@ -59,9 +57,9 @@ class Plugs:
         if dialed is None:
             return heard
         socket = dialed.socket
-        while len(heard) < DRAIN and int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        while len(heard) < DRAIN and sockets.readable(socket):
             try:
-                heard.append(wire.unpack(_receive(socket)))
+                heard.append(wire.unpack(sockets.receive(socket, 1, small=sockets.COPIED)))
             except zmq.Again:
                 break
             except ProtocolError as error:
@@ -92,7 +90,7 @@ class Plugs:
                 if self._control is not None:
                     self._control.socket.send_multipart(frames, zmq.NOBLOCK)
             elif self._inbox is not None:
-                copy = len(envelope.message.body) < COPIED
+                copy = len(envelope.message.body) < sockets.COPIED
                 frames = [self._session, self._ticket, *frames]
                 self._inbox.socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
 
@@ -120,10 +118,3 @@ class Plugs:
         self._watched = descriptors
         for bed in (self._bed, self._seat):
             bed.waker.wake()
-
-
-def _receive(socket: zmq.Socket[bytes]) -> list[bytes]:
-    frames = [socket.recv(zmq.NOBLOCK)]
-    while socket.getsockopt(zmq.RCVMORE):
-        frames.append(sockets.receive_body(socket, COPIED))
-    return frames

@@ -7,8 +7,7 @@ from collections import deque
 
 import zmq
 
-COPIED = 64 * 1024
-"""Bytes: a longer body is not copied to be sent, so that what a consumer does not read lies here once."""
+from nearfar.net.sockets import COPIED
 
 
 class Lane:
@@ -32,6 +31,7 @@ class Lane:
         with contextlib.suppress(zmq.Again):
             while self.backlog:
                 number, frames = self.backlog[0]
+                # in place, if it is long: what its consumer does not read is to lie here once
                 self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < COPIED)
                 self.backlog.popleft()
                 self._waiting.discard(number)

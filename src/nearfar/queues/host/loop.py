@@ -20,7 +20,7 @@ from nearfar.net.door import Door
 from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
 from nearfar.queues import wire
-from nearfar.queues.host.lane import COPIED, Lane
+from nearfar.queues.host.lane import Lane
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.leftovers import clear_lanes
 from nearfar.queues.host.machine import HostMachine
@@ -144,18 +144,16 @@ class Host:
 
     def _read(self, events: dict[object, int]) -> None:
         self._waker.clear()
-        for socket, open_ in ((self._inbox, self._open_items), (self._control, wire.unpack)):
+        for socket, open_, small in (
+            (self._inbox, self._open_items, sockets.COPIED),
+            (self._control, wire.unpack, sockets.LARGEST_CONTROL),
+        ):
             if socket not in events:
                 continue
             with contextlib.suppress(zmq.Again):
                 for _ in range(DRAIN):
                     user, first = self._door.receive(socket)
-                    frames = [first]
-                    while socket.getsockopt(zmq.RCVMORE):
-                        is_body = len(frames) == BODY and socket is self._inbox
-                        frames.append(
-                            sockets.receive_body(socket, COPIED) if is_body else socket.recv(zmq.NOBLOCK)
-                        )
+                    frames = sockets.receive(socket, BODY, first, small=small)
                     if self._door.admits(user):
                         self._receive(user, frames, open_)
 

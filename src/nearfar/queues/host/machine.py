@@ -18,10 +18,10 @@ from hashlib import blake2b
 from typing import Any
 
 from nearfar.errors import ProtocolError
+from nearfar.net.dues import Dues
 from nearfar.net.here import stem
 from nearfar.net.line import Outgoing, Voice
 from nearfar.net.standstill import Standstill
-from nearfar.queues.host.alarms import Alarms
 from nearfar.queues.host.demand import Demand
 from nearfar.queues.host.desk import Desk
 from nearfar.queues.host.ledger import Ledger
@@ -62,7 +62,7 @@ class HostMachine:
         self._supply = Supply(self._desk, ledger, self._rounds)
         self._demand = Demand(self._desk, ledger, self._rounds)
         self._questions = Questions(self._desk, ledger, self._rounds)
-        self._alarms = Alarms(lease)
+        self._dues: Dues[Peer] = Dues()
         self._standstill: Standstill | None = None
         self._turned = 0.0
         """When all that had come was read: what comes now was said after that."""
@@ -145,7 +145,7 @@ class HostMachine:
             for peer in self.peers.values():
                 peer.heard = min(now, peer.heard + stood)
                 peer.out.postpone(stood)
-        for peer in [*self._alarms.ring(now), *self._desk.spoken.values()]:
+        for peer in [*self._dues.ring(now), *self._desk.spoken.values()]:
             if self.peers.get(peer.session) is not peer:
                 continue
             if now - peer.heard >= self._lease:
@@ -161,7 +161,7 @@ class HostMachine:
                 envelope = Envelope(number, peer.inbox.received, message)
                 self._desk.actions.append(Send(peer.session, envelope))
             self._beat(peer, now)
-            self._alarms.set(peer)
+            self._dues.set(peer, peer.wanted(self._lease))
         self._rounds.expire(now)
 
     def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
@@ -181,7 +181,7 @@ class HostMachine:
         for peer in self._desk.spoken.values():
             if self.peers.get(peer.session) is peer:
                 self._beat(peer, now)
-                self._alarms.set(peer)
+                self._dues.set(peer, peer.wanted(self._lease))
         self._desk.spoken.clear()
         if now >= self._late_until:
             self._turned = now
@@ -191,7 +191,8 @@ class HostMachine:
     def deadline(self, now: float) -> float:
         """When `tick` is wanted next."""
         latest = now + self._lease / 5
-        return min(self._alarms.deadline(latest), self._rounds.deadline(latest))
+        due = self._dues.deadline()
+        return min(latest, latest if due is None else due, self._rounds.deadline(latest))
 
     def counts(self) -> dict[str, int]:
         """The queue in figures."""
@@ -235,7 +236,7 @@ class HostMachine:
         out: Outgoing[Message] = Outgoing(self._lease / 10)
         self.peers[session] = peer = Peer(session, uid, now, out, Voice(self._lease, now), ticket)
         self._desk.session_of[uid] = session
-        self._alarms.set(peer)
+        self._dues.set(peer, peer.wanted(self._lease))
         return peer
 
     def _reject(self, session: str, message: Message) -> None:

@@ -60,14 +60,20 @@ class Peer:
     """The earliest that what it said last can have been said; it may have lain here unread."""
     granted: tuple[int, int] = (0, 0)
     """Items and bytes it was granted in all, since the session began."""
-    alarm: float = float("inf")
-    """When it is looked at next (`Alarms`)."""
+    due: float = inf
+    """When it is looked at next, as far as `Dues` knows."""
     told_over: bool = False
     rounds: int = 0
     """Rounds that it has under way."""
     joins: int = 0
     heavy: list[int] = field(default_factory=list)
     """The numbers of the answers with dead letters that it may not have."""
+
+    def wanted(self, lease: float) -> float:
+        """When the clock is to look at it: to beat, to send again, or as it has been silent for a `lease`."""
+        times = min(self.heard + lease, self.voice.deadline())
+        overdue = self.out.deadline()
+        return times if overdue is None or times < overdue else overdue
 
     @property
     def in_need(self) -> bool:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.coordinator.desk import Session
-from nearfar.coordinator.dues import FEW, Dues
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import AGENT
+from nearfar.net.dues import FEW, Dues
 
 times = st.integers(0, 20).map(float)
 
