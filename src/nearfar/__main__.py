@@ -7,6 +7,7 @@ import signal
 import sys
 
 from nearfar import __version__
+from nearfar.net.shortage import shortage
 from nearfar.programs import streams
 from nearfar.programs.exits import Exit
 
@@ -84,8 +85,6 @@ def _main(name: str, rest: Sequence[str]) -> int:
         print(f"nearfar {name}: {error} ({error.__cause__ or 'not found'})", file=sys.stderr)
         return Exit.FAILED
     except (MemoryError, RuntimeError) as error:
-        from nearfar.net.shortage import shortage
-
         if (why := shortage(error)) is None:
             raise
         print(f"nearfar {name}: {why}", file=sys.stderr)

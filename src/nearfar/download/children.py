@@ -109,13 +109,20 @@ def read_ending(saved: bool, *what: Any) -> Ended:
     return Ended(Ending.SAVED if saved else Ending.ALREADY, Saved._make(what))
 
 
+@contextmanager
+def _short_words() -> Iterator[None]:
+    """Where there is no memory or no thread to be had, end with a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if (why := shortage(error)) is None:
+            raise
+        sys.exit(f"a process of this command ends: {why}")
+
+
+@_short_words()
 def produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
     """The life of a producer process."""
-    with _short_words():
-        _produce(plan, routes, number, pipe)
-
-
-def _produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
     _prepare(plan)
     # Here and in `consume`: neither process waits for the imports of the other's work, nor does the parent.
     from nearfar.download.producer import Producer
@@ -132,13 +139,9 @@ def _produce(plan: Plan, routes: Routes, number: int, pipe: Connection[Any, Any]
     fetcher.close()
 
 
+@_short_words()
 def consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -> None:
     """The life of a consumer process."""
-    with _short_words():
-        _consume(plan, routes, name, pipe)
-
-
-def _consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) -> None:
     _prepare(plan)
     from nearfar.download.consumer import Consumer
     from nearfar.download.store import Store
@@ -148,17 +151,6 @@ def _consume(plan: Plan, routes: Routes, name: str, pipe: Connection[Any, Any]) 
         gc.freeze()
         Consumer(inbound, store).run()
     inbound.close(None)
-
-
-@contextmanager
-def _short_words() -> Iterator[None]:
-    """Where there is no memory or no thread to be had, end with a sentence."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if (why := shortage(error)) is None:
-            raise
-        sys.exit(f"a process of this command ends: {why}")
 
 
 def _prepare(plan: Plan) -> None:
