@@ -6,11 +6,11 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.download_contestants import Way
+from benchmarks.processes import family, resident
 
 EVERY = 0.1
 """Seconds between two looks."""
@@ -25,7 +25,12 @@ def watched(folder: Path, name: str, way: Way, urls: int) -> dict[str, Any]:
         roots = [subprocess.Popen(command, cwd=out, stdout=subprocess.DEVNULL) for command in way(Path(out))]
         seen: list[tuple[float, dict[int, float]]] = []
         while any(root.poll() is None for root in roots):
-            now = {pid: memory for root in roots for pid in _family(root.pid) if (memory := _resident(pid))}
+            now = {
+                pid: memory
+                for root in roots
+                for pid in family(root.pid)
+                if (memory := round(resident(pid), 1))
+            }
             seen.append((time.monotonic() - begun, now))
             time.sleep(EVERY)
         if any(root.returncode for root in roots):
@@ -43,22 +48,3 @@ def _told(seen: list[tuple[float, dict[int, float]]]) -> list[list[float]]:
     # The last look may meet some that are leaving.
     last = {pid: memory for _, now in seen for pid, memory in now.items()}
     return [[looks[0].get(pid, 0.0), looks[1][pid], last[pid]] for pid in sorted(looks[1])]
-
-
-def _family(pid: int) -> Iterator[int]:
-    yield pid
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return
-    for child in map(int, children):
-        yield from _family(child)
-
-
-def _resident(pid: int) -> float:
-    """MiB, what is shared with others included; 0 once it is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)

@@ -6,17 +6,13 @@ is measured is everything that the host's machine does for an item, from its PUT
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 
-from benchmarks.rounds import Spread, machine, spread, write_json
+from benchmarks import tables
 from nearfar.net import codec
-from nearfar.programs.arguments import positive
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.host.peers import Send
@@ -102,36 +98,20 @@ class Simulated:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a Markdown table, and write both forms."""
-    parser = argparse.ArgumentParser("benchmarks.ledger", description=__doc__)
-    add = parser.add_argument
-    add("--quick", action="store_true", help="a tenth of the items")
-    add("--rounds", type=positive, default=5, metavar="N", help="of each number of ends (%(default)s)")
-    add("-o", "--output", type=Path, default=Path("bench-results"), metavar="DIR", help="(%(default)s)")
+    parser = tables.make_parser("benchmarks.ledger", __doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the items")
     options = parser.parse_args(argv)
     items = 2000 if options.quick else 20_000
-    costs: dict[int, list[float]] = {peers: [] for peers in PEERS}
+    names = {f"{count:,} ends": count for count in PEERS}
+    values: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):
-        for peers in PEERS:
-            costs[peers].append(Simulated(peers).run(items))
-    ratios = {n: spread([a / b for a, b in zip(costs[n], costs[PEERS[0]], strict=True)]) for n in PEERS}
-    rows = {n: {"us": asdict(spread(costs[n])), "ratio": asdict(ratios[n])} for n in PEERS}
-    table = markdown({n: (spread(costs[n]), ratios[n]) for n in PEERS}, options.rounds)
-    print(table)
-    options.output.mkdir(parents=True, exist_ok=True)
-    write_json(options.output / "ledger.json", {"rounds": options.rounds, "machine": machine(), "ends": rows})
-    (options.output / "ledger.md").write_text(table, encoding="utf-8")
+        for name, count in names.items():
+            values[name].append(Simulated(count).run(items))
+    first = next(iter(names))
+    row = tables.figure("an item", "us", values, first, rate=False)
+    made = tables.result([row], list(names), first, options.rounds)
+    tables.publish(made, options.output, "ledger", "CPU of the host's machine alone; less is better.")
     return 0
-
-
-def markdown(rows: dict[int, tuple[Spread, Spread]], rounds: int) -> str:
-    lines = [
-        f"{rounds} alternating rounds; medians with quartiles.",
-        "",
-        "| ends | CPU of the host's machine, us an item | to that of 10 |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {ends} | {cost} | {ratio} |" for ends, (cost, ratio) in rows.items()]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from benchmarks import pool_peers, tables
 from benchmarks.pool_figures import FIGURES, FULL, QUICK
 from benchmarks.pool_runners import Opening, executor, far_workers, hosting, keys, near, standard
-from nearfar.programs.arguments import positive
 
 STANDARD = "multiprocessing.Pool"
 NOTE = "Started by fork, but where it says spawn. Of rates and efficiency more is better, of all else less."
@@ -44,13 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("benchmarks.pool", description=__doc__)
-    add = parser.add_argument
-    add("--quick", action="store_true", help="a tenth of everything, in 3 rounds at most")
-    add("--rounds", type=positive, default=5, metavar="N", help="of each contestant (%(default)s)")
-    add("--only", default="", metavar="WORDS", help="only the figures with these words in their names")
-    add("--ours", action="store_true", help="only the standard's pool and nearfar's")
-    add("-o", "--output", type=Path, default=Path("bench-results"), metavar="DIR", help="(%(default)s)")
+    parser = tables.make_parser("benchmarks.pool", __doc__, figures=True)
+    parser.add_argument("--ours", action="store_true", help="only the standard's pool and nearfar's")
     return parser
 
 

@@ -6,13 +6,11 @@ message has one task and is a turn of its own, as where peers are many and idle:
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from benchmarks import tables
 from nearfar.coordinator import wire
@@ -23,7 +21,6 @@ from nearfar.coordinator.peers import Peers
 from nearfar.coordinator.tasks import Mode, Task
 from nearfar.coordinator.wire import Envelope
 from nearfar.pool.client import ClientMachine
-from nearfar.programs.arguments import positive
 from nearfar.worker.actions import Give, Recall
 from nearfar.worker.machine import AgentMachine
 
@@ -164,10 +161,7 @@ def cost(peers: int, tasks: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a Markdown table, and write both forms."""
-    parser = argparse.ArgumentParser("benchmarks.pool_machines", description=__doc__)
-    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="(%(default)s)")
-    parser.add_argument("-o", "--output", type=Path, default=Path("bench-results"), metavar="DIR")
-    options = parser.parse_args(argv)
+    options = tables.make_parser("benchmarks.pool_machines", __doc__).parse_args(argv)
     names = {f"{count:,} peers": count for count in PEERS}
     values: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from pathlib import Path
 from benchmarks import tables
 from benchmarks.pool_runners import Opening, far_workers, near
 from benchmarks.pool_tasks import same
+from benchmarks.processes import family, resident
 from nearfar.programs.arguments import positive
 
-MIB = 1 << 20
 POINTS = (0.1, 0.5, 1.0)
 
 
@@ -46,28 +45,18 @@ def watch(opening: Opening, tasks: int) -> Mapping[str, list[float]]:
     with opening("fork") as runner:
         for count, _ in enumerate(runner.unordered(same, range(tasks)), 1):
             if count in stops:
-                for name, size in resident():
+                for name, size in looked_at():
                     sizes.setdefault(name, []).append(size)
     return {name: each for name, each in sizes.items() if len(each) == len(POINTS)}
 
 
-def resident() -> Iterator[tuple[str, float]]:
+def looked_at() -> Iterator[tuple[str, float]]:
     """This process and all below it, with MiB of each."""
     for pid in family(os.getpid()):
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         program = next((word for word in words if word in ("coordinator", "worker")), "a worker process")
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        if found is not None:
-            name = "the caller" if pid == os.getpid() else f"{program}, {pid}"
-            yield name, int(found[1]) * 1024 / MIB
-
-
-def family(pid: int) -> Iterator[int]:
-    yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text(encoding="utf-8").split():
-            yield from family(int(child))
+        if size := resident(pid):
+            yield "the caller" if pid == os.getpid() else f"{program}, {pid}", size
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks import tables
 from benchmarks.queue_ends import Opening, far, near, raw, standard
 from benchmarks.queue_figures import FIGURES
-from nearfar.programs.arguments import positive
 
 STANDARD = "multiprocessing.Queue"
 NOTE = "Of rates more is better, of times less."
@@ -46,13 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("benchmarks.queue", description=__doc__)
-    add = parser.add_argument
-    add("--quick", action="store_true", help="a tenth of everything, in 3 rounds at most")
-    add("--rounds", type=positive, default=5, metavar="N", help="of each contestant (%(default)s)")
-    add("--only", default="", metavar="WORDS", help="only the figures with these words in their names")
-    add("--of", action="append", default=[], metavar="QUEUE", help="only this one, and the standard's")
-    add("-o", "--output", type=Path, default=Path("bench-results"), metavar="DIR", help="(%(default)s)")
+    parser = tables.make_parser("benchmarks.queue", __doc__, figures=True)
+    parser.add_argument(
+        "--of", action="append", default=[], metavar="QUEUE", help="only this one, and the standard's"
+    )
     return parser
 
 

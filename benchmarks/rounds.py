@@ -68,6 +68,12 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def turns(names: Sequence[str], number: int) -> Sequence[str]:
+    """The order of `names` in round `number`: each is begun by another one."""
+    shift = number % len(names)
+    return (*names[shift:], *names[:shift])
+
+
 def alternate(contestants: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[str, list[Cost]]:
     """`rounds` rounds, each of one run of every contestant, begun by another one each time.
 
@@ -76,8 +82,7 @@ def alternate(contestants: Mapping[str, Callable[[], Cost]], rounds: int) -> dic
     names = list(contestants)
     costs: dict[str, list[Cost]] = {name: [] for name in names}
     for number in range(-1, rounds):
-        shift = number % len(names)
-        for name in (*names[shift:], *names[:shift]):
+        for name in turns(names, number):
             cost = contestants[name]()
             if number >= 0:
                 costs[name].append(cost)

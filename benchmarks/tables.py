@@ -7,6 +7,7 @@ round.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +15,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.rounds import Spread, machine, spread, write_json
+from benchmarks.rounds import Spread, machine, spread, turns, write_json
+from nearfar.programs.arguments import positive
+
+
+def make_parser(program: str, about: str | None, *, figures: bool = False) -> argparse.ArgumentParser:
+    """The options that all have; those that measure many `figures` can do less of it."""
+    parser = argparse.ArgumentParser(program, description=about)
+    add = parser.add_argument
+    add("--rounds", type=positive, default=5, metavar="N", help="of each contestant (%(default)s)")
+    add("-o", "--output", type=Path, default=Path("bench-results"), metavar="DIR", help="(%(default)s)")
+    if figures:
+        add("--quick", action="store_true", help="a tenth of everything, in 3 rounds at most")
+        add("--only", default="", metavar="WORDS", help="only the figures with these words in their names")
+    return parser
 
 
 class Measured(Protocol):
@@ -57,8 +71,7 @@ def row(
     names = list(contestants)
     values: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
-        shift = number % len(names)
-        for name in (*names[shift:], *names[:shift]):
+        for name in turns(names, number):
             with suppress(NotImplementedError):
                 values[name].append(measured.measure(contestants[name], sizes))
     return figure(measured.name, measured.unit, values, yardstick, rate=measured.rate)
