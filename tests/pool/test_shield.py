@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def test_it_comes_at_the_end() -> None:
         pass
 
 
-def test_a_handler_of_the_programs_own_is_called_once_with_the_frame_that_was_interrupted() -> None:
+def test_a_handler_of_the_programs_own_is_called_once_with_the_frame_behind_the_shield() -> None:
     calls: list[tuple[int, Any]] = []
     before = signal.signal(signal.SIGINT, lambda *args: calls.append(args))
     try:
@@ -47,6 +48,21 @@ def test_a_handler_of_the_programs_own_is_called_once_with_the_frame_that_was_in
         assert [(number, frame.f_code.co_filename) for number, frame in calls] == [(signal.SIGINT, __file__)]
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_what_was_in_hand_where_it_came_does_not_live_on_with_the_interrupt() -> None:
+    class Body:
+        """Large, it may be."""
+
+    def interrupted() -> weakref.ref[Body]:
+        body = Body()
+        signal.raise_signal(signal.SIGINT)
+        return weakref.ref(body)
+
+    with pytest.raises(KeyboardInterrupt) as raised, Shield():
+        body = interrupted()
+    assert raised.tb is not None
+    assert body() is None
 
 
 def test_who_listens_at_the_descriptor_hears_of_it_once() -> None:

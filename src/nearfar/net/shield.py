@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from _signal import getsignal as get_handler
 from _signal import signal as set_handler
@@ -29,7 +30,7 @@ class Shield:
 
     def __init__(self) -> None:
         self._before: list[tuple[int, Any]] = []
-        self._came: list[tuple[int, FrameType | None]] = []
+        self._came: list[int] = []
         self._depth = 0
 
     def __enter__(self) -> None:
@@ -81,14 +82,15 @@ class Shield:
         for number, handler in before:
             set_handler(number, handler)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        if signum not in [number for number, _ in self._came]:
-            self._came.append((signum, frame))
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if signum not in self._came:
+            self._came.append(signum)
 
     @staticmethod
-    def _deliver(handlers: dict[int, Any], came: list[tuple[int, FrameType | None]]) -> None:
-        for number, frame in came:
+    def _deliver(handlers: dict[int, Any], came: list[int]) -> None:
+        """As if they came behind the shield: the frame they came in would keep alive all it had in hand."""
+        for number in came:
             if callable(handlers[number]):  # not sent again: a `set_wakeup_fd` has heard of it
-                handlers[number](number, frame)
+                handlers[number](number, sys._getframe(2))
             else:
                 signal.raise_signal(number)
