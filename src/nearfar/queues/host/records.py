@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from math import inf
 
 from nearfar.queues.host.leases import Leases
 
@@ -53,6 +54,8 @@ class Producer:
     news: list[News] = field(default_factory=list)
     round: int = -1
     """The last round of a standing queue that it came in."""
+    arrived: float = -inf
+    """When it first came."""
     helper: bool = False
     """Another producer vouches for it: nobody expects it, misses it, or waits for its goodbye."""
 

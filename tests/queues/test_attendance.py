@@ -1,0 +1,118 @@
+"""Who stands in for whom, where a loss is seen late, or was none."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfar.queues.host import attendance as module
+from nearfar.queues.host.attendance import Attendance
+from nearfar.queues.host.records import Producer, State
+
+
+class Hall:
+    """An attendance, its producers by name, and who of them was lost when."""
+
+    def __init__(self, expected: int) -> None:
+        self.attendance = Attendance(expected)
+        self.producers: dict[str, Producer] = {}
+        self.arrived: dict[str, float] = {}
+        self.missing: dict[str, tuple[int, float]] = {}
+        """The place of the first newcomer after each, and when it was last heard."""
+
+    def enter(self, name: str, now: float) -> None:
+        self.attendance.enter(self.producers.setdefault(name, Producer(name, State.GONE)), now)
+        self.arrived.setdefault(name, now)
+        self.missing.pop(name, None)
+
+    def leave(self, name: str, state: State, heard: float | None = None) -> None:
+        if state is State.LOST and self.producers[name].state is State.OPEN:
+            later = list(self.arrived).index(name) + 1
+            self.missing[name] = (len(self.arrived), 0.0) if heard is None else (later, heard)
+        self.attendance.leave(self.producers[name], state, heard)
+
+    def most_replaced(self) -> int:
+        """How many of the missing can each have a newcomer of their own that came after them."""
+        order = list(self.arrived)
+        taken: dict[str, str] = {}
+
+        def place(name: str, tried: set[str]) -> bool:
+            first, heard = self.missing[name]
+            for other in order[first:]:
+                if self.arrived[other] >= heard and other not in tried:
+                    tried.add(other)
+                    if other not in taken or place(taken[other], tried):
+                        taken[other] = name
+                        return True
+            return False
+
+        return sum(place(name, set()) for name in self.missing)
+
+
+def test_who_was_taken_for_dead_and_returns_lends_nobody_its_stand_in() -> None:
+    """Given a host that stood still while one of two producers was killed and started again,
+
+    If the other's old session ends first, is paired with the new one, and the other returns,
+    I expect the new one to stand in for the one that was killed.
+    """
+    hall = Hall(expected=2)
+    hall.enter("killed", 1.0)
+    hall.enter("other", 1.0)
+    hall.enter("again", 4.0)
+    hall.leave("other", State.LOST, 2.0)
+    assert hall.attendance.lost == []
+    hall.enter("other", 4.0)
+    hall.leave("killed", State.LOST, 2.0)
+    assert hall.attendance.lost == []
+    hall.leave("again", State.GONE)
+    assert not hall.attendance.over()
+    hall.leave("other", State.GONE)
+    assert hall.attendance.over()
+
+
+def test_nobody_stands_in_for_itself_nor_for_who_came_later() -> None:
+    hall = Hall(expected=2)
+    for name in "pq":
+        hall.enter(name, 1.0)
+    hall.leave("q", State.LOST, 1.0)
+    assert hall.attendance.lost == ["q"]
+    assert not hall.attendance.over()
+
+
+@given(data=st.data())
+def test_as_many_are_replaced_as_can_be_whatever_the_order(data: st.DataObject) -> None:
+    hall = Hall(expected=0)
+    now = 0.0
+    for number in range(data.draw(st.integers(1, 25), "steps")):
+        now += data.draw(st.sampled_from([0.0, 1.0]), "pause")
+        known = sorted(hall.producers)
+        here = [name for name in known if hall.producers[name].state is State.OPEN]
+        match data.draw(st.sampled_from(["new", "lost", "lost", "back", "gone"]), "what"):
+            case "lost" if here:
+                earlier = st.floats(0, now).map(round) | st.none()
+                hall.leave(data.draw(st.sampled_from(here)), State.LOST, data.draw(earlier, "heard"))
+            case "gone" if here:
+                hall.leave(data.draw(st.sampled_from(here)), State.GONE)
+            case "back" if known:
+                hall.enter(data.draw(st.sampled_from(known)), now)
+            case _:
+                hall.enter(f"p{number}", now)
+        lost = hall.attendance.lost
+        assert set(lost) <= set(hall.missing)
+        assert len(lost) == len(hall.missing) - hall.most_replaced()
+        some = any(producer.state is State.OPEN for producer in hall.producers.values())
+        assert hall.attendance.over() == (not some)
+
+
+def test_newcomers_without_end_take_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given more newcomers than are remembered, each the next one's forerunner, I expect the end of one."""
+    monkeypatch.setattr(module, "MOST_ARRIVALS", 10)
+    hall = Hall(expected=1)
+    for number in range(100):
+        hall.enter(f"p{number}", float(number))
+        assert not hall.attendance.over()
+        hall.leave(f"p{number}", State.GONE if number == 99 else State.LOST, float(number))
+        assert len(hall.attendance._arrivals) <= 10
+        assert len(hall.attendance._absent) <= 11
+    assert (hall.attendance.lost, hall.attendance.over()) == ([], True)
