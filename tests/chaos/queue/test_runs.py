@@ -24,7 +24,7 @@ def test_a_first_run(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | N
 
 @pytest.mark.chaos
 @pytest.mark.timeout(150)
-@pytest.mark.seeds("1-23")
+@pytest.mark.seeds("1-25")
 def test_whatever_dies_nothing_is_lost(
     seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None
 ) -> None:

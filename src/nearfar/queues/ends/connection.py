@@ -137,9 +137,9 @@ class Connection:
 
     def _may_go(self) -> bool:
         machine = self._machine
-        if machine.state is State.GREETING or machine.refused or machine.barred:
+        if machine.refused or machine.barred:
             return machine.sender.handed_over
-        return machine.state is State.CLOSED
+        return machine.may_go(time.monotonic())
 
     # -- inside (with the lock held) -------------------------------------------------------------
 

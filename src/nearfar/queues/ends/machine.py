@@ -27,6 +27,8 @@ GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
 DIAL_EVERY = 5.0
 """Seconds without a welcome after which another connection is tried: this one may be dead."""
+GOODBYE = 2.0
+"""Seconds that a producer without a session waits for a host to say goodbye to: it may be taken for lost."""
 IDLE = 3600.0
 """Seconds until a machine with nothing to do wants to be asked again."""
 
@@ -106,10 +108,17 @@ class EndMachine:
 
     def leave(self) -> None:
         """Say goodbye once all that was put is sent. Until PART comes, the session goes on."""
-        if self.state is State.NEW or (self.state is State.GREETING and self.sender.handed_over):
+        if self.state is State.NEW:
             self.abandon()
         elif self.state is not State.CLOSED:
             self.leaving = True
+
+    def may_go(self, now: float) -> bool:
+        """True if no host has to hear of this end any more."""
+        if self.state is not State.GREETING:
+            return self.state is State.CLOSED
+        missed = bool(self.facts) and self.roles.produces and not self.roles.helper
+        return self.sender.handed_over and not (missed and now < self.greeting_since + GOODBYE)
 
     def abandon(self) -> None:
         """Close at once."""
@@ -150,10 +159,8 @@ class EndMachine:
         stood = self._standstill.seconds(now, float(self.facts.get("lease", IDLE)))
         if self.session is not None:
             self.session.postpone(stood, now)
-        if self.state is State.GREETING and now - self._greeted >= GREET_EVERY:
-            if now - self._dialed >= DIAL_EVERY:
-                self._dial(now)
-            self._greet(now)
+        if self.state is State.GREETING:
+            self._call_again(now)
         elif self.state is State.OPEN and self.session is not None:
             if self.session.broken(now):
                 self._begin_session(now)
@@ -187,6 +194,14 @@ class EndMachine:
         self.sessions += 1
         self._dial(now)
         self._greet(now)
+
+    def _call_again(self, now: float) -> None:
+        if self.leaving and self.may_go(now):
+            self.abandon()
+        elif now - self._greeted >= GREET_EVERY:
+            if now - self._dialed >= DIAL_EVERY:
+                self._dial(now)
+            self._greet(now)
 
     def _dial(self, now: float) -> None:
         self._dialed = now
