@@ -11,7 +11,7 @@ from tests.queues.test_standstill import ABOUT
 
 
 def leaving(*, produces: bool, helper: bool = False) -> EndMachine:
-    """An end with a session in which all is told, that leaves, and that its host knows no more at second 5."""
+    """An end in whose session all is told, that leaves, and that its host knows no more at second 5."""
     machine = EndMachine("end", {}, helper=helper)
     machine.roles.produces = produces
     machine.connect(0.0)
