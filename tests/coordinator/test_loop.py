@@ -301,10 +301,12 @@ def test_the_status_is_told_to_anybody(coordinator: LoneCoordinator, keep: Keep)
 
 
 def test_what_is_no_message_is_counted_and_dropped(coordinator: LoneCoordinator, keep: Keep) -> None:
-    socket = keep(Dialed(zmq.DEALER, coordinator.address, OWN)).socket
-    for frames in ([b""], [b"\xc1"], [b"x", b"y", b"z"]):
-        socket.send_multipart(frames)
+    for name in ("a.1", ""):
+        socket = keep(Dialed(zmq.DEALER, coordinator.address, OWN, identity=name)).socket
+        for frames in ([b""], [b"\xc1"], [b"x", b"y", b"z"]):
+            socket.send_multipart(frames)
     assert eventually(lambda: coordinator.counts()["malformed"] == 3)
+    assert eventually(lambda: coordinator.counts()["nameless"] == 3)
     keep(Running(coordinator.address))
     client = keep(PoolClient(str(coordinator.address)))
     client.submit(b"1")

@@ -78,7 +78,9 @@ def test_honest_ends_go_on_while_rubbish_comes_to_every_socket(
                 got.append(queue.get(timeout=20))
         assert got == [number for number in range(number + 1) if number % 3 == 0]
         assert eventually(lambda: queue.counts()["unsettled"] <= 1)
-    assert queue._host is not None and queue._host.counts()["malformed"] > 500
+    assert queue._host is not None
+    counts = queue._host.counts()
+    assert counts["malformed"] > 300 and counts["nameless"] > 250
     assert not faults(caplog)
     said = [record.getMessage() for record in caplog.records]
     assert all(line.isprintable() for line in said) and len(said) < 50

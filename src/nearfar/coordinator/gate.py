@@ -158,6 +158,8 @@ class Gate:
             self.peers.malformed += 1
             self._complaints.note("refused a peer: %s", error, now)
             self.peers.refuse(session, error.why)
+        except sockets.Nameless:
+            self.peers.nameless += 1
         except ProtocolError as error:
             self.peers.malformed += 1
             self._complaints.note("dropped a malformed message: %s", error, now)

@@ -52,6 +52,8 @@ class Peers:
         self.epoch = epoch
         self.malformed = 0
         """Frames that were no message (whoever reads them counts those), and words that cannot be true."""
+        self.nameless = 0
+        """Messages of connections without a name, or whose name another has taken over."""
         self.refused = 0
         """Peers that were not let in."""
         self._most_peers = most_peers
@@ -167,6 +169,7 @@ class Peers:
             "lost": coordinator.book.lost,
             "stale": coordinator.book.stale + self._desk.stale,
             "malformed": self.malformed,
+            "nameless": self.nameless,
             "refused": self.refused,
         }
 

@@ -41,6 +41,8 @@ SPARE_DESCRIPTORS = 40
 """For what a program opens besides: a host that nobody has called has 30."""
 COPIED = 64 * 1024
 """Bytes of items: what is longer is sent and received in place."""
+MADE_UP = 5
+"""Bytes of a name that a ROUTER gives; the first is 0."""
 KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
@@ -129,8 +131,15 @@ def show(made: zmq.Socket[bytes], pair: Pair, server: bytes) -> None:
     made.setsockopt(zmq.CURVE_SERVERKEY, server)
 
 
+class Nameless(ProtocolError):
+    """A message came under a name that ZeroMQ made up: of a peer that gave none, or of a connection whose
+    peer has called again since, so that its name is another's. It is sent again by whom it matters to."""
+
+
 def peer_name(identity: bytes | memoryview) -> str:
     """The name by which a peer calls; raises `ProtocolError` for one that is none."""
+    if len(identity) == MADE_UP and not identity[0]:
+        raise Nameless("a peer without a name")
     try:
         said = bytes(identity).decode()
     except UnicodeDecodeError:

@@ -75,6 +75,7 @@ class Host:
             "trusted": access.trusted,
         }
         self._complaints = Complaints(log)
+        self._nameless = 0
         self._machine = HostMachine(
             ledger,
             about,
@@ -101,10 +102,14 @@ class Host:
         self._thread.start()
 
     def counts(self) -> dict[str, int]:
-        """The ledger in figures, how many frames could not be true, how many ends were turned away."""
+        """The ledger in figures, how many messages could not be true, or had no name, and how many ends were
+        turned away."""
         with self._lock:
-            found = {"malformed": self._complaints.count, "turned away": self._door.turned_away}
-            return self._machine.counts() | found
+            return self._machine.counts() | {
+                "malformed": self._complaints.count,
+                "nameless": self._nameless,
+                "turned away": self._door.turned_away,
+            }
 
     def close(self, timeout: float = 2.0) -> None:
         """Stop, when every end has said goodbye, or after `timeout` seconds."""
@@ -143,7 +148,8 @@ class Host:
         return max(0, int((deadline - now) * 1000) + 1)
 
     def _read(self, events: dict[object, int]) -> None:
-        self._waker.clear()
+        if self._waker.fileno() in events:
+            self._waker.clear()
         for socket, open_, small in (
             (self._inbox, self._open_items, sockets.COPIED),
             (self._control, wire.unpack, sockets.LARGEST_CONTROL),
@@ -156,6 +162,8 @@ class Host:
                     frames = sockets.receive(socket, BODY, first, small=small)
                     if self._door.admits(user):
                         self._receive(user, frames, open_)
+                    if not sockets.readable(socket):  # to be told by an error costs more
+                        break
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked: what they hold goes to others."""
@@ -173,6 +181,8 @@ class Host:
         except wire.WrongHello as error:
             self._complaints.note("refused a peer: %s", error, now)
             self._machine.refuse(session, error.why)
+        except sockets.Nameless:
+            self._nameless += 1
         except ProtocolError as error:
             self._complaints.note("dropped a malformed message: %s", error, now)
         except Exception:  # a fault of ours, which one peer found: it is not to cost the others their host
@@ -209,14 +219,17 @@ class Host:
                 self._machine.dead(session, f"process {pid} ended", time.monotonic())
 
     def _act(self, now: float) -> None:
-        """Do what the machine says; doing may give it more to say."""
-        while actions := self._machine.flush(now):
-            for action in actions:
+        """Do what the machine says; a new lane gives it more to say."""
+        more = True
+        while more:
+            more = False
+            for action in self._machine.flush(now):
                 match action:
                     case Send(session, envelope):
                         self._send(session, envelope)
                     case OpenLane(session, ask):
                         self._open_lane(session, ask, now)
+                        more = True
                     case CloseLane(session):
                         self._close_lane(session)
         for session in list(self._behind):
