@@ -40,6 +40,10 @@ class Asks:
                 yield ask
         self._unsent = later
 
+    def any_unsent(self) -> bool:
+        """True if something may have to be asked."""
+        return bool(self._unsent)
+
     def again(self) -> None:
         """A new session: the host knows of no question."""
         self._open = {number: ask for number, ask in self._open.items() if ask[2] not in ("lane", "fence")}

@@ -85,7 +85,6 @@ class Connection:
     ) -> Any:
         asks = self._machine.asks
         number = asks.add(kind, what, argument)
-        self._need_loop().wake()
         try:
             self._wait_until(lambda: asks.answered(number) or until(), None)
         finally:
@@ -176,22 +175,24 @@ class Connection:
     def _wait_until(self, done: Callable[[], Any], deadline: float | None, *, leaving: bool = False) -> None:
         """Wait until `done`, or the deadline, or the host has been away for too long, or until `close`: what
         a put has no room for would else never let it say goodbye."""
-        seated = False
+        loop, seated = self._need_loop(), False
         self.waiting += 1
         try:
             while not done():
                 patience = self._patience(deadline, leaving)
                 if patience <= 0:
+                    loop.wake()
                     return
-                seated = seated or self._need_loop().take_seat()
+                seated = seated or loop.take_seat()
                 if seated:
-                    self._need_loop().sit(patience)
+                    loop.sit(patience)
                 else:
+                    loop.wake()
                     self._sleep(patience)
         finally:
             self.waiting -= 1
             if seated:
-                self._need_loop().leave_seat()
+                loop.leave_seat()
 
     def _patience(self, deadline: float | None, leaving: bool) -> float:
         """Seconds to wait at most; raises what the wait ends with, if not with the deadline."""

@@ -11,11 +11,9 @@ from nearfar.queues.deadlines import left
 from nearfar.queues.ends.loans import Taken
 from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.ends.putting import Putting
+from nearfar.queues.ends.receiver import HEAVY
 from nearfar.queues.ends.session import LINGER
 from nearfar.queues.wire import Kind
-
-HEAVY = 1024 * 1024
-"""Bytes taken after which the host is told at once."""
 
 
 class End(Putting):
@@ -124,7 +122,6 @@ class End(Putting):
         machine.receiver.waiters += most
         try:
             if block:
-                self._need_loop().wake()
                 self._wait_until(
                     lambda: machine.receiver.buffered or self._session.ended(counted=to_the_end), deadline
                 )
@@ -187,14 +184,14 @@ class End(Putting):
         with self._hold:
             if session == self._machine.sessions:
                 self._machine.receiver.done(position, answer)
-                self._wake_soon()
+                self._tell_of_done()
 
     def failed(self, session: int, position: int) -> None:
         """An item was given up."""
         with self._hold:
             if session == self._machine.sessions:
                 self._session.fail(position)
-                self._wake_soon()
+                self._need_loop().wake()
 
     def done_by(self, holder: int | None = None) -> None:
         """All that `holder` took is done (None: all that anyone took, but for deliveries)."""
@@ -211,9 +208,16 @@ class End(Putting):
             if holder in self._machine.superseded:  # somebody else's by now
                 self._machine.superseded.remove(holder)
                 return True
-            self._wake_soon()
-            return self._machine.session is not None and self._session.receiver.done_oldest(holder)
+            if self._machine.session is None:
+                return False
+            found = self._session.receiver.done_oldest(holder)
+            self._tell_of_done()
+            return found
 
-    def _wake_soon(self) -> None:
+    def _tell_of_done(self) -> None:
+        """Have the host told: at once where others may wait for just that, else in a moment, with more."""
         if self._loop is not None:
-            self._loop.wake()
+            if self._session.receiver.rests:
+                self._loop.wake()
+            else:
+                self._loop.wake_within(LINGER, time.monotonic())

@@ -58,11 +58,3 @@ class Unreadable(NamedTuple):
     """What reading an item raised."""
 
     error: Exception
-
-
-def extend(ranges: list[list[int]], first: int, last: int = 0) -> None:
-    """Add `first` to `last` (0: that one alone) to `ranges`."""
-    if ranges and ranges[-1][1] == first - 1:
-        ranges[-1][1] = last or first
-    else:
-        ranges.append([first, last or first])

@@ -200,7 +200,7 @@ class EndLoop(Plugs):
 
     def _turn(self) -> None:
         """Act, read, and again, as long as anything comes. Call with `_turns` held."""
-        before = self._heard
+        before, first = self._heard, True
         while True:
             self._wanted = False
             with self._changed:
@@ -212,8 +212,9 @@ class EndLoop(Plugs):
                 closed = self._machine.state is State.CLOSED
             for action in actions:
                 self._act(action)
-            if closed:
-                break
+            if closed or not (actions or first):
+                break  # nothing was sent: the sockets are still as they were when all had been read
+            first = False
             heard = self._read(self._control) + self._read(self._lane)
             # After reading: a stranger that took the host's place was seen to connect before it spoke.
             if not self._take_in(heard, self._look()):

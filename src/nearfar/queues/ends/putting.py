@@ -39,7 +39,6 @@ class Putting(Connection):
         return entry.last
 
     def _wait_for_room(self, entry: Entry, block: bool, deadline: float | None) -> None:
-        self._need_loop().wake()
         try:
             if block:
                 self._wait_until(lambda: not entry.items or self._session.shut, deadline)

@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nearfar.errors import ItemError
-from nearfar.queues.ends.loans import Loan, Taken, Unreadable, extend
+from nearfar.queues.ends.loans import Loan, Taken, Unreadable
 from nearfar.queues.ends.pace import AHEAD, PAUSE, Pace
-from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES, Kind, Message, share_of_answers
+from nearfar.queues.ends.tidings import Tidings, extend
+from nearfar.queues.wire import LONGEST_ANSWER, Kind, Message
 
 MOST_AHEAD = 2000
 """Items that may lie in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
+HEAVY = 1024 * 1024
+"""Bytes taken after which the host is told at once."""
 FEW = 16
-"""Takes that may always wait for more before the host is told of them."""
+"""Takes of which the host need not be told at once."""
 
 
 @dataclass(slots=True)
@@ -47,13 +50,11 @@ class Receiver:
     """Takes after which it is to be told."""
     heavy: int = 0
     """Bytes that were taken since the host was told."""
+    rests: bool = False
+    """The program said that it is done with all that it had: somebody may wait for that."""
     _buffer: deque[Loan] = field(default_factory=deque)
     _last: int = 0
-    _done: list[list[int]] = field(default_factory=list)
-    _failed: list[list[int]] = field(default_factory=list)
-    _unreadable: list[list[int]] = field(default_factory=list)
-    _returned: list[list[int]] = field(default_factory=list)
-    _answers: list[list[Any]] = field(default_factory=list)
+    _tidings: Tidings = field(default_factory=Tidings)
     told_taken: int = 0
     _told_window: int = 0
     _pace: Pace = field(default_factory=Pace)
@@ -74,7 +75,7 @@ class Receiver:
         self.tell_at = (self.told_taken + 1, self.taken + self.due)
 
     def waited(self, since: float, now: float) -> None:
-        """The program waited for an item: that is none of the time that it takes for one."""
+        """The program waited for an item."""
         self._pace.waited(since, now)
 
     # -- from the program ------------------------------------------------------------------------
@@ -94,7 +95,7 @@ class Receiver:
         self._step(loan)
         self._pace.time(now)
         if isinstance(item, Unreadable):
-            extend(self._unreadable, position)
+            extend(self._tidings.unreadable, position)
             unpickling = isinstance(item.error, ItemError) and item.error.__cause__
             raise unpickling or item.error
         self.hands[position] = thread
@@ -117,7 +118,7 @@ class Receiver:
         if settle:
             before = self.latest.get(thread, 0)
             if before in hands:
-                done = self._done
+                done = self._tidings.done
                 del hands[before]
                 if done and done[-1][1] == before - 1:
                     done[-1][1] = before
@@ -161,7 +162,7 @@ class Receiver:
     def let_go(self, position: int) -> None:
         """The item at `position` never reached who took it: the host has it again."""
         if self.hands.pop(position, None) is not None:
-            self._returned.append([position, position])
+            self._tidings.returned.append([position, position])
 
     def next_is_unreadable(self) -> bool:
         """True if the next `take` is going to raise."""
@@ -184,9 +185,10 @@ class Receiver:
         if self.hands.pop(position, None) is None:
             return
         if answer is None:
-            extend(self._done, position)
+            extend(self._tidings.done, position)
         else:
-            self._answers.append([position, answer])
+            self._tidings.answers.append([position, answer])
+        self.rests = not self.hands and not self.buffered
 
     def done_by(self, holder: int | None) -> None:
         """All that `holder` took is done; None: all but what holder 0 took."""
@@ -195,10 +197,10 @@ class Receiver:
         for position in mine:
             del hands[position]
         if mine and mine[-1] - mine[0] == len(mine) - 1:
-            extend(self._done, mine[0], mine[-1])
+            extend(self._tidings.done, mine[0], mine[-1])
         else:
             for position in mine:
-                extend(self._done, position)
+                extend(self._tidings.done, position)
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item of `holder`, or else of anyone but holder 0, is done; False if there is none."""
@@ -213,12 +215,12 @@ class Receiver:
     def fail(self, position: int) -> None:
         """The program gives an item up."""
         if self.hands.pop(position, None) is not None:
-            extend(self._failed, position)
+            extend(self._tidings.failed, position)
 
     def give_back(self) -> None:
         """Return all that lies in the buffer."""
         if self._buffer:
-            self._returned.append([self._buffer[0].position, self._last])
+            self._tidings.returned.append([self._buffer[0].position, self._last])
             self.plain = None
             self._buffer.clear()
             self.buffered = 0
@@ -236,12 +238,23 @@ class Receiver:
 
     def untold(self) -> int:
         """How many items the program took that the host was not told the end of."""
-        ended = sum(last - first + 1 for rows in (self._done, self._failed) for first, last in rows)
-        return len(self.hands) + ended + len(self._answers)
+        return len(self.hands) + self._tidings.ended
 
     def unreported(self) -> int:
         """How many takes the host has not been told of."""
         return self.taken - self.told_taken
+
+    def news(self) -> bool:
+        """True if there is something to tell besides the window."""
+        return bool(self._tidings) or self.taken != self.told_taken
+
+    def pressing(self, now: float) -> bool:
+        """True if the host is to be told now: it might lend too little or too much, or others wait."""
+        if self._tidings.pressing or self.rests:
+            return True
+        told, untold = self._told_window, self.unreported()
+        short = told - untold < max(self.waiters, told // 2) or self.window(now) * 2 < told
+        return short or untold >= self.due or self.heavy >= HEAVY
 
     def idle_items(self) -> bool:
         """True if more lies in the buffer than the program waits for."""
@@ -261,23 +274,13 @@ class Receiver:
     def report(self, now: float, ask: int = 0) -> Message | None:
         """What the host has to know; None when it knows."""
         window = self.window(now)
-        news = self._done or self._failed or self._unreadable or self._returned or self._answers
-        if not (news or ask or window != self._told_window or self.taken != self.told_taken):
+        if not (ask or window != self._told_window or self.news()):
             return None
-        parts: list[list[Any]] = []
-        for rows in (self._done, self._failed, self._unreadable, self._returned):
-            parts.append(rows[:MOST_RANGES])
-            del rows[:MOST_RANGES]
-        share = share_of_answers(self._answers, MOST_RANGES)
-        parts.append(self._answers[:share])
-        del self._answers[:share]
         self.told_taken, self._told_window = self.taken, window
-        self.heavy = 0
+        self.heavy, self.rests = 0, False
         self.due = max(FEW, self.buffered // 2)
         self.tell_at = (self.taken + 1, self.taken + self.due)
-        return Message(Kind.REPORT, (window, WINDOW_BYTES, ask, self.taken, *parts))
-
-    # -- inside ----------------------------------------------------------------------------------
+        return Message(Kind.REPORT, (window, WINDOW_BYTES, ask, self.taken, *self._tidings.take()))
 
     def _read(self, loan: Loan) -> None:
         if loan.read(trusted=self.trusted) and loan is self._buffer[0]:
@@ -292,9 +295,6 @@ class Receiver:
         loan.position += count
         loan.count -= count
         if not loan.count:
-            self._finish(loan)
-
-    def _finish(self, loan: Loan) -> None:
-        self.plain = None
-        self.heavy += loan.weight
-        self._buffer.popleft()
+            self.plain = None
+            self.heavy += loan.weight
+            self._buffer.popleft()

@@ -61,7 +61,8 @@ class Session:
         self._last_failure = 0
         self._failed_since_report = False
         self._said_bye = False
-        self._flushed = now
+        self._told_at = now
+        """When the host knew all that there was to report."""
         sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
         if self.shut:
             sender.bar()
@@ -108,21 +109,20 @@ class Session:
         """Everything that is to be done: items first, so that questions come after them."""
         self._join(now)
         self._put(now)
-        self._report(now)
+        self._report(now, all_=leaving or bool(self._rounds) or self._asks.any_unsent())
         self._ask(now)
         self._sync(now)
         if leaving and not self._said_bye and self._sender.idle:
             self._said_bye = True
             self._talk.send(Message(Kind.BYE), now)
-        self._flushed = now
         actions, self._actions = self._actions, []
         return actions + self._talk.actions(now)
 
     def deadline(self) -> float:
         """When `tick` and `flush` are wanted next."""
         times = [self._talk.deadline()]
-        if self.receiver.unreported():
-            times.append(self._flushed + LINGER)
+        if self.receiver.news():
+            times.append(self._told_at + LINGER)
         pause = self.receiver.deadline()
         if pause is not None and not self._fence:
             times.append(pause)
@@ -149,14 +149,25 @@ class Session:
             self._talk.send(Message(Kind.NEED, (*need, 0)), now)
         self._told_need = need
 
-    def _report(self, now: float) -> None:
-        if not self._lane_open:
+    def _report(self, now: float, *, all_: bool) -> None:
+        """Tell the host what it has to know by now, or `all_`."""
+        if not self._lane_open or not (all_ or self._presses(now)):
             return
+        self._told_at = now
         while (message := self.receiver.report(now)) is not None:
             number = self._talk.send(message, now)
             if message.fields[FAILED]:
                 self._last_failure = number
                 self._failed_since_report = False
+
+    def _presses(self, now: float) -> bool:
+        if not self.receiver.news():
+            self._told_at = now
+        elif now >= self._told_at + LINGER:
+            return True
+        untold = self.receiver.unreported()
+        waited_for = untold and self._sender.bounded and untold * 8 >= self.facts["maxsize"]
+        return waited_for or self.receiver.pressing(now)
 
     def _ask(self, now: float) -> None:
         for ask, kind, what, argument in self._asks.unsent(lane=self._lane_open):
@@ -179,7 +190,7 @@ class Session:
             spare = self._sender.spare() if recall and not self._sender.entries else (0, 0)
             self._talk.send(Message(Kind.SYNCED, (number, *spare)), now)
         if self._rounds:
-            self._report(now)
+            self._report(now, all_=True)
             self._ask(now)
 
     def _close_window(self) -> None:

@@ -1,0 +1,120 @@
+"""When an end tells its host of what was taken: in a moment, with more of it, or at once where it matters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nearfar.net import codec
+from nearfar.queues.ends.actions import Send
+from nearfar.queues.ends.machine import EndMachine
+from nearfar.queues.ends.session import LINGER
+from nearfar.queues.wire import Envelope, Kind, Message
+from tests.queues.test_standstill import ABOUT
+
+
+class Consumer:
+    """An end with a lane, that was told at second 1 to expect the items to come."""
+
+    def __init__(self, **about: Any) -> None:
+        self.now = 1.0
+        self.heard = 0
+        self.machine = EndMachine("end", {})
+        self.machine.roles.consumes = True
+        self.machine.connect(self.now)
+        welcome = Message(Kind.WELCOME, (self.machine.session_name, {**ABOUT, **about}))
+        self.machine.receive(Envelope(0, 0, welcome), self.now)
+        asked = next(each for each in self.flush() if each.kind is Kind.ASK)
+        self.hear(Kind.ANSWER, asked.fields[0], 4000)
+        for _ in range(50):  # a quick program
+            self.machine.receiver._pace.untimed += 1
+            self.now += 0.001
+            self.machine.receiver._pace.time(self.now)
+        self.machine.receiver.waiters = 1
+        assert Kind.REPORT in self.kinds()
+
+    def hear(self, kind: Kind, *fields: Any, body: bytes | None = None) -> None:
+        self.heard += 1
+        self.machine.receive(Envelope(self.heard, 0, Message(kind, fields, body)), self.now)
+
+    def lend_and_take(self, count: int = 1) -> None:
+        receiver = self.machine.receiver
+        body = codec.encode(1, trusted=False) * count
+        self.hear(Kind.LEND, receiver.next_position, count, 1, body=body)
+        for _ in range(count):
+            receiver.done_by(1)
+            self.now += 0.0001
+            assert receiver.take(1, self.now) is not None
+
+    def flush(self) -> list[Message]:
+        sent = [each.envelope.message for each in self.machine.flush(self.now) if isinstance(each, Send)]
+        return [message for message in sent if message.kind is not Kind.BEAT]
+
+    def kinds(self) -> list[Kind]:
+        return [message.kind for message in self.flush()]
+
+
+def test_a_take_waits_for_more_news_but_not_for_long() -> None:
+    consumer = Consumer()
+    for _ in range(3):
+        consumer.lend_and_take()
+        assert consumer.kinds() == []
+    assert consumer.machine.deadline(consumer.now) <= consumer.now + LINGER
+    consumer.now += LINGER
+    consumer.machine.tick(consumer.now)
+    (told,) = consumer.flush()
+    assert told.fields[3] == 3
+    assert told.fields[4] == [[1, 2]]
+
+
+def test_news_that_come_all_the_time_are_told_every_moment() -> None:
+    consumer, told = Consumer(), 0
+    began = consumer.now
+    for _ in range(300):
+        consumer.now += 0.001
+        consumer.lend_and_take()
+        told += len(consumer.kinds())
+    assert told <= (consumer.now - began) / LINGER + 1
+    assert told >= (consumer.now - began) / LINGER / 2
+
+
+@pytest.mark.parametrize("about", [{"maxsize": 8}, {"maxbytes": 100}])
+def test_where_puts_wait_for_room_it_is_told_at_once(about: dict[str, int]) -> None:
+    consumer = Consumer(**about)
+    consumer.lend_and_take()
+    assert consumer.kinds() == [Kind.REPORT]
+
+
+def test_many_takes_are_told_at_once() -> None:
+    consumer = Consumer()
+    consumer.lend_and_take(50)
+    assert consumer.kinds() == [Kind.REPORT]
+
+
+def test_all_is_told_before_anything_is_asked_and_before_the_goodbye() -> None:
+    consumer = Consumer()
+    consumer.lend_and_take()
+    consumer.machine.asks.add(Kind.ASK, "size")
+    assert consumer.kinds() == [Kind.REPORT, Kind.ASK]
+    consumer.lend_and_take()
+    consumer.hear(Kind.SYNC, 1, False)
+    assert consumer.kinds() == [Kind.REPORT, Kind.SYNCED]
+    consumer.lend_and_take()
+    consumer.machine.leave()
+    assert consumer.kinds() == [Kind.REPORT, Kind.BYE]
+
+
+def test_that_the_program_has_done_all_it_had_is_told_at_once() -> None:
+    """Given two items in hand, I expect nothing to be said when one is done, and both when the other is."""
+    consumer = Consumer()
+    consumer.hear(Kind.LEND, 1, 2, 1, body=codec.encode(1, trusted=False) * 2)
+    receiver = consumer.machine.receiver
+    for _ in range(2):
+        receiver.take(1, consumer.now)
+    consumer.flush()
+    receiver.done(1)
+    assert consumer.kinds() == []
+    receiver.done(2)
+    (told,) = consumer.flush()
+    assert told.fields[4] == [[1, 2]]
