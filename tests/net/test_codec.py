@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
+import os
 import pickle
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -302,3 +304,42 @@ def test_a_large_item_leaves_no_large_buffer_behind(monkeypatch: pytest.MonkeyPa
     assert idle == []
     codec.encode(b"x", trusted=False)
     assert len(idle) == 1
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_run_that_cannot_be_read_spoils_none_that_comes_after_it(trusted: bool) -> None:
+    """Given runs read in memory used before, one cut off in the middle of an item, one with an item more,
+
+    I expect each of those to be an error, and every good one before, between and after them to be read.
+    """
+    items = [os.urandom(1000) for _ in range(40)]
+    body = b"".join(codec.encode(item, trusted=trusted) for item in items)
+    for bad in (body[:-1], body + codec.encode(1, trusted=trusted), b"\xc1" + body[1:]):
+        assert codec.decode(memoryview(body), 40, trusted=trusted) == items
+        with pytest.raises(ProtocolError, match="not 40 items"):
+            codec.decode(bad, 40, trusted=trusted)
+    assert codec.decode(body, 40, trusted=trusted) == items
+
+
+def test_reading_a_run_inside_a_run() -> None:
+    """Given an item that reads a run of its own as it is unpickled, I expect both to come out whole."""
+    items = [Nested(bytes(30_000)), *([b"x" * 1000] * 20)]
+    body = b"".join(codec.encode(item, trusted=True) for item in items)
+    assert codec.decode(body, 21, trusted=True) == items
+    assert codec.decode(body, 21, trusted=True) == items
+
+
+@dataclass
+class Nested:
+    """Pickled as two encoded items."""
+
+    payload: bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nested, (codec.encode(self.payload, trusted=True) * 2,)
+
+
+def _nested(body: bytes) -> Nested:
+    one, other = codec.decode(body, 2, trusted=True)
+    assert one == other
+    return Nested(one)

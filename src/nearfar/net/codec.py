@@ -99,7 +99,10 @@ def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
     try:
         if count == 1:
             return [bytes(body[5:]) if _is_large_bytes(body) else _unpack(body, trusted)]
-        items: list[Any] = _unpack(b"".join((b"\xdd", count.to_bytes(4, "big"), body)), trusted)
+        head = b"\xdd" + count.to_bytes(4, "big")
+        if _HARMLESS < len(body) <= LARGEST_RUN:
+            return _unpack_run(head, body, trusted)
+        items: list[Any] = _unpack(b"".join((head, body)), trusted)
     except (Untrusted, ItemError):
         raise
     except (*_UNREADABLE, TypeError) as error:
@@ -213,6 +216,8 @@ def _pack(item: Any) -> bytes:
     return packed
 
 
+_idle_unpackers: dict[bool, list[msgpack.Unpacker]] = {True: [], False: []}
+"""The same for runs of items, one for each thread that reads at a time, by whether peers are trusted."""
 _HARMLESS = announced.HARMLESS
 _UNREADABLE = (ValueError, MemoryError, msgpack.UnpackException)
 
@@ -227,6 +232,27 @@ def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
     if len(data) > _HARMLESS and announced.long_lists(data if type(data) is bytes else bytes(data)):
         announced.check(data)
     return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
+
+
+def _unpack_run(head: bytes, body: bytes, trusted: bool) -> list[Any]:
+    """The list of that `head` and `body`, checked first. The memory in between was used before: to have as
+    much given by the system, page by page, costs several times as much as all the rest."""
+    try:
+        unpacker = _idle_unpackers[trusted].pop()
+    except IndexError:
+        hook = _HOOKS[trusted][0]
+        most = LARGEST_RUN + len(head)
+        unpacker = msgpack.Unpacker(ext_hook=hook, strict_map_key=False, max_buffer_size=most)
+    start = unpacker.tell()
+    for read in (unpacker.skip, unpacker.unpack):
+        unpacker.feed(head)
+        unpacker.feed(body)
+        items: list[Any] = read()
+        start += len(head) + len(body)
+        if unpacker.tell() != start:
+            raise ValueError("there is more behind them")
+    _idle_unpackers[trusted].append(unpacker)  # not after an error: it may hold half an item
+    return items
 
 
 def _read(trusted: bool, depth: int, code: int, data: bytes) -> Any:

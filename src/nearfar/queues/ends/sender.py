@@ -32,7 +32,7 @@ from nearfar.queues.ends.tray import MOST, Tray
 from nearfar.queues.wire import Kind, Message
 
 BATCH_ITEMS = 512
-BATCH_BYTES = 96 * 1024
+BATCH_BYTES = 240 * 1024
 MOST_ASKED = 4096
 """Items that room is asked for at once."""
 MOST_ROOM = 1 << 62
