@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pickle import PicklingError
 from typing import Any
 
@@ -43,6 +44,24 @@ def test_the_seventh_of_six_is_refused(make_any: Maker) -> None:
     with pytest.raises(Full):
         queue.put(6, timeout=MOMENT)
     assert take(queue, 6) == list(range(6))
+
+
+def test_who_has_no_time_to_wait_gets_what_is_there(make_any: Maker) -> None:
+    """Given a caller who asks again and again, each time without waiting, I expect it to get every item."""
+    queue, found = make_any(3), []
+    deadline = time.monotonic() + LIMIT
+    for number in range(3):
+        queue.put(number)
+    with pytest.raises(Full) as full:
+        queue.put(3, timeout=0)
+    assert str(full.value) == ""
+    while len(found) < 3:
+        assert time.monotonic() < deadline
+        with suppress(Empty):
+            found.append(queue.get(timeout=0))
+    with pytest.raises(Empty):
+        queue.get(timeout=0)
+    assert found == [0, 1, 2]
 
 
 def test_a_taken_item_makes_room_for_exactly_one(make_any: Maker) -> None:

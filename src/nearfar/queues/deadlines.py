@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["deadline_of", "left"]
+__all__ = ["deadline_of", "left", "waits"]
+
+
+def waits(block: bool, timeout: float | None) -> bool:
+    """Whether a call waits at all: one with no time to wait is one that does not block."""
+    return block and (timeout is None or timeout > 0)
 
 
 def deadline_of(block: bool, timeout: float | None) -> float | None:

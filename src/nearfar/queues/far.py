@@ -11,11 +11,12 @@ from multiprocessing import util
 from threading import get_ident
 from typing import Any, Self
 
-from nearfar.errors import ShutDown
+from nearfar.errors import Full, ShutDown
 from nearfar.net import codec, forks
 from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
+from nearfar.queues.deadlines import waits
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End
 from nearfar.queues.ends.tray import MANY, Tray
@@ -134,14 +135,17 @@ class FarQueue(BaseQueue):
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         lying = self._tray.slip(item)
         if not lying:
-            self._reached().put([item], block=block, timeout=timeout)
+            try:
+                self._reached().put([item], block=waits(block, timeout), timeout=timeout)
+            except Full:
+                raise Full from None
         elif (lying == 1 or lying == MANY) and self._end is not None:
             self._end.nudge(lying)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         items = list(items)
         if items:
-            self._reached().put(items, block=block, timeout=timeout)
+            self._reached().put(items, block=waits(block, timeout), timeout=timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         return self._get(block, timeout, False)
@@ -151,17 +155,15 @@ class FarQueue(BaseQueue):
             raise ValueError(f"most must be at least 1, not {most}")
         end = self._reached()
         self._settle_previous(end)
-        return end.take_items(most, get_ident(), block=block, timeout=timeout)
+        return end.take_items(most, get_ident(), block=waits(block, timeout), timeout=timeout)
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
         end = self._reached()
-        return FarDelivery(end, end.take(1, DELIVERY, block=block, timeout=timeout)[0])
+        return FarDelivery(end, end.take(1, DELIVERY, block=waits(block, timeout), timeout=timeout)[0])
 
     def __iter__(self) -> Iterator[Any]:
-        """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done.
-
-        Raises `ProducerLost` at the end if one died instead.
-        """
+        """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done;
+        `ProducerLost` if one died instead."""
         while True:
             try:
                 yield self._get(True, None, True)
@@ -265,7 +267,8 @@ class FarQueue(BaseQueue):
                 return found[0]
         end = self._reached()
         self._settle_previous(end)
-        return end.take(1, get_ident(), block=block, timeout=timeout, to_the_end=to_the_end)[0].item
+        block, thread = waits(block, timeout), get_ident()
+        return end.take(1, thread, block=block, timeout=timeout, to_the_end=to_the_end)[0].item
 
     def _settle_previous(self, end: End) -> None:
         if self._settles:
@@ -284,8 +287,7 @@ class FarQueue(BaseQueue):
 
 
 class FarJoinableQueue(FarQueue, BaseJoinableQueue):
-    """A `FarQueue` whose items are done when `task_done` says so; what a leaving consumer has not said so of
-    goes to another."""
+    """A `FarQueue` whose items are done when `task_done` says so; a leaving consumer gives back the rest."""
 
     _settles = False
 
