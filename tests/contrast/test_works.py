@@ -74,6 +74,7 @@ def in_stages(*jobs: Job) -> dict[Job, Any]:
     return {outcome.job: outcome.result for outcome in outcomes}
 
 
+@pytest.mark.slow
 def test_all_that_is_put_comes_out_in_every_way(folder: Path) -> None:
     for name, rows in by_queue("queue", "throughput", folder).items():
         assert [(row["way"], row["size"], row["batch"]) for row in rows] == [
@@ -100,6 +101,7 @@ def test_items_that_lie_in_the_queue_are_in_the_memory_of_somebody(folder: Path)
         assert 0.5 * KIB < sum(result.values()) < 20 * KIB, (name, result)
 
 
+@pytest.mark.slow
 def test_the_first_item_takes_longer_than_the_interpreter(folder: Path) -> None:
     for name, result in by_queue("queue", "start-up", folder).items():
         assert 0 < result["interpreter"] < result["milliseconds"], name
@@ -155,6 +157,7 @@ def test_a_host_is_killed_only_where_there_is_one() -> None:
     assert {job.contestant for job in jobs} == FAR
 
 
+@pytest.mark.slow
 def test_every_pool_gives_the_right_answers(folder: Path) -> None:
     for name in names.POOLS:
         result = here(Job("pool", "speed", name, 0), folder)

@@ -67,6 +67,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], l
 VARIANTS = ["tutorial", "fork", "spawn", "forkserver"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["blocking_pool.py", "callback_pool.py"])
 def test_seven_tasks_in_five_processes(
@@ -82,12 +83,14 @@ def test_seven_tasks_in_five_processes(
     assert len(lines) == 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_apply_runs_one_after_the_other(printed: dict[tuple[str, str], list[str]], variant: str) -> None:
     masked = [ENDED.sub(r"end \1", line) for line in printed["blocking_pool.py", variant]]
     assert masked == [line for task in TASKS for line in (STARTED + task, f"end {task}")] + ["over!"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_apply_async_runs_at_once_and_tells_at_the_end(
     printed: dict[tuple[str, str], list[str]], variant: str

@@ -8,6 +8,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 PRINTED = """\
@@ -33,6 +35,7 @@ def run(program: Path, *arguments: str) -> tuple[str, str, int]:
     return done.stdout, done.stderr, done.returncode
 
 
+@pytest.mark.slow
 def test_it_prints_what_it_printed(tmp_path: Path) -> None:
     near, far = EXAMPLES / "near_queue.py", EXAMPLES / "far_queue.py"
     tutorial = tmp_path / "tutorial.py"

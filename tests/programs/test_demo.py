@@ -30,6 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo.StopRequest, "SIGNALS", ())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_demo_runs_near_and_far_and_survives_a_kill(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
