@@ -88,7 +88,9 @@ class Check:
             assert not note["counts"]["waiting"], note
 
     def _worker_lost(self) -> bool:
-        return any(note.get("role", note.get("target")) != HOST for note in self._deadly)
+        """Whether one was killed: by the run, or by the coordinator, which took its client for dead."""
+        given_up = any(note["role"] == "client" and "silent" in note["why"] for note in self._of("death"))
+        return given_up or any(note.get("role", note.get("target")) != HOST for note in self._deadly)
 
     def _is_deadly(self, note: Note) -> bool:
         """Whether somebody may be given up for it."""
