@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -79,3 +80,17 @@ def test_another_process_reads_them_in_place(method: str) -> None:
     process.close()
     for each in (arena, ours, theirs):
         each.close()
+
+
+def test_where_files_may_not_be_long_it_is_small_and_the_rest_is_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (LEAST, resource.RLIM_INFINITY))
+    arena = Arena()
+    try:
+        small, large = ["m", [1, bytes(LEAST)]], ["m", [1, bytes(LEAST + 1)]]
+        assert arena.lay_out(large) == ([], None)
+        assert large == ["m", [1, bytes(LEAST + 1)]]
+        assert arena.lay_out(small) == ([(1, 0, LEAST)], 0)
+    finally:
+        arena.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 from collections import deque
 from contextlib import suppress
 from multiprocessing.reduction import DupFd
@@ -57,15 +58,19 @@ class Ring:
 
 
 class Arena:
-    """Shared memory of one producer and all consumers, inherited by them. Only the producer writes."""
+    """Shared memory of one producer and all consumers, inherited by them. Only the producer writes.
+
+    It is as large as ``ulimit -f`` lets a file be, at most: what has no room in it is copied.
+    """
 
     def __init__(self, size: int = SIZE) -> None:
-        self._size = size
+        longest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self._size = size if longest == resource.RLIM_INFINITY else min(size, longest)
         self._descriptor = os.memfd_create("nearfar", os.MFD_CLOEXEC)
-        os.ftruncate(self._descriptor, size)
+        os.ftruncate(self._descriptor, self._size)
         self._map: mmap.mmap | None = None
         self._view = memoryview(b"")
-        self._ring = Ring(size)
+        self._ring = Ring(self._size)
 
     def __getstate__(self) -> tuple[int, Any]:
         return self._size, DupFd(self._descriptor)
