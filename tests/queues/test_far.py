@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from nearfar import AddressError, Empty, JoinableQueue, ProducerLost, Queue, QueueLost, ShutDown
+from nearfar import AddressError, Empty, Full, JoinableQueue, ProducerLost, Queue, QueueLost, ShutDown
+from nearfar.queues.ends import loop, plugs
 from nearfar.queues.far import FarJoinableQueue, FarQueue
+from tests.support.waiting import eventually
 
 FORK = multiprocessing.get_context("fork")
 TOGETHER = {"wait": 20.0}
@@ -107,7 +109,7 @@ def test_an_item_given_up_too_often_becomes_a_dead_letter() -> None:
 def test_bytes_can_be_bounded(queue: FarQueue) -> None:
     with FarQueue(0, "tcp://127.0.0.1:*", maxbytes=1000, **TOGETHER) as queue:
         queue.put_nowait(bytes(600))
-        with pytest.raises(Exception, match="0"):
+        with pytest.raises(Full):
             queue.put_nowait(bytes(600))
         queue.put_nowait(bytes(300))
         with pytest.raises(ValueError, match="larger than the whole queue"):
@@ -215,3 +217,22 @@ def test_a_standing_queue_counts_anew_for_those_who_come_next(watched: bool) -> 
             consumer.join(20)
             here.close()
             there.close()
+
+
+def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
+    queue: FarQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an end that reads one message before it acts, and two that have come, with nobody who waits,
+
+    I expect both to be read: what it would be woken by next is an ack, six seconds later.
+    """
+    monkeypatch.setattr(plugs, "DRAIN", 1)
+    monkeypatch.setattr(loop, "DRAIN", 1)
+    with FarQueue(8, "tcp://127.0.0.1:*", lease=600.0) as queue, FarQueue.connect(queue.address) as other:
+        other.put_many(range(3))
+        assert other._end is not None and other._end._loop is not None
+        with other._end._loop._turns:
+            assert [queue.get(), queue.get(), queue.get()] == [0, 1, 2]
+            assert eventually(lambda: queue.counts()["settled"] == 2)
+        sender = other._end._machine.sender
+        assert eventually(lambda: sender.unsettled == 1)

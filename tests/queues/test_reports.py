@@ -9,6 +9,7 @@ import pytest
 from nearfar.net import codec
 from nearfar.queues.ends.actions import Send
 from nearfar.queues.ends.machine import EndMachine
+from nearfar.queues.ends.pace import PAUSE
 from nearfar.queues.ends.session import LINGER
 from nearfar.queues.wire import Envelope, Kind, Message
 from tests.queues.test_standstill import ABOUT
@@ -118,3 +119,17 @@ def test_that_the_program_has_done_all_it_had_is_told_at_once() -> None:
     receiver.done(2)
     (told,) = consumer.flush()
     assert told.fields[4] == [[1, 2]]
+
+
+def test_a_window_that_was_for_two_who_waited_is_told_when_one_is_left() -> None:
+    """Given two who wait, and one of them gone, I expect that to be told, and then nothing to be due."""
+    consumer = Consumer()
+    consumer.now += PAUSE
+    consumer.machine.receiver.waiters = 2
+    assert consumer.kinds() == [Kind.REPORT]
+    consumer.machine.receiver.waiters = 1
+    consumer.now += PAUSE
+    (told,) = consumer.flush()
+    assert told.fields[0] == 1
+    assert consumer.machine.session is not None
+    assert consumer.machine.session.deadline() > consumer.now

@@ -175,7 +175,7 @@ class Connection:
     def _wait_until(self, done: Callable[[], Any], deadline: float | None, *, leaving: bool = False) -> None:
         """Wait until `done`, or the deadline, or the host has been away for too long, or until `close`: what
         a put has no room for would else never let it say goodbye."""
-        loop, seated = self._need_loop(), False
+        loop, seated, called = self._need_loop(), False, False
         self.waiting += 1
         try:
             while not done():
@@ -187,7 +187,9 @@ class Connection:
                 if seated:
                     loop.sit(patience)
                 else:
-                    loop.wake()
+                    if not called:
+                        loop.wake()
+                        called = True
                     self._sleep(patience)
         finally:
             self.waiting -= 1

@@ -22,7 +22,7 @@ from nearfar.net.addresses import Address
 from nearfar.net.shield import Shield
 from nearfar.queues import wire
 from nearfar.queues.ends.machine import EndMachine, State
-from nearfar.queues.ends.plugs import Plugs
+from nearfar.queues.ends.plugs import DRAIN, Plugs
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class EndLoop(Plugs):
 
     def _turn(self) -> None:
         """Act, read, and again, as long as anything comes. Call with `_turns` held."""
-        before, first = self._heard, True
+        before, unread = self._heard, True
         while True:
             self._wanted = False
             with self._changed:
@@ -212,10 +212,10 @@ class EndLoop(Plugs):
                 closed = self._machine.state is State.CLOSED
             for action in actions:
                 self._act(action)
-            if closed or not (actions or first):
+            if closed or not (actions or unread):
                 break  # nothing was sent: the sockets are still as they were when all had been read
-            first = False
-            heard = self._read(self._control) + self._read(self._lane)
+            control, lane = self._read(self._control), self._read(self._lane)
+            heard, unread = control + lane, DRAIN in (len(control), len(lane))
             # After reading: a stranger that took the host's place was seen to connect before it spoke.
             if not self._take_in(heard, self._look()):
                 break

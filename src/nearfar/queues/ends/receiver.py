@@ -250,11 +250,11 @@ class Receiver:
 
     def pressing(self, now: float) -> bool:
         """True if the host is to be told now: it might lend too little or too much, or others wait."""
-        if self._tidings.pressing or self.rests:
-            return True
-        told, untold = self._told_window, self.unreported()
-        short = told - untold < max(self.waiters, told // 2) or self.window(now) * 2 < told
-        return short or untold >= self.due or self.heavy >= HEAVY
+        told, untold, window = self._told_window, self.unreported(), self.window(now)
+        short = told - untold < max(self.waiters, told // 2)
+        wide = window * 2 < told or (window < told and now - self._pace.since >= PAUSE)
+        many = untold >= self.due or self.heavy >= HEAVY
+        return short or wide or many or self.rests or self._tidings.pressing
 
     def idle_items(self) -> bool:
         """True if more lies in the buffer than the program waits for."""
