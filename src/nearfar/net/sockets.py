@@ -182,7 +182,10 @@ def send(made: zmq.Socket[bytes], frames: Sequence[Any], copied: int) -> None:
     """
     copy, last = len(frames) <= copied, len(frames) - 1
     for place, frame in enumerate(frames):
-        made.send(frame, _MORE if place < last else _NOBLOCK, copy=copy)
+        try:
+            made.send(frame, _MORE if place < last else _NOBLOCK, copy=copy)
+        except RuntimeError:  # the interpreter ends, and pyzmq takes nothing in place any more
+            made.send(frame, _MORE if place < last else _NOBLOCK)
 
 
 def readable(made: zmq.Socket[bytes]) -> bool:

@@ -90,9 +90,9 @@ class Plugs:
                 if self._control is not None:
                     self._control.socket.send_multipart(frames, zmq.NOBLOCK)
             elif self._inbox is not None:
-                copy = len(envelope.message.body) < sockets.COPIED
+                copied = len(envelope.message.body) < sockets.COPIED
                 frames = [self._session, self._ticket, *frames]
-                self._inbox.socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
+                sockets.send(self._inbox.socket, frames, len(frames) if copied else 0)
 
     def _open(self, kind: int, address: Address, *, identity: str = "") -> Dialed | None:
         largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL

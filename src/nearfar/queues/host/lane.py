@@ -7,7 +7,7 @@ from collections import deque
 
 import zmq
 
-from nearfar.net.sockets import COPIED
+from nearfar.net.sockets import COPIED, send
 
 
 class Lane:
@@ -32,6 +32,6 @@ class Lane:
             while self.backlog:
                 number, frames = self.backlog[0]
                 # in place, if it is long: what its consumer does not read is to lie here once
-                self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < COPIED)
+                send(self.socket, frames, len(frames) if len(frames[-1]) < COPIED else 0)
                 self.backlog.popleft()
                 self._waiting.discard(number)

@@ -1,0 +1,27 @@
+"""What is asked of ZeroMQ's sockets."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import zmq
+
+from nearfar.net import sockets
+
+
+class Ending:
+    """A socket in an interpreter that ends: pyzmq has sent its collector home, and takes nothing in place."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, bool]] = []
+
+    def send(self, frame: bytes, flags: int, copy: bool = True) -> None:
+        if not copy:
+            raise RuntimeError("zmq gc socket requested during shutdown")
+        self.sent.append((frame, bool(flags & zmq.SNDMORE)))
+
+
+def test_what_can_be_sent_in_place_no_more_is_copied() -> None:
+    ending = Ending()
+    sockets.send(cast(Any, ending), [b"one", b"two", b"three"], 0)
+    assert ending.sent == [(b"one", True), (b"two", True), (b"three", False)]
