@@ -36,7 +36,7 @@ def run_hostile(random: Random, words: int, **options: int) -> None:
         if random.random() < 0.2:
             machine.tick(now)
         act(machine, now)
-        check(ledger)
+        check(ledger, honest=False)
     assert ledger.size <= (options.get("maxsize") or ledger.size)
     assert ledger.size_bytes <= (options.get("maxbytes") or ledger.size_bytes)
     for _ in range(8):  # step by step: to stand still for a lease is nobody else's silence
