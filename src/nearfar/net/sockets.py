@@ -188,6 +188,11 @@ def send(made: zmq.Socket[bytes], frames: Sequence[Any], copied: int) -> None:
             made.send(frame, _MORE if place < last else _NOBLOCK)
 
 
+def send_items(made: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
+    """As `send`, of a message whose last frame holds items: in place, if they are long."""
+    send(made, frames, len(frames) if len(frames[-1]) < COPIED else 0)
+
+
 def readable(made: zmq.Socket[bytes]) -> bool:
     """True if messages lie here to be read."""
     return bool(int(made.getsockopt(_EVENTS)) & _READABLE)

@@ -11,7 +11,6 @@ from nearfar.queues.deadlines import left
 from nearfar.queues.ends.loans import Taken
 from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.ends.putting import Putting
-from nearfar.queues.ends.receiver import HEAVY
 from nearfar.queues.ends.session import LINGER
 from nearfar.queues.wire import Kind
 
@@ -156,17 +155,16 @@ class End(Putting):
         room is in it that puts may wait for.
         """
         receiver = machine.receiver
-        told = receiver.unreported()
-        bounded = machine.sender.bounded and told * 8 >= machine.facts["maxsize"]
-        if told >= receiver.due or receiver.heavy >= HEAVY or bounded:
+        if self._session.takes_press():
             receiver.tell_at = (0, receiver.taken + receiver.due)
             return True
-        receiver.tell_at = (receiver.told_taken + 1, receiver.taken + self._step(machine, told))
+        receiver.tell_at = (receiver.told_taken + 1, receiver.taken + self._step(machine))
         self._need_loop().wake_within(LINGER, time.monotonic())
         return False
 
-    def _step(self, machine: EndMachine, told: int) -> int:
+    def _step(self, machine: EndMachine) -> int:
         """Takes until it is to be asked again whether the host is to be told."""
+        told = machine.receiver.unreported()
         most = machine.receiver.due - told
         if machine.sender.bounded:
             most = min(most, machine.facts["maxsize"] // 8 - told)

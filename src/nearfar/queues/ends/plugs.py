@@ -90,9 +90,7 @@ class Plugs:
                 if self._control is not None:
                     self._control.socket.send_multipart(frames, zmq.NOBLOCK)
             elif self._inbox is not None:
-                copied = len(envelope.message.body) < sockets.COPIED
-                frames = [self._session, self._ticket, *frames]
-                sockets.send(self._inbox.socket, frames, len(frames) if copied else 0)
+                sockets.send_items(self._inbox.socket, [self._session, self._ticket, *frames])
 
     def _open(self, kind: int, address: Address, *, identity: str = "") -> Dialed | None:
         largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL

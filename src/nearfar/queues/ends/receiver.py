@@ -20,8 +20,6 @@ from nearfar.queues.wire import LONGEST_ANSWER, Kind, Message
 MOST_AHEAD = 2000
 """Items that may lie in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
-HEAVY = 1024 * 1024
-"""Bytes taken after which the host is told at once."""
 FEW = 16
 """Takes of which the host need not be told at once."""
 
@@ -253,8 +251,7 @@ class Receiver:
         told, untold, window = self._told_window, self.unreported(), self.window(now)
         short = told - untold < max(self.waiters, told // 2)
         wide = window * 2 < told or (window < told and now - self._pace.since >= PAUSE)
-        many = untold >= self.due or self.heavy >= HEAVY
-        return short or wide or many or self.rests or self._tidings.pressing
+        return short or wide or self.rests or self._tidings.pressing
 
     def idle_items(self) -> bool:
         """True if more lies in the buffer than the program waits for."""

@@ -16,6 +16,8 @@ from nearfar.queues.wire import Envelope, Kind, Message, place
 
 FAILED = 5
 """The field of a REPORT that lists what was given up."""
+HEAVY = 1024 * 1024
+"""Bytes taken after which the host is told at once."""
 LINGER = 0.01
 """Seconds that news of takes may wait for more of it."""
 
@@ -105,6 +107,13 @@ class Session:
         """True if nothing more will come: after a shutdown, or, if `counted`, as every producer has left."""
         return self.shut_immediately or (self.over and (self.shut or counted))
 
+    def takes_press(self) -> bool:
+        """True if the host is to be told of takes now: they are many, or a good part of the room is in them
+        that puts may wait for."""
+        untold = self.receiver.unreported()
+        room = untold > 0 and self._sender.bounded and untold * 8 >= self.facts["maxsize"]
+        return room or untold >= self.receiver.due or self.receiver.heavy >= HEAVY
+
     def flush(self, now: float, *, leaving: bool) -> list[Action]:
         """Everything that is to be done: items first, so that questions come after them."""
         self._join(now)
@@ -151,7 +160,12 @@ class Session:
 
     def _report(self, now: float, *, all_: bool) -> None:
         """Tell the host what it has to know by now, or `all_`."""
-        if not self._lane_open or not (all_ or self._presses(now)):
+        if not self._lane_open:
+            return
+        if not self.receiver.news():
+            self._told_at = now
+        waited = now >= self._told_at + LINGER
+        if not (all_ or waited or self.takes_press() or self.receiver.pressing(now)):
             return
         self._told_at = now
         while (message := self.receiver.report(now)) is not None:
@@ -159,15 +173,6 @@ class Session:
             if message.fields[FAILED]:
                 self._last_failure = number
                 self._failed_since_report = False
-
-    def _presses(self, now: float) -> bool:
-        if not self.receiver.news():
-            self._told_at = now
-        elif now >= self._told_at + LINGER:
-            return True
-        untold = self.receiver.unreported()
-        waited_for = untold and self._sender.bounded and untold * 8 >= self.facts["maxsize"]
-        return waited_for or self.receiver.pressing(now)
 
     def _ask(self, now: float) -> None:
         for ask, kind, what, argument in self._asks.unsent(lane=self._lane_open):

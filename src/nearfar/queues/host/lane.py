@@ -7,7 +7,7 @@ from collections import deque
 
 import zmq
 
-from nearfar.net.sockets import COPIED, send
+from nearfar.net.sockets import send_items
 
 
 class Lane:
@@ -32,6 +32,6 @@ class Lane:
             while self.backlog:
                 number, frames = self.backlog[0]
                 # in place, if it is long: what its consumer does not read is to lie here once
-                send(self.socket, frames, len(frames) if len(frames[-1]) < COPIED else 0)
+                send_items(self.socket, frames)
                 self.backlog.popleft()
                 self._waiting.discard(number)
