@@ -8,7 +8,7 @@ import threading
 from _signal import getsignal as get_handler
 from _signal import signal as set_handler
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 # Straight from C, in every step of every pool: what `signal` adds is to make enums of numbers, at 1 us each.
 
@@ -33,17 +33,18 @@ class Shield:
         self._came: list[int] = []
         self._depth = 0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         if _ident() != _main_thread().ident:
-            return
+            return self
         self._depth += 1
         if self._depth > 1:
-            return
+            return self
         for number in _SIGNALS:
             handler = get_handler(number)
             if callable(handler) or (number == _SIGINT and handler is not None):
                 self._before.append((number, handler))
                 set_handler(number, self._note)
+        return self
 
     def __exit__(self, *_: object) -> None:
         if not self._depth or _ident() != _main_thread().ident:

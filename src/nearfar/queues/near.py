@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from multiprocessing import queues
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
-from nearfar.errors import Empty, Full, ShutDown
+from nearfar.errors import Full
 from nearfar.net.pickles import dumps_for_family
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
 from nearfar.queues.deadlines import deadline_of
-from nearfar.queues.parcels import NearDelivery, Parcel
+from nearfar.queues.parcels import NearDelivery, Parcel, item_in
 from nearfar.queues.piped import DROPPED, SHUT, PipedQueue
 
 __all__ = ["NearJoinableQueue", "NearQueue"]
@@ -56,34 +55,48 @@ class NearQueue(PipedQueue, BaseQueue):
         self._feed(message)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
-        """As `BaseQueue.put_many`. Each item costs what a `put` costs: its own slot, its own message."""
+        """As `BaseQueue.put_many`. Each item has its own slot and message; they travel together."""
         self._check_open()
         messages = [dumps_for_family(item) for item in items]
         deadline = deadline_of(block, timeout)
-        for done, message in enumerate(messages):
-            try:
-                self._claim(block, deadline)
-            except Full:
-                raise Full(done) from None
-            self._feed(message)
+        sent = 0
+        claimed: list[bytes] = []
+        try:
+            for message in messages:
+                try:
+                    self._claim(False, 0.0)
+                except Full:
+                    sent += len(claimed)
+                    self._feed(*claimed)
+                    claimed = []
+                    self._claim(block, deadline)
+                claimed.append(message)
+        except Full:
+            raise Full(sent) from None
+        finally:
+            if claimed:
+                self._feed(*claimed)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        return Parcel.open(self._take(deadline_of(block, timeout))).item
+        return item_in(self._take(deadline_of(block, timeout)))
 
     def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
-        """As `BaseQueue.get_many`. Each item costs what a `get` costs. `ValueError` if `most` is below 1."""
+        """As `BaseQueue.get_many`. Raises `ValueError` if `most` is below 1."""
         if most < 1:
             raise ValueError(f"most must be at least 1, not {most}")
-        items = [self.get(block, timeout)]
-        with suppress(Empty, ShutDown):
-            while len(items) < most:
-                message = self._take(0.0)
-                try:
-                    items.append(Parcel.open(message).item)
-                except Exception:
-                    # Those in hand must not be lost with it: it will raise by itself, in a later call.
-                    self._give_back(message)
-                    break
+        items = []
+        unreadable = []
+        for message in self._take_many(most, deadline_of(block, timeout)):
+            try:
+                items.append(item_in(message))
+            except Exception as error:
+                unreadable.append((message, error))
+        first = None if items else unreadable.pop(0)[1]
+        for message, _ in unreadable:
+            # Those in hand must not be lost with it: it will raise by itself, in a later call.
+            self._give_back(message)
+        if first is not None:
+            raise first
         return items
 
     def receive(self, block: bool = True, timeout: float | None = None) -> Delivery:

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, Self
 from nearfar.net import pickles
 from nearfar.queues.base import Delivery
 
-__all__ = ["NearDelivery", "Parcel"]
+__all__ = ["NearDelivery", "Parcel", "item_in"]
 
 
 class _Again(NamedTuple):
     """Travels for an item that was given back: its pickle as it was first sent, and which attempt comes."""
 
-    pickled: bytes
+    pickled: bytes | bytearray
     attempt: int
 
 
@@ -23,10 +23,10 @@ class Parcel(NamedTuple):
 
     item: Any
     attempt: int
-    pickled: bytes
+    pickled: bytes | bytearray
 
     @classmethod
-    def open(cls, message: bytes) -> Self:
+    def open(cls, message: bytes | bytearray) -> Self:
         """Read `message`. Raises what unpickling its item raises."""
         item = pickles.loads(message)
         if type(item) is _Again:
@@ -36,6 +36,12 @@ class Parcel(NamedTuple):
     def again(self) -> bytes:
         """The message for the next attempt. The item is not pickled anew, so this cannot fail."""
         return pickles.dumps_for_family(_Again(self.pickled, self.attempt + 1))
+
+
+def item_in(message: bytes | bytearray) -> Any:
+    """As `Parcel.open`, of which nothing but the item is wanted."""
+    item = pickles.loads(message)
+    return pickles.loads(item.pickled) if type(item) is _Again else item
 
 
 class NearDelivery(Delivery):

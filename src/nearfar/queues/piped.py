@@ -32,8 +32,11 @@ from typing import Any
 
 from nearfar.errors import Empty, Full, ShutDown
 from nearfar.queues.deadlines import left
+from nearfar.queues.frames import read, read_waiting, write
 
 __all__ = ["DROPPED", "SHUT", "PipedQueue"]
+
+Message = bytes | bytearray
 
 SHUT, DROPPED = 1, 2
 """Stages of a queue: 0 is open, `SHUT` takes no more items, `DROPPED` gives none out either."""
@@ -44,14 +47,14 @@ SLICE = 0.05
 GRACE = 1.0
 """Seconds without any arrival after which `_drop_waiting` stops waiting for messages under way."""
 
-BATCH = 64
-"""Messages sent in one go before the feeder threads of other processes have their turn."""
+BATCH = 64 * 1024
+"""Bytes sent in one go, the last message as a whole, before the feeder threads of others have their turn."""
 
 WAKE = b""
 
 
 def _send_waiting(
-    messages: deque[bytes], buffer: deque[None], send: Callable[[bytes], None], _pickled_none: Any
+    messages: deque[Message], buffer: deque[None], writer: Connection[Any, Any], _pickled_none: Any
 ) -> None:
     """What the feeder thread calls, holding the writer lock, instead of `Connection.send_bytes`.
 
@@ -59,8 +62,11 @@ def _send_waiting(
     messages that piled up meanwhile, which are sent as they are. Not a method: the thread would keep its
     queue alive for ever.
     """
-    for _ in range(min(len(messages), BATCH)):
-        send(messages.popleft())
+    batch, size = [], 0
+    while messages and size < BATCH:
+        batch.append(messages.popleft())
+        size += len(batch[-1])
+    write(writer.fileno(), batch)
     if messages:
         buffer.appendleft(None)
 
@@ -74,7 +80,6 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
     _maxsize: int
     _notempty: Condition
     _poll: Callable[[float], bool]
-    _recv_bytes: Callable[[], bytes]
     _reader: Connection[Any, Any]
     _rlock: Lock
     _sem: BoundedSemaphore
@@ -99,8 +104,8 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
 
     def _reset(self, after_fork: bool = False) -> None:
         super()._reset(after_fork)  # type: ignore[misc]
-        self._messages: deque[bytes] = deque()
-        self._send_bytes = partial(_send_waiting, self._messages, self._buffer, self._writer.send_bytes)
+        self._messages: deque[Message] = deque()
+        self._send_bytes = partial(_send_waiting, self._messages, self._buffer, self._writer)
 
     def qsize(self) -> int:
         return self._maxsize - self._sem.get_value() + self._surplus.get_value()
@@ -132,16 +137,16 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
         if not self._surplus.acquire(False):
             self._sem.release()
 
-    def _feed(self, message: bytes) -> None:
+    def _feed(self, *messages: Message) -> None:
         with self._notempty:
             if self._thread is None:
                 self._start_thread()
-            self._messages.append(message)
+            self._messages.extend(messages)
             if not self._buffer:
                 self._buffer.append(None)
                 self._notempty.notify()
 
-    def _give_back(self, message: bytes) -> None:
+    def _give_back(self, message: Message) -> None:
         """Put at the tail what was taken before: without waiting, and after the end too."""
         if self._stage.get_value() >= DROPPED:
             self._settle()
@@ -150,7 +155,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
             self._surplus.release()
         self._feed(message)
 
-    def _take(self, deadline: float | None, dropping: bool = False) -> bytes:
+    def _take(self, deadline: float | None, dropping: bool = False) -> Message:
         """The next message, or raise `Empty` or `ShutDown`."""
         self._check_open()
         if not self._rlock.acquire(True, left(deadline)):
@@ -160,7 +165,21 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
         finally:
             self._rlock.release()
 
-    def _read(self, deadline: float | None, dropping: bool) -> bytes:
+    def _take_many(self, most: int, deadline: float | None) -> list[Message]:
+        """The next message, and those behind it that lie there already. Raises as `_take`."""
+        self._check_open()
+        if not self._rlock.acquire(True, left(deadline)):
+            raise Empty
+        try:
+            first = self._read(deadline, dropping=False)
+            others = read_waiting(self._reader.fileno(), most - 1)
+        finally:
+            self._rlock.release()
+        for _ in others:
+            self._free()
+        return [first, *others]
+
+    def _read(self, deadline: float | None, dropping: bool) -> Message:
         while True:
             wait = left(deadline)
             if stage := self._stage.get_value():
@@ -168,7 +187,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
                     raise ShutDown
                 wait = left(deadline, SLICE)
             if wait is None or self._poll(wait):
-                if message := self._recv_bytes():
+                if message := read(self._reader.fileno()):
                     self._free()
                     return message
             elif deadline is not None and time.monotonic() >= deadline:

@@ -14,6 +14,7 @@ import pickle
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+_PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
 _REGISTERED: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
 
@@ -49,12 +50,14 @@ def dumps(item: Any) -> bytes:
 
 def dumps_for_family(item: Any) -> bytes:
     """`item` for a child, parent or sibling, as the standard's queues pickle it. Raises what that raises."""
+    if type(item) in _PLAIN:  # of which no registry knows better
+        return pickle.dumps(item, protocol=5)
     buffer = io.BytesIO()
     FamilyPickler.refresh()
     FamilyPickler(buffer).dump(item)
     return buffer.getvalue()
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes | bytearray) -> Any:
     """Read a pickle, which may run any code: only from a peer that is trusted. Raises what it raises."""
     return pickle.loads(data)
