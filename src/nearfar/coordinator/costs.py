@@ -6,7 +6,7 @@ from nearfar.coordinator.clients import Client
 from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.workers import Batch, Worker
 
-HORIZON = 0.0005
+HORIZON = 0.001
 """Seconds of work in one batch: what a worker runs while the next one is on its way."""
 MOST_TASKS = 256
 MOST_BYTES = 64 * 1024

@@ -23,7 +23,7 @@ from nearfar.pool.leader import Leadership
 from nearfar.pool.notices import Notices
 from nearfar.pool.speech import Speech
 
-HELP_EVERY = 64
+HELP_EVERY = 128
 """Calls handed in after which whoever does so does some of the I/O, too."""
 
 SHUT = "cannot schedule new futures after shutdown"

@@ -10,7 +10,7 @@ order. `extra` is nil, or ``[descriptor or nil, segments that are free again]`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgpack
@@ -70,6 +70,12 @@ def pack(words: Any) -> bytes:
     """Any message, or any part of one."""
     packed: bytes = msgpack.packb(words)
     return packed
+
+
+def packer() -> Callable[[Any], bytes]:
+    """A `pack` for many small parts, in half the time. Not for several threads at once."""
+    own: Callable[[Any], bytes] = msgpack.Packer().pack
+    return own
 
 
 def unpack(data: Buffer) -> list[Any]:

@@ -18,12 +18,12 @@ from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
 from nearfar.worker.inherited import Inherited, inherit
 from nearfar.worker.life import hang_on
-from nearfar.worker.messages import READY, Buffer, join, pack, scatter
+from nearfar.worker.messages import READY, Buffer, join, pack, packer, scatter
 from nearfar.worker.outbox import Outbox
 from nearfar.worker.segments import INLINE
 from nearfar.worker.speech import Speech, Speeches
 
-PROMPTLY = 0.0002
+PROMPTLY = 0.0005
 """Seconds after which an answer that waits for company is sent."""
 INITIALIZER_FAILED = 66
 """The exit code of a worker whose initializer raised."""
@@ -80,6 +80,7 @@ class Runner:
         self._speeches = Speeches(birth.main_of, far=birth.far, plain=birth.plain)
         self._harmless = False
         """Whether the last call could not be read, and has certainly run nothing."""
+        self._pack = packer()
         self._sent = 0
         self._since = 0.0
         self._forked = False
@@ -114,7 +115,7 @@ class Runner:
             elif last == 0:
                 self._send_one(status, answer)
             else:
-                self._keep(pack((status, answer, ())))
+                self._keep(self._pack((status, answer, ())))
                 if index == last or perf_counter() - self._since > PROMPTLY:
                     self._flush()
         if mode == Mode.PREPARE and status == Status.ERROR and not self._harmless:

@@ -37,6 +37,10 @@ from nearfar.net.pickles.parts import (
 Parts = tuple[bytes, list[pickle.PickleBuffer]]
 
 _MAIN = b"_main__"
+_SIMPLE = frozenset({type(None), bool, int, float, str})
+"""Types whose pickles name nothing, and leave nothing beside."""
+_FEW = 4
+"""Items of a chunk that are worth a look at their types."""
 
 
 class CallPickler:
@@ -64,6 +68,8 @@ class CallPickler:
         """
         if type(args) is not tuple:
             args = tuple(args)
+        if not kwargs and _SIMPLE.issuperset(map(type, args)) and (name := self._names.get(id(func))):
+            return name, pickle.dumps(args, 5), []
         args = with_bytes_beside(args)
         return self._dump(func, [args, dict(kwargs)] if kwargs else args)
 
@@ -71,6 +77,12 @@ class CallPickler:
         self, func: Callable[..., Any], items: list[Any] | tuple[Any, ...] | range
     ) -> tuple[bytes, bytes, list[pickle.PickleBuffer]]:
         """The same for the calls of `func` with each of `items`. Raises what pickling raises."""
+        if (
+            len(items) <= _FEW
+            and _SIMPLE.issuperset(map(type, items))
+            and (name := self._names.get(id(func)))
+        ):
+            return name, pickle.dumps(items, 5), []
         return self._dump(func, items)
 
     def _dump(self, func: Any, payload: Any) -> tuple[bytes, bytes, list[pickle.PickleBuffer]]:
