@@ -1,4 +1,4 @@
-# The command nearfar, and nothing else that runs: no pip, no compiler, no root.
+# The command nearfar beside a slim Python: no build tools, no root.
 ARG BASE=python:3.13.5-slim-bookworm
 
 FROM ${BASE} AS build

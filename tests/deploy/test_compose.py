@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.deploy import engine
-from tests.deploy.engine import BUILD, Tour
+from tests.deploy.engine import BUILD, ORDER, Tour
 from tests.support.waiting import eventually
 
 PICTURES = 900
@@ -48,6 +50,10 @@ def guarded(tour: Tour, container: str) -> dict[str, object]:
     }
 
 
+def exit_code(tour: Tour, container: str) -> str:
+    return tour.docker("inspect", "--format", "{{.State.ExitCode}}", container).strip()
+
+
 def spoil(tour: Tour) -> None:
     """Change a byte of a file that was saved."""
     (report,) = json.loads(tour.docker("inspect", tour.containers("report")[0]))
@@ -75,8 +81,7 @@ def test_the_tour_ends_well_though_containers_are_killed(tour: Tour, tmp_path: P
     finally:
         up.kill()
         up.wait()
-    codes = [tour.docker("inspect", "--format", "{{.State.ExitCode}}", victim).strip() for victim in victims]
-    assert codes == ["137", "137"]
+    assert [exit_code(tour, victim) for victim in victims] == ["137", "137"]
     assert f"{PICTURES} urls: {PICTURES} saved, 0 already there, 0 failed" in tour.said("producer")
     assert f"{PICTURES} of {PICTURES} urls saved and verified" in tour.said("report")
 
@@ -88,3 +93,34 @@ def test_the_tour_ends_well_though_containers_are_killed(tour: Tour, tmp_path: P
     spoilt = tour.up(log)
     assert spoilt.wait(BUILD) == 1, log.read_text()
     assert "WRONG: " in tour.said("report")
+
+
+def test_a_tour_that_is_interrupted_ends_in_good_order_and_goes_on_when_asked_again(
+    tour: Tour, tmp_path: Path
+) -> None:
+    """Given Ctrl-C in the middle, I expect every program to end by itself, the producer with its summary."""
+    log = tmp_path / "log.txt"
+    up = tour.up(log, "--build")
+    try:
+        assert eventually(lambda: saved(tour) >= MIDDLE or up.poll() is not None, BUILD), log.read_text()
+        up.send_signal(signal.SIGINT)
+        up.wait(ORDER)
+    finally:
+        up.kill()
+        up.wait()
+    services = ("gallery", "queue", "coordinator", "worker", "consumer", "producer")
+    killed = [
+        name
+        for name in services
+        for container in tour.containers(name)
+        if exit_code(tour, container) == "137"
+    ]
+    assert killed == []
+    (done,) = re.findall(
+        rf"{PICTURES} urls: (\d+) saved, 0 already there, 0 failed, \d+ left", tour.said("producer")
+    )
+
+    again = tour.up(log)
+    assert again.wait(BUILD) == 0, log.read_text()
+    rest = PICTURES - int(done)
+    assert f"{PICTURES} urls: {rest} saved, {done} already there, 0 failed" in tour.said("producer")
