@@ -35,8 +35,8 @@ class Sizes:
     pending: int
 
 
-FULL = Sizes(tasks=20_000, items=200_000, calls=1000, blocks=100, spins=200, pending=20_000)
-QUICK = Sizes(tasks=2000, items=20_000, calls=200, blocks=20, spins=40, pending=2000)
+FULL = Sizes(tasks=20_000, items=200_000, calls=1000, blocks=500, spins=200, pending=20_000)
+QUICK = Sizes(tasks=2000, items=20_000, calls=200, blocks=100, spins=40, pending=2000)
 
 
 @dataclass(frozen=True, slots=True)
