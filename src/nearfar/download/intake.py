@@ -112,10 +112,14 @@ class Intake:
         return self._ended and not self._entries and self._error is None
 
     def begin(self) -> None:
-        """Start the thread that reads. A second call does nothing, nor does one after `close`."""
+        """Start the thread that reads. A second call does nothing, nor does one after `close`.
+
+        Raises `RuntimeError` where no thread can be started.
+        """
         if self._thread is None and not self._closing:
-            self._thread = Thread(target=self._read, name="intake", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._read, name="intake", daemon=True)
+            thread.start()
+            self._thread = thread  # only now: `close` waits for one that runs
 
     def take(self, most: int) -> list[Entry]:
         """Up to `most` entries: those that are there."""

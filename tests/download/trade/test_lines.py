@@ -158,6 +158,20 @@ def test_an_input_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     descriptor.close()
 
 
+def test_an_input_that_gets_no_thread_says_so_and_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a system without room for a thread, I expect its complaint, and no other one behind it."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    intake = Intake(Arguments(["http://h/1"]))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="start new thread"):
+        intake.take(1)
+    intake.close()
+    assert intake.rest() == (1, True)
+
+
 def test_arguments_are_read_as_lines_are() -> None:
     ready = threading.Event()
     intake = Intake(Arguments(["http://h/1", "nonsense"]), ready.set)
