@@ -119,7 +119,7 @@ def middle() -> Iterator[Cell]:
     for blow in ("INT", "HUP all"):  # its grace is over, and the tasks are not
         yield Cell("coordinator workers", "middle", blow, frozenset({Exit.OK}), GRACE + 1.0 + AT_ONCE)
     yield Cell(
-        "queue", "middle", "TERM", frozenset({Exit.TERMINATED}), HOST_STOPS + AT_ONCE, ("stopped with",)
+        "queue", "laden", "TERM", frozenset({Exit.TERMINATED}), HOST_STOPS + AT_ONCE, ("stopped with",)
     )
 
 

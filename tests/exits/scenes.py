@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from tests.exits.stage import PATIENCE, Actor, Stage, pause, until
 
 WAIT = "2"
 """``--wait`` of every program: seconds for a host that does not answer."""
+
+UNSETTLED = re.compile(r"\b[1-9][\d,]* (waiting|in hand)")
+"""What a queue says while there are items that nobody has done with."""
 
 Phase = Callable[[Stage, dict[str, str], str], Actor]
 """Starts a program, with its standard streams as they are said to be, and returns it in that phase."""
@@ -28,7 +32,7 @@ def words(program: str, stage: Stage) -> tuple[str, ...]:
         "producer local": ("producer", "--queue", "local", "-o", "out", *fetch),
         "producer pool local": ("producer", "--queue", stage.queue, "--pool", "local:2", *fetch),
         "producer pool": ("producer", "--queue", stage.queue, "--pool", stage.pool, *fetch),
-        "queue": ("queue", "--bind", stage.queue),
+        "queue": ("queue", "--bind", stage.queue, "--status-every", "0.1"),
         "coordinator": ("coordinator", "--bind", stage.pool),
         "coordinator workers": ("coordinator", "--bind", stage.pool, "--workers", "2", "--grace", "2"),
         "worker": ("worker", "--connect", stage.pool, "--processes", "2", "--wait", WAIT),
@@ -150,6 +154,18 @@ def frozen(stage: Stage, how: dict[str, str], program: str) -> Actor:
     return actor
 
 
+def laden(stage: Stage, how: dict[str, str], program: str) -> Actor:
+    """A queue in the middle, with more put since its consumer was frozen, which settles nothing."""
+    actor = middle(stage, how, program)
+    for each in stage.actors:
+        if each.name == "consumer":
+            each.signal(signal.SIGSTOP, group=True)
+    before = len(actor.text("err"))
+    stage.open()
+    assert until(lambda: UNSETTLED.search(actor.text("err"), before) is not None, PATIENCE), stage.report()
+    return actor
+
+
 def bereft(stage: Stage, how: dict[str, str], program: str) -> Actor:
     """In the middle, and every other one is killed."""
     actor = middle(stage, how, program)
@@ -199,6 +215,7 @@ PHASES: dict[str, Phase] = {
     "loading 150 ms": loading(0.15),
     "alone": alone,
     "middle": middle,
+    "laden": laden,
     "frozen": frozen,
     "bereft": bereft,
     "farewell": farewell,
