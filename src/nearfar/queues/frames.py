@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from nearfar.net.shield import Shield
 
-__all__ = ["frame", "read", "read_waiting", "write"]
+__all__ = ["Message", "frame", "read", "read_waiting", "write"]
 
 SMALL = 32 * 1024
 """Bytes of a message that most likely lies in the pipe as a whole."""
@@ -27,6 +27,8 @@ LEAST = 8
 STUCK = 1.0
 """Seconds in the middle of a message without a byte, after which its writer counts as stuck."""
 
+Message = bytes | bytearray
+
 _SIZE = struct.Struct("!i")
 _LARGE = struct.Struct("!Q")
 _MOST = 0x7FFFFFFF
@@ -34,16 +36,16 @@ _TOO_LONG = b"\xff\xff\xff\xff"
 """A length of -1: the true one follows in 8 bytes."""
 
 
-def frame(message: bytes | bytearray) -> bytes:
+def frame(message: Message) -> bytes:
     """What stands before `message`."""
     size = len(message)
     return _SIZE.pack(size) if size <= _MOST else _TOO_LONG + _LARGE.pack(size)
 
 
-def write(descriptor: int, messages: Sequence[bytes | bytearray]) -> None:
+def write(descriptor: int, messages: Sequence[Message]) -> None:
     """All of them, each in its frame, in one system call if they are not too many. Raises `OSError`."""
     for at in range(0, len(messages), TOGETHER):
-        parts: list[bytes | bytearray] = []
+        parts: list[Message] = []
         for message in messages[at : at + TOGETHER]:
             parts += (frame(message), message)
         written = os.writev(descriptor, parts)
@@ -51,7 +53,7 @@ def write(descriptor: int, messages: Sequence[bytes | bytearray]) -> None:
             _write(descriptor, b"".join(parts), written)
 
 
-def read(descriptor: int) -> bytes | bytearray:
+def read(descriptor: int) -> Message:
     """The next message; waits for it. Raises `EOFError` where nobody can write any more, and `OSError`."""
     header = os.read(descriptor, _SIZE.size)
     if len(header) == _SIZE.size:
@@ -64,13 +66,13 @@ def read(descriptor: int) -> bytes | bytearray:
     return _message(descriptor, bytearray(header))
 
 
-def read_waiting(descriptor: int, most: int) -> list[bytes | bytearray]:
+def read_waiting(descriptor: int, most: int) -> list[Message]:
     """Up to `most` messages of those that lie there, without empty ones. Raises as `read` does.
 
     Ctrl-C waits until they are whole, but for one whose writer is stuck in the middle: there it tears the
     pipe, as it does with the standard's.
     """
-    found: list[bytes | bytearray] = []
+    found: list[Message] = []
     with Shield() as shield:
         waiting = _waiting(descriptor)
         while waiting > 0 and len(found) < most:
@@ -86,7 +88,7 @@ def read_waiting(descriptor: int, most: int) -> list[bytes | bytearray]:
     return found
 
 
-def _cut(chunk: bytes, found: list[bytes | bytearray]) -> bytearray:
+def _cut(chunk: bytes, found: list[Message]) -> bytearray:
     """Add the whole messages of a chunk to `found`; returns what begins another."""
     at, end = 0, len(chunk)
     while at + _SIZE.size <= end:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 from nearfar.net import pickles
 from nearfar.queues.base import Delivery
+from nearfar.queues.frames import Message
 
 __all__ = ["NearDelivery", "Parcel", "item_in"]
 
@@ -14,7 +15,7 @@ __all__ = ["NearDelivery", "Parcel", "item_in"]
 class _Again(NamedTuple):
     """Travels for an item that was given back: its pickle as it was first sent, and which attempt comes."""
 
-    pickled: bytes | bytearray
+    pickled: Message
     attempt: int
 
 
@@ -23,10 +24,10 @@ class Parcel(NamedTuple):
 
     item: Any
     attempt: int
-    pickled: bytes | bytearray
+    pickled: Message
 
     @classmethod
-    def open(cls, message: bytes | bytearray) -> Self:
+    def open(cls, message: Message) -> Self:
         """Read `message`. Raises what unpickling its item raises."""
         item = pickles.loads(message)
         if type(item) is _Again:
@@ -38,7 +39,7 @@ class Parcel(NamedTuple):
         return pickles.dumps_for_family(_Again(self.pickled, self.attempt + 1))
 
 
-def item_in(message: bytes | bytearray) -> Any:
+def item_in(message: Message) -> Any:
     """As `Parcel.open`, of which nothing but the item is wanted."""
     item = pickles.loads(message)
     return pickles.loads(item.pickled) if type(item) is _Again else item
@@ -48,7 +49,7 @@ class NearDelivery(Delivery):
     """An item of a near queue in hand: the queue's `settle` or `give_back` is called once, or neither."""
 
     def __init__(
-        self, parcel: Parcel, settle: Callable[[], None], give_back: Callable[[bytes], None]
+        self, parcel: Parcel, settle: Callable[[], None], give_back: Callable[[Message], None]
     ) -> None:
         self.item = parcel.item
         self.attempt = parcel.attempt

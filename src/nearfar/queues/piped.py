@@ -32,11 +32,9 @@ from typing import Any
 
 from nearfar.errors import Empty, Full, ShutDown
 from nearfar.queues.deadlines import left
-from nearfar.queues.frames import read, read_waiting, write
+from nearfar.queues.frames import Message, read, read_waiting, write
 
 __all__ = ["DROPPED", "SHUT", "PipedQueue"]
-
-Message = bytes | bytearray
 
 SHUT, DROPPED = 1, 2
 """Stages of a queue: 0 is open, `SHUT` takes no more items, `DROPPED` gives none out either."""

@@ -14,7 +14,8 @@ import pickle
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-_PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
+SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
+"""Types whose pickles name nothing, and which no registry can have pickled otherwise."""
 _REGISTERED: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
 
@@ -50,7 +51,7 @@ def dumps(item: Any) -> bytes:
 
 def dumps_for_family(item: Any) -> bytes:
     """`item` for a child, parent or sibling, as the standard's queues pickle it. Raises what that raises."""
-    if type(item) in _PLAIN:  # of which no registry knows better
+    if type(item) in SIMPLE:
         return pickle.dumps(item, protocol=5)
     buffer = io.BytesIO()
     FamilyPickler.refresh()

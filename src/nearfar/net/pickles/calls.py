@@ -21,6 +21,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+from nearfar.net.pickles import SIMPLE
 from nearfar.net.pickles.constants import lasting
 from nearfar.net.pickles.family import dump_parts_for_family, is_mistaken
 from nearfar.net.pickles.kept import KeptFunctions
@@ -37,10 +38,10 @@ from nearfar.net.pickles.parts import (
 Parts = tuple[bytes, list[pickle.PickleBuffer]]
 
 _MAIN = b"_main__"
-_SIMPLE = frozenset({type(None), bool, int, float, str})
-"""Types whose pickles name nothing, and leave nothing beside."""
+_INSIDE = SIMPLE - {bytes}
+"""Types that leave nothing beside their pickle, either."""
 _FEW = 4
-"""Items of a chunk that are worth a look at their types."""
+"""Arguments, or items of a chunk, that are worth a look at their types."""
 
 
 class CallPickler:
@@ -68,8 +69,6 @@ class CallPickler:
         """
         if type(args) is not tuple:
             args = tuple(args)
-        if not kwargs and _SIMPLE.issuperset(map(type, args)) and (name := self._names.get(id(func))):
-            return name, pickle.dumps(args, 5), []
         args = with_bytes_beside(args)
         return self._dump(func, [args, dict(kwargs)] if kwargs else args)
 
@@ -77,12 +76,6 @@ class CallPickler:
         self, func: Callable[..., Any], items: list[Any] | tuple[Any, ...] | range
     ) -> tuple[bytes, bytes, list[pickle.PickleBuffer]]:
         """The same for the calls of `func` with each of `items`. Raises what pickling raises."""
-        if (
-            len(items) <= _FEW
-            and _SIMPLE.issuperset(map(type, items))
-            and (name := self._names.get(id(func)))
-        ):
-            return name, pickle.dumps(items, 5), []
         return self._dump(func, items)
 
     def _dump(self, func: Any, payload: Any) -> tuple[bytes, bytes, list[pickle.PickleBuffer]]:
@@ -91,6 +84,8 @@ class CallPickler:
             name = self._name(func)
             if name is None:
                 return b"", *self._dump_with_function(func, payload)
+        if type(payload) is tuple and len(payload) <= _FEW and _INSIDE.issuperset(map(type, payload)):
+            return name, pickle.dumps(payload, 5), []
         buffers: list[pickle.PickleBuffer] = []
         try:  # as dump_parts, whose call would cost a tenth of all this
             blob = pickle.dumps(payload, 5, buffer_callback=partial(keep_large, buffers))

@@ -6,11 +6,11 @@ import pickle
 import sys
 from typing import Any
 
+from nearfar.net.pickles import SIMPLE
 from nearfar.net.pickles.family import dump_parts_for_family, is_mistaken
 from nearfar.net.pickles.parts import BY_VALUE, NAMES_SOMETHING, UNSUITED, Buffers, dump_parts
 
 _MAIN = b"_main__"
-_SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def dump_result(
@@ -21,7 +21,7 @@ def dump_result(
     `family` says that the client who reads it is this process's parent, `main` that its `__main__` is this
     process's, too. Raises what pickling raises.
     """
-    if type(value) in _SIMPLE:
+    if type(value) in SIMPLE:
         return pickle.dumps(value, 5), []
     try:
         blob, buffers = dump_parts(value)
