@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -177,11 +177,16 @@ def test_workers_killed_again_and_again_cost_nothing(commands: Pooled, seed: int
         producer = commands.start(
             "producer", "--queue", commands.address, "--pool", commands.pool, "-i", "urls.txt"
         )
+        killed: set[int] = set()
         for moment in sorted(dice.sample(range(1, 2500), 6)):
             assert eventually(partial(asked, web, moment), 60)
-            found = leaves(producer.pid if commands.crew is None else commands.crew.pid)
+            below = leaves(producer.pid if commands.crew is None else commands.crew.pid)
+            found = [pid for pid in below if pid not in killed]
             if found and producer.poll() is None:
-                os.kill(dice.choice(found), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid := dice.choice(found), signal.SIGKILL)
+                    killed.add(pid)
+        assert killed
         assert ended(producer) == (Exit.OK, "3,000 urls: 3,000 saved, 0 already there, 0 failed")
         assert [ended(host)[0] for host in hosts] == [Exit.OK, Exit.OK]
         saved = saved_in(commands.folder / "a")
