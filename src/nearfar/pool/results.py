@@ -226,7 +226,10 @@ class MapResult(AsyncResult):
     def _read(self, how: int, raw: Any) -> tuple[Any, int]:
         if how == RAW_ERROR:
             return raw[0].error(), ERROR
-        return [value for chunk in raw for value in chunk.result()], VALUE
+        values: list[Any] = []
+        for chunk in raw:
+            values += chunk.result()
+        return values, VALUE
 
     def _drop_raw(self) -> None:
         self._chunks = []
