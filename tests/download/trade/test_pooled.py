@@ -65,9 +65,13 @@ class Pooled(Commands):
 
     def workers(self, producer: subprocess.Popen[str]) -> list[int]:
         """The process ids of the pool's two workers."""
-        found = leaves(producer.pid if self.crew is None else self.crew.pid)
+        found = self.workers_now(producer)
         assert len(found) == 2
         return found
+
+    def workers_now(self, producer: subprocess.Popen[str]) -> list[int]:
+        """The same while some may have died, and not been replaced."""
+        return leaves(producer.pid if self.crew is None else self.crew.pid)
 
 
 @pytest.fixture
@@ -180,8 +184,7 @@ def test_workers_killed_again_and_again_cost_nothing(commands: Pooled, seed: int
         killed: set[int] = set()
         for moment in sorted(dice.sample(range(1, 2500), 6)):
             assert eventually(partial(asked, web, moment), 60)
-            below = leaves(producer.pid if commands.crew is None else commands.crew.pid)
-            found = [pid for pid in below if pid not in killed]
+            found = [pid for pid in commands.workers_now(producer) if pid not in killed]
             if found and producer.poll() is None:
                 with suppress(ProcessLookupError):
                     os.kill(pid := dice.choice(found), signal.SIGKILL)
