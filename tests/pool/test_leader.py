@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import random
 import select
+import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from types import FrameType
-from typing import Any
 
 import pytest
 
+from nearfar.net import deputy
 from nearfar.net.waker import Waker
 from nearfar.pool.leader import Leadership
+from tests.support import injector
 from tests.support.waiting import eventually
 
 LONG = 10.0
@@ -29,7 +30,7 @@ class Bench:
     def __init__(self) -> None:
         self.waker = Waker()
         self.found: deque[Callable[[], object]] = deque()
-        self.untold: deque[Callable[[], object]] = deque()
+        self.unsaid: deque[Callable[[], object]] = deque()
         self.over = False
         self.due: float | None = None
         self.on_deadline: Callable[[], object] = bool
@@ -56,17 +57,21 @@ class Bench:
             self.waker.clear()
         with suppress(IndexError):  # several threads may step at once here
             while True:
-                self.untold.append(self.found.popleft())
+                self.unsaid.append(self.found.popleft())
 
     def tell(self) -> bool:
         told = False
-        while self.untold:
+        while self.unsaid:
             told = True
             try:
-                self.untold.popleft()()
+                self.unsaid.popleft()()
             except IndexError:
                 break
         return told
+
+    @property
+    def untold(self) -> bool:
+        return False
 
     def deadline(self) -> float | None:
         due = self.due
@@ -82,6 +87,12 @@ class Bench:
         self.over = True
         self.waker.wake()
         self.leadership.join()
+
+
+@pytest.fixture(autouse=True)
+def unexposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads wait by themselves; those that are interrupted here have a profiler, and so a deputy."""
+    monkeypatch.setattr(deputy, "_WAYS", frozenset())
 
 
 @pytest.fixture
@@ -315,99 +326,98 @@ def test_who_waits_when_all_is_over_does_not_spin() -> None:
     assert bench.polls - before < 50
 
 
-class Interrupter:
-    """Raises KeyboardInterrupt where Python looks for signals: at a function's start, and after a C call."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-
-    def __call__(self, frame: FrameType, event: str, _argument: Any) -> None:
-        if event in ("call", "c_return") and frame.f_code.co_filename.endswith("/pool/leader.py"):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-
-def interrupted(nth: int, do: Callable[[], object]) -> bool:
-    """Whether `do` came to its `nth` point."""
-    interrupter = Interrupter(nth)
-    sys.setprofile(interrupter)
-    try:
-        do()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.setprofile(None)
-    return interrupter.left <= 0
+@pytest.fixture(params=["deputy", "signal"])
+def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
+    """What strikes: an exception at any bytecode, or a signal."""
+    if request.param == "deputy":
+        yield injector.strike
+        return
+    injector.hide_tracer(monkeypatch)
+    before = signal.signal(signal.SIGALRM, injector.handle_alarm)
+    yield injector.alarm
+    signal.signal(signal.SIGALRM, before)
 
 
+STRIDES = [17, pytest.param(1, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("others", [0, 2])
-def test_ctrl_c_at_any_point_of_a_lead(others: int) -> None:
-    nth = 1
-    while True:
-        bench = Bench()
-        done, end = threading.Event(), threading.Event()
+def test_an_exception_at_any_bytecode_of_a_lead(others: int, stride: int, act: Callable[[], object]) -> None:
+    bench = Bench()
+    done, end = threading.Event(), threading.Event()
+    followers: list[Waiting] = []
 
-        def bring_all(bench: Bench = bench, done: threading.Event = done) -> bool:
-            """Asked by the leader: others follow now, and then its own answer comes."""
-            if not done.is_set():
-                bench.on_deadline = bool
-                followers.extend(follower(bench, end.is_set) for _ in range(others))  # noqa: B023
-                bench.found.append(done.set)
-                bench.waker.wake()
-            return True
+    def bring_all() -> None:
+        """Asked by the leader: others follow now, and then its own answer comes."""
+        bench.on_deadline = bool
+        followers.extend(follower(bench, end.is_set) for _ in range(others))
+        bench.found.append(done.set)
+        bench.waker.wake()
 
-        followers: list[Waiting] = []
+    def lead() -> None:
+        done.clear()
+        end.clear()
         bench.on_deadline = bring_all
-        came_so_far = interrupted(nth, lambda: bench.leadership.wait_until(done.is_set, LONG))  # noqa: B023
+        bench.leadership.wait_until(done.is_set, LONG)
+
+    def end_it(where: object) -> None:
         bench.on_deadline = bool
         bench.bring(end.set)
-        assert all(each.result() for each in followers), nth
-        assert bench.leadership.wait_until(end.is_set, LONG), nth
-        assert bench.leadership._leader is None, nth
-        assert not bench.leadership._followers, nth
-        bench.waker.close()
-        if not came_so_far:
-            assert nth > 10
-            return
-        nth += 1
+        assert all(each.result() for each in followers), where
+        followers.clear()
+
+    struck = 0
+    for came, where in injector.every(stride, act, lead):
+        struck += came
+        end_it(where)
+        assert bench.leadership.wait_until(end.is_set, LONG), where
+        assert eventually(lambda: bench.leadership._leader is None), where
+        assert not bench.leadership._followers, where
+    assert struck > 100 / stride
+    end_it("the last time")
+    bench.waker.close()
 
 
-def test_ctrl_c_at_any_point_of_a_follower() -> None:
-    nth = 1
-    while True:
-        bench = Bench()
-        done, end = threading.Event(), threading.Event()
-        first = leader(bench, end.is_set)
-        bench.found.append(done.set)
-        bring = threading.Timer(0.01, bench.waker.wake)
-        bring.start()
-        came_so_far = interrupted(nth, lambda: bench.leadership.wait_until(done.is_set, LONG))  # noqa: B023
-        bring.join()
-        bench.bring(end.set)
-        assert first.result(), nth
-        assert bench.leadership._leader is None, nth
-        assert not bench.leadership._followers, nth
-        bench.waker.close()
-        if not came_so_far:
-            assert nth > 5
-            return
-        nth += 1
+@pytest.mark.parametrize("stride", STRIDES)
+def test_an_exception_at_any_bytecode_of_a_follower(stride: int, act: Callable[[], object]) -> None:
+    bench = Bench()
+    done, end = threading.Event(), threading.Event()
+    first = leader(bench, end.is_set)
+    struck = 0
+
+    def follow() -> None:
+        done.clear()
+        bench.leadership.wait_until(done.is_set, LONG)
+
+    def bring() -> None:
+        while not over.wait(0.001):
+            bench.bring(done.set)
+
+    over = threading.Event()
+    bringing = threading.Thread(target=bring)
+    bringing.start()
+    for came, where in injector.every(stride, act, follow):
+        struck += came
+        assert bench.polling is not None or eventually(lambda: bench.polling is not None), where
+        assert eventually(lambda: not bench.leadership._followers), where
+    over.set()
+    bringing.join()
+    bench.bring(end.set)
+    assert first.result()
+    assert struck > 100 / stride
+    assert eventually(lambda: bench.leadership._leader is None)
+    bench.waker.close()
 
 
-def test_ctrl_c_at_any_point_wakes_the_background() -> None:
-    nth = 1
-    while True:
-        bench = Bench()
-        bench.leadership.start()
-        came_so_far = interrupted(nth, lambda: bench.leadership.wait_until(bool, 0.2 if nth > 10 else 0.01))  # noqa: B023
+@pytest.mark.parametrize("stride", STRIDES)
+def test_an_exception_at_any_bytecode_wakes_the_background(
+    stride: int, act: Callable[[], object], watched: Bench
+) -> None:
+    for _, where in injector.every(stride, act, lambda: watched.leadership.wait_until(bool, 0.001)):
         came = threading.Event()
-        bench.bring(came.set)
-        assert came.wait(LONG), nth
-        bench.end()
-        if not came_so_far or nth > 40:
-            return
-        nth += 1
+        watched.bring(came.set)
+        assert came.wait(LONG), where
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
+from nearfar.net import deputy
 from tests.support.waiting import eventually
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -32,7 +33,7 @@ class Belongings:
     def now(cls) -> Belongings:
         multiprocessing.active_children()
         return cls(
-            frozenset(threading.enumerate()),
+            frozenset(thread for thread in threading.enumerate() if thread.ident not in deputy._ours),
             children(),
             open_files(),
             shared_memory(),

@@ -25,12 +25,17 @@ def tell(outcomes: Outcomes) -> bool:
             break
         told = True
         try:
-            if isinstance(outcome, BaseException):
-                task.failed(outcome)
-            else:
-                task.answered(*outcome)
+            tell_one(task, outcome)
         except BaseException:
             if not task.told:
                 outcomes.appendleft((task, outcome))
             raise
     return told
+
+
+def tell_one(task: Task, outcome: Sequence[Any] | BaseException) -> None:
+    """Tell one task its outcome."""
+    if isinstance(outcome, BaseException):
+        task.failed(outcome)
+    else:
+        task.answered(*outcome)

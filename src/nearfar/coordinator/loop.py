@@ -14,6 +14,7 @@ from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import Row
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.deputy import ours
 from nearfar.net.waker import Waker
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class LoneCoordinator:
         self._ends: float | None = None
         """Once it is to stop: when it does at the latest."""
         self._thread = threading.Thread(
-            target=self._run, name=f"nearfar-coordinator-{self.address}", daemon=True
+            target=ours(self._run), name=f"nearfar-coordinator-{self.address}", daemon=True
         )
         self._thread.start()
 

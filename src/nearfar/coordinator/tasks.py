@@ -59,6 +59,8 @@ class Task:
     """How often it may run again after the loss of its worker."""
     told: bool = False
     """Whether it knows its outcome."""
+    loud: bool = False
+    """Whether callers' code runs when it is told its outcome."""
     losses: int = 0
     """Workers that were lost while they ran it."""
 

@@ -13,29 +13,27 @@ T = TypeVar("T")
 
 
 class Alone:
-    """A lock that Ctrl-C cannot tear open, nor a garbage collection get stuck at.
+    """A lock that no signal can tear open, nor a garbage collection get stuck at.
 
     What is done under it may start a collection, in the same thread, and that may end a forgotten pool: this
-    very one, perhaps.
+    very one, perhaps. Not for a thread that is `exposed` (see `nearfar.net.deputy`).
     """
 
-    __slots__ = ("_lock", "_shield", "_thread")
+    __slots__ = ("_lock", "_thread")
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._shield = Shield()
         self._thread: int | None = None
 
     def __call__(self, otherwise: T, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `do` returns; `otherwise`, without doing it, in the middle of another call by this thread."""
         thread = threading.get_ident()
-        with self._lock:
+        with _shield, self._lock:  # in this order: nothing can be raised once the lock is held
             if self._thread is not None:
                 return otherwise
             self._thread = thread
             try:
-                with self._shield:
-                    return do(*args, **kwargs)
+                return do(*args, **kwargs)
             finally:
                 self._thread = None
 
@@ -52,4 +50,6 @@ class Alone:
         """In a forked child: whoever was in the middle of a call is not there."""
         self._lock = threading.RLock()
         self._thread = None
-        self._shield.forget_parent()
+
+
+_shield = Shield()

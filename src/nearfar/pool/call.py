@@ -119,7 +119,10 @@ class Call(Task):
     def error(self) -> BaseException | None:
         """What `result` would raise, or None. Only when settled."""
         if self._how < VALUE:
-            self._decode()
+            try:
+                self._decode()
+            except Exception as error:
+                return error
         return self._value if self._how == ERROR else None
 
     def cancelled(self) -> bool:
@@ -133,15 +136,13 @@ class Call(Task):
 
     def _decode(self) -> None:
         # Two threads may both read. No lock: reading runs any code, which may wait for the other thread.
-        # What is raw is dropped last, so whoever still finds `_how` raw afterwards has got it whole.
+        # What is raw is dropped last, so whoever still finds `_how` raw afterwards has got it whole. What
+        # reading raises is not kept: it may be an interruption's, and the answer is there all the same.
         raw = self._raw()
         how = self._how
         if how >= VALUE:
             return
-        try:
-            value, read = self._read(how, raw)
-        except Exception as error:
-            value, read = error, ERROR
+        value, read = self._read(how, raw)
         if self._how < VALUE:
             self._value = value
             self._how = read
@@ -166,14 +167,23 @@ class Call(Task):
 class Chunk(Call):
     """A call for several items at once; its owner is told when it has ended."""
 
-    __slots__ = ("_ended", "size")
+    __slots__ = ("_ended", "loud", "size")
 
     def __init__(
-        self, func: Callable[..., Any], items: Sequence[Any], mode: int, ended: Callable[[Chunk], object]
+        self,
+        func: Callable[..., Any],
+        items: Sequence[Any],
+        mode: int,
+        ended: Callable[[Chunk], object],
+        *,
+        loud: bool = False,
     ) -> None:
-        """A call of `func` for each of `items`. `ended` gets the chunk, in the thread that settles it."""
+        """A call of `func` for each of `items`. `ended` gets the chunk, in the thread that settles it.
+        `loud`: that runs callers' code.
+        """
         super().__init__(func, items, None, mode)
         self.size = len(items)
+        self.loud = loud
         self._ended: Callable[[Chunk], object] | None = ended
 
     def on_settled(self) -> None:

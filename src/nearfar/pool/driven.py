@@ -8,12 +8,15 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from functools import partial
 from time import monotonic
+from typing import Any
 
-from nearfar.coordinator.endings import tell
-from nearfar.coordinator.tasks import State
+from nearfar.coordinator.endings import tell, tell_one
+from nearfar.coordinator.tasks import State, Task
 from nearfar.errors import PoolBroken
 from nearfar.net import forks
+from nearfar.net.deputy import exposed, safely
 from nearfar.net.ending import left_behind
 from nearfar.net.waker import Waker
 from nearfar.pool.alone import Alone
@@ -35,8 +38,8 @@ LONGEST_CANCEL = 5.0
 class DrivenEngine(Insides):
     """See `Engine`. Any thread may use it; a child that inherits it by a fork may not.
 
-    What moves tasks is touched in `_alone` only. A call goes into `_inbox` outside of it, so that Ctrl-C can
-    do no harm there.
+    What moves tasks is touched in `_alone` only, and by no thread that is `exposed`: a deputy does that in
+    its place (see `nearfar.net.deputy`). What a signal's handler raises waits until it is done.
     """
 
     def __init__(self, name: str, speech: Speech, *, daemon: bool) -> None:
@@ -60,6 +63,8 @@ class DrivenEngine(Insides):
         self._shut = False
         """Whether the workers are sent home: no call runs any more."""
         self._over = False
+        self._loud: deque[tuple[Task, Any]] = deque()
+        """Outcomes of which callers' callbacks are to be told, in the background."""
         self._notices = Notices()
         self._waker = Waker()
         self._leadership = Leadership(self, self._waker, f"nearfar-pool-{name}")
@@ -84,34 +89,53 @@ class DrivenEngine(Insides):
             call.function, call.blob, call.buffers = self._speech.dump_call(func, args, kwargs)
         self._inbox.append(call)
         if self._hungry or self._closing:  # looked at after that: see `_work`
-            self.step([])  # tells nothing: a caller may hold a lock that some callback takes
-            self._nudge()
-            if self._over:  # nobody else will
-                self.tell()
+            safely(self._send_now)
         else:
             self._handed_in += 1
             if self._handed_in >= HELP_EVERY:
                 self._handed_in = 0
                 self._leadership.help()
 
+    def _send_now(self) -> None:
+        self.step([])  # tells nothing: a caller may hold a lock that some callback takes
+        self._nudge()
+        if self._over:  # nobody else will
+            self.tell()
+
     def cancel(self, call: Call) -> bool:
         """As `Engine.cancel`. A worker elsewhere that may not have begun is asked: that takes a moment."""
+        cancelled = safely(partial(self._cancel_here, call))
+        if cancelled is None and not call.settled:
+            self.wait_until(partial(self._is_decided, call), LONGEST_CANCEL)
+        return bool(cancelled) or (call.settled and call.cancelled())
+
+    def _is_decided(self, call: Call) -> bool:
+        """Whether it is known what became of the wish to cancel `call`. An outcome is to be told first."""
+        return call.settled or (call.state is not State.SETTLED and self._knows(call))
+
+    def _cancel_here(self, call: Call) -> bool | None:
         cancelled = self._alone(False, self._cancel_now, call)
         if cancelled:
             self._tell_cancelled([call])
         self.step([])
         self._nudge()
-        if cancelled is None and not call.settled:
-            self.wait_until(lambda: self._knows(call), LONGEST_CANCEL)
-        return bool(cancelled) or (call.settled and call.cancelled())
+        return cancelled
 
     def cancel_waiting(self) -> None:
         """As `Engine.cancel_waiting`."""
+        safely(self._cancel_waiting_here)
+
+    def _cancel_waiting_here(self) -> None:
         self._tell_cancelled(self._alone([], self._cancel_all_now))
         self._nudge()
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """As `Engine.wait_until`. Raises `PoolBroken` if the pool's own work failed: `ready` may never be."""
+        """As `Engine.wait_until`. Raises `PoolBroken` if the pool's own work failed: `ready` may never be.
+
+        Raises `RuntimeError` in a finalizer that runs in the middle of the pool's own work.
+        """
+        if self._alone.here and not ready():
+            raise RuntimeError("a finalizer cannot wait for the pool in the middle of whose work it runs")
         met = self._leadership.wait_until(lambda: ready() or self._failed, timeout)
         if self._over and left_behind():
             raise SystemExit
@@ -123,8 +147,11 @@ class DrivenEngine(Insides):
         """As `Engine.close`."""
         if self._owner == os.getpid() and not self._closing:
             self._closing = True
-            self.step([])
-            self._waker.wake()
+            safely(self._close_here)
+
+    def _close_here(self) -> None:
+        self.step([])
+        self._waker.wake()
 
     def terminate(self) -> None:
         """As `Engine.terminate`."""
@@ -134,12 +161,16 @@ class DrivenEngine(Insides):
         if self._alone.here:  # a garbage collection: whoever leads does it then
             self._waker.wake()
             return
+        safely(self._terminate_here)
+        if exposed():
+            safely(self._leadership.join)
+        else:
+            self._leadership.join()  # the main thread may be interrupted
+
+    def _terminate_here(self) -> None:
         self.step([])
-        try:
-            self.tell()
-        finally:
-            self._waker.wake()
-        self._leadership.join()
+        self.tell()
+        self._waker.wake()
 
     def join(self, timeout: float | None = None) -> bool:
         """As `Engine.join`."""
@@ -158,7 +189,7 @@ class DrivenEngine(Insides):
         return self._over
 
     def step(self, events: list[tuple[int, int]]) -> None:
-        """As `Work.step`."""
+        """As `Work.step`. Not from a thread that is `exposed`."""
         self._alone(None, self._work, events)
 
     def deadline(self) -> float | None:
@@ -167,8 +198,29 @@ class DrivenEngine(Insides):
 
     def tell(self) -> bool:
         """As `Work.tell`."""
-        self._notices.tell()
-        return tell(self._outcomes)
+        if self._leadership.in_background:
+            self._notices.tell()
+            told = tell(self._loud)
+            return tell(self._outcomes) or told
+        told = False
+        while self._outcomes:
+            try:
+                one = self._outcomes.popleft()
+            except IndexError:  # another thread tells, too
+                break
+            if one[0].loud:
+                self._loud.append(one)
+            else:
+                tell_one(*one)
+                told = True
+        if self.untold:
+            self._leadership.call_background()
+        return told
+
+    @property
+    def untold(self) -> bool:
+        """As `Work.untold`."""
+        return bool(self._loud or self._notices)
 
     def forget_parent(self) -> None:
         """In a forked child: no use of this engine works there."""

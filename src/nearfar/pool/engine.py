@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, runtime_checkable
 
+from nearfar.net.deputy import safely
 from nearfar.pool.call import Call
 
 __all__ = ["Engine", "describe", "hand_in"]
@@ -59,7 +61,11 @@ class Engine(Protocol):
 
 
 def hand_in(engine: Engine, call: Call) -> None:
-    """Submit `call`; what `submit` raises becomes the call's own error."""
+    """Submit `call`; what `submit` raises becomes the call's own error. What interrupts it is raised."""
+    safely(partial(_hand_in, engine, call))
+
+
+def _hand_in(engine: Engine, call: Call) -> None:
     try:
         engine.submit(call)
     except Exception as error:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
+from functools import partial
 from itertools import islice
 from multiprocessing.context import BaseContext
 from typing import Any, Self, Unpack
 
 from nearfar.coordinator.tasks import Mode
+from nearfar.net.deputy import safely
 from nearfar.pool.call import Call
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.futures import Future
@@ -123,13 +125,16 @@ class Executor(futures.Executor):
         self._check_open()
         future = Future(self._core.engine, fn, args, kwargs)
         future.timeout, future.retries = self._limits
+        safely(partial(self._hand_in, future))
+        return future
+
+    def _hand_in(self, future: Future) -> None:
         try:
             self._core.engine.submit(future)
         except futures.BrokenExecutor:
             raise
         except Exception as error:
             future.settle(None, error)
-        return future
 
     def map(
         self,

@@ -14,6 +14,7 @@ from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.endings import Outcomes
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.deputy import safely
 from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.pool.call import Call
 from nearfar.pool.client import ClientMachine
@@ -75,13 +76,13 @@ class FarEngine(DrivenEngine):
     def size(self) -> int:
         """As `Engine.size`. Before it is known, a coordinator is asked, and waited for."""
         if not self._machine.workers and not self._over:
-            self._connect()
+            safely(self._connect)
             self.wait_until(lambda: self._machine.stage >= Stage.OPEN or self._over, None)
         return max(1, self._machine.workers)
 
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`: of what is this client's, but the workers, whom it shares."""
-        waiting, given = self._alone.look(self._machine.counts)
+        waiting, given = safely(partial(self._alone.look, self._machine.counts))
         running = min(given, self._machine.workers)
         ahead = given - running
         return {

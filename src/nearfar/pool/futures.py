@@ -15,8 +15,9 @@ from nearfar.pool.engine import Engine
 
 __all__ = ["Future"]
 
-# Held for a few stores only: while a future gets its condition, and while it is settled.
-_lock = threading.Lock()
+# Held for a few stores only: while a future gets its condition, and while it is settled. Reentrant: a garbage
+# collection inside may run a finalizer that does so, too.
+_lock = threading.RLock()
 os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
@@ -114,6 +115,11 @@ class Future(Call, futures.Future[Any]):
     def _check_unsettled(self) -> None:
         if self.settled:
             raise futures.InvalidStateError(f"{self._state}: {self!r}")
+
+    @property
+    def loud(self) -> bool:  # type: ignore[override]
+        """Whether anybody watches."""
+        return self._watched is not None
 
     def on_settled(self) -> None:
         """Tell those who watch, and run the callbacks."""

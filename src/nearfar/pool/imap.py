@@ -6,11 +6,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from multiprocessing import TimeoutError
-from typing import Any
+from typing import Any, NamedTuple
 
 from nearfar.coordinator.tasks import Mode
+from nearfar.net.deputy import safely
+from nearfar.net.shield import Shield
 from nearfar.pool.call import Chunk
 from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
@@ -26,6 +29,12 @@ LOOK = 0.005
 def default_window(workers: int, chunksize: int) -> int:
     """Items that are read ahead if nobody says: four chunks for each worker, and 256 at least."""
     return max(256, 4 * workers * chunksize)
+
+
+class _Failed(NamedTuple):
+    """Stands among the results in the place of a chunk that failed."""
+
+    error: BaseException
 
 
 class IMapIterator:
@@ -79,6 +88,8 @@ class IMapIterator:
         self._running: set[Chunk] = set()
         self._chunks: deque[Chunk] = deque()
         self._values: deque[Any] = deque()
+        self._read_items: list[Any] = []
+        """What was read of the next chunk when an interruption came."""
         self._input_error: Exception | None = None
         if hasattr(iterable, "__len__"):
             while self._has_room() and self._read_chunk():
@@ -96,8 +107,14 @@ class IMapIterator:
         Raises `multiprocessing.TimeoutError` if it is not there after `timeout` seconds. Reading the input
         cannot be interrupted: an input that blocks blocks this.
         """
-        deadline = deadline_of(True, timeout)
-        if not self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        found = safely(partial(self._take, deadline_of(True, timeout)), self._give_back)
+        if type(found) is _Failed:
+            raise found.error
+        return found
+
+    def _take(self, deadline: float | None) -> Any:
+        patience = left(deadline)
+        if not self._lock.acquire(timeout=-1 if patience is None else patience):
             raise TimeoutError
         try:
             while not self._values:
@@ -108,8 +125,17 @@ class IMapIterator:
         finally:
             self._lock.release()
 
+    def _give_back(self, found: Any) -> None:
+        """It never reached who asked for it."""
+        with self._lock:
+            self._ahead += 1
+            self._values.appendleft(found)
+
     def close(self) -> None:
         """Read no more input, and drop what has not begun. Results that are there can still be had."""
+        safely(self._close)
+
+    def _close(self) -> None:
         with self._lock:
             self._end_reading()
             for chunk in self._running.copy():
@@ -117,6 +143,9 @@ class IMapIterator:
 
     def read_all(self) -> None:
         """Read the input to its end, whatever the window: for a pool that is joined."""
+        safely(self._read_all)
+
+    def _read_all(self) -> None:
         with self._lock:
             while self._read_chunk():
                 pass
@@ -143,11 +172,18 @@ class IMapIterator:
         """Submit one chunk of the input; False if there is none."""
         if not self.reading:
             return False
+        read = self._read_items
+        depth = _shield.lower()
         try:
-            items = tuple(islice(self._source, self._chunksize))
+            try:
+                read.extend(islice(self._source, self._chunksize - len(read)))
+            finally:
+                _shield.lift(depth)
         except Exception as error:
             self._input_error = error
-            items = ()
+            read.clear()
+        items = tuple(read)
+        read.clear()
         if not items:
             self._end_reading()
             return False
@@ -180,9 +216,12 @@ class IMapIterator:
         if chunk is None:
             return
         self._pending -= 1
-        if chunk.error() is not None:
-            self._ahead -= chunk.size
-        self._values.extend(chunk.result())
+        error = chunk.error()
+        if error is None:
+            self._values.extend(chunk.result())
+        else:
+            self._ahead -= chunk.size - 1
+            self._values.append(_Failed(error))
 
     def _end(self) -> None:
         error, self._input_error = self._input_error, None
@@ -228,3 +267,6 @@ class IMapUnorderedIterator(IMapIterator):
 
     def _take_settled(self) -> Chunk | None:
         return self._chunks.popleft() if self._chunks else None
+
+
+_shield = Shield()

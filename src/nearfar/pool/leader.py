@@ -5,6 +5,9 @@ interpreter's lock: more than the task. So the first caller who waits *leads*: i
 itself, for all. Others who wait follow: the leader wakes each whose answer has come, and one takes over when
 it leaves. The background thread leads when no caller has for a while, and yields to one who comes.
 
+No exception may tear what a leader does. A caller in the main thread holds signals back but for while it
+sleeps; in the place of one to whom more than that may happen, a deputy waits (see `nearfar.net.deputy`).
+
 ::
 
     caller A  --wait_until--> leads: poll, step, tell, wake whom it concerns ... leaves --> promotes B
@@ -15,12 +18,17 @@ it leaves. The background thread leads when no caller has for a while, and yield
 from __future__ import annotations
 
 import threading
+from _queue import Empty, SimpleQueue
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from math import inf
 from time import monotonic, sleep
-from typing import Protocol
+from typing import Any, Protocol
 
+from nearfar.net.deputy import Errand, errand_here, ours, safely
+from nearfar.net.shield import Shield
 from nearfar.net.waker import Waker
 
 GRACE = 0.005
@@ -39,7 +47,13 @@ class Work(Protocol):
         """Do it. From any thread. Must not raise but for what signals raise."""
 
     def tell(self) -> bool:
-        """Tell those concerned what has come of it, if anything; runs callers' callbacks. From any thread."""
+        """Tell those concerned what has come of it, if anything. From any thread: callers' callbacks run in
+        the background thread alone.
+        """
+
+    @property
+    def untold(self) -> bool:
+        """Whether there is something that the background thread is to tell."""
 
     def deadline(self) -> float | None:
         """When `step` has to be called without an event; by `time.monotonic`. From any thread."""
@@ -64,29 +78,44 @@ class Leadership:
     """See the module. `waker` must be among what `work.poll` waits for.
 
     Whoever tells something without leading wakes the leader afterwards: it may wait for that itself, and it
-    alone wakes followers. Ctrl-C may come at any point: the lead is given up in two steps that both may be
-    done twice, and each is.
+    alone wakes followers. What a finalizer does may come at any point of a thread: hence the locks that a
+    thread may take twice.
     """
 
     def __init__(self, work: Work, waker: Waker, name: str) -> None:
         self._work = work
         self._waker = waker
-        self._seats = threading.Lock()
+        self._seats = threading.RLock()
         self._leader: int | None = None
         self._followers: deque[_Follower] = deque()
         """Each takes itself out."""
-        self._background = threading.Thread(target=self._watch, name=name, daemon=True)
+        self._background = threading.Thread(target=ours(self._watch), name=name, daemon=True)
+        self._background_runs = False
         self._background_leads = False
         self._asked_to_yield = False
         self._steps = 0
         self._asleep_until = 0.0
         """When the leader's poll ends at the latest."""
         self._deep_sleep = False
-        self._left = threading.Semaphore(0)
+        self._calls: SimpleQueue[None] = SimpleQueue()
+        """Wakes the background thread while it does not lead."""
+        self._shield = Shield()
 
     def start(self) -> None:
         """Start the background thread."""
+        self._background_runs = True
         self._background.start()
+
+    @property
+    def in_background(self) -> bool:
+        """Whether callbacks are to be run here: this is the background thread, or there is none any more."""
+        return not self._background_runs or threading.get_ident() == self._background.ident
+
+    def call_background(self) -> None:
+        """There is something for the background thread to tell."""
+        self._calls.put(None)
+        if self._background_leads:
+            self._waker.wake()
 
     def join(self) -> None:
         """Wait for the background thread, once `work` is over. Not from that thread itself, and not from one
@@ -94,7 +123,7 @@ class Leadership:
         """
         here = threading.get_ident()
         if self._background.is_alive() and here not in (self._background.ident, self._leader):
-            self._left.release()
+            self._calls.put(None)
             self._waker.wake()
             self._background.join()
 
@@ -102,12 +131,29 @@ class Leadership:
         """Lead or follow until `ready()`; False after `timeout` seconds (None: no limit)."""
         if ready():
             return True
+        return safely(partial(self._wait_until, ready, timeout))
+
+    def _wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        errand = errand_here()
+        if errand is not None:
+            errand.stir = self._waker.wake
+            ready = partial(_ready_or_abandoned, errand, ready)
         deadline = None if timeout is None else monotonic() + timeout
         thread = threading.get_ident()
-        if self._leader == thread:  # in a callback that this thread runs while it leads
-            return self._lead(ready, deadline)
-        follower = None
-        try:
+        if thread != self._background.ident:
+            return self._lead_or_follow(thread, ready, deadline)
+        while True:  # a callback waits, perhaps for something that no other thread tells
+            self._work.tell()
+            if ready():
+                return True
+            if not self._lead_or_follow(thread, lambda: ready() or self._work.untold, deadline):
+                return ready()
+
+    def _lead_or_follow(self, thread: int, ready: Callable[[], bool], deadline: float | None) -> bool:
+        with self._shield:
+            if self._leader == thread:  # in a callback, or a signal's handler, while this thread leads
+                return self._lead(ready, deadline)
+            follower = None
             try:
                 if not self._take_over(thread):
                     follower = _Follower(ready, thread)
@@ -116,26 +162,23 @@ class Leadership:
                 return self._lead(ready, deadline)
             finally:
                 self._leave(thread, follower)
-        finally:
-            if follower is not None or self._leader == thread or self._deep_sleep:
-                self._leave(thread, follower)
 
     def help(self) -> None:
         """Do what is there to do, without waiting, if nobody else is about to. Tells nobody of it."""
         if self._background_leads:
             self._ask_to_yield()
-        if self._leader is not None:
-            return
+        if self._leader is None:
+            safely(self._help)
+
+    def _help(self) -> None:
         thread = threading.get_ident()
-        try:
+        with self._shield:
             try:
                 if self._take_over(thread):
                     self._steps += 1
                     self._work.step(self._work.poll(0))
             finally:
                 self._leave(thread)
-        finally:
-            self._leave(thread)
 
     def reconsider(self) -> None:
         """The work's deadline may have come nearer than the leader thinks."""
@@ -159,8 +202,8 @@ class Leadership:
         while not ready():
             timeout = self._patience(deadline)
             if self._work.over:  # another thread still tells what we wait for
-                sleep(GRACE if timeout is None else min(timeout, GRACE))
-            events = self._work.poll(timeout)
+                timeout = GRACE if timeout is None else min(timeout, GRACE)
+            events = self._open_to_signals(self._sleep_or_poll, timeout)
             self._asleep_until = 0.0
             self._steps += 1
             self._work.step(events)
@@ -168,6 +211,20 @@ class Leadership:
             if deadline is not None and monotonic() >= deadline:
                 return ready()
         return True
+
+    def _sleep_or_poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        if self._work.over:
+            sleep(timeout or 0.0)
+            timeout = 0.0
+        return self._work.poll(timeout)
+
+    def _open_to_signals(self, sleep: Callable[[Any], Any], timeout: Any) -> Any:
+        """Sleep so that signals come through."""
+        depth = self._shield.lower()
+        try:
+            return sleep(timeout)
+        finally:
+            self._shield.lift(depth)
 
     def _patience(self, deadline: float | None) -> float | None:
         """Seconds that the leader may sleep; notes until when."""
@@ -184,27 +241,26 @@ class Leadership:
         self._work.tell()
         if self._followers:
             with self._seats:
-                for follower in self._followers:
+                for follower in tuple(self._followers):
                     if not follower.woken and follower.ready():
                         follower.woken = True
                         follower.lock.release()
 
     def _leave(self, thread: int, follower: _Follower | None = None) -> None:
-        """Neither lead nor follow any more. May be said twice."""
+        """Neither lead nor follow any more."""
         with self._seats:
             if follower is not None and follower in self._followers:
                 self._followers.remove(follower)
             if self._leader == thread:
                 self._leader = None
-                for each in self._followers:
+                for each in tuple(self._followers):
                     if not each.woken:
-                        # no call before the release is done: a signal's handler runs at one
                         self._leader = each.thread
                         each.woken = True
                         each.lock.release()
                         break
         if self._deep_sleep and self._leader is None:
-            self._left.release()
+            self._calls.put(None)
 
     # -- following ---------------------------------------------------------------------------------
 
@@ -219,7 +275,8 @@ class Leadership:
             return False
         if self._background_leads:
             self._ask_to_yield()
-        follower.lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
+        patience = -1 if deadline is None else max(0.0, deadline - monotonic())
+        self._open_to_signals(partial(follower.lock.acquire, True), patience)
         with self._seats:
             self._followers.remove(follower)
         return self._leader == follower.thread
@@ -245,13 +302,14 @@ class Leadership:
                         self._leave(thread)
                 self._stand_by()
         finally:
+            self._background_runs = False
             self._close_waker(thread)
 
     def _close_waker(self, thread: int) -> None:
         """Not while somebody may be polling on it."""
         while not self._take_over(thread):
             self._waker.wake()
-            self._left.acquire(timeout=GRACE)
+            self._sleep_until_called(GRACE)
         self._waker.close()
         self._leave(thread)
 
@@ -263,9 +321,8 @@ class Leadership:
         looks = 0
         while not self._work.over:
             steps = self._steps
-            self._left.acquire(timeout=GRACE)
-            if self._work.tell() and self._leader is not None:  # what those who only hand in have found
-                self._waker.wake()
+            self._sleep_until_called(GRACE)
+            self._tell_for_others()
             if self._leader is None and self._steps == steps:
                 return
             looks += 1
@@ -278,5 +335,19 @@ class Leadership:
         with self._seats:
             self._deep_sleep = self._leader is not None
         if self._deep_sleep:
-            self._left.acquire()
+            self._sleep_until_called(None)
             self._deep_sleep = False
+            self._tell_for_others()
+
+    def _tell_for_others(self) -> None:
+        """Tell what those who only hand in have found, and what is to be told in the background."""
+        if self._work.tell() and self._leader is not None:
+            self._waker.wake()
+
+    def _sleep_until_called(self, seconds: float | None) -> None:
+        with suppress(Empty):
+            self._calls.get(timeout=seconds)
+
+
+def _ready_or_abandoned(errand: Errand[Any], ready: Callable[[], bool]) -> bool:
+    return errand.abandoned or ready()

@@ -15,6 +15,7 @@ from nearfar.coordinator.endings import Outcomes
 from nearfar.coordinator.local import LocalWorkers
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.status import counts, idle
+from nearfar.net.deputy import safely
 from nearfar.net.here import new_name
 from nearfar.net.pickles.names import inherited_main
 from nearfar.pool.call import Call
@@ -109,7 +110,7 @@ class NearEngine(DrivenEngine):
 
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`."""
-        now = self._alone.look(self._count)
+        now = safely(partial(self._alone.look, self._count))
         ahead = now["given"] - now["running"]
         return now | {"waiting": now["waiting"] + ahead + len(self._inbox)}
 

@@ -27,6 +27,10 @@ class Notices:
         """As `Patience.deadline`."""
         return self._patience.deadline()
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self._found)
+
     def tell(self) -> None:
         """Log what was found. From any thread."""
         while self._found:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import count
 from multiprocessing import TimeoutError
 from types import GenericAlias
 from typing import Any, Protocol, TypeVar
 
 from nearfar.coordinator.tasks import Mode, State
+from nearfar.net.deputy import checkpoint, safely
 from nearfar.pool.call import ERROR, PENDING, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk
 from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
@@ -105,6 +108,11 @@ class AsyncResult(Call):
         """Drop the call. True: it never runs, and `get` raises `CancelledError`. False: it began."""
         return not self.settled and self._engine.cancel(self)
 
+    @property
+    def loud(self) -> bool:  # type: ignore[override]
+        """Whether it has callbacks."""
+        return self._callbacks is not None
+
     def on_settled(self) -> None:
         """Run the callback."""
         self._keeper = None
@@ -135,7 +143,7 @@ class MapResult(AsyncResult):
     It is ready when all chunks have ended, also after an error.
     """
 
-    __slots__ = ("_chunks", "_first_failed", "_left", "_lock", "_reporter")
+    __slots__ = ("_chunks", "_counter", "_failed", "_reporter", "_total")
 
     def __init__(
         self,
@@ -147,9 +155,12 @@ class MapResult(AsyncResult):
         """A result of nothing yet: `send` fills it."""
         super().__init__(engine, keeper, list, (), None, callbacks)
         self._chunks: list[Chunk] = []
-        self._first_failed: Chunk | None = None
-        self._left = 1  # `send` itself counts: chunks end while others are still being cut
-        self._lock = threading.Lock()
+        self._failed: list[Chunk] = []
+        """Those that failed, in the order of their ends."""
+        self._counter = count(1)
+        """Of chunks that have ended, and `send`. Counted in one step of C, in whichever thread."""
+        self._total = 0
+        """How many there are to be, once that is known."""
         self._reporter = reporter
 
     def send(
@@ -163,23 +174,36 @@ class MapResult(AsyncResult):
 
         What `pieces` raises is an outcome, as if it were a chunk that failed.
         """
+        safely(partial(self._send, func, iter(pieces), mode, limits))
+
+    def _send(
+        self, func: Callable[..., Any], pieces: Iterator[Sequence[Any]], mode: Mode, limits: Limits
+    ) -> None:
         try:
-            for piece in pieces:
-                self._submit(Chunk(func, piece, mode, self._ended), limits)
-        except Exception as error:
-            failed = self._add(Chunk(func, (), mode, self._ended))
-            failed.settle(None, error)
-        finally:
-            self._count_down(None)
+            while True:
+                try:
+                    piece = next(pieces, None)
+                except Exception as error:
+                    self._add(func, (), mode).settle(None, error)
+                    break
+                if piece is None:
+                    break
+                self._submit(self._add(func, piece, mode), limits)
+                checkpoint()
+        except BaseException:
+            self.cancel()
+            raise
+        self._total = len(self._chunks) + 1
+        self._count(None)
 
     def _submit(self, chunk: Chunk, limits: Limits) -> None:
         chunk.timeout, chunk.retries = limits
-        hand_in(self._engine, self._add(chunk))
+        hand_in(self._engine, chunk)
 
-    def _add(self, chunk: Chunk) -> Chunk:
+    def _add(self, func: Callable[..., Any], piece: Sequence[Any], mode: Mode) -> Chunk:
+        loud = self._callbacks is not None or self._reporter is not None
+        chunk = Chunk(func, piece, mode, self._ended, loud=loud)
         self._chunks.append(chunk)
-        with self._lock:
-            self._left += 1
         return chunk
 
     def cancel(self) -> bool:
@@ -194,21 +218,19 @@ class MapResult(AsyncResult):
     def _ended(self, chunk: Chunk) -> None:
         if self._reporter is not None:
             self._reporter.add(chunk.size)
-        self._count_down(chunk)
+        self._count(chunk)
 
-    def _count_down(self, chunk: Chunk | None) -> None:
-        with self._lock:
-            self._left -= 1
-            last = not self._left
-            if chunk is not None and chunk.raised and self._first_failed is None:
-                self._first_failed = chunk
-        if last:
+    def _count(self, chunk: Chunk | None) -> None:
+        if chunk is not None and chunk.raised:
+            self._failed.append(chunk)
+        if next(self._counter) == self._total:
             self._all_ended()
 
     def _all_ended(self) -> None:
         if self._reporter is not None:
             self._reporter.close()
-        failed, self._first_failed = self._first_failed, None
+        failed = self._failed[0] if self._failed else None
+        self._failed = []
         if failed is None:
             self._how = RAW_VALUE
         elif failed.cancelled():

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.deputy import ours
 from nearfar.net.shield import Shield
 from nearfar.queues import wire
 from nearfar.queues.ends.machine import EndMachine, State
@@ -65,7 +66,7 @@ class EndLoop(Plugs):
         self._heard = 0
         self.turned = 0.0
         """When the last turn ended."""
-        self._thread = threading.Thread(target=self._run, name=f"nearfar-end-{address}", daemon=True)
+        self._thread = threading.Thread(target=ours(self._run), name=f"nearfar-end-{address}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:

@@ -16,6 +16,7 @@ from nearfar.net import sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import Complaints, shown
+from nearfar.net.deputy import ours
 from nearfar.net.door import Door
 from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
@@ -98,7 +99,9 @@ class Host:
         self._next_tick = 0.0
         self._soon = lease / 100
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name=f"nearfar-host-{self.address}", daemon=True)
+        self._thread = threading.Thread(
+            target=ours(self._run), name=f"nearfar-host-{self.address}", daemon=True
+        )
         self._thread.start()
 
     def counts(self) -> dict[str, int]:
