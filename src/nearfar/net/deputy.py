@@ -22,13 +22,27 @@ import threading
 from _thread import _count as count_threads
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
+from functools import partial, wraps
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from nearfar.net.shield import Shield
 
-__all__ = ["Abandoned", "Errand", "checkpoint", "errand_here", "exposed", "ours", "safely", "whose"]
+__all__ = [
+    "Abandoned",
+    "Errand",
+    "checkpoint",
+    "errand_here",
+    "exposed",
+    "ours",
+    "safe",
+    "safely",
+    "struck_anywhere",
+    "whose",
+]
 
+P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 HEADROOM = 200
@@ -64,30 +78,46 @@ def _monitored() -> bool:
     return monitoring is not None and any(map(monitoring.get_tool, range(6)))
 
 
-def exposed() -> bool:
-    """Whether an exception may be raised here at any bytecode, and cannot be held back."""
+def struck_anywhere() -> bool:
+    """Whether an exception may be raised here at any bytecode: by another thread, or by what traces this."""
     if _ours and get_ident() in _ours:
         return False
     if count_threads() > len(_ours) and not _WAYS.isdisjoint(_modules):
         return True
-    if _tracer() is not None or _profiler() is not None or (_HAS_MONITORING and _monitored()):
+    return _tracer() is not None or _profiler() is not None or (_HAS_MONITORING and _monitored())
+
+
+def exposed() -> bool:
+    """Whether an exception that cannot be held back may be raised in the middle of something here."""
+    if struck_anywhere():
         return True
     try:
         _frame(_limit() - HEADROOM)
     except ValueError:  # the stack is not that deep
         return _limit() <= HEADROOM
-    return True
+    return get_ident() not in _ours
 
 
 _HAS_MONITORING = hasattr(sys, "monitoring")
 
 
 class Errand(Generic[T]):
-    """Something to do for a caller. `undo` gets what it brought, if that never reached the caller."""
+    """Something that is done to its end, whatever is raised in the caller's thread meanwhile.
+
+    It is done by a deputy, or behind a shield, and sleeps in `Shield.lower` only. ::
+
+        errand = Errand(do, undo)
+        try:
+            return errand.run()
+        except BaseException as error:
+            errand.interrupted(error)
+            raise
+    """
 
     __slots__ = ("_do", "_lock", "_post", "_undo", "abandoned", "done", "error", "ident", "stir", "value")
 
     def __init__(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> None:
+        """`undo` gets what it brought, where that does not reach the caller."""
         self._do: Callable[[], T] | None = do
         self._undo = undo
         self.stir: Callable[[], object] | None = None
@@ -97,37 +127,46 @@ class Errand(Generic[T]):
         self.error: BaseException | None = None
         self.value: T
         self.ident = get_ident()
-        self._post = _my_post()
+        self._post = _my_post() if exposed() else None
         self._lock = allocate_lock()
         self._lock.acquire()
 
     def run(self) -> T:
-        """Have it done; the value, or raises its error. `abandon` it when anything else is raised."""
-        if self._post is None:  # at the interpreter's end no thread can be started
-            self()
-        try:
-            if self._post is not None:
+        """Have it done; the value, or raises its error."""
+        if self._post is None:
+            with _shield:
+                self()
+        else:
+            outer, _here.posted = _here.posted, self
+            try:
                 self._post.put(self)
-            self._lock.acquire()
-            if self.error is None:
-                return self.value
-        except BaseException:
-            self.abandon()
-            raise
+                self._lock.acquire()
+            finally:
+                _here.posted = outer
+        if self.error is None:
+            return self.value
         try:
             raise self.error
         finally:
             del self  # its traceback holds this frame
 
-    def abandon(self) -> None:
-        """The caller waits no more, and has no value: cut it short, and undo it. May be said twice."""
+    def interrupted(self, error: BaseException) -> None:
+        """The caller gets `error`. If that is not its own, cut it short, and undo it."""
+        if error is self.error:
+            return
         self.abandoned = True
         if self._post is None:
-            self._take_back()
+            with _shield:
+                self._take_back()
             return
         self._post.put(self._take_back)
         if not self.done and self.stir is not None:
             _stirrers().put(self.stir)
+
+    @property
+    def pending(self) -> bool:
+        """Whether its caller still waits for it."""
+        return not (self.done or self.abandoned)
 
     # -- in the deputy -----------------------------------------------------------------------------
 
@@ -135,7 +174,7 @@ class Errand(Generic[T]):
         do, self._do = self._do, None
         if do is None or self.abandoned:
             return
-        _here.errand = self
+        outer, _here.errand = _here.errand, None if self._post is None else self
         try:
             self.value = do()
         except Abandoned:
@@ -143,7 +182,7 @@ class Errand(Generic[T]):
         except BaseException as error:
             self.error, self._undo = error, None
         finally:
-            _here.errand = None
+            _here.errand = outer
             self.done = True
             self._lock.release()
 
@@ -154,31 +193,26 @@ class Errand(Generic[T]):
 
 
 def safely(do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-    """`do()`, to its end, whatever is raised here meanwhile: behind a shield, or by a deputy.
-
-    It sleeps in `Shield.lower` only. `undo` gets what it brought where that does not reach the caller.
-    """
-    if exposed():
-        errand = Errand(do, undo)
-        try:
-            return errand.run()
-        except BaseException as error:
-            if error is not errand.error:
-                errand.abandon()
-            raise
-    if undo is None:
+    """`Errand(do, undo)`, done."""
+    if undo is None and not exposed():
         with _shield:
             return do()
-    brought: list[T] = []
+    errand = Errand(do, undo)
     try:
-        with _shield:
-            brought.append(do())
-        return brought[0]
-    except BaseException:
-        with _shield:
-            while brought:
-                undo(brought.pop())
+        return errand.run()
+    except BaseException as error:
+        errand.interrupted(error)
         raise
+
+
+def safe(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """A method that is done `safely`."""
+
+    @wraps(method)
+    def done_safely(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return safely(partial(method, self, *args, **kwargs))
+
+    return done_safely
 
 
 def checkpoint() -> None:
@@ -208,6 +242,7 @@ class _Here(threading.local):
     """What this thread does for another, and where it posts its own errands."""
 
     errand: Errand[Any] | None = None
+    posted: Errand[Any] | None = None
     post: _Post | None = None
 
 
@@ -241,6 +276,15 @@ def _serve(queue: SimpleQueue[Callable[[], object] | None]) -> None:
 
 
 def _my_post() -> _Post | None:
+    """One deputy for a thread, which keeps its errands in order; another where it waits for that already, and
+    a signal's handler or a finalizer runs meanwhile.
+    """
+    posted = _here.posted
+    if posted is not None and posted.pending:
+        try:
+            return _Post()
+        except RuntimeError:
+            return None
     post = _here.post
     if post is None:
         try:

@@ -12,7 +12,7 @@ from multiprocessing import TimeoutError
 from typing import Any, NamedTuple
 
 from nearfar.coordinator.tasks import Mode
-from nearfar.net.deputy import safely
+from nearfar.net.deputy import Errand, safely
 from nearfar.net.shield import Shield
 from nearfar.pool.call import Chunk
 from nearfar.pool.engine import Engine, hand_in
@@ -107,10 +107,15 @@ class IMapIterator:
         Raises `multiprocessing.TimeoutError` if it is not there after `timeout` seconds. Reading the input
         cannot be interrupted: an input that blocks blocks this.
         """
-        found = safely(partial(self._take, deadline_of(True, timeout)), self._give_back)
-        if type(found) is _Failed:
-            raise found.error
-        return found
+        errand = Errand(partial(self._take, deadline_of(True, timeout)), self._give_back)
+        try:
+            found = errand.run()
+            if type(found) is not _Failed:
+                return found
+        except BaseException as error:
+            errand.interrupted(error)
+            raise
+        raise found.error
 
     def _take(self, deadline: float | None) -> Any:
         patience = left(deadline)

@@ -3,12 +3,12 @@ nothing does not touch the machine."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
 
-from nearfar.net.codec import LEAVES, encode, foreign
+from nearfar.net.codec import LEAVES, encode
 
 LARGEST = 64 * 1024
 """Bytes or characters of an item that may lie here: larger ones go by themselves."""
@@ -23,22 +23,24 @@ HEAVY = 256 * 1024
 
 
 class Tray:
-    """`slip` may be called by any thread; all else only with the machine's lock held.
+    """`slip` may be called by any thread, and in the middle of itself, by a signal's handler or a finalizer;
+    all else only with the machine's lock held.
 
-    What lies here is in the queue: room for it was set aside with `open`. Signal handlers that raise may come
-    between any two calls: no count is kept that such a one could tear.
+    What lies here is in the queue: room for it was set aside with `open`. An item comes in by a single step
+    of C, which takes one of the permits and adds to the items, or neither: there is nothing to be torn.
     """
 
-    __slots__ = ("_pack", "_weight", "items", "limit", "lock", "trusted")
+    __slots__ = ("_pack", "_way_in", "_weight", "items", "limit", "trusted")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
         self.items: list[bytes] = []
         self.limit = 0
-        """How many items may lie here. Changed with `lock` held."""
+        """How many items may lie here."""
         self.trusted = False
+        self._way_in: tuple[Callable[[bytes], object], Iterator[int]] = (self.items.append, iter(()))
+        """Where items are added, and the permits: how many there are then, for each that may come."""
         self._weight = 0
-        self._pack = msgpack.Packer(default=foreign, strict_types=True).pack
+        self._pack = msgpack.Packer(strict_types=True).pack  # calls nothing of ours, hence in one step
 
     def slip(self, item: Any) -> int:
         """Take in `item`, and tell how many lie here now, or `MANY` when they have become heavy; 0 if it was
@@ -52,16 +54,15 @@ class Tray:
                 return self._slip_slowly(item)
         elif kind not in LEAVES:
             return self._slip_slowly(item)
-        with self.lock:
-            items = self.items
-            lying = len(items)
-            if lying >= self.limit:
-                return 0
-            try:
-                items.append(self._pack(item))
-            except UnicodeEncodeError:
-                return 0
-            return lying + 1
+        if not self.limit:
+            return 0
+        add, permits = self._way_in
+        try:
+            for lying, _ in zip(permits, map(add, (self._pack(item),)), strict=False):
+                return lying
+        except (UnicodeEncodeError, OverflowError):  # nothing that msgpack has by itself
+            return self._slip_slowly(item) if kind is int else 0
+        return 0
 
     def _slip_slowly(self, item: Any) -> int:
         if not self.limit or (item.__class__ in _SIZED and len(item) > LARGEST):
@@ -69,30 +70,33 @@ class Tray:
         packed = encode(item, trusted=self.trusted)
         if len(packed) > LARGEST:
             return 0
-        with self.lock:
-            items = self.items
-            lying = len(items) + 1
-            if lying > self.limit:
-                return 0
-            items.append(packed)
-            before, self._weight = self._weight, self._weight + len(packed)
-            return MANY if before <= HEAVY < self._weight else lying
+        add, permits = self._way_in
+        for lying, _ in zip(permits, map(add, (packed,)), strict=False):
+            before = self._weight
+            self._weight = before + len(packed)
+            return MANY if before <= HEAVY < before + len(packed) else lying
+        return 0
 
     def open(self, limit: int) -> None:
         """Let in up to `limit` items, those included that lie here."""
         limit = min(limit, MOST)
         if limit != self.limit:
-            with self.lock:
-                self.limit = limit
+            self._shut()
+            self.limit = limit
+            self._way_in = (self.items.append, iter(range(len(self.items) + 1, limit + 1)))
 
     def clear(self) -> list[bytes]:
         """Take out what lies here, and let in nothing more until `open`."""
         if not self.items and not self.limit:
             return []
-        with self.lock:
-            self.limit = self._weight = 0
-            items, self.items = self.items, []
+        self._shut()
+        self.limit = self._weight = 0
+        items, self.items = self.items, []
         return items
+
+    def _shut(self) -> None:
+        """Use up the permits: whoever is about to come in does not."""
+        list(self._way_in[1])
 
 
 _SIZED = frozenset({bytes, str})
