@@ -107,14 +107,18 @@ class Shield:
             try:
                 _deliver(sys._getframe(1))
             except BaseException:
-                _raise_shield(depth)
+                self.lift(depth)
                 raise
         return depth
 
     def lift(self, depth: int) -> None:
-        """Hold signals back again, as before `lower` gave this."""
+        """Hold signals back again, as before `lower` gave this; so it is, too, when a handler raises here."""
         if depth:
-            _raise_shield(depth)
+            try:
+                _raise_shield(depth)
+            finally:
+                if not _state.up:
+                    self.lift(depth)
 
     def forget_parent(self) -> None:
         """In a child that was forked meanwhile: its main thread may be another, which never comes out."""

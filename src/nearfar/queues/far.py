@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from multiprocessing import util
 from threading import get_ident
 from typing import Any, Self
@@ -15,10 +16,12 @@ from nearfar.errors import Full, ShutDown
 from nearfar.net import codec, forks
 from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
+from nearfar.net.deputy import Errand, safe, struck_anywhere, whose
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
 from nearfar.queues.deadlines import waits
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
-from nearfar.queues.ends.end import End
+from nearfar.queues.ends.end import End, Runs, run_of
+from nearfar.queues.ends.loans import Taken
 from nearfar.queues.ends.tray import MANY, Tray
 from nearfar.queues.finish import finish
 from nearfar.queues.host.ledger import Ledger
@@ -114,7 +117,7 @@ class FarQueue(BaseQueue):
         self._access = access
         self._wait = wait
         self._host = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._end: End | None = None
         self._tray = Tray()
         self._finish: Callable[[], None] | None = None
@@ -133,14 +136,20 @@ class FarQueue(BaseQueue):
     # -- the standard interface ------------------------------------------------------------------
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        lying = self._tray.slip(item)
-        if not lying:
-            try:
-                self._reached().put([item], block=waits(block, timeout), timeout=timeout)
-            except Full:
-                raise Full from None
-        elif (lying == 1 or lying == MANY) and self._end is not None:
-            self._end.nudge(lying)
+        try:
+            lying = self._tray.slip(item)
+            if lying:
+                if (lying == 1 or lying == MANY) and self._end is not None:
+                    self._end.nudge(lying)
+                return
+        except BaseException:
+            if self._end is not None:
+                self._end.nudge(MANY)  # it may lie there, and nobody would see that it goes
+            raise
+        try:
+            self._reached().put([item], block=waits(block, timeout), timeout=timeout)
+        except Full:
+            raise Full from None
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         items = list(items)
@@ -148,27 +157,48 @@ class FarQueue(BaseQueue):
             self._reached().put(items, block=waits(block, timeout), timeout=timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        return self._get(block, timeout, False)
+        if (end := self._end) is not None and not self._closed and not struck_anywhere():
+            found = end.snatch(get_ident(), settle=self._settles)
+            if found is not None:
+                return found[0]
+        errand = Errand(partial(self._take, block, timeout, False), self._take_back)
+        try:
+            return errand.run().item
+        except BaseException as error:
+            errand.interrupted(error)
+            raise
 
     def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
         if most < 1:
             raise ValueError(f"most must be at least 1, not {most}")
-        end = self._reached()
-        self._settle_previous(end)
-        return end.take_items(most, get_ident(), block=waits(block, timeout), timeout=timeout)
+        errand = Errand(partial(self._take_items, most, block, timeout), self._take_items_back)
+        try:
+            return errand.run()[0]
+        except BaseException as error:
+            errand.interrupted(error)
+            raise
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
-        end = self._reached()
-        return FarDelivery(end, end.take(1, DELIVERY, block=waits(block, timeout), timeout=timeout)[0])
+        errand = Errand(partial(self._receive, block, timeout), FarDelivery.let_go)
+        try:
+            return errand.run()
+        except BaseException as error:
+            errand.interrupted(error)
+            raise
 
     def __iter__(self) -> Iterator[Any]:
         """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done;
         `ProducerLost` if one died instead."""
         while True:
+            errand = Errand(partial(self._take, True, None, True), self._take_back)
             try:
-                yield self._get(True, None, True)
+                item = errand.run().item
             except ShutDown:
                 return
+            except BaseException as error:
+                errand.interrupted(error)
+                raise
+            yield item
 
     def qsize(self) -> int:
         return int(self._reached().ask("size"))
@@ -252,27 +282,44 @@ class FarQueue(BaseQueue):
     def _reached(self) -> End:
         if self._closed:
             raise ValueError(f"{type(self).__name__} is closed")
+        return self._end if self._end is not None else self._make_end()
+
+    @safe
+    def _make_end(self) -> End:
         with self._lock:
             if self._end is None:
-                self._end = end = End(self._place.seen_from_here(), self._access, wait=self._wait)
+                end = End(self._place.seen_from_here(), self._access, wait=self._wait)
                 self._tray = end.tray
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
+                self._end = end
             return self._end
 
-    def _get(self, block: bool, timeout: float | None, to_the_end: bool) -> Any:
-        if (end := self._end) is not None and not self._closed:
-            found = end.snatch(get_ident(), settle=self._settles)
-            if found is not None:
-                return found[0]
+    def _take(self, block: bool, timeout: float | None, to_the_end: bool) -> Taken:
         end = self._reached()
         self._settle_previous(end)
-        block, thread = waits(block, timeout), get_ident()
-        return end.take(1, thread, block=block, timeout=timeout, to_the_end=to_the_end)[0].item
+        block, thread = waits(block, timeout), whose()
+        return end.take(1, thread, block=block, timeout=timeout, to_the_end=to_the_end)[0]
+
+    def _take_back(self, taken: Taken) -> None:
+        """It never reached who asked for it."""
+        self._reached().let_go([run_of(taken)])
+
+    def _take_items(self, most: int, block: bool, timeout: float | None) -> tuple[list[Any], Runs]:
+        end = self._reached()
+        self._settle_previous(end)
+        return end.take_items(most, whose(), block=waits(block, timeout), timeout=timeout)
+
+    def _take_items_back(self, found: tuple[list[Any], Runs]) -> None:
+        self._reached().let_go(found[1])
+
+    def _receive(self, block: bool, timeout: float | None) -> FarDelivery:
+        end = self._reached()
+        return FarDelivery(end, end.take(1, DELIVERY, block=waits(block, timeout), timeout=timeout)[0])
 
     def _settle_previous(self, end: End) -> None:
         if self._settles:
-            end.done_by(get_ident())
+            end.done_by(whose())
 
     def _settle_rest(self, end: End) -> None:
         if self._settles:
@@ -281,8 +328,6 @@ class FarQueue(BaseQueue):
     def forget_parent(self) -> None:
         """In the child of a fork: threads, sockets and locks of the parent are not ours."""
         forks.keep(self._end, self._host)
-        if self._end is not None:
-            self._end.forget_parent()
         self._set_up(self._place, self._access, self._wait)
 
 
@@ -292,7 +337,7 @@ class FarJoinableQueue(FarQueue, BaseJoinableQueue):
     _settles = False
 
     def task_done(self) -> None:
-        if not self._reached().done_oldest(threading.get_ident()):
+        if not self._reached().done_oldest(whose()):
             raise ValueError("task_done() called too many times")
 
     def join(self) -> None:

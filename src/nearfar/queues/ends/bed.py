@@ -17,21 +17,35 @@ class Bed:
         self.until = inf
         """When who sleeps here wakes at the latest."""
         self._watched: list[int] = []
-        self._poll = select.poll()
-        self._poll.register(self.waker.fileno(), select.POLLIN)
+        self._poll = _poll(self.waker.fileno())
+        self._sleeping = False
 
     def sleep(self, watched: list[int], until: float) -> bool:
         """Sleep until that time (by `time.monotonic`), until woken, or until one of `watched` is readable:
         whether it is that."""
         self.until = until
+        if self._sleeping:  # in a signal's handler, while this thread sleeps here
+            return self._sleep(_poll(self.waker.fileno(), *watched), until)
         if watched is not self._watched:
-            self._poll = select.poll()
-            for descriptor in (self.waker.fileno(), *watched):
-                self._poll.register(descriptor, select.POLLIN)
+            self._poll = _poll(self.waker.fileno(), *watched)
             self._watched = watched
+        self._sleeping = True
+        try:
+            return self._sleep(self._poll, until)
+        finally:
+            self._sleeping = False
+
+    def _sleep(self, poll: select.poll, until: float) -> bool:
         patience = max(0.0, until - time.monotonic())
-        found = [each for each, _ in self._poll.poll(int(patience * 1000) + 1 if patience else 0)]
+        found = [each for each, _ in poll.poll(int(patience * 1000) + 1 if patience else 0)]
         if self.waker.fileno() in found:
             self.waker.clear()
             found.remove(self.waker.fileno())
         return bool(found)
+
+
+def _poll(*descriptors: int) -> select.poll:
+    made = select.poll()
+    for descriptor in descriptors:
+        made.register(descriptor, select.POLLIN)
+    return made

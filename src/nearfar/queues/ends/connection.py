@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from nearfar.errors import NotAdmitted, QueueLost
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.deputy import Abandoned, errand_here, safe, safely
 from nearfar.net.ending import left_behind
 from nearfar.net.here import about_me, new_name, new_session_stem
-from nearfar.net.shield import Shield
-from nearfar.queues.ends.hold import Hold
+from nearfar.queues.ends.hold import BUSY, Hold
 from nearfar.queues.ends.loop import EndLoop
 from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.session import Session
@@ -46,10 +45,7 @@ class Connection:
         self._address = address
         self._access = access
         self._on_change = on_change
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._shield = Shield()
-        self._hold = Hold(self._lock, self._shield)
+        self._hold = Hold()
         stem = new_session_stem(self.name)
         self._machine = EndMachine(
             self.name, about_me(), tags, helper=helper, stem=stem, trusts=access.trusted
@@ -59,6 +55,7 @@ class Connection:
         self.waiting = 0
         """Calls that wait for something now."""
 
+    @safe
     def reach(self, timeout: float) -> bool:
         """Look for a host for up to `timeout` seconds; tells whether one has answered. Raises `QueueLost`."""
         with self._hold:
@@ -68,6 +65,7 @@ class Connection:
 
     # -- questions -------------------------------------------------------------------------------
 
+    @safe
     def ask(self, what: str, argument: Any = None) -> Any:
         """Ask the host."""
         with self._hold:
@@ -77,6 +75,9 @@ class Connection:
     @property
     def facts(self) -> dict[str, Any]:
         """What the host told about the queue; asks it if it has not yet."""
+        return safely(self._facts)
+
+    def _facts(self) -> dict[str, Any]:
         with self._hold:
             return self._open().facts
 
@@ -93,6 +94,7 @@ class Connection:
 
     # -- the end of an end -----------------------------------------------------------------------
 
+    @safe
     def close(self) -> None:
         """Say goodbye, in the background; `join` waits for it. Calls that wait raise `ValueError`."""
         with self._hold:
@@ -100,11 +102,12 @@ class Connection:
                 return
             self._closed = True
             self._machine.sender.bar()
-            self._changed.notify_all()
+            self._hold.notify()
             self._machine.leave()
             if self._loop is not None:
                 self._loop.wake()
 
+    @safe
     def abandon(self) -> None:
         """Leave at once, without goodbye."""
         with self._hold:
@@ -113,10 +116,7 @@ class Connection:
             if self._loop is not None:
                 self._loop.wake()
 
-    def forget_parent(self) -> None:
-        """In the child of a fork: what signals do is not to stay as one of its parent's threads left it."""
-        self._shield.forget_parent()
-
+    @safe
     def join(self, timeout: float | None = None) -> None:
         """After `close`: wait until the host has said goodbye, or is away and there is nothing to tell it.
 
@@ -159,9 +159,7 @@ class Connection:
         machine = self._machine
         if machine.state is State.NEW:
             machine.connect(time.monotonic())
-            self._loop = EndLoop(
-                machine, self._address, self._access, self._changed, self._shield, self._on_change
-            )
+            self._loop = EndLoop(machine, self._address, self._access, self._hold, self._on_change)
 
     @property
     def _session(self) -> Session:
@@ -176,9 +174,16 @@ class Connection:
         """Wait until `done`, or the deadline, or the host has been away for too long, or until `close`: what
         a put has no room for would else never let it say goodbye."""
         loop, seated, called = self._need_loop(), False, False
+        if loop.turning:
+            raise RuntimeError(BUSY)
+        errand = errand_here()
+        if errand is not None:
+            errand.stir = loop.stir
         self.waiting += 1
         try:
             while not done():
+                if errand is not None and errand.abandoned:
+                    raise Abandoned
                 patience = self._patience(deadline, leaving)
                 if patience <= 0:
                     loop.wake()
@@ -190,7 +195,7 @@ class Connection:
                     if not called:
                         loop.wake()
                         called = True
-                    self._sleep(patience)
+                    self._hold.wait(patience)
         finally:
             self.waiting -= 1
             if seated:
@@ -204,13 +209,6 @@ class Connection:
             raise SystemExit if left_behind() else ValueError("the queue is closed")
         until = (now if machine.state is State.OPEN else machine.greeting_since) + self._wait
         return (until if deadline is None else min(until, deadline)) - now
-
-    def _sleep(self, seconds: float) -> None:
-        depth = self._shield.lower()
-        try:
-            self._changed.wait(seconds)
-        finally:
-            self._shield.lift(depth)
 
     def _check_admitted(self) -> None:
         machine = self._machine

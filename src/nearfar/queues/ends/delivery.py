@@ -20,6 +20,10 @@ class FarDelivery(Delivery):
         self._session = taken.session
         self._position = taken.position
 
+    def let_go(self) -> None:
+        """It never reached who asked for it."""
+        self._end.let_go([(self._session, self._position, self._position)])
+
     def ack(self) -> None:
         self._end.done(self._session, self._position)
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import time
-from math import inf
 from typing import Any
 
 from nearfar.errors import Empty, ProducerLost, ShutDown
+from nearfar.net.deputy import safe
 from nearfar.queues.deadlines import left
 from nearfar.queues.ends.loans import Taken
 from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.ends.putting import Putting
+from nearfar.queues.ends.receiver import Receiver
 from nearfar.queues.ends.session import LINGER
 from nearfar.queues.wire import Kind
+
+Runs = list[tuple[int, int, int]]
+"""Items in the program's hands: (session, first, last) each."""
+
+
+def run_of(one: Taken) -> tuple[int, int, int]:
+    """A run of one item."""
+    return one.session, one.position, one.position
 
 
 class End(Putting):
@@ -20,6 +29,7 @@ class End(Putting):
 
     # -- taking ----------------------------------------------------------------------------------
 
+    @safe
     def take(
         self, most: int, holder: int, *, block: bool, timeout: float | None, to_the_end: bool = False
     ) -> list[Taken]:
@@ -41,14 +51,17 @@ class End(Putting):
                 self._need_loop().help()
             return taken
         except BaseException:
-            self._let_go([(one.session, one.position, one.position) for one in taken])
+            self.let_go([run_of(one) for one in taken])
             raise
 
-    def take_items(self, most: int, holder: int, *, block: bool, timeout: float | None) -> list[Any]:
-        """As `take`, without what is known of each item."""
+    @safe
+    def take_items(
+        self, most: int, holder: int, *, block: bool, timeout: float | None
+    ) -> tuple[list[Any], Runs]:
+        """As `take`, without what is known of each item; and what to `let_go` where it is not wanted."""
         deadline = None if timeout is None else time.monotonic() + timeout
         items: list[Any] = []
-        runs: list[tuple[int, int, int]] = []
+        runs: Runs = []
         try:
             with self._hold:
                 machine = self._ready_to_take(most, block, deadline, False)
@@ -64,12 +77,12 @@ class End(Putting):
             if items and tell:
                 self._need_loop().help()
         except BaseException:
-            self._let_go(runs)
+            self.let_go(runs)
             raise
         if items:
-            return items
-        taken = self.take(1, holder, block=block, timeout=left(deadline))  # it may be one that raises
-        return [taken[0].item]
+            return items, runs
+        (one,) = self.take(1, holder, block=block, timeout=left(deadline))  # it may be one that raises
+        return [one.item], [run_of(one)]
 
     def _ready_to_take(self, most: int, block: bool, deadline: float | None, to_the_end: bool) -> EndMachine:
         machine = self._open(consumes=True)
@@ -79,7 +92,8 @@ class End(Putting):
             self._await_items(machine, most, block, deadline, to_the_end)
         return machine
 
-    def _let_go(self, runs: list[tuple[int, int, int]]) -> None:
+    @safe
+    def let_go(self, runs: Runs) -> None:
         """What was taken (session, first, last) never reached who asked for it: the host has it again."""
         with self._hold:
             for session, first, last in runs:
@@ -90,12 +104,16 @@ class End(Putting):
     def snatch(self, holder: int, *, settle: bool) -> tuple[Any] | None:
         """The next item for the thread `holder`, if it is at hand and all is simple; else None: `take` it.
 
-        With `settle`, what it took before is done.
+        With `settle`, what it took before is done. Not for a thread that is `struck_anywhere`. What a
+        signal's handler raises, at a call and nowhere else, and a stack that is full are made good here.
         """
-        mark: float = inf
+        lock = self._hold.lock
+        if lock._is_owned():  # type: ignore[attr-defined]  # a finalizer, in the middle of something
+            return None
+        receiver, mark, tell = None, 0, False
         try:
-            tell = False
-            with self._lock:
+            try:
+                lock.acquire()
                 machine = self._machine
                 session = machine.session
                 if session is None or machine.superseded:
@@ -103,16 +121,34 @@ class End(Putting):
                 receiver = session.receiver
                 mark = receiver.taken
                 found = receiver.snatch(holder, settle=settle)
-                if found is not None and receiver.taken in receiver.tell_at:
-                    tell = self._tell_of_takes(machine)
+                tell = found is not None and receiver.taken in receiver.tell_at
+            finally:
+                if lock._is_owned():  # type: ignore[attr-defined]  # not where `acquire` was interrupted
+                    lock.release()
             if tell:
-                self._need_loop().help()
+                self._tell_of_snatches()
             return found
         except BaseException:
-            with self._hold:
-                if receiver.latest.get(holder, 0) > mark:
-                    receiver.let_go(receiver.latest[holder])
+            if lock._is_owned():  # type: ignore[attr-defined]
+                lock.release()
+            if receiver is not None:
+                self._let_go_latest(receiver, holder, mark)
             raise
+
+    @safe
+    def _tell_of_snatches(self) -> None:
+        with self._hold:
+            if self._machine.session is None:
+                return
+            tell = self._tell_of_takes(self._machine)
+        if tell:
+            self._need_loop().help()
+
+    @safe
+    def _let_go_latest(self, receiver: Receiver, holder: int, mark: int) -> None:
+        with self._hold:
+            if receiver.latest.get(holder, 0) > mark:
+                receiver.let_go(receiver.latest[holder])
 
     def _await_items(
         self, machine: EndMachine, most: int, block: bool, deadline: float | None, to_the_end: bool
@@ -172,11 +208,13 @@ class End(Putting):
 
     # -- saying what became of it ----------------------------------------------------------------
 
+    @safe
     def session_name(self) -> str:
         """The name by which this end's consumer can be addressed, in this session."""
         with self._hold:
             return self._open(consumes=True).session_name
 
+    @safe
     def done(self, session: int, position: int, answer: bytes | None = None) -> None:
         """An item is done; one of an earlier session is somebody else's by now."""
         with self._hold:
@@ -184,6 +222,7 @@ class End(Putting):
                 self._machine.receiver.done(position, answer)
                 self._tell_of_done()
 
+    @safe
     def failed(self, session: int, position: int) -> None:
         """An item was given up."""
         with self._hold:
@@ -191,6 +230,7 @@ class End(Putting):
                 self._session.fail(position)
                 self._need_loop().wake()
 
+    @safe
     def done_by(self, holder: int | None = None) -> None:
         """All that `holder` took is done (None: all that anyone took, but for deliveries)."""
         with self._hold:
@@ -200,6 +240,7 @@ class End(Putting):
                 h for h in self._machine.superseded if h != holder and holder is not None
             ]
 
+    @safe
     def done_oldest(self, holder: int) -> bool:
         """The oldest item that `holder`, or else anyone here, took is done; False if there is none."""
         with self._hold:

@@ -22,6 +22,7 @@ from nearfar.net.addresses import Address
 from nearfar.net.deputy import ours
 from nearfar.net.shield import Shield
 from nearfar.queues import wire
+from nearfar.queues.ends.hold import Hold
 from nearfar.queues.ends.machine import EndMachine, State
 from nearfar.queues.ends.plugs import DRAIN, Plugs
 
@@ -32,11 +33,11 @@ GRACE = 0.005
 
 
 class EndLoop(Plugs):
-    """Runs `machine` against the queue at `address`, as `access` says; `changed` guards the machine, and is
+    """Runs `machine` against the queue at `address`, as `access` says; `hold` guards the machine, and is
     notified.
 
     `on_change` is called without the lock after anything came in, by the thread alone: where it is given, no
-    other takes turns. `shield` holds signals back in a turn.
+    other takes turns.
     """
 
     def __init__(
@@ -44,12 +45,10 @@ class EndLoop(Plugs):
         machine: EndMachine,
         address: Address,
         access: Access,
-        changed: threading.Condition,
-        shield: Shield,
+        hold: Hold,
         on_change: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(machine, address, access, changed)
-        self._shield = shield
+        super().__init__(machine, address, access, hold)
         self._on_change = on_change
         self._turns = threading.Lock()
         self._wanted = False
@@ -57,6 +56,9 @@ class EndLoop(Plugs):
         self._woken = False
         self._sleeps_until = 0.0
         self._sitter: int | None = None
+        self._seats = 0
+        """How often it has taken the seat: again in a signal's handler, while it sleeps there."""
+        self._turner: int | None = None
         self._sits = 0
         self._near = False
         """The thread is going to look by itself, within `GRACE`."""
@@ -93,10 +95,10 @@ class EndLoop(Plugs):
     def help(self) -> None:
         """Take a turn here; where another thread is at it, it takes one more. Call without the lock."""
         if self._on_change is not None:
-            with self._changed:
+            with self._hold:
                 self.wake()
             return
-        with self._shield:
+        with _shield:
             self._wanted = True
             while self._wanted and self._turns.acquire(blocking=False):
                 try:
@@ -106,41 +108,58 @@ class EndLoop(Plugs):
 
     def take_seat(self) -> bool:
         """Become the one who sleeps where messages come in, if nobody is. Call with the lock held."""
-        taken = self._sitter is not None or self._machine.state is State.CLOSED
+        here = threading.get_ident()
+        taken = self._sitter not in (None, here) or self._machine.state is State.CLOSED
         if taken or self._on_change is not None:
             return False
-        self._sitter = threading.get_ident()
+        self._sitter = here
+        self._seats += 1
         return True
 
     def leave_seat(self) -> None:
         """With the lock held. Whoever waits besides may take the seat."""
+        self._seats -= 1
+        if self._seats:
+            return
         self._sitter = None
         if self._woken or self._deep:
             self._deep = False
             self._bed.waker.wake()
         if self._over:
             self._seat.waker.close()
-        self._changed.notify()
+        self._hold.notify(1)
+
+    @property
+    def turning(self) -> bool:
+        """Whether this thread is in the middle of a turn."""
+        return self._turner == threading.get_ident()
+
+    def stir(self) -> None:
+        """Have those who wait look at what they wait for."""
+        with self._hold:
+            self._hold.notify()
+            if self._sitter is not None:
+                self._seat.waker.wake()
 
     def sit(self, seconds: float) -> None:
         """Take a turn, and sleep if nothing came: up to `seconds`. Call with the lock and the shield held,
         and the seat; returns with them, and may raise what a signal's handler raises."""
         self._sits += 1
         until = time.monotonic() + seconds
-        held = self._changed._release_save()  # type: ignore[attr-defined]
+        held = self._hold.give_up()
         try:
             heard = self._heard
             with self._turns:
                 self._turn()
                 watched = self._watched
             if heard == self._heard and self._machine.state is not State.CLOSED:
-                depth = self._shield.lower()
+                depth = _shield.lower()
                 try:
                     self._seat.sleep(watched, min(until, self._sleeps_until))
                 finally:
-                    self._shield.lift(depth)
+                    _shield.lift(depth)
         finally:
-            self._changed._acquire_restore(held)  # type: ignore[attr-defined]
+            self._hold.take_back(held)
 
     # -- the thread ------------------------------------------------------------------------------
 
@@ -153,7 +172,7 @@ class EndLoop(Plugs):
         finally:
             with self._turns:
                 self._close_sockets()
-            with self._changed:
+            with self._hold:
                 self._machine.state = State.CLOSED
                 self._over = True
                 self._bed.waker.close()
@@ -161,7 +180,7 @@ class EndLoop(Plugs):
                     self._seat.waker.close()
                 else:
                     self._seat.waker.wake()
-                self._changed.notify_all()
+                self._hold.notify()
 
     def _watch(self) -> None:
         sits = self._sits
@@ -186,7 +205,7 @@ class EndLoop(Plugs):
         """Sleep for `GRACE`, or, once the sitter sleeps as well, until it leaves; but come when called."""
         self._near = True
         self._bed.sleep([], time.monotonic() + GRACE)
-        with self._changed:
+        with self._hold:
             due = self._woken or time.monotonic() >= self._sleeps_until
             due = due and self._sitter is None
             self._deep = deep = self._sitter is not None and self._sits == sits
@@ -201,10 +220,17 @@ class EndLoop(Plugs):
 
     def _turn(self) -> None:
         """Act, read, and again, as long as anything comes. Call with `_turns` held."""
+        self._turner = threading.get_ident()
+        try:
+            self._act_and_read()
+        finally:
+            self._turner = None
+
+    def _act_and_read(self) -> None:
         before, unread = self._heard, True
         while True:
             self._wanted = False
-            with self._changed:
+            with self._hold:
                 self._woken = False
                 now = time.monotonic()
                 self._machine.tick(now)
@@ -228,14 +254,17 @@ class EndLoop(Plugs):
         if not heard and not turned_away:
             return False
         self._heard += 1
-        with self._changed:
+        with self._hold:
             now = time.monotonic()
             if turned_away:
                 self._machine.turned_away(turned_away, now)
             else:
                 for envelope in heard:
                     self._machine.receive(envelope, now)
-            self._changed.notify_all()
+            self._hold.notify()
         if self._on_change is not None:
             self._on_change()
         return True
+
+
+_shield = Shield()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 
 import zmq
@@ -18,6 +17,7 @@ from nearfar.net.dialing import Dialed
 from nearfar.queues import wire
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, ConnectLane, Send
 from nearfar.queues.ends.bed import Bed
+from nearfar.queues.ends.hold import Hold
 from nearfar.queues.ends.machine import EndMachine
 
 log = logging.getLogger("nearfar.queues.ends.loop")
@@ -29,13 +29,11 @@ DRAIN = 256
 class Plugs:
     """What connects `machine` to the queue at `address`, as `access` says."""
 
-    def __init__(
-        self, machine: EndMachine, address: Address, access: Access, changed: threading.Condition
-    ) -> None:
+    def __init__(self, machine: EndMachine, address: Address, access: Access, hold: Hold) -> None:
         self._machine = machine
         self._address = address
         self._access = access
-        self._changed = changed
+        self._hold = hold
         self._complaints = Complaints(log)
         self._control: Dialed | None = None
         self._inbox: Dialed | None = None
@@ -97,7 +95,7 @@ class Plugs:
         try:
             dialed = Dialed(kind, address, self._access, identity=identity, largest=largest)
         except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
-            with self._changed:
+            with self._hold:
                 self._machine.turned_away(str(error), time.monotonic())
             return None
         if kind != zmq.PUSH:

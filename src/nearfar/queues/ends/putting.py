@@ -8,9 +8,9 @@ from typing import Any
 
 from nearfar.errors import Full, ShutDown
 from nearfar.net import codec
+from nearfar.net.deputy import safe
 from nearfar.queues.ends.batches import Entry, Several, several
 from nearfar.queues.ends.connection import Connection
-from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.ends.sender import BATCH_BYTES, BATCH_ITEMS, Settled
 from nearfar.queues.ends.tray import MANY, Tray
 from nearfar.queues.wire import Kind
@@ -24,11 +24,13 @@ GATHER = 0.001
 class Putting(Connection):
     """Puts, for any number of threads."""
 
+    @safe
     def put(self, items: list[Any], *, block: bool, timeout: float | None, to: str | None = None) -> int:
         """Put `items` in order and return the number of the last. Raises `Full` with how many went in."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        encoded = self._encode(items)
         with self._hold:
-            entry = self._submit(items, to)
+            entry = self._submit(encoded, to)
             if entry.items:
                 self._wait_for_room(entry, block, deadline)
             if entry.admitted < len(items):
@@ -48,8 +50,9 @@ class Putting(Connection):
             if entry.items:
                 self._machine.sender.withdraw(entry)
                 self._need_loop().wake()  # what waits behind it may fit now
-                self._changed.notify_all()
+                self._hold.notify()
 
+    @safe
     def nudge(self, lying: int) -> None:
         """So many items lie in the tray, the latest slipped in just now: see that they go.
 
@@ -68,24 +71,29 @@ class Putting(Connection):
         """Where small items may be put without more ado, but for `nudge`."""
         return self._machine.sender.tray
 
+    @safe
     def post(self, item: Any, to: str | None = None) -> Entry:
         """Queue one item for sending and return at once; `Entry.last` is its number once it is admitted."""
+        encoded = self._encode([item])
         with self._hold:
-            entry = self._submit([item], to)
+            entry = self._submit(encoded, to)
             self._need_loop().wake()
             return entry
 
+    @safe
     def attend(self) -> None:
         """Be counted as a producer from now on, whether anything is put or not. Raises `QueueLost`."""
         with self._hold:
             self._open(produces=True)
             self._need_loop().wake()
 
+    @safe
     def tags(self) -> frozenset[str]:
         """The names under which consumers can be addressed now, besides their own."""
         with self._hold:
             return self._session.tags if self._machine.session else frozenset()
 
+    @safe
     def join_items(self) -> None:
         """Wait until every item of the queue is done. Raises `QueueLost`.
 
@@ -99,18 +107,23 @@ class Putting(Connection):
                 self._wait_until(lambda: not machine.sender.unsettled, None)
                 self._ask(Kind.ASK, "join")
 
-    def _submit(self, items: list[Any], to: str | None) -> Entry:
+    def _submit(self, encoded: deque[bytes | Several], to: str | None) -> Entry:
         machine = self._open(produces=True)
         if self._session.shut:
             raise ShutDown
         machine.sender.barred = self._closed
         machine.sender.tray.trusted = bool(machine.facts["trusted"])
-        entry = Entry(self._encode(machine, items), to)
+        entry = Entry(encoded, to)
         machine.sender.put(entry)
         return entry
 
-    def _encode(self, machine: EndMachine, items: list[Any]) -> deque[bytes | Several]:
-        trusted, most = bool(machine.facts["trusted"]), machine.facts["maxbytes"]
+    def _encode(self, items: list[Any]) -> deque[bytes | Several]:
+        """Without the lock: pickling runs the program's code, which may use the queue."""
+        with self._hold:
+            machine = self._open(produces=True)
+            if self._session.shut:
+                raise ShutDown
+            trusted, most = bool(machine.facts["trusted"]), machine.facts["maxbytes"]
         if len(items) > 1 and not most:
             runs = codec.encode_many(items, trusted=trusted, most=BATCH_ITEMS, size=BATCH_BYTES // 2)
             return deque(Several(*run) for run in runs)
@@ -119,6 +132,7 @@ class Putting(Connection):
             raise ValueError(f"an item is larger than the whole queue may be ({most} bytes)")
         return encoded
 
+    @safe
     def outcomes(self) -> list[Settled]:
         """What was settled with more than "done" since the last call (dead, undeliverable, answered).
 
