@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import signal
 import sys
@@ -183,10 +182,6 @@ def test_a_handler_of_any_signal_may_raise(pool: Pool, number: int) -> None:
     assert workers(pool) == before
 
 
-def raise_in(thread: int, error: type[BaseException]) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
-
-
 @pytest.mark.parametrize("main", [True, False])
 def test_an_exception_that_another_thread_raises(pool: Pool, main: bool) -> None:
     before = workers(pool)
@@ -213,7 +208,7 @@ def test_an_exception_that_another_thread_raises(pool: Pool, main: bool) -> None
         while not over.wait(0.001):
             if armed:
                 armed.clear()
-                raise_in(victims[0], Struck)
+                injector.raise_in(victims[0], Struck)
 
     one, other = (shoot, work) if main else (work, shoot)
     thread = threading.Thread(target=one)

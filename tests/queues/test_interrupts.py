@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from nearfar.queues.far import FarQueue
+from tests.support import injector
 
 ITEMS = 3000
 
@@ -69,3 +73,256 @@ def stop(over: threading.Event, thread: threading.Thread, before: object) -> Non
     over.set()
     thread.join()
     signal.signal(signal.SIGINT, before)  # type: ignore[arg-type]
+
+
+# -- at any bytecode -------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["bytecode", "signal"])
+def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
+    """What strikes: an exception at any bytecode, or a signal whose handler raises."""
+    if request.param == "bytecode":
+        yield injector.strike
+        return
+    injector.hide_tracer(monkeypatch)
+    before = signal.signal(signal.SIGALRM, injector.handle_alarm)
+    yield injector.alarm
+    signal.signal(signal.SIGALRM, before)
+
+
+STRIDES = [37, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
+@pytest.mark.parametrize("maxsize", [0, 5])
+def test_a_put_struck_at_any_bytecode(
+    act: Callable[[], object], maxsize: int, size: int, stride: int
+) -> None:
+    """What was put arrives once and in order; what was struck arrives once or not at all."""
+    body, numbers, struck = b"x" * size, itertools.count(), []
+    with FarQueue(maxsize, "tcp://127.0.0.1:*") as queue, FarQueue.connect(queue.address) as other:
+        taken: list[int] = []
+
+        def put() -> None:
+            tried.append(next(numbers))
+            queue.put((tried[-1], body), timeout=20)
+
+        tried: list[int] = []
+        for came, where in injector.every(stride, act, put):
+            struck += [tried[-1]] if came else []
+            queue.put((next(numbers), b""), timeout=20)
+            while not taken or taken[-1] != tried[-1] + 1:
+                taken.append(other.get(timeout=20)[0])
+            assert taken == sorted(set(taken)), where
+        assert len(struck) > 20 / stride
+        assert set(range(taken[-1])) - set(taken) <= set(struck)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("how", ["get", "get when there is none", "get_many", "receive"])
+def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, stride: int) -> None:
+    """What was struck is given to the next one who asks, but for what was on its way out already."""
+    struck, lost = 0, 0
+    with FarQueue(0, "tcp://127.0.0.1:*") as queue, FarQueue.connect(queue.address) as other:
+        numbers = itertools.count()
+        found: list[int] = []
+
+        def get() -> None:
+            if how == "get_many":
+                found[len(found) :] = other.get_many(2, timeout=20)
+            elif how == "receive":
+                delivery = other.receive(timeout=20)
+                found[len(found) :] = (delivery.item,)
+                delivery.ack()
+            else:
+                found[len(found) :] = (other.get(timeout=20),)
+
+        if how != "get when there is none":
+            queue.put_many(itertools.islice(numbers, 5000))
+        for came, where in injector.every(stride, act, get):
+            struck += came
+            on_its_way = where.opcode.startswith("RETURN") and where.function.startswith("FarQueue.get")
+            lost += came and on_its_way
+            if how == "get when there is none":
+                timer = threading.Timer(0.002, queue.put, (next(numbers),))
+                timer.start()
+        last = next(numbers)
+        if how == "get when there is none":
+            queue.put_many(range(last, last + 10))
+            last += 9
+        else:
+            queue.put(last)
+        while len(set(found)) <= last - 2 * lost:
+            found.append(other.get(timeout=20))
+        assert len(found) == len(set(found))
+    assert struck > 20 / stride
+
+
+def test_an_exception_that_another_thread_raises() -> None:
+    """Into a loop of gets and a loop of puts of one thread."""
+    ready, over = threading.Event(), threading.Event()
+    armed: list[bool] = []
+    victims: list[int] = []
+    found: list[int] = []
+    put: list[int] = []
+    numbers = itertools.count()
+    struck = 0
+
+    def work() -> None:
+        nonlocal struck
+        victims.append(threading.get_ident())
+        ready.set()
+        for _ in range(1500):
+            try:
+                armed.append(True)
+                number = next(numbers)
+                queue.put(number)
+                put.append(number)
+                found[len(found) :] = (other.get(timeout=20),)
+                armed.clear()
+            except injector.Struck:
+                struck += 1
+        over.set()
+
+    with FarQueue(0, "tcp://127.0.0.1:*") as queue, FarQueue.connect(queue.address) as other:
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert ready.wait(20)
+        while not over.wait(0.002):
+            if armed:
+                armed.clear()
+                injector.raise_in(victims[0], injector.Struck)
+        thread.join()
+        queue.put(-1)
+        while -1 not in found:
+            found.append(other.get(timeout=20))
+    assert struck > 20
+    assert len(found) == len(set(found))
+    assert set(put) - set(found) == set()
+
+
+# -- a handler, a finalizer, a `__reduce__` that use the queue -------------------------------------
+
+
+@pytest.mark.parametrize("maxsize", [0, 3])
+def test_a_signals_handler_may_put_and_get(maxsize: int) -> None:
+    """While the main thread puts, and while it waits for room or for an item."""
+    sent = itertools.count(1_000_000)
+    extra: list[int] = []
+
+    def handle(*_: object) -> None:
+        extra.append(next(sent))
+        queue.put(extra[-1])
+
+    count = 10_000 if not maxsize else 500
+    found: list[int] = []
+    with FarQueue(maxsize, "tcp://127.0.0.1:*") as queue:
+
+        def drain() -> None:
+            with FarQueue.connect(queue.address) as other:
+                while (item := other.get(timeout=20)) != -1:
+                    found.append(item)
+
+        draining = threading.Thread(target=drain)
+        draining.start()
+        before = signal.signal(signal.SIGALRM, handle)
+        every = 0.01 if maxsize else 0.001  # a put that waits may take longer: handlers in handlers
+        signal.setitimer(signal.ITIMER_REAL, every, every)
+        try:
+            for number in range(count):
+                queue.put(number)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        queue.put(-1)
+        draining.join(30)
+        assert not draining.is_alive()
+    assert sorted(found) == [*range(count), *extra]
+    assert [each for each in found if each < 1_000_000] == list(range(count))
+
+
+def test_a_handler_brings_what_the_main_thread_waits_for() -> None:
+    with FarQueue(1, "tcp://127.0.0.1:*") as queue:
+
+        def handle(*_: object) -> None:
+            queue.put("from the handler")
+
+        before = signal.signal(signal.SIGALRM, handle)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            assert queue.get(timeout=10) == "from the handler"
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+
+def test_a_handler_makes_the_room_that_the_main_thread_waits_for() -> None:
+    with FarQueue(1, "tcp://127.0.0.1:*") as queue:
+        taken: list[int] = []
+
+        def handle(*_: object) -> None:
+            taken.append(queue.get(timeout=10))
+
+        before = signal.signal(signal.SIGALRM, handle)
+        try:
+            queue.put(1)
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            queue.put(2, timeout=10)
+            assert taken == [1]
+            assert queue.get(timeout=10) == 2
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+
+class Putter:
+    """Puts when it is forgotten; it and another forget each other only in a garbage collection."""
+
+    def __init__(self, queue: FarQueue, number: int, failed: list[int]) -> None:
+        self.queue, self.number, self.failed, self.other = queue, number, failed, self
+
+    def __del__(self) -> None:
+        try:
+            self.queue.put(self.number, timeout=5)
+        except RuntimeError:
+            self.failed.append(self.number)
+
+
+def test_a_finalizer_may_put() -> None:
+    """It is in the queue, or the finalizer is told that it is not: never lost, and nothing is torn."""
+    failed: list[int] = []
+    threshold = gc.get_threshold()
+    with FarQueue(0, "tcp://127.0.0.1:*") as queue:
+        gc.set_threshold(20, 2, 2)
+        try:
+            for number in range(1000):
+                Putter(queue, 1_000_000 + number, failed)
+                queue.put([number], timeout=20)
+                if number % 5 == 0:
+                    queue.put_many([[number]], timeout=20)
+                    queue.qsize()
+        finally:
+            gc.set_threshold(*threshold)
+        gc.collect()
+        queue.put(-1)
+        found = list(iter(lambda: queue.get(timeout=20), -1))
+    numbers = [each for each in found if isinstance(each, int)]
+    assert sorted(numbers + failed) == list(range(1_000_000, 1_001_000))
+    assert len(found) - len(numbers) == 1200
+
+
+class Chatty:
+    """Says in a queue that it is pickled."""
+
+    queue: FarQueue
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        self.queue.put("I am pickled")
+        return str, ("chatty",)
+
+
+@pytest.mark.parametrize("maxsize", [0, 2])
+def test_what_is_pickled_may_put(maxsize: int) -> None:
+    with FarQueue(maxsize, "tcp://127.0.0.1:*") as queue:
+        Chatty.queue = queue
+        queue.put(Chatty(), timeout=10)
+        assert [queue.get(timeout=10), queue.get(timeout=10)] == ["I am pickled", "chatty"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dis
 import signal
 import sys
@@ -86,6 +87,11 @@ def every(stride: int, act: Callable[[], object], do: Callable[[], object]) -> I
             return
         yield came, blow.where
         nth += stride
+
+
+def raise_in(thread: int, error: type[BaseException]) -> None:
+    """Have `error` raised in another thread, wherever that is."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
 def handle_alarm(*_: object) -> None:

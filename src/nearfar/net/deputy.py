@@ -37,6 +37,7 @@ __all__ = [
     "ours",
     "safe",
     "safely",
+    "soon",
     "struck_anywhere",
     "whose",
 ]
@@ -205,6 +206,16 @@ def safely(do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         raise
 
 
+def soon(do: Callable[[], object]) -> None:
+    """`do` safely; whoever is `exposed` need not wait for it. It must not raise."""
+    post = _my_post() if exposed() else None
+    if post is not None:
+        post.put(do)
+    else:
+        with _shield:
+            do()
+
+
 def safe(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     """A method that is done `safely`."""
 
@@ -249,15 +260,16 @@ class _Here(threading.local):
 class _Post:
     """Where one thread posts its errands: one deputy does them, in order, until the thread has ended."""
 
-    __slots__ = ("_queue", "put")
+    __slots__ = ("put",)
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self.put = self._queue.put
-        start_new_thread(_serve, (self._queue,))  # in one call: nothing can be raised inside
+        queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.put = queue.put
+        start_new_thread(_serve, (queue,))  # in one call: nothing can be raised inside
 
     def __del__(self) -> None:
-        self._queue.put(None)
+        if hasattr(self, "put"):
+            self.put(None)
 
 
 def _serve(queue: SimpleQueue[Callable[[], object] | None]) -> None:
@@ -270,8 +282,8 @@ def _serve(queue: SimpleQueue[Callable[[], object] | None]) -> None:
             except Exception:
                 sys.excepthook(*sys.exc_info())
             del do
+            threading._active.pop(ident, None)  # type: ignore[attr-defined]  # `current_thread` made it
     finally:
-        threading._active.pop(ident, None)  # type: ignore[attr-defined]
         _ours.discard(ident)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import partial
 from typing import Any
 
 from nearfar.errors import Full, ShutDown
 from nearfar.net import codec
-from nearfar.net.deputy import safe
+from nearfar.net.deputy import safe, soon
 from nearfar.queues.ends.batches import Entry, Several, several
 from nearfar.queues.ends.connection import Connection
 from nearfar.queues.ends.sender import BATCH_BYTES, BATCH_ITEMS, Settled
@@ -52,12 +53,14 @@ class Putting(Connection):
                 self._need_loop().wake()  # what waits behind it may fit now
                 self._hold.notify()
 
-    @safe
     def nudge(self, lying: int) -> None:
         """So many items lie in the tray, the latest slipped in just now: see that they go.
 
         Where it has been quiet they go at once, and else when there are many, or after a moment.
         """
+        soon(partial(self._nudge, lying))
+
+    def _nudge(self, lying: int) -> None:
         loop = self._need_loop()
         now = time.monotonic()
         if lying >= MANY or now - loop.turned > QUIET:
