@@ -139,10 +139,12 @@ def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, strid
                 found[len(found) :] = (other.get(timeout=20),)
 
         if how != "get when there is none":
-            queue.put_many(itertools.islice(numbers, 5000))
+            queue.put_many(itertools.islice(numbers, 300 if stride > 1 else 8000))
         for came, where in injector.every(stride, act, get):
             struck += came
-            on_its_way = where.opcode.startswith("RETURN") and where.function.startswith("FarQueue.get")
+            on_its_way = where.opcode.startswith("RETURN") and where.function.startswith(
+                ("FarQueue.get", "FarQueue.receive")
+            )
             lost += came and on_its_way
             if how == "get when there is none":
                 timer = threading.Timer(0.002, queue.put, (next(numbers),))
@@ -215,7 +217,7 @@ def test_a_signals_handler_may_put_and_get(maxsize: int) -> None:
         extra.append(next(sent))
         queue.put(extra[-1])
 
-    count = 10_000 if not maxsize else 500
+    count = 5000 if not maxsize else 300
     found: list[int] = []
     with FarQueue(maxsize, "tcp://127.0.0.1:*") as queue:
 
@@ -294,7 +296,7 @@ def test_a_finalizer_may_put() -> None:
     with FarQueue(0, "tcp://127.0.0.1:*") as queue:
         gc.set_threshold(20, 2, 2)
         try:
-            for number in range(1000):
+            for number in range(200):
                 Putter(queue, 1_000_000 + number, failed)
                 queue.put([number], timeout=20)
                 if number % 5 == 0:
@@ -306,8 +308,8 @@ def test_a_finalizer_may_put() -> None:
         queue.put(-1)
         found = list(iter(lambda: queue.get(timeout=20), -1))
     numbers = [each for each in found if isinstance(each, int)]
-    assert sorted(numbers + failed) == list(range(1_000_000, 1_001_000))
-    assert len(found) - len(numbers) == 1200
+    assert sorted(numbers + failed) == list(range(1_000_000, 1_000_200))
+    assert len(found) - len(numbers) == 240
 
 
 class Chatty:

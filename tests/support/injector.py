@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dis
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -68,6 +69,7 @@ def struck(nth: int, act: Callable[[], object], do: Callable[[], object]) -> tup
     """Call `do`, with a strike at its `nth` bytecode: whether `Struck` came out of it."""
     blow = Strike(nth, act)
     before = sys.gettrace()
+    gc.disable()  # or it might strike in a finalizer, which would swallow it
     sys.settrace(blow)
     try:
         do()
@@ -75,6 +77,7 @@ def struck(nth: int, act: Callable[[], object], do: Callable[[], object]) -> tup
         return True, blow
     finally:
         sys.settrace(before)
+        gc.enable()
     return False, blow
 
 

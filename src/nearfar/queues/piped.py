@@ -27,12 +27,14 @@ from multiprocessing import queues
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import BoundedSemaphore, Lock
-from threading import Condition, Thread
-from typing import Any
+from threading import Condition, RLock, Thread
+from typing import Any, TypeVar
 
 from nearfar.errors import Empty, Full, ShutDown
 from nearfar.queues.deadlines import left
 from nearfar.queues.frames import Message, read, read_waiting, write
+
+T = TypeVar("T")
 
 __all__ = ["DROPPED", "SHUT", "PipedQueue"]
 
@@ -103,6 +105,8 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
     def _reset(self, after_fork: bool = False) -> None:
         super()._reset(after_fork)  # type: ignore[misc]
         self._messages: deque[Message] = deque()
+        # Reentrant: a signal's handler, or a finalizer, that runs in the middle of a put may put.
+        self._notempty = Condition(RLock())
         self._send_bytes = partial(_send_waiting, self._messages, self._buffer, self._writer)
 
     def qsize(self) -> int:
@@ -136,13 +140,28 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
             self._sem.release()
 
     def _feed(self, *messages: Message) -> None:
-        with self._notempty:
+        """What a signal's handler raises may come at any call of this: what is among the messages by then is
+        sent all the same, and the lock is not left held.
+        """
+        held = _times_held(self._notempty)
+        try:
+            self._notempty.acquire()
             if self._thread is None:
                 self._start_thread()
             self._messages.extend(messages)
             if not self._buffer:
                 self._buffer.append(None)
                 self._notempty.notify()
+            self._notempty.release()
+        except BaseException:
+            if _times_held(self._notempty) == held:
+                self._notempty.acquire()
+            while _times_held(self._notempty) > held:
+                if self._messages:
+                    self._buffer.append(None)
+                    self._notempty.notify()
+                self._notempty.release()
+            raise
 
     def _give_back(self, message: Message) -> None:
         """Put at the tail what was taken before: without waiting, and after the end too."""
@@ -155,27 +174,41 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
 
     def _take(self, deadline: float | None, dropping: bool = False) -> Message:
         """The next message, or raise `Empty` or `ShutDown`."""
+        return self._alone(deadline, partial(self._read, deadline, dropping))
+
+    def _alone(self, deadline: float | None, do: Callable[[], T]) -> T:
+        """`do()`, as the one reader. Raises `Empty` where others read for too long.
+
+        Raises `RuntimeError` in a signal's handler, or a finalizer, of a thread that reads.
+        """
         self._check_open()
-        if not self._rlock.acquire(True, left(deadline)):
-            raise Empty
+        lock = self._rlock
+        mine = lock._semlock._is_mine  # type: ignore[attr-defined]
+        if mine():
+            raise RuntimeError("this thread is in the middle of a get from this queue: it cannot get again")
         try:
-            return self._read(deadline, dropping)
+            try:
+                if not lock.acquire(True, left(deadline)):
+                    raise Empty
+                return do()
+            finally:  # twice, as a signal's handler may raise here, and others would wait for ever
+                if mine():
+                    lock.release()
         finally:
-            self._rlock.release()
+            if mine():
+                lock.release()
 
     def _take_many(self, most: int, deadline: float | None) -> list[Message]:
         """The next message, and those behind it that lie there already. Raises as `_take`."""
-        self._check_open()
-        if not self._rlock.acquire(True, left(deadline)):
-            raise Empty
-        try:
+
+        def read() -> list[Message]:
             first = self._read(deadline, dropping=False)
-            others = read_waiting(self._reader.fileno(), most - 1)
-        finally:
-            self._rlock.release()
-        for _ in others:
+            return [first, *read_waiting(self._reader.fileno(), most - 1)]
+
+        found = self._alone(deadline, read)
+        for _ in found[1:]:
             self._free()
-        return [first, *others]
+        return found
 
     def _read(self, deadline: float | None, dropping: bool) -> Message:
         while True:
@@ -216,3 +249,8 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
             while True:
                 self._take(time.monotonic() + GRACE, dropping=True)
                 self._settle()
+
+
+def _times_held(condition: Condition) -> int:
+    """How often this thread holds the lock of `condition`, an RLock."""
+    return condition._lock._recursion_count()  # type: ignore[attr-defined,no-any-return]

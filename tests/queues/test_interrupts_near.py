@@ -1,0 +1,96 @@
+"""A signal's handler in the middle of a near queue's put and get: it may put, and it may raise."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nearfar.queues.near import NearQueue
+from tests.support import injector
+
+
+@pytest.fixture
+def queue() -> Iterator[NearQueue]:
+    with NearQueue(ctx=multiprocessing.get_context("fork")) as made:
+        yield made
+
+
+def in_handler(do: Callable[[], object]) -> Callable[[], object]:
+    """What strikes: a signal, whose handler does that."""
+
+    def ring() -> None:
+        before = signal.signal(signal.SIGALRM, lambda *_: do() and None)
+        try:
+            signal.raise_signal(signal.SIGALRM)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    return ring
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_handler_may_put_at_any_bytecode_of_a_put(size: int) -> None:
+    numbers = itertools.count()
+    with NearQueue(size, ctx=multiprocessing.get_context("fork")) as queue:
+
+        def put() -> None:
+            queue.put(next(numbers), timeout=10)
+
+        found: set[int] = set()
+        for count, (_, where) in enumerate(injector.every(1, in_handler(put), put), 1):
+            found |= {queue.get(timeout=10), queue.get(timeout=10)}
+            assert found == set(range(2 * count)), where
+        queue.get(timeout=10)
+
+
+def test_an_exception_at_any_bytecode_of_a_put_leaves_it_usable(queue: NearQueue) -> None:
+    """What was struck may be in it or not; what comes after it is."""
+    numbers = itertools.count()
+    for _, where in injector.every(1, injector.strike, lambda: queue.put(next(numbers))):
+        threads = [threading.Thread(target=queue.put, args=(-1,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive(), where
+        assert len([1 for _ in iter(lambda: queue.get(timeout=10), -1)]) <= 1, where
+        while queue.get(timeout=10) != -1:
+            pass
+    assert queue.get(timeout=10) >= 0
+
+
+def test_an_exception_at_any_bytecode_of_a_get_leaves_it_usable(queue: NearQueue) -> None:
+    queue.put("first")
+    for _, where in injector.every(1, injector.strike, lambda: queue.get(timeout=10)):
+        found: list[Any] = []
+        queue.put("next")
+        thread = threading.Thread(target=lambda: found.append(queue.get(timeout=10)))  # noqa: B023
+        thread.start()
+        thread.join(10)
+        assert found, where
+        queue.put("more")
+
+
+def test_a_get_in_the_middle_of_a_get_says_that_it_cannot(queue: NearQueue) -> None:
+    errors: list[RuntimeError] = []
+
+    def handle(*_: object) -> None:
+        try:
+            queue.get(timeout=10)
+        except RuntimeError as error:
+            errors.append(error)
+        queue.put("from the handler")
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        assert queue.get(timeout=10) == "from the handler"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert "in the middle of a get" in str(errors[0])
