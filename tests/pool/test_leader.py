@@ -374,7 +374,7 @@ def test_an_exception_at_any_bytecode_of_a_lead(others: int, stride: int, act: C
         assert bench.leadership.wait_until(end.is_set, LONG), where
         assert eventually(lambda: bench.leadership._leader is None), where
         assert not bench.leadership._followers, where
-    assert struck > 100 / stride
+    assert struck
     end_it("the last time")
     bench.waker.close()
 
@@ -405,7 +405,7 @@ def test_an_exception_at_any_bytecode_of_a_follower(stride: int, act: Callable[[
     bringing.join()
     bench.bring(end.set)
     assert first.result()
-    assert struck > 100 / stride
+    assert struck
     assert eventually(lambda: bench.leadership._leader is None)
     bench.waker.close()
 

@@ -139,14 +139,15 @@ def fork():
     if not child:
         os._exit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
 
-with Pool(1) as pool:
-    engine, = _working
-    def meanwhile():
-        thread = threading.Thread(target=fork)
-        thread.start()
-        thread.join()
-    engine._alone(None, meanwhile)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        engine, = _working
+        def meanwhile():
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+        engine._alone(None, meanwhile)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     path = tmp_path / "program.py"
     path.write_text(program)

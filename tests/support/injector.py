@@ -7,9 +7,10 @@ import dis
 import gc
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import nearfar
@@ -31,28 +32,64 @@ class Where(NamedTuple):
 
 
 class Strike:
-    """A trace function that calls `act` before the `nth` bytecode, from 1, of nearfar's code."""
+    """Calls `act` before the `nth` bytecode, from 1, of nearfar's code in this thread, once it is armed.
+
+    Since Python 3.12 by `sys.monitoring`: there a trace function sees a part of the bytecodes only.
+    """
 
     def __init__(self, nth: int, act: Callable[[], object]) -> None:
         self.left = nth
         self.where = Where("", 0, "")
         self._act = act
+        self._thread = threading.get_ident()
 
-    def __call__(self, frame: FrameType, event: str, _argument: Any) -> Strike | None:
+    def arm(self) -> None:
+        gc.disable()  # or it might strike in a finalizer, which would swallow it
+        if sys.version_info < (3, 12):
+            sys.settrace(self._trace)
+        else:
+            monitoring = sys.monitoring
+            monitoring.use_tool_id(TOOL, "injector")
+            monitoring.register_callback(TOOL, monitoring.events.INSTRUCTION, self._instruction)
+            monitoring.set_events(TOOL, monitoring.events.INSTRUCTION)
+
+    def disarm(self) -> None:
+        if sys.version_info < (3, 12):
+            sys.settrace(None)
+        elif sys.monitoring.get_tool(TOOL) is not None:
+            sys.monitoring.set_events(TOOL, 0)
+            sys.monitoring.register_callback(TOOL, sys.monitoring.events.INSTRUCTION, None)
+            sys.monitoring.free_tool_id(TOOL)
+        gc.enable()
+
+    def _trace(self, frame: FrameType, event: str, _argument: Any) -> Any:
         if event == "call":
             if not frame.f_code.co_filename.startswith(SOURCE):
                 return None
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
         elif event == "opcode":
-            self.left -= 1
-            if self.left == 0:
-                code = frame.f_code
-                opcode = dis.opname[code.co_code[frame.f_lasti]]
-                self.where = Where(code.co_qualname, frame.f_lineno, opcode)
-                sys.settrace(None)
-                self._act()
-        return self
+            self._count(frame.f_code, frame.f_lasti, frame.f_lineno)
+        return self._trace
+
+    def _instruction(self, code: CodeType, offset: int) -> Any:
+        if not code.co_filename.startswith(SOURCE):
+            return sys.monitoring.DISABLE  # type: ignore[attr-defined,unused-ignore]
+        if threading.get_ident() == self._thread:
+            self._count(code, offset, code.co_firstlineno)
+        return None
+
+    def _count(self, code: CodeType, offset: int, line: int | None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            opcode = dis.opname[code.co_code[offset]]
+            self.where = Where(code.co_qualname, line or 0, opcode)
+            self.disarm()
+            self._act()
+
+
+TOOL = 4
+"""By which the injector is known to `sys.monitoring`."""
 
 
 def strike() -> None:
@@ -68,16 +105,13 @@ def alarm() -> None:
 def struck(nth: int, act: Callable[[], object], do: Callable[[], object]) -> tuple[bool, Strike]:
     """Call `do`, with a strike at its `nth` bytecode: whether `Struck` came out of it."""
     blow = Strike(nth, act)
-    before = sys.gettrace()
-    gc.disable()  # or it might strike in a finalizer, which would swallow it
-    sys.settrace(blow)
+    blow.arm()
     try:
         do()
     except Struck:
         return True, blow
     finally:
-        sys.settrace(before)
-        gc.enable()
+        blow.disarm()
     return False, blow
 
 
@@ -104,4 +138,5 @@ def handle_alarm(*_: object) -> None:
 def hide_tracer(monkeypatch: Any) -> None:
     """Have code that is traced do what it does untraced: signals, which it holds back, are to strike."""
     monkeypatch.setattr(deputy, "_tracer", lambda: None)
+    monkeypatch.setattr(deputy, "_HAS_MONITORING", False)
     monkeypatch.setattr(deputy, "_WAYS", frozenset())

@@ -18,7 +18,6 @@ _SIGINT = int(signal.SIGINT)
 _NUMBERS = sorted(int(number) for number in signal.valid_signals())
 _SYSTEMS = frozenset((None, int(signal.SIG_DFL), int(signal.SIG_IGN)))
 """What stands in place of a handler that is not Python's."""
-_main_thread = threading.main_thread
 _ident = threading.get_ident
 
 
@@ -55,9 +54,10 @@ class _Guard:
 class _State:
     """Of the main thread; there is only one."""
 
-    __slots__ = ("came", "complete", "depth", "found", "guards", "up")
+    __slots__ = ("came", "complete", "depth", "found", "guards", "thread", "up")
 
     def __init__(self) -> None:
+        self.thread = threading.main_thread().ident
         self.up = False
         """Whether signals are noted. From when this is set, nothing can be raised by a handler."""
         self.depth = 0
@@ -83,7 +83,7 @@ class Shield:
     __slots__ = ()
 
     def __enter__(self) -> Self:
-        if _ident() == _main_thread().ident:
+        if _ident() == _state.thread:
             if _state.up:
                 _state.depth += 1
             else:
@@ -91,7 +91,7 @@ class Shield:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if _state.up and _ident() == _main_thread().ident:
+        if _state.up and _ident() == _state.thread:
             if _state.depth > 1:
                 _state.depth -= 1
             else:
@@ -99,7 +99,7 @@ class Shield:
 
     def lower(self) -> int:
         """Let signals through until `lift`, however deep this is; raises what their handlers raise."""
-        if not _state.up or _ident() != _main_thread().ident:
+        if not _state.up or _ident() != _state.thread:
             return 0
         depth = _state.depth
         _state.up = False
@@ -179,6 +179,7 @@ def _deliver(frame: FrameType | None) -> None:
 
 
 def _forget_parent() -> None:
+    _state.thread = threading.main_thread().ident
     _state.up, _state.depth = False, 0
     _state.came.clear()
     _remove_guards()
