@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from contextlib import suppress
 from functools import partial
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 from nearfar.coordinator.tasks import Mode, State
+from nearfar.net.deputy import errand_here, safely
+from nearfar.net.shield import Shield
 from nearfar.pool.call import Call
+from nearfar.queues.deadlines import deadline_of, left
 
 __all__ = ["ForeignEngine", "run_call"]
 
@@ -64,7 +69,8 @@ class ForeignEngine:
         self._executor = executor
         self._owned = owned
         # Reentrant: a garbage collection inside may end a pool, which terminates its engine.
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._waiters: deque[Any] = deque()
         self._waiting: deque[Call] = deque()
         self._given: dict[Call, Future[Any] | None] = {}
         self._feeding = False
@@ -83,7 +89,7 @@ class ForeignEngine:
         """As `Engine.submit`. What pickling raises is the call's outcome: executors pickle later."""
         if call.timeout is not None:
             raise ValueError("a foreign executor cannot kill a task, so it keeps no timeout")
-        with self._changed:
+        with _shield, self._lock:
             if self._broken is not None:
                 raise self._broken
             if self._closed:
@@ -95,7 +101,7 @@ class ForeignEngine:
 
     def cancel(self, call: Call) -> bool:
         """As `Engine.cancel`. False for a call that is with the executor, though it may wait there."""
-        with self._changed:
+        with _shield, self._lock:
             try:
                 self._waiting.remove(call)
             except ValueError:
@@ -115,18 +121,44 @@ class ForeignEngine:
             return True
         if timeout is None and getattr(self._here, "settling", False):
             raise RuntimeError("a callback cannot wait for another call: it would wait for ever")
-        with self._changed:
-            return self._changed.wait_for(ready, timeout)
+        return safely(partial(self._wait, ready, deadline_of(True, timeout)))
+
+    def _wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        errand = errand_here()
+        if errand is not None:
+            errand.stir = self._notify
+        waiter = allocate_lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        try:
+            while not (ready() or (errand is not None and errand.abandoned)):
+                patience = left(deadline)
+                depth = _shield.lower()
+                try:
+                    woken = waiter.acquire(True, -1 if patience is None else patience)
+                finally:
+                    _shield.lift(depth)
+                if not woken:
+                    return ready()
+            return True
+        finally:
+            self._waiters.remove(waiter)
+
+    def _notify(self) -> None:
+        """Have those who wait look again."""
+        for waiter in tuple(self._waiters):
+            with suppress(RuntimeError):  # it was woken already
+                waiter.release()
 
     def close(self) -> None:
         """As `Engine.close`."""
-        with self._changed:
+        with _shield, self._lock:
             self._closed = True
         self._shut_if_over()
 
     def terminate(self) -> None:
         """As `Engine.terminate`. What an executor of others runs, runs on; its outcome is dropped."""
-        with self._changed:
+        with _shield, self._lock:
             self._closed = self._terminated = True
             given, self._given = self._given, {}
         for call, future in given.items():
@@ -146,7 +178,7 @@ class ForeignEngine:
 
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`; ``running`` is a guess, as the executor does not tell."""
-        with self._changed:
+        with _shield, self._lock:
             running = min(len(self._given), self.size)
             waiting = len(self._waiting) + len(self._given) - running
             return {"workers": self.size, "running": running, "waiting": waiting, "done": self._done}
@@ -160,7 +192,7 @@ class ForeignEngine:
 
     def _feed(self) -> None:
         """Hand on what the window has room for. One thread at a time, so that calls keep their order."""
-        with self._changed:
+        with _shield, self._lock:
             if self._feeding:
                 return
             self._feeding = True
@@ -172,7 +204,7 @@ class ForeignEngine:
             raise
 
     def _next(self) -> Call | None:
-        with self._changed:
+        with _shield, self._lock:
             if not self._waiting or len(self._given) >= self._window:
                 self._feeding = False
                 return None
@@ -190,7 +222,7 @@ class ForeignEngine:
             if isinstance(error, BrokenExecutor):
                 self._break(error)
             return
-        with self._changed:
+        with _shield, self._lock:
             if call in self._given:
                 self._given[call] = future
             terminated = self._terminated
@@ -223,7 +255,7 @@ class ForeignEngine:
 
     def _answer(self, call: Call, value: Any, error: BaseException | None) -> None:
         """Settle a call that is with the executor, unless `terminate` has."""
-        with self._changed:
+        with _shield, self._lock:
             known = call in self._given
             self._given.pop(call, None)
         if known:
@@ -238,18 +270,18 @@ class ForeignEngine:
         try:
             call.settle(value, error)
         finally:
-            with self._changed:
+            with _shield, self._lock:
                 self._done += 1
-                self._changed.notify_all()
+            self._notify()
 
     def _break(self, error: BrokenExecutor) -> None:
-        with self._changed:
+        with _shield, self._lock:
             self._broken = error
         self._drop(lambda: error)
 
     def _drop(self, error: Callable[[], BaseException]) -> None:
         """Settle everything that waits here with an error each."""
-        with self._changed:
+        with _shield, self._lock:
             dropped, self._waiting = self._waiting, deque()
         for call in dropped:
             self._settle(call, None, error())
@@ -261,3 +293,6 @@ def with_remote_traceback(error: BaseException) -> BaseException:
     if isinstance(text, str):
         error.__cause__ = RemoteTraceback(text)
     return error
+
+
+_shield = Shield()

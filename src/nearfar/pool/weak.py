@@ -6,6 +6,8 @@ import threading
 import weakref
 from typing import Generic, TypeVar
 
+from nearfar.net.deputy import safe
+
 __all__ = ["WeakBag"]
 
 T = TypeVar("T")
@@ -19,14 +21,17 @@ class WeakBag(Generic[T]):
         # Reentrant: a garbage collection inside may end a pool, which looks at its own bag, or at this one.
         self._lock = threading.RLock()
 
+    @safe
     def add(self, member: T) -> None:
         with self._lock:
             self._members.add(member)
 
+    @safe
     def discard(self, member: T) -> None:
         with self._lock:
             self._members.discard(member)
 
+    @safe
     def members(self) -> list[T]:
         """Those that are here now."""
         with self._lock:
