@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Iterator
 from multiprocessing import TimeoutError
 from typing import Any
 
@@ -18,6 +19,15 @@ from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, default_windo
 from nearfar.pool.results import AsyncResult, MapResult
 from tests.pool.engines import ManualEngine
 from tests.pool.tasks import Trouble, fail_if_odd, square
+from tests.support import injector
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unexposed() -> Iterator[None]:
+    """What hypothesis draws has to be drawn in its thread, and not by a deputy, though it traces."""
+    with pytest.MonkeyPatch.context() as patch:
+        injector.hide_tracer(patch)
+        yield
 
 
 def random_engine(data: st.DataObject) -> ManualEngine:

@@ -80,9 +80,11 @@ class Strike:
         return None
 
     def _count(self, code: CodeType, offset: int, line: int | None) -> None:
+        opcode = dis.opname[code.co_code[offset]]
+        if opcode == "NOT_TAKEN":  # of Python 3.14: nothing is raised there, and no `except` is in force
+            return
         self.left -= 1
         if self.left == 0:
-            opcode = dis.opname[code.co_code[offset]]
             self.where = Where(code.co_qualname, line or 0, opcode)
             self.disarm()
             self._act()

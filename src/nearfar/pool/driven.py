@@ -82,11 +82,11 @@ class DrivenEngine(Insides):
         if self._closing or self._broken:
             self._refuse()
         func, args, kwargs = call.take()
-        call.client = self.name
         if call.mode:
             call.function, call.blob, call.buffers = self._speech.dump_chunk(func, args)
         else:
             call.function, call.blob, call.buffers = self._speech.dump_call(func, args, kwargs)
+        call.client = self.name
         self._inbox.append(call)
         if self._hungry or self._closing:  # looked at after that: see `_work`
             safely(self._send_now)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from nearfar.net.deputy import safely
+from nearfar.coordinator.tasks import State
+from nearfar.net.deputy import safely, struck_anywhere
 from nearfar.pool.call import Call
 
 __all__ = ["Engine", "describe", "hand_in"]
@@ -62,7 +63,14 @@ class Engine(Protocol):
 
 def hand_in(engine: Engine, call: Call) -> None:
     """Submit `call`; what `submit` raises becomes the call's own error. What interrupts it is raised."""
-    safely(partial(_hand_in, engine, call))
+    if struck_anywhere():
+        safely(partial(_hand_in, engine, call))
+        return
+    what = call.func, call.args, call.kwargs
+    try:
+        engine.submit(call)
+    except Exception as error:
+        safely(partial(_hand_in_again, engine, call, what, error))
 
 
 def _hand_in(engine: Engine, call: Call) -> None:
@@ -70,6 +78,18 @@ def _hand_in(engine: Engine, call: Call) -> None:
         engine.submit(call)
     except Exception as error:
         call.settle(None, error)
+
+
+def _hand_in_again(engine: Engine, call: Call, what: tuple[Any, Any, Any], error: Exception) -> None:
+    """Was that the call's own error, or a signal handler's? Behind a shield only the first comes again."""
+    if call.state is State.NEW and not hasattr(call, "client"):  # it has not been taken
+        call.func, call.args, call.kwargs = what
+        try:
+            engine.submit(call)
+        except Exception as own:
+            call.settle(None, own)
+            return
+    raise error
 
 
 def describe(engine: Engine) -> str:
