@@ -47,8 +47,8 @@ _here = _Here()
 class AsyncResult(Call):
     """The outcome of one call, as `multiprocessing.pool.AsyncResult`; it can be cancelled, too.
 
-    A callback runs before `get` returns, in whichever thread received the answer: perhaps in the one that
-    submits, before `apply_async` has returned. One that raises is logged. For a call that was cancelled, or
+    A callback runs before `get` returns, in the pool's own thread: for a pool over an executor of others, in
+    whichever thread that tells. One that raises is logged. For a call that was cancelled, or
     dropped by `terminate`, neither callback runs.
     """
 
