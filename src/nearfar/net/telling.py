@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
@@ -16,8 +17,17 @@ def described(error: Any) -> tuple[str, str]:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Its traceback as Python prints it; empty where that cannot be had. Never raises."""
-    return str(quietly(lambda: "".join(traceback.format_exception(error)), ""))
+    """Its traceback as Python prints it; empty where that cannot be had. Never raises.
+
+    Under ``-W error`` a warning of the formatting itself is no reason to lose the traceback: Python 3.15 warns about
+    the main module of a spawned process.
+    """
+    text = quietly(lambda: "".join(traceback.format_exception(error)), None)
+    if text is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            text = quietly(lambda: "".join(traceback.format_exception(error)), "")
+    return str(text)
 
 
 def with_traceback(error: BaseException, text: Any) -> BaseException:
