@@ -19,8 +19,8 @@ def described(error: Any) -> tuple[str, str]:
 def traceback_of(error: BaseException) -> str:
     """Its traceback as Python prints it; empty where that cannot be had. Never raises.
 
-    Under ``-W error`` a warning of the formatting itself is no reason to lose the traceback: Python 3.15 warns about
-    the main module of a spawned process.
+    A warning that the formatting itself raises under ``-W error`` does not cost the traceback: Python 3.15
+    warns about the main module of a spawned process.
     """
     text = quietly(lambda: "".join(traceback.format_exception(error)), None)
     if text is None:

@@ -105,8 +105,11 @@ class Member:
                 sleep(pause)
         try:
             return self.process.start()
-        except EOFError as error:
-            raise OSError("the fork server dies again and again") from error
+        except (EOFError, ConnectionError) as error:
+            raise OSError(
+                "the fork server ends whenever a process is asked of it. Python's message above says why; "
+                'often a program starts processes outside `if __name__ == "__main__":`'
+            ) from error
 
     @property
     def pid(self) -> int:
