@@ -85,6 +85,10 @@ class Output:
         finally:
             self.discard()
 
+    def goes_where(self, other: Output | None) -> bool:
+        """Whether both would take the place of one regular file."""
+        return other is not None and self._target is not None and self._target == other._target
+
     def discard(self) -> None:
         """Close, and leave an old file as it was. What a device, FIFO or socket had is not taken back."""
         draft, self._draft = self._draft, None

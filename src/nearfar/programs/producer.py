@@ -131,7 +131,7 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -
             stop = _way(options)(options, fetching, run)
         except (QueueLost, PoolBroken) as error:
             run.close()
-            print(f"nearfar producer: {error}", file=sys.stderr)
+            print(f"nearfar producer: {why(error)}", file=sys.stderr)
             run.report()
             return Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST
     run.report()

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = digests(_lines(options.list))
         verified = verify(wanted, options.folders)
     except ValueError as error:
-        print(f"nearfar verify: {options.list}: {error}", file=sys.stderr)
+        print(f"nearfar verify: {options.list}: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     except (OSError, StoreError) as error:
         print(f"nearfar verify: {why(error)}", file=sys.stderr)

@@ -23,11 +23,12 @@ from nearfar.download.model import Reason, Saved
 from nearfar.download.redact import identity, written
 from nearfar.download.store.errors import StoreError
 from nearfar.download.store.names import OWN
+from nearfar.readable import hidden
 
 FILE = f"{OWN}.sqlite"
 _BUSY = 30.0
 _AT_ONCE = 500
-_VERSION = 1
+VERSION = 1
 _COLUMNS = """fold TEXT NOT NULL, key BLOB NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
     final_url TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, type TEXT, etag TEXT,
     time REAL NOT NULL, attempts INTEGER NOT NULL"""
@@ -71,8 +72,9 @@ _MARKS = ", ".join("?" * len(Entry._fields))
 
 
 def readable(text: str) -> str:
-    """`text` with ``?`` for what is not Unicode: fields come from servers, and SQLite takes no surrogates."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
+    """`text` with ``?`` for what is not Unicode, or is for terminals: fields come from servers, are shown to
+    people, and SQLite takes no surrogates."""
+    return text if text.isprintable() else "".join("?" if hidden(char) else char for char in text)
 
 
 class Manifest:
@@ -80,7 +82,7 @@ class Manifest:
 
     def __init__(self, directory: Path) -> None:
         """Open the manifest of `directory`, or make it. Raises `StoreError` or `sqlite3.Error`."""
-        _refuse_strangers(directory)
+        refuse_strangers(directory)
         self._db = sqlite3.connect(
             directory / FILE, timeout=_BUSY, isolation_level=None, check_same_thread=False
         )
@@ -97,13 +99,13 @@ class Manifest:
 
     def _prepare(self) -> str:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
-            raise StoreError(Reason.DISK, f"{FILE} is of version {version}, this nearfar reads {_VERSION}")
+        if version not in (0, VERSION):
+            raise StoreError(Reason.DISK, f"{FILE} is of version {version}, this nearfar reads {VERSION}")
         if version == 0:
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
             self._db.execute("INSERT INTO store VALUES (?)", (secrets.token_hex(16),))
-            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
 
     def _key(self, url: str) -> bytes:
@@ -199,8 +201,7 @@ class Manifest:
 
     def rows(self) -> Iterator[Saved]:
         """Every saved file, in the order they were saved; reads as it goes, so a million take no memory."""
-        for row in self._db.execute(f"SELECT {_FIELDS} FROM files ORDER BY number"):
-            yield Entry._make(row).saved
+        return read_rows(self._db)
 
     def counts(self) -> tuple[int, int]:
         """How many files are saved, and their bytes."""
@@ -211,9 +212,18 @@ class Manifest:
         self._db.close()
 
 
-def _refuse_strangers(directory: Path) -> None:
-    """SQLite opens by path and would write through a symlink that someone planted."""
-    for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+def read_rows(db: sqlite3.Connection) -> Iterator[Saved]:
+    """Every saved file of a manifest, in the order they were saved. Raises `sqlite3.Error`."""
+    for row in db.execute(f"SELECT {_FIELDS} FROM files ORDER BY number"):
+        yield Entry._make(row).saved
+
+
+def refuse_strangers(directory: Path) -> None:
+    """SQLite opens by path, and would write through a symlink, or wait at a FIFO, that someone planted.
+
+    Raises `StoreError`.
+    """
+    for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal"):
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG((directory / name).lstat().st_mode):
                 raise StoreError(Reason.REFUSED, f"{name} is not a regular file")
