@@ -33,10 +33,11 @@ class Failures:
         self.trouble: OSError | None = None
         """Why the file could not be written, or an old one not be removed."""
         self._target = Path(os.path.realpath(path))
-        self._special = special(path)
-        self._output = Output(path, private=True) if self._special else None
+        self.passing = special(path)
+        """What is written does not stay in a file."""
+        self._output = Output(path, private=True) if self.passing else None
         self._earlier = _identity(path)
-        if not self._special:
+        if not self.passing:
             sweep(self._target)
 
     def add(self, entry: Job | Bad, failure: Failure) -> None:

@@ -67,6 +67,8 @@ class Run:
             tell("the rest of the input was not read")
         if self._failures.trouble is not None:
             tell(f"failures: {self._failures.path} could not be written ({why(self._failures.trouble)})")
+        elif self._failures.count and self._failures.passing:
+            tell(f"failures: written to {self._failures.path}")
         elif self._failures.count:
             tell(f"failures: {self._failures.path} (try them again with -i {self._failures.path})")
         if self.summary.left or not self._all_counted:
