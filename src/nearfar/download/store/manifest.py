@@ -208,6 +208,11 @@ class Manifest:
         files, size = self._db.execute("SELECT count(*), total(size) FROM files").fetchone()
         return int(files), int(size)
 
+    def shrink(self) -> None:
+        """Give back the room that the log takes, as far as that can be done now. Outside a transaction."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         self._db.close()
 

@@ -18,6 +18,7 @@ from nearfar.download.store.errors import StoreError, disk
 from nearfar.download.store.folders import Folders
 from nearfar.download.store.manifest import FILE, Entry, Manifest
 from nearfar.download.store.names import asked, fold
+from nearfar.download.store.reserve import Reserve
 from nearfar.download.store.room import Room
 
 
@@ -59,10 +60,13 @@ class Store:
             # Before the manifest: of a disk that takes nothing, SQLite only says that it cannot open it.
             self._owner = stack.enter_context(contextlib.closing(owners.Owner(self._folders)))
             self._manifest = stack.enter_context(contextlib.closing(Manifest(directory)))
+            self._reserve = stack.enter_context(contextlib.closing(Reserve(self._folders, self._owner)))
             self._open = stack.pop_all()
         self._claims = Claims(self._manifest, self._folders, overwrite=overwrite)
         token = self._owner.token
-        self._committer = Committer(self._manifest, self._claims, self._folders, token, clock, step)
+        self._committer = Committer(
+            self._manifest, self._claims, self._folders, self._reserve, token, clock, step
+        )
         self.id = self._manifest.id
         """Of the directory: two stores with one `id` share it."""
 
@@ -101,7 +105,13 @@ class Store:
             return False
 
     def open(self, job: Job, head: Head) -> Draft:
-        """Start a file. Raises `StoreError`: disk, or refused for a name that leads out of the directory."""
+        """Start a file.
+
+        Raises `StoreError`: disk, also where no room for the manifest can be kept beside it; or refused, for
+        a name that leads out of the directory.
+        """
+        with _translated(f"no room for a file beside {FILE}"):
+            self._reserve.keep()
         self._room.make(self._drafts)
         return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
 
@@ -123,6 +133,8 @@ class Store:
         ended = self._committer.commit(group)
         for draft in group:
             draft.discard()
+        with contextlib.suppress(OSError):  # `open` says so
+            self._reserve.keep()
         return [(draft, ended[draft]) for draft in group]
 
     def sweep(self) -> int:
