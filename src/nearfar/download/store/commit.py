@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from nearfar.download.model import Failure, Reason, Saved
 from nearfar.download.store.claims import Claim, Claims
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.errors import StoreError, disk, lacks_room
-from nearfar.download.store.folders import Folders, place
+from nearfar.download.store.folders import Folders, place, set_aside
 from nearfar.download.store.manifest import FILE, Manifest
 from nearfar.download.store.reserve import Reserve
+
+log = logging.getLogger(__name__)
 
 _ROUNDS = 20
 """How often one group may lose a name to other processes before it gives up."""
@@ -148,6 +151,13 @@ class Committer:
         if draft.temporary is None:
             raise ValueError(f"{draft.label} is discarded")
         folder = self._folders.at(draft.folder)
+        if claim.set_aside:
+            aside = set_aside(claim.entry.parts[-1], folder)
+            log.warning(
+                "%s was not what its list tells any more: it is %s now, and saved anew",
+                claim.entry.name,
+                aside,
+            )
         place(draft.temporary, claim.entry.parts[-1], folder, replace=claim.replace)
         draft.temporary = None
         self._step("placed")

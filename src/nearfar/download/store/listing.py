@@ -11,7 +11,8 @@ from typing import IO
 from nearfar.download.model import Reason, Saved
 from nearfar.download.store import export
 from nearfar.download.store.errors import StoreError, disk
-from nearfar.download.store.manifest import FILE, VERSION, read_rows, refuse_strangers
+from nearfar.download.store.folders import Folders, digest, size
+from nearfar.download.store.manifest import FILE, check_version, read_rows, refuse_strangers
 
 
 class Listing:
@@ -30,12 +31,12 @@ class Listing:
         refuse_strangers(directory)
         self._path = directory / FILE
         self._name = f"{directory}: {FILE}"
-        with self._translated():
-            self._db = sqlite3.connect(_address(directory), uri=True, isolation_level=None)
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version != VERSION:
-            self._db.close()
-            raise StoreError(Reason.DISK, f"{FILE} is of version {version}, this nearfar reads {VERSION}")
+        with self._translated(), contextlib.ExitStack() as stack:
+            self._folders = stack.enter_context(contextlib.closing(Folders(directory)))
+            db = sqlite3.connect(_address(directory), uri=True, isolation_level=None)
+            self._db = stack.enter_context(contextlib.closing(db))
+            check_version(self._db)
+            self._open = stack.pop_all()
 
     def rows(self) -> Iterator[Saved]:
         """Every file, in the order they were saved. Raises `StoreError`."""
@@ -46,6 +47,18 @@ class Listing:
         """Write every row to `file` as JSON Lines or CSV. Raises `StoreError`, or OSError of `file`."""
         export.write(self.rows(), form, file)
 
+    def digest(self, saved: Saved) -> str | None:
+        """The SHA-256 of the file as it is now, lower-case hex; None if no regular file bears its name.
+
+        Raises `StoreError`, `OSError` where it cannot be read.
+        """
+        *above, name = saved.name.split("/")
+        try:
+            folder = self._folders.at(tuple(above))
+            return None if size(name, folder) is None else digest(name, folder, "sha256")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def refuse_to_be(self, path: Path) -> None:
         """Raise `StoreError` where an output to `path` would replace the manifest."""
         with contextlib.suppress(FileNotFoundError):
@@ -53,7 +66,7 @@ class Listing:
                 raise StoreError(Reason.REFUSED, f"{path} is the manifest itself: name another file")
 
     def close(self) -> None:
-        self._db.close()
+        self._open.close()
 
     def __enter__(self) -> Listing:
         return self
@@ -65,7 +78,7 @@ class Listing:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise disk(error, self._name) from error
 
 

@@ -28,7 +28,7 @@ from nearfar.readable import hidden
 FILE = f"{OWN}.sqlite"
 _BUSY = 30.0
 _AT_ONCE = 500
-VERSION = 1
+_VERSION = 1
 _COLUMNS = """fold TEXT NOT NULL, key BLOB NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
     final_url TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, type TEXT, etag TEXT,
     time REAL NOT NULL, attempts INTEGER NOT NULL"""
@@ -98,14 +98,11 @@ class Manifest:
             raise
 
     def _prepare(self) -> str:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, VERSION):
-            raise StoreError(Reason.DISK, f"{FILE} is of version {version}, this nearfar reads {VERSION}")
-        if version == 0:
+        if check_version(self._db) == 0:
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
             self._db.execute("INSERT INTO store VALUES (?)", (secrets.token_hex(16),))
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
 
     def _key(self, url: str) -> bytes:
@@ -199,6 +196,10 @@ class Manifest:
         """Record a saved file, in place of any of its name."""
         self._db.execute(f"INSERT OR REPLACE INTO files ({_FIELDS}) VALUES ({_MARKS})", entry)
 
+    def forget(self, fold: str) -> None:
+        """Drop the saved file of a name."""
+        self._db.execute("DELETE FROM files WHERE fold = ?", (fold,))
+
     def rows(self) -> Iterator[Saved]:
         """Every saved file, in the order they were saved; reads as it goes, so a million take no memory."""
         return read_rows(self._db)
@@ -215,6 +216,14 @@ class Manifest:
 
     def close(self) -> None:
         self._db.close()
+
+
+def check_version(db: sqlite3.Connection) -> int:
+    """The version of a manifest, 0 for one that is new. Raises `StoreError` for another one's."""
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version not in (0, _VERSION):
+        raise StoreError(Reason.DISK, f"{FILE} is of version {version}, this nearfar reads {_VERSION}")
+    return version
 
 
 def read_rows(db: sqlite3.Connection) -> Iterator[Saved]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,11 +16,13 @@ from nearfar.download.store.claims import Claims
 from nearfar.download.store.commit import Committer, Step
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.errors import StoreError, disk
-from nearfar.download.store.folders import Folders
+from nearfar.download.store.folders import Folders, set_aside, size
 from nearfar.download.store.manifest import FILE, Entry, Manifest
 from nearfar.download.store.names import asked, fold
 from nearfar.download.store.reserve import Reserve
 from nearfar.download.store.room import Room
+
+log = logging.getLogger(__name__)
 
 
 class Store:
@@ -73,8 +76,8 @@ class Store:
     def known(self, jobs: Sequence[Job]) -> list[Saved | None]:
         """What is saved already of `jobs`: in the manifest, and there with the size it tells of.
 
-        A name or a checksum that a job asks for must fit too; an algorithm other than SHA-256 reads the
-        file. Raises `StoreError`; ValueError for an algorithm that hashlib lacks.
+        A name or a checksum that a job asks for must fit too. The file is read where there is a checksum, and
+        where it was written to since. Raises `StoreError`; ValueError for an algorithm that hashlib lacks.
         """
         with _translated(FILE):
             keys = [self._manifest.key(job.url) for job in jobs]
@@ -83,9 +86,10 @@ class Store:
 
     def _fitting(self, job: Job, entries: list[Entry]) -> Saved | None:
         for entry in entries:
-            there = self._claims.size(entry) == entry.size
-            if there and self._names(job, entry) and self._digests(job, entry):
+            if self._names(job, entry) and self._claims.holds(entry, job.checksum):
                 return entry.saved
+        for entry in entries:
+            log.info("%s is gone, or is not what is asked for: it is fetched again", entry.name)
         return None
 
     def _names(self, job: Job, entry: Entry) -> bool:
@@ -94,15 +98,20 @@ class Store:
         except StoreError:
             return False
 
-    def _digests(self, job: Job, entry: Entry) -> bool:
-        if job.checksum is None:
-            return True
-        if job.checksum.algorithm == "sha256":
-            return job.checksum.digest == entry.sha256
-        try:
-            return job.checksum.digest == self._claims.digest(entry, job.checksum.algorithm)
-        except OSError:
-            return False
+    def forget(self, saved: Saved) -> str | None:
+        """Have a file fetched again by the next run that asks for its URL: the manifest names it no more.
+
+        What bears its name is set aside under another, which is returned; None if no file does. Raises
+        `StoreError`.
+        """
+        *above, name = saved.name.split("/")
+        with _translated(saved.name), self._manifest.transaction():
+            self._manifest.forget(fold(saved.name))
+            try:
+                folder = self._folders.at(tuple(above))
+                return None if size(name, folder) is None else "/".join([*above, set_aside(name, folder)])
+            except FileNotFoundError:
+                return None
 
     def open(self, job: Job, head: Head) -> Draft:
         """Start a file.
