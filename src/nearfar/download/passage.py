@@ -25,6 +25,8 @@ class Passage:
         self.fetched = False
         """True once the fetcher has nothing more to say."""
         self.paused = False
+        self.came = 0
+        """Bytes of the present attempt."""
         self._dock = dock
         self._on_end = on_end
         self._head: Head | None = None
@@ -36,10 +38,17 @@ class Passage:
     def roomy(self) -> bool:
         return self._upload.roomy if self._upload else self._dock.post.roomy
 
+    @property
+    def share(self) -> float:
+        """How much of the file has come, up to 1; 0 while its length is unknown."""
+        length = self._head.length if self._head else None
+        return min(1.0, self.came / length) if length else 0.0
+
     def begin(self, head: Head) -> None:
         self._head = head
 
     def chunk(self, data: bytes) -> bool:
+        self.came += len(data)
         if self._upload is None:
             self._gather(data)
         else:
@@ -66,6 +75,7 @@ class Passage:
         return parts
 
     def restart(self) -> None:
+        self.came = 0
         self._ungather()
         if self._upload is not None:
             self._upload.abandon()

@@ -134,6 +134,12 @@ def _show(progress: Progress, consumer: Consumer) -> None:
 
 
 def _counts(consumer: Consumer) -> Counts:
-    received = consumer.received
+    received, underway = consumer.received, consumer.underway
     failed = Counter({str(reason): count for reason, count in received.failed.items()})
-    return Counts(saved=received.saved, failed=failed, bytes=received.size)
+    return Counts(
+        saved=received.saved,
+        failed=failed,
+        bytes=received.size + underway.size,
+        underway=underway.files,
+        waits_for=underway.waits_for,
+    )
