@@ -20,7 +20,7 @@ from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, descr
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import Progress, make_progress
-from nearfar.programs.streams import give_up_output, tell
+from nearfar.programs.streams import OutputLost, give_up_output, tell
 
 FAREWELL = 30.0
 """Seconds to hand over the last answers."""
@@ -86,6 +86,8 @@ def _export(folder: Path, form: str, name: str) -> int:
     known: Form = "csv" if form == "csv" else "jsonl"
     with Listing(folder) as listing:
         if name == "-":
+            if sys.stdout is None:
+                raise OutputLost("the standard output is closed")
             try:
                 listing.export(known, sys.stdout)
             except OSError as error:

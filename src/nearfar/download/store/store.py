@@ -119,7 +119,7 @@ class Store:
         Raises `StoreError`: disk, also where no room for the manifest can be kept beside it; or refused, for
         a name that leads out of the directory.
         """
-        with _translated(f"no room for a file beside {FILE}"):
+        with _translated("no room for a file beside the manifest"):
             self._reserve.keep()
         self._room.make(self._drafts)
         return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
