@@ -21,7 +21,7 @@ from nearfar.download.couriers.far import open_outbound
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.fetch.making import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.download.model import Job, Underway
+from nearfar.download.model import Ending, Job, Saved, Underway
 from nearfar.download.producer import Producer
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 
@@ -77,6 +77,7 @@ class ShareDesk:
         self.underway: Callable[[], Underway] = Underway
         self._tell = tell
         self._told = Underway()
+        self._size = 0
         self._due = 0.0
         self.on_event: Callable[[], None] = lambda: None
         self.ended: list[tuple[int, Ended]] = []
@@ -94,6 +95,8 @@ class ShareDesk:
 
     def end(self, number: int, ended: Ended) -> None:
         self.ended.append((number, ended))
+        if ended.ending is Ending.SAVED and isinstance(ended.what, Saved):
+            self._size += ended.what.size
 
     def turn(self) -> None:
         now = time.monotonic()
@@ -101,7 +104,9 @@ class ShareDesk:
             self._on_late()
         if now >= self._due:
             self._due = now + TOLD_EVERY
-            underway = self.underway()
+            size, files, waits_for = self.underway()
+            # What has ended is on its way, too: the account hears of it with the report.
+            underway = Underway(size + self._size, files + len(self.ended), waits_for)
             if underway != self._told:
                 self._told = underway
                 self._tell(underway)

@@ -27,7 +27,8 @@ class Listing:
         if not directory.is_dir():
             raise StoreError(Reason.DISK, f"{directory}: there is no such folder")
         if not (directory / FILE).exists():
-            raise StoreError(Reason.DISK, f"{directory}: nothing was saved in this folder, it has no manifest")
+            detail = f"{directory}: nothing was saved in this folder, it has no manifest"
+            raise StoreError(Reason.DISK, detail)
         refuse_strangers(directory)
         self._path = directory / FILE
         self._name = f"{directory}: {FILE}"

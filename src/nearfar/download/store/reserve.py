@@ -13,7 +13,7 @@ MOST = 1 << 20
 """Bytes: what two groups of a few hundred files add to the manifest and its log."""
 LEAST = 64 * 1024
 """Bytes: what a few files add. With less than that, no file is begun."""
-SHARE = 4
+SHARE = 8
 """Of what is free at the time, one part in so many, if that is less than `MOST`."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
