@@ -103,11 +103,10 @@ class PipeDesk:
         self._ended.append((number, ended.ending is Ending.SAVED, *ended.what))
 
     def turn(self) -> None:
-        now = time.monotonic()
         if self._ended:
             ended, self._ended = self._ended, []
             self._pipe.send(("ended", ended))
-            self._due = now  # or what has ended would count twice meanwhile
+        now = time.monotonic()
         if now >= self._due:
             self._due = now + TOLD_EVERY
             underway = self.underway()

@@ -58,6 +58,13 @@ class Child:
     underway: Underway = field(default_factory=Underway)
     """What has come of them, as it said last."""
 
+    def end(self, ended: Ended) -> None:
+        """One of its jobs has an ending, and counts there from now on: not here as well until it says so."""
+        if ended.ending is not Ending.ALREADY:
+            size, files, waits_for = self.underway
+            gone = ended.what.size if isinstance(ended.what, Saved) else 0
+            self.underway = Underway(max(0, size - gone), max(0.0, files - 1), waits_for)
+
 
 class Near:
     """Runs the processes of one command until every job of `desk` has ended."""
@@ -237,7 +244,9 @@ class Near:
         for number, *ending in said:
             del child.given[number]
             self._ended += 1
-            self._desk.end(number, self._in_this_run(number, read_ending(*ending)))
+            ended = read_ending(*ending)
+            child.end(ended)
+            self._desk.end(number, self._in_this_run(number, ended))
 
     def _underway(self) -> Underway:
         told = [child.underway for child in self._producers]

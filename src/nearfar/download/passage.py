@@ -27,6 +27,8 @@ class Passage:
         self.paused = False
         self.came = 0
         """Bytes of the present attempt."""
+        self.length: int | None = None
+        """Bytes of the whole file, as it was announced."""
         self._dock = dock
         self._on_end = on_end
         self._head: Head | None = None
@@ -38,14 +40,9 @@ class Passage:
     def roomy(self) -> bool:
         return self._upload.roomy if self._upload else self._dock.post.roomy
 
-    @property
-    def share(self) -> float:
-        """How much of the file has come, up to 1; 0 while its length is unknown."""
-        length = self._head.length if self._head else None
-        return min(1.0, self.came / length) if length else 0.0
-
     def begin(self, head: Head) -> None:
         self._head = head
+        self.length = head.length
 
     def chunk(self, data: bytes) -> bool:
         self.came += len(data)

@@ -80,13 +80,16 @@ class Producer:
 
     def underway(self) -> Underway:
         """What has come of the files that have no verdict."""
-        passages = self._passages
-        size = sum(passage.came for passage in passages)
+        size, files = 0, 0.0
+        for passage in self._passages:
+            if came := passage.came:
+                size += came
+                files += came / passage.length if passage.length else 0.0
         if any(not (passage.paused or passage.fetched) for passage in self._fetching):
             waits_for = "host"
         else:
-            waits_for = "consumer" if passages or self._offers.pending else ""
-        return Underway(size, sum(passage.share for passage in passages), waits_for)
+            waits_for = "consumer" if self._passages or self._offers.pending else ""
+        return Underway(size, min(files, len(self._passages)), waits_for)
 
     def stop(self) -> None:
         """Begin nothing more; `run` returns when what is in hand has its verdict.
