@@ -22,7 +22,7 @@ _SENTENCES = {
     errno.EMFILE: "too many open files in this process",
     errno.ENFILE: "too many open files on this machine",
     errno.EXDEV: "the directory is on another file system than it was",
-    errno.EFBIG: "the file is too large for this file system, or for this process (ulimit -f)",
+    errno.EFBIG: "the file is too large for this file system",
     errno.EIO: "the disk fails (input/output error)",
 }
 
