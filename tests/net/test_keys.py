@@ -180,3 +180,34 @@ def test_a_name_is_let_in_once(folder: Path) -> None:
 def test_who_was_never_let_in_cannot_be_revoked(folder: Path) -> None:
     with pytest.raises(KeysError, match="no laptop is let in"):
         keyring.revoke(folder, "laptop")
+
+
+def test_nothing_is_made_through_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "server.key_secret").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeysError, match="there is a key already"):
+        keyring.init(tmp_path / "keys")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("plant", ["fifo", "link"])
+def test_what_is_planted_where_a_key_is_made_is_not_written_into(
+    folder: Path, tmp_path: Path, plant: str
+) -> None:
+    place = folder / "clients" / "laptop.new"
+    if plant == "fifo":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(tmp_path / "elsewhere")
+    keyring.add(folder, "laptop")
+    assert [name for name, _, _ in keyring.listing(folder)] == ["laptop", "local"]
+    assert not (tmp_path / "elsewhere").exists() and not place.exists()
+
+
+def test_a_pipe_is_no_key(folder: Path) -> None:
+    os.mkfifo(folder / "clients" / "pipe.key")
+    assert list(Clients(folder).names.values()) == ["local"]
+    (folder / "server.key").unlink()
+    os.mkfifo(folder / "server.key")
+    with pytest.raises(KeysError, match="not a regular file"):
+        read_server_key(folder)

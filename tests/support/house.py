@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 LAYERS = (
-    ("errors",),
+    ("errors", "output", "readable"),
     ("net",),
     ("queues",),
     ("coordinator", "worker"),

@@ -10,7 +10,7 @@ from nearfar.download.account import Account, Ended
 from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake
 from nearfar.download.lines import Bad
-from nearfar.download.model import Failure, Job
+from nearfar.download.model import Failure, Job, Underway
 from nearfar.download.redact import redact_url
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,9 @@ class Desk(Protocol):
 
     on_event: Callable[[], None]
     """Called, from any thread, when there may be jobs again, or no more."""
+
+    underway: Callable[[], Underway]
+    """Set by the producer: what has come of jobs that have no ending."""
 
     def take(self, most: int) -> Sequence[tuple[int, Job]]:
         """Up to `most` jobs with their numbers: those that are there. Never waits."""
@@ -47,6 +50,7 @@ class InputDesk:
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_turn` is called in each turn, for the progress."""
+        self.underway: Callable[[], Underway] = Underway
         self._intake = intake
         self._account = account
         self._failures = failures

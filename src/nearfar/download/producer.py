@@ -18,7 +18,7 @@ from nearfar.download.courier import Outbound
 from nearfar.download.desk import Desk
 from nearfar.download.dock import Dock
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Ending, Failure, Reason, Saved
+from nearfar.download.model import Ending, Failure, Reason, Saved, Underway
 from nearfar.download.offers import Offers
 from nearfar.download.passage import Passage
 from nearfar.download.post import Post
@@ -71,11 +71,25 @@ class Producer:
         self._alone_since: float | None = clock()
         """Since when a consumer is waited for; None when one has come, or its absence was said."""
         outbound.on_event = desk.on_event = fetcher.wake
+        desk.underway = self.underway
 
     @property
     def on_way(self) -> int:
         """Bytes handed over to be sent, or sent and not answered."""
         return self._post.held
+
+    def underway(self) -> Underway:
+        """What has come of the files that have no verdict."""
+        size, files = 0, 0.0
+        for passage in self._passages:
+            if came := passage.came:
+                size += came
+                files += came / passage.length if passage.length else 0.0
+        if any(not (passage.paused or passage.fetched) for passage in self._fetching):
+            waits_for = "host"
+        else:
+            waits_for = "consumer" if self._passages or self._offers.pending else ""
+        return Underway(size, min(files, len(self._passages)), waits_for)
 
     def stop(self) -> None:
         """Begin nothing more; `run` returns when what is in hand has its verdict.

@@ -101,7 +101,7 @@ def _let_in(folder: Path, name: str, public: Path) -> None:
 
 def _make_pair(folder: Path, role: str) -> None:
     for suffix in (PUBLIC, SECRET):
-        if (folder / f"{role}{suffix}").exists():
+        if os.path.lexists(folder / f"{role}{suffix}"):  # a dangling link would be written through
             raise KeysError(f"there is a key already: {folder / role}{suffix}")
     before = os.umask(0o077)
     try:
@@ -116,4 +116,7 @@ def _copy(source: Path, target: Path) -> None:
     """The public half alone, whatever else the file holds."""
     text = source.read_text()
     lines = [line for line in text.splitlines() if "secret-key" not in line]
-    target.write_text("\n".join(lines) + "\n")
+    with contextlib.suppress(FileNotFoundError):  # of a command that was killed; nothing else is written into
+        target.unlink()
+    with target.open("x") as file:
+        file.write("\n".join(lines) + "\n")

@@ -123,6 +123,9 @@ class Clients:
 
 
 def _read(path: Path) -> tuple[bytes, bytes | None]:
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(path.stat().st_mode):  # the open of a FIFO would wait for its writer
+            raise KeysError(f"cannot read the key {path}: it is not a regular file")
     try:
         public, secret = zmq.auth.load_certificate(path)
     except (OSError, ValueError) as error:

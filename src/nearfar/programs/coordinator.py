@@ -15,7 +15,7 @@ from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted
 from nearfar.net.access import admit, approach
 from nearfar.net.addresses import Address
 from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options, natural, seconds
-from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, why
 from nearfar.programs.counts import number
 from nearfar.programs.hiring import make_crew
 from nearfar.programs.plainly import add_plain_option, plain_names
@@ -41,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _tell_status(options)
         return _coordinate(options)
     except (AddressError, KeysError) as error:
-        print(f"nearfar coordinator: {error}", file=sys.stderr)
+        print(f"nearfar coordinator: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     except CoordinatorLost as error:
-        print(f"nearfar coordinator: {error}", file=sys.stderr)
+        print(f"nearfar coordinator: {why(error)}", file=sys.stderr)
         return Exit.LOST
     except NotAdmitted as error:
-        print(f"nearfar coordinator: {error}", file=sys.stderr)
+        print(f"nearfar coordinator: {why(error)}", file=sys.stderr)
         return Exit.UNTRUSTED
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfar.download.children import Plan
+from nearfar.download.failures import is_own
 from nearfar.download.fetch.making import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.intake import Arguments, Descriptor, Source
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         fetching = fetch_options(options)
         source = _open_source(options)
+        if source.overwritten_by(options.failures) and not is_own(options.failures):
+            raise ValueError(f"{options.failures} is the input itself: name another file with --failures")
     except (ValueError, OSError) as error:
         parser.error(why(error))
     try:
@@ -118,7 +121,8 @@ def _open_source(options: argparse.Namespace) -> Source:
         return Arguments(options.urls)
     if options.input == "-":
         return Descriptor(os.dup(sys.stdin.fileno()))
-    return Descriptor(os.open(options.input, os.O_RDONLY | os.O_CLOEXEC))
+    # A FIFO without a writer is waited for where a signal is heard, in the loop that polls it.
+    return Descriptor(os.open(options.input, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -> int:
@@ -127,7 +131,7 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -
             stop = _way(options)(options, fetching, run)
         except (QueueLost, PoolBroken) as error:
             run.close()
-            print(f"nearfar producer: {error}", file=sys.stderr)
+            print(f"nearfar producer: {why(error)}", file=sys.stderr)
             run.report()
             return Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST
     run.report()

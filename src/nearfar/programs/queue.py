@@ -17,7 +17,7 @@ from nearfar.programs.arguments import (
     positive,
     seconds,
 )
-from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, why
 from nearfar.programs.counts import number, size
 from nearfar.programs.streams import tell
 from nearfar.queues.far import FarQueue
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _watch(queue, stop, options.status_every, empty)
             left = queue.counts()
     except (AddressError, KeysError) as error:
-        print(f"nearfar queue: {error}", file=sys.stderr)
+        print(f"nearfar queue: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     if not left["unsettled"]:
         log.info("stopped; nothing is left in it")

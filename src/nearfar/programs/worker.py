@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         address = Address.parse_remote(options.connect)
         access = approach(address, options.keys, insecure=options.insecure)
     except (AddressError, KeysError) as error:
-        print(f"nearfar worker: {error}", file=sys.stderr)
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     if access.keys:
         os.environ[VARIABLE] = access.keys  # what runs here may connect to a queue
@@ -52,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 log.info("%s", describe(plain))
             agent.run()
     except NotAdmitted as error:
-        print(f"nearfar worker: {error}", file=sys.stderr)
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.UNTRUSTED
     except PoolBroken as error:
-        print(f"nearfar worker: {error}", file=sys.stderr)
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.LOST if isinstance(error, CoordinatorLost) else Exit.FAILED
     except OSError as error:
         print(f"nearfar worker: cannot start a worker process: {why(error)}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -295,3 +296,18 @@ def test_a_directory_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path) -
     assert code == Exit.USAGE
     assert "files: a file is in the way" in err
     assert "Traceback" not in err
+
+
+def test_a_spoilt_file_is_fetched_again_where_the_list_tells_its_digest(web: Web, tmp_path: Path) -> None:
+    line = f"{web.url('/1.png')}\tname=one.png\tsha256={hashlib.sha256(body(1)).hexdigest()}\n"
+    (tmp_path / "urls.txt").write_text(line)
+    one = tmp_path / "files" / "one.png"
+    assert Command(tmp_path, "-i", "urls.txt").end()[0] == Exit.OK
+    before = one.stat()
+    one.write_bytes(bytes(len(body(1))))
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+    code, out, err = Command(tmp_path, "-i", "urls.txt").end()
+    assert (code, out[0]) == (Exit.OK, "1 url: 1 saved, 0 already there, 0 failed")
+    assert "one.png was not what its list tells any more: it is one.spoilt.png now, and saved anew" in err
+    assert one.read_bytes() == body(1)
+    assert Command(tmp_path, "-i", "urls.txt").end()[1][0] == "1 url: 0 saved, 1 already there, 0 failed"

@@ -56,6 +56,9 @@ class Connection:
         )
         self._loop: EndLoop | None = None
         self._closed = False
+        self._mentioned: dict[str, int] = {}
+        self._glimpse = 0
+        self._glimpsed: dict[str, int] = {}
         self.waiting = 0
         """Calls that wait for something now."""
 
@@ -73,6 +76,28 @@ class Connection:
         with self._hold:
             self._open()
             return self._ask(Kind.ASK, what, argument)
+
+    def mention(self, what: str, figure: int) -> None:
+        """Tell the host a figure, one of `asks.TOLD`, which it forgets with this end.
+
+        Never waits: a figure is left out while the host has not confirmed the one before.
+        """
+        with self._hold:
+            asks = self._machine.asks
+            if self._loop is not None and not asks.unanswered(self._mentioned.get(what, 0)):
+                self._mentioned[what] = asks.add(Kind.ASK, what, figure)
+                self._loop.wake()
+
+    def glimpse_counts(self) -> dict[str, int]:
+        """The queue's figures as the host told them last, and ask for them anew. Never waits."""
+        with self._hold:
+            asks = self._machine.asks
+            if asks.answered(self._glimpse):
+                self._glimpsed = asks.take(self._glimpse) or {}
+            if self._loop is not None and not asks.unanswered(self._glimpse):
+                self._glimpse = asks.add(Kind.ASK, "counts")
+                self._loop.wake()
+            return self._glimpsed
 
     @property
     def facts(self) -> dict[str, Any]:

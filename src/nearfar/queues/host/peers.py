@@ -66,6 +66,8 @@ class Peer:
     rounds: int = 0
     """Rounds that it has under way."""
     joins: int = 0
+    underway: dict[str, int] = field(default_factory=dict)
+    """What it said last of work that it has not put yet: figures of its own, added up for who asks."""
     heavy: list[int] = field(default_factory=list)
     """The numbers of the answers with dead letters that it may not have."""
 

@@ -35,6 +35,9 @@ class Questions:
             case "late":
                 self._ledger.late += argument if type(argument) is int else 0
                 desk.answer(peer, ask, None, now)
+            case "underway bytes" | "underway parts":
+                peer.underway[what] = argument if type(argument) is int else 0
+                desk.answer(peer, ask, None, now)
             case "lane":
                 desk.actions.append(OpenLane(peer.session, ask))
             case "size":
@@ -78,7 +81,12 @@ class Questions:
             "helpers": helpers.count(True),
             "consumers": len(ledger.consumers),
             "lost producers": len(ledger.lost),
+            "underway bytes": self._underway("underway bytes"),
+            "underway parts": self._underway("underway parts"),
         }
+
+    def _underway(self, what: str) -> int:
+        return min(sum(peer.underway.get(what, 0) for peer in self._desk.peers.values()), MOST_COUNTED)
 
     def _join(self, peer: Peer, ask: int, now: float) -> None:
         if peer.joins >= MOST_JOINS:
