@@ -11,6 +11,7 @@ from nearfar.download.lines import Bad, parse
 from nearfar.download.model import Saved
 from nearfar.download.redact import written
 from nearfar.download.store import Store
+from nearfar.download.urls import resource
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ def digests(lines: Iterable[str]) -> dict[str, str]:
             continue
         if isinstance(job, Bad) or job.checksum is None or job.checksum.algorithm != "sha256":
             raise ValueError(f"line {number} is no URL with its digest (URL, a tab, sha256=...)")
-        found[written(job.url)] = job.checksum.digest
+        found[resource(written(job.url))] = job.checksum.digest
     return found
 
 
@@ -55,17 +56,17 @@ def verify(wanted: Mapping[str, str], folders: Sequence[Path]) -> Verified:
                     verified.complaints.append(complaint)
                 else:
                     verified.files[folder] += 1
-                    verified.sizes[row.url] = row.size
+                    verified.sizes[resource(row.url)] = row.size
     verified.complaints += [f"{url} was not saved" for url in wanted if url not in verified.sizes]
     return verified
 
 
 def _complaint(wanted: Mapping[str, str], folder: Path, row: Saved) -> str:
     path = folder / row.name
-    if row.url not in wanted:
+    if resource(row.url) not in wanted:
         return f"{path} is of {row.url}, which is not in the list"
     if not path.is_file():
         return f"{path} is in the manifest, but not there"
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return "" if digest == wanted[row.url] else f"{path} has another digest than the list tells"
+    return "" if digest == wanted[resource(row.url)] else f"{path} has another digest than the list tells"
