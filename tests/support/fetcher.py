@@ -36,6 +36,12 @@ class FakeFetcher:
         self._transfers: list[_Transfer] = []
         self.most_in_flight = 0
 
+    hungry = False
+
+    def give_back(self) -> list[Sink]:
+        """Nothing waits here."""
+        return []
+
     @property
     def in_flight(self) -> int:
         return len(self._transfers)

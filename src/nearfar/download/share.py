@@ -90,7 +90,7 @@ class ShareDesk:
 def fetch_share(order: Order) -> Report:
     """Fetch, and return once each job that was begun has ended. Raises `Unfit`."""
     started = time.monotonic()
-    desk = ShareDesk(order.jobs, started + LONGEST, lambda: producer.stop())
+    desk = ShareDesk(order.jobs, started + LONGEST, lambda: producer.finish())
     try:
         fetcher = _kept_fetcher(order.fetching)
         outbound = open_outbound(order.queue, insecure=order.insecure, wait=order.wait, helper=True)

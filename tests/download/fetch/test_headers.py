@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.download.fetch.digests import Hashes, is_known, named_digests
+from nearfar.download.fetch.disposition import suggested_name
 from nearfar.download.fetch.headers import (
     ContentRange,
     content_range,
@@ -19,7 +20,6 @@ from nearfar.download.fetch.headers import (
     media_type,
     parse_head,
     retry_after,
-    suggested_name,
 )
 from nearfar.download.model import Checksum
 
@@ -41,7 +41,12 @@ def test_the_last_head_counts() -> None:
     ]
     answer = parse_head(lines)
     assert (answer.status, answer.phrase) == (404, "Not  There")
-    assert answer.fields == {"content-type": "text/html; x=HTTP/1.1 200", "digest": "a, b"}
+    assert answer.fields == {"content-type": "text/html; x=HTTP/1.1 200", "digest": "a"}
+    assert (answer.joined("digest"), answer.single("digest"), answer.every("digest")) == (
+        "a, b",
+        None,
+        ["a", "b"],
+    )
 
 
 @given(st.lists(st.binary()))
@@ -165,12 +170,12 @@ def test_media_type(value: str | None, kind: str | None) -> None:
     ],
 )
 def test_suggested_name(value: str | None, name: str | None) -> None:
-    assert suggested_name(value) == name
+    assert suggested_name([] if value is None else [value]) == name
 
 
 @given(st.text())
 def test_no_value_breaks_a_reader(value: str) -> None:
-    suggested_name("attachment; filename" + value)
+    suggested_name(["attachment; filename" + value, value])
     retry_after(value, 0.0)
     content_range(value)
     named_digests({"digest": value, "repr-digest": value, "content-md5": value})

@@ -229,7 +229,12 @@ class Handle:
     def _answer(self) -> None:
         assert self.transfer is not None
         self._answered = True
-        self._taking = self.transfer.answered(parse_head(self._lines), time.time())
+        try:
+            answer = parse_head(self._lines)
+        except Exception as error:
+            self._taking = self.transfer.stumble(error)
+        else:
+            self._taking = self.transfer.answered(answer, time.time())
 
 
 def _nobody(data: bytes) -> bool:
