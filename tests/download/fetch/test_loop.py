@@ -111,7 +111,7 @@ def test_a_poll_with_nothing_to_do_waits_its_time_and_no_longer(fetcher: MakeFet
 
 def test_a_poll_ends_when_a_wait_before_a_retry_does(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["/a"] = status(503, {"Retry-After": "1"})
-    engine = fetcher(tries=2)
+    engine = fetcher(wait_for_host=1)
     sink = Remembered()
     engine.add(Job(web.url("/a")), sink)
     polls = 0

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
+import re
 
 import pytest
 
-from nearfar.download.model import Reason
+from nearfar.download.model import Checksum, Job, Reason
 from tests.download.fetch.conftest import MakeFetcher
 from tests.support.exchange import Handler, Reply, Request
 from tests.support.routes import content, cut, in_turn, raw, redirect, status, without_ranges
 from tests.support.sinks import fetch_all
 from tests.support.web import Web
 
+BODY = random.Random(1).randbytes(100_000)
 OLD = bytes(range(256)) * 400
 NEW = bytes(reversed(OLD))
 RESUMED = ["begin", "chunk", "done"]
@@ -105,6 +108,93 @@ def test_a_file_of_unknown_length_takes_it_from_the_part(web: Web, fetcher: Make
     web.routes["/a"] = in_turn(chunked, part(5, 6, 8, b"fg"), content(b"abcdefgh", etag='"1"'))
     (sink,) = fetch_all(fetcher(), web.url("/a"))
     assert bytes(sink.data) == b"abcdefgh" and sink.calls == RESUMED
+
+
+def lying(first: int, start: int) -> Handler:
+    """A server that cuts its first answer at `first`, then says what was asked for and sends from `start`."""
+    asked = []
+
+    def handle(request: Request, reply: Reply) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-", request.fields.get("range", ""))
+        asked.append(wanted)
+        if wanted is None:
+            (cut(BODY, first, etag='"1"') if len(asked) == 1 else content(BODY, etag='"1"'))(request, reply)
+            return
+        size = len(BODY) - int(wanted[1])
+        body = (BODY[start:] + BODY)[:size]
+        part(int(wanted[1]), len(BODY) - 1, len(BODY), body)(request, reply)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("first", "start"), [(50_000, 0), (50_000, 50_000), (50_000, 49_489), (100, 0), (16, 5)]
+)
+def test_a_server_that_lies_about_its_part_is_not_believed_again(
+    web: Web, fetcher: MakeFetcher, first: int, start: int
+) -> None:
+    """Tag, range and length are right: only the bytes show it."""
+    web.routes["/a"] = lying(first, start)
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert bytes(sink.data) == BODY and sink.calls == FROM_THE_START
+    assert [("range" in request.fields) for request in web.log] == [False, True, False]
+
+
+def test_a_wrong_digest_of_joined_parts_is_no_last_word(web: Web, fetcher: MakeFetcher) -> None:
+    """Given a part of another file behind the bytes that are compared, I expect the whole to be asked for."""
+    mixed = OLD[:60_000] + NEW[60_000:]
+    web.routes["/a"] = in_turn(
+        cut(OLD, 50_000, etag='"1"'), content(mixed, etag='"1"'), content(OLD, etag='"1"')
+    )
+    job = Job(web.url("/a"), None, Checksum("sha256", hashlib.sha256(OLD).hexdigest()))
+    (sink,) = fetch_all(fetcher(), job)
+    assert bytes(sink.data) == OLD and sink.body is not None
+
+
+def test_a_whole_file_where_a_part_was_asked_for_is_taken(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = in_turn(cut(OLD, 50_000, etag='"1"'), part(0, len(NEW) - 1, len(NEW), NEW))
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert bytes(sink.data) == NEW and sink.calls == FROM_THE_START and len(web.log) == 2
+
+
+DATE = "Tue, 15 Nov 1994 12:45:26 GMT"
+SECOND_LATER = "Tue, 15 Nov 1994 12:45:27 GMT"
+
+
+@pytest.mark.parametrize(
+    ("date", "etag", "resumed"),
+    [
+        (SECOND_LATER, None, True),
+        ("Wed, 16 Nov 1994 08:00:00 GMT", None, True),
+        (DATE, None, False),
+        ("Mon, 14 Nov 1994 12:45:26 GMT", None, False),
+        (None, None, False),
+        ("soon", None, False),
+        (SECOND_LATER, 'W/"1"', False),
+    ],
+)
+def test_a_date_is_a_validator_where_it_is_strong(
+    web: Web, fetcher: MakeFetcher, date: str | None, etag: str | None, resumed: bool
+) -> None:
+    """RFC 9110, 8.8.2.2: if the second that it names was over; and 13.1.5: if there is no tag."""
+    fields = {"last_modified": DATE} | ({"date": date} if date else {}) | ({"etag": etag} if etag else {})
+    web.routes["/a"] = in_turn(cut(BODY, 50_000, **fields), content(BODY, **fields))
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert bytes(sink.data) == BODY and sink.calls == (RESUMED if resumed else FROM_THE_START)
+    asked = web.log[1].fields
+    assert (asked.get("range"), asked.get("if-range")) == (
+        ("bytes=49488-", DATE) if resumed else (None, None)
+    )
+
+
+@pytest.mark.parametrize("later", [None, DATE, SECOND_LATER])
+def test_a_file_that_was_changed_has_another_date(web: Web, fetcher: MakeFetcher, later: str | None) -> None:
+    first = {"last_modified": DATE, "date": SECOND_LATER}
+    second = part(49_488, len(NEW) - 1, len(NEW), OLD[49_488:50_000] + NEW[50_000:], etag=None)
+    said = without_ranges(content(NEW[49_488:], 206, last_modified=later or "")) if later else second
+    web.routes["/a"] = in_turn(cut(OLD, 50_000, **first), said, content(NEW, **first))
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert sink.body is not None and sink.calls == (RESUMED if later is None else FROM_THE_START)
 
 
 def test_digests_hold_for_the_joined_bytes(web: Web, fetcher: MakeFetcher) -> None:

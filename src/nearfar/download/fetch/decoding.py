@@ -7,15 +7,15 @@ from typing import Any
 
 from nearfar.download.model import Reason
 
-__all__ = ["ACCEPTED", "ContentError", "Decoder", "coding"]
+__all__ = ["ACCEPTED", "ContentError", "Decoder", "coding", "codings"]
 
 ACCEPTED = "gzip, deflate"
 """What is asked for. Python undoes these two itself, and tells how much it made before it makes more."""
 CODINGS = frozenset(
     {"aes128gcm", "br", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "pack200-gzip", "zstd"}
 )
-"""All that there are (the registry of RFC 9110, 8.4.1). Another word is a mistake: some servers put a character
-set there."""
+"""All that there are (the registry of RFC 9110, 8.4.1). Another word is a mistake: some servers name a
+character set there."""
 DENSEST = 100
 """Times what was sent that may come of it. Text and logs come to 3 to 20; zlib itself can do 1,032."""
 FREE = 1024 * 1024
@@ -42,8 +42,7 @@ def coding(field: str | None) -> str | None:
     Raises `ContentError` for one that cannot be undone here, which was not asked for. Several on one another
     are such: nobody sends them but to hide how much will come of them.
     """
-    words = [word.strip().lower().removeprefix("x-") for word in (field or "").split(",")]
-    codes = [word for word in words if word.partition(";")[0].strip() in CODINGS]
+    codes = codings(field)
     if not codes:
         return None
     if len(codes) > 1 or codes[0] not in ("gzip", "deflate"):
@@ -51,6 +50,12 @@ def coding(field: str | None) -> str | None:
             Reason.REFUSED, f"a content coding that was not asked for: {', '.join(codes)[:40]}"
         )
     return codes[0]
+
+
+def codings(field: str | None) -> list[str]:
+    """The codings that a Content-Encoding field names, in lower case."""
+    words = [word.strip().lower().removeprefix("x-") for word in (field or "").split(",")]
+    return [word for word in words if word.partition(";")[0].strip() in CODINGS]
 
 
 class Decoder:

@@ -236,7 +236,7 @@ def http_date(value: str | None) -> float | None:
     if match is None or match["month"].lower() not in MONTHS:
         return None
     year = int(match["year"])
-    if year < 100:
+    if len(match["year"]) == 2:
         year += 1900 if year >= 70 else 2000
     try:
         hour, minute, second = map(int, match["time"].split(":"))

@@ -17,7 +17,7 @@ from nearfar.download.fetch import headers
 from nearfar.download.fetch.base import Sink
 from nearfar.download.fetch.content import Content, OtherBytesError, too_large
 from nearfar.download.fetch.cookies import Cookies
-from nearfar.download.fetch.decoding import ContentError, coding
+from nearfar.download.fetch.decoding import ContentError, coding, codings
 from nearfar.download.fetch.disposition import suggested_name
 from nearfar.download.fetch.headers import Answer, ContentRange
 from nearfar.download.fetch.options import FetchOptions
@@ -244,7 +244,7 @@ class Transfer:
         except ContentError as error:
             self.trouble = Trouble(error.reason, error.detail)
             return False
-        opaque = code is None and (codes or "identity").strip().lower() != "identity"
+        opaque = code is None and codes is not None and bool(codings(codes))
         self.trouble = self._objection(head, opaque=opaque)
         if self.trouble is not None:
             return False
