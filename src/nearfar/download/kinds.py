@@ -101,7 +101,7 @@ def promised(path: str) -> str | None:
 
 def looks_like_page(data: bytes) -> bool:
     """True if the first bytes are those of a web page."""
-    return _PAGE.match(data[:LOOK].removeprefix(_BOM)) is not None
+    return b"<" in data[:LOOK] and _PAGE.match(data[:LOOK].removeprefix(_BOM)) is not None
 
 
 def is_page(kind: str | None) -> bool:

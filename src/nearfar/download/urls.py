@@ -37,8 +37,8 @@ PLAIN = re.compile(r"[!#$%&'()*+,/:;=?@\[\]~\w.-]*", re.ASCII)
 """What `quote` would give back unchanged, at a third of its cost."""
 AS_IS = "!#$%&'()*+,/:;=?@[]~"
 """What `quote` leaves alone: reserved characters and escapes stand as their author wrote them."""
-NORMAL = re.compile(r"https?://[a-z0-9_.-]+/[!$&'()*+,/:;=?@~\w.-]*", re.ASCII)
-"""What `resource` need not look into, if no segment begins with a dot."""
+NORMAL = re.compile(r"https?://[a-z0-9_.-]+(?::[1-9][0-9]{0,4})?/[!$&'()*+,/:;=?@~\w.-]*", re.ASCII)
+"""What `resource` need not look into, but for dot segments and the schemes' own ports."""
 ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -123,7 +123,6 @@ def join_url(base: Url, location: str) -> Url:
     return parse_url(f"{authority}{path}{query}")
 
 
-@lru_cache(maxsize=2048)
 def resource(text: str) -> str:
     """One spelling for all URLs that name the same resource as `text`; `text` itself if it is no URL.
 
@@ -131,7 +130,7 @@ def resource(text: str) -> str:
     segments, escapes of characters that need none, the case of the others; and no fragment, which no server
     is told. User and password stay. Never raises: what cannot be fetched has its failure elsewhere.
     """
-    if NORMAL.fullmatch(text) and "/." not in text:
+    if NORMAL.fullmatch(text) and not ("/." in text or ":80/" in text or ":443/" in text):
         return text
     try:
         url = parse_url(text)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from nearfar.download.fetch.curl.handle import Handle
+from nearfar.download.fetch.transfer import Transfer
 from nearfar.download.model import Reason
 from tests.download.fetch.conftest import MakeFetcher
 from tests.support.routes import content, in_turn, raw, redirect, status
@@ -90,6 +94,43 @@ def test_a_host_outside_ascii_is_asked_for_by_one_name_everywhere(
     assert bytes(sink.data) == b"here"
     assert [request.fields["host"] for request in web.log] == ["xn--strae-oqa.example", "xn--fa-hia.example"]
     assert sink.head is not None and sink.head.url == "http://xn--fa-hia.example/x"
+
+
+@pytest.mark.parametrize("host", ["\uff11\uff12\uff17.0.0.1", "me:hush@127\u30020.0.1"])
+def test_a_proxy_may_have_a_name_outside_ascii(
+    web: Web, fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{host}:{web.port}/")
+    web.routes["http://nowhere.example/"] = content(b"here")
+    (sink,) = fetch_all(fetcher(), "http://nowhere.example/")
+    assert bytes(sink.data) == b"here"
+    assert ("proxy-authorization" in web.log[0].fields) is ("@" in host)
+
+
+def test_a_host_that_is_asked_without_a_proxy_is_known_by_any_spelling(
+    web: Web, fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", web.url("/"))
+    monkeypatch.setenv("no_proxy", "nowhere.example, \uff11\uff12\uff17.0.0.1")
+    with Web() as direct:
+        direct.routes["/"] = content(b"direct")
+        (sink,) = fetch_all(fetcher(), direct.url("/"))
+    assert bytes(sink.data) == b"direct" and not web.log
+
+
+def test_a_target_that_libcurl_does_not_take_fails_alone(
+    web: Web, fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: Handle, transfer: Transfer, host: str, was: Callable[..., None] = Handle.load) -> None:
+        if transfer.url.text.endswith("/odd"):
+            raise ValueError("odd")
+        was(self, transfer, host)
+
+    monkeypatch.setattr(Handle, "load", load)
+    web.routes["/a"] = redirect("/odd")
+    web.routes["/b"] = content(b"x")
+    bad, good = fetch_all(fetcher(connections=1), web.url("/a"), web.url("/b"))
+    assert refused(bad, "ValueError: odd") and bytes(good.data) == b"x"
 
 
 def test_cookies_come_back_along_the_redirects_of_one_url(web: Web, fetcher: MakeFetcher) -> None:

@@ -96,9 +96,8 @@ class Answer(NamedTuple):
 
     def single(self, name: str) -> str | None:
         """The value of a field that is none; None if it was not sent, or with several values."""
-        if self.more and len(set(self.every(name))) > 1:
-            return None
-        return self.fields.get(name)
+        value = self.fields.get(name)
+        return None if self.more and len(set(self.every(name))) > 1 else value
 
     def brief(self, name: str) -> str | None:
         """`single`, unless it is longer than anything that makes sense."""
@@ -188,10 +187,10 @@ def length(answer: Answer) -> int | None:
 
 def contradiction(answer: Answer) -> str | None:
     """Why nobody can say where the body ends, or what it is; None if all is well (RFC 9112, 6.3)."""
-    lengths = answer.joined("content-length") or ""
+    lengths = (answer.joined("content-length") if answer.more else answer.fields.get("content-length")) or ""
     if "," in lengths and len({each.strip() for each in lengths.split(",")}) > 1:
         return "several lengths were announced"
-    code = answer.joined("transfer-encoding")
+    code = answer.joined("transfer-encoding") if "transfer-encoding" in answer.fields else None
     if code is not None and code.strip().lower() not in ("chunked", "identity"):
         # Some versions of libcurl would undo it.
         return "a transfer coding that was not asked for"

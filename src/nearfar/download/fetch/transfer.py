@@ -37,6 +37,8 @@ REDIRECT = frozenset({300, 301, 302, 303, 307, 308})
 
 ANSWERED = frozenset({Reason.HTTP_4XX, Reason.HTTP_5XX})
 
+NONE: dict[str, str] = {}
+
 log = logging.getLogger(__name__)
 
 
@@ -79,13 +81,13 @@ class Transfer:
         self._validator: str | None = None
         self._distrusted = False
         """The server has lied about a part: no other one is asked for."""
-        self._gains = Gains()
+        self._gains: Gains | None = None
         self._head: Head | None = None
         self._content: Content | None = None
         self._looked: bytes | None = None
         """The first bytes, kept back until they show what the file is; None: nothing is kept back."""
         self._suspect = False
-        """The next bytes are the first ones of a file whose name promises something else than a page."""
+        """The next bytes are the first ones of a file, and may be a page that is not called one."""
 
     def request(self) -> list[bytes]:
         """The header lines to send to `url`; the same list object where nothing is special."""
@@ -161,17 +163,20 @@ class Transfer:
         if self.trouble.paced:
             self.put_off += 1
             return Step.WAIT
-        if (
-            self._validator
-            and self._content
-            and self._gains.note(self._content.came, self.trouble, self._options)
-        ):
+        if self._brought_on(self.trouble):
             self.tried = 0
             return Step.RETRY
         if worth_another(self.trouble, self.tried, self._options):
             return Step.RETRY
         self.give_up()
         return Step.ENDED
+
+    def _brought_on(self, trouble: Trouble) -> bool:
+        """True if the attempt brought bytes from which the next one can go on."""
+        if self._validator is None or self._content is None:
+            return False
+        self._gains = self._gains or Gains()
+        return self._gains.note(self._content.came, trouble, self._options)
 
     def give_up(self, why: str = "") -> None:
         """Tell the sink that the present trouble is the last, and `why`."""
@@ -236,7 +241,9 @@ class Transfer:
             length=length,
             etag=answer.brief("etag"),
             modified=answer.brief("last-modified"),
-            suggested=suggested_name(answer.every("content-disposition")),
+            suggested=suggested_name(answer.every("content-disposition"))
+            if "content-disposition" in fields
+            else None,
         )
         codes = answer.joined("content-encoding")
         try:
@@ -244,17 +251,13 @@ class Transfer:
         except ContentError as error:
             self.trouble = Trouble(error.reason, error.detail)
             return False
-        opaque = code is None and codes is not None and bool(codings(codes))
+        opaque = codes is not None and code is None and bool(codings(codes))
         self.trouble = self._objection(head, opaque=opaque)
         if self.trouble is not None:
             return False
         self._looked = b"" if self._options.expect and not opaque else None
-        self._suspect = not (opaque or self._options.expect or is_page(head.type)) and bool(
-            promised(self.job.name or self.start.split()[1])
-        )
-        named = {name: answer.joined(name) or "" for name in headers.DIGESTS if name in fields}
-        if answer.status == 206:
-            named.pop("content-md5", None)  # it speaks of the part
+        self._suspect = not (opaque or self._options.expect or is_page(head.type))
+        named = _digests(answer) if not fields.keys().isdisjoint(headers.DIGESTS) else NONE
         most = self._options.limit(None if code else length)
         self._content = Content(named, self.job.checksum, code, length, most, digest=self._options.digest)
         self._head = head
@@ -298,8 +301,10 @@ class Transfer:
 
     def _warn_of_page(self, data: bytes) -> None:
         """Tell of a page that is called something else. One that is called a page is its desk's affair."""
+        if not looks_like_page(data):
+            return
         kind = promised(self.job.name or self.start.split()[1])
-        if kind is not None and looks_like_page(data):
+        if kind is not None:
             log.warning(
                 "%s: its bytes are a web page, whatever its name says (--expect '%s' would refuse it)",
                 redact_url(self.job.url),
@@ -384,3 +389,11 @@ class Transfer:
             self._userinfo = target.userinfo
         self._own_origin = self._own_origin and target.origin == self.start.origin
         self._target = target
+
+
+def _digests(answer: Answer) -> dict[str, str]:
+    """The fields that name digests of the whole."""
+    named = {name: answer.joined(name) or "" for name in headers.DIGESTS if name in answer.fields}
+    if answer.status == 206:
+        named.pop("content-md5", None)  # it speaks of the part
+    return named

@@ -184,7 +184,16 @@ class CurlFetcher:
                 self._schedule.release(host)
                 continue
             handle = self._idle.pop() if self._idle else Handle(self._options, self._throttle)
-            handle.load(transfer, host)
+            try:
+                handle.load(transfer, host)
+            except Exception as error:
+                # What libcurl does not even take, such as a target of a redirect, is that URL's affair.
+                self._idle.append(handle)
+                self._schedule.release(host)
+                self._in_flight -= 1
+                transfer.stumble(error)
+                transfer.give_up()
+                continue
             self._active[handle.curl] = handle
             self._multi.add_handle(handle.curl)
 
