@@ -125,6 +125,7 @@ PAGE = b"<!-- x --> <!DOCTYPE html><title>Log in</title>" + bytes(2000)
         ("image/png", b"%PDF-1.4" + bytes(600), False),
         ("image/jpeg", PNG, True),
         ("image/x-new", b"new", True),
+        ("image/png", b"", False),
     ],
 )
 @pytest.mark.parametrize("at_a_time", [3, 5000])

@@ -314,7 +314,7 @@ def test_every_value_of_a_head_can_be_asked_for(lines: list[bytes]) -> None:
     answer = parse_head(lines)
     for name in FIELDS.values():
         values = answer.every(name)
-        assert (answer.joined(name) is None) == (not values) or answer.joined(name) == ""
+        assert answer.joined(name) == (", ".join(values) if values else None)
         assert answer.single(name) in {None, *values} and answer.brief(name) in {None, *values}
     contradiction(answer)
     validator(answer)

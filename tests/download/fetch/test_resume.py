@@ -151,6 +151,29 @@ def test_a_wrong_digest_of_joined_parts_is_no_last_word(web: Web, fetcher: MakeF
     assert bytes(sink.data) == OLD and sink.body is not None
 
 
+@pytest.mark.parametrize("etag", ['"1"', '"2"', None])
+@pytest.mark.parametrize("said", [True, False])
+def test_a_part_that_is_sent_as_if_it_were_the_whole_is_no_file(
+    web: Web, fetcher: MakeFetcher, etag: str | None, said: bool
+) -> None:
+    """Given a server that answers a range with its bytes and the status 200."""
+    start = 50_000 - 512
+    fields = {"etag": etag} if etag else {}
+    if said:
+        fields["content_range"] = f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"
+    partly = without_ranges(content(BODY[start:], **fields))
+    web.routes["/a"] = in_turn(cut(BODY, 50_000, etag='"1"'), partly, content(BODY, etag='"1"'))
+    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    assert bytes(sink.data) == BODY
+    assert sink.calls == (RESUMED if said and etag == '"1"' else FROM_THE_START)
+
+
+def test_a_range_beside_the_whole_says_nothing(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = content(BODY, content_range=f"bytes 0-{len(BODY) - 1}/{len(BODY)}")
+    web.routes["/b"] = content(BODY, content_range="bytes 5-9/10")
+    assert [bytes(sink.data) for sink in fetch_all(fetcher(), web.url("/a"), web.url("/b"))] == [BODY, BODY]
+
+
 def test_a_whole_file_where_a_part_was_asked_for_is_taken(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["/a"] = in_turn(cut(OLD, 50_000, etag='"1"'), part(0, len(NEW) - 1, len(NEW), NEW))
     (sink,) = fetch_all(fetcher(), web.url("/a"))

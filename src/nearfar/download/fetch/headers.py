@@ -92,7 +92,9 @@ class Answer(NamedTuple):
 
     def joined(self, name: str) -> str | None:
         """The value of a field that is a list (RFC 9110, 5.3); None if it was not sent."""
-        return (", ".join(self.every(name)) or None) if self.more else self.fields.get(name)
+        if not self.more or name not in self.fields:
+            return self.fields.get(name)
+        return ", ".join(self.every(name))
 
     def single(self, name: str) -> str | None:
         """The value of a field that is none; None if it was not sent, or with several values."""

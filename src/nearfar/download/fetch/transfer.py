@@ -78,6 +78,8 @@ class Transfer:
         self._userinfo = self.start.userinfo
         self._cookies: Cookies | None = None
         self._ranged = False
+        self._asked = 0
+        """Where the part begins that was asked for, if one was."""
         self._validator: str | None = None
         self._distrusted = False
         """The server has lied about a part: no other one is asked for."""
@@ -101,7 +103,8 @@ class Transfer:
         self._ranged = False
         if self._validator and head and head.url == self.url.text and content and content.came:
             self._ranged = True
-            lines = [*lines, *resume(content.go_on(), self._validator)]
+            self._asked = content.go_on()
+            lines = [*lines, *resume(self._asked, self._validator)]
         return lines
 
     def answered(self, answer: Answer, now: float) -> bool:
@@ -201,9 +204,9 @@ class Transfer:
             self.trouble = Trouble(Reason.REFUSED, why)
             return False
         if status in FILE:
-            return self._begin(answer, headers.length(answer))
+            return self._whole(answer)
         if status == 206:
-            return self._part(answer)
+            return self._part(answer, headers.content_range(answer.single("content-range")))
         if status in REDIRECT and "location" in fields:
             self._redirect(answer, now)
         elif status == 416 and self._ranged:
@@ -287,8 +290,9 @@ class Transfer:
             return b""
         self._looked = None
         found, told = kind_of(data), self._head.type or ""
+        image = told.startswith("image/")
         believed = told not in GENERIC and (
-            found is None or not (told.startswith("image/") or is_page(found))
+            not (image and not data) if found is None else not (image or is_page(found))
         )
         if not believed and not matches(found, self._options.expect):
             raise ContentError(*self._unexpected(found or self._head.type, seen=found is not None))
@@ -311,9 +315,22 @@ class Transfer:
                 kind,
             )
 
-    def _part(self, answer: Answer) -> bool:
-        """A 206: the rest that was asked for, or the file's beginning, or all of it, asked for or not."""
+    def _whole(self, answer: Answer) -> bool:
+        """A 200: all of the file; unless a server means a part and does not say so, or not in the status."""
+        length = headers.length(answer)
         part = headers.content_range(answer.single("content-range"))
+        if part is not None and length == part.size:
+            return self._part(answer, part)
+        if self._ranged and self._content is not None and self._content.total is not None:
+            total = self._content.total
+            same = self._validator in (answer.single("etag"), answer.single("last-modified"))
+            if length is not None and (length == total - self._asked or (same and length != total)):
+                self._cannot_join("the server sent a part of the file as if it were the whole")
+                return False
+        return self._begin(answer, length)
+
+    def _part(self, answer: Answer, part: ContentRange | None) -> bool:
+        """A 206: the rest that was asked for, or the file's beginning, or all of it, asked for or not."""
         if part is not None and headers.length(answer) not in (None, part.size):
             part = None
         if self._ranged and part is not None and self._goes_on(answer, part):

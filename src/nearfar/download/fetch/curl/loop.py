@@ -142,13 +142,15 @@ class CurlFetcher:
     def cancel(self) -> None:
         for handle in self._active.values():
             self._multi.remove_handle(handle.curl)
+            self._schedule.release(handle.host)
             handle.close()
+        # What is known of hosts stays: the next share of work may be for the same ones.
+        self._schedule.take_back()
         self._active.clear()
         self._over.clear()
         self._refused.clear()
         self._resumed.clear()
         self._dropped.clear()
-        self._schedule = Schedule(self._options.connections, self._options.per_host)
         self._in_flight = 0
 
     def close(self) -> None:
