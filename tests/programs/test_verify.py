@@ -207,3 +207,11 @@ def test_a_place_that_is_not_there_is_a_usage_error(
     assert "nowhere: there is no such folder" in said
     assert "nothing.txt: no such file or directory" in said
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_list_may_spell_a_url_in_another_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "one", "http://gallery/girl.png")
+    digest = hashlib.sha256(FILES["http://gallery/girl.png"]).hexdigest()
+    (tmp_path / "list.txt").write_text(f"HTTP://Gallery:80/x/../girl.png#top\tsha256={digest}\n")
+    assert main([str(tmp_path / "list.txt"), str(tmp_path / "one")]) == 0
+    assert "1 of 1 url saved and verified" in capsys.readouterr().out

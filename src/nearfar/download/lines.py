@@ -7,8 +7,9 @@
     https://host/c.png <TAB> name*=cats/%1Bc.png                   percent-encoded UTF-8
     https://host/d.png <TAB> # http-5xx: 503 after 4 requests      what a failures file says is ignored
 
-Blank lines and lines that start with ``#`` are skipped. A line that cannot be read becomes a `Bad` with its
-number; it never stops the run.
+White space around a line, a field, or the two sides of its ``=`` says nothing. Blank lines and lines that
+start with ``#`` are skipped. A line that cannot be read becomes a `Bad` with its number; it never stops the
+run.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ LONGEST_LINE = 64 * 1024
 _HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 _URL = re.compile(r"https?://[^\s\x00-\x1f\x7f/?#]+[^\s\x00-\x1f\x7f]*", re.IGNORECASE)
 _HEX = re.compile(r"[0-9a-f]+")
+_AROUND = " \t\r\n\v\f\xa0\u200b\ufeff"
+"""What may stand around a line or a field: blanks of any kind that editors and web pages leave behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,11 @@ class _NotAJobError(Exception):
 
 def parse(line: str, where: str) -> Job | Bad | None:
     """Read one line; None when there is nothing on it. `where` names the line in a refusal."""
-    text = line.strip("\r\n\ufeff ")
+    text = line.strip(_AROUND)
     if not text or text.startswith("#"):
         return None
     url, *fields = text.split("\t")
+    url = url.strip(_AROUND)
     try:
         _check_url(url)
         name, checksum = _read_fields(fields)
@@ -66,10 +70,11 @@ def _check_url(url: str) -> None:
 
 def _read_fields(fields: Iterable[str]) -> tuple[str | None, Checksum | None]:
     name, checksum = None, None
-    for field in fields:
+    for field in (field.strip(_AROUND) for field in fields):
         if not field or field.startswith("#"):
             continue
         key, equals, value = field.partition("=")
+        key, value = key.rstrip(_AROUND), value.lstrip(_AROUND)
         if not equals or not value:
             raise _NotAJobError(f"{field[:40]!r} is not of the form key=value")
         if key == "name":

@@ -78,6 +78,11 @@ class Passage:
             self._upload.abandon()
             self._upload = None
 
+    def leave(self) -> None:
+        """The transfer was dropped; nobody is told."""
+        self.fetched = True
+        self.restart()
+
     def done(self, body: Body) -> None:
         self.fetched = True
         if self._upload is not None:

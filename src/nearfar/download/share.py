@@ -116,7 +116,7 @@ def fetch_share(order: Order) -> Report:
     """Fetch, and return once each job that was begun has ended. Raises `Unfit`."""
     started = time.monotonic()
     desk = ShareDesk(
-        order.jobs, started + LONGEST, lambda: producer.stop(), lambda told: outbound.tell_underway(told)
+        order.jobs, started + LONGEST, lambda: producer.finish(), lambda told: outbound.tell_underway(told)
     )
     try:
         fetcher = _kept_fetcher(order.fetching)

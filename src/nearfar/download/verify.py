@@ -14,6 +14,7 @@ from nearfar.download.model import Saved
 from nearfar.download.redact import written
 from nearfar.download.store import Listing, Store
 from nearfar.download.store.manifest import FILE
+from nearfar.download.urls import resource
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ def digests(lines: Iterable[str]) -> dict[str, str]:
             continue
         if isinstance(job, Bad) or job.checksum is None or job.checksum.algorithm != "sha256":
             raise ValueError(f"line {number} is no URL with its digest (URL, a tab, sha256=...)")
-        found[written(job.url)] = job.checksum.digest
+        found[resource(written(job.url))] = job.checksum.digest
     return found
 
 
@@ -76,14 +77,14 @@ def _verify(verified: Verified, folder: Path, wanted: Mapping[str, str] | None, 
     wrong: list[Saved] = []
     with Listing(folder) as listing:
         for row in listing.rows():
-            if wanted is not None and row.url not in wanted:
+            if wanted is not None and resource(row.url) not in wanted:
                 verified.unlisted.append(f"{folder / row.name} (of {row.url})")
             elif complaint := _complaint(listing, folder, row, wanted):
                 verified.complaints.append(complaint)
                 wrong.append(row)
             else:
                 verified.files[folder] += 1
-                verified.sizes[row.url] = row.size
+                verified.sizes[resource(row.url)] = row.size
     if repair and wrong:
         verified.repaired += _repair(folder, wrong)
 
@@ -95,7 +96,7 @@ def _complaint(listing: Listing, folder: Path, row: Saved, wanted: Mapping[str, 
         return f"{path} is in the manifest, but not there"
     if wanted is None:
         return "" if digest == row.sha256 else f"{path} is not as it was saved: its digest is another"
-    return "" if digest == wanted[row.url] else f"{path} has another digest than the list tells"
+    return "" if digest == wanted[resource(row.url)] else f"{path} has another digest than the list tells"
 
 
 def _repair(folder: Path, wrong: Sequence[Saved]) -> Iterator[str]:

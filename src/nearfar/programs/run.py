@@ -15,7 +15,7 @@ from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake, Source
 from nearfar.download.model import Underway
 from nearfar.programs.common import why
-from nearfar.programs.counts import Counts
+from nearfar.programs.counts import Counts, number
 from nearfar.programs.progress import make_progress
 from nearfar.programs.streams import tell
 
@@ -74,6 +74,12 @@ class Run:
             tell(f"failures: written to {self._failures.path}")
         elif self._failures.count:
             tell(f"failures: {self._failures.path} (try them again with -i {self._failures.path})")
+        if pages := self.desk.pages:
+            kind, _ = pages.most_common(1)[0]
+            tell(
+                f"{number(pages.total(), 'web page')} saved where a name promises another kind of file"
+                f" (--expect '{kind}' would refuse such)"
+            )
         if self.summary.left or not self._all_counted:
             tell("to go on, run the same command again: nothing that is saved is fetched twice")
         log.debug("%s", self.summary, extra={"event": "summary", "fields": self._fields()})

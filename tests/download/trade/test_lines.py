@@ -24,7 +24,7 @@ words = st.text(st.characters(exclude_characters="\t\r\n\ufeff", exclude_categor
 jobs = st.builds(
     Job,
     urls,
-    st.none() | words.filter(lambda name: name == name.strip(" ")),
+    st.none() | words.filter(lambda name: name == name.strip(" \xa0\u200b")),
     st.none() | st.builds(Checksum, st.just("sha256"), st.binary(min_size=32, max_size=32).map(bytes.hex)),
 )
 
@@ -39,7 +39,26 @@ def test_a_line_names_a_url_and_what_its_author_knows() -> None:
     assert parse(line, "line 1") == Job("https://h/a.png", "cats/a.png", Checksum("sha256", SHA))
 
 
-@pytest.mark.parametrize("line", ["", "  ", "# remark", "\r\n", "\ufeff"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"  https://h/a.png\tname=a.png\tsha256={SHA}",
+        f"\thttps://h/a.png\tname=a.png\tsha256={SHA}\t",
+        f"https://h/a.png \t name=a.png \t sha256={SHA} ",
+        f"https://h/a.png\t\tname = a.png\tsha256 = {SHA}\r\n",
+        f"\ufeffhttps://h/a.png\xa0\tname=a.png\xa0\t\xa0sha256={SHA}\u200b",
+        f" \t https://h/a.png \t sha256={SHA} \t name=a.png \t # dns: no such host",
+    ],
+)
+def test_white_space_around_a_line_or_a_field_says_nothing(line: str) -> None:
+    assert parse(line, "line 1") == Job("https://h/a.png", "a.png", Checksum("sha256", SHA))
+
+
+def test_white_space_inside_a_name_is_part_of_it() -> None:
+    assert parse("http://h/a\tname= my cat.png ", "line 1") == Job("http://h/a", "my cat.png")
+
+
+@pytest.mark.parametrize("line", ["", "  ", "\t", " \t# remark", "# remark", "\r\n", "\ufeff"])
 def test_blank_lines_and_remarks_are_nothing(line: str) -> None:
     assert parse(line, "line 1") is None
 

@@ -23,6 +23,7 @@ from nearfar.download.model import Reason, Saved
 from nearfar.download.redact import identity, written
 from nearfar.download.store.errors import StoreError
 from nearfar.download.store.names import OWN
+from nearfar.download.urls import resource
 from nearfar.readable import hidden
 
 FILE = f"{OWN}.sqlite"
@@ -106,11 +107,12 @@ class Manifest:
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
 
     def _key(self, url: str) -> bytes:
-        """What `url` is known by here: a hash of all of it but passwords.
+        """What the resource that `url` names is known by here: a hash of its URL without passwords.
 
         Where it holds secrets, the hash is of this directory's own: no table made elsewhere finds them, and
         no two directories can be compared.
         """
+        url = resource(url)
         if written(url) == url:
             return hashlib.sha256(url.encode()).digest()
         said = identity(url).encode(errors="surrogateescape")
