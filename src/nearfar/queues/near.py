@@ -52,7 +52,7 @@ class NearQueue(PipedQueue, BaseQueue):
         self._check_open()
         message = dumps_for_family(item)
         self._claim(block, deadline_of(block, timeout))
-        self._feed(message)
+        self._send(message)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         """As `BaseQueue.put_many`. Each item has its own slot and message; they travel together."""
@@ -67,7 +67,7 @@ class NearQueue(PipedQueue, BaseQueue):
                     self._claim(False, 0.0)
                 except Full:
                     sent += len(claimed)
-                    self._feed(*claimed)
+                    self._send(*claimed)
                     claimed = []
                     self._claim(block, deadline)
                 claimed.append(message)
@@ -75,7 +75,7 @@ class NearQueue(PipedQueue, BaseQueue):
             raise Full(sent) from None
         finally:
             if claimed:
-                self._feed(*claimed)
+                self._send(*claimed)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         return item_in(self._take(deadline_of(block, timeout)))
