@@ -35,18 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             tell(describe_place(queue.address, hosts=True))
             _watch(queue, stop, options.status_every, empty)
             left = queue.counts()
+            if left["unsettled"]:
+                log.warning("stopped with %s", describe(left))
     except (AddressError, KeysError) as error:
         print(f"nearfar queue: {error}", file=sys.stderr)
         return Exit.USAGE
-    if not left["unsettled"]:
-        log.info("stopped; nothing is left in it")
-        return Exit.OK
-    log.warning("stopped with %s", describe(left))
-    if left["producers"]:
-        log.warning("the producers keep what they put, and send it again to a queue at the same address")
-    else:
-        log.warning("it is lost: its producers have left")
-    return stop.exit_code
+    if left["unsettled"]:
+        return stop.exit_code
+    log.info("stopped; nothing is left in it" if not left["unread letters"] else "stopped")
+    return Exit.OK
 
 
 def make_parser() -> argparse.ArgumentParser:

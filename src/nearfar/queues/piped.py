@@ -157,6 +157,19 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
             self._free()
         return [first, *others]
 
+    def _take_batched(self, most: int, least: int, deadline: float | None) -> list[Message]:
+        """Up to `most` messages; fewer than `least` only at the deadline or the end. Raises as `_take`."""
+        found = self._take_many(most, deadline)
+        try:
+            with suppress(Empty, ShutDown):
+                while len(found) < least:
+                    found += self._take_many(most - len(found), deadline)
+        except BaseException:
+            for message in found:
+                self._give_back(message)
+            raise
+        return found
+
     def _read(self, deadline: float | None, dropping: bool) -> Message:
         while True:
             wait = left(deadline)
