@@ -23,7 +23,7 @@ class Pipe:
         self.wlock: Any = multiprocessing.get_context("fork").Lock()
         self.tokens: deque[None] = deque()
         self.bell = Bell()
-        self.outbox = Outbox(self.tokens, self.bell, self.writer, self.wlock)
+        self.outbox = Outbox(self.tokens, self.bell, self.writer.fileno, self.wlock)
 
     def arrived(self) -> list[bytes]:
         found = []

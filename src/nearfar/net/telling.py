@@ -15,9 +15,20 @@ def described(error: Any) -> tuple[str, str]:
     return kind, "".join(quietly(lambda: str(error), "<its str() raises>"))
 
 
+_place = ""
+
+
+def set_place(place: str) -> None:
+    """Called once, by a worker's process: where the tracebacks of this process come from."""
+    global _place
+    _place = f"In {place}:\n"
+
+
 def traceback_of(error: BaseException) -> str:
-    """Its traceback as Python prints it; empty where that cannot be had. Never raises."""
-    return str(quietly(lambda: "".join(traceback.format_exception(error)), ""))
+    """Its traceback as Python prints it, behind a line that says where, in a worker; empty where it cannot be
+    had. Never raises."""
+    text = str(quietly(lambda: "".join(traceback.format_exception(error)), ""))
+    return f"{_place}{text}" if text else ""
 
 
 def with_traceback(error: BaseException, text: Any) -> BaseException:

@@ -14,7 +14,7 @@ from nearfar.download.consumer import Consumer
 from nearfar.download.memory import keep_freed_memory
 from nearfar.download.store import Store, StoreError
 from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, QueueLost
-from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, describe_place, positive
+from nearfar.programs.arguments import add_queue_options, describe_place, positive, queue_address
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import Progress, make_progress
@@ -92,7 +92,7 @@ def _work(options: argparse.Namespace, store: Store) -> int:
 
     with StopRequest() as stop:
         inbound = open_inbound(
-            options.queue or options.bind or DEFAULT_ADDRESS,
+            queue_address(options),
             bind=options.queue is None,
             store=store.id,
             lanes=options.lanes,

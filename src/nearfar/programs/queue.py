@@ -13,6 +13,7 @@ from nearfar.programs.arguments import (
     add_access_options,
     byte_count,
     describe_place,
+    lease_seconds,
     natural,
     positive,
     seconds,
@@ -61,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--lease",
-        type=seconds,
+        type=lease_seconds,
         default=10.0,
         metavar="S",
         help="seconds of silence after which an end counts as dead (10)",

@@ -18,13 +18,11 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
-from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Lock
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from nearfar.net.shield import Shield
 from nearfar.queues.deadlines import left
@@ -93,10 +91,12 @@ class Bell:
 class Outbox:
     """`tokens` is the standard queue's buffer: each tells its feeder thread to call `feed` once.
 
+    `writer` tells the descriptor of the pipe's end.
+
     Refers to no queue: the feeder thread, which has it, must not keep one alive.
     """
 
-    def __init__(self, tokens: deque[None], bell: Bell, writer: Connection[Any, Any], wlock: Lock) -> None:
+    def __init__(self, tokens: deque[None], bell: Bell, writer: Callable[[], int], wlock: Lock) -> None:
         self._messages: deque[Message] = deque()
         self._tokens = tokens
         self._bell = bell
@@ -133,7 +133,7 @@ class Outbox:
         batch = self._first(BATCH)
         try:
             if batch:
-                write(self._writer.fileno(), batch)
+                write(self._writer(), batch)
         finally:  # as by the standard, what could not be written is gone
             self._take_out(len(batch))
             self._behind = False
@@ -177,7 +177,7 @@ class Outbox:
             if (len(page) == 1 and len(page[0]) + HEADER > PAGE) or not self._has_room():
                 return False
             self._bell.writing = True
-            write(self._writer.fileno(), page)
+            write(self._writer(), page)
             self._take_out(len(page))
             return True
         finally:
@@ -197,7 +197,7 @@ class Outbox:
     def _has_room(self) -> bool:
         if self._poll is None:
             self._poll = select.poll()
-            self._poll.register(self._writer.fileno(), select.POLLOUT)
+            self._poll.register(self._writer(), select.POLLOUT)
         return [events for _, events in self._poll.poll(0)] == [select.POLLOUT]
 
     def _take_out(self, count: int) -> None:

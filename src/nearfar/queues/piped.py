@@ -83,7 +83,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
     def _reset(self, after_fork: bool = False) -> None:
         super()._reset(after_fork)  # type: ignore[misc]
         self._notempty = Bell()
-        self._outbox = Outbox(self._buffer, self._notempty, self._writer, self._wlock)
+        self._outbox = Outbox(self._buffer, self._notempty, self._writer.fileno, self._wlock)
         self._send_bytes = self._outbox.feed
         self._starting = threading.RLock()
 
