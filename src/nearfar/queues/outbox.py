@@ -160,23 +160,34 @@ class Outbox:
     def _write_now(self) -> None:
         """Write what waits, as far as that needs no waiting; leave the rest to the feeder thread."""
         try:
-            with Shield(), suppress(OSError):  # the feeder thread meets it again, and does as the standard's
-                while self._messages and self._write_page():
-                    pass
+            if self._begins_small():
+                with (
+                    Shield(),
+                    suppress(OSError),
+                ):  # the feeder thread meets it again, and does as the standard's
+                    while self._begins_small() and self._write_page():
+                        pass
         finally:
             if self._messages and not self._behind:
                 self._behind = True
                 self.call_feeder()
+
+    def _begins_small(self) -> bool:
+        """Whether there is a message that fits into a page."""
+        try:
+            return len(self._messages[0]) + HEADER <= PAGE
+        except IndexError:
+            return False
 
     def _write_page(self) -> bool:
         """Write what fits into a page, if nobody else writes and the pipe has room for one."""
         if not self._wlock.acquire(False):
             return False
         try:
-            page = self._first(PAGE)
-            if (len(page) == 1 and len(page[0]) + HEADER > PAGE) or not self._has_room():
+            if not self._begins_small() or not self._has_room():
                 return False
             self._bell.writing = True
+            page = self._first(PAGE)
             write(self._writer(), page)
             self._take_out(len(page))
             return True
@@ -186,7 +197,11 @@ class Outbox:
 
     def _first(self, most: int) -> list[Message]:
         """At least the first message, and as many as fit into `most` bytes with their headers."""
-        batch = list(islice(self._messages, TOGETHER))
+        messages = self._messages
+        if not messages:
+            return []
+        likely = most // (len(messages[0]) + HEADER) + 1
+        batch = list(islice(messages, min(likely, TOGETHER)))
         size = 0
         for index, message in enumerate(batch):
             size += len(message) + HEADER
