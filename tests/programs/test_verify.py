@@ -184,9 +184,9 @@ def test_a_gallery_lists_the_digests_of_its_pictures(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("http://gallery/girl.png", "line 1 is no URL with its digest"),
-        (f"http://gallery/girl.png\tmd5={'0' * 32}", "line 1 is no URL with its digest"),
-        ("girl.png", "line 1 is no URL with its digest"),
+        ("http://gallery/girl.png", "line 1 is not a URL with its digest"),
+        (f"http://gallery/girl.png\tmd5={'0' * 32}", "line 1 is not a URL with its digest"),
+        ("girl.png", "line 1 is not a URL with its digest"),
     ],
 )
 def test_a_list_without_digests_is_a_usage_error(

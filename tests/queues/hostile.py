@@ -12,7 +12,18 @@ from tests.queues.ledger_check import body_of
 
 NUMBERS = (0, 1, 1, 2, 3, 5, 40, 4096, 1 << 31, 1 << 62, (1 << 63) - 1)
 WORDS = [kind for kind in Kind if kind is not Kind.HELLO]
-ASKS = ("fence", "late", "lane", "size", "join", "dead letters", "counts", "\u202eshutdown", "nonsense")
+ASKS = (
+    "fence",
+    "flush",
+    "late",
+    "lane",
+    "size",
+    "join",
+    "dead letters",
+    "counts",
+    "\u202eshutdown",
+    "nonsense",
+)
 TRUTHS = (Kind.JOIN, Kind.PUT, Kind.NEED, Kind.REPORT, Kind.ASK, Kind.SYNCED, Kind.BYE)
 
 

@@ -91,7 +91,9 @@ def test_what_is_on_its_way_is_bounded_and_goes_on_as_the_host_acks(monkeypatch:
     assert entry.admitted == 2
     for line_number, expected in enumerate([[1, 2], [3], [4], [5]], 1):
         assert numbers(sender) == expected
-        sender.sent(line_number, sum(10 + 80 * (number == 4) for number in expected))
+        sender.sent(
+            line_number, sum(10 + 80 * (number == 4) for number in expected), expected[0], len(expected)
+        )
         assert numbers(sender) == []
         sender.acked(line_number - 1)
         assert numbers(sender) == []
@@ -271,7 +273,7 @@ def test_a_new_session_begins_without_room_and_with_nothing_on_its_way(
     sender.gain(3, 0)
     sender.admit()
     assert numbers(sender) == [1]
-    sender.sent(1, 20)
+    sender.sent(1, 20, 1, 1)
     sender.begin(0, maxsize=5, maxbytes=0)
     sender.admit()
     assert numbers(sender) == []
@@ -382,7 +384,7 @@ class Histories(RuleBasedStateMachine):
             assert self.session.sent[-1] == first + count - 1
             self.session.sent_bytes += len(message.body)
             self.lines += 1
-            self.sender.sent(self.lines, len(message.body))
+            self.sender.sent(self.lines, len(message.body), *message.fields[:2])
 
     @rule()
     def ack(self) -> None:

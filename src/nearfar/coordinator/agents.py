@@ -88,7 +88,7 @@ class Agents:
     ) -> None:
         """A worker is ready; or it is older than this coordinator, and comes with what it was given."""
         if not name.startswith(f"{agent.session.uid}/"):
-            raise ProtocolError(f"{name} is no name for a worker of {agent.session.uid}")
+            raise ProtocolError(f"{name} is not a name for a worker of {agent.session.uid}")
         if len(agent.workers) >= MOST_WORKERS:
             raise ProtocolError(f"{agent.session.uid} has more than {MOST_WORKERS} workers")
         if len(batches) > MOST_BROUGHT or sum(len(numbers) for _, numbers in batches) > MOST_TASKS:

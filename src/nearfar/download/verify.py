@@ -44,7 +44,7 @@ def digests(lines: Iterable[str]) -> dict[str, str]:
         if job is None:
             continue
         if isinstance(job, Bad) or job.checksum is None or job.checksum.algorithm != "sha256":
-            raise ValueError(f"line {number} is no URL with its digest (URL, a tab, sha256=...)")
+            raise ValueError(f"line {number} is not a URL with its digest (URL, a tab, sha256=...)")
         found[resource(written(job.url))] = job.checksum.digest
     return found
 

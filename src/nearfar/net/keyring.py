@@ -73,10 +73,14 @@ def add(folder: Path, name: str, public: Path | None = None) -> Path | None:
 def revoke(folder: Path, name: str) -> None:
     """Let `name` in no more. Raises `KeysError` if it was not."""
     check_name(name)
+    if not (folder / CLIENTS).is_dir():
+        raise KeysError(f"there is no folder {folder / CLIENTS}: `nearfar keys init` makes it")
     try:
         _entry(folder, name).unlink()
     except FileNotFoundError:
-        raise KeysError(f"no {name} is let in by {folder}: `nearfar keys list` says who is") from None
+        raise KeysError(
+            f"{folder} does not let in anybody as {name}: `nearfar keys list` says whom it lets in"
+        ) from None
     shutil.rmtree(folder / FOR / name, ignore_errors=True)
 
 

@@ -46,7 +46,7 @@ class Pair(NamedTuple):
 def check_name(name: str) -> str:
     """`name`, if a client may be called so; raises `KeysError`."""
     if not _NAME.fullmatch(name):
-        raise KeysError(f"{name!r} is no name: up to 64 letters, digits, '.', '_' and '-'")
+        raise KeysError(f"{name!r} is not a name: it takes up to 64 letters, digits, '.', '_' and '-'")
     return name
 
 
@@ -147,7 +147,7 @@ def _is_key(key: bytes) -> bool:
 
 
 def _check_private(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # who reads it finds out why it cannot be read
         found = path.stat()
         if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise KeysError(f"others can read the secret key {path}: make it private (chmod 600 {path})")

@@ -16,18 +16,27 @@ def described(error: Any) -> tuple[str, str]:
     return kind, "".join(quietly(lambda: str(error), "<its str() raises>"))
 
 
+_place = ""
+
+
+def set_place(place: str) -> None:
+    """Called once, by a worker's process: where the tracebacks of this process come from."""
+    global _place
+    _place = f"In {place}:\n"
+
+
 def traceback_of(error: BaseException) -> str:
     """Its traceback as Python prints it; empty where that cannot be had. Never raises.
 
-    A warning that the formatting itself raises under ``-W error`` does not cost the traceback: Python 3.15
-    warns about the main module of a spawned process.
+    In a worker, a line before it says where. A warning that the formatting itself raises under
+    ``-W error`` does not cost the traceback: Python 3.15 warns about the main module of a spawned process.
     """
     text = quietly(lambda: "".join(traceback.format_exception(error)), None)
     if text is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             text = quietly(lambda: "".join(traceback.format_exception(error)), "")
-    return str(text)
+    return f"{_place}{text}" if text else ""
 
 
 def with_traceback(error: BaseException, text: Any) -> BaseException:

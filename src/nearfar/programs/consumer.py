@@ -16,7 +16,7 @@ from nearfar.download.store import Listing, Store, StoreError
 from nearfar.download.store.export import Form
 from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, QueueLost
 from nearfar.output import Output
-from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, describe_place, positive
+from nearfar.programs.arguments import add_queue_options, describe_place, positive, queue_address
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import Progress, make_progress
@@ -105,7 +105,7 @@ def _work(options: argparse.Namespace, store: Store) -> int:
 
     with StopRequest() as stop:
         inbound = open_inbound(
-            options.queue or options.bind or DEFAULT_ADDRESS,
+            queue_address(options),
             bind=options.queue is None,
             store=store.id,
             lanes=options.lanes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -14,8 +15,14 @@ from nearfar.coordinator.loop import LoneCoordinator
 from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted
 from nearfar.net.access import admit, approach
 from nearfar.net.addresses import Address
-from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options, natural, seconds
-from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, why
+from nearfar.programs.arguments import (
+    DEFAULT_POOL_ADDRESS,
+    add_access_options,
+    lease_seconds,
+    natural,
+    seconds,
+)
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, timestamp, why
 from nearfar.programs.counts import number
 from nearfar.programs.hiring import make_crew
 from nearfar.programs.plainly import add_plain_option, plain_names
@@ -60,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_plain_option(parser, "with --workers: they")
     add(
         "--lease",
-        type=seconds,
+        type=lease_seconds,
         default=10.0,
         metavar="S",
         help="seconds of silence after which workers elsewhere, or a client, count as dead (10)",
@@ -144,10 +151,33 @@ def _tell_status(options: argparse.Namespace) -> int:
     time.sleep(SAMPLE)
     after = look()
     rate = (after.counts["done"] - before.counts["done"]) / SAMPLE
+    if options.log_format == "json":
+        tell(json.dumps(_as_json(before, after, rate), ensure_ascii=False))
+        return Exit.OK
     tell(describe(after.counts, rate))
     if after.workers:
         tell(table(("worker", "host", "pid", "tasks", "tasks/s", "runs", "for"), _rows(before, after)))
     return Exit.OK
+
+
+def _as_json(before: Status, after: Status, rate: float) -> dict[str, object]:
+    """One object, with the time, event and message of a log line, every figure, and a list of the workers."""
+    earlier = {worker.name: worker.answered for worker in before.workers}
+    workers = [
+        {
+            "worker": worker.name,
+            "host": worker.host,
+            "pid": worker.pid,
+            "tasks": worker.answered,
+            "tasks_per_second": (worker.answered - earlier.get(worker.name, 0)) / SAMPLE,
+            "runs": worker.runs or None,
+            "for_seconds": worker.since if worker.runs else None,
+        }
+        for worker in after.workers
+    ]
+    said = {"time": timestamp(time.time()), "level": "info", "event": "status"}
+    said["message"] = describe(after.counts, rate)
+    return said | after.counts | {"done_per_second": rate, "per_worker": workers}
 
 
 def _rows(before: Status, after: Status) -> list[tuple[str, ...]]:

@@ -29,11 +29,11 @@ from nearfar.download.store import StoreError
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 from nearfar.net.addresses import Address
 from nearfar.programs.arguments import (
-    DEFAULT_ADDRESS,
     add_queue_options,
     describe_place,
     pool_place,
     positive,
+    queue_address,
 )
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, start_tracker, why
 from nearfar.programs.fetching import add_fetching, fetch_options, warn
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(parser, options)
     warn(options)
     try:
+        _check_authorities(options)
         fetching = fetch_options(options)
         source = _open_source(options)
         if source.overwritten_by(options.failures) and not is_own(options.failures):
@@ -115,6 +116,12 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--pool needs a queue with an address: --queue local has processes of its own (-P N)")
 
 
+def _check_authorities(options: argparse.Namespace) -> None:
+    """Those of a coordinator's workers are on their machines. Raises `OSError`."""
+    if options.cacert is not None and not isinstance(options.pool, str):
+        options.cacert.open("rb").close()
+
+
 def _open_source(options: argparse.Namespace) -> Source:
     """Raises `OSError`."""
     if options.input is None:
@@ -169,7 +176,7 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
     from nearfar.download.couriers.far import open_outbound
     from nearfar.download.producer import Producer
 
-    address = options.bind or options.queue or DEFAULT_ADDRESS
+    address = queue_address(options)
     bind = options.bind is not None
     with StopRequest() as stop, closing(make_fetcher(fetching)) as fetcher:
         outbound = open_outbound(
@@ -227,7 +234,7 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> St
     from nearfar.download.pooled import Pooled
     from nearfar.download.share import Order
 
-    address = options.bind or options.queue or DEFAULT_ADDRESS
+    address = queue_address(options)
     bind = options.bind is not None
     if isinstance(options.pool, str) and Address.parse(address).everywhere:
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")

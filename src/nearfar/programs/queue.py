@@ -13,6 +13,7 @@ from nearfar.programs.arguments import (
     add_access_options,
     byte_count,
     describe_place,
+    lease_seconds,
     natural,
     positive,
     seconds,
@@ -35,18 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             tell(describe_place(queue.address, hosts=True))
             _watch(queue, stop, options.status_every, empty)
             left = queue.counts()
+            if left["unsettled"]:
+                log.warning("stopped with %s", describe(left))
     except (AddressError, KeysError) as error:
         print(f"nearfar queue: {why(error)}", file=sys.stderr)
         return Exit.USAGE
-    if not left["unsettled"]:
-        log.info("stopped; nothing is left in it")
-        return Exit.OK
-    log.warning("stopped with %s", describe(left))
-    if left["producers"]:
-        log.warning("the producers keep what they put, and send it again to a queue at the same address")
-    else:
-        log.warning("it is lost: its producers have left")
-    return stop.exit_code
+    if left["unsettled"]:
+        return stop.exit_code
+    log.info("stopped; nothing is left in it" if not left["unread letters"] else "stopped")
+    return Exit.OK
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--lease",
-        type=seconds,
+        type=lease_seconds,
         default=10.0,
         metavar="S",
         help="seconds of silence after which an end counts as dead (10)",

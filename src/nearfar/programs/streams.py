@@ -65,5 +65,7 @@ def secure() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text in its encoding
     raw = io.BufferedWriter(Unheeded(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", line_buffering=True)

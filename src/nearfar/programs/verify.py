@@ -6,7 +6,9 @@ import argparse
 import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
 
 from nearfar.download.store import StoreError
 from nearfar.download.verify import Verified, digests, verify, verify_saved
@@ -72,10 +74,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _lines(place: str) -> list[str]:
-    """Raises `OSError`; `ValueError` for what is no text."""
+    """Raises `OSError`; `ValueError` for what is not text, and for an address or answer that is not HTTP."""
     if place.startswith(("http://", "https://")):
-        with urllib.request.urlopen(place, timeout=LONGEST) as answer:
-            return str(answer.read(), "utf-8").splitlines()
+        try:
+            with urllib.request.urlopen(place, timeout=LONGEST) as answer:
+                return str(answer.read(), "utf-8").splitlines()
+        except HTTPException as error:
+            raise ValueError(str(error) or type(error).__name__) from error
+        except URLError as error:
+            reason = why(error.reason) if isinstance(error.reason, Exception) else error.reason
+            raise ValueError(f"cannot be fetched: {reason}") from error
     return Path(place).read_text(encoding="utf-8").splitlines()
 
 

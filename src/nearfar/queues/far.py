@@ -15,7 +15,7 @@ from nearfar.errors import Full, ShutDown
 from nearfar.net import codec, forks
 from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
+from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises
 from nearfar.queues.deadlines import waits
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End
@@ -132,11 +132,11 @@ class FarQueue(BaseQueue):
 
     # -- the standard interface ------------------------------------------------------------------
 
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        lying = self._tray.slip(item)
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        lying = self._tray.slip(obj)
         if not lying:
             try:
-                self._reached().put([item], block=waits(block, timeout), timeout=timeout)
+                self._reached().put([obj], block=waits(block, timeout), timeout=timeout)
             except Full:
                 raise Full from None
         elif (lying == 1 or lying == MANY) and self._end is not None:
@@ -156,6 +156,18 @@ class FarQueue(BaseQueue):
         end = self._reached()
         self._settle_previous(end)
         return end.take_items(most, get_ident(), block=waits(block, timeout), timeout=timeout)
+
+    def _take_batch(self, most: int, least: int, timeout: float | None) -> list[Any]:
+        end, thread = self._reached(), get_ident()
+        self._settle_previous(end)
+        if least > 1:
+            return [one.item for one in end.take_batch(most, least, thread, timeout=timeout)]
+        return end.take_items(most, thread, block=waits(True, timeout), timeout=timeout, to_the_end=True)
+
+    def _receive_batch(self, most: int, least: int, timeout: float | None) -> BatchDelivery:
+        end = self._reached()
+        taken = end.take_batch(most, least, DELIVERY, timeout=timeout)
+        return BatchDelivery([FarDelivery(end, one) for one in taken])
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
         end = self._reached()
@@ -202,6 +214,12 @@ class FarQueue(BaseQueue):
 
     def cancel_join_thread(self) -> None:
         self._join_at_exit = False
+
+    def flush(self, timeout: float | None = None) -> None:
+        if self._closed:
+            raise ValueError(f"{type(self).__name__} is closed")
+        if self._end is not None:
+            self._end.flush(timeout)
 
     def promises(self) -> Promises:
         return Promises(

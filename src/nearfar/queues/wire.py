@@ -293,4 +293,4 @@ def refusal(version: int | None) -> str:
     """What is told to somebody whose HELLO is of `version`, or of none."""
     if version is not None and version != VERSION:
         return f"the host speaks version {VERSION} of the protocol, this end version {version}"
-    return "there is a queue here, and what called is no end of one"
+    return "there is a queue here, and what called is not an end of one"

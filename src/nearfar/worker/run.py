@@ -14,6 +14,7 @@ from typing import Any
 
 from nearfar.coordinator.tasks import Mode, Status
 from nearfar.net import forks
+from nearfar.net.telling import set_place
 from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
 from nearfar.worker.inherited import Inherited, inherit
@@ -56,6 +57,7 @@ def main(line: socket.socket, birth: Birth) -> None:
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_current(WorkerInfo(birth.slot, birth.name, birth.host, os.getpid()))
+    set_place(f"worker {birth.name} (pid {os.getpid()} on {birth.host})")
     inherit(birth.inherited)
     with line:
         end = End(line)

@@ -323,7 +323,7 @@ def resident(pid: int) -> int:
     [
         ([], "give URLs"),
         (["-i", "nowhere.txt"], "nowhere.txt"),
-        (["http://h/", "--expect", "image/*", "--max-size", "12 parsecs"], "no size"),
+        (["http://h/", "--expect", "image/*", "--max-size", "12 parsecs"], "is not a size"),
         (["http://h/", "--header", "Range: bytes=0-"], "header Range"),
         (["http://h/", "--retries=-1"], "whole number"),
     ],

@@ -116,6 +116,16 @@ class Connection:
             answer = asks.take(number)
         return answer
 
+    def _asked(self, what: str, deadline: float | None) -> bool:
+        """Ask something of which only that it is answered matters; tells whether it was, in time."""
+        asks = self._machine.asks
+        number = asks.add(Kind.ASK, what)
+        try:
+            self._wait_until(lambda: asks.answered(number), deadline)
+            return asks.answered(number)
+        finally:
+            asks.take(number)
+
     # -- the end of an end -----------------------------------------------------------------------
 
     def close(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from math import inf
 from typing import Any
 
 from nearfar.errors import Empty, ProducerLost, ShutDown
-from nearfar.queues.deadlines import left
+from nearfar.queues.deadlines import left, waits
 from nearfar.queues.ends.loans import Taken
 from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.ends.putting import Putting
@@ -44,14 +45,16 @@ class End(Putting):
             self._let_go([(one.session, one.position, one.position) for one in taken])
             raise
 
-    def take_items(self, most: int, holder: int, *, block: bool, timeout: float | None) -> list[Any]:
+    def take_items(
+        self, most: int, holder: int, *, block: bool, timeout: float | None, to_the_end: bool = False
+    ) -> list[Any]:
         """As `take`, without what is known of each item."""
         deadline = None if timeout is None else time.monotonic() + timeout
         items: list[Any] = []
         runs: list[tuple[int, int, int]] = []
         try:
             with self._hold:
-                machine = self._ready_to_take(most, block, deadline, False)
+                machine = self._ready_to_take(most, block, deadline, to_the_end)
                 receiver = machine.receiver
                 while len(items) < most:
                     first, some = receiver.take_run(most - len(items), holder, time.monotonic())
@@ -68,8 +71,30 @@ class End(Putting):
             raise
         if items:
             return items
-        taken = self.take(1, holder, block=block, timeout=left(deadline))  # it may be one that raises
+        # it may be one that raises
+        taken = self.take(1, holder, block=block, timeout=left(deadline), to_the_end=to_the_end)
         return [taken[0].item]
+
+    def take_batch(self, most: int, least: int, holder: int, *, timeout: float | None) -> list[Taken]:
+        """As `take` to the end, but waits for `least` items where there is one.
+
+        Fewer come after `timeout` seconds, at the end, or before an item that cannot be read.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        taken = self.take(most, holder, block=waits(True, timeout), timeout=timeout, to_the_end=True)
+        try:
+            with suppress(Empty, ShutDown, ProducerLost):  # if it is the end, the next call says so
+                while len(taken) < least and not self._next_is_unreadable():
+                    more = most - len(taken)
+                    taken += self.take(more, holder, block=True, timeout=left(deadline), to_the_end=True)
+        except BaseException:
+            self._let_go([(one.session, one.position, one.position) for one in taken])
+            raise
+        return taken
+
+    def _next_is_unreadable(self) -> bool:
+        with self._hold:
+            return self._machine.receiver.next_is_unreadable()
 
     def _ready_to_take(self, most: int, block: bool, deadline: float | None, to_the_end: bool) -> EndMachine:
         machine = self._open(consumes=True)

@@ -86,6 +86,27 @@ class Putting(Connection):
         with self._hold:
             return self._session.tags if self._machine.session else frozenset()
 
+    def flush(self, timeout: float | None) -> None:
+        """Wait until the host has all that was put before, and has heard of all that is done.
+
+        Raises `TimeoutError` after `timeout` seconds, and `QueueLost`.
+
+        A question comes behind all that was sent before it, so its answer says that this is there. A host
+        that came anew in between is sent again what it lacks, and asked again.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._hold:
+            sender = self._open().sender
+            upto, answered = sender.number(), False
+            while sender.unstored(upto) or not answered:
+                self._wait_until(lambda: not sender.unsent(upto), deadline)
+                answered = not sender.unsent(upto) and self._asked("flush", deadline)
+                if not answered and deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(
+                        f"the host at {self._address} may lack {sender.unstored(upto)} of the items put here:"
+                        f" it has not confirmed all within {timeout:g} s; what it lacks is sent all the same"
+                    )
+
     def join_items(self) -> None:
         """Wait until every item of the queue is done. Raises `QueueLost`.
 

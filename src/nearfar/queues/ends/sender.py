@@ -76,7 +76,8 @@ class Sender:
     """Items in `entries`."""
     _room: tuple[int, int] = (0, 0)
     _received: tuple[int, int] = (0, 0)
-    _unstored: deque[tuple[int, int]] = field(default_factory=deque)
+    _unstored: deque[tuple[int, int, int, int]] = field(default_factory=deque)
+    """PUTs that the host may lack: number in the line, bytes, first item and count."""
     _unstored_bytes: int = 0
 
     @property
@@ -185,9 +186,25 @@ class Sender:
         if not (self.entries or self._again):
             self._open_tray()
 
-    def sent(self, line_number: int, size: int) -> None:
-        """A PUT of `size` bytes went out as message `line_number` of the line."""
-        self._unstored.append((line_number, size))
+    def sent(self, line_number: int, size: int, first: int, count: int) -> None:
+        """A PUT of `size` bytes, with items from `first` on, went out as message `line_number`."""
+        self._unstored.append((line_number, size, first, count))
+
+    def number(self) -> int:
+        """Give what lies in the tray its numbers, and return the last."""
+        self._clear_tray()
+        if not (self.entries or self._again):
+            self._open_tray()
+        return self.last
+
+    def unsent(self, upto: int) -> int:
+        """How many items up to that number have not been sent to this host."""
+        return sum(_share(one.first, one.count, upto) for one in (*self._again, *self._fresh))
+
+    def unstored(self, upto: int) -> int:
+        """How many items up to that number the host may not have: never sent, or not confirmed."""
+        waiting = sum(_share(first, count, upto) for _, _, first, count in self._unstored)
+        return waiting + self.unsent(upto)
 
     # -- from the host ---------------------------------------------------------------------------
 
@@ -294,3 +311,8 @@ class Sender:
         self._firsts[start:stop] = still_open
         self.settled += settled
         return settled
+
+
+def _share(first: int, count: int, upto: int) -> int:
+    """How many of `count` numbers from `first` on are up to that one."""
+    return max(0, min(count, upto - first + 1))

@@ -152,7 +152,8 @@ class Session:
             return
         for message in self._sender.messages():
             number = self._talk.send(message, now)
-            self._sender.sent(number, len(message.body or b""))
+            first, count, _ = message.fields
+            self._sender.sent(number, len(message.body or b""), first, count)
         need = self._sender.need()
         if need is not None and need != self._told_need:
             self._talk.send(Message(Kind.NEED, (*need, 0)), now)

@@ -20,6 +20,7 @@ from nearfar.net.door import Door
 from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
 from nearfar.queues import wire
+from nearfar.queues.host.farewell import warn_of_losses
 from nearfar.queues.host.lane import Lane
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.leftovers import clear_lanes
@@ -112,7 +113,7 @@ class Host:
             }
 
     def close(self, timeout: float = 2.0) -> None:
-        """Stop, when every end has said goodbye, or after `timeout` seconds."""
+        """Stop, when every end has said goodbye, or after `timeout` seconds. What is left then is logged."""
         self._closing = time.monotonic() + timeout
         self._waker.wake()
         self._thread.join()
@@ -136,6 +137,7 @@ class Host:
                         self._next_tick = min(self._next_tick, now + self._soon)
         finally:
             self._close_everything()
+            warn_of_losses(self.address, self._machine.counts())
 
     def _may_stop(self) -> bool:
         closing = self._closing
