@@ -77,16 +77,10 @@ def test_map_raises_at_its_place_and_ends_there(executor: Executor) -> None:
 
 @pytest.mark.parametrize("chunksize", [1, 3])
 def test_a_tasks_stop_iteration_does_not_end_a_map_in_silence(executor: Executor, chunksize: int) -> None:
-    found = []
+    names, at = itertools.repeat("StopIteration"), itertools.repeat(7)
+    found: list[int] = []
     with pytest.raises(RuntimeError) as caught:
-        for value in executor.map(
-            tasks.leave_by,
-            itertools.repeat("StopIteration"),
-            itertools.repeat(7),
-            range(20),
-            chunksize=chunksize,
-        ):
-            found.append(value)
+        found.extend(executor.map(tasks.leave_by, names, at, range(20), chunksize=chunksize))
     assert isinstance(caught.value.__cause__, StopIteration)
     assert found == list(range(7 if chunksize == 1 else 6))
     with pytest.raises(StopIteration):

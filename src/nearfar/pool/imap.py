@@ -36,8 +36,9 @@ class IMapIterator:
     first result is asked for. A slow input is read only until the next result is there.
 
     A task that failed raises at its place (with its whole chunk, if there is more than one item in it), and
-    iteration goes on after it. For a task's StopIteration, `RuntimeError` is raised, as a generator does. What the input raises comes after all earlier results; items of a chunk that
-    was not yet full are dropped, as the standard does.
+    iteration goes on after it. For a task's StopIteration, `RuntimeError` is raised, as a generator does.
+    What the input raises comes after all earlier results; items of a chunk that was not yet full are
+    dropped, as the standard does.
     """
 
     def __init__(
