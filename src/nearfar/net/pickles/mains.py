@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import operator
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import CellType, FunctionType
 from typing import Any, NamedTuple, cast
@@ -33,6 +34,10 @@ from nearfar.net.pickles.replica import (
 MOST_PASSING = 4096
 MOST_PASSING_BYTES = 64 << 20
 """Parts of functions that are kept, and their bytes: a client may make new functions for ever."""
+LONGEST_SCALAR = 1000
+"""Characters or bytes of a value that is looked up among the equal ones."""
+MOST_SCALARS = 4096
+_SCALARS = frozenset({bytes, int, float, complex})
 _MOST_KEPT = 256
 _ORDER = DEFINITION + STATE + CELL + ATTRIBUTE + GLOBAL
 _DEEPEST = 20
@@ -71,6 +76,7 @@ class Namespace:
         self._unnamed = unnamed
         self._spaces = {MAIN: names}
         self._kept: dict[bytes, tuple[Any, int]] = {}
+        self._scalars: dict[tuple[type, str], Any] = {}
 
     def load(self, blob: Any, buffers: Buffers) -> Any:
         """What `Shipment.write` wrote, without the mark. Raises what unpickling raises, and `ItemError` for
@@ -100,6 +106,17 @@ class Namespace:
             names.setdefault(key, value)
         names.setdefault("__builtins__", __builtins__)
         return names
+
+    def one_of(self, value: Any) -> Any:
+        """`value`; if it is a scalar, one object for all equal ones, which pickle does not tell apart."""
+        kind = type(value)
+        if kind is str:
+            return sys.intern(value) if len(value) <= LONGEST_SCALAR else value
+        if kind not in _SCALARS or (kind is bytes and len(value) > LONGEST_SCALAR):
+            return value
+        if len(self._scalars) >= MOST_SCALARS:
+            self._scalars.clear()
+        return self._scalars.setdefault((kind, repr(value)), value)
 
     def own(self, module: str, name: str) -> Any:
         """What this process's own `__main__` has in the place of the client's definition; None: nothing."""
@@ -167,7 +184,7 @@ class _Reading:
     def _read(self, key: Key, data: memoryview, digest: bytes, known: _Read | None) -> _Read:
         self._open[key] = unpickler = self.unpickler(data)
         try:
-            value = unpickler.load()
+            value = self._namespace.one_of(unpickler.load())
             memo: Mapping[int, Any] = cast(Any, unpickler).memo.copy()
             if key[0] == DEFINITION:
                 value = self._define(key, value, known)
@@ -296,6 +313,11 @@ class _Reading:
             vars(target).update(attributes)
             for name, value in slots.items():
                 setattr(target, name, value)
+            one_of = self._namespace.one_of
+            if target.__defaults__:
+                target.__defaults__ = tuple(map(one_of, target.__defaults__))
+            if target.__kwdefaults__:
+                target.__kwdefaults__ = {name: one_of(value) for name, value in target.__kwdefaults__.items()}
         elif not is_new_here:
             set_state(target, state)
 
