@@ -17,6 +17,8 @@ from nearfar.net.telling import described, quietly, traceback_of, with_traceback
 
 LONGEST_CHAIN = 8
 """Exceptions that come home: one, what it was raised from, and so on. The traceback tells of all."""
+DEEPEST = 8
+"""Exceptions inside of one another that are looked at."""
 LARGEST = 1 << 20
 """Bytes of the pickle of an attribute or argument that comes home with its exception."""
 _MADE_BY_PROGRAM = 1 << 9  # Py_TPFLAGS_HEAPTYPE
@@ -104,28 +106,42 @@ def _portable(error: BaseException, main: bool) -> Any:
     return remade if type(_read_back(remade, main)) is type(error) else None
 
 
-def _is_like(copy: Any, error: BaseException) -> bool:
+def _is_like(copy: Any, error: BaseException, depth: int = 0) -> bool:
     """Whether a copy says what `error` says, and has all that it has, as far as that can be seen."""
-    if described(copy) != described(error) or len(copy.args) != len(error.args):
+    if described(copy) != described(error) or depth > DEEPEST:
         return False
-    facts, copied = _facts(error), _facts(copy)
-    return vars(copy).keys() == vars(error).keys() and all(
-        type(copied.get(place)) is type(value) and (type(value) not in SIMPLE or copied[place] == value)
-        for place, value in facts.items()
+    parts, copied = _parts(error), _parts(copy)
+    return parts.keys() == copied.keys() and all(
+        type(copied[place]) is type(value)
+        and (type(value) not in SIMPLE or copied[place] == value)
+        and (not isinstance(value, BaseException) or _is_like(copied[place], value, depth + 1))
+        for place, value in parts.items()
     )
 
 
+def _parts(error: BaseException) -> dict[Any, Any]:
+    parts: dict[Any, Any] = {**dict(enumerate(error.args)), **vars(error), **_facts(error)}
+    if isinstance(error, BaseExceptionGroup):
+        parts.update((("exceptions", place), each) for place, each in enumerate(error.exceptions))
+    return parts
+
+
 def _facts(error: BaseException) -> dict[tuple[type, str], Any]:
-    """What an exception holds outside of `args` and its dict: in C, as `errno`, or in slots. By the class that
-    has it, and the name.
+    """What an exception holds outside of `args` and its dict: in C, as `errno`, or in slots. By the class
+    that has it, and the name.
     """
     return {
         (kind, name): value
         for kind in type(error).__mro__
         for name, holder in vars(kind).items()
-        if isinstance(holder, MemberDescriptorType | GetSetDescriptorType) and name not in _TOLD_OTHERWISE
-        if (value := _held(holder, error)) is not None
+        if isinstance(holder, MemberDescriptorType | GetSetDescriptorType)
+        and not (name in _TOLD_OTHERWISE and (_is_standard(kind) or name.startswith("__")))
+        and (value := _held(holder, error)) is not None
     }
+
+
+def _is_standard(kind: type) -> bool:
+    return not kind.__flags__ & _MADE_BY_PROGRAM
 
 
 def _held(holder: Any, error: BaseException) -> Any:
@@ -158,16 +174,15 @@ class _Remade:
         if isinstance(error, BaseExceptionGroup):
             children = [_portable(each, main) or _stand_in(each) for each in error.exceptions]
             self._group = (error.message, children)
-            self._args = (self._args[0] if self._args else error.message, children)
-        self._attributes = {
-            name: value
-            for name, value in vars(error).items()
-            if _travels(value, main) and name != "__cause__"
-        }
+            self._args = tuple(
+                children if _are_those(given, error.exceptions) else part
+                for given, part in zip(error.args, self._args, strict=True)
+            )
+        self._attributes = _those_that_travel(vars(error), main)
+        self._attributes.pop("__cause__", None)
         self._facts = [
             (type(error).__mro__.index(kind), name, value)
-            for (kind, name), value in _facts(error).items()
-            if _travels(value, main)
+            for (kind, name), value in _those_that_travel(_facts(error), main).items()
         ]
 
     def __reduce__(self) -> Any:
@@ -182,7 +197,7 @@ def _make_again(
     facts: list[tuple[int, str, Any]],
 ) -> BaseException:
     """Without the program's own code: by the `__new__` of the standard exception below `kind`."""
-    base: Any = next(each for each in kind.__mro__ if not each.__flags__ & _MADE_BY_PROGRAM)
+    base: Any = next(filter(_is_standard, kind.__mro__))
     made: BaseException = base.__new__(kind, *(group or args))
     made.args = args
     vars(made).update(attributes)
@@ -196,13 +211,28 @@ def _stand_in(error: BaseException) -> RemoteError:
     return RemoteError(*described(error))
 
 
+def _are_those(given: Any, exceptions: tuple[BaseException, ...]) -> bool:
+    return isinstance(given, list | tuple) and tuple(given) == exceptions
+
+
+def _those_that_travel(values: dict[Any, Any], main: bool) -> dict[Any, Any]:
+    found = {
+        name: _portable(value, main) if isinstance(value, BaseException) else value
+        for name, value in values.items()
+        if isinstance(value, BaseException) or _travels(value, main)
+    }
+    return {name: value for name, value in found.items() if value is not None or values[name] is None}
+
+
 def _part(value: Any, main: bool) -> Any:
+    if isinstance(value, BaseException):
+        return _portable(value, main) or _stand_in(value)
     return value if _travels(value, main) else quietly(lambda: repr(value), f"<a {type(value).__name__}>")
 
 
 def _travels(value: Any, main: bool) -> bool:
     if type(value) in SIMPLE:
-        return True
+        return not isinstance(value, str | bytes) or len(value) <= LARGEST
     pickled = quietly(lambda: _pickle(value, main), None)
     if pickled is None or sum(map(len, pickled)) > LARGEST:
         return False
