@@ -260,13 +260,13 @@ class _Reading:
     def _cell(self, number: int) -> CellType:
         return self._namespace.cells.setdefault(number, CellType())
 
-    def _class(self, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
+    def _class(self, of_main: bool, make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
         identity = arguments[-1]
         known = classes.tracked(identity)
         if known is not None:
             return known
         about = arguments[3]
-        own = self._namespace.own(about["__module__"], about["__qualname__"])
+        own = self._namespace.own(about["__module__"], about["__qualname__"]) if of_main else None
         if isinstance(own, type) and not classes.is_tracked(own):
             self._own.append(own)
             return classes.track(identity, own)

@@ -38,8 +38,12 @@ def is_named(thing: Any, main: Mapping[str, Any]) -> bool:
     """Whether `thing`, of `__main__`, is what `main`, which the reader has of that, holds under its name, and
     what is found under that name here now.
     """
-    name = thing.__qualname__
-    return main.get(name) is thing and _attribute(sys.modules["__main__"], name) is thing
+    return main.get(thing.__qualname__) is thing and is_found(thing)
+
+
+def is_found(thing: Any) -> bool:
+    """Whether `__main__` here holds `thing` under its name."""
+    return _attribute(sys.modules["__main__"], thing.__qualname__) is thing
 
 
 def find(name: bytes) -> Any:
@@ -70,6 +74,26 @@ def inherited_main(method: str) -> dict[str, Any]:
         if name == "__main__" or (name or "").endswith(".__main__") or not (name or path != STDIN):
             return {}
     return dict(vars(main))
+
+
+def name_unreachable_classes() -> None:
+    """Give those classes of the program a name that a process forked now has, too, which have none that leads
+    to them: they stand in functions, or a launcher runs the program in a namespace that is not `__main__`.
+
+    So what a task makes of such a class comes home as the class that is here.
+    """
+    seen: set[int] = set()
+    waiting: list[type] = [object]
+    while waiting:
+        kinds: list[type] = type.__subclasses__(waiting.pop())
+        for kind in kinds:
+            if id(kind) not in seen:
+                seen.add(id(kind))
+                waiting.append(kind)
+                if kind.__module__ in MAINS and not is_found(kind):
+                    from nearfar.net.pickles.classes import tracker_id
+
+                    tracker_id(kind)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ from nearfar.net.pickles import SIMPLE, cloud
 from nearfar.net.pickles.classes import METHODS, skeleton_of, state_of, tracker_id
 from nearfar.net.pickles.cloud import ValuePickler, heading, is_dispatching, parts_of
 from nearfar.net.pickles.constants import is_constant
-from nearfar.net.pickles.names import MAINS
+from nearfar.net.pickles.names import MAINS, is_found
 from nearfar.net.pickles.parts import BY_VALUE, keep_large
 
 Key = tuple[Any, ...]
@@ -272,7 +272,7 @@ class Shipment:
     def _parts_of_definition(self, thing: Any) -> tuple[Any, Any]:
         if isinstance(thing, type):
             state = {name: value for name, value in state_of(thing).items() if not _is_data(name, value)}
-            return (CLASS, *skeleton_of(thing)), state
+            return (CLASS, is_found(thing), *skeleton_of(thing)), state
         if type(thing) is not FunctionType or is_dispatching(thing):
             make, arguments, made_state = parts_of(thing)
             return (MADE, make, arguments, thing.__qualname__), made_state
