@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -15,8 +16,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import cloudpickle
 
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.pickles.failures import dump_error, dump_unsendable, load_error
@@ -90,7 +89,7 @@ def far_worker(python: str = sys.executable) -> Iterator[Caller]:
     with ours, theirs:
         fd = theirs.fileno()
         command = [python, "-m", "tests.support.pickling", str(fd)]
-        packages = [] if python == sys.executable else [str(Path(cloudpickle.__file__).parents[1])]
+        packages = [] if python == sys.executable else [_packages()]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), *packages])}
         process = subprocess.Popen(command, pass_fds=[fd], cwd=ROOT, env=environment)
         pipe = Connection(os.dup(ours.fileno()))
@@ -99,6 +98,13 @@ def far_worker(python: str = sys.executable) -> Iterator[Caller]:
             yield Caller(pipe, CallPickler(far=True, main=None))
     finally:
         process.wait(20)
+
+
+def _packages() -> str:
+    """Where cloudpickle is, which any Python can use: found, and not imported."""
+    found = importlib.util.find_spec("cloudpickle")
+    assert found is not None and found.origin is not None
+    return str(Path(found.origin).parents[1])
 
 
 @contextmanager

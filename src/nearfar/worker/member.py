@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from nearfar.errors import ProtocolError
 from nearfar.net.complaints import shown
-from nearfar.net.pickles.names import name_unreachable_classes, without_stdin
+from nearfar.net.pickles.family import name_unreachable_classes
+from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
 from nearfar.worker.life import lifeline

@@ -99,6 +99,10 @@ def _reduce_cached_property(thing: Any) -> Any:
     return _cached_property, (thing.func, thing.attrname)
 
 
+def _reduce_partial_method(thing: Any) -> Any:
+    return _partial_method, (thing.func, thing.args, dict(thing.keywords))
+
+
 def _reduce_parameter(thing: Any) -> Any:
     """A type parameter or a new type, which pickle knows by its name only."""
     name: str = thing.__name__
@@ -121,6 +125,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
             io.TextIOWrapper: _reduce_file,
             memoryview: _refuse,
             functools.cached_property: _reduce_cached_property,
+            functools.partialmethod: _reduce_partial_method,
             **dict.fromkeys(_PARAMETERS, _reduce_parameter),
         },
         cloudpickle.Pickler.dispatch_table,
@@ -229,6 +234,10 @@ def _cached_property(function: Any, name: str | None) -> Any:
     made: functools.cached_property[Any] = functools.cached_property(function)
     made.attrname = name
     return made
+
+
+def _partial_method(function: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    return functools.partialmethod(function, *args, **keywords)
 
 
 def _parameter(kind: type, name: str, *rest: Any) -> Any:

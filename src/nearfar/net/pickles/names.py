@@ -76,26 +76,6 @@ def inherited_main(method: str) -> dict[str, Any]:
     return dict(vars(main))
 
 
-def name_unreachable_classes() -> None:
-    """Give those classes of the program a name that a process forked now has, too, which have none that leads
-    to them: they stand in functions, or a launcher runs the program in a namespace that is not `__main__`.
-
-    So what a task makes of such a class comes home as the class that is here.
-    """
-    seen: set[int] = set()
-    waiting: list[type] = [object]
-    while waiting:
-        kinds: list[type] = type.__subclasses__(waiting.pop())
-        for kind in kinds:
-            if id(kind) not in seen:
-                seen.add(id(kind))
-                waiting.append(kind)
-                if kind.__module__ in MAINS and not is_found(kind):
-                    from nearfar.net.pickles.classes import tracker_id
-
-                    tracker_id(kind)
-
-
 @contextmanager
 def without_stdin() -> Iterator[None]:
     """Inside, a main module read from standard input names no file: a spawned process would look for it."""
