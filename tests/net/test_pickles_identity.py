@@ -265,3 +265,33 @@ def test_functions_that_were_for_one_call_are_forgotten(monkeypatch: pytest.Monk
         func, args, _ = loader.load(name, 0, blob, buffers, "me")
         assert func(*args) == held
         assert len(loader.space("me").read) <= 60
+
+
+def test_functions_with_a_name_are_not_forgotten(tmp_path: Path) -> None:
+    definitions = """
+def pair():
+    count = 0
+    def increase():
+        nonlocal count
+        count += 1
+        return count
+    return increase, lambda: count
+increase, look = pair()
+def first(): return increase(), look()
+class Holder:
+    def method(self): return gather()
+def gather(seen=[]):
+    seen.append(1)
+    return len(seen)
+BIG = list(range(1000))
+"""
+    body = """
+call(eval, "setattr(__import__('nearfar.net.pickles.mains').net.pickles.mains, 'MOST_PASSING', 10)")
+call(eval, "setattr(__import__('nearfar.net.pickles.mains').net.pickles.mains, 'MOST_PASSING_BYTES', 1000)")
+for turn in range(1, 30):
+    assert call(first) == (turn, turn)
+    assert call(gather) == 2 * turn - 1
+    assert call(Holder().method) == 2 * turn
+    assert call(lambda: (turn, len(BIG))) == (turn, 1000)
+"""
+    run_script(tmp_path, program(definitions, FAR, body))

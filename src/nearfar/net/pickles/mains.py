@@ -71,7 +71,8 @@ class Namespace:
         """Grows when something is set."""
         self.read: dict[Key, _Read] = {}
         self.bytes = 0
-        """Of all that was read and is kept."""
+        """Of the functions and classes that were read and are kept, without globals."""
+        self._most, self._most_bytes = MOST_PASSING, MOST_PASSING_BYTES
         self.cells: dict[int, CellType] = {}
         self._unnamed = unnamed
         self._spaces = {MAIN: names}
@@ -125,13 +126,32 @@ class Namespace:
         return found if is_it and found.__module__ in MAINS else None
 
     def _forget_passing(self, used: Mapping[Key, Any]) -> None:
-        """Forget functions that came by value, the oldest first, if there are too many of them."""
-        if len(self.read) <= MOST_PASSING and self.bytes <= MOST_PASSING_BYTES:
+        """Forget functions that nothing here has a name for, if there are many of them."""
+        if len(self.read) <= self._most and self.bytes <= self._most_bytes:
             return
+        named = {id(value) for names in self._spaces.values() for value in names.values()}
+        kept = set(used)
+        for key, read in self.read.items():
+            if key[0] == DEFINITION and not _is_passing(read.value, named):
+                kept.update((key, (STATE, key[1])))
+        held = {
+            id(cell)
+            for key in kept
+            if key[0] == DEFINITION and key in self.read
+            for cell in getattr(self.read[key].value, "__closure__", None) or ()
+        }
+        kept.update((CELL, number) for number, cell in self.cells.items() if id(cell) in held)
         for key in list(self.read):
-            if key not in used and key[0] in (DEFINITION, STATE, CELL) and type(key[1]) is int:
+            if key not in kept and key[0] in (DEFINITION, STATE, CELL):
                 self.bytes -= self.read.pop(key).size
                 self.cells.pop(key[1], None)
+        self._most = max(MOST_PASSING, 2 * len(self.read))
+        self._most_bytes = max(MOST_PASSING_BYTES, 2 * self.bytes)
+
+
+def _is_passing(value: Any, named: set[int]) -> bool:
+    """Whether `value` is a function without a name of its own that is in no namespace either."""
+    return type(value) is FunctionType and "<" in value.__qualname__ and id(value) not in named
 
 
 class _Reading:
@@ -192,7 +212,8 @@ class _Reading:
                 memo = self._set(key, value, memo, data, known)
         finally:
             del self._open[key]
-        self._namespace.bytes += len(data) - (known.size if known else 0)
+        if key[0] in (DEFINITION, STATE, CELL):
+            self._namespace.bytes += len(data) - (known.size if known else 0)
         self._namespace.read[key] = read = _Read(digest, value, memo, len(data))
         return read
 
