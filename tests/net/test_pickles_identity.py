@@ -73,6 +73,17 @@ def single(): return Single() is SINGLE
 def itself(): return itself.me is itself
 itself.me = itself
 def all_of_it(): return default() and keyword() and nested_default() and attributes() and closure()
+class Sentinel:
+    one = None
+    def __new__(cls):
+        if cls.one is None: cls.one = super().__new__(cls)
+        return cls.one
+    def __reduce__(self): return "SENTINEL"
+SENTINEL = Sentinel()
+SENTINELS = [SENTINEL]
+def sentinel(x=SENTINEL): return x is SENTINEL and SENTINELS[0] is SENTINEL
+def is_sentinel(x): return x is SENTINEL and sentinel(x)
+def give_sentinel(): return [SENTINEL]
 MISSING = dataclasses.MISSING
 def missing(x=dataclasses.MISSING): return x is MISSING and x is dataclasses.MISSING
 def parameter(x): return x is default
@@ -81,7 +92,8 @@ def class_parameter(x): return x is Holder
 
 CALLS = """[(default,), (keyword,), (nested_default,), (tuple_default,), (scalars,), (constants,),
     (function_default,), (calls_closure,), (attributes,), (methods,), (registered,), (things,),
-    (of_its_class,), (circle,), (hashed,), (single,), (itself,), (all_of_it,), (missing,),
+    (of_its_class,), (circle,), (hashed,), (single,), (itself,), (sentinel,),
+    (is_sentinel, SENTINEL), (all_of_it,), (missing,),
     (parameter, default), (class_parameter, Holder), (Holder().check,), (Holder.static,), (Holder.clas,),
     (functools.partial(default),), (functools.partial(parameter, default),)]"""
 
@@ -95,6 +107,7 @@ for turn in range(3):
         assert call(func, *args) is True, (turn, func, args)
 assert call(lambda x=UNSET: x is UNSET) is True
 assert call(lambda: [default(), Holder().check(), single()]) == [True] * 3
+assert call(give_sentinel)[0] is SENTINEL
 class Later: pass
 for func, *args in calls:
     assert call(func, *args) is True, ("later", func, args)

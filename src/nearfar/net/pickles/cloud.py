@@ -30,6 +30,7 @@ from nearfar.net.pickles.singletons import held_by, place_of
 Substitutes = Mapping[Callable[..., Any], Callable[..., Any]]
 """What a reader uses in the place of functions that a pickle names."""
 
+_NO_REDUCE: Any = object.__reduce__
 _NOWHERE = "<dynamic-code>"
 CACHED = type(functools.lru_cache(abs))
 _DISPATCHING: Any = functools.singledispatch(abs).__code__  # type: ignore[attr-defined]
@@ -152,7 +153,16 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
         if kind.__module__ == "multiprocessing.connection" and not self.at_home:
             raise TypeError(f"cannot pickle {kind.__name__!r} object for another machine")
         place = place_of(thing)
-        return NotImplemented if place is None else (held_by, place)
+        if place is not None:
+            return held_by, place
+        if kind.__module__ in MAINS and kind.__reduce__ is not _NO_REDUCE and kind not in self.dispatch_table:
+            reduced = thing.__reduce_ex__(5)
+            return self._reduce_global(thing, reduced) if isinstance(reduced, str) else reduced
+        return NotImplemented
+
+    def _reduce_global(self, thing: Any, name: str) -> Any:
+        """What pickles an object that says to be the program's global of that name."""
+        return main_global, (name,)
 
     def is_definition(self, thing: Any) -> bool:
         """Whether `thing` is a function or a class, and the reader has it under no name."""
@@ -192,6 +202,11 @@ def _reduce_code(code: CodeType) -> Any:
     """As cloudpickle, which from 3.1.3 on forgets in which file it stands: tracebacks are to tell."""
     make, parts = internals._code_reduce(code)
     return make, tuple(code.co_filename if part == _NOWHERE else part for part in parts)
+
+
+def main_global(name: str) -> Any:
+    """The global of this process's `__main__`."""
+    return getattr(sys.modules["__main__"], name)
 
 
 # -- what the standard library makes of functions ----------------------------------------------------

@@ -28,6 +28,7 @@ from nearfar.net.pickles.replica import (
     Key,
     definition,
     digest_of,
+    global_value,
     read_table,
 )
 
@@ -176,7 +177,11 @@ class _Reading:
 
     def unpickler(self, data: Any, buffers: Buffers = ()) -> ValueUnpickler:
         """For what refers to the parts."""
-        return ValueUnpickler(data, buffers, {definition: self._definition}, self._shared)
+        own = {definition: self._definition, global_value: self._global}
+        return ValueUnpickler(data, buffers, own, self._shared)
+
+    def _global(self, key: Key) -> Any:
+        return self._ensure(key).value
 
     def _try(self, key: Key) -> bool:
         """Read a part; False if that has to wait until another one has been read."""
@@ -209,7 +214,7 @@ class _Reading:
             if key[0] == DEFINITION:
                 value = self._define(key, value, known)
             else:
-                memo = self._set(key, value, memo, data, known)
+                value, memo = self._set(key, value, memo, data, known)
         finally:
             del self._open[key]
         if key[0] in (DEFINITION, STATE, CELL):
@@ -297,8 +302,8 @@ class _Reading:
 
     def _set(
         self, key: Key, value: Any, memo: Mapping[int, Any], data: memoryview, known: _Read | None
-    ) -> Mapping[int, Any]:
-        """Put what came in its place. Returns the objects in it, by number."""
+    ) -> tuple[Any, Mapping[int, Any]]:
+        """Put what came in its place. Returns what is there, and the objects in it by number."""
         if key[0] == STATE:
             self._set_state(self._ensure((DEFINITION, key[1])).value, value, known)
         elif key[0] == CELL:
@@ -306,13 +311,13 @@ class _Reading:
         else:
             kept = self._kept_in_place_of(key, value) if known is None else _MISSING
             if kept is not _MISSING:
-                return self._aligned(kept, value, memo, data)
+                return kept, self._aligned(kept, value, memo, data)
             if key[0] == GLOBAL:
                 self._namespace.space(key[1], {})[key[2]] = value
             else:
                 type.__setattr__(self._ensure((DEFINITION, key[1])).value, key[2], value)
         self._namespace.revision += 1
-        return memo
+        return value, memo
 
     def _set_state(self, target: Any, state: Any, known: _Read | None) -> None:
         is_new_here = known is None and any(each is target for each in self._own)

@@ -53,6 +53,8 @@ FUNCTION, CLASS, MADE = range(3)
 """What a definition is; `MADE` by the standard library, of a function."""
 MAIN = "__main__"
 """The space of the client's own module."""
+HEAP_TYPE = 1 << 9
+"""The flag of classes that are made by Python code."""
 MOST_PICKLED = 1024
 """Functions and classes whose parts are kept here, and they with them."""
 MOST_SPACES = 256
@@ -70,6 +72,17 @@ Place = tuple[Key, int, bytes]
 def definition(identity: Any) -> Any:
     """Stands in a pickle for a function or class; the reader puts its own in the place of this."""
     raise pickle.UnpicklingError(f"definition {identity!r} outside of a call")
+
+
+def global_value(key: Key) -> Any:
+    """Stands in a pickle for the value of a global; the reader puts its own in the place of this."""
+    raise pickle.UnpicklingError(f"global {key!r} outside of a call")
+
+
+def bare(kind: type) -> Any:
+    """An instance of `kind`, made without its own `__new__`, which may ask for this very instance."""
+    base: Any = next(each for each in kind.__mro__ if not each.__flags__ & HEAP_TYPE)
+    return base.__new__(kind)
 
 
 def digest_of(data: bytes | memoryview) -> bytes:
@@ -214,6 +227,7 @@ class Shipment:
         pickler = self._pickler(self, file, keep, self._main)
         if owned is not None:
             pickler.persistent_id = lambda thing: owned.get(id(thing))
+        pickler.root = value
         pickler.dump(value)
         shared = {
             place: numbered
@@ -305,6 +319,13 @@ class Shipment:
                 except ValueError:  # it has no value yet
                     continue
 
+    def refer_to_global(self, thing: Any, name: str) -> Key | None:
+        """The key of the global of `__main__` that `thing` says to be; None if it is not."""
+        names = vars(sys.modules["__main__"])
+        if names.get(name) is not thing:
+            return None
+        return self._need((GLOBAL, self._ledger.space(names), name), thing)
+
     def _owners_of(self, key: Key) -> Iterator[Key]:
         """The globals that hold what that of `key` shares with them, so that it stays there."""
         for owner in self._ledger.owners.get(key, ()):
@@ -337,6 +358,14 @@ class _Referring:
         super().__init__(file, keep, main)  # type: ignore[call-arg]
         self._shipment = shipment
         self.mentions: list[Any] = []
+        self.root: Any = None
+        """What is being pickled."""
+
+    def _reduce_global(self, thing: Any, name: str) -> Any:
+        key = None if thing is self.root else self._shipment.refer_to_global(thing, name)
+        if key is None:
+            return bare, (type(thing),), thing.__getstate__()
+        return global_value, (key,)
 
     def _reduce_definition(self, thing: Any) -> Any:
         self.mentions.append(thing)
