@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
@@ -35,6 +36,19 @@ def fail_if_odd(x: int) -> int:
     if x % 2:
         raise Trouble(x)
     return x
+
+
+def leave_by(name: str, at: int, x: int) -> int:
+    """`x`; where it is `at`, raises the builtin exception of this name."""
+    if x == at:
+        raise getattr(builtins, name)(x)
+    return x
+
+
+def leave_by_named(words: str) -> int:
+    """The number in ``name number``, but at 7 the exception of that name."""
+    name, number = words.split()
+    return leave_by(name, 7, int(number))
 
 
 def fail_as_broken() -> None:

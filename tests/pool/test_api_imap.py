@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import multiprocessing
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from nearfar.errors import RemoteError
 from tests.pool import tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -167,3 +169,33 @@ def test_progress_has_no_total_for_an_iterator(pool: Any) -> None:
     assert {total for _, total in seen} == {None}
     list(pool.imap_unordered(tasks.square, range(10), progress=note))
     assert seen[-1] == (10, 10)
+
+
+@pytest.mark.usefixtures("ours")  # the standard's iterator ends there for StopIteration
+@pytest.mark.parametrize("way", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit"])
+@pytest.mark.parametrize("chunksize", [1, 4])
+def test_an_exception_that_steers_iterators_ends_none(
+    pool: Any, trouble: type[Exception], way: str, name: str, chunksize: int
+) -> None:
+    expected: Any = RuntimeError if name == "StopIteration" else getattr(builtins, name)
+    if trouble is RemoteError:
+        expected = RemoteError
+    found = []
+    iterator = getattr(pool, way)(
+        tasks.leave_by_named, [f"{name} {number}" for number in range(20)], chunksize
+    )
+    for _ in range(20 if chunksize == 1 else 17):
+        try:
+            found.append(next(iterator))
+        except expected as error:
+            found.append(-1)
+            if expected is RuntimeError:
+                assert isinstance(error.__cause__, StopIteration)
+    with pytest.raises(StopIteration):
+        next(iterator)
+    lost = {7} if chunksize == 1 else {4, 5, 6, 7}
+    wanted = [number for number in range(20) if number not in lost]
+    assert sorted(found) == [-1, *wanted]
+    if way == "imap":
+        assert found == [*range(min(lost)), -1, *range(max(lost) + 1, 20)]

@@ -166,7 +166,7 @@ def test_a_map_reads_its_answers_when_somebody_asks(
     monkeypatch.setattr(calls, "load_result", lambda blob, _buffers: (readings.append(blob), list(blob))[1])
     engine = ManualEngine()
     result = MapResult(engine, None)
-    result.send(print, [[1], [2]], Mode.MAP, (None, 0))
+    result.send(print, [[1, 2], [3, 4]], Mode.MAP, (None, 0))
     for chunk, blob in zip(reversed(engine.calls), (b"cd", b"ab"), strict=True):
         assert not result.ready()
         chunk.answered(Status.VALUE, blob, [])

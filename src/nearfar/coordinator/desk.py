@@ -15,7 +15,20 @@ from nearfar.coordinator.wire import Envelope, Kind, Message
 class Session:
     """One session of an agent or a client: `name` is its socket's, `uid` its own, which outlasts sessions."""
 
-    __slots__ = ("due", "host", "name", "pid", "quota", "role", "talk", "told", "uid", "words")
+    __slots__ = (
+        "bytecode",
+        "due",
+        "host",
+        "name",
+        "pid",
+        "python",
+        "quota",
+        "role",
+        "talk",
+        "told",
+        "uid",
+        "words",
+    )
 
     def __init__(self, name: str, role: str, uid: str, about: dict[str, Any], talk: Talk) -> None:
         self.name = name
@@ -23,6 +36,8 @@ class Session:
         self.uid = uid
         self.host = str(about.get("host", ""))
         self.pid = int(about.get("pid", 0))
+        self.python = str(about.get("python", ""))
+        self.bytecode = str(about.get("bytecode", ""))
         self.quota = int(about.get("quota", 0)) or None
         self.talk = talk
         self.due = inf

@@ -28,6 +28,8 @@ DRAIN = 256
 """Messages read in one turn."""
 DESCRIPTORS = 2
 """That a peer takes here: its connection, and what tells of its process's death."""
+LONGEST_NOTICE = 500
+"""Characters of a notice in the log."""
 SMALL = 3
 """Frames of a message without large parts, its sender's name among them."""
 
@@ -168,6 +170,8 @@ class Gate:
             self.peers.give_up(session, "the coordinator failed to understand it")
         for fault in self.peers.take_complaints():
             self._complaints.note("ended a session: %s", fault, now)
+        for notice in self.peers.take_notices():
+            log.warning("%s", shown(notice, LONGEST_NOTICE))
 
     def _hear(self, session: str, envelope: Envelope, now: float) -> None:
         known = session in self.peers.sessions

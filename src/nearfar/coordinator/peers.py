@@ -27,7 +27,10 @@ from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.errors import ProtocolError
 from nearfar.net.dues import Dues
-from nearfar.net.here import stem
+from nearfar.net.here import BYTECODE, PYTHON, stem
+
+MOST_PYTHONS = 16
+"""Formats of bytecode that are told apart."""
 
 
 class Peers:
@@ -58,6 +61,11 @@ class Peers:
         """Peers that were not let in."""
         self._most_peers = most_peers
         self._complaints: list[str] = []
+        self._notices: list[str] = []
+        self._pythons: dict[str, dict[str, str]] = {AGENT: {}, CLIENT: {}}
+        """By role, the formats of bytecode and the Pythons of those that came, as they say."""
+        if not clients:
+            self._pythons[CLIENT][BYTECODE] = PYTHON  # the pool in this process
         self._lease = lease
         self._clients = clients
         self._ticked = now
@@ -206,6 +214,25 @@ class Peers:
         (self._agents if session.role == AGENT else self._guests).arrive(session)
         self.sessions[session.name] = session
         self._desk.touch(session)
+        self._compare(session)
+
+    def _compare(self, session: Session) -> None:
+        """Note once that functions by value cannot go between clients and workers of different Pythons."""
+        own, others = self._pythons[session.role], self._pythons[CLIENT if session.role == AGENT else AGENT]
+        if not session.bytecode or session.bytecode in own or len(own) >= MOST_PYTHONS:
+            return
+        own[session.bytecode] = session.python
+        for bytecode, python in others.items():
+            if bytecode != session.bytecode:
+                self._notices.append(
+                    f"{session.role} {session.uid} runs {session.python}, others run {python}: between these,"
+                    " functions and classes of a script are refused; those of modules that both have work"
+                )
+
+    def take_notices(self) -> list[str]:
+        """What should be known, and is no fault, since this was last asked, for the log."""
+        taken, self._notices = self._notices, []
+        return taken
 
     def _refusal(self, version: int, role: str) -> str:
         if version != VERSION:

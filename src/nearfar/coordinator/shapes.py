@@ -97,6 +97,8 @@ _ABOUT: dict[str, Check] = {
     "pid": natural,
     "machine": text,  # net.here.machine_id
     "host": name,
+    "python": text,  # net.here.PYTHON
+    "bytecode": text,  # net.here.BYTECODE
     "slots": natural,  # an agent's processes
     "quota": natural,  # tasks after which an agent replaces a process; 0: none
 }

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, NoReturn
 
 from nearfar.coordinator.tasks import Mode, State, Status, Task
+from nearfar.errors import ProtocolError
 from nearfar.net.pickles.results import load_result
 from nearfar.net.plain import PlainName, answers
 from nearfar.pool.speech import load_any_error as load_error
 
-__all__ = ["Call", "Chunk"]
+__all__ = ["Call", "Chunk", "raise_from"]
 
 PENDING, RAW_VALUE, RAW_ERROR, VALUE, ERROR = range(5)
 """What a call holds; raw is what a worker sent, unread."""
@@ -163,18 +164,45 @@ class Call(Task):
         self.buffers = ()
 
 
+def wrong_count(values: Any, count: int) -> ProtocolError | None:
+    """What is raised unless `values` are a list of `count`, as a chunk of so many items gives."""
+    if type(values) is list and len(values) == count:
+        return None
+    said = f"{len(values)} values" if type(values) is list else f"a {type(values).__name__}"
+    return ProtocolError(f"{said} came back for the {count} items of a chunk: it is not known whose they are")
+
+
+def raise_from(error: StopIteration) -> NoReturn:
+    """Raise what an iterator raises in the place of a task's StopIteration, which would end it in silence."""
+    raise RuntimeError("a task raised StopIteration") from error
+
+
 class Chunk(Call):
     """A call for several items at once; its owner is told when it has ended."""
 
     __slots__ = ("_ended", "size")
 
     def __init__(
-        self, func: Callable[..., Any], items: Sequence[Any], mode: int, ended: Callable[[Chunk], object]
+        self,
+        func: Callable[..., Any],
+        items: Sequence[Any],
+        mode: int,
+        ended: Callable[[Chunk], object] | None,
     ) -> None:
         """A call of `func` for each of `items`. `ended` gets the chunk, in the thread that settles it."""
         super().__init__(func, items, None, mode)
         self.size = len(items)
-        self._ended: Callable[[Chunk], object] | None = ended
+        self._ended = ended
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """As that of a call; there must be as many values as there were items."""
+        super().settle(value, error or wrong_count(value, self.size))
+
+    def _read(self, how: int, raw: Any) -> tuple[Any, int]:
+        value, read = super()._read(how, raw)
+        if read == VALUE and (wrong := wrong_count(value, self.size)) is not None:
+            return wrong, ERROR
+        return value, read
 
     def on_settled(self) -> None:
         """Tell the owner, and let go of it."""

@@ -10,7 +10,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, Self, Unpack
 
 from nearfar.coordinator.tasks import Mode
-from nearfar.pool.call import Call
+from nearfar.pool.call import Call, Chunk, raise_from
 from nearfar.pool.engine import Engine, describe, hand_in
 from nearfar.pool.futures import Future
 from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
@@ -143,7 +143,8 @@ class Executor(futures.Executor):
 
         `chunksize` items make one task. Without `buffersize` the whole input is read now; with it, at most so
         many items (or one chunk) are ahead of the results that were taken. A task that failed raises at its
-        place, and the iterator ends there; what it has not taken is cancelled.
+        place (for StopIteration, `RuntimeError` is raised), and the iterator ends there; what it has not
+        taken is cancelled.
 
         Raises `TimeoutError` from the iterator if a result is not there `timeout` seconds after this call,
         `ValueError` for sizes below 1.
@@ -184,7 +185,7 @@ class Executor(futures.Executor):
             items = tuple(islice(source, size))
             if not items:
                 return
-            call = Call(fn, items, None, Mode.STARMAP)
+            call = Chunk(fn, items, Mode.STARMAP, None)
             call.timeout, call.retries = self._limits
             hand_in(self.engine, call)
             yield call
@@ -209,6 +210,9 @@ class Executor(futures.Executor):
         if not call.settled and not self.engine.wait_until(lambda: call.settled, left(deadline)):
             raise TimeoutError
         calls.popleft()
-        values: list[Any] = call.result()
+        try:
+            values: list[Any] = call.result()
+        except StopIteration as error:
+            raise_from(error)
         values.reverse()
         return values

@@ -11,7 +11,7 @@ from multiprocessing import TimeoutError
 from typing import Any
 
 from nearfar.coordinator.tasks import Mode
-from nearfar.pool.call import Chunk
+from nearfar.pool.call import Chunk, raise_from
 from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
@@ -36,8 +36,9 @@ class IMapIterator:
     first result is asked for. A slow input is read only until the next result is there.
 
     A task that failed raises at its place (with its whole chunk, if there is more than one item in it), and
-    iteration goes on after it. What the input raises comes after all earlier results; items of a chunk that
-    was not yet full are dropped, as the standard does.
+    iteration goes on after it. For a task's StopIteration, `RuntimeError` is raised, as a generator does.
+    What the input raises comes after all earlier results; items of a chunk that was not yet full are
+    dropped, as the standard does.
     """
 
     def __init__(
@@ -180,8 +181,11 @@ class IMapIterator:
         if chunk is None:
             return
         self._pending -= 1
-        if chunk.error() is not None:
+        error = chunk.error()
+        if error is not None:
             self._ahead -= chunk.size
+            if isinstance(error, StopIteration):
+                raise_from(error)
         self._values.extend(chunk.result())
 
     def _end(self) -> None:

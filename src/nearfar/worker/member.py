@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nearfar.errors import ProtocolError
 from nearfar.net.complaints import shown
+from nearfar.net.pickles.family import name_unreachable_classes
 from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
@@ -89,6 +90,8 @@ class Member:
         """Start the process. Raises `OSError`."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it
         try:
+            if self._forks:
+                name_unreachable_classes()
             with nullcontext() if self._forks else without_stdin():
                 self._launch()
         finally:

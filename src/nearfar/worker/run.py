@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import starmap
 from time import perf_counter
 from typing import Any
 
@@ -135,10 +134,11 @@ class Runner:
             self._harmless = speech.harmless
             return Status.ERROR, speech.dump_error(error), ()
         try:
+            # No map or starmap: where `func` raises StopIteration, they end as if there were no more items.
             if mode == Mode.MAP:
-                value = list(map(func, items))
+                value = [func(each) for each in items]
             elif mode == Mode.STARMAP:
-                value = list(starmap(func, items))
+                value = [func(*each) for each in items]
             else:
                 value = func(*items, **keywords)
         except BaseException as error:
