@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import Container
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,8 @@ from nearfar.net.keys import SERVER, Clients, read_pair
 
 REFRESH_EVERY = 0.5
 """Seconds between two looks whether a key was revoked."""
+LOOK_EVERY = 5.0
+"""Seconds between two looks whether the socket files of loopback addresses are still there, at least."""
 MOST_TOLD = 1000
 """Keys that were turned away and are remembered, so that each is told of once."""
 EVERYBODY = "everybody"
@@ -49,6 +53,9 @@ class Door:
         self._swept = False
         self._users: dict[str, str] = {}
         """Who speaks in a session."""
+        self._held: dict[zmq.Socket[bytes], tuple[socket.socket, list[str]]] = {}
+        """Of each socket that stands in for a loopback port: what holds that, and its paths."""
+        self._look_at = 0.0
         if access.keys:
             self._pair = read_pair(Path(access.keys), SERVER)
             self._clients = Clients(Path(access.keys))
@@ -93,10 +100,11 @@ class Door:
 
     def unbind(self, made: zmq.Socket[bytes], beside: Address, place: int | str = "") -> None:
         """Close a socket that `bind` (or, with its place, `bind_in`) bound, and remove its files."""
-        if self.access.own and not beside.path:
-            with contextlib.suppress(AddressError):
-                twin = twins.twin_of(beside.beside(place) if place else beside)
-                files.remove(twin.path)
+        if (held := self._held.pop(made, None)) is not None:
+            port, paths = held
+            for path in paths:
+                files.remove(path)
+            port.close()
         sockets.close_bound(made, beside, place)
 
     def close(self) -> None:
@@ -112,18 +120,23 @@ class Door:
         if not self._swept:
             self._swept = True
             twins.sweep()
-        sockets.guard_nobody(made)
-        bound = sockets.bind(made, address)
         sockets.guard_own(made)
-        twin = twins.twin_of(bound)
-        Path(twin.path).unlink(missing_ok=True)  # that of one who was killed: the port is ours
-        sockets.bind(made, twin)
+        port = sockets.hold(address)
+        try:
+            bound = address.beside(port.getsockname()[1])
+            twins.clear(bound)
+            twin = sockets.bind(made, twins.place_of(bound))
+        except BaseException:
+            port.close()
+            raise
+        self._held[made] = port, [twin.path]
         return bound
 
     # -- who gets in -------------------------------------------------------------------------------
 
     def turn(self, now: float, known: Container[str]) -> list[str]:
         """Answer what is asked, and look for changes; returns which of the `known` sessions are to end."""
+        self._keep_twins(now)
         if self._clients is None or self._zap is None:
             return []
         gone: set[str] = set()
@@ -140,6 +153,18 @@ class Door:
             return []
         self._keep_users(known)
         return [session for session, user in self._users.items() if user in gone]
+
+    def _keep_twins(self, now: float) -> None:
+        """Bind anew, besides, what stands in for a loopback port and whose file is gone: a runtime folder
+        goes when its user's last session ends. Who is connected stays so."""
+        if not self._held or now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY
+        for made, (port, paths) in self._held.items():
+            if not os.path.lexists(paths[-1]):
+                with contextlib.suppress(AddressError, OSError):
+                    host, number = port.getsockname()[:2]
+                    paths.append(sockets.bind(made, twins.place_of(Address(host=host, port=number))).path)
 
     def deadline(self) -> float | None:
         """When `turn` is wanted next."""

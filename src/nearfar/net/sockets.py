@@ -112,11 +112,6 @@ def guard(made: zmq.Socket[bytes], pair: Pair, domain: str = "") -> None:
         made.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
-def guard_nobody(made: zmq.Socket[bytes]) -> None:
-    """What is bound from now on lets nobody in: it asks for a key that nobody knows."""
-    guard(made, Pair(*zmq.curve_keypair()))
-
-
 def guard_own(made: zmq.Socket[bytes]) -> None:
     """What is bound from now on, to a path, takes only this user's processes."""
     made.setsockopt(zmq.CURVE_SERVER, 0)
@@ -215,6 +210,23 @@ def bind(made: zmq.Socket[bytes], address: Address) -> Address:
     return address.beside(port)
 
 
+def hold(address: Address) -> socket.socket:
+    """Bind a loopback address, so that nobody else can, and accept nobody: the kernel keeps one connection
+    waiting, and drops the others, which costs no descriptor here. Raises `AddressError`."""
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    held = None
+    try:
+        held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((host, address.port))
+        held.listen(0)
+    except OSError as error:
+        if held is not None:
+            held.close()
+        raise AddressError(f"cannot bind {address}: {_reason(error)}") from None
+    return held
+
+
 def bind_in(
     made: zmq.Socket[bytes],
     beside: Address,
@@ -244,7 +256,7 @@ def close_bound(made: zmq.Socket[bytes], beside: Address, place: int | str = "")
     made.close()
 
 
-def _reason(error: zmq.ZMQError) -> str:
+def _reason(error: zmq.ZMQError | OSError) -> str:
     reasons = {
         errno.EADDRINUSE: "the address is in use",
         errno.EADDRNOTAVAIL: "this machine has no such address",
