@@ -22,6 +22,7 @@ from nearfar.errors import AddressError, ProtocolError
 from nearfar.net import files, sockets, twins
 from nearfar.net.access import Access, check_guarded
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import PERIOD, Complaints
 from nearfar.net.keys import SERVER, Clients, read_pair
 
 REFRESH_EVERY = 0.5
@@ -29,7 +30,8 @@ REFRESH_EVERY = 0.5
 LOOK_EVERY = 5.0
 """Seconds between two looks whether the socket files of loopback addresses are still there, at least."""
 MOST_TOLD = 1000
-"""Keys that were turned away and are remembered, so that each is told of once."""
+"""Keys that were turned away and are remembered, so that each is told of once; of no more than
+`complaints.MOST_LINES` in a minute."""
 EVERYBODY = "everybody"
 """The domain of a socket that is for all who are let in; another one's is the key that it is for."""
 CREDENTIALS = 6
@@ -46,6 +48,9 @@ class Door:
         self.turned_away = 0
         """Handshakes that were refused."""
         self._told: set[str] = set()
+        self._complaints = Complaints(
+            log, f"turned away %d more connections with unknown keys in the last {PERIOD:.0f} s"
+        )
         self._clients: Clients | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._zap: zmq.Socket[bytes] | None = None
@@ -137,6 +142,7 @@ class Door:
     def turn(self, now: float, known: Container[str]) -> list[str]:
         """Answer what is asked, and look for changes; returns which of the `known` sessions are to end."""
         self._keep_twins(now)
+        self._complaints.tick(now)
         if self._clients is None or self._zap is None:
             return []
         gone: set[str] = set()
@@ -148,7 +154,7 @@ class Door:
                 log.warning("a key was revoked: %s is let in no more", key)
         with contextlib.suppress(zmq.Again):
             while asked:
-                self._answer(self._zap, self._zap.recv_multipart(zmq.NOBLOCK))
+                self._answer(self._zap, self._zap.recv_multipart(zmq.NOBLOCK), now)
         if not gone:
             return []
         self._keep_users(known)
@@ -199,7 +205,7 @@ class Door:
     def _keep_users(self, known: Container[str]) -> None:
         self._users = {session: user for session, user in self._users.items() if session in known}
 
-    def _answer(self, zap: zmq.Socket[bytes], frames: list[bytes]) -> None:
+    def _answer(self, zap: zmq.Socket[bytes], frames: list[bytes], now: float) -> None:
         if len(frames) < CREDENTIALS:  # ZeroMQ's own: it cannot be
             zap.send_multipart([b"1.0", b"", b"500", b"malformed", b"", b""])
             return
@@ -211,9 +217,11 @@ class Door:
             return
         zap.send_multipart([version, number, b"400", b"this key is not let in", b"", b""])
         self.turned_away += 1
-        if key not in self._told:
+        if key in self._told:
+            self._complaints.note_again(now)
+        else:
             if len(self._told) >= MOST_TOLD:
                 self._told.clear()
             self._told.add(key)
             whence = address.decode("ascii", "replace").removeprefix("::ffff:")
-            log.warning("turned away %s with the unknown key %s", whence, key)
+            self._complaints.note("turned away %s", f"{whence} with the unknown key {key}", now)

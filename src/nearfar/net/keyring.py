@@ -114,6 +114,6 @@ def _make_pair(folder: Path, role: str) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """The public half alone, whatever else the file holds."""
-    text = source.read_text()
-    lines = [line for line in text.splitlines() if "secret-key" not in line]
-    target.write_text("\n".join(lines) + "\n")
+    lines = [line for line in source.read_bytes().splitlines() if b"secret-key" not in line]
+    target.write_bytes(b"\n".join(lines) + b"\n")
+    target.chmod(0o644)  # whatever the umask: one that others can change is not trusted

@@ -203,7 +203,10 @@ def bind(made: zmq.Socket[bytes], address: Address) -> Address:
         raise AddressError(f"cannot bind {address}: {_reason(error)}") from None
     if address.path:
         files.note(address.path)
-        Path(address.path).chmod(stat.S_IRUSR | stat.S_IWUSR)
+        try:
+            Path(address.path).chmod(stat.S_IRUSR | stat.S_IWUSR)
+        except OSError as error:
+            raise AddressError(f"cannot keep others from {address}: {_reason(error)}") from None
         return address
     endpoint = made.getsockopt(zmq.LAST_ENDPOINT)
     port = int(bytes(endpoint).rstrip(b"\0").rpartition(b":")[2])
@@ -267,16 +270,29 @@ def _reason(error: zmq.ZMQError | OSError) -> str:
 
 
 def _claim_path(address: Address) -> None:
-    """ZeroMQ binds over any socket file, even one in use: look first."""
+    """ZeroMQ binds over any socket file, even one in use: look first. Raises `AddressError`."""
     path = Path(address.path)
-    if not path.parent.is_dir():
-        raise AddressError(f"cannot bind {address}: there is no folder {path.parent}")
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise AddressError(f"cannot bind {address}: there is a file that is not a socket")
-    with (
-        socket.socket(socket.AF_UNIX) as probe,
-        contextlib.suppress(ConnectionRefusedError, FileNotFoundError),
-    ):
-        probe.connect(address.path)
-        raise AddressError(f"cannot bind {address}: the address is in use")
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise AddressError(f"cannot bind {address}: there is no folder {path.parent}") from None
+        return
+    except OSError as error:
+        raise AddressError(f"cannot bind {address}: {_reason(error)}") from None
+    if not stat.S_ISSOCK(kind):
+        raise AddressError(f"cannot bind {address}: there is a file that is not a socket")
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            probe.connect(address.path)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return  # who listened there is gone
+    except BlockingIOError:
+        pass  # many wait there to be accepted
+    except OSError as error:
+        raise AddressError(
+            f"cannot bind {address}: there is a socket, and it cannot be told whether it is in use:"
+            f" {_reason(error)}"
+        ) from None
+    raise AddressError(f"cannot bind {address}: the address is in use")
