@@ -76,10 +76,14 @@ class Gate:
         self._poll.register(self._descriptor, select.EPOLLIN)
         self._unread = True
         """Whether messages may lie here, of which the descriptor has not told since."""
-        self._questions = -1
+        self._own = {self._descriptor}
+        """The descriptors that tell of something else than a process's death."""
         if self._door.questions is not None:
-            self._questions = int(self._door.questions.getsockopt(zmq.FD))
-            self._poll.register(self._questions, select.EPOLLIN)
+            self._own.add(int(self._door.questions.getsockopt(zmq.FD)))
+        if self._door.arrivals is not None:
+            self._own.add(self._door.arrivals)
+        for descriptor in self._own - {self._descriptor}:
+            self._poll.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when there may be something to read.
@@ -105,7 +109,7 @@ class Gate:
         if told or self._unread:
             self._read(now)
         for descriptor in told:
-            if descriptor not in (self._descriptor, self._questions):
+            if descriptor not in self._own:
                 self._see_death(descriptor, now)
         if now >= self._next_tick:
             self.peers.tick(now)

@@ -23,6 +23,7 @@ from nearfar.net import files, sockets, twins
 from nearfar.net.access import Access, check_guarded
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import PERIOD, Complaints
+from nearfar.net.half_open import HalfOpen
 from nearfar.net.keys import SERVER, Clients, read_pair
 
 REFRESH_EVERY = 0.5
@@ -61,11 +62,13 @@ class Door:
         self._held: dict[zmq.Socket[bytes], tuple[socket.socket, list[str]]] = {}
         """Of each socket that stands in for a loopback port: what holds that, and its paths."""
         self._look_at = 0.0
+        self._half_open: HalfOpen | None = None
         if access.keys:
             self._pair = read_pair(Path(access.keys), SERVER)
             self._clients = Clients(Path(access.keys))
-            self._context = zmq.Context()
-            self._zap = sockets.make(zmq.REP, within=self._context)
+            self._context = sockets.new_context()
+            # no REP: that hears nothing any more once an answer could not be sent
+            self._zap = sockets.make(zmq.ROUTER, within=self._context)
             self._zap.bind("inproc://zeromq.zap.01")
 
     # -- sockets -----------------------------------------------------------------------------------
@@ -74,6 +77,11 @@ class Door:
     def questions(self) -> zmq.Socket[bytes] | None:
         """To be polled for reading: call `turn` then."""
         return self._zap
+
+    @property
+    def arrivals(self) -> int | None:
+        """The same; a descriptor."""
+        return None if self._half_open is None else self._half_open.fileno()
 
     def make(self, kind: int, largest: int = sockets.LARGEST_FRAME) -> zmq.Socket[bytes]:
         """A socket to bind through this door; it takes frames of at most `largest` bytes."""
@@ -89,7 +97,10 @@ class Door:
             sockets.guard(made, self._pair, domain=self._users.get(only) or EVERYBODY)
         elif self.access.own:
             return self._bind_own(made, address)
-        return sockets.bind(made, address)
+        bound = sockets.bind(made, address)
+        if not bound.path:
+            self._look_after(bound.port, at_once=not only)
+        return bound
 
     def bind_in(
         self,
@@ -110,10 +121,14 @@ class Door:
             for path in paths:
                 files.remove(path)
             port.close()
+        elif self._half_open is not None:
+            self._half_open.remove(place if isinstance(place, int) else beside.port)
         sockets.close_bound(made, beside, place)
 
     def close(self) -> None:
         """When all sockets are closed."""
+        if self._half_open is not None:
+            self._half_open.close()
         if self._zap is not None and self._context is not None:
             self._zap.close()
             self._context.term()
@@ -143,7 +158,13 @@ class Door:
         """Answer what is asked, and look for changes; returns which of the `known` sessions are to end."""
         self._keep_twins(now)
         self._complaints.tick(now)
+        if self._half_open is not None:
+            if now >= self._refresh_at:
+                self._half_open.look(now)
+            self._half_open.turn(now)
         if self._clients is None or self._zap is None:
+            if now >= self._refresh_at:
+                self._refresh_at = now + REFRESH_EVERY
             return []
         gone: set[str] = set()
         asked = sockets.readable(self._zap)
@@ -174,7 +195,10 @@ class Door:
 
     def deadline(self) -> float | None:
         """When `turn` is wanted next."""
-        return None if self._clients is None else self._refresh_at
+        if self._half_open is None:
+            return None if self._clients is None else self._refresh_at
+        due = self._half_open.deadline()
+        return self._refresh_at if due is None else min(due, self._refresh_at)
 
     def admits(self, user: str) -> bool:
         """Whether a message of that user is to be heard."""
@@ -205,17 +229,32 @@ class Door:
     def _keep_users(self, known: Container[str]) -> None:
         self._users = {session: user for session, user in self._users.items() if session in known}
 
+    def _look_after(self, port: int, *, at_once: bool) -> None:
+        """See to it that who connects to `port` and never ends a handshake takes no more than a few
+        descriptors. Raises `AddressError` where there are none for that."""
+        try:
+            if self._half_open is None:
+                self._half_open = HalfOpen(curve=self._clients is not None)
+            if at_once:
+                self._half_open.watch(port)
+            else:
+                self._half_open.add(port)
+        except OSError as error:
+            raise AddressError(f"cannot look after port {port}: {error.strerror}") from None
+
     def _answer(self, zap: zmq.Socket[bytes], frames: list[bytes], now: float) -> None:
-        if len(frames) < CREDENTIALS:  # ZeroMQ's own: it cannot be
-            zap.send_multipart([b"1.0", b"", b"500", b"malformed", b"", b""])
+        """Answer a question whether to let somebody in: who asks, an empty frame, and what RFC 27 says."""
+        way, question = frames[:2], frames[2:]
+        if len(question) < CREDENTIALS:  # ZeroMQ's own: it cannot be
+            zap.send_multipart([*way, b"1.0", b"", b"500", b"malformed", b"", b""])
             return
-        version, number, domain, address, _, mechanism, *credentials = frames
+        version, number, domain, address, _, mechanism, *credentials = question
         key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
         known = self._clients is not None and key in self._clients.names
         if known and domain.decode() in (EVERYBODY, key):
-            zap.send_multipart([version, number, b"200", b"OK", key.encode(), b""])
+            zap.send_multipart([*way, version, number, b"200", b"OK", key.encode(), b""])
             return
-        zap.send_multipart([version, number, b"400", b"this key is not let in", b"", b""])
+        zap.send_multipart([*way, version, number, b"400", b"this key is not let in", b"", b""])
         self.turned_away += 1
         if key in self._told:
             self._complaints.note_again(now)

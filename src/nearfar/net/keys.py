@@ -19,12 +19,14 @@ import logging
 import os
 import re
 import stat
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from zmq.utils import z85
 
 from nearfar.errors import KeysError
+from nearfar.net.complaints import Complaints
 from nearfar.net.shortage import short
 
 SERVER, CLIENT, CLIENTS = "server", "client", "clients"
@@ -108,6 +110,7 @@ class Clients:
         self._seen: dict[str, tuple[int, int, int]] = {}
         self._key_of: dict[str, str] = {}
         self._trouble = ""
+        self._complaints = Complaints(log)
         self.names: dict[str, str] = {}
         """By key."""
         check_unwritable(self.folder)
@@ -157,7 +160,8 @@ class Clients:
         except OSError as error:
             if self._trouble != str(error):
                 self._trouble = str(error)
-                log.warning("cannot look who is let in now, and try again: %s", error)
+                text = "cannot look who is let in now, and try again: %s"
+                self._complaints.note(text, error, time.monotonic())
             return list(self._seen)
         self._trouble = ""
         return [name.stem for name in names if name.suffix == PUBLIC and _NAME.fullmatch(name.stem)]

@@ -65,9 +65,15 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     """This process's context: one that came over a fork is of no use here, and must not be touched."""
     pid = os.getpid()
     if pid not in _contexts:
-        _contexts[pid] = made = zmq.Context()
-        made.set(zmq.MAX_SOCKETS, min(MOST_SOCKETS, made.get(zmq.SOCKET_LIMIT)))
+        _contexts[pid] = new_context()
     return _contexts[pid]
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context with room for as many sockets as there may be."""
+    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    made.set(zmq.MAX_SOCKETS, min(MOST_SOCKETS, made.get(zmq.SOCKET_LIMIT)))
+    return made
 
 
 def make(

@@ -91,7 +91,14 @@ class Host:
         self._watch = Watch()
         self._waker = Waker()
         self._poller = zmq.Poller()
-        for source in (self._control, self._inbox, self._waker.fileno(), self._door.questions):
+        sources = (
+            self._control,
+            self._inbox,
+            self._waker.fileno(),
+            self._door.questions,
+            self._door.arrivals,
+        )
+        for source in sources:
             if source is not None:
                 self._poller.register(source, zmq.POLLIN)
         self._closing: float | None = None
