@@ -58,6 +58,9 @@ long to travel as it likes."""
 _EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
 _NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
+FAILURES = (OSError, zmq.ZMQError, MemoryError)
+"""What a call of the system, or of ZeroMQ, raises that cannot do its work now."""
+
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
 
@@ -90,6 +93,15 @@ def make(
     `zmq.ZMQError` where there is no room for another.
     """
     made = (within or context()).socket(kind)
+    try:
+        _set_options(made, kind, identity, largest)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _set_options(made: zmq.Socket[bytes], kind: int, identity: str, largest: int) -> None:
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDHWM, 0)
     made.setsockopt(zmq.RCVHWM, MOST_UNREAD)
@@ -105,7 +117,6 @@ def make(
         made.setsockopt(zmq.ROUTER_HANDOVER, 1)
     if identity:
         made.setsockopt(zmq.ROUTING_ID, identity.encode())
-    return made
 
 
 def guard(made: zmq.Socket[bytes], pair: Pair, domain: str = "") -> None:
