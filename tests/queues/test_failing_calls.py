@@ -11,7 +11,7 @@ import pytest
 
 from nearfar import Queue
 from nearfar.errors import QueueLost
-from nearfar.net import keyring
+from nearfar.net import keyring, sockets
 from nearfar.queues.far import FarQueue
 from nearfar.queues.host.machine import HostMachine
 from tests.support.failing import ERRORS, Failing, failing
@@ -38,6 +38,7 @@ def host(
 ) -> Iterator[tuple[FarQueue, Failing]]:
     """A queue whose host's thread is watched, and that thread's calls."""
     address, how = access
+    monkeypatch.setattr(sockets, "HANDSHAKE", 300)  # one that a failure has spoiled is made again after that
     with failing(monkeypatch) as calls:
         queue = FarQueue(0, address, lease=0.5, wait=20, **how)
         threading.setprofile(None)

@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 import zmq
 
+from nearfar.worker.watchers import Watchers
+
 ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ENOSPC)
 MODULES = frozenset({"posix", "_socket", "select", "_posixsubprocess"})
 TYPES = (socket.socket, select.epoll, type(select.poll()))
@@ -42,6 +44,7 @@ class Failing:
         self._at = 0
         self._error = 0
         self._threads: set[int] = set()
+        self._process = os.getpid()
 
     def arm(self, at: int, number: int) -> None:
         """Fail the call that is number `at` from now on, from 1, with that error."""
@@ -50,12 +53,16 @@ class Failing:
     def profile(self, frame: FrameType, event: str, argument: Any) -> None:
         """For `sys.setprofile`."""
         self._threads.add(threading.get_ident())
+        if frame.f_code.co_filename.endswith("popen_fork.py"):
+            return  # the standard library's: what it has opened stays open where it cannot fork
         if event == "c_call" and argument.__name__ not in HARMLESS:
             owner = getattr(argument, "__self__", None)
             if argument.__module__ in MODULES or isinstance(owner, TYPES):
                 self._call(argument.__name__, lambda number: OSError(number, os.strerror(number)))
 
     def _call(self, name: str, make: Callable[[int], BaseException]) -> None:
+        if os.getpid() != self._process:
+            return  # a child that a watched thread has forked
         self.count += 1
         if self.count == self._at:
             self.failed = name
@@ -65,13 +72,28 @@ class Failing:
         """A method of ZeroMQ's that is counted, and fails, in watched threads."""
 
         def counting(*words: Any, **options: Any) -> Any:
-            if threading.get_ident() in self._threads:
-                if sys.getprofile() is None:
-                    sys.setprofile(self.profile)
+            if self._watch_again():
                 self._call(name, zmq.ZMQError)
             return call(*words, **options)
 
         return counting
+
+    def watching(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of a loop that watched threads call in each turn."""
+
+        def watched(*words: Any) -> Any:
+            self._watch_again()
+            return call(*words)
+
+        return watched
+
+    def _watch_again(self) -> bool:
+        """Whether this thread is watched. A profile function that has raised is forgotten."""
+        if threading.get_ident() not in self._threads:
+            return False
+        if sys.getprofile() is None:
+            sys.setprofile(self.profile)
+        return True
 
 
 @contextmanager
@@ -81,6 +103,7 @@ def failing(patch: pytest.MonkeyPatch) -> Iterator[Failing]:
     for name in ZEROMQ:
         patch.setattr(zmq.Socket, name, made.wrapped(name, getattr(zmq.Socket, name)))
     patch.setattr(zmq.Poller, "poll", made.wrapped("poll", zmq.Poller.poll))
+    patch.setattr(Watchers, "dispatch", made.watching(Watchers.dispatch))
     threading.setprofile(made.profile)
     try:
         yield made

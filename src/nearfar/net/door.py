@@ -35,6 +35,8 @@ MOST_TOLD = 1000
 `complaints.MOST_LINES` in a minute."""
 EVERYBODY = "everybody"
 """The domain of a socket that is for all who are let in; another one's is the key that it is for."""
+VERSION = b"1.0"
+"""Of the questions, RFC 27."""
 CREDENTIALS = 6
 """The place of a client's key among the frames of a question."""
 
@@ -245,9 +247,8 @@ class Door:
     def _answer(self, zap: zmq.Socket[bytes], frames: list[bytes], now: float) -> None:
         """Answer a question whether to let somebody in: who asks, an empty frame, and what RFC 27 says."""
         way, question = frames[:2], frames[2:]
-        if len(question) < CREDENTIALS:  # ZeroMQ's own: it cannot be
-            zap.send_multipart([*way, b"1.0", b"", b"500", b"malformed", b"", b""])
-            return
+        if len(question) < CREDENTIALS or way[1] or question[0] != VERSION:
+            return  # the rest of one whose reading failed: it is asked again, with the next handshake
         version, number, domain, address, _, mechanism, *credentials = question
         key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
         known = self._clients is not None and key in self._clients.names

@@ -25,10 +25,15 @@ _ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * array("i").itemsize)
 def make_pair() -> tuple[socket.socket, socket.socket]:
     """The parent's end, which never blocks, and the worker's."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (ours, theirs):
-        # twice what a message may have: the kernel counts its own bookkeeping, too
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LARGEST)
-    ours.setblocking(False)
+    try:
+        for end in (ours, theirs):
+            # twice what a message may have: the kernel counts its own bookkeeping, too
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LARGEST)
+        ours.setblocking(False)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
     return ours, theirs
 
 
