@@ -15,9 +15,9 @@ import zmq
 from nearfar.coordinator import wire
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.peers import Peers
-from nearfar.coordinator.wire import Envelope
+from nearfar.coordinator.wire import Envelope, Kind
 from nearfar.errors import NearfarError, ProtocolError
-from nearfar.net import sockets
+from nearfar.net import descriptors, sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import Complaints, shown
@@ -59,6 +59,9 @@ class Gate:
         lease: float = 10.0,
         clients: bool = False,
     ) -> None:
+        descriptors.make_room(descriptors.SERVICE, "a coordinator")
+        descriptors.lift_limit()  # as for a queue's host
+        self._room = descriptors.Room(DESCRIPTORS)
         self._door = Door(access)
         self._socket = self._door.make(zmq.ROUTER)  # of the largest frames: tasks and answers travel here
         try:
@@ -202,6 +205,11 @@ class Gate:
 
     def _hear(self, session: str, envelope: Envelope, now: float) -> None:
         known = session in self.peers.sessions
+        comes = not known and envelope.message.kind is Kind.HELLO
+        if comes and self._room.lacks(self._descriptor, now):
+            if self._room.refuses(now):
+                self.peers.refuse(session, self._room.REFUSAL)
+            return
         self.peers.receive(session, envelope, now)
         if not known and session in self.peers.sessions:
             self._watch_process(session, envelope.message.fields[3])

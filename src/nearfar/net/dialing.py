@@ -68,11 +68,15 @@ class Dialed:
         pair = read_pair(Path(access.keys), CLIENT) if access.keys else None
         server = read_server_key(Path(access.keys)) if access.keys else b""
         self.socket = sockets.make(kind, identity=identity, largest=largest)
-        if pair is not None:
-            sockets.show(self.socket, pair, server)
-        name = f"inproc://dialed-{os.getpid()}-{next(_numbers)}"
-        self._monitor = self.socket.get_monitor_socket(WATCHED, name)
-        self.socket.connect(str(self._twin or address))
+        try:
+            if pair is not None:
+                sockets.show(self.socket, pair, server)
+            name = f"inproc://dialed-{os.getpid()}-{next(_numbers)}"
+            self._monitor = self.socket.get_monitor_socket(WATCHED, name)
+            self.socket.connect(str(self._twin or address))
+        except BaseException:
+            self.socket.close()
+            raise
 
     def look(self, now: float) -> str:
         """Why it was not let in since the last look; nothing if it was, or is still on its way."""

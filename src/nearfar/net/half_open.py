@@ -17,7 +17,6 @@ import contextlib
 import logging
 import os
 import random
-import resource
 import select
 import socket
 import stat
@@ -26,6 +25,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from nearfar.net import descriptors
 from nearfar.net.complaints import Complaints
 
 MOST = 256
@@ -95,7 +95,7 @@ class HalfOpen:
     def watch(self, port: int) -> None:
         """The same, and at once when somebody connects: it takes a descriptor more."""
         self.add(port)
-        for descriptor, _ in self._sockets(_open_descriptors()):
+        for descriptor, _ in self._sockets(_all_open()):
             if self._looking.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 self._ports[port] = os.dup(descriptor)
                 self._arrivals.register(self._ports[port], select.EPOLLIN | select.EPOLLET)
@@ -127,8 +127,8 @@ class HalfOpen:
         self._due = False
         self._complaints.tick(now)
         began = time.monotonic()
-        limit = _limit()
-        lowest = self._lowest_free(limit)
+        limit = descriptors.limit()
+        lowest = descriptors.lowest_free(self._looking.fileno())
         most = min(MOST, limit // 4)
         full = lowest - (limit - max(LEAST_RESERVE, min(RESERVE, limit // 8)))
         if full <= 0 and lowest - self._others < most:
@@ -149,15 +149,6 @@ class HalfOpen:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _lowest_free(self, limit: int) -> int:
-        """The lowest descriptor that is free: all below are in use. The limit where none is."""
-        try:
-            descriptor = os.dup(self._looking.fileno())
-        except OSError:
-            return limit
-        os.close(descriptor)
-        return descriptor
-
     def _half_open(self, lowest: int) -> list[Connection]:
         found = []
         for descriptor, inode in self._sockets(range(lowest)):
@@ -170,10 +161,10 @@ class HalfOpen:
                     found.append(Connection(descriptor, inode, self._whence(), said))
         return found
 
-    def _sockets(self, descriptors: Iterator[int] | range) -> Iterator[tuple[int, int]]:
-        """Those among `descriptors` that are sockets at one of our ports, with their inodes; while one is
+    def _sockets(self, among: Iterator[int] | range) -> Iterator[tuple[int, int]]:
+        """Those `among` others that are sockets at one of our ports, with their inodes; while one is
         given, `_looking` is it."""
-        for descriptor in descriptors:
+        for descriptor in among:
             if descriptor == self._looking.fileno():
                 continue
             with contextlib.suppress(OSError):
@@ -218,12 +209,7 @@ def _last_in_line(connections: list[Connection]) -> list[Connection]:
     return [each for _, _, each in sorted(ranked, reverse=True)]
 
 
-def _limit() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
-
-
-def _open_descriptors() -> Iterator[int]:
+def _all_open() -> Iterator[int]:
     with os.scandir("/proc/self/fd") as entries:
         names = [int(entry.name) for entry in entries]
     return iter(sorted(names))

@@ -18,6 +18,7 @@ from nearfar.coordinator.patience import Patience
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.descriptors import CALLER, make_room
 from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.net.shortage import PAUSE, Mishaps
 from nearfar.net.sockets import FAILURES
@@ -67,6 +68,7 @@ class Agent:
         wait: float = 60.0,
         quota: int | None = None,
     ) -> None:
+        make_room(CALLER, "an agent")
         host = socket.gethostname()[: wire.LONGEST_NAME // 2]
         self.name = new_name()
         about = about_me() | {"host": host, "slots": processes, "quota": quota or 0}

@@ -13,7 +13,7 @@ from typing import TypeVar
 import zmq
 
 from nearfar.errors import AddressError, NearfarError, ProtocolError
-from nearfar.net import sockets
+from nearfar.net import descriptors, sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import Complaints, shown
@@ -62,6 +62,9 @@ class Host:
         lease: float,
         ports: range | None = None,
     ) -> None:
+        descriptors.make_room(descriptors.SERVICE, "a queue's host")
+        descriptors.lift_limit()  # for as many ends as may come, strangers or not
+        self._room = descriptors.Room(DESCRIPTORS)
         self._ports = ports
         self._door = Door(access)
         self._control = self._door.make(zmq.ROUTER, sockets.LARGEST_CONTROL)
@@ -259,6 +262,10 @@ class Host:
 
     def _hear(self, session: str, envelope: Envelope, now: float) -> None:
         if envelope.message.kind is Kind.HELLO and session not in self._machine.peers:
+            if self._room.lacks(self._waker.fileno(), now):
+                if self._room.refuses(now):
+                    self._machine.refuse(session, self._room.REFUSAL)
+                return
             descriptor = self._watch.add(session, envelope.message.fields[2])
             if descriptor is not None:
                 self._poller.register(descriptor, zmq.POLLIN)
