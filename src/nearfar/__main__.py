@@ -7,9 +7,10 @@ import signal
 import sys
 
 from nearfar import __version__
+from nearfar.net.ending import on_service_failure
 from nearfar.net.shortage import shortage
 from nearfar.programs import streams
-from nearfar.programs.exits import Exit
+from nearfar.programs.exits import Exit, leave
 
 TYPE_CHECKING = False  # not of typing: a program that starts is to load next to nothing
 if TYPE_CHECKING:
@@ -39,7 +40,14 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     streams.secure()
+    on_service_failure(_leave)
     sys.exit(main(argv))
+
+
+def _leave(sentence: str) -> None:
+    """A program whose service has ended is of no use: its exit code tells who started it."""
+    print(f"nearfar: {sentence}", file=sys.stderr, flush=True)
+    leave(Exit.FAILED)
 
 
 def usage() -> str:

@@ -6,6 +6,7 @@ import logging
 import select
 import threading
 import time
+from collections.abc import Callable
 
 from nearfar.coordinator.endings import tell
 from nearfar.coordinator.gate import Gate
@@ -14,6 +15,9 @@ from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import Row
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.ending import service_failed
+from nearfar.net.shortage import PAUSE, Mishaps
+from nearfar.net.sockets import FAILURES
 from nearfar.net.waker import Waker
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,9 @@ class LoneCoordinator:
         if self._local is not None:
             self._local.crew.start()
             self._poll.register(self._local.crew.fileno(), select.POLLIN)
+        self.failure: BaseException | None = None
+        """What has ended the loop before `stop`, if something has."""
+        self._mishaps = Mishaps(log, f"the coordinator at {self.address}")
         self._ends: float | None = None
         """Once it is to stop: when it does at the latest."""
         self._thread = threading.Thread(
@@ -82,19 +89,41 @@ class LoneCoordinator:
     def _run(self) -> None:
         try:
             while not self._may_end():
-                self._wait()
-                with self._lock:
-                    now = time.monotonic()
-                    self._take_in(now)
-                    self._decide(now)
-                    tell(self._coordinator.outcomes)
-                    self._gate.say(now)
-        except Exception:
-            log.exception("the coordinator at %s failed", self.address)
-            raise
+                self._turn()
+        except BaseException as error:
+            log.error("the loop of the coordinator at %s failed", self.address, exc_info=error)
+            self.failure = error
         finally:
             with self._lock:
                 self._close()
+        if self.failure is not None:
+            service_failed(
+                f"the coordinator at {self.address} failed, and serves nobody any more: {self.failure!r}"
+            )
+
+    def _turn(self) -> None:
+        """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
+        end: what was not read lies here still, and what was not sent is sent again."""
+        if not self._try(self._wait):
+            time.sleep(PAUSE)
+        with self._lock:
+            now = time.monotonic()
+            self._try(self._gate.turn, now)
+            if self._local is not None:
+                self._try(self._local.crew.turn)
+                self._try(self._local.crew.tick, now)
+            self._decide(now)
+            tell(self._coordinator.outcomes)
+            self._gate.say(now)
+
+    def _try(self, do: Callable[..., object], *given: object) -> bool:
+        """Whether it could be done."""
+        try:
+            do(*given)
+        except FAILURES as error:
+            self._mishaps.note(error)
+            return False
+        return True
 
     def _wait(self) -> None:
         """Sleep until there is something to do."""
@@ -111,13 +140,6 @@ class LoneCoordinator:
             if any(descriptor == woken for descriptor, _ in self._poll.poll(timeout)):
                 self._waker.clear()
 
-    def _take_in(self, now: float) -> None:
-        """What came, from the network and from the local workers."""
-        self._gate.turn(now)
-        if self._local is not None:
-            self._local.crew.turn()
-            self._local.crew.tick(now)
-
     def _decide(self, now: float) -> None:
         if self._ends is not None and self._local is not None:
             self._local.drain()
@@ -132,6 +154,6 @@ class LoneCoordinator:
 
     def _close(self) -> None:
         if self._local is not None:
-            self._local.crew.close()
-        self._gate.close()
-        self._waker.close()
+            self._try(self._local.crew.close)
+        self._try(self._gate.close)
+        self._try(self._waker.close)

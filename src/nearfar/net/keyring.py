@@ -118,9 +118,9 @@ def _make_pair(folder: Path, role: str) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """The public half alone, whatever else the file holds."""
-    text = source.read_text()
-    lines = [line for line in text.splitlines() if "secret-key" not in line]
+    lines = [line for line in source.read_bytes().splitlines() if b"secret-key" not in line]
     with contextlib.suppress(FileNotFoundError):  # of a command that was killed; nothing else is written into
         target.unlink()
-    with target.open("x") as file:
-        file.write("\n".join(lines) + "\n")
+    with target.open("xb") as file:
+        file.write(b"\n".join(lines) + b"\n")
+    target.chmod(0o644)  # whatever the umask: one that others can change is not trusted

@@ -14,6 +14,7 @@ from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.endings import Outcomes
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.descriptors import CALLER, make_room
 from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.pool.call import Call
 from nearfar.pool.client import ClientMachine
@@ -45,6 +46,7 @@ class FarEngine(DrivenEngine):
 
         Nothing is sent before it is used. Raises `AddressError`, and what pickling raises.
         """
+        make_room(CALLER, "a client of a pool")
         speech = without_pickle() if plain else pickled(far=True, main={})
         first = travelling_initializer(speech, initializer, initargs)
         super().__init__(new_name(), speech, daemon=daemon)

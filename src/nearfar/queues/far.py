@@ -11,7 +11,7 @@ from multiprocessing import util
 from threading import get_ident
 from typing import Any, Self
 
-from nearfar.errors import Full, ShutDown
+from nearfar.errors import Full, QueueLost, ShutDown
 from nearfar.net import codec, forks
 from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
@@ -199,6 +199,8 @@ class FarQueue(BaseQueue):
         end = self._end
         if end is not None:
             self._settle_rest(end)
+            if self._host is not None and self._host.failure is not None:
+                end.abandon()  # nobody answers
             end.close()
 
     def join_thread(self) -> None:
@@ -209,6 +211,7 @@ class FarQueue(BaseQueue):
         """
         if not self._closed:
             raise ValueError("the queue is not closed")
+        self._check_hosting()
         if self._end is not None and self._join_at_exit:
             self._end.join()
 
@@ -262,14 +265,17 @@ class FarQueue(BaseQueue):
         return f"<{type(self).__name__} {counts['size']}{bound} items, hosted at {self.address}>"
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.stop_hosting()
+        try:
+            super().__exit__(*error)
+        finally:
+            self.stop_hosting()
 
     # -- inside ----------------------------------------------------------------------------------
 
     def _reached(self) -> End:
         if self._closed:
             raise ValueError(f"{type(self).__name__} is closed")
+        self._check_hosting()
         with self._lock:
             if self._end is None:
                 self._end = end = End(self._place.seen_from_here(), self._access, wait=self._wait)
@@ -277,6 +283,10 @@ class FarQueue(BaseQueue):
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
             return self._end
+
+    def _check_hosting(self) -> None:
+        if self._host is not None and self._host.failure is not None:
+            raise QueueLost(f"the hosting of {self.address} has failed: {self._host.failure!r}")
 
     def _get(self, block: bool, timeout: float | None, to_the_end: bool) -> Any:
         if (end := self._end) is not None and not self._closed:

@@ -173,11 +173,15 @@ class Member:
         """
         if self._given - self._outbox.begun() > 1:
             return None
-        return self._take_back(unread(self.theirs))
+        try:
+            return self._take_back(unread(self.theirs))
+        except OSError:  # nothing was taken; the next look may be luckier
+            return None
 
     def inherit(self) -> int:
         """Take back the messages that it had not begun when it died; returns how many."""
-        unread(self.theirs)
+        with suppress(OSError):  # it only throws away what nobody will read
+            unread(self.theirs)
         return self._take_back(self._given - self._outbox.begun())
 
     def _take_back(self, count: int) -> int:
@@ -217,12 +221,14 @@ class Member:
 
     def reap(self) -> str:
         """Wait for the end of a process that has ended, or is about to; says how it did."""
-        self.ends_within(REAPED_WITHIN)
-        if self.process.exitcode is None:  # a fork server is about to tell it
-            self.process.join(REAPED_WITHIN)
-        how = self.fault or describe_exit(self.process.exitcode)
-        self.process.join(0)
-        return how
+        code = None
+        with suppress(OSError):  # it has ended, whatever the system says of it
+            self.ends_within(REAPED_WITHIN)
+            if self.process.exitcode is None:  # a fork server is about to tell it
+                self.process.join(REAPED_WITHIN)
+            code = self.process.exitcode
+            self.process.join(0)
+        return self.fault or describe_exit(code)
 
     def ends_within(self, timeout: float) -> bool:
         """Wait for its end. Not as `join` does: the sentinel of that may be open in the child of another
@@ -252,7 +258,8 @@ class Member:
             self.theirs.close()
         for descriptor in (self._lifeline, self.pidfd):
             if descriptor >= 0:
-                os.close(descriptor)
+                with suppress(OSError):  # it is closed all the same
+                    os.close(descriptor)
         self._lifeline = self.pidfd = -1
         self._outbox.close()
 

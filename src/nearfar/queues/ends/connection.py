@@ -10,6 +10,7 @@ from typing import Any
 from nearfar.errors import NotAdmitted, QueueLost
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.descriptors import CALLER, make_room
 from nearfar.net.ending import left_behind
 from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.net.shield import Shield
@@ -193,6 +194,7 @@ class Connection:
         self._check_admitted()
         machine = self._machine
         if machine.state is State.NEW:
+            make_room(CALLER, "an end of a queue")
             machine.connect(time.monotonic())
             self._loop = EndLoop(
                 machine, self._address, self._access, self._changed, self._shield, self._on_change

@@ -154,6 +154,11 @@ class EndMachine:
         if self.barred:
             self.abandon()
 
+    def begin_again(self, now: float) -> None:
+        """A socket of the present session could not be opened."""
+        if self.state is State.OPEN:
+            self._begin_session(now)
+
     def tick(self, now: float) -> None:
         """Time passed. If nobody ticked for long, it stood still: that is not the host's silence."""
         stood = self._standstill.seconds(now, float(self.facts.get("lease", IDLE)))
