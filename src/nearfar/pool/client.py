@@ -17,9 +17,9 @@ what tasks have come to. It must be driven several times a lease, or the coordin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, TypeVar
 
 from nearfar.coordinator.calling import Calling, Connect, Send, Stage
 from nearfar.coordinator.parts import Row, shares
@@ -29,6 +29,8 @@ from nearfar.coordinator.wire import CLIENT, FORMS, Envelope, Kind, Message
 from nearfar.errors import CoordinatorLost, InitializerFailed, NotAdmitted, PoolBroken
 from nearfar.net.complaints import shown
 from nearfar.pool.pending import Answer, Pending
+
+T = TypeVar("T", bound=Task)
 
 GATHER = 0.001
 """Seconds that tasks wait for company while `TALKATIVE` messages are on their way."""
@@ -132,25 +134,21 @@ class ClientMachine:
         else:
             self._pending.add(task)
 
-    def cancel(self, task: Task) -> bool | None:
-        """True: it will never run, and this answer is its only outcome. False: it has one already.
+    def cancel(self, tasks: Sequence[T]) -> list[T]:
+        """Those that will never run: this answer is their only outcome.
 
-        None: the coordinator was asked; its outcome will tell, `CancelledError` or an answer.
+        Of the others that have no outcome the coordinator is asked: `CancelledError` or an answer will tell.
         """
-        if task.state is State.WAITING:
+        never = [task for task in tasks if task.state is State.WAITING]
+        for task in never:
             self._pending.withdraw(task)
-            return True
-        if task.state is not State.GIVEN:
-            return False
-        number = self._pending.number(task)
-        if number not in self._pending.cancels:
-            self._pending.cancels.add(number)
-            self._cancels.append(number)
-        return None
+        self._cancels += self._pending.ask_back({task for task in tasks if task.state is State.GIVEN})
+        return never
 
-    def cancelling(self, task: Task) -> bool:
-        """True if the coordinator was asked to cancel it, and has not answered."""
-        return task.state is State.GIVEN and self._pending.number(task) in self._pending.cancels
+    @property
+    def cancelling(self) -> Set[Task]:
+        """The tasks that the coordinator was asked to cancel, and has not answered for."""
+        return self._pending.asked_back
 
     def fail(self, error: BaseException) -> None:
         """Every task comes to this end; what runs of them goes on unheard."""

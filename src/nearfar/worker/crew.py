@@ -158,6 +158,12 @@ class Crew(Watchers):
         if name in self.members:
             self.members[name].kill()
 
+    def signal(self, signum: int) -> None:
+        """Send `signum` to each process, unless it was sent before; `Listener.died` follows for those that it
+        ends."""
+        for member in self.members.values():
+            member.signal(signum)
+
     def retire(self, name: str) -> None:
         """Let an idle one end; its place is taken at once. `Listener.left` follows."""
         if name in self.members:
