@@ -230,7 +230,8 @@ class DrivenEngine(Insides):
         return self._cancel([call for call in calls if call.state is not State.SETTLED])
 
     def _cancel_all_now(self) -> list[Call]:
-        return self._cancel_now(self._waiting())
+        self._take_in()
+        return self._cancel(self._waiting())
 
     def _stop(self) -> None:
         self._take_in()

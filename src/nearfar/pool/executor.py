@@ -174,11 +174,13 @@ class Executor(futures.Executor):
         place, and the iterator ends there; what it has not taken is cancelled.
 
         Raises `TimeoutError` from the iterator if a result is not there `timeout` seconds after this call,
-        `ValueError` for sizes below 1.
+        `ValueError` for sizes below 1, `TypeError` for a `buffersize` that is not a whole number.
         """
         self._check_open()
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         deadline = deadline_of(True, timeout)
