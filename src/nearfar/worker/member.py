@@ -242,8 +242,12 @@ class Member:
         self.close()
 
     def close(self) -> None:
-        """Forget it. Its process has been reaped; whoever holds the process object may still `join` it."""
+        """Forget it. Its process has been reaped."""
         self.let_go()
+        # Not the process object itself: a program that holds it may still ask how it ended, as of the standard's.
+        popen = getattr(self.process, "_popen", None)
+        if popen is not None:
+            popen.close()
 
     def let_go(self, *, keep_theirs: bool = False) -> None:
         """Close every descriptor, but not the process: also in a child that inherited them by a fork."""
