@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -53,7 +53,7 @@ class ManualEngine:
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """All can be kept."""
 
-    def cancel(self, calls: Sequence[Call], *, wait: bool = True) -> bool:
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
         dropped = [call for call in calls if call in self.calls]
         for call in dropped:
             self.calls.remove(call)
@@ -61,7 +61,7 @@ class ManualEngine:
         return len(dropped) == len(calls)
 
     def cancel_waiting(self) -> None:
-        self.cancel(list(self.calls))
+        self.cancel(*self.calls)
 
     def end_workers(self, signum: int) -> None:
         self.terminate()

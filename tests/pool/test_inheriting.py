@@ -1,4 +1,4 @@
-"""What forked workers inherit of the thread that makes their pool, replacements as well, and what none does."""
+"""What forked workers inherit of the thread that makes their pool, replacements too, and what none does."""
 
 from __future__ import annotations
 

@@ -19,9 +19,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import CancelledError
+from math import inf
 from typing import Any, TypeVar
 
-from nearfar.coordinator.calling import Calling, Connect, Send, Stage
+from nearfar.coordinator.calling import FAREWELL, Calling, Connect, Send, Stage
 from nearfar.coordinator.parts import Row, shares
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import State, Task
@@ -72,7 +73,9 @@ class ClientMachine:
         self._unsent_since: float | None = None
         self._place = place
         self._lost = CoordinatorLost(f"no coordinator has answered at {place} for {wait:g} s")
-        self._leaving = self._said_bye = False
+        self._leaving = False
+        self._said_bye: float | None = None
+        """When it said goodbye, which it does once every task has its outcome."""
 
     @property
     def session_name(self) -> str:
@@ -174,7 +177,7 @@ class ClientMachine:
             case Kind.REFUSED:
                 self._break(PoolBroken(f"the coordinator refused: {shown(fields[0])}"))
             case Kind.STRANGER:
-                if self._said_bye:  # it has forgotten us, as it was asked to
+                if self._said_bye is not None:  # it has forgotten us, as it was asked to
                     self._calling.stage = Stage.CLOSED
                 elif self.stage is Stage.OPEN:
                     self._calling.begin(now)
@@ -193,7 +196,7 @@ class ClientMachine:
         """Time passed."""
         self._calling.tick(now)
         talk = self._calling.open_talk()
-        if self._said_bye and talk is not None and talk.silent(now):
+        if talk is not None and now >= self._farewell():
             self._calling.stage = Stage.CLOSED
         elif self._calling.lost(now):
             self._break(self._lost)
@@ -206,8 +209,8 @@ class ClientMachine:
             for number in self._cancels:
                 self._said = talk.say(now, Kind.CANCEL, number)
             self._cancels.clear()
-            if self._leaving and not (self._pending or self._said_bye):
-                self._said_bye = True
+            if self._leaving and not self._pending and self._said_bye is None:
+                self._said_bye = now
                 talk.say(now, Kind.BYE)
         elif self._leaving and not self._pending:
             self._calling.stage = Stage.CLOSED
@@ -215,12 +218,16 @@ class ClientMachine:
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
-        deadline = self._calling.deadline(now)
+        deadline = min(self._calling.deadline(now), self._farewell())
         return deadline if self._unsent_since is None else min(deadline, self._unsent_since + GATHER)
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
         return self._calling.away(now)
+
+    def _farewell(self) -> float:
+        """When it goes without an answer to its goodbye."""
+        return inf if self._said_bye is None else self._calling.silent_since(self._said_bye) + FAREWELL
 
     def _welcome(self, message: Message, now: float) -> None:
         facts = self._calling.welcome(message, now)

@@ -103,7 +103,7 @@ class DrivenEngine(Insides):
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """As `Engine.check_limits`: all can be kept."""
 
-    def cancel(self, calls: Sequence[Call], *, wait: bool = True) -> bool:
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
         """As `Engine.cancel`. All are asked back at once, and then waited for together."""
         self._tell_cancelled(self._alone([], self._cancel_now, calls))
         self.step([])

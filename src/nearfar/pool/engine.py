@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from nearfar.pool.call import Call
@@ -42,7 +42,7 @@ class Engine(Protocol):
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """Raise `ValueError` if calls with these limits cannot be kept to them here."""
 
-    def cancel(self, calls: Sequence[Call], *, wait: bool = True) -> bool:
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
         """Drop those of `calls` that have not begun. True: none ever runs, and each is settled with
         `CancelledError`.
 

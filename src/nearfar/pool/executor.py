@@ -270,7 +270,7 @@ class Executor(futures.Executor):
                 while values:
                     yield values.pop()  # nothing here holds what was taken
         finally:
-            self.engine.cancel(calls, wait=False)
+            self.engine.cancel(*calls, wait=False)
 
     def _take(self, calls: deque[Call], deadline: float | None) -> list[Any]:
         """The values of the next chunk, last one first."""

@@ -135,7 +135,7 @@ class Feed:
             self._room.ring()
             self._thread.join(ITEM_WITHIN)
         self.stop()
-        self._engine.cancel(list(self._unsettled), wait=False)
+        self._engine.cancel(*self._unsettled, wait=False)
 
     def stop(self) -> None:
         """Read no more, and hand in no more: an item for which the input still blocks is dropped."""

@@ -106,7 +106,7 @@ class ForeignEngine:
                 " give it calls without retries="
             )
 
-    def cancel(self, calls: Sequence[Call], *, wait: bool = True) -> bool:
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
         """As `Engine.cancel`. A call that is with the executor counts as begun, though it may wait there."""
         wanted = set(calls)
         with self._changed:

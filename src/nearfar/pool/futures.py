@@ -118,7 +118,7 @@ class Future(Call, futures.Future[Any]):
         """Drop the call. True: it never runs, or was cancelled before; False: it began, or has ended."""
         if self.settled:
             return self.cancelled()
-        return self._engine.cancel([self]) or self.cancelled()
+        return self._engine.cancel(self) or self.cancelled()
 
     def set_running_or_notify_cancel(self) -> bool:
         """As the standard's. For executors; nearfar's do not need it."""

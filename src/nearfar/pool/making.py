@@ -132,7 +132,7 @@ def over(executor: futures.Executor, workers: Workers, given: dict[str, bool]) -
         "plain": workers.plain,
     }
     if any(given.values()):
-        raise ValueError(f"the executor has its workers already: give {named(given)} to the executor itself")
+        raise ValueError(f"{named(given)} would be for the executor itself, which has its workers already")
     if not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor= takes a concurrent.futures.Executor, not {executor!r}")
     engine = getattr(executor, "engine", None)

@@ -101,11 +101,11 @@ class AsyncResult(Call):
 
     def cancel(self) -> bool:
         """Drop the call. True: it never runs, and `get` raises `CancelledError`. False: it began."""
-        return not self.settled and self._engine.cancel([self])
+        return not self.settled and self._engine.cancel(self)
 
     def drop(self) -> None:
         """Drop what has not begun, without waiting to hear what that was: nobody wants the outcome."""
-        self._engine.cancel([self], wait=False)
+        self._engine.cancel(self, wait=False)
 
     def on_settled(self) -> None:
         """Run the callback."""
@@ -190,11 +190,11 @@ class MapResult(AsyncResult):
         if self.settled:
             return False
         chunks = list(self._chunks)
-        return bool(chunks) and self._engine.cancel(chunks)
+        return bool(chunks) and self._engine.cancel(*chunks)
 
     def drop(self) -> None:
         """As `AsyncResult.drop`."""
-        self._engine.cancel(list(self._chunks), wait=False)
+        self._engine.cancel(*self._chunks, wait=False)
 
     def _ended(self, chunk: Chunk) -> None:
         if self._reporter is not None:

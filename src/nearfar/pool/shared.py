@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from nearfar.pool.call import Call
@@ -51,13 +51,13 @@ class SharedEngine:
         """As `Engine.check_limits`."""
         self._engine.check_limits(timeout, retries)
 
-    def cancel(self, calls: Sequence[Call], *, wait: bool = True) -> bool:
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
         """As `Engine.cancel`."""
-        return self._engine.cancel(calls, wait=wait)
+        return self._engine.cancel(*calls, wait=wait)
 
     def cancel_waiting(self) -> None:
         """As `Engine.cancel_waiting`, for the calls of this user."""
-        self._engine.cancel(self._unsettled(), wait=False)
+        self._engine.cancel(*self._unsettled(), wait=False)
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """As `Engine.wait_until`."""

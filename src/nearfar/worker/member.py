@@ -244,7 +244,7 @@ class Member:
     def close(self) -> None:
         """Forget it. Its process has been reaped."""
         self.let_go()
-        # Not the process object itself: a program that holds it may still ask how it ended, as of the standard's.
+        # Not the process object itself: a program that holds it may still ask it how its process ended.
         popen = getattr(self.process, "_popen", None)
         if popen is not None:
             popen.close()

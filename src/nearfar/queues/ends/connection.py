@@ -56,6 +56,8 @@ class Connection:
         )
         self._loop: EndLoop | None = None
         self._closed = False
+        self.waited_for = True
+        """Whether its program waits at its end for what was put to be with the host."""
         self.waiting = 0
         """Calls that wait for something now."""
 
@@ -112,6 +114,11 @@ class Connection:
             self._machine.abandon()
             if self._loop is not None:
                 self._loop.wake()
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self._loop is None or not self._loop.running
 
     def forget_parent(self) -> None:
         """In the child of a fork: what signals do is not to stay as one of its parent's threads left it."""
