@@ -35,8 +35,10 @@ def test_dask_s_bags_over_our_executor(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     file = Path(tests.__file__).with_name("test_bag.py")
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "over_nearfar", "-c", "pytest.ini", "--rootdir", "."]
-        + ["-k", f"not {ELSEWHERE}", str(file)],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "over_nearfar", "-c", "pytest.ini"),
+            *("--rootdir", ".", "-k", f"not {ELSEWHERE}", str(file)),
+        ],
         capture_output=True,
         text=True,
         timeout=580,
