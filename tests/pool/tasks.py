@@ -24,6 +24,10 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+def add_one(x: int) -> int:
+    return x + 1
+
+
 def capture(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     return args, kwargs
 
@@ -95,3 +99,27 @@ def kind(chunk_item: Any) -> str:
 def numbers_then_trouble(good: int) -> Iterator[int]:
     yield from range(good)
     raise Trouble("the input's own")
+
+
+class Unpicklable:
+    """A result that cannot be sent."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error("this cannot be sent")
+
+
+class Unreadable:
+    """A result that cannot be read."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _raise, (self.error,)
+
+
+def _raise(error: type[BaseException]) -> None:
+    raise error("this cannot be read")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import builtins
 import itertools
 import multiprocessing
+import queue
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -92,6 +95,71 @@ def test_next_gives_up_after_its_timeout(pool: Any, gate: Path) -> None:
             iterator.next(timeout=0.01)
     gate.touch()
     assert iterator.next(timeout=10) is None
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_an_input_may_wait_for_the_results_of_earlier_items(pool: Any, method: str) -> None:
+    todo: queue.Queue[int | None] = queue.Queue()
+    todo.put(0)
+    found = []
+    for result in getattr(pool, method)(tasks.add_one, iter(todo.get, None)):
+        found.append(result)
+        todo.put(result if result < 5 else None)
+    assert found == [1, 2, 3, 4, 5]
+
+
+def test_next_keeps_its_timeout_while_the_input_blocks(pool: Any) -> None:
+    release = threading.Event()
+
+    def slow() -> Iterator[int]:
+        yield 1
+        assert release.wait(20)
+        yield 2
+
+    iterator = pool.imap(tasks.square, slow())
+    assert iterator.next(timeout=10) == 1
+    before = time.monotonic()
+    with pytest.raises(multiprocessing.TimeoutError):
+        iterator.next(timeout=0.01)
+    assert time.monotonic() - before < 5
+    release.set()
+    assert iterator.next(timeout=10) == 4
+    with pytest.raises(StopIteration):
+        iterator.next(timeout=10)
+
+
+@pytest.mark.usefixtures("ours")
+def test_an_input_that_blocks_holds_up_neither_close_nor_the_pools_end(new_pool: Any) -> None:
+    release = threading.Event()
+
+    def blocked() -> Iterator[int]:
+        yield 1
+        assert release.wait(20)
+        yield 2
+
+    with new_pool(1) as pool:
+        closed, left = pool.imap(tasks.square, blocked()), pool.imap(tasks.square, blocked())
+        assert next(closed) == next(left) == 1
+        closed.close()
+        with pytest.raises(StopIteration):
+            closed.next(timeout=10)
+        pool.terminate()
+        pool.join()
+        release.set()
+
+
+@pytest.mark.usefixtures("ours")
+def test_an_input_may_raise_whatever_it_likes(pool: Any) -> None:
+    for error in (SystemExit, KeyboardInterrupt, GeneratorExit):
+
+        def leaves(error: type[BaseException] = error) -> Iterator[int]:
+            yield 3
+            raise error("the input's own")
+
+        iterator = pool.imap(tasks.square, leaves())
+        assert iterator.next(timeout=10) == 9
+        with pytest.raises(error, match="the input's own"):
+            iterator.next(timeout=10)
 
 
 def test_chunks_of_no_items_are_refused(pool: Any) -> None:

@@ -1,7 +1,8 @@
-"""Errors in words, for a way on which they cannot travel as themselves."""
+"""Errors in words, for a way on which they cannot travel as themselves; and one error for many calls."""
 
 from __future__ import annotations
 
+import copy
 import traceback
 import warnings
 from collections.abc import Callable
@@ -45,6 +46,19 @@ def with_traceback(error: BaseException, text: Any) -> BaseException:
         cause = RemoteTraceback(f'\n"""\n{text}"""')
         quietly(lambda: setattr(error, "__cause__", cause), None)
     return error
+
+
+def anew(error: BaseException) -> BaseException:
+    """An exception of the same type that says the same, for one more call.
+
+    Each `raise` of an exception object adds to its traceback, which keeps alive what the callers' frames
+    hold: so no two calls get the same object. One that cannot be copied is returned itself.
+    """
+    made = quietly(lambda: copy.copy(error), None)
+    if type(made) is not type(error):
+        return error
+    made.__cause__, made.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return made
 
 
 def quietly(do: Callable[[], Any], otherwise: Any) -> Any:

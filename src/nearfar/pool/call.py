@@ -10,6 +10,7 @@ from nearfar.coordinator.tasks import Mode, State, Status, Task
 from nearfar.errors import ProtocolError
 from nearfar.net.pickles.results import load_result
 from nearfar.net.plain import PlainName, answers
+from nearfar.pool.callbacks import in_main_thread
 from nearfar.pool.speech import load_any_error as load_error
 
 __all__ = ["Call", "Chunk", "raise_from"]
@@ -104,7 +105,11 @@ class Call(Task):
         """Called once the outcome is stored, before `settled` is true. Must not raise."""
 
     def result(self) -> Any:
-        """The value, or raises the error. Only when settled; it is read in the thread that asks first."""
+        """The value, or raises the error. Only when settled; it is read in the thread that asks first.
+
+        What reading raises is raised here and not kept, for it may be a signal's handler that raised it: the
+        answer is read anew when it is asked for again.
+        """
         how = self._how
         if how == VALUE:
             return self._value
@@ -118,9 +123,18 @@ class Call(Task):
             del self  # the error's traceback holds this frame, and the call holds the error
 
     def error(self) -> BaseException | None:
-        """What `result` would raise, or None. Only when settled."""
+        """What `result` would raise, or None. Only when settled.
+
+        Raises nothing but `KeyboardInterrupt`, in the main thread: an answer whose reading raises
+        `SystemExit` is to end neither the thread that runs callbacks nor the program that asks for the error.
+        """
         if self._how < VALUE:
-            self._decode()
+            try:
+                self._decode()
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and in_main_thread():
+                    raise
+                return error
         return self._value if self._how == ERROR else None
 
     def cancelled(self) -> bool:
@@ -139,10 +153,7 @@ class Call(Task):
         how = self._how
         if how >= VALUE:
             return
-        try:
-            value, read = self._read(how, raw)
-        except Exception as error:
-            value, read = error, ERROR
+        value, read = self._read(how, raw)
         if self._how < VALUE:
             self._value = value
             self._how = read
@@ -156,8 +167,14 @@ class Call(Task):
         if type(getattr(self, "function", None)) is PlainName:  # asked plainly: no answer is unpickled
             if how == RAW_VALUE:
                 return answers.load_result(blob, buffers), VALUE
-            return answers.load_error(blob), ERROR
-        return (load_result(blob, buffers), VALUE) if how == RAW_VALUE else (load_error(blob), ERROR)
+            return self.seen(answers.load_error(blob)), ERROR
+        if how == RAW_VALUE:
+            return load_result(blob, buffers), VALUE
+        return self.seen(load_error(blob)), ERROR
+
+    def seen(self, error: BaseException) -> BaseException:
+        """A task's error as the caller is to get it; here: as `multiprocessing.Pool` gives it."""
+        return error
 
     def _drop_raw(self) -> None:
         self.blob = b""

@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
-from typing import Any
+from typing import Any, NoReturn
 
 from nearfar.coordinator.tasks import Mode, State
+from nearfar.errors import WorkerLost
+from nearfar.net.telling import anew
 from nearfar.pool.call import Call
+from nearfar.pool.engine import SHUT, Closed
+from nearfar.pool.shared import NOT_OURS
 
 __all__ = ["ForeignEngine", "run_call"]
 
@@ -81,27 +85,37 @@ class ForeignEngine:
 
     def submit(self, call: Call) -> None:
         """As `Engine.submit`. What pickling raises is the call's outcome: executors pickle later."""
-        if call.timeout is not None:
-            raise ValueError("a foreign executor cannot kill a task, so it keeps no timeout")
+        self.check_limits(call.timeout, call.retries)
         with self._changed:
             if self._broken is not None:
-                raise self._broken
+                raise anew(self._broken)
             if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
+                raise Closed(SHUT)
             call.state = State.WAITING
             self._waiting.append(call)
             self._taken += 1
         self._feed()
 
-    def cancel(self, call: Call) -> bool:
-        """As `Engine.cancel`. False for a call that is with the executor, though it may wait there."""
+    def check_limits(self, timeout: float | None, retries: int) -> None:
+        """As `Engine.check_limits`."""
+        if timeout is not None:
+            raise ValueError("a foreign executor cannot kill a task: give it calls without timeout=")
+        if retries:
+            raise ValueError(
+                "a foreign executor does not say which task a lost worker ran, so that none can run again:"
+                " give it calls without retries="
+            )
+
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
+        """As `Engine.cancel`. A call that is with the executor counts as begun, though it may wait there."""
+        wanted = set(calls)
         with self._changed:
-            try:
-                self._waiting.remove(call)
-            except ValueError:
-                return False
-        self._settle(call, None, CancelledError())
-        return True
+            dropped = [call for call in self._waiting if call in wanted]
+            gone = set(dropped)
+            self._waiting = deque(call for call in self._waiting if call not in gone)
+        for call in dropped:
+            self._settle(call, None, CancelledError())
+        return all(call.settled and call.cancelled() for call in wanted)
 
     def cancel_waiting(self) -> None:
         """As `Engine.cancel_waiting`, for the calls that wait here."""
@@ -136,6 +150,10 @@ class ForeignEngine:
         self._drop(CancelledError)
         if self._owned:
             self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def end_workers(self, signum: int) -> NoReturn:
+        """As `Engine.end_workers`: they are not ours."""
+        raise RuntimeError(NOT_OURS)
 
     def join(self, timeout: float | None = None) -> bool:
         """As `Engine.join`. An executor of our own is joined to its end, whatever `timeout` says."""
@@ -207,7 +225,9 @@ class ForeignEngine:
             return
         value: Any = None
         error = future.exception()
-        if isinstance(error, BrokenExecutor):
+        if isinstance(error, BrokenExecutor) and not isinstance(
+            error, WorkerLost
+        ):  # one call's, not the whole's
             self._break(error)  # some executors say so under the lock that `submit` needs
             self._answer(call, None, error)
             return
@@ -217,7 +237,7 @@ class ForeignEngine:
                 value, error = None, value.error  # its own, not the executor's
             self._answer(call, value, error)
         else:
-            self._answer(call, None, with_remote_traceback(error))
+            self._answer(call, None, call.seen(with_remote_traceback(error)))
         self._feed()
         self._shut_if_over()
 
@@ -245,7 +265,7 @@ class ForeignEngine:
     def _break(self, error: BrokenExecutor) -> None:
         with self._changed:
             self._broken = error
-        self._drop(lambda: error)
+        self._drop(lambda: anew(error))
 
     def _drop(self, error: Callable[[], BaseException]) -> None:
         """Settle everything that waits here with an error each."""

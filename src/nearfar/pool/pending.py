@@ -7,7 +7,7 @@ million tasks do not lie there and here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -41,6 +41,8 @@ class Pending:
         """Outcomes of tasks that had one."""
         self.unsent: deque[Task] = deque()
         """Cancelled ones are passed over when their turn comes."""
+        self.asked_back: set[Task] = set()
+        """The tasks of `cancels`."""
         self._sent: dict[int, Task] = {}
         self._serial = 0
         self._withdrawn = 0
@@ -63,9 +65,15 @@ class Pending:
         task.state = State.SETTLED
         self._withdrawn += 1
 
-    def number(self, task: Task) -> int:
-        """That of a task that was sent. Slow, in a window that is not large."""
-        return next(number for number, sent in self._sent.items() if sent is task)
+    def ask_back(self, tasks: Set[Task]) -> list[int]:
+        """The numbers of those of `tasks`, which were sent, that are to be cancelled from now on."""
+        fresh = tasks - self.asked_back
+        if not fresh:
+            return []
+        numbers = [number for number, task in self._sent.items() if task in fresh]
+        self.asked_back |= fresh
+        self.cancels.update(numbers)
+        return numbers
 
     # -- to the coordinator ------------------------------------------------------------------------
 
@@ -114,7 +122,7 @@ class Pending:
 
     def cancelled(self, number: int, never: bool) -> None:
         """The coordinator answered: it will `never` run, or it is too late."""
-        self.cancels.discard(number)
+        self._answered(number)
         if never and (task := self._take(number)) is not None:
             self.end(task, CancelledError())
 
@@ -130,10 +138,17 @@ class Pending:
         self._sent.clear()
         self.unsent.clear()
         self.cancels.clear()
+        self.asked_back.clear()
         self._bytes = self._withdrawn = 0
 
+    def _answered(self, number: int) -> None:
+        """The coordinator has said what became of a wish to cancel."""
+        if number in self.cancels:
+            self.cancels.discard(number)
+            self.asked_back.discard(self._sent[number])
+
     def _take(self, number: int) -> Task | None:
-        self.cancels.discard(number)
+        self._answered(number)
         task = self._sent.pop(number, None)
         if task is not None:
             self._bytes -= _size(task)

@@ -217,6 +217,8 @@ class FarQueue(BaseQueue):
 
     def cancel_join_thread(self) -> None:
         self._join_at_exit = False
+        if self._end is not None:
+            self._end.waited_for = False
 
     def flush(self, timeout: float | None = None) -> None:
         if self._closed:
@@ -280,6 +282,7 @@ class FarQueue(BaseQueue):
             if self._end is None:
                 self._end = end = End(self._place.seen_from_here(), self._access, wait=self._wait)
                 self._tray = end.tray
+                end.waited_for = self._join_at_exit
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
             return self._end

@@ -16,9 +16,10 @@ were not released yet, for their clients may not have them. Times are in seconds
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
-from nearfar.coordinator.calling import Calling, Stage
+from nearfar.coordinator.calling import FAREWELL, Calling, Stage
 from nearfar.coordinator.parts import Row, shares
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode, Status
@@ -50,6 +51,10 @@ class AgentMachine:
         self.kept: dict[tuple[str, int], Row] = {}
         """Answers by client and number, until the coordinator releases them."""
         self._leaving = self._said_leaving = self._said_bye = False
+        self._last_answer: float = 0
+        """The number of the last message of this session that told of answers."""
+        self._idle_since = inf
+        """Since when it is to leave and nothing runs."""
         self._actions: list[Action] = []
 
     @property
@@ -70,7 +75,11 @@ class AgentMachine:
             self._calling.begin(now)
 
     def leave(self) -> None:
-        """Take no more, and go once all that runs is answered, and the coordinator has it."""
+        """Take no more, and go once all that runs is answered, and the coordinator has it.
+
+        With nothing left to run, and no answer that the coordinator never had, it goes after `FAREWELL` from
+        one that is silent.
+        """
         self._leaving = True
 
     def abort(self) -> None:
@@ -99,7 +108,9 @@ class AgentMachine:
             return
         for share in shares(rows, FORMS[Kind.ANSWERS].blob):
             first = record.ran + 1
-            self._say(now, Kind.ANSWERS, record.wired, first, spent * len(share) / len(rows), rows=share)
+            spent_here = spent * len(share) / len(rows)
+            number = self._say(now, Kind.ANSWERS, record.wired, first, spent_here, rows=share)
+            self._last_answer = number or inf  # without a session nobody has heard of it
             named = zip(record.answer(len(share)), share, strict=True)
             for task, row in named:
                 if task[1]:
@@ -155,7 +166,7 @@ class AgentMachine:
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
-        return self._calling.deadline(now)
+        return min(self._calling.deadline(now), self._farewell())
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
@@ -186,7 +197,7 @@ class AgentMachine:
             self._announce(record, now)
         rows = [(*task, *answer) for task, answer in self.kept.items()]
         for share in shares(rows, FORMS[Kind.KEPT].blob):
-            self._say(now, Kind.KEPT, rows=share)
+            self._last_answer = self._say(now, Kind.KEPT, rows=share)
 
     def _refuse(self, why: str) -> None:
         self.refused = shown(why)
@@ -271,10 +282,21 @@ class AgentMachine:
         """Say it if there is a session; what matters is said again in the next."""
         return self._calling.say(now, kind, *fields, rows=rows)
 
+    def _farewell(self) -> float:
+        """When it goes though no coordinator answers."""
+        talk = self._calling.talk
+        had = not self.kept or (talk is not None and talk.acked >= self._last_answer)
+        return self._calling.silent_since(self._idle_since) + FAREWELL if had else inf
+
     def _go(self, now: float) -> None:
         """Leave: with the coordinator's leave if it is there, or no sooner than nothing would be lost."""
+        busy = any(record.batches for record in self._records.values())
+        self._idle_since = inf if busy else min(self._idle_since, now)
+        if now >= self._farewell():
+            self.abandon()
+            return
         if self.stage is not Stage.OPEN or self.away(now):
-            if not (self.kept or any(record.batches for record in self._records.values())):
+            if not (self.kept or busy):
                 self.abandon()
             return
         if not self._said_leaving:

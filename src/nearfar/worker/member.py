@@ -81,6 +81,7 @@ class Member:
         self._seen = 0
         """Of the answers in the outbox, how many a first look has found."""
         self.pidfd = -1
+        self._signalled: set[int] = set()
         self._forks = context.get_start_method() == "fork"
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=run.main, args=(self.theirs, birth), name=f"nearfar-worker-{birth.name}", daemon=daemon
@@ -213,6 +214,13 @@ class Member:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
+    def signal(self, signum: int) -> None:
+        """Send it `signum`, as its process object does, unless that was done before."""
+        if signum not in self._signalled and self.process.is_alive():
+            self._signalled.add(signum)
+            self.retiring = self.retiring or not self.ready
+            self.process.kill() if signum == signal.SIGKILL else self.process.terminate()
+
     def retire(self) -> None:
         """Let it end by itself; it has nothing to do."""
         self.retiring = True
@@ -248,8 +256,10 @@ class Member:
     def close(self) -> None:
         """Forget it. Its process has been reaped."""
         self.let_go()
-        with suppress(ValueError):
-            self.process.close()
+        # Not the process object itself: a program that holds it may still ask it how its process ended.
+        popen = getattr(self.process, "_popen", None)
+        if popen is not None:
+            popen.close()
 
     def let_go(self, *, keep_theirs: bool = False) -> None:
         """Close every descriptor, but not the process: also in a child that inherited them by a fork."""

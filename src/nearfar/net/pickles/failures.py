@@ -76,10 +76,22 @@ def _read_or_stand_in(kind: str, message: str, pickled: list[bytes]) -> BaseExce
 
 
 def dump_unsendable(error: BaseException, value: Any) -> bytes:
-    """What the caller gets for a result `value` that pickling refused with `error`. Never raises."""
+    """What the caller gets for a result `value` that pickling refused with `error`. Never raises.
+
+    It reads as the `MaybeEncodingError` that the standard's pool raises; `original_of` it is `error`, which
+    the standard's executor raises.
+    """
     shown = quietly(lambda: repr(value), f"<a {type(value).__name__} whose repr() raises>")
     said = quietly(lambda: repr(error), type(error).__name__)
-    return dump_error(MaybeEncodingError(_Shown(said), _Shown(shown)), "")
+    refused = MaybeEncodingError(_Shown(said), _Shown(shown))
+    refused.original = dump_error(error)
+    return dump_error(refused, "")
+
+
+def original_of(error: BaseException) -> BaseException:
+    """What pickling raised, if `error` says that a result could not be sent; else `error` itself."""
+    blob = getattr(error, "original", None) if type(error) is MaybeEncodingError else None
+    return load_error(blob) if isinstance(blob, bytes) else error
 
 
 class _Shown:

@@ -60,6 +60,8 @@ class Connection:
         self._mentioned: dict[str, int] = {}
         self._glimpse = 0
         self._glimpsed: dict[str, int] = {}
+        self.waited_for = True
+        """Whether its program waits at its end for what was put to be with the host."""
         self.waiting = 0
         """Calls that wait for something now."""
 
@@ -148,6 +150,11 @@ class Connection:
             self._machine.abandon()
             if self._loop is not None:
                 self._loop.wake()
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self._loop is None or not self._loop.running
 
     def forget_parent(self) -> None:
         """In the child of a fork: what signals do is not to stay as one of its parent's threads left it."""

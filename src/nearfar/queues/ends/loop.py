@@ -70,6 +70,11 @@ class EndLoop(Plugs):
         self._thread = threading.Thread(target=self._run, name=f"nearfar-end-{address}", daemon=True)
         self._thread.start()
 
+    @property
+    def running(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
     def wake(self) -> None:
         """Have somebody look at the machine now. Call with the lock held."""
         if not self._woken:
