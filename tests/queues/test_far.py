@@ -236,3 +236,16 @@ def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
             assert eventually(lambda: queue.counts()["settled"] == 2)
         sender = other._end._machine.sender
         assert eventually(lambda: sender.unsettled == 1)
+
+
+@pytest.mark.parametrize("lease", [0, -1, 1e-9, 1e9, float("nan"), float("inf")])
+def test_a_lease_that_cannot_be_is_refused(lease: float) -> None:
+    with pytest.raises(ValueError, match="a lease is"):
+        FarQueue(0, "tcp://127.0.0.1:*", lease=lease)
+
+
+def test_a_bound_beyond_all_numbers_is_no_bound() -> None:
+    with FarQueue(10**40, "tcp://127.0.0.1:*", maxbytes=10**40) as queue:
+        queue.put(1)
+        assert not queue.full()
+        assert queue.get(timeout=20) == 1
