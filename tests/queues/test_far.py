@@ -265,3 +265,16 @@ def test_figures_that_ends_tell_are_added_up_and_forgotten_with_them(queue: FarQ
         for end in (*ends, watcher):
             end.close()
             end.join(10)
+
+
+@pytest.mark.parametrize("lease", [0, -1, 1e-9, 1e9, float("nan"), float("inf")])
+def test_a_lease_that_cannot_be_is_refused(lease: float) -> None:
+    with pytest.raises(ValueError, match="a lease is"):
+        FarQueue(0, "tcp://127.0.0.1:*", lease=lease)
+
+
+def test_a_bound_beyond_all_numbers_is_no_bound() -> None:
+    with FarQueue(10**40, "tcp://127.0.0.1:*", maxbytes=10**40) as queue:
+        queue.put(1)
+        assert not queue.full()
+        assert queue.get(timeout=20) == 1

@@ -12,7 +12,7 @@ from threading import get_ident
 from typing import Any, Self
 
 from nearfar.errors import Full, QueueLost, ShutDown
-from nearfar.net import codec, forks
+from nearfar.net import codec, forks, shapes
 from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises
@@ -25,6 +25,9 @@ from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.loop import Host
 
 log = logging.getLogger(__name__)
+
+MOST = (1 << 63) - 1
+"""Items, and bytes: a larger bound is none, and is no number that can be told."""
 
 
 class FarQueue(BaseQueue):
@@ -70,15 +73,18 @@ class FarQueue(BaseQueue):
         insecure: bool = False,
         wait: float = 60.0,
     ) -> None:
-        """Raises `AddressError`, `KeysError`."""
+        """Raises `AddressError`, `KeysError`, and `ValueError` for a lease that cannot be."""
+        if not shapes.lease(lease):
+            least, most = shapes.SHORTEST_LEASE, shapes.LONGEST_LEASE
+            raise ValueError(f"a lease is {least:g} to {most:,g} seconds, not {lease!r}")
         place = Address.parse(address)
         access = admit(place, keys, insecure=insecure)
         approach(place, keys, insecure=insecure)  # for this process is an end, too
         if insecure:
             log.warning("the queue at %s is open to everyone who can reach it", address)
         ledger = Ledger(
-            max(0, maxsize),
-            max(0, maxbytes),
+            max(0, min(maxsize, MOST)),
+            max(0, min(maxbytes, MOST)),
             max_attempts=max_attempts,
             expected=producers,
             standing=standing,
