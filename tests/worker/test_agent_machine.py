@@ -409,8 +409,8 @@ def test_a_short_wait_is_kept_without_a_busy_loop(lease: float) -> None:
 def test_an_idle_agent_whose_answers_were_heard_leaves_a_dead_coordinator_within_seconds(
     story: Story,
 ) -> None:
-    """Given answers that a coordinator has, and has not released before it died, I expect an agent that is
-    told to leave not to wait for it."""
+    """Given answers that a coordinator has, and has not released before it died, I expect them not to hold
+    up an agent that is told to leave."""
     story.meet()
     story.work(1)
     story.answer(1)

@@ -67,7 +67,9 @@ def make_engine(
     workers.check(least=1 if address is None else 0)
     of_an_address = {"lease": lease is not None, "keys": keys is not None, "insecure": insecure}
     if executor is not None:
-        engine = over(executor, workers, {"address": address is not None} | of_an_address)
+        if address is not None:
+            raise ValueError("address and executor exclude each other")
+        engine = over(executor, workers, of_an_address)
         engine.check_limits(*limits)
         return engine
     from nearfar.pool.near import NearEngine
