@@ -36,7 +36,9 @@ class FarQueue(BaseQueue):
     environment's ``NEARFAR_KEYS``) lets in who has a key that it names, from anywhere. `insecure` lets in
     everyone who can reach the address, and refuses pickle.
 
-    * `maxsize`, `maxbytes`: bounds on what was put and not taken (0: none).
+    * `maxsize`, `maxbytes`: bounds on what was put and not taken, in items, and in bytes as they travel (0:
+      none). `put` raises ValueError for an item larger than `maxbytes`. Items that were given back may stand
+      above the bound, until as many were taken.
     * `lease`: seconds of silence after which an end counts as dead, and what it held goes to others. A dead
       process on the host's own machine is seen at once.
     * `max_attempts`: consumers that an item may be lost with before it goes to the `dead_letters`.
@@ -177,7 +179,12 @@ class FarQueue(BaseQueue):
         return self.qsize() == 0
 
     def full(self) -> bool:
-        return 0 < int(self._reached().facts["maxsize"]) <= self.qsize()
+        end = self._reached()
+        items, bytes_ = int(end.facts["maxsize"]), int(end.facts["maxbytes"])
+        if not (items or bytes_):
+            return False
+        size = self.qsize()  # by then the host knows what every end knows
+        return 0 < items <= size or 0 < bytes_ <= int(end.ask("counts")["bytes"])
 
     def shutdown(self, immediate: bool = False) -> None:
         self._reached().ask("shutdown", immediate)
