@@ -20,6 +20,7 @@ from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import Complaints, shown
 from nearfar.net.door import Door
+from nearfar.net.memory import Trim
 from nearfar.net.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ DRAIN = 256
 """Messages read in one turn."""
 DESCRIPTORS = 2
 """That a peer takes here: its connection, and what tells of its process's death."""
+BESIDE = 4 << 20
+"""Bytes that a frame may have besides one task's, or one answer's: those of other rows."""
 SMALL = 3
 """Frames of a message without large parts, its sender's name among them."""
 
@@ -41,8 +44,9 @@ class Gate:
         turn(now) -> Coordinator.tick(now), Coordinator.flush(now) -> tell Coordinator.outcomes -> say(now)
 
     `access` says who gets in: whoever does can run any code in the workers. `lease` is in seconds, and more
-    than the largest message takes to travel. `clients` says whether it takes clients besides agents. Raises
-    `AddressError` for an address that cannot be bound, and `KeysError`.
+    than the largest message takes to travel. `clients` says whether it takes clients besides agents.
+    `max_bytes`: see `LoneCoordinator`. Raises `AddressError` for an address that cannot be bound, and
+    `KeysError`.
     """
 
     def __init__(
@@ -53,9 +57,12 @@ class Gate:
         *,
         lease: float = 10.0,
         clients: bool = False,
+        max_bytes: int = 0,
     ) -> None:
         self._door = Door(access)
-        self._socket = self._door.make(zmq.ROUTER)  # of the largest frames: tasks and answers travel here
+        # tasks and answers travel here: who announces a frame with more than may be taken in is cut off
+        largest = min(sockets.LARGEST_FRAME, max_bytes // 4 + BESIDE) if max_bytes else sockets.LARGEST_FRAME
+        self._socket = self._door.make(zmq.ROUTER, largest)
         try:
             self.address = self._door.bind(self._socket, address)
         except NearfarError:
@@ -67,7 +74,16 @@ class Gate:
         now = time.monotonic()
         most = sockets.most_peers(DESCRIPTORS)
         epoch = secrets.token_hex(8)
-        self.peers = Peers(coordinator, epoch, lease=lease, clients=clients, now=now, most_peers=most)
+        self.peers = Peers(
+            coordinator,
+            epoch,
+            lease=lease,
+            clients=clients,
+            now=now,
+            most_peers=most,
+            most_bytes=max_bytes,
+        )
+        self._trim = Trim()
         self._complaints = Complaints(log)
         self._next_tick = now
         self._watch = Watch()
@@ -116,6 +132,7 @@ class Gate:
         for name, envelope in self.peers.flush(now):
             self._send(name, envelope)
         self._next_tick = self.peers.deadline(now)
+        self._trim.look(self.peers.bytes, now)
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""

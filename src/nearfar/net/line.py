@@ -106,17 +106,19 @@ class Outgoing(Generic[T]):
 class Incoming(Generic[T]):
     """Messages as they come in, handed out once each and in order.
 
-    `weigh` tells the bytes of a message's body; only of one that comes ahead of its turn.
+    `weigh` tells the bytes of a message's body; only of one that comes ahead of its turn. Up to `heaviest`
+    bytes of those are kept.
     """
 
-    __slots__ = ("_early", "_weigh", "_weight", "received", "repeated")
+    __slots__ = ("_early", "_heaviest", "_weigh", "_weight", "received", "repeated")
 
-    def __init__(self, weigh: Callable[[T], int] = lambda message: 0) -> None:
+    def __init__(self, weigh: Callable[[T], int] = lambda message: 0, heaviest: int = HEAVIEST_AHEAD) -> None:
         self.received = 0
         """The last message handed out: what to ack."""
         self.repeated = 0
         """Messages that came more than once, or too early to keep."""
         self._early: dict[int, T] = {}
+        self._heaviest = heaviest
         self._weigh = weigh
         self._weight = 0
 
@@ -139,7 +141,7 @@ class Incoming(Generic[T]):
 
     def _keep(self, number: int, message: T) -> None:
         weight = MESSAGE_WEIGHS + self._weigh(message)
-        if self._weight + weight > HEAVIEST_AHEAD:
+        if self._weight + weight > self._heaviest:
             self.repeated += 1
             return
         self._early[number] = message

@@ -16,6 +16,7 @@ from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.here import about_me, new_name, new_session_stem
+from nearfar.net.memory import Trim
 from nearfar.net.waker import Waker
 from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.crew import Crew, Listener
@@ -46,10 +47,13 @@ class Agent:
         access: Access = OWN,
         wait: float = 60.0,
         quota: int | None = None,
+        max_bytes: int = 0,
     ) -> None:
+        """`max_bytes`: of answers that this agent keeps for clients which do not take them, about so many (0:
+        no bound). The coordinator sees to it: it gives none of such a client's tasks out."""
         host = socket.gethostname()[: wire.LONGEST_NAME // 2]
         self.name = new_name()
-        about = about_me() | {"host": host, "slots": processes, "quota": quota or 0}
+        about = about_me() | {"host": host, "slots": processes, "quota": quota or 0, "bytes": max_bytes}
         self._address = address
         self._wait = wait
         self._machine = AgentMachine(self.name, about, wait=wait, stem=new_session_stem(self.name))
@@ -62,6 +66,7 @@ class Agent:
         for each in (self._waker.fileno(), self._crew.fileno()):
             self._poll.register(each, select.POLLIN)
         self._patience = Patience()
+        self._trim = Trim()
         self._joined = ""
         self._condemned: set[str] = set()
         """Workers killed because the coordinator asked."""
@@ -204,6 +209,7 @@ class Agent:
 
     def _check(self) -> None:
         now = time.monotonic()
+        self._trim.look(self._machine.kept_bytes, now)
         self._report(now)
         if self._machine.barred:
             raise NotAdmitted(f"cannot work for the coordinator at {self._address}: {self._machine.barred}")
