@@ -33,7 +33,8 @@ about = st.fixed_dictionaries(
     {}, optional={"pid": naturals, "host": names, "slots": naturals, "more": values}
 )
 facts = st.fixed_dictionaries(
-    {"epoch": names, "lease": st.floats(0.1, 1e6), "workers": naturals}, optional={"more": values, "largest": naturals}
+    {"epoch": names, "lease": st.floats(0.1, 1e6), "workers": naturals},
+    optional={"more": values, "largest": naturals},
 )
 
 FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {

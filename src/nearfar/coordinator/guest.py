@@ -140,6 +140,8 @@ class Guest:
         """Bytes of the outcomes that are here and may not have arrived, or for which room is set aside."""
         self.withheld: dict[int, Withheld] = {}
         """Outcomes that are not here, by number."""
+        self.wanted_at = now
+        """When something of it was put off last."""
         self.workers = -1
         """How many it was told of."""
 

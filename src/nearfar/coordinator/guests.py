@@ -117,12 +117,19 @@ class Guests:
         What is here already is attached to the session all the same: its outcome may be what makes room.
         """
         guest, arguments = self.all.get(session.uid), self.accounts.arguments
-        if guest is None or arguments.fits(guest.name, EACH * len(rows) + parts.weight(rows, BLOB)):
+        if guest is None:
             return True
-        sizes = [weight(row[BLOB], row[BLOB + 1]) for row in rows if not guest.has(row[0])]
+        if arguments.fits(guest.name, EACH * len(rows) + parts.weight(rows, BLOB)):
+            arguments.want(guest.name, 0)
+            return True
+        fresh = [row for row in rows if not guest.has(row[0]) and row[0] not in session.handled]
+        sizes = [weight(row[BLOB], row[BLOB + 1]) for row in fresh]
         size = sum(size for size in sizes if not self.accounts.too_large(size))
         if not size or arguments.fits(guest.name, size):
+            arguments.want(guest.name, 0)
             return True
+        arguments.want(guest.name, size)
+        guest.wanted_at = self._desk.now
         known = [row for row in rows if guest.has(row[0]) and row[0] not in session.handled]
         self.submit(guest, True, known)
         session.handled.update(row[0] for row in known)
@@ -130,14 +137,17 @@ class Guests:
 
     def submit(self, guest: Guest, again: bool, rows: list[Row]) -> None:
         guest.check_room(len(rows))
-        handled = guest.session.handled if guest.session is not None else ()
+        handled = guest.session.handled if guest.session is not None else set()
         for row in rows:
             number = row[0]
             if number in handled:
+                handled.discard(number)
                 continue
             task = guest.tasks.get(number)
             if task is not None:
                 self._attach(guest, task, row)
+            elif number in guest.held:
+                guest.held[number].session = guest.session
             elif number in guest.kept:
                 guest.tell(guest.kept.pop(number))
             elif number in guest.withheld:
@@ -339,6 +349,9 @@ class Guests:
 
     def tick(self) -> None:
         now = self._desk.now
+        for name in list(self.accounts.arguments.wanted):
+            if now >= self.all[name].wanted_at + self._lease:  # it would have said it again by now
+                self.accounts.arguments.want(name, 0)
         for guest in list(self._lists.expected.values()):
             if not guest.unclear:
                 del self._lists.expected[guest.name]

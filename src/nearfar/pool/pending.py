@@ -48,7 +48,7 @@ class Pending:
         self._withdrawn = 0
         self._bytes = 0
         self.largest = 0
-        """Bytes that one task may have, and all that were sent together, but for one; 0: any number."""
+        """Bytes that one task may have; several that were sent have half as many together. 0: any number."""
         self._read_error = read_error
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class Pending:
                 self._withdrawn -= 1
             elif 0 < self.largest < size:
                 self.end(task, self._too_large(size))
-            elif self._sent and 0 < self.largest < self._bytes + size + EACH * len(self._sent):
+            elif self._sent and 0 < self.largest < 2 * (self._bytes + size + EACH * (len(self._sent) + 1)):
                 break
             else:
                 task.state = State.GIVEN
