@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nearfar.coordinator import parts
+from nearfar.coordinator.parts import size_of
 from nearfar.net.budget import EACH, Budget
 
 UNBOUNDED = 1 << 62
@@ -64,7 +64,7 @@ class Accounts:
 
 def weight(blob: Any, buffers: Sequence[Any]) -> int:
     """Bytes that a task or an answer costs here."""
-    return EACH + parts.weight([(blob, buffers)], 0) if buffers else EACH + len(blob)
+    return EACH + size_of(blob, buffers)
 
 
 def too_large(what: str, size: int, most: int) -> str:

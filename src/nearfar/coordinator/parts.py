@@ -63,9 +63,14 @@ def shares(rows: Iterable[Row], blob: int) -> Iterator[list[Row]]:
 
 def weight(rows: Sequence[Row], blob: int) -> int:
     """Bytes of the parts of `rows`."""
-    size = sum([len(row[blob]) for row in rows])
-    beside = [row[blob + 1] for row in rows if row[blob + 1]]
-    return size + sum([_size(part) for parts in beside for part in parts]) if beside else size
+    if len(rows) == 1:
+        return size_of(rows[0][blob], rows[0][blob + 1])
+    return sum([size_of(row[blob], row[blob + 1]) for row in rows])
+
+
+def size_of(blob: Any, buffers: Sequence[Any]) -> int:
+    """Bytes of one row's parts."""
+    return len(blob) + sum(map(_size, buffers)) if buffers else len(blob)
 
 
 def pack(rows: Sequence[Row], form: Form) -> list[Any]:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearfar.coordinator.calling import Calling, Stage
-from nearfar.coordinator.parts import Row, shares, weight
+from nearfar.coordinator.parts import Row, shares, size_of
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode, Status
 from nearfar.coordinator.wire import AGENT, FORMS, Envelope, Kind, Message
@@ -107,7 +107,7 @@ class AgentMachine:
             for task, row in named:
                 if task[1]:
                     self.kept[task] = row
-                    self.kept_bytes += weight([row], 1)
+                    self.kept_bytes += size_of(row[1], row[2])
                 elif row[0] == Status.ERROR:
                     record.prepared.discard(task[0])
 
@@ -220,7 +220,7 @@ class AgentMachine:
         """An answer, or, if the coordinator does not take so much, how much it is."""
         if not self.largest:
             return row
-        size = weight([row], 1)
+        size = size_of(row[1], row[2])
         return row if size <= self.largest else (Status.TOO_LARGE, b"%d" % size, [])
 
     def _say_kept(self, tasks: Sequence[tuple[str, int]], now: float) -> None:
@@ -236,7 +236,7 @@ class AgentMachine:
             for client, numbers in message.fields[0]:
                 for number in numbers:
                     if (row := self.kept.pop((client, number), None)) is not None:
-                        self.kept_bytes -= weight([row], 1)
+                        self.kept_bytes -= size_of(row[1], row[2])
         elif message.kind is Kind.FETCH:
             for client, numbers in message.fields[0]:
                 self._say_kept([(client, number) for number in numbers], now)
