@@ -64,7 +64,7 @@ def test_who_sends_what_it_likes_fills_no_memory(shell: Shell) -> None:
     I expect the coordinator to take in a share of its bound, and to serve another; and each task to get its
     outcome in the end.
     """
-    coordinator, address = shell.coordinator(ANYWHERE, "--max-bytes", "16MiB", "--lease", "2")
+    coordinator, address = shell.coordinator(ANYWHERE, "--max-bytes", "16MiB", "--lease", "4")
     before = memory(coordinator.pid)
     greedy = PoolClient(address)
     try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
 import pytest
 
-from nearfar.errors import Full
+from nearfar.errors import Empty, Full
 from nearfar.queues.far import FarQueue
 from tests.queues.contract import LIMIT, MOMENT, children, outcome, put_all, report, take, told, work_off
 from tests.queues.transports import TRANSPORTS, Transport
@@ -246,3 +246,25 @@ def test_joinable_ones_count_their_bytes_alike(make: Maker, context: BaseContext
         queue.join()  # type: ignore[attr-defined]
     here.close()
     there.close()
+
+
+def test_who_is_done_with_nothing_waits_and_others_go_on(stack: ExitStack) -> None:
+    """Given ten items of 100 bytes, and 1,000 that may be unsettled,
+
+    If one end receives as many as it can, and acks none,
+    I expect it to get about half, another end to get the next; and the first to go on once it acks.
+    """
+    queue = FarQueue(max_unsettled=1000, wait=LIMIT)
+    stack.callback(queue.stop_hosting)
+    with queue, FarQueue.connect(queue.address, wait=LIMIT) as other:
+        for number in range(10):
+            queue.put(item(100, number))
+        deliveries = []
+        with suppress(Empty):
+            while True:
+                deliveries.append(queue.receive(timeout=MOMENT))
+        assert 5 <= len(deliveries) <= 6
+        assert other.get(timeout=LIMIT) == item(100, len(deliveries))
+        for delivery in deliveries:
+            delivery.ack()
+        assert queue.receive(timeout=LIMIT).item == item(100, len(deliveries) + 1)

@@ -26,6 +26,9 @@ from nearfar.queues.host.loop import Host
 
 log = logging.getLogger(__name__)
 
+MAX_UNSETTLED = 1 << 30
+"""Bytes that the consumers of a queue may have and not be done with, unless it is told otherwise."""
+
 
 class FarQueue(BaseQueue):
     """A queue over ZeroMQ. Creating one hosts it here; `connect` gives an end of it anywhere else.
@@ -39,6 +42,9 @@ class FarQueue(BaseQueue):
     * `maxsize`, `maxbytes`: bounds on what was put and not taken, in items, and in bytes as they travel (0:
       none). `put` raises ValueError for an item larger than `maxbytes`. Items that were given back may stand
       above the bound, until as many were taken.
+    * `max_unsettled`: bytes that consumers may have in all and not be done with (0: no bound). One that has
+      as many as it leaves to the others (half of all, if it is alone) gets nothing more until it settles
+      some: its `get` waits, or raises `Empty`. The others go on.
     * `lease`: seconds of silence after which an end counts as dead, and what it held goes to others. A dead
       process on the host's own machine is seen at once.
     * `max_attempts`: consumers that an item may be lost with before it goes to the `dead_letters`.
@@ -63,6 +69,7 @@ class FarQueue(BaseQueue):
         address: str = "tcp://127.0.0.1:*",
         *,
         maxbytes: int = 0,
+        max_unsettled: int = MAX_UNSETTLED,
         lease: float = 10.0,
         max_attempts: int = 5,
         producers: int = 1,
@@ -84,6 +91,7 @@ class FarQueue(BaseQueue):
             max_attempts=max_attempts,
             expected=producers,
             standing=standing,
+            max_unsettled=max(0, max_unsettled),
         )
         ports = None if lanes is None else parse_ports(lanes)
         host = Host(place, ledger, access, lease=lease, ports=ports)
@@ -224,7 +232,10 @@ class FarQueue(BaseQueue):
     # -- what only a hosted queue has ------------------------------------------------------------
 
     def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
-        """The latest items put aside after `max_attempts`: (item, attempts, what happened each time)."""
+        """The latest items put aside after `max_attempts`: (item, attempts, what happened each time).
+
+        The host keeps 10,000 of them, or 64 MiB, and forgets the oldest; `counts` counts them all.
+        """
         end = self._reached()
         trusted = bool(end.facts["trusted"])
         return [
