@@ -27,9 +27,12 @@ from nearfar.coordinator.status import status_row
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.errors import ProtocolError
-from nearfar.net.budget import EACH
+from nearfar.net.budget import EACH, Budget
 from nearfar.net.dues import Dues
 from nearfar.net.here import stem
+
+AHEAD_OF_ALL = 64 << 20
+"""Bytes of messages of all sessions that came ahead of their turn: those beyond are sent again."""
 
 
 class Peers:
@@ -71,6 +74,7 @@ class Peers:
         self._desk = Desk()
         self._desk.now = now
         self._accounts = Accounts(most_bytes)
+        self._ahead = Budget(AHEAD_OF_ALL)
         self._guests = Guests(self._desk, coordinator, lease, now, self._accounts)
         self._agents = Agents(self._desk, coordinator, self._guests, lease / 100)
 
@@ -225,6 +229,7 @@ class Peers:
             self._agents.depart(earlier.name, "was given up by its agent, which began anew")
         (self._agents if session.role == AGENT else self._guests).arrive(session)
         self.sessions[session.name] = session
+        session.talk.allow(self._ahead, session.name)
         self._desk.touch(session)
 
     def _refusal(self, version: int, role: str) -> str:
@@ -324,3 +329,4 @@ class Peers:
 
     def _leave(self, session: Session) -> None:
         del self.sessions[session.name]
+        session.talk.close()

@@ -8,6 +8,7 @@ from typing import Any
 from nearfar.coordinator import parts
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.wire import FORMS, Envelope, Kind, Message
+from nearfar.net.budget import Budget
 from nearfar.net.line import Incoming, Outgoing, Voice
 
 HEAVIEST_AHEAD = 4 << 20
@@ -30,6 +31,14 @@ class Talk:
         self._in: Incoming[Message] = Incoming(weight, HEAVIEST_AHEAD)
         self._voice = Voice(lease, now)
         self._ready: list[Envelope] = []
+
+    def allow(self, ahead: Budget, name: str) -> None:
+        """What comes ahead of its turn is to fit into what all sessions may have, this one as `name`."""
+        self._in.allowance = (ahead, name)
+
+    def close(self) -> None:
+        """The session is over: nothing more comes."""
+        self._in.close()
 
     @property
     def acked(self) -> int:
