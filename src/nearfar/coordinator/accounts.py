@@ -49,7 +49,8 @@ class Accounts:
         keeper = self.keepers.get(agent)
         if keeper is None:
             return False
-        keeper.add(client, size)
+        # what a session kept that had the same name before is not this one's
+        keeper.add(client, max(size, -keeper.held.get(client, 0)))
         return keeper.strained(client)
 
     def forget(self, client: str) -> None:

@@ -152,6 +152,8 @@ class Guests:
                 guest.tell(guest.kept.pop(number))
             elif number in guest.withheld:
                 guest.withheld[number].session = guest.session
+            elif number in guest.weights:
+                raise ProtocolError(f"{guest.name} submits task {number} again, which was told its outcome")
             else:
                 task = RemoteTask(guest, number)
                 task.session = guest.session
@@ -237,7 +239,7 @@ class Guests:
         if number in guest.unwanted:
             guest.unwanted.discard(number)
             self._say_cancelled(guest, number, False)
-        if task is None and (number in guest.kept or number in guest.origins):
+        if task is None and (number in guest.weights or number in guest.origins):
             task = RemoteTask(guest, number)
             task.state = State.SETTLED
         return task
