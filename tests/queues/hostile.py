@@ -88,7 +88,7 @@ class Hostile:
             case Kind.NEED | Kind.REPORT:
                 three = (self.number(), self.number(), self.number())
                 if kind is Kind.NEED:
-                    return three
+                    return (*three, self.number(), self.number(), self.number())
                 answers = [[self.positive(), b"!"] for _ in range(choose.randint(0, 2))]
                 return (*three, self.number(), *(self.ranges() for _ in range(4)), answers)
             case Kind.ASK:

@@ -75,6 +75,7 @@ class Agents:
     def arrive(self, session: Session) -> None:
         """A session of an agent begins."""
         self.all[session.name] = Agent(self._desk, session)
+        self._guests.accounts.enter(session.name, session.most_bytes)
 
     def depart(self, name: str, why: str) -> None:
         """A session is over: what its workers run is lost with them."""
@@ -82,6 +83,8 @@ class Agents:
         if agent is not None:
             for worker in list(agent.workers.values()):
                 self._coordinator.died(worker, why, None)
+            self._guests.lost(agent.session)
+            self._guests.accounts.leave(name)
 
     def came(
         self, agent: Agent, name: str, pid: int, ran: int, prepared: list[str], batches: list[list[Any]]

@@ -22,6 +22,7 @@ from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import Complaints, shown
 from nearfar.net.door import Door
+from nearfar.net.memory import Trim
 from nearfar.net.shortage import Mishaps
 from nearfar.net.watch import Watch
 
@@ -35,6 +36,8 @@ DESCRIPTORS = 2
 """That a peer takes here: its connection, and what tells of its process's death."""
 LONGEST_NOTICE = 500
 """Characters of a notice in the log."""
+BESIDE = 4 << 20
+"""Bytes that a frame may have besides one task's, or one answer's: those of other rows."""
 SMALL = 3
 """Frames of a message without large parts, its sender's name among them."""
 
@@ -48,8 +51,9 @@ class Gate:
         turn(now) -> Coordinator.tick(now), Coordinator.flush(now) -> tell Coordinator.outcomes -> say(now)
 
     `access` says who gets in: whoever does can run any code in the workers. `lease` is in seconds, and more
-    than the largest message takes to travel. `clients` says whether it takes clients besides agents. Raises
-    `AddressError` for an address that cannot be bound, and `KeysError`.
+    than the largest message takes to travel. `clients` says whether it takes clients besides agents.
+    `max_bytes`: see `LoneCoordinator`. Raises `AddressError` for an address that cannot be bound, and
+    `KeysError`.
     """
 
     def __init__(
@@ -60,12 +64,15 @@ class Gate:
         *,
         lease: float = 10.0,
         clients: bool = False,
+        max_bytes: int = 0,
     ) -> None:
         descriptors.make_room(descriptors.SERVICE, "a coordinator")
         descriptors.lift_limit()  # as for a queue's host
         self._room = descriptors.Room(DESCRIPTORS)
         self._door = Door(access)
-        self._socket = self._door.make(zmq.ROUTER)  # of the largest frames: tasks and answers travel here
+        # tasks and answers travel here: who announces a frame with more than may be taken in is cut off
+        largest = min(sockets.LARGEST_FRAME, max_bytes // 4 + BESIDE) if max_bytes else sockets.LARGEST_FRAME
+        self._socket = self._door.make(zmq.ROUTER, largest)
         try:
             self.address = self._door.bind(self._socket, address)
         except NearfarError:
@@ -77,7 +84,16 @@ class Gate:
         now = time.monotonic()
         most = sockets.most_peers(DESCRIPTORS)
         epoch = secrets.token_hex(8)
-        self.peers = Peers(coordinator, epoch, lease=lease, clients=clients, now=now, most_peers=most)
+        self.peers = Peers(
+            coordinator,
+            epoch,
+            lease=lease,
+            clients=clients,
+            now=now,
+            most_peers=most,
+            most_bytes=max_bytes,
+        )
+        self._trim = Trim()
         self._complaints = Complaints(log)
         self._mishaps = Mishaps(log, f"the coordinator at {self.address}")
         self._next_tick = now
@@ -140,6 +156,7 @@ class Gate:
             except sockets.FAILURES as error:
                 self._mishaps.note(error)
         self._next_tick = self.peers.deadline(now)
+        self._trim.look(self.peers.bytes, now)
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from nearfar.coordinator.accounts import LEAST
 from nearfar.coordinator.endings import tell
 from nearfar.coordinator.gate import Gate
 from nearfar.coordinator.local import Hire, LocalWorkers
@@ -22,13 +23,22 @@ from nearfar.net.waker import Waker
 
 log = logging.getLogger(__name__)
 
+MAX_BYTES = 1 << 30
+"""Bytes of arguments and results that a coordinator keeps unless it is told otherwise."""
+
 
 class LoneCoordinator:
     """Coordinates at `address` in a thread of this process, until `stop`.
 
     `access` says who gets in. `hire` makes a crew of local workers, if there are to be any. `lease` is in
     seconds: how long an agent or a client may be silent. Raises `AddressError` and `KeysError` as `Gate`
-    does.
+    does, and ValueError for a `max_bytes` below `accounts.LEAST`.
+
+    `max_bytes` bounds the arguments and results that it keeps, and that agents keep, in all: half of it each
+    way, of which a client may have as much as it leaves free (0: no bound). At the bound nothing is lost:
+    arguments wait with their client; a client that does not take its results gets no more workers until it
+    does, and what these had begun waits at its agents; other clients are served. A task whose arguments, or
+    whose result, have more than a quarter of `max_bytes` fails, and is told why.
 
     It remembers nothing over a restart, and needs not: agents tell the next one what runs and what is
     answered, and clients submit again what they have no outcome for. No call runs twice, unless its worker
@@ -36,10 +46,18 @@ class LoneCoordinator:
     """
 
     def __init__(
-        self, address: Address, hire: Hire | None = None, *, access: Access = OWN, lease: float = 10.0
+        self,
+        address: Address,
+        hire: Hire | None = None,
+        *,
+        access: Access = OWN,
+        lease: float = 10.0,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
+        if 0 < max_bytes < LEAST:
+            raise ValueError(f"max_bytes must be 0, for no bound, or at least {LEAST}, not {max_bytes}")
         self._coordinator = Coordinator()
-        self._gate = Gate(address, self._coordinator, access, lease=lease, clients=True)
+        self._gate = Gate(address, self._coordinator, access, lease=lease, clients=True, max_bytes=max_bytes)
         self.address = self._gate.address
         """Where it is found, with the port that it got."""
         self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)

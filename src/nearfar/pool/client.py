@@ -235,6 +235,7 @@ class ClientMachine:
         if facts is None or talk is None:
             return
         self.workers = facts["workers"]
+        self._pending.largest = facts.get("largest", 0)
         eager, rows = self._join
         self._said = talk.say(now, Kind.JOIN, eager, rows=rows)
         self._submit(talk, self._pending.sent(), now, again=True)

@@ -12,9 +12,11 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from nearfar.coordinator import failures
+from nearfar.coordinator.accounts import too_large
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.tasks import Outcome, State, Task
-from nearfar.errors import ProtocolError
+from nearfar.errors import NearfarError, ProtocolError
+from nearfar.net.budget import EACH
 
 WINDOW = 1000
 WINDOW_EACH = 512
@@ -47,6 +49,8 @@ class Pending:
         self._serial = 0
         self._withdrawn = 0
         self._bytes = 0
+        self.largest = 0
+        """Bytes that one task may have; several that were sent have half as many together. 0: any number."""
         self._read_error = read_error
 
     def __len__(self) -> int:
@@ -87,20 +91,33 @@ class Pending:
         """Rows of SUBMIT: those that are to be sent now."""
         rows = []
         while self.unsent and self.room(workers):
-            task = self.unsent.popleft()
-            if task.state is State.WAITING:
+            task = self.unsent[0]
+            size = _size(task)
+            if task.state is not State.WAITING:
+                self._withdrawn -= 1
+            elif 0 < self.largest < size:
+                self.end(task, self._too_large(size))
+            elif self._sent and 0 < self.largest < 2 * (self._bytes + size + EACH * (len(self._sent) + 1)):
+                break
+            else:
                 task.state = State.GIVEN
                 self._serial += 1
                 self._sent[self._serial] = task
-                self._bytes += _size(task)
+                self._bytes += size
                 rows.append(_row(self._serial, task))
-            else:
-                self._withdrawn -= 1
+            self.unsent.popleft()
         return rows
 
     def sent(self) -> list[Row]:
         """Rows of SUBMIT: those that were sent and have no outcome, in their order."""
+        if self.largest:  # another coordinator may take less
+            for number, task in list(self._sent.items()):
+                if (size := _size(task)) > self.largest and self._take(number) is not None:
+                    self.end(task, self._too_large(size))
         return [_row(number, task) for number, task in self._sent.items()]
+
+    def _too_large(self, size: int) -> NearfarError:
+        return NearfarError(too_large("arguments", size, self.largest))
 
     # -- the ends of tasks -------------------------------------------------------------------------
 

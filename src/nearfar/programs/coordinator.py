@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from nearfar.coordinator.accounts import LEAST
 from nearfar.coordinator.asking import Status, WorkerStatus, ask
 from nearfar.coordinator.loop import LoneCoordinator
 from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted
@@ -18,6 +19,7 @@ from nearfar.net.addresses import Address
 from nearfar.programs.arguments import (
     DEFAULT_POOL_ADDRESS,
     add_access_options,
+    byte_count,
     lease_seconds,
     natural,
     seconds,
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Coordinate until SIGINT or SIGTERM, or say how another one stands; return an exit code (`Exit`)."""
     parser = make_parser()
     options = parser.parse_args(argv)
+    if 0 < options.max_bytes < LEAST:
+        parser.error(f"--max-bytes: at least {LEAST >> 20}MiB, or 0 for no bound")
     if options.plain and not options.workers:
         parser.error("--plain is about --workers: workers elsewhere say so themselves")
     set_up_logging(options)
@@ -71,6 +75,15 @@ def make_parser() -> argparse.ArgumentParser:
         default=10.0,
         metavar="S",
         help="seconds of silence after which workers elsewhere, or a client, count as dead (10)",
+    )
+    add(
+        "--max-bytes",
+        type=byte_count,
+        default="1GiB",
+        metavar="SIZE",
+        help="bytes of arguments and results kept for clients (%(default)s; 0: no bound). A client that does"
+        " not take its results gets no more workers until it does. A task with more than a quarter of this"
+        " fails",
     )
     add_access_options(parser)
     add(
@@ -107,7 +120,7 @@ def describe(counts: Mapping[str, int], rate: float | None = None) -> str:
         said += f" ({rate:,.0f}/s)"
     said += "".join(
         f", {counts[what]:,} {what}"
-        for what in ("lost", "stale", "malformed", "turned away")
+        for what in ("lost", "stale", "malformed", "turned away", "put off", "held back")
         if counts.get(what)
     )
     return f"{said}; {number(counts['agents'], 'agent')}, {number(counts['clients'], 'client')}"
@@ -119,7 +132,9 @@ def _coordinate(options: argparse.Namespace) -> int:
     plain = plain_names(options)
     hire = partial(make_crew, count=options.workers, plain=plain) if options.workers else None
     with StopRequest() as stop:
-        coordinator = LoneCoordinator(address, hire, access=access, lease=options.lease)
+        coordinator = LoneCoordinator(
+            address, hire, access=access, lease=options.lease, max_bytes=options.max_bytes
+        )
         try:
             nobody = coordinator.counts()
             tell(f"coordinating at {coordinator.address}")

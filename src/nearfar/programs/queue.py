@@ -61,6 +61,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="bytes that may wait (%(default)s; 0: no bound)",
     )
     add(
+        "--max-unsettled",
+        type=byte_count,
+        default="1GiB",
+        metavar="SIZE",
+        help="bytes that consumers may have and not be done with (%(default)s; 0: no bound); one that has"
+        " its share gets no more until it is done with some",
+    )
+    add(
         "--lease",
         type=lease_seconds,
         default=10.0,
@@ -103,6 +111,7 @@ def _host(options: argparse.Namespace) -> FarQueue:
         options.maxsize,
         options.bind,
         maxbytes=options.maxbytes,
+        max_unsettled=options.max_unsettled,
         lease=options.lease,
         producers=options.producers,
         standing=True,

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MOST = (1 << 63) - 1
 """Items, and bytes: a larger bound is none, and is no number that can be told."""
+MAX_UNSETTLED = 1 << 30
+"""Bytes that the consumers of a queue may have and not be done with, unless it is told otherwise."""
 
 
 class FarQueue(BaseQueue):
@@ -39,7 +41,12 @@ class FarQueue(BaseQueue):
     environment's ``NEARFAR_KEYS``) lets in who has a key that it names, from anywhere. `insecure` lets in
     everyone who can reach the address, and refuses pickle.
 
-    * `maxsize`, `maxbytes`: bounds on what was put and not taken (0: none).
+    * `maxsize`, `maxbytes`: bounds on what was put and not taken, in items, and in bytes as they travel (0:
+      none). `put` raises ValueError for an item larger than `maxbytes`. Items that were given back may stand
+      above the bound, until as many were taken.
+    * `max_unsettled`: bytes that consumers may have in all and not be done with (0: no bound). One that has
+      as many as it leaves to the others (half of all, if it is alone) gets nothing more until it settles
+      some: its `get` waits, or raises `Empty`. The others go on.
     * `lease`: seconds of silence after which an end counts as dead, and what it held goes to others. A dead
       process on the host's own machine is seen at once.
     * `max_attempts`: consumers that an item may be lost with before it goes to the `dead_letters`.
@@ -64,6 +71,7 @@ class FarQueue(BaseQueue):
         address: str = "tcp://127.0.0.1:*",
         *,
         maxbytes: int = 0,
+        max_unsettled: int = MAX_UNSETTLED,
         lease: float = 10.0,
         max_attempts: int = 5,
         producers: int = 1,
@@ -88,6 +96,7 @@ class FarQueue(BaseQueue):
             max_attempts=max_attempts,
             expected=producers,
             standing=standing,
+            max_unsettled=max(0, max_unsettled),
         )
         ports = None if lanes is None else parse_ports(lanes)
         host = Host(place, ledger, access, lease=lease, ports=ports)
@@ -195,7 +204,12 @@ class FarQueue(BaseQueue):
         return self.qsize() == 0
 
     def full(self) -> bool:
-        return 0 < int(self._reached().facts["maxsize"]) <= self.qsize()
+        end = self._reached()
+        items, bytes_ = int(end.facts["maxsize"]), int(end.facts["maxbytes"])
+        if not (items or bytes_):
+            return False
+        size = self.qsize()  # by then the host knows what every end knows
+        return 0 < items <= size or 0 < bytes_ <= int(end.ask("counts")["bytes"])
 
     def shutdown(self, immediate: bool = False) -> None:
         self._reached().ask("shutdown", immediate)
@@ -246,7 +260,10 @@ class FarQueue(BaseQueue):
     # -- what only a hosted queue has ------------------------------------------------------------
 
     def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
-        """The latest items put aside after `max_attempts`: (item, attempts, what happened each time)."""
+        """The latest items put aside after `max_attempts`: (item, attempts, what happened each time).
+
+        The host keeps 10,000 of them, or 64 MiB, and forgets the oldest; `counts` counts them all.
+        """
         end = self._reached()
         trusted = bool(end.facts["trusted"])
         return [

@@ -20,6 +20,7 @@ from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.descriptors import CALLER, make_room
 from nearfar.net.here import about_me, new_name, new_session_stem
+from nearfar.net.memory import Trim
 from nearfar.net.shortage import PAUSE, Mishaps
 from nearfar.net.sockets import FAILURES
 from nearfar.net.waker import Waker
@@ -67,11 +68,14 @@ class Agent:
         access: Access = OWN,
         wait: float = 60.0,
         quota: int | None = None,
+        max_bytes: int = 0,
     ) -> None:
+        """`max_bytes`: of answers that this agent keeps for clients which do not take them, about so many (0:
+        no bound). The coordinator sees to it: it gives none of such a client's tasks out."""
         make_room(CALLER, "an agent")
         host = socket.gethostname()[: wire.LONGEST_NAME // 2]
         self.name = new_name()
-        about = about_me() | {"host": host, "slots": processes, "quota": quota or 0}
+        about = about_me() | {"host": host, "slots": processes, "quota": quota or 0, "bytes": max_bytes}
         self._address = address
         self._wait = wait
         self._machine = AgentMachine(self.name, about, wait=wait, stem=new_session_stem(self.name))
@@ -84,6 +88,7 @@ class Agent:
         for each in (self._waker.fileno(), self._crew.fileno()):
             self._poll.register(each, select.POLLIN)
         self._patience = Patience()
+        self._trim = Trim()
         self._joined = ""
         self._late: dict[str, Late] = {}
         self._mishaps = Mishaps(log, f"the agent {self.name}")
@@ -284,6 +289,7 @@ class Agent:
 
     def _check(self) -> None:
         now = time.monotonic()
+        self._trim.look(self._machine.kept_bytes, now)
         self._report(now)
         if self._machine.barred:
             raise NotAdmitted(f"cannot work for the coordinator at {self._address}: {self._machine.barred}")

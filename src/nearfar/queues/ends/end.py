@@ -189,10 +189,13 @@ class End(Putting):
 
     def _step(self, machine: EndMachine) -> int:
         """Takes until it is to be asked again whether the host is to be told."""
-        told = machine.receiver.unreported()
-        most = machine.receiver.due - told
-        if machine.sender.bounded:
-            most = min(most, machine.facts["maxsize"] // 8 - told)
+        receiver, facts = machine.receiver, machine.facts
+        told = receiver.unreported()
+        most = receiver.due - told
+        if facts["maxsize"]:
+            most = min(most, facts["maxsize"] // 8 - told)
+        if facts["maxbytes"] and receiver.average:
+            most = min(most, facts["maxbytes"] // (8 * receiver.average) - told)
         return max(1, most)
 
     # -- saying what became of it ----------------------------------------------------------------

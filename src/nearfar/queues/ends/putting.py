@@ -28,7 +28,7 @@ class Putting(Connection):
         """Put `items` in order and return the number of the last. Raises `Full` with how many went in."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._hold:
-            entry = self._submit(items, to)
+            entry = self._submit(items, to, waits=block)
             if entry.items:
                 self._wait_for_room(entry, block, deadline)
             if entry.admitted < len(items):
@@ -43,7 +43,9 @@ class Putting(Connection):
             if block:
                 self._wait_until(lambda: not entry.items or self._session.shut, deadline)
             else:
-                self._ask(Kind.NEED, until=lambda: not entry.items)
+                while entry.items and not self._session.shut:  # a share at a time, until there is no room
+                    if not self._ask(Kind.NEED, until=lambda: not entry.items):
+                        break
         finally:
             if entry.items:
                 self._machine.sender.withdraw(entry)
@@ -120,24 +122,30 @@ class Putting(Connection):
                 self._wait_until(lambda: not machine.sender.unsettled, None)
                 self._ask(Kind.ASK, "join")
 
-    def _submit(self, items: list[Any], to: str | None) -> Entry:
+    def _submit(self, items: list[Any], to: str | None, *, waits: bool = True) -> Entry:
+        """Put what does not wait before what does: of two that do not fit, one may be small."""
         machine = self._open(produces=True)
         if self._session.shut:
             raise ShutDown
         machine.sender.barred = self._closed
         machine.sender.tray.trusted = bool(machine.facts["trusted"])
         entry = Entry(self._encode(machine, items), to)
-        machine.sender.put(entry)
+        machine.sender.put(entry, first=not waits)
         return entry
 
     def _encode(self, machine: EndMachine, items: list[Any]) -> deque[bytes | Several]:
         trusted, most = bool(machine.facts["trusted"]), machine.facts["maxbytes"]
-        if len(items) > 1 and not most:
+        encoded: deque[bytes | Several]
+        if len(items) > 1:
             runs = codec.encode_many(items, trusted=trusted, most=BATCH_ITEMS, size=BATCH_BYTES // 2)
-            return deque(Several(*run) for run in runs)
-        encoded: deque[bytes | Several] = deque(codec.encode(item, trusted=trusted) for item in items)
-        if most and any(len(several(item).body) > most for item in encoded):
-            raise ValueError(f"an item is larger than the whole queue may be ({most} bytes)")
+            encoded = deque(Several(*run) for run in runs)
+        else:
+            encoded = deque(codec.encode(item, trusted=trusted) for item in items)
+        long = [some for some in map(several, encoded) if len(some.body) > most > 0]
+        if (largest := max(map(_largest, long), default=0)) > most:
+            raise ValueError(
+                f"an item of {largest} bytes is larger than the whole queue may be: maxbytes is {most}"
+            )
         return encoded
 
     def outcomes(self) -> list[Settled]:
@@ -151,3 +159,8 @@ class Putting(Connection):
             if not outcomes:
                 self._check_host(time.monotonic())
             return outcomes
+
+
+def _largest(some: Several) -> int:
+    """Bytes of the largest of these items."""
+    return len(some.body) if some.count == 1 else max(map(len, codec.split(some.body)))

@@ -20,6 +20,8 @@ MANY = 512
 """Items after which the loop is to take them in, whoever comes by."""
 HEAVY = 256 * 1024
 """Bytes after which it is to do so."""
+ANY = 1 << 62
+"""Bytes: more than ever lie here."""
 
 
 class Tray:
@@ -29,13 +31,15 @@ class Tray:
     between any two calls: no count is kept that such a one could tear.
     """
 
-    __slots__ = ("_pack", "_weight", "items", "limit", "lock", "trusted")
+    __slots__ = ("_pack", "_weight", "items", "limit", "lock", "room", "trusted")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.items: list[bytes] = []
         self.limit = 0
         """How many items may lie here. Changed with `lock` held."""
+        self.room = 0
+        """Bytes that may still come to lie here, or fewer. Changed with `lock` held."""
         self.trusted = False
         self._weight = 0
         self._pack = msgpack.Packer(default=foreign, strict_types=True).pack
@@ -58,9 +62,14 @@ class Tray:
             if lying >= self.limit:
                 return 0
             try:
-                items.append(self._pack(item))
+                packed = self._pack(item)
             except UnicodeEncodeError:
                 return 0
+            room = self.room - len(packed)
+            if room < 0:
+                return 0
+            self.room = room  # first: what a signal tears here costs room, and lets nothing in without it
+            items.append(packed)
             return lying + 1
 
     def _slip_slowly(self, item: Any) -> int:
@@ -72,18 +81,19 @@ class Tray:
         with self.lock:
             items = self.items
             lying = len(items) + 1
-            if lying > self.limit:
+            room = self.room - len(packed)
+            if lying > self.limit or room < 0:
                 return 0
+            self.room = room
             items.append(packed)
             before, self._weight = self._weight, self._weight + len(packed)
             return MANY if before <= HEAVY < self._weight else lying
 
-    def open(self, limit: int) -> None:
-        """Let in up to `limit` items, those included that lie here."""
-        limit = min(limit, MOST)
-        if limit != self.limit:
-            with self.lock:
-                self.limit = limit
+    def open(self, limit: int, room: int = ANY) -> None:
+        """After `clear`: let in up to `limit` items, of up to `room` bytes together."""
+        with self.lock:
+            self.limit = min(limit, MOST) if room else 0
+            self.room = room
 
     def clear(self) -> list[bytes]:
         """Take out what lies here, and let in nothing more until `open`."""

@@ -56,6 +56,8 @@ class Peer:
     consumes: bool = False
     needs: tuple[int, int] = (0, 0)
     """Items and bytes it wants to have been granted in all."""
+    least: int = 0
+    """Bytes it wants to have been granted in all for its next item to fit."""
     said: float = inf
     """The earliest that what it said last can have been said; it may have lain here unread."""
     granted: tuple[int, int] = (0, 0)

@@ -78,6 +78,7 @@ class Questions:
             "size": ledger.size,
             "maxsize": ledger.maxsize,
             "bytes": ledger.size_bytes,
+            "unsettled bytes": min(ledger.lent.used, MOST_COUNTED),
             "ends": len(self._desk.peers),
             "producers": helpers.count(False),
             "helpers": helpers.count(True),
