@@ -1,11 +1,14 @@
 # From a bare clone, with make and a Python of at least 3.11: everything else goes into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean
+.PHONY: help demo test pythons clean
 
 VENV := .venv
 BUILT := $(VENV)/.built
 CANDIDATES := $(PYTHON) python3 python3.15 python3.14 python3.13 python3.12 python3.11 python
+
+# Interpreters that `make pythons` installed; `make test` uses them beside those of the system.
+PYTHONS := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/nearfar/pythons
 
 # Where pyenv rules, only the versions named in PYENV_VERSION answer: name them all, so that tox finds each.
 PYENVS := $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.[0-9]+\.[0-9]+$$' | sort -rV | paste -sd: -)
@@ -18,7 +21,10 @@ demo: $(BUILT)  ## draw images, serve them, download them near and far, verify; 
 	@$(VENV)/bin/python -m nearfar demo
 
 test: $(BUILT)  ## tests under every Python from 3.11 found here, then lint and types (or TOX='-e slow')
-	@$(if $(PYENVS),PYENV_VERSION=$(PYENVS)) $(VENV)/bin/tox run $(TOX)
+	@PATH="$(PYTHONS)/bin:$$PATH" $(if $(PYENVS),PYENV_VERSION=$(PYENVS)) $(VENV)/bin/tox run $(TOX)
+
+pythons:  ## Python 3.14 and 3.15 for make test, from Debian's unstable suite, into the user's cache folder
+	@.ci/newer-pythons "$(PYTHONS)" 3.14 3.15
 
 clean:  ## remove what make and tox built
 	@rm -rf $(VENV) .tox dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,6 +20,7 @@ from benchmarks.download_contestants import CURL, compiled, contest, contestants
 from benchmarks.download_memory import watched
 from benchmarks.rounds import Spread, alternate, compare, machine, write_json
 from benchmarks.serving import TINY, make_files, served
+from nearfar.output import write
 from nearfar.programs.arguments import positive
 
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(text)
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / "download.json", result)
-    (options.output / "download.md").write_text(text, encoding="utf-8")
+    write(options.output / "download.md", text)
     return 0
 
 

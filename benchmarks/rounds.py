@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import quantiles
 from typing import IO
 
+from nearfar.output import write
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -115,4 +117,4 @@ def machine() -> dict[str, object]:
 
 
 def write_json(path: Path, result: object) -> None:
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(path, json.dumps(result, indent=2) + "\n")

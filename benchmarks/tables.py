@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.rounds import Spread, machine, spread, turns, write_json
+from nearfar.output import write
 from nearfar.programs.arguments import positive
 
 
@@ -96,7 +97,7 @@ def publish(made: dict[str, Any], folder: Path, name: str, note: str) -> None:
     print(table)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", made)
-    (folder / f"{name}.md").write_text(table, encoding="utf-8")
+    write(folder / f"{name}.md", table)
 
 
 def markdown(made: dict[str, Any], note: str) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 
-from nearfar.__main__ import main
+from nearfar.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(["contrast", *sys.argv[1:]]))
+    run(["contrast", *sys.argv[1:]])

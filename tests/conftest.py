@@ -21,7 +21,17 @@ from tests.support.leaks import Belongings, leaks_since, watch_shared_memory
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("local", deadline=None, print_blob=True)
 watch_shared_memory()
+LONGEST_ROOT = 20
+"""Characters of a temporary folder in which the path of a Unix socket stays below the system's limit of 107,
+with what pytest and pytest-xdist add to it."""
+if len(tempfile.gettempdir()) > LONGEST_ROOT and os.access("/tmp", os.W_OK):
+    os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes for ``-n auto``: one more than there are cores, since many tests wait for other processes."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_finish() -> None:

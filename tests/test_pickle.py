@@ -81,6 +81,9 @@ TRUSTED = {
     # worker processes
     ("nearfar.worker.member", ".Process()"): STARTS,
     ("nearfar.worker.crew", "multiprocessing.get_context"): STARTS,
+    ("nearfar.pool.executor", "multiprocessing.get_context"): STARTS,
+    ("nearfar.errors", "concurrent.futures.process.BrokenProcessPool"): "only the type of an error",
+    ("nearfar.pool.futures", "concurrent.futures.process._RemoteTraceback"): "only the type of an error",
     ("nearfar.pool.near", "multiprocessing.get_context"): STARTS,
     ("nearfar.programs.hiring", "multiprocessing.get_context"): STARTS,
     ("nearfar.programs.hiring", "multiprocessing.forkserver"): STARTS,

@@ -7,9 +7,10 @@ import signal
 import sys
 
 from nearfar import __version__
+from nearfar.net.ending import on_service_failure
 from nearfar.net.shortage import shortage
 from nearfar.programs import streams
-from nearfar.programs.exits import Exit
+from nearfar.programs.exits import Exit, leave
 
 TYPE_CHECKING = False  # not of typing: a program that starts is to load next to nothing
 if TYPE_CHECKING:
@@ -39,7 +40,14 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     streams.secure()
+    on_service_failure(_leave)
     sys.exit(main(argv))
+
+
+def _leave(sentence: str) -> None:
+    """A program whose service has ended is of no use: its exit code tells who started it."""
+    print(f"nearfar: {sentence}", file=sys.stderr, flush=True)
+    leave(Exit.FAILED)
 
 
 def usage() -> str:
@@ -52,27 +60,29 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one program with `argv` (default: the command line) and return its exit code."""
-    name, *rest = sys.argv[1:] if argv is None else argv or [""]
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     try:
         try:
             return _main(name, rest)
         finally:
             streams.flush()
     except streams.OutputLost as lost:
-        print(f"nearfar {name}: {lost}", file=sys.stderr)
+        print(f"nearfar {name}".rstrip() + f": {lost}", file=sys.stderr)
         return Exit.FAILED
 
 
 def _main(name: str, rest: Sequence[str]) -> int:
     if name in ("-h", "--help"):
-        print(usage())
+        streams.tell(usage())
         return Exit.OK
     if name in ("-V", "--version"):
-        print(f"nearfar {__version__}")
+        streams.tell(f"nearfar {__version__}")
         return Exit.OK
+    if not name:
+        print(usage(), file=sys.stderr)
+        return Exit.USAGE
     if name not in PROGRAMS:
-        said = f"no program {name!r}" if name else "no program named"
-        print(f"nearfar: {said} (one of: {', '.join(PROGRAMS)})", file=sys.stderr)
+        print(f"nearfar: there is no program {name!r} (there are: {', '.join(PROGRAMS)})", file=sys.stderr)
         return Exit.USAGE
     from nearfar.programs.limits import lift_limit  # late, as all that only a program needs
 
@@ -82,12 +92,17 @@ def _main(name: str, rest: Sequence[str]) -> int:
     try:
         return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
     except ImportError as error:
-        print(f"nearfar {name}: {error} ({error.__cause__ or 'not found'})", file=sys.stderr)
+        print(f"nearfar {name}: {error}{f' ({error.__cause__})' if error.__cause__ else ''}", file=sys.stderr)
+        return Exit.FAILED
+    except OSError as error:  # of this machine: what a program expects of it, it says by itself
+        from nearfar.programs.common import why
+
+        print(f"nearfar {name}: {why(error)}", file=sys.stderr)
         return Exit.FAILED
     except (MemoryError, RuntimeError) as error:
-        if (why := shortage(error)) is None:
+        if (lack := shortage(error)) is None:
             raise
-        print(f"nearfar {name}: {why}", file=sys.stderr)
+        print(f"nearfar {name}: {lack}", file=sys.stderr)
         return Exit.FAILED
 
 

@@ -12,21 +12,24 @@
         ├── ProtocolError            (ValueError)       a frame that does not follow the protocol
         ├── QueueLost                (ConnectionError)  no host answers at the queue's address
         ├── ProducerLost                                a producer died before it said goodbye
-        ├── WorkerLost                                  a worker died while it ran this task
+        ├── WorkerLost               (BrokenProcessPool) a worker died while it ran this task
         ├── TaskTimeout              (TimeoutError)     a task ran longer than its timeout, and was killed
         ├── RemoteError                                 a task's exception that could not come home as itself
-        ├── PoolBroken               (BrokenExecutor)   a pool that can run nothing any more
+        ├── PoolBroken               (BrokenProcessPool) a pool that can run nothing any more
         │   ├── InitializerFailed                       the initializer raised, or its worker died in it
         │   └── CoordinatorLost      (ConnectionError)  no coordinator answers at the pool's address
         └── Untrusted                (PermissionError)  pickle, or a peer, that trust does not cover
             └── NotAdmitted          (PoolBroken)       the keys of this side and the other do not fit
+
+`BrokenProcessPool` (of `concurrent.futures.process`, a `BrokenExecutor`) is what programs written for the
+standard's executor catch when a worker dies.
 """
 
 from __future__ import annotations
 
 import queue
 import sys
-from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 __all__ = [
     "AddressError",
@@ -95,10 +98,11 @@ class ProducerLost(NearfarError):
         self.names = names
 
 
-class WorkerLost(NearfarError):
+class WorkerLost(NearfarError, BrokenProcessPool):
     """A worker died, or its machine fell silent, while it ran this task.
 
-    The task may have run in part, or to its end. `worker` is its name, `host` and `pid` say where it was,
+    The task may have run in part, or to its end. The pool itself goes on: only this task is lost, where the
+    standard's executor would be broken as a whole. `worker` is its name, `host` and `pid` say where it was,
     and `how` what became of it (``killed by SIGKILL``, ``exited with code 3``, ``silent for 10 s``).
     """
 
@@ -135,7 +139,7 @@ class RemoteError(NearfarError):
         return f"{self.kind}: {self.message}" if self.message else self.kind
 
 
-class PoolBroken(NearfarError, BrokenExecutor):
+class PoolBroken(NearfarError, BrokenProcessPool):
     """A pool that can run nothing any more."""
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from nearfar.coordinator.accounts import weight
+from nearfar.coordinator.clients import Client
 from nearfar.coordinator.machine import Coordinator
+from nearfar.coordinator.peers import Peers
 from nearfar.coordinator.roster import Roster
 from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.workers import Preparation, Recall, Stage, Worker
@@ -78,6 +81,39 @@ def check_end(machine: Coordinator, tasks: list[Task], outcomes: Counter[Task]) 
     assert not any(worker.batches for worker in machine.workers.values())
     assert not machine.book.cancelled
     assert machine.deadline() is None or not machine._alarms.ring(float("inf"))
+
+
+def check_bytes(peers: Peers) -> None:
+    """What is kept is counted, once, and no more is kept than may be."""
+    guests, accounts = peers._guests, peers._accounts
+    arguments = {
+        guest.name: sum(task.weight for task in {*guest.tasks.values(), *guest.held.values()})
+        + initializer_weight(guest.client)
+        for guest in guests.all.values()
+    }
+    assert accounts.arguments.held == {name: size for name, size in arguments.items() if size}
+    results = {guest.name: sum(guest.weights.values()) for guest in guests.all.values()}
+    assert accounts.results.held == {name: size for name, size in results.items() if size}
+    for budget in (accounts.arguments, accounts.results, *accounts.keepers.values()):
+        assert budget.used == sum(budget.held.values())
+        assert min(budget.held.values(), default=1) > 0
+    for guest in guests.all.values():
+        assert all(task.blob == b"" for task in guest.tasks.values() if not task.filled), "not counted"
+        there = guest.weights.keys() - {number for number, each in guest.withheld.items() if each.fetched}
+        assert guest.kept.keys() | {row[0] for row in guest.outcomes} <= there
+        assert not guest.withheld.keys() & there
+        assert not guest.withheld or guest.name in guests._lists.held_back
+        assert guest.withheld.keys() <= guest.origins.keys()
+        # What no agent keeps, such as a failure that is told, has to be kept here, though there is no room.
+        small = sum(size for size in guest.weights.values() if size < 1024)
+        assert sum(guest.weights.values()) - small <= accounts.results.most // 2
+    assert accounts.arguments.used <= accounts.arguments.most + sum(
+        initializer_weight(guest.client) for guest in guests.all.values()
+    )
+
+
+def initializer_weight(client: Client) -> int:
+    return weight(client.initializer.blob, client.initializer.buffers) if client.initializer else 0
 
 
 def preparation(task: Task) -> bool:

@@ -53,7 +53,7 @@ class Hostile:
             self._sessions[session] = 0
             uid = choose.choice([session.partition(".")[0], *self._names])
             about = {"pid": self.number(), "host": "h", "slots": self.number(), "quota": self.number()}
-            hello = (choose.choice([VERSION, VERSION, VERSION, 2]), role, uid, about)
+            hello = (choose.choice([VERSION, VERSION, VERSION, VERSION + 1]), role, uid, about)
             return session, Envelope(0, 0, Message(Kind.HELLO, hello))
         number = self._sessions[session] + 1
         if choose.random() < 0.1:

@@ -26,7 +26,7 @@ from nearfar.pool.client import ClientMachine
 from nearfar.worker.actions import Give, Kill, Recall, Retire
 from nearfar.worker.machine import AgentMachine
 from tests.coordinator.cast import Job
-from tests.coordinator.check import check
+from tests.coordinator.check import check, check_bytes
 
 LEASE = 10.0
 PACES = [0.00001, 0.00001, 0.001, 0.05, 0.4]
@@ -42,6 +42,8 @@ class World:
         self.loss = loss
         self.slowest = slowest
         self.crash = crash
+        self.most_bytes = 64 << 10 if seed % 2 else 0
+        """Of what the coordinator keeps: every other world's has little room, for some thirty small tasks."""
         self.runs: Counter[bytes] = Counter()
         """How often each task was begun."""
         self.prepared: Counter[tuple[str, bytes]] = Counter()
@@ -131,7 +133,9 @@ class SimCoordinator:
         self.alive = True
         self.machine = Coordinator()
         epoch = f"life {world.lives}"
-        self.peers = Peers(self.machine, epoch, lease=LEASE, clients=True, now=world.now)
+        self.peers = Peers(
+            self.machine, epoch, lease=LEASE, clients=True, now=world.now, most_bytes=world.most_bytes
+        )
         self._tick()
 
     def receive(self, session: str, envelope: Envelope) -> None:
@@ -168,6 +172,7 @@ class SimCoordinator:
                 task.failed(outcome)
             else:
                 task.answered(*outcome)
+        check_bytes(self.peers)
         for session, envelope in self.peers.flush(now):
             end = self.world.ends.get(session.rpartition(".")[0])
             if end is not None:

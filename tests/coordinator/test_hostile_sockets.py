@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from nearfar.coordinator import asking, wire
-from nearfar.coordinator.loop import LoneCoordinator
+from nearfar.coordinator.loop import MAX_BYTES, LoneCoordinator
 from nearfar.coordinator.wire import VERSION, Kind, Message
 from nearfar.errors import CoordinatorLost, QueueLost
 from nearfar.net import sockets
@@ -102,7 +102,7 @@ def test_a_large_frame_that_is_announced_takes_no_memory_before_it_comes() -> No
     with coordinating() as coordinator:
         before = memory()
         with pytest.raises(TimeoutError):
-            announce(coordinator.address.port, b"DEALER", 1 << 30, patience=0.5)
+            announce(coordinator.address.port, b"DEALER", MAX_BYTES // 4, patience=0.5)
         assert memory() - before < 50 << 20
 
 

@@ -737,3 +737,26 @@ def test_the_status_says_what_runs_where(world: World) -> None:
         ("agent/0.2", "elsewhere", 1002, 0, "", 0.0),
     ]
     assert agent.busy() == ["0.1"]
+
+
+def test_different_pythons_of_clients_and_workers_are_told_once(world: World) -> None:
+    def hello(role: str, uid: str, python: str) -> None:
+        about = {"python": f"Python {python}", "bytecode": f"CPython-{python}"}
+        fields = (VERSION, role, uid, about)
+        world.peers.receive(f"{uid}.1", Envelope(0, 0, Message(Kind.HELLO, fields)), world.now)
+
+    hello(CLIENT, "one", "3.11")
+    hello(AGENT, "two", "3.11")
+    assert world.peers.take_notices() == []
+    hello(AGENT, "three", "3.13")
+    (notice,) = world.peers.take_notices()
+    assert "agent three runs Python 3.13, others run Python 3.11" in notice
+    hello(AGENT, "four", "3.13")
+    hello(CLIENT, "five", "3.11")
+    assert world.peers.take_notices() == []
+
+
+def test_those_who_do_not_say_their_python_are_let_in(world: World) -> None:
+    world.agent()
+    world.client()
+    assert world.peers.take_notices() == []

@@ -33,7 +33,8 @@ about = st.fixed_dictionaries(
     {}, optional={"pid": naturals, "host": names, "slots": naturals, "more": values}
 )
 facts = st.fixed_dictionaries(
-    {"epoch": names, "lease": st.floats(0.1, 1e6), "workers": naturals}, optional={"more": values}
+    {"epoch": names, "lease": st.floats(0.1, 1e6), "workers": naturals},
+    optional={"more": values, "largest": naturals},
 )
 
 FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
@@ -60,6 +61,7 @@ FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
     Kind.KILL: (names,),
     Kind.RETIRE: (names,),
     Kind.RELEASE: (batches,),
+    Kind.FETCH: (batches,),
     Kind.OUTCOMES: (),
     Kind.CANCELLED: (positives, flags),
     Kind.WORKERS: (naturals,),
@@ -67,7 +69,7 @@ FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
 ROWS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
     Kind.STATUS: (names, texts, naturals, naturals, texts, seconds),
     Kind.ANSWERS: (st.integers(0, 1), blobs, buffers),
-    Kind.KEPT: (names, positives, st.integers(0, 1), blobs, buffers),
+    Kind.KEPT: (names, positives, st.integers(0, 2), blobs, buffers),
     Kind.JOIN: (functions, blobs, buffers),
     Kind.SUBMIT: (
         positives,

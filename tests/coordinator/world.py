@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -17,6 +18,7 @@ from nearfar.coordinator.wire import CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.errors import InitializerFailed
 from nearfar.worker.actions import Give, Kill, Recall, Retire
 from nearfar.worker.machine import AgentMachine
+from tests.coordinator.check import check_bytes
 
 LEASE = 10.0
 
@@ -29,9 +31,11 @@ def through(envelope: Envelope) -> Envelope:
 class FakeAgent:
     """An agent's machine and a crew whose workers run what the story lets them run."""
 
-    def __init__(self, world: World, name: str, workers: int) -> None:
+    def __init__(self, world: World, name: str, workers: int, keeps: int = 0) -> None:
         self.world = world
-        self.machine = AgentMachine(name, {"host": "elsewhere", "pid": 77, "slots": workers})
+        about = {"host": "elsewhere", "pid": 77, "slots": workers, "bytes": keeps}
+        self.machine = AgentMachine(name, about)
+        self.value: Callable[[bytes], bytes] = lambda blob: blob[::-1]
         self.socket = ""
         self.cut = False
         self.serial = 0
@@ -66,7 +70,7 @@ class FakeAgent:
             return False
         blob = bytes(self.reading[name].popleft()[2])
         self.ran.append(blob)
-        self.machine.answered(name, [(status, blob[::-1], [])], 0.01, self.world.now)
+        self.machine.answered(name, [(status, self.value(blob), [])], 0.01, self.world.now)
         return True
 
     def busy(self) -> list[str]:
@@ -195,8 +199,9 @@ class FakeClient:
 class World:
     """Who is there, and the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = 0) -> None:
         self.now = 100.0
+        self.most_bytes = most_bytes
         self.lives = 0
         self.to_coordinator: deque[tuple[str, Envelope]] = deque()
         self.agents: list[FakeAgent] = []
@@ -208,12 +213,19 @@ class World:
         """A new coordinator, which knows nothing."""
         self.lives += 1
         self.coordinator = Coordinator()
-        self.peers = Peers(self.coordinator, f"life {self.lives}", lease=LEASE, clients=True, now=self.now)
+        self.peers = Peers(
+            self.coordinator,
+            f"life {self.lives}",
+            lease=LEASE,
+            clients=True,
+            now=self.now,
+            most_bytes=self.most_bytes,
+        )
         self.to_coordinator.clear()
         self.up = True
 
-    def agent(self, name: str = "agent", workers: int = 1) -> FakeAgent:
-        self.agents.append(FakeAgent(self, name, workers))
+    def agent(self, name: str = "agent", workers: int = 1, keeps: int = 0) -> FakeAgent:
+        self.agents.append(FakeAgent(self, name, workers, keeps))
         self.settle()
         return self.agents[-1]
 
@@ -245,6 +257,7 @@ class World:
                 task.failed(outcome)
             else:
                 task.answered(*outcome)
+        check_bytes(self.peers)
         said = self.peers.flush(self.now)
         for name, envelope in said:
             for agent in self.agents:

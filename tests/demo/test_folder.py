@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,17 @@ def test_what_cannot_be_a_folder_is_a_short_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unusable, match=r"cannot use .*file"), output_folder(tmp_path / "file", NAMES):
         pass
+
+
+@pytest.mark.parametrize("plant", ["fifo", "link"])
+def test_a_mark_that_is_no_regular_file_is_refused(tmp_path: Path, plant: str) -> None:
+    root, outside = tmp_path / "output", tmp_path / "outside"
+    root.mkdir()
+    outside.write_text("precious")
+    if plant == "fifo":
+        os.mkfifo(root / MARK)
+    else:
+        (root / MARK).symlink_to(outside)
+    with pytest.raises(Unusable), output_folder(root, NAMES):
+        pass
+    assert outside.read_text() == "precious"

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import zmq.auth
 
 from nearfar.errors import KeysError
 from nearfar.net import keyring
+from nearfar.net.access import admit, approach
+from nearfar.net.addresses import Address
 from nearfar.net.keys import CLIENT, SERVER, Clients, read_pair, read_public, read_server_key
+from tests.support.users import as_user
 
 
 @pytest.fixture
@@ -165,9 +173,9 @@ def test_what_belongs_to_another_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-flag", "a" * 65, "a\nb", "ümlaut", "a b"])
 def test_a_name_is_plain(folder: Path, name: str) -> None:
-    with pytest.raises(KeysError, match="is no name"):
+    with pytest.raises(KeysError, match="is not a name"):
         keyring.add(folder, name)
-    with pytest.raises(KeysError, match="is no name"):
+    with pytest.raises(KeysError, match="is not a name"):
         keyring.revoke(folder, name)
 
 
@@ -178,5 +186,155 @@ def test_a_name_is_let_in_once(folder: Path) -> None:
 
 
 def test_who_was_never_let_in_cannot_be_revoked(folder: Path) -> None:
-    with pytest.raises(KeysError, match="no laptop is let in"):
+    with pytest.raises(KeysError, match="does not let in anybody as laptop"):
         keyring.revoke(folder, "laptop")
+
+
+def test_nothing_is_made_through_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "server.key_secret").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeysError, match="there is a key already"):
+        keyring.init(tmp_path / "keys")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("plant", ["fifo", "link"])
+def test_what_is_planted_where_a_key_is_made_is_not_written_into(
+    folder: Path, tmp_path: Path, plant: str
+) -> None:
+    place = folder / "clients" / "laptop.new"
+    if plant == "fifo":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(tmp_path / "elsewhere")
+    keyring.add(folder, "laptop")
+    assert [name for name, _, _ in keyring.listing(folder)] == ["laptop", "local"]
+    assert not (tmp_path / "elsewhere").exists() and not place.exists()
+
+
+def test_a_pipe_is_no_key(folder: Path) -> None:
+    os.mkfifo(folder / "clients" / "pipe.key")
+    assert list(Clients(folder).names.values()) == ["local"]
+    (folder / "server.key").unlink()
+    os.mkfifo(folder / "server.key")
+    with pytest.raises(KeysError, match="not a regular file"):
+        read_server_key(folder)
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_a_service_key_that_others_can_change_is_refused(folder: Path, mode: int) -> None:
+    """Whoever changes it has the clients speak with another service."""
+    (folder / "server.key").chmod(mode)
+    with pytest.raises(KeysError, match=r"others can change the key .*chmod go-w"):
+        read_server_key(folder)
+    with pytest.raises(KeysError, match="others can change the key"):
+        approach(Address.parse("tcp://127.0.0.1:1"), folder, insecure=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_service_key_of_another_user_is_refused(folder: Path) -> None:
+    os.chown(folder / "server.key", 4711, -1)
+    with pytest.raises(KeysError, match="belongs to another user"):
+        read_server_key(folder)
+
+
+def test_a_clients_key_that_others_can_change_lets_nobody_in(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "clients" / "local.key").chmod(0o666)
+    with caplog.at_level(logging.WARNING):
+        assert Clients(folder).names == {}
+    assert "local lets nobody in: others can change the key" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["server.key", "client.key_secret", "clients/local.key"])
+def test_a_fifo_in_the_place_of_a_key_stops_nobody(folder: Path, place: str) -> None:
+    (folder / place).unlink()
+    os.mkfifo(folder / place, 0o600)
+    if place == "clients/local.key":
+        assert not Clients(folder).names
+        return
+    with pytest.raises(KeysError, match="it is not a regular file"):
+        approach(Address.parse("tcp://127.0.0.1:1"), folder, insecure=False)
+
+
+@pytest.mark.parametrize("admits", [True, False])
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [("/etc/passwd", "not a folder"), ("/nowhere", "no such file"), ("~nobody-at-all", "home directory")],
+)
+def test_what_is_no_folder_of_keys_is_told_in_a_sentence(keys: str, said: str, admits: bool) -> None:
+    with pytest.raises(KeysError, match=said):
+        (admit if admits else approach)(Address.parse("tcp://127.0.0.1:1"), keys, insecure=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+@pytest.mark.parametrize("admits", [True, False])
+def test_keys_of_another_user_are_told_in_a_sentence(mode: int, admits: bool) -> None:
+    """The likeliest mistake in containers: a volume whose owner has another number there."""
+    with TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        folder = Path(place) / "keys"
+        keyring.init(folder)
+        folder.chmod(mode)
+        denied = r"KeysError: cannot read the .* permission denied: keys must belong to"
+        assert re.match(denied, as_user(4711, partial(_told, folder, admits)))
+        assert re.match(denied, as_user(4711, partial(_told, folder, admits, keyring.listing)))
+
+
+def _told(folder: Path, admits: bool, look: Callable[[Path], object] | None = None) -> str:
+    """What using the keys in `folder` ends with."""
+    try:
+        if look is not None:
+            look(folder)
+        else:
+            (admit if admits else approach)(Address.parse("tcp://127.0.0.1:1"), folder, insecure=False)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+# -- a system that lacks something now ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EIO])
+def test_who_is_let_in_stays_so_while_the_folder_cannot_be_listed(
+    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once; who is revoked meanwhile is out all the same, and who is added comes in later."""
+    keyring.add(folder, "laptop")
+    clients = Clients(folder)
+    assert sorted(clients.names.values()) == ["laptop", "local"]
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(os, "scandir", failing(number))
+        keyring.add(folder, "tablet")
+        assert clients.refresh() == set()
+        assert clients.refresh() == set()
+        assert caplog.text.count("cannot look who is let in now") == 1
+        keyring.revoke(folder, "laptop")
+        assert len(clients.refresh()) == 1
+        assert list(clients.names.values()) == ["local"]
+    assert clients.refresh() == set()
+    assert sorted(clients.names.values()) == ["local", "tablet"]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_key_that_cannot_be_read_now_is_read_later(
+    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = Clients(folder)
+    keyring.add(folder, "laptop")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing(number))
+        assert clients.refresh() == set()
+        assert list(clients.names.values()) == ["local"]
+    assert clients.refresh() == set()
+    assert sorted(clients.names.values()) == ["laptop", "local"]
+
+
+def failing(number: int) -> Callable[..., Any]:
+    def fail(*words: Any, **options: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail

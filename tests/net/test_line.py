@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearfar.net.budget import Budget
 from nearfar.net.line import FURTHEST_AHEAD, Incoming, Outgoing
 
 PATIENCE = 1.0
@@ -232,3 +233,30 @@ def test_a_dead_network_is_not_buried(count: int, ticks: list[float]) -> None:
         network.tick(passed)
     most = 1 + 3 + network.now / (8 * PATIENCE)
     assert all(times <= most for times in network.transmissions.values())
+
+
+def test_what_comes_ahead_of_its_turn_has_a_bound_over_all_lines() -> None:
+    """Given 100,000 bytes for all lines together, and ten lines to which messages come ahead of their turn,
+
+    I expect the sum of what they keep never to be above that; all of it to be free again once their turn has
+    come, or they are closed; and what was dropped to be taken when it is sent again.
+    """
+    room = Budget(100_000)
+    lines = []
+    for name in "abcdefghij":
+        line: Incoming[bytes] = Incoming(len)
+        line.allowance = (room, name)
+        lines.append(line)
+    for number in range(2, 12):
+        for line in lines:
+            line.accept(number, bytes(5000))
+            assert room.used <= 100_000
+    assert room.used > 50_000
+    assert len(lines[0].accept(1, b"")) > 1
+    assert "a" not in room.held
+    for number in range(1, 12):
+        lines[0].accept(number, bytes(5000))
+    assert lines[0].received == 11
+    for line in lines:
+        line.close()
+    assert (room.used, room.held) == (0, {})

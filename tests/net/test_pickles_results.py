@@ -230,21 +230,33 @@ def test_a_group_holds_a_stand_in_for_what_cannot_travel() -> None:
     assert [type(each) for each in back.exceptions] == [KeyError, RemoteError]
 
 
-class Stubborn(Exception):
+def local_stubborn() -> Exception:
+    """Its class cannot travel."""
+
+    class Stubborn(Exception):
+        lock = threading.Lock()
+
+        def __str__(self) -> str:
+            return "stubborn"
+
+    Stubborn.__qualname__ = "Stubborn"
+    return Stubborn()
+
+
+class Particular(Exception):
+    """It is made of what only its own module has."""
+
     def __new__(cls, *args: Any) -> Any:
         if not args or args[0] is not _KEY:
             raise RuntimeError
         return super().__new__(cls, *args)
 
-    def __str__(self) -> str:
-        return "stubborn"
-
 
 _KEY = object()
 
 
-def local_stubborn() -> Stubborn:
-    return Stubborn(_KEY)
+def test_an_exception_that_does_not_let_itself_be_made_comes_home() -> None:
+    assert type(home(Particular(_KEY))) is Particular
 
 
 def test_an_exception_that_cannot_be_made_again_has_a_stand_in() -> None:

@@ -50,16 +50,21 @@ class ManualEngine:
         else:
             call.settle(value, None)
 
-    def cancel(self, call: Call) -> bool:
-        if call not in self.calls:
-            return False
-        self.calls.remove(call)
-        call.settle(None, CancelledError())
-        return True
+    def check_limits(self, timeout: float | None, retries: int) -> None:
+        """All can be kept."""
+
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
+        dropped = [call for call in calls if call in self.calls]
+        for call in dropped:
+            self.calls.remove(call)
+            call.settle(None, CancelledError())
+        return len(dropped) == len(calls)
 
     def cancel_waiting(self) -> None:
-        for call in list(self.calls):
-            self.cancel(call)
+        self.cancel(*self.calls)
+
+    def end_workers(self, signum: int) -> None:
+        self.terminate()
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         while not ready():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
@@ -23,6 +24,10 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+def add_one(x: int) -> int:
+    return x + 1
+
+
 def capture(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     return args, kwargs
 
@@ -35,6 +40,19 @@ def fail_if_odd(x: int) -> int:
     if x % 2:
         raise Trouble(x)
     return x
+
+
+def leave_by(name: str, at: int, x: int) -> int:
+    """`x`; where it is `at`, raises the builtin exception of this name."""
+    if x == at:
+        raise getattr(builtins, name)(x)
+    return x
+
+
+def leave_by_named(words: str) -> int:
+    """The number in ``name number``, but at 7 the exception of that name."""
+    name, number = words.split()
+    return leave_by(name, 7, int(number))
 
 
 def fail_as_broken() -> None:
@@ -81,3 +99,27 @@ def kind(chunk_item: Any) -> str:
 def numbers_then_trouble(good: int) -> Iterator[int]:
     yield from range(good)
     raise Trouble("the input's own")
+
+
+class Unpicklable:
+    """A result that cannot be sent."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error("this cannot be sent")
+
+
+class Unreadable:
+    """A result that cannot be read."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _raise, (self.error,)
+
+
+def _raise(error: type[BaseException]) -> None:
+    raise error("this cannot be read")

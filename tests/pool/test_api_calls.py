@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -30,6 +31,18 @@ def test_apply_raises_the_error_with_the_workers_traceback(pool: Any, maker: Mak
     if maker.name not in ("threads", "shared"):
         assert type(caught.value.__cause__) is multiprocessing.pool.RemoteTraceback
         assert "raise Trouble(x)" in str(caught.value.__cause__)
+
+
+@pytest.mark.usefixtures("ours")
+def test_the_workers_traceback_says_where_it_was(pool: Any, maker: Maker) -> None:
+    if not maker.kills:
+        pytest.skip("the workers of foreign executors do not know their names")
+    with pytest.raises(maker.trouble) as caught:
+        pool.apply(tasks.fail, ("here",))
+    with pytest.raises(maker.trouble) as in_map:
+        pool.map(tasks.fail, ("here",))
+    for error in (caught.value, in_map.value):
+        assert re.search(r"In worker \S+ \(pid \d+ on \S+\):\nTraceback ", str(error.__cause__))
 
 
 def test_a_call_that_cannot_be_pickled_is_its_own_error_and_the_pool_goes_on(pool: Any, maker: Maker) -> None:

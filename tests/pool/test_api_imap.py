@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import multiprocessing
+import queue
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nearfar.errors import RemoteError
 from tests.pool import tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -92,6 +97,71 @@ def test_next_gives_up_after_its_timeout(pool: Any, gate: Path) -> None:
     assert iterator.next(timeout=10) is None
 
 
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_an_input_may_wait_for_the_results_of_earlier_items(pool: Any, method: str) -> None:
+    todo: queue.Queue[int | None] = queue.Queue()
+    todo.put(0)
+    found = []
+    for result in getattr(pool, method)(tasks.add_one, iter(todo.get, None)):
+        found.append(result)
+        todo.put(result if result < 5 else None)
+    assert found == [1, 2, 3, 4, 5]
+
+
+def test_next_keeps_its_timeout_while_the_input_blocks(pool: Any) -> None:
+    release = threading.Event()
+
+    def slow() -> Iterator[int]:
+        yield 1
+        assert release.wait(20)
+        yield 2
+
+    iterator = pool.imap(tasks.square, slow())
+    assert iterator.next(timeout=10) == 1
+    before = time.monotonic()
+    with pytest.raises(multiprocessing.TimeoutError):
+        iterator.next(timeout=0.01)
+    assert time.monotonic() - before < 5
+    release.set()
+    assert iterator.next(timeout=10) == 4
+    with pytest.raises(StopIteration):
+        iterator.next(timeout=10)
+
+
+@pytest.mark.usefixtures("ours")
+def test_an_input_that_blocks_holds_up_neither_close_nor_the_pools_end(new_pool: Any) -> None:
+    release = threading.Event()
+
+    def blocked() -> Iterator[int]:
+        yield 1
+        assert release.wait(20)
+        yield 2
+
+    with new_pool(1) as pool:
+        closed, left = pool.imap(tasks.square, blocked()), pool.imap(tasks.square, blocked())
+        assert next(closed) == next(left) == 1
+        closed.close()
+        with pytest.raises(StopIteration):
+            closed.next(timeout=10)
+        pool.terminate()
+        pool.join()
+        release.set()
+
+
+@pytest.mark.usefixtures("ours")
+def test_an_input_may_raise_whatever_it_likes(pool: Any) -> None:
+    for error in (SystemExit, KeyboardInterrupt, GeneratorExit):
+
+        def leaves(error: type[BaseException] = error) -> Iterator[int]:
+            yield 3
+            raise error("the input's own")
+
+        iterator = pool.imap(tasks.square, leaves())
+        assert iterator.next(timeout=10) == 9
+        with pytest.raises(error, match="the input's own"):
+            iterator.next(timeout=10)
+
+
 def test_chunks_of_no_items_are_refused(pool: Any) -> None:
     for method in (pool.imap, pool.imap_unordered):
         with pytest.raises(ValueError, match="Chunksize"):
@@ -167,3 +237,33 @@ def test_progress_has_no_total_for_an_iterator(pool: Any) -> None:
     assert {total for _, total in seen} == {None}
     list(pool.imap_unordered(tasks.square, range(10), progress=note))
     assert seen[-1] == (10, 10)
+
+
+@pytest.mark.usefixtures("ours")  # the standard's iterator ends there for StopIteration
+@pytest.mark.parametrize("way", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit"])
+@pytest.mark.parametrize("chunksize", [1, 4])
+def test_an_exception_that_steers_iterators_ends_none(
+    pool: Any, trouble: type[Exception], way: str, name: str, chunksize: int
+) -> None:
+    expected: Any = RuntimeError if name == "StopIteration" else getattr(builtins, name)
+    if trouble is RemoteError:
+        expected = RemoteError
+    found = []
+    iterator = getattr(pool, way)(
+        tasks.leave_by_named, [f"{name} {number}" for number in range(20)], chunksize
+    )
+    for _ in range(20 if chunksize == 1 else 17):
+        try:
+            found.append(next(iterator))
+        except expected as error:
+            found.append(-1)
+            if expected is RuntimeError:
+                assert isinstance(error.__cause__, StopIteration)
+    with pytest.raises(StopIteration):
+        next(iterator)
+    lost = {7} if chunksize == 1 else {4, 5, 6, 7}
+    wanted = [number for number in range(20) if number not in lost]
+    assert sorted(found) == [-1, *wanted]
+    if way == "imap":
+        assert found == [*range(min(lost)), -1, *range(max(lost) + 1, 20)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nearfar.errors import RemoteError
 from tests.pool import tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -140,3 +142,22 @@ def test_progress_counts_up_to_the_total(pool: Any) -> None:
 def test_progress_that_raises_is_logged(pool: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert pool.map(tasks.square, range(4), 2, progress=lambda *_: 1 / 0) == [0, 1, 4, 9]
     assert "ZeroDivisionError" in caplog.text
+
+
+LEAVING = ["StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit"]
+
+
+@pytest.mark.usefixtures("ours")  # the standard's pool gives a shorter list for StopIteration
+@pytest.mark.parametrize("chunksize", [1, 3, 20])
+@pytest.mark.parametrize("name", LEAVING)
+def test_an_exception_that_steers_iterators_makes_no_map_shorter(
+    pool: Any, trouble: type[Exception], name: str, chunksize: int
+) -> None:
+    expected = RemoteError if trouble is RemoteError else getattr(builtins, name)
+    items = [(name, 7, number) for number in range(20)]
+    with pytest.raises(expected):
+        pool.starmap(tasks.leave_by, items, chunksize)
+    with pytest.raises(expected):
+        pool.starmap_async(tasks.leave_by, items, chunksize).get()
+    with pytest.raises(expected):
+        pool.apply(tasks.leave_by, items[7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -56,7 +57,8 @@ def test_a_pending_call_is_small(make: Callable[[], Call]) -> None:
         kept[number] = make()
     size = tracemalloc.get_traced_memory()[0] / 1000
     tracemalloc.stop()
-    assert size < 216
+    # From 3.14 on, an object whose class has a dictionary (the standard's Future) keeps room for it inside.
+    assert size < (250 if sys.version_info >= (3, 14) and type(kept[0]) is Future else 216)
 
 
 def test_the_manual_engine_is_an_engine() -> None:
@@ -164,7 +166,7 @@ def test_a_map_reads_its_answers_when_somebody_asks(
     monkeypatch.setattr(calls, "load_result", lambda blob, _buffers: (readings.append(blob), list(blob))[1])
     engine = ManualEngine()
     result = MapResult(engine, None)
-    result.send(print, [[1], [2]], Mode.MAP, (None, 0))
+    result.send(print, [[1, 2], [3, 4]], Mode.MAP, (None, 0))
     for chunk, blob in zip(reversed(engine.calls), (b"cd", b"ab"), strict=True):
         assert not result.ready()
         chunk.answered(Status.VALUE, blob, [])

@@ -248,8 +248,8 @@ def test_cancel_before_a_task_is_sent() -> None:
     story = Story()
     first, second = Call(b"1"), Call(b"2")
     story.submit(first, second)
-    assert story.machine.cancel(first) is True and len(story.machine) == 1
-    assert story.machine.cancel(first) is False
+    assert story.machine.cancel([first]) == [first] and len(story.machine) == 1
+    assert story.machine.cancel([first]) == []
     story.open()
     assert [row[3] for row in story.rows()] == [b"2"] and story.told() == []
 
@@ -258,8 +258,9 @@ def test_cancel_before_a_task_is_sent() -> None:
 def test_cancel_of_a_task_that_was_sent_is_told_later(never: bool) -> None:
     story = Story().open()
     (call,) = story.submit(Call())
-    assert story.machine.cancel(call) is None
-    assert story.machine.cancel(call) is None
+    assert story.machine.cancel([call]) == []
+    assert story.machine.cancel([call]) == []
+    assert story.machine.cancelling == {call}
     story.turn()
     assert [m.fields for m in story.heard if m.kind is Kind.CANCEL] == [(1,)]
     story.say(Kind.CANCELLED, 1, never)
@@ -269,14 +270,15 @@ def test_cancel_of_a_task_that_was_sent_is_told_later(never: bool) -> None:
     else:
         story.outcomes(value(1))
         assert story.told() == [(call, (Outcome.VALUE, b"done", []))]
-    assert story.machine.cancel(call) is False
+    assert story.machine.cancelling == set()
+    assert story.machine.cancel([call]) == []
 
 
 def test_a_cancel_without_an_answer_is_said_again_in_the_next_session() -> None:
     story = Story().open()
     (call,) = story.submit(Call())
     story.cut = True
-    story.machine.cancel(call)
+    story.machine.cancel([call])
     story.turn()
     story.cut = False
     story.loose(Kind.STRANGER)
@@ -405,7 +407,7 @@ def test_it_leaves_at_once_if_nobody_ever_answered_and_nothing_is_left() -> None
     story.machine.connect(story.now)
     call = Call()
     story.submit(call)
-    story.machine.cancel(call)
+    story.machine.cancel([call])
     story.machine.leave()
     story.turn()
     assert story.machine.stage is Stage.CLOSED

@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 
+from nearfar.errors import ProtocolError
 from nearfar.pool import executor as module
 from nearfar.pool.executor import Executor
 from nearfar.pool.foreign import ForeignEngine
@@ -72,6 +73,28 @@ def test_map_raises_at_its_place_and_ends_there(executor: Executor) -> None:
         next(iterator)
     with pytest.raises(StopIteration):
         next(iterator)
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_a_tasks_stop_iteration_does_not_end_a_map_in_silence(executor: Executor, chunksize: int) -> None:
+    names, at = itertools.repeat("StopIteration"), itertools.repeat(7)
+    found: list[int] = []
+    with pytest.raises(RuntimeError) as caught:
+        found.extend(executor.map(tasks.leave_by, names, at, range(20), chunksize=chunksize))
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert found == list(range(7 if chunksize == 1 else 6))
+    with pytest.raises(StopIteration):
+        executor.submit(tasks.leave_by, "StopIteration", 7, 7).result()
+
+
+@pytest.mark.parametrize("values", [[1], [1, 2, 3], (1, 2), None])
+def test_a_chunk_that_gives_another_number_of_values_is_an_error(
+    manual: Executor, engine: ManualEngine, values: object
+) -> None:
+    iterator = manual.map(tasks.square, [1, 2], chunksize=2)
+    engine.calls[0].settle(values, None)
+    with pytest.raises(ProtocolError, match="came back for the 2 items of a chunk"):
+        list(iterator)
 
 
 def test_map_gives_up_after_its_timeout(executor: Executor, gate: Path) -> None:

@@ -47,3 +47,47 @@ def test_an_executor_s_work_is_done_first(tmp_path: Path, processes: int) -> Non
 def test_a_pool_s_work_is_dropped(tmp_path: Path) -> None:
     made, submit = "pool = Pool(2)", "pool.apply_async(wait_for, (path,))"
     assert run(tmp_path, made, submit) == ("the program ends\n", [False] * 4)
+
+
+LATE = """
+import atexit, sys
+from tests.pool.tasks import square
+
+@atexit.register
+def first_registered() -> None:
+    try_it()
+
+from nearfar import Executor
+
+@atexit.register
+def last_registered() -> None:
+    try_it()
+
+def try_it() -> None:
+    for call in (lambda: executor.submit(square, 2), lambda: executor.map(square, [2])):
+        try:
+            call()
+        except RuntimeError as error:
+            print(error, flush=True)
+
+if __name__ == "__main__":
+    executor = Executor(1)
+    print(executor.submit(square, 2).result(), flush=True)
+"""
+
+
+def test_once_the_program_ends_an_executor_takes_nothing_more(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(LATE, encoding="utf-8")
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=30, env={"PYTHONPATH": root}
+    )
+    refusal = "cannot schedule new futures after interpreter shutdown\n"
+    assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", "4\n" + 4 * refusal)
+
+
+@pytest.mark.parametrize("shutdown", ["", "executor.shutdown(wait=False)"])
+def test_what_is_submitted_last_is_done_without_being_waited_for(tmp_path: Path, shutdown: str) -> None:
+    made, submit = "executor = Executor(3)", f"executor.submit(touch_late, path)\n    {shutdown}"
+    assert run(tmp_path, made, submit) == ("the program ends\n", [True] * 4)

@@ -59,6 +59,7 @@ def test_an_error_comes_home_in_words_with_its_traceback(pool: Pool) -> None:
     with pytest.raises(RemoteError, match="KeyError: 'lost'") as caught:
         pool.apply(offered.complain, ("lost",))
     assert "in complain" in str(caught.value.__cause__)
+    assert "\nIn worker " in str(caught.value.__cause__)
     with pytest.raises(RemoteError, match="SystemExit: 5"):
         pool.apply(offered.leave)
 

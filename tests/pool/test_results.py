@@ -142,22 +142,6 @@ def test_what_an_engine_refuses_is_the_outcome() -> None:
         next(IMapIterator(engine, square, [1], 1))
 
 
-def test_a_slow_input_is_read_only_until_the_next_result_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = ManualEngine()
-    read: list[int] = []
-
-    def source() -> Any:
-        for item in range(100):
-            read.append(item)
-            if item == 3:
-                engine.run(engine.calls[0])
-            yield item
-
-    iterator = IMapIterator(engine, square, source(), 1, 50)
-    assert next(iterator) == 0
-    assert read == [0, 1, 2, 3]
-
-
 class Eager(ManualEngine):
     """Runs each call when it is submitted."""
 

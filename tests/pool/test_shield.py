@@ -139,13 +139,14 @@ def fork():
     if not child:
         os._exit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
 
-if __name__ == "__main__":
-    with Pool(1) as pool:
+def meanwhile():
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+
+if __name__ == "__main__":  # the default start method may read this program again
+    with Pool(1):
         engine, = _working
-        def meanwhile():
-            thread = threading.Thread(target=fork)
-            thread.start()
-            thread.join()
         engine._alone(None, meanwhile)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

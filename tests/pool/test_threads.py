@@ -259,10 +259,10 @@ def test_ones_own_failure_ends_it_and_says_so(monkeypatch: pytest.MonkeyPatch) -
 
 def test_sys_exit_in_a_signals_handler_ends_the_program(tmp_path: Path) -> None:
     program = """
-import itertools, signal, sys
+import itertools, multiprocessing, signal, sys
 from nearfar import Pool
 signal.signal(signal.SIGALRM, lambda *_: sys.exit(7))
-with Pool(1) as pool:
+with Pool(1, context=multiprocessing.get_context("fork")) as pool:
     pool.apply(abs, (1,))
     engine = pool._engine
     step, signal_in = engine._step, itertools.count()

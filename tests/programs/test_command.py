@@ -33,18 +33,6 @@ def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"nearfar {nearfar.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    ("argv", "said"), [([], "no program named"), (["cosnumer"], "no program 'cosnumer'")]
-)
-def test_an_unknown_program_is_a_short_error(
-    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(argv) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
-
-
 def test_a_program_gets_the_rest_of_the_line_and_gives_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[str] = []
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,3 +122,22 @@ def test_a_signal_ends_it_and_all_that_it_started(shell: Shell, tmp_path: Path) 
     assert err.endswith("stopped; what was measured is written\n")
     assert "! no result: stopped after " in out
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_device_a_pipe_and_a_symlink_are_written_to_and_stay(asked: Asked) -> None:
+    os.mkfifo("pipe")
+    Path("link").symlink_to("page.html")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert contrast.main(["-o", "link", "--json", "pipe", "--only", "pool"]) == 0
+    assert os.read(reader, 2) == b"{\n"
+    os.close(reader)
+    assert Path("link").is_symlink() and "<!DOCTYPE html>" in Path("page.html").read_text()
+    assert contrast.main(["-o", "/dev/null", "--json", "/dev/null", "--only", "pool"]) == 0
+    assert Path("pipe").is_fifo() and stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert {path.name for path in Path().iterdir()} == {"pipe", "link", "page.html"}
+
+
+def test_two_outputs_to_one_file_are_refused(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    assert contrast.main(["-o", "one", "--json", "./one"]) == 2
+    assert "name one file: name two" in capsys.readouterr().err
+    assert asked == [] and list(Path().iterdir()) == []

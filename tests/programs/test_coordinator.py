@@ -269,3 +269,26 @@ def test_a_status_names_trouble_only_if_there_is_some() -> None:
     assert describe(counts | {"lost": 1, "stale": 3}, 310.2) == (
         "1 worker (1 running), 0 waiting, 1,204 done (310/s), 1 lost, 3 stale; 2 agents, 0 clients"
     )
+
+
+def test_status_as_json_is_one_object_for_programs(
+    shell: Shell, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, address = shell.coordinator(place, "--workers", "2")
+    with Pool.connect(address) as pool:
+        assert pool.map(tasks.square, range(10)) == [n * n for n in range(10)]
+    assert main(["--status", address, "--log-format", "json"]) == Exit.OK
+    out, err = capsys.readouterr()
+    assert (err, out.count("\n")) == ("", 1)
+    said = json.loads(out)
+    assert (said["event"], said["level"], said["workers"], said["done_per_second"]) == (
+        "status",
+        "info",
+        2,
+        0,
+    )
+    assert said["message"].startswith("2 workers (0 running)")
+    assert len(said["per_worker"]) == 2
+    assert {worker["pid"] for worker in said["per_worker"]} != {os.getpid()}
+    assert sum(worker["tasks"] for worker in said["per_worker"]) == said["done"]
+    assert all(worker["runs"] is None for worker in said["per_worker"])

@@ -35,7 +35,7 @@ def test_a_bad_address_is_a_usage_error(bind: str, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as left:
         main(["--bind", bind])
     assert left.value.code == 2
-    assert f"not HOST:PORT: '{bind}'" in capsys.readouterr().err
+    assert f"'{bind}' is not of the form HOST:PORT" in capsys.readouterr().err
 
 
 def test_an_address_in_use_is_a_short_error() -> None:

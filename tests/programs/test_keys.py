@@ -72,8 +72,8 @@ def test_the_environment_names_the_folder(
     ("words", "said"),
     [
         (("add", "laptop"), "`nearfar keys init` makes it"),
-        (("revoke", "laptop"), "no laptop is let in"),
-        (("add", "../up"), "is no name"),
+        (("revoke", "laptop"), "`nearfar keys init` makes it"),
+        (("add", "../up"), "is not a name"),
         (("list",), "there is no folder"),
         (("init", "--server", "nowhere.key"), "cannot read the key nowhere.key"),
     ],

@@ -129,3 +129,64 @@ def test_who_gets_to_see_what(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert isinstance(make_progress(quiet=False), Lines)
+
+
+def test_parts_of_files_count_for_the_pace_and_the_time_left() -> None:
+    """Given one large file at a steady rate, I expect bytes, rate and time left from the beginning."""
+    pace = Pace()
+    for second in range(6):
+        counts = Counts(bytes=300_000 * second, total=1, underway=second / 20, waits_for="host")
+        pace.note(counts, second)
+    assert describe(counts) == "0 of 1: 0 saved, 1.5 MB"
+    assert describe_pace(pace, counts, 5) == "0.1 files/s, 300.0 kB/s, 0:15 left"
+
+
+def test_an_outage_is_said_and_promises_no_end() -> None:
+    pace, counts = Pace(), Counts(saved=0, total=1000, waits_for="host")
+    for second in range(10):
+        counts.saved, counts.bytes = 10 * second, 1000 * second
+        pace.note(counts, second)
+    said = []
+    for second in range(10, 40):
+        pace.note(counts, second)
+        said.append(describe_pace(pace, counts, second))
+    assert all("left" in each and "answered" not in each for each in said[:4])
+    assert all("left" not in each for each in said[4:])
+    assert said[4].endswith("no host has answered for 5 s") and said[-1].endswith("answered for 30 s")
+    assert said[-1].startswith("0.0 files/s, 0 B/s, ")
+    counts.saved += 1
+    pace.note(counts, 40)
+    assert "answered" not in describe_pace(pace, counts, 40)
+
+
+def test_who_does_not_answer_is_named_and_nobody_where_nobody_has_to() -> None:
+    for waits_for, expected in (("consumer", True), ("worker", True), ("", False)):
+        pace, counts = Pace(), Counts(total=5, waits_for=waits_for)
+        pace.note(counts, 0)
+        pace.note(counts, 7)
+        assert (f"no {waits_for} has answered for 7 s" in describe_pace(pace, counts, 7)) is expected
+
+
+def test_a_time_left_that_says_nothing_is_not_told() -> None:
+    pace, counts = Pace(window=100), Counts(total=10**6)
+    pace.note(counts, 0)
+    counts.saved = 1
+    pace.note(counts, 50)
+    assert pace.left(counts, 50) is None
+
+
+def test_bytes_of_a_file_that_failed_make_no_negative_rate() -> None:
+    pace = Pace()
+    pace.note(Counts(bytes=1000, underway=0.5), 0)
+    assert pace.rates(Counts(bytes=0), 1) == (0, 0)
+
+
+def test_a_bar_grows_with_parts_of_files() -> None:
+    screen = io.StringIO()
+    bars = Bars(Console(file=screen, force_terminal=True, width=120))
+    bars.show(Counts(total=1), 0)
+    bars.show(Counts(bytes=500, total=1, underway=0.5, waits_for="host"), 1)
+    assert bars._rich.tasks[0].completed == 0.5
+    bars.show(Counts(bytes=500, total=1, underway=0.5, waits_for="host"), 8)
+    bars.close(Counts(saved=1, bytes=1000, total=1), 9)
+    assert "no host has answered for 7 s" in screen.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,101 @@ def test_what_is_spoilt_gone_foreign_or_missing_is_said(
         f"{folder}: 0 files as the list has them",
         f"WRONG: {folder / 'girl.png'} has another digest than the list tells",
         f"WRONG: {folder / 'boy.png'} is in the manifest, but not there",
-        f"WRONG: {folder / 'man.png'} is of http://gallery/man.png, which is not in the list",
         *(f"WRONG: http://gallery/{name}.png was not saved" for name in ("girl", "boy", "dog")),
-        "0 of 3 urls saved and verified (0 B)",
+        f"not in the list: {folder / 'man.png'} (of http://gallery/man.png)",
+        "0 of 3 urls saved and verified (0 B); 1 file not in the list",
+        "to have it fetched again: the same command with --repair, then the producer's again",
     ]
+
+
+def test_a_file_that_is_merely_not_in_the_list_is_told_apart_and_no_failure(
+    listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "files"
+    save(folder, *FILES)
+    listed.write_text(listed.read_text().splitlines(keepends=True)[0])
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert main([str(listed), str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "WRONG" not in out
+    assert [line for line in out.splitlines() if line.startswith("not in the list: ")] == [
+        f"not in the list: {folder / name} (of http://gallery/{name})" for name in ("boy.png", "man.png")
+    ]
+    assert out.endswith("1 of 1 url saved and verified (40 B); 2 files not in the list\n")
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before, "it only reads"
+
+
+def test_a_folder_in_which_nothing_was_saved_gets_no_manifest(listed: Path, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    assert main([str(listed), str(tmp_path / "files")]) == 1
+    assert list((tmp_path / "files").iterdir()) == []
+    assert main([str(tmp_path / "files")]) == 2
+
+
+def test_without_a_list_files_are_compared_with_what_was_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "files"
+    save(folder, *FILES)
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder}: 3 files as they were saved\n3 verified (100 B)\n"
+    (folder / "boy.png").write_bytes(bytes(30))
+    assert main([str(folder)]) == 1
+    assert f"WRONG: {folder / 'boy.png'} is not as it was saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("with_list", [False, True])
+def test_repair_has_what_is_wrong_fetched_again_and_loses_nothing(
+    listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], with_list: bool
+) -> None:
+    folder = tmp_path / "files"
+    words = [str(listed), str(folder)] if with_list else [str(folder)]
+    for turn in ("", "-2"):
+        save(folder, *FILES)
+        (folder / "girl.png").write_bytes(bytes(40))
+        (folder / "boy.png").unlink()
+        assert main(words) == 1
+        assert "the same command with --repair" in capsys.readouterr().out
+        assert main([*words, "--repair"]) == 1
+        out = capsys.readouterr().out
+        assert f"repaired: {folder / 'girl.png'}: set aside as girl.spoilt{turn}.png" in out
+        assert f"repaired: {folder / 'boy.png'}: forgotten, it is not there" in out
+        assert out.endswith("run the producer's command again\n")
+        assert (folder / f"girl.spoilt{turn}.png").read_bytes() == bytes(40)
+        with Store(folder) as store:
+            assert [known and known.name for known in store.known([Job(url) for url in FILES])] == [
+                None,
+                None,
+                "man.png",
+            ]
+    save(folder, *FILES)
+    assert main(words) == 0
+    assert {path.name for path in folder.glob("*.png") if "spoilt" not in path.name} == {
+        "girl.png",
+        "boy.png",
+        "man.png",
+    }
+
+
+def test_a_pipe_or_a_link_in_the_place_of_a_file_is_not_followed(
+    listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "files"
+    save(folder, *FILES)
+    (folder / "girl.png").rename(tmp_path / "girl.png")
+    (folder / "girl.png").symlink_to(tmp_path / "girl.png")
+    (folder / "boy.png").unlink()
+    os.mkfifo(folder / "boy.png")
+    assert main([str(listed), str(folder), "--repair"]) == 1
+    assert capsys.readouterr().out.count("is in the manifest, but not there") == 2
+    assert (folder / "girl.png").is_symlink() and (folder / "boy.png").is_fifo()
+
+
+def test_a_list_without_a_folder_is_a_usage_error(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([str(listed)])
+    assert left.value.code == 2
+    assert "name the folders" in capsys.readouterr().err
 
 
 def test_many_complaints_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,9 +184,9 @@ def test_a_gallery_lists_the_digests_of_its_pictures(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("http://gallery/girl.png", "line 1 is no URL with its digest"),
-        (f"http://gallery/girl.png\tmd5={'0' * 32}", "line 1 is no URL with its digest"),
-        ("girl.png", "line 1 is no URL with its digest"),
+        ("http://gallery/girl.png", "line 1 is not a URL with its digest"),
+        (f"http://gallery/girl.png\tmd5={'0' * 32}", "line 1 is not a URL with its digest"),
+        ("girl.png", "line 1 is not a URL with its digest"),
     ],
 )
 def test_a_list_without_digests_is_a_usage_error(
@@ -115,3 +207,11 @@ def test_a_place_that_is_not_there_is_a_usage_error(
     assert "nowhere: there is no such folder" in said
     assert "nothing.txt: no such file or directory" in said
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_list_may_spell_a_url_in_another_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "one", "http://gallery/girl.png")
+    digest = hashlib.sha256(FILES["http://gallery/girl.png"]).hexdigest()
+    (tmp_path / "list.txt").write_text(f"HTTP://Gallery:80/x/../girl.png#top\tsha256={digest}\n")
+    assert main([str(tmp_path / "list.txt"), str(tmp_path / "one")]) == 0
+    assert "1 of 1 url saved and verified" in capsys.readouterr().out

@@ -12,7 +12,18 @@ from tests.queues.ledger_check import body_of
 
 NUMBERS = (0, 1, 1, 2, 3, 5, 40, 4096, 1 << 31, 1 << 62, (1 << 63) - 1)
 WORDS = [kind for kind in Kind if kind is not Kind.HELLO]
-ASKS = ("fence", "late", "lane", "size", "join", "dead letters", "counts", "\u202eshutdown", "nonsense")
+ASKS = (
+    "fence",
+    "flush",
+    "late",
+    "lane",
+    "size",
+    "join",
+    "dead letters",
+    "counts",
+    "\u202eshutdown",
+    "nonsense",
+)
 TRUTHS = (Kind.JOIN, Kind.PUT, Kind.NEED, Kind.REPORT, Kind.ASK, Kind.SYNCED, Kind.BYE)
 
 
@@ -77,7 +88,7 @@ class Hostile:
             case Kind.NEED | Kind.REPORT:
                 three = (self.number(), self.number(), self.number())
                 if kind is Kind.NEED:
-                    return three
+                    return (*three, self.number(), self.number(), self.number())
                 answers = [[self.positive(), b"!"] for _ in range(choose.randint(0, 2))]
                 return (*three, self.number(), *(self.ranges() for _ in range(4)), answers)
             case Kind.ASK:

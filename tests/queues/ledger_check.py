@@ -37,6 +37,10 @@ def check(ledger: Ledger, *, honest: bool = True) -> None:
     assert ledger.size == sum(s.items for s in shelves) + sum(lease.untaken_items for lease in leases)
     assert ledger.size_bytes == sum(s.bytes for s in shelves) + sum(lease.untaken_bytes for lease in leases)
     assert all(run.strikes < ledger.max_attempts for run in (*waiting, *lent))
+    had = {name: sum(len(run.body) for run in c.leases._runs) for name, c in ledger.consumers.items()}
+    assert ledger.lent.held == {name: size for name, size in had.items() if size}
+    assert ledger.lent.used == sum(had.values())
+    assert ledger.dead_bytes == sum(len(letter.body) for letter in ledger.dead)
     check_names(ledger, waiting)
     check_producers(ledger)
 

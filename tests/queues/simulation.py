@@ -128,6 +128,8 @@ class SimHost:
                     self._send(action.session, action.envelope)
         bounded = self.ledger.maxsize
         assert not bounded or self.ledger.size <= bounded, "more in the queue than its bound"
+        most = self.ledger.maxbytes
+        assert not most or self.ledger.size_bytes <= most, "more bytes in the queue than its bound"
 
     def _send(self, session: str, envelope: Envelope) -> None:
         end = self.world.ends.get(session.rpartition(".")[0])

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from nearfar import AddressError, Empty, Full, JoinableQueue, ProducerLost, Queue, QueueLost, ShutDown
+from nearfar.net.addresses import Address
 from nearfar.queues.ends import loop, plugs
+from nearfar.queues.ends.end import End
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from tests.support.waiting import eventually
 
@@ -236,3 +238,43 @@ def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
             assert eventually(lambda: queue.counts()["settled"] == 2)
         sender = other._end._machine.sender
         assert eventually(lambda: sender.unsettled == 1)
+
+
+def test_figures_that_ends_tell_are_added_up_and_forgotten_with_them(queue: FarQueue) -> None:
+    """Given ends that say what they have under way, I expect their sum, and nothing of one that has left."""
+    ends = [End(Address.parse(queue.address).seen_from_here(), helper=True) for _ in range(2)]
+    watcher = End(Address.parse(queue.address).seen_from_here())
+    try:
+        watcher.mention("underway bytes", 5)  # not connected: neither waits nor raises
+        assert watcher.glimpse_counts() == {}
+        for end in (*ends, watcher):
+            assert end.reach(20)
+
+        def told(figure: int, value: int) -> bool:
+            for end in ends:
+                end.mention("underway bytes", value)
+            return watcher.glimpse_counts().get("underway bytes") == figure
+
+        assert eventually(lambda: told(2 * 10**9, 10**9), 20)
+        assert eventually(lambda: told(0, 0), 20)
+        assert eventually(lambda: told(6, 3), 20)
+        ends[0].close()
+        ends[0].join(10)
+        assert eventually(lambda: watcher.glimpse_counts().get("underway bytes") == 3, 20)
+    finally:
+        for end in (*ends, watcher):
+            end.close()
+            end.join(10)
+
+
+@pytest.mark.parametrize("lease", [0, -1, 1e-9, 1e9, float("nan"), float("inf")])
+def test_a_lease_that_cannot_be_is_refused(lease: float) -> None:
+    with pytest.raises(ValueError, match="a lease is"):
+        FarQueue(0, "tcp://127.0.0.1:*", lease=lease)
+
+
+def test_a_bound_beyond_all_numbers_is_no_bound() -> None:
+    with FarQueue(10**40, "tcp://127.0.0.1:*", maxbytes=10**40) as queue:
+        queue.put(1)
+        assert not queue.full()
+        assert queue.get(timeout=20) == 1

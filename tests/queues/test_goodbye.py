@@ -61,3 +61,18 @@ def test_who_was_never_welcomed_and_put_nothing_goes_at_once() -> None:
     machine.connect(0.0)
     machine.leave()
     assert machine.may_go(0.1)
+
+
+def test_where_the_host_is_dead_but_not_missed_yet_it_goes_after_a_while() -> None:
+    """In the middle of a session, with everything handed over: the lease is not waited for."""
+    machine = EndMachine("end", {})
+    machine.connect(0.0)
+    welcome(machine, 0.0)
+    machine.flush(0.0)
+    machine.leave()
+    machine.tick(0.5)
+    assert Kind.BYE in said(machine, 0.5)
+    assert not machine.may_go(0.5)
+    assert machine.deadline(0.5) <= 0.5 + GOODBYE
+    machine.tick(0.5 + GOODBYE)
+    assert machine.state is State.CLOSED

@@ -131,7 +131,7 @@ class Story:
 def test_items_beyond_the_bound_end_the_session() -> None:
     story = Story(maxsize=2)
     story.say(Kind.JOIN, True, False, [], False)
-    story.say(Kind.NEED, 5, 0, 0)
+    story.say(Kind.NEED, 5, 0, 0, 0, 0, 0)
     assert "puts 3 items, with room for 2" in story.refused(
         story.say(Kind.PUT, 1, 3, None, body=body_of(range(3)))
     )
@@ -141,8 +141,9 @@ def test_items_beyond_the_bound_end_the_session() -> None:
 def test_bytes_beyond_the_bound_end_the_session() -> None:
     story = Story(maxbytes=10)
     story.say(Kind.JOIN, True, False, [], False)
-    story.say(Kind.NEED, 5, 4, 0)
-    assert "with room for 4" in story.refused(story.say(Kind.PUT, 1, 1, None, body=body_of([b"12345"])))
+    story.say(Kind.NEED, 5, 4, 4, 0, 0, 0)
+    body = body_of([b"123456"])  # one byte more than it asked for, and was granted ahead
+    assert "with room for 7" in story.refused(story.say(Kind.PUT, 1, 1, None, body=body))
 
 
 def test_a_report_on_what_was_never_lent_ends_the_session_and_counts_nothing() -> None:

@@ -528,3 +528,62 @@ def test_an_immediate_close_drops_what_nobody_holds() -> None:
     assert (ledger.dropped, ledger.unsettled, ledger.size) == (3, 1, 1)
     assert news(ledger) == [(2, 2, Outcome.DROPPED, None), (4, 1, Outcome.DROPPED, None)]
     assert ledger.finished()
+
+
+# -- bytes that are kept -------------------------------------------------------------------------------
+
+
+def test_a_consumer_that_settles_nothing_gets_no_more_than_its_share() -> None:
+    """Given 400 bytes that may be unsettled, and 50 items of 20,
+
+    If one consumer takes whatever it gets, and is done with nothing,
+    I expect it to get no more than half; another to get some all the same; and the first to get more once it
+    is done with some.
+    """
+    ledger = Ledger(max_unsettled=400)
+    ledger.enter("p")
+    for number in range(1, 51):
+        ledger.store("p", number, 1, body_of([bytes(18)]), None)
+    for name in ("hoards", "other"):
+        consumer = ledger.admit(name, frozenset())
+        consumer.window_items, consumer.window_bytes = 1000, 1 << 30
+    while ledger.lend("hoards") is not None:
+        ledger.took("hoards", ledger.consumers["hoards"].leases.last)
+        check(ledger)
+    assert 200 <= ledger.lent.used <= 220
+    assert ledger.has_its_fill("hoards") and not ledger.has_its_fill("other")
+    assert ledger.lend("other") is not None
+    ledger.settle("hoards", 1, 5)
+    assert ledger.lend("hoards") is not None
+    ledger.dismiss("hoards", "left")
+    check(ledger)
+    assert ledger.lent.held.keys() == {"other"}
+
+
+def test_a_consumer_with_nothing_gets_an_item_however_large() -> None:
+    ledger = Ledger(max_unsettled=10)
+    ledger.enter("p")
+    for number in (1, 2):
+        ledger.store("p", number, 1, body_of([bytes(100)]), None)
+    consumer = ledger.admit("c", frozenset())
+    consumer.window_items, consumer.window_bytes = 1000, 1 << 30
+    assert ledger.lend("c") is not None
+    assert ledger.lend("c") is None
+    ledger.settle("c", 1, 1)
+    assert ledger.lend("c") is not None
+
+
+def test_dead_letters_are_kept_up_to_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearfar.queues.host.ledger.DEAD_BYTES_KEPT", 100)
+    ledger = Ledger(max_attempts=1)
+    ledger.enter("p")
+    consumer = ledger.admit("c", frozenset())
+    consumer.window_items, consumer.window_bytes = 1, 1 << 30
+    for number, size in enumerate((30, 40, 40, 500), 1):
+        ledger.store("p", number, 1, body_of([bytes(size - 2 - (size > 257))]), None)
+        ledger.lend("c")
+        ledger.fail("c", number, number, "cannot")
+        check(ledger)
+        expected = {1: [30], 2: [30, 40], 3: [40, 40], 4: [500]}[number]
+        assert [len(letter.body) for letter in ledger.dead] == expected
+    assert ledger.died == 4

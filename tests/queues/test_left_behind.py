@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
+from nearfar import Queue
 from nearfar.queues.far import FarJoinableQueue
 from tests.support.waiting import eventually
 
@@ -35,3 +40,27 @@ def test_who_waits_in_a_queue_that_is_closed_hears_of_it(wait: Callable[[FarJoin
     thread.join(10)
     assert heard == ["closed"]
     queue.stop_hosting()
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_dropping_a_closed_end_whose_host_is_dead_waits_for_nothing(cancelled: bool) -> None:
+    program = (
+        "from nearfar import Queue; q = Queue(0, 'tcp://127.0.0.1:*'); print(q.address, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as host:
+        assert host.stdout is not None
+        queue = Queue.connect(host.stdout.readline().strip())
+        queue.put(1)
+        assert queue.qsize() == 1
+        host.kill()
+    queue.close()
+    if cancelled:
+        queue.cancel_join_thread()
+    end, before = queue._end, time.monotonic()
+    assert end is not None
+    del queue
+    gc.collect()
+    assert time.monotonic() - before < 1
+    assert eventually(lambda: end.gone, 10)

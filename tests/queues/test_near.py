@@ -19,8 +19,8 @@ from tests.queues.contract import LIMIT, children, outcome, report, told
 
 
 @pytest.fixture
-def queue() -> Any:
-    with NearJoinableQueue() as queue:
+def queue(context: BaseContext) -> Any:
+    with NearJoinableQueue(ctx=context) as queue:
         yield queue
     for end in (queue._reader, queue._writer):  # the standard leaves them open if nothing was ever put
         end.close()

@@ -80,7 +80,7 @@ def test_news_that_come_all_the_time_are_told_every_moment() -> None:
     assert told >= (consumer.now - began) / LINGER / 2
 
 
-@pytest.mark.parametrize("about", [{"maxsize": 8}, {"maxbytes": 100}])
+@pytest.mark.parametrize("about", [{"maxsize": 8}, {"maxbytes": 8}])
 def test_where_puts_wait_for_room_it_is_told_at_once(about: dict[str, int]) -> None:
     consumer = Consumer(**about)
     consumer.lend_and_take()

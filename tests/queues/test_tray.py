@@ -89,4 +89,4 @@ def test_what_came_by_the_tray_goes_before_what_is_put_later_and_uses_its_room()
     sender.put(entry)
     assert sender.tray.slip(5) == 0
     assert [(m.fields[:2], m.body) for m in sender.messages()] == [((1, 3), b"\x01\x02\x03")]
-    assert (list(entry.items), sender.need()) == ([b"\x04"], (4, 0))
+    assert (list(entry.items), sender.need()) == ([b"\x04"], (4, 0, 0))

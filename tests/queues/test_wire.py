@@ -54,7 +54,7 @@ FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
     Kind.REFUSED: (st.text(max_size=20),),
     Kind.JOIN: (flags, flags, name_lists, flags),
     Kind.PUT: (firsts, st.integers(1, 20), st.none() | names),
-    Kind.NEED: (naturals, naturals, naturals),
+    Kind.NEED: (naturals,) * 6,
     Kind.REPORT: (naturals, naturals, naturals, naturals, ranges, ranges, ranges, ranges, answers),
     Kind.ASK: (positives, names, st.none() | flags | naturals),
     Kind.SYNCED: (positives, naturals, naturals),

@@ -25,6 +25,8 @@ class Transport:
     name: str
     make: Callable[[int, bool, BaseContext], Any]
     has_shutdown: bool = True
+    make_far: Callable[[int, bool, int], Any] | None = None
+    """``make_far(maxsize, joinable, maxbytes)``, where bytes can be bounded."""
 
     def __str__(self) -> str:
         return self.name
@@ -42,23 +44,27 @@ def _processes(maxsize: int, joinable: bool, context: BaseContext) -> Any:
     return context.JoinableQueue(maxsize) if joinable else context.Queue(maxsize)
 
 
-def _tcp(maxsize: int, joinable: bool, _context: BaseContext) -> FarQueue:
+def _tcp(maxsize: int, joinable: bool, maxbytes: int) -> FarQueue:
     """With keys: without them, loopback is not TCP (`nearfar.net.twins`)."""
-    return _hosted(maxsize, joinable, "tcp://127.0.0.1:*", keys=keys())
+    return _hosted(maxsize, joinable, "tcp://127.0.0.1:*", maxbytes=maxbytes, keys=keys())
 
 
-def _ipc(maxsize: int, joinable: bool, _context: BaseContext) -> FarQueue:
+def _ipc(maxsize: int, joinable: bool, maxbytes: int) -> FarQueue:
     folder = tempfile.mkdtemp(prefix="nearfar-")
-    made = _hosted(maxsize, joinable, f"ipc://{folder}/queue")
+    made = _hosted(maxsize, joinable, f"ipc://{folder}/queue", maxbytes=maxbytes)
     weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
     return made
 
 
-def _hosted(maxsize: int, joinable: bool, address: str, **access: Any) -> FarQueue:
-    return (FarJoinableQueue if joinable else FarQueue)(maxsize, address, wait=20.0, **access)
+def _hosted(maxsize: int, joinable: bool, address: str, **options: Any) -> FarQueue:
+    return (FarJoinableQueue if joinable else FarQueue)(maxsize, address, wait=20.0, **options)
 
 
-TRANSPORTS = [Transport("near", _near), Transport("ipc", _ipc), Transport("tcp", _tcp)]
+def _far(name: str, make: Callable[[int, bool, int], FarQueue]) -> Transport:
+    return Transport(name, lambda maxsize, joinable, _: make(maxsize, joinable, 0), make_far=make)
+
+
+TRANSPORTS = [Transport("near", _near), _far("ipc", _ipc), _far("tcp", _tcp)]
 """Offer the whole of `BaseQueue`, and cross processes."""
 
 REFERENCES = [

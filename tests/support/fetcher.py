@@ -29,12 +29,25 @@ class FakeFetcher:
     hiccups: set[str] = field(default_factory=set)
     meanwhile: Callable[[], None] = lambda: None
     """Called in each poll: the rest of the world."""
+    held: set[str] = field(default_factory=set)
+    """URLs whose host asks for patience: they wait."""
+    places: int = 0
+    """Transfers that can run at a time: while there are fewer that do not wait, it is hungry."""
     asked: Counter[str] = field(default_factory=Counter)
     """How often each URL was fetched."""
 
     def __post_init__(self) -> None:
         self._transfers: list[_Transfer] = []
         self.most_in_flight = 0
+
+    @property
+    def hungry(self) -> bool:
+        return sum(transfer.job.url not in self.held for transfer in self._transfers) < self.places
+
+    def give_back(self) -> list[Sink]:
+        back = [transfer.sink for transfer in self._transfers if transfer.job.url in self.held]
+        self._transfers = [transfer for transfer in self._transfers if transfer.sink not in back]
+        return back
 
     @property
     def in_flight(self) -> int:
@@ -54,7 +67,7 @@ class FakeFetcher:
 
     def poll(self, timeout: float) -> None:
         for transfer in list(self._transfers):
-            if not transfer.paused and self._step(transfer):
+            if not (transfer.paused or transfer.job.url in self.held) and self._step(transfer):
                 self._transfers.remove(transfer)
         self.meanwhile()
 

@@ -92,6 +92,6 @@ def announce(port: int, kind: bytes, size: int, patience: float = 5.0) -> bytes:
         return said
 
 
-def memory() -> int:
-    """Bytes of this process that are in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+def memory(pid: int | str = "self") -> int:
+    """Bytes of a process, this one if no other is named, that are in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 LAYERS = (
-    ("errors",),
+    ("errors", "output", "readable"),
     ("net",),
     ("queues",),
     ("coordinator", "worker"),
@@ -83,7 +83,7 @@ IMPURE = frozenset({"asyncio", "multiprocessing", "random", "select", "socket", 
 """Machines decide: no sockets, no threads, no clock, no dice."""
 
 LONGEST = 700
-"""Lines of a file at most. A file of more than 400 lines should be looked at; this bound only catches the extremes."""
+"""Lines of a file at most. A file of more than 400 lines should be looked at; this bound catches extremes."""
 
 
 def modules(root: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -14,15 +15,16 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
-
-from hypothesis import strategies as st
+from typing import TYPE_CHECKING, Any
 
 from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.pickles.failures import dump_error, dump_unsendable, load_error
 from nearfar.net.pickles.loader import CallLoader
 from nearfar.net.pickles.names import inherited_main
 from nearfar.net.pickles.results import dump_result, load_result
+
+if TYPE_CHECKING:
+    from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,17 +77,20 @@ def serve(pipe: Connection, main_of: str | None, far: bool) -> None:
 
 def garbage(most: int) -> st.SearchStrategy[bytes]:
     """Up to `most` bytes that hold no opcode for which pickle takes as much memory as the next bytes say."""
+    from hypothesis import strategies as st  # only here: a worker of another Python has none
+
     return st.binary(max_size=most).map(lambda data: data.translate(None, b"pr\x96"))
 
 
 @contextmanager
-def far_worker() -> Iterator[Caller]:
-    """A worker that has nothing of this process's `__main__`."""
+def far_worker(python: str = sys.executable) -> Iterator[Caller]:
+    """A worker that has nothing of this process's `__main__`. Another `python` takes our packages."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         fd = theirs.fileno()
-        command = [sys.executable, "-m", "tests.support.pickling", str(fd)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [python, "-m", "tests.support.pickling", str(fd)]
+        packages = [] if python == sys.executable else [_packages()]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), *packages])}
         process = subprocess.Popen(command, pass_fds=[fd], cwd=ROOT, env=environment)
         pipe = Connection(os.dup(ours.fileno()))
     try:
@@ -93,6 +98,13 @@ def far_worker() -> Iterator[Caller]:
             yield Caller(pipe, CallPickler(far=True, main=None))
     finally:
         process.wait(20)
+
+
+def _packages() -> str:
+    """Where cloudpickle is, which any Python can use: found, and not imported."""
+    found = importlib.util.find_spec("cloudpickle")
+    assert found is not None and found.origin is not None
+    return str(Path(found.origin).parents[1])
 
 
 @contextmanager

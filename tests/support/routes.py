@@ -13,13 +13,13 @@ from tests.support.exchange import Handler, Reply, Request
 def content(body: bytes, code: int = 200, /, **fields: str) -> Handler:
     """A file, as a good server gives it: ``content(b"...", etag='"1"', content_type="image/png")``.
 
-    Ranges are answered with 206 if If-Range names the file's ETag (or is not there).
+    Ranges are answered with 206 if If-Range names the file's ETag or date (or is not there).
     """
     named = _fields(fields)
 
     def handle(request: Request, reply: Reply) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-", request.fields.get("range", ""))
-        same = request.fields.get("if-range") in (None, named.get("Etag"))
+        same = request.fields.get("if-range") in (None, named.get("Etag"), named.get("Last-Modified"))
         if asked and same and int(asked[1]) < len(body):
             part = body[int(asked[1]) :]
             where = f"bytes {asked[1]}-{len(body) - 1}/{len(body)}"
@@ -113,6 +113,22 @@ def in_turn(*handlers: Handler) -> Handler:
         with lock:
             handler = left.pop(0) if len(left) > 1 else left[0]
         handler(request, reply)
+
+    return handle
+
+
+def paced(handler: Handler, most: int, seconds: float, code: int = 429) -> Handler:
+    """`handler` for the first `most` requests in each span of so many `seconds`; the others are put off."""
+    let_through: list[float] = []
+    lock = threading.Lock()
+    later = status(code, {"Retry-After": "1"})
+
+    def handle(request: Request, reply: Reply) -> None:
+        with lock:
+            early = len([at for at in let_through if request.at - at < seconds]) >= most
+            if not early:
+                let_through.append(request.at)
+        (later if early else handler)(request, reply)
 
     return handle
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nearfar.coordinator.calling import GREET_EVERY, Calling, Connect, Send, Stage
+from nearfar.coordinator.calling import FAREWELL, GREET_EVERY, Calling, Connect, Send, Stage
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.tasks import Mode, Status
 from nearfar.coordinator.wire import AGENT, Envelope, Kind, Message
@@ -404,3 +404,21 @@ def test_a_short_wait_is_kept_without_a_busy_loop(lease: float) -> None:
         turns += 1
     assert now == 10.0
     assert turns < 100
+
+
+def test_an_idle_agent_whose_answers_were_heard_leaves_a_dead_coordinator_within_seconds(
+    story: Story,
+) -> None:
+    """Given answers that a coordinator has, and has not released before it died, I expect them not to hold
+    up an agent that is told to leave."""
+    story.meet()
+    story.work(1)
+    story.answer(1)
+    story.flush()
+    story.hear(Kind.WORKERS, 1, ack=story.heard)  # any word: it acks the answer
+    story.machine.leave()
+    story.flush()
+    story.live(FAREWELL + 0.1)
+    story.flush()
+    assert story.machine.kept
+    assert story.machine.stage is Stage.CLOSED

@@ -75,6 +75,7 @@ class Agents:
     def arrive(self, session: Session) -> None:
         """A session of an agent begins."""
         self.all[session.name] = Agent(self._desk, session)
+        self._guests.accounts.enter(session.name, session.most_bytes)
 
     def depart(self, name: str, why: str) -> None:
         """A session is over: what its workers run is lost with them."""
@@ -82,13 +83,15 @@ class Agents:
         if agent is not None:
             for worker in list(agent.workers.values()):
                 self._coordinator.died(worker, why, None)
+            self._guests.lost(agent.session)
+            self._guests.accounts.leave(name)
 
     def came(
         self, agent: Agent, name: str, pid: int, ran: int, prepared: list[str], batches: list[list[Any]]
     ) -> None:
         """A worker is ready; or it is older than this coordinator, and comes with what it was given."""
         if not name.startswith(f"{agent.session.uid}/"):
-            raise ProtocolError(f"{name} is no name for a worker of {agent.session.uid}")
+            raise ProtocolError(f"{name} is not a name for a worker of {agent.session.uid}")
         if len(agent.workers) >= MOST_WORKERS:
             raise ProtocolError(f"{agent.session.uid} has more than {MOST_WORKERS} workers")
         if len(batches) > MOST_BROUGHT or sum(len(numbers) for _, numbers in batches) > MOST_TASKS:

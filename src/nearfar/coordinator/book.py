@@ -60,6 +60,12 @@ class Book:
             task.state = State.SETTLED
             self.cancelled.discard(task)
 
+    def hold(self, client: Client, back: bool) -> None:
+        """Give out none of its tasks, or go on with it."""
+        client.held_back = back
+        if not back and client.waiting:
+            self._turns.enter(client)
+
     def submit(self, task: Task) -> None:
         client = self.clients[task.client]
         if client.error is not None:
@@ -179,6 +185,9 @@ class Book:
                 self.break_client(client, InitializerFailed(reason))
         elif outcome[0] == Status.VALUE:
             client.failures = 0
+        elif outcome[0] == Status.TOO_LARGE:
+            reason = "the initializer raised an error that has more bytes than the coordinator takes"
+            self.break_client(client, InitializerFailed(reason))
         else:
             self.break_client(client, client.read_error(outcome[1]))
 

@@ -16,6 +16,7 @@ from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import Complaints
 from nearfar.net.dialing import Dialed
+from nearfar.net.shortage import Mishaps
 
 log = logging.getLogger(__name__)
 
@@ -35,21 +36,24 @@ class Caller:
         self._trouble = ""
         """Why there is no socket."""
         self._complaints = Complaints(log)
+        self._mishaps = Mishaps(log, f"the caller of {address}")
 
     def open(self, session: str) -> int:
         """Close the socket, and open one under this session's name; returns a descriptor to poll on, or -1
-        where its keys are gone.
+        where its keys are gone, or none can be had now.
 
         ZeroMQ makes that readable once for many messages: ask `pending` before each wait.
         """
-        self.close()
         self._trouble = ""
         try:
+            self.close()
             self._dialed = Dialed(zmq.DEALER, self.address, self._access, identity=session)
+            return int(self._dialed.socket.getsockopt(zmq.FD))
         except (KeysError, AddressError) as error:
             self._trouble = str(error)
-            return -1
-        return int(self._dialed.socket.getsockopt(zmq.FD))
+        except sockets.FAILURES as error:  # whoever calls opens one again, until its patience ends
+            self._mishaps.note(error, "it cannot call now")
+        return -1
 
     def pending(self) -> bool:
         """True if messages lie here to be read."""
@@ -60,8 +64,12 @@ class Caller:
         """Send, if there is a socket; whether it arrives is the line's business."""
         if self._dialed is not None:
             frames = wire.pack(*envelope)
-            with contextlib.suppress(zmq.Again):
+            try:
                 sockets.send(self._dialed.socket, frames, SMALL)
+            except zmq.Again:
+                return
+            except sockets.FAILURES as error:
+                self._mishaps.note(error)
 
     def receive(self, *, read: bool = True) -> tuple[list[Envelope], str]:
         """What has come, up to `DRAIN` messages; and why the socket was not let in, if it was not: then

@@ -25,6 +25,8 @@ GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
 DIAL_EVERY = 5.0
 """Seconds without a welcome after which another connection is tried: this one may be dead."""
+FAREWELL = 3.0
+"""Seconds of silence after which a caller that leaves, with nothing left to say, goes without an answer."""
 IDLE = 3600.0
 """Seconds until a caller with nothing to do wants to be asked again."""
 
@@ -161,6 +163,11 @@ class Calling:
             silence = now - talk.heard
             return silence if silence >= talk.lease / 2 else 0.0
         return now - self._away_since if self.stage is Stage.GREETING else 0.0
+
+    def silent_since(self, moment: float) -> float:
+        """Since when nothing has been heard, `moment` at the earliest."""
+        talk = self.open_talk()
+        return moment if talk is None else max(moment, talk.heard)
 
     def lost(self, now: float) -> bool:
         """True if none answered for `wait` seconds."""

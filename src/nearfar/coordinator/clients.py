@@ -18,7 +18,17 @@ FEW = 64
 class Client:
     """Whose tasks these are."""
 
-    __slots__ = ("eager", "error", "failures", "given", "initializer", "name", "read_error", "waiting")
+    __slots__ = (
+        "eager",
+        "error",
+        "failures",
+        "given",
+        "held_back",
+        "initializer",
+        "name",
+        "read_error",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -45,9 +55,13 @@ class Client:
         """Workers in a row that died in its initializer."""
         self.error: BaseException | None = None
         """Why its tasks can't be run."""
+        self.held_back = False
+        """None of its tasks is to be given to a worker: it does not take what those bring."""
 
     def next(self) -> Task | None:
-        """The task whose turn it is, left where it is."""
+        """The task whose turn it is, left where it is; None if none waits, or it is held back."""
+        if self.held_back:
+            return None
         waiting = self.waiting
         while waiting:
             if waiting[0].state is State.WAITING:

@@ -8,14 +8,31 @@ from math import inf
 from typing import Any
 
 from nearfar.coordinator.parts import Row
-from nearfar.coordinator.talk import Talk
+from nearfar.coordinator.talk import Talk, weight
 from nearfar.coordinator.wire import Envelope, Kind, Message
 
 
 class Session:
     """One session of an agent or a client: `name` is its socket's, `uid` its own, which outlasts sessions."""
 
-    __slots__ = ("due", "host", "name", "pid", "quota", "role", "talk", "told", "uid", "words")
+    __slots__ = (
+        "bytecode",
+        "due",
+        "flying",
+        "flying_bytes",
+        "handled",
+        "host",
+        "most_bytes",
+        "name",
+        "pid",
+        "python",
+        "quota",
+        "role",
+        "talk",
+        "told",
+        "uid",
+        "words",
+    )
 
     def __init__(self, name: str, role: str, uid: str, about: dict[str, Any], talk: Talk) -> None:
         self.name = name
@@ -23,16 +40,28 @@ class Session:
         self.uid = uid
         self.host = str(about.get("host", ""))
         self.pid = int(about.get("pid", 0))
+        self.python = str(about.get("python", ""))
+        self.bytecode = str(about.get("bytecode", ""))
         self.quota = int(about.get("quota", 0)) or None
+        self.most_bytes = int(about.get("bytes", 0))
+        """Bytes of answers that an agent may keep; 0: any number."""
         self.talk = talk
         self.due = inf
         """When it wants the clock, as far as `Dues` knows."""
-        self.words: list[Message] = []
+        self.handled: set[int] = set()
+        """Tasks in messages that were put off, but for which no room was needed: not to be handled again."""
+        self.words: deque[Message] = deque()
         """What is to be said, in order; numbered when it goes."""
+        self.flying: deque[tuple[int, int]] = deque()
+        """What went and is not known to have arrived: numbers of messages, and their bytes."""
+        self.flying_bytes = 0
         self.told: deque[tuple[int, Sequence[Row]]] = deque()
         """The OUTCOMES said and not seen to be acked: their messages' numbers and rows."""
 
 
+WINDOW = 8 << 20
+"""Bytes on their way to one peer, in the hands of ZeroMQ and the kernel. What is over waits here, where it
+lies once, however often the rest is sent again."""
 STATUS_PER_SECOND = 100
 """Answers to who asks for the status; who gets none asks again."""
 
@@ -83,11 +112,22 @@ class Desk:
         """What is to be sent, with the name of the session's socket."""
         ready, self._loose = self._loose, []
         for name, session in self._touched.items():
-            for kind, fields, rows in session.words:
-                number = session.talk.say(now, kind, *fields, rows=rows)
-                if kind is Kind.OUTCOMES:
-                    session.told.append((number, rows or ()))
-            session.words.clear()
+            self._say_some(session, now)
             ready += [(name, envelope) for envelope in session.talk.flush(now)]
         self._touched.clear()
         return ready
+
+    def _say_some(self, session: Session, now: float) -> None:
+        """Say what is to be said, as long as not too much is on its way."""
+        flying, words = session.flying, session.words
+        while flying and flying[0][0] <= session.talk.acked:
+            session.flying_bytes -= flying.popleft()[1]
+        while words and session.flying_bytes < WINDOW:
+            message = words.popleft()
+            kind, fields, rows = message
+            number = session.talk.say(now, kind, *fields, rows=rows)
+            if kind is Kind.OUTCOMES:
+                session.told.append((number, rows or ()))
+            if rows and (size := weight(message)):
+                flying.append((number, size))
+                session.flying_bytes += size

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nearfar.coordinator.tasks import Task
+from nearfar.net.telling import anew
 
 Outcomes = deque[tuple[Task, Sequence[Any] | BaseException]]
 
@@ -14,8 +15,8 @@ Outcomes = deque[tuple[Task, Sequence[Any] | BaseException]]
 def tell(outcomes: Outcomes) -> bool:
     """Tell each task its outcome, which may run callers' callbacks: hold no lock that one of them may want.
 
-    Several threads may do so at once, and a signal may interrupt it: nothing is told twice, or lost. Returns
-    whether there was anything to tell.
+    Several threads may do so at once, and a signal may interrupt it: nothing is told twice, or lost. An error
+    that ends many tasks reaches each as an object of its own. Returns whether there was anything to tell.
     """
     told = False
     while outcomes:
@@ -34,8 +35,8 @@ def tell(outcomes: Outcomes) -> bool:
 
 
 def tell_one(task: Task, outcome: Sequence[Any] | BaseException) -> None:
-    """Tell one task its outcome."""
+    """Tell one task its outcome. An error may end many tasks: each gets an object of its own."""
     if isinstance(outcome, BaseException):
-        task.failed(outcome)
+        task.failed(anew(outcome))
     else:
         task.answered(*outcome)

@@ -7,20 +7,26 @@ import logging
 import secrets
 import select
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import zmq
 
 from nearfar.coordinator import wire
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.peers import Peers
-from nearfar.coordinator.wire import Envelope
+from nearfar.coordinator.wire import Envelope, Kind
 from nearfar.errors import NearfarError, ProtocolError
-from nearfar.net import sockets
+from nearfar.net import descriptors, sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import Complaints, shown
 from nearfar.net.door import Door
+from nearfar.net.memory import Trim
+from nearfar.net.shortage import Mishaps
 from nearfar.net.watch import Watch
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +34,10 @@ DRAIN = 256
 """Messages read in one turn."""
 DESCRIPTORS = 2
 """That a peer takes here: its connection, and what tells of its process's death."""
+LONGEST_NOTICE = 500
+"""Characters of a notice in the log."""
+BESIDE = 4 << 20
+"""Bytes that a frame may have besides one task's, or one answer's: those of other rows."""
 SMALL = 3
 """Frames of a message without large parts, its sender's name among them."""
 
@@ -41,8 +51,9 @@ class Gate:
         turn(now) -> Coordinator.tick(now), Coordinator.flush(now) -> tell Coordinator.outcomes -> say(now)
 
     `access` says who gets in: whoever does can run any code in the workers. `lease` is in seconds, and more
-    than the largest message takes to travel. `clients` says whether it takes clients besides agents. Raises
-    `AddressError` for an address that cannot be bound, and `KeysError`.
+    than the largest message takes to travel. `clients` says whether it takes clients besides agents.
+    `max_bytes`: see `LoneCoordinator`. Raises `AddressError` for an address that cannot be bound, and
+    `KeysError`.
     """
 
     def __init__(
@@ -53,9 +64,15 @@ class Gate:
         *,
         lease: float = 10.0,
         clients: bool = False,
+        max_bytes: int = 0,
     ) -> None:
+        descriptors.make_room(descriptors.SERVICE, "a coordinator")
+        descriptors.lift_limit()  # as for a queue's host
+        self._room = descriptors.Room(DESCRIPTORS)
         self._door = Door(access)
-        self._socket = self._door.make(zmq.ROUTER)  # of the largest frames: tasks and answers travel here
+        # tasks and answers travel here: who announces a frame with more than may be taken in is cut off
+        largest = min(sockets.LARGEST_FRAME, max_bytes // 4 + BESIDE) if max_bytes else sockets.LARGEST_FRAME
+        self._socket = self._door.make(zmq.ROUTER, largest)
         try:
             self.address = self._door.bind(self._socket, address)
         except NearfarError:
@@ -67,8 +84,18 @@ class Gate:
         now = time.monotonic()
         most = sockets.most_peers(DESCRIPTORS)
         epoch = secrets.token_hex(8)
-        self.peers = Peers(coordinator, epoch, lease=lease, clients=clients, now=now, most_peers=most)
+        self.peers = Peers(
+            coordinator,
+            epoch,
+            lease=lease,
+            clients=clients,
+            now=now,
+            most_peers=most,
+            most_bytes=max_bytes,
+        )
+        self._trim = Trim()
         self._complaints = Complaints(log)
+        self._mishaps = Mishaps(log, f"the coordinator at {self.address}")
         self._next_tick = now
         self._watch = Watch()
         self._poll = select.epoll()
@@ -76,10 +103,14 @@ class Gate:
         self._poll.register(self._descriptor, select.EPOLLIN)
         self._unread = True
         """Whether messages may lie here, of which the descriptor has not told since."""
-        self._questions = -1
+        self._own = {self._descriptor}
+        """The descriptors that tell of something else than a process's death."""
         if self._door.questions is not None:
-            self._questions = int(self._door.questions.getsockopt(zmq.FD))
-            self._poll.register(self._questions, select.EPOLLIN)
+            self._own.add(int(self._door.questions.getsockopt(zmq.FD)))
+        if self._door.arrivals is not None:
+            self._own.add(self._door.arrivals)
+        for descriptor in self._own - {self._descriptor}:
+            self._poll.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when there may be something to read.
@@ -90,7 +121,11 @@ class Gate:
 
     def pending(self) -> bool:
         """True if messages lie here to be read: the next `turn` reads them."""
-        self._unread = sockets.readable(self._socket)
+        try:
+            self._unread = sockets.readable(self._socket)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            self._unread = True
         return self._unread
 
     def deadline(self) -> float:
@@ -99,23 +134,29 @@ class Gate:
         return self._next_tick if refresh is None else min(self._next_tick, refresh)
 
     def turn(self, now: float) -> None:
-        """Take in what has come, and what has become of those who are silent or dead. Never blocks."""
-        self._keep_the_door(now)
-        told = [descriptor for descriptor, _ in self._poll.poll(0)]
+        """Take in what has come, and what has become of those who are silent or dead. Never blocks, and
+        raises nothing for what fails in it: what was not read lies here still."""
+        self._try(self._keep_the_door, now)
+        told = self._try(self._ask) or []
         if told or self._unread:
-            self._read(now)
+            self._try(self._read, now)
         for descriptor in told:
-            if descriptor not in (self._descriptor, self._questions):
-                self._see_death(descriptor, now)
+            if descriptor not in self._own:
+                self._try(self._see_death, descriptor, now)
         if now >= self._next_tick:
             self.peers.tick(now)
-            self._forget_idle()
+            self._try(self._forget_idle)
 
     def say(self, now: float) -> None:
-        """Send all that is to be said. Never blocks."""
+        """Send all that is to be said. Never blocks, and raises nothing: what matters is sent again by its
+        line."""
         for name, envelope in self.peers.flush(now):
-            self._send(name, envelope)
+            try:
+                self._send(name, envelope)
+            except sockets.FAILURES as error:
+                self._mishaps.note(error)
         self._next_tick = self.peers.deadline(now)
+        self._trim.look(self.peers.bytes, now)
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
@@ -123,12 +164,24 @@ class Gate:
 
     def close(self) -> None:
         """Close the socket; agents and clients take the coordinator for lost."""
-        self._poll.close()
-        self._watch.close()
-        self._door.unbind(self._socket, self.address)
-        self._door.close()
+        for close in (self._poll.close, self._watch.close):
+            self._try(close)
+        self._try(self._door.unbind, self._socket, self.address)
+        self._try(self._door.close)
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _try(self, do: Callable[..., T], *given: object) -> T | None:
+        """What `do` returns; None if it fails."""
+        try:
+            return do(*given)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            return None
+
+    def _ask(self) -> list[int]:
+        """The descriptors that have something to tell."""
+        return [descriptor for descriptor, _ in self._poll.poll(0)]
 
     def _read(self, now: float) -> None:
         heard = 0
@@ -168,24 +221,43 @@ class Gate:
             self.peers.give_up(session, "the coordinator failed to understand it")
         for fault in self.peers.take_complaints():
             self._complaints.note("ended a session: %s", fault, now)
+        for notice in self.peers.take_notices():
+            log.warning("%s", shown(notice, LONGEST_NOTICE))
 
     def _hear(self, session: str, envelope: Envelope, now: float) -> None:
         known = session in self.peers.sessions
+        comes = not known and envelope.message.kind is Kind.HELLO
+        if comes and self._room.lacks(self._descriptor, now):
+            if self._room.refuses(now):
+                self.peers.refuse(session, self._room.REFUSAL)
+            return
         self.peers.receive(session, envelope, now)
         if not known and session in self.peers.sessions:
-            descriptor = self._watch.add(session, envelope.message.fields[3])
-            if descriptor is not None:
-                self._poll.register(descriptor, select.EPOLLIN)
+            self._watch_process(session, envelope.message.fields[3])
         if len(self._watch) > len(self.peers.sessions):
             self._forget_idle()
 
+    def _watch_process(self, session: str, about: dict[str, Any]) -> None:
+        """Where it cannot be watched, its silence will tell."""
+        descriptor = self._watch.add(session, about)
+        if descriptor is not None:
+            try:
+                self._poll.register(descriptor, select.EPOLLIN)
+            except OSError as error:
+                self._watch.ended(descriptor)
+                self._mishaps.note(error)
+
     def _forget_idle(self) -> None:
         for descriptor in self._watch.idle(self.peers.sessions):
-            self._poll.unregister(descriptor)
+            self._unregister(descriptor)
             self._watch.ended(descriptor)
 
+    def _unregister(self, descriptor: int) -> None:
+        with contextlib.suppress(OSError):  # closed next, and then gone from there, but for a forked child's
+            self._poll.unregister(descriptor)
+
     def _see_death(self, descriptor: int, now: float) -> None:
-        self._poll.unregister(descriptor)
+        self._unregister(descriptor)
         found = self._watch.ended(descriptor)
         if found is not None:
             session, pid = found

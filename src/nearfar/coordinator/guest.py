@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from nearfar.coordinator import failures
+from nearfar.coordinator.accounts import Accounts, too_large, weight
 from nearfar.coordinator.clients import Client
 from nearfar.coordinator.desk import Session
 from nearfar.coordinator.failures import Unread
-from nearfar.coordinator.parts import LARGE, Row
-from nearfar.coordinator.tasks import Outcome, State, Task
+from nearfar.coordinator.parts import Row
+from nearfar.coordinator.tasks import Outcome, State, Status, Task
 from nearfar.coordinator.wire import Kind
-from nearfar.errors import ProtocolError
+from nearfar.errors import NearfarError, ProtocolError
 
 MOST_TASKS = 1 << 20
 """Tasks of one client without an outcome, and outcomes that it has not asked for: far more than one sends."""
@@ -22,7 +24,18 @@ UNKNOWN = b"(not told yet)"
 class RemoteTask(Task):
     """A task of a client elsewhere."""
 
-    __slots__ = ("filled", "guest", "hollow", "losses", "number", "origin", "retries", "session", "timeout")
+    __slots__ = (
+        "filled",
+        "guest",
+        "hollow",
+        "losses",
+        "number",
+        "origin",
+        "retries",
+        "session",
+        "timeout",
+        "weight",
+    )
 
     def __init__(self, guest: Guest, number: int) -> None:
         """Empty until `fill`, and hollow until it may be given to any worker."""
@@ -35,6 +48,8 @@ class RemoteTask(Task):
         """The session of the agent that answered it, and keeps the answer until it is released."""
         self.state = State.NEW
         self.losses = 0
+        self.weight = 0
+        """Bytes that its arguments cost here."""
         self.hollow = True
         self.filled = False
         self.mode, self.function, self.blob, self.buffers = 0, UNKNOWN, b"", ()
@@ -44,15 +59,42 @@ class RemoteTask(Task):
         """What it carries, from a row of SUBMIT."""
         _, self.mode, self.function, self.blob, self.buffers, self.timeout, self.retries = row
         self.filled = True
+        self.weight = weight(self.blob, self.buffers)
+        self.guest.accounts.arguments.add(self.client, self.weight)
+
+    def empty(self) -> None:
+        """Its arguments are not needed any more."""
+        if self.weight:
+            self.guest.accounts.arguments.add(self.client, -self.weight)
+            self.weight = 0
+            self.blob, self.buffers = b"", ()
 
     def lose(self) -> None:
         self.losses += 1
 
     def answered(self, status: int, blob: Any, buffers: Any) -> None:
-        self.guest.settle(self, (self.number, status, blob, list(buffers)))
+        accounts, size = self.guest.accounts, weight(blob, buffers)
+        if status == Status.TOO_LARGE:
+            size = int(blob) if bytes(blob).isdigit() and len(blob) < 20 else 0
+        elif not accounts.too_large(size):
+            self.guest.settle(self, (self.number, status, blob, list(buffers)))
+            return
+        self.failed(NearfarError(too_large("result", size, accounts.largest)))
 
     def failed(self, error: BaseException) -> None:
         self.guest.settle(self, (self.number, Outcome.FAILED, failures.describe(error), []))
+
+
+@dataclass(slots=True)
+class Withheld:
+    """An answer for which there was no room here: the agent of the session `origin` keeps it."""
+
+    origin: str
+    size: int
+    session: Session | None
+    """Where its task was submitted last."""
+    fetched: bool = False
+    """It was asked for, and there is room set aside."""
 
 
 class Lists:
@@ -63,14 +105,17 @@ class Lists:
         """Who may have something to be told."""
         self.expected: dict[str, Guest] = {}
         """Of whom something may change as time passes."""
+        self.held_back: dict[str, Guest] = {}
+        """Whose tasks are not given out until they take results, or for whom answers are to be fetched."""
 
 
 class Guest:
     """One client, here or away."""
 
-    def __init__(self, name: str, now: float, lists: Lists) -> None:
+    def __init__(self, name: str, now: float, lists: Lists, accounts: Accounts) -> None:
         """It enters itself in the `lists`."""
         self.name = name
+        self.accounts = accounts
         self._lists = lists
         self.client = Client(name, read_error=Unread)
         self.session: Session | None = None
@@ -91,28 +136,69 @@ class Guest:
         """What agents brought along, as long as it is hollow."""
         self.origins: dict[int, str] = {}
         """Who keeps answers that the client may not have, by number."""
-        self.large: set[int] = set()
-        """Those among them that hold much memory."""
+        self.weights: dict[int, int] = {}
+        """Bytes of the outcomes that are here and may not have arrived, or for which room is set aside."""
+        self.withheld: dict[int, Withheld] = {}
+        """Outcomes that are not here, by number."""
+        self.wanted_at = now
+        """When something of it was put off last."""
         self.workers = -1
         """How many it was told of."""
 
     def check_room(self, count: int) -> None:
         """Raise `ProtocolError` unless `count` more tasks or outcomes may come."""
-        if len(self.tasks) + len(self.held) + len(self.kept) + count > MOST_TASKS:
+        if len(self.tasks) + len(self.held) + len(self.kept) + len(self.withheld) + count > MOST_TASKS:
             raise ProtocolError(f"{self.name} has {MOST_TASKS} tasks already")
 
     def settle(self, task: RemoteTask, row: Row) -> None:
-        if self.tasks.get(task.number) is task:
-            del self.tasks[task.number]
-            if task.origin:
-                self.origins[task.number] = task.origin
-                if row[3] or len(row[2]) > LARGE:
-                    self.large.add(task.number)
-            if task.session is not None and task.session is self.session:
-                self.tell(row)
-            else:
-                self.kept[task.number] = row
+        if self.tasks.get(task.number) is not task:
+            return
+        del self.tasks[task.number]
+        task.empty()
+        if self.take_in(row, task.origin, task.session):
+            self.offer(row, task.session)
+
+    def take_in(self, row: Row, origin: str, session: Session | None) -> bool:
+        """An outcome came, of a task that was submitted in that session; the agent of the session `origin`,
+        if any, keeps it. False if there is no room for it here, and it stays there."""
+        number, size = row[0], weight(row[2], row[3])
+        if origin:
+            self.origins[number] = origin
+            if self.accounts.keep(origin, self.name, size):
+                self.hold_back()
+            if not self.accounts.results.fits(self.name, size):
+                self.withheld[number] = Withheld(origin, size, session)
+                self.hold_back()
                 self.expect()
+                return False
+        self.weigh(number, size)
+        return True
+
+    def offer(self, row: Row, session: Session | None) -> None:
+        """An outcome of a task that was submitted in that session: tell it, or keep it for the next."""
+        if session is not None and session is self.session:
+            self.tell(row)
+        else:
+            self.kept[row[0]] = row
+            self.expect()
+
+    def weigh(self, number: int, size: int) -> None:
+        """The outcome of that task costs so many bytes here."""
+        self.weights[number] = size
+        self.accounts.results.add(self.name, size)
+        if self.accounts.results.strained(self.name):
+            self.hold_back()
+
+    def hold_back(self) -> None:
+        """Have none of its tasks given out until it has taken results."""
+        self._lists.held_back[self.name] = self
+
+    def unweigh(self, number: int) -> int:
+        """That outcome is not here any more; returns what it cost."""
+        size = self.weights.pop(number, 0)
+        if size:
+            self.accounts.results.add(self.name, -size)
+        return size
 
     def tell(self, row: Row) -> None:
         """Have it told an outcome."""
@@ -122,7 +208,7 @@ class Guest:
     def detach(self, now: float) -> None:
         """Its session is over: what it may not have been told is kept."""
         if self.session is not None:
-            for message in self.session.talk.unacked() + self.session.words:
+            for message in [*self.session.talk.unacked(), *self.session.words]:
                 if message.kind is Kind.OUTCOMES:
                     self.kept.update((row[0], row) for row in message.rows or ())
             self.kept.update((row[0], row) for row in self.outcomes)
@@ -139,7 +225,24 @@ class Guest:
     @property
     def unclear(self) -> bool:
         """Whether time may change something."""
-        return self.session is None or bool(self.kept or self.held or self.claimed)
+        return self.session is None or bool(self.kept or self.held or self.claimed or self.unasked())
+
+    def unasked(self) -> list[int]:
+        """The answers that agents keep, to tasks that this session has not submitted."""
+        return [number for number, each in self.withheld.items() if each.session is not self.session]
+
+    def has(self, number: int) -> bool:
+        """True if the arguments of that task are here already, or are not needed."""
+        task = self.tasks.get(number)
+        return task.filled if task else number in self.held or number in self.kept or number in self.withheld
+
+    def clear(self) -> None:
+        """It is gone: nothing that is still under way to it counts."""
+        self.tasks.clear()
+        self.held.clear()
+        self.kept.clear()
+        self.withheld.clear()
+        self.weights.clear()
 
     def forget_unread(self) -> None:
         """What agents brought along, was not run, and is not submitted again: nobody wants it."""
@@ -152,4 +255,5 @@ class Guest:
 
     def began(self) -> set[int]:
         """The numbers of the tasks that may have run."""
-        return {number for number, task in self.tasks.items() if task.state >= State.GIVEN}.union(self.kept)
+        given = (number for number, task in self.tasks.items() if task.state >= State.GIVEN)
+        return {*given, *self.kept, *self.withheld}

@@ -12,18 +12,22 @@ What had begun when its client was given up is told as lost if the client comes 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
-from nearfar.coordinator import wire
+from nearfar.coordinator import failures, parts, wire
+from nearfar.coordinator.accounts import Accounts, too_large, weight
 from nearfar.coordinator.desk import Desk, Session
 from nearfar.coordinator.guest import Guest, Lists, RemoteTask
 from nearfar.coordinator.machine import Coordinator
-from nearfar.coordinator.parts import Row, shares
+from nearfar.coordinator.parts import LARGE, Row, shares
 from nearfar.coordinator.releases import Releases
-from nearfar.coordinator.tasks import State, Task
+from nearfar.coordinator.tasks import Outcome, State, Task
 from nearfar.coordinator.wire import Kind
 from nearfar.coordinator.workers import Initializer, Worker
-from nearfar.errors import ProtocolError, WorkerLost
+from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, WorkerLost
+from nearfar.net.budget import EACH
 
+BLOB = wire.FORMS[Kind.SUBMIT].blob
 MOST_GHOSTS = 256
 """Clients remembered that were given up."""
 MOST_GUESTS = 10_000
@@ -33,7 +37,10 @@ MOST_GUESTS = 10_000
 class Guests:
     """`lease` is in seconds; `now` that of the coordinator's start."""
 
-    def __init__(self, desk: Desk, coordinator: Coordinator, lease: float, now: float) -> None:
+    def __init__(
+        self, desk: Desk, coordinator: Coordinator, lease: float, now: float, accounts: Accounts
+    ) -> None:
+        self.accounts = accounts
         self.all: dict[str, Guest] = {}
         self._desk = desk
         self._coordinator = coordinator
@@ -61,10 +68,17 @@ class Guests:
         if guest.joined:
             return
         guest.joined = True
-        if rows:
-            guest.client.initializer = Initializer(*rows[0])
-            guest.client.eager = eager
-            self._coordinator.client_came(guest.client, self._desk.now)
+        if not rows:
+            return
+        size = weight(*rows[0][1:])
+        if self.accounts.too_large(size):
+            said = too_large("initializer", size, self.accounts.largest)
+            self._coordinator.fail_client(guest.client, InitializerFailed(said))
+            return
+        self.accounts.arguments.add(guest.name, size)
+        guest.client.initializer = Initializer(*rows[0])
+        guest.client.eager = eager
+        self._coordinator.client_came(guest.client, self._desk.now)
 
     def depart(self, uid: str, why: str) -> None:
         """A client is gone: `why` is told should it come after all; nothing: it never will."""
@@ -77,8 +91,11 @@ class Guests:
             self._ghosts[uid] = (began, why)
             if len(self._ghosts) > MOST_GHOSTS:
                 self._ghosts.popitem(last=False)
+        self._lists.held_back.pop(uid, None)
         self._asked.difference_update(guest.tasks.values())
         self._release(guest, list(guest.origins))
+        guest.clear()
+        self.accounts.forget(uid)
         self._coordinator.client_gone(uid)
 
     def find(self, uid: str) -> Guest:
@@ -87,26 +104,66 @@ class Guests:
         if guest is None:
             if len(self.all) >= MOST_GUESTS:
                 raise ProtocolError(f"there are {MOST_GUESTS} clients already")
-            guest = self.all[uid] = Guest(uid, self._desk.now, self._lists)
+            guest = self.all[uid] = Guest(uid, self._desk.now, self._lists, self.accounts)
             guest.expect()
             self._coordinator.client_came(guest.client, self._desk.now)
         return guest
 
     # -- tasks -------------------------------------------------------------------------------------
 
+    def has_room(self, session: Session, rows: Sequence[Row]) -> bool:
+        """False if the arguments in rows of SUBMIT are more than this client may have here now.
+
+        What is here already is attached to the session all the same: its outcome may be what makes room.
+        """
+        guest, arguments = self.all.get(session.uid), self.accounts.arguments
+        if guest is None:
+            return True
+        if arguments.fits(guest.name, EACH * len(rows) + parts.weight(rows, BLOB)):
+            arguments.want(guest.name, 0)
+            return True
+        fresh = [row for row in rows if not guest.has(row[0]) and row[0] not in session.handled]
+        sizes = [weight(row[BLOB], row[BLOB + 1]) for row in fresh]
+        size = sum(size for size in sizes if not self.accounts.too_large(size))
+        if not size or arguments.fits(guest.name, size):
+            arguments.want(guest.name, 0)
+            return True
+        arguments.want(guest.name, size)
+        guest.wanted_at = self._desk.now
+        known = [row for row in rows if guest.has(row[0]) and row[0] not in session.handled]
+        self.submit(guest, True, known)
+        session.handled.update(row[0] for row in known)
+        return False
+
     def submit(self, guest: Guest, again: bool, rows: list[Row]) -> None:
         guest.check_room(len(rows))
+        handled = guest.session.handled if guest.session is not None else set()
         for row in rows:
             number = row[0]
+            if number in handled:
+                handled.discard(number)
+                continue
             task = guest.tasks.get(number)
             if task is not None:
                 self._attach(guest, task, row)
+            elif number in guest.held:
+                guest.held[number].session = guest.session
             elif number in guest.kept:
                 guest.tell(guest.kept.pop(number))
+            elif number in guest.withheld:
+                guest.withheld[number].session = guest.session
+            elif number in guest.weights:
+                raise ProtocolError(f"{guest.name} submits task {number} again, which was told its outcome")
             else:
                 task = RemoteTask(guest, number)
-                task.fill(row)
                 task.session = guest.session
+                size = weight(row[BLOB], row[BLOB + 1])
+                if self.accounts.too_large(size):
+                    guest.tasks[number] = task
+                    said = too_large("arguments", size, self.accounts.largest)
+                    task.failed(NearfarError(said))
+                    continue
+                task.fill(row)
                 self._enter(guest, task, again)
 
     def _enter(self, guest: Guest, task: RemoteTask, again: bool) -> None:
@@ -158,14 +215,16 @@ class Guests:
     def keep(self, uid: str, row: Row, origin: str) -> None:
         """An agent has an answer that an earlier coordinator did not release."""
         guest = self.find(uid)
-        guest.check_room(1)
         number = row[0]
+        if number in guest.withheld:
+            self._fetched(guest, row, origin)
+            return
+        guest.check_room(1)
         guest.since = self._desk.now
         task = self._known(guest, number)
         if task is None:
-            guest.kept[number] = row
-            guest.expect()
-            guest.origins[number] = origin
+            if guest.take_in(row, origin, None):
+                guest.offer(row, None)
         elif task.state is State.SETTLED:
             self.releases.add(uid, number, origin)
         else:
@@ -180,17 +239,69 @@ class Guests:
         if number in guest.unwanted:
             guest.unwanted.discard(number)
             self._say_cancelled(guest, number, False)
-        if task is None and (number in guest.kept or number in guest.origins):
+        if task is None and (number in guest.weights or number in guest.origins):
             task = RemoteTask(guest, number)
             task.state = State.SETTLED
         return task
 
+    def _fetched(self, guest: Guest, row: Row, origin: str) -> None:
+        """An agent says again what there is room for now. Raises `ProtocolError` for what that cannot be."""
+        number = row[0]
+        withheld = guest.withheld[number]
+        if withheld.origin != origin:
+            self.releases.add(guest.name, number, origin)
+            return
+        if not withheld.fetched or weight(row[2], row[3]) != withheld.size:
+            raise ProtocolError(f"task {number} of {guest.name} had another answer before")
+        del guest.withheld[number]
+        guest.offer(row, withheld.session)
+
+    def lost(self, session: Session) -> None:
+        """An agent is gone, and with it the answers that there was no room for here."""
+        for guest in list(self._lists.held_back.values()):
+            for number, withheld in list(guest.withheld.items()):
+                if withheld.origin == session.name:
+                    del guest.withheld[number]
+                    guest.origins.pop(number, None)
+                    guest.unweigh(number)
+                    how = "was lost, with an answer for which its client had made no room"
+                    error = WorkerLost(session.uid, session.host, session.pid, how)
+                    row: Row = (number, Outcome.FAILED, failures.describe(error), [])
+                    guest.weigh(number, weight(row[2], ()))
+                    guest.offer(row, withheld.session)
+
+    def reconsider(self) -> None:
+        """Hold back the tasks of clients that do not take their results, or go on with them; have agents say
+        what there is room for now."""
+        for guest in list(self._lists.held_back.values()):
+            if not guest.client.held_back:
+                self._coordinator.hold(guest.client, True)
+            if guest.withheld:
+                self._fetch(guest)
+            elif self.accounts.eased(guest.name):
+                del self._lists.held_back[guest.name]
+                self._coordinator.hold(guest.client, False)
+
+    def _fetch(self, guest: Guest) -> None:
+        for number, withheld in guest.withheld.items():
+            if withheld.fetched or withheld.session is not guest.session or guest.session is None:
+                continue
+            agent = self._desk.sessions.get(withheld.origin)
+            if agent is None or not self.accounts.results.fits(guest.name, withheld.size):
+                return
+            withheld.fetched = True
+            guest.weigh(number, withheld.size)
+            self._desk.say(agent, Kind.FETCH, [[guest.name, [number]]])
+
     def _release(self, guest: Guest, numbers: list[int]) -> None:
         for number in numbers:
+            withheld = guest.withheld.pop(number, None)
+            size = guest.unweigh(number)
+            size = size if withheld is None else withheld.size
             origin = guest.origins.pop(number, "")
             if origin:
-                self.releases.add(guest.name, number, origin, large=number in guest.large)
-                guest.large.discard(number)
+                self.accounts.keep(origin, guest.name, -size)
+                self.releases.add(guest.name, number, origin, large=size > LARGE)
 
     def heard(self, session: Session) -> None:
         """A client spoke: it may have acked outcomes."""
@@ -207,6 +318,7 @@ class Guests:
         if task is not None:
             verdict = task.state is State.NEW or self._coordinator.cancel(task)
             if verdict:
+                task.empty()
                 del guest.tasks[number]
             elif verdict is None:
                 self._asked.add(task)
@@ -230,12 +342,18 @@ class Guests:
 
     def settled(self) -> bool:
         """True if those who are here have acked all outcomes."""
-        return not any(g.session and (g.outcomes or g.session.told) for g in self.all.values())
+        return not any(
+            g.session and (g.outcomes or g.withheld or g.session.words or g.session.told)
+            for g in self.all.values()
+        )
 
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         now = self._desk.now
+        for name in list(self.accounts.arguments.wanted):
+            if now >= self.all[name].wanted_at + self._lease:  # it would have said it again by now
+                self.accounts.arguments.want(name, 0)
         for guest in list(self._lists.expected.values()):
             if not guest.unclear:
                 del self._lists.expected[guest.name]
@@ -246,7 +364,7 @@ class Guests:
                 if guest.session is None:
                     self.depart(guest.name, f"its client was away for {self._lease:g} s")
                 else:
-                    self._release(guest, list(guest.kept))
+                    self._release(guest, [*guest.kept, *guest.unasked()])
                     guest.kept.clear()
                     guest.forget_unread()
 
@@ -254,6 +372,7 @@ class Guests:
         """What no agent has claimed by now is to run; what one has may run elsewhere if it comes back."""
         for number, held in guest.held.items():
             if number in guest.unwanted:
+                held.empty()
                 self._say_cancelled(guest, number, True)
             else:
                 self._run(guest, held)
@@ -270,7 +389,7 @@ class Guests:
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
         expected = self._lists.expected.values()
-        times = [g.since + self._lease for g in expected if g.kept or g.session is None]
+        times = [g.since + self._lease for g in expected if g.kept or g.session is None or g.unasked()]
         holding = self._desk.now < self._holds_until
         if holding and any(guest.held or guest.claimed for guest in expected):
             times.append(self._holds_until)
@@ -278,6 +397,7 @@ class Guests:
 
     def flush(self) -> None:
         """Say what there is to be told."""
+        self.reconsider()
         count = len(self._coordinator.workers)
         if count != self._workers:
             self._workers = count

@@ -29,6 +29,7 @@ class LocalWorkers:
         self._on_hopeless = on_hopeless
         self._host = socket.gethostname()
         self._draining = False
+        self._ended: set[Worker] = set()
 
     def drain(self) -> None:
         """Finish what runs, and nothing else: then the processes end."""
@@ -37,6 +38,18 @@ class LocalWorkers:
             self.crew.resize(0)
         for worker in self._own():
             self._coordinator.drain(worker)
+
+    def end(self, signum: int) -> None:
+        """Send `signum` to each process, once, and have no other follow it.
+
+        Workers of other machines that run something are killed there.
+        """
+        self.crew.resize(0)
+        self.crew.signal(signum)
+        for worker in self._coordinator.workers.values():
+            if worker.link is not self and worker.batches and worker not in self._ended:
+                self._ended.add(worker)
+                worker.link.kill(worker)
 
     def busy(self) -> bool:
         """True if any worker has something that it has not answered."""

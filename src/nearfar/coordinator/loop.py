@@ -6,7 +6,9 @@ import logging
 import select
 import threading
 import time
+from collections.abc import Callable
 
+from nearfar.coordinator.accounts import LEAST
 from nearfar.coordinator.endings import tell
 from nearfar.coordinator.gate import Gate
 from nearfar.coordinator.local import Hire, LocalWorkers
@@ -15,9 +17,15 @@ from nearfar.coordinator.parts import Row
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.deputy import ours
+from nearfar.net.ending import service_failed
+from nearfar.net.shortage import PAUSE, Mishaps
+from nearfar.net.sockets import FAILURES
 from nearfar.net.waker import Waker
 
 log = logging.getLogger(__name__)
+
+MAX_BYTES = 1 << 30
+"""Bytes of arguments and results that a coordinator keeps unless it is told otherwise."""
 
 
 class LoneCoordinator:
@@ -25,7 +33,13 @@ class LoneCoordinator:
 
     `access` says who gets in. `hire` makes a crew of local workers, if there are to be any. `lease` is in
     seconds: how long an agent or a client may be silent. Raises `AddressError` and `KeysError` as `Gate`
-    does.
+    does, and ValueError for a `max_bytes` below `accounts.LEAST`.
+
+    `max_bytes` bounds the arguments and results that it keeps, and that agents keep, in all: half of it each
+    way, of which a client may have as much as it leaves free (0: no bound). At the bound nothing is lost:
+    arguments wait with their client; a client that does not take its results gets no more workers until it
+    does, and what these had begun waits at its agents; other clients are served. A task whose arguments, or
+    whose result, have more than a quarter of `max_bytes` fails, and is told why.
 
     It remembers nothing over a restart, and needs not: agents tell the next one what runs and what is
     answered, and clients submit again what they have no outcome for. No call runs twice, unless its worker
@@ -33,10 +47,18 @@ class LoneCoordinator:
     """
 
     def __init__(
-        self, address: Address, hire: Hire | None = None, *, access: Access = OWN, lease: float = 10.0
+        self,
+        address: Address,
+        hire: Hire | None = None,
+        *,
+        access: Access = OWN,
+        lease: float = 10.0,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
+        if 0 < max_bytes < LEAST:
+            raise ValueError(f"max_bytes must be 0, for no bound, or at least {LEAST}, not {max_bytes}")
         self._coordinator = Coordinator()
-        self._gate = Gate(address, self._coordinator, access, lease=lease, clients=True)
+        self._gate = Gate(address, self._coordinator, access, lease=lease, clients=True, max_bytes=max_bytes)
         self.address = self._gate.address
         """Where it is found, with the port that it got."""
         self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)
@@ -48,6 +70,9 @@ class LoneCoordinator:
         if self._local is not None:
             self._local.crew.start()
             self._poll.register(self._local.crew.fileno(), select.POLLIN)
+        self.failure: BaseException | None = None
+        """What has ended the loop before `stop`, if something has."""
+        self._mishaps = Mishaps(log, f"the coordinator at {self.address}")
         self._ends: float | None = None
         """Once it is to stop: when it does at the latest."""
         self._thread = threading.Thread(
@@ -83,19 +108,41 @@ class LoneCoordinator:
     def _run(self) -> None:
         try:
             while not self._may_end():
-                self._wait()
-                with self._lock:
-                    now = time.monotonic()
-                    self._take_in(now)
-                    self._decide(now)
-                    tell(self._coordinator.outcomes)
-                    self._gate.say(now)
-        except Exception:
-            log.exception("the coordinator at %s failed", self.address)
-            raise
+                self._turn()
+        except BaseException as error:
+            log.error("the loop of the coordinator at %s failed", self.address, exc_info=error)
+            self.failure = error
         finally:
             with self._lock:
                 self._close()
+        if self.failure is not None:
+            service_failed(
+                f"the coordinator at {self.address} failed, and serves nobody any more: {self.failure!r}"
+            )
+
+    def _turn(self) -> None:
+        """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
+        end: what was not read lies here still, and what was not sent is sent again."""
+        if not self._try(self._wait):
+            time.sleep(PAUSE)
+        with self._lock:
+            now = time.monotonic()
+            self._try(self._gate.turn, now)
+            if self._local is not None:
+                self._try(self._local.crew.turn)
+                self._try(self._local.crew.tick, now)
+            self._decide(now)
+            tell(self._coordinator.outcomes)
+            self._gate.say(now)
+
+    def _try(self, do: Callable[..., object], *given: object) -> bool:
+        """Whether it could be done."""
+        try:
+            do(*given)
+        except FAILURES as error:
+            self._mishaps.note(error)
+            return False
+        return True
 
     def _wait(self) -> None:
         """Sleep until there is something to do."""
@@ -112,13 +159,6 @@ class LoneCoordinator:
             if any(descriptor == woken for descriptor, _ in self._poll.poll(timeout)):
                 self._waker.clear()
 
-    def _take_in(self, now: float) -> None:
-        """What came, from the network and from the local workers."""
-        self._gate.turn(now)
-        if self._local is not None:
-            self._local.crew.turn()
-            self._local.crew.tick(now)
-
     def _decide(self, now: float) -> None:
         if self._ends is not None and self._local is not None:
             self._local.drain()
@@ -133,6 +173,6 @@ class LoneCoordinator:
 
     def _close(self) -> None:
         if self._local is not None:
-            self._local.crew.close()
-        self._gate.close()
-        self._waker.close()
+            self._try(self._local.crew.close)
+        self._try(self._gate.close)
+        self._try(self._waker.close)

@@ -59,6 +59,14 @@ class Coordinator(Giving):
         given = [task for worker in self.workers.values() for task in worker.unanswered()]
         self.book.fail_client(client, error, (task for task in given if task.client == client.name))
 
+    def hold(self, client: Client, back: bool) -> None:
+        """Give no worker a task of this client, and have back what they have not read; or go on with it."""
+        self.book.hold(client, back)
+        if back:
+            for worker in list(self.workers.values()):
+                if worker.batches and worker.batches[-1].client == client.name:
+                    self._ask_back(worker)
+
     def submit(self, task: Task) -> None:
         """Take a task of a client that came; a broken client's comes to its end at once."""
         self.book.submit(task)

@@ -42,19 +42,35 @@ class Form(NamedTuple):
 
 
 def shares(rows: Iterable[Row], blob: int) -> Iterator[list[Row]]:
-    """`rows` cut into messages of their own, none empty; `blob` says where their parts are."""
+    """`rows` cut into messages of their own, none empty; `blob` says where their parts are.
+
+    A row of more than `TOGETHER` bytes has a message for itself.
+    """
     share: list[Row] = []
     size = 0
     for row in rows:
-        share.append(row)
-        size += len(row[blob])
+        more = len(row[blob])
         if row[blob + 1]:
-            size += sum(map(_size, row[blob + 1]))
-        if size >= TOGETHER or len(share) == MOST_ROWS:
+            more += sum(map(_size, row[blob + 1]))
+        if share and (size + more > TOGETHER or len(share) == MOST_ROWS):
             yield share
             share, size = [], 0
+        share.append(row)
+        size += more
     if share:
         yield share
+
+
+def weight(rows: Sequence[Row], blob: int) -> int:
+    """Bytes of the parts of `rows`."""
+    if len(rows) == 1:
+        return size_of(rows[0][blob], rows[0][blob + 1])
+    return sum([size_of(row[blob], row[blob + 1]) for row in rows])
+
+
+def size_of(blob: Any, buffers: Sequence[Any]) -> int:
+    """Bytes of one row's parts."""
+    return len(blob) + sum(map(_size, buffers)) if buffers else len(blob)
 
 
 def pack(rows: Sequence[Row], form: Form) -> list[Any]:

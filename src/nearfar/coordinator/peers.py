@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 from nearfar.coordinator import wire
+from nearfar.coordinator.accounts import Accounts
 from nearfar.coordinator.agents import Agents
 from nearfar.coordinator.desk import Desk, Session
 from nearfar.coordinator.guests import Guests
@@ -26,16 +27,24 @@ from nearfar.coordinator.status import status_row
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.errors import ProtocolError
+from nearfar.net.budget import EACH, Budget
 from nearfar.net.dues import Dues
-from nearfar.net.here import stem
+from nearfar.net.here import BYTECODE, PYTHON, stem
+
+MOST_PYTHONS = 16
+"""Formats of bytecode that are told apart."""
+
+AHEAD_OF_ALL = 64 << 20
+"""Bytes of messages of all sessions that came ahead of their turn: those beyond are sent again."""
 
 
 class Peers:
     """`epoch` is a name for this life of the coordinator, used by no other. `lease` is in seconds.
 
     `clients`: it takes clients; a pool's own coordinator has but the pool. `most_peers`: agents and clients
-    that may have a session at a time. `receive` raises nothing: whoever's words cannot be true loses its
-    session.
+    that may have a session at a time. `most_bytes`: of arguments and results that it keeps for clients
+    (`coordinator.accounts`; 0: any number). `receive` raises nothing: whoever's words cannot be true loses
+    its session.
     """
 
     def __init__(
@@ -47,6 +56,7 @@ class Peers:
         clients: bool,
         now: float,
         most_peers: int = 4096,
+        most_bytes: int = 0,
     ) -> None:
         self.coordinator = coordinator
         self.epoch = epoch
@@ -56,21 +66,35 @@ class Peers:
         """Messages of connections without a name, or whose name another has taken over."""
         self.refused = 0
         """Peers that were not let in."""
+        self.put_off = 0
+        """Messages with arguments for which there was no room when they came."""
         self._most_peers = most_peers
         self._complaints: list[str] = []
+        self._notices: list[str] = []
+        self._pythons: dict[str, dict[str, str]] = {AGENT: {}, CLIENT: {}}
+        """By role, the formats of bytecode and the Pythons of those that came, as they say."""
+        if not clients:
+            self._pythons[CLIENT][BYTECODE] = PYTHON  # the pool in this process
         self._lease = lease
         self._clients = clients
         self._ticked = now
         self._dues: Dues[Session] = Dues()
         self._desk = Desk()
         self._desk.now = now
-        self._guests = Guests(self._desk, coordinator, lease, now)
+        self._accounts = Accounts(most_bytes)
+        self._ahead = Budget(AHEAD_OF_ALL)
+        self._guests = Guests(self._desk, coordinator, lease, now, self._accounts)
         self._agents = Agents(self._desk, coordinator, self._guests, lease / 100)
 
     @property
     def sessions(self) -> dict[str, Session]:
         """By the names of their sockets."""
         return self._desk.sessions
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of arguments and results that are kept for clients."""
+        return self._accounts.arguments.used + self._accounts.results.used
 
     # -- what happens ------------------------------------------------------------------------------
 
@@ -165,6 +189,9 @@ class Peers:
             "running": sum(1 for worker in workers if worker.batches),
             "waiting": sum(len(client.waiting) for client in coordinator.book.clients.values()),
             "held": sum(len(guest.held) for guest in self._guests.all.values()),
+            "held back": sum(client.held_back for client in coordinator.book.clients.values()),
+            "put off": self.put_off,
+            "bytes": self.bytes,
             "done": coordinator.book.done,
             "lost": coordinator.book.lost,
             "stale": coordinator.book.stale + self._desk.stale,
@@ -190,7 +217,12 @@ class Peers:
             except ProtocolError as error:
                 self.refuse(name, str(error))
                 return
-        facts = {"epoch": self.epoch, "lease": self._lease, "workers": len(self.coordinator.workers)}
+        facts = {
+            "epoch": self.epoch,
+            "lease": self._lease,
+            "workers": len(self.coordinator.workers),
+            "largest": max(0, self._accounts.largest - EACH),
+        }
         self._desk.reply(name, Kind.WELCOME, name, facts)
 
     def _begin(self, session: Session) -> None:
@@ -205,7 +237,27 @@ class Peers:
             self._agents.depart(earlier.name, "was given up by its agent, which began anew")
         (self._agents if session.role == AGENT else self._guests).arrive(session)
         self.sessions[session.name] = session
+        session.talk.allow(self._ahead, session.name)
         self._desk.touch(session)
+        self._compare(session)
+
+    def _compare(self, session: Session) -> None:
+        """Note once that functions by value cannot go between clients and workers of different Pythons."""
+        own, others = self._pythons[session.role], self._pythons[CLIENT if session.role == AGENT else AGENT]
+        if not session.bytecode or session.bytecode in own or len(own) >= MOST_PYTHONS:
+            return
+        own[session.bytecode] = session.python
+        for bytecode, python in others.items():
+            if bytecode != session.bytecode:
+                self._notices.append(
+                    f"{session.role} {session.uid} runs {session.python}, others run {python}: between these,"
+                    " functions and classes of a script are refused; those of modules that both have work"
+                )
+
+    def take_notices(self) -> list[str]:
+        """What should be known, and is no fault, since this was last asked, for the log."""
+        taken, self._notices = self._notices, []
+        return taken
 
     def _refusal(self, version: int, role: str) -> str:
         if version != VERSION:
@@ -216,6 +268,11 @@ class Peers:
 
     def _hear(self, session: Session, envelope: Envelope) -> None:
         self._desk.touch(session)
+        message = envelope.message
+        if message.kind is Kind.SUBMIT and not self._guests.has_room(session, message.rows or ()):
+            # As if it had been lost: it will be sent again, until there is room. Its client waits meanwhile.
+            self.put_off += 1
+            envelope = Envelope(0, envelope.ack, Message(Kind.BEAT))
         for message in session.talk.hear(envelope, self._desk.now):
             if self.sessions.get(session.name) is not session:
                 return
@@ -226,6 +283,7 @@ class Peers:
                 return
         if session.role == CLIENT and self.sessions.get(session.name) is session:
             self._guests.heard(session)
+        self._guests.reconsider()
 
     def give_up(self, name: str, why: str) -> None:
         """A session broke the protocol: it is over."""
@@ -298,3 +356,4 @@ class Peers:
 
     def _leave(self, session: Session) -> None:
         del self.sessions[session.name]
+        session.talk.close()

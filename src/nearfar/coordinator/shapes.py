@@ -7,7 +7,7 @@ from typing import Any
 
 from nearfar.coordinator import parts
 from nearfar.coordinator.parts import Check
-from nearfar.coordinator.tasks import Mode, Outcome
+from nearfar.coordinator.tasks import Mode, Outcome, Status
 from nearfar.net.shapes import LONGEST_NAME, LONGEST_TEXT, flag, lease, name, natural, positive, text
 
 __all__ = ["LONGEST_NAME", "LONGEST_TEXT", "flag", "lease", "name", "natural", "positive", "text"]
@@ -18,7 +18,7 @@ MOST_NAMES = 4096
 AGENT, CLIENT = "agent", "client"
 """What HELLO says its sender is."""
 # As numbers, for these are compared in every row: an attribute of an enum costs eight times a global.
-_PREPARE, _ERROR, _FAILED = int(Mode.PREPARE), int(Outcome.ERROR), int(Outcome.FAILED)
+_PREPARE, _TOO_LARGE, _FAILED = int(Mode.PREPARE), int(Status.TOO_LARGE), int(Outcome.FAILED)
 
 
 def seconds(value: Any) -> bool:
@@ -42,7 +42,7 @@ def mode(value: Any) -> bool:
 
 
 def status(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _ERROR
+    return type(value) is int and 0 <= value <= _TOO_LARGE
 
 
 def outcome(value: Any) -> bool:
@@ -81,7 +81,11 @@ def counts(value: Any) -> bool:
 
 
 def about_coordinator(value: Any) -> bool:
-    return table(value) and all(key in value and check(value[key]) for key, check in _FACTS.items())
+    return (
+        table(value)
+        and all(key in value and check(value[key]) for key, check in _FACTS.items())
+        and natural(value.get("largest", 0))  # bytes that one task or one answer may have; 0: any number
+    )
 
 
 def about_peer(value: Any) -> bool:
@@ -97,7 +101,10 @@ _ABOUT: dict[str, Check] = {
     "pid": natural,
     "machine": text,  # net.here.machine_id
     "host": name,
+    "python": text,  # net.here.PYTHON
+    "bytecode": text,  # net.here.BYTECODE
     "slots": natural,  # an agent's processes
     "quota": natural,  # tasks after which an agent replaces a process; 0: none
+    "bytes": natural,  # of answers that an agent may keep; 0: any number
 }
 """What HELLO may say; other entries are not read."""

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nearfar.coordinator import parts
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.wire import FORMS, Envelope, Kind, Message
+from nearfar.net.budget import Budget
 from nearfar.net.line import Incoming, Outgoing, Voice
+
+HEAVIEST_AHEAD = 4 << 20
+"""Bytes of messages of one session that came ahead of their turn. On the one socket of a session they come in
+order, but where a connection broke: then all is sent again."""
+
+
+SOON = 4
+"""How much a byte weighs until it is acked: a message of 1 MiB is so at once, for the other side keeps it."""
 
 
 class Talk:
@@ -18,9 +28,17 @@ class Talk:
         self.heard = now
         """When anything last came."""
         self._out: Outgoing[Message] = Outgoing(lease / 10)
-        self._in: Incoming[Message] = Incoming(_weight)
+        self._in: Incoming[Message] = Incoming(weight, HEAVIEST_AHEAD)
         self._voice = Voice(lease, now)
         self._ready: list[Envelope] = []
+
+    def allow(self, ahead: Budget, name: str) -> None:
+        """What comes ahead of its turn is to fit into what all sessions may have, this one as `name`."""
+        self._in.allowance = (ahead, name)
+
+    def close(self) -> None:
+        """The session is over: nothing more comes."""
+        self._in.close()
 
     @property
     def acked(self) -> int:
@@ -42,7 +60,7 @@ class Talk:
         self._out.acked(ack, now)
         if not number:
             return []
-        self._voice.heard(now)
+        self._voice.heard(now, SOON * weight(message))
         return self._in.accept(number, message)
 
     def silent(self, now: float) -> bool:
@@ -83,8 +101,9 @@ class Talk:
         return [message for _, message in self._out.unacked()]
 
 
-def _weight(message: Message) -> int:
-    form = FORMS.get(message.kind)
-    if form is None or form.blob < 0:
+def weight(message: Message) -> int:
+    """Bytes that its rows carry."""
+    if not message.rows:
         return 0
-    return sum(len(row[form.blob]) + sum(map(len, row[form.blob + 1])) for row in message.rows or ())
+    blob = FORMS[message.kind].blob
+    return parts.weight(message.rows, blob) if blob >= 0 else 0

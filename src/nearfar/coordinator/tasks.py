@@ -27,10 +27,12 @@ class Status(IntEnum):
 
     VALUE = 0
     ERROR = 1
+    TOO_LARGE = 2
+    """It ran, and its answer has more bytes than the coordinator takes: the blob is their number."""
 
 
 class Outcome(IntEnum):
-    """What became of a task, as a client is told: the first two are a `Status`."""
+    """What became of a task, as a client is told: the first two are those of `Status`."""
 
     VALUE = 0
     ERROR = 1

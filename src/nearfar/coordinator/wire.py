@@ -17,6 +17,7 @@ arrived. A number of 0 is for the words that open, keep and end a session, and f
      | <---------- RECALL - RETURNED ---> | | WORKERS ----------------------------------> |  how many
      | <-------------------- KILL, RETIRE | |                                             |
      | <------------------------- RELEASE | |                                             |  the client has it
+     | <------------- FETCH - KEPT =====> | |                                             |  there is room now
      | LEAVING -------------------------> | |                                             |  give me no more
      | BYE -----------------------------> | | <-------------------------------------- BYE |
      | <---------------------------- PART | | PART -------------------------------------> |
@@ -56,7 +57,7 @@ __all__ = [
     "unpack",
 ]
 
-VERSION = 1
+VERSION = 2
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 
@@ -95,6 +96,7 @@ class Kind(IntEnum):
     KILL = 43
     RETIRE = 44
     RELEASE = 45
+    FETCH = 46
     # numbered, to clients
     OUTCOMES = 50
     CANCELLED = 51
@@ -151,7 +153,7 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.DIED: (shapes.name, shapes.text, shapes.natural, shapes.natural),
     Kind.RETURNED: (shapes.name, shapes.natural),  # worker, batches
     Kind.LEAVING: (),
-    Kind.KEPT: (),  # answers given to an earlier coordinator, which had not released them
+    Kind.KEPT: (),  # answers that an earlier coordinator had not released, or that are fetched
     Kind.JOIN: (shapes.flag,),  # the initializer runs in every worker at once; its row, or none
     Kind.SUBMIT: (shapes.flag,),  # an earlier coordinator may have had them
     Kind.CANCEL: (shapes.positive,),  # task
@@ -161,6 +163,7 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.KILL: (shapes.name,),
     Kind.RETIRE: (shapes.name,),
     Kind.RELEASE: (shapes.batches,),  # [client, [task numbers]]: the clients have these answers
+    Kind.FETCH: (shapes.batches,),  # [client, [task numbers]]: there was no room for these answers; there is
     Kind.OUTCOMES: (),
     Kind.CANCELLED: (shapes.positive, shapes.flag),  # task, it will never run
     Kind.WORKERS: (shapes.natural,),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -43,13 +45,22 @@ def _take(root: Path, names: tuple[str, ...]) -> IO[str]:
     if any(root.iterdir()) and not (root / MARK).is_file():
         raise Unusable(f"{root} is not empty, and not from a demo: name another folder with --output")
     with ExitStack() as undo:
-        mark = undo.enter_context((root / MARK).open("w"))
+        mark = undo.enter_context(_marked(root / MARK))
         _hold(mark.fileno(), root)
         _remove(root, LISTS)
         for name in names:
             _clean(root / name)
         undo.pop_all()
     return mark
+
+
+def _marked(path: Path) -> IO[str]:
+    """Only a regular file is a mark: nothing is written through a link, no pipe's reader waited for."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Unusable(f"{path} is no regular file, which no demo makes: move it away")
+    return os.fdopen(descriptor, "w")
 
 
 def _hold(descriptor: int, root: Path) -> None:

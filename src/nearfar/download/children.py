@@ -3,7 +3,7 @@
 ::
 
     parent -> producer    jobs  [(number, *job)...] | end | stop
-    producer -> parent    want  how many            | ended [(number, saved, *what)...]
+    producer -> parent    want  how many            | ended [(number, saved, *what)...] | underway (size, ...)
     parent -> consumer    end
 
 A child whose parent is gone leaves at once.
@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,10 +31,12 @@ from nearfar.download.account import Ended
 from nearfar.download.couriers.near import NearInbound, NearOutbound, Routes
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.memory import keep_freed_memory
-from nearfar.download.model import Ending, Failure, Job, Saved
+from nearfar.download.model import Ending, Failure, Job, Saved, Underway
 from nearfar.net.shortage import shortage
 
 ORPHANED = 70
+TOLD_EVERY = 0.2
+"""Seconds between two words of what is on its way, for the progress."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """A terminal's Ctrl-C reaches every process of a command; only the parent decides what it means."""
 
@@ -64,6 +67,9 @@ class PipeDesk:
         self._asked = False
         self._over = False
         self._ended: list[tuple[Any, ...]] = []
+        self.underway: Callable[[], Underway] = Underway
+        self._told = Underway()
+        self._due = 0.0
 
     def listen(self) -> None:
         """Read what the parent says, until it says the end: for a thread of its own."""
@@ -100,6 +106,13 @@ class PipeDesk:
         if self._ended:
             ended, self._ended = self._ended, []
             self._pipe.send(("ended", ended))
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + TOLD_EVERY
+            underway = self.underway()
+            if underway != self._told:
+                self._told = underway
+                self._pipe.send(("underway", tuple(underway)))
 
 
 def read_ending(saved: bool, *what: Any) -> Ended:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nearfar.download.courier import Inbound, Letter
-from nearfar.download.model import Failure, Reason, Saved
+from nearfar.download.model import Failure, Reason, Saved, Underway
 from nearfar.download.spelling import decode, encode_answer
 from nearfar.download.store import Draft, Store, StoreError
 from nearfar.download.streams import Streams
@@ -119,6 +119,12 @@ class Consumer:
     def in_hand(self) -> int:
         """Large files that are coming in."""
         return len(self._streams)
+
+    @property
+    def underway(self) -> Underway:
+        """What has come of the files that are not saved yet; of a large one, whose producer has to go on."""
+        size = self._streams.size + sum(draft.size for draft, _, _ in self._group)
+        return Underway(size, self._streams.files, "producer" if len(self._streams) else "")
 
     def run(self) -> None:
         """Work until the counted end, or `stop`.

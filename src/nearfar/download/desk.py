@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nearfar.download.account import Account, Ended
 from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake
+from nearfar.download.kinds import is_page, promised
 from nearfar.download.lines import Bad
-from nearfar.download.model import Failure, Job
+from nearfar.download.model import Ending, Failure, Job, Saved, Underway
 from nearfar.download.redact import redact_url
+from nearfar.download.urls import resource
+
+TOLD = 5
+"""Pages in place of files that are told one by one; the others are counted."""
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +27,9 @@ class Desk(Protocol):
 
     on_event: Callable[[], None]
     """Called, from any thread, when there may be jobs again, or no more."""
+
+    underway: Callable[[], Underway]
+    """Set by the producer: what has come of jobs that have no ending."""
 
     def take(self, most: int) -> Sequence[tuple[int, Job]]:
         """Up to `most` jobs with their numbers: those that are there. Never waits."""
@@ -47,10 +56,13 @@ class InputDesk:
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_turn` is called in each turn, for the progress."""
+        self.underway: Callable[[], Underway] = Underway
         self._intake = intake
         self._account = account
         self._failures = failures
         self._on_turn = on_turn
+        self.pages: Counter[str] = Counter()
+        """Web pages that were saved where the name of the file promises another kind, by what it promises."""
 
     @property
     def on_event(self) -> Callable[[], None]:
@@ -84,7 +96,10 @@ class InputDesk:
         job = self._account.end(number, ended)
         if isinstance(ended.what, Failure):
             self._fail(job, ended.what)
-        elif log.isEnabledFor(logging.DEBUG):
+            return
+        if ended.ending is Ending.SAVED and is_page(ended.what.type):
+            self._doubt(job, ended.what)
+        if log.isEnabledFor(logging.DEBUG):
             log.debug(
                 "%s: %s as %s",
                 ended.ending,
@@ -95,6 +110,22 @@ class InputDesk:
 
     def turn(self) -> None:
         self._on_turn()
+
+    def _doubt(self, job: Job, saved: Saved) -> None:
+        """A page came with a status that says all is well: often that of a login, or of an error."""
+        kind = promised(job.name or resource(job.url).partition("?")[0])
+        if kind is None:
+            return
+        self.pages[kind] += 1
+        if self.pages.total() <= TOLD:
+            log.warning(
+                "%s: a web page (%s) was saved as %s (--expect '%s' would refuse it)",
+                redact_url(job.url),
+                saved.type,
+                saved.name,
+                kind,
+                extra={"event": "page"},
+            )
 
     def _fail(self, entry: Job | Bad, failure: Failure) -> None:
         self._failures.add(entry, failure)

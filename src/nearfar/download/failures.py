@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
+import stat
 from pathlib import Path
-from typing import IO
 
-from nearfar.download.lines import Bad, failed_line
-from nearfar.download.model import Failure, Job
+from nearfar.download.lines import LONGEST_LINE, Bad, failed_line
+from nearfar.download.model import Failure, Job, Reason
+from nearfar.output import Output, check, open_planted, special, sweep
+
+_FAILED = re.compile(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % "|".join(map(re.escape, Reason)).encode())
 
 
 class Failures:
@@ -19,20 +20,25 @@ class Failures:
     URLs stand in it whole, secrets included, for it is input again: nobody but its owner may read it.
 
     Until `close`, a file of an earlier run keeps its content, so that it can be this run's input. When
-    nothing failed, `close` removes it: it speaks of a run that is over. One that another run put there
-    in the meantime stays. What a killed run had begun is removed: run again, it meets
-    the same failures.
+    nothing failed, `close` removes it if it is a failures file (`is_own`): it speaks of a run that is over.
+    Any other file stays, as does one that another run put there in the meantime. What a killed run had begun
+    is removed: run again, it meets the same failures. A device, FIFO or socket gets each line at once.
     """
 
     def __init__(self, path: Path) -> None:
+        """Raises `OSError` where `path` can be no file, or nobody reads the FIFO that it is."""
+        check(path)
         self.path = path
         self.count = 0
         self.trouble: OSError | None = None
         """Why the file could not be written, or an old one not be removed."""
-        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        self._file: IO[str] | None = None
+        self._target = Path(os.path.realpath(path))
+        self.passing = special(path)
+        """What is written does not stay in a file."""
+        self._output = Output(path, private=True) if self.passing else None
         self._earlier = _identity(path)
-        _sweep(path)
+        if not self.passing:
+            sweep(self._target)
 
     def add(self, entry: Job | Bad, failure: Failure) -> None:
         """Write one line. Raises nothing: what cannot be written is counted, and `trouble` says why."""
@@ -40,37 +46,44 @@ class Failures:
         if self.trouble is not None:
             return
         try:
-            if self._file is None:
-                self._file = _locked(self._unfinished)
-            self._file.write(failed_line(entry, failure))
+            if self._output is None:
+                self._output = Output(self.path, private=True)
+            self._output.file.write(failed_line(entry, failure))
         except OSError as error:
             self._give_up(error)
 
     def close(self) -> None:
         """Put the file in its place, or remove an old one. One that could not be written leaves it there."""
         try:
-            if self._file is not None:
-                self._finish(self._file)
-            elif not self.count and _identity(self.path) == self._earlier:
-                self.path.unlink(missing_ok=True)
+            if self._output is not None:
+                self._output.commit()
+            elif not self.count and _identity(self.path) == self._earlier and is_own(self._target):
+                self._target.unlink(missing_ok=True)
         except OSError as error:
             self._give_up(error)
 
-    def _finish(self, file: IO[str]) -> None:
-        file.flush()
-        os.fsync(file.fileno())
-        self._unfinished.replace(self.path)
-        file.close()
-        self._file = None
-
     def _give_up(self, error: OSError) -> None:
         self.trouble = error
-        file, self._file = self._file, None
-        with contextlib.suppress(OSError):
-            self._unfinished.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            if file is not None:
-                file.close()
+        if self._output is not None:
+            self._output.discard()
+            self._output = None
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a failures file and nothing else: regular, this user's alone, and every line in it
+    says after its URL why that failed, as only this program writes it."""
+    try:
+        with open_planted(path) as file:
+            if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                return False
+            lines = 0
+            while line := file.readline(4 * LONGEST_LINE):
+                if not _FAILED.fullmatch(line):
+                    return False
+                lines += 1
+            return lines > 0
+    except OSError:
+        return False
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -80,29 +93,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
-
-
-def _locked(path: Path) -> IO[str]:
-    """A new file, for its owner alone (URLs may hold secrets), whose lock says that its writer lives.
-
-    Between the two, a `_sweep` may have removed it.
-    """
-    while True:
-        # One of a run that was killed under our process id may lie there, with other permissions.
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        file = os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
-            return file
-        file.close()
-
-
-def _sweep(path: Path) -> None:
-    """Remove the unfinished files of runs that are dead: a living one holds the lock of its own."""
-    unfinished = re.compile(re.escape(f".{path.name}.") + r"\d+")
-    with contextlib.suppress(OSError):
-        for left in [each for each in path.parent.iterdir() if unfinished.fullmatch(each.name)]:
-            with contextlib.suppress(OSError), left.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()

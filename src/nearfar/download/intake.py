@@ -8,11 +8,13 @@ import socket
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from threading import Condition, Thread
 from typing import Protocol
 
 from nearfar.download.lines import Bad, LineReader, from_arguments
 from nearfar.download.model import Job
+from nearfar.output import same_file
 
 Entry = Job | Bad
 
@@ -28,6 +30,9 @@ class Source(Protocol):
     """True if the rest can be read to its end without waiting for anyone."""
 
     def __iter__(self) -> Iterator[list[Entry]]: ...
+
+    def overwritten_by(self, path: Path) -> bool:
+        """Whether an output to `path` would go where this reads."""
 
     def stop(self) -> None:
         """Let an iteration that waits end; from any thread."""
@@ -46,6 +51,9 @@ class Arguments:
 
     def __iter__(self) -> Iterator[list[Entry]]:
         return from_arguments(self._arguments)
+
+    def overwritten_by(self, path: Path) -> bool:
+        return False
 
     def stop(self) -> None:
         """Nothing waits here."""
@@ -68,11 +76,17 @@ class Descriptor:
         poller.register(self._descriptor, select.POLLIN | select.POLLHUP)
         poller.register(self._stopped, select.POLLIN)
         while self._stopped.fileno() not in dict(poller.poll()):
-            block = os.read(self._descriptor, _BLOCK)
+            try:
+                block = os.read(self._descriptor, _BLOCK)
+            except BlockingIOError:  # another reader was quicker
+                continue
             if not block:
                 yield reader.end()
                 return
             yield reader.feed(block)
+
+    def overwritten_by(self, path: Path) -> bool:
+        return same_file(self._descriptor, path)
 
     def stop(self) -> None:
         self._stopper.send(b"\0")

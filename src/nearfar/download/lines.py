@@ -4,10 +4,12 @@
 
     https://host/a.png
     https://host/b.png <TAB> name=cats/b.png <TAB> sha256=9f86d0...
-    https://host/c.png <TAB> # http-5xx: 503 after 4 requests      what a failures file says is ignored
+    https://host/c.png <TAB> name*=cats/%1Bc.png                   percent-encoded UTF-8
+    https://host/d.png <TAB> # http-5xx: 503 after 4 requests      what a failures file says is ignored
 
-Blank lines and lines that start with ``#`` are skipped. A line that cannot be read becomes a `Bad` with its
-number; it never stops the run.
+White space around a line, a field, or the two sides of its ``=`` says nothing. Blank lines and lines that
+start with ``#`` are skipped. A line that cannot be read becomes a `Bad` with its number; it never stops the
+run.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from nearfar.download.model import Checksum, Failure, Job, Reason
+from nearfar.readable import percent, readable
 
 LONGEST_LINE = 64 * 1024
 """Bytes. A longer line is refused: nothing that long is a URL, and memory stays bounded."""
@@ -24,6 +28,8 @@ LONGEST_LINE = 64 * 1024
 _HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 _URL = re.compile(r"https?://[^\s\x00-\x1f\x7f/?#]+[^\s\x00-\x1f\x7f]*", re.IGNORECASE)
 _HEX = re.compile(r"[0-9a-f]+")
+_AROUND = " \t\r\n\v\f\xa0\u200b\ufeff"
+"""What may stand around a line or a field: blanks of any kind that editors and web pages leave behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,11 @@ class _NotAJobError(Exception):
 
 def parse(line: str, where: str) -> Job | Bad | None:
     """Read one line; None when there is nothing on it. `where` names the line in a refusal."""
-    text = line.strip("\r\n\ufeff ")
+    text = line.strip(_AROUND)
     if not text or text.startswith("#"):
         return None
     url, *fields = text.split("\t")
+    url = url.strip(_AROUND)
     try:
         _check_url(url)
         name, checksum = _read_fields(fields)
@@ -63,19 +70,29 @@ def _check_url(url: str) -> None:
 
 def _read_fields(fields: Iterable[str]) -> tuple[str | None, Checksum | None]:
     name, checksum = None, None
-    for field in fields:
+    for field in (field.strip(_AROUND) for field in fields):
         if not field or field.startswith("#"):
             continue
         key, equals, value = field.partition("=")
+        key, value = key.rstrip(_AROUND), value.lstrip(_AROUND)
         if not equals or not value:
             raise _NotAJobError(f"{field[:40]!r} is not of the form key=value")
         if key == "name":
             name = value
+        elif key == "name*":
+            name = _decoded(value)
         elif key in _HEX_DIGITS:
             checksum = Checksum(key, _digest(key, value))
         else:
-            raise _NotAJobError(f"unknown field {key[:40]!r} (known: name, {', '.join(_HEX_DIGITS)})")
+            raise _NotAJobError(f"unknown field {key[:40]!r} (known: name, name*, {', '.join(_HEX_DIGITS)})")
     return name, checksum
+
+
+def _decoded(value: str) -> str:
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError:
+        raise _NotAJobError("name* takes percent-encoded UTF-8") from None
 
 
 def _digest(algorithm: str, value: str) -> str:
@@ -149,18 +166,23 @@ class LineReader:
 
 
 def failed_line(entry: Job | Bad, failure: Failure) -> str:
-    """A line for the failures file, which `parse` reads as the same job again."""
-    reason = f"# {failure.reason}: {_one_line(failure.detail)}"
+    """A line for the failures file, which `parse` reads as the same job again.
+
+    No character in it is one that a terminal would obey, wherever it came from. URLs and lines that were
+    refused have them percent-encoded, and so has a name, as ``name*=``; what was said of it, as ``\\x1b``.
+    """
+    reason = f"# {failure.reason}: {readable(' '.join(failure.detail.split()))}"
     if isinstance(entry, Bad):
-        fields = [entry.text] if entry.text else []
+        fields = [percent(field) for field in entry.text.split("\t")] if entry.text else []
     else:
-        fields = [entry.url]
+        fields = [percent(entry.url)]
         if entry.name is not None:
-            fields.append(f"name={entry.name}")
+            fields.append(_name_field(entry.name))
         if entry.checksum is not None:
             fields.append(f"{entry.checksum.algorithm}={entry.checksum.digest}")
     return "\t".join([*fields, reason]) + "\n"
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _name_field(name: str) -> str:
+    plain = percent(name)
+    return f"name={name}" if plain == name else f"name*={percent(name.replace('%', '%25'))}"

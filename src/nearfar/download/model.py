@@ -79,6 +79,17 @@ class Body(NamedTuple):
     """Attempts it took; following redirects is part of one."""
 
 
+class Underway(NamedTuple):
+    """What is on its way and has no ending yet."""
+
+    size: int = 0
+    """Bytes that have come."""
+    files: float = 0.0
+    """How many whole files they amount to, as far as lengths are announced."""
+    waits_for: str = ""
+    """Whose turn it is: ``host`` (a server), ``consumer``, ``producer``, ``worker``; empty if nobody's."""
+
+
 class Failure(NamedTuple):
     """Why a URL failed: the class, and a sentence for a person (free of secrets, on one line)."""
 

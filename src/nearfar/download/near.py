@@ -28,7 +28,7 @@ from nearfar.download.children import SIGNALS, Plan, consume, produce, read_endi
 from nearfar.download.couriers.arena import Arena
 from nearfar.download.couriers.near import Routes
 from nearfar.download.desk import InputDesk
-from nearfar.download.model import Ending, Job, Saved
+from nearfar.download.model import Ending, Job, Saved, Underway
 from nearfar.download.store import Store
 from nearfar.errors import QueueLost
 from nearfar.queues.near import NearQueue
@@ -55,6 +55,15 @@ class Child:
     """Jobs it was handed and has not ended."""
     hungry: int = 0
     """Jobs it asked for."""
+    underway: Underway = field(default_factory=Underway)
+    """What has come of them, as it said last."""
+
+    def end(self, ended: Ended) -> None:
+        """One of its jobs has an ending, and counts there from now on: not here as well until it says so."""
+        if ended.ending is not Ending.ALREADY:
+            size, files, waits_for = self.underway
+            gone = ended.what.size if isinstance(ended.what, Saved) else 0
+            self.underway = Underway(max(0, size - gone), max(0.0, files - 1), waits_for)
 
 
 class Near:
@@ -88,6 +97,7 @@ class Near:
         self._waker.setblocking(False)
         self._woken.setblocking(False)
         desk.on_event = self.wake
+        desk.underway = self._underway
 
     def wake(self) -> None:
         """Let `run` look around. From any thread or signal handler."""
@@ -228,10 +238,20 @@ class Near:
         if word == "want":
             child.hungry = said
             return
+        if word == "underway":
+            child.underway = Underway._make(said)
+            return
         for number, *ending in said:
             del child.given[number]
             self._ended += 1
-            self._desk.end(number, self._in_this_run(number, read_ending(*ending)))
+            ended = read_ending(*ending)
+            child.end(ended)
+            self._desk.end(number, self._in_this_run(number, ended))
+
+    def _underway(self) -> Underway:
+        told = [child.underway for child in self._producers]
+        waits_for = max((each.waits_for for each in told), default="")  # a host before a consumer
+        return Underway(sum(each.size for each in told), sum(each.files for each in told), waits_for)
 
     def _in_this_run(self, number: int, ended: Ended) -> Ended:
         """A file may have been saved by a generation that died before it could say so."""

@@ -25,6 +25,10 @@ class Passage:
         self.fetched = False
         """True once the fetcher has nothing more to say."""
         self.paused = False
+        self.came = 0
+        """Bytes of the present attempt."""
+        self.length: int | None = None
+        """Bytes of the whole file, as it was announced."""
         self._dock = dock
         self._on_end = on_end
         self._head: Head | None = None
@@ -38,8 +42,10 @@ class Passage:
 
     def begin(self, head: Head) -> None:
         self._head = head
+        self.length = head.length
 
     def chunk(self, data: bytes) -> bool:
+        self.came += len(data)
         if self._upload is None:
             self._gather(data)
         else:
@@ -66,10 +72,16 @@ class Passage:
         return parts
 
     def restart(self) -> None:
+        self.came = 0
         self._ungather()
         if self._upload is not None:
             self._upload.abandon()
             self._upload = None
+
+    def leave(self) -> None:
+        """The transfer was dropped; nobody is told."""
+        self.fetched = True
+        self.restart()
 
     def done(self, body: Body) -> None:
         self.fetched = True

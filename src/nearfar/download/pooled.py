@@ -20,12 +20,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from nearfar import Executor, PoolBroken
 from nearfar.download.account import Ended
 from nearfar.download.courier import Outbound
 from nearfar.download.desk import InputDesk
-from nearfar.download.model import Ending, Failure, Reason, Saved
+from nearfar.download.model import Ending, Failure, Reason, Saved, Underway
 from nearfar.download.share import Numbered, Order, Report, fetch_share
 
 AHEAD = 2
@@ -44,6 +45,13 @@ LONGEST_WAIT = 0.5
 Share = Sequence[Numbered]
 
 log = logging.getLogger(__name__)
+
+
+class Watched(Outbound, Protocol):
+    """An outbound that sends nothing, and sees what others have under way."""
+
+    def underway(self) -> tuple[int, float]:
+        """Bytes, and how many files they amount to. Never waits."""
 
 
 class Pace:
@@ -73,7 +81,7 @@ class Pooled:
         self,
         desk: InputDesk,
         executor: Executor,
-        outbound: Outbound,
+        outbound: Watched,
         make_order: Callable[[tuple[Numbered, ...]], Order],
         *,
         clock: Callable[[], float] = time.time,
@@ -99,6 +107,7 @@ class Pooled:
         self._no_consumer = Missed("no consumer has come to the queue yet: waiting for one")
         self._stopping = self._called_back = False
         outbound.on_event = desk.on_event = self.wake
+        desk.underway = self._underway
 
     def wake(self) -> None:
         """Let `run` look around. From any thread or signal handler."""
@@ -121,6 +130,16 @@ class Pooled:
                     self._settled(self._events.get(timeout=LONGEST_WAIT))
         finally:
             self._desk.on_event = self._outbound.on_event = _nothing
+
+    def _underway(self) -> Underway:
+        """What the workers tell the queue's host. Other pools' workers at the same queue are counted, too."""
+        size, files = self._outbound.underway()
+        waits_for = "host" if self._out else ""
+        if not self._outbound.stores():
+            waits_for = "consumer"
+        elif not self._executor.engine.counts()["workers"]:
+            waits_for = "worker"
+        return Underway(size, min(files, sum(map(len, self._out.values()))), waits_for)
 
     def _turn(self) -> bool:
         with suppress(Empty):

@@ -18,7 +18,7 @@ from nearfar.download.courier import Outbound
 from nearfar.download.desk import Desk
 from nearfar.download.dock import Dock
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Ending, Failure, Reason, Saved
+from nearfar.download.model import Ending, Failure, Reason, Saved, Underway
 from nearfar.download.offers import Offers
 from nearfar.download.passage import Passage
 from nearfar.download.post import Post
@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 class Producer:
     """Drives one fetcher, in one thread. Closes neither the fetcher nor the outbound.
 
-    `jobs` transfers run at a time; about `ahead` jobs are taken before their time, to ask stores about.
+    `jobs` transfers run at a time, and others wait in the fetcher where hosts hold those up. About `ahead`
+    jobs are taken before their time, to ask stores about.
     """
 
     def __init__(
@@ -67,20 +68,39 @@ class Producer:
         self._passages: set[Passage] = set()
         self._fetching: set[Passage] = set()
         self._losses: dict[int, int] = {}
-        self._stopping = False
+        self._stopping = self._leaving = False
         self._alone_since: float | None = clock()
         """Since when a consumer is waited for; None when one has come, or its absence was said."""
         outbound.on_event = desk.on_event = fetcher.wake
+        desk.underway = self.underway
 
     @property
     def on_way(self) -> int:
         """Bytes handed over to be sent, or sent and not answered."""
         return self._post.held
 
+    def underway(self) -> Underway:
+        """What has come of the files that have no verdict."""
+        size, files = 0, 0.0
+        for passage in self._passages:
+            if came := passage.came:
+                size += came
+                files += came / passage.length if passage.length else 0.0
+        if any(not (passage.paused or passage.fetched) for passage in self._fetching):
+            waits_for = "host"
+        else:
+            waits_for = "consumer" if self._passages or self._offers.pending else ""
+        return Underway(size, min(files, len(self._passages)), waits_for)
+
     def stop(self) -> None:
+        """As `finish`, and leave alone what only waits for its host: it has no ending then."""
+        self._leaving = True
+        self.finish()
+
+    def finish(self) -> None:
         """Begin nothing more; `run` returns when what is in hand has its verdict.
 
-        May be called from another thread, or from a signal handler.
+        May be called from another thread, or from a signal handler; so may `stop`.
         """
         self._stopping = True
         self._fetcher.wake()
@@ -99,6 +119,8 @@ class Producer:
         self._post.turn()
         self._offers.turn()
         self._resume()
+        if self._leaving:
+            self._leave()
         self._take()
         self._fetch()
         self._dock.turn(self._clock())
@@ -133,7 +155,7 @@ class Producer:
         while (
             self._offers.ready
             and not self._stopping
-            and len(self._fetching) < self._jobs
+            and (len(self._fetching) < self._jobs or self._fetcher.hungry)
             and len(self._passages) < UNSETTLED
             and self._post.roomy
         ):
@@ -141,6 +163,14 @@ class Producer:
             self._passages.add(passage)
             self._fetching.add(passage)
             self._fetcher.add(passage.job, passage)
+
+    def _leave(self) -> None:
+        """Give up what only waits: a host may have asked for minutes."""
+        waiting = set(map(id, self._fetcher.give_back()))
+        for passage in [passage for passage in self._fetching if id(passage) in waiting]:
+            self._fetching.discard(passage)
+            self._passages.discard(passage)
+            passage.leave()
 
     def _resume(self) -> None:
         done = [passage for passage in self._fetching if passage.fetched]

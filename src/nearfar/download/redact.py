@@ -21,6 +21,7 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from nearfar.download.urls import one_line
+from nearfar.readable import percent
 
 __all__ = ["identity", "redact_url", "without_parameters", "written"]
 
@@ -72,9 +73,10 @@ def redact_url(text: str) -> str:
 
 @lru_cache(maxsize=2048)
 def written(url: str) -> str:
-    """`url` as the manifest has it: a URL still, but for what is secret, and valid Unicode."""
+    """`url` as the manifest has it: a URL still, but for what is secret, of characters that can be shown."""
     if not url.isascii():
         url = url.encode(errors="replace").decode()
+    url = percent(url)
     if not _ANY.search(url):
         return url
     return _redact(_OWN_USERINFO.sub(r"\1", url) if "@" in url else url, _NESTED)

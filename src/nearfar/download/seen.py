@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from nearfar.download.model import Job
+from nearfar.download.urls import resource
 
 DIGEST = 16
 _PREFIX = 2
@@ -12,8 +13,8 @@ _REST = DIGEST - _PREFIX
 
 
 def digest_of(job: Job) -> bytes:
-    """What makes two lines of input the same job: URL, name and checksum."""
-    said = (job.url, job.name, job.checksum and (job.checksum.algorithm, job.checksum.digest))
+    """What makes two lines of input the same job: the resource that the URL names, name and checksum."""
+    said = (resource(job.url), job.name, job.checksum and (job.checksum.algorithm, job.checksum.digest))
     return hashlib.blake2b(repr(said).encode(), digest_size=DIGEST).digest()
 
 

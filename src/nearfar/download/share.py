@@ -21,12 +21,14 @@ from nearfar.download.couriers.far import open_outbound
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.fetch.making import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.download.model import Job
+from nearfar.download.model import Ending, Job, Saved, Underway
 from nearfar.download.producer import Producer
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 
 LONGEST = 5.0
 """Seconds after which a share begins nothing more: the rest is handed back, so that a stop need not wait."""
+TOLD_EVERY = 0.5
+"""Seconds between two words of what is on its way, for the progress."""
 FAREWELL = 30.0
 """Seconds to hand over what was sent, when all of it was answered."""
 
@@ -63,8 +65,20 @@ class Unfit(PoolBroken):
 class ShareDesk:
     """A producer's desk whose jobs are all there from the beginning."""
 
-    def __init__(self, jobs: Sequence[Numbered], deadline: float, on_late: Callable[[], None]) -> None:
-        """`on_late` is called in each turn after `deadline` (of `time.monotonic`)."""
+    def __init__(
+        self,
+        jobs: Sequence[Numbered],
+        deadline: float,
+        on_late: Callable[[], None],
+        tell: Callable[[Underway], None] = lambda underway: None,
+    ) -> None:
+        """`on_late` is called in each turn after `deadline` (of `time.monotonic`), `tell` every `TOLD_EVERY`
+        seconds, if something has changed."""
+        self.underway: Callable[[], Underway] = Underway
+        self._tell = tell
+        self._told = Underway()
+        self._size = 0
+        self._due = 0.0
         self.on_event: Callable[[], None] = lambda: None
         self.ended: list[tuple[int, Ended]] = []
         self._jobs = list(reversed(jobs))
@@ -81,16 +95,29 @@ class ShareDesk:
 
     def end(self, number: int, ended: Ended) -> None:
         self.ended.append((number, ended))
+        if ended.ending is Ending.SAVED and isinstance(ended.what, Saved):
+            self._size += ended.what.size
 
     def turn(self) -> None:
-        if time.monotonic() >= self._deadline:
+        now = time.monotonic()
+        if now >= self._deadline:
             self._on_late()
+        if now >= self._due:
+            self._due = now + TOLD_EVERY
+            size, files, waits_for = self.underway()
+            # What has ended is on its way, too: the account hears of it with the report.
+            underway = Underway(size + self._size, files + len(self.ended), waits_for)
+            if underway != self._told:
+                self._told = underway
+                self._tell(underway)
 
 
 def fetch_share(order: Order) -> Report:
     """Fetch, and return once each job that was begun has ended. Raises `Unfit`."""
     started = time.monotonic()
-    desk = ShareDesk(order.jobs, started + LONGEST, lambda: producer.stop())
+    desk = ShareDesk(
+        order.jobs, started + LONGEST, lambda: producer.finish(), lambda told: outbound.tell_underway(told)
+    )
     try:
         fetcher = _kept_fetcher(order.fetching)
         outbound = open_outbound(order.queue, insecure=order.insecure, wait=order.wait, helper=True)

@@ -32,6 +32,17 @@ class Streams:
     def __contains__(self, stream: str) -> bool:
         return stream in self._streams
 
+    @property
+    def size(self) -> int:
+        """Bytes that have come of all."""
+        return sum(stream.draft.size for stream in self._streams.values())
+
+    @property
+    def files(self) -> float:
+        """How many whole files they amount to, where lengths are announced."""
+        drafts = [stream.draft for stream in self._streams.values()]
+        return sum(min(1.0, each.size / each.head.length) for each in drafts if each.head.length)
+
     def open(self, request: Open, now: float) -> Failure | None:
         """Start a draft; None if that went well. A second request for the same stream starts it afresh."""
         self.abandon(request.stream)

@@ -1,4 +1,4 @@
-"""URLs as we accept, join and show them: http and https only, rebuilt from checked parts.
+"""URLs as we accept, join, compare and show them: http and https only, rebuilt from checked parts.
 
 A URL is taken apart once, here, and put together again from its parts, so that no other parser
 (libcurl's, a proxy's) can read another host out of the same text.
@@ -10,11 +10,11 @@ import ipaddress
 import re
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urljoin
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from nearfar.errors import NearfarError
 
-__all__ = ["Url", "UrlError", "join_url", "one_line", "parse_url"]
+__all__ = ["Url", "UrlError", "ascii_host", "join_url", "one_line", "parse_url", "resource"]
 
 PARTS = ("scheme", "userinfo", "host", "port", "path", "query")
 PORTS = {"http": 80, "https": 443}
@@ -25,12 +25,22 @@ URL = re.compile(
     re.IGNORECASE,
 )
 ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+REFERENCE = re.compile(r"([^?#]*)(\?[^#]*)?(?:#.*)?")
+"""Path and query of a reference without scheme and authority."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROL_BYTE = re.compile(r"[\x00-\x1f\x7f]")
+"""Of a field that may hold UTF-8: what is above is a part of a character."""
 HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
+LONGEST_NAME = 253
+"""Bytes of a host name in ASCII, without a final dot (RFC 1035)."""
 PLAIN = re.compile(r"[!#$%&'()*+,/:;=?@\[\]~\w.-]*", re.ASCII)
 """What `quote` would give back unchanged, at a third of its cost."""
 AS_IS = "!#$%&'()*+,/:;=?@[]~"
 """What `quote` leaves alone: reserved characters and escapes stand as their author wrote them."""
+NORMAL = re.compile(r"https?://[a-z0-9_.-]+(?::[1-9][0-9]{0,4})?/[!$&'()*+,/:;=?@~\w.-]*", re.ASCII)
+"""What `resource` need not look into, but for dot segments and the schemes' own ports."""
+ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 class UrlError(NearfarError, ValueError):
@@ -41,7 +51,7 @@ class Url(NamedTuple):
     """An absolute URL that may be fetched."""
 
     text: str
-    """ASCII, without userinfo and fragment; the port is left out where it is the scheme's own."""
+    """ASCII, without userinfo, fragment and dot segments; without the port where it is the scheme's own."""
     scheme: str
     host: str
     """``name:port`` or ``[address]:port``, always with the port."""
@@ -53,16 +63,28 @@ class Url(NamedTuple):
         """Scheme, and host with port: what RFC 6454 calls the origin."""
         return self.scheme, self.host
 
+    def split(self) -> tuple[str, str, str]:
+        """`text` in three parts: scheme and authority; path, from its slash; query, with its mark."""
+        start = self.text.index("/", len(self.scheme) + 3)
+        path, mark, query = self.text[start:].partition("?")
+        return self.text[:start], path, mark + query
+
 
 def parse_url(text: str) -> Url:
     """Read an absolute http or https URL; raises `UrlError`.
 
-    Spaces and characters outside ASCII in path and query are percent-encoded (as UTF-8), a host
-    outside ASCII by IDNA 2003; everything else stays as written.
+    Spaces and characters outside ASCII in path and query are percent-encoded (as UTF-8), and dot segments
+    are removed (RFC 3986, 5.2.4). A host may be percent-encoded; one outside ASCII goes by `ascii_host`.
+    Everything else stays as written.
     """
     text = text.strip(" ")
     if CONTROL.search(text):
         raise UrlError("control characters in the URL")
+    if not text.isascii():
+        try:
+            text.encode(errors="surrogateescape")
+        except UnicodeError:
+            raise UrlError("characters in the URL that are no Unicode text") from None
     match = URL.fullmatch(text)
     if match is None:
         raise UrlError("not a URL of the form http://host/path or https://host/path")
@@ -71,26 +93,53 @@ def parse_url(text: str) -> Url:
     if scheme not in PORTS:
         raise UrlError(f"scheme {scheme}: only http and https are fetched")
     authority, place = _authority(scheme, host, digits)
-    rest = (path or "/") + (query or "")
+    rest = _without_dots(path or "/") + (query or "")
     if not PLAIN.fullmatch(rest):
-        rest = quote(rest, safe=AS_IS)
+        rest = quote(rest, safe=AS_IS, errors="surrogateescape")
     return Url(f"{scheme}://{authority}{rest}", scheme, place, _userinfo(userinfo))
 
 
 def join_url(base: Url, location: str) -> Url:
-    """What a Location field means, seen from `base`; raises `UrlError`.
+    """What a Location field means, seen from `base` (RFC 3986, 5.2); raises `UrlError`.
 
-    `location` is the field as HTTP libraries give it, ISO 8859-1; bytes outside ASCII are escaped.
+    `location` is the field as HTTP libraries give it, ISO 8859-1; bytes outside ASCII are escaped, and read
+    as UTF-8 where they stand in a host. A scheme without an authority (``http:x``) leads nowhere.
     """
-    if CONTROL.search(location):
+    if CONTROL_BYTE.search(location):
         raise UrlError("control characters in the redirect's target")
     target = quote(location.strip().encode("latin-1", "replace"), safe=AS_IS)
-    # `urljoin` takes "http:", "http://" and "//" for the base itself.
     if ABSOLUTE.match(target):
         return parse_url(target)
     if target.startswith("//"):
         return parse_url(f"{base.scheme}:{target}")
-    return parse_url(urljoin(base.text, target))
+    match = REFERENCE.fullmatch(target)
+    assert match is not None, "every text without control characters is a reference"
+    path, query = match.groups(default="")
+    authority, base_path, base_query = base.split()
+    if not path:
+        path, query = base_path, query or base_query
+    elif not path.startswith("/"):
+        path = f"{base_path.rpartition('/')[0]}/{path}"
+    return parse_url(f"{authority}{path}{query}")
+
+
+def resource(text: str) -> str:
+    """One spelling for all URLs that name the same resource as `text`; `text` itself if it is no URL.
+
+    The rules of RFC 3986, 6.2.2 and 6.2.3: case of scheme and host, the scheme's own port, an empty path, dot
+    segments, escapes of characters that need none, the case of the others; and no fragment, which no server
+    is told. User and password stay. Never raises: what cannot be fetched has its failure elsewhere.
+    """
+    if NORMAL.fullmatch(text) and not ("/." in text or ":80/" in text or ":443/" in text):
+        return text
+    try:
+        url = parse_url(text)
+    except UrlError:
+        return text
+    match = URL.fullmatch(text.strip(" "))
+    userinfo = match["userinfo"] if match else None
+    scheme, _, rest = url.text.partition("://")
+    return f"{scheme}://{f'{userinfo}@' if userinfo else ''}{ESCAPE.sub(_normal_escape, rest)}"
 
 
 def one_line(text: str, most: int = 300) -> str:
@@ -98,6 +147,46 @@ def one_line(text: str, most: int = 300) -> str:
     printable = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(printable.split())
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def ascii_host(name: str) -> str:
+    """A host name as it is looked up: UTS 46, non-transitional, which is IDNA 2008 after a mapping.
+
+    So ``straße.example`` is not ``strasse.example``, as in today's browsers and curl. Symbols (emoji) are let
+    through as UTS 46 does. Labels in ASCII stay as they are, but in lower case. Raises `UrlError`.
+    """
+    if name.isascii():
+        return name.lower()
+    try:
+        import idna
+    except ImportError:
+        hint = "a host name outside ASCII needs the package idna: pip install 'nearfar[download]'"
+        raise UrlError(hint) from None
+    try:
+        mapped = idna.uts46_remap(name, std3_rules=False)
+        return ".".join(_label(label) for label in mapped.split("."))
+    except (idna.IDNAError, UnicodeError):
+        raise UrlError("the host is no valid internationalised name") from None
+
+
+def _label(label: str) -> str:
+    import idna
+
+    if label.isascii():
+        return label
+    try:
+        return idna.alabel(label).decode("ascii")
+    except idna.InvalidCodepoint:
+        # `uts46_remap` took it, so it is a symbol that UTS 46 allows. The other rules hold for it as well.
+        idna.check_hyphen_ok(label)
+        idna.check_initial_combiner(label)
+        idna.check_bidi(label)
+        if "\u200c" in label or "\u200d" in label:
+            raise
+    encoded = "xn--" + label.encode("punycode").decode("ascii")
+    if len(encoded) > 63:
+        raise UrlError("a part of the host name is longer than 63 bytes")
+    return encoded
 
 
 @lru_cache(maxsize=1024)
@@ -111,7 +200,7 @@ def _authority(scheme: str, host: str, digits: str | None) -> tuple[str, str]:
 
 
 def _host(host: str) -> str:
-    """A host in ASCII, an IPv6 address in brackets; `host` is in lower case."""
+    """A host in ASCII, an IPv6 address in brackets."""
     if HOST.fullmatch(host):
         return host
     if host.startswith("["):
@@ -119,13 +208,38 @@ def _host(host: str) -> str:
             return f"[{ipaddress.IPv6Address(host[1:-1])}]"
         except ValueError:
             raise UrlError("the host is no IPv6 address") from None
-    try:
-        name = host.encode("idna").decode("ascii")
-    except UnicodeError:
-        raise UrlError("the host is no valid internationalised name") from None
+    if "%" in host:
+        try:
+            host = unquote_to_bytes(host).decode("utf-8")
+        except UnicodeError:
+            raise UrlError("the host is no valid internationalised name") from None
+    name = ascii_host(host)
     if not HOST.fullmatch(name):
         raise UrlError("the host holds characters that no host name has")
+    if not host.isascii() and len(name.rstrip(".")) > LONGEST_NAME:
+        raise UrlError(f"the host name is longer than {LONGEST_NAME} bytes")
     return name
+
+
+def _without_dots(path: str) -> str:
+    """`path`, absolute, without its dot segments, escaped ones included."""
+    if "/." not in path and "/%2" not in path:
+        return path
+    kept: list[str] = []
+    for segment in path.split("/")[1:]:
+        plain = segment.replace("%2e", ".").replace("%2E", ".")
+        if plain not in (".", ".."):
+            kept.append(segment)
+        elif plain == ".." and kept:
+            kept.pop()
+    if plain in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+def _normal_escape(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if character in UNRESERVED else match[0].upper()
 
 
 def _userinfo(text: str | None) -> tuple[str, str] | None:

@@ -1,16 +1,20 @@
-"""Whether all of a list was saved: the files themselves, read again, against digests that the list tells."""
+"""Whether what was saved is there and good: the files themselves, read again.
+
+Against digests that a list tells, or against the manifest's own.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nearfar.download.lines import Bad, parse
 from nearfar.download.model import Saved
 from nearfar.download.redact import written
-from nearfar.download.store import Store
+from nearfar.download.store import Listing, Store
+from nearfar.download.store.manifest import FILE
+from nearfar.download.urls import resource
 
 
 @dataclass(slots=True)
@@ -22,6 +26,11 @@ class Verified:
     sizes: dict[str, int] = field(default_factory=dict)
     """Bytes, by the URL of each good file."""
     complaints: list[str] = field(default_factory=list)
+    """What is wrong, a sentence each."""
+    unlisted: list[str] = field(default_factory=list)
+    """Files of URLs that are not in the list: nothing is said of their bytes."""
+    repaired: list[str] = field(default_factory=list)
+    """What was done about wrong files, a sentence each."""
 
 
 def digests(lines: Iterable[str]) -> dict[str, str]:
@@ -35,37 +44,66 @@ def digests(lines: Iterable[str]) -> dict[str, str]:
         if job is None:
             continue
         if isinstance(job, Bad) or job.checksum is None or job.checksum.algorithm != "sha256":
-            raise ValueError(f"line {number} is no URL with its digest (URL, a tab, sha256=...)")
-        found[written(job.url)] = job.checksum.digest
+            raise ValueError(f"line {number} is not a URL with its digest (URL, a tab, sha256=...)")
+        found[resource(written(job.url))] = job.checksum.digest
     return found
 
 
-def verify(wanted: Mapping[str, str], folders: Sequence[Path]) -> Verified:
+def verify(wanted: Mapping[str, str], folders: Sequence[Path], *, repair: bool = False) -> Verified:
     """Read every file that the folders' manifests name, and look for a good one of each URL in `wanted`.
 
-    A manifest is believed only in which file is of which URL. Raises `StoreError`, `OSError`.
+    A manifest is believed only in which file is of which URL. Folders are only read, unless something is to
+    be repaired: see `_repair`. Raises `StoreError`, `OSError`.
     """
     verified = Verified()
     for folder in folders:
         verified.files[folder] = 0
-        with Store(folder) as store:
-            for row in store.rows():
-                complaint = _complaint(wanted, folder, row)
-                if complaint:
-                    verified.complaints.append(complaint)
-                else:
-                    verified.files[folder] += 1
-                    verified.sizes[row.url] = row.size
+        if (folder / FILE).exists():
+            _verify(verified, folder, wanted, repair=repair)
     verified.complaints += [f"{url} was not saved" for url in wanted if url not in verified.sizes]
     return verified
 
 
-def _complaint(wanted: Mapping[str, str], folder: Path, row: Saved) -> str:
+def verify_saved(folders: Sequence[Path], *, repair: bool = False) -> Verified:
+    """Compare every file with the digest that it had when it was saved. Raises `StoreError`, `OSError`."""
+    verified = Verified()
+    for folder in folders:
+        verified.files[folder] = 0
+        _verify(verified, folder, None, repair=repair)
+    return verified
+
+
+def _verify(verified: Verified, folder: Path, wanted: Mapping[str, str] | None, *, repair: bool) -> None:
+    wrong: list[Saved] = []
+    with Listing(folder) as listing:
+        for row in listing.rows():
+            if wanted is not None and resource(row.url) not in wanted:
+                verified.unlisted.append(f"{folder / row.name} (of {row.url})")
+            elif complaint := _complaint(listing, folder, row, wanted):
+                verified.complaints.append(complaint)
+                wrong.append(row)
+            else:
+                verified.files[folder] += 1
+                verified.sizes[resource(row.url)] = row.size
+    if repair and wrong:
+        verified.repaired += _repair(folder, wrong)
+
+
+def _complaint(listing: Listing, folder: Path, row: Saved, wanted: Mapping[str, str] | None) -> str:
     path = folder / row.name
-    if row.url not in wanted:
-        return f"{path} is of {row.url}, which is not in the list"
-    if not path.is_file():
+    digest = listing.digest(row)
+    if digest is None:
         return f"{path} is in the manifest, but not there"
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return "" if digest == wanted[row.url] else f"{path} has another digest than the list tells"
+    if wanted is None:
+        return "" if digest == row.sha256 else f"{path} is not as it was saved: its digest is another"
+    return "" if digest == wanted[resource(row.url)] else f"{path} has another digest than the list tells"
+
+
+def _repair(folder: Path, wrong: Sequence[Saved]) -> Iterator[str]:
+    """Have what is wrong fetched again by the next run: forget it, and set aside what bears its name."""
+    with Store(folder) as store:
+        for row in wrong:
+            aside = store.forget(row)
+            yield f"{folder / row.name}: " + (
+                f"set aside as {aside}" if aside else "forgotten, it is not there"
+            )

@@ -94,4 +94,7 @@ def _choose(keys: str | os.PathLike[str] | None, insecure: bool) -> Access:
     if insecure:
         return Access(insecure=True)
     folder = keys or os.environ.get(VARIABLE) or ""
-    return Access(keys=str(Path(folder).expanduser().absolute()) if folder else "")
+    try:
+        return Access(keys=str(Path(folder).expanduser().absolute()) if folder else "")
+    except RuntimeError as error:  # of a user who has none
+        raise KeysError(f"cannot read the keys in {folder}: {error}") from None

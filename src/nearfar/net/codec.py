@@ -126,6 +126,25 @@ def cut(body: bytes, count: int) -> int:
     return position
 
 
+def fitting(body: bytes, count: int, size: int) -> tuple[int, int]:
+    """How many of the first `count` items of `body` fit into `size` bytes, and how many bytes they take.
+
+    Raises `ProtocolError`.
+    """
+    unpacker = _unpacker(body)
+    fits = taken = 0
+    try:
+        while fits < count:
+            unpacker.skip()
+            end = unpacker.tell()
+            if end > size:
+                break
+            fits, taken = fits + 1, end
+    except _UNREADABLE as error:
+        raise ProtocolError(f"a body of {len(body)} bytes has fewer than {count} items") from error
+    return fits, taken
+
+
 def split(body: bytes) -> Iterator[bytes]:
     """The items of `body` one by one, unread; raises `ProtocolError` on coming to what is none."""
     unpacker = _unpacker(body)

@@ -36,22 +36,40 @@ def _escaped(character: str) -> str:
 class Complaints:
     """Logs faults as warnings, a bounded number of them, and counts all. For one thread at a time."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, more: str = "%d more such faults were not logged") -> None:
+        """`more` tells of those that were only counted, with %d for their number."""
         self.count = 0
         self._log = log
+        self._more = more
         self._since = float("-inf")
         self._lines = 0
         self._unsaid = 0
 
     def note(self, text: str, fault: object, now: float) -> None:
         """Log `text`, with %s for the `fault`, unless too much was logged lately. `now`: any steady clock."""
-        self.count += 1
-        if now - self._since >= PERIOD:
-            if self._unsaid:
-                self._log.warning("%d more such faults were not logged", self._unsaid)
-            self._since, self._lines, self._unsaid = now, 0, 0
+        self._begin(now)
         if self._lines < MOST_LINES:
             self._lines += 1
             self._log.warning(text, shown(fault))
         else:
             self._unsaid += 1
+
+    def note_again(self, now: float) -> None:
+        """Count a fault that was logged before: it is only told of as a number."""
+        self._begin(now)
+        self._unsaid += 1
+
+    def tick(self, now: float) -> None:
+        """Tell how many were only counted, once the period is over, though no other comes."""
+        if self._unsaid and now - self._since >= PERIOD:
+            self._sum_up(now)
+
+    def _begin(self, now: float) -> None:
+        self.count += 1
+        if now - self._since >= PERIOD:
+            self._sum_up(now)
+
+    def _sum_up(self, now: float) -> None:
+        if self._unsaid:
+            self._log.warning(self._more, self._unsaid)
+        self._since, self._lines, self._unsaid = now, 0, 0

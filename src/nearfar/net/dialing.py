@@ -59,7 +59,7 @@ class Dialed:
         """Whether the last handshake came to its end."""
         self._address = address
         self._access = access
-        self._twin = twins.twin_of(address) if access.own and not address.path else None
+        self._twin = _twin(address) if access.own and not address.path else None
         self._probe: Probe | None = None
         self._probe_next = time.monotonic() + PROBE_EVERY
         self._broke_off = False
@@ -68,11 +68,15 @@ class Dialed:
         pair = read_pair(Path(access.keys), CLIENT) if access.keys else None
         server = read_server_key(Path(access.keys)) if access.keys else b""
         self.socket = sockets.make(kind, identity=identity, largest=largest)
-        if pair is not None:
-            sockets.show(self.socket, pair, server)
-        name = f"inproc://dialed-{os.getpid()}-{next(_numbers)}"
-        self._monitor = self.socket.get_monitor_socket(WATCHED, name)
-        self.socket.connect(str(self._twin or address))
+        try:
+            if pair is not None:
+                sockets.show(self.socket, pair, server)
+            name = f"inproc://dialed-{os.getpid()}-{next(_numbers)}"
+            self._monitor = self.socket.get_monitor_socket(WATCHED, name)
+            self.socket.connect(str(self._twin or address))
+        except BaseException:
+            self.socket.close()
+            raise
 
     def look(self, now: float) -> str:
         """Why it was not let in since the last look; nothing if it was, or is still on its way."""
@@ -119,11 +123,13 @@ class Dialed:
         another's host, or none: ask the port itself what it speaks."""
         if self._address.path:
             return self._explain_mechanism("CURVE") if self._broke_off and self._access.keys else ""
-        if not (self._twin or (self._broke_off and self._access.keys)):
+        doubtful = self._twin is not None or (self._broke_off and bool(self._access.keys))
+        if not (doubtful or self._address.local):
             return ""
         if self._probe is None:
             if now < self._probe_next:
                 return ""
+            self._follow_twin()
             self._probe = Probe(self._address, now)
         self._probe.look(now)
         if not self._probe.over:
@@ -131,7 +137,22 @@ class Dialed:
         found = self._probe.found
         self._forget_probe()
         self._probe_next = now + PROBE_EVERY
-        return self._explain_mechanism(found)
+        if not found and self._held_by_others():
+            return self._explain_mechanism("CURVE")
+        return self._explain_mechanism(found) if doubtful else ""
+
+    def _held_by_others(self) -> bool:
+        """Whether the port is only held, by a service for its own user's processes, and not for this one."""
+        if not self._address.local or not twins.known(self._address):
+            return False
+        return self._twin is None or twins.find(self._address) is None
+
+    def _follow_twin(self) -> None:
+        """A host that has come since may have another folder than was expected."""
+        if self._twin is not None and (twin := twins.find(self._address)) not in (None, self._twin):
+            self.socket.disconnect(str(self._twin))
+            self._twin = twin
+            self.socket.connect(str(twin))
 
     def _explain_mechanism(self, found: str) -> str:
         """Why what speaks `found` is not what was looked for."""
@@ -169,6 +190,11 @@ class Dialed:
         if self._probe is not None:
             self._probe.close()
             self._probe = None
+
+
+def _twin(address: Address) -> Address:
+    """The path in the place of a loopback address: where a host is, or where one is expected."""
+    return twins.find(address) or twins.place_of(address)
 
 
 def _others_may_bind(address: Address) -> bool:

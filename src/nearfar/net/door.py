@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import Container
 from functools import partial
 from pathlib import Path
@@ -20,14 +22,21 @@ from nearfar.errors import AddressError, ProtocolError
 from nearfar.net import files, sockets, twins
 from nearfar.net.access import Access, check_guarded
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import PERIOD, Complaints
+from nearfar.net.half_open import HalfOpen
 from nearfar.net.keys import SERVER, Clients, read_pair
 
 REFRESH_EVERY = 0.5
 """Seconds between two looks whether a key was revoked."""
+LOOK_EVERY = 5.0
+"""Seconds between two looks whether the socket files of loopback addresses are still there, at least."""
 MOST_TOLD = 1000
-"""Keys that were turned away and are remembered, so that each is told of once."""
+"""Keys that were turned away and are remembered, so that each is told of once; of no more than
+`complaints.MOST_LINES` in a minute."""
 EVERYBODY = "everybody"
 """The domain of a socket that is for all who are let in; another one's is the key that it is for."""
+VERSION = b"1.0"
+"""Of the questions, RFC 27."""
 CREDENTIALS = 6
 """The place of a client's key among the frames of a question."""
 
@@ -42,6 +51,9 @@ class Door:
         self.turned_away = 0
         """Handshakes that were refused."""
         self._told: set[str] = set()
+        self._complaints = Complaints(
+            log, f"turned away %d more connections with unknown keys in the last {PERIOD:.0f} s"
+        )
         self._clients: Clients | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._zap: zmq.Socket[bytes] | None = None
@@ -49,11 +61,16 @@ class Door:
         self._swept = False
         self._users: dict[str, str] = {}
         """Who speaks in a session."""
+        self._held: dict[zmq.Socket[bytes], tuple[socket.socket, list[str]]] = {}
+        """Of each socket that stands in for a loopback port: what holds that, and its paths."""
+        self._look_at = 0.0
+        self._half_open: HalfOpen | None = None
         if access.keys:
             self._pair = read_pair(Path(access.keys), SERVER)
             self._clients = Clients(Path(access.keys))
-            self._context = zmq.Context()
-            self._zap = sockets.make(zmq.REP, within=self._context)
+            self._context = sockets.new_context()
+            # no REP: that hears nothing any more once an answer could not be sent
+            self._zap = sockets.make(zmq.ROUTER, within=self._context)
             self._zap.bind("inproc://zeromq.zap.01")
 
     # -- sockets -----------------------------------------------------------------------------------
@@ -62,6 +79,11 @@ class Door:
     def questions(self) -> zmq.Socket[bytes] | None:
         """To be polled for reading: call `turn` then."""
         return self._zap
+
+    @property
+    def arrivals(self) -> int | None:
+        """The same; a descriptor."""
+        return None if self._half_open is None else self._half_open.fileno()
 
     def make(self, kind: int, largest: int = sockets.LARGEST_FRAME) -> zmq.Socket[bytes]:
         """A socket to bind through this door; it takes frames of at most `largest` bytes."""
@@ -77,7 +99,10 @@ class Door:
             sockets.guard(made, self._pair, domain=self._users.get(only) or EVERYBODY)
         elif self.access.own:
             return self._bind_own(made, address)
-        return sockets.bind(made, address)
+        bound = sockets.bind(made, address)
+        if not bound.path:
+            self._look_after(bound.port, at_once=not only)
+        return bound
 
     def bind_in(
         self,
@@ -93,14 +118,19 @@ class Door:
 
     def unbind(self, made: zmq.Socket[bytes], beside: Address, place: int | str = "") -> None:
         """Close a socket that `bind` (or, with its place, `bind_in`) bound, and remove its files."""
-        if self.access.own and not beside.path:
-            with contextlib.suppress(AddressError):
-                twin = twins.twin_of(beside.beside(place) if place else beside)
-                files.remove(twin.path)
+        if (held := self._held.pop(made, None)) is not None:
+            port, paths = held
+            for path in paths:
+                files.remove(path)
+            port.close()
+        elif self._half_open is not None:
+            self._half_open.remove(place if isinstance(place, int) else beside.port)
         sockets.close_bound(made, beside, place)
 
     def close(self) -> None:
         """When all sockets are closed."""
+        if self._half_open is not None:
+            self._half_open.close()
         if self._zap is not None and self._context is not None:
             self._zap.close()
             self._context.term()
@@ -112,19 +142,31 @@ class Door:
         if not self._swept:
             self._swept = True
             twins.sweep()
-        sockets.guard_nobody(made)
-        bound = sockets.bind(made, address)
         sockets.guard_own(made)
-        twin = twins.twin_of(bound)
-        Path(twin.path).unlink(missing_ok=True)  # that of one who was killed: the port is ours
-        sockets.bind(made, twin)
+        port = sockets.hold(address)
+        try:
+            bound = address.beside(port.getsockname()[1])
+            twins.clear(bound)
+            twin = sockets.bind(made, twins.place_of(bound))
+        except BaseException:
+            port.close()
+            raise
+        self._held[made] = port, [twin.path]
         return bound
 
     # -- who gets in -------------------------------------------------------------------------------
 
     def turn(self, now: float, known: Container[str]) -> list[str]:
         """Answer what is asked, and look for changes; returns which of the `known` sessions are to end."""
+        self._keep_twins(now)
+        self._complaints.tick(now)
+        if self._half_open is not None:
+            if now >= self._refresh_at:
+                self._half_open.look(now)
+            self._half_open.turn(now)
         if self._clients is None or self._zap is None:
+            if now >= self._refresh_at:
+                self._refresh_at = now + REFRESH_EVERY
             return []
         gone: set[str] = set()
         asked = sockets.readable(self._zap)
@@ -135,15 +177,30 @@ class Door:
                 log.warning("a key was revoked: %s is let in no more", key)
         with contextlib.suppress(zmq.Again):
             while asked:
-                self._answer(self._zap, self._zap.recv_multipart(zmq.NOBLOCK))
+                self._answer(self._zap, self._zap.recv_multipart(zmq.NOBLOCK), now)
         if not gone:
             return []
         self._keep_users(known)
         return [session for session, user in self._users.items() if user in gone]
 
+    def _keep_twins(self, now: float) -> None:
+        """Bind anew, besides, what stands in for a loopback port and whose file is gone: a runtime folder
+        goes when its user's last session ends. Who is connected stays so."""
+        if not self._held or now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY
+        for made, (port, paths) in self._held.items():
+            if not os.path.lexists(paths[-1]):
+                with contextlib.suppress(AddressError, OSError):
+                    host, number = port.getsockname()[:2]
+                    paths.append(sockets.bind(made, twins.place_of(Address(host=host, port=number))).path)
+
     def deadline(self) -> float | None:
         """When `turn` is wanted next."""
-        return None if self._clients is None else self._refresh_at
+        if self._half_open is None:
+            return None if self._clients is None else self._refresh_at
+        due = self._half_open.deadline()
+        return self._refresh_at if due is None else min(due, self._refresh_at)
 
     def admits(self, user: str) -> bool:
         """Whether a message of that user is to be heard."""
@@ -174,21 +231,37 @@ class Door:
     def _keep_users(self, known: Container[str]) -> None:
         self._users = {session: user for session, user in self._users.items() if session in known}
 
-    def _answer(self, zap: zmq.Socket[bytes], frames: list[bytes]) -> None:
-        if len(frames) < CREDENTIALS:  # ZeroMQ's own: it cannot be
-            zap.send_multipart([b"1.0", b"", b"500", b"malformed", b"", b""])
-            return
-        version, number, domain, address, _, mechanism, *credentials = frames
+    def _look_after(self, port: int, *, at_once: bool) -> None:
+        """See to it that who connects to `port` and never ends a handshake takes no more than a few
+        descriptors. Raises `AddressError` where there are none for that."""
+        try:
+            if self._half_open is None:
+                self._half_open = HalfOpen(curve=self._clients is not None)
+            if at_once:
+                self._half_open.watch(port)
+            else:
+                self._half_open.add(port)
+        except OSError as error:
+            raise AddressError(f"cannot look after port {port}: {error.strerror}") from None
+
+    def _answer(self, zap: zmq.Socket[bytes], frames: list[bytes], now: float) -> None:
+        """Answer a question whether to let somebody in: who asks, an empty frame, and what RFC 27 says."""
+        way, question = frames[:2], frames[2:]
+        if len(question) < CREDENTIALS or way[1] or question[0] != VERSION:
+            return  # the rest of one whose reading failed: it is asked again, with the next handshake
+        version, number, domain, address, _, mechanism, *credentials = question
         key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
         known = self._clients is not None and key in self._clients.names
         if known and domain.decode() in (EVERYBODY, key):
-            zap.send_multipart([version, number, b"200", b"OK", key.encode(), b""])
+            zap.send_multipart([*way, version, number, b"200", b"OK", key.encode(), b""])
             return
-        zap.send_multipart([version, number, b"400", b"this key is not let in", b"", b""])
+        zap.send_multipart([*way, version, number, b"400", b"this key is not let in", b"", b""])
         self.turned_away += 1
-        if key not in self._told:
+        if key in self._told:
+            self._complaints.note_again(now)
+        else:
             if len(self._told) >= MOST_TOLD:
                 self._told.clear()
             self._told.add(key)
             whence = address.decode("ascii", "replace").removeprefix("::ffff:")
-            log.warning("turned away %s with the unknown key %s", whence, key)
+            self._complaints.note("turned away %s", f"{whence} with the unknown key {key}", now)

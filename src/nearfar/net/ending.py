@@ -1,8 +1,9 @@
-"""The end of the program, for threads that are left behind."""
+"""The end of the program, for threads that are left behind; and the end of a service, for its program."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 
 def left_behind() -> bool:
@@ -13,3 +14,18 @@ def left_behind() -> bool:
     """
     main = threading.main_thread()
     return not main.is_alive() and threading.current_thread() is not main
+
+
+def on_service_failure(tell: Callable[[str], object]) -> None:
+    """Have `tell` called with a sentence when the loop of any service in this process has ended by an error,
+    in that service's thread."""
+    _told.append(tell)
+
+
+def service_failed(sentence: str) -> None:
+    """The loop of a service has ended by an error."""
+    for tell in _told:
+        tell(sentence)
+
+
+_told: list[Callable[[str], object]] = []

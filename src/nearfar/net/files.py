@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,8 +16,9 @@ def note(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove ours at `path`, which ZeroMQ leaves behind."""
-    Path(path).unlink(missing_ok=True)
+    """Remove ours at `path`, which ZeroMQ leaves behind; as far as it can be."""
+    with contextlib.suppress(OSError):
+        Path(path).unlink(missing_ok=True)
     _made.discard((os.getpid(), path))
 
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import socket
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
 from nearfar.net.shapes import LONGEST_NAME
 
+PYTHON = f"{platform.python_implementation()} {platform.python_version()}".replace("CPython", "Python")
+"""This interpreter, for a person: ``Python 3.11.7``."""
+BYTECODE = f"{platform.python_implementation()}-{int.from_bytes(MAGIC_NUMBER[:2], 'little')}"
+"""The format of this interpreter's bytecode. Code of another format would run here and give wrong answers."""
+
 
 def about_me() -> dict[str, Any]:
-    """What lets a host see whether this process is on its machine: the boot, the pid namespace, the pid."""
-    return {"pid": os.getpid(), "machine": machine_id()}
+    """What HELLO says of this process.
+
+    The boot, the pid namespace and the pid let a host see whether this process is on its machine; ``python``
+    and ``bytecode`` say which functions by value it can run.
+    """
+    return {"pid": os.getpid(), "machine": machine_id(), "python": PYTHON, "bytecode": BYTECODE}
 
 
 def new_name() -> str:

@@ -73,10 +73,14 @@ def add(folder: Path, name: str, public: Path | None = None) -> Path | None:
 def revoke(folder: Path, name: str) -> None:
     """Let `name` in no more. Raises `KeysError` if it was not."""
     check_name(name)
+    if not (folder / CLIENTS).is_dir():
+        raise KeysError(f"there is no folder {folder / CLIENTS}: `nearfar keys init` makes it")
     try:
         _entry(folder, name).unlink()
     except FileNotFoundError:
-        raise KeysError(f"no {name} is let in by {folder}: `nearfar keys list` says who is") from None
+        raise KeysError(
+            f"{folder} does not let in anybody as {name}: `nearfar keys list` says whom it lets in"
+        ) from None
     shutil.rmtree(folder / FOR / name, ignore_errors=True)
 
 
@@ -101,7 +105,7 @@ def _let_in(folder: Path, name: str, public: Path) -> None:
 
 def _make_pair(folder: Path, role: str) -> None:
     for suffix in (PUBLIC, SECRET):
-        if (folder / f"{role}{suffix}").exists():
+        if os.path.lexists(folder / f"{role}{suffix}"):  # a dangling link would be written through
             raise KeysError(f"there is a key already: {folder / role}{suffix}")
     before = os.umask(0o077)
     try:
@@ -114,6 +118,9 @@ def _make_pair(folder: Path, role: str) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """The public half alone, whatever else the file holds."""
-    text = source.read_text()
-    lines = [line for line in text.splitlines() if "secret-key" not in line]
-    target.write_text("\n".join(lines) + "\n")
+    lines = [line for line in source.read_bytes().splitlines() if b"secret-key" not in line]
+    with contextlib.suppress(FileNotFoundError):  # of a command that was killed; nothing else is written into
+        target.unlink()
+    with target.open("xb") as file:
+        file.write(b"\n".join(lines) + b"\n")
+    target.chmod(0o644)  # whatever the umask: one that others can change is not trusted

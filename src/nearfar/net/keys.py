@@ -9,28 +9,33 @@
     DIR/clients/NAME.key            the public keys that a service lets in
 
 A service needs the first and the last, who connects the second and the third. The files are ZeroMQ's
-certificates, as `zmq.auth` and other tools write them. A secret that others can read is refused, and so is a
-list of clients that others can change.
+certificates, as `zmq.auth` and other tools write them. A secret that others can read is refused, and so is
+what others can change: a public key that is trusted, and the list of clients.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
 import stat
+import time
 from pathlib import Path
 from typing import NamedTuple
 
-import zmq.auth
 from zmq.utils import z85
 
 from nearfar.errors import KeysError
+from nearfar.net.complaints import Complaints
+from nearfar.net.shortage import short
 
 SERVER, CLIENT, CLIENTS = "server", "client", "clients"
 PUBLIC, SECRET = ".key", ".key_secret"
 
+LONGEST_FILE = 64 * 1024
+"""Bytes of a certificate that are looked at."""
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 log = logging.getLogger(__name__)
@@ -46,39 +51,54 @@ class Pair(NamedTuple):
 def check_name(name: str) -> str:
     """`name`, if a client may be called so; raises `KeysError`."""
     if not _NAME.fullmatch(name):
-        raise KeysError(f"{name!r} is no name: up to 64 letters, digits, '.', '_' and '-'")
+        raise KeysError(f"{name!r} is not a name: it takes up to 64 letters, digits, '.', '_' and '-'")
     return name
 
 
 def check_unwritable(folder: Path) -> None:
     """Raises `KeysError` if there is no such folder, or others can write to it."""
-    if not folder.is_dir():
-        raise KeysError(f"there is no folder {folder}: `nearfar keys init` makes it")
-    found = folder.stat()
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        raise KeysError(f"there is no folder {folder}: `nearfar keys init` makes it") from None
+    except (OSError, ValueError) as error:
+        raise KeysError(f"cannot read the list of clients {folder}: {_reason(folder, error)}") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise KeysError(f"{folder} is not a folder: `nearfar keys init` makes one, elsewhere")
+    if found.st_mode & _OTHERS_WRITE:
         raise KeysError(f"others can let themselves in through {folder}: chmod go-w {folder}")
     if found.st_uid not in (0, os.geteuid()):
         raise KeysError(f"the list of clients {folder} belongs to another user")
 
 
 def read_public(path: Path) -> bytes:
-    """The public key of a certificate, in Z85. Raises `KeysError`."""
+    """The public key of a certificate that is not trusted yet, in Z85. Raises `KeysError`."""
     return _read(path)[0]
+
+
+def read_trusted(path: Path) -> bytes:
+    """The public key of a certificate that is trusted because it is there, in Z85.
+
+    Raises `KeysError`: also where others can change it.
+    """
+    return _read(path, trusted=True)[0]
 
 
 def read_pair(folder: Path, role: str) -> Pair:
     """The key of that role. Raises `KeysError`: also where others can read the secret."""
     path = folder / f"{role}{SECRET}"
-    _check_private(path)
-    public, secret = _read(path)
+    public, secret = _read(path, secret=True)
     if secret is None:
         raise KeysError(f"{path} holds no secret key")
     return Pair(public, secret)
 
 
 def read_server_key(folder: Path) -> bytes:
-    """The public key of the service that this folder connects to. Raises `KeysError`."""
-    return read_public(folder / f"{SERVER}{PUBLIC}")
+    """The public key of the service that this folder connects to.
+
+    Raises `KeysError`: also where others can change it, and so make another service of it.
+    """
+    return read_trusted(folder / f"{SERVER}{PUBLIC}")
 
 
 class Clients:
@@ -89,51 +109,116 @@ class Clients:
         self.folder = folder / CLIENTS
         self._seen: dict[str, tuple[int, int, int]] = {}
         self._key_of: dict[str, str] = {}
+        self._trouble = ""
+        self._complaints = Complaints(log)
         self.names: dict[str, str] = {}
         """By key."""
         check_unwritable(self.folder)
         self.refresh()
 
     def refresh(self) -> set[str]:
-        """Look for changes; returns the keys that are let in no more. Without a folder, nobody is."""
+        """Look for changes; returns the keys that are let in no more. Without a folder, nobody is.
+
+        Raises nothing. Where the system cannot list the folder now, for want of a descriptor or by a changed
+        mode, those who are known stay as they are, unless their files are gone; and who is new waits for a
+        look that succeeds.
+        """
         now: dict[str, tuple[int, int, int]] = {}
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
-            for entry in entries:
-                name, suffix = Path(entry.name).stem, Path(entry.name).suffix
-                if suffix == PUBLIC and _NAME.fullmatch(name):
-                    with contextlib.suppress(FileNotFoundError):
-                        found = entry.stat()
-                        now[name] = (found.st_ino, found.st_mtime_ns, found.st_size)
+        for name in self._list():
+            try:
+                found = self._path(name).stat()
+                now[name] = (found.st_ino, found.st_mtime_ns, found.st_size)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError:
+                if name in self._seen:
+                    now[name] = self._seen[name]
         if now == self._seen:
             return set()
         before = set(self.names)
         key_of = {name: self._key_of.get(name, "") for name in now if now[name] == self._seen.get(name)}
         for name in now.keys() - key_of.keys():
-            key_of[name] = self._load(name)
+            try:
+                key_of[name] = read_trusted(self._path(name)).decode()
+            except KeysError as error:
+                if short(error.__context__):
+                    del now[name]  # to be read at the next look
+                else:
+                    key_of[name] = ""
+                    log.warning("%s lets nobody in: %s", name, error)
         self._seen, self._key_of = now, key_of
         self.names = {key: name for name, key in key_of.items() if key}
         return before - set(self.names)
 
-    def _load(self, name: str) -> str:
+    def _list(self) -> list[str]:
+        """The names of those who are let in, or may be; those that are known where it cannot be told."""
         try:
-            return read_public(self.folder / f"{name}{PUBLIC}").decode()
-        except KeysError as error:
-            log.warning("%s lets nobody in: %s", name, error)
-            return ""
+            with os.scandir(self.folder) as entries:
+                names = [Path(entry.name) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                text = "cannot look who is let in now, and try again: %s"
+                self._complaints.note(text, error, time.monotonic())
+            return list(self._seen)
+        self._trouble = ""
+        return [name.stem for name in names if name.suffix == PUBLIC and _NAME.fullmatch(name.stem)]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{PUBLIC}"
 
 
-def _read(path: Path) -> tuple[bytes, bytes | None]:
+def _read(path: Path, *, secret: bool = False, trusted: bool = False) -> tuple[bytes, bytes | None]:
+    """The public key in a file, and the secret one if there is one. `secret`: only its owner may read it;
+    `trusted`: only its owner may change it."""
     try:
-        public, secret = zmq.auth.load_certificate(path)
+        # without waiting for who writes to a FIFO
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError("it is not a regular file")
+            if secret:
+                _check_private(path, found)
+            elif trusted:
+                _check_unchanged(path, found)
+            text = file.read(LONGEST_FILE)
+        public, hidden = _value(text, b"public-key"), _value(text, b"secret-key")
+        if public is None:
+            raise ValueError("no public key is in it")
+    except KeysError:
+        raise
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if not path.exists():
-            reason = "there is no such file; `nearfar keys init` and `nearfar keys add NAME` make them"
-        raise KeysError(f"cannot read the key {path}: {reason}") from None
-    for key in (public, secret):
+        raise KeysError(f"cannot read the key {path}: {_reason(path, error)}") from None
+    for key in (public, hidden):
         if key is not None and not _is_key(key):
             raise KeysError(f"cannot read the key {path}: it is not 40 characters of Z85")
-    return public, secret
+    return public, hidden
+
+
+def _value(text: bytes, name: bytes) -> bytes | None:
+    """The first value of that name in a certificate of ZeroMQ."""
+    for line in text.splitlines():
+        said, equals, value = line.strip().partition(b"=")
+        if equals and said.strip() == name:
+            return value.strip(b" \t'\"")
+    return None
+
+
+def _reason(path: Path, error: OSError | ValueError) -> str:
+    """Why a file or folder of keys cannot be read, for a person."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file; `nearfar keys init` and `nearfar keys add NAME` make them"
+    if isinstance(error, NotADirectoryError):
+        return f"{path.parent} is not a folder of keys"
+    if isinstance(error, PermissionError):
+        return (
+            "permission denied: keys must belong to the user who uses them, and this is user"
+            f" {os.geteuid()} (chown -R {os.geteuid()} {path.parent})"
+        )
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _is_key(key: bytes) -> bool:
@@ -143,10 +228,15 @@ def _is_key(key: bytes) -> bool:
         return False
 
 
-def _check_private(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        found = path.stat()
-        if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise KeysError(f"others can read the secret key {path}: make it private (chmod 600 {path})")
-        if found.st_uid not in (0, os.geteuid()):
-            raise KeysError(f"the secret key {path} belongs to another user")
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise KeysError(f"others can read the secret key {path}: make it private (chmod 600 {path})")
+    if found.st_uid not in (0, os.geteuid()):
+        raise KeysError(f"the secret key {path} belongs to another user")
+
+
+def _check_unchanged(path: Path, found: os.stat_result) -> None:
+    if found.st_mode & _OTHERS_WRITE:
+        raise KeysError(f"others can change the key {path}: make it this user's alone (chmod go-w {path})")
+    if found.st_uid not in (0, os.geteuid()):
+        raise KeysError(f"the key {path} belongs to another user")

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from nearfar.net.budget import Budget
+
 T = TypeVar("T")
 
 ACK_EVERY = 64
@@ -106,17 +108,21 @@ class Outgoing(Generic[T]):
 class Incoming(Generic[T]):
     """Messages as they come in, handed out once each and in order.
 
-    `weigh` tells the bytes of a message's body; only of one that comes ahead of its turn.
+    `weigh` tells the bytes of a message's body; only of one that comes ahead of its turn. Up to `heaviest`
+    bytes of those are kept.
     """
 
-    __slots__ = ("_early", "_weigh", "_weight", "received", "repeated")
+    __slots__ = ("_early", "_heaviest", "_weigh", "_weight", "allowance", "received", "repeated")
 
-    def __init__(self, weigh: Callable[[T], int] = lambda message: 0) -> None:
+    def __init__(self, weigh: Callable[[T], int] = lambda message: 0, heaviest: int = HEAVIEST_AHEAD) -> None:
         self.received = 0
         """The last message handed out: what to ack."""
         self.repeated = 0
         """Messages that came more than once, or too early to keep."""
+        self.allowance: tuple[Budget, str] | None = None
+        """What the lines of all peers may keep so, and the name under which this one does."""
         self._early: dict[int, T] = {}
+        self._heaviest = heaviest
         self._weigh = weigh
         self._weight = 0
 
@@ -133,17 +139,28 @@ class Incoming(Generic[T]):
         self.received = number
         while self._early and (message_ := self._early.pop(self.received + 1, None)) is not None:
             ready.append(message_)
-            self._weight -= MESSAGE_WEIGHS + self._weigh(message_)
+            self._add(-MESSAGE_WEIGHS - self._weigh(message_))
             self.received += 1
         return ready
 
     def _keep(self, number: int, message: T) -> None:
         weight = MESSAGE_WEIGHS + self._weigh(message)
-        if self._weight + weight > HEAVIEST_AHEAD:
+        refused = self.allowance is not None and not self.allowance[0].fits(self.allowance[1], weight)
+        if refused or self._weight + weight > self._heaviest:
             self.repeated += 1
             return
         self._early[number] = message
+        self._add(weight)
+
+    def close(self) -> None:
+        """Nothing more comes: forget what came ahead of its turn."""
+        self._early.clear()
+        self._add(-self._weight)
+
+    def _add(self, weight: int) -> None:
         self._weight += weight
+        if self.allowance is not None and weight:
+            self.allowance[0].add(self.allowance[1], weight)
 
 
 class Voice:

@@ -58,6 +58,9 @@ long to travel as it likes."""
 _EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
 _NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
+FAILURES = (OSError, zmq.ZMQError, MemoryError)
+"""What a call of the system, or of ZeroMQ, raises that cannot do its work now."""
+
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
 
@@ -65,9 +68,15 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     """This process's context: one that came over a fork is of no use here, and must not be touched."""
     pid = os.getpid()
     if pid not in _contexts:
-        _contexts[pid] = made = zmq.Context()
-        made.set(zmq.MAX_SOCKETS, min(MOST_SOCKETS, made.get(zmq.SOCKET_LIMIT)))
+        _contexts[pid] = new_context()
     return _contexts[pid]
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context with room for as many sockets as there may be."""
+    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    made.set(zmq.MAX_SOCKETS, min(MOST_SOCKETS, made.get(zmq.SOCKET_LIMIT)))
+    return made
 
 
 def make(
@@ -84,6 +93,15 @@ def make(
     `zmq.ZMQError` where there is no room for another.
     """
     made = (within or context()).socket(kind)
+    try:
+        _set_options(made, kind, identity, largest)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _set_options(made: zmq.Socket[bytes], kind: int, identity: str, largest: int) -> None:
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDHWM, 0)
     made.setsockopt(zmq.RCVHWM, MOST_UNREAD)
@@ -99,7 +117,6 @@ def make(
         made.setsockopt(zmq.ROUTER_HANDOVER, 1)
     if identity:
         made.setsockopt(zmq.ROUTING_ID, identity.encode())
-    return made
 
 
 def guard(made: zmq.Socket[bytes], pair: Pair, domain: str = "") -> None:
@@ -110,11 +127,6 @@ def guard(made: zmq.Socket[bytes], pair: Pair, domain: str = "") -> None:
     if domain:
         made.setsockopt(zmq.ZAP_DOMAIN, domain.encode())
         made.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-
-
-def guard_nobody(made: zmq.Socket[bytes]) -> None:
-    """What is bound from now on lets nobody in: it asks for a key that nobody knows."""
-    guard(made, Pair(*zmq.curve_keypair()))
 
 
 def guard_own(made: zmq.Socket[bytes]) -> None:
@@ -208,11 +220,31 @@ def bind(made: zmq.Socket[bytes], address: Address) -> Address:
         raise AddressError(f"cannot bind {address}: {_reason(error)}") from None
     if address.path:
         files.note(address.path)
-        Path(address.path).chmod(stat.S_IRUSR | stat.S_IWUSR)
+        try:
+            Path(address.path).chmod(stat.S_IRUSR | stat.S_IWUSR)
+        except OSError as error:
+            raise AddressError(f"cannot keep others from {address}: {_reason(error)}") from None
         return address
     endpoint = made.getsockopt(zmq.LAST_ENDPOINT)
     port = int(bytes(endpoint).rstrip(b"\0").rpartition(b":")[2])
     return address.beside(port)
+
+
+def hold(address: Address) -> socket.socket:
+    """Bind a loopback address, so that nobody else can, and accept nobody: the kernel keeps one connection
+    waiting, and drops the others, which costs no descriptor here. Raises `AddressError`."""
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    held = None
+    try:
+        held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((host, address.port))
+        held.listen(0)
+    except OSError as error:
+        if held is not None:
+            held.close()
+        raise AddressError(f"cannot bind {address}: {_reason(error)}") from None
+    return held
 
 
 def bind_in(
@@ -244,7 +276,7 @@ def close_bound(made: zmq.Socket[bytes], beside: Address, place: int | str = "")
     made.close()
 
 
-def _reason(error: zmq.ZMQError) -> str:
+def _reason(error: zmq.ZMQError | OSError) -> str:
     reasons = {
         errno.EADDRINUSE: "the address is in use",
         errno.EADDRNOTAVAIL: "this machine has no such address",
@@ -255,16 +287,29 @@ def _reason(error: zmq.ZMQError) -> str:
 
 
 def _claim_path(address: Address) -> None:
-    """ZeroMQ binds over any socket file, even one in use: look first."""
+    """ZeroMQ binds over any socket file, even one in use: look first. Raises `AddressError`."""
     path = Path(address.path)
-    if not path.parent.is_dir():
-        raise AddressError(f"cannot bind {address}: there is no folder {path.parent}")
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise AddressError(f"cannot bind {address}: there is a file that is not a socket")
-    with (
-        socket.socket(socket.AF_UNIX) as probe,
-        contextlib.suppress(ConnectionRefusedError, FileNotFoundError),
-    ):
-        probe.connect(address.path)
-        raise AddressError(f"cannot bind {address}: the address is in use")
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise AddressError(f"cannot bind {address}: there is no folder {path.parent}") from None
+        return
+    except OSError as error:
+        raise AddressError(f"cannot bind {address}: {_reason(error)}") from None
+    if not stat.S_ISSOCK(kind):
+        raise AddressError(f"cannot bind {address}: there is a file that is not a socket")
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            probe.connect(address.path)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return  # who listened there is gone
+    except BlockingIOError:
+        pass  # many wait there to be accepted
+    except OSError as error:
+        raise AddressError(
+            f"cannot bind {address}: there is a socket, and it cannot be told whether it is in use:"
+            f" {_reason(error)}"
+        ) from None
+    raise AddressError(f"cannot bind {address}: the address is in use")

@@ -1,8 +1,10 @@
-"""Errors in words, for a way on which they cannot travel as themselves."""
+"""Errors in words, for a way on which they cannot travel as themselves; and one error for many calls."""
 
 from __future__ import annotations
 
+import copy
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
@@ -15,9 +17,27 @@ def described(error: Any) -> tuple[str, str]:
     return kind, "".join(quietly(lambda: str(error), "<its str() raises>"))
 
 
+_place = ""
+
+
+def set_place(place: str) -> None:
+    """Called once, by a worker's process: where the tracebacks of this process come from."""
+    global _place
+    _place = f"In {place}:\n"
+
+
 def traceback_of(error: BaseException) -> str:
-    """Its traceback as Python prints it; empty where that cannot be had. Never raises."""
-    return str(quietly(lambda: "".join(traceback.format_exception(error)), ""))
+    """Its traceback as Python prints it; empty where that cannot be had. Never raises.
+
+    In a worker, a line before it says where. A warning that the formatting itself raises under
+    ``-W error`` does not cost the traceback: Python 3.15 warns about the main module of a spawned process.
+    """
+    text = quietly(lambda: "".join(traceback.format_exception(error)), None)
+    if text is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            text = quietly(lambda: "".join(traceback.format_exception(error)), "")
+    return f"{_place}{text}" if text else ""
 
 
 def with_traceback(error: BaseException, text: Any) -> BaseException:
@@ -26,6 +46,19 @@ def with_traceback(error: BaseException, text: Any) -> BaseException:
         cause = RemoteTraceback(f'\n"""\n{text}"""')
         quietly(lambda: setattr(error, "__cause__", cause), None)
     return error
+
+
+def anew(error: BaseException) -> BaseException:
+    """An exception of the same type that says the same, for one more call.
+
+    Each `raise` of an exception object adds to its traceback, which keeps alive what the callers' frames
+    hold: so no two calls get the same object. One that cannot be copied is returned itself.
+    """
+    made = quietly(lambda: copy.copy(error), None)
+    if type(made) is not type(error):
+        return error
+    made.__cause__, made.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return made
 
 
 def quietly(do: Callable[[], Any], otherwise: Any) -> Any:

@@ -18,17 +18,20 @@ class Waker:
 
     def wake(self) -> None:
         """Make the descriptor readable. After `close` it does nothing."""
-        with contextlib.suppress(BlockingIOError, OSError):
+        with contextlib.suppress(OSError):
             os.write(self._write, b"\0")
 
     def clear(self) -> None:
         """Make the descriptor unreadable until the next `wake`."""
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(
+            OSError
+        ):  # readable still, if it was another error than that nothing lies there
             os.read(self._read, 4096)
 
     def close(self) -> None:
         """Close both descriptors."""
         read, write, self._read, self._write = self._read, self._write, -1, -1
-        if read >= 0:
-            os.close(read)
-            os.close(write)
+        for descriptor in (read, write):
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)

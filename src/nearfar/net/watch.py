@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Container
 from typing import Any
@@ -32,7 +33,8 @@ class Watch:
         """The session and pid behind a readable descriptor, which is closed; None if it is not ours."""
         found = self._sessions.pop(descriptor, None)
         if found is not None:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # it is closed all the same
+                os.close(descriptor)
         return found
 
     def idle(self, wanted: Container[str]) -> list[int]:
@@ -44,5 +46,6 @@ class Watch:
 
     def close(self) -> None:
         for descriptor in self._sessions:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
         self._sessions.clear()

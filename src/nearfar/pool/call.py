@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, NoReturn
 
 from nearfar.coordinator.tasks import Mode, State, Status, Task
+from nearfar.errors import ProtocolError
 from nearfar.net.pickles.results import load_result
 from nearfar.net.plain import PlainName, answers
+from nearfar.pool.callbacks import in_main_thread
 from nearfar.pool.speech import load_any_error as load_error
 
-__all__ = ["Call", "Chunk"]
+__all__ = ["Call", "Chunk", "raise_from"]
 
 PENDING, RAW_VALUE, RAW_ERROR, VALUE, ERROR = range(5)
 """What a call holds; raw is what a worker sent, unread."""
@@ -103,7 +105,11 @@ class Call(Task):
         """Called once the outcome is stored, before `settled` is true. Must not raise."""
 
     def result(self) -> Any:
-        """The value, or raises the error. Only when settled; it is read in the thread that asks first."""
+        """The value, or raises the error. Only when settled; it is read in the thread that asks first.
+
+        What reading raises is raised here and not kept, for it may be a signal's handler that raised it: the
+        answer is read anew when it is asked for again.
+        """
         how = self._how
         if how == VALUE:
             return self._value
@@ -117,11 +123,17 @@ class Call(Task):
             del self  # the error's traceback holds this frame, and the call holds the error
 
     def error(self) -> BaseException | None:
-        """What `result` would raise, or None. Only when settled."""
+        """What `result` would raise, or None. Only when settled.
+
+        Raises nothing but `KeyboardInterrupt`, in the main thread: an answer whose reading raises
+        `SystemExit` is to end neither the thread that runs callbacks nor the program that asks for the error.
+        """
         if self._how < VALUE:
             try:
                 self._decode()
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and in_main_thread():
+                    raise
                 return error
         return self._value if self._how == ERROR else None
 
@@ -156,12 +168,31 @@ class Call(Task):
         if type(getattr(self, "function", None)) is PlainName:  # asked plainly: no answer is unpickled
             if how == RAW_VALUE:
                 return answers.load_result(blob, buffers), VALUE
-            return answers.load_error(blob), ERROR
-        return (load_result(blob, buffers), VALUE) if how == RAW_VALUE else (load_error(blob), ERROR)
+            return self.seen(answers.load_error(blob)), ERROR
+        if how == RAW_VALUE:
+            return load_result(blob, buffers), VALUE
+        return self.seen(load_error(blob)), ERROR
+
+    def seen(self, error: BaseException) -> BaseException:
+        """A task's error as the caller is to get it; here: as `multiprocessing.Pool` gives it."""
+        return error
 
     def _drop_raw(self) -> None:
         self.blob = b""
         self.buffers = ()
+
+
+def wrong_count(values: Any, count: int) -> ProtocolError | None:
+    """What is raised unless `values` are a list of `count`, as a chunk of so many items gives."""
+    if type(values) is list and len(values) == count:
+        return None
+    said = f"{len(values)} values" if type(values) is list else f"a {type(values).__name__}"
+    return ProtocolError(f"{said} came back for the {count} items of a chunk: it is not known whose they are")
+
+
+def raise_from(error: StopIteration) -> NoReturn:
+    """Raise what an iterator raises in the place of a task's StopIteration, which would end it in silence."""
+    raise RuntimeError("a task raised StopIteration") from error
 
 
 class Chunk(Call):
@@ -174,7 +205,7 @@ class Chunk(Call):
         func: Callable[..., Any],
         items: Sequence[Any],
         mode: int,
-        ended: Callable[[Chunk], object],
+        ended: Callable[[Chunk], object] | None,
         *,
         loud: bool = False,
     ) -> None:
@@ -184,7 +215,17 @@ class Chunk(Call):
         super().__init__(func, items, None, mode)
         self.size = len(items)
         self.loud = loud
-        self._ended: Callable[[Chunk], object] | None = ended
+        self._ended = ended
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """As that of a call; there must be as many values as there were items."""
+        super().settle(value, error or wrong_count(value, self.size))
+
+    def _read(self, how: int, raw: Any) -> tuple[Any, int]:
+        value, read = super()._read(how, raw)
+        if read == VALUE and (wrong := wrong_count(value, self.size)) is not None:
+            return wrong, ERROR
+        return value, read
 
     def on_settled(self) -> None:
         """Tell the owner, and let go of it."""

@@ -17,11 +17,12 @@ what tasks have come to. It must be driven several times a lease, or the coordin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import CancelledError
-from typing import Any
+from math import inf
+from typing import Any, TypeVar
 
-from nearfar.coordinator.calling import Calling, Connect, Send, Stage
+from nearfar.coordinator.calling import FAREWELL, Calling, Connect, Send, Stage
 from nearfar.coordinator.parts import Row, shares
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import State, Task
@@ -29,6 +30,8 @@ from nearfar.coordinator.wire import CLIENT, FORMS, Envelope, Kind, Message
 from nearfar.errors import CoordinatorLost, InitializerFailed, NotAdmitted, PoolBroken
 from nearfar.net.complaints import shown
 from nearfar.pool.pending import Answer, Pending
+
+T = TypeVar("T", bound=Task)
 
 GATHER = 0.001
 """Seconds that tasks wait for company while `TALKATIVE` messages are on their way."""
@@ -70,7 +73,9 @@ class ClientMachine:
         self._unsent_since: float | None = None
         self._place = place
         self._lost = CoordinatorLost(f"no coordinator has answered at {place} for {wait:g} s")
-        self._leaving = self._said_bye = False
+        self._leaving = False
+        self._said_bye: float | None = None
+        """When it said goodbye, which it does once every task has its outcome."""
 
     @property
     def session_name(self) -> str:
@@ -132,25 +137,21 @@ class ClientMachine:
         else:
             self._pending.add(task)
 
-    def cancel(self, task: Task) -> bool | None:
-        """True: it will never run, and this answer is its only outcome. False: it has one already.
+    def cancel(self, tasks: Sequence[T]) -> list[T]:
+        """Those that will never run: this answer is their only outcome.
 
-        None: the coordinator was asked; its outcome will tell, `CancelledError` or an answer.
+        Of the others that have no outcome the coordinator is asked: `CancelledError` or an answer will tell.
         """
-        if task.state is State.WAITING:
+        never = [task for task in tasks if task.state is State.WAITING]
+        for task in never:
             self._pending.withdraw(task)
-            return True
-        if task.state is not State.GIVEN:
-            return False
-        number = self._pending.number(task)
-        if number not in self._pending.cancels:
-            self._pending.cancels.add(number)
-            self._cancels.append(number)
-        return None
+        self._cancels += self._pending.ask_back({task for task in tasks if task.state is State.GIVEN})
+        return never
 
-    def cancelling(self, task: Task) -> bool:
-        """True if the coordinator was asked to cancel it, and has not answered."""
-        return task.state is State.GIVEN and self._pending.number(task) in self._pending.cancels
+    @property
+    def cancelling(self) -> Set[Task]:
+        """The tasks that the coordinator was asked to cancel, and has not answered for."""
+        return self._pending.asked_back
 
     def fail(self, error: BaseException) -> None:
         """Every task comes to this end; what runs of them goes on unheard."""
@@ -176,7 +177,7 @@ class ClientMachine:
             case Kind.REFUSED:
                 self._break(PoolBroken(f"the coordinator refused: {shown(fields[0])}"))
             case Kind.STRANGER:
-                if self._said_bye:  # it has forgotten us, as it was asked to
+                if self._said_bye is not None:  # it has forgotten us, as it was asked to
                     self._calling.stage = Stage.CLOSED
                 elif self.stage is Stage.OPEN:
                     self._calling.begin(now)
@@ -195,7 +196,7 @@ class ClientMachine:
         """Time passed."""
         self._calling.tick(now)
         talk = self._calling.open_talk()
-        if self._said_bye and talk is not None and talk.silent(now):
+        if talk is not None and now >= self._farewell():
             self._calling.stage = Stage.CLOSED
         elif self._calling.lost(now):
             self._break(self._lost)
@@ -208,8 +209,8 @@ class ClientMachine:
             for number in self._cancels:
                 self._said = talk.say(now, Kind.CANCEL, number)
             self._cancels.clear()
-            if self._leaving and not (self._pending or self._said_bye):
-                self._said_bye = True
+            if self._leaving and not self._pending and self._said_bye is None:
+                self._said_bye = now
                 talk.say(now, Kind.BYE)
         elif self._leaving and not self._pending:
             self._calling.stage = Stage.CLOSED
@@ -217,12 +218,16 @@ class ClientMachine:
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
-        deadline = self._calling.deadline(now)
+        deadline = min(self._calling.deadline(now), self._farewell())
         return deadline if self._unsent_since is None else min(deadline, self._unsent_since + GATHER)
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
         return self._calling.away(now)
+
+    def _farewell(self) -> float:
+        """When it goes without an answer to its goodbye."""
+        return inf if self._said_bye is None else self._calling.silent_since(self._said_bye) + FAREWELL
 
     def _welcome(self, message: Message, now: float) -> None:
         facts = self._calling.welcome(message, now)
@@ -230,6 +235,7 @@ class ClientMachine:
         if facts is None or talk is None:
             return
         self.workers = facts["workers"]
+        self._pending.largest = facts.get("largest", 0)
         eager, rows = self._join
         self._said = talk.say(now, Kind.JOIN, eager, rows=rows)
         self._submit(talk, self._pending.sent(), now, again=True)

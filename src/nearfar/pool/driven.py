@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from time import monotonic
@@ -18,9 +19,11 @@ from nearfar.errors import PoolBroken
 from nearfar.net import forks
 from nearfar.net.deputy import exposed, safely
 from nearfar.net.ending import left_behind
+from nearfar.net.telling import anew
 from nearfar.net.waker import Waker
 from nearfar.pool.alone import Alone
 from nearfar.pool.call import Call
+from nearfar.pool.engine import SHUT, Closed
 from nearfar.pool.insides import Insides
 from nearfar.pool.leader import Leadership
 from nearfar.pool.notices import Notices
@@ -29,10 +32,8 @@ from nearfar.pool.speech import Speech
 HELP_EVERY = 128
 """Calls handed in after which whoever does so does some of the I/O, too."""
 
-SHUT = "cannot schedule new futures after shutdown"
-
 LONGEST_CANCEL = 5.0
-"""Seconds that `cancel` waits for a worker, that may not have begun, to give a call back."""
+"""Seconds that `cancel` waits for workers, that may not have begun, to give calls back."""
 
 
 class DrivenEngine(Insides):
@@ -102,24 +103,29 @@ class DrivenEngine(Insides):
         if self._over:  # nobody else will
             self.tell()
 
-    def cancel(self, call: Call) -> bool:
-        """As `Engine.cancel`. A worker elsewhere that may not have begun is asked: that takes a moment."""
-        cancelled = safely(partial(self._cancel_here, call))
-        if cancelled is None and not call.settled:
-            self.wait_until(partial(self._is_decided, call), LONGEST_CANCEL)
-        return bool(cancelled) or (call.settled and call.cancelled())
+    @property
+    def broken(self) -> PoolBroken | None:
+        """Why nothing can run any more, if that is so."""
+        return self._broken
 
-    def _is_decided(self, call: Call) -> bool:
-        """Whether it is known what became of the wish to cancel `call`. An outcome is to be told first."""
-        return call.settled or (call.state is not State.SETTLED and self._knows(call))
+    def check_limits(self, timeout: float | None, retries: int) -> None:
+        """As `Engine.check_limits`: all can be kept."""
 
-    def _cancel_here(self, call: Call) -> bool | None:
-        cancelled = self._alone(False, self._cancel_now, call)
-        if cancelled:
-            self._tell_cancelled([call])
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
+        """As `Engine.cancel`. All are asked back at once, and then waited for together."""
+        safely(partial(self._cancel_here, calls))
+        if wait and (open_ := [call for call in calls if self._is_undecided(call)]):
+            self.wait_until(lambda: not any(map(self._is_undecided, open_)), LONGEST_CANCEL)
+        return all(call.settled and call.cancelled() for call in calls)
+
+    def _is_undecided(self, call: Call) -> bool:
+        """Whether it is not known yet if `call` has begun: a worker is asked, or an outcome is to be told."""
+        return not call.settled and (call.state is State.SETTLED or call in self._asked_back())
+
+    def _cancel_here(self, calls: Sequence[Call]) -> None:
+        self._tell_cancelled(self._alone([], self._cancel_now, calls))
         self.step([])
         self._nudge()
-        return cancelled
 
     def cancel_waiting(self) -> None:
         """As `Engine.cancel_waiting`."""
@@ -140,7 +146,7 @@ class DrivenEngine(Insides):
         if self._over and left_behind():
             raise SystemExit
         if self._failed and self._broken is not None and not ready():
-            raise self._broken
+            raise anew(self._broken)
         return met
 
     def close(self) -> None:
@@ -267,13 +273,13 @@ class DrivenEngine(Insides):
             if not isinstance(error, Exception):  # of a signal's handler
                 raise
 
-    def _cancel_now(self, call: Call) -> bool | None:
+    def _cancel_now(self, calls: Sequence[Call]) -> list[Call]:
         self._take_in()
-        return None if call.state is State.SETTLED else self._cancel(call)
+        return self._cancel([call for call in calls if call.state is not State.SETTLED])
 
     def _cancel_all_now(self) -> list[Call]:
         self._take_in()
-        return [call for call in self._waiting() if self._cancel(call)]
+        return self._cancel(self._waiting())
 
     def _stop(self) -> None:
         self._take_in()
@@ -289,7 +295,7 @@ class DrivenEngine(Insides):
 
     def _drop(self, call: Call) -> None:
         """It was handed in just when this ended, and too late to be refused."""
-        error = CancelledError() if self._stopping else RuntimeError(SHUT)
+        error = CancelledError() if self._stopping else Closed(SHUT)
         self._outcomes.append((call, self._broken or error))
 
     def _end(self) -> None:
@@ -310,22 +316,31 @@ class DrivenEngine(Insides):
         if self._owner != os.getpid():
             raise RuntimeError("this pool belongs to the process that made it")
         if self._broken:
-            raise self._broken
-        raise RuntimeError(SHUT)
+            raise anew(self._broken)
+        raise Closed(SHUT.replace("after", "after interpreter") if _exiting else SHUT)
 
 
 _working: weakref.WeakSet[DrivenEngine] = weakref.WeakSet()
+_exiting = False
+"""Whether the program's last line has run: executors take nothing more, and finish what they have."""
 
 
-def _at_exit() -> None:
+def _finish() -> None:
+    """As the standard's executors do it: before other threads are waited for, and `atexit` runs."""
+    global _exiting
+    _exiting = True
+    waited_for = [engine for engine in _working if not (engine.daemon or engine.over)]
+    for engine in waited_for:
+        engine.close()
+    for engine in waited_for:
+        engine.join()
+
+
+def _drop() -> None:
     for engine in list(_working):
-        if engine.over:
-            continue
-        if engine.daemon:
+        if engine.daemon and not engine.over:
             engine.terminate()
-        else:
-            engine.close()
-            engine.join()
 
 
-atexit.register(_at_exit)
+threading._register_atexit(_finish)  # type: ignore[attr-defined]
+atexit.register(_drop)

@@ -10,7 +10,13 @@ from nearfar.coordinator.tasks import State
 from nearfar.net.deputy import safely, struck_anywhere
 from nearfar.pool.call import Call
 
-__all__ = ["Engine", "describe", "hand_in"]
+__all__ = ["SHUT", "Closed", "Engine", "describe", "hand_in", "submit"]
+
+SHUT = "cannot schedule new futures after shutdown"
+
+
+class Closed(RuntimeError):
+    """An engine was closed, or the program ends: it takes no more calls."""
 
 
 @runtime_checkable
@@ -33,11 +39,20 @@ class Engine(Protocol):
         """Take `call`; it will be settled, whatever happens.
 
         Raises, and has not taken it: what pickling raises, `BrokenExecutor` (or a kind of it) when nothing
-        can run any more, `RuntimeError` after `close`, `ValueError` for an option that cannot be kept.
+        can run any more, `Closed` after `close`, `ValueError` for an option that cannot be kept.
         """
 
-    def cancel(self, call: Call) -> bool:
-        """Drop `call` if it has not begun. True: it never runs, and is settled with `CancelledError`."""
+    def check_limits(self, timeout: float | None, retries: int) -> None:
+        """Raise `ValueError` if calls with these limits cannot be kept to them here."""
+
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
+        """Drop those of `calls` that have not begun. True: none ever runs, and each is settled with
+        `CancelledError`.
+
+        Whether one has begun, a worker elsewhere may have to be asked: that is waited for, some seconds for
+        all of them together. Without `wait` they are dropped as far as that can be, and the answer says
+        nothing.
+        """
 
     def cancel_waiting(self) -> None:
         """Do what `cancel` does for every call that has not begun."""
@@ -54,11 +69,24 @@ class Engine(Protocol):
     def terminate(self) -> None:
         """Stop now: every call that is not settled is settled with `CancelledError`."""
 
+    def end_workers(self, signum: int) -> None:
+        """Close, drop what has not begun, and send `signum` (SIGTERM, SIGKILL) to every worker process.
+
+        Raises `RuntimeError` where the workers belong to an executor of others.
+        """
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end after `close` or `terminate`; False after `timeout` seconds."""
 
     def counts(self) -> dict[str, int]:
         """``workers``, ``running``, ``waiting`` and ``done``, and what else an engine counts."""
+
+
+def submit(engine: Engine, call: Call) -> None:
+    """Have `engine` take `call`. Raises as `Engine.submit`, and `TypeError` for what cannot be called."""
+    if not callable(call.func):
+        raise TypeError(f"the first argument is the function to call; {call.func!r} cannot be called")
+    engine.submit(call)
 
 
 def hand_in(engine: Engine, call: Call) -> None:
@@ -68,14 +96,14 @@ def hand_in(engine: Engine, call: Call) -> None:
         return
     what = call.func, call.args, call.kwargs
     try:
-        engine.submit(call)
+        submit(engine, call)
     except Exception as error:
         safely(partial(_hand_in_again, engine, call, what, error))
 
 
 def _hand_in(engine: Engine, call: Call) -> None:
     try:
-        engine.submit(call)
+        submit(engine, call)
     except Exception as error:
         call.settle(None, error)
 
@@ -85,7 +113,7 @@ def _hand_in_again(engine: Engine, call: Call, what: tuple[Any, Any, Any], error
     if call.state is State.NEW and not hasattr(call, "client"):  # it has not been taken
         call.func, call.args, call.kwargs = what
         try:
-            engine.submit(call)
+            submit(engine, call)
         except Exception as own:
             call.settle(None, own)
             return

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from functools import partial
 from itertools import islice
 from multiprocessing.context import BaseContext
-from typing import Any, Self, Unpack
+from multiprocessing.process import BaseProcess
+from typing import Any, Self
 
 from nearfar.coordinator.tasks import Mode
 from nearfar.net.deputy import safely
-from nearfar.pool.call import Call
-from nearfar.pool.engine import Engine, describe, hand_in
-from nearfar.pool.futures import Future
-from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
-from nearfar.pool.options import AccessOptions, Limits
+from nearfar.pool.call import Call, raise_from
+from nearfar.pool.engine import SHUT, Closed, Engine, describe, submit
+from nearfar.pool.futures import Future, Piece
+from nearfar.pool.making import WAIT, Workers, connect_engine, count_of, make_engine
+from nearfar.pool.options import Limits, checked
 from nearfar.queues.deadlines import deadline_of, left
 
 __all__ = ["Executor"]
@@ -27,8 +31,9 @@ class _Core:
 
     shut = False
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, context: BaseContext | None = None) -> None:
         self.engine = engine
+        self.context = context
 
     def __del__(self) -> None:
         if not self.shut:
@@ -53,24 +58,33 @@ class Executor(futures.Executor):
         executor: futures.Executor | None = None,
         retries: int = 0,
         timeout: float | None = None,
-        lease: float = LEASE,
+        lease: float | None = None,
         plain: bool = False,
-        **access: Unpack[AccessOptions],
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
     ) -> None:
         """Start `max_workers` workers (None: one for each CPU).
 
         The other arguments are those of `Pool`. Raises `ValueError` or `TypeError` for arguments that make
         no sense, `AddressError`.
         """
-        if max_workers is not None and max_workers < (1 if address is None else 0):
+        least = 1 if address is None else 0
+        count_of(max_workers, "max_workers", "Executor")
+        if max_workers is not None and max_workers < least:
             raise ValueError("max_workers must be greater than 0")
         workers = Workers(
             max_workers, initializer, initargs, max_tasks_per_child, mp_context, daemon=False, plain=plain
         )
         engine = make_engine(
-            workers, address=address, executor=executor, timeout=timeout, lease=lease, **access
+            workers,
+            address=address,
+            executor=executor,
+            limits=checked(timeout, retries),
+            lease=lease,
+            keys=keys,
+            insecure=insecure,
         )
-        self._begin(_Core(engine), (timeout, retries))
+        self._begin(_Core(engine, mp_context), (timeout, retries))
 
     @classmethod
     def connect(
@@ -83,13 +97,22 @@ class Executor(futures.Executor):
         timeout: float | None = None,
         wait: float = WAIT,
         plain: bool = False,
-        **access: Unpack[AccessOptions],
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
     ) -> Self:
         """An executor of the workers of the coordinator at `address`; as `Pool.connect`."""
+        limits = checked(timeout, retries)
         engine = connect_engine(
-            address, initializer, initargs, wait=wait, daemon=False, plain=plain, **access
+            address,
+            initializer,
+            initargs,
+            wait=wait,
+            daemon=False,
+            plain=plain,
+            keys=keys,
+            insecure=insecure,
         )
-        return cls.__new__(cls)._begin(_Core(engine), (timeout, retries))
+        return cls.__new__(cls)._begin(_Core(engine), limits)
 
     def _begin(self, core: _Core, limits: Limits) -> Self:
         self._core = core
@@ -111,30 +134,35 @@ class Executor(futures.Executor):
         `timeout`: seconds that a task may run, from its start: `TaskTimeout`. `retries`: how often it may
         run again after the loss of its worker.
         """
-        limits = (
+        limits = checked(
             self._limits[0] if timeout is None else timeout,
             self._limits[1] if retries is None else retries,
         )
+        self.engine.check_limits(*limits)
         return type(self).__new__(type(self))._begin(self._core, limits)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """A future of ``fn(*args, **kwargs)``, run in a worker. What cannot be pickled is the future's error.
 
-        Raises `RuntimeError` after `shutdown`, `BrokenExecutor` if nothing can run any more.
+        Raises `RuntimeError` after `shutdown` and once the program ends, `BrokenExecutor` if nothing can run
+        any more.
         """
-        self._check_open()
         future = Future(self._core.engine, fn, args, kwargs)
-        future.timeout, future.retries = self._limits
-        safely(partial(self._hand_in, future))
+        self._submit(future)
         return future
 
-    def _hand_in(self, future: Future) -> None:
+    def _submit(self, call: Call) -> None:
+        self._check_open()
+        call.timeout, call.retries = self._limits
+        safely(partial(self._hand_in, call))
+
+    def _hand_in(self, call: Call) -> None:
         try:
-            self._core.engine.submit(future)
-        except futures.BrokenExecutor:
+            submit(self._core.engine, call)
+        except (futures.BrokenExecutor, Closed):
             raise
         except Exception as error:
-            future.settle(None, error)
+            call.settle(None, error)
 
     def map(
         self,
@@ -148,14 +176,17 @@ class Executor(futures.Executor):
 
         `chunksize` items make one task. Without `buffersize` the whole input is read now; with it, at most so
         many items (or one chunk) are ahead of the results that were taken. A task that failed raises at its
-        place, and the iterator ends there; what it has not taken is cancelled.
+        place (for StopIteration, `RuntimeError` is raised), and the iterator ends there; what it has not
+        taken is cancelled.
 
         Raises `TimeoutError` from the iterator if a result is not there `timeout` seconds after this call,
-        `ValueError` for sizes below 1.
+        `ValueError` for sizes below 1, `TypeError` for a `buffersize` that is not a whole number.
         """
         self._check_open()
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         deadline = deadline_of(True, timeout)
@@ -177,9 +208,50 @@ class Executor(futures.Executor):
         if wait:
             self.engine.join()
 
+    def terminate_workers(self) -> None:
+        """Send SIGTERM to every worker process, and take no more calls, as Python 3.14's.
+
+        What runs ends with `WorkerLost` (a `BrokenProcessPool`), what has not begun is cancelled. Nothing is
+        waited for. Workers elsewhere cannot be sent a signal: those that run a call of this executor are
+        killed by their agent; after `connect`, such calls end with `CancelledError`. Raises `RuntimeError` if
+        the workers belong to an executor that this one was made over.
+        """
+        self._end_workers(signal.SIGTERM)
+
+    def kill_workers(self) -> None:
+        """As `terminate_workers`, by SIGKILL."""
+        self._end_workers(signal.SIGKILL)
+
+    def _end_workers(self, signum: int) -> None:
+        self.engine.end_workers(signum)
+        self._core.shut = True
+
+    # -- what programs know of the insides of the standard's ---------------------------------------
+
+    @property
+    def _max_workers(self) -> int:
+        return self.engine.size
+
+    @property
+    def _processes(self) -> dict[int, BaseProcess]:
+        """The worker processes of this machine; none for an executor over another one, or connected."""
+        found: dict[int, BaseProcess] = getattr(self.engine, "processes", {})
+        return found
+
+    @property
+    def _broken(self) -> object:
+        """Something true once nothing can run any more."""
+        return getattr(self.engine, "broken", None) or False
+
+    @property
+    def _mp_context(self) -> BaseContext:
+        return self._core.context or multiprocessing.get_context()
+
+    # -- inside ------------------------------------------------------------------------------------
+
     def _check_open(self) -> None:
         if self._core.shut:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise Closed(SHUT)
 
     def _chunks(
         self, fn: Callable[..., Any], source: Iterator[Sequence[Any]], size: int, most: int | None
@@ -189,9 +261,8 @@ class Executor(futures.Executor):
             items = tuple(islice(source, size))
             if not items:
                 return
-            call = Call(fn, items, None, Mode.STARMAP)
-            call.timeout, call.retries = self._limits
-            hand_in(self.engine, call)
+            call = Piece(fn, items, Mode.STARMAP, None)
+            self._submit(call)
             yield call
             most = None if most is None else most - 1
 
@@ -205,8 +276,7 @@ class Executor(futures.Executor):
                 while values:
                     yield values.pop()  # nothing here holds what was taken
         finally:
-            for call in calls:
-                self.engine.cancel(call)
+            self.engine.cancel(*calls, wait=False)
 
     def _take(self, calls: deque[Call], deadline: float | None) -> list[Any]:
         """The values of the next chunk, last one first."""
@@ -214,6 +284,9 @@ class Executor(futures.Executor):
         if not call.settled and not self.engine.wait_until(lambda: call.settled, left(deadline)):
             raise TimeoutError
         calls.popleft()
-        values: list[Any] = call.result()
+        try:
+            values: list[Any] = call.result()
+        except StopIteration as error:
+            raise_from(error)
         values.reverse()
         return values

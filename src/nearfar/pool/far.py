@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 from nearfar.coordinator.caller import Caller
 from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.endings import Outcomes
+from nearfar.coordinator.tasks import Task
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.deputy import safely
+from nearfar.net.descriptors import CALLER, make_room
 from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.pool.call import Call
 from nearfar.pool.client import ClientMachine
@@ -46,6 +48,7 @@ class FarEngine(DrivenEngine):
 
         Nothing is sent before it is used. Raises `AddressError`, and what pickling raises.
         """
+        make_room(CALLER, "a client of a pool")
         speech = without_pickle() if plain else pickled(far=True, main={})
         first = travelling_initializer(speech, initializer, initargs)
         super().__init__(new_name(), speech, daemon=daemon)
@@ -106,6 +109,10 @@ class FarEngine(DrivenEngine):
         deadline = min(self._machine.deadline(monotonic()), self._last_moment)
         patience = self._notices.deadline()
         return deadline if patience is None else min(deadline, patience)
+
+    def end_workers(self, signum: int) -> None:
+        """As `Engine.end_workers`: the coordinator has those killed that run something of this client."""
+        self.terminate()
 
     # -- under the lock ----------------------------------------------------------------------------
 
@@ -174,11 +181,11 @@ class FarEngine(DrivenEngine):
     def _submit(self, call: Call) -> None:
         self._machine.submit(call)
 
-    def _cancel(self, call: Call) -> bool | None:
-        return self._machine.cancel(call)
+    def _cancel(self, calls: Sequence[Call]) -> list[Call]:
+        return self._machine.cancel(calls)
 
-    def _knows(self, call: Call) -> bool:
-        return call.settled or not self._machine.cancelling(call)
+    def _asked_back(self) -> Container[Task]:
+        return self._machine.cancelling
 
     def _waiting(self) -> list[Call]:
         return [task for task in self._machine.unsent if isinstance(task, Call)]

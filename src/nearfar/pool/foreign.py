@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from contextlib import suppress
 from functools import partial
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
-from typing import Any
+from typing import Any, NoReturn
 
 from nearfar.coordinator.tasks import Mode, State
-from nearfar.net.deputy import errand_here, safely
+from nearfar.errors import WorkerLost
+from nearfar.net.deputy import safely
 from nearfar.net.shield import Shield
+from nearfar.net.telling import anew
 from nearfar.pool.call import Call
-from nearfar.queues.deadlines import deadline_of, left
+from nearfar.pool.condition import Condition
+from nearfar.pool.engine import SHUT, Closed
+from nearfar.pool.shared import NOT_OURS
+from nearfar.queues.deadlines import deadline_of
 
 __all__ = ["ForeignEngine", "run_call"]
 
@@ -70,7 +73,7 @@ class ForeignEngine:
         self._owned = owned
         # Reentrant: a garbage collection inside may end a pool, which terminates its engine.
         self._lock = threading.RLock()
-        self._waiters: deque[Any] = deque()
+        self._changed = Condition()
         self._waiting: deque[Call] = deque()
         self._given: dict[Call, Future[Any] | None] = {}
         self._feeding = False
@@ -87,27 +90,39 @@ class ForeignEngine:
 
     def submit(self, call: Call) -> None:
         """As `Engine.submit`. What pickling raises is the call's outcome: executors pickle later."""
-        if call.timeout is not None:
-            raise ValueError("a foreign executor cannot kill a task, so it keeps no timeout")
+        self.check_limits(call.timeout, call.retries)
         with _shield, self._lock:
             if self._broken is not None:
-                raise self._broken
+                raise anew(self._broken)
             if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
+                raise Closed(SHUT)
             call.state = State.WAITING
             self._waiting.append(call)
             self._taken += 1
         self._feed()
 
-    def cancel(self, call: Call) -> bool:
-        """As `Engine.cancel`. False for a call that is with the executor, though it may wait there."""
+    def check_limits(self, timeout: float | None, retries: int) -> None:
+        """As `Engine.check_limits`."""
+        if timeout is not None:
+            raise ValueError("a foreign executor cannot kill a task: give it calls without timeout=")
+        if retries:
+            raise ValueError(
+                "a foreign executor does not say which task a lost worker ran, so that none can run again:"
+                " give it calls without retries="
+            )
+
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
+        """As `Engine.cancel`. A call that is with the executor counts as begun, though it may wait there."""
+        safely(partial(self._cancel_here, set(calls)))
+        return all(call.settled and call.cancelled() for call in calls)
+
+    def _cancel_here(self, wanted: set[Call]) -> None:
         with _shield, self._lock:
-            try:
-                self._waiting.remove(call)
-            except ValueError:
-                return False
-        self._settle(call, None, CancelledError())
-        return True
+            dropped = [call for call in self._waiting if call in wanted]
+            gone = set(dropped)
+            self._waiting = deque(call for call in self._waiting if call not in gone)
+        for call in dropped:
+            self._settle(call, None, CancelledError())
 
     def cancel_waiting(self) -> None:
         """As `Engine.cancel_waiting`, for the calls that wait here."""
@@ -121,34 +136,7 @@ class ForeignEngine:
             return True
         if timeout is None and getattr(self._here, "settling", False):
             raise RuntimeError("a callback cannot wait for another call: it would wait for ever")
-        return safely(partial(self._wait, ready, deadline_of(True, timeout)))
-
-    def _wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
-        errand = errand_here()
-        if errand is not None:
-            errand.stir = self._notify
-        waiter = allocate_lock()
-        waiter.acquire()
-        self._waiters.append(waiter)
-        try:
-            while not (ready() or (errand is not None and errand.abandoned)):
-                patience = left(deadline)
-                depth = _shield.lower()
-                try:
-                    woken = waiter.acquire(True, -1 if patience is None else patience)
-                finally:
-                    _shield.lift(depth)
-                if not woken:
-                    return ready()
-            return True
-        finally:
-            self._waiters.remove(waiter)
-
-    def _notify(self) -> None:
-        """Have those who wait look again."""
-        for waiter in tuple(self._waiters):
-            with suppress(RuntimeError):  # it was woken already
-                waiter.release()
+        return safely(partial(self._changed.wait, ready, deadline_of(True, timeout)))
 
     def close(self) -> None:
         """As `Engine.close`."""
@@ -168,6 +156,10 @@ class ForeignEngine:
         self._drop(CancelledError)
         if self._owned:
             self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def end_workers(self, signum: int) -> NoReturn:
+        """As `Engine.end_workers`: they are not ours."""
+        raise RuntimeError(NOT_OURS)
 
     def join(self, timeout: float | None = None) -> bool:
         """As `Engine.join`. An executor of our own is joined to its end, whatever `timeout` says."""
@@ -239,7 +231,9 @@ class ForeignEngine:
             return
         value: Any = None
         error = future.exception()
-        if isinstance(error, BrokenExecutor):
+        if isinstance(error, BrokenExecutor) and not isinstance(
+            error, WorkerLost
+        ):  # one call's, not the whole's
             self._break(error)  # some executors say so under the lock that `submit` needs
             self._answer(call, None, error)
             return
@@ -249,7 +243,7 @@ class ForeignEngine:
                 value, error = None, value.error  # its own, not the executor's
             self._answer(call, value, error)
         else:
-            self._answer(call, None, with_remote_traceback(error))
+            self._answer(call, None, call.seen(with_remote_traceback(error)))
         self._feed()
         self._shut_if_over()
 
@@ -272,12 +266,12 @@ class ForeignEngine:
         finally:
             with _shield, self._lock:
                 self._done += 1
-            self._notify()
+            self._changed.notify()
 
     def _break(self, error: BrokenExecutor) -> None:
         with _shield, self._lock:
             self._broken = error
-        self._drop(lambda: error)
+        self._drop(lambda: anew(error))
 
     def _drop(self, error: Callable[[], BaseException]) -> None:
         """Settle everything that waits here with an error each."""

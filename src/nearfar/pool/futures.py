@@ -7,18 +7,42 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import _base
+from concurrent.futures.process import _RemoteTraceback
+from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 from nearfar.coordinator.tasks import State
-from nearfar.pool.call import Call
+from nearfar.net.pickles.failures import original_of
+from nearfar.pool.call import Call, Chunk
+from nearfar.pool.callbacks import call_back
 from nearfar.pool.engine import Engine
 
-__all__ = ["Future"]
+__all__ = ["Future", "Piece"]
 
 # Held for a few stores only: while a future gets its condition, and while it is settled. Reentrant: a garbage
 # collection inside may run a finalizer that does so, too.
 _lock = threading.RLock()
 os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
+
+
+def as_executors_do(error: BaseException) -> BaseException:
+    """A task's error as the standard's executors raise it, not its pools: for a result that cannot be pickled
+    what pickling raised, and the worker's traceback in their own type."""
+    error = original_of(error)
+    cause = error.__cause__
+    if isinstance(cause, RemoteTraceback):
+        error.__cause__ = _RemoteTraceback(cause.tb)
+    return error
+
+
+class Piece(Chunk):
+    """Some items of an executor's map."""
+
+    __slots__ = ()
+
+    def seen(self, error: BaseException) -> BaseException:
+        """As `Call.seen`."""
+        return as_executors_do(error)
 
 
 class _Watched:
@@ -70,6 +94,10 @@ class Future(Call, futures.Future[Any]):
         if self.cancelled():
             raise futures.CancelledError
         return self.error()
+
+    def seen(self, error: BaseException) -> BaseException:
+        """As `Call.seen`."""
+        return as_executors_do(error)
 
     def _wait(self, timeout: float | None) -> None:
         if not self.settled and not self._engine.wait_until(self.done, timeout):
@@ -137,7 +165,8 @@ class Future(Call, futures.Future[Any]):
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
-        self._invoke_callbacks()  # type: ignore[attr-defined]
+        for callback in watched.callbacks:
+            call_back("callback", callback, self)
 
     # What the standard's functions, and those methods that are inherited, touch.
 

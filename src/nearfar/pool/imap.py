@@ -1,29 +1,25 @@
-"""`imap` and `imap_unordered`: results one by one, over an input that may be endless."""
+"""`imap` and `imap_unordered`: results one by one, over an input that may be endless, or block."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import islice
 from multiprocessing import TimeoutError
 from typing import Any, NamedTuple
 
-from nearfar.coordinator.tasks import Mode
-from nearfar.net.deputy import Errand, safely
-from nearfar.net.shield import Shield
-from nearfar.pool.call import Chunk
-from nearfar.pool.engine import Engine, hand_in
+from nearfar.net.deputy import Abandoned, Errand, errand_here
+from nearfar.pool.call import raise_from
+from nearfar.pool.engine import Engine
+from nearfar.pool.feed import Feed
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
 from nearfar.queues.deadlines import deadline_of, left
 
 __all__ = ["IMapIterator", "IMapUnorderedIterator", "default_window"]
 
-LOOK = 0.005
-"""Seconds of reading a slow input between two looks at whether the next result is there."""
+Notice = Callable[[Feed], object]
 
 
 def default_window(workers: int, chunksize: int) -> int:
@@ -32,22 +28,28 @@ def default_window(workers: int, chunksize: int) -> int:
 
 
 class _Failed(NamedTuple):
-    """Stands among the results in the place of a chunk that failed."""
+    """Stands among the values: in the place of a chunk that failed, or of an input that raised."""
 
     error: BaseException
+    size: int
+    """Items of the input that it stands for."""
 
 
 class IMapIterator:
     """Results in the order of the input, as `multiprocessing.Pool.imap` gives them, in bounded memory.
 
-    At most `window` items are read and not yet returned. The input is read in the thread that asks for the
-    next result; one that tells its length is read up to the window at once, so that work begins before the
-    first result is asked for. A slow input is read only until the next result is there.
+    At most `window` items are read and not done with: a result is done with when the next one is asked for.
+    The input is read in a thread of its own, from the start, so it may block, and `next` keeps its timeout; a
+    list, a range and the like are read in the caller's.
 
     A task that failed raises at its place (with its whole chunk, if there is more than one item in it), and
-    iteration goes on after it. What the input raises comes after all earlier results; items of a chunk that
-    was not yet full are dropped, as the standard does.
+    iteration goes on after it. For a task's StopIteration, `RuntimeError` is raised, as a generator does.
+    What the input raises comes after all earlier results; items of a chunk that was not yet full are
+    dropped, as the standard does. An iterator that is forgotten reads no more.
     """
+
+    _feed: Feed | None = None  # until there is one: `__del__` of an iterator whose making failed
+    _ordered = True
 
     def __init__(
         self,
@@ -58,42 +60,32 @@ class IMapIterator:
         window: int | None = None,
         limits: Limits = (None, 0),
         reporter: Reporter | None = None,
-        read: Callable[[IMapIterator], object] | None = None,
+        begun: Notice | None = None,
+        read: Notice | None = None,
         keeper: object = None,
     ) -> None:
-        """`limits`: those of each chunk. `read` is called when the input is at its end.
-        `keeper` (the pool) is kept alive until the end.
+        """`limits`: those of each chunk. `begun` is called before the input is read, `read` when it is at its
+        end, in any thread. `keeper` (the pool) is kept alive until the end.
 
         Raises `ValueError` for a chunk of no items, or one larger than the window.
         """
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
-        self._window = default_window(engine.size, chunksize) if window is None else window
-        if self._window < chunksize:
-            raise ValueError(f"a window of {self._window} items has no room for a chunk of {chunksize}")
-        self._engine = engine
-        self._func = func
-        self._source = iter(iterable)
-        self.reading = True
-        """Whether there may be more input."""
-        self._chunksize = chunksize
-        self._limits = limits
-        self._reporter = reporter
+        if window is None:
+            window = default_window(engine.size, chunksize)
+        if window < chunksize:
+            raise ValueError(f"a window of {window} items has no room for a chunk of {chunksize}")
         self._keeper = keeper
-        self._read: Callable[[IMapIterator], object] | None = read
+        self._reporter = reporter
         # Reentrant: a callback that runs while this waits may ask for the next result, too.
         self._lock = threading.RLock()
-        self._ahead = 0
-        self._pending = 0
-        self._running: set[Chunk] = set()
-        self._chunks: deque[Chunk] = deque()
         self._values: deque[Any] = deque()
-        self._read_items: list[Any] = []
-        """What was read of the next chunk when an interruption came."""
-        self._input_error: Exception | None = None
-        if hasattr(iterable, "__len__"):
-            while self._has_room() and self._read_chunk():
-                pass
+        self._in_hand = 0
+        feed = Feed(engine, func, iterable, chunksize, window, limits, reporter, ordered=self._ordered)
+        self._feed = feed
+        if begun is not None:
+            begun(feed)
+        feed.begin(read)
 
     def __iter__(self) -> IMapIterator:
         return self
@@ -101,11 +93,14 @@ class IMapIterator:
     def __next__(self) -> Any:
         return self.next()
 
+    def __del__(self) -> None:
+        if self._feed is not None:
+            self._feed.stop()
+
     def next(self, timeout: float | None = None) -> Any:
         """The next result, or raises its error; `StopIteration` at the end.
 
-        Raises `multiprocessing.TimeoutError` if it is not there after `timeout` seconds. Reading the input
-        cannot be interrupted: an input that blocks blocks this.
+        Raises `multiprocessing.TimeoutError` if it is not there after `timeout` seconds.
         """
         errand = Errand(partial(self._take, deadline_of(True, timeout)), self._give_back)
         try:
@@ -115,163 +110,77 @@ class IMapIterator:
         except BaseException as error:
             errand.interrupted(error)
             raise
-        raise found.error
+        failed: BaseException = found.error
+        del found, errand  # the error's traceback holds this frame
+        try:
+            if isinstance(failed, StopIteration):
+                raise_from(failed)
+            raise failed
+        finally:
+            del failed
+
+    def close(self) -> None:
+        """Read no more input, and drop what has not begun. Results that are there can still be had."""
+        if self._feed is not None:
+            self._feed.finish()
 
     def _take(self, deadline: float | None) -> Any:
+        """The next value, or what stands in its place."""
         patience = left(deadline)
         if not self._lock.acquire(timeout=-1 if patience is None else patience):
             raise TimeoutError
         try:
+            feed = self._feed
+            assert feed is not None
+            if self._in_hand:
+                in_hand, self._in_hand = self._in_hand, 0
+                feed.make_room(in_hand)
             while not self._values:
-                self._fill()
-                self._take_chunk(deadline)
-            self._ahead -= 1
-            return self._values.popleft()
+                self._take_chunk(feed, deadline)
+            found = self._values.popleft()
+            self._in_hand += _items_of(found)
+            return found
         finally:
             self._lock.release()
 
     def _give_back(self, found: Any) -> None:
-        """It never reached who asked for it."""
+        """It never reached the caller that asked for it."""
         with self._lock:
-            self._ahead += 1
+            self._in_hand -= _items_of(found)
             self._values.appendleft(found)
 
-    def close(self) -> None:
-        """Read no more input, and drop what has not begun. Results that are there can still be had."""
-        safely(self._close)
-
-    def _close(self) -> None:
-        with self._lock:
-            self._end_reading()
-            for chunk in self._running.copy():
-                self._engine.cancel(chunk)
-
-    def read_all(self) -> None:
-        """Read the input to its end, whatever the window: for a pool that is joined."""
-        safely(self._read_all)
-
-    def _read_all(self) -> None:
-        with self._lock:
-            while self._read_chunk():
-                pass
-
-    def stop(self) -> None:
-        """Read no more input."""
-        # Not under the lock: another thread may hold it, waiting for a result.
-        self._end_reading()
-
-    def _has_room(self) -> bool:
-        return self._ahead + self._chunksize <= self._window
-
-    def _fill(self) -> None:
-        """Read what there is room for; at least one chunk, so that the window does not shrink."""
-        looked = time.monotonic()
-        while self._has_room() and self._read_chunk() and not self._is_next():
-            now = time.monotonic()
-            if now - looked > LOOK:
-                looked = now
-                if self._engine.wait_until(self._is_next, 0):
-                    return
-
-    def _read_chunk(self) -> bool:
-        """Submit one chunk of the input; False if there is none."""
-        if not self.reading:
-            return False
-        read = self._read_items
-        depth = _shield.lower()
-        try:
-            try:
-                read.extend(islice(self._source, self._chunksize - len(read)))
-            finally:
-                _shield.lift(depth)
-        except Exception as error:
-            self._input_error = error
-            read.clear()
-        items = tuple(read)
-        read.clear()
-        if not items:
-            self._end_reading()
-            return False
-        self._submit(items)
-        return True
-
-    def _submit(self, items: Sequence[Any]) -> None:
-        chunk = Chunk(self._func, items, Mode.MAP, self._ended)
-        chunk.timeout, chunk.retries = self._limits
-        self._ahead += chunk.size
-        self._pending += 1
-        self._running.add(chunk)
-        self._submitted(chunk)
-        hand_in(self._engine, chunk)
-
-    def _end_reading(self) -> None:
-        self.reading = False
-        self._source = iter(())
-        read, self._read = self._read, None
-        if read is not None:
-            read(self)
-
-    def _take_chunk(self, deadline: float | None) -> None:
-        """Wait for the next chunk and unpack it, or raise its error, or say that this is the end."""
-        if not self._pending:
-            self._end()
-        if not self._is_next() and not self._engine.wait_until(self._is_next, left(deadline)):
+    def _take_chunk(self, feed: Feed, deadline: float | None) -> None:
+        """Wait for the next chunk and unpack it, or say that this is the end."""
+        if not feed.wait(deadline):
             raise TimeoutError
-        chunk = self._take_settled()
+        errand = errand_here()
+        if errand is not None and errand.abandoned:
+            raise Abandoned
+        chunk = feed.head()
         if chunk is None:
+            if feed.over:
+                self._end(feed)
             return
-        self._pending -= 1
-        error = chunk.error()
-        if error is None:
-            self._values.extend(chunk.result())
-        else:
-            self._ahead -= chunk.size - 1
-            self._values.append(_Failed(error))
+        error = chunk.error()  # read before it is taken, for reading may raise
+        values = (_Failed(error, chunk.size),) if error is not None else chunk.result()
+        feed.take()
+        self._values.extend(values)
 
-    def _end(self) -> None:
-        error, self._input_error = self._input_error, None
+    def _end(self, feed: Feed) -> None:
+        error, feed.error = feed.error, None
         self._keeper = None
         if self._reporter is not None:
             self._reporter.close()
-        if error is not None:
-            raise error
-        raise StopIteration
+        if error is None:
+            raise StopIteration
+        self._values.append(_Failed(error, 0))
 
-    def _ended(self, chunk: Chunk) -> None:
-        """A chunk is about to be settled. Runs in any thread."""
-        self._running.discard(chunk)
-        if self._reporter is not None:
-            self._reporter.add(chunk.size)
 
-    def _submitted(self, chunk: Chunk) -> None:
-        self._chunks.append(chunk)
-
-    def _is_next(self) -> bool:
-        # Another thread may have taken everything: then there is nothing to wait for.
-        try:
-            return self._chunks[0].settled
-        except IndexError:
-            return True
-
-    def _take_settled(self) -> Chunk | None:
-        return self._chunks.popleft() if self._chunks and self._chunks[0].settled else None
+def _items_of(found: Any) -> int:
+    return found.size if type(found) is _Failed else 1
 
 
 class IMapUnorderedIterator(IMapIterator):
     """Results as they come. Otherwise as `IMapIterator`; errors, too, come when they happen."""
 
-    def _submitted(self, chunk: Chunk) -> None:
-        """Nothing: `_chunks` are those that have ended."""
-
-    def _ended(self, chunk: Chunk) -> None:
-        self._chunks.append(chunk)
-        super()._ended(chunk)
-
-    def _is_next(self) -> bool:
-        return bool(self._chunks) or not self._pending
-
-    def _take_settled(self) -> Chunk | None:
-        return self._chunks.popleft() if self._chunks else None
-
-
-_shield = Shield()
+    _ordered = False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Container, Sequence
 
 from nearfar.coordinator.endings import Outcomes
+from nearfar.coordinator.tasks import Task
 from nearfar.pool.call import Call
 
 
@@ -34,12 +36,12 @@ class Insides(ABC):
         """Take a call in."""
 
     @abstractmethod
-    def _cancel(self, call: Call) -> bool | None:
-        """True: it never runs, and nobody else will say so. False: too late. None: its outcome will tell."""
+    def _cancel(self, calls: Sequence[Call]) -> list[Call]:
+        """Those that never run, and nobody else will say so. The others have begun, or are asked back."""
 
     @abstractmethod
-    def _knows(self, call: Call) -> bool:
-        """Whether it is known what became of the wish to cancel."""
+    def _asked_back(self) -> Container[Task]:
+        """Those of which a worker has still to say whether it has begun."""
 
     @abstractmethod
     def _waiting(self) -> list[Call]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent import futures
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from typing import Any, Unpack
+from typing import Any
 
 from nearfar.pool.engine import Engine
 from nearfar.pool.foreign import ForeignEngine
-from nearfar.pool.options import AccessOptions
+from nearfar.pool.options import Limits
 from nearfar.pool.shared import SharedEngine
 
 __all__ = ["LEASE", "WAIT", "Workers", "connect_engine", "make_engine"]
@@ -38,6 +39,7 @@ class Workers:
 
     def check(self, *, least: int) -> None:
         """Raise what the standard raises for arguments that make no sense."""
+        count_of(self.processes, "processes", "Pool")
         if self.processes is not None and self.processes < least:
             raise ValueError(f"Number of processes must be at least {least}")
         lifetime = self.maxtasksperchild
@@ -52,27 +54,37 @@ def make_engine(
     *,
     address: str | None = None,
     executor: futures.Executor | None = None,
-    timeout: float | None = None,
-    lease: float = LEASE,
-    **options: Unpack[AccessOptions],
+    limits: Limits = (None, 0),
+    lease: float | None = None,
+    keys: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
 ) -> Engine:
     """An engine for new workers (and others that join at `address`), or over an `executor` that is there.
 
-    Raises `ValueError` and `TypeError` for what makes no sense, and what starting the workers raises.
+    Raises `ValueError` and `TypeError` for what makes no sense or could not be kept, and what starting the
+    workers raises.
     """
     workers.check(least=1 if address is None else 0)
+    of_an_address = {"lease": lease is not None, "keys": keys is not None, "insecure": insecure}
     if executor is not None:
-        return over(executor, workers, address, timeout)
+        if address is not None:
+            raise ValueError("address and executor exclude each other")
+        engine = over(executor, workers, of_an_address)
+        engine.check_limits(*limits)
+        return engine
     from nearfar.pool.near import NearEngine
 
     place = access = None
-    if address is not None:
+    if address is None:
+        if any(of_an_address.values()):
+            raise ValueError(f"without an address, nobody joins: {named(of_an_address)} would mean nothing")
+    else:
         # Only here: a pool without an address needs no ZeroMQ.
         from nearfar.net.access import admit
         from nearfar.net.addresses import Address
 
         place = Address.parse(address)
-        access = admit(place, options.get("keys"), insecure=options.get("insecure", False))
+        access = admit(place, keys, insecure=insecure)
     return NearEngine(
         workers.processes,
         workers.initializer,
@@ -81,7 +93,7 @@ def make_engine(
         workers.context,
         place=place,
         access=access,
-        lease=lease,
+        lease=LEASE if lease is None else lease,
         daemon=workers.daemon,
         plain=workers.plain,
     )
@@ -95,7 +107,8 @@ def connect_engine(
     wait: float = WAIT,
     daemon: bool = True,
     plain: bool = False,
-    **options: Unpack[AccessOptions],
+    keys: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
 ) -> Engine:
     """An engine that is a client of the coordinator at `address`; `daemon` as in `Workers`.
 
@@ -107,20 +120,41 @@ def connect_engine(
     from nearfar.pool.far import FarEngine
 
     place = Address.parse_remote(address)
-    access = approach(place, options.get("keys"), insecure=options.get("insecure", False))
+    access = approach(place, keys, insecure=insecure)
     return FarEngine(place, access, initializer, tuple(initargs), wait=wait, daemon=daemon, plain=plain)
 
 
-def over(executor: futures.Executor, workers: Workers, address: str | None, timeout: float | None) -> Engine:
-    """An engine over somebody's executor; a nearfar one's engine is shared."""
-    own = workers.initializer, workers.maxtasksperchild, workers.context
-    if workers.plain or any(each is not None for each in own):
-        raise ValueError("initializer, maxtasksperchild, context and plain are for the executor itself")
-    if address is not None:
-        raise ValueError("address and executor exclude each other")
+def over(executor: futures.Executor, workers: Workers, given: dict[str, bool]) -> Engine:
+    """An engine over somebody's executor; a nearfar one's engine is shared. `given`: what else was asked."""
+    given = given | {
+        "initializer": workers.initializer is not None,
+        "initargs": bool(tuple(workers.initargs)),
+        "maxtasksperchild": workers.maxtasksperchild is not None,
+        "context": workers.context is not None,
+        "plain": workers.plain,
+    }
+    if any(given.values()):
+        raise ValueError(f"{named(given)} would be for the executor itself, which has its workers already")
+    if not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor= takes a concurrent.futures.Executor, not {executor!r}")
     engine = getattr(executor, "engine", None)
     if isinstance(engine, Engine):
-        return SharedEngine(engine, executor)
-    if timeout is not None:
-        raise ValueError("a foreign executor cannot kill a task, so it keeps no timeout")
+        return SharedEngine(engine, executor, workers.processes)
     return ForeignEngine(executor, workers.processes)
+
+
+def count_of(number: Any, name: str, kind: str) -> int | None:
+    """`number`, which is to be one of workers, or None. Raises `TypeError`; an address gets a hint."""
+    if number is None or (isinstance(number, int) and not isinstance(number, bool)):
+        return number
+    if isinstance(number, str) and "://" in number:
+        raise TypeError(
+            f"{name} is a number of workers, not an address: {kind}.connect({number!r}) uses the workers of a"
+            f" coordinator there, {kind}(4, address={number!r}) has 4 workers and lets others join there"
+        )
+    raise TypeError(f"{name} is a number of workers or None, not {number!r}")
+
+
+def named(given: dict[str, bool]) -> str:
+    """Those that were given: ``keys= and lease=``."""
+    return " and ".join(f"{name}=" for name, there in given.items() if there)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
+from concurrent.futures import CancelledError
 from functools import partial
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from nearfar.coordinator.endings import Outcomes
 from nearfar.coordinator.local import LocalWorkers
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.status import counts, idle
+from nearfar.coordinator.tasks import Task
 from nearfar.net.deputy import safely
 from nearfar.net.here import new_name
 from nearfar.net.pickles.names import inherited_main
@@ -84,6 +87,8 @@ class NearEngine(DrivenEngine):
         self._crew = self._local.crew
         self._processes = count
         self._gate: Gate | None = None
+        self._last_signal: int | None = None
+        """What its workers are to be ended with."""
         self._last_moment: float | None = None
         """Once it is terminated: when it is over at the latest."""
         self._crew.watch(self._waker.fileno(), self._waker.clear)
@@ -128,6 +133,21 @@ class NearEngine(DrivenEngine):
             deadline = earlier(deadline, self._notices.deadline())
         return deadline
 
+    def end_workers(self, signum: int) -> None:
+        """As `Engine.end_workers`. Workers elsewhere that run something are killed there."""
+        self._closing = True
+        self._last_signal = signum
+        safely(self._end_workers_here)
+
+    @property
+    def processes(self) -> dict[int, BaseProcess]:
+        """The worker processes of this machine that live, by their ids."""
+        return safely(partial(self._alone.look, self._processes_now))
+
+    def _end_workers_here(self) -> None:
+        self.step([])
+        self._nudge()
+
     # -- under the lock ----------------------------------------------------------------------------
 
     @property
@@ -142,7 +162,11 @@ class NearEngine(DrivenEngine):
         self._coordinator.tick(now)
         self._crew.tick(now)
         self._coordinator.flush(now)
+        if self._client.error is not None and self._broken is None:
+            self._break(self._client.error)
         self._hungry = self._coordinator.hungry or self._broken is not None
+        if self._last_signal is not None:
+            self._end_workers(self._last_signal)
         if self._closing and idle(self._coordinator):
             self._let_workers_go()
         if self._gate is not None and not self._over:
@@ -160,17 +184,25 @@ class NearEngine(DrivenEngine):
     def _submit(self, call: Call) -> None:
         self._coordinator.book.submit(call)  # as `Coordinator.submit`, which would only be one call more
 
-    def _cancel(self, call: Call) -> bool | None:
-        return self._coordinator.cancel(call)
+    def _cancel(self, calls: Sequence[Call]) -> list[Call]:
+        return [call for call in calls if self._coordinator.cancel(call)]
 
-    def _knows(self, call: Call) -> bool:
-        return call.settled or call not in self._coordinator.book.cancelled
+    def _asked_back(self) -> Container[Task]:
+        return self._coordinator.book.cancelled
 
     def _waiting(self) -> list[Call]:
         return [call for call in self._client.waiting if isinstance(call, Call)]
 
     def _fail_all(self, error: BaseException) -> None:
         self._coordinator.fail_client(self._client, error)
+
+    def _processes_now(self) -> dict[int, BaseProcess]:
+        return {member.pid: member.process for member in self._crew.members.values()}
+
+    def _end_workers(self, signum: int) -> None:
+        """What comes back of what they had ahead is dropped as well, in the steps that follow."""
+        self._outcomes.extend((call, CancelledError()) for call in self._cancel(self._waiting()))
+        self._local.end(signum)
 
     def _let_workers_go(self) -> None:
         """All is done, and no more comes: the workers end by themselves."""

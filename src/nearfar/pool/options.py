@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from nearfar.pool.progress import Progress
 
-__all__ = ["CallOptions", "ImapOptions", "Limits", "MapOptions", "limits"]
+__all__ = ["CallOptions", "ImapOptions", "Limits", "MapOptions", "checked", "limits"]
 
 Limits = tuple[float | None, int]
 """`timeout` and `retries` of a task."""
-
-
-class AccessOptions(TypedDict, total=False):
-    """Who may join a pool, and how a client finds the right one: see `nearfar.net.access`."""
-
-    keys: str | os.PathLike[str] | None
-    """A folder of keys; None: what ``NEARFAR_KEYS`` names, if anything."""
-    insecure: bool
-    """Let in everyone, and believe whoever answers."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -46,11 +36,23 @@ class ImapOptions(MapOptions, total=False):
 
 
 def limits(options: Mapping[str, Any], default: Limits, allowed: type) -> Limits:
-    """The limits that `options` ask for. Raises `TypeError` for an option that is not of `allowed`."""
-    if not options:
-        return default
+    """The limits that `options` ask for. Raises `TypeError` for an option that is not of `allowed`, and as
+    `checked`."""
     for name in options:
         if name not in allowed.__annotations__:
             raise TypeError(f"got an unexpected keyword argument {name!r}")
     timeout, retries = options.get("timeout"), options.get("retries")
-    return default[0] if timeout is None else timeout, default[1] if retries is None else retries
+    return checked(default[0] if timeout is None else timeout, default[1] if retries is None else retries)
+
+
+def checked(timeout: float | None, retries: int) -> Limits:
+    """Both, if they make sense. Raises `TypeError` and `ValueError`."""
+    if timeout is not None and not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}")
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout must not be negative, as {timeout!r} is")
+    if not isinstance(retries, int):
+        raise TypeError(f"retries is a whole number, not {retries!r}")
+    if retries < 0:
+        raise ValueError(f"retries must not be negative, as {retries!r} is")
+    return timeout, retries

@@ -7,14 +7,16 @@ million tasks do not lie there and here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import CancelledError
 from typing import Any
 
 from nearfar.coordinator import failures
+from nearfar.coordinator.accounts import too_large
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.tasks import Outcome, State, Task
-from nearfar.errors import ProtocolError
+from nearfar.errors import NearfarError, ProtocolError
+from nearfar.net.budget import EACH
 
 WINDOW = 1000
 WINDOW_EACH = 512
@@ -41,10 +43,14 @@ class Pending:
         """Outcomes of tasks that had one."""
         self.unsent: deque[Task] = deque()
         """Cancelled ones are passed over when their turn comes."""
+        self.asked_back: set[Task] = set()
+        """The tasks of `cancels`."""
         self._sent: dict[int, Task] = {}
         self._serial = 0
         self._withdrawn = 0
         self._bytes = 0
+        self.largest = 0
+        """Bytes that one task may have; several that were sent have half as many together. 0: any number."""
         self._read_error = read_error
 
     def __len__(self) -> int:
@@ -63,9 +69,15 @@ class Pending:
         task.state = State.SETTLED
         self._withdrawn += 1
 
-    def number(self, task: Task) -> int:
-        """That of a task that was sent. Slow, in a window that is not large."""
-        return next(number for number, sent in self._sent.items() if sent is task)
+    def ask_back(self, tasks: Set[Task]) -> list[int]:
+        """The numbers of those of `tasks`, which were sent, that are to be cancelled from now on."""
+        fresh = tasks - self.asked_back
+        if not fresh:
+            return []
+        numbers = [number for number, task in self._sent.items() if task in fresh]
+        self.asked_back |= fresh
+        self.cancels.update(numbers)
+        return numbers
 
     # -- to the coordinator ------------------------------------------------------------------------
 
@@ -79,20 +91,33 @@ class Pending:
         """Rows of SUBMIT: those that are to be sent now."""
         rows = []
         while self.unsent and self.room(workers):
-            task = self.unsent.popleft()
-            if task.state is State.WAITING:
+            task = self.unsent[0]
+            size = _size(task)
+            if task.state is not State.WAITING:
+                self._withdrawn -= 1
+            elif 0 < self.largest < size:
+                self.end(task, self._too_large(size))
+            elif self._sent and 0 < self.largest < 2 * (self._bytes + size + EACH * (len(self._sent) + 1)):
+                break
+            else:
                 task.state = State.GIVEN
                 self._serial += 1
                 self._sent[self._serial] = task
-                self._bytes += _size(task)
+                self._bytes += size
                 rows.append(_row(self._serial, task))
-            else:
-                self._withdrawn -= 1
+            self.unsent.popleft()
         return rows
 
     def sent(self) -> list[Row]:
         """Rows of SUBMIT: those that were sent and have no outcome, in their order."""
+        if self.largest:  # another coordinator may take less
+            for number, task in list(self._sent.items()):
+                if (size := _size(task)) > self.largest and self._take(number) is not None:
+                    self.end(task, self._too_large(size))
         return [_row(number, task) for number, task in self._sent.items()]
+
+    def _too_large(self, size: int) -> NearfarError:
+        return NearfarError(too_large("arguments", size, self.largest))
 
     # -- the ends of tasks -------------------------------------------------------------------------
 
@@ -114,7 +139,7 @@ class Pending:
 
     def cancelled(self, number: int, never: bool) -> None:
         """The coordinator answered: it will `never` run, or it is too late."""
-        self.cancels.discard(number)
+        self._answered(number)
         if never and (task := self._take(number)) is not None:
             self.end(task, CancelledError())
 
@@ -130,10 +155,17 @@ class Pending:
         self._sent.clear()
         self.unsent.clear()
         self.cancels.clear()
+        self.asked_back.clear()
         self._bytes = self._withdrawn = 0
 
+    def _answered(self, number: int) -> None:
+        """The coordinator has said what became of a wish to cancel."""
+        if number in self.cancels:
+            self.cancels.discard(number)
+            self.asked_back.discard(self._sent[number])
+
     def _take(self, number: int) -> Task | None:
-        self.cancels.discard(number)
+        self._answered(number)
         task = self._sent.pop(number, None)
         if task is not None:
             self._bytes -= _size(task)

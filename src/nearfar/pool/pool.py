@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sized
 from concurrent import futures
@@ -11,9 +12,10 @@ from typing import Any, NoReturn, Self, TypeVar, Unpack
 from nearfar.coordinator.tasks import Mode
 from nearfar.pool.chunks import cut
 from nearfar.pool.engine import Engine, describe, hand_in
+from nearfar.pool.feed import Feed
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
-from nearfar.pool.making import LEASE, WAIT, Workers, connect_engine, make_engine
-from nearfar.pool.options import AccessOptions, CallOptions, ImapOptions, MapOptions, limits
+from nearfar.pool.making import WAIT, Workers, connect_engine, make_engine
+from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, limits
 from nearfar.pool.progress import reporter
 from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, obtain, paired
 from nearfar.pool.weak import WeakBag
@@ -48,9 +50,10 @@ class Pool:
         executor: futures.Executor | None = None,
         retries: int = 0,
         timeout: float | None = None,
-        lease: float = LEASE,
+        lease: float | None = None,
         plain: bool = False,
-        **access: Unpack[AccessOptions],
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
     ) -> None:
         """Start `processes` workers (None: one for each CPU).
 
@@ -58,16 +61,26 @@ class Pool:
           after so many tasks. `context` starts the processes.
         * `address`: workers on other machines may join here; then `processes` may be 0.
         * `executor`: run on this executor instead, which is not shut down by the pool; `processes` is then
-          the number of workers that it has, if it does not tell.
-        * `keys`, `insecure`: who may join there, see `AccessOptions`; without, this user's processes.
-          `lease`: seconds of silence after which a worker on another machine counts as dead.
+          the number of workers that it has, if it does not tell. An executor of others cannot kill a task,
+          nor say which one a lost worker ran: it takes neither `timeout` nor `retries`.
+        * `keys`: a folder of keys that says who may join at `address`; None: what ``NEARFAR_KEYS`` names,
+          and without that this user's processes. `insecure`: everyone may. `lease`: seconds of silence after
+          which a worker on another machine counts as dead (None: 10).
+        * `timeout`, `retries`: the limits of calls that name no others, see `CallOptions`.
         * `plain`: send and read no pickle: only functions of modules, by name, and plain data.
 
-        Raises `ValueError` or `TypeError` for arguments that make no sense, `AddressError`, `KeysError`.
+        Raises `ValueError` or `TypeError` for arguments that make no sense, or could not be kept together,
+        `AddressError`, `KeysError`.
         """
         workers = Workers(processes, initializer, initargs, maxtasksperchild, context, plain=plain)
         engine = make_engine(
-            workers, address=address, executor=executor, timeout=timeout, lease=lease, **access
+            workers,
+            address=address,
+            executor=executor,
+            limits=checked(timeout, retries),
+            lease=lease,
+            keys=keys,
+            insecure=insecure,
         )
         self._begin(engine, timeout, retries)
 
@@ -82,7 +95,8 @@ class Pool:
         timeout: float | None = None,
         wait: float = WAIT,
         plain: bool = False,
-        **access: Unpack[AccessOptions],
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
     ) -> Self:
         """A pool of the workers of the coordinator at `address`, which other programs may use as well.
 
@@ -91,14 +105,17 @@ class Pool:
         call fails with `NotAdmitted`. Nothing is sent before the pool is used. `plain` as for a new pool.
         Raises `AddressError`, `KeysError`, and `ItemError` for an initializer that cannot travel plainly.
         """
-        engine = connect_engine(address, initializer, initargs, wait=wait, plain=plain, **access)
+        checked(timeout, retries)
+        engine = connect_engine(
+            address, initializer, initargs, wait=wait, plain=plain, keys=keys, insecure=insecure
+        )
         pool = cls.__new__(cls)
         pool._begin(engine, timeout, retries)
         return pool
 
     def _begin(self, engine: Engine, timeout: float | None, retries: int) -> None:
         self._engine, self._state, self._limits = engine, RUN, (timeout, retries)
-        self._reading: WeakBag[IMapIterator] = WeakBag()
+        self._reading: WeakBag[Feed] = WeakBag()
 
     def __repr__(self) -> str:
         return f"<nearfar.{type(self).__name__} {describe(self._engine)}{WORDS[self._state]}>"
@@ -150,7 +167,7 @@ class Pool:
     ) -> AsyncResult:
         """As `apply`, without waiting. A callback gets the value, or the error."""
         self._check_running()
-        asked = limits(options, self._limits, CallOptions)
+        asked = self._asked(options, CallOptions)
         result = AsyncResult(self._engine, self, func, tuple(args), kwds, paired(callback, error_callback))
         result.timeout, result.retries = asked
         hand_in(self._engine, result)
@@ -233,8 +250,8 @@ class Pool:
     def terminate(self) -> None:
         """Kill the workers at once. What had not ended raises `CancelledError` for those who ask."""
         self._state = TERMINATE
-        for iterator in self._reading.members():
-            iterator.stop()
+        for feed in self._reading.members():
+            feed.stop()
         self._engine.terminate()
 
     def join(self) -> None:
@@ -244,10 +261,18 @@ class Pool:
         """
         if self._state == RUN:
             raise ValueError("Pool is still running")
-        for iterator in self._reading.members():
-            iterator.read_all()
+        for feed in self._reading.members():
+            feed.read_all()
         self._engine.close()
         self._engine.join()
+
+    def _asked(self, options: Mapping[str, Any], allowed: type) -> Limits:
+        """The limits of a call. Raises `TypeError` and `ValueError` for what is not to be asked for."""
+        if not options:
+            return self._limits
+        asked = limits(options, self._limits, allowed)
+        self._engine.check_limits(*asked)
+        return asked
 
     def _map(
         self,
@@ -259,7 +284,7 @@ class Pool:
         options: MapOptions,
     ) -> MapResult:
         self._check_running()
-        asked = limits(options, self._limits, MapOptions)
+        asked = self._asked(options, MapOptions)
         pieces, total = cut(iterable, chunksize, self._engine)
         result = MapResult(self._engine, self, callbacks, reporter(options.get("progress"), total))
         result.send(func, pieces, mode, asked)
@@ -275,23 +300,21 @@ class Pool:
     ) -> It:
         self._check_running()
         total = len(iterable) if isinstance(iterable, Sized) else None
-        iterator = kind(
+        return kind(
             self._engine,
             func,
             iterable,
             chunksize,
             options.get("window"),
-            limits(options, self._limits, ImapOptions),
+            self._asked(options, ImapOptions),
             reporter(options.get("progress"), total),
+            self._reading.add,
             self._input_read,
             self,
         )
-        if iterator.reading:
-            self._reading.add(iterator)
-        return iterator
 
-    def _input_read(self, iterator: IMapIterator) -> None:
-        self._reading.discard(iterator)
+    def _input_read(self, feed: Feed) -> None:
+        self._reading.discard(feed)
         self._close_when_read()
 
     def _close_when_read(self) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TextIO
+
+from nearfar.pool.callbacks import call_back
 
 __all__ = ["Progress", "Reporter", "reporter"]
 
 Progress = bool | Callable[[int, int | None], object]
 """True: show it on standard error, if that is a terminal. A callable is called with done and total items;
 total is None for an iterator, which does not say how long it is."""
-
-log = logging.getLogger(__name__)
 
 
 class Reporter:
@@ -40,20 +39,14 @@ class Reporter:
         """`items` more have ended. What `show` raises is logged."""
         with self._lock:
             self._done += items
-            self._guard(self._show, self._done, self._total)
+            call_back("progress callback", self._show, self._done, self._total)
 
     def close(self) -> None:
         """The map has ended."""
         with self._lock:
             finish, self._finish = self._finish, None
             if finish is not None:
-                self._guard(finish)
-
-    def _guard(self, function: Callable[..., object], *args: Any) -> None:
-        try:
-            function(*args)
-        except Exception:
-            log.exception("progress callback %r raised", function)
+                call_back("progress callback", finish)
 
 
 class Line:

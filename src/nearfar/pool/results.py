@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from nearfar.coordinator.tasks import Mode, State
 from nearfar.net.deputy import checkpoint, safely
 from nearfar.pool.call import ERROR, PENDING, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk
+from nearfar.pool.callbacks import call_back
 from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
@@ -24,8 +24,6 @@ T_co = TypeVar("T_co", covariant=True)
 Callback = Callable[[Any], object]
 Callbacks = tuple[Callback | None, Callback | None]
 """What is called with a value, and with an error."""
-
-log = logging.getLogger(__name__)
 
 _CALL, _NEW = Mode.CALL, State.NEW
 
@@ -113,6 +111,10 @@ class AsyncResult(Call):
         """Whether it has callbacks."""
         return self._callbacks is not None
 
+    def drop(self) -> None:
+        """Drop what has not begun, without waiting to hear what that was: nobody wants the outcome."""
+        self._engine.cancel(self, wait=False)
+
     def on_settled(self) -> None:
         """Run the callback."""
         self._keeper = None
@@ -122,17 +124,12 @@ class AsyncResult(Call):
         error = self.error()
         callback = callbacks[error is not None]
         if callback is not None:
-            self._call_back(callback, self._value)
+            self._call_back(callback, self._value if error is None else error)
 
     def _call_back(self, callback: Callback, argument: Any) -> None:
         outer, _here.result = _here.result, self
         try:
-            callback(argument)
-        except BaseException as error:
-            # Ctrl-C and sys.exit are for the main thread; in another one they would end the pool's work.
-            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
-                raise
-            log.exception("callback %r raised", callback)
+            call_back("callback", callback, argument)
         finally:
             _here.result = outer
 
@@ -190,11 +187,12 @@ class MapResult(AsyncResult):
                     break
                 self._submit(self._add(func, piece, mode), limits)
                 checkpoint()
-        except BaseException:
-            self.cancel()
+        except BaseException:  # what interrupted the caller, who never gets this result
+            self.drop()
             raise
-        self._total = len(self._chunks) + 1
-        self._count(None)
+        finally:
+            self._total = len(self._chunks) + 1
+            self._count(None)
 
     def _submit(self, chunk: Chunk, limits: Limits) -> None:
         chunk.timeout, chunk.retries = limits
@@ -211,9 +209,14 @@ class MapResult(AsyncResult):
 
         If only some could be dropped, the others run to their end and `get` raises `CancelledError`.
         """
+        if self.settled:
+            return False
         chunks = list(self._chunks)
-        dropped = [not chunk.settled and self._engine.cancel(chunk) for chunk in chunks]
-        return bool(dropped) and all(dropped)
+        return bool(chunks) and self._engine.cancel(*chunks)
+
+    def drop(self) -> None:
+        """As `AsyncResult.drop`."""
+        self._engine.cancel(*self._chunks, wait=False)
 
     def _ended(self, chunk: Chunk) -> None:
         if self._reporter is not None:
@@ -261,13 +264,16 @@ class Obtainable(Protocol[T_co]):
     """What `obtain` obtains."""
 
     def get(self) -> T_co: ...
-    def cancel(self) -> bool: ...
+    def ready(self) -> bool: ...
+    def drop(self) -> None: ...
 
 
 def obtain(result: Obtainable[T_co]) -> T_co:
-    """What `result` gets, for who has no other use for it: interrupted, it drops what has not begun."""
+    """What `result` gets, for a caller that has no other use for it: interrupted, by Ctrl-C or what else the
+    handler of a signal raises, it drops what has not begun."""
     try:
         return result.get()
-    except KeyboardInterrupt:
-        result.cancel()
+    except BaseException:
+        if not result.ready():
+            result.drop()
         raise

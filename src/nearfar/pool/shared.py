@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 from nearfar.pool.call import Call
-from nearfar.pool.engine import Engine
+from nearfar.pool.engine import SHUT, Closed, Engine
 from nearfar.pool.weak import WeakBag
 
-__all__ = ["SharedEngine"]
+__all__ = ["NOT_OURS", "SharedEngine"]
+
+NOT_OURS = "these workers belong to the executor that was given, whose own methods end them"
 
 
 class SharedEngine:
@@ -18,9 +21,11 @@ class SharedEngine:
     runs to its end.
     """
 
-    def __init__(self, engine: Engine, owner: object) -> None:
-        """`owner` is kept alive: it closes the engine when it is forgotten."""
+    def __init__(self, engine: Engine, owner: object, workers: int | None = None) -> None:
+        """`owner` is kept alive: it closes the engine when it is forgotten. `workers`: for how many the sizes
+        of chunks are computed; None: as many as the engine has."""
         self._engine = engine
+        self._workers = workers
         self._owner = owner
         self._calls: WeakBag[Call] = WeakBag()  # an outcome that its owner has dropped is not kept
         self._closed = False
@@ -28,7 +33,7 @@ class SharedEngine:
     @property
     def size(self) -> int:
         """As `Engine.size`."""
-        return self._engine.size
+        return self._workers or self._engine.size
 
     @property
     def address(self) -> str | None:
@@ -38,18 +43,21 @@ class SharedEngine:
     def submit(self, call: Call) -> None:
         """As `Engine.submit`."""
         if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise Closed(SHUT)
         self._engine.submit(call)
         self._calls.add(call)
 
-    def cancel(self, call: Call) -> bool:
+    def check_limits(self, timeout: float | None, retries: int) -> None:
+        """As `Engine.check_limits`."""
+        self._engine.check_limits(timeout, retries)
+
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
         """As `Engine.cancel`."""
-        return self._engine.cancel(call)
+        return self._engine.cancel(*calls, wait=wait)
 
     def cancel_waiting(self) -> None:
         """As `Engine.cancel_waiting`, for the calls of this user."""
-        for call in self._unsettled():
-            self._engine.cancel(call)
+        self._engine.cancel(*self._unsettled(), wait=False)
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """As `Engine.wait_until`."""
@@ -63,6 +71,10 @@ class SharedEngine:
         """As `Engine.terminate`, for what this user has waiting."""
         self._closed = True
         self.cancel_waiting()
+
+    def end_workers(self, signum: int) -> NoReturn:
+        """As `Engine.end_workers`: they are not this user's."""
+        raise RuntimeError(NOT_OURS)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every call of this user is settled."""

@@ -6,6 +6,7 @@ import argparse
 import re
 
 from nearfar.errors import AddressError
+from nearfar.net import shapes
 from nearfar.net.addresses import Address
 from nearfar.programs.common import add_logging_options
 
@@ -14,6 +15,14 @@ DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
 """Where bare coordinators and workers meet."""
 
+MOST = 1_000_000_000
+"""Of whatever is counted."""
+MOST_BYTES = 1_000_000_000_000_000
+LONGEST_NUMBER = 40
+"""Characters."""
+LONGEST = 1_000_000.0
+"""Seconds: a wait of more than 24 days is too long for the system's calls."""
+
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)(i?)B?", re.ASCII | re.IGNORECASE)
 
@@ -21,23 +30,32 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)(i?)B?", re.ASCII | re.IGNORECASE)
 def byte_count(text: str) -> int:
     """``500k``, ``2M`` (powers of 1,000) or ``2Mi`` (of 1,024) as bytes."""
     match = _SIZE.fullmatch(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size (like 500k, 2M, 2MiB)")
-    number, unit, binary = match.groups()
+    if match is None or len(text) > LONGEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not a size (like 500k, 2M, 2MiB)")
+    digits, unit, binary = match.groups()
     power = {key.lower(): value for key, value in _POWERS.items()}[unit.lower()]
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    size = int(float(digits) * (1024 if binary else 1000) ** power)
+    if size > MOST_BYTES or (not size and float(digits)):
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not a size from 1 byte to {MOST_BYTES:,}, or 0")
+    return size
 
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    return _whole(text, 1)
 
 
 def natural(text: str) -> int:
     """A whole number of at least 0."""
-    return 0 if text == "0" else positive(text)
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    digits = text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER
+    if not digits or not least <= int(text) <= MOST:
+        said = f"{_short(text)} is not a whole number of at least {least}, and at most {MOST:,}"
+        raise argparse.ArgumentTypeError(said)
+    return int(text)
 
 
 def seconds(text: str) -> float:
@@ -46,9 +64,24 @@ def seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    if not 0 < value <= LONGEST:
+        said = f"{_short(text)} is not a number of seconds above 0, and at most {LONGEST:,.0f}"
+        raise argparse.ArgumentTypeError(said)
     return value
+
+
+def lease_seconds(text: str) -> float:
+    """The seconds of a lease."""
+    value = seconds(text)
+    if not shapes.lease(value):
+        least, most = shapes.SHORTEST_LEASE, shapes.LONGEST_LEASE
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not a lease of {least:g} to {most:,g} seconds")
+    return value
+
+
+def _short(text: str) -> str:
+    """`text` as it is quoted in a message of one line."""
+    return repr(text if len(text) <= 50 else f"{text[:40]}...")
 
 
 def pool_place(text: str) -> int | str:
@@ -94,6 +127,12 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
         help="seconds to wait for a host that does not answer (60)",
     )
     add_logging_options(parser)
+
+
+def queue_address(options: argparse.Namespace) -> str:
+    """Where the queue is that the options of `add_queue_options` name."""
+    named = options.queue if options.bind is None else options.bind
+    return DEFAULT_ADDRESS if named is None else str(named)
 
 
 def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

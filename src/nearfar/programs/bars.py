@@ -50,5 +50,5 @@ class Bars:
         self._now = now
         said = f"{describe(counts)}; {describe_pace(self._pace, counts, now)}"
         self._rich.update(
-            self._bar, description=said, total=counts.total, completed=counts.done, refresh=True
+            self._bar, description=said, total=counts.total, completed=counts.progress, refresh=True
         )

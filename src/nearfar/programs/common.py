@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import select
@@ -14,10 +13,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from nearfar.programs.exits import Exit as Exit
 from nearfar.programs.exits import leave
+from nearfar.readable import json_line, readable
 
 LOOK = 0.25
 """Seconds between two looks at whether a signal came, for who waits for a host."""
@@ -38,9 +38,7 @@ def set_up_logging(options: argparse.Namespace) -> None:
     """Send this process's log records to standard error, as the options of `add_logging_options` ask."""
     level = logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO
     handler = StderrHandler()
-    handler.setFormatter(
-        JsonFormatter() if options.log_format == "json" else logging.Formatter("%(message)s")
-    )
+    handler.setFormatter(JsonFormatter() if options.log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
@@ -54,6 +52,17 @@ class StderrHandler(logging.Handler):
             self.handleError(record)
 
 
+class TextFormatter(logging.Formatter):
+    """The message alone, and a traceback if there is one. What a message tells of others, such as a server's
+    words or a peer's name, cannot move the cursor, nor look like a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, it is logging's
+        return readable(record.message)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return readable(super().formatException(ei), keep="\n")
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: ``time`` (UTC, ISO 8601), ``level``, ``event``, ``message``, and any fields.
 
@@ -63,14 +72,19 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         said = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "event": getattr(record, "event", record.name),
             "message": record.getMessage(),
         }
         if record.exc_info:
             said["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(getattr(record, "fields", {}) | said, ensure_ascii=False, default=str)
+        return json_line(getattr(record, "fields", {}) | said)
+
+
+def timestamp(moment: float) -> str:
+    """A time in seconds since the epoch as UTC in ISO 8601."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
 def announce(message: str, event: str) -> None:
@@ -189,5 +203,5 @@ def why(error: Exception) -> str:
     """What went wrong, for a person: of an `OSError` the file and the reason, without the number."""
     if isinstance(error, OSError) and error.strerror:
         reason = error.strerror.lower()
-        return f"{error.filename}: {reason}" if error.filename else reason
-    return str(error)
+        return readable(f"{error.filename}: {reason}" if error.filename else reason)
+    return readable(str(error), keep="\n")

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from nearfar.download.consumer import Consumer
 from nearfar.download.memory import keep_freed_memory
-from nearfar.download.store import Store, StoreError
+from nearfar.download.store import Listing, Store, StoreError
+from nearfar.download.store.export import Form
 from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, QueueLost
-from nearfar.programs.arguments import DEFAULT_ADDRESS, add_queue_options, describe_place, positive
+from nearfar.output import Output
+from nearfar.programs.arguments import add_queue_options, describe_place, positive, queue_address
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
 from nearfar.programs.counts import Counts
 from nearfar.programs.progress import Progress, make_progress
-from nearfar.programs.streams import tell
+from nearfar.programs.streams import OutputLost, give_up_output, tell
 
 FAREWELL = 30.0
 """Seconds to hand over the last answers."""
@@ -35,14 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.export and options.export[0] not in ("jsonl", "csv"):
         parser.error(f"--export knows jsonl and csv, not {options.export[0]!r}")
     try:
+        if options.export:
+            return _export(options.output, *options.export)
         with Store(options.output, overwrite=options.overwrite) as store:
             store.sweep()
-            return _export(store, *options.export) if options.export else _work(options, store)
+            return _work(options, store)
     except (QueueLost, ProducerLost) as error:
-        print(f"nearfar consumer: {error}", file=sys.stderr)
+        print(f"nearfar consumer: {why(error)}", file=sys.stderr)
         return Exit.LOST
     except NotAdmitted as error:
-        print(f"nearfar consumer: {error}", file=sys.stderr)
+        print(f"nearfar consumer: {why(error)}", file=sys.stderr)
         return Exit.UNTRUSTED
     except (AddressError, KeysError, StoreError, OSError) as error:
         print(f"nearfar consumer: {why(error)}", file=sys.stderr)
@@ -77,12 +81,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _export(store: Store, form: str, name: str) -> int:
-    if name == "-":
-        store.export("csv" if form == "csv" else "jsonl", sys.stdout)
-    else:
-        with Path(name).open("w", encoding="utf-8", newline="") as file:
-            store.export("csv" if form == "csv" else "jsonl", file)
+def _export(folder: Path, form: str, name: str) -> int:
+    """Raises `StoreError`, `OSError`, `OutputLost`."""
+    known: Form = "csv" if form == "csv" else "jsonl"
+    with Listing(folder) as listing:
+        if name == "-":
+            if sys.stdout is None:
+                raise OutputLost("the standard output is closed")
+            try:
+                listing.export(known, sys.stdout)
+            except OSError as error:
+                give_up_output(error)
+        else:
+            listing.refuse_to_be(Path(name))
+            with Output(Path(name)) as output:
+                listing.export(known, output.file)
     return Exit.OK
 
 
@@ -92,7 +105,7 @@ def _work(options: argparse.Namespace, store: Store) -> int:
 
     with StopRequest() as stop:
         inbound = open_inbound(
-            options.queue or options.bind or DEFAULT_ADDRESS,
+            queue_address(options),
             bind=options.queue is None,
             store=store.id,
             lanes=options.lanes,
@@ -123,6 +136,12 @@ def _show(progress: Progress, consumer: Consumer) -> None:
 
 
 def _counts(consumer: Consumer) -> Counts:
-    received = consumer.received
+    received, underway = consumer.received, consumer.underway
     failed = Counter({str(reason): count for reason, count in received.failed.items()})
-    return Counts(saved=received.saved, failed=failed, bytes=received.size)
+    return Counts(
+        saved=received.saved,
+        failed=failed,
+        bytes=received.size + underway.size,
+        underway=underway.files,
+        waits_for=underway.waits_for,
+    )

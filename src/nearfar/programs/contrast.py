@@ -4,12 +4,13 @@ this machine."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +21,7 @@ from nearfar.contrast.report.terminal import terminal
 from nearfar.contrast.results import document
 from nearfar.contrast.runner import Outcome, Runner
 from nearfar.contrast.settings import FULL, QUICK, Settings
+from nearfar.output import Output
 from nearfar.programs.common import Exit, StopRequest, why
 
 
@@ -29,11 +31,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     A signal ends the measuring, not the report: it is made of what there is by then.
     """
     options = make_parser().parse_args(argv)
-    targets = [path for path in (options.output, options.json) if path is not None]
-    for path in targets:
-        if complaint := unwritable(path):
-            print(f"nearfar contrast: {complaint}", file=sys.stderr)
-            return Exit.USAGE
+    try:
+        # Opened now: what cannot be written is to be said before minutes are spent.
+        with contextlib.ExitStack() as held:
+            page_file = held.enter_context(discarding(options.output))
+            json_file = None if options.json is None else held.enter_context(discarding(options.json))
+            if page_file.goes_where(json_file):
+                raise ValueError("--output and --json name one file: name two")
+            return _run(options, page_file, json_file)
+    except IsADirectoryError as error:
+        print(f"nearfar contrast: {error.filename} is a directory: name a file", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"nearfar contrast: {why(error)}", file=sys.stderr)
+    return Exit.USAGE
+
+
+@contextlib.contextmanager
+def discarding(path: Path) -> Iterator[Output]:
+    """An output that is written only if it is committed."""
+    output = Output(path)
+    try:
+        yield output
+    finally:
+        output.discard()
+
+
+def _run(options: argparse.Namespace, page_file: Output, json_file: Output | None) -> int:
     for signum in StopRequest.SIGNALS:
         signal.signal(signum, interrupt)
     settings = QUICK if options.quick else FULL
@@ -53,15 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     took = time.monotonic() - begun
     result = document(settings, outcomes, planned=planned, took=took, load=load)
     report = build(result)
-    print(terminal(report), end="")
+    print(terminal(report), end="", flush=True)
     try:
-        options.output.write_text(page(report), encoding="utf-8")
-        if options.json is not None:
-            options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        page_file.file.write(page(report))
+        page_file.commit()
+        if json_file is not None:
+            json_file.file.write(json.dumps(result, indent=1) + "\n")
+            json_file.commit()
     except OSError as error:
         print(f"nearfar contrast: {why(error)}", file=sys.stderr)
         return Exit.FAILED
-    print(f"\nwritten: {', '.join(map(str, targets))}")
+    written = [str(each.path) for each in (page_file, json_file) if each is not None]
+    print(f"\nwritten: {', '.join(written)}")
     return 128 + stopped if stopped else Exit.FAILED if report.troubles else Exit.OK
 
 
@@ -86,20 +112,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="a minute or two, instead of several: fewer rounds, less sure")
     add("-q", "--quiet", action="store_true", help="no progress on standard error")
     return parser
-
-
-def unwritable(path: Path) -> str:
-    """Why a file cannot be there, before minutes are spent; empty if it can."""
-    if path.is_dir():
-        return f"{path} is a directory: name a file"
-    try:
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        return why(error)
-    return ""
 
 
 def measure(batches: Sequence[Batch], settings: Settings, outcomes: list[Outcome], *, quiet: bool) -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from nearfar.coordinator.accounts import LEAST
 from nearfar.coordinator.asking import Status, WorkerStatus, ask
 from nearfar.coordinator.loop import LoneCoordinator
 from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted
 from nearfar.net.access import admit, approach
 from nearfar.net.addresses import Address
-from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options, natural, seconds
-from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
+from nearfar.programs.arguments import (
+    DEFAULT_POOL_ADDRESS,
+    add_access_options,
+    byte_count,
+    lease_seconds,
+    natural,
+    seconds,
+)
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, timestamp, why
 from nearfar.programs.counts import number
 from nearfar.programs.hiring import make_crew
 from nearfar.programs.plainly import add_plain_option, plain_names
@@ -33,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Coordinate until SIGINT or SIGTERM, or say how another one stands; return an exit code (`Exit`)."""
     parser = make_parser()
     options = parser.parse_args(argv)
+    if 0 < options.max_bytes < LEAST:
+        parser.error(f"--max-bytes: at least {LEAST >> 20}MiB, or 0 for no bound")
     if options.plain and not options.workers:
         parser.error("--plain is about --workers: workers elsewhere say so themselves")
     set_up_logging(options)
@@ -41,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _tell_status(options)
         return _coordinate(options)
     except (AddressError, KeysError) as error:
-        print(f"nearfar coordinator: {error}", file=sys.stderr)
+        print(f"nearfar coordinator: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     except CoordinatorLost as error:
-        print(f"nearfar coordinator: {error}", file=sys.stderr)
+        print(f"nearfar coordinator: {why(error)}", file=sys.stderr)
         return Exit.LOST
     except NotAdmitted as error:
-        print(f"nearfar coordinator: {error}", file=sys.stderr)
+        print(f"nearfar coordinator: {why(error)}", file=sys.stderr)
         return Exit.UNTRUSTED
 
 
@@ -60,10 +71,19 @@ def make_parser() -> argparse.ArgumentParser:
     add_plain_option(parser, "with --workers: they")
     add(
         "--lease",
-        type=seconds,
+        type=lease_seconds,
         default=10.0,
         metavar="S",
         help="seconds of silence after which workers elsewhere, or a client, count as dead (10)",
+    )
+    add(
+        "--max-bytes",
+        type=byte_count,
+        default="1GiB",
+        metavar="SIZE",
+        help="bytes of arguments and results kept for clients (%(default)s; 0: no bound). A client that does"
+        " not take its results gets no more workers until it does. A task with more than a quarter of this"
+        " fails",
     )
     add_access_options(parser)
     add(
@@ -100,7 +120,7 @@ def describe(counts: Mapping[str, int], rate: float | None = None) -> str:
         said += f" ({rate:,.0f}/s)"
     said += "".join(
         f", {counts[what]:,} {what}"
-        for what in ("lost", "stale", "malformed", "turned away")
+        for what in ("lost", "stale", "malformed", "turned away", "put off", "held back")
         if counts.get(what)
     )
     return f"{said}; {number(counts['agents'], 'agent')}, {number(counts['clients'], 'client')}"
@@ -112,7 +132,9 @@ def _coordinate(options: argparse.Namespace) -> int:
     plain = plain_names(options)
     hire = partial(make_crew, count=options.workers, plain=plain) if options.workers else None
     with StopRequest() as stop:
-        coordinator = LoneCoordinator(address, hire, access=access, lease=options.lease)
+        coordinator = LoneCoordinator(
+            address, hire, access=access, lease=options.lease, max_bytes=options.max_bytes
+        )
         try:
             nobody = coordinator.counts()
             tell(f"coordinating at {coordinator.address}")
@@ -144,10 +166,33 @@ def _tell_status(options: argparse.Namespace) -> int:
     time.sleep(SAMPLE)
     after = look()
     rate = (after.counts["done"] - before.counts["done"]) / SAMPLE
+    if options.log_format == "json":
+        tell(json.dumps(_as_json(before, after, rate), ensure_ascii=False))
+        return Exit.OK
     tell(describe(after.counts, rate))
     if after.workers:
         tell(table(("worker", "host", "pid", "tasks", "tasks/s", "runs", "for"), _rows(before, after)))
     return Exit.OK
+
+
+def _as_json(before: Status, after: Status, rate: float) -> dict[str, object]:
+    """One object, with the time, event and message of a log line, every figure, and a list of the workers."""
+    earlier = {worker.name: worker.answered for worker in before.workers}
+    workers = [
+        {
+            "worker": worker.name,
+            "host": worker.host,
+            "pid": worker.pid,
+            "tasks": worker.answered,
+            "tasks_per_second": (worker.answered - earlier.get(worker.name, 0)) / SAMPLE,
+            "runs": worker.runs or None,
+            "for_seconds": worker.since if worker.runs else None,
+        }
+        for worker in after.workers
+    ]
+    said = {"time": timestamp(time.time()), "level": "info", "event": "status"}
+    said["message"] = describe(after.counts, rate)
+    return said | after.counts | {"done_per_second": rate, "per_worker": workers}
 
 
 def _rows(before: Status, after: Status) -> list[tuple[str, ...]]:

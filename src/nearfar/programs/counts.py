@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
+SILENT = 5.0
+"""Seconds without any progress after which it is said who is waited for."""
+LONGEST_LEFT = 360_000.0
+"""Seconds: of a time left beyond a hundred hours nothing is known but that it is long."""
+
+
 @dataclass(slots=True)
 class Counts:
     """What the caller counts; the caller changes it, nobody here does."""
@@ -20,25 +26,39 @@ class Counts:
     """Received so far, those of unfinished files included."""
     total: int | None = None
     """How many there will be in all; None while nobody knows."""
+    underway: float = 0.0
+    """How many whole ones what has come of unfinished ones amounts to."""
+    waits_for: str = ""
+    """Who has to answer before anything goes on, such as ``host``; empty where nobody has to."""
 
     @property
     def done(self) -> int:
         """How many have ended, in whatever way."""
         return self.saved + self.already + self.failed.total()
 
+    @property
+    def progress(self) -> float:
+        """`done`, and the parts of those that are under way."""
+        return self.done + self.underway
+
 
 class Pace:
-    """Files and bytes a second over the last `window` seconds."""
+    """Files and bytes a second over the last `window` seconds, parts of unfinished files counted."""
 
     def __init__(self, window: float = 10.0) -> None:
         self._window = window
-        self._seen: deque[tuple[float, int, int]] = deque()
+        self._seen: deque[tuple[float, float, int]] = deque()
+        self._last: tuple[float, int] | None = None
+        self._changed = 0.0
 
     def note(self, counts: Counts, now: float) -> None:
         """Remember where `counts` stands at `now` (seconds, of any clock that does not go back)."""
+        if (counts.progress, counts.bytes) != self._last:
+            self._last = (counts.progress, counts.bytes)
+            self._changed = now
         if self._seen and now - self._seen[-1][0] < self._window / 100:
             return
-        self._seen.append((now, counts.done, counts.bytes))
+        self._seen.append((now, counts.progress, counts.bytes))
         while len(self._seen) > 2 and now - self._seen[1][0] >= self._window:
             self._seen.popleft()
 
@@ -47,14 +67,21 @@ class Pace:
         if not self._seen or now <= self._seen[0][0]:
             return 0.0, 0.0
         then, files, size = self._seen[0]
-        return (counts.done - files) / (now - then), (counts.bytes - size) / (now - then)
+        # What came of a file that failed counts no more.
+        return max(0.0, counts.progress - files) / (now - then), max(0, counts.bytes - size) / (now - then)
 
     def left(self, counts: Counts, now: float) -> float | None:
-        """Seconds to the end if the pace stays; None when the total or the pace is unknown."""
+        """Seconds to the end if the pace stays; None when the total or the pace is unknown, or too small to
+        tell anything."""
         files, _ = self.rates(counts, now)
         if counts.total is None or files <= 0:
             return None
-        return max(counts.total - counts.done, 0) / files
+        left = max(counts.total - counts.progress, 0) / files
+        return left if left < LONGEST_LEFT else None
+
+    def silence(self, now: float) -> float:
+        """Seconds since anything changed."""
+        return now - self._changed if self._seen else 0.0
 
 
 def describe(counts: Counts) -> str:
@@ -70,10 +97,13 @@ def describe(counts: Counts) -> str:
 
 
 def describe_pace(pace: Pace, counts: Counts, now: float) -> str:
-    """``312 files/s, 14.0 MB/s, 0:28 left``, as far as it is known."""
+    """``312 files/s, 14.0 MB/s, 0:28 left``, as far as it is known; instead of the time left, who has not
+    answered for `SILENT` seconds or more."""
     files, volume = pace.rates(counts, now)
-    left = pace.left(counts, now)
+    left, silence = pace.left(counts, now), pace.silence(now)
     parts = [f"{files:,.0f} files/s" if files >= 10 else f"{files:.1f} files/s", f"{size(volume)}/s"]
+    if counts.waits_for and silence >= SILENT:
+        return ", ".join([*parts, f"no {counts.waits_for} has answered for {silence:.0f} s"])
     return ", ".join(parts if left is None else [*parts, f"{duration(left)} left"])
 
 

@@ -22,7 +22,13 @@ def add_fetching(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--jobs", type=positive, default=16, metavar="N", help="transfers at a time (16)")
     add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host (16)")
-    add("--expect", action="append", default=[], metavar="TYPE", help="refuse other media types: image/*")
+    add(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help="refuse other kinds of files, by media type and first bytes: image/*",
+    )
     add(
         "--header",
         type=headers,
@@ -43,7 +49,13 @@ def add_fetching(group: argparse._ArgumentGroup) -> None:
     add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS")
     add("--stall-timeout", type=positive, metavar="S", help="below 100 bytes a second (30)")
     add("--timeout", type=seconds, metavar="S", help="for a whole request (a day)")
-    add("--retries", type=natural, metavar="N", help="after the first attempt")
+    add("--retries", type=natural, metavar="N", help="after the first attempt (4)")
+    add(
+        "--wait-for-host",
+        type=seconds,
+        metavar="S",
+        help="for a host that puts requests off with 429 or 503 and Retry-After (600); spends no retry",
+    )
     add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM)")
     add("--insecure-tls", action="store_true", help="accept any certificate")
     add(
@@ -71,6 +83,7 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
         "connect_timeout": options.connect_timeout,
         "stall_timeout": options.stall_timeout,
         "total_timeout": options.timeout,
+        "wait_for_host": options.wait_for_host,
         "tries": None if options.retries is None else options.retries + 1,
     }
     return FetchOptions(

@@ -10,18 +10,21 @@ from collections.abc import Sequence
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import Server
 from nearfar.demo.site import Site
+from nearfar.programs.arguments import positive
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 
 logger = logging.getLogger(__name__)
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
     parser = argparse.ArgumentParser(prog="nearfar gallery", description="Serve drawn images over HTTP.")
     parser.add_argument(
         "--bind", metavar="HOST:PORT", type=address, default="127.0.0.1:8000", help="%(default)s"
     )
-    parser.add_argument("--count", type=positive, default=200, help="how many images (%(default)s)")
+    parser.add_argument(
+        "--count", type=positive, default=200, metavar="N", help="how many images (%(default)s)"
+    )
     parser.add_argument("--seed", default="nearfar", help="what the images are drawn from (%(default)s)")
     add_logging_options(parser)
     return parser
@@ -30,21 +33,14 @@ def parser() -> argparse.ArgumentParser:
 def address(text: str) -> tuple[str, int]:
     """``127.0.0.1:8000`` or ``[::1]:8000`` as host and port."""
     host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"not HOST:PORT: {text!r}")
+    if not host or not (port.isascii() and port.isdigit() and len(port) <= 5) or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"not a number from 1 on: {text!r}")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, which is its good end; return an exit code."""
-    options = parser().parse_args(argv)
+    options = make_parser().parse_args(argv)
     set_up_logging(options)
     host, port = options.bind
     site = Site(Gallery(options.count, large=min(2, options.count), seed=options.seed))

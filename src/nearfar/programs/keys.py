@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(argv)
     try:
         options.run(options, Path(options.keys).expanduser())
-    except (KeysError, OSError) as error:
+    except (KeysError, OSError, RuntimeError) as error:  # the last: of ~NAME, where there is no such user
         print(f"nearfar keys: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     return Exit.OK

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfar.download.children import Plan
+from nearfar.download.failures import is_own
 from nearfar.download.fetch.making import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.intake import Arguments, Descriptor, Source
@@ -28,11 +29,11 @@ from nearfar.download.store import StoreError
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 from nearfar.net.addresses import Address
 from nearfar.programs.arguments import (
-    DEFAULT_ADDRESS,
     add_queue_options,
     describe_place,
     pool_place,
     positive,
+    queue_address,
 )
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, start_tracker, why
 from nearfar.programs.fetching import add_fetching, fetch_options, warn
@@ -57,8 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(parser, options)
     warn(options)
     try:
+        _check_authorities(options)
         fetching = fetch_options(options)
         source = _open_source(options)
+        if source.overwritten_by(options.failures) and not is_own(options.failures):
+            raise ValueError(f"{options.failures} is the input itself: name another file with --failures")
     except (ValueError, OSError) as error:
         parser.error(why(error))
     try:
@@ -112,13 +116,20 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--pool needs a queue with an address: --queue local has processes of its own (-P N)")
 
 
+def _check_authorities(options: argparse.Namespace) -> None:
+    """Those of a coordinator's workers are on their machines. Raises `OSError`."""
+    if options.cacert is not None and not isinstance(options.pool, str):
+        options.cacert.open("rb").close()
+
+
 def _open_source(options: argparse.Namespace) -> Source:
     """Raises `OSError`."""
     if options.input is None:
         return Arguments(options.urls)
     if options.input == "-":
         return Descriptor(os.dup(sys.stdin.fileno()))
-    return Descriptor(os.open(options.input, os.O_RDONLY | os.O_CLOEXEC))
+    # A FIFO without a writer is waited for where a signal is heard, in the loop that polls it.
+    return Descriptor(os.open(options.input, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -> int:
@@ -127,7 +138,7 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -
             stop = _way(options)(options, fetching, run)
         except (QueueLost, PoolBroken) as error:
             run.close()
-            print(f"nearfar producer: {error}", file=sys.stderr)
+            print(f"nearfar producer: {why(error)}", file=sys.stderr)
             run.report()
             return Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST
     run.report()
@@ -165,7 +176,7 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> StopR
     from nearfar.download.couriers.far import open_outbound
     from nearfar.download.producer import Producer
 
-    address = options.bind or options.queue or DEFAULT_ADDRESS
+    address = queue_address(options)
     bind = options.bind is not None
     with StopRequest() as stop, closing(make_fetcher(fetching)) as fetcher:
         outbound = open_outbound(
@@ -223,7 +234,7 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: Run) -> St
     from nearfar.download.pooled import Pooled
     from nearfar.download.share import Order
 
-    address = options.bind or options.queue or DEFAULT_ADDRESS
+    address = queue_address(options)
     bind = options.bind is not None
     if isinstance(options.pool, str) and Address.parse(address).everywhere:
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")

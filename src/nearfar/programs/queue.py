@@ -13,11 +13,12 @@ from nearfar.programs.arguments import (
     add_access_options,
     byte_count,
     describe_place,
+    lease_seconds,
     natural,
     positive,
     seconds,
 )
-from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
+from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, why
 from nearfar.programs.counts import number, size
 from nearfar.programs.streams import tell
 from nearfar.queues.far import FarQueue
@@ -35,18 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             tell(describe_place(queue.address, hosts=True))
             _watch(queue, stop, options.status_every, empty)
             left = queue.counts()
+            if left["unsettled"]:
+                log.warning("stopped with %s", describe(left))
     except (AddressError, KeysError) as error:
-        print(f"nearfar queue: {error}", file=sys.stderr)
+        print(f"nearfar queue: {why(error)}", file=sys.stderr)
         return Exit.USAGE
-    if not left["unsettled"]:
-        log.info("stopped; nothing is left in it")
-        return Exit.OK
-    log.warning("stopped with %s", describe(left))
-    if left["producers"]:
-        log.warning("the producers keep what they put, and send it again to a queue at the same address")
-    else:
-        log.warning("it is lost: its producers have left")
-    return stop.exit_code
+    if left["unsettled"]:
+        return stop.exit_code
+    log.info("stopped; nothing is left in it" if not left["unread letters"] else "stopped")
+    return Exit.OK
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,8 +61,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="bytes that may wait (%(default)s; 0: no bound)",
     )
     add(
+        "--max-unsettled",
+        type=byte_count,
+        default="1GiB",
+        metavar="SIZE",
+        help="bytes that consumers may have and not be done with (%(default)s; 0: no bound); one that has"
+        " its share gets no more until it is done with some",
+    )
+    add(
         "--lease",
-        type=seconds,
+        type=lease_seconds,
         default=10.0,
         metavar="S",
         help="seconds of silence after which an end counts as dead (10)",
@@ -105,6 +111,7 @@ def _host(options: argparse.Namespace) -> FarQueue:
         options.maxsize,
         options.bind,
         maxbytes=options.maxbytes,
+        max_unsettled=options.max_unsettled,
         lease=options.lease,
         producers=options.producers,
         standing=True,

@@ -13,13 +13,16 @@ from nearfar.download.account import Account, Summary
 from nearfar.download.desk import InputDesk
 from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake, Source
+from nearfar.download.model import Underway
 from nearfar.programs.common import why
-from nearfar.programs.counts import Counts
+from nearfar.programs.counts import Counts, number
 from nearfar.programs.progress import make_progress
 from nearfar.programs.streams import tell
 
 SHOWN_EVERY = 0.1
 """Seconds between two looks at the counts."""
+
+_NOTHING = Underway()
 
 log = logging.getLogger("nearfar.producer")
 
@@ -67,8 +70,16 @@ class Run:
             tell("the rest of the input was not read")
         if self._failures.trouble is not None:
             tell(f"failures: {self._failures.path} could not be written ({why(self._failures.trouble)})")
+        elif self._failures.count and self._failures.passing:
+            tell(f"failures: written to {self._failures.path}")
         elif self._failures.count:
             tell(f"failures: {self._failures.path} (try them again with -i {self._failures.path})")
+        if pages := self.desk.pages:
+            kind, _ = pages.most_common(1)[0]
+            tell(
+                f"{number(pages.total(), 'web page')} saved where a name promises another kind of file"
+                f" (--expect '{kind}' would refuse such)"
+            )
         if self.summary.left or not self._all_counted:
             tell("to go on, run the same command again: nothing that is saved is fetched twice")
         log.debug("%s", self.summary, extra={"event": "summary", "fields": self._fields()})
@@ -89,9 +100,10 @@ class Run:
         now = time.monotonic()
         if now - self._shown >= SHOWN_EVERY:
             self._shown = now
-            self._progress.show(self._counts(self.account.summary()), now)
+            self._progress.show(self._counts(self.account.summary(), self.desk.underway()), now)
 
-    def _counts(self, summary: Summary) -> Counts:
+    def _counts(self, summary: Summary, underway: Underway = _NOTHING) -> Counts:
         total = summary.urls + self.intake.waiting() if self.intake.ended else None
         failed = Counter({str(reason): count for reason, count in summary.failed.items()})
-        return Counts(summary.saved, summary.already, failed, summary.size, total)
+        size = summary.size + underway.size
+        return Counts(summary.saved, summary.already, failed, size, total, underway.files, underway.waits_for)

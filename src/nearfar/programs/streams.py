@@ -7,6 +7,8 @@ import io
 import os
 import sys
 
+from nearfar.readable import readable
+
 
 class OutputLost(Exception):
     """The standard output cannot be written: nobody reads it any more, or its disk is full."""
@@ -23,9 +25,10 @@ class Unheeded(io.FileIO):
 
 
 def tell(line: object) -> None:
-    """Print a line on the standard output, at once. Raises `OutputLost`."""
+    """Print a line on the standard output, at once; what a terminal would obey, as ``\\x1b``. Raises
+    `OutputLost`."""
     try:
-        print(line, flush=True)
+        print(readable(str(line), keep="\n"), flush=True)
     except OSError as error:
         give_up_output(error)
 
@@ -62,5 +65,7 @@ def secure() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text in its encoding
     raw = io.BufferedWriter(Unheeded(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", line_buffering=True)

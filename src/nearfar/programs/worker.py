@@ -12,7 +12,13 @@ from functools import partial
 from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted, PoolBroken
 from nearfar.net.access import VARIABLE, approach
 from nearfar.net.addresses import Address
-from nearfar.programs.arguments import DEFAULT_POOL_ADDRESS, add_access_options, positive, seconds
+from nearfar.programs.arguments import (
+    DEFAULT_POOL_ADDRESS,
+    add_access_options,
+    byte_count,
+    positive,
+    seconds,
+)
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, why
 from nearfar.programs.hiring import make_crew
 from nearfar.programs.plainly import add_plain_option, describe, plain_names
@@ -30,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         address = Address.parse_remote(options.connect)
         access = approach(address, options.keys, insecure=options.insecure)
     except (AddressError, KeysError) as error:
-        print(f"nearfar worker: {error}", file=sys.stderr)
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     if access.keys:
         os.environ[VARIABLE] = access.keys  # what runs here may connect to a queue
@@ -43,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         access=access,
         wait=options.wait,
         quota=options.max_tasks,
+        max_bytes=options.max_bytes,
     )
     try:
         with StopRequest(agent.leave):
@@ -52,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 log.info("%s", describe(plain))
             agent.run()
     except NotAdmitted as error:
-        print(f"nearfar worker: {error}", file=sys.stderr)
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.UNTRUSTED
     except PoolBroken as error:
-        print(f"nearfar worker: {error}", file=sys.stderr)
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.LOST if isinstance(error, CoordinatorLost) else Exit.FAILED
     except OSError as error:
         print(f"nearfar worker: cannot start a worker process: {why(error)}", file=sys.stderr)
@@ -87,6 +94,14 @@ def make_parser() -> argparse.ArgumentParser:
         type=positive,
         metavar="N",
         help="replace a process after so many tasks (never)",
+    )
+    add(
+        "--max-bytes",
+        type=byte_count,
+        default="1GiB",
+        metavar="SIZE",
+        help="bytes of results kept for clients that do not take them (%(default)s; 0: no bound): such a"
+        " client gets no more workers until it does. What runs by then may come on top",
     )
     add(
         "--wait",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from nearfar.errors import Empty, ShutDown
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,29 @@ class Delivery(abc.ABC):
             self.nack()
 
 
+class BatchDelivery(Delivery):
+    """Several items in hand. `item` is the list of them, `attempt` the highest of theirs.
+
+    `ack` and `nack` concern all that were not acked or nacked by themselves, as one of `deliveries`.
+    """
+
+    def __init__(self, deliveries: list[Delivery]) -> None:
+        self.deliveries = deliveries
+        self.item = [delivery.item for delivery in deliveries]
+        self.attempt = max(delivery.attempt for delivery in deliveries)
+
+    def ack(self) -> None:
+        for delivery in self.deliveries:
+            delivery.ack()
+
+    def nack(self) -> None:
+        for delivery in self.deliveries:
+            delivery.nack()
+
+    def __len__(self) -> int:
+        return len(self.deliveries)
+
+
 class BaseQueue(abc.ABC):
     """`multiprocessing.Queue`'s interface, with what the standard library grew since, and a little more.
 
@@ -80,8 +105,8 @@ class BaseQueue(abc.ABC):
     """
 
     @abc.abstractmethod
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Put `item`, waiting up to `timeout` seconds (None: for ever) while the queue is full.
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put `obj`, waiting up to `timeout` seconds (None: for ever) while the queue is full.
 
         Raises `Full` at the bound, `ShutDown` after `shutdown`, `ValueError` after `close`, and whatever
         pickling raises (`ItemError` where pickle is not trusted) for an item that cannot travel; a raise
@@ -132,12 +157,25 @@ class BaseQueue(abc.ABC):
         """Let the process exit without waiting for what it put: items may be lost."""
 
     @abc.abstractmethod
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that this process put before this call is safe from its death.
+
+        Near, it is in the pipe then; far, the host has it, and what was acked here as well. Until then a
+        `put` that has returned is a promise of this process alone: it holds if the process ends normally, and
+        not if it is killed.
+
+        Raises `TimeoutError`, which says how many items may not be there, after `timeout` seconds (None:
+        wait for ever); `QueueLost` where a far queue's host is away for the queue's `wait` seconds; and
+        `ValueError` after `close`. What was not there in time is sent all the same.
+        """
+
+    @abc.abstractmethod
     def promises(self) -> Promises:
         """What this transport guarantees."""
 
-    def put_nowait(self, item: Any) -> None:
-        """``put(item, block=False)``."""
-        self.put(item, block=False)
+    def put_nowait(self, obj: Any) -> None:
+        """``put(obj, block=False)``."""
+        self.put(obj, block=False)
 
     def get_nowait(self) -> Any:
         """``get(block=False)``."""
@@ -163,6 +201,45 @@ class BaseQueue(abc.ABC):
             except ShutDown:
                 return
 
+    def batches(self, most: int, least: int = 1, timeout: float | None = None) -> Iterator[list[Any]]:
+        """Take lists of 1 to `most` items until there will be none, as iteration takes single items.
+
+        A list comes as soon as `least` items are there, with the others that lie there by then, up to `most`.
+        It comes with fewer than `least` at the end, and `timeout` seconds after it was asked for (None: it
+        waits). If there was no item at all by then, the iterator raises `Empty` and is over.
+
+        Of a far queue, the items of a list are done when the thread asks for its next list or item, as with
+        `get`; the end is the counted one (`promises`), and `ProducerLost` is raised where a producer died.
+
+        Raises `ValueError` for a `most` or `least` below 1, or a `least` above `most`.
+        """
+        _check_sizes(most, least)
+        return self._until_end(lambda: self._take_batch(most, least, timeout))
+
+    def receive_batches(
+        self, most: int, least: int = 1, timeout: float | None = None
+    ) -> Iterator[BatchDelivery]:
+        """As `batches`, but the items stay this consumer's until their `BatchDelivery` is acked or nacked."""
+        _check_sizes(most, least)
+        return self._until_end(lambda: self._receive_batch(most, least, timeout))
+
+    @abc.abstractmethod
+    def _take_batch(self, most: int, least: int, timeout: float | None) -> list[Any]:
+        """The next list of `batches`. Raises `Empty`, and `ShutDown` at the end of iteration."""
+
+    @abc.abstractmethod
+    def _receive_batch(self, most: int, least: int, timeout: float | None) -> BatchDelivery:
+        """The same, of `receive_batches`."""
+
+    @staticmethod
+    def _until_end(take: Callable[[], T]) -> Iterator[T]:
+        while True:
+            try:
+                batch = take()
+            except ShutDown:
+                return
+            yield batch
+
     def __enter__(self) -> Self:
         return self
 
@@ -171,6 +248,11 @@ class BaseQueue(abc.ABC):
     ) -> None:
         self.close()
         self.join_thread()
+
+
+def _check_sizes(most: int, least: int) -> None:
+    if not 1 <= least <= most:
+        raise ValueError(f"a batch has 1 to `most` items, at least `least`: {least} to {most} cannot be")
 
 
 class BaseJoinableQueue(BaseQueue):
@@ -188,4 +270,4 @@ class BaseJoinableQueue(BaseQueue):
         """Wait until every item put was said to be done."""
 
 
-__all__ = ["BaseJoinableQueue", "BaseQueue", "Delivery", "Empty", "Promises", "ShutDown"]
+__all__ = ["BaseJoinableQueue", "BaseQueue", "BatchDelivery", "Delivery", "Empty", "Promises", "ShutDown"]

@@ -12,12 +12,12 @@ from multiprocessing import util
 from threading import get_ident
 from typing import Any, Self
 
-from nearfar.errors import Full, ShutDown
-from nearfar.net import codec, forks
+from nearfar.errors import Full, QueueLost, ShutDown
+from nearfar.net import codec, forks, shapes
 from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.net.deputy import Errand, safe, struck_anywhere, whose
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Promises
+from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises
 from nearfar.queues.deadlines import waits
 from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
 from nearfar.queues.ends.end import End, Runs, run_of
@@ -29,6 +29,11 @@ from nearfar.queues.host.loop import Host
 
 log = logging.getLogger(__name__)
 
+MOST = (1 << 63) - 1
+"""Items, and bytes: a larger bound is none, and is no number that can be told."""
+MAX_UNSETTLED = 1 << 30
+"""Bytes that the consumers of a queue may have and not be done with, unless it is told otherwise."""
+
 
 class FarQueue(BaseQueue):
     """A queue over ZeroMQ. Creating one hosts it here; `connect` gives an end of it anywhere else.
@@ -39,7 +44,12 @@ class FarQueue(BaseQueue):
     environment's ``NEARFAR_KEYS``) lets in who has a key that it names, from anywhere. `insecure` lets in
     everyone who can reach the address, and refuses pickle.
 
-    * `maxsize`, `maxbytes`: bounds on what was put and not taken (0: none).
+    * `maxsize`, `maxbytes`: bounds on what was put and not taken, in items, and in bytes as they travel (0:
+      none). `put` raises ValueError for an item larger than `maxbytes`. Items that were given back may stand
+      above the bound, until as many were taken.
+    * `max_unsettled`: bytes that consumers may have in all and not be done with (0: no bound). One that has
+      as many as it leaves to the others (half of all, if it is alone) gets nothing more until it settles
+      some: its `get` waits, or raises `Empty`. The others go on.
     * `lease`: seconds of silence after which an end counts as dead, and what it held goes to others. A dead
       process on the host's own machine is seen at once.
     * `max_attempts`: consumers that an item may be lost with before it goes to the `dead_letters`.
@@ -64,6 +74,7 @@ class FarQueue(BaseQueue):
         address: str = "tcp://127.0.0.1:*",
         *,
         maxbytes: int = 0,
+        max_unsettled: int = MAX_UNSETTLED,
         lease: float = 10.0,
         max_attempts: int = 5,
         producers: int = 1,
@@ -73,18 +84,22 @@ class FarQueue(BaseQueue):
         insecure: bool = False,
         wait: float = 60.0,
     ) -> None:
-        """Raises `AddressError`, `KeysError`."""
+        """Raises `AddressError`, `KeysError`, and `ValueError` for a lease that cannot be."""
+        if not shapes.lease(lease):
+            least, most = shapes.SHORTEST_LEASE, shapes.LONGEST_LEASE
+            raise ValueError(f"a lease is {least:g} to {most:,g} seconds, not {lease!r}")
         place = Address.parse(address)
         access = admit(place, keys, insecure=insecure)
         approach(place, keys, insecure=insecure)  # for this process is an end, too
         if insecure:
             log.warning("the queue at %s is open to everyone who can reach it", address)
         ledger = Ledger(
-            max(0, maxsize),
-            max(0, maxbytes),
+            max(0, min(maxsize, MOST)),
+            max(0, min(maxbytes, MOST)),
             max_attempts=max_attempts,
             expected=producers,
             standing=standing,
+            max_unsettled=max(0, max_unsettled),
         )
         ports = None if lanes is None else parse_ports(lanes)
         host = Host(place, ledger, access, lease=lease, ports=ports)
@@ -135,9 +150,9 @@ class FarQueue(BaseQueue):
 
     # -- the standard interface ------------------------------------------------------------------
 
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         try:
-            lying = self._tray.slip(item)
+            lying = self._tray.slip(obj)
             if lying:
                 if (lying == 1 or lying == MANY) and self._end is not None:
                     self._end.nudge(lying)
@@ -147,7 +162,7 @@ class FarQueue(BaseQueue):
                 self._end.nudge(MANY)  # it may lie there, and nobody would see that it goes
             raise
         try:
-            self._reached().put([item], block=waits(block, timeout), timeout=timeout)
+            self._reached().put([obj], block=waits(block, timeout), timeout=timeout)
         except Full:
             raise Full from None
 
@@ -172,6 +187,22 @@ class FarQueue(BaseQueue):
         if most < 1:
             raise ValueError(f"most must be at least 1, not {most}")
         errand = Errand(partial(self._take_items, most, block, timeout), self._take_items_back)
+        try:
+            return errand.run()[0]
+        except BaseException as error:
+            errand.interrupted(error)
+            raise
+
+    def _take_batch(self, most: int, least: int, timeout: float | None) -> list[Any]:
+        errand = Errand(partial(self._take_batch_of, most, least, timeout), self._take_items_back)
+        try:
+            return errand.run()[0]
+        except BaseException as error:
+            errand.interrupted(error)
+            raise
+
+    def _receive_batch(self, most: int, least: int, timeout: float | None) -> BatchDelivery:
+        errand = Errand(partial(self._receive_batch_of, most, least, timeout), self._take_items_back)
         try:
             return errand.run()[0]
         except BaseException as error:
@@ -207,7 +238,12 @@ class FarQueue(BaseQueue):
         return self.qsize() == 0
 
     def full(self) -> bool:
-        return 0 < int(self._reached().facts["maxsize"]) <= self.qsize()
+        end = self._reached()
+        items, bytes_ = int(end.facts["maxsize"]), int(end.facts["maxbytes"])
+        if not (items or bytes_):
+            return False
+        size = self.qsize()  # by then the host knows what every end knows
+        return 0 < items <= size or 0 < bytes_ <= int(end.ask("counts")["bytes"])
 
     def shutdown(self, immediate: bool = False) -> None:
         self._reached().ask("shutdown", immediate)
@@ -217,6 +253,8 @@ class FarQueue(BaseQueue):
         end = self._end
         if end is not None:
             self._settle_rest(end)
+            if self._host is not None and self._host.failure is not None:
+                end.abandon()  # nobody answers
             end.close()
 
     def join_thread(self) -> None:
@@ -227,11 +265,20 @@ class FarQueue(BaseQueue):
         """
         if not self._closed:
             raise ValueError("the queue is not closed")
+        self._check_hosting()
         if self._end is not None and self._join_at_exit:
             self._end.join()
 
     def cancel_join_thread(self) -> None:
         self._join_at_exit = False
+        if self._end is not None:
+            self._end.waited_for = False
+
+    def flush(self, timeout: float | None = None) -> None:
+        if self._closed:
+            raise ValueError(f"{type(self).__name__} is closed")
+        if self._end is not None:
+            self._end.flush(timeout)
 
     def promises(self) -> Promises:
         return Promises(
@@ -247,7 +294,10 @@ class FarQueue(BaseQueue):
     # -- what only a hosted queue has ------------------------------------------------------------
 
     def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
-        """The latest items put aside after `max_attempts`: (item, attempts, what happened each time)."""
+        """The latest items put aside after `max_attempts`: (item, attempts, what happened each time).
+
+        The host keeps 10,000 of them, or 64 MiB, and forgets the oldest; `counts` counts them all.
+        """
         end = self._reached()
         trusted = bool(end.facts["trusted"])
         return [
@@ -274,15 +324,22 @@ class FarQueue(BaseQueue):
         return f"<{type(self).__name__} {counts['size']}{bound} items, hosted at {self.address}>"
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.stop_hosting()
+        try:
+            super().__exit__(*error)
+        finally:
+            self.stop_hosting()
 
     # -- inside ----------------------------------------------------------------------------------
 
     def _reached(self) -> End:
         if self._closed:
             raise ValueError(f"{type(self).__name__} is closed")
+        self._check_hosting()
         return self._end if self._end is not None else self._make_end()
+
+    def _check_hosting(self) -> None:
+        if self._host is not None and self._host.failure is not None:
+            raise QueueLost(f"the hosting of {self.address} has failed: {self._host.failure!r}")
 
     @safe
     def _make_end(self) -> End:
@@ -290,6 +347,7 @@ class FarQueue(BaseQueue):
             if self._end is None:
                 end = End(self._place.seen_from_here(), self._access, wait=self._wait)
                 self._tray = end.tray
+                end.waited_for = self._join_at_exit
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
                 self._end = end
@@ -310,7 +368,20 @@ class FarQueue(BaseQueue):
         self._settle_previous(end)
         return end.take_items(most, whose(), block=waits(block, timeout), timeout=timeout)
 
-    def _take_items_back(self, found: tuple[list[Any], Runs]) -> None:
+    def _take_batch_of(self, most: int, least: int, timeout: float | None) -> tuple[list[Any], Runs]:
+        end = self._reached()
+        self._settle_previous(end)
+        if least > 1:
+            taken = end.take_batch(most, least, whose(), timeout=timeout)
+            return [one.item for one in taken], [run_of(one) for one in taken]
+        return end.take_items(most, whose(), block=waits(True, timeout), timeout=timeout, to_the_end=True)
+
+    def _receive_batch_of(self, most: int, least: int, timeout: float | None) -> tuple[BatchDelivery, Runs]:
+        end = self._reached()
+        taken = end.take_batch(most, least, DELIVERY, timeout=timeout)
+        return BatchDelivery([FarDelivery(end, one) for one in taken]), [run_of(one) for one in taken]
+
+    def _take_items_back(self, found: tuple[object, Runs]) -> None:
         self._reached().let_go(found[1])
 
     def _receive(self, block: bool, timeout: float | None) -> FarDelivery:

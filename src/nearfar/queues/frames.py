@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from nearfar.net.shield import Shield
 
-__all__ = ["Message", "frame", "read", "read_waiting", "write"]
+__all__ = ["HEADER", "TOGETHER", "Message", "frame", "read", "read_waiting", "write"]
 
 SMALL = 32 * 1024
 """Bytes of a message that most likely lies in the pipe as a whole."""
@@ -30,6 +30,8 @@ STUCK = 1.0
 Message = bytes | bytearray
 
 _SIZE = struct.Struct("!i")
+HEADER = _SIZE.size
+"""Bytes before a message of less than 2 GiB."""
 _LARGE = struct.Struct("!Q")
 _MOST = 0x7FFFFFFF
 _TOO_LONG = b"\xff\xff\xff\xff"

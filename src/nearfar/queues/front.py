@@ -32,6 +32,13 @@ class Front(Generic[N, F]):
         chooses their start method). With one, this process hosts it there, and every other process that
         can reach the address may `connect`; see `FarQueue` for the options. Raises `AddressError`.
         """
+        if isinstance(maxsize, str) and "://" in maxsize:
+            raise TypeError(
+                f"maxsize is a number of items, not an address: Queue.connect({maxsize!r}) is an end of the"
+                f" queue that is hosted there, Queue(0, {maxsize!r}) hosts one"
+            )
+        if not isinstance(maxsize, int):
+            raise TypeError(f"maxsize is a number of items, not {maxsize!r}")
         if address is None:
             return self._near(maxsize, **options)
         return self._far(maxsize, address, **options)

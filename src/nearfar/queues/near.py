@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing import queues
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore
-from typing import Any
+from typing import Any, TypeVar
 
 from nearfar.errors import Full
 from nearfar.net.pickles import dumps_for_family
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
+from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Delivery, Promises
 from nearfar.queues.deadlines import deadline_of
+from nearfar.queues.frames import Message
 from nearfar.queues.parcels import NearDelivery, Parcel, item_in
 from nearfar.queues.piped import DROPPED, SHUT, PipedQueue
 
 __all__ = ["NearJoinableQueue", "NearQueue"]
+
+T = TypeVar("T")
 
 
 class NearQueue(PipedQueue, BaseQueue):
@@ -31,6 +34,8 @@ class NearQueue(PipedQueue, BaseQueue):
     `get` may stall all others for ever, because it held the reader lock. A producer killed before its feeder
     thread had sent everything leaves items counted that never arrive, for which takers wait even after
     `shutdown`; killed in the middle of a message, it stalls takers, other producers and `shutdown` as well.
+    A producer that is killed loses what it has put and not yet written into the pipe: the last few items of
+    many that it put at once, all that the pipe has no room for, and nothing that it put before a `flush`.
     `qsize`, and with it the end, needs a semaphore that tells its value: not on macOS.
     """
 
@@ -48,11 +53,11 @@ class NearQueue(PipedQueue, BaseQueue):
         """A descriptor for `multiprocessing.connection.wait`: readable when there may be an item to get."""
         return self._reader.fileno()
 
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         self._check_open()
-        message = dumps_for_family(item)
+        message = dumps_for_family(obj)
         self._claim(block, deadline_of(block, timeout))
-        self._feed(message)
+        self._send(message)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         """As `BaseQueue.put_many`. Each item has its own slot and message; they travel together."""
@@ -67,7 +72,7 @@ class NearQueue(PipedQueue, BaseQueue):
                     self._claim(False, 0.0)
                 except Full:
                     sent += len(claimed)
-                    self._feed(*claimed)
+                    self._send(*claimed)
                     claimed = []
                     self._claim(block, deadline)
                 claimed.append(message)
@@ -75,7 +80,7 @@ class NearQueue(PipedQueue, BaseQueue):
             raise Full(sent) from None
         finally:
             if claimed:
-                self._feed(*claimed)
+                self._send(*claimed)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         return item_in(self._take(deadline_of(block, timeout)))
@@ -84,25 +89,35 @@ class NearQueue(PipedQueue, BaseQueue):
         """As `BaseQueue.get_many`. Raises `ValueError` if `most` is below 1."""
         if most < 1:
             raise ValueError(f"most must be at least 1, not {most}")
-        items = []
-        unreadable = []
-        for message in self._take_many(most, deadline_of(block, timeout)):
-            try:
-                items.append(item_in(message))
-            except Exception as error:
-                unreadable.append((message, error))
-        first = None if items else unreadable.pop(0)[1]
-        for message, _ in unreadable:
-            # Those in hand must not be lost with it: it will raise by itself, in a later call.
-            self._give_back(message)
-        if first is not None:
-            raise first
-        return items
+        return self._items_in(self._take_many(most, deadline_of(block, timeout)), item_in)
 
     def receive(self, block: bool = True, timeout: float | None = None) -> Delivery:
         """As `BaseQueue.receive`. Until the ack nobody else knows of the item."""
         parcel = Parcel.open(self._take(deadline_of(block, timeout)))
         return NearDelivery(parcel, self._settle, self._give_back)
+
+    def _take_batch(self, most: int, least: int, timeout: float | None) -> list[Any]:
+        return self._items_in(self._take_batched(most, least, deadline_of(True, timeout)), item_in)
+
+    def _receive_batch(self, most: int, least: int, timeout: float | None) -> BatchDelivery:
+        parcels = self._items_in(self._take_batched(most, least, deadline_of(True, timeout)), Parcel.open)
+        return BatchDelivery([NearDelivery(parcel, self._settle, self._give_back) for parcel in parcels])
+
+    def _items_in(self, messages: list[Message], read: Callable[[Message], T]) -> list[T]:
+        """What `read` finds in `messages`. What cannot be read raises by itself, now or in a later call."""
+        found = []
+        unreadable = []
+        for message in messages:
+            try:
+                found.append(read(message))
+            except Exception as error:
+                unreadable.append((message, error))
+        first = None if found else unreadable.pop(0)[1]
+        for message, _ in unreadable:
+            self._give_back(message)  # those in hand must not be lost with it
+        if first is not None:
+            raise first
+        return found
 
     def empty(self) -> bool:
         """As `BaseQueue.empty`. What a feeder thread has to send counts, though no `get` sees it yet."""
@@ -120,6 +135,14 @@ class NearQueue(PipedQueue, BaseQueue):
         self._end(DROPPED if immediate else SHUT)
         if immediate:
             self._drop_waiting()
+
+    def flush(self, timeout: float | None = None) -> None:
+        self._check_open()
+        if missing := self._outbox.flush(deadline_of(True, timeout)):
+            raise TimeoutError(
+                f"{missing} of the items put here are not in the pipe after {timeout:g} s: it is full, and"
+                " nobody takes items, or not fast enough"
+            )
 
     def promises(self) -> Promises:
         return Promises(transport="near")

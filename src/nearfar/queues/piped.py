@@ -2,13 +2,13 @@
 
 ::
 
-    claim a slot -> buffer -> feeder thread ==pipe==> take -> give the slot back
-    `_sem`, shared  (one of each per process)         `_rlock`: one reader at a time
+    claim a slot -> outbox ==pipe==> take -> give the slot back
+    `_sem`, shared  (per process)    `_rlock`: one reader at a time
 
-What `multiprocessing.Queue` does stays as it is: the slots are the bound and the count, the feeder thread
-sends, the reader lock orders the takers. Three things are new.
+What `multiprocessing.Queue` does stays as it is: the slots are the bound and the count, the reader lock
+orders the takers, and there is a feeder thread. Three things are new.
 
-* Items come pickled, so that the feeder thread has nothing to do that could fail, and sends several in a row.
+* Items come pickled, and who puts them writes them, if that needs no waiting (`nearfar.queues.outbox`).
 * The end is a shared stage that only goes up, plus an empty message (no pickle is empty) that wakes the one
   reader who may be blocked on an empty pipe. Those behind it find the stage when the lock comes to them.
   From then on the slots say whether messages may still come, from whichever feeder thread.
@@ -18,6 +18,7 @@ sends, the reader lock orders the takers. Three things are new.
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,12 +28,14 @@ from multiprocessing import queues
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import BoundedSemaphore, Lock
-from threading import Condition, RLock, Thread
+from threading import Thread
 from typing import Any, TypeVar
 
 from nearfar.errors import Empty, Full, ShutDown
+from nearfar.net.deputy import safely
 from nearfar.queues.deadlines import left
-from nearfar.queues.frames import Message, read, read_waiting, write
+from nearfar.queues.frames import Message, read, read_waiting
+from nearfar.queues.outbox import Bell, Outbox
 
 T = TypeVar("T")
 
@@ -47,28 +50,7 @@ SLICE = 0.05
 GRACE = 1.0
 """Seconds without any arrival after which `_drop_waiting` stops waiting for messages under way."""
 
-BATCH = 64 * 1024
-"""Bytes sent in one go, the last message as a whole, before the feeder threads of others have their turn."""
-
 WAKE = b""
-
-
-def _send_waiting(
-    messages: deque[Message], buffer: deque[None], writer: Connection[Any, Any], _pickled_none: Any
-) -> None:
-    """What the feeder thread calls, holding the writer lock, instead of `Connection.send_bytes`.
-
-    The standard's thread pickles whatever it takes from its buffer. It takes None there, once for the
-    messages that piled up meanwhile, which are sent as they are. Not a method: the thread would keep its
-    queue alive for ever.
-    """
-    batch, size = [], 0
-    while messages and size < BATCH:
-        batch.append(messages.popleft())
-        size += len(batch[-1])
-    write(writer.fileno(), batch)
-    if messages:
-        buffer.appendleft(None)
 
 
 class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no Queue[Any] at run time
@@ -78,7 +60,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
     _buffer: deque[None]
     _closed: bool
     _maxsize: int
-    _notempty: Condition
+    _notempty: Bell
     _poll: Callable[[float], bool]
     _reader: Connection[Any, Any]
     _rlock: Lock
@@ -104,10 +86,10 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
 
     def _reset(self, after_fork: bool = False) -> None:
         super()._reset(after_fork)  # type: ignore[misc]
-        self._messages: deque[Message] = deque()
-        # Reentrant: a signal's handler, or a finalizer, that runs in the middle of a put may put.
-        self._notempty = Condition(RLock())
-        self._send_bytes = partial(_send_waiting, self._messages, self._buffer, self._writer)
+        self._notempty = Bell()
+        self._outbox = Outbox(self._buffer, self._notempty, self._writer.fileno, self._wlock)
+        self._send_bytes = self._outbox.feed
+        self._starting = threading.RLock()
 
     def qsize(self) -> int:
         return self._maxsize - self._sem.get_value() + self._surplus.get_value()
@@ -139,29 +121,15 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
         if not self._surplus.acquire(False):
             self._sem.release()
 
-    def _feed(self, *messages: Message) -> None:
-        """What a signal's handler raises may come at any call of this: what is among the messages by then is
-        sent all the same, and the lock is not left held.
-        """
-        held = _times_held(self._notempty)
-        try:
-            self._notempty.acquire()
+    def _send(self, *messages: Message) -> None:
+        if self._thread is None:
+            safely(self._start_feeder)
+        self._outbox.add(messages)
+
+    def _start_feeder(self) -> None:
+        with self._starting:
             if self._thread is None:
                 self._start_thread()
-            self._messages.extend(messages)
-            if not self._buffer:
-                self._buffer.append(None)
-                self._notempty.notify()
-            self._notempty.release()
-        except BaseException:
-            if _times_held(self._notempty) == held:
-                self._notempty.acquire()
-            while _times_held(self._notempty) > held:
-                if self._messages:
-                    self._buffer.append(None)
-                    self._notempty.notify()
-                self._notempty.release()
-            raise
 
     def _give_back(self, message: Message) -> None:
         """Put at the tail what was taken before: without waiting, and after the end too."""
@@ -170,7 +138,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
             return
         if not self._sem.acquire(False):
             self._surplus.release()
-        self._feed(message)
+        self._send(message)
 
     def _take(self, deadline: float | None, dropping: bool = False) -> Message:
         """The next message, or raise `Empty` or `ShutDown`."""
@@ -210,6 +178,19 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
             self._free()
         return found
 
+    def _take_batched(self, most: int, least: int, deadline: float | None) -> list[Message]:
+        """Up to `most` messages; fewer than `least` only at the deadline or the end. Raises as `_take`."""
+        found = self._take_many(most, deadline)
+        try:
+            with suppress(Empty, ShutDown):
+                while len(found) < least:
+                    found += self._take_many(most - len(found), deadline)
+        except BaseException:
+            for message in found:
+                self._give_back(message)
+            raise
+        return found
+
     def _read(self, deadline: float | None, dropping: bool) -> Message:
         while True:
             wait = left(deadline)
@@ -237,20 +218,18 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
         full one; a feeder thread may hold the lock in just that state, hence the slices.
         """
         while not self._poll(0.0):
-            if self._wlock.acquire(True, SLICE):
-                try:
-                    if not self._poll(0.0):
-                        self._writer.send_bytes(WAKE)
-                finally:
-                    self._wlock.release()
+            safely(self._try_to_wake)
+
+    def _try_to_wake(self) -> None:
+        if self._wlock.acquire(True, SLICE):
+            try:
+                if not self._poll(0.0):
+                    self._writer.send_bytes(WAKE)
+            finally:
+                self._wlock.release()
 
     def _drop_waiting(self) -> None:
         with suppress(Empty, ShutDown):
             while True:
                 self._take(time.monotonic() + GRACE, dropping=True)
                 self._settle()
-
-
-def _times_held(condition: Condition) -> int:
-    """How often this thread holds the lock of `condition`, an RLock."""
-    return condition._lock._recursion_count()  # type: ignore[attr-defined,no-any-return]

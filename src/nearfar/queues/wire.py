@@ -9,7 +9,7 @@ sockets, `ack` says what arrived. A number of 0 is for the words that open, keep
     end                                       host
      | HELLO --------------------------------> |   a session begins; WELCOME says where the sockets are
      | <------------------------------ WELCOME |
-     | NEED -------------------------------->  |   bounded: room for so many items, so many bytes
+     | NEED -------------------------------->  |   bounded: room for so many items and bytes; what is unused
      | <--------------------------------- ROOM |
      | PUT  ==items========================>   |
      | REPORT ------------------------------>  |   how much may lie untaken in this end's buffer;
@@ -35,7 +35,7 @@ from nearfar.net.addresses import LONGEST_SUFFIX
 from nearfar.net.codec import LARGEST_ITEM
 from nearfar.net.shapes import flag, lease, name, natural, positive, text
 
-VERSION = 1
+VERSION = 2
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 MOST_RANGES = 4_000
@@ -218,7 +218,9 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
     Kind.REFUSED: (text,),  # why
     Kind.JOIN: (flag, flag, _tags, flag),  # as producer, as consumer, tags; as a producer's helper
     Kind.PUT: (positive, _count, _name_or_none),  # first, count, to
-    Kind.NEED: (natural, natural, natural),  # items and bytes in all since the session began, ask or 0
+    # items, bytes, and bytes with which the next item fits, in all since the session began; items and bytes
+    # of room returned, for that item does not fit into them; ask or 0
+    Kind.NEED: (natural, natural, natural, natural, natural, natural),
     # window in items, in bytes, ask or 0; taken up to, done, failed, unreadable, returned, answers
     Kind.REPORT: (natural, natural, natural, natural, _ranges, _ranges, _ranges, _ranges, _answers),
     Kind.ASK: (positive, name, _argument),  # ask, what, argument
@@ -293,4 +295,4 @@ def refusal(version: int | None) -> str:
     """What is told to somebody whose HELLO is of `version`, or of none."""
     if version is not None and version != VERSION:
         return f"the host speaks version {VERSION} of the protocol, this end version {version}"
-    return "there is a queue here, and what called is no end of one"
+    return "there is a queue here, and what called is not an end of one"

@@ -18,16 +18,22 @@ from nearfar.worker.messages import LARGEST, Buffer, Extra, pack, unpack
 from nearfar.worker.segments import Receiver, Sender
 
 MOST_DESCRIPTORS = 8
+_CLOSED = (errno.EBADF, errno.ENOTSOCK, errno.EINVAL)
 _ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * array("i").itemsize)
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
     """The parent's end, which never blocks, and the worker's."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (ours, theirs):
-        # twice what a message may have: the kernel counts its own bookkeeping, too
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LARGEST)
-    ours.setblocking(False)
+    try:
+        for end in (ours, theirs):
+            # twice what a message may have: the kernel counts its own bookkeeping, too
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LARGEST)
+        ours.setblocking(False)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
     return ours, theirs
 
 
@@ -93,7 +99,16 @@ class End:
 
         None at the end of the line. Raises `BlockingIOError` on an end that does not block, if there is none.
         """
-        size, ancillary, _, _ = self.socket.recvmsg_into([self._buffer], _ANCILLARY)
+        try:
+            size, ancillary, _, _ = self.socket.recvmsg_into([self._buffer], _ANCILLARY)
+        except OSError as error:
+            if (
+                isinstance(error, ConnectionError)
+                or error.errno in _CLOSED
+                or self.socket.gettimeout() is None
+            ):
+                raise
+            raise BlockingIOError from None  # the system could not hand it out now, and has it still
         if not size:
             return None
         fds = _descriptors(ancillary) if ancillary else []
@@ -133,13 +148,20 @@ class End:
 
 
 def unread(theirs: socket.socket) -> int:
-    """Read back what the other side sent to `theirs` and nobody has read; returns how many messages."""
+    """Read back what the other side sent to `theirs` and nobody has read; returns how many messages.
+
+    Raises `OSError`, having taken none.
+    """
     count = 0
     while True:
         try:
             start, ancillary, _, _ = theirs.recvmsg(1, _ANCILLARY, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return count
+        except OSError:
+            if count:  # those are taken out already
+                return count
+            raise
         if not start:
             return count
         for descriptor in _descriptors(ancillary):

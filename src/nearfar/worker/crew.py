@@ -21,6 +21,7 @@ from nearfar.worker.member import Answers, Member
 from nearfar.worker.messages import Payload, Row
 from nearfar.worker.recalls import Recalls
 from nearfar.worker.run import Birth
+from nearfar.worker.surroundings import Surroundings
 from nearfar.worker.watchers import Watchers
 
 __all__ = ["Crew", "Listener"]
@@ -71,6 +72,7 @@ class Crew(Watchers):
         self._daemon = daemon
         self._inherited = inherited
         self._plain = plain
+        self._surroundings = Surroundings() if self._context.get_start_method() == "fork" else None
         self._host = socket.gethostname()
         self._serial = itertools.count()
         self._stillborn = 0
@@ -101,7 +103,14 @@ class Crew(Watchers):
     def _start(self, slot: int) -> None:
         name = f"{slot}.{next(self._serial)}"
         birth = Birth(
-            slot, self.label + name, self._host, self._main_of, self._far, self._inherited, self._plain
+            slot,
+            self.label + name,
+            self._host,
+            self._main_of,
+            self._far,
+            self._inherited,
+            self._surroundings,
+            self._plain,
         )
         member = Member(name, self._context, birth, daemon=self._daemon)
         self.members[member.name] = member
@@ -157,6 +166,12 @@ class Crew(Watchers):
         """End it at once; `Listener.died` follows."""
         if name in self.members:
             self.members[name].kill()
+
+    def signal(self, signum: int) -> None:
+        """Send `signum` to each process, unless it was sent before; `Listener.died` follows for those that it
+        ends."""
+        for member in self.members.values():
+            member.signal(signum)
 
     def retire(self, name: str) -> None:
         """Let an idle one end; its place is taken at once. `Listener.left` follows."""

@@ -6,7 +6,10 @@ import logging
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
 
 from nearfar.coordinator import wire
 from nearfar.coordinator.caller import Caller
@@ -15,7 +18,11 @@ from nearfar.coordinator.patience import Patience
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.descriptors import CALLER, make_room
 from nearfar.net.here import about_me, new_name, new_session_stem
+from nearfar.net.memory import Trim
+from nearfar.net.shortage import PAUSE, Mishaps
+from nearfar.net.sockets import FAILURES
 from nearfar.net.waker import Waker
 from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.crew import Crew, Listener
@@ -25,8 +32,23 @@ from nearfar.worker.messages import Row
 
 log = logging.getLogger(__name__)
 
+GIVE_EVERY = 0.05
+"""Seconds between two tries to give a worker a batch for which there was no room."""
+GIVE_WITHIN = 5.0
+"""Seconds after which there is to be room for it."""
 LAST_WORDS = 1.0
 """Seconds for telling the coordinator of what was killed."""
+
+
+@dataclass(slots=True)
+class Late:
+    """What a worker is to be given, in this order, and there was no room for."""
+
+    batches: deque[tuple[str, list[Row]]]
+    next: float
+    """When it is tried again."""
+    until: float
+    """When it is given up, with the worker."""
 
 
 class Agent:
@@ -46,10 +68,14 @@ class Agent:
         access: Access = OWN,
         wait: float = 60.0,
         quota: int | None = None,
+        max_bytes: int = 0,
     ) -> None:
+        """`max_bytes`: of answers that this agent keeps for clients which do not take them, about so many (0:
+        no bound). The coordinator sees to it: it gives none of such a client's tasks out."""
+        make_room(CALLER, "an agent")
         host = socket.gethostname()[: wire.LONGEST_NAME // 2]
         self.name = new_name()
-        about = about_me() | {"host": host, "slots": processes, "quota": quota or 0}
+        about = about_me() | {"host": host, "slots": processes, "quota": quota or 0, "bytes": max_bytes}
         self._address = address
         self._wait = wait
         self._machine = AgentMachine(self.name, about, wait=wait, stem=new_session_stem(self.name))
@@ -62,7 +88,10 @@ class Agent:
         for each in (self._waker.fileno(), self._crew.fileno()):
             self._poll.register(each, select.POLLIN)
         self._patience = Patience()
+        self._trim = Trim()
         self._joined = ""
+        self._late: dict[str, Late] = {}
+        self._mishaps = Mishaps(log, f"the agent {self.name}")
         self._condemned: set[str] = set()
         """Workers killed because the coordinator asked."""
         self._leaves = 0
@@ -112,6 +141,8 @@ class Agent:
     def died(self, name: str, how: str, unread: int) -> None:
         why = ", as the coordinator asked" if name in self._condemned else ""
         self._condemned.discard(name)
+        if (late := self._late.pop(name, None)) is not None:
+            unread += len(late.batches)
         log.info("worker %s/%s %s%s", self.name, name, how, why)
         self._machine.died(name, how, unread, time.monotonic())
 
@@ -138,20 +169,33 @@ class Agent:
         """Do what the machine says; doing may give it more to say."""
         while actions := self._machine.flush(time.monotonic()):
             for action in actions:
-                self._do(action)
+                self._try(self._do, action)
+
+    def _try(self, do: Callable[..., object], *given: object) -> bool:
+        """Whether it could be done. What fails is no reason to end, nor to leave out the rest: what was not
+        sent is sent again by its line, what was not read lies there still."""
+        try:
+            do(*given)
+        except FAILURES as error:
+            self._mishaps.note(error)
+            return False
+        return True
 
     def _do(self, action: Action) -> None:
         match action:
             case Connect(session):
                 if self._descriptor >= 0:
-                    self._poll.unregister(self._descriptor)
+                    before, self._descriptor = self._descriptor, -1
+                    self._poll.unregister(before)
                 self._descriptor = self._caller.open(session)
                 if self._descriptor >= 0:
                     self._poll.register(self._descriptor, select.POLLIN)
             case Send(envelope):
                 self._caller.send(envelope)
             case Give(worker, client, rows):
-                self._crew.give(worker, client, [Row(*row[:4]) for row in rows])
+                self._give(worker, client, [Row(*row[:4]) for row in rows])
+            case Recall(worker) if worker in self._late:
+                self.returned(worker, len(self._late.pop(worker).batches))
             case Recall(worker):
                 self._crew.recall(worker)
             case Kill(worker):
@@ -160,8 +204,45 @@ class Agent:
             case Retire(worker):
                 self._crew.retire(worker)
 
+    def _give(self, worker: str, client: str, rows: list[Row]) -> None:
+        """Give a worker a batch; later, if there is no room for it on this machine now."""
+        if worker not in self._late:
+            try:
+                self._crew.give(worker, client, rows)
+            except (OSError, MemoryError) as error:
+                self._mishaps.note(error, f"there is no room to give tasks to worker {worker} now")
+                now = time.monotonic()
+                self._late[worker] = Late(deque([(client, rows)]), now + GIVE_EVERY, now + GIVE_WITHIN)
+        else:
+            self._late[worker].batches.append((client, rows))
+
+    def _give_late(self, now: float) -> None:
+        """Try again. Where there is no room in time, the worker is killed, which tells its clients."""
+        for worker, late in list(self._late.items()):
+            if now < late.next:
+                continue
+            late.next = now + GIVE_EVERY
+            try:
+                while late.batches:
+                    self._crew.give(worker, *late.batches[0])
+                    late.batches.popleft()
+                del self._late[worker]
+            except (OSError, MemoryError) as error:
+                if now >= late.until:
+                    late.until = inf
+                    log.warning("worker %s is killed, for there is no room for its tasks: %s", worker, error)
+                    self._crew.kill(worker)
+
     def _sleep(self) -> set[int]:
         """Wait for something to do, and return the descriptors that have it."""
+        try:
+            return self._poll_all()
+        except FAILURES as error:
+            self._mishaps.note(error)
+            time.sleep(PAUSE)
+            return set()
+
+    def _poll_all(self) -> set[int]:
         if self._caller.pending():
             return {self._descriptor, *(each for each, _ in self._poll.poll(0))}
         now = time.monotonic()
@@ -172,6 +253,8 @@ class Agent:
             deadline = min(deadline, due)
         if (due := self._patience.deadline()) is not None:
             deadline = min(deadline, due)
+        for late in self._late.values():
+            deadline = min(deadline, late.next)
         return {each for each, _ in self._poll.poll(max(0, int((deadline - now) * 1000) + 1))}
 
     def _take_in(self, ready: set[int]) -> None:
@@ -179,14 +262,16 @@ class Agent:
         if self._waker.fileno() in ready:
             self._waker.clear()
         if self._descriptor in ready:
-            self._hear()
+            self._try(self._hear)
             self._act()  # before a worker's death is heard of: what was given to it counts as unread then
         if self._crew.fileno() in ready:
-            self._crew.turn()
+            self._try(self._crew.turn)
         now = time.monotonic()
         if self._machine.stage is Stage.GREETING and self._descriptor not in ready:
-            self._hear()  # what its descriptor does not tell: that it was not let in
-        self._crew.tick(now)
+            self._try(self._hear)  # what its descriptor does not tell: that it was not let in
+        self._try(self._crew.tick, now)
+        if self._late:
+            self._give_late(now)
         self._machine.tick(now)
         if self._leaves or self._hopeless:
             self._crew.resize(0)
@@ -204,6 +289,7 @@ class Agent:
 
     def _check(self) -> None:
         now = time.monotonic()
+        self._trim.look(self._machine.kept_bytes, now)
         self._report(now)
         if self._machine.barred:
             raise NotAdmitted(f"cannot work for the coordinator at {self._address}: {self._machine.barred}")
@@ -224,6 +310,5 @@ class Agent:
             log.warning("%s", said)
 
     def _close(self) -> None:
-        self._crew.close()
-        self._caller.close()
-        self._waker.close()
+        for close in (self._crew.close, self._caller.close, self._waker.close):
+            self._try(close)

@@ -16,10 +16,11 @@ were not released yet, for their clients may not have them. Times are in seconds
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
-from nearfar.coordinator.calling import Calling, Stage
-from nearfar.coordinator.parts import Row, shares
+from nearfar.coordinator.calling import FAREWELL, Calling, Stage
+from nearfar.coordinator.parts import Row, shares, size_of
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode, Status
 from nearfar.coordinator.wire import AGENT, FORMS, Envelope, Kind, Message
@@ -49,7 +50,14 @@ class AgentMachine:
         self._records: dict[str, Record] = {}
         self.kept: dict[tuple[str, int], Row] = {}
         """Answers by client and number, until the coordinator releases them."""
+        self.kept_bytes = 0
+        self.largest = 0
+        """Bytes that an answer may have, as the coordinator said; 0: any number."""
         self._leaving = self._said_leaving = self._said_bye = False
+        self._last_answer: float = 0
+        """The number of the last message of this session that told of answers."""
+        self._idle_since = inf
+        """Since when it is to leave and nothing runs."""
         self._actions: list[Action] = []
 
     @property
@@ -70,13 +78,17 @@ class AgentMachine:
             self._calling.begin(now)
 
     def leave(self) -> None:
-        """Take no more, and go once all that runs is answered, and the coordinator has it."""
+        """Take no more, and go once all that runs is answered, and the coordinator has it.
+
+        With nothing left to run, and no answer that the coordinator never had, it goes after `FAREWELL` from
+        one that is silent.
+        """
         self._leaving = True
 
     def abort(self) -> None:
         """Kill what runs, and go once the coordinator knows; whether its clients do, is not waited for."""
         self._leaving = True
-        self.kept.clear()
+        self._forget_kept()
         self._actions += [Kill(record.name) for record in self._records.values() if record.end is None]
 
     def abandon(self) -> None:
@@ -97,13 +109,16 @@ class AgentMachine:
         if record is None:
             self.stale += len(rows)
             return
-        for share in shares(rows, FORMS[Kind.ANSWERS].blob):
+        for share in shares(map(self._fitted, rows), FORMS[Kind.ANSWERS].blob):
             first = record.ran + 1
-            self._say(now, Kind.ANSWERS, record.wired, first, spent * len(share) / len(rows), rows=share)
+            spent_here = spent * len(share) / len(rows)
+            number = self._say(now, Kind.ANSWERS, record.wired, first, spent_here, rows=share)
+            self._last_answer = number or inf  # without a session nobody has heard of it
             named = zip(record.answer(len(share)), share, strict=True)
             for task, row in named:
                 if task[1]:
                     self.kept[task] = row
+                    self.kept_bytes += size_of(row[1], row[2])
                 elif row[0] == Status.ERROR:
                     record.prepared.discard(task[0])
 
@@ -155,7 +170,7 @@ class AgentMachine:
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
-        return self._calling.deadline(now)
+        return min(self._calling.deadline(now), self._farewell())
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
@@ -182,11 +197,13 @@ class AgentMachine:
         if facts["epoch"] == self.epoch:
             self._disown()
         self.epoch = facts["epoch"]
+        self.largest = facts.get("largest", 0)
         for record in list(self._records.values()):
             self._announce(record, now)
         rows = [(*task, *answer) for task, answer in self.kept.items()]
         for share in shares(rows, FORMS[Kind.KEPT].blob):
-            self._say(now, Kind.KEPT, rows=share)
+            self._last_answer = self._say(now, Kind.KEPT, rows=share)
+        self._say_kept(list(self.kept), now)
 
     def _refuse(self, why: str) -> None:
         self.refused = shown(why)
@@ -194,7 +211,7 @@ class AgentMachine:
 
     def _disown(self) -> None:
         """What this coordinator knew to run here, it has told to be lost; what it was answered, it has."""
-        self.kept.clear()
+        self._forget_kept()
         for record in list(self._records.values()):
             if record.told:
                 del self._records[record.name]
@@ -209,13 +226,34 @@ class AgentMachine:
         for message in ready:
             self._handle(message, now)
 
+    def _forget_kept(self) -> None:
+        self.kept.clear()
+        self.kept_bytes = 0
+
+    def _fitted(self, row: Row) -> Row:
+        """An answer, or, if the coordinator does not take so much, how much it is."""
+        if not self.largest:
+            return row
+        size = size_of(row[1], row[2])
+        return row if size <= self.largest else (Status.TOO_LARGE, b"%d" % size, [])
+
+    def _say_kept(self, tasks: Sequence[tuple[str, int]], now: float) -> None:
+        """Say these answers again, those of them that are kept."""
+        rows = [(*task, *self._fitted(self.kept[task])) for task in tasks if task in self.kept]
+        for share in shares(rows, FORMS[Kind.KEPT].blob):
+            self._say(now, Kind.KEPT, rows=share)
+
     def _handle(self, message: Message, now: float) -> None:
         if message.kind is Kind.PART:
             self.abandon()
         elif message.kind is Kind.RELEASE:
             for client, numbers in message.fields[0]:
                 for number in numbers:
-                    self.kept.pop((client, number), None)
+                    if (row := self.kept.pop((client, number), None)) is not None:
+                        self.kept_bytes -= size_of(row[1], row[2])
+        elif message.kind is Kind.FETCH:
+            for client, numbers in message.fields[0]:
+                self._say_kept([(client, number) for number in numbers], now)
         else:
             self._handle_for_worker(message)
 
@@ -271,10 +309,21 @@ class AgentMachine:
         """Say it if there is a session; what matters is said again in the next."""
         return self._calling.say(now, kind, *fields, rows=rows)
 
+    def _farewell(self) -> float:
+        """When it goes though no coordinator answers."""
+        talk = self._calling.talk
+        had = not self.kept or (talk is not None and talk.acked >= self._last_answer)
+        return self._calling.silent_since(self._idle_since) + FAREWELL if had else inf
+
     def _go(self, now: float) -> None:
         """Leave: with the coordinator's leave if it is there, or no sooner than nothing would be lost."""
+        busy = any(record.batches for record in self._records.values())
+        self._idle_since = inf if busy else min(self._idle_since, now)
+        if now >= self._farewell():
+            self.abandon()
+            return
         if self.stage is not Stage.OPEN or self.away(now):
-            if not (self.kept or any(record.batches for record in self._records.values())):
+            if not (self.kept or busy):
                 self.abandon()
             return
         if not self._said_leaving:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nearfar.errors import ProtocolError
 from nearfar.net.complaints import shown
+from nearfar.net.pickles.family import name_unreachable_classes
 from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
@@ -80,6 +81,7 @@ class Member:
         self._seen = 0
         """Of the answers in the outbox, how many a first look has found."""
         self.pidfd = -1
+        self._signalled: set[int] = set()
         self._forks = context.get_start_method() == "fork"
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=run.main, args=(self.theirs, birth), name=f"nearfar-worker-{birth.name}", daemon=daemon
@@ -89,6 +91,8 @@ class Member:
         """Start the process. Raises `OSError`."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it
         try:
+            if self._forks:
+                name_unreachable_classes()
             with nullcontext() if self._forks else without_stdin():
                 self._launch()
         finally:
@@ -105,8 +109,11 @@ class Member:
                 sleep(pause)
         try:
             return self.process.start()
-        except EOFError as error:
-            raise OSError("the fork server dies again and again") from error
+        except (EOFError, ConnectionError) as error:
+            raise OSError(
+                "the fork server ends whenever a process is asked of it. Python's message above says why; "
+                'often a program starts processes outside `if __name__ == "__main__":`'
+            ) from error
 
     @property
     def pid(self) -> int:
@@ -167,11 +174,15 @@ class Member:
         """
         if self._given - self._outbox.begun() > 1:
             return None
-        return self._take_back(unread(self.theirs))
+        try:
+            return self._take_back(unread(self.theirs))
+        except OSError:  # nothing was taken; the next look may be luckier
+            return None
 
     def inherit(self) -> int:
         """Take back the messages that it had not begun when it died; returns how many."""
-        unread(self.theirs)
+        with suppress(OSError):  # it only throws away what nobody will read
+            unread(self.theirs)
         return self._take_back(self._given - self._outbox.begun())
 
     def _take_back(self, count: int) -> int:
@@ -203,6 +214,13 @@ class Member:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
+    def signal(self, signum: int) -> None:
+        """Send it `signum`, as its process object does, unless that was done before."""
+        if signum not in self._signalled and self.process.is_alive():
+            self._signalled.add(signum)
+            self.retiring = self.retiring or not self.ready
+            self.process.kill() if signum == signal.SIGKILL else self.process.terminate()
+
     def retire(self) -> None:
         """Let it end by itself; it has nothing to do."""
         self.retiring = True
@@ -211,12 +229,14 @@ class Member:
 
     def reap(self) -> str:
         """Wait for the end of a process that has ended, or is about to; says how it did."""
-        self.ends_within(REAPED_WITHIN)
-        if self.process.exitcode is None:  # a fork server is about to tell it
-            self.process.join(REAPED_WITHIN)
-        how = self.fault or describe_exit(self.process.exitcode)
-        self.process.join(0)
-        return how
+        code = None
+        with suppress(OSError):  # it has ended, whatever the system says of it
+            self.ends_within(REAPED_WITHIN)
+            if self.process.exitcode is None:  # a fork server is about to tell it
+                self.process.join(REAPED_WITHIN)
+            code = self.process.exitcode
+            self.process.join(0)
+        return self.fault or describe_exit(code)
 
     def ends_within(self, timeout: float) -> bool:
         """Wait for its end. Not as `join` does: the sentinel of that may be open in the child of another
@@ -236,8 +256,10 @@ class Member:
     def close(self) -> None:
         """Forget it. Its process has been reaped."""
         self.let_go()
-        with suppress(ValueError):
-            self.process.close()
+        # Not the process object itself: a program that holds it may still ask it how its process ended.
+        popen = getattr(self.process, "_popen", None)
+        if popen is not None:
+            popen.close()
 
     def let_go(self, *, keep_theirs: bool = False) -> None:
         """Close every descriptor, but not the process: also in a child that inherited them by a fork."""
@@ -246,7 +268,8 @@ class Member:
             self.theirs.close()
         for descriptor in (self._lifeline, self.pidfd):
             if descriptor >= 0:
-                os.close(descriptor)
+                with suppress(OSError):  # it is closed all the same
+                    os.close(descriptor)
         self._lifeline = self.pidfd = -1
         self._outbox.close()
 

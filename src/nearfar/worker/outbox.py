@@ -20,7 +20,11 @@ _START = _HEAD.size + _BEGUN.size
 def create() -> int:
     """A descriptor of empty shared memory without a name."""
     descriptor = os.memfd_create("nearfar-outbox", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, SIZE)
+    try:
+        os.ftruncate(descriptor, SIZE)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -8,12 +8,12 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import starmap
 from time import perf_counter
 from typing import Any
 
 from nearfar.coordinator.tasks import Mode, Status
 from nearfar.net import forks
+from nearfar.net.telling import set_place
 from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
 from nearfar.worker.inherited import Inherited, inherit
@@ -22,6 +22,7 @@ from nearfar.worker.messages import READY, Buffer, join, pack, packer, scatter
 from nearfar.worker.outbox import Outbox
 from nearfar.worker.segments import INLINE
 from nearfar.worker.speech import Speech, Speeches
+from nearfar.worker.surroundings import Surroundings, let_go_of_the_parents
 
 PROMPTLY = 0.0005
 """Seconds after which an answer that waits for company is sent."""
@@ -42,12 +43,23 @@ class Birth:
     """Whether its tasks are pickled so that other machines can read them."""
     inherited: Inherited | None = None
     """An initializer that cannot be pickled."""
+    surroundings: Surroundings | None = None
+    """Those of the thread that made its pool, where it is forked."""
     plain: tuple[str, ...] | None = None
     """What may be called, if it is to read no pickle; see `nearfar.net.plain.names.Allowed`."""
 
 
 def main(line: socket.socket, birth: Birth) -> None:
     """The target of a worker's process."""
+    let_go_of_the_parents()
+    if birth.surroundings is None:
+        work(line, birth)
+    else:
+        birth.surroundings.run(work, line, birth)
+
+
+def work(line: socket.socket, birth: Birth) -> None:
+    """Do what a worker does until `line` is closed."""
     # Ctrl-C is for whoever waits at the terminal. No SIG_IGN: a task's own commands would inherit it.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -56,6 +68,7 @@ def main(line: socket.socket, birth: Birth) -> None:
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_current(WorkerInfo(birth.slot, birth.name, birth.host, os.getpid()))
+    set_place(f"worker {birth.name} (pid {os.getpid()} on {birth.host})")
     inherit(birth.inherited)
     with line:
         end = End(line)
@@ -133,10 +146,11 @@ class Runner:
             self._harmless = speech.harmless
             return Status.ERROR, speech.dump_error(error), ()
         try:
+            # No map or starmap: where `func` raises StopIteration, they end as if there were no more items.
             if mode == Mode.MAP:
-                value = list(map(func, items))
+                value = [func(each) for each in items]
             elif mode == Mode.STARMAP:
-                value = list(starmap(func, items))
+                value = [func(*each) for each in items]
             else:
                 value = func(*items, **keywords)
         except BaseException as error:

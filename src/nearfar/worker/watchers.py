@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections.abc import Callable
 
@@ -28,7 +29,8 @@ class Watchers:
     def unwatch(self, descriptor: int) -> None:
         """Before it is closed: it may be open still in a child. Nothing happens if it is not watched."""
         if self._handlers.pop(descriptor, None) is not None:
-            self._poll.unregister(descriptor)
+            with contextlib.suppress(OSError):
+                self._poll.unregister(descriptor)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """Wait up to `timeout` seconds for something to do, for `dispatch`."""

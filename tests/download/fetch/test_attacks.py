@@ -210,12 +210,20 @@ def test_cookies_and_passwords_lying_about_are_not_sent(
     assert not web.requests("/b")[0].fields.keys() & {"cookie", "authorization", "referer"}
 
 
-def test_credentials_that_a_redirect_brings_are_not_sent(web: Web, fetcher: MakeFetcher) -> None:
-    web.routes["/a"] = redirect(web.url("/b").replace("//", "//me:hush@"))
-    web.routes["/b"] = content(b"x")
-    (sink,) = fetch_all(fetcher(), web.url("/a"))
-    assert sink.head is not None and "hush" not in sink.head.url
-    assert "authorization" not in web.requests("/b")[0].fields
+def test_credentials_that_a_redirect_brings_are_sent_within_their_origin_only(
+    web: Web, fetcher: MakeFetcher
+) -> None:
+    """Given a host that names a password of its own, and one that names another host's, I expect one sent."""
+    with Web() as other:
+        web.routes["/a"] = redirect(web.url("/b").replace("//", "//me:hush@"))
+        web.routes["/b"] = redirect("/c")
+        web.routes["/c"] = redirect(other.url("/d").replace("//", "//me:hush@"))
+        other.routes["/d"] = redirect(web.url("/e"))
+        web.routes["/e"] = content(b"x")
+        (sink,) = fetch_all(fetcher(), web.url("/a"))
+        assert sink.head is not None and "hush" not in sink.head.url
+        sent = ["authorization" in request.fields for request in (*web.log[:3], *other.log, *web.log[3:])]
+        assert sent == [False, True, True, False, False]
 
 
 @pytest.mark.parametrize("port", ["same", "other"])

@@ -65,11 +65,29 @@ def test_asked_too_a_file_that_is_itself_gzip_stays_so(web: Web, fetcher: MakeFe
     assert bytes(sink.data) == CODED
 
 
-@pytest.mark.parametrize("name", ["br", "zstd", "gzip, gzip", "gzip,deflate", "gzip\t;q=1", "?" * 1000])
+@pytest.mark.parametrize(
+    "name", ["br", "zstd", "X-Compress", "gzip, gzip", "gzip,deflate", "gzip\t;q=1", "utf-8, br"]
+)
 def test_a_coding_that_was_not_asked_for_is_refused(web: Web, fetcher: MakeFetcher, name: str) -> None:
     web.routes["/a"] = content(gzip.compress(CODED), content_encoding=name)
     (sink,) = fetch_all(fetcher(decode=True), web.url("/a"))
     assert reason(sink) is Reason.REFUSED
+
+
+@pytest.mark.parametrize(
+    "name", ["identity", " Identity ", "", "utf-8", "none", "x-unknown", "identity, identity", "?" * 1000]
+)
+def test_what_names_no_coding_is_saved_as_sent(web: Web, fetcher: MakeFetcher, name: str) -> None:
+    web.routes["/a"] = content(TEXT, content_encoding=name)
+    (sink,) = fetch_all(fetcher(decode=True), web.url("/a"))
+    assert bytes(sink.data) == TEXT and sink.head is not None and sink.head.length == len(TEXT)
+
+
+@pytest.mark.parametrize("name", ["identity, gzip", "gzip, identity", "GZIP,", "x-gzip , identity"])
+def test_identity_beside_a_coding_says_nothing(web: Web, fetcher: MakeFetcher, name: str) -> None:
+    web.routes["/a"] = content(CODED, content_encoding=name)
+    (sink,) = fetch_all(fetcher(decode=True), web.url("/a"))
+    assert bytes(sink.data) == TEXT
 
 
 @pytest.mark.parametrize("name", ["gzip", "deflate"])
@@ -129,7 +147,7 @@ def test_a_coded_body_goes_on_where_it_was_cut(web: Web, fetcher: MakeFetcher) -
     web.routes["/a"] = in_turn(cut(CODED, 30_000, **fields), content(CODED, **fields))
     (sink,) = fetch_all(fetcher(decode=True), web.url("/a"))
     assert bytes(sink.data) == TEXT and sink.calls == ["begin", "chunk", "done"]
-    assert web.log[1].fields["range"] == "bytes=30000-"
+    assert web.log[1].fields["range"] == "bytes=29488-"
 
 
 def test_a_changed_file_starts_again_with_a_new_decoder(web: Web, fetcher: MakeFetcher) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from nearfar.download.model import Checksum, Failure, Job, Reason
 from tests.download.fetch.conftest import MakeFetcher
+from tests.support.exchange import Reply, Request
 from tests.support.routes import content, endless, raw, status
 from tests.support.sinks import fetch_all
 from tests.support.web import Web
@@ -94,7 +95,8 @@ def test_an_answer_that_carries_no_file_is_refused(web: Web, fetcher: MakeFetche
 
 
 @pytest.mark.parametrize(
-    ("kind", "fits"), [("image/png", True), ("IMAGE/Gif;q=1", True), ("text/html", False), (None, False)]
+    ("kind", "fits"),
+    [("image/png", True), ("IMAGE/Gif;q=1", True), ("text/html", False), ("text/plain", False)],
 )
 def test_another_type_than_expected_is_refused(
     web: Web, fetcher: MakeFetcher, kind: str | None, fits: bool
@@ -103,6 +105,86 @@ def test_another_type_than_expected_is_refused(
     (sink,) = fetch_all(fetcher(expect=("image/*",)), web.url("/a"))
     assert sink.calls == (["begin", "chunk", "done"] if fits else ["failed"])
     assert fits or (sink.failure is not None and sink.failure.reason is Reason.REFUSED)
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(2000)
+PAGE = b"<!-- x --> <!DOCTYPE html><title>Log in</title>" + bytes(2000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "fits"),
+    [
+        (None, PNG, True),
+        (None, PNG[:8], True),
+        (None, PAGE, False),
+        (None, b"text", False),
+        (None, b"", False),
+        ("application/octet-stream", PNG, True),
+        ("application/octet-stream", PAGE, False),
+        ("image/png", PAGE, False),
+        ("image/png", b"%PDF-1.4" + bytes(600), False),
+        ("image/jpeg", PNG, True),
+        ("image/x-new", b"new", True),
+        ("image/png", b"", False),
+    ],
+)
+@pytest.mark.parametrize("at_a_time", [3, 5000])
+def test_where_a_type_says_nothing_or_lies_the_first_bytes_decide(
+    web: Web, fetcher: MakeFetcher, kind: str | None, body: bytes, fits: bool, at_a_time: int
+) -> None:
+    def in_pieces(request: Request, reply: Reply) -> None:
+        reply.head(200, {"Content-Length": str(len(body)), **({"Content-Type": kind} if kind else {})})
+        for start in range(0, min(30, len(body)), at_a_time):
+            reply.data(body[start : min(30, start + at_a_time)])
+        reply.data(body[30:])
+
+    web.routes["/a"] = in_pieces
+    (sink,) = fetch_all(fetcher(expect=("image/*",)), web.url("/a"))
+    if fits:
+        assert bytes(sink.data) == body and sink.body is not None
+    else:
+        assert sink.failure is not None and sink.failure.reason is Reason.REFUSED
+        assert "where image/* was expected" in sink.failure.detail and not sink.data
+
+
+@pytest.mark.parametrize("kinds", [("image",), ("IMAGE/PNG",), ("text/plain", "image/*")])
+def test_what_is_expected_may_be_said_in_several_ways(
+    web: Web, fetcher: MakeFetcher, kinds: tuple[str, ...]
+) -> None:
+    web.routes["/a"] = content(PNG, content_type="image/png")
+    web.routes["/b"] = content(PAGE, content_type="text/html")
+    good, bad = fetch_all(fetcher(expect=kinds), web.url("/a"), web.url("/b"))
+    assert bytes(good.data) == PNG and bad.failure is not None
+
+
+def test_a_container_is_what_its_type_says(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a.epub"] = content(b"PK\3\4" + bytes(600), content_type="application/epub+zip")
+    (sink,) = fetch_all(fetcher(expect=("application/epub+zip",)), web.url("/a.epub"))
+    assert sink.body is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "warned"),
+    [
+        ("/cat.png", "image/png", True),
+        ("/cat.png", None, True),
+        ("/cat", None, False),
+        ("/cat.html", None, False),
+    ],
+)
+def test_a_page_under_the_name_of_something_else_is_told(
+    web: Web,
+    fetcher: MakeFetcher,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    kind: str | None,
+    warned: bool,
+) -> None:
+    """One whose type says that it is a page is told by the desk, which sees types and no bytes."""
+    web.routes[path] = content(PAGE, **({"content_type": kind} if kind else {}))
+    (sink,) = fetch_all(fetcher(), web.url(path))
+    assert bytes(sink.data) == PAGE
+    assert ("--expect 'image/*'" in caplog.text) is warned
 
 
 def test_a_refused_type_is_not_read_to_its_end(web: Web, fetcher: MakeFetcher) -> None:

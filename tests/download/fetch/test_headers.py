@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nearfar.download.fetch.cookies import Cookies
+from nearfar.download.fetch.decoding import ContentError, coding
 from nearfar.download.fetch.digests import Hashes, is_known, named_digests
+from nearfar.download.fetch.disposition import suggested_name
 from nearfar.download.fetch.headers import (
+    FIELDS,
+    Answer,
     ContentRange,
     content_range,
     contradiction,
+    http_date,
     is_strong,
     length,
     media_type,
     parse_head,
     retry_after,
-    suggested_name,
+    unsatisfied,
+    validator,
 )
 from nearfar.download.model import Checksum
+from nearfar.download.urls import parse_url
 
 
 def test_the_last_head_counts() -> None:
@@ -41,7 +50,12 @@ def test_the_last_head_counts() -> None:
     ]
     answer = parse_head(lines)
     assert (answer.status, answer.phrase) == (404, "Not  There")
-    assert answer.fields == {"content-type": "text/html; x=HTTP/1.1 200", "digest": "a, b"}
+    assert answer.fields == {"content-type": "text/html; x=HTTP/1.1 200", "digest": "a"}
+    assert (answer.joined("digest"), answer.single("digest"), answer.every("digest")) == (
+        "a, b",
+        None,
+        ["a", "b"],
+    )
 
 
 @given(st.lists(st.binary()))
@@ -165,15 +179,145 @@ def test_media_type(value: str | None, kind: str | None) -> None:
     ],
 )
 def test_suggested_name(value: str | None, name: str | None) -> None:
-    assert suggested_name(value) == name
+    assert suggested_name([] if value is None else [value]) == name
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (['attachment; filename="one.txt"', 'attachment; filename="two.txt"'], "one.txt"),
+        (["attachment", 'inline; filename="two.txt"'], "two.txt"),
+        (['filename="bare.txt"'], "bare.txt"),
+        (["filename=bare.txt; x=y"], "bare.txt"),
+        (["filename*=UTF-8''b%C3%A4re.txt"], "bäre.txt"),
+        ([r'attachment; filename="C:\dir\cat.txt"'], r"C:\dir\cat.txt"),
+        ([r'attachment; filename="C:\\dir\\cat.txt"'], r"C:\dir\cat.txt"),
+        ([r'attachment; filename="\\host\dir\cat.txt"'], r"\host\dir\cat.txt"),
+        ([r'attachment; filename="dir\"'], "dir\\"),
+        (['attachment; filename="=?UTF-8?B?4oKsLnR4dA==?="'], "€.txt"),
+        (['attachment; filename="=?utf-8?q?=E2=82=AC_1.txt?="'], "€ 1.txt"),
+        (['attachment; filename="=?ISO-8859-1?Q?=A3?= =?utf-8*en?B?LnR4dA?="'], "£.txt"),
+        (["attachment; filename==?UTF-8?B?4oKsLnR4dA==?="], "€.txt"),
+        (['attachment; filename="=?utf-7?Q?x?=.txt"'], "=?utf-7?Q?x?=.txt"),
+        (['attachment; filename="=?UTF-8?B?!?=.txt"'], "=?UTF-8?B?!?=.txt"),
+        (['attachment; filename*0="long "; filename*1="name.txt"'], "long name.txt"),
+        (["attachment; filename*0*=UTF-8''%e2%82; filename*1*=%ac; filename*2=.txt"], "€.txt"),
+        (["attachment; filename=my cat.txt; x=y"], "my cat.txt"),
+        ([";;;", "attachment;", "=", "", '"'], None),
+        ([], None),
+    ],
+)
+def test_a_name_as_servers_send_it(values: list[str], name: str | None) -> None:
+    assert suggested_name(values) == name
+
+
+def test_a_folded_field_is_one() -> None:
+    lines = [
+        b"HTTP/1.1 200 OK\r\n",
+        b"X-Other: a\r\n",
+        b" location: b\r\n",
+        b"Content-Disposition: attachment;\r\n",
+        b'\tfilename="cat.txt"\r\n',
+        b"ETag: 1\r\n",
+        b"ETag: 2\r\n",
+        b" 3\r\n",
+        b"\r\n",
+        b" 4\r\n",
+    ]
+    answer = parse_head(lines)
+    assert answer.fields == {"content-disposition": 'attachment; filename="cat.txt"', "etag": "1"}
+    assert answer.every("etag") == ["1", "2 3"]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 784111777.0),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 784111777.0),
+        ("Sun Nov  6 08:49:37 1994", 784111777.0),
+        ("6 Nov 1994 08:49:37 +0000", 784111777.0),
+        ("Wed, 21-Oct-2026 07:28:00 GMT", 1792567680.0),
+        ("Sun, 06 Nov 1994 23:59:60 GMT", 784166399.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 253402300799.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Mon, 01 Jan 0001 00:00:00 GMT", -62135596800.0),
+        ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Thu, 01 Jan 0000 00:00:00 GMT", None),
+        ("Thu, 31 Feb 2026 00:00:00 GMT", None),
+        ("Thu, 01 Foo 2026 00:00:00 GMT", None),
+        ("Thu, 01 Jan 2026 24:00:00 GMT", None),
+        ("Thu, 01 Jan 2026 00:00:00 +9999", None),
+        ("\u0661", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_date_is_read_or_not_and_raises_nothing(value: str | None, seconds: float | None) -> None:
+    assert http_date(value) == seconds
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"etag": '"a"', "last-modified": "Sun, 06 Nov 1994 08:49:37 GMT"}, '"a"'),
+        ({"etag": '"' + "a" * 5000 + '"'}, None),
+        ({"etag": '"a b"'}, None),
+        ({}, None),
+    ],
+)
+def test_a_validator_is_what_may_be_sent_back(fields: dict[str, str], name: str | None) -> None:
+    assert validator(Answer(200, "", fields)) == name
+
+
+def test_a_tag_that_was_sent_twice_is_none() -> None:
+    assert validator(Answer(200, "", {"etag": '"a"'}, (("etag", '"b"'),))) is None
+    assert validator(Answer(200, "", {"etag": '"a"'}, (("etag", '"a"'),))) == '"a"'
+
+
+@pytest.mark.parametrize(
+    ("value", "total"), [("bytes */10", 10), ("bytes 0-1/10", None), ("bytes */*", None), (None, None)]
+)
+def test_what_a_416_says_of_the_length(value: str | None, total: int | None) -> None:
+    assert unsatisfied(value) == total
 
 
 @given(st.text())
 def test_no_value_breaks_a_reader(value: str) -> None:
-    suggested_name("attachment; filename" + value)
+    suggested_name(["attachment; filename" + value, value])
     retry_after(value, 0.0)
     content_range(value)
+    unsatisfied(value)
+    http_date(value)
+    media_type(value)
+    coding_or_none(value)
+    suggested_name([f'x; filename="=?utf-8?{value}?="', f"x; filename*0*={value}", f"x; filename*={value}"])
+    cookies = Cookies()
+    cookies.take(
+        [value, f"a=b; {value}", f"a=b; expires={value}; max-age={value}"], parse_url("http://h/"), 0.0
+    )
+    cookies.field(parse_url("http://h/"))
     named_digests({"digest": value, "repr-digest": value, "content-md5": value})
+
+
+def coding_or_none(value: str) -> str | None:
+    with suppress(ContentError):
+        return coding(value)
+    return None
+
+
+@given(
+    st.lists(
+        st.binary() | st.sampled_from([b"HTTP/1.1 200\r\n", b"ETag: ", b" x", b"Set-Cookie: a=b", b"\r\n"])
+    )
+)
+def test_every_value_of_a_head_can_be_asked_for(lines: list[bytes]) -> None:
+    answer = parse_head(lines)
+    for name in FIELDS.values():
+        values = answer.every(name)
+        assert answer.joined(name) == (", ".join(values) if values else None)
+        assert answer.single(name) in {None, *values} and answer.brief(name) in {None, *values}
+    contradiction(answer)
+    validator(answer)
 
 
 MD5 = hashlib.md5(b"abc", usedforsecurity=False)

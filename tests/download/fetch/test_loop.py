@@ -111,7 +111,7 @@ def test_a_poll_with_nothing_to_do_waits_its_time_and_no_longer(fetcher: MakeFet
 
 def test_a_poll_ends_when_a_wait_before_a_retry_does(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["/a"] = status(503, {"Retry-After": "1"})
-    engine = fetcher(tries=2)
+    engine = fetcher(wait_for_host=1)
     sink = Remembered()
     engine.add(Job(web.url("/a")), sink)
     polls = 0
@@ -119,6 +119,22 @@ def test_a_poll_ends_when_a_wait_before_a_retry_does(web: Web, fetcher: MakeFetc
         engine.poll(20)
         polls += 1
     assert polls < 50, "it spins while it waits"
+
+
+def test_a_host_that_asked_for_patience_is_remembered_when_all_is_cancelled(
+    web: Web, fetcher: MakeFetcher
+) -> None:
+    """As between two shares of a pool's work."""
+    web.routes["/busy"] = status(429, {"Retry-After": "300"})
+    engine = fetcher()
+    for path in ("/busy", "/busy"):
+        engine.add(Job(web.url(path)), Remembered())
+        poll_until(engine, lambda: len(web.log) == 1)
+        engine.poll(0)
+        engine.cancel()
+    engine.add(Job(web.url("/other")), Remembered())
+    engine.poll(0)
+    assert len(web.log) == 1 and engine.in_flight == 1
 
 
 @pytest.mark.parametrize(("connections", "per_host", "most"), [(20, 3, 3), (5, 20, 5)])

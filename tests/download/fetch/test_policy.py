@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.download.fetch.policy import DNS_TRIES, Throttle, backoff, park, worth_another
-from nearfar.download.fetch.schedule import Schedule
+from nearfar.download.fetch.policy import DNS_TRIES, Gains, Pace, Throttle, backoff, park, worth_another
+from nearfar.download.fetch.schedule import REMEMBERED, Schedule
 from nearfar.download.fetch.trouble import Trouble, from_curl, from_status
 from nearfar.download.model import Reason
 
@@ -36,6 +36,16 @@ def test_tries_are_counted_and_a_name_gets_fewer() -> None:
     name = Trouble(Reason.DNS, "", transient=True)
     assert [worth_another(name, n, options) for n in (DNS_TRIES - 1, DNS_TRIES)] == [True, False]
     assert not worth_another(Trouble(Reason.TLS, ""), 1, options)
+
+
+def test_gains_must_be_worth_their_while() -> None:
+    options, cut = FetchOptions(), Trouble(Reason.TRUNCATED, "", transient=True)
+    slow = Trouble(Reason.TIMEOUT, "", transient=True)
+    assert Gains().note(1, cut, options) and not Gains().note(0, cut, options)
+    assert not Gains().note(2999, slow, options) and Gains().note(3000, slow, options)
+    assert not Gains().note(10**6, Trouble(Reason.CHECKSUM, ""), options)
+    gains = Gains()
+    assert [gains.note(came, cut, options) for came in (10, 10, 5, 11)] == [True, False, False, True]
 
 
 def test_a_host_is_parked_as_long_as_it_asked_up_to_the_cap() -> None:
@@ -142,8 +152,103 @@ def test_what_waits_for_its_time_goes_before_what_is_new() -> None:
     assert take_all(schedule, 2.0) == ["again", "newer"]
 
 
+def test_a_host_that_complains_gets_half_and_then_one_more_a_round() -> None:
+    pace = Pace(8)
+    pace.slow_down()
+    assert pace.window == 4
+    for _ in range(4):
+        pace.answered()
+    assert pace.window == 4, "a round is as many answers as there are requests"
+    pace.answered()
+    assert pace.window == 5
+    for _ in range(20):
+        pace.slow_down()
+    assert pace.window == 1 and not pace.calm
+    for _ in range(100):
+        pace.answered()
+    assert pace.window == 8 and pace.calm
+
+
+def test_one_burst_of_complaints_halves_once() -> None:
+    schedule: Schedule[str] = Schedule(total=20, per_host=8)
+    for n in range(20):
+        schedule.add("a", f"a{n}")
+    assert len(take_all(schedule, 1.0)) == 8
+    for _ in range(8):
+        schedule.put_off("a", 1.0, 2.0)
+        schedule.release("a")
+    assert take_all(schedule, 2.9) == [] and schedule.deadline() == 3.0
+    assert len(take_all(schedule, 3.0)) == 4
+    schedule.put_off("a", 3.5, 1.0)
+    for _ in range(4):
+        schedule.release("a")
+    assert len(take_all(schedule, 4.5)) == 2
+
+
+def test_the_patience_of_a_host_is_counted_from_its_last_answer() -> None:
+    schedule: Schedule[str] = Schedule(total=20, per_host=8)
+    for n in range(9):
+        schedule.add("a", f"a{n}")
+    take_all(schedule, 1.0)
+    assert [schedule.put_off("a", at, 2.0) for at in (1.0, 3.0, 5.0)] == [2.0, 4.0, 6.0]
+    schedule.answered("a")
+    assert schedule.put_off("a", 9.0, 2.0) == 2.0
+
+
+def test_an_idle_host_is_remembered_for_a_while() -> None:
+    schedule: Schedule[str] = Schedule(total=20, per_host=8)
+    schedule.add("a", "first")
+    take_all(schedule, 1.0)
+    schedule.put_off("a", 1.0, 1.0)
+    schedule.release("a")
+    schedule.take(2.0)
+    for n in range(8):
+        schedule.add("a", f"a{n}")
+    assert len(take_all(schedule, 2.0)) == 4
+    for _ in range(4):
+        schedule.release("a")
+    take_all(schedule, 2.0)
+    for _ in range(4):
+        schedule.release("a")
+    assert schedule._hosts
+    schedule.take(2.0 + REMEMBERED)
+    assert not schedule._hosts
+
+
+def test_a_schedule_is_hungry_only_where_more_would_help() -> None:
+    schedule: Schedule[str] = Schedule(total=3, per_host=2)
+    assert schedule.hungry
+    for n in range(4):
+        schedule.add("a", f"a{n}")
+    assert not schedule.hungry, "something can start"
+    assert take_all(schedule, 1.0) == ["a0", "a1"] and schedule.hungry
+    schedule.add("b", "b0")
+    assert take_all(schedule, 1.0) == ["b0"] and not schedule.hungry, "every place is taken"
+    schedule.release("b")
+    schedule.park("b", 9.0)
+    schedule.add("b", "b1")
+    assert schedule.hungry
+
+
+def test_what_waits_is_taken_back_and_what_runs_is_not() -> None:
+    schedule: Schedule[str] = Schedule(total=3, per_host=1)
+    for item in ("a0", "a1", "b0"):
+        schedule.add(item[0], item)
+    schedule.add_later("c", "c0", 5.0)
+    schedule.park("b", 9.0)
+    assert take_all(schedule, 1.0) == ["a0"]
+    assert sorted(schedule.take_back()) == ["a1", "b0", "c0"]
+    schedule.release("a")
+    assert take_all(schedule, 99.0) == [] and not schedule._hosts
+
+
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["add", "first", "later", "park", "take", "release"]), st.integers(0, 3))
+    st.tuples(
+        st.sampled_from(
+            ["add", "first", "later", "park", "take", "release", "put off", "slow down", "answered"]
+        ),
+        st.integers(0, 3),
+    )
 )
 
 
@@ -167,6 +272,13 @@ def test_any_history_keeps_the_limits_and_loses_nothing(
         elif step == "park":
             schedule.park(host, now + number)
             parked[host] = max(parked.get(host, 0.0), now + number)
+        elif step == "put off":
+            schedule.put_off(host, now, number)
+            parked[host] = max(parked.get(host, 0.0), now + number)
+        elif step == "slow down":
+            schedule.slow_down(host, now)
+        elif step == "answered" and host in active:
+            schedule.answered(host)
         elif step == "release" and active:
             schedule.release(active.pop(number % len(active)))
         elif step == "take" and (taken := schedule.take(now)) is not None:
@@ -185,7 +297,7 @@ def test_any_history_keeps_the_limits_and_loses_nothing(
         active.append(taken[0])
     while active:
         schedule.release(active.pop())
-    schedule.take(now + 10)
+    schedule.take(now + 10 + REMEMBERED)
     assert not schedule._hosts, "an idle host stays in memory"
 
 
@@ -201,6 +313,7 @@ def test_any_history_keeps_the_limits_and_loses_nothing(
         {"max_size": -1},
         {"redirects": -1},
         {"retry_after_cap": -1},
+        {"wait_for_host": -1},
         {"http": "3"},
         {"headers": (("Bad Name", "x"),)},
         {"headers": (("X", "a\r\nY: b"),)},

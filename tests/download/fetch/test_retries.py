@@ -10,7 +10,8 @@ import pytest
 
 from nearfar.download.model import Reason
 from tests.download.fetch.conftest import MakeFetcher
-from tests.support.routes import content, cut, drip, in_turn, raw, status
+from tests.support.exchange import Reply, Request
+from tests.support.routes import content, cut, drip, in_turn, paced, raw, status
 from tests.support.sinks import Remembered, fetch_all
 from tests.support.web import Web
 
@@ -143,6 +144,92 @@ def test_retry_after_parks_the_host_and_not_the_others(web: Web, fetcher: MakeFe
         assert web.requests("/a")[1].at - asked > 1.4
         assert web.requests("/b")[0].at - asked > 1.4
         assert other.requests("/19")[0].at - asked < 1.4
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_server_that_paces_us_fails_nothing(web: Web, fetcher: MakeFetcher, code: int) -> None:
+    """Given a host that lets 3 requests through at a time, puts off the rest, and one try, I expect all."""
+    web.routes["*"] = paced(content(b"x"), 3, 0.05, code)
+    sinks = fetch_all(fetcher(tries=1, retry_after_cap=0.06), *(web.url(f"/{n}") for n in range(45)))
+    assert [sink.failure for sink in sinks] == [None] * 45
+    assert len(web.log) < 4 * 45, "it goes on more slowly after a complaint"
+
+
+def test_a_host_that_only_puts_off_is_given_up_in_time(web: Web, fetcher: MakeFetcher) -> None:
+    """Given another host behind it and fewer places than files, I expect all of the bad host's to fail."""
+    with Web() as other:
+        web.routes["*"] = status(429, {"Retry-After": "1"})
+        other.routes["*"] = content(b"x")
+        engine = fetcher(retry_after_cap=0.05, wait_for_host=0.3, connections=4)
+        started = time.monotonic()
+        *bad, good = fetch_all(engine, *(web.url(f"/{n}") for n in range(20)), other.url("/"))
+        assert time.monotonic() - started < 5
+    assert {reason(sink) for sink in bad} == {Reason.HTTP_4XX}
+    assert bad[0].failure is not None and "--wait-for-host" in bad[0].failure.detail
+    assert bytes(good.data) == b"x"
+
+
+def test_one_url_that_is_always_put_off_holds_up_no_other(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/odd"] = status(429, {"Retry-After": "0"})
+    web.routes["*"] = content(b"x")
+    engine = fetcher(wait_for_host=0.2, connections=2)
+    odd, *others = fetch_all(engine, web.url("/odd"), *(web.url(f"/{n}") for n in range(30)))
+    assert reason(odd) is Reason.HTTP_4XX and all(sink.body for sink in others)
+    assert len(web.requests("/odd")) < 200, "a time of none is no invitation to ask in a ring"
+
+
+def test_a_host_is_not_waited_for_where_that_is_not_wanted(web: Web, fetcher: MakeFetcher) -> None:
+    web.routes["/a"] = in_turn(status(429, {"Retry-After": "1"}), content(b"x"))
+    (sink,) = fetch_all(fetcher(wait_for_host=0), web.url("/a"))
+    assert reason(sink) is Reason.HTTP_4XX and len(web.log) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Thu, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Thu, 01 Jan 9999 00:00:00 +9999",
+        "Thu, 99 Jan 2026 99:99:99 GMT",
+        "9" * 400,
+        "-1",
+        "1e400",
+        "nan",
+        "\xb2",
+        ";",
+    ],
+)
+def test_a_time_that_makes_no_sense_harms_no_other_file(web: Web, fetcher: MakeFetcher, value: str) -> None:
+    web.routes["/bad"] = status(503, {"Retry-After": value})
+    web.routes["*"] = content(b"x")
+    bad, *good = fetch_all(fetcher(tries=2), web.url("/bad"), *(web.url(f"/{n}") for n in range(20)))
+    assert reason(bad) is Reason.HTTP_5XX
+    assert all(sink.body for sink in good)
+
+
+@pytest.mark.parametrize("by", ["drop", "reset"])
+def test_a_file_whose_every_answer_is_cut_arrives_all_the_same(
+    web: Web, fetcher: MakeFetcher, by: str
+) -> None:
+    """Given two tries, and ten pieces."""
+
+    def tenth(request: Request, reply: Reply) -> None:
+        start = int(request.fields.get("range", "bytes=0-")[6:-1])
+        reply.head(
+            206 if start else 200,
+            {
+                "Content-Length": str(len(BODY) - start),
+                "Content-Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}",
+                "ETag": '"1"',
+            },
+        )
+        reply.data(BODY[start : start + len(BODY) // 10])
+        if start + len(BODY) // 10 < len(BODY):
+            getattr(reply, by)()
+
+    web.routes["/a"] = tenth
+    (sink,) = fetch_all(fetcher(tries=2), web.url("/a"))
+    assert bytes(sink.data) == BODY
+    assert len(web.log) <= 12
 
 
 def test_retry_after_is_capped(web: Web, fetcher: MakeFetcher) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.download.model import Head, Reason
-from nearfar.download.store import Store, StoreError
+from nearfar.download.model import Failure, Head, Reason, Saved
+from nearfar.download.store import Draft, Listing, Store, StoreError
+from nearfar.download.store.reserve import Reserve
 from nearfar.download.store.room import OTHERS
 from tests.download.store.making import SITE, draft, failed, files, job, save, saved, temporaries
 
@@ -60,19 +61,74 @@ def test_a_full_disk_fails_the_file_that_does_not_fit_and_no_other(small: Path) 
 
 
 @needs_root
-def test_a_disk_too_full_for_the_manifest_fails_the_group_and_heals(small: Path) -> None:
+def test_complete_drafts_are_saved_though_the_disk_is_full(small: Path) -> None:
     with Store(small) as store:
         drafts = [draft(store, job(f"{number}.png")) for number in range(100)]
         ballast = fill(small)
-        assert {failed(ending).reason for _, ending in store.commit(drafts)} == {Reason.DISK}
+        assert all(saved(ending) for _, ending in store.commit(drafts))
+        assert len(files(small)) == 101
+        later: list[Draft] = []
+        with pytest.raises(StoreError, match="no space left") as caught:
+            later.extend(draft(store, job(f"later-{number}.png")) for number in range(500))
+        assert caught.value.reason is Reason.DISK
+        assert all(saved(ending) for _, ending in store.commit(later)), "what is whole is saved again"
         ballast.unlink()
-        assert files(small) == {}
         assert saved(save(store, job())).name == "a.png"
 
 
 @needs_root
+def test_files_give_their_room_to_the_manifest_where_what_was_kept_for_it_is_gone(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given another program that took the last room, I expect half or so to be saved, and all known after."""
+    monkeypatch.setattr(Reserve, "keep", lambda self: None)
+    jobs = [job(f"{number}.png") for number in range(100)]
+    with Store(small) as store:
+        drafts = [draft(store, one) for one in jobs]
+        ballast = fill(small)
+        endings = [ending for _, ending in store.commit(drafts)]
+        there = [ending for ending in endings if isinstance(ending, Saved)]
+        assert {failed(ending).reason for ending in endings if ending not in there} == {Reason.DISK}
+        assert len(there) >= 25
+        assert set(files(small)) == {ending.name for ending in there} | {"ballast"}
+        ballast.unlink()
+        assert [saved for saved in store.known(jobs) if saved] == there
+        assert all(saved(ending) for _, ending in store.commit([draft(store, one) for one in jobs]))
+        assert len(files(small)) == 100
+
+
+@needs_root
+def test_a_batch_larger_than_the_disk_saves_what_fits(small: Path) -> None:
+    """Given 4 MiB for 201 files of 30 kB, I expect about as many as there is room for, in any grouping."""
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small)], timeout=10, check=True)
+    group: list[Draft] = []
+    endings: list[Saved | Failure] = []
+    with Store(small) as store:
+        for number in range(201):
+            try:
+                group.append(draft(store, job(f"{number}.bin"), bytes(30_000)))
+            except StoreError as error:
+                endings.append(error.failure)
+            if len(group) == 60 or number == 200:
+                endings += [ending for _, ending in store.commit(group)]
+                group.clear()
+        there = [ending for ending in endings if isinstance(ending, Saved)]
+        assert len(endings) == 201 and len(there) >= 70
+        assert {ending.reason for ending in endings if isinstance(ending, Failure)} == {Reason.DISK}
+        assert set(files(small)) == {ending.name for ending in there}
+        assert len([name for name in temporaries(small) if name.endswith(".part")]) == 0
+    with Listing(small) as listing:
+        assert {row.name for row in listing.rows()} == {ending.name for ending in there}
+
+
+@needs_root
 @pytest.mark.parametrize("restart", [False, True])
-def test_what_was_named_before_the_manifest_filled_up_is_known_afterwards(small: Path, restart: bool) -> None:
+@pytest.mark.parametrize("reserve", [False, True])
+def test_what_was_named_before_the_manifest_filled_up_is_known_afterwards(
+    small: Path, restart: bool, reserve: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not reserve:
+        monkeypatch.setattr(Reserve, "keep", lambda self: None)
     count = 200
 
     def step(name: str) -> None:
@@ -84,14 +140,16 @@ def test_what_was_named_before_the_manifest_filled_up_is_known_afterwards(small:
     store = Store(small, step=step)
     try:
         endings = store.commit([draft(store, one) for one in jobs])
-        assert {failed(ending).reason for _, ending in endings} == {Reason.DISK}
+        if reserve:
+            assert all(saved(ending) for _, ending in endings)
         ballast[0].unlink()
-        assert len(files(small)) == count
+        named = len(files(small))
         if restart:
             store.close()
             store = Store(small)
             store.sweep()
-            assert all(store.known(jobs))
+            assert sum(known is not None for known in store.known(jobs)) == named
+        subprocess.run(["mount", "-o", "remount,size=6m", str(small)], timeout=10, check=True)
         assert all(saved(ending) for _, ending in store.commit([draft(store, one) for one in jobs]))
         assert store.counts()[0] == len(files(small)) == count
     finally:
@@ -141,6 +199,31 @@ def test_a_sub_directory_that_vanished_is_made_again(tmp_path: Path) -> None:
         assert failed(first).reason is Reason.DISK
         assert saved(second).name == "c.png"
         assert saved(save(store, job("b.png", "sub/b.png"))).name == "sub/b.png"
+
+
+@pytest.mark.parametrize("limit", [60_000, 300_000, 2_000_000])
+def test_a_limit_of_file_sizes_fails_what_is_larger(tmp_path: Path, limit: int) -> None:
+    """``ulimit -f`` stops the manifest's log, too, which is then begun anew."""
+    count = 300
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Store(tmp_path) as store:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(StoreError, match="too large for this file system"):
+                draft(store, job("large.bin"), bytes(limit + 1))
+            endings = []
+            for start in range(0, count, 20):
+                drafts = [draft(store, job(f"{number}.bin")) for number in range(start, start + 20)]
+                endings += [ending for _, ending in store.commit(drafts)]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        there = [ending for ending in endings if isinstance(ending, Saved)]
+        assert {failed(ending).reason for ending in endings if ending not in there} <= {Reason.DISK}
+        assert len(there) > (0 if limit == 60_000 else count // 2)
+        assert {ending.name for ending in there} <= set(files(tmp_path))
+        for number in range(count):
+            saved(save(store, job(f"{number}.bin")))
+    assert len(files(tmp_path)) == count
 
 
 def test_a_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:

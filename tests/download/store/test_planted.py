@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.download.model import Reason
-from nearfar.download.store import Store, StoreError
+from nearfar.download.store import Store, StoreError, owners
 from tests.download.store.making import distinct, draft, failed, job, save, saved
 
 
@@ -59,3 +59,41 @@ def test_a_name_below_a_file_is_refused(store: Store) -> None:
     with pytest.raises(StoreError) as caught:
         draft(store, job("b.png", name="a.png/b.png"))
     assert caught.value.reason is Reason.REFUSED
+
+
+@pytest.mark.parametrize("plant", ["fifo", "link", "folder"])
+def test_what_is_planted_as_an_owners_file_holds_nobody_up_and_stays(tmp_path: Path, plant: str) -> None:
+    """Given a pipe where a dead store's lock would lie, I expect stores to open, sweep and save."""
+    token = "0123456789abcdef"
+    place = tmp_path / f".nearfar-{token}.owner"
+    (tmp_path / f".nearfar-{token}-1.part").write_text("of a killed one")
+    (tmp_path / f".nearfar-{token}-2.part").mkdir()
+    if plant == "fifo":
+        os.mkfifo(place)
+    elif plant == "link":
+        place.symlink_to(tmp_path / "outside")
+    else:
+        place.mkdir()
+    before = place.lstat().st_ino
+    with Store(tmp_path) as store:
+        store.sweep()
+        assert not (tmp_path / f".nearfar-{token}-1.part").exists()
+        assert not owners.alive(token, store._folders.root)
+        assert saved(save(store, job())).name == "a.png"
+    assert place.lstat().st_ino == before and not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_a_pipe_in_the_place_of_the_manifest_is_refused(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f".nearfar.sqlite{suffix}")
+    with pytest.raises(StoreError, match="not a regular file"):
+        Store(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_saved_file_is_not_read(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        save(store, job())
+        (tmp_path / "a.png").unlink()
+        os.mkfifo(tmp_path / "a.png")
+        assert store.known([job()]) == [None]
+        assert saved(save(store, job())).name == distinct("a.png")

@@ -262,3 +262,13 @@ def test_a_new_password_is_the_same_url_and_another_user_is_not(store: Store) ->
     first, later, other = (Job(f"http://{who}@h/a") for who in ("me:one", "me:two", "you:one"))
     row = saved(save(store, first))
     assert store.known([later, other]) == [row, None]
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["HTTP://Example.org:80/a.png", "http://example.org/b/../a.png#two", "http://example.org/%61.png"],
+)
+def test_one_resource_is_known_however_it_is_spelt(store: Store, spelling: str) -> None:
+    row = saved(save(store, job("a.png#one")))
+    assert store.known([Job(spelling), job("b.png")]) == [row, None]
+    assert saved(save(store, Job(spelling))).name == row.name, "the same file again is no second one"

@@ -96,6 +96,30 @@ def test_another_name_or_checksum_is_another_job() -> None:
     assert all(account.begin(each) is not None for each in [job, *others])
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("http://h/f#one", "http://h/f#two", True),
+        ("HTTP://h/x", "http://H:80/x", True),
+        ("http://h/a/../%7Ex", "http://h/~x", True),
+        ("http://straße.example/", "http://xn--strae-oqa.example", True),
+        ("http://straße.example/", "http://strasse.example/", False),
+        ("http://h/x", "https://h/x", False),
+        ("http://h/x", "http://h/X", False),
+        ("http://h/x?a", "http://h/x?b", False),
+        ("http://me@h/x", "http://h/x", False),
+    ],
+)
+def test_one_resource_is_one_job_however_it_is_spelt(first: str, second: str, same: bool) -> None:
+    account = Account()
+    number = account.begin(Job(first))
+    assert number is not None
+    assert (account.begin(Job(second)) is None) is same
+    account.end(number, Ended(Ending.SAVED, saved(first)))
+    assert account.summary().already == (1 if same else 0)
+    account.check()
+
+
 def test_what_is_left_is_told() -> None:
     account = Account()
     account.begin(Job("http://h/1"))

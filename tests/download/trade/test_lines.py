@@ -6,6 +6,7 @@ import os
 import threading
 import tracemalloc
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ words = st.text(st.characters(exclude_characters="\t\r\n\ufeff", exclude_categor
 jobs = st.builds(
     Job,
     urls,
-    st.none() | words.filter(lambda name: name == name.strip(" ")),
+    st.none() | words.filter(lambda name: name == name.strip(" \xa0\u200b")),
     st.none() | st.builds(Checksum, st.just("sha256"), st.binary(min_size=32, max_size=32).map(bytes.hex)),
 )
 
@@ -38,7 +39,26 @@ def test_a_line_names_a_url_and_what_its_author_knows() -> None:
     assert parse(line, "line 1") == Job("https://h/a.png", "cats/a.png", Checksum("sha256", SHA))
 
 
-@pytest.mark.parametrize("line", ["", "  ", "# remark", "\r\n", "\ufeff"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"  https://h/a.png\tname=a.png\tsha256={SHA}",
+        f"\thttps://h/a.png\tname=a.png\tsha256={SHA}\t",
+        f"https://h/a.png \t name=a.png \t sha256={SHA} ",
+        f"https://h/a.png\t\tname = a.png\tsha256 = {SHA}\r\n",
+        f"\ufeffhttps://h/a.png\xa0\tname=a.png\xa0\t\xa0sha256={SHA}\u200b",
+        f" \t https://h/a.png \t sha256={SHA} \t name=a.png \t # dns: no such host",
+    ],
+)
+def test_white_space_around_a_line_or_a_field_says_nothing(line: str) -> None:
+    assert parse(line, "line 1") == Job("https://h/a.png", "a.png", Checksum("sha256", SHA))
+
+
+def test_white_space_inside_a_name_is_part_of_it() -> None:
+    assert parse("http://h/a\tname= my cat.png ", "line 1") == Job("http://h/a", "my cat.png")
+
+
+@pytest.mark.parametrize("line", ["", "  ", "\t", " \t# remark", "# remark", "\r\n", "\ufeff"])
 def test_blank_lines_and_remarks_are_nothing(line: str) -> None:
     assert parse(line, "line 1") is None
 
@@ -229,3 +249,118 @@ def test_failures_that_cannot_be_written_are_counted_and_an_old_file_stays(tmp_p
     assert failures.count == 2
     assert isinstance(failures.trouble, IsADirectoryError)
     assert path.read_text() == "of an earlier run\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "http://h/1\nhttp://h/2\n",
+        "http://h/1\t# dns: no such host\nhttp://h/2\n",
+        "# my list\n",
+        "",
+        "http://h/1\t# dns: no such host",
+        "http://h/1\t# because: of me\n",
+        "anything else",
+    ],
+)
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_only_a_failures_file_is_removed_when_nothing_failed(tmp_path: Path, content: str, mode: int) -> None:
+    """Given somebody's own list where the failures file is to be, I expect it to be there afterwards."""
+    path = tmp_path / "my-list.txt"
+    path.write_text(content)
+    path.chmod(mode)
+    Failures(path).close()
+    assert path.read_text() == content
+
+
+def test_a_failures_file_behind_a_symlink_is_removed_and_the_link_stays(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    failures = Failures(link)
+    failures.add(Job("http://h/1"), Failure(Reason.DNS, "no such host"))
+    failures.close()
+    assert link.is_symlink() and target.read_text() == "http://h/1\t# dns: no such host\n"
+    Failures(link).close()
+    assert link.is_symlink() and not target.exists()
+
+
+def test_failures_go_to_a_fifo_as_they_come_and_nothing_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    failures = Failures(path)
+    failures.add(Job("http://h/1"), Failure(Reason.DNS, "no such host"))
+    assert os.read(reader, 100) == b"http://h/1\t# dns: no such host\n"
+    os.close(reader)
+    failures.add(Job("http://h/2"), Failure(Reason.DNS, "no such host"))
+    failures.close()
+    assert isinstance(failures.trouble, BrokenPipeError)
+    assert path.is_fifo() and list(tmp_path.iterdir()) == [path]
+
+
+def test_pipes_planted_where_drafts_lie_hold_nobody_up(tmp_path: Path) -> None:
+    for number in (os.getpid(), 123):
+        os.mkfifo(tmp_path / f".failures.txt.{number}")
+    failures = Failures(tmp_path / "failures.txt")
+    failures.add(Job("http://h/1"), Failure(Reason.DNS, "no such host"))
+    failures.close()
+    assert (tmp_path / "failures.txt").read_text() == "http://h/1\t# dns: no such host\n"
+    Failures(tmp_path / "failures.txt").close()
+    assert [path.name for path in tmp_path.iterdir()] == [".failures.txt.123"]
+
+
+HOSTILE = ["\x1b[2J", "\x1b]0;title\x07", "\r", "\x08\x08", "\x9b31m", "\x7f", "\u202e", "\u2028", "\ufeff"]
+
+
+@pytest.mark.parametrize("nasty", HOSTILE)
+def test_a_failures_file_holds_nothing_that_a_terminal_obeys(nasty: str) -> None:
+    url = f"http://h/a{nasty.strip()}b"
+    jobs_ = [
+        parse(line, "line 1") for line in (url, f"http://h/a\tname=x{nasty}y%41z", f"ftp://h/{nasty}\tz")
+    ]
+    for entry in jobs_:
+        assert entry is not None
+        line = failed_line(entry, Failure(Reason.HTTP_4XX, f"HTTP 404 {nasty} Not\nFound"))
+        assert line.endswith("\n") and line[:-1].replace("\t", "").isprintable(), line
+        (again,) = read(line.encode())
+        if isinstance(entry, Job):
+            assert isinstance(again, Job)
+            assert (unquote(again.url), again.name) == (unquote(entry.url), entry.name), (
+                "it asks for the same"
+            )
+
+
+@given(jobs, st.text())
+def test_any_failed_job_is_read_as_the_same_again(job: Job, detail: str) -> None:
+    line = failed_line(job, Failure(Reason.DNS, detail))
+    assert line[:-1].replace("\t", "").isprintable() or any(ord(c) > 0x9F for c in line)
+    assert read(line.encode()) == [job]
+
+
+def test_a_name_that_is_no_percent_encoded_utf_8_is_refused() -> None:
+    bad = parse("http://h/a\tname*=%FF", "line 1")
+    assert isinstance(bad, Bad) and "name* takes percent-encoded UTF-8" in bad.failure.detail
+
+
+def test_a_pipe_that_nobody_writes_can_be_left(tmp_path: Path) -> None:
+    """Given a FIFO as the input before its writer has come, I expect the reading to wait, and to end."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    ready = threading.Event()
+    intake = Intake(descriptor, ready.set)
+    intake.begin()
+    writer = os.open(path, os.O_WRONLY)
+    os.write(writer, b"http://h/1\n")
+    assert ready.wait(10)
+    assert intake.take(5) == [Job("http://h/1")] and not intake.ended
+    intake.close()
+    os.close(writer)
+    descriptor.close()
+
+    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    intake = Intake(descriptor)
+    intake.begin()
+    intake.close()
+    assert intake.rest() == (0, False)
+    descriptor.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from nearfar.programs.common import Exit
 from tests.download.trade.gate import Gate
 from tests.support.exchange import Reply, Request
-from tests.support.routes import content
+from tests.support.routes import content, status
 from tests.support.shell import outlast_echo
 from tests.support.waiting import eventually
 from tests.support.web import Web
@@ -133,6 +134,53 @@ def test_failures_are_counted_written_and_can_be_fed_back(web: Web, tmp_path: Pa
     (tmp_path / "urls.txt").write_text(web.url("/0.png"))
     assert Command(tmp_path, "-i", "urls.txt").end()[0] == Exit.OK
     assert not (tmp_path / "nearfar-failures.txt").exists()
+
+
+def test_one_bad_header_harms_no_other_file(web: Web, tmp_path: Path) -> None:
+    """And each spelling of a link is one file, with blanks around it or not."""
+    web.routes["/bad"] = status(503, {"Retry-After": "Thu, 01 Jan 99999999999999999999 00:00:00 GMT"})
+    urls = [web.url(f"/{number}.png") for number in range(20)]
+    again = urls[0].replace("http://", "HTTP://")
+    lines = [
+        web.url("/bad"),
+        *urls,
+        f"\t{again}#one ",
+        f" {urls[0]}#two\t",
+        f"{web.url('/x/..')}/1.png \t # no",
+    ]
+    (tmp_path / "urls.txt").write_text("\n".join(lines))
+    code, out, err = Command(tmp_path, "-i", "urls.txt", "--retries", "0").end()
+    assert code == Exit.FAILED and "Traceback" not in err
+    assert out[0] == "24 urls: 20 saved, 3 already there, 1 failed (http-5xx 1)"
+    assert len(web.log) == 21
+
+
+def test_a_page_in_place_of_an_image_is_told_and_refused_where_images_are_expected(
+    web: Web, tmp_path: Path
+) -> None:
+    web.routes["/cat.png"] = content(b"<html>Log in", content_type="text/html")
+    web.routes["/page.html"] = content(b"<html>Hello", content_type="text/html")
+    urls = [web.url("/cat.png"), web.url("/page.html")]
+    code, out, err = Command(tmp_path, *urls).end()
+    assert code == Exit.OK
+    assert out == [
+        "2 urls: 2 saved, 0 already there, 0 failed",
+        "1 web page saved where a name promises another kind of file (--expect 'image/*' would refuse such)",
+    ]
+    assert "cat.png: a web page (text/html) was saved as cat.png" in err and "page.html" not in err
+    code, out, _ = Command(tmp_path, urls[0] + "?again", "--expect", "image/*").end()
+    assert (code, out[0]) == (Exit.FAILED, "1 url: 0 saved, 0 already there, 1 failed (refused 1)")
+
+
+def test_a_stop_does_not_wait_for_a_host_that_asks_for_patience(web: Web, tmp_path: Path) -> None:
+    web.routes["/busy"] = status(429, {"Retry-After": "300"})
+    command = Command(tmp_path, web.url("/busy"), web.url("/0.png"))
+    assert eventually(lambda: len(web.log) == 2 and len(list(tmp_path.glob("files/*.png"))) == 1, 20)
+    command.interrupt(signal.SIGINT)
+    code, out, err = command.end()
+    assert code == 128 + signal.SIGINT
+    assert out[0] == "2 urls: 1 saved, 0 already there, 0 failed, 1 left"
+    assert "asks for patience (HTTP 429 Said So): waiting 300 s" in err
 
 
 @pytest.mark.parametrize("life", ["produce", "consume"])
@@ -275,7 +323,7 @@ def resident(pid: int) -> int:
     [
         ([], "give URLs"),
         (["-i", "nowhere.txt"], "nowhere.txt"),
-        (["http://h/", "--expect", "image/*", "--max-size", "12 parsecs"], "no size"),
+        (["http://h/", "--expect", "image/*", "--max-size", "12 parsecs"], "is not a size"),
         (["http://h/", "--header", "Range: bytes=0-"], "header Range"),
         (["http://h/", "--retries=-1"], "whole number"),
     ],
@@ -295,3 +343,18 @@ def test_a_directory_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path) -
     assert code == Exit.USAGE
     assert "files: a file is in the way" in err
     assert "Traceback" not in err
+
+
+def test_a_spoilt_file_is_fetched_again_where_the_list_tells_its_digest(web: Web, tmp_path: Path) -> None:
+    line = f"{web.url('/1.png')}\tname=one.png\tsha256={hashlib.sha256(body(1)).hexdigest()}\n"
+    (tmp_path / "urls.txt").write_text(line)
+    one = tmp_path / "files" / "one.png"
+    assert Command(tmp_path, "-i", "urls.txt").end()[0] == Exit.OK
+    before = one.stat()
+    one.write_bytes(bytes(len(body(1))))
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+    code, out, err = Command(tmp_path, "-i", "urls.txt").end()
+    assert (code, out[0]) == (Exit.OK, "1 url: 1 saved, 0 already there, 0 failed")
+    assert "one.png was not what its list tells any more: it is one.spoilt.png now, and saved anew" in err
+    assert one.read_bytes() == body(1)
+    assert Command(tmp_path, "-i", "urls.txt").end()[1][0] == "1 url: 0 saved, 1 already there, 0 failed"

@@ -210,6 +210,45 @@ def test_a_stop_finishes_what_is_in_hand_and_counts_what_is_left(make_world: Mak
     assert set(world.fetcher.asked.values()) == {1}
 
 
+def test_a_stop_waits_for_no_host_that_asks_for_patience(make_world: Make, tmp_path: Path) -> None:
+    """Given a host that holds two files up for minutes, one of them half-way, I expect them to be left."""
+    world = make_world({f"http://h/{n}": bytes([n]) * 100 for n in range(4)})
+    world.consumer("a", tmp_path)
+    world.fetcher.held = {"http://h/0", "http://h/1"}
+
+    def stop() -> bool:
+        if world.fetcher.in_flight > 2 or not world.fetcher.asked:
+            return False
+        assert world.producer is not None
+        world.producer.stop()
+        return True
+
+    world.events.append(stop)
+    summary = world.fetch(*(f"http://h/{n}" for n in range(4)))
+    assert str(summary) == "4 urls: 2 saved, 0 already there, 0 failed, 2 left"
+    assert world.fetcher.in_flight == 0 and contents(tmp_path) == {bytes([n]) * 100 for n in (2, 3)}
+
+
+def test_a_host_that_asks_for_patience_holds_up_no_other(make_world: Make, tmp_path: Path) -> None:
+    """Given four places, and ten files of a host that waits, first in the list, I expect the rest first."""
+    slow = [f"http://slow/{n}" for n in range(10)]
+    quick = [f"http://quick/{n}" for n in range(10)]
+    world = make_world({url: url.encode() for url in (*slow, *quick)})
+    world.fetcher.places = 4
+    world.fetcher.held = set(slow)
+    world.consumer("a", tmp_path)
+
+    def go_on() -> bool:
+        if all(world.fetcher.asked[url] for url in quick) and world.fetcher.in_flight == len(slow):
+            world.fetcher.held.clear()
+            return True
+        return False
+
+    world.events.append(go_on)
+    summary = world.fetch(*slow, *quick, at_once=4)
+    assert summary.saved == 20 and summary.complete
+
+
 def test_a_stopped_consumer_finishes_its_stream_and_leaves_the_rest_to_others(
     make_world: Make, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nearfar.download.courier import Inbound, Letter, Outbound, Undeliverable
+from nearfar.download.model import Underway
 from nearfar.errors import Empty, QueueLost
 from nearfar.net import codec
 from nearfar.net.access import Access, approach
@@ -18,6 +19,10 @@ from nearfar.queues.host.records import Outcome
 
 MOST_QUEUED = 32 * 1024 * 1024
 """Bytes that may lie in the queue."""
+
+
+PARTS = 1_000_000
+"""Of a file: what is told of those that have come in part."""
 
 
 class FarOutbound(Outbound):
@@ -66,6 +71,16 @@ class FarOutbound(Outbound):
 
     def stores(self) -> frozenset[str]:
         return self._end.tags()
+
+    def tell_underway(self, underway: Underway) -> None:
+        """Have the host know what has come that was not put yet, or not answered. Never waits."""
+        self._end.mention("underway bytes", underway.size)
+        self._end.mention("underway parts", int(underway.files * PARTS))
+
+    def underway(self) -> tuple[int, float]:
+        """Bytes and files that all producers have told so, by the last word of the host. Never waits."""
+        counts = self._end.glimpse_counts()
+        return counts.get("underway bytes", 0), counts.get("underway parts", 0) / PARTS
 
     @property
     def address(self) -> str:

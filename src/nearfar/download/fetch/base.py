@@ -53,6 +53,14 @@ class Fetcher(Protocol):
     def cancel(self) -> None:
         """Drop every transfer without calling its sink again."""
 
+    def give_back(self) -> list[Sink]:
+        """Drop the transfers that only wait, with no request under way, and return their sinks. Not inside
+        `poll`."""
+
+    @property
+    def hungry(self) -> bool:
+        """True if more transfers could start than there are: those that wait are held up by their hosts."""
+
     @property
     def in_flight(self) -> int:
         """Transfers added and not yet ended."""

@@ -9,7 +9,19 @@ from nearfar.download.fetch.digests import Hashes, named_digests
 from nearfar.download.fetch.trouble import Trouble
 from nearfar.download.model import Checksum, Reason
 
-__all__ = ["Content"]
+__all__ = ["Content", "OtherBytesError"]
+
+OVERLAP = 512
+"""Bytes asked for again, at most, where a transfer goes on: they show whether the server kept its word."""
+SHARE = 8
+"""The part of what an attempt brought, at most, that the next one asks for again: an eighth."""
+
+
+class OtherBytesError(ContentError):
+    """What came again is not what came before: the part belongs elsewhere, or to another file."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.TRUNCATED, "the part that was sent does not continue what came before")
 
 
 class Content:
@@ -36,8 +48,15 @@ class Content:
         """Bytes of the file."""
         self.total = total
         """Bytes of the whole body as it is sent, once that is known."""
+        self.joined = False
+        """It came in several parts."""
+        self._tail = b""
+        self._since = 0
+        self._again = b""
         self._most = most
         named = named_digests(fields)
+        self.coded = code is not None
+        """It is decoded on its way."""
         self._decoder = Decoder(code) if code else None
         self._sent = Hashes(named) if code and named else None
         expected = (*((own,) if own else ()), *(() if code else named)) if own or named else ()
@@ -50,6 +69,9 @@ class Content:
 
     def take(self, data: bytes) -> bytes:
         """The next bytes as sent; returns what they add to the file. Raises `ContentError`: there is none."""
+        if self._again:
+            data = self._compare(data)
+        self._tail = data[-OVERLAP:] if len(data) >= OVERLAP else (self._tail + data)[-OVERLAP:]
         self.came = came = self.came + len(data)
         if self.total is not None and came > self.total:
             raise ContentError(Reason.TRUNCATED, f"more than the {self.total} bytes announced came")
@@ -64,6 +86,33 @@ class Content:
         if self._saved is not None:
             self._saved.update(data)
         return data
+
+    def go_on(self) -> int:
+        """Where the next part should begin: a little before the end of what came."""
+        gained = self.came - self._since
+        self._since = self.came
+        self._tail = self._tail[len(self._tail) - min(len(self._tail), gained // SHARE) :]
+        return self.came - len(self._tail)
+
+    def rewind(self, start: int) -> bool:
+        """The next bytes are those from `start` on; False if they cannot be joined to what came.
+
+        Where they overlap it, `take` compares them, and raises `OtherBytesError`.
+        """
+        again = self.came - start
+        if not 0 <= again <= len(self._tail):
+            return False
+        self._again = self._tail[len(self._tail) - again :]
+        self.joined = True
+        return True
+
+    def _compare(self, data: bytes) -> bytes:
+        """What of `data` is new."""
+        size = min(len(data), len(self._again))
+        if data[:size] != self._again[:size]:
+            raise OtherBytesError
+        self._again = self._again[size:]
+        return data[size:]
 
     def fault(self) -> Trouble | None:
         """What is wrong, if all that was taken is the whole body."""

@@ -7,10 +7,15 @@ from typing import Any
 
 from nearfar.download.model import Reason
 
-__all__ = ["ACCEPTED", "ContentError", "Decoder", "coding"]
+__all__ = ["ACCEPTED", "ContentError", "Decoder", "coding", "codings"]
 
 ACCEPTED = "gzip, deflate"
 """What is asked for. Python undoes these two itself, and tells how much it made before it makes more."""
+CODINGS = frozenset(
+    {"aes128gcm", "br", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "pack200-gzip", "zstd"}
+)
+"""All that there are (the registry of RFC 9110, 8.4.1). Another word is a mistake: some servers name a
+character set there."""
 DENSEST = 100
 """Times what was sent that may come of it. Text and logs come to 3 to 20; zlib itself can do 1,032."""
 FREE = 1024 * 1024
@@ -32,16 +37,25 @@ class ContentError(Exception):
 
 
 def coding(field: str | None) -> str | None:
-    """The coding that a Content-Encoding field names; None for none. Raises `ContentError` for one not known.
+    """The coding that a Content-Encoding field names; None for none, or for words that name no coding.
 
-    Several on one another are not known: nobody sends them but to hide how much will come of them.
+    Raises `ContentError` for one that cannot be undone here, which was not asked for. Several on one another
+    are such: nobody sends them but to hide how much will come of them.
     """
-    name = (field or "identity").strip().lower().removeprefix("x-")
-    if name == "identity":
+    codes = codings(field)
+    if not codes:
         return None
-    if name not in ("gzip", "deflate"):
-        raise ContentError(Reason.REFUSED, f"a content coding that was not asked for: {name[:40]}")
-    return name
+    if len(codes) > 1 or codes[0] not in ("gzip", "deflate"):
+        raise ContentError(
+            Reason.REFUSED, f"a content coding that was not asked for: {', '.join(codes)[:40]}"
+        )
+    return codes[0]
+
+
+def codings(field: str | None) -> list[str]:
+    """The codings that a Content-Encoding field names, in lower case."""
+    words = [word.strip().lower().removeprefix("x-") for word in (field or "").split(",")]
+    return [word for word in words if word.partition(";")[0].strip() in CODINGS]
 
 
 class Decoder:

@@ -46,20 +46,25 @@ class FetchOptions:
     takes longer goes on from there with the next attempt, if its server names its version."""
 
     tries: int = 5
-    """Attempts per URL before it failed; redirects do not count."""
+    """Attempts per URL before it failed. Redirects do not count, nor does an attempt that was put off by the
+    server, or that brought bytes from which the next one goes on."""
     backoff: float = 0.5
     """Seconds: the longest wait before the second attempt; doubled for each further one."""
     backoff_cap: float = 60.0
     """Seconds: the longest wait before any attempt."""
     retry_after_cap: float = 300.0
     """Seconds: the longest that a server's Retry-After parks its host."""
+    wait_for_host: float = 600.0
+    """Seconds that a URL waits for a host that only asks for patience (429 or 503 with Retry-After), and that
+    one URL may be put off in all. Waiting so spends no attempt."""
     redirects: int = 10
     """Redirects followed per attempt."""
 
     max_size: int | None = None
     """Bytes a file may have; None: `ANNOUNCED_AT_MOST` where its length is announced, else `ENDLESS`."""
     expect: tuple[str, ...] = ()
-    """Patterns such as ``image/*`` of which the media type must match one; empty: any type."""
+    """Patterns such as ``image/*`` of which the media type must match one; empty: any type. Where a server
+    names none, or one that says nothing, the file's first bytes decide."""
     rate: int | None = None
     """Bytes per second over all transfers; None: no limit."""
 
@@ -108,8 +113,9 @@ class FetchOptions:
                 _positive(name, getattr(self, name))
         if self.max_size is not None:
             _within("max_size", self.max_size, 0)
-        if self.retry_after_cap < 0:
-            raise ValueError("retry_after_cap must not be negative")
+        for name in ("retry_after_cap", "wait_for_host"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
         if self.http not in ("auto", "1.1", "h2c"):
             raise ValueError("http must be auto, 1.1 or h2c")
         for name, value in (*self.headers, ("User-Agent", self.user_agent)):

@@ -7,7 +7,7 @@ from base64 import b64encode
 from nearfar.download.fetch.decoding import ACCEPTED
 from nearfar.download.fetch.options import FetchOptions
 
-__all__ = ["RequestFields", "basic", "resume"]
+__all__ = ["RequestFields", "resume", "with_cookie", "with_userinfo"]
 
 HARMLESS = frozenset({"accept", "accept-encoding", "accept-language", "user-agent"})
 """Any other field a user adds may be a secret (Authorization, Cookie, X-Api-Key, ...)."""
@@ -29,14 +29,24 @@ class RequestFields:
         """For an origin that a redirect led to."""
 
 
-def basic(userinfo: tuple[str, str]) -> bytes:
-    """The line of basic authentication (RFC 7617, as UTF-8)."""
-    return b"Authorization: Basic " + b64encode(":".join(userinfo).encode("utf-8", "surrogateescape"))
+def with_userinfo(lines: list[bytes], userinfo: tuple[str, str]) -> list[bytes]:
+    """`lines` with basic authentication (RFC 7617, as UTF-8) in place of any other."""
+    kept = [line for line in lines if not line.lower().startswith(b"authorization")]
+    coded = b64encode(":".join(userinfo).encode("utf-8", "surrogateescape"))
+    return [*kept, b"Authorization: Basic " + coded]
 
 
-def resume(start: int, etag: str) -> list[bytes]:
-    """The lines that ask for the bytes from `start`, if the file is still the one called `etag`."""
-    return [b"Range: bytes=%d-" % start, _line("If-Range", etag)]
+def with_cookie(lines: list[bytes], cookie: str) -> list[bytes]:
+    """`lines` with `cookie` behind a user's own cookies: a request has one Cookie field (RFC 6265, 5.4)."""
+    own = [line for line in lines if line.lower().startswith(b"cookie:")]
+    kept = [line for line in lines if line not in own]
+    said = [line.partition(b":")[2].strip() for line in own]
+    return [*kept, b"Cookie: " + b"; ".join((*said, cookie.encode("latin-1", "replace")))]
+
+
+def resume(start: int, validator: str) -> list[bytes]:
+    """The lines that ask for the bytes from `start`, if the file is still the one with this `validator`."""
+    return [b"Range: bytes=%d-" % start, _line("If-Range", validator)]
 
 
 def _line(name: str, value: str) -> bytes:

@@ -8,16 +8,24 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
+from nearfar.download.fetch.policy import Pace
+
 __all__ = ["Schedule"]
 
 T = TypeVar("T")
 
+REMEMBERED = 60.0
+"""Seconds after its last complaint for which an idle host is not asked at full speed again."""
+
 
 @dataclass(slots=True)
 class _Host(Generic[T]):
+    pace: Pace
     waiting: deque[T] = field(default_factory=deque)
     active: int = 0
     parked_until: float = 0.0
+    known_until: float = 0.0
+    """When its pace may be forgotten, if it is idle."""
     offered: bool = False
     """It stands in the row of hosts that may have something to start."""
 
@@ -40,9 +48,7 @@ class Schedule(Generic[T]):
 
     def add(self, host: str, item: T, *, first: bool = False) -> None:
         """Let `item` wait for a place; with `first`, before the host's others."""
-        entry = self._hosts.get(host)
-        if entry is None:
-            entry = self._hosts[host] = _Host()
+        entry = self._host(host)
         if first:
             entry.waiting.appendleft(item)
         else:
@@ -55,19 +61,49 @@ class Schedule(Generic[T]):
 
     def park(self, host: str, until: float) -> None:
         """Start nothing at `host` before the time `until`, or a later one it is already parked for."""
-        entry = self._hosts.setdefault(host, _Host())
+        entry = self._host(host)
         if until > entry.parked_until:
             entry.parked_until = until
             heapq.heappush(self._later, (until, next(self._order), host, None))
+
+    def put_off(self, host: str, now: float, seconds: float) -> float:
+        """`host` asks to come again after so many `seconds`: start nothing before, and then less at a time.
+
+        Complaints while it is parked are about requests made before, and say nothing new. Returns the seconds
+        for which it will have done nothing but put off by then.
+        """
+        entry = self._host(host)
+        if entry.parked_until <= now:
+            self.slow_down(host, now)
+        self.park(host, now + seconds)
+        return entry.pace.put_off(now) + seconds
+
+    def slow_down(self, host: str, now: float) -> None:
+        """Start less at a time at `host`, which asked for fewer requests, and remember it for a while."""
+        entry = self._host(host)
+        entry.pace.slow_down()
+        entry.known_until = now + REMEMBERED
+        heapq.heappush(self._later, (entry.known_until, next(self._order), host, None))
+
+    def answered(self, host: str) -> None:
+        """`host`, of which something is active, gave an answer: more may be started at a time."""
+        self._hosts[host].pace.answered()
+
+    @property
+    def hungry(self) -> bool:
+        """True if something more could start now, and nothing that waits can: it should be added."""
+        return self._active < self._total and not self._row
 
     def take(self, now: float) -> tuple[str, T] | None:
         """The next item that may start, with its host, or None; `release` the host when it ended."""
         self._wake(now)
         while self._row and self._active < self._total:
             host = self._row.popleft()
-            entry = self._hosts[host]
+            entry = self._hosts.get(host)
+            if entry is None:
+                continue
             entry.offered = False
-            if entry.waiting and entry.active < self._per_host and entry.parked_until <= now:
+            if entry.waiting and entry.active < entry.pace.window and entry.parked_until <= now:
                 item = entry.waiting.popleft()
                 entry.active += 1
                 self._active += 1
@@ -76,11 +112,22 @@ class Schedule(Generic[T]):
         return None
 
     def release(self, host: str) -> None:
-        """An item of `host` no longer occupies its place."""
+        """An item of `host` does not occupy its place any more."""
         entry = self._hosts[host]
         entry.active -= 1
         self._active -= 1
         self._settle(host, entry)
+
+    def take_back(self) -> list[T]:
+        """Everything that waits, for its host or its time: it is forgotten here."""
+        back = [item for _, _, _, item in self._later if item is not None]
+        self._later = [each for each in self._later if each[3] is None]
+        heapq.heapify(self._later)
+        for host, entry in list(self._hosts.items()):
+            back.extend(entry.waiting)
+            entry.waiting.clear()
+            self._settle(host, entry)
+        return back
 
     def deadline(self) -> float | None:
         """When time alone may let something start; None if it never will."""
@@ -93,15 +140,25 @@ class Schedule(Generic[T]):
                 self.add(host, item, first=True)
                 continue
             entry = self._hosts.get(host)
-            if entry is not None and entry.parked_until <= now:
+            if entry is None:
+                continue
+            if entry.parked_until <= now:
                 entry.parked_until = 0.0
-                self._settle(host, entry)
+            if entry.known_until <= now:
+                entry.known_until = 0.0
+            self._settle(host, entry)
+
+    def _host(self, host: str) -> _Host[T]:
+        entry = self._hosts.get(host)
+        if entry is None:
+            entry = self._hosts[host] = _Host(Pace(self._per_host))
+        return entry
 
     def _settle(self, host: str, entry: _Host[T]) -> None:
-        """Put a host with something waiting in the row; forget an idle one, for there may be millions."""
+        """Put a host that may start something in the row; forget an idle one, for there may be millions."""
         if entry.waiting:
-            if not entry.offered:
+            if not (entry.offered or entry.parked_until) and entry.active < entry.pace.window:
                 entry.offered = True
                 self._row.append(host)
-        elif not entry.active and not entry.parked_until:
+        elif not entry.active and not entry.parked_until and (entry.pace.calm or not entry.known_until):
             del self._hosts[host]

@@ -4,23 +4,27 @@
 
     request -> answered -> take* -> finish --> ENDED    the sink was told
        ^                               |-----> FOLLOW   `url` is the next hop
-       +-------------------------------+-----> RETRY    call `again` first
+       |                               |-----> RETRY    call `again` first
+       +-------------------------------+-----> WAIT     the host asked for patience: `again`, or `give_up`
 """
 
 from __future__ import annotations
 
+import logging
 from enum import Enum, auto
-from fnmatch import fnmatchcase
 
 from nearfar.download.fetch import headers
 from nearfar.download.fetch.base import Sink
-from nearfar.download.fetch.content import Content, too_large
-from nearfar.download.fetch.decoding import ContentError, coding
-from nearfar.download.fetch.headers import Answer
+from nearfar.download.fetch.content import Content, OtherBytesError, too_large
+from nearfar.download.fetch.cookies import Cookies
+from nearfar.download.fetch.decoding import ContentError, coding, codings
+from nearfar.download.fetch.disposition import suggested_name
+from nearfar.download.fetch.headers import Answer, ContentRange
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.download.fetch.policy import worth_another
-from nearfar.download.fetch.request import RequestFields, basic, resume
-from nearfar.download.fetch.trouble import Trouble, from_status
+from nearfar.download.fetch.policy import Gains, worth_another
+from nearfar.download.fetch.request import RequestFields, resume, with_cookie, with_userinfo
+from nearfar.download.fetch.trouble import Trouble, from_status, unreadable
+from nearfar.download.kinds import GENERIC, LOOK, is_page, kind_of, looks_like_page, matches, promised
 from nearfar.download.model import Body, Head, Job, Reason
 from nearfar.download.redact import redact_url
 from nearfar.download.urls import Url, UrlError, join_url, parse_url
@@ -29,9 +33,13 @@ __all__ = ["Step", "Transfer"]
 
 FILE = frozenset({200, 203})
 PARTLY_FILE = FILE | {206}
-REDIRECT = frozenset({301, 302, 303, 307, 308})
+REDIRECT = frozenset({300, 301, 302, 303, 307, 308})
 
 ANSWERED = frozenset({Reason.HTTP_4XX, Reason.HTTP_5XX})
+
+NONE: dict[str, str] = {}
+
+log = logging.getLogger(__name__)
 
 
 class Step(Enum):
@@ -40,6 +48,7 @@ class Step(Enum):
     ENDED = auto()
     FOLLOW = auto()
     RETRY = auto()
+    WAIT = auto()
 
 
 class Transfer:
@@ -49,52 +58,75 @@ class Transfer:
         self.job = job
         self.sink = sink
         self.start = self.url = parse_url(job.url)
+        self.attempts = 1
+        """Those that were made, the present one included."""
         self.tried = 1
+        """Those of them that count: not one that brought the file on, nor one that the host put off."""
         self.trouble: Trouble | None = None
         """Why the present attempt has failed, or the last one of a transfer that ended."""
         self.fresh = False
         """The next request should not go over a connection that was used before."""
+        self.waited = 0.0
+        """Seconds that hosts have asked this transfer to wait."""
+        self.put_off = 0
+        """How often they have."""
         self._options = options
         self._fields = fields
         self._target: Url | None = None
         self._hops = 0
         self._own_origin = True
+        self._userinfo = self.start.userinfo
+        self._cookies: Cookies | None = None
         self._ranged = False
-        self._joinable = False
+        self._asked = 0
+        """Where the part begins that was asked for, if one was."""
+        self._validator: str | None = None
+        self._distrusted = False
+        """The server has lied about a part: no other one is asked for."""
+        self._gains: Gains | None = None
         self._head: Head | None = None
         self._content: Content | None = None
+        self._looked: bytes | None = None
+        """The first bytes, kept back until they show what the file is; None: nothing is kept back."""
+        self._suspect = False
+        """The next bytes are the first ones of a file, and may be a page that is not called one."""
 
     def request(self) -> list[bytes]:
         """The header lines to send to `url`; the same list object where nothing is special."""
         lines = self._fields.own if self._own_origin else self._fields.foreign
-        if self._own_origin and self.start.userinfo is not None:
-            kept = [line for line in lines if not line.lower().startswith(b"authorization")]
-            lines = [*kept, basic(self.start.userinfo)]
+        if self._userinfo is not None:
+            lines = with_userinfo(lines, self._userinfo)
+        if self._cookies is not None and (cookie := self._cookies.field(self.url)):
+            lines = with_cookie(lines, cookie)
         head, content = self._head, self._content
-        # An entity tag speaks of one resource: only the URL that sent it may be asked to go on.
+        # A validator speaks of one resource: only the URL that sent it may be asked to go on.
         self._ranged = False
-        if self._joinable and head and head.etag and head.url == self.url.text and content and content.came:
+        if self._validator and head and head.url == self.url.text and content and content.came:
             self._ranged = True
-            lines = [*lines, *resume(content.came, head.etag)]
+            self._asked = content.go_on()
+            lines = [*lines, *resume(self._asked, self._validator)]
         return lines
 
     def answered(self, answer: Answer, now: float) -> bool:
         """Judge a head; True if the body that follows is for `take`. `now`: seconds since the epoch."""
-        fields = answer.fields
-        if answer.status in PARTLY_FILE and (why := headers.contradiction(answer)) is not None:
-            self.trouble = Trouble(Reason.REFUSED, why)
-            return False
-        if answer.status in FILE:
-            return self._begin(answer)
-        if answer.status == 206 and self._ranged:
-            return self._continue(answer)
-        if answer.status in REDIRECT and "location" in fields:
-            self._redirect(fields["location"])
-        elif answer.status == 416 and self._ranged:
-            self._cannot_join("the server refused to go on in the middle")
-        else:
-            wait = headers.retry_after(fields.get("retry-after"), now)
-            self.trouble = from_status(answer.status, answer.phrase, wait)
+        before = self._head
+        try:
+            begun = self._judge(answer, now)
+        except Exception as error:
+            # Whatever a server sends may end its own URL only, even where it finds a fault of ours.
+            return self.stumble(error)
+        if begun and self._head is not None and self._head is not before:
+            if before is not None:
+                self.sink.restart()
+            # What comes of a coded body is not announced.
+            assert self._content is not None
+            self.sink.begin(self._head._replace(length=None) if self._content.coded else self._head)
+        return begun
+
+    def stumble(self, error: Exception) -> bool:
+        """An answer made our own code raise: the attempt has failed, and no other would do better."""
+        log.debug("%s: %r", redact_url(self.url.text), error, exc_info=error)
+        self.trouble = unreadable(error)
         return False
 
     def take(self, data: bytes) -> bool:
@@ -102,9 +134,20 @@ class Transfer:
         assert self._content is not None
         try:
             data = self._content.take(data)
+            if self._looked is not None:
+                data = self._look(data)
+            elif self._suspect and data:
+                self._suspect = False
+                self._warn_of_page(data)
         except ContentError as error:
-            self.trouble = Trouble(error.reason, error.detail)
+            # Of a part, it may be the server's lie about where it belongs.
+            if isinstance(error, OtherBytesError) or (self._ranged and error.reason is Reason.TRUNCATED):
+                self._cannot_join(error.detail)
+            else:
+                self.trouble = Trouble(error.reason, error.detail)
             return False
+        except Exception as error:
+            return self.stumble(error)
         return self.sink.chunk(data) if data else True
 
     def finish(self, trouble: Trouble | None) -> Step:
@@ -112,88 +155,236 @@ class Transfer:
         if self._target is not None and self.trouble is None:
             self.url, self._target = self._target, None
             return Step.FOLLOW
-        content = self._content
-        self.trouble = self.trouble or trouble or (content.fault() if content else None)
+        self.trouble = self.trouble or trouble or self._fault()
         if self.trouble is None:
-            assert content is not None, "an answer without a body's head is a trouble"
-            self.sink.done(Body(content.size, content.sha256, self.tried))
+            assert self._content is not None, "an answer without a body's head is a trouble"
+            if self._looked:
+                self.sink.chunk(self._looked)
+                self._looked = None
+            self.sink.done(Body(self._content.size, self._content.sha256, self.attempts))
             return Step.ENDED
+        if self.trouble.paced:
+            self.put_off += 1
+            return Step.WAIT
+        if self._brought_on(self.trouble):
+            self.tried = 0
+            return Step.RETRY
         if worth_another(self.trouble, self.tried, self._options):
             return Step.RETRY
-        self.sink.failed(self.trouble.failure())
+        self.give_up()
         return Step.ENDED
 
-    def again(self) -> None:
-        """Start the next attempt, from the URL as it was given."""
-        self.tried += 1
+    def _brought_on(self, trouble: Trouble) -> bool:
+        """True if the attempt brought bytes from which the next one can go on."""
+        if self._validator is None or self._content is None:
+            return False
+        self._gains = self._gains or Gains()
+        return self._gains.note(self._content.came, trouble, self._options)
+
+    def give_up(self, why: str = "") -> None:
+        """Tell the sink that the present trouble is the last, and `why`."""
+        assert self.trouble is not None
+        failure = self.trouble.failure()
+        self.sink.failed(failure._replace(detail=failure.detail + why))
+
+    def again(self, *, counts: bool = True) -> None:
+        """Start the next attempt, from the URL as it was given. `counts`: it is one of those allowed."""
+        self.attempts += 1
+        self.tried += counts
         # A connection whose peer is stuck, or still sends the rest of a lie, serves no second attempt better.
         self.fresh = self.trouble is not None and self.trouble.reason not in ANSWERED
-        self.url = self.start
-        self.trouble = self._target = None
+        self.url, self._userinfo = self.start, self.start.userinfo
+        self.trouble = self._target = self._cookies = None
         self._hops = 0
         self._own_origin = True
 
-    def _begin(self, answer: Answer) -> bool:
+    def _judge(self, answer: Answer, now: float) -> bool:
+        fields, status = answer.fields, answer.status
+        if status in PARTLY_FILE and (why := headers.contradiction(answer)) is not None:
+            self.trouble = Trouble(Reason.REFUSED, why)
+            return False
+        if status in FILE:
+            return self._whole(answer)
+        if status == 206:
+            return self._part(answer, headers.content_range(answer.single("content-range")))
+        if status in REDIRECT and "location" in fields:
+            self._redirect(answer, now)
+        elif status == 416 and self._ranged:
+            return self._beyond(answer)
+        else:
+            wait = headers.retry_after(fields.get("retry-after"), now)
+            self.trouble = from_status(status, answer.phrase, wait)
+        return False
+
+    def _fault(self) -> Trouble | None:
+        """What is wrong, if all that came is the whole body."""
+        content = self._content
+        if content is None:
+            return None
+        try:
+            fault = content.fault()
+            if fault is None and self._looked is not None:
+                self._looked = self._look(b"", whole=True)
+        except ContentError as error:
+            return Trouble(error.reason, error.detail)
+        except Exception as error:
+            return unreadable(error)
+        if fault is not None and fault.reason is Reason.CHECKSUM and content.joined:
+            # One of the parts may have been another file's.
+            self._cannot_join(fault.detail)
+        return self.trouble or fault
+
+    def _begin(self, answer: Answer, length: int | None) -> bool:
+        """A file from its first byte on; `length` of all of it."""
         fields = answer.fields
         head = Head(
             url=self.url.text,
             status=answer.status,
-            type=headers.media_type(fields.get("content-type")),
-            length=headers.length(answer),
-            etag=fields.get("etag"),
-            modified=fields.get("last-modified"),
-            suggested=headers.suggested_name(fields.get("content-disposition")),
+            type=headers.media_type(answer.brief("content-type")),
+            length=length,
+            etag=answer.brief("etag"),
+            modified=answer.brief("last-modified"),
+            suggested=suggested_name(answer.every("content-disposition"))
+            if "content-disposition" in fields
+            else None,
         )
+        codes = answer.joined("content-encoding")
         try:
-            code = coding(fields.get("content-encoding")) if self._options.decode else None
+            code = coding(codes) if self._options.decode else None
         except ContentError as error:
             self.trouble = Trouble(error.reason, error.detail)
             return False
-        self.trouble = self._objection(head)
+        opaque = codes is not None and code is None and bool(codings(codes))
+        self.trouble = self._objection(head, opaque=opaque)
         if self.trouble is not None:
             return False
-        if self._head is not None:
-            self.sink.restart()
-        # What comes of a coded body is not announced.
-        file = head._replace(length=None) if code else head
-        most = self._options.limit(file.length)
-        self._head, self._joinable = head, headers.is_strong(head.etag)
-        digest = self._options.digest
-        self._content = Content(fields, self.job.checksum, code, head.length, most, digest=digest)
-        self.sink.begin(file)
+        self._looked = b"" if self._options.expect and not opaque else None
+        self._suspect = not (opaque or self._options.expect or is_page(head.type))
+        named = _digests(answer) if not fields.keys().isdisjoint(headers.DIGESTS) else NONE
+        most = self._options.limit(None if code else length)
+        self._content = Content(named, self.job.checksum, code, length, most, digest=self._options.digest)
+        self._head = head
+        self._validator = None if self._distrusted else headers.validator(answer)
         return True
 
-    def _objection(self, head: Head) -> Trouble | None:
+    def _objection(self, head: Head, *, opaque: bool) -> Trouble | None:
+        """Why a file with this head is not taken. `opaque`: its first bytes will not show what it is."""
         options = self._options
-        if options.expect and not any(fnmatchcase(head.type or "", kind.lower()) for kind in options.expect):
-            wanted = ", ".join(options.expect)
-            return Trouble(Reason.REFUSED, f"{head.type or 'no media type'} where {wanted} was expected")
+        told = (head.type or "") not in GENERIC
+        if options.expect and (told or opaque) and not matches(head.type, options.expect):
+            return Trouble(*self._unexpected(head.type))
         most = options.limit(head.length)
         return Trouble(*too_large(most)) if (head.length or 0) > most else None
 
-    def _continue(self, answer: Answer) -> bool:
-        """A part: only what surely goes on where the bytes so far end, in the same version of the file."""
-        content = self._content
-        assert self._head is not None and content is not None
-        part = headers.content_range(answer.fields.get("content-range"))
-        if part is None or part.start != content.came or answer.fields.get("etag") != self._head.etag:
+    def _look(self, data: bytes, *, whole: bool = False) -> bytes:
+        """What was kept back, with `data`, if its first bytes show what is expected; nothing while few came.
+
+        Bytes that show nothing are believed to be what the server says, if it says anything. Of images, any
+        known kind is compared; of other types, which share their forms (a .docx is a zip), only pages are
+        seen through. Raises `ContentError`. `whole`: no more comes.
+        """
+        assert self._looked is not None and self._head is not None
+        data = self._looked + data
+        if len(data) < LOOK and not whole:
+            self._looked = data
+            return b""
+        self._looked = None
+        found, told = kind_of(data), self._head.type or ""
+        image = told.startswith("image/")
+        believed = told not in GENERIC and (
+            not (image and not data) if found is None else not (image or is_page(found))
+        )
+        if not believed and not matches(found, self._options.expect):
+            raise ContentError(*self._unexpected(found or self._head.type, seen=found is not None))
+        return data
+
+    def _unexpected(self, kind: str | None, *, seen: bool = False) -> tuple[Reason, str]:
+        wanted = ", ".join(self._options.expect)
+        by = " (by its first bytes)" if seen else ""
+        return Reason.REFUSED, f"{kind or 'no media type'}{by} where {wanted} was expected"
+
+    def _warn_of_page(self, data: bytes) -> None:
+        """Tell of a page that is called something else. One that is called a page is its desk's affair."""
+        if not looks_like_page(data):
+            return
+        kind = promised(self.job.name or self.start.split()[1])
+        if kind is not None:
+            log.warning(
+                "%s: its bytes are a web page, whatever its name says (--expect '%s' would refuse it)",
+                redact_url(self.job.url),
+                kind,
+            )
+
+    def _whole(self, answer: Answer) -> bool:
+        """A 200: all of the file; unless a server means a part and does not say so, or not in the status."""
+        length = headers.length(answer)
+        part = headers.content_range(answer.single("content-range"))
+        if part is not None and length == part.size:
+            return self._part(answer, part)
+        if self._ranged and self._content is not None and self._content.total is not None:
+            total = self._content.total
+            same = self._validator in (answer.single("etag"), answer.single("last-modified"))
+            if length is not None and (length == total - self._asked or (same and length != total)):
+                self._cannot_join("the server sent a part of the file as if it were the whole")
+                return False
+        return self._begin(answer, length)
+
+    def _part(self, answer: Answer, part: ContentRange | None) -> bool:
+        """A 206: the rest that was asked for, or the file's beginning, or all of it, asked for or not."""
+        if part is not None and headers.length(answer) not in (None, part.size):
+            part = None
+        if self._ranged and part is not None and self._goes_on(answer, part):
+            return True
+        if part is not None and part.start == 0 and part.total is not None:
+            self._distrusted = self._distrusted or self._ranged
+            return self._begin(answer, part.total)
+        if self._ranged:
             self._cannot_join("the part that was sent does not continue what came before")
+        elif part is not None:
+            self.trouble = Trouble(Reason.REFUSED, "HTTP 206: a part of the file that was not asked for")
+        else:
+            self.trouble = from_status(answer.status, answer.phrase, None)
+        return False
+
+    def _goes_on(self, answer: Answer, part: ContentRange) -> bool:
+        """Join a part, where it surely goes on with what came, in the same version of the file."""
+        content = self._content
+        assert content is not None
+        if not self._same_version(answer) or part.total not in (None, content.total or part.total):
             return False
-        if content.total is None:
-            content.total = part.total
-        if part.total not in (None, content.total):
-            self._cannot_join("the file's length changed")
+        if not content.rewind(part.start):
             return False
+        content.total = content.total or part.total
         return True
 
+    def _same_version(self, answer: Answer) -> bool:
+        """A 206 must name the tag again; of a date it need not (RFC 9110, 15.3.7)."""
+        if self._head is not None and self._validator == self._head.etag:
+            return answer.single("etag") == self._validator
+        return answer.single("last-modified") in (None, self._validator)
+
+    def _beyond(self, answer: Answer) -> bool:
+        """A 416: there is no more of the file. If it tells the length that came, that was all."""
+        content = self._content
+        assert content is not None
+        total = headers.unsatisfied(answer.single("content-range"))
+        same = answer.single("etag") in (None, self._head and self._head.etag)
+        if same and total == content.came and content.total in (None, total):
+            content.total = total
+        else:
+            self._cannot_join("the server refused to go on in the middle")
+        return False
+
     def _cannot_join(self, why: str) -> None:
-        self._joinable = False
+        self._validator = None
+        self._distrusted = True
         self.trouble = Trouble(Reason.TRUNCATED, why, transient=True)
 
-    def _redirect(self, location: str) -> None:
+    def _redirect(self, answer: Answer, now: float) -> None:
         self._hops += 1
         try:
-            target = join_url(self.url, location)
+            # Of several targets the first, as libcurl's own way and other tools have it.
+            target = join_url(self.url, answer.fields["location"])
         except UrlError as error:
             self.trouble = Trouble(Reason.REFUSED, f"redirect not followed: {error}")
             return
@@ -203,5 +394,23 @@ class Transfer:
             where = redact_url(target.text)
             self.trouble = Trouble(Reason.REFUSED, f"redirect from https to http not followed: {where}")
         else:
-            self._own_origin = self._own_origin and target.origin == self.start.origin
-            self._target = target
+            self._go_to(target, answer, now)
+
+    def _go_to(self, target: Url, answer: Answer, now: float) -> None:
+        if "set-cookie" in answer.fields:
+            self._cookies = self._cookies or Cookies()
+            self._cookies.take(answer.every("set-cookie"), self.url, now)
+        if target.origin != self.url.origin:
+            self._userinfo = None
+        elif target.userinfo is not None:
+            self._userinfo = target.userinfo
+        self._own_origin = self._own_origin and target.origin == self.start.origin
+        self._target = target
+
+
+def _digests(answer: Answer) -> dict[str, str]:
+    """The fields that name digests of the whole."""
+    named = {name: answer.joined(name) or "" for name in headers.DIGESTS if name in answer.fields}
+    if answer.status == 206:
+        named.pop("content-md5", None)  # it speaks of the part
+    return named

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from nearfar.download.model import Failure, Reason
 from nearfar.download.urls import one_line
 
-__all__ = ["HEAD_AT_MOST", "Trouble", "from_curl", "from_status", "too_large_head"]
+__all__ = ["HEAD_AT_MOST", "Trouble", "from_curl", "from_status", "too_large_head", "unreadable"]
 
 TRANSIENT_STATUS = frozenset({408, 425, 429})
+BUSY_STATUS = frozenset({429, 503})
+"""Those that ask for fewer requests (RFC 6585, 4; RFC 9110, 15.6.4)."""
 
 # libcurl's error codes, by the numbers its ABI promises not to change (libcurl-errors(3)).
 HEAD_AT_MOST = 256 * 1024
@@ -35,6 +37,13 @@ class Trouble:
     """A later attempt may succeed."""
     retry_after: float | None = None
     """Seconds for which the host asked to be left alone."""
+    busy: bool = False
+    """The host asked for fewer requests."""
+
+    @property
+    def paced(self) -> bool:
+        """The host said when to come again: nothing has failed, it was only too early."""
+        return self.busy and self.retry_after is not None
 
     def failure(self) -> Failure:
         return Failure(self.reason, one_line(self.detail))
@@ -65,6 +74,13 @@ def from_curl(code: int, message: str, answered: bool, *, reused: bool = False) 
     return Trouble(Reason.REFUSED, detail, transient=reused and code in NO_HTTP)
 
 
+def unreadable(error: Exception) -> Trouble:
+    """The trouble with an answer over which our own code stumbled."""
+    return Trouble(
+        Reason.REFUSED, f"the answer cannot be read ({type(error).__name__}: {one_line(str(error), 80)})"
+    )
+
+
 def too_large_head() -> Trouble:
     """The trouble with header fields that do not end."""
     return Trouble(Reason.TOO_LARGE, f"more than {HEAD_AT_MOST} bytes of header fields")
@@ -73,8 +89,10 @@ def too_large_head() -> Trouble:
 def from_status(status: int, phrase: str, retry_after: float | None) -> Trouble:
     """The trouble behind an answer that carries no file."""
     detail = one_line(f"HTTP {status} {phrase}", 100)
+    busy = status in BUSY_STATUS
     if 400 <= status < 500:
-        return Trouble(Reason.HTTP_4XX, detail, status in TRANSIENT_STATUS, retry_after)
+        transient = status in TRANSIENT_STATUS
+        return Trouble(Reason.HTTP_4XX, detail, transient, retry_after if transient else None, busy)
     if 500 <= status < 600:
-        return Trouble(Reason.HTTP_5XX, detail, True, retry_after)
+        return Trouble(Reason.HTTP_5XX, detail, True, retry_after, busy)
     return Trouble(Reason.REFUSED, f"{detail}: an answer without a file")

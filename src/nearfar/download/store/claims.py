@@ -6,6 +6,8 @@ who bears the wished name             chosen by the store        chosen by the u
 nobody                                take it                    take it
 the same URL, the same bytes          saved already              saved already
 the same URL, other bytes             replace                    replace
+the same URL, changed since; the job  set aside, take it         set aside, take it
+tells a checksum
 another URL                           the next candidate         refuse; `overwrite`: replace
 a file the store did not write (*)    the next candidate;        refuse; `overwrite`: replace
                                       `overwrite`: replace
@@ -19,22 +21,24 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from nearfar.download.model import Reason, Saved
+from nearfar.download.model import Checksum, Reason, Saved
 from nearfar.download.redact import written
 from nearfar.download.store import owners
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.errors import StoreError, disk
-from nearfar.download.store.folders import Folders, digest, size
+from nearfar.download.store.folders import Folders, digest, regular, size
 from nearfar.download.store.manifest import Entry, Manifest, readable
 from nearfar.download.store.names import candidates, fold
 
 
 class Claim(NamedTuple):
-    """A name for a draft, and whether what bears the name now may be replaced."""
+    """A name for a draft, and what may be done with what bears the name now."""
 
     draft: Draft
     entry: Entry
     replace: bool
+    set_aside: bool = False
+    """It was saved from the same URL, and is spoilt: its author's checksum says so."""
 
 
 class Claims:
@@ -90,18 +94,22 @@ class Claims:
                 return found
             if draft.job.name is not None:
                 break
+        if any(entry.fold == fold(draft.label) for entry in own):
+            detail = "it was changed since it was saved: `nearfar verify --repair` sets it aside"
+            raise StoreError(Reason.REFUSED, f"{draft.label}: {detail}, --overwrite replaces it")
         raise StoreError(Reason.REFUSED, f"{draft.label}: another file bears this name")
 
     def _again(self, draft: Draft, entry: Entry, now: float) -> Saved | Claim | None:
         """What to do about the file that an earlier download of the same URL left, if it is still its own."""
         there = self.size(entry)
-        if there == entry.size and entry.sha256 == draft.sha256:
-            return entry.saved
         untouched = there == entry.size and self.same(entry)
+        if untouched and entry.sha256 == draft.sha256:
+            return entry.saved
         if entry.fold in draft.tried and not untouched:
             return None
         replace = untouched or self._overwrite
-        return Claim(draft, _entry(draft, entry.parts, entry.fold, now), replace)
+        spoilt = there is not None and not replace and draft.job.checksum is not None
+        return Claim(draft, _entry(draft, entry.parts, entry.fold, now), replace, spoilt)
 
     def _try(
         self, draft: Draft, parts: tuple[str, ...], claimed: Collection[str], now: float
@@ -149,6 +157,23 @@ class Claims:
             return size(entry.parts[-1], self._folders.at(entry.parts[:-1]))
         except (OSError, StoreError):
             return None
+
+    def holds(self, entry: Entry, checksum: Checksum | None) -> bool:
+        """Whether the file is there and still what was saved, and what `checksum` wants.
+
+        With a checksum all of it is read; without, only if it was written to since it was saved.
+        """
+        try:
+            found = regular(entry.parts[-1], self._folders.at(entry.parts[:-1]))
+            if found is None or found.st_size != entry.size:
+                return False
+            if checksum is None:
+                return found.st_mtime <= entry.time or self.same(entry)
+            if checksum.algorithm == "sha256" and checksum.digest != entry.sha256:
+                return False
+            return checksum.digest == self.digest(entry, checksum.algorithm)
+        except (OSError, StoreError):
+            return False
 
     def same(self, entry: Entry) -> bool:
         """Whether the file is there and has the bytes that `entry` tells of. Reads all of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable
@@ -11,9 +12,12 @@ from typing import Literal
 from nearfar.download.model import Failure, Reason, Saved
 from nearfar.download.store.claims import Claim, Claims
 from nearfar.download.store.draft import Draft
-from nearfar.download.store.errors import StoreError, disk
-from nearfar.download.store.folders import Folders, place
+from nearfar.download.store.errors import StoreError, disk, lacks_room
+from nearfar.download.store.folders import Folders, place, set_aside
 from nearfar.download.store.manifest import FILE, Manifest
+from nearfar.download.store.reserve import Reserve
+
+log = logging.getLogger(__name__)
 
 _ROUNDS = 20
 """How often one group may lose a name to other processes before it gives up."""
@@ -30,6 +34,7 @@ class Committer:
         manifest: Manifest,
         claims: Claims,
         folders: Folders,
+        reserve: Reserve,
         owner: str,
         clock: Callable[[], float],
         step: Callable[[Step], None],
@@ -37,6 +42,7 @@ class Committer:
         self._manifest = manifest
         self._claims = claims
         self._folders = folders
+        self._reserve = reserve
         self._owner = owner
         self._clock = clock
         self._step = step
@@ -47,11 +53,7 @@ class Committer:
         ended: _Endings = {}
         try:
             self._sync(group, ended)
-            for _ in range(len(group) + _ROUNDS):
-                left = [draft for draft in group if draft not in ended]
-                if not left:
-                    break
-                self._round(left, ended)
+            self._record(group, ended)
             self._sync_folders(group, ended)
         except (OSError, sqlite3.Error, StoreError) as error:
             for draft in group:
@@ -82,12 +84,39 @@ class Committer:
             draft.close()
         self._step("synced")
 
+    def _record(self, group: list[Draft], ended: _Endings) -> None:
+        """Round by round, until all have ended or lost their names too often."""
+        roomy = True
+        for _ in range(len(group) + _ROUNDS):
+            left = [draft for draft in group if draft not in ended]
+            if not left:
+                return
+            try:
+                self._round(left, ended)
+            except (OSError, sqlite3.Error) as error:
+                if not lacks_room(error):
+                    raise
+                if not roomy and not self._sacrifice(left, ended, error):
+                    raise
+                # The first time, what was kept for it may be enough.
+                roomy = False
+                self._reserve.release()
+                self._manifest.shrink()
+
+    def _sacrifice(self, left: list[Draft], ended: _Endings, error: OSError | sqlite3.Error) -> bool:
+        """Fail the second half of what has no name yet, whose room and rows the first half needs."""
+        unnamed = [draft for draft in left if draft.temporary is not None]
+        victims = unnamed[len(unnamed) // 2 :] if len(left) > 1 else []
+        for draft in victims:
+            ended[draft] = disk(error, f"{draft.label}: {FILE}")
+            draft.discard()
+        return bool(victims)
+
     def _round(self, drafts: list[Draft], ended: _Endings) -> None:
         """Take the group one step further: intend and place what can be; the rest waits for another round."""
         with self._manifest.transaction():
             if self._unsettled:
                 self._claims.resolve_all(self._owner)
-                self._unsettled = False
             claims, answers = self._claims.group(drafts, self._clock())
             self._manifest.intend((claim.entry for claim in claims), self._owner)
         self._unsettled = True
@@ -122,6 +151,13 @@ class Committer:
         if draft.temporary is None:
             raise ValueError(f"{draft.label} is discarded")
         folder = self._folders.at(draft.folder)
+        if claim.set_aside:
+            aside = set_aside(claim.entry.parts[-1], folder)
+            log.warning(
+                "%s was not what its list tells any more: it is %s now, and saved anew",
+                claim.entry.name,
+                aside,
+            )
         place(draft.temporary, claim.entry.parts[-1], folder, replace=claim.replace)
         draft.temporary = None
         self._step("placed")

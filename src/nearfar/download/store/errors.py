@@ -23,6 +23,7 @@ _SENTENCES = {
     errno.ENFILE: "too many open files on this machine",
     errno.EXDEV: "the directory is on another file system than it was",
     errno.EFBIG: "the file is too large for this file system",
+    errno.EIO: "the disk fails (input/output error)",
 }
 
 
@@ -41,6 +42,14 @@ class StoreError(NearfarError):
     def failure(self) -> Failure:
         """The same as a value, for the count."""
         return Failure(self.reason, self.detail)
+
+
+def lacks_room(error: OSError | sqlite3.Error | StoreError) -> bool:
+    """Whether more room on the disk may help: SQLite has but one word for a quota and a broken disk."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says which call failed
+        return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk(error: OSError | sqlite3.Error | StoreError, what: str) -> StoreError:

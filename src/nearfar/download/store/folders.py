@@ -8,10 +8,12 @@ import hashlib
 import os
 import stat
 from collections import OrderedDict
+from itertools import count
 from pathlib import Path
 
 from nearfar.download.model import Reason
 from nearfar.download.store.errors import StoreError
+from nearfar.download.store.names import shorten
 from nearfar.download.store.renaming import rename_new
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -101,6 +103,19 @@ def place(temporary: str, name: str, folder: int, *, replace: bool) -> None:
     os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
+def set_aside(name: str, folder: int) -> str:
+    """Rename the file `name` to another that nothing bears, and return that. Raises OSError."""
+    for number in count(1):
+        aside = shorten(name, ".spoilt" if number == 1 else f".spoilt-{number}")
+        with contextlib.suppress(FileExistsError):
+            if rename_new(name, aside, folder):
+                break
+            if kind(aside, folder) is None:
+                os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+                break
+    return aside
+
+
 def names(folder: int) -> list[str]:
     """The names in a folder."""
     with os.scandir(folder) as entries:
@@ -115,13 +130,19 @@ def kind(name: str, folder: int) -> int | None:
         return None
 
 
-def size(name: str, folder: int) -> int | None:
-    """The size in bytes of the file `name`; None if it is not there or is no regular file."""
+def regular(name: str, folder: int) -> os.stat_result | None:
+    """What the file system says of the file `name`; None if it is not there or is no regular file."""
     try:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def size(name: str, folder: int) -> int | None:
+    """The size in bytes of the file `name`; None if it is not there or is no regular file."""
+    found = regular(name, folder)
+    return None if found is None else found.st_size
 
 
 def digest(name: str, folder: int, algorithm: str) -> str:

@@ -23,6 +23,8 @@ from nearfar.download.model import Reason, Saved
 from nearfar.download.redact import identity, written
 from nearfar.download.store.errors import StoreError
 from nearfar.download.store.names import OWN
+from nearfar.download.urls import resource
+from nearfar.readable import hidden
 
 FILE = f"{OWN}.sqlite"
 _BUSY = 30.0
@@ -71,8 +73,9 @@ _MARKS = ", ".join("?" * len(Entry._fields))
 
 
 def readable(text: str) -> str:
-    """`text` with ``?`` for what is not Unicode: fields come from servers, and SQLite takes no surrogates."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
+    """`text` with ``?`` for what is not Unicode, or is for terminals: fields come from servers, are shown to
+    people, and SQLite takes no surrogates."""
+    return text if text.isprintable() else "".join("?" if hidden(char) else char for char in text)
 
 
 class Manifest:
@@ -80,7 +83,7 @@ class Manifest:
 
     def __init__(self, directory: Path) -> None:
         """Open the manifest of `directory`, or make it. Raises `StoreError` or `sqlite3.Error`."""
-        _refuse_strangers(directory)
+        refuse_strangers(directory)
         self._db = sqlite3.connect(
             directory / FILE, timeout=_BUSY, isolation_level=None, check_same_thread=False
         )
@@ -96,10 +99,7 @@ class Manifest:
             raise
 
     def _prepare(self) -> str:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
-            raise StoreError(Reason.DISK, f"{FILE} is of version {version}, this nearfar reads {_VERSION}")
-        if version == 0:
+        if check_version(self._db) == 0:
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
             self._db.execute("INSERT INTO store VALUES (?)", (secrets.token_hex(16),))
@@ -107,11 +107,12 @@ class Manifest:
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
 
     def _key(self, url: str) -> bytes:
-        """What `url` is known by here: a hash of all of it but passwords.
+        """What the resource that `url` names is known by here: a hash of its URL without passwords.
 
         Where it holds secrets, the hash is of this directory's own: no table made elsewhere finds them, and
         no two directories can be compared.
         """
+        url = resource(url)
         if written(url) == url:
             return hashlib.sha256(url.encode()).digest()
         said = identity(url).encode(errors="surrogateescape")
@@ -197,23 +198,48 @@ class Manifest:
         """Record a saved file, in place of any of its name."""
         self._db.execute(f"INSERT OR REPLACE INTO files ({_FIELDS}) VALUES ({_MARKS})", entry)
 
+    def forget(self, fold: str) -> None:
+        """Drop the saved file of a name."""
+        self._db.execute("DELETE FROM files WHERE fold = ?", (fold,))
+
     def rows(self) -> Iterator[Saved]:
         """Every saved file, in the order they were saved; reads as it goes, so a million take no memory."""
-        for row in self._db.execute(f"SELECT {_FIELDS} FROM files ORDER BY number"):
-            yield Entry._make(row).saved
+        return read_rows(self._db)
 
     def counts(self) -> tuple[int, int]:
         """How many files are saved, and their bytes."""
         files, size = self._db.execute("SELECT count(*), total(size) FROM files").fetchone()
         return int(files), int(size)
 
+    def shrink(self) -> None:
+        """Give back the room that the log takes, as far as that can be done now. Outside a transaction."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         self._db.close()
 
 
-def _refuse_strangers(directory: Path) -> None:
-    """SQLite opens by path and would write through a symlink that someone planted."""
-    for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+def check_version(db: sqlite3.Connection) -> int:
+    """The version of a manifest, 0 for one that is new. Raises `StoreError` for another one's."""
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version not in (0, _VERSION):
+        raise StoreError(Reason.DISK, f"{FILE} is of version {version}, this nearfar reads {_VERSION}")
+    return version
+
+
+def read_rows(db: sqlite3.Connection) -> Iterator[Saved]:
+    """Every saved file of a manifest, in the order they were saved. Raises `sqlite3.Error`."""
+    for row in db.execute(f"SELECT {_FIELDS} FROM files ORDER BY number"):
+        yield Entry._make(row).saved
+
+
+def refuse_strangers(directory: Path) -> None:
+    """SQLite opens by path, and would write through a symlink, or wait at a FIFO, that someone planted.
+
+    Raises `StoreError`.
+    """
+    for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal"):
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG((directory / name).lstat().st_mode):
                 raise StoreError(Reason.REFUSED, f"{name} is not a regular file")

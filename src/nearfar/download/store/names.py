@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 from nearfar.download.model import Head, Job, Reason
 from nearfar.download.redact import without_parameters
 from nearfar.download.store.errors import StoreError
+from nearfar.readable import hidden
 
 LIMIT = 255
 """Bytes; what ext4, XFS, Btrfs, APFS and NTFS allow for one name."""
@@ -27,7 +28,6 @@ INDEX = "index"
 _EXTENSION = 24
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ ()+,=@~-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]')
-_BAD_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _EDGES = re.compile(r"^[\s.]+|[\s.]+$")
 _DEVICE = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL
@@ -78,7 +78,7 @@ def clean(text: str) -> str:
         return text
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
     if not name.isascii():
-        name = "".join("_" if unicodedata.category(char) in _BAD_CATEGORIES else char for char in name)
+        name = "".join("_" if hidden(char) else char for char in name)
     name = _strip(name)
     if _DEVICE.fullmatch(name):
         name = f"_{name}"

@@ -13,14 +13,17 @@ import fcntl
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 
 from nearfar.download.store.errors import StoreError
-from nearfar.download.store.folders import Folders, names
+from nearfar.download.store.folders import Folders, kind, names
 from nearfar.download.store.names import OWN, clean
 
 _OWNED = re.compile(re.escape(OWN) + r"-([0-9a-f]{16})(\.owner|-[0-9]+\.part)")
-_LOCKABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_LOCKABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_LONGEST = 1 << 20
+"""Bytes read of an owner's list: a hundred thousand sub-directories."""
 
 
 class Owner:
@@ -71,10 +74,22 @@ def _file(token: str) -> str:
 
 @contextlib.contextmanager
 def _held(token: str, root: int) -> Iterator[list[tuple[str, ...]] | None]:
-    """Hold the lock of `token`: its sub-directories if its owner is dead, None while it lives."""
+    """Hold the lock of `token`: its sub-directories if its owner is dead, None while it lives.
+
+    What is no regular file was made by somebody else, and says nothing of an owner.
+    """
     try:
         lock = os.open(_file(token), _LOCKABLE, dir_fd=root)
     except FileNotFoundError:
+        yield [()]
+        return
+    except OSError:
+        if _is_ours(token, root):
+            raise
+        yield [()]
+        return
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+        os.close(lock)
         yield [()]
         return
     with os.fdopen(lock, "rb", buffering=0) as file:
@@ -83,7 +98,7 @@ def _held(token: str, root: int) -> Iterator[list[tuple[str, ...]] | None]:
         except BlockingIOError:
             yield None
             return
-        lines = file.read().decode(errors="replace").split("\n")[:-1]
+        lines = file.read(_LONGEST).decode(errors="replace").split("\n")[:-1]
         listed = [tuple(line.split("/")) for line in lines]
         yield [(), *(parts for parts in listed if all(part and clean(part) == part for part in parts))]
 
@@ -105,9 +120,16 @@ def sweep(folders: Folders) -> int:
             if left is None:
                 continue
             removed += sum(_clear(token, parts, folders) for parts in left)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(_file(token), dir_fd=folders.root)
+            if _is_ours(token, folders.root):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(_file(token), dir_fd=folders.root)
     return removed
+
+
+def _is_ours(token: str, root: int) -> bool:
+    """Whether the owner file is a regular one, as all are that a store made."""
+    mode = kind(_file(token), root)
+    return mode is not None and stat.S_ISREG(mode)
 
 
 def _clear(token: str, parts: tuple[str, ...], folders: Folders) -> int:
@@ -117,6 +139,6 @@ def _clear(token: str, parts: tuple[str, ...], folders: Folders) -> int:
         return 0
     ours = [m[0] for m in map(_OWNED.fullmatch, names(folder)) if m and m[1] == token and m[2] != ".owner"]
     for name in ours:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(name, dir_fd=folder)
     return len(ours)

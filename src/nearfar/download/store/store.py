@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,10 +16,13 @@ from nearfar.download.store.claims import Claims
 from nearfar.download.store.commit import Committer, Step
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.errors import StoreError, disk
-from nearfar.download.store.folders import Folders
+from nearfar.download.store.folders import Folders, set_aside, size
 from nearfar.download.store.manifest import FILE, Entry, Manifest
 from nearfar.download.store.names import asked, fold
+from nearfar.download.store.reserve import Reserve
 from nearfar.download.store.room import Room
+
+log = logging.getLogger(__name__)
 
 
 class Store:
@@ -59,18 +63,21 @@ class Store:
             # Before the manifest: of a disk that takes nothing, SQLite only says that it cannot open it.
             self._owner = stack.enter_context(contextlib.closing(owners.Owner(self._folders)))
             self._manifest = stack.enter_context(contextlib.closing(Manifest(directory)))
+            self._reserve = stack.enter_context(contextlib.closing(Reserve(self._folders, self._owner)))
             self._open = stack.pop_all()
         self._claims = Claims(self._manifest, self._folders, overwrite=overwrite)
         token = self._owner.token
-        self._committer = Committer(self._manifest, self._claims, self._folders, token, clock, step)
+        self._committer = Committer(
+            self._manifest, self._claims, self._folders, self._reserve, token, clock, step
+        )
         self.id = self._manifest.id
         """Of the directory: two stores with one `id` share it."""
 
     def known(self, jobs: Sequence[Job]) -> list[Saved | None]:
         """What is saved already of `jobs`: in the manifest, and there with the size it tells of.
 
-        A name or a checksum that a job asks for must fit too; an algorithm other than SHA-256 reads the
-        file. Raises `StoreError`; ValueError for an algorithm that hashlib lacks.
+        A name or a checksum that a job asks for must fit too. The file is read where there is a checksum, and
+        where it was written to since. Raises `StoreError`; ValueError for an algorithm that hashlib lacks.
         """
         with _translated(FILE):
             keys = [self._manifest.key(job.url) for job in jobs]
@@ -79,9 +86,10 @@ class Store:
 
     def _fitting(self, job: Job, entries: list[Entry]) -> Saved | None:
         for entry in entries:
-            there = self._claims.size(entry) == entry.size
-            if there and self._names(job, entry) and self._digests(job, entry):
+            if self._names(job, entry) and self._claims.holds(entry, job.checksum):
                 return entry.saved
+        for entry in entries:
+            log.info("%s is gone, or is not what is asked for: it is fetched again", entry.name)
         return None
 
     def _names(self, job: Job, entry: Entry) -> bool:
@@ -90,18 +98,29 @@ class Store:
         except StoreError:
             return False
 
-    def _digests(self, job: Job, entry: Entry) -> bool:
-        if job.checksum is None:
-            return True
-        if job.checksum.algorithm == "sha256":
-            return job.checksum.digest == entry.sha256
-        try:
-            return job.checksum.digest == self._claims.digest(entry, job.checksum.algorithm)
-        except OSError:
-            return False
+    def forget(self, saved: Saved) -> str | None:
+        """Have a file fetched again by the next run that asks for its URL: the manifest names it no more.
+
+        What bears its name is set aside under another, which is returned; None if no file does. Raises
+        `StoreError`.
+        """
+        *above, name = saved.name.split("/")
+        with _translated(saved.name), self._manifest.transaction():
+            self._manifest.forget(fold(saved.name))
+            try:
+                folder = self._folders.at(tuple(above))
+                return None if size(name, folder) is None else "/".join([*above, set_aside(name, folder)])
+            except FileNotFoundError:
+                return None
 
     def open(self, job: Job, head: Head) -> Draft:
-        """Start a file. Raises `StoreError`: disk, or refused for a name that leads out of the directory."""
+        """Start a file.
+
+        Raises `StoreError`: disk, also where no room for the manifest can be kept beside it; or refused, for
+        a name that leads out of the directory.
+        """
+        with _translated("no room for a file beside the manifest"):
+            self._reserve.keep()
         self._room.make(self._drafts)
         return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
 
@@ -123,6 +142,8 @@ class Store:
         ended = self._committer.commit(group)
         for draft in group:
             draft.discard()
+        with contextlib.suppress(OSError):  # `open` says so
+            self._reserve.keep()
         return [(draft, ended[draft]) for draft in group]
 
     def sweep(self) -> int:

@@ -5,7 +5,8 @@ function field          blob
 ======================  =====================================================================================
 ``b"module:qualname"``  the arguments
 ``b""``                 ``F``, 4 bytes of length, the function, the arguments: a function that has not changed
-``b""``                 ``(function, arguments)``
+``b""``                 ``G`` and the same: a function that may have changed
+``b""``                 ``(function, arguments)``: any other that can be called
 ======================  =====================================================================================
 
 The arguments are a tuple, or a list of tuple and dict where there are keyword arguments, or a chunk's
@@ -19,21 +20,25 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearfar.net.pickles import SIMPLE
-from nearfar.net.pickles.constants import lasting
+from nearfar.net.pickles.constants import defined_in, lasting
 from nearfar.net.pickles.family import dump_parts_for_family, is_mistaken
 from nearfar.net.pickles.kept import KeptFunctions
 from nearfar.net.pickles.names import MAINS, by_value_modules, name_of
 from nearfar.net.pickles.parts import (
     NAMES_SOMETHING,
     UNSUITED,
+    WITH_CHANGEABLE_FUNCTION,
     WITH_FUNCTION,
     dump_parts,
     keep_large,
     with_bytes_beside,
 )
+
+if TYPE_CHECKING:
+    from nearfar.net.pickles.replica import Ledger
 
 Parts = tuple[bytes, list[pickle.PickleBuffer]]
 
@@ -59,6 +64,7 @@ class CallPickler:
         self._names: dict[int, bytes] = {}
         self._named: list[Any] = []
         self._kept = KeptFunctions(self._name, self._dump_function)
+        self._ledger: Ledger | None = None  # made late: its import costs some 20 ms
 
     def dump_call(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None = None
@@ -107,10 +113,11 @@ class CallPickler:
     def _dump_with_function(self, func: Any, payload: Any) -> Parts:
         if type(func) is FunctionType:
             kept = self._kept.get(func)
+            mark = WITH_CHANGEABLE_FUNCTION if kept is None else WITH_FUNCTION
             if kept is None:
-                return self._dump_by_value((func, payload))
+                kept = self._dump_function(func)
             blob, buffers = self._dump_payload(payload)
-            return b"%b%b%b%b" % (WITH_FUNCTION, len(kept).to_bytes(4, "big"), kept, blob), buffers
+            return b"%b%b%b%b" % (mark, len(kept).to_bytes(4, "big"), kept, blob), buffers
         return self._dump_payload((func, payload))
 
     def _dump_payload(self, payload: Any) -> Parts:
@@ -132,12 +139,16 @@ class CallPickler:
         """Whether `__main__` holds a class or function that the workers have not."""
         assert self._main is not None
         now = dict(vars(sys.modules["__main__"]))  # a copy, for other threads may change it
-        return any(
-            isinstance(value, type | FunctionType)
-            and value.__module__ in MAINS
-            and self._main.get(name) is not value
-            for name, value in now.items()
-        )
+        for name, value in now.items():
+            if not isinstance(value, type | FunctionType) or value.__module__ not in MAINS:
+                continue
+            if self._main.get(name) is not value:
+                return True
+            if isinstance(value, type):
+                for inner_name, inner in defined_in(value, name):
+                    if isinstance(inner, type) and self._main.get(inner_name) is not inner:
+                        return True
+        return False
 
     def _dump_otherwise(self, payload: Any, error: Exception | None) -> Parts:
         """Pickle what plain pickle cannot, or not rightly. Raises its `error` if nothing can."""
@@ -152,9 +163,11 @@ class CallPickler:
             raise error from None
 
     def _dump_by_value(self, value: Any) -> Parts:
-        from nearfar.net.pickles.cloud import dump_by_value
+        from nearfar.net.pickles.replica import Ledger, Shipment
 
-        return dump_by_value(value, self._main, family=self._main is not None)
+        if self._ledger is None:
+            self._ledger = Ledger()
+        return Shipment(self._ledger, self._main, family=self._main is not None).write(value)
 
     def _dump_function(self, function: FunctionType) -> bytes:
         return self._dump_by_value(function)[0]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import pickle
+import socket
 import sys
+import typing
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from multiprocessing.reduction import ForkingPickler
@@ -15,14 +18,25 @@ from typing import Any, ClassVar
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
-from nearfar.net.pickles.names import MAINS
+from nearfar.errors import ItemError
+from nearfar.net.complaints import shown
+from nearfar.net.here import BYTECODE, PYTHON
+from nearfar.net.pickles import classes
+from nearfar.net.pickles.classes import by_name, is_of_the_language, reduce_class
+from nearfar.net.pickles.names import MAINS, is_named
 from nearfar.net.pickles.parts import BY_VALUE, Buffers, keep_large
+from nearfar.net.pickles.singletons import held_by, place_of
 
-Substitutes = Mapping[str, Callable[..., Any]]
-"""What a reader uses in the place of cloudpickle's own functions, by name."""
+Substitutes = Mapping[Callable[..., Any], Callable[..., Any]]
+"""What a reader uses in the place of functions that a pickle names."""
 
+_NO_REDUCE: Any = object.__reduce__
 _NOWHERE = "<dynamic-code>"
-_CACHED = type(functools.lru_cache(abs))
+CACHED = type(functools.lru_cache(abs))
+_DISPATCHING: Any = functools.singledispatch(abs).__code__  # type: ignore[attr-defined]
+_PARAMETERS = tuple(
+    getattr(typing, name) for name in ("ParamSpec", "TypeVarTuple", "NewType") if hasattr(typing, name)
+)
 
 
 def dump_by_value(
@@ -34,17 +48,44 @@ def dump_by_value(
     a process of this machine, started by this one. Raises what pickling raises.
     """
     buffers: list[pickle.PickleBuffer] = []
-    file = io.BytesIO(BY_VALUE)
-    file.seek(0, io.SEEK_END)
-    (_FamilyValuePickler if family else ValuePickler)(
-        file, functools.partial(keep_large, buffers), main or {}
-    ).dump(value)
-    return file.getvalue(), buffers
+    file = io.BytesIO()
+    pickler = pickler_for(family)(file, functools.partial(keep_large, buffers), main or {})
+    pickler.dump(value)
+    return BY_VALUE + heading(pickler.has_code) + file.getvalue(), buffers
 
 
 def load_by_value(blob: Any, buffers: Buffers, substitutes: Substitutes) -> Any:
-    """What `dump_by_value` dumped, without the mark. Raises what unpickling raises."""
-    return _ValueUnpickler(blob, buffers, substitutes).load()
+    """What `dump_by_value` dumped, without the mark. Raises what unpickling raises, and `ItemError` for
+    functions of another Python.
+    """
+    return ValueUnpickler(check_heading(blob), buffers, substitutes).load()
+
+
+# -- which Python can read it ------------------------------------------------------------------------
+
+
+def heading(has_code: bool) -> bytes:
+    """What stands before pickles by value: the Python whose code they hold, or nothing."""
+    words = f"{BYTECODE} {PYTHON}".encode() if has_code else b""
+    return bytes((len(words),)) + words
+
+
+def check_heading(blob: Any) -> memoryview:
+    """What follows a `heading`. Raises `ItemError` where this Python cannot run the code that follows."""
+    view = memoryview(blob)
+    end = 1 + (view[0] if view else 0)
+    if end > 1:
+        bytecode, _, python = bytes(view[1:end]).decode(errors="replace").partition(" ")
+        if bytecode != BYTECODE:
+            raise ItemError(
+                f"a function or class came by value from {shown(python)}, whose bytecode {PYTHON} cannot run"
+                f" (process {os.getpid()} on {socket.gethostname()}): put it into a module that both can"
+                " import, so that it travels by name, or use the same Python on both sides"
+            )
+    return view[end:]
+
+
+# -- writing -----------------------------------------------------------------------------------------
 
 
 def _refuse(thing: Any) -> Any:
@@ -55,48 +96,95 @@ def _reduce_file(file: io.TextIOWrapper) -> Any:
     return internals._file_reduce(file) if file in (sys.stdout, sys.stderr) else _refuse(file)
 
 
-class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
-    """cloudpickle's, which also knows what of `__main__` the reader has, and sends `lru_cache` by value.
+def _reduce_cached_property(thing: Any) -> Any:
+    return _cached_property, (thing.func, thing.attrname)
 
-    It does not make a string of an open file or bytes of a memoryview: as with pickle, they cannot travel.
+
+def _reduce_partial_method(thing: Any) -> Any:
+    return _partial_method, (thing.func, thing.args, dict(thing.keywords))
+
+
+def _reduce_parameter(thing: Any) -> Any:
+    """A type parameter or a new type, which pickle knows by its name only."""
+    name: str = thing.__name__
+    if thing.__module__ not in MAINS and vars(sys.modules[thing.__module__]).get(name) is thing:
+        return name
+    supertype = (thing.__supertype__,) if hasattr(thing, "__supertype__") else ()
+    return _parameter, (type(thing), thing.__name__, *supertype, thing.__module__)
+
+
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+    """cloudpickle's, whose copies behave as the originals do.
+
+    It also knows what of `__main__` the reader has; makes whole classes (`classes`), functions with a cache
+    and generic functions; and keeps objects that a module holds as that module's (`singletons`). It does not
+    make a string of an open file or bytes of a memoryview: as with pickle, they cannot travel.
     """
 
     dispatch_table: ClassVar[ChainMap[Any, Any]] = ChainMap(
-        {io.TextIOWrapper: _reduce_file, memoryview: _refuse}, cloudpickle.Pickler.dispatch_table
+        {
+            io.TextIOWrapper: _reduce_file,
+            memoryview: _refuse,
+            functools.cached_property: _reduce_cached_property,
+            functools.partialmethod: _reduce_partial_method,
+            **dict.fromkeys(_PARAMETERS, _reduce_parameter),
+        },
+        cloudpickle.Pickler.dispatch_table,
     )
     at_home = False
 
     def __init__(self, file: io.BytesIO, keep: Callable[[Any], Any] | None, main: Mapping[str, Any]) -> None:
         super().__init__(file, protocol=5, buffer_callback=keep)
         self._main = main
+        self.has_code = False
+        """Whether there is bytecode in what was pickled."""
 
     def reducer_override(self, thing: Any) -> Any:
-        if isinstance(thing, type | FunctionType):
+        if self.is_definition(thing):
             return self._reduce_definition(thing)
-        if type(thing) is CodeType:
+        kind = type(thing)
+        if kind is CodeType:
+            self.has_code = True
             return _reduce_code(thing)
-        if type(thing) is _CACHED and thing.__module__ in MAINS:
-            return NotImplemented if self._is_there(thing) else _reduce_cached(thing)
-        if type(thing).__module__ == "multiprocessing.connection" and not self.at_home:
-            raise TypeError(f"cannot pickle {type(thing).__name__!r} object for another machine")
+        if isinstance(thing, type):
+            return internals._class_reduce(thing) if is_of_the_language(thing) else NotImplemented
+        if kind is FunctionType or kind is CACHED:
+            return NotImplemented
+        if kind.__module__ == "multiprocessing.connection" and not self.at_home:
+            raise TypeError(f"cannot pickle {kind.__name__!r} object for another machine")
+        place = place_of(thing)
+        if place is not None:
+            return held_by, place
+        if kind.__module__ in MAINS and kind.__reduce__ is not _NO_REDUCE and kind not in self.dispatch_table:
+            reduced = thing.__reduce_ex__(5)
+            return self._reduce_global(thing, reduced) if isinstance(reduced, str) else reduced
         return NotImplemented
 
+    def _reduce_global(self, thing: Any, name: str) -> Any:
+        """What pickles an object that says to be the program's global of that name."""
+        return main_global, (name,)
+
+    def is_definition(self, thing: Any) -> bool:
+        """Whether `thing` is a function or a class, and the reader has it under no name."""
+        if isinstance(thing, type):
+            if is_of_the_language(thing):
+                return False
+        elif type(thing) is CACHED:
+            return thing.__module__ in MAINS and not is_named(thing, self._main)
+        elif type(thing) is not FunctionType:
+            return False
+        return not is_named(thing, self._main) if thing.__module__ in MAINS else not by_name(thing)
+
     def _reduce_definition(self, thing: Any) -> Any:
-        if thing.__module__ in MAINS and self._is_there(thing):
-            return NotImplemented
-        if thing.__module__ == "__mp_main__":  # which cloudpickle would take for any module
-            is_class = isinstance(thing, type)
-            return (
-                internals._dynamic_class_reduce(thing) if is_class else self._dynamic_function_reduce(thing)
-            )
-        return super().reducer_override(thing)
-
-    def _is_there(self, thing: Any) -> bool:
-        name = thing.__qualname__
-        return self._main.get(name) is thing and getattr(sys.modules["__main__"], name, None) is thing
+        if isinstance(thing, type):
+            return reduce_class(thing)
+        if type(thing) is FunctionType and not is_dispatching(thing):
+            return self._dynamic_function_reduce(thing)
+        make, arguments, state = parts_of(thing)
+        return make, arguments, state, None, None, set_state
 
 
-class _FamilyValuePickler(ValuePickler):
+class FamilyValuePickler(ValuePickler):
     # A view of the registries of ForkingPickler and of copyreg, so types registered later are found, too.
     dispatch_table: ClassVar[ChainMap[Any, Any]] = ChainMap(
         ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
@@ -105,85 +193,127 @@ class _FamilyValuePickler(ValuePickler):
     at_home = True
 
 
+def pickler_for(family: bool) -> type[ValuePickler]:
+    """The pickler for a reader that is a process of this machine, started by this one, or for any other."""
+    return FamilyValuePickler if family else ValuePickler
+
+
 def _reduce_code(code: CodeType) -> Any:
     """As cloudpickle, which from 3.1.3 on forgets in which file it stands: tracebacks are to tell."""
     make, parts = internals._code_reduce(code)
     return make, tuple(code.co_filename if part == _NOWHERE else part for part in parts)
 
 
-def _reduce_cached(function: Any) -> Any:
-    parameters = function.cache_parameters()
-    return _cached, (function.__wrapped__, parameters["maxsize"], parameters["typed"])
+def main_global(name: str) -> Any:
+    """The global of this process's `__main__`."""
+    return getattr(sys.modules["__main__"], name)
+
+
+# -- what the standard library makes of functions ----------------------------------------------------
+
+
+def is_dispatching(function: FunctionType) -> bool:
+    """Whether `functools.singledispatch` made it."""
+    return function.__code__ is _DISPATCHING
+
+
+def parts_of(thing: Any) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
+    """Of a function with a cache, or a generic function: what makes it, of what, and its state."""
+    attributes = {name: value for name, value in vars(thing).items() if name not in _DISPATCHERS}
+    if type(thing) is CACHED:
+        parameters = thing.cache_parameters()
+        return _cached, (thing.__wrapped__, parameters["maxsize"], parameters["typed"]), (attributes, [])
+    registry = [
+        (kind, implementation) for kind, implementation in thing.registry.items() if kind is not object
+    ]
+    return functools.singledispatch, (thing.registry[object],), (attributes, registry)
+
+
+_DISPATCHERS = frozenset({"register", "dispatch", "registry", "_clear_cache"})
+
+
+def set_state(made: Any, state: tuple[dict[str, Any], list[tuple[Any, Any]]]) -> Any:
+    """Set the state that `parts_of` gave."""
+    attributes, registry = state
+    vars(made).update(attributes)
+    for kind, implementation in registry:
+        made.register(kind, implementation)
+    return made
 
 
 def _cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize, typed)(function)
 
 
-class _ValueUnpickler(pickle.Unpickler):
-    def __init__(self, blob: Any, buffers: Buffers, substitutes: Substitutes) -> None:
-        super().__init__(io.BytesIO(blob), buffers=buffers)
-        self._substitutes = substitutes
+def _cached_property(function: Any, name: str | None) -> Any:
+    made: functools.cached_property[Any] = functools.cached_property(function)
+    made.attrname = name
+    return made
+
+
+def _partial_method(function: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    return functools.partialmethod(function, *args, **keywords)
+
+
+def _parameter(kind: type, name: str, *rest: Any) -> Any:
+    *supertype, module = rest
+    made = kind(name, *supertype)
+    made.__module__ = module
+    return made
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+class ValueUnpickler(pickle.Unpickler):
+    """Reads what a `ValuePickler` wrote, with other functions in the places of some that it names."""
+
+    def __init__(
+        self,
+        data: Any,
+        buffers: Buffers,
+        substitutes: Substitutes,
+        shared: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """`shared` gives the objects that stand elsewhere."""
+        super().__init__(io.BytesIO(data), buffers=buffers)
+        self._shared = shared
+        self._substitutes = {(each.__module__, each.__name__): own for each, own in substitutes.items()}
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == internals.__name__ and name in self._substitutes:
-            return self._substitutes[name]
-        return super().find_class(module, name)
+        return self._substitutes.get((module, name)) or super().find_class(module, name)
+
+    def persistent_load(self, place: Any) -> Any:
+        if self._shared is None:
+            raise pickle.UnpicklingError("an object is said to stand elsewhere, where nothing else is")
+        return self._shared(place)
 
 
 class KnownClasses:
     """Classes that came by value to a process that may have them already, during one reading.
 
-    cloudpickle gives a class that is known here back as itself, but first sets all its attributes to the
-    copies that came. `heard` (class, attributes, whether it was made just now) decides instead what becomes
-    of those; without it, nothing: the class here is the true one. `found` (module, name) may know a class
-    that never travelled.
+    A class that is known here is the one that is meant: it stays as it is. Another one is made.
     """
 
-    def __init__(
-        self,
-        heard: Callable[[type, dict[str, Any], bool], None] | None = None,
-        found: Callable[[str, str], type | None] | None = None,
-    ) -> None:
-        self._heard = heard
-        self._found = found
+    def __init__(self) -> None:
         self._known: list[type] = []
 
-    def substitutes(self) -> dict[str, Callable[..., Any]]:
+    def substitutes(self) -> Substitutes:
+        """For `load_by_value`."""
         return {
-            "_make_skeleton_class": self._skeleton(internals._make_skeleton_class),
-            "_make_skeleton_enum": self._skeleton(internals._make_skeleton_enum),
-            "_class_setstate": self._set_state,
+            classes.make_class: functools.partial(self._known_or_made, classes.make_class),
+            classes.make_enum: functools.partial(self._known_or_made, classes.make_enum),
+            classes.set_class_state: self._set_state,
         }
 
-    def _skeleton(self, make: Callable[..., type]) -> Callable[..., type]:
-        def known_or_made(*arguments: Any) -> type:
-            known = self._known_class(make, *arguments)
-            if known is None:
-                return make(*arguments)
-            self._known.append(known)
-            return known
+    def _known_or_made(self, make: Callable[..., type], *arguments: Any) -> type:
+        known = classes.tracked(arguments[-1])
+        if known is None:
+            return make(*arguments)
+        self._known.append(known)
+        return known
 
-        return known_or_made
-
-    def _known_class(self, make: Callable[..., type], *arguments: Any) -> type | None:
-        identity = arguments[-2]
-        known: type | None = internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(identity)
-        if known is not None or self._found is None or identity is None:
-            return known
-        if make is internals._make_skeleton_enum:
-            found = self._found(arguments[4], arguments[1])
-        else:
-            found = self._found(arguments[3].get("__module__", ""), arguments[1])
-        if found is None or found in internals._DYNAMIC_CLASS_TRACKER_BY_CLASS:
-            return None  # or it is another class of the sender's, who has since defined it anew
-        internals._lookup_class_or_track(identity, found)
-        return found
-
-    def _set_state(self, made: type, state: tuple[dict[str, Any], Any]) -> type:
-        new = not any(made is known for known in self._known)
-        if new:
-            internals._class_setstate(made, state)
-        if self._heard is not None:
-            self._heard(made, state[0], new)
+    def _set_state(self, made: type, state: dict[str, Any]) -> type:
+        if not any(made is known for known in self._known):
+            classes.set_class_state(made, state)
         return made

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+from functools import partial
+from itertools import pairwise
+from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 from nearfar.errors import ItemError, RemoteError
+from nearfar.net.pickles import SIMPLE
 from nearfar.net.pickles.results import dump_result, load_result
 from nearfar.net.telling import described, quietly, traceback_of, with_traceback
+
+LONGEST_CHAIN = 8
+"""Exceptions that come home: one, what it was raised from, and so on. The traceback tells of all."""
+DEEPEST = 8
+"""Exceptions inside of one another that are looked at."""
+LARGEST = 1 << 20
+"""Bytes of the pickle of an attribute or argument that comes home with its exception."""
+_MADE_BY_PROGRAM = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+_TOLD_OTHERWISE = frozenset(
+    {"args", "__dict__", "__weakref__", "__traceback__", "__context__", "__cause__", "__suppress_context__"}
+    | {"message", "exceptions"}
+)
+"""What needs no place of its own: it is set with the exception, or says where it was."""
 
 
 def dump_error(error: BaseException, traceback_text: str | None = None, *, main: bool = False) -> bytes:
@@ -19,29 +37,61 @@ def dump_error(error: BaseException, traceback_text: str | None = None, *, main:
     """
     if traceback_text is None:
         traceback_text = traceback_of(error)
-    pickled = quietly(lambda: _dump(error, main), [])
-    return pickle.dumps((*described(error), pickled, traceback_text), 5)
+    errors = [(*described(each), quietly(partial(_dump, each, main), [])) for each in _chain(error)]
+    return pickle.dumps((errors, traceback_text), 5)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """`error`, and what it was raised from or in the handling of, and so on, up to `LONGEST_CHAIN`."""
+    chain = [error]
+    while len(chain) < LONGEST_CHAIN:
+        last = chain[-1]
+        before = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if before is None or isinstance(before, RemoteTraceback) or any(before is each for each in chain):
+            break
+        chain.append(before)
+    return chain
 
 
 def load_error(blob: bytes | memoryview) -> BaseException:
     """The exception, with `RemoteTraceback` as its `__cause__` as the standard's pool does. Never raises.
 
-    One that cannot be read here comes as `RemoteError`; for a blob that is none: `ItemError`.
+    What it was raised from, or while what was handled, is its `__context__`. One that cannot be read here
+    comes as `RemoteError`; for a blob that is none: `ItemError`.
     """
     try:
-        kind, message, pickled, text = pickle.loads(blob)
+        errors, text = pickle.loads(blob)
+        found = [_read_or_stand_in(*each) for each in errors]
+        first = found[0]
     except Exception as error:
         return ItemError(f"an error came that cannot be read: {type(error).__name__}: {error}")
+    for last, before in pairwise(found):
+        last.__context__ = before
+    return with_traceback(first, text)
+
+
+def _read_or_stand_in(kind: str, message: str, pickled: list[bytes]) -> BaseException:
     read = quietly(lambda: _read(pickled), None)
-    found = read if isinstance(read, BaseException) else RemoteError(kind, message)
-    return with_traceback(found, text)
+    return read if isinstance(read, BaseException) else RemoteError(kind, message)
 
 
 def dump_unsendable(error: BaseException, value: Any) -> bytes:
-    """What the caller gets for a result `value` that pickling refused with `error`. Never raises."""
+    """What the caller gets for a result `value` that pickling refused with `error`. Never raises.
+
+    It reads as the `MaybeEncodingError` that the standard's pool raises; `original_of` it is `error`, which
+    the standard's executor raises.
+    """
     shown = quietly(lambda: repr(value), f"<a {type(value).__name__} whose repr() raises>")
     said = quietly(lambda: repr(error), type(error).__name__)
-    return dump_error(MaybeEncodingError(_Shown(said), _Shown(shown)), "")
+    refused = MaybeEncodingError(_Shown(said), _Shown(shown))
+    refused.original = dump_error(error)
+    return dump_error(refused, "")
+
+
+def original_of(error: BaseException) -> BaseException:
+    """What pickling raised, if `error` says that a result could not be sent; else `error` itself."""
+    blob = getattr(error, "original", None) if type(error) is MaybeEncodingError else None
+    return load_error(blob) if isinstance(blob, bytes) else error
 
 
 class _Shown:
@@ -62,10 +112,55 @@ def _dump(error: BaseException, main: bool) -> list[bytes]:
 
 def _portable(error: BaseException, main: bool) -> Any:
     """What reads as `error` when it was pickled: itself, or what makes it again of what can travel."""
-    if described(_read_back(error, main)) == described(error):
+    if _is_like(_read_back(error, main), error):
         return error  # not so where the constructor takes other arguments than it passes on
     remade = quietly(lambda: _Remade(error, main), None)
     return remade if type(_read_back(remade, main)) is type(error) else None
+
+
+def _is_like(copy: Any, error: BaseException, depth: int = 0) -> bool:
+    """Whether a copy says what `error` says, and has all that it has, as far as that can be seen."""
+    if described(copy) != described(error) or depth > DEEPEST:
+        return False
+    parts, copied = _parts(error), _parts(copy)
+    return parts.keys() == copied.keys() and all(
+        type(copied[place]) is type(value)
+        and (type(value) not in SIMPLE or copied[place] == value)
+        and (not isinstance(value, BaseException) or _is_like(copied[place], value, depth + 1))
+        for place, value in parts.items()
+    )
+
+
+def _parts(error: BaseException) -> dict[Any, Any]:
+    parts: dict[Any, Any] = {**dict(enumerate(error.args)), **vars(error), **_facts(error)}
+    if isinstance(error, BaseExceptionGroup):
+        parts.update((("exceptions", place), each) for place, each in enumerate(error.exceptions))
+    return parts
+
+
+def _facts(error: BaseException) -> dict[tuple[type, str], Any]:
+    """What an exception holds outside of `args` and its dict: in C, as `errno`, or in slots. By the class
+    that has it, and the name.
+    """
+    return {
+        (kind, name): value
+        for kind in type(error).__mro__
+        for name, holder in vars(kind).items()
+        if isinstance(holder, MemberDescriptorType | GetSetDescriptorType)
+        and not (name in _TOLD_OTHERWISE and (_is_standard(kind) or name.startswith("__")))
+        and (value := _held(holder, error)) is not None
+    }
+
+
+def _is_standard(kind: type) -> bool:
+    return not kind.__flags__ & _MADE_BY_PROGRAM
+
+
+def _held(holder: Any, error: BaseException) -> Any:
+    try:
+        return holder.__get__(error)
+    except AttributeError:  # it has no value
+        return None
 
 
 def _read_back(value: Any, main: bool) -> Any:
@@ -82,30 +177,45 @@ def _read(parts: list[bytes]) -> Any:
 
 
 class _Remade:
-    """Reads as an exception whose own pickle cannot be written, or not read."""
+    """Reads as an exception whose own pickle cannot be written, or not read, or says less."""
 
     def __init__(self, error: BaseException, main: bool) -> None:
         self._kind = type(error)
         self._args = tuple(_part(each, main) for each in error.args)
+        self._group: tuple[Any, ...] = ()
         if isinstance(error, BaseExceptionGroup):
             children = [_portable(each, main) or _stand_in(each) for each in error.exceptions]
-            self._args = (error.message, children)
-        self._attributes = {
-            name: value
-            for name, value in vars(error).items()
-            if _travels(value, main) and name != "__cause__"
-        }
+            self._group = (error.message, children)
+            self._args = tuple(
+                children if _are_those(given, error.exceptions) else part
+                for given, part in zip(error.args, self._args, strict=True)
+            )
+        self._attributes = _those_that_travel(vars(error), main)
+        self._attributes.pop("__cause__", None)
+        self._facts = [
+            (type(error).__mro__.index(kind), name, value)
+            for (kind, name), value in _those_that_travel(_facts(error), main).items()
+        ]
 
     def __reduce__(self) -> Any:
-        return _make_again, (self._kind, self._args, self._attributes)
+        return _make_again, (self._kind, self._args, self._group, self._attributes, self._facts)
 
 
 def _make_again(
-    kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]
+    kind: type[BaseException],
+    args: tuple[Any, ...],
+    group: tuple[Any, ...],
+    attributes: dict[str, Any],
+    facts: list[tuple[int, str, Any]],
 ) -> BaseException:
-    made = kind.__new__(kind, *args)
+    """Without the program's own code: by the `__new__` of the standard exception below `kind`."""
+    base: Any = next(filter(_is_standard, kind.__mro__))
+    made: BaseException = base.__new__(kind, *(group or args))
     made.args = args
     vars(made).update(attributes)
+    for place, name, value in facts:
+        with contextlib.suppress(AttributeError, TypeError, IndexError, KeyError):  # it cannot be set
+            vars(kind.__mro__[place])[name].__set__(made, value)
     return made
 
 
@@ -113,9 +223,29 @@ def _stand_in(error: BaseException) -> RemoteError:
     return RemoteError(*described(error))
 
 
+def _are_those(given: Any, exceptions: tuple[BaseException, ...]) -> bool:
+    return isinstance(given, list | tuple) and tuple(given) == exceptions
+
+
+def _those_that_travel(values: dict[Any, Any], main: bool) -> dict[Any, Any]:
+    found = {
+        name: _portable(value, main) if isinstance(value, BaseException) else value
+        for name, value in values.items()
+        if isinstance(value, BaseException) or _travels(value, main)
+    }
+    return {name: value for name, value in found.items() if value is not None or values[name] is None}
+
+
 def _part(value: Any, main: bool) -> Any:
+    if isinstance(value, BaseException):
+        return _portable(value, main) or _stand_in(value)
     return value if _travels(value, main) else quietly(lambda: repr(value), f"<a {type(value).__name__}>")
 
 
 def _travels(value: Any, main: bool) -> bool:
-    return type(_read_back(value, main)) is type(value)
+    if type(value) in SIMPLE:
+        return not isinstance(value, str | bytes) or len(value) <= LARGEST
+    pickled = quietly(lambda: _pickle(value, main), None)
+    if pickled is None or sum(map(len, pickled)) > LARGEST:
+        return False
+    return type(quietly(lambda: _read(pickled), quietly)) is type(value)

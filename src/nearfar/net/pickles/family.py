@@ -1,4 +1,6 @@
-"""What plain pickle would send, but `multiprocessing` knows better: connections, and what is registered."""
+"""What is different for a relative of this process: what `multiprocessing` registers for it, where plain
+pickle would not do, and the classes of the program, which a forked child has.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from nearfar.net.pickles import FamilyPickler
+from nearfar.net.pickles.names import MAINS, is_found
 from nearfar.net.pickles.parts import UNSUITED, keep_large
 
 _CONNECTION = b"multiprocessing.connection"
@@ -37,6 +40,26 @@ def dump_parts_for_family(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]
     except UNSUITED:
         return None
     return file.getvalue(), buffers
+
+
+def name_unreachable_classes() -> None:
+    """Give those classes of the program a name that a process forked now has, too, which have none that leads
+    to them: they stand in functions, or a launcher runs the program in a namespace that is not `__main__`.
+
+    So what a task makes of such a class comes home as the class that is here.
+    """
+    seen: set[int] = set()
+    waiting: list[type] = [object]
+    while waiting:
+        kinds: list[type] = type.__subclasses__(waiting.pop())
+        for kind in kinds:
+            if id(kind) not in seen:
+                seen.add(id(kind))
+                waiting.append(kind)
+                if kind.__module__ in MAINS and not is_found(kind):
+                    from nearfar.net.pickles.classes import tracker_id
+
+                    tracker_id(kind)
 
 
 def _family_marks() -> tuple[bytes, ...]:

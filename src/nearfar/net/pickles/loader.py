@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nearfar.errors import ItemError
 from nearfar.net.pickles.constants import MUTABLE, lasting
 from nearfar.net.pickles.names import MAINS, find
-from nearfar.net.pickles.parts import BY_VALUE, WITH_FUNCTION, Buffers
+from nearfar.net.pickles.parts import BY_VALUE, WITH_CHANGEABLE_FUNCTION, WITH_FUNCTION, Buffers
 
 if TYPE_CHECKING:
     from nearfar.net.pickles.mains import Namespace
@@ -86,9 +86,13 @@ class CallLoader:
 
     def _load_with_function(self, blob: bytes | memoryview, buffers: Buffers, client: str) -> tuple[Any, Any]:
         mark = blob[:1]
-        if mark == WITH_FUNCTION:
+        if mark in (WITH_FUNCTION, WITH_CHANGEABLE_FUNCTION):
             end = 5 + int.from_bytes(blob[1:5], "big")
-            func = self.space(client).load_kept(bytes(blob[5:end]))
+            space = self.space(client)
+            if mark == WITH_FUNCTION:
+                func = space.load_kept(bytes(blob[5:end]))
+            else:
+                func = space.load(memoryview(blob)[6:end], ())
             return func, self._load(memoryview(blob)[end:], buffers, client)
         pair = self._load(blob, buffers, client)
         if type(pair) is not tuple or len(pair) != 2 or not callable(pair[0]):

@@ -34,6 +34,18 @@ def name_of(thing: Any, main: Mapping[str, Any] | None) -> bytes | None:
     return f"{module}:{qualname}".encode()
 
 
+def is_named(thing: Any, main: Mapping[str, Any]) -> bool:
+    """Whether `thing`, of `__main__`, is what `main`, which the reader has of that, holds under its name, and
+    what is found under that name here now.
+    """
+    return main.get(thing.__qualname__) is thing and is_found(thing)
+
+
+def is_found(thing: Any) -> bool:
+    """Whether `__main__` here holds `thing` under its name."""
+    return _attribute(sys.modules["__main__"], thing.__qualname__) is thing
+
+
 def find(name: bytes) -> Any:
     """Import what `name_of` named. Raises `ItemError` if it is no name, `ImportError` if it is not here."""
     module, colon, qualname = bytes(name).decode(errors="replace").partition(":")

@@ -19,6 +19,9 @@ BY_VALUE = b"C"
 WITH_FUNCTION = b"F"
 """The first byte of a blob that holds a function's pickle and then, by itself, that of its arguments."""
 
+WITH_CHANGEABLE_FUNCTION = b"G"
+"""The same for a function that was pickled for this call, and is looked at part by part."""
+
 NAMES_SOMETHING = b"\x93"
 """The opcode that is in every pickle that refers to a class or function (and by chance in others)."""
 

@@ -31,7 +31,7 @@ def dump_result(value: Any) -> tuple[bytes, list[bytes]]:
 def load_result(blob: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
     """What `dump_result` dumped. Raises `Untrusted` for a pickle, `ItemError` for what else is none."""
     if blob[:1] != PLAIN:
-        raise Untrusted("a result came that is no plain data: this pool is plain, and reads no pickle")
+        raise Untrusted("a result came that is not plain data: this pool is plain, and reads no pickle")
     values, kind = unpack(blob, buffers)
     if kind == _LIST:
         return values
@@ -60,7 +60,7 @@ def load_error(blob: bytes | memoryview) -> BaseException:
     For a pickle: `Untrusted`; for what else is none: `ItemError`.
     """
     if blob[:1] != PLAIN:
-        return Untrusted("an error came that is no plain data: this pool is plain, and reads no pickle")
+        return Untrusted("an error came that is not plain data: this pool is plain, and reads no pickle")
     try:
         words, _ = unpack(blob, ())
     except (ItemError, Untrusted) as error:

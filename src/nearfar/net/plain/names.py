@@ -61,7 +61,7 @@ class Allowed:
         if found is _MISSING:
             raise lacks(module, function)
         if not (callable(found) if exactly else _is_own_function(found, function, space)):
-            raise _refusal(module, function, "it is no function of that module's own")
+            raise _refusal(module, function, "it is not a function of that module itself")
         return cast(Callable[..., Any], found)
 
     def _covers(self, module: str) -> bool:

@@ -7,7 +7,9 @@ from typing import Any
 
 from nearfar.queues.wire import Kind
 
-UNATTENDED = frozenset({"lane", "fence", "late"})
+TOLD = frozenset({"underway bytes", "underway parts"})
+"""No questions, but figures that the host adds up; see `Connection.mention`."""
+UNATTENDED = frozenset({"lane", "fence", "late"}) | TOLD
 Ask = tuple[int, Kind, str, Any]
 
 
@@ -54,6 +56,9 @@ class Asks:
         ask = self._open.pop(number, None)
         if ask is not None and ask[2] not in UNATTENDED:
             self._answers[number] = value
+
+    def unanswered(self, number: int) -> bool:
+        return number in self._open
 
     def answered(self, number: int) -> bool:
         return number in self._answers

@@ -10,6 +10,7 @@ from nearfar.errors import NotAdmitted, QueueLost
 from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
 from nearfar.net.deputy import Abandoned, errand_here, safe, safely
+from nearfar.net.descriptors import CALLER, make_room
 from nearfar.net.ending import left_behind
 from nearfar.net.here import about_me, new_name, new_session_stem
 from nearfar.queues.ends.hold import BUSY, Hold
@@ -52,6 +53,11 @@ class Connection:
         )
         self._loop: EndLoop | None = None
         self._closed = False
+        self._mentioned: dict[str, int] = {}
+        self._glimpse = 0
+        self._glimpsed: dict[str, int] = {}
+        self.waited_for = True
+        """Whether its program waits at its end for what was put to be with the host."""
         self.waiting = 0
         """Calls that wait for something now."""
 
@@ -72,6 +78,30 @@ class Connection:
             self._open()
             return self._ask(Kind.ASK, what, argument)
 
+    @safe
+    def mention(self, what: str, figure: int) -> None:
+        """Tell the host a figure, one of `asks.TOLD`, which it forgets with this end.
+
+        Never waits: a figure is left out while the host has not confirmed the one before.
+        """
+        with self._hold:
+            asks = self._machine.asks
+            if self._loop is not None and not asks.unanswered(self._mentioned.get(what, 0)):
+                self._mentioned[what] = asks.add(Kind.ASK, what, figure)
+                self._loop.wake()
+
+    @safe
+    def glimpse_counts(self) -> dict[str, int]:
+        """The queue's figures as the host told them last, and ask for them anew. Never waits."""
+        with self._hold:
+            asks = self._machine.asks
+            if asks.answered(self._glimpse):
+                self._glimpsed = asks.take(self._glimpse) or {}
+            if self._loop is not None and not asks.unanswered(self._glimpse):
+                self._glimpse = asks.add(Kind.ASK, "counts")
+                self._loop.wake()
+            return self._glimpsed
+
     @property
     def facts(self) -> dict[str, Any]:
         """What the host told about the queue; asks it if it has not yet."""
@@ -91,6 +121,16 @@ class Connection:
         finally:
             answer = asks.take(number)
         return answer
+
+    def _asked(self, what: str, deadline: float | None) -> bool:
+        """Ask something of which only that it is answered matters; tells whether it was, in time."""
+        asks = self._machine.asks
+        number = asks.add(Kind.ASK, what)
+        try:
+            self._wait_until(lambda: asks.answered(number), deadline)
+            return asks.answered(number)
+        finally:
+            asks.take(number)
 
     # -- the end of an end -----------------------------------------------------------------------
 
@@ -115,6 +155,11 @@ class Connection:
             self._machine.abandon()
             if self._loop is not None:
                 self._loop.wake()
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self._loop is None or not self._loop.running
 
     @safe
     def join(self, timeout: float | None = None) -> None:
@@ -158,6 +203,7 @@ class Connection:
         self._check_admitted()
         machine = self._machine
         if machine.state is State.NEW:
+            make_room(CALLER, "an end of a queue")
             machine.connect(time.monotonic())
             self._loop = EndLoop(machine, self._address, self._access, self._hold, self._on_change)
 

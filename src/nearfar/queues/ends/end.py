@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from nearfar.errors import Empty, ProducerLost, ShutDown
 from nearfar.net.deputy import safe
-from nearfar.queues.deadlines import left
+from nearfar.queues.deadlines import left, waits
 from nearfar.queues.ends.loans import Taken
 from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.ends.putting import Putting
@@ -56,7 +57,7 @@ class End(Putting):
 
     @safe
     def take_items(
-        self, most: int, holder: int, *, block: bool, timeout: float | None
+        self, most: int, holder: int, *, block: bool, timeout: float | None, to_the_end: bool = False
     ) -> tuple[list[Any], Runs]:
         """As `take`, without what is known of each item; and what to `let_go` where it is not wanted."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -64,7 +65,7 @@ class End(Putting):
         runs: Runs = []
         try:
             with self._hold:
-                machine = self._ready_to_take(most, block, deadline, False)
+                machine = self._ready_to_take(most, block, deadline, to_the_end)
                 receiver = machine.receiver
                 while len(items) < most:
                     first, some = receiver.take_run(most - len(items), holder, time.monotonic())
@@ -81,8 +82,31 @@ class End(Putting):
             raise
         if items:
             return items, runs
-        (one,) = self.take(1, holder, block=block, timeout=left(deadline))  # it may be one that raises
+        # it may be one that raises
+        (one,) = self.take(1, holder, block=block, timeout=left(deadline), to_the_end=to_the_end)
         return [one.item], [run_of(one)]
+
+    @safe
+    def take_batch(self, most: int, least: int, holder: int, *, timeout: float | None) -> list[Taken]:
+        """As `take` to the end, but waits for `least` items where there is one.
+
+        Fewer come after `timeout` seconds, at the end, or before an item that cannot be read.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        taken = self.take(most, holder, block=waits(True, timeout), timeout=timeout, to_the_end=True)
+        try:
+            with suppress(Empty, ShutDown, ProducerLost):  # if it is the end, the next call says so
+                while len(taken) < least and not self._next_is_unreadable():
+                    more = most - len(taken)
+                    taken += self.take(more, holder, block=True, timeout=left(deadline), to_the_end=True)
+        except BaseException:
+            self.let_go([run_of(one) for one in taken])
+            raise
+        return taken
+
+    def _next_is_unreadable(self) -> bool:
+        with self._hold:
+            return self._machine.receiver.next_is_unreadable()
 
     def _ready_to_take(self, most: int, block: bool, deadline: float | None, to_the_end: bool) -> EndMachine:
         machine = self._open(consumes=True)
@@ -200,10 +224,13 @@ class End(Putting):
 
     def _step(self, machine: EndMachine) -> int:
         """Takes until it is to be asked again whether the host is to be told."""
-        told = machine.receiver.unreported()
-        most = machine.receiver.due - told
-        if machine.sender.bounded:
-            most = min(most, machine.facts["maxsize"] // 8 - told)
+        receiver, facts = machine.receiver, machine.facts
+        told = receiver.unreported()
+        most = receiver.due - told
+        if facts["maxsize"]:
+            most = min(most, facts["maxsize"] // 8 - told)
+        if facts["maxbytes"] and receiver.average:
+            most = min(most, facts["maxbytes"] // (8 * receiver.average) - told)
         return max(1, most)
 
     # -- saying what became of it ----------------------------------------------------------------

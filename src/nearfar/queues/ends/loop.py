@@ -21,6 +21,8 @@ from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.deputy import ours
 from nearfar.net.shield import Shield
+from nearfar.net.shortage import PAUSE
+from nearfar.net.sockets import FAILURES
 from nearfar.queues import wire
 from nearfar.queues.ends.hold import Hold
 from nearfar.queues.ends.machine import EndMachine, State
@@ -70,6 +72,11 @@ class EndLoop(Plugs):
         """When the last turn ended."""
         self._thread = threading.Thread(target=ours(self._run), name=f"nearfar-end-{address}", daemon=True)
         self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
 
     def wake(self) -> None:
         """Have somebody look at the machine now. Call with the lock held."""
@@ -166,8 +173,9 @@ class EndLoop(Plugs):
     def _run(self) -> None:
         try:
             self._watch()
-        except Exception:
+        except Exception as error:
             log.exception("the thread of the queue at %s failed", self._address)
+            self._machine.refused = f"its thread in this process failed: {error!r}"  # for all who call it
             raise
         finally:
             with self._turns:
@@ -185,15 +193,19 @@ class EndLoop(Plugs):
     def _watch(self) -> None:
         sits = self._sits
         while self._machine.state is not State.CLOSED or self._watched:
-            if self._sitter is None and self._sits == sits:
-                with self._turns:
-                    self._turn()
-                    watched = self._watched
-                while not self._bed.sleep(watched, self._sleeps_until) and self._may_sleep_on(sits):
-                    watched = self._watched
-            else:
-                sits = self._sits
-                self._stand_by(sits)
+            try:
+                if self._sitter is None and self._sits == sits:
+                    with self._turns:
+                        self._turn()
+                        watched = self._watched
+                    while not self._bed.sleep(watched, self._sleeps_until) and self._may_sleep_on(sits):
+                        watched = self._watched
+                else:
+                    sits = self._sits
+                    self._stand_by(sits)
+            except FAILURES as error:
+                self._mishaps.note(error)
+                time.sleep(PAUSE)
 
     def _may_sleep_on(self, sits: int) -> bool:
         """Whether the thread was only woken to sleep for a shorter time, or with other sockets."""

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from math import inf
 from typing import Any
 
 from nearfar.errors import ProtocolError
@@ -28,7 +29,8 @@ GREET_EVERY = 0.25
 DIAL_EVERY = 5.0
 """Seconds without a welcome after which another connection is tried: this one may be dead."""
 GOODBYE = 2.0
-"""Seconds that a producer without a session waits for a host to say goodbye to: it may be taken for lost."""
+"""Seconds that a producer without a session waits for a host to say goodbye to: it may be taken for lost; and
+of silence, after which one that has said goodbye goes without an answer."""
 IDLE = 3600.0
 """Seconds until a machine with nothing to do wants to be asked again."""
 
@@ -74,6 +76,7 @@ class EndMachine:
         self.asks = Asks()
         self.roles = Roles(tags, helper=helper)
         self.leaving = False
+        self._leaving_since = inf
         self._about = about
         self._trusts = trusts
         self._refusals = Refusals()
@@ -115,10 +118,18 @@ class EndMachine:
 
     def may_go(self, now: float) -> bool:
         """True if no host has to hear of this end any more."""
+        if self.state is State.OPEN:
+            return now >= self._farewell()
         if self.state is not State.GREETING:
             return self.state is State.CLOSED
         missed = bool(self.facts) and self.roles.produces and not self.roles.helper
         return self.sender.handed_over and not (missed and now < self.greeting_since + GOODBYE)
+
+    def _farewell(self) -> float:
+        """When it goes though the host, which has all that was put, does not answer its goodbye."""
+        if self.session is None or not self.sender.handed_over:
+            return inf
+        return max(self._leaving_since, self.session.heard) + GOODBYE
 
     def abandon(self) -> None:
         """Close at once."""
@@ -154,6 +165,11 @@ class EndMachine:
         if self.barred:
             self.abandon()
 
+    def begin_again(self, now: float) -> None:
+        """A socket of the present session could not be opened."""
+        if self.state is State.OPEN:
+            self._begin_session(now)
+
     def tick(self, now: float) -> None:
         """Time passed. If nobody ticked for long, it stood still: that is not the host's silence."""
         stood = self._standstill.seconds(now, float(self.facts.get("lease", IDLE)))
@@ -162,7 +178,11 @@ class EndMachine:
         if self.state is State.GREETING:
             self._call_again(now)
         elif self.state is State.OPEN and self.session is not None:
-            if self.session.broken(now):
+            if self.leaving:
+                self._leaving_since = min(self._leaving_since, now)
+            if now >= self._farewell():
+                self.abandon()
+            elif self.session.broken(now):
                 self._begin_session(now)
             else:
                 self.session.tick(now)
@@ -180,7 +200,7 @@ class EndMachine:
             return self._greeted + GREET_EVERY
         if self.state is State.OPEN and self.session is not None:
             silent = self.session.heard + float(self.session.facts["lease"])
-            return min(silent, self.session.deadline())
+            return min(silent, self.session.deadline(), self._farewell())
         return now + IDLE
 
     # -- sessions --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import Complaints
 from nearfar.net.dialing import Dialed
+from nearfar.net.shortage import Mishaps
 from nearfar.queues import wire
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, ConnectLane, Send
 from nearfar.queues.ends.bed import Bed
@@ -35,6 +36,7 @@ class Plugs:
         self._access = access
         self._hold = hold
         self._complaints = Complaints(log)
+        self._mishaps = Mishaps(log, f"the end of the queue at {address}")
         self._control: Dialed | None = None
         self._inbox: Dialed | None = None
         self._lane: Dialed | None = None
@@ -66,6 +68,17 @@ class Plugs:
         return heard
 
     def _act(self, action: Action) -> None:
+        """Do it. What fails for want of something is done again: a message is sent again by its line, and a
+        session without all of its sockets begins anew."""
+        try:
+            self._do(action)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            if isinstance(action, ConnectInbox | ConnectLane):
+                with self._hold:
+                    self._machine.begin_again(time.monotonic())
+
+    def _do(self, action: Action) -> None:
         match action:
             case Send(envelope):
                 self._send(envelope)

@@ -31,7 +31,7 @@ class Putting(Connection):
         deadline = None if timeout is None else time.monotonic() + timeout
         encoded = self._encode(items)
         with self._hold:
-            entry = self._submit(encoded, to)
+            entry = self._submit(encoded, to, waits=block)
             if entry.items:
                 self._wait_for_room(entry, block, deadline)
             if entry.admitted < len(items):
@@ -46,7 +46,9 @@ class Putting(Connection):
             if block:
                 self._wait_until(lambda: not entry.items or self._session.shut, deadline)
             else:
-                self._ask(Kind.NEED, until=lambda: not entry.items)
+                while entry.items and not self._session.shut:  # a share at a time, until there is no room
+                    if not self._ask(Kind.NEED, until=lambda: not entry.items):
+                        break
         finally:
             if entry.items:
                 self._machine.sender.withdraw(entry)
@@ -97,6 +99,28 @@ class Putting(Connection):
             return self._session.tags if self._machine.session else frozenset()
 
     @safe
+    def flush(self, timeout: float | None) -> None:
+        """Wait until the host has all that was put before, and has heard of all that is done.
+
+        Raises `TimeoutError` after `timeout` seconds, and `QueueLost`.
+
+        A question comes behind all that was sent before it, so its answer says that this is there. A host
+        that came anew in between is sent again what it lacks, and asked again.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._hold:
+            sender = self._open().sender
+            upto, answered = sender.number(), False
+            while sender.unstored(upto) or not answered:
+                self._wait_until(lambda: not sender.unsent(upto), deadline)
+                answered = not sender.unsent(upto) and self._asked("flush", deadline)
+                if not answered and deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(
+                        f"the host at {self._address} may lack {sender.unstored(upto)} of the items put here:"
+                        f" it has not confirmed all within {timeout:g} s; what it lacks is sent all the same"
+                    )
+
+    @safe
     def join_items(self) -> None:
         """Wait until every item of the queue is done. Raises `QueueLost`.
 
@@ -110,14 +134,15 @@ class Putting(Connection):
                 self._wait_until(lambda: not machine.sender.unsettled, None)
                 self._ask(Kind.ASK, "join")
 
-    def _submit(self, encoded: deque[bytes | Several], to: str | None) -> Entry:
+    def _submit(self, encoded: deque[bytes | Several], to: str | None, *, waits: bool = True) -> Entry:
+        """Put what does not wait before what does: of two that do not fit, one may be small."""
         machine = self._open(produces=True)
         if self._session.shut:
             raise ShutDown
         machine.sender.barred = self._closed
         machine.sender.tray.trusted = bool(machine.facts["trusted"])
         entry = Entry(encoded, to)
-        machine.sender.put(entry)
+        machine.sender.put(entry, first=not waits)
         return entry
 
     def _encode(self, items: list[Any]) -> deque[bytes | Several]:
@@ -127,12 +152,17 @@ class Putting(Connection):
             if self._session.shut:
                 raise ShutDown
             trusted, most = bool(machine.facts["trusted"]), machine.facts["maxbytes"]
-        if len(items) > 1 and not most:
+        encoded: deque[bytes | Several]
+        if len(items) > 1:
             runs = codec.encode_many(items, trusted=trusted, most=BATCH_ITEMS, size=BATCH_BYTES // 2)
-            return deque(Several(*run) for run in runs)
-        encoded: deque[bytes | Several] = deque(codec.encode(item, trusted=trusted) for item in items)
-        if most and any(len(several(item).body) > most for item in encoded):
-            raise ValueError(f"an item is larger than the whole queue may be ({most} bytes)")
+            encoded = deque(Several(*run) for run in runs)
+        else:
+            encoded = deque(codec.encode(item, trusted=trusted) for item in items)
+        long = [some for some in map(several, encoded) if len(some.body) > most > 0]
+        if (largest := max(map(_largest, long), default=0)) > most:
+            raise ValueError(
+                f"an item of {largest} bytes is larger than the whole queue may be: maxbytes is {most}"
+            )
         return encoded
 
     @safe
@@ -147,3 +177,8 @@ class Putting(Connection):
             if not outcomes:
                 self._check_host(time.monotonic())
             return outcomes
+
+
+def _largest(some: Several) -> int:
+    """Bytes of the largest of these items."""
+    return len(some.body) if some.count == 1 else max(map(len, codec.split(some.body)))

@@ -47,7 +47,9 @@ class Receiver:
     due: int = 16
     """Takes after which it is to be told."""
     heavy: int = 0
-    """Bytes that were taken since the host was told."""
+    """Bytes of the batches that were taken to their end since the host was told."""
+    average: int = 0
+    """Bytes of an item of the batch that came last."""
     rests: bool = False
     """The program said that it is done with all that it had: somebody may wait for that."""
     _buffer: deque[Loan] = field(default_factory=deque)
@@ -69,6 +71,7 @@ class Receiver:
         self._buffer.append(Loan(position, count, attempt, body, weight=len(body)))
         self._last = position + count - 1
         self.buffered += count
+        self.average = len(body) // count
         self.due = max(FEW, self.buffered // 2)
         self.tell_at = (self.told_taken + 1, self.taken + self.due)
 

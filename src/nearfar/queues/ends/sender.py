@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from nearfar.errors import ProtocolError
 from nearfar.net import codec
@@ -28,7 +29,7 @@ from nearfar.queues.ends.batches import (
     one_by_one,
     several,
 )
-from nearfar.queues.ends.tray import MOST, Tray
+from nearfar.queues.ends.tray import ANY, MOST, Tray
 from nearfar.queues.wire import Kind, Message
 
 BATCH_ITEMS = 512
@@ -39,6 +40,17 @@ MOST_ROOM = 1 << 62
 """Items, and bytes, that a host may grant in one session: more could not be told back."""
 UNSTORED_BYTES = 64 * 1024 * 1024
 """Bytes that may be on their way to the host at once (a single larger item may go alone)."""
+
+
+class Need(NamedTuple):
+    """The room that is asked for, as totals since the session began, so that what crosses on the way counts
+    once."""
+
+    items: int
+    size: int
+    """Bytes; 0 where they are not bounded."""
+    least: int
+    """Bytes without which the next item does not fit."""
 
 
 @dataclass(slots=True)
@@ -64,6 +76,8 @@ class Sender:
     outcomes: deque[Settled] = field(default_factory=deque)
     """What was settled with more than "done", until `take_outcomes`."""
     tray: Tray = field(default_factory=Tray)
+    gave_up: bool = False
+    """Something was withdrawn for which the host may have granted room: it is to be told so."""
     barred: bool = True
     """Nothing is to be put by way of the tray: the queue is closed, or shut, or not known yet."""
     _again: deque[Fresh] = field(default_factory=deque)
@@ -76,7 +90,8 @@ class Sender:
     """Items in `entries`."""
     _room: tuple[int, int] = (0, 0)
     _received: tuple[int, int] = (0, 0)
-    _unstored: deque[tuple[int, int]] = field(default_factory=deque)
+    _unstored: deque[tuple[int, int, int, int]] = field(default_factory=deque)
+    """PUTs that the host may lack: number in the line, bytes, first item and count."""
     _unstored_bytes: int = 0
 
     @property
@@ -95,10 +110,13 @@ class Sender:
 
     # -- from the program ------------------------------------------------------------------------
 
-    def put(self, entry: Entry) -> None:
-        """Queue the items of `entry` behind those that wait already."""
+    def put(self, entry: Entry, *, first: bool = False) -> None:
+        """Queue the items of `entry` behind those that wait already, or before them."""
         self._clear_tray()
-        self.entries.append(entry)
+        if first:
+            self.entries.appendleft(entry)
+        else:
+            self.entries.append(entry)
         self._waiting += sum(map(count_of, entry.items))
         self.admit()
 
@@ -108,6 +126,7 @@ class Sender:
             self.entries.remove(entry)
             self._waiting -= sum(map(count_of, entry.items))
             entry.items.clear()
+            self.gave_up = self.bounded
             self.admit()
 
     def bar(self) -> None:
@@ -118,47 +137,54 @@ class Sender:
     def admit(self) -> None:
         """Let in what there is room for."""
         self._clear_tray()
-        while self._again and (fits := self._fits(1, len(self._again[0].body))):
+        while self._again and self._fits(1, self._again[0].body)[0]:
             again = self._again.popleft()
-            self._use_room(fits, len(again.body))
+            self._use_room(1, len(again.body))
             self._fresh.append(again)
         while self.entries and not self._again:
             entry = self.entries[0]
             while entry.items:
-                some = several(entry.items[0])
-                count, body = some.count, some.body
-                fits = self._fits(count, len(body))
-                if not fits:
+                if not self._admit_from(entry):
                     return
-                entry.items.popleft()
-                if fits < count:
-                    at = codec.cut(body, fits)
-                    entry.items.appendleft(Several(count - fits, body[at:]))
-                    body = body[:at]
-                self._waiting -= fits
-                self._use_room(fits, len(body))
-                self._fresh.append(Fresh(self.last + 1, fits, body, entry.to))
-                self.last += fits
-                entry.admitted += fits
-                entry.last = self.last
             self.entries.popleft()
         self._open_tray()
 
+    def _admit_from(self, entry: Entry) -> bool:
+        """Let in what fits of the next that `entry` has; False if nothing does."""
+        some = several(entry.items[0])
+        count, body = some.count, some.body
+        fits, size = self._fits(count, body)
+        if fits < count and count > 1:
+            entry.items.popleft()
+            entry.items.extendleft(reversed(_pieces(count, body, fits, size)))
+        if not fits:
+            return False
+        body = several(entry.items.popleft()).body
+        self._waiting -= fits
+        self._use_room(fits, size)
+        self._fresh.append(Fresh(self.last + 1, fits, body, entry.to))
+        self.last += fits
+        entry.admitted += fits
+        entry.last = self.last
+        return True
+
     # -- to the host -----------------------------------------------------------------------------
 
-    def need(self) -> tuple[int, int] | None:
-        """The room to ask for, as totals since the session began; None when nothing waits."""
-        if not self.bounded:
+    def need(self) -> Need | None:
+        """The room to ask for; None when nothing waits for it."""
+        items = len(self._again) + self._waiting
+        if not (self.bounded and items):
             return None
-        items, size = len(self._again) + self._waiting, 0
-        if self.bounded_bytes:
-            sizes = list(first_share(self._sizes(), self.bounded_bytes // 4, BATCH_ITEMS))
-            items, size = len(sizes), sum(sizes)
-        if not items:
-            return None
-        items = max(0, min(items, MOST_ASKED) - self._room[0])
-        size = max(0, size - self._room[1])
-        return (self._received[0] + items, self._received[1] + size)
+        size, least = self._waiting_bytes() if self.bounded_bytes else (0, 0)
+        if self._room[0] and self._room[1] >= least:
+            return None  # it has its room, and waits for the host to have what is on its way
+        used = self.used()
+        return Need(used.items + min(items, MOST_ASKED), used.size + size, used.size + least)
+
+    def used(self) -> Need:
+        """The same, of an end that asks for nothing: all that it has used."""
+        items, size = self._received[0] - self._room[0], self._received[1] - self._room[1]
+        return Need(items, size, 0)
 
     def messages(self) -> Iterator[Message]:
         """PUT messages for all that was admitted and not sent."""
@@ -185,9 +211,25 @@ class Sender:
         if not (self.entries or self._again):
             self._open_tray()
 
-    def sent(self, line_number: int, size: int) -> None:
-        """A PUT of `size` bytes went out as message `line_number` of the line."""
-        self._unstored.append((line_number, size))
+    def sent(self, line_number: int, size: int, first: int, count: int) -> None:
+        """A PUT of `size` bytes, with items from `first` on, went out as message `line_number`."""
+        self._unstored.append((line_number, size, first, count))
+
+    def number(self) -> int:
+        """Give what lies in the tray its numbers, and return the last."""
+        self._clear_tray()
+        if not (self.entries or self._again):
+            self._open_tray()
+        return self.last
+
+    def unsent(self, upto: int) -> int:
+        """How many items up to that number have not been sent to this host."""
+        return sum(_share(one.first, one.count, upto) for one in (*self._again, *self._fresh))
+
+    def unstored(self, upto: int) -> int:
+        """How many items up to that number the host may not have: never sent, or not confirmed."""
+        waiting = sum(_share(first, count, upto) for _, _, first, count in self._unstored)
+        return waiting + self.unsent(upto)
 
     # -- from the host ---------------------------------------------------------------------------
 
@@ -228,6 +270,7 @@ class Sender:
         self._room = self._received = (0, 0)
         self._unstored.clear()
         self._unstored_bytes = 0
+        self.gave_up = False
         again = [one for fresh in (*self._fresh, *self._again) for one in one_by_one(fresh)]
         self._fresh.clear()
         for batch in list(self._batches.values()):
@@ -239,22 +282,37 @@ class Sender:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _fits(self, count: int, size: int) -> int:
-        """How many of `count` items, of `size` bytes together, there is room for now."""
+    def _fits(self, count: int, body: bytes) -> tuple[int, int]:
+        """How many of the `count` items of `body` there is room for now, and their bytes."""
+        size = len(body)
         if self._unstored_bytes and self._unstored_bytes + size > UNSTORED_BYTES:
-            return 0
+            return 0, 0
         if not self.bounded:
-            return count
-        if self.bounded_bytes and self._room[1] < size:
-            return 0
-        return min(count, self._room[0])
+            return count, size
+        most = min(count, self._room[0])
+        room = self._room[1] if self.bounded_bytes else size
+        if most == count and room >= size:
+            return count, size
+        return codec.fitting(body, most, room) if count > 1 and most else (0, 0)
 
-    def _sizes(self) -> Iterator[int]:
+    def _waiting_bytes(self) -> tuple[int, int]:
+        """Of what waits: how many bytes to ask for, and how many its next item has."""
+        size = items = least = 0
+        for count, body in self._all_waiting():
+            least = least or (len(body) if count == 1 else codec.cut(body, 1))
+            items += count
+            size += len(body)
+            if items >= MOST_ASKED or size >= self.bounded_bytes:
+                break
+        return max(least, min(size, self.bounded_bytes)), least
+
+    def _all_waiting(self) -> Iterator[tuple[int, bytes]]:
         for again in self._again:
-            yield len(again.body)
+            yield 1, again.body
         for entry in self.entries:
             for item in entry.items:
-                yield len(several(item).body)
+                some = several(item)
+                yield some.count, some.body
 
     def _use_room(self, count: int, size: int) -> None:
         self._unstored_bytes += size
@@ -263,9 +321,10 @@ class Sender:
 
     def _open_tray(self) -> None:
         """Set room aside for what may come by way of the tray: it is used when that is cleared."""
-        if self.barred or self.bounded_bytes or self._unstored_bytes > UNSTORED_BYTES // 2:
+        if self.barred or self._unstored_bytes > UNSTORED_BYTES // 2:
             return
-        self.tray.open(self._room[0] if self.bounded else MOST)
+        items, size = self._room
+        self.tray.open(items if self.bounded else MOST, size if self.bounded_bytes else ANY)
 
     def _clear_tray(self) -> None:
         """Give numbers to what came by way of the tray: it was admitted when it got there."""
@@ -294,3 +353,20 @@ class Sender:
         self._firsts[start:stop] = still_open
         self.settled += settled
         return settled
+
+
+def _share(first: int, count: int, upto: int) -> int:
+    """How many of `count` numbers from `first` on are up to that one."""
+    return max(0, min(count, upto - first + 1))
+
+
+def _pieces(count: int, body: bytes, fits: int, size: int) -> list[bytes | Several]:
+    """`count` items cut up: those that fit, which take `size` bytes; the next one; the rest."""
+    pieces: list[bytes | Several] = []
+    if fits:
+        pieces.append(Several(fits, body[:size]))
+    after = size + codec.cut(body[size:], 1)
+    pieces.append(body[size:after])
+    if count - fits > 1:
+        pieces.append(Several(count - fits - 1, body[after:]))
+    return pieces

@@ -10,8 +10,9 @@ from nearfar.errors import ProtocolError
 from nearfar.queues.ends.actions import Action, ConnectLane
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.ends.receiver import Receiver
-from nearfar.queues.ends.sender import Sender
+from nearfar.queues.ends.sender import Need, Sender
 from nearfar.queues.ends.talk import Talk
+from nearfar.queues.ends.tray import ANY
 from nearfar.queues.wire import Envelope, Kind, Message, place
 
 FAILED = 5
@@ -58,7 +59,7 @@ class Session:
         self._lane_ask = 0
         self._lane_open = False
         self._fence = 0
-        self._told_need: tuple[int, int] | None = None
+        self._told_need: Need | None = None
         self._rounds: list[tuple[int, bool]] = []
         self._last_failure = 0
         self._failed_since_report = False
@@ -110,9 +111,13 @@ class Session:
     def takes_press(self) -> bool:
         """True if the host is to be told of takes now: they are many, or a good part of the room is in them
         that puts may wait for."""
-        untold = self.receiver.unreported()
-        room = untold > 0 and self._sender.bounded and untold * 8 >= self.facts["maxsize"]
-        return room or untold >= self.receiver.due or self.receiver.heavy >= HEAVY
+        receiver = self.receiver
+        untold = receiver.unreported()
+        if untold and self._sender.bounded:
+            size = max(receiver.heavy, untold * receiver.average)
+            if untold * 8 >= (self.facts["maxsize"] or ANY) or size * 8 >= (self.facts["maxbytes"] or ANY):
+                return True
+        return untold >= receiver.due or receiver.heavy >= HEAVY
 
     def flush(self, now: float, *, leaving: bool) -> list[Action]:
         """Everything that is to be done: items first, so that questions come after them."""
@@ -152,11 +157,21 @@ class Session:
             return
         for message in self._sender.messages():
             number = self._talk.send(message, now)
-            self._sender.sent(number, len(message.body or b""))
+            first, count, _ = message.fields
+            self._sender.sent(number, len(message.body or b""), first, count)
         need = self._sender.need()
-        if need is not None and need != self._told_need:
-            self._talk.send(Message(Kind.NEED, (*need, 0)), now)
+        if (need is not None and need != self._told_need) or self._sender.gave_up:
+            self._tell_need(need, 0, now)
         self._told_need = need
+
+    def _tell_need(self, need: Need | None, ask: int, now: float) -> None:
+        """Ask for room, or say that none is wanted. What room there is goes back to the host where the next
+        item does not fit into it: with that of others it may do for another."""
+        self._sender.gave_up = False
+        if need is None:
+            self._talk.send(Message(Kind.NEED, (*self._sender.used(), 0, 0, ask)), now)
+        else:
+            self._talk.send(Message(Kind.NEED, (*need, *self._sender.spare(), ask)), now)
 
     def _report(self, now: float, *, all_: bool) -> None:
         """Tell the host what it has to know by now, or `all_`."""
@@ -179,8 +194,8 @@ class Session:
             if kind is Kind.ASK:
                 self._talk.send(Message(Kind.ASK, (ask, what, argument)), now)
             elif kind is Kind.NEED:
-                self._talk.send(Message(Kind.NEED, (*(self._sender.need() or (0, 0)), ask)), now)
-                self._told_need = None  # a "no" makes the host forget it
+                self._told_need = self._sender.need()
+                self._tell_need(self._told_need, ask, now)
             elif (report := self.receiver.report(now, ask)) is not None:
                 self._talk.send(report, now)
 

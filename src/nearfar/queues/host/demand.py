@@ -22,6 +22,8 @@ class Demand:
         self._ledger = ledger
         self._rounds = rounds
         self._hungry: dict[str, None] = {}
+        self._full: set[str] = set()
+        """Those who want something, and have as many bytes unsettled as they may."""
         self._joined = self._failures = 0
         self._told_at: tuple[object, ...] = ()
         """What was so when consumers were last told whether all is over."""
@@ -37,6 +39,7 @@ class Demand:
     def end(self, peer: Peer, why: str, *, cleanly: bool) -> None:
         """A session ends."""
         self._hungry.pop(peer.session, None)
+        self._full.discard(peer.session)
         self._ledger.dismiss(peer.session, why, cleanly=cleanly)
         self._desk.actions.append(CloseLane(peer.session))
 
@@ -78,6 +81,8 @@ class Demand:
 
     def lend(self, now: float) -> None:
         """Lend what waits for anyone, one run to a consumer in turn."""
+        for session in list(self._full):
+            self._queue_up(session)
         while self._hungry and self._ledger.anything_for_anyone():
             session = next(iter(self._hungry))
             loan = self._ledger.lend(session)
@@ -117,7 +122,12 @@ class Demand:
     def _queue_up(self, session: str) -> None:
         """At the end of the line, if it still wants something."""
         self._hungry.pop(session, None)
-        if self._ledger.consumers[session].hungry:
+        self._full.discard(session)
+        if not self._ledger.consumers[session].hungry:
+            return
+        if self._ledger.has_its_fill(session):
+            self._full.add(session)
+        else:
             self._hungry[session] = None
 
     def _answer(self, peer: Peer, before: int, ask: int, now: float) -> None:

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from nearfar.net.budget import Budget
 from nearfar.queues.host.attendance import Attendance
 from nearfar.queues.host.records import (
+    DEAD_BYTES_KEPT,
     DEAD_LETTERS_KEPT,
     Consumer,
     DeadLetter,
@@ -25,6 +27,9 @@ from nearfar.queues.host.records import (
     State,
 )
 from nearfar.queues.host.runs import Run, Shelf
+
+UNBOUNDED = 1 << 62
+"""Bytes: more than there ever are."""
 
 
 class Ledger:
@@ -38,7 +43,11 @@ class Ledger:
         max_attempts: int = 5,
         expected: int = 1,
         standing: bool = False,
+        max_unsettled: int = 0,
     ) -> None:
+        """`max_unsettled`: bytes that consumers may have in all and not have settled (0: no bound), those
+        that are on their way to them among these. A consumer may have as many as it leaves free
+        (`net.budget`), and always one batch."""
         self.maxsize = maxsize
         self.maxbytes = maxbytes
         self.max_attempts = max_attempts
@@ -49,7 +58,10 @@ class Ledger:
         """Producers with news to be told."""
         self.consumers: dict[str, Consumer] = {}
         self.bearers: dict[str, set[str]] = {}
-        self.dead: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
+        self.dead: deque[DeadLetter] = deque()
+        self.dead_bytes = 0
+        self.lent = Budget(max_unsettled or UNBOUNDED)
+        """What consumers have, by their names."""
         self.stored = self.settled = self.died = self.dropped = self.undeliverable = self.late = 0
         self._shelf = Shelf()
         self._addressed: dict[str, Shelf] = {}
@@ -141,12 +153,18 @@ class Ledger:
         consumer = self.consumers[name]
         leases = consumer.leases
         shelf = self._next_shelf(consumer.tags)
-        if shelf is None or not consumer.hungry:
+        if shelf is None or not consumer.hungry or self.has_its_fill(name):
             return None
         run = shelf.take(
             consumer.window_items - leases.untaken_items, consumer.window_bytes - leases.untaken_bytes
         )
+        self.lent.add(name, len(run.body))
         return leases.lend(run), run
+
+    def has_its_fill(self, name: str) -> bool:
+        """True if a consumer has as many bytes as it may, and gets no more until it, or another, settles."""
+        leases = self.consumers[name].leases
+        return leases.untaken_items + leases.held_items > 0 and not self.lent.fits(name, 0)
 
     def took(self, name: str, upto: int) -> None:
         """The consumer's program has every item up to position `upto`."""
@@ -268,6 +286,7 @@ class Ledger:
         runs = leases.remove(first, last)
         self.size -= items - leases.untaken_items
         self.size_bytes -= size - leases.untaken_bytes
+        self.lent.add(name, -sum([len(run.body) for run in runs]))
         return runs
 
     def _again(self, run: Run, why: str, guilty: bool) -> None:
@@ -279,6 +298,11 @@ class Ledger:
             return
         self.died += run.count
         self.dead.append(DeadLetter(run.count, run.body, run.producer, run.attempt - 1, run.history))
+        self.dead_bytes += len(run.body)
+        while len(self.dead) > DEAD_LETTERS_KEPT or (
+            self.dead_bytes > DEAD_BYTES_KEPT and len(self.dead) > 1
+        ):
+            self.dead_bytes -= len(self.dead.popleft().body)
         self._tell(run, Outcome.DEAD, None)
 
     def _forget(self, tag: str) -> None:

@@ -8,19 +8,23 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import zmq
 
 from nearfar.errors import AddressError, NearfarError, ProtocolError
-from nearfar.net import sockets
+from nearfar.net import descriptors, sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
 from nearfar.net.complaints import Complaints, shown
 from nearfar.net.deputy import ours
 from nearfar.net.door import Door
+from nearfar.net.ending import service_failed
+from nearfar.net.shortage import PAUSE, Mishaps
 from nearfar.net.waker import Waker
 from nearfar.net.watch import Watch
 from nearfar.queues import wire
+from nearfar.queues.host.farewell import warn_of_losses
 from nearfar.queues.host.lane import Lane
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.leftovers import clear_lanes
@@ -28,12 +32,18 @@ from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.host.peers import CloseLane, OpenLane, Send
 from nearfar.queues.wire import Envelope, Kind
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 DRAIN = 256
 """Messages read from one socket before the others get their turn."""
 DESCRIPTORS = 6
 """That an end takes here: connections, its lane, what tells of its process's death; 7 if it puts and gets."""
+LANE_EVERY = 0.1
+"""Seconds between two tries to make a lane for which there was no room."""
+LANE_WITHIN = 2.0
+"""Seconds after which the consumer that waits for one is refused."""
 BODY = 3
 """Which frame of what comes to the inbox holds items."""
 
@@ -54,6 +64,9 @@ class Host:
         lease: float,
         ports: range | None = None,
     ) -> None:
+        descriptors.make_room(descriptors.SERVICE, "a queue's host")
+        descriptors.lift_limit()  # for as many ends as may come, strangers or not
+        self._room = descriptors.Room(DESCRIPTORS)
         self._ports = ports
         self._door = Door(access)
         self._control = self._door.make(zmq.ROUTER, sockets.LARGEST_CONTROL)
@@ -92,9 +105,23 @@ class Host:
         self._watch = Watch()
         self._waker = Waker()
         self._poller = zmq.Poller()
-        for source in (self._control, self._inbox, self._waker.fileno(), self._door.questions):
+        sources = (
+            self._control,
+            self._inbox,
+            self._waker.fileno(),
+            self._door.questions,
+            self._door.arrivals,
+        )
+        for source in sources:
             if source is not None:
                 self._poller.register(source, zmq.POLLIN)
+        self.failure: BaseException | None = None
+        """What has ended the hosting before `close`, if something has."""
+        self._mishaps = Mishaps(log, f"the queue at {self.address}")
+        self._lanes_due: dict[str, tuple[int, float]] = {}
+        """The sessions that wait for a lane, because there was none to be had; with their ask, and until
+        when."""
+        self._next_lanes = 0.0
         self._closing: float | None = None
         self._next_tick = 0.0
         self._soon = lease / 100
@@ -115,7 +142,7 @@ class Host:
             }
 
     def close(self, timeout: float = 2.0) -> None:
-        """Stop, when every end has said goodbye, or after `timeout` seconds."""
+        """Stop, when every end has said goodbye, or after `timeout` seconds. What is left then is logged."""
         self._closing = time.monotonic() + timeout
         self._waker.wake()
         self._thread.join()
@@ -125,20 +152,54 @@ class Host:
     def _run(self) -> None:
         try:
             while not self._may_stop():
-                events = dict(self._poller.poll(self._patience()))
-                with self._lock:
-                    self._read(events)
-                    self._see_deaths(events)
-                    now = time.monotonic()
-                    self._keep_the_door(now)
-                    if now >= self._next_tick or not events:
-                        self._machine.tick(now)
-                        self._next_tick = self._machine.deadline(now)
-                    self._act(now)
-                    if events:  # what came may be due before anything that was known
-                        self._next_tick = min(self._next_tick, now + self._soon)
+                self._turn()
+        except BaseException as error:
+            self._failed(error)
         finally:
             self._close_everything()
+            warn_of_losses(self.address, self._machine.counts())
+        if self.failure is not None:
+            service_failed(
+                f"the queue at {self.address} failed, and serves nobody any more: {self.failure!r}"
+            )
+
+    def _turn(self) -> None:
+        """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
+        end: what was not read lies here still, and what was not sent is sent again."""
+        nothing: dict[object, int] = {}
+        events = self._try(self._wait, otherwise=nothing) or nothing
+        with self._lock:
+            self._try(self._read, events)
+            self._try(self._see_deaths, events)
+            now = time.monotonic()
+            self._try(self._keep_the_door, now)
+            if now >= self._next_tick or not events:
+                self._machine.tick(now)
+                self._next_tick = self._machine.deadline(now)
+            self._try(self._open_due_lanes, now)
+            self._act(now)
+            if events:  # what came may be due before anything that was known
+                self._next_tick = min(self._next_tick, now + self._soon)
+
+    def _try(self, do: Callable[..., T], *given: object, otherwise: T | None = None) -> T | None:
+        """What `do` returns; `otherwise` if it fails."""
+        try:
+            return do(*given)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            return otherwise
+
+    def _wait(self) -> dict[object, int]:
+        try:
+            return dict(self._poller.poll(self._patience()))
+        except sockets.FAILURES:
+            time.sleep(PAUSE)
+            raise
+
+    def _failed(self, error: BaseException) -> None:
+        """The loop has ended, by a fault of ours."""
+        log.error("the loop of the queue at %s failed", self.address, exc_info=error)
+        self.failure = error
 
     def _may_stop(self) -> bool:
         closing = self._closing
@@ -146,7 +207,8 @@ class Host:
 
     def _patience(self) -> int:
         now = time.monotonic()
-        times = (self._next_tick, self._closing, self._door.deadline())
+        lanes = self._next_lanes if self._lanes_due else None
+        times = (self._next_tick, self._closing, self._door.deadline(), lanes)
         deadline = min(each for each in times if each is not None)
         return max(0, int((deadline - now) * 1000) + 1)
 
@@ -205,6 +267,10 @@ class Host:
 
     def _hear(self, session: str, envelope: Envelope, now: float) -> None:
         if envelope.message.kind is Kind.HELLO and session not in self._machine.peers:
+            if self._room.lacks(self._waker.fileno(), now):
+                if self._room.refuses(now):
+                    self._machine.refuse(session, self._room.REFUSAL)
+                return
             descriptor = self._watch.add(session, envelope.message.fields[2])
             if descriptor is not None:
                 self._poller.register(descriptor, zmq.POLLIN)
@@ -227,21 +293,27 @@ class Host:
         while more:
             more = False
             for action in self._machine.flush(now):
-                match action:
-                    case Send(session, envelope):
-                        self._send(session, envelope)
-                    case OpenLane(session, ask):
-                        self._open_lane(session, ask, now)
-                        more = True
-                    case CloseLane(session):
-                        self._close_lane(session)
+                try:
+                    match action:
+                        case Send(session, envelope):
+                            self._send(session, envelope)
+                        case OpenLane(session, ask):
+                            more = True
+                            self._open_lane(session, ask, now)
+                        case CloseLane(session):
+                            self._close_lane(session)
+                except sockets.FAILURES as error:  # what matters is sent again by its line
+                    self._mishaps.note(error)
         for session in list(self._behind):
-            lane = self._lanes.get(session)
-            if lane is not None:
-                lane.push()
-                self._poller.register(lane.socket, zmq.POLLOUT if lane.backlog else 0)
-            if lane is None or not lane.backlog:
-                self._behind.discard(session)
+            self._try(self._push, session)
+
+    def _push(self, session: str) -> None:
+        lane = self._lanes.get(session)
+        if lane is not None:
+            lane.push()
+            self._poller.register(lane.socket, zmq.POLLOUT if lane.backlog else 0)
+        if lane is None or not lane.backlog:
+            self._behind.discard(session)
 
     def _send(self, session: str, envelope: Envelope) -> None:
         frames = wire.pack(*envelope)
@@ -254,19 +326,34 @@ class Host:
             if lane.backlog:
                 self._behind.add(session)
 
-    def _open_lane(self, session: str, ask: int, now: float) -> None:
+    def _open_lane(self, session: str, ask: int, now: float, until: float | None = None) -> None:
+        """`until`: when its consumer is refused, if there is no lane to be had."""
         if session not in self._lanes:
             try:
                 self._lanes[session] = self._make_lane(session)
-            except (AddressError, zmq.ZMQError) as error:
+            except (AddressError, *sockets.FAILURES) as error:
+                until = now + LANE_WITHIN if until is None else until
+                if now < until and session in self._machine.peers:
+                    self._lanes_due[session] = ask, until
+                    self._next_lanes = now + LANE_EVERY
+                    self._mishaps.note(error, "there is no lane for a consumer now")
+                    return
                 log.error("no lane for %s: %s", session, error)
                 self._machine.refuse(session, f"the host has no lane for it: {error}")
                 self._machine.dead(session, "there was no lane for it", now)
                 return
         self._machine.lane_opened(session, ask, self._lanes[session].place, now)
 
+    def _open_due_lanes(self, now: float) -> None:
+        """Try again to open the lanes for which there was no room."""
+        if self._lanes_due and now >= self._next_lanes:
+            due, self._lanes_due = self._lanes_due, {}
+            for session, (ask, until) in due.items():
+                if session in self._machine.peers:
+                    self._open_lane(session, ask, now, until)
+
     def _make_lane(self, session: str) -> Lane:
-        """Raises `AddressError`, and `zmq.ZMQError` where there are no more sockets to be had."""
+        """Raises `AddressError`, and `sockets.FAILURES` where there are no more sockets to be had."""
         socket = self._door.make(zmq.PUSH, sockets.LARGEST_CONTROL)
         self._lanes_opened += 1
         suffix = f".lane-{self._lanes_opened % 100_000}"
@@ -285,13 +372,13 @@ class Host:
             self._door.unbind(lane.socket, self.address, lane.place)
 
     def _close_everything(self) -> None:
-        for lane in self._lanes.values():
-            self._door.unbind(lane.socket, self.address, lane.place)
-        self._door.unbind(self._inbox, self.address, self._inbox_place)
-        self._door.unbind(self._control, self.address)
-        self._door.close()
-        self._watch.close()
-        self._waker.close()
+        with self._lock:
+            for lane in self._lanes.values():
+                self._try(self._door.unbind, lane.socket, self.address, lane.place)
+            self._try(self._door.unbind, self._inbox, self.address, self._inbox_place)
+            self._try(self._door.unbind, self._control, self.address)
+            for close in (self._door.close, self._watch.close, self._waker.close):
+                self._try(close)
 
 
 def _largest_item(maxbytes: int) -> int:

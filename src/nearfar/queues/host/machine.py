@@ -18,6 +18,7 @@ from hashlib import blake2b
 from typing import Any
 
 from nearfar.errors import ProtocolError
+from nearfar.net.budget import Budget
 from nearfar.net.dues import Dues
 from nearfar.net.here import stem
 from nearfar.net.line import Outgoing, Voice
@@ -31,6 +32,9 @@ from nearfar.queues.host.rounds import Rounds
 from nearfar.queues.host.supply import Supply
 from nearfar.queues.stuck import broken
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message, refusal
+
+AHEAD_OF_ALL = 256 << 20
+"""Bytes of messages of all ends that came ahead of their turn: those beyond are dropped, and sent again."""
 
 
 class HostMachine:
@@ -63,6 +67,7 @@ class HostMachine:
         self._demand = Demand(self._desk, ledger, self._rounds)
         self._questions = Questions(self._desk, ledger, self._rounds)
         self._dues: Dues[Peer] = Dues()
+        self._ahead = Budget(AHEAD_OF_ALL)
         self._standstill: Standstill | None = None
         self._turned = 0.0
         """When all that had come was read: what comes now was said after that."""
@@ -235,6 +240,7 @@ class HostMachine:
         ticket = blake2b(session.encode(), key=self._secret, digest_size=16).hexdigest()
         out: Outgoing[Message] = Outgoing(self._lease / 10)
         self.peers[session] = peer = Peer(session, uid, now, out, Voice(self._lease, now), ticket)
+        peer.inbox.allowance = (self._ahead, session)
         self._desk.session_of[uid] = session
         self._dues.set(peer, peer.wanted(self._lease))
         return peer
@@ -282,6 +288,7 @@ class HostMachine:
 
     def _end(self, peer: Peer, why: str, *, cleanly: bool, now: float) -> None:
         del self.peers[peer.session]
+        peer.inbox.close()
         if self._desk.session_of.get(peer.uid) == peer.session:
             del self._desk.session_of[peer.uid]
         if peer.produces:

@@ -56,6 +56,8 @@ class Peer:
     consumes: bool = False
     needs: tuple[int, int] = (0, 0)
     """Items and bytes it wants to have been granted in all."""
+    least: int = 0
+    """Bytes it wants to have been granted in all for its next item to fit."""
     said: float = inf
     """The earliest that what it said last can have been said; it may have lain here unread."""
     granted: tuple[int, int] = (0, 0)
@@ -66,6 +68,8 @@ class Peer:
     rounds: int = 0
     """Rounds that it has under way."""
     joins: int = 0
+    underway: dict[str, int] = field(default_factory=dict)
+    """What it said last of work that it has not put yet: figures of its own, added up for who asks."""
     heavy: list[int] = field(default_factory=list)
     """The numbers of the answers with dead letters that it may not have."""
 

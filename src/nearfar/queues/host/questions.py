@@ -25,15 +25,20 @@ class Questions:
         self.shut = False
         """True from the moment that ends are told; for the ledger, only when they all know."""
         self._joiners: list[tuple[Peer, int]] = []
+        self._died_when_read = 0
+        """How many items had died when somebody last read the dead letters."""
 
     def ask(self, peer: Peer, message: Message, now: float) -> None:
         ask, what, argument = message.fields
         desk = self._desk
         match what:
-            case "fence":
+            case "fence" | "flush":
                 desk.answer(peer, ask, None, now)
             case "late":
                 self._ledger.late += argument if type(argument) is int else 0
+                desk.answer(peer, ask, None, now)
+            case "underway bytes" | "underway parts":
+                peer.underway[what] = argument if type(argument) is int else 0
                 desk.answer(peer, ask, None, now)
             case "lane":
                 desk.actions.append(OpenLane(peer.session, ask))
@@ -73,12 +78,19 @@ class Questions:
             "size": ledger.size,
             "maxsize": ledger.maxsize,
             "bytes": ledger.size_bytes,
+            "unsettled bytes": min(ledger.lent.used, MOST_COUNTED),
             "ends": len(self._desk.peers),
             "producers": helpers.count(False),
             "helpers": helpers.count(True),
             "consumers": len(ledger.consumers),
             "lost producers": len(ledger.lost),
+            "underway bytes": self._underway("underway bytes"),
+            "underway parts": self._underway("underway parts"),
+            "unread letters": ledger.died - self._died_when_read,
         }
+
+    def _underway(self, what: str) -> int:
+        return min(sum(peer.underway.get(what, 0) for peer in self._desk.peers.values()), MOST_COUNTED)
 
     def _join(self, peer: Peer, ask: int, now: float) -> None:
         if peer.joins >= MOST_JOINS:
@@ -92,6 +104,7 @@ class Questions:
             raise ProtocolError(f"{peer.uid} asks for dead letters, and does not take them")
         self._desk.answer(peer, ask, self._dead_letters(), now)
         peer.heavy.append(peer.out.sent)
+        self._died_when_read = self._ledger.died
 
     def _shut_down(self, peer: Peer, ask: int, immediate: bool, now: float) -> None:
         self.shut = True

@@ -9,6 +9,8 @@ from math import inf
 from nearfar.queues.host.leases import Leases
 
 DEAD_LETTERS_KEPT = 10_000
+DEAD_BYTES_KEPT = 64 << 20
+"""Bytes of dead letters: the oldest are forgotten. One larger letter is kept by itself."""
 
 
 class Outcome(IntEnum):

@@ -14,13 +14,23 @@ from nearfar.queues.wire import Kind, Message, share_of_answers
 
 NEWS_PER_MESSAGE = 1000
 MOST_AHEAD = 1024
-"""Items that a producer may be granted besides what it asked for."""
+"""Items that a producer may be granted besides what it asked for, where items are bounded."""
+MOST_BYTES_AHEAD = 4 << 20
+"""The same in bytes, where these are."""
 MOST_PRODUCERS = 10_000
 """Producers that the ledger remembers: when there are more, it forgets some of those that have left."""
 
 
 class Supply:
-    """Grants room in turn, so that no producer starves another."""
+    """Grants room in turn, so that no producer starves another.
+
+    A producer that asks holds no room: it returned what its next item does not fit into. So it is given
+    nothing, or enough for that item, and no two wait for what the other has. While the first in line waits
+    for a large item, smaller ones may pass it: as many bytes as the whole queue may have, and then it is its
+    turn. So nobody waits while there is room, unless others take items and make more.
+
+    Where only bytes are bounded, as many items are granted as bytes: none has fewer than one.
+    """
 
     def __init__(self, desk: Desk, ledger: Ledger, rounds: Rounds) -> None:
         self._desk = desk
@@ -30,6 +40,10 @@ class Supply:
         self._ahead: dict[str, Peer] = {}
         """Those who were granted more than they asked for, and may still have it."""
         self._recalling = False
+        self._first = ""
+        """The session that was first in line when room was last granted."""
+        self._passed = 0
+        """Bytes granted to others since it is, and did not fit."""
         self._producing = 0
         self._tags: list[str] = []
         self._newcomers: list[Peer] = []
@@ -65,9 +79,14 @@ class Supply:
     def need(self, peer: Peer, message: Message, now: float) -> None:
         if not peer.produces:
             return
-        items, size, ask = message.fields
-        peer.needs = (items, size)
-        self._needy[peer.session] = None
+        items, size, least, returned, returned_size, ask = message.fields
+        peer.needs, peer.least = (items, size), least
+        self.take_back(peer, returned, returned_size)
+        if peer.in_need:
+            self._needy[peer.session] = None
+        else:
+            self._needy.pop(peer.session, None)
+            self._ahead[peer.session] = peer  # it may have been granted what it does not want any more
         self.grant(now)
         if ask and peer.in_need:
             self._rounds.start(peer, lambda later: self._answer(peer, ask, later), now, recall=True)
@@ -77,24 +96,23 @@ class Supply:
             self._recall(now)
 
     def grant(self, now: float) -> None:
-        """Give out room: a share of the items to each; where bytes are bounded, all it asked or nothing.
+        """Give out room, a share to each that is in need.
 
         When that is done, the last gets more than it asked for, if there is plenty: so that it need not ask
         for each item. What of that is not used comes back when another is in need.
         """
         most = self._ledger.room()[0] if self._ledger.maxsize else len(self._needy)
-        for session in list(islice(self._needy, max(0, most))):
-            peer = self._desk.peers[session]
-            items, size = self._grantable(peer)
-            if items or size:
-                items += self._surplus(items)
-                if items > peer.unmet[0]:
-                    self._ahead[session] = peer
-                self._ledger.grant(peer.uid, items, size)
-                peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
-                self._desk.send(peer, Kind.ROOM, items, size, now=now)
-            if not peer.in_need:
-                del self._needy[session]
+        line = list(islice(self._needy, max(0, most)))
+        if line and line[0] != self._first:
+            self._first, self._passed = line[0], 0
+        waits = False
+        for session in line:
+            size = self._give(self._desk.peers[session], now)
+            if size and waits:
+                self._passed += size
+            waits = waits or session in self._needy
+            if waits and self._passed >= self._ledger.maxbytes > 0:
+                return
 
     def take_back(self, peer: Peer, items: int, size: int) -> None:
         """A producer returned room that it does not use."""
@@ -145,23 +163,59 @@ class Supply:
             del producers[each.name]
             self._ledger.newsworthy.discard(each.name)
 
-    def _grantable(self, peer: Peer) -> tuple[int, int]:
-        items, size = peer.unmet
-        free, free_bytes = self._ledger.room()
-        if self._ledger.maxbytes:
-            fits = size <= free_bytes and (not self._ledger.maxsize or items <= free)
-            return (items, size) if fits else (0, 0)
-        return (min(items, max(1, free // len(self._needy))) if free > 0 else 0, 0)
+    def _give(self, peer: Peer, now: float) -> int:
+        """Grant `peer` its share of the room, if its next item fits; returns the bytes.
 
-    def _surplus(self, items: int) -> int:
-        """Items more than the last who is in need asked for: the others may come any time."""
-        if self._ledger.maxbytes or len(self._needy) > 1:
-            return 0
-        return min(MOST_AHEAD, (self._ledger.room()[0] - items) // (2 * self._producing))
+        Where bytes are bounded, and it wants more, it asks again, and says how large its next item is.
+        """
+        items, size = self._grantable(peer)
+        if items or size:
+            more, more_bytes = self._surplus(peer, items, size)
+            if more or more_bytes:
+                self._ahead[peer.session] = peer
+            items, size = items + more, size + more_bytes
+            self._ledger.grant(peer.uid, items, size)
+            peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
+            self._desk.send(peer, Kind.ROOM, items, size, now=now)
+        if not peer.in_need or size:
+            self._needy.pop(peer.session, None)
+        return size
+
+    def _grantable(self, peer: Peer) -> tuple[int, int]:
+        """Items and bytes of what `peer` asked for that it can have; (0, 0) if its next item does not fit."""
+        (items, size), (free, free_bytes) = peer.unmet, self._ledger.room()
+        sharers = max(1, len(self._needy))
+        if self._ledger.maxbytes:
+            least = max(0, peer.least - peer.granted[1])
+            if least > free_bytes:
+                return 0, 0
+            size = min(size, max(least, free_bytes // sharers))
+        if not self._ledger.maxsize:
+            return size, size
+        if items:
+            items = min(items, max(1, free // sharers)) if free > 0 else 0
+            if not items:
+                return 0, 0
+        return items, size if self._ledger.maxbytes else 0
+
+    def _surplus(self, peer: Peer, items: int, size: int) -> tuple[int, int]:
+        """Items and bytes more than the last who is in need asked for: the others may come any time."""
+        ledger = self._ledger
+        if len(self._needy) > 1 or size < peer.unmet[1] or (ledger.maxsize and items < peer.unmet[0]):
+            return 0, 0
+        free, free_bytes = ledger.room()
+        parts = 2 * self._producing
+        more = min(MOST_AHEAD, max(0, free - items) // parts)
+        more_bytes = min(MOST_BYTES_AHEAD, max(0, free_bytes - size) // parts)
+        if not ledger.maxbytes:
+            return more, 0
+        if not ledger.maxsize:
+            return more_bytes, more_bytes
+        return (more, more_bytes) if more and more_bytes else (0, 0)
 
     def _recall(self, now: float) -> None:
         """Somebody waits for room: have it back where it lies unused."""
-        if self._recalling or not self._ahead:
+        if self._recalling or not self._ahead or not self._needy:
             return
         asker = self._desk.peers[next(iter(self._needy))]
         whom = [peer for session, peer in self._ahead.items() if session not in self._needy]
@@ -173,12 +227,10 @@ class Supply:
     def _recalled(self, now: float) -> None:
         self._recalling = False
         self.grant(now)
-        if self._needy:
-            self._recall(now)
+        self._recall(now)
 
     def _answer(self, peer: Peer, ask: int, now: float) -> None:
         self.grant(now)
-        granted = not peer.in_need
-        peer.needs = peer.granted
-        self._needy.pop(peer.session, None)
-        self._desk.answer(peer, ask, granted, now)
+        if peer.in_need:  # whoever asks does not wait in line: it may have all that is free
+            self._give(peer, now)
+        self._desk.answer(peer, ask, not peer.in_need, now)

@@ -64,7 +64,7 @@ def size_of(fd: int) -> int:
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError as error:
-        raise ProtocolError("a file descriptor that is no memory") from error
+        raise ProtocolError("a file descriptor that is not memory") from error
     size = os.fstat(fd).st_size
     if seals & SEALS != SEALS or size <= 0 or size != size_class(size):
         raise ProtocolError(f"a segment of {size} bytes with seals {seals:#x}")

@@ -13,6 +13,7 @@ from nearfar.download.fetch.curl.settings import configure, pycurl
 from nearfar.download.fetch.headers import parse_head
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.policy import Throttle
+from nearfar.download.fetch.proxies import proxies_in_ascii
 from nearfar.download.fetch.transfer import Transfer
 from nearfar.download.fetch.trouble import HEAD_AT_MOST, Trouble, from_curl, too_large_head
 from nearfar.download.model import Reason
@@ -72,6 +73,7 @@ class Handle:
         self._head_size = 0
         self._fields: list[bytes] | None = None
         self._http = options.http
+        self._proxies = {} if options.no_private else proxies_in_ascii(os.environ)
         self._sharing = False
         self._fresh = False
         self._answered = False
@@ -100,6 +102,8 @@ class Handle:
         if transfer.fresh is not self._fresh:
             self.curl.setopt(pycurl.FRESH_CONNECT, int(transfer.fresh))
             self._fresh = transfer.fresh
+        if self._proxies:
+            self.curl.setopt(pycurl.PROXY, self._proxies[transfer.url.scheme])
         fields = transfer.request()
         if fields is not self._fields:
             self.curl.setopt(pycurl.HTTPHEADER, fields)
@@ -229,7 +233,12 @@ class Handle:
     def _answer(self) -> None:
         assert self.transfer is not None
         self._answered = True
-        self._taking = self.transfer.answered(parse_head(self._lines), time.time())
+        try:
+            answer = parse_head(self._lines)
+        except Exception as error:
+            self._taking = self.transfer.stumble(error)
+        else:
+            self._taking = self.transfer.answered(answer, time.time())
 
 
 def _nobody(data: bytes) -> bool:

@@ -6,6 +6,7 @@ the socket interface, which calls back twice a file to have a descriptor registe
 
 from __future__ import annotations
 
+import logging
 import random
 import select
 import socket
@@ -21,12 +22,17 @@ from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.policy import Throttle, backoff, park
 from nearfar.download.fetch.request import RequestFields
 from nearfar.download.fetch.schedule import Schedule
-from nearfar.download.fetch.transfer import Step, Transfer
+from nearfar.download.fetch.transfer import ANSWERED, Step, Transfer
 from nearfar.download.fetch.trouble import Trouble
 from nearfar.download.model import Job, Reason
 from nearfar.download.urls import UrlError
 
 __all__ = ["CurlFetcher"]
+
+WORTH_TELLING = 5.0
+"""Seconds that a host asks to be left alone, from which that is said."""
+
+log = logging.getLogger(__name__)
 
 
 class CurlFetcher:
@@ -97,6 +103,17 @@ class CurlFetcher:
             # It waits for its turn, or for another attempt: `_start` will meet it.
             self._dropped.add(id(sink))
 
+    def give_back(self) -> list[Sink]:
+        waiting = [transfer.sink for transfer in self._schedule.take_back()]
+        kept = [sink for sink in waiting if id(sink) not in self._dropped]
+        self._dropped.clear()
+        self._in_flight -= len(kept)
+        return kept
+
+    @property
+    def hungry(self) -> bool:
+        return self._schedule.hungry
+
     def _break_off(self, handle: Handle) -> None:
         del self._active[handle.curl]
         self._over = deque(over for over in self._over if over[0] is not handle.curl)
@@ -125,13 +142,15 @@ class CurlFetcher:
     def cancel(self) -> None:
         for handle in self._active.values():
             self._multi.remove_handle(handle.curl)
+            self._schedule.release(handle.host)
             handle.close()
+        # What is known of hosts stays: the next share of work may be for the same ones.
+        self._schedule.take_back()
         self._active.clear()
         self._over.clear()
         self._refused.clear()
         self._resumed.clear()
         self._dropped.clear()
-        self._schedule = Schedule(self._options.connections, self._options.per_host)
         self._in_flight = 0
 
     def close(self) -> None:
@@ -167,7 +186,16 @@ class CurlFetcher:
                 self._schedule.release(host)
                 continue
             handle = self._idle.pop() if self._idle else Handle(self._options, self._throttle)
-            handle.load(transfer, host)
+            try:
+                handle.load(transfer, host)
+            except Exception as error:
+                # What libcurl does not even take, such as a target of a redirect, is that URL's affair.
+                self._idle.append(handle)
+                self._schedule.release(host)
+                self._in_flight -= 1
+                transfer.stumble(error)
+                transfer.give_up()
+                continue
             self._active[handle.curl] = handle
             self._multi.add_handle(handle.curl)
 
@@ -224,21 +252,51 @@ class CurlFetcher:
         finally:
             self._multi.remove_handle(curl)
             self._idle.append(handle)
+            self._note(host, transfer)
             self._schedule.release(host)
             if step is Step.ENDED:
                 self._in_flight -= 1
         self._go_on(transfer, host, step)
 
+    def _note(self, host: str, transfer: Transfer) -> None:
+        """Let the pace at `host` follow its answer: faster after any, slower where it asks for that."""
+        trouble = transfer.trouble
+        if trouble is None or (trouble.reason in ANSWERED and not trouble.busy):
+            self._schedule.answered(host)
+        elif trouble.busy and not trouble.paced:
+            self._schedule.slow_down(host, self._clock())
+
     def _go_on(self, transfer: Transfer, host: str, step: Step) -> None:
         """Schedule what follows a request to `host`."""
-        now = self._clock()
-        if transfer.trouble is not None:
-            seconds = park(transfer.trouble, self._options)
-            if seconds:
-                self._schedule.park(host, now + seconds)
+        now, trouble = self._clock(), transfer.trouble
+        if step is Step.WAIT:
+            self._wait_for(host, transfer, now)
+            return
+        if trouble is not None and trouble.retry_after:
+            self._schedule.park(host, now + park(trouble, self._options))
         if step is Step.FOLLOW:
             self._schedule.add(transfer.url.host, transfer, first=True)
         elif step is Step.RETRY:
-            delay = backoff(transfer.tried, self._options, self._rng)
+            delay = backoff(max(1, transfer.tried), self._options, self._rng)
             transfer.again()
             self._schedule.add_later(transfer.url.host, transfer, now + delay)
+
+    def _wait_for(self, host: str, transfer: Transfer, now: float) -> None:
+        """`host` put a request off: ask again when it may be asked, behind the others, or give up."""
+        assert transfer.trouble is not None
+        # A host that names no time worth speaking of is not asked in a ring.
+        seconds = max(
+            park(transfer.trouble, self._options), backoff(transfer.put_off, self._options, self._rng)
+        )
+        silent = self._schedule.put_off(host, now, seconds)
+        if silent == seconds >= WORTH_TELLING:
+            log.info("%s asks for patience (%s): waiting %.0f s", host, transfer.trouble.detail, seconds)
+        transfer.waited += seconds
+        if max(silent, transfer.waited) <= self._options.wait_for_host:
+            transfer.again(counts=False)
+            self._schedule.add(transfer.url.host, transfer)
+            return
+        self._in_flight -= 1
+        transfer.give_up(
+            f", and asks for more patience than {self._options.wait_for_host:g} s (--wait-for-host)"
+        )

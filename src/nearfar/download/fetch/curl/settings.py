@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 
 from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.fetch.proxies import exceptions_in_ascii
 
 try:
     import pycurl
@@ -24,7 +26,7 @@ CODED = 16 * 1024
 
 
 def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
-    """Set what `options` say. Redirects are ours to follow, and no cookie is kept: libcurl's are left off."""
+    """Set what `options` say. Redirects and cookies are ours: libcurl's are left off."""
     setopt = curl.setopt
     setopt(pycurl.NOSIGNAL, 1)
     # `urls.py` lets nothing else through; this is for the day when it has a hole.
@@ -43,6 +45,8 @@ def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
     if options.no_private:
         # A proxy would look names up, and connect, out of our sight. Else its variables are honoured.
         setopt(pycurl.PROXY, "")
+    elif (hosts := exceptions_in_ascii(os.environ)) is not None:
+        setopt(pycurl.NOPROXY, hosts)
     _configure_tls(curl, options)
 
 

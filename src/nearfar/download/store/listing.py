@@ -1,0 +1,92 @@
+"""What a folder holds, for who only asks: nothing is made, changed or swept."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from nearfar.download.model import Reason, Saved
+from nearfar.download.store import export
+from nearfar.download.store.errors import StoreError, disk
+from nearfar.download.store.folders import Folders, digest, size
+from nearfar.download.store.manifest import FILE, check_version, read_rows, refuse_strangers
+
+
+class Listing:
+    """The manifest of one folder, open for reading; a context manager.
+
+    Consumers may be at work in the folder: what they have saved so far is told. Files that a killed consumer
+    had named and not recorded are not: the next consumer's start does that.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Raises `StoreError`: also where there is no such folder, or nothing was ever saved in it."""
+        if not directory.is_dir():
+            raise StoreError(Reason.DISK, f"{directory}: there is no such folder")
+        if not (directory / FILE).exists():
+            detail = f"{directory}: nothing was saved in this folder, it has no manifest"
+            raise StoreError(Reason.DISK, detail)
+        refuse_strangers(directory)
+        self._path = directory / FILE
+        self._name = f"{directory}: {FILE}"
+        with self._translated(), contextlib.ExitStack() as stack:
+            self._folders = stack.enter_context(contextlib.closing(Folders(directory)))
+            db = sqlite3.connect(_address(directory), uri=True, isolation_level=None)
+            self._db = stack.enter_context(contextlib.closing(db))
+            check_version(self._db)
+            self._open = stack.pop_all()
+
+    def rows(self) -> Iterator[Saved]:
+        """Every file, in the order they were saved. Raises `StoreError`."""
+        with self._translated():
+            yield from read_rows(self._db)
+
+    def export(self, form: export.Form, file: IO[str]) -> None:
+        """Write every row to `file` as JSON Lines or CSV. Raises `StoreError`, or OSError of `file`."""
+        export.write(self.rows(), form, file)
+
+    def digest(self, saved: Saved) -> str | None:
+        """The SHA-256 of the file as it is now, lower-case hex; None if no regular file bears its name.
+
+        Raises `StoreError`, `OSError` where it cannot be read.
+        """
+        *above, name = saved.name.split("/")
+        try:
+            folder = self._folders.at(tuple(above))
+            return None if size(name, folder) is None else digest(name, folder, "sha256")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def refuse_to_be(self, path: Path) -> None:
+        """Raise `StoreError` where an output to `path` would replace the manifest."""
+        with contextlib.suppress(FileNotFoundError):
+            if path.samefile(self._path):
+                raise StoreError(Reason.REFUSED, f"{path} is the manifest itself: name another file")
+
+    def close(self) -> None:
+        self._open.close()
+
+    def __enter__(self) -> Listing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise disk(error, self._name) from error
+
+
+def _address(directory: Path) -> str:
+    """How SQLite is asked to make no file: without a log there is no writer, and nothing changes there.
+
+    Asked only to write nothing, it would make a log and an index of it for itself, and leave them.
+    """
+    how = "mode=ro" if (directory / f"{FILE}-wal").exists() else "immutable=1"
+    return f"{(directory / FILE).absolute().as_uri()}?{how}"

@@ -1,0 +1,157 @@
+"""The executor with workers of its own, where programs written for the standard's expect the standard's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, CancelledError
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfar import Executor, Pool, WorkerLost
+from tests.pool import tasks
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    with Executor(2, mp_context=get_context("fork")) as made:
+        yield made
+
+
+def test_programs_know_its_number_of_workers_and_their_processes(executor: Executor) -> None:
+    assert executor._max_workers == 2
+    processes = executor._processes
+    assert len(processes) == 2
+    assert executor.submit(os.getpid).result(10) in processes
+    executor.shutdown()
+    assert [process.join(10) or process.exitcode for process in processes.values()] == [0, 0]
+
+
+def test_a_lost_worker_is_what_programs_catch_and_the_executor_goes_on(executor: Executor) -> None:
+    for kind in (BrokenProcessPool, BrokenExecutor, WorkerLost):
+        with pytest.raises(kind, match="exited with code 3"):
+            executor.submit(tasks.die).result(10)
+    assert executor.submit(tasks.square, 3).result(10) == 9
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_result_that_cannot_be_sent_raises_what_its_pickling_raised(
+    executor: Executor, error: type[BaseException]
+) -> None:
+    with pytest.raises(error, match="cannot be sent") as caught:
+        executor.submit(tasks.Unpicklable, error).result(10)
+    assert "__reduce__" in str(caught.value.__cause__)
+    with pytest.raises(error, match="cannot be sent"):
+        list(executor.map(tasks.Unpicklable, [error]))
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_result_that_cannot_be_read_ends_no_thread(executor: Executor, error: type[BaseException]) -> None:
+    told: list[Any] = []
+    with Pool(executor=executor) as pool:
+        pool.apply_async(tasks.Unreadable, (error,), None, told.append, told.append)
+        future = executor.submit(tasks.Unreadable, error)
+        seen: list[BaseException | None] = []
+        future.add_done_callback(lambda done: seen.append(done.exception()))
+        assert eventually(lambda: bool(told and seen))  # by the thread in the background
+    assert [type(each) for each in told + seen] == [error, error]
+    for _ in range(2):
+        with pytest.raises(error, match="cannot be read"):
+            future.result(10)
+    assert executor.submit(tasks.square, 3).result(10) == 9
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_callback_that_raises_ends_no_thread(executor: Executor, error: type[BaseException]) -> None:
+    def leave(*_: object) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        raise error
+
+    executor.submit(tasks.square, 2).add_done_callback(leave)
+    with Pool(executor=executor) as pool:
+        pool.apply_async(tasks.square, (2,), callback=leave)
+        pool.map_async(tasks.square, [2], progress=leave)
+        assert eventually(lambda: executor.engine.counts()["done"] == 3)
+        told = threading.Event()
+        pool.apply_async(tasks.square, (3,), callback=lambda _: told.set())
+        assert told.wait(10)
+
+
+@pytest.mark.parametrize("method", ["terminate_workers", "kill_workers"])
+def test_workers_can_be_ended_as_in_python_3_14(executor: Executor, method: str, tmp_path: Path) -> None:
+    gate, mark = tmp_path / "gate", tmp_path / "mark"
+    running = executor.submit(tasks.leave_then_wait_for, str(mark), str(gate))
+    waiting = [executor.submit(tasks.wait_for, str(gate)) for _ in range(50)]
+    assert eventually(mark.exists)
+    processes = executor._processes
+    getattr(executor, method)()
+    signalled = signal.SIGTERM if method == "terminate_workers" else signal.SIGKILL
+    with pytest.raises(BrokenProcessPool, match=signalled.name):
+        running.result(10)
+    for future in waiting[2:]:
+        with pytest.raises(CancelledError):
+            future.result(10)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(tasks.square, 3)
+    executor.shutdown()
+    assert not any(process.is_alive() for process in processes.values())
+    getattr(executor, method)()  # once more does nothing
+
+
+def test_the_workers_of_another_executor_are_not_ended(executor: Executor) -> None:
+    with Executor(executor=executor) as shared:
+        with pytest.raises(RuntimeError, match="belong to the executor that was given"):
+            shared.kill_workers()
+        assert shared.submit(tasks.square, 3).result(10) == 9
+
+
+def test_no_two_calls_share_an_error_whose_traceback_grows(tmp_path: Path) -> None:
+    pool = Pool(1, context=get_context("fork"))
+    results = [pool.apply_async(tasks.wait_for, (str(tmp_path / "gate"),)) for _ in range(20)]
+    pool.terminate()
+    pool.join()
+    errors = []
+    for result in results:
+        with pytest.raises(CancelledError) as caught:
+            result.get(10)
+        errors.append(caught.value)
+    assert len(set(map(id, errors))) == len(errors)
+
+
+def test_a_broken_pool_raises_a_new_error_for_each_call() -> None:
+    with Executor(1, mp_context=get_context("fork"), initializer=tasks.fail) as broken:
+        errors = set()
+        for _ in range(3):
+            try:
+                broken.submit(tasks.square, 1).result(10)
+            except BrokenProcessPool as error:
+                errors.add(error)
+                assert isinstance(error.__cause__, tasks.Trouble)
+        assert len(errors) == 3
+        assert broken._broken
+
+
+def test_an_interrupted_map_is_dropped_at_once_though_the_coordinator_is_away() -> None:
+    """As Ctrl-C does it: `obtain` drops the chunks, and waits for nobody's word."""
+    from tests.pool.pools import coordinated
+
+    with coordinated(1) as address:
+        pool = Pool.connect(address)
+        assert pool.apply(tasks.square, (3,)) == 9
+        result = pool.map_async(time.sleep, [20.0] * 500, 1)
+        assert eventually(lambda: pool._engine.counts()["waiting"] > 0)
+    before = time.monotonic()
+    result.drop()
+    pool.terminate()
+    pool.join()
+    assert time.monotonic() - before < 5

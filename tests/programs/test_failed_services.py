@@ -1,0 +1,35 @@
+"""A service whose loop has ended by a fault of ours: its program ends, and says so by its exit code."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.shell import ANYWHERE, Shell, first_line
+
+FAULTY = """
+import sys, threading
+from nearfar.queues.host.machine import HostMachine
+from nearfar.coordinator.machine import Coordinator
+from nearfar.__main__ import run
+
+def fail(machine, now):
+    raise KeyError("a fault")
+
+def spoil():
+    HostMachine.tick = Coordinator.tick = fail
+
+threading.Timer(1.0, spoil).start()
+run()
+"""
+
+
+@pytest.mark.parametrize("program", ["queue", "coordinator", "consumer"])
+def test_a_program_ends_with_its_service(shell: Shell, program: str) -> None:
+    process = shell.python("-c", FAULTY, program, "--bind", ANYWHERE, "--quiet")
+    if program != "consumer":
+        assert " at tcp://" in first_line(process)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1, err
+    last = err.splitlines()[-1]
+    assert last.startswith("nearfar: the ")
+    assert "failed, and serves nobody any more: KeyError('a fault')" in last

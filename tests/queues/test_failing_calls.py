@@ -1,0 +1,108 @@
+"""Every call of the system that the host's loop makes fails once: the queue goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearfar import Queue
+from nearfar.errors import QueueLost
+from nearfar.net import keyring, sockets
+from nearfar.queues.far import FarQueue
+from nearfar.queues.host.machine import HostMachine
+from tests.support.failing import ERRORS, Failing, failing
+
+ANYWHERE = "tcp://127.0.0.1:*"
+MOST = 400
+"""Calls in one go, at most."""
+
+
+@pytest.fixture(params=["keys", "own", "ipc", "insecure"])
+def access(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:
+    """An address, and how to get in there."""
+    if request.param == "keys":
+        keyring.init(tmp_path / "keys")
+        return ANYWHERE, {"keys": tmp_path / "keys"}
+    if request.param == "ipc":
+        return f"ipc://{tmp_path}/q", {}
+    return ANYWHERE, {"insecure": True} if request.param == "insecure" else {}
+
+
+@pytest.fixture
+def host(
+    access: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[FarQueue, Failing]]:
+    """A queue whose host's thread is watched, and that thread's calls."""
+    address, how = access
+    monkeypatch.setattr(sockets, "HANDSHAKE", 300)  # one that a failure has spoiled is made again after that
+    with failing(monkeypatch) as calls:
+        queue = FarQueue(0, address, lease=0.5, wait=20, **how)
+        threading.setprofile(None)
+    yield queue, calls
+    queue.close()
+    queue.join_thread()
+    queue.stop_hosting()
+
+
+def go(address: str, how: dict[str, Any], number: int) -> None:
+    """An end comes, puts, gets, asks, and leaves."""
+    with Queue.connect(address, wait=20, **how) as end:
+        end.put(number)
+        assert end.get(timeout=20) == number
+        assert end.qsize() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_host_outlives_the_failure_of_each_of_its_calls(
+    host: tuple[FarQueue, Failing], access: tuple[str, dict[str, Any]]
+) -> None:
+    """I expect nothing to be lost, and each end to be served, or told in a sentence that it is not."""
+    queue, calls = host
+    _, how = access
+    calls.arm(0, 0)
+    go(queue.address, how, -1)
+    most = min(calls.count, MOST)
+    assert most > 30
+    names = set()
+    for at in range(1, most + 1):
+        calls.arm(at, ERRORS[at % len(ERRORS)])
+        try:
+            go(queue.address, how, at)
+        except QueueLost as error:
+            assert "refused" in str(error)
+        names.add(calls.failed)
+        assert queue._host is not None
+        assert queue._host.failure is None
+    assert {"poll", "recv", "getsockopt"} <= names
+    assert names & {"send", "send_multipart"}
+    calls.arm(0, 0)
+    go(queue.address, how, 0)
+
+
+def test_a_fault_of_the_loop_is_told_to_who_hosts_and_ends_the_hosting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given what is no failure of a call, but a fault of ours."""
+    queue = Queue(0, ANYWHERE)
+    assert queue._host is not None
+    queue.put(1)
+    assert queue.qsize() == 1
+
+    def fail(machine: HostMachine, now: float) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(HostMachine, "tick", fail)
+    queue._host._waker.wake()
+    queue._host._thread.join(20)
+    with pytest.raises(QueueLost, match=r"the hosting of .* has failed: KeyError"):
+        queue.qsize()
+    queue.close()
+    with pytest.raises(QueueLost, match="has failed: KeyError"):
+        queue.join_thread()
+    queue.stop_hosting()
+    assert "failed" in caplog.text

@@ -1,0 +1,151 @@
+"""What a put leaves to the feeder thread of a near queue, and what it writes by itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nearfar.queues import frames, outbox
+from nearfar.queues.outbox import FEW, PAGE, QUIET, Bell, Outbox
+from tests.queues.contract import LIMIT, MOMENT
+from tests.support.waiting import eventually
+
+
+class Pipe:
+    """A pipe, and an outbox to it whose feeder thread does nothing but what a test has it do."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = multiprocessing.Pipe(duplex=False)
+        self.wlock: Any = multiprocessing.get_context("fork").Lock()
+        self.tokens: deque[None] = deque()
+        self.bell = Bell()
+        self.outbox = Outbox(self.tokens, self.bell, self.writer.fileno, self.wlock)
+
+    def arrived(self) -> list[bytes]:
+        found = []
+        while self.reader.poll(0):
+            found.append(bytes(frames.read(self.reader.fileno())))
+        return found
+
+    def feed(self) -> None:
+        """As the feeder thread does for each token."""
+        self.tokens.popleft()
+        with self.wlock:
+            self.outbox.feed()
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    pipe = Pipe()
+    with pipe.reader, pipe.writer:
+        yield pipe
+
+
+def messages(count: int, size: int = 20) -> list[bytes]:
+    return [str(number).encode().rjust(size, b".") for number in range(count)]
+
+
+def test_a_put_after_a_quiet_moment_is_written_by_who_puts(pipe: Pipe) -> None:
+    pipe.outbox.add([b"alone"])
+    assert pipe.arrived() == [b"alone"]
+    assert not pipe.tokens
+
+
+def test_no_more_than_a_few_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeypatch: Any) -> None:
+    """Given puts that follow one another however fast, I expect all but a few in the pipe at any time."""
+    monkeypatch.setattr(outbox, "QUIET", 1e9)
+    sent = messages(10 * FEW + 5)
+    for number, message in enumerate(sent, 1):
+        pipe.outbox.add([message])
+        assert number - pipe.outbox._sent < FEW
+    assert pipe.arrived() == sent[:-5]
+    assert len(pipe.tokens) == 1
+    pipe.feed()
+    assert pipe.arrived() == sent[-5:]
+
+
+def test_who_puts_never_waits_for_a_full_pipe(pipe: Pipe) -> None:
+    sent = messages(200, size=1000)
+    for message in sent:
+        pipe.outbox.add([message])
+    assert 0 < pipe.outbox._sent < len(sent)
+    assert 1 <= len(pipe.tokens) <= 2
+    received = pipe.arrived()
+    while pipe.tokens:
+        pipe.feed()
+        received += pipe.arrived()
+    assert received == sent
+
+
+def test_what_is_larger_than_a_page_is_left_to_the_feeder_with_all_behind_it(pipe: Pipe) -> None:
+    sent = [b"small", b"x" * PAGE, b"after"]
+    for message in sent:
+        pipe.outbox.add([message])
+    assert pipe.arrived() == [b"small"]
+    pipe.feed()
+    assert pipe.arrived() == [b"x" * PAGE, b"after"]
+    assert eventually(lambda: time.monotonic() - pipe.bell.wrote > QUIET)
+    pipe.outbox.add([b"again by itself"])
+    assert not pipe.tokens
+
+
+def test_who_puts_does_not_wait_for_others_that_write(pipe: Pipe) -> None:
+    with pipe.wlock:
+        pipe.outbox.add([b"later"])
+    assert pipe.arrived() == []
+    pipe.feed()
+    assert pipe.arrived() == [b"later"]
+
+
+def test_a_put_in_the_middle_of_a_put_keeps_its_place(pipe: Pipe, monkeypatch: Any) -> None:
+    """Given a put by a signal's handler while another is writing, I expect both, and in their order."""
+    write = outbox.write
+
+    def interrupted(descriptor: int, parts: Any) -> None:
+        monkeypatch.setattr(outbox, "write", write)
+        pipe.outbox.add([b"handler"])
+        write(descriptor, parts)
+
+    monkeypatch.setattr(outbox, "write", interrupted)
+    pipe.outbox.add([b"interrupted"])
+    while pipe.tokens:
+        pipe.feed()
+    assert pipe.arrived() == [b"interrupted", b"handler"]
+
+
+def test_flush_tells_how_much_is_not_in_the_pipe(pipe: Pipe) -> None:
+    sent = messages(100, size=PAGE)
+    pipe.outbox.add(sent)
+    assert pipe.outbox.flush(0.0) == 100
+    fed = threading.Thread(target=lambda: [pipe.feed() for _ in iter(lambda: len(pipe.tokens), 0)])
+    fed.start()
+    flushed: list[int] = []
+    flushing = threading.Thread(target=lambda: flushed.append(pipe.outbox.flush(None)))
+    flushing.start()
+    received: list[bytes] = []
+    while len(received) < len(sent):
+        received.append(bytes(frames.read(pipe.reader.fileno())))
+    for thread in (fed, flushing):
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+    assert (flushed, received) == ([0], sent)
+
+
+def test_a_patient_bell_waits_for_more_and_an_urgent_one_does_not(monkeypatch: Any) -> None:
+    monkeypatch.setattr(outbox, "GATHER", 1000.0)
+    bell = Bell()
+    bell.writing = True
+    woken = threading.Thread(target=bell.wait)
+    woken.start()
+    bell.notify(patiently=True)
+    woken.join(MOMENT)
+    assert woken.is_alive()
+    bell.notify()
+    woken.join(LIMIT)
+    assert not woken.is_alive()
