@@ -124,9 +124,9 @@ def test_the_port_itself_lets_nobody_in() -> None:
 
 
 def test_a_twin_that_a_killed_service_left_is_taken_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins, "HOME", tmp_path)
+    monkeypatch.setattr(twins, "HOME", short_folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -142,8 +142,10 @@ def test_a_twin_that_a_killed_service_left_is_taken_over(
     assert not left.exists()
 
 
-def test_old_twins_that_nobody_listens_at_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins, "HOME", tmp_path)
+def test_old_twins_that_nobody_listens_at_are_swept(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(twins, "HOME", short_folder)
     dead, young, alive = (Path(twins.place_of(Address("127.0.0.1", port)).path) for port in (1, 2, 3))
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(alive))
@@ -171,18 +173,18 @@ def bind(path: str) -> str:
     return "bound"
 
 
-def test_a_socket_of_another_kind_at_the_path_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_socket_of_another_kind_at_the_path_is_told_in_a_sentence(short_folder: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        other.bind(str(tmp_path / "q"))
-        assert "it cannot be told whether it is in use" in bind(str(tmp_path / "q"))
+        other.bind(str(short_folder / "q"))
+        assert "it cannot be told whether it is in use" in bind(str(short_folder / "q"))
 
 
-def test_a_socket_at_the_path_whose_queue_is_full_is_in_use(tmp_path: Path) -> None:
+def test_a_socket_at_the_path_whose_queue_is_full_is_in_use(short_folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as waiting:
-        other.bind(str(tmp_path / "q"))
+        other.bind(str(short_folder / "q"))
         other.listen(0)
-        waiting.connect(str(tmp_path / "q"))
-        assert bind(str(tmp_path / "q")).endswith("the address is in use")
+        waiting.connect(str(short_folder / "q"))
+        assert bind(str(short_folder / "q")).endswith("the address is in use")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")

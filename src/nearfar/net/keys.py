@@ -176,7 +176,7 @@ def _read(path: Path, *, secret: bool = False, trusted: bool = False) -> tuple[b
     try:
         # without waiting for who writes to a FIFO
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError("it is not a regular file")
@@ -184,7 +184,9 @@ def _read(path: Path, *, secret: bool = False, trusted: bool = False) -> tuple[b
                 _check_private(path, found)
             elif trusted:
                 _check_unchanged(path, found)
-            text = file.read(LONGEST_FILE)
+            text = os.read(descriptor, LONGEST_FILE)
+        finally:
+            os.close(descriptor)
         public, hidden = _value(text, b"public-key"), _value(text, b"secret-key")
         if public is None:
             raise ValueError("no public key is in it")
