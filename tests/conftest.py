@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from multiprocessing import util
+from pathlib import Path
 
 import pytest
 import zmq
@@ -65,6 +66,13 @@ def zeromq() -> None:
         there.connect("inproc://once")
         here.send(bytes(1 << 20), copy=False)
         there.recv()
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for that of a Unix socket, as `tmp_path` of a parallel run may not."""
+    with tempfile.TemporaryDirectory(prefix="s") as name:
+        yield Path(name)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.pure
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PROOF = re.compile(r"`(?:tests/)?((?:[a-z0-9_]+/)*test_\w+\.py)(?:::(\w+))?`")

@@ -9,6 +9,8 @@ import pytest
 import nearfar
 from tests.support.house import LONGEST, complaints, modules
 
+pytestmark = pytest.mark.pure
+
 HOUSE = dict.fromkeys(("nearfar", "errors", "net", "net.codec", "queues", "queues.base", "download"), "")
 
 

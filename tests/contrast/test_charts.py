@@ -20,6 +20,8 @@ from nearfar.contrast.report.model import Bars, Curve, Curves, Figure, Group, Pi
 from nearfar.contrast.report.page import WIDTHS, draw
 from tests.contrast.sample import sample
 
+pytestmark = pytest.mark.pure
+
 SVG = "{http://www.w3.org/2000/svg}"
 FIGURES = [figure for section in build(sample()).sections for figure in section.figures]
 POSITIVE = st.floats(1e-3, 1e7)

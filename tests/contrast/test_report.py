@@ -18,6 +18,8 @@ from nearfar.contrast.report.terminal import terminal
 from nearfar.contrast.runner import Outcome
 from tests.contrast.sample import outcomes, sample
 
+pytestmark = pytest.mark.pure
+
 SECTIONS = {
     "faults": "What a fault costs",
     "queue": "What a queue costs",

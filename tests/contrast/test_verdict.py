@@ -12,6 +12,8 @@ from nearfar.contrast import diary
 from nearfar.contrast.diary import Diary, Entry
 from nearfar.contrast.faults.verdict import Verdict, judge, longest_pause
 
+pytestmark = pytest.mark.pure
+
 NUMBERS = st.lists(st.integers(0, 30), max_size=40)
 
 

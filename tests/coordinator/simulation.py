@@ -19,7 +19,7 @@ from nearfar.coordinator.calling import Connect, Send, Stage
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.peers import Peers
-from nearfar.coordinator.tasks import Mode, Status, Task
+from nearfar.coordinator.tasks import Mode, State, Status, Task
 from nearfar.coordinator.wire import Envelope
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
 from nearfar.pool.client import ClientMachine
@@ -390,10 +390,9 @@ class SimClient(SimEnd):
 
     def cancel(self, job: Job) -> None:
         if self.alive:
-            verdict = self.machine.cancel(job)
-            if verdict is not False:
+            if job.state is not State.SETTLED:
                 self.cancelled.add(job.name)
-            if verdict:
+            if self.machine.cancel([job]):
                 self._tell(job, CancelledError())
             self.act()
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nearfar.coordinator.calling import Calling, Connect
 from nearfar.coordinator.wire import CLIENT
+
+pytestmark = pytest.mark.pure
 
 
 def test_a_greeting_that_nobody_answers_is_said_on_a_new_connection_every_five_seconds() -> None:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from nearfar.coordinator import failures
 from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, TaskTimeout, WorkerLost
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.mark.parametrize(
     "error",

@@ -21,7 +21,7 @@ from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
 from tests.coordinator.cast import Job, prepared_client
 from tests.coordinator.check import check, check_end
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.pure, pytest.mark.timeout(300)]
 NUMBER = st.integers(0, 1 << 16)
 
 

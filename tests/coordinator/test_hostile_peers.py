@@ -16,6 +16,8 @@ from tests.coordinator.check import check
 from tests.coordinator.hostile import Hostile
 from tests.coordinator.world import LEASE, World, through
 
+pytestmark = pytest.mark.pure
+
 
 def attack(world: World, hostile: Hostile, words: int) -> None:
     """They speak, and the coordinator acts; what it says to anybody can be sent and read."""

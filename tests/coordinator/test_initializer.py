@@ -10,6 +10,8 @@ from nearfar.coordinator.tasks import Status
 from nearfar.errors import InitializerFailed, WorkerLost
 from tests.coordinator.cast import Job, Stage, given, held, prepared_client
 
+pytestmark = pytest.mark.pure
+
 
 def fail(stage: Stage, worker) -> None:
     """The initializer raises in `worker`."""

@@ -12,6 +12,8 @@ from nearfar.coordinator.tasks import State
 from nearfar.errors import TaskTimeout, WorkerLost
 from tests.coordinator.cast import Job, Stage, answers_to, given, held
 
+pytestmark = pytest.mark.pure
+
 NOW_AND_LATER = pytest.mark.parametrize("prompt", [True, False], ids=["at once", "later"])
 LONG = 10.0
 

@@ -11,6 +11,8 @@ from nearfar.coordinator.costs import MOST_BYTES, MOST_TASKS
 from nearfar.errors import ProtocolError
 from tests.coordinator.cast import Job, Stage, answers_to, given, held
 
+pytestmark = pytest.mark.pure
+
 LONG = 10.0
 
 

@@ -11,6 +11,8 @@ from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Mes
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
 from tests.coordinator.world import LEASE, FakeClient, World
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.fixture
 def world() -> World:

@@ -10,6 +10,8 @@ from nearfar.coordinator.calling import Stage
 from nearfar.errors import CoordinatorLost, InitializerFailed, TaskTimeout
 from tests.coordinator.simulation import LEASE, SimAgent, SimClient, World
 
+pytestmark = pytest.mark.pure
+
 DAILY = range(6)
 MANY = [pytest.param(seed, marks=pytest.mark.chaos) for seed in range(6, 90)]
 SEEDS = pytest.mark.parametrize("seed", [*DAILY, *MANY])

@@ -14,6 +14,8 @@ from nearfar.coordinator import parts, wire
 from nearfar.coordinator.wire import AGENT, CLIENT, FORMS, Envelope, Kind, Message
 from nearfar.errors import ProtocolError
 
+pytestmark = pytest.mark.pure
+
 naturals = st.integers(0, (1 << 63) - 1)
 positives = st.integers(1, (1 << 63) - 1)
 seconds = st.floats(0, 1e9) | st.integers(0, 1000)

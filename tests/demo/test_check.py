@@ -16,6 +16,8 @@ from nearfar.download.model import Body, Head, Job
 from nearfar.download.store import Store
 from nearfar.queues.base import Promises
 
+pytestmark = pytest.mark.pure
+
 GALLERY = Gallery(count=3, large=0, seed="check")
 URLS = [f"http://gallery/images/{name}" for name in GALLERY.names()]
 DEAD, BUSY = "http://gallery/images/missing.png", "http://gallery/busy/0001.png"

@@ -9,6 +9,8 @@ import pytest
 
 from nearfar.demo.folder import MARK, Unusable, output_folder
 
+pytestmark = pytest.mark.pure
+
 NAMES = ("near", "far")
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from nearfar.demo.http1 import HEAD_LIMIT, BadRequest, Request, read_head, send_file
 
+pytestmark = pytest.mark.pure
+
 CONTENT = bytes(range(100))
 ETAG = '"v1"'
 

@@ -12,6 +12,8 @@ import pytest
 from nearfar.demo.gallery import LARGE, Gallery
 from nearfar.demo.picture import draw
 
+pytestmark = pytest.mark.pure
+
 
 def chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The chunks of a PNG, each with its checksum verified."""

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from nearfar.download.redact import identity, redact_url, without_parameters, written
 
+pytestmark = pytest.mark.pure
+
 NAMED = """
     token TOKEN access_token accessToken id-token auth authorization oauth_signature key api_key apikey
     APIKey ApiKey AWSAccessKeyId Key-Pair-Id sig signature Signature X-Amz-Signature X-Amz-Credential

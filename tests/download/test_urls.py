@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from nearfar.download.urls import Url, UrlError, ascii_host, join_url, one_line, parse_url, resource
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.mark.parametrize(
     ("given_", "text", "host"),

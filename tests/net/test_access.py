@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import zmq
@@ -15,6 +18,7 @@ from nearfar.net.access import OWN, VARIABLE, Access, admit, approach
 from nearfar.net.addresses import Address
 from nearfar.net.door import Door
 from tests.support.keys import keys
+from tests.support.users import as_user
 
 HERE = Address.parse("tcp://127.0.0.1:*")
 THERE = Address.parse("tcp://192.0.2.1:5555")
@@ -120,9 +124,9 @@ def test_the_port_itself_lets_nobody_in() -> None:
 
 
 def test_a_twin_that_a_killed_service_left_is_taken_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins, "HOME", tmp_path)
+    monkeypatch.setattr(twins, "HOME", short_folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -138,8 +142,10 @@ def test_a_twin_that_a_killed_service_left_is_taken_over(
     assert not left.exists()
 
 
-def test_old_twins_that_nobody_listens_at_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins, "HOME", tmp_path)
+def test_old_twins_that_nobody_listens_at_are_swept(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(twins, "HOME", short_folder)
     dead, young, alive = (Path(twins.place_of(Address("127.0.0.1", port)).path) for port in (1, 2, 3))
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(alive))
@@ -152,3 +158,53 @@ def test_old_twins_that_nobody_listens_at_are_swept(tmp_path: Path, monkeypatch:
     twins.sweep()
     listening.close()
     assert [path.exists() for path in (dead, young, alive)] == [False, True, True]
+
+
+# -- what lies at an ipc path already ------------------------------------------------------------------
+
+
+def bind(path: str) -> str:
+    """What binding there comes to."""
+    try:
+        with sockets.make(zmq.ROUTER) as made:
+            sockets.bind(made, Address(path=path))
+    except AddressError as error:
+        return str(error)
+    return "bound"
+
+
+def test_a_socket_of_another_kind_at_the_path_is_told_in_a_sentence(short_folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(short_folder / "q"))
+        assert "it cannot be told whether it is in use" in bind(str(short_folder / "q"))
+
+
+def test_a_socket_at_the_path_whose_queue_is_full_is_in_use(short_folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as waiting:
+        other.bind(str(short_folder / "q"))
+        other.listen(0)
+        waiting.connect(str(short_folder / "q"))
+        assert bind(str(short_folder / "q")).endswith("the address is in use")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_users_socket_or_folder_is_told_in_a_sentence() -> None:
+    with TemporaryDirectory(dir="/tmp") as name, socket.socket(socket.AF_UNIX) as other:
+        folder = Path(name)
+        folder.chmod(0o755)
+        other.bind(str(folder / "q"))
+        other.listen()
+        (folder / "q").chmod(0o600)
+        (folder / "closed").mkdir(mode=0o700)
+        told = partial(sockets._claim_path, Address(path=str(folder / "q")))
+        assert "cannot be told whether it is in use: permission denied" in as_user(4711, partial(said, told))
+        told = partial(sockets._claim_path, Address(path=str(folder / "closed" / "q")))
+        assert as_user(4711, partial(said, told)).endswith("permission denied")
+
+
+def said(do: Callable[[], object]) -> str:
+    try:
+        do()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"

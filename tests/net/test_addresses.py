@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from nearfar.errors import AddressError
 from nearfar.net.addresses import LONGEST_IPC_PATH, LONGEST_SUFFIX, Address, parse_ports
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.mark.parametrize(
     ("text", "address"),

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from nearfar.errors import ItemError, ProtocolError, Untrusted
 from nearfar.net import codec
 
+pytestmark = pytest.mark.pure
+
 EXTENSIONS = [codec.TUPLE, codec.SET, codec.FROZENSET, codec.BYTEARRAY, codec.INTEGER, codec.PICKLE]
 
 numbers = (

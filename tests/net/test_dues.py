@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from nearfar.coordinator.desk import Session
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import AGENT
 from nearfar.net.dues import FEW, Dues
+
+pytestmark = pytest.mark.pure
 
 times = st.integers(0, 20).map(float)
 

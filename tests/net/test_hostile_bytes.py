@@ -21,6 +21,8 @@ from nearfar.net import announced, codec
 from nearfar.net.complaints import LONGEST_SHOWN, MOST_LINES, PERIOD, Complaints, shown
 from nearfar.queues import wire as queue_wire
 
+pytestmark = pytest.mark.pure
+
 MIB = 1 << 20
 
 

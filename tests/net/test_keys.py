@@ -273,7 +273,7 @@ def test_what_is_no_folder_of_keys_is_told_in_a_sentence(keys: str, said: str, a
 @pytest.mark.parametrize("admits", [True, False])
 def test_keys_of_another_user_are_told_in_a_sentence(mode: int, admits: bool) -> None:
     """The likeliest mistake in containers: a volume whose owner has another number there."""
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory(dir="/tmp") as place:
         Path(place).chmod(0o755)
         folder = Path(place) / "keys"
         keyring.init(folder)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from nearfar.net.budget import Budget
 from nearfar.net.line import FURTHEST_AHEAD, Incoming, Outgoing
 
+pytestmark = pytest.mark.pure
+
 PATIENCE = 1.0
 
 

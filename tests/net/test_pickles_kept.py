@@ -12,6 +12,8 @@ from nearfar.net.pickles.calls import CallPickler
 from nearfar.net.pickles.kept import MOST_KEPT
 from nearfar.net.pickles.loader import CallLoader
 
+pytestmark = pytest.mark.pure
+
 SOURCE = """
 import math
 n = 3

@@ -26,6 +26,8 @@ from tests.pool import offered
 from tests.pool.offered import _private
 from tests.support.bombs import bomb, wrapped
 
+pytestmark = pytest.mark.pure
+
 CALL, MAP, PREPARE = 0, 1, 3
 ALLOWED = ("tests.pool.offered",)
 DOUBLE = b"tests.pool.offered:double"

@@ -15,6 +15,8 @@ from nearfar.net.plain.names import Allowed
 from tests.pool import offered
 from tests.support.bombs import NOT_ALLOWED
 
+pytestmark = pytest.mark.pure
+
 ALLOWED = ("tests.pool.offered",)
 DOUBLE = b"tests.pool.offered:double"
 

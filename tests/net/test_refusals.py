@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nearfar.net.refusals import BELIEVED, Refusals
+
+pytestmark = pytest.mark.pure
 
 
 def test_one_failure_is_an_accident() -> None:

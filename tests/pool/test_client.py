@@ -19,6 +19,8 @@ from nearfar.pool.client import GATHER, TALKATIVE, ClientMachine, Stage
 from nearfar.pool.pending import FEW_EACH, WINDOW, WINDOW_BYTES, WINDOW_EACH
 from nearfar.worker.actions import Connect, Send
 
+pytestmark = pytest.mark.pure
+
 LEASE = 10.0
 
 

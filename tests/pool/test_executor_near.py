@@ -55,7 +55,7 @@ def test_a_result_that_cannot_be_sent_raises_what_its_pickling_raised(
         list(executor.map(tasks.Unpicklable, [error]))
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
 def test_a_result_that_cannot_be_read_ends_no_thread(executor: Executor, error: type[BaseException]) -> None:
     told: list[Any] = []
     with Pool(executor=executor) as pool:
@@ -72,15 +72,20 @@ def test_a_result_that_cannot_be_read_ends_no_thread(executor: Executor, error: 
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
-def test_a_callback_that_raises_ends_no_thread(executor: Executor, error: type[BaseException]) -> None:
+def test_a_callback_that_raises_ends_no_thread(
+    executor: Executor, error: type[BaseException], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+
     def leave(*_: object) -> None:
         assert threading.current_thread() is not threading.main_thread()
         raise error
 
-    executor.submit(tasks.square, 2).add_done_callback(leave)
+    executor.submit(tasks.wait_for, str(gate)).add_done_callback(leave)
     with Pool(executor=executor) as pool:
-        pool.apply_async(tasks.square, (2,), callback=leave)
-        pool.map_async(tasks.square, [2], progress=leave)
+        pool.apply_async(tasks.wait_for, (str(gate),), callback=leave)
+        pool.map_async(tasks.wait_for, [str(gate)], progress=leave)
+        gate.touch()
         assert eventually(lambda: executor.engine.counts()["done"] == 3)
         told = threading.Event()
         pool.apply_async(tasks.square, (3,), callback=lambda _: told.set())

@@ -50,18 +50,8 @@ def test_a_pool_s_work_is_dropped(tmp_path: Path) -> None:
 
 
 LATE = """
-import atexit, sys
+import atexit
 from tests.pool.tasks import square
-
-@atexit.register
-def first_registered() -> None:
-    try_it()
-
-from nearfar import Executor
-
-@atexit.register
-def last_registered() -> None:
-    try_it()
 
 def try_it() -> None:
     for call in (lambda: executor.submit(square, 2), lambda: executor.map(square, [2])):
@@ -71,7 +61,11 @@ def try_it() -> None:
             print(error, flush=True)
 
 if __name__ == "__main__":
+    atexit.register(try_it)  # before nearfar: called after all that it has registered
+    from nearfar import Executor
+
     executor = Executor(1)
+    atexit.register(try_it)
     print(executor.submit(square, 2).result(), flush=True)
 """
 

@@ -10,6 +10,8 @@ from nearfar.download.fetch.options import FetchOptions
 from nearfar.programs.fetching import fetch_options, warn
 from nearfar.programs.producer import make_parser
 
+pytestmark = pytest.mark.pure
+
 ALL = """
     --jobs 3 --per-host 2 --expect image/* --user-agent me --max-size 2k --rate 5k --connect-timeout 1
     --stall-timeout 4 --timeout 9 --retries 0 --cacert ca.pem --insecure-tls --no-private --decode

@@ -10,6 +10,8 @@ from nearfar.__main__ import main
 from nearfar.programs.common import Exit
 from nearfar.programs.limits import ENOUGH, LEAST, lift_limit
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.fixture(params=[(1024, 4096, 4096), (256, 256, None), (1024, 1 << 30, ENOUGH), (1024, -1, ENOUGH)])
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], int | None]:

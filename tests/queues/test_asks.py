@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.wire import Kind
+
+pytestmark = pytest.mark.pure
 
 
 def unsent(asks: Asks, *, lane: bool = True) -> list[int]:

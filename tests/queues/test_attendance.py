@@ -10,6 +10,8 @@ from nearfar.queues.host import attendance as module
 from nearfar.queues.host.attendance import Attendance
 from nearfar.queues.host.records import Producer, State
 
+pytestmark = pytest.mark.pure
+
 
 class Hall:
     """An attendance, its producers by name, and who of them was lost when."""

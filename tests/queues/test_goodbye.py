@@ -9,6 +9,8 @@ from nearfar.queues.ends.machine import GOODBYE, EndMachine, State
 from nearfar.queues.wire import Envelope, Kind, Message
 from tests.queues.test_standstill import ABOUT
 
+pytestmark = pytest.mark.pure
+
 
 def leaving(*, produces: bool, helper: bool = False) -> EndMachine:
     """An end in whose session all is told, that leaves, and that its host knows no more at second 5."""

@@ -20,6 +20,8 @@ from tests.queues.hostile import Hostile
 from tests.queues.ledger_check import body_of, check
 from tests.queues.simulation import SimConsumer, SteadyProducer, World
 
+pytestmark = pytest.mark.pure
+
 LEASE = 10.0
 MOST = (1 << 63) - 1
 

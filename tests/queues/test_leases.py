@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.queues.host.leases import Leases
 from nearfar.queues.host.runs import Run
 from tests.queues.ledger_check import body_of, check_leases, items_of
+
+pytestmark = pytest.mark.pure
 
 
 def lend(leases: Leases, count: int) -> int:

@@ -8,6 +8,8 @@ from nearfar.queues.host.ledger import DEAD_LETTERS_KEPT, Ledger
 from nearfar.queues.host.records import Outcome, State
 from tests.queues.ledger_check import body_of, check, items_of
 
+pytestmark = pytest.mark.pure
+
 
 def ledger_with(count: int = 0, *, window: int = 100, consumers: str = "c", **options: int) -> Ledger:
     """A ledger with a producer p, that put the numbers from 1 to `count`, and hungry consumers."""

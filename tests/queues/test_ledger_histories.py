@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -12,6 +13,8 @@ from nearfar.net import codec
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.records import Outcome, State
 from tests.queues.ledger_check import check
+
+pytestmark = pytest.mark.pure
 
 TAGS = ["disk", "gpu"]
 WAITING, LENT, HELD = "waiting", "lent", "held"

@@ -19,6 +19,8 @@ from nearfar.queues.ends.pace import PAUSE
 from nearfar.queues.ends.receiver import MOST_AHEAD, WINDOW_BYTES, Receiver
 from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES
 
+pytestmark = pytest.mark.pure
+
 UNREADABLE = codec.encode(Decimal(1), trusted=True)
 """A pickle, that an end which trusts nobody does not read."""
 

@@ -14,6 +14,8 @@ from nearfar.queues.ends.session import LINGER
 from nearfar.queues.wire import Envelope, Kind, Message
 from tests.queues.test_standstill import ABOUT
 
+pytestmark = pytest.mark.pure
+
 
 class Consumer:
     """An end with a lane, that was told at second 1 to expect the items to come."""

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from nearfar.queues.host.runs import Run, Shelf
 from tests.queues.ledger_check import body_of, check_shelf, items_of
 
+pytestmark = pytest.mark.pure
+
 payloads = st.lists(st.integers(0, 1 << 40) | st.binary(max_size=300), min_size=1, max_size=12)
 
 

@@ -16,6 +16,8 @@ from nearfar.queues.ends.batches import Entry, Several
 from nearfar.queues.ends.sender import Sender, Settled
 from nearfar.queues.wire import Kind, Message
 
+pytestmark = pytest.mark.pure
+
 
 def sender_with(*, maxsize: int = 0, maxbytes: int = 0) -> Sender:
     """A sender in its first session."""

@@ -9,6 +9,8 @@ import pytest
 
 from tests.queues.simulation import SimConsumer, SimProducer, SteadyProducer, World
 
+pytestmark = pytest.mark.pure
+
 SEEDS = range(8)
 
 

@@ -13,6 +13,8 @@ from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.stuck import broken
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message
 
+pytestmark = pytest.mark.pure
+
 LEASE = 10.0
 ABOUT = {
     "epoch": "e",

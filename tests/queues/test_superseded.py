@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from nearfar.net import codec
 from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.wire import Envelope, Kind, Message
+
+pytestmark = pytest.mark.pure
 
 FACTS: dict[str, Any] = {
     "epoch": "first",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.host.peers import Send
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message
+
+pytestmark = pytest.mark.pure
 
 
 class Ends:

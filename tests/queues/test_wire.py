@@ -14,6 +14,8 @@ from nearfar.errors import ProtocolError
 from nearfar.queues import wire
 from nearfar.queues.wire import Envelope, Kind, Message
 
+pytestmark = pytest.mark.pure
+
 naturals = st.integers(0, (1 << 63) - 1)
 positives = st.integers(1, (1 << 63) - 1)
 firsts = st.integers(1, (1 << 63) - wire.MOST_ITEMS)

@@ -61,6 +61,7 @@ class PoolClient:
         rows: list[Row] = [
             (first + n, Mode.CALL, b"m:f", blob, list(buffers), None, 0) for n, blob in enumerate(blobs)
         ]
+        assert self.until(lambda: self.talk is not None)  # what is pending by then is submitted again
         self.pending.update((row[0], row) for row in rows)
         self.say(Kind.SUBMIT, False, rows=rows)
         return [row[0] for row in rows]

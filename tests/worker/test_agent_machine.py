@@ -13,6 +13,8 @@ from nearfar.coordinator.wire import AGENT, Envelope, Kind, Message
 from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.machine import AgentMachine
 
+pytestmark = pytest.mark.pure
+
 LEASE = 10.0
 WAIT = 60.0
 

@@ -19,6 +19,7 @@ from nearfar.net.keys import (
     check_name,
     check_unwritable,
     read_public,
+    reason,
 )
 
 OWN_NAME = "local"
@@ -87,7 +88,10 @@ def revoke(folder: Path, name: str) -> None:
 def listing(folder: Path) -> list[tuple[str, str, float]]:
     """Who is let in: name, public key, and since when (seconds since the epoch). Raises `KeysError`."""
     check_unwritable(folder / CLIENTS)
-    files = sorted((folder / CLIENTS).glob(f"*{PUBLIC}"))
+    try:  # not by a glob, which finds nothing where it may not look
+        files = sorted(path for path in (folder / CLIENTS).iterdir() if path.suffix == PUBLIC)
+    except OSError as error:
+        raise KeysError(f"cannot read the list of clients {folder}: {reason(folder, error)}") from None
     return [(path.stem, read_public(path).decode(), path.stat().st_mtime) for path in files]
 
 

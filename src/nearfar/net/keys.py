@@ -62,7 +62,7 @@ def check_unwritable(folder: Path) -> None:
     except FileNotFoundError:
         raise KeysError(f"there is no folder {folder}: `nearfar keys init` makes it") from None
     except (OSError, ValueError) as error:
-        raise KeysError(f"cannot read the list of clients {folder}: {_reason(folder, error)}") from None
+        raise KeysError(f"cannot read the list of clients {folder}: {reason(folder, error)}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise KeysError(f"{folder} is not a folder: `nearfar keys init` makes one, elsewhere")
     if found.st_mode & _OTHERS_WRITE:
@@ -176,7 +176,7 @@ def _read(path: Path, *, secret: bool = False, trusted: bool = False) -> tuple[b
     try:
         # without waiting for who writes to a FIFO
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError("it is not a regular file")
@@ -184,14 +184,16 @@ def _read(path: Path, *, secret: bool = False, trusted: bool = False) -> tuple[b
                 _check_private(path, found)
             elif trusted:
                 _check_unchanged(path, found)
-            text = file.read(LONGEST_FILE)
+            text = os.read(descriptor, LONGEST_FILE)
+        finally:
+            os.close(descriptor)
         public, hidden = _value(text, b"public-key"), _value(text, b"secret-key")
         if public is None:
             raise ValueError("no public key is in it")
     except KeysError:
         raise
     except (OSError, ValueError) as error:
-        raise KeysError(f"cannot read the key {path}: {_reason(path, error)}") from None
+        raise KeysError(f"cannot read the key {path}: {reason(path, error)}") from None
     for key in (public, hidden):
         if key is not None and not _is_key(key):
             raise KeysError(f"cannot read the key {path}: it is not 40 characters of Z85")
@@ -207,7 +209,7 @@ def _value(text: bytes, name: bytes) -> bytes | None:
     return None
 
 
-def _reason(path: Path, error: OSError | ValueError) -> str:
+def reason(path: Path, error: OSError | ValueError) -> str:
     """Why a file or folder of keys cannot be read, for a person."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file; `nearfar keys init` and `nearfar keys add NAME` make them"

@@ -200,9 +200,6 @@ class AgentMachine:
         self.largest = facts.get("largest", 0)
         for record in list(self._records.values()):
             self._announce(record, now)
-        rows = [(*task, *answer) for task, answer in self.kept.items()]
-        for share in shares(rows, FORMS[Kind.KEPT].blob):
-            self._last_answer = self._say(now, Kind.KEPT, rows=share)
         self._say_kept(list(self.kept), now)
 
     def _refuse(self, why: str) -> None:
@@ -241,7 +238,7 @@ class AgentMachine:
         """Say these answers again, those of them that are kept."""
         rows = [(*task, *self._fitted(self.kept[task])) for task in tasks if task in self.kept]
         for share in shares(rows, FORMS[Kind.KEPT].blob):
-            self._say(now, Kind.KEPT, rows=share)
+            self._last_answer = self._say(now, Kind.KEPT, rows=share)
 
     def _handle(self, message: Message, now: float) -> None:
         if message.kind is Kind.PART:

@@ -32,6 +32,8 @@ from nearfar.download.fetch.headers import (
 from nearfar.download.model import Checksum
 from nearfar.download.urls import parse_url
 
+pytestmark = pytest.mark.pure
+
 
 def test_the_last_head_counts() -> None:
     lines = [

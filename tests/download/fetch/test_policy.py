@@ -14,6 +14,8 @@ from nearfar.download.fetch.schedule import REMEMBERED, Schedule
 from nearfar.download.fetch.trouble import Trouble, from_curl, from_status
 from nearfar.download.model import Reason
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.mark.parametrize("tried", [1, 2, 5, 10, 5000])
 def test_backoff_doubles_up_to_its_cap_with_full_jitter(tried: int) -> None:

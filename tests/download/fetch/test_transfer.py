@@ -14,6 +14,8 @@ from nearfar.download.model import Failure, Job, Reason
 from nearfar.download.urls import UrlError
 from tests.support.sinks import Remembered
 
+pytestmark = pytest.mark.pure
+
 CUT = from_curl(18, "cut", answered=True)
 
 

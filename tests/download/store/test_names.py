@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from nearfar.download.model import Head, Job, Reason
 from nearfar.download.store import StoreError, names
 
+pytestmark = pytest.mark.pure
+
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("COM", "LPT") for n in "0123456789¹²³")}
 
 texts = st.text(st.characters(), max_size=400) | st.text(alphabet="a./\\ :\u202e\u0301CON1~é", max_size=300)

@@ -29,6 +29,8 @@ from nearfar.download.words import (
 from nearfar.errors import ProtocolError
 from tests.support.courier import through_the_wire
 
+pytestmark = pytest.mark.pure
+
 SIZES = st.integers(0, 2**40)
 JOBS = st.builds(Job, st.text(), st.none() | st.text(), st.none() | st.builds(Checksum, st.text(), st.text()))
 MAYBE = st.none() | st.text()
