@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
-from urllib.parse import quote
-
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories: control, format (bidirectional overrides among them), surrogates, and the separators of
 lines and paragraphs."""
-_OUTSIDE = re.compile(r"[^ -~]")
-"""Characters that need a look at their category."""
+
+
+# What is imported is imported where it is needed: every program loads this before it heeds Ctrl-C.
 
 
 def readable(text: str, keep: str = "") -> str:
@@ -19,22 +15,28 @@ def readable(text: str, keep: str = "") -> str:
 
     `keep` names those that stay, such as a newline.
     """
-    return text if text.isprintable() else _OUTSIDE.sub(lambda found: _escaped(found[0], keep), text)
+    return text if text.isprintable() else "".join(_escaped(each, keep) for each in text)
 
 
 def percent(text: str) -> str:
     """`text` with each such character percent-encoded as UTF-8: a URL stays one and asks for the same."""
-    return text if text.isprintable() else _OUTSIDE.sub(lambda found: _encoded(found[0]), text)
+    return text if text.isprintable() else "".join(map(_encoded, text))
 
 
 def json_line(value: object) -> str:
     """`value` as JSON on one line, such characters as ``\\uXXXX``: a parser reads the same value."""
+    import json
+
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if text.isprintable() else _OUTSIDE.sub(lambda found: _json(found[0]), text)
+    return text if text.isprintable() else "".join(map(_json, text))
 
 
 def hidden(character: str) -> bool:
     """True for a character that a terminal would obey, or not show."""
+    if " " <= character <= "~":
+        return False
+    import unicodedata
+
     return unicodedata.category(character) in HIDDEN
 
 
@@ -45,8 +47,16 @@ def _escaped(character: str, keep: str) -> str:
 
 
 def _encoded(character: str) -> str:
-    return quote(character, safe="", errors="replace") if hidden(character) else character
+    if not hidden(character):
+        return character
+    from urllib.parse import quote
+
+    return quote(character, safe="", errors="replace")
 
 
 def _json(character: str) -> str:
-    return json.dumps(character)[1:-1] if hidden(character) else character
+    if not hidden(character):
+        return character
+    import json
+
+    return json.dumps(character)[1:-1]

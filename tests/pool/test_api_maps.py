@@ -12,6 +12,7 @@ import pytest
 
 from nearfar.errors import RemoteError
 from tests.pool import tasks
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -119,7 +120,9 @@ def test_a_maps_callback_gets_even_an_empty_list(pool: Any) -> None:
 
 @pytest.mark.usefixtures("ours")
 def test_cancelling_a_map_drops_what_has_not_begun(pool: Any, gate: Path) -> None:
-    result = pool.map_async(tasks.wait_for, [str(gate)] * 50, 1)
+    mark = gate.with_name("mark")
+    result = pool.starmap_async(tasks.leave_then_wait_for, [(str(mark), str(gate))] * 50, 1)
+    assert eventually(mark.exists)
     assert not result.cancel()  # the first ones had begun
     gate.touch()
     with pytest.raises(CancelledError):

@@ -109,7 +109,7 @@ def test_the_executor_is_plain_too(plain_workers: str) -> None:
 
 
 def test_plain_is_for_the_executor_itself() -> None:
-    with Executor(1) as executor, pytest.raises(ValueError, match="plain are for the executor itself"):
+    with Executor(1) as executor, pytest.raises(ValueError, match="plain= would be for the executor itself"):
         Pool(executor=executor, plain=True)
 
 

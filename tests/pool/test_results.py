@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import weakref
 from collections.abc import Iterator
 from multiprocessing import TimeoutError
@@ -28,6 +29,11 @@ def unexposed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         injector.hide_tracer(patch)
         yield
+
+
+def shuffling_engine(seed: int) -> ManualEngine:
+    """For calls that another thread hands in: hypothesis draws in the test's thread alone."""
+    return ManualEngine(choose=random.Random(seed).randrange)
 
 
 def random_engine(data: st.DataObject) -> ManualEngine:
@@ -71,7 +77,7 @@ def test_a_map_raises_the_error_that_came_first(data: st.DataObject, items: list
 
 
 @given(
-    st.data(),
+    st.integers(),
     st.integers(0, 40),
     st.integers(1, 4),
     st.integers(0, 12),
@@ -79,7 +85,7 @@ def test_a_map_raises_the_error_that_came_first(data: st.DataObject, items: list
     st.booleans(),
 )
 def test_a_window_is_never_exceeded(
-    data: st.DataObject, length: int, size: int, more: int, kind: type[IMapIterator], fails: bool
+    seed: int, length: int, size: int, more: int, kind: type[IMapIterator], fails: bool
 ) -> None:
     read = 0
 
@@ -91,7 +97,7 @@ def test_a_window_is_never_exceeded(
 
     window = size + more
     func = fail_if_odd if fails else square
-    iterator = kind(random_engine(data), func, source(), size, window)
+    iterator = kind(shuffling_engine(seed), func, source(), size, window)
     got: list[int] = []
     taken = 0
     while True:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
 from functools import partial
 from multiprocessing import TimeoutError
 from typing import Any, NamedTuple
 
 from nearfar.net.deputy import Abandoned, Errand, errand_here
 from nearfar.pool.call import raise_from
-from nearfar.pool.engine import Engine
+from nearfar.pool.engine import Closed, Engine
 from nearfar.pool.feed import Feed
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
@@ -162,6 +163,8 @@ class IMapIterator:
                 self._end(feed)
             return
         error = chunk.error()  # read before it is taken, for reading may raise
+        if isinstance(error, Closed):  # the pool was terminated while its items were read
+            error = CancelledError()
         values = (_Failed(error, chunk.size),) if error is not None else chunk.result()
         feed.take()
         self._values.extend(values)
