@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -45,6 +45,7 @@ def workers(pool: Pool) -> set[Any]:
     return set() if crew is None else {member.pid for member in crew.members.values()}
 
 
+INPUTS: list[Callable[[int], Iterable[int]]] = [range, lambda count: iter(range(count))]
 STRIDES = [61, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 
 
@@ -87,10 +88,15 @@ def test_map(pool: Pool, act: Callable[[], object], stride: int) -> None:
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_an_interrupted_imap_goes_on(pool: Pool, act: Callable[[], object], stride: int) -> None:
+@pytest.mark.parametrize(
+    "kind", [range, lambda count: iter(range(count))], ids=["at hand", "read by a thread"]
+)
+def test_an_interrupted_imap_goes_on(
+    pool: Pool, act: Callable[[], object], kind: Callable[[int], Iterable[int]], stride: int
+) -> None:
     """`next` that was interrupted gives the same result when it is asked again."""
     struck, last = 0, "RETURN_VALUE"
-    results = pool.imap(abs, range(100_000), 2)
+    results = pool.imap(abs, kind(100_000), 2)
     expected = 0
     found: list[int] = []
 
@@ -107,6 +113,58 @@ def test_an_interrupted_imap_goes_on(pool: Pool, act: Callable[[], object], stri
         found.clear()
     assert struck
     results.close()
+
+
+@pytest.mark.parametrize("stride", [181, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize(
+    "kind", [range, lambda count: iter(range(count))], ids=["at hand", "read by a thread"]
+)
+def test_an_imap_of_failing_tasks(
+    pool: Pool, act: Callable[[], object], kind: Callable[[int], Iterable[int]], stride: int
+) -> None:
+    """From the start to the end: each result comes, and each error of a task."""
+    struck = 0
+
+    def use() -> None:
+        found: list[int] = []
+        results = pool.imap(tasks.fail_if_odd, kind(6), window=2)
+        while len(found) < 6:
+            try:
+                found[len(found) :] = (results.next(LONG),)
+            except tasks.Trouble as error:
+                found[len(found) :] = error.args
+        assert found == list(map(abs, range(6)))
+        assert next(results, None) is None
+
+    for came, where in injector.every(stride, act, use):
+        struck += came
+        assert pool.apply_async(tasks.add, (3, 4)).get(LONG) == 7, where
+    assert struck
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.0005, 0.002, 0.005])
+def test_what_is_raised_in_the_thread_that_reads_an_input_is_the_callers_to_have(
+    pool: Pool, seconds: float
+) -> None:
+    """Whatever that thread does by then: the results before it come, and the iterator ends."""
+    reader: list[int] = []
+
+    def source() -> Iterator[int]:
+        reader.append(threading.get_ident())
+        yield from range(1_000_000)
+
+    results = pool.imap(abs, source(), window=20)
+    expected = 0
+    assert results.next(LONG) == 0
+    aim = threading.Timer(seconds, lambda: injector.raise_in(reader[0], Struck))
+    aim.start()
+    with pytest.raises(Struck):
+        while True:
+            expected += 1
+            assert results.next(LONG) == expected
+    aim.join()
+    assert next(results, None) is None
+    assert pool.apply_async(tasks.add, (3, 4)).get(LONG) == 7
 
 
 @pytest.mark.parametrize("stride", STRIDES)

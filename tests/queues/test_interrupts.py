@@ -90,6 +90,12 @@ def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     signal.signal(signal.SIGALRM, before)
 
 
+GETS = {"get": 1, "get_many": 2, "receive": 1, "batches": 2, "full batches": 2, "receive_batches": 2}
+"""Ways to take, and how many items each takes here."""
+LAST = ("FarQueue.get", "FarQueue.receive", "FarQueue._take_batch", "FarQueue._receive_batch")
+"""At the last bytecode of these an item is on its way out, and its caller's to lose."""
+BEHIND = ("BaseQueue.batches", "BaseQueue.receive_batches", "BaseQueue._until_end")
+"""In these it may be so everywhere."""
 STRIDES = [37, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 
 
@@ -120,7 +126,7 @@ def test_a_put_struck_at_any_bytecode(
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("how", ["get", "get when there is none", "get_many", "receive"])
+@pytest.mark.parametrize("how", [*GETS, "get when there is none"])
 def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, stride: int) -> None:
     """What was struck is given to the next one who asks, but for what was on its way out already."""
     struck, lost = 0, 0
@@ -135,6 +141,13 @@ def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, strid
                 delivery = other.receive(timeout=20)
                 found[len(found) :] = (delivery.item,)
                 delivery.ack()
+            elif how in ("batches", "full batches"):
+                least = 2 if how == "full batches" else 1
+                found[len(found) :] = next(other.batches(2, least, timeout=20))
+            elif how == "receive_batches":
+                batch = next(other.receive_batches(2, timeout=20))
+                found[len(found) :] = batch.item
+                batch.ack()
             else:
                 found[len(found) :] = (other.get(timeout=20),)
 
@@ -142,8 +155,8 @@ def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, strid
             queue.put_many(itertools.islice(numbers, 300 if stride > 1 else 8000))
         for came, where in injector.every(stride, act, get):
             struck += came
-            on_its_way = where.opcode.startswith("RETURN") and where.function.startswith(
-                ("FarQueue.get", "FarQueue.receive")
+            on_its_way = where.function.startswith(BEHIND) or (
+                where.opcode.startswith("RETURN") and where.function.startswith(LAST)
             )
             lost += came and on_its_way
             if how == "get when there is none":
@@ -158,6 +171,29 @@ def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, strid
         while len(set(found)) <= last - 2 * lost:
             found.append(other.get(timeout=20))
         assert len(found) == len(set(found))
+    assert struck
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_a_flush_struck_at_any_bytecode(act: Callable[[], object], stride: int) -> None:
+    """What was put before it arrives once, and the next flush is kept."""
+    numbers, struck = itertools.count(), 0
+    with FarQueue(0, "tcp://127.0.0.1:*") as queue, FarQueue.connect(queue.address) as other:
+
+        def flush() -> None:
+            other.put(next(numbers))
+            other.flush(20)
+
+        for came, where in injector.every(stride, act, flush):
+            struck += came
+            last = next(numbers)
+            other.put(last)
+            other.flush(20)
+            assert queue.qsize() >= 1, where
+            found = [queue.get(timeout=20)]
+            while found[-1] != last:
+                found.append(queue.get(timeout=20))
+            assert found in ([last], [last - 1, last]), where
     assert struck
 
 

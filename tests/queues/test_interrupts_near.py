@@ -50,10 +50,17 @@ def test_a_handler_may_put_at_any_bytecode_of_a_put(size: int) -> None:
         queue.get(timeout=10)
 
 
-def test_an_exception_at_any_bytecode_of_a_put_leaves_it_usable(queue: NearQueue) -> None:
+@pytest.mark.parametrize("how", ["bytecode", "signal"])
+def test_an_exception_at_any_bytecode_of_a_put_leaves_it_usable(
+    queue: NearQueue, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was struck may be in it or not; what comes after it is."""
     numbers = itertools.count()
-    for _, where in injector.every(1, injector.strike, lambda: queue.put(next(numbers))):
+    act = injector.strike
+    if how == "signal":
+        injector.hide_tracer(monkeypatch)
+        act = in_handler(injector.strike)
+    for _, where in injector.every(1, act, lambda: queue.put(next(numbers))):
         threads = [threading.Thread(target=queue.put, args=(-1,)) for _ in range(2)]
         for thread in threads:
             thread.start()

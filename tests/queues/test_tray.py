@@ -30,6 +30,40 @@ def test_nothing_gets_in_before_it_is_open_nor_beyond_its_limit() -> None:
     assert tray.slip("late") == 0
 
 
+@pytest.mark.parametrize("room", [100, 10_000, 1_000_000, 40_000_000])
+@pytest.mark.parametrize("size", [1, 100, 200, 5000])
+def test_what_lies_there_never_exceeds_its_room(room: int, size: int) -> None:
+    """And it is used but for a sixteenth, and what would have been for one item more."""
+    tray = Tray()
+    tray.open(MOST, room)
+    item = bytes(size)
+    while tray.slip(item):
+        pass
+    items = tray.clear()
+    used = sum(map(len, items))
+    assert used <= room
+    assert len(items) == MOST or used + len(codec.encode(item, trusted=False)) > room - room // 16
+
+
+def test_many_threads_do_not_exceed_the_room() -> None:
+    for _ in range(20):
+        tray = Tray()
+        tray.open(MOST, 5000)
+        start = threading.Barrier(4)
+
+        def put(size: int, tray: Tray = tray, start: threading.Barrier = start) -> None:
+            start.wait()
+            for _ in range(200):
+                tray.slip(bytes(size))
+
+        threads = [threading.Thread(target=put, args=(size,)) for size in (3, 40, 90, 300)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 2500 < sum(map(len, tray.clear())) <= 5000
+
+
 @pytest.mark.parametrize(
     "item", [None, True, 7, 1 << 80, 0.5, "text", b"bytes", (1, [2]), {"a": {1}}], ids=repr
 )
