@@ -430,7 +430,7 @@ def test_many_threads(watched: Bench, seed: int) -> None:
         dice = random.Random(f"{seed}.{number}")
         while time.monotonic() < until:
             came = threading.Event()
-            how = dice.randrange(5)
+            how, due = dice.randrange(5), None
             if how == 0:  # found by another's step
                 watched.found.append(came.set)
                 watched.step([])
@@ -439,7 +439,7 @@ def test_many_threads(watched: Bench, seed: int) -> None:
                 came.set()
             elif how == 2:  # at a moment that comes nearer
                 watched.found.append(came.set)
-                watched.due = time.monotonic()
+                watched.due = due = time.monotonic()
                 watched.leadership.reconsider()
             else:
                 watched.bring(came.set)
@@ -450,7 +450,8 @@ def test_many_threads(watched: Bench, seed: int) -> None:
             began = time.monotonic()
             if not watched.leadership.wait_until(came.is_set, 5) or time.monotonic() - began > 3:
                 slow.append(time.monotonic() - began)
-            watched.due = None
+            if due is not None and watched.due == due:  # not another thread's, which still waits for it
+                watched.due = None
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(12)]
     interval = sys.getswitchinterval()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.support.shell import ANYWHERE, Shell, first_line
 
 FAULTY = """
-import sys, threading
+import signal
 from nearfar.queues.host.machine import HostMachine
 from nearfar.coordinator.machine import Coordinator
 from nearfar.__main__ import run
@@ -15,19 +17,20 @@ from nearfar.__main__ import run
 def fail(machine, now):
     raise KeyError("a fault")
 
-def spoil():
+def spoil(*_):
     HostMachine.tick = Coordinator.tick = fail
 
-threading.Timer(1.0, spoil).start()
+signal.signal(signal.SIGUSR1, spoil)
 run()
 """
 
 
 @pytest.mark.parametrize("program", ["queue", "coordinator", "consumer"])
 def test_a_program_ends_with_its_service(shell: Shell, program: str) -> None:
-    process = shell.python("-c", FAULTY, program, "--bind", ANYWHERE, "--quiet")
-    if program != "consumer":
-        assert " at tcp://" in first_line(process)
+    process = shell.python("-c", FAULTY, program, "--bind", ANYWHERE)
+    said = first_line(process) if program != "consumer" else process.stderr.readline()
+    assert " at tcp://" in said
+    process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1, err
     last = err.splitlines()[-1]
