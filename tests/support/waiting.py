@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(holds: Callable[[], bool], within: float = 5.0) -> bool:
+def eventually(holds: Callable[[], bool], within: float = 20.0) -> bool:
     """Look at `holds` again and again for up to `within` seconds; return whether it came true.
 
     For states that offer nothing to wait on, such as another process's open files. Where there is an
