@@ -46,7 +46,9 @@ def workers(pool: Pool) -> set[Any]:
 
 
 INPUTS: list[Callable[[int], Iterable[int]]] = [range, lambda count: iter(range(count))]
-STRIDES = [61, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+EVERY = pytest.param(1, marks=[pytest.mark.exhaustive, pytest.mark.timeout(900)])
+STRIDES = [61, EVERY]
+MAP_STRIDES = [181, EVERY]
 
 
 @pytest.mark.parametrize("stride", STRIDES)
@@ -77,7 +79,7 @@ def test_an_answer_can_be_had_after_an_interrupted_get(
     assert struck
 
 
-@pytest.mark.parametrize("stride", [181, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("stride", MAP_STRIDES)
 def test_map(pool: Pool, act: Callable[[], object], stride: int) -> None:
     before, struck = workers(pool), 0
     for came, where in injector.every(stride, act, lambda: pool.map(abs, range(-9, 0), 2)):
@@ -115,7 +117,7 @@ def test_an_interrupted_imap_goes_on(
     results.close()
 
 
-@pytest.mark.parametrize("stride", [181, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("stride", MAP_STRIDES)
 @pytest.mark.parametrize(
     "kind", [range, lambda count: iter(range(count))], ids=["at hand", "read by a thread"]
 )

@@ -96,7 +96,7 @@ LAST = ("FarQueue.get", "FarQueue.receive", "FarQueue._take_batch", "FarQueue._r
 """At the last bytecode of these an item is on its way out, and its caller's to lose."""
 BEHIND = ("BaseQueue.batches", "BaseQueue.receive_batches", "BaseQueue._until_end")
 """In these it may be so everywhere."""
-STRIDES = [37, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+STRIDES = [37, pytest.param(1, marks=[pytest.mark.exhaustive, pytest.mark.timeout(600)])]
 
 
 @pytest.mark.parametrize("stride", STRIDES)
