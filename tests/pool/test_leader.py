@@ -92,7 +92,7 @@ class Bench:
 @pytest.fixture(autouse=True)
 def unexposed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads wait by themselves; those that are interrupted here have a profiler, and so a deputy."""
-    monkeypatch.setattr(deputy, "_WAYS", frozenset())
+    monkeypatch.setattr(deputy, "_raiser_is_in_use", bool)
 
 
 @pytest.fixture

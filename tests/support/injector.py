@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import nearfar
 from nearfar.net import deputy
 
+set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 SOURCE = str(Path(nearfar.__file__).parent)
 
 
@@ -130,7 +131,7 @@ def every(stride: int, act: Callable[[], object], do: Callable[[], object]) -> I
 
 def raise_in(thread: int, error: type[BaseException]) -> None:
     """Have `error` raised in another thread, wherever that is."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+    set_async_exc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
 def handle_alarm(*_: object) -> None:
@@ -141,4 +142,4 @@ def hide_tracer(monkeypatch: Any) -> None:
     """Have code that is traced do what it does untraced: signals, which it holds back, are to strike."""
     monkeypatch.setattr(deputy, "_tracer", lambda: None)
     monkeypatch.setattr(deputy, "_HAS_MONITORING", False)
-    monkeypatch.setattr(deputy, "_WAYS", frozenset())
+    monkeypatch.setattr(deputy, "_raiser_is_in_use", bool)

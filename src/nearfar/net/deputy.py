@@ -48,8 +48,8 @@ T = TypeVar("T")
 
 HEADROOM = 200
 """Frames that a step may need on the stack."""
-_WAYS = frozenset({"ctypes", "_cffi_backend"})
-"""The modules by which a Python program can reach `PyThreadState_SetAsyncExc`."""
+_RAISER = "PyThreadState_SetAsyncExc"
+"""The function of Python by which one thread raises an exception in another."""
 
 _modules = sys.modules
 _frame, _limit, _tracer, _profiler = sys._getframe, sys.getrecursionlimit, sys.gettrace, sys.getprofile
@@ -79,11 +79,21 @@ def _monitored() -> bool:
     return monitoring is not None and any(map(monitoring.get_tool, range(6)))
 
 
+def _raiser_is_in_use() -> bool:
+    """Whether a thread of this program may raise something in another.
+
+    That is so once `_RAISER` was looked up in `ctypes.pythonapi`, and where the script itself imports ctypes.
+    That ctypes is loaded says nothing: numpy loads it, and so does nearfar.
+    """
+    api = getattr(_modules.get("ctypes"), "pythonapi", None)
+    return api is not None and (_RAISER in vars(api) or "ctypes" in vars(_modules["__main__"]))
+
+
 def struck_anywhere() -> bool:
     """Whether an exception may be raised here at any bytecode: by another thread, or by what traces this."""
     if _ours and get_ident() in _ours:
         return False
-    if count_threads() > len(_ours) and not _WAYS.isdisjoint(_modules):
+    if count_threads() > len(_ours) and _raiser_is_in_use():
         return True
     return _tracer() is not None or _profiler() is not None or (_HAS_MONITORING and _monitored())
 
