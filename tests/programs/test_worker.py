@@ -310,7 +310,7 @@ def test_a_client_that_terminates_has_what_runs_killed_there(shell: Shell, tmp_p
     assert "was killed by SIGKILL, as the coordinator asked\n" in ended(agent)[2]
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="from 3.14 on, Python takes a shorter folder by itself")
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python then takes a shorter folder")
 def test_where_no_process_can_be_started_it_says_so(tmp_path: Path) -> None:
     """Given a temporary folder whose path is too long for a socket, I expect one line and an exit code."""
     place = tmp_path / ("long" * 25)
