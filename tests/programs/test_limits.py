@@ -13,7 +13,14 @@ from nearfar.programs.limits import ENOUGH, LEAST, lift_limit
 pytestmark = pytest.mark.pure
 
 
-@pytest.fixture(params=[(1024, 4096, 4096), (256, 256, None), (1024, 1 << 30, ENOUGH), (1024, -1, ENOUGH)])
+@pytest.fixture(
+    params=[
+        (1024, 4096, 4096),
+        (256, 256, None),
+        (1024, 1 << 30, ENOUGH),
+        (1024, resource.RLIM_INFINITY, ENOUGH),
+    ]
+)
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], int | None]:
     """What is set by whom has this soft and this hard limit, and what is to be set."""
     soft, hard, wanted = request.param

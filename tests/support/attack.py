@@ -16,7 +16,11 @@ Key = tuple[bytes, bytes, bytes]
 
 
 def listening_ports() -> set[int]:
-    """The TCP ports that this process listens on."""
+    """The TCP ports that this process listens on, but for those of the test runner."""
+    return _listening() - RUNNERS
+
+
+def _listening() -> set[int]:
     inodes = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -32,6 +36,10 @@ def listening_ports() -> set[int]:
             if fields[3] == LISTENING and fields[9] in inodes:
                 ports.add(int(fields[1].rpartition(":")[2], 16))
     return ports
+
+
+RUNNERS = frozenset(_listening())
+"""The ports that were open when this module was read: pytest-rerunfailures listens on one."""
 
 
 def strangers(server: bytes) -> dict[str, Key]:

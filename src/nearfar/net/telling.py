@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
@@ -29,14 +31,13 @@ def set_place(place: str) -> None:
 def traceback_of(error: BaseException) -> str:
     """Its traceback as Python prints it; empty where that cannot be had. Never raises.
 
-    In a worker, a line before it says where. A warning that the formatting itself raises under
-    ``-W error`` does not cost the traceback: Python 3.15 warns about the main module of a spawned process.
+    In a worker, a line before it says where. Warnings of the formatting itself are dropped: Python 3.15 gives
+    one about the main module of a spawned process.
     """
-    text = quietly(lambda: "".join(traceback.format_exception(error)), None)
-    if text is None:
-        with warnings.catch_warnings():
+    with warnings.catch_warnings() if sys.version_info >= (3, 15) else nullcontext():
+        if sys.version_info >= (3, 15):
             warnings.simplefilter("ignore")
-            text = quietly(lambda: "".join(traceback.format_exception(error)), "")
+        text = quietly(lambda: "".join(traceback.format_exception(error)), "")
     return f"{_place}{text}" if text else ""
 
 
