@@ -104,6 +104,14 @@ def _reduce_partial_method(thing: Any) -> Any:
     return _partial_method, (thing.func, thing.args, dict(thing.keywords))
 
 
+def _reduce_dispatching_method(thing: Any) -> Any:
+    reduced: Any = object.__reduce_ex__(thing, 5)
+    make, arguments, state, *rest = reduced
+    if "_method_cache" in state:  # of Python 3.13: weak references; None makes it do without
+        state = {**state, "_method_cache": None}
+    return make, arguments, state, *rest
+
+
 def _reduce_parameter(thing: Any) -> Any:
     """A type parameter or a new type, which pickle knows by its name only."""
     name: str = thing.__name__
@@ -127,6 +135,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
             memoryview: _refuse,
             functools.cached_property: _reduce_cached_property,
             functools.partialmethod: _reduce_partial_method,
+            functools.singledispatchmethod: _reduce_dispatching_method,
             **dict.fromkeys(_PARAMETERS, _reduce_parameter),
         },
         cloudpickle.Pickler.dispatch_table,
