@@ -88,7 +88,8 @@ def test_what_is_larger_than_a_page_is_left_to_the_feeder_with_all_behind_it(pip
     for message in sent:
         pipe.outbox.add([message])
     assert pipe.arrived() == [b"small"]
-    pipe.feed()
+    while pipe.tokens:  # one or two: a put that comes fast calls the feeder, too
+        pipe.feed()
     assert pipe.arrived() == [b"x" * PAGE, b"after"]
     assert eventually(lambda: time.monotonic() - pipe.bell.wrote > QUIET)
     pipe.outbox.add([b"again by itself"])
