@@ -160,3 +160,20 @@ def test_an_interrupted_map_is_dropped_at_once_though_the_coordinator_is_away() 
     pool.terminate()
     pool.join()
     assert time.monotonic() - before < 5
+
+
+@pytest.mark.parametrize("address", [None, "tcp://127.0.0.1:*"])
+def test_a_terminated_pool_is_not_a_broken_one(address: str | None) -> None:
+    """Given calls that run when a pool is terminated, I expect it to be closed for what comes later."""
+    pool = Pool(1, address=address, context=get_context("fork"))
+    assert pool.apply(abs, (-1,)) == 1
+    engine: Any = pool._engine
+    running = [pool.apply_async(signal.pause) for _ in range(3)]
+    pool.terminate()
+    for _ in range(3):
+        engine.step([])
+    pool.join()
+    assert engine.broken is None
+    for result in running:
+        with pytest.raises(CancelledError):
+            result.get(5)

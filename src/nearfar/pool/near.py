@@ -162,7 +162,7 @@ class NearEngine(DrivenEngine):
         self._coordinator.tick(now)
         self._crew.tick(now)
         self._coordinator.flush(now)
-        if self._client.error is not None and self._broken is None:
+        if self._client.error is not None and self._broken is None and not self._stopping:
             self._break(self._client.error)
         self._hungry = self._coordinator.hungry or self._broken is not None
         if self._last_signal is not None:
