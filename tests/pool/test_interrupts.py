@@ -31,13 +31,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
 @pytest.fixture(params=["bytecode", "signal"])
 def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
     """What strikes: an exception at any bytecode, or a signal whose handler raises."""
-    if request.param == "bytecode":
-        yield injector.strike
-        return
-    injector.hide_tracer(monkeypatch)
-    before = signal.signal(signal.SIGALRM, injector.handle_alarm)
-    yield injector.alarm
-    signal.signal(signal.SIGALRM, before)
+    yield from injector.striking(request.param, monkeypatch)
 
 
 def workers(pool: Pool) -> set[Any]:

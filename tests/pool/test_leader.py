@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import select
-import signal
 import sys
 import threading
 import time
@@ -329,13 +328,7 @@ def test_who_waits_when_all_is_over_does_not_spin() -> None:
 @pytest.fixture(params=["deputy", "signal"])
 def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
     """What strikes: an exception at any bytecode, or a signal."""
-    if request.param == "deputy":
-        yield injector.strike
-        return
-    injector.hide_tracer(monkeypatch)
-    before = signal.signal(signal.SIGALRM, injector.handle_alarm)
-    yield injector.alarm
-    signal.signal(signal.SIGALRM, before)
+    yield from injector.striking(request.param, monkeypatch)
 
 
 STRIDES = [17, pytest.param(1, marks=pytest.mark.slow)]

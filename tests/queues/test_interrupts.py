@@ -81,13 +81,7 @@ def stop(over: threading.Event, thread: threading.Thread, before: object) -> Non
 @pytest.fixture(params=["bytecode", "signal"])
 def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
     """What strikes: an exception at any bytecode, or a signal whose handler raises."""
-    if request.param == "bytecode":
-        yield injector.strike
-        return
-    injector.hide_tracer(monkeypatch)
-    before = signal.signal(signal.SIGALRM, injector.handle_alarm)
-    yield injector.alarm
-    signal.signal(signal.SIGALRM, before)
+    yield from injector.striking(request.param, monkeypatch)
 
 
 GETS = {"get": 1, "get_many": 2, "receive": 1, "batches": 2, "full batches": 2, "receive_batches": 2}

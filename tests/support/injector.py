@@ -138,6 +138,17 @@ def handle_alarm(*_: object) -> None:
     raise Struck
 
 
+def striking(kind: str, monkeypatch: Any) -> Iterator[Callable[[], object]]:
+    """For a fixture: what strikes, an exception at any bytecode, or (`kind` "signal") a signal's handler."""
+    if kind != "signal":
+        yield strike
+        return
+    hide_tracer(monkeypatch)
+    before = signal.signal(signal.SIGALRM, handle_alarm)
+    yield alarm
+    signal.signal(signal.SIGALRM, before)
+
+
 def hide_tracer(monkeypatch: Any) -> None:
     """Have code that is traced do what it does untraced: signals, which it holds back, are to strike."""
     monkeypatch.setattr(deputy, "_tracer", lambda: None)
