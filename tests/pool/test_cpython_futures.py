@@ -6,8 +6,11 @@ insides or import it by name (`INSIDES`).
 
 from __future__ import annotations
 
+import multiprocessing
+import threading
 import unittest
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -75,6 +78,14 @@ class OverExecutor:
         super().setUp()  # type: ignore[misc]
         self.inner = self.make(self.worker_count)
         self.executor = Executor(executor=self.inner)
+
+    def create_event(self) -> Any:
+        """From Python 3.15 on, the tests ask for the events that their tasks share."""
+        if isinstance(self.inner, ThreadPoolExecutor):
+            return threading.Event()
+        manager = multiprocessing.Manager()
+        self.addCleanup(manager.shutdown)  # type: ignore[attr-defined]
+        return manager.Event()
 
     def tearDown(self) -> None:
         self.executor.shutdown()

@@ -33,6 +33,29 @@ HARMLESS = frozenset(
 ZEROMQ = ("recv", "send", "recv_multipart", "send_multipart", "getsockopt", "setsockopt", "bind", "connect")
 
 
+STARTERS = (
+    "popen_fork.py",
+    "popen_forkserver.py",
+    "popen_spawn_posix.py",
+    "forkserver.py",
+    "resource_tracker.py",
+)
+
+
+def starts_a_process(frame: FrameType | None) -> bool:
+    """Whether the standard library is starting a process.
+
+    Where a call of it fails, it leaves files open, takes its tracker for dead, and ends its fork server.
+    """
+    for _ in range(8):
+        if frame is None:
+            return False
+        if frame.f_code.co_filename.endswith(STARTERS):
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Failing:
     """Counts the calls of the threads that are watched, and fails one when it is told to."""
 
@@ -53,11 +76,9 @@ class Failing:
     def profile(self, frame: FrameType, event: str, argument: Any) -> None:
         """For `sys.setprofile`."""
         self._threads.add(threading.get_ident())
-        if frame.f_code.co_filename.endswith("popen_fork.py"):
-            return  # the standard library's: what it has opened stays open where it cannot fork
         if event == "c_call" and argument.__name__ not in HARMLESS:
             owner = getattr(argument, "__self__", None)
-            if argument.__module__ in MODULES or isinstance(owner, TYPES):
+            if (argument.__module__ in MODULES or isinstance(owner, TYPES)) and not starts_a_process(frame):
                 self._call(argument.__name__, lambda number: OSError(number, os.strerror(number)))
 
     def _call(self, name: str, make: Callable[[int], BaseException]) -> None:
