@@ -92,7 +92,7 @@ def test_round_trips_take_time_and_have_a_tail(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_items_that_lie_in_the_queue_are_in_the_memory_of_somebody(folder: Path) -> None:
+def test_items_that_wait_in_the_queue_are_in_the_memory_of_a_process(folder: Path) -> None:
     for name, result in by_queue("queue", "memory", folder).items():
         assert result.keys() == {"producer", "consumer"} | ({"host"} if name in FAR else set())
         assert 0.5 * KIB < sum(result.values()) < 20 * KIB, (name, result)
@@ -179,7 +179,7 @@ def test_a_killed_worker_hangs_the_standard_pool_breaks_the_executor_and_costs_o
             assert (result["failed"], result["hung"]) == (guilty, 0), (job, result)
 
 
-def test_turns_take_everybody_and_begin_with_another_one() -> None:
+def test_rounds_take_all_contestants_and_begin_with_another_one() -> None:
     group = next(plan(["queue"], replace(TINY, rounds=3)))
     turns = [[job.contestant for job in group.measurements if job.turn == turn] for turn in range(3)]
     assert all(sorted(turn) == sorted(names.QUEUES) for turn in turns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import urllib.error
 import urllib.request
@@ -187,6 +188,18 @@ def test_many_clients_at_once_get_what_they_asked_for(server: GalleryServer) -> 
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(fetch, GALLERY.names() * 4))
+
+
+def test_a_client_that_does_not_read_delays_no_other_and_is_closed_in_the_end() -> None:
+    """Given more asked for than the sockets hold, I expect a thread that waits, and its end."""
+    with GalleryServer(GALLERY) as server:
+        idle = socket.create_connection((server.host, server.port), timeout=10)
+        idle.sendall(b"GET /images/0020.png HTTP/1.1\r\n\r\n" * 20)
+        with urllib.request.urlopen(f"{server.url}/images/0001.png", timeout=10) as answer:
+            assert answer.read() == GALLERY.picture("0001.png")
+    with idle, contextlib.suppress(ConnectionError):
+        while idle.recv(1 << 20):
+            pass
 
 
 def test_the_end_closes_what_is_open() -> None:

@@ -1,4 +1,4 @@
-"""The demo's check sees what is wrong; the demo says so."""
+"""The demo's check finds what is wrong, and the demo prints it."""
 
 from __future__ import annotations
 

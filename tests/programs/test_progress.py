@@ -1,4 +1,4 @@
-"""Progress tells the truth, when it is due, to whom it suits."""
+"""Progress is shown correctly, when it is due, in the form that suits its reader."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_an_outage_is_said_and_promises_no_end() -> None:
     assert "answered" not in describe_rate(pace, counts, 40)
 
 
-def test_who_does_not_answer_is_named_and_nobody_where_nobody_has_to() -> None:
+def test_what_does_not_answer_is_named_if_something_has_to() -> None:
     for waits_for, expected in (("consumer", True), ("worker", True), ("", False)):
         pace, counts = TransferRate(), Counts(total=5, waits_for=waits_for)
         pace.note(counts, 0)

@@ -411,7 +411,7 @@ def longest_pause(received: Sequence[Event], since: float) -> float:
 
 File = tuple[str, bytes]
 DISK = 0.003
-"""Seconds that saving takes besides writing, as on a slow disk, so that files wait in the queue."""
+"""Seconds that saving takes in addition to writing, as on a slow disk, so that files wait in the queue."""
 
 
 def measure_download(

@@ -28,16 +28,7 @@ from nearfar.contrast.report_model import (
 )
 from nearfar.contrast.settings import POINTS, POOLS, QUEUES, Spread
 
-MODES = {
-    "singly": ("one by one", "One producer, one consumer, no bound."),
-    "batched": ("in batches", "One producer, one consumer, no bound."),
-    "bounded": (
-        "one by one into a bounded queue",
-        "The bound of a far queue is exact over all producers: a put asks the host for room. PUSH/PULL has"
-        " a high-water mark for each socket instead.",
-    ),
-}
-RATIO_TEXT = " The vertical line is {}; bars to the right are faster."
+MODES = {"singly": "one by one", "batched": "in batches", "bounded": "one by one into a bounded queue"}
 ROLES = {"producer": "in the producer", "host": "in the host", "consumer": "in the consumer"}
 
 
@@ -118,7 +109,12 @@ def sizes_of(results: Results, mode: str) -> list[int]:
 
 
 def trials_of(results: Results, part: str, work: str, name: str) -> list[dict[str, Any]]:
+    """The results of all trials."""
     return list(results.of(part, work, name).values())
+
+
+def median_cell(found: Spread | None, form: Format) -> str:
+    return form(found.median) if found else "-"
 
 
 def spread_cell(value: Spread | None, form: Format) -> str:
@@ -126,133 +122,136 @@ def spread_cell(value: Spread | None, form: Format) -> str:
     return f"{form(value.median)} ({form(value.low)}-{form(value.high)})" if value else "-"
 
 
-# -- kinds of figures ------------------------------------------------------------------------------
+# -- kinds of figures: their texts are in texts.toml ------------------------------------------------
+
+Extra = Mapping[str, Callable[[list[dict[str, Any]]], str]]
+"""Further columns of a table: heads, and cells from the trials of a contestant."""
 
 
 def fate_figure(
     results: Results,
     title: str,
-    text: str,
-    works: Sequence[tuple[str, str, str]],
+    part: str,
+    works: Mapping[str, str],
     contestants: Sequence[str],
     fates: Fates,
-    more: Mapping[str, Callable[[Sequence[dict[str, Any]]], str]] | None = None,
+    extra: Extra,
 ) -> Iterator[Figure]:
-    """What became of things in each contestant's worst trial. `works`: part, work, and a sentence about
-    it."""
-    groups, table, extra = [], [], more or {}
-    for part, work, said in works:
-        if not results.has(part, work):
-            continue
+    """What became of things in each contestant's worst trial. `works`: what was done, with a sentence."""
+    groups, table = [], []
+    for work, text in works.items():
         rows = []
         for name in contestants:
-            trials = trials_of(results, part, work, name)
-            if trials:
+            if trials := trials_of(results, part, work, name):
+                rows.append(fate_row(name, fates, trials))
                 worst = fates.worst(trials)
-                rows.append(BarRow(name, *fate_bar(fates, worst, trials)))
-                counts = [f"{worst[each]:,}" for each in (fates.total, fates.good, *fates.bad)]
+                counts = [f"{worst[key]:,}" for key in (fates.total, fates.good, *fates.bad)]
                 cells = [*counts, *(cell(trials) for cell in extra.values())]
                 label = f"{work}: {name}" if len(works) > 1 else name
                 table.append([label, *cells, f"{fates.harmed(trials)} of {len(trials)}"])
             elif results.has(part, work, name):
                 rows.append(BarRow(name, [], "no result"))
-        groups.append(BarGroup(work if len(works) > 1 else "", rows, said))
+        if rows:
+            groups.append(BarGroup(work if len(works) > 1 else "", rows, text))
     if groups:
         heads = ["", fates.total, *fates.legend.values(), *extra, "trials with harm"]
-        yield Figure(
-            title,
-            text,
-            BarChart(groups, words.share, most=1.0),
-            Table(heads, table),
-            list(fates.legend.items()),
-        )
+        chart = BarChart(groups, words.share, most=1.0)
+        yield Figure(title, chart, Table(heads, table), list(fates.legend.items()))
 
 
-def fate_bar(
-    fates: Fates, worst: dict[str, Any], trials: Sequence[dict[str, Any]]
-) -> tuple[list[Segment], str]:
+def fate_row(name: str, fates: Fates, trials: list[dict[str, Any]]) -> BarRow:
     """A bar, and its text: ``889 lost (1 of 2 trials)``, ``all arrived, 1 handled twice``."""
-    total = max(1, worst[fates.total])
-    segments = [Segment(worst[each] / total, each) for each in (fates.good, *fates.bad)]
-    parts = [f"{worst[each]:,} {said}" for each, said in reversed([*fates.bad.items()]) if worst[each]]
+    worst = fates.worst(trials)
+    segments = [Segment(worst[key] / max(1, worst[fates.total]), key) for key in (fates.good, *fates.bad)]
+    parts = [f"{worst[key]:,} {text}" for key, text in [*fates.bad.items()][::-1] if worst[key]]
     if worst.get("error"):
         parts[-1] += f": {worst['error']}"
     if parts and (harmed := fates.harmed(trials)) < len(trials):
         parts[-1] += f" ({harmed} of {len(trials)} trials)"
-    twice = max(trial.get("duplicated", 0) for trial in trials)
-    parts = parts or [fates.all_good]
-    return segments, ", ".join([*parts, *([f"{twice:,} handled twice"] if twice else [])])
+    if twice := max(trial.get("duplicated", 0) for trial in trials):
+        return BarRow(name, segments, ", ".join([*(parts or [fates.all_good]), f"{twice:,} handled twice"]))
+    return BarRow(name, segments, ", ".join(parts) or fates.all_good)
 
 
 def ratio_figure(
     results: Results,
     title: str,
-    text: str,
-    lines: Sequence[tuple[str, str, str, Pick]],
+    where: tuple[str, str],
+    lines: Mapping[str, Pick],
     contestants: Sequence[str],
     head: str,
 ) -> Iterator[Figure]:
-    """Rates relative to the first contestant. `lines`: title, part, work, and the figure."""
+    """Rates relative to the first contestant, a group of bars for each of `lines`."""
     baseline, *others = contestants
     groups, table = [], []
-    for name_of_line, part, work, pick in lines:
-        found = {name: results.spread(part, work, name, pick) for name in contestants}
-        if not any(found.values()):
-            continue
+    for line, pick in lines.items():
+        found = {name: results.spread(*where, name, pick) for name in contestants}
         base = found[baseline]
         rows = []
         for name in others:
-            ratio, value = results.ratio(part, work, name, baseline, pick), found[name]
+            ratio, value = results.ratio(*where, name, baseline, pick), found[name]
             if ratio and value:
-                said = f"{words.times(ratio.median)} \N{MIDDLE DOT} {words.rate(value.median)}"
-                rows.append(BarRow(name, [Segment(ratio.median, KINDS[name])], said, ratio.low, ratio.high))
-            elif results.has(part, work, name):
+                text = f"{words.times(ratio.median)} \N{MIDDLE DOT} {words.rate(value.median)}"
+                rows.append(BarRow(name, [Segment(ratio.median, KINDS[name])], text, ratio.low, ratio.high))
+            elif results.has(*where, name):
                 rows.append(BarRow(name, [], "no result"))
-        groups.append(BarGroup(name_of_line, rows, f"{baseline}: {words.rate(base.median)}" if base else ""))
-        table.append([name_of_line, *(spread_cell(found[name], words.scaled) for name in contestants)])
+        if any(found.values()):
+            groups.append(BarGroup(line, rows, f"{baseline}: {words.rate(base.median)}" if base else ""))
+            table.append([line, *(spread_cell(found[name], words.scaled) for name in contestants)])
     if groups:
-        chart = BarChart(groups, words.times, log=True)
-        yield Figure(title, text + RATIO_TEXT.format(baseline), chart, Table([head, *contestants], table))
+        yield Figure(title, BarChart(groups, words.times, log=True), Table([head, *contestants], table))
 
 
 def spread_figure(
+    results: Results,
     title: str,
-    text: str,
-    found: Mapping[str, Spread | None],
+    where: tuple[str, str],
+    pick: Pick,
+    contestants: Sequence[str],
     form: Format,
-    more: Callable[[str], list[str]] = lambda name: [],
-    heads: Sequence[str] = (),
+    extra: Extra,
 ) -> Iterator[Figure]:
     """Medians, with the slowest and the fastest round."""
-    there = {name: each for name, each in found.items() if each}
-    rows = [
-        BarRow(name, [Segment(each.median, KINDS[name])], form(each.median), each.low, each.high)
-        for name, each in there.items()
-    ]
-    table = [
-        [name, form(each.median), f"{form(each.low)} to {form(each.high)}", *more(name)]
-        for name, each in there.items()
-    ]
+    rows, table = [], []
+    for name in contestants:
+        if found := results.spread(*where, name, pick):
+            text = form(found.median)
+            rows.append(BarRow(name, [Segment(found.median, KINDS[name])], text, found.low, found.high))
+            cells = [cell(trials_of(results, *where, name)) for cell in extra.values()]
+            table.append([name, text, f"{form(found.low)} to {form(found.high)}", *cells])
     if rows:
-        chart = BarChart([BarGroup("", rows)], form)
-        yield Figure(title, text, chart, Table(["", "median", "all rounds", *heads], table))
+        heads = ["", "median", "all rounds", *extra]
+        yield Figure(title, BarChart([BarGroup("", rows)], form), Table(heads, table))
 
 
 def curve_figure(
-    results: Results, title: str, text: str, part: str, work: str, names: Sequence[str]
+    results: Results, title: str, where: tuple[str, str], contestants: Sequence[str]
 ) -> Iterator[Figure]:
     """Percentiles: the median over the rounds, for each percentile by itself."""
     curves = []
-    for name in names:
-        if found := [result["microseconds"] for result in results.of(part, work, name).values()]:
+    for name in contestants:
+        if found := [trial["microseconds"] for trial in trials_of(results, *where, name)]:
             points = [(point, median(each[f"{point:g}"] for each in found)) for point in POINTS]
             curves.append(Curve(name, KINDS[name], points))
     rows = [[curve.name, *(words.time(dict(curve.points)[point]) for point in NAMED)] for curve in curves]
     if curves:
-        how = "A curve shows how many of 100 take at most so long: a rise at the right end means that a few"
-        " are slow."
         table = Table(["", *(f"p{point:g}" for point in NAMED)], rows)
-        yield Figure(title, f"{text} {how}".strip(), CurveChart(curves, words.time), table)
+        yield Figure(title, CurveChart(curves, words.time), table)
+
+
+def memory_figure(results: Results) -> Iterator[Figure]:
+    """Bytes for each item, by the process that holds them."""
+    rows, table = [], []
+    for name in QUEUES:
+        for result in trials_of(results, "queue", "memory", name):
+            whole = f"{sum(result.values()):,.0f}"
+            segments = [Segment(result[role], role) for role in ROLES if role in result]
+            rows.append(BarRow(name, segments, f"{whole} bytes"))
+            table.append([name, *(f"{result[r]:,.0f}" if r in result else "-" for r in ROLES), whole])
+    if rows:
+        heads = ["bytes for each item of 1 KiB", *ROLES.values(), "together"]
+        chart = BarChart([BarGroup("", rows)], lambda value: f"{value:,.0f}")
+        yield Figure("Memory for each waiting item", chart, Table(heads, table), list(ROLES.items()))
 
 
 # -- the sections ----------------------------------------------------------------------------------
@@ -261,148 +260,65 @@ def curve_figure(
 def sections(results: Results) -> list[Section]:
     """All sections with figures. What was not measured is left out."""
     found = [
-        Section(
-            "What a fault costs",
-            "The same fault on every queue, with real processes. Shown is the worst trial of each"
-            " contestant.",
-            [*fault_figures(results)],
-        ),
-        Section(
-            "What a queue costs", "From one process to another on this machine.", [*queue_figures(results)]
-        ),
-        Section(
-            "The download over each queue",
-            "Pictures are fetched from a server on this machine, and every saved file is compared with its"
-            " picture. This is the loop of a tutorial, which writes straight under the final name;"
-            " nearfar's own producer and consumer do more, and are not measured here.",
-            [*download_figures(results)],
-        ),
-        Section(
-            "What a pool costs",
-            "Two workers and the same calls. All workers of a far pool connect to its address, as from"
-            " another machine. Of faults, the worst trial is shown.",
-            [*pool_figures(results)],
-        ),
+        Section("What a fault costs", [*fault_figures(results)]),
+        Section("What a queue costs", [*queue_figures(results)]),
+        Section("The download over each queue", [*download_figures(results)]),
+        Section("What a pool costs", [*pool_figures(results)]),
     ]
     return [section for section in found if section.figures]
 
 
 def fault_figures(results: Results) -> Iterator[Figure]:
+    extra: Extra = {
+        "handled twice": lambda trials: f"{max(trial['duplicated'] for trial in trials):,}",
+        "stuck for": lambda trials: stuck_for(ITEMS.worst(trials)),
+        "longest pause": lambda trials: words.time(max(trial["pause"] for trial in trials) * 1e6),
+    }
+    works = {name: fault.text for name, fault in FAULTS.items()}
     yield from fate_figure(
-        results,
-        "Where the items are after a fault",
-        "One producer sends numbered items through a queue that takes at most 1,000, to two consumers that"
-        " work half a millisecond on each.",
-        [("faults", name, fault.text) for name, fault in FAULTS.items()],
-        QUEUES,
-        ITEMS,
-        {
-            "handled twice": lambda trials: f"{max(trial['duplicated'] for trial in trials):,}",
-            "stuck for": lambda trials: _stuck_for(ITEMS.worst(trials)),
-            "longest pause": lambda trials: words.time(max(trial["pause"] for trial in trials) * 1e6),
-        },
+        results, "Where the items are after a fault", "faults", works, QUEUES, ITEMS, extra
     )
 
 
-def _stuck_for(trial: dict[str, Any]) -> str:
+def stuck_for(trial: dict[str, Any]) -> str:
     return words.time(trial["stuck_for"] * 1e6) if trial["stuck"] else "-"
 
 
 def queue_figures(results: Results) -> Iterator[Figure]:
-    for mode, (title, text) in MODES.items():
-        lines = [
-            (words.bytes_of(size), "queue", "throughput", rate_of(mode, size))
-            for size in sizes_of(results, mode)
-        ]
-        yield from ratio_figure(
-            results, f"Throughput, {title}", text, lines, QUEUES, f"items per second, {title}"
-        )
-    yield from curve_figure(results, "Round trips", "", "queue", "latency", QUEUES)
+    for mode, title in MODES.items():
+        lines = {words.bytes_of(size): rate_of(mode, size) for size in sizes_of(results, mode)}
+        where, head = ("queue", "throughput"), f"items per second, {title}"
+        yield from ratio_figure(results, f"Throughput, {title}", where, lines, QUEUES, head)
+    yield from curve_figure(results, "Round trips", ("queue", "latency"), QUEUES)
     yield from memory_figure(results)
-    where = ("queue", "start-up")
-    yield from spread_figure(
-        "From start to the first item",
-        "The time from the start of an interpreter, imports included, until another process has the first"
-        " item.",
-        {name: results.spread(*where, name, entry("milliseconds")) for name in QUEUES},
-        words.milliseconds,
-        lambda name: [median_cell(results.spread(*where, name, entry("interpreter")), words.milliseconds)],
-        ["of it, the interpreter alone"],
-    )
-
-
-def median_cell(found: Spread | None, form: Format) -> str:
-    return form(found.median) if found else "-"
-
-
-def memory_figure(results: Results) -> Iterator[Figure]:
-    rows, table = [], []
-    for name in QUEUES:
-        for result in results.of("queue", "memory", name).values():
-            whole = f"{sum(result.values()):,.0f}"
-            segments = [Segment(result[role], role) for role in ROLES if role in result]
-            rows.append(BarRow(name, segments, f"{whole} bytes"))
-            table.append([name, *(f"{result[r]:,.0f}" if r in result else "-" for r in ROLES), whole])
-    if rows:
-        yield Figure(
-            "Memory for each waiting item",
-            "Items of 1 KiB wait in an unbounded queue whose consumer is connected and does not get them. A"
-            " far queue holds each twice, in the host and in its producer; so a host that is restarted"
-            " loses none of them.",
-            BarChart([BarGroup("", rows)], lambda value: f"{value:,.0f}"),
-            Table(["bytes for each item of 1 KiB", *ROLES.values(), "together"], table),
-            list(ROLES.items()),
+    extra: Extra = {
+        "of it, the interpreter alone": lambda trials: words.milliseconds(
+            median(trial["interpreter"] for trial in trials)
         )
+    }
+    title, where, pick = "From start to the first item", ("queue", "start-up"), entry("milliseconds")
+    yield from spread_figure(results, title, where, pick, QUEUES, words.milliseconds, extra)
 
 
 def download_figures(results: Results) -> Iterator[Figure]:
-    yield from spread_figure(
-        "Files per second",
-        "One process fetches and puts, two get and save.",
-        {name: results.spread("download", "getfile", name, entry("rate")) for name in QUEUES},
-        lambda value: f"{words.plain(value)}/s",
-        lambda name: [f"{min(each['good'] for each in trials_of(results, 'download', 'getfile', name)):,}"],
-        ["files saved correctly"],
-    )
-    yield from fate_figure(
-        results,
-        "One of two saving processes is killed",
-        "With kill -9, while it works. Saving takes three milliseconds longer here, as on a slow disk, so"
-        " that files wait.",
-        [("download", "getfile killed", "")],
-        QUEUES,
-        FILES,
-    )
+    extra: Extra = {"files saved correctly": lambda trials: f"{min(trial['good'] for trial in trials):,}"}
+    where, pick = ("download", "getfile"), entry("rate")
+    yield from spread_figure(results, "Files per second", where, pick, QUEUES, words.rate, extra)
+    title, works = "One of two saving processes is killed", {"getfile killed": ""}
+    yield from fate_figure(results, title, "download", works, QUEUES, FILES, {})
 
 
 def pool_figures(results: Results) -> Iterator[Figure]:
-    yield from fate_figure(
-        results,
-        "What becomes of the tasks when a worker is killed",
-        "A task that kills its own worker has to fail, best with an error that says so; every"
-        " other task could have been answered.",
-        [("pool", name, text) for name, (text, _) in WORKER_DEATHS.items()],
-        POOLS,
-        TASKS,
-        {"error": lambda trials: TASKS.worst(trials)["error"] or "-"},
-    )
-    yield from ratio_figure(
-        results,
-        "Tasks per second",
-        "Tasks that do nothing, so that only the cost of the pool is left.",
-        [
-            ("submitted one by one", "pool", "speed", entry("singly")),
-            ("map over a list of numbers, default chunks", "pool", "speed", entry("map")),
-        ],
-        POOLS,
-        "tasks per second",
-    )
-    text = "Submit one task that does nothing, and wait for its result."
-    yield from curve_figure(results, "One blocking call", text, "pool", "speed", POOLS)
-    yield from spread_figure(
-        "From opening to the first result",
-        "In an interpreter that has imported everything. The workers of a far pool are a program of their"
-        " own, whose start is included.",
-        {name: results.spread("pool", "speed", name, entry("start")) for name in POOLS},
-        words.milliseconds,
-    )
+    title = "What becomes of the tasks when a worker is killed"
+    works = {name: text for name, (text, _) in WORKER_DEATHS.items()}
+    extra: Extra = {"error": lambda trials: TASKS.worst(trials)["error"] or "-"}
+    yield from fate_figure(results, title, "pool", works, POOLS, TASKS, extra)
+    speed = ("pool", "speed")
+    lines = {
+        "submitted one by one": entry("singly"),
+        "map over a list of numbers, default chunks": entry("map"),
+    }
+    yield from ratio_figure(results, "Tasks per second", speed, lines, POOLS, "tasks per second")
+    yield from curve_figure(results, "One blocking call", speed, POOLS)
+    title = "From opening to the first result"
+    yield from spread_figure(results, title, speed, entry("start"), POOLS, words.milliseconds, {})

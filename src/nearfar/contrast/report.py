@@ -34,10 +34,10 @@ from nearfar.contrast.figures import (
 from nearfar.contrast.pools import WORKER_DEATHS
 from nearfar.contrast.report_model import (
     BarChart,
+    ContrastReport,
     Document,
     Format,
     Pick,
-    Report,
     Results,
     Table,
     promise_table,
@@ -53,11 +53,11 @@ BUSY = 0.5
 """Load for each core above which times are not reliable."""
 
 
-def build_report(document: Document) -> Report:
+def build_report(document: Document) -> ContrastReport:
     """The whole report. What was not measured is left out."""
     results = Results(document)
     texts = tomllib.loads((FOLDER / "texts.toml").read_text(encoding="utf-8"))
-    return Report(
+    return ContrastReport(
         texts=texts,
         findings=[*busy_warning(document), *findings(results)],
         summary=[*summary(results)],
@@ -104,7 +104,7 @@ def summary(results: Results) -> Iterator[tuple[str, Table]]:
         measured("start", *speed, entry("start", 1e3), words.time),
     ]
     tables: list[tuple[str, Sequence[str], list[Column]]] = [("Queues", QUEUES, queues)]
-    for mode, (title, _) in MODES.items():
+    for mode, title in MODES.items():
         columns = [
             measured(words.bytes_of(size), "queue", "throughput", rate_of(mode, size), words.scaled)
             for size in sizes_of(results, mode)
@@ -242,7 +242,7 @@ def setting(document: Document) -> list[tuple[str, str]]:
 # -- the two forms ---------------------------------------------------------------------------------
 
 
-def page(report: Report) -> str:
+def page(report: ContrastReport) -> str:
     """The report as one HTML file."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -257,7 +257,7 @@ def page(report: Report) -> str:
     return environment.get_template("page.html.j2").render(report=report).strip() + "\n"
 
 
-def terminal(report: Report, width: int) -> str:
+def terminal(report: ContrastReport, width: int) -> str:
     """The report as text, `width` characters wide: details first, so that what matters most ends next to the
     prompt."""
     console = Console(

@@ -140,7 +140,7 @@ class Figure:
     """A chart, and the same figures as a table."""
 
     title: str
-    text: str
+    """Also the key of its text."""
     chart: BarChart | CurveChart
     table: Table
     legend: Sequence[tuple[str, str]] = ()
@@ -152,12 +152,12 @@ class Section:
     """Figures on one subject."""
 
     title: str
-    text: str
+    """Also the key of its text."""
     figures: Sequence[Figure]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ContrastReport:
     """Everything that a report shows, on a terminal and as a page."""
 
     texts: Mapping[str, Any]

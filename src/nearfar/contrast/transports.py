@@ -26,43 +26,75 @@ PATIENCE = 20.0
 """Seconds that a host may take to start, and that a client waits for one."""
 
 
-class ProducerEnd(abc.ABC):
-    """Puts items, in its own process."""
+class QueueEnd:
+    """One end of a queue, in the process that uses it: puts or gets. As it is, of a nearfar queue."""
 
-    @abc.abstractmethod
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
     def put(self, item: Any) -> None:
         """Put one item; wait while the queue is full."""
+        self._queue.put(item)
 
-    @abc.abstractmethod
+    def get(self) -> Any:
+        """Wait for the next item that `put` sent."""
+        return self._queue.get()
+
     def put_many(self, items: list[Any]) -> None:
         """Put a batch, in the way that suits the transport."""
+        self._queue.put_many(items)
 
-    @abc.abstractmethod
-    def finish(self) -> None:
-        """Wait until everything has left this process."""
-
-
-class ConsumerEnd(abc.ABC):
-    """Gets items, in its own process."""
-
-    @abc.abstractmethod
-    def get(self) -> Any:
-        """Wait for the next item that `ProducerEnd.put` sent."""
-
-    @abc.abstractmethod
     def get_many(self, most: int) -> list[Any]:
-        """Wait for items that `ProducerEnd.put_many` sent: a part of a batch, or all of it."""
+        """Wait for items that `put_many` sent: a part of a batch, or all of it."""
+        items: list[Any] = self._queue.get_many(most)
+        return items
+
+    def finish(self) -> None:
+        """Wait until everything that was put has left this process."""
+        self._queue.close()
+        self._queue.join_thread()
+
+
+class ListEnd(QueueEnd):
+    """An end of a queue without batches: a batch is put as one item, a list, as a careful user would."""
+
+    def put_many(self, items: list[Any]) -> None:
+        self.put(items)
+
+    def get_many(self, most: int) -> list[Any]:
+        items: list[Any] = self.get()
+        return items
+
+
+class SocketEnd(ListEnd):
+    """A bare PUSH socket, which binds, or PULL socket, which connects. Items travel as msgpack."""
+
+    def __init__(self, address: str, bound: int, *, push: bool) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PUSH if push else zmq.PULL)
+        self._socket.set_hwm(bound)
+        (self._socket.bind if push else self._socket.connect)(address)
+
+    def put(self, item: Any) -> None:
+        self._socket.send(msgpack.packb(item))
+
+    def get(self) -> Any:
+        return msgpack.unpackb(self._socket.recv())
+
+    def finish(self) -> None:
+        self._socket.close()  # by default it lingers without a limit
+        self._context.term()
 
 
 class ContestedQueue(abc.ABC):
     """One queue, made before the processes that use it, which inherit it by fork."""
 
     @abc.abstractmethod
-    def producer(self) -> ProducerEnd:
+    def producer(self) -> QueueEnd:
         """Connect a producer, in the process that is going to use it."""
 
     @abc.abstractmethod
-    def consumer(self) -> ConsumerEnd:
+    def consumer(self) -> QueueEnd:
         """Connect a consumer, in the process that is going to use it."""
 
     def size(self) -> int | None:
@@ -94,41 +126,6 @@ class Transport:
     """A separate process holds the items."""
 
 
-class QueueEnd(ProducerEnd, ConsumerEnd):
-    """An end of a nearfar queue, which has batches of its own."""
-
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
-
-    def put(self, item: Any) -> None:
-        self._queue.put(item)
-
-    def put_many(self, items: list[Any]) -> None:
-        self._queue.put_many(items)
-
-    def get(self) -> Any:
-        return self._queue.get()
-
-    def get_many(self, most: int) -> list[Any]:
-        items: list[Any] = self._queue.get_many(most)
-        return items
-
-    def finish(self) -> None:
-        self._queue.close()
-        self._queue.join_thread()
-
-
-class StandardQueueEnd(QueueEnd):
-    """An end of a queue without batches: a batch is put as one item, a list, as a careful user would."""
-
-    def put_many(self, items: list[Any]) -> None:
-        self._queue.put(items)
-
-    def get_many(self, most: int) -> list[Any]:
-        items: list[Any] = self._queue.get()
-        return items
-
-
 class InheritedQueue(ContestedQueue):
     """A queue that processes inherit. Its items are in a pipe and in the memory of the producer."""
 
@@ -139,8 +136,7 @@ class InheritedQueue(ContestedQueue):
     def producer(self) -> QueueEnd:
         return self._end(self._queue)
 
-    def consumer(self) -> QueueEnd:
-        return self._end(self._queue)
+    consumer = producer
 
     def size(self) -> int | None:
         return int(self._queue.qsize())
@@ -150,7 +146,7 @@ class InheritedQueue(ContestedQueue):
 def open_standard(folder: Path, bound: int) -> Iterator[ContestedQueue]:
     """`multiprocessing.Queue`, the baseline."""
     with contextlib.closing(FORK.Queue(bound)) as queue:
-        yield InheritedQueue(queue, StandardQueueEnd)
+        yield InheritedQueue(queue, ListEnd)
 
 
 @contextlib.contextmanager
@@ -195,8 +191,7 @@ class HostedQueue(ContestedQueue):
     def producer(self) -> QueueEnd:
         return QueueEnd(self._connect())
 
-    def consumer(self) -> QueueEnd:
-        return QueueEnd(self._connect())
+    consumer = producer
 
     def size(self) -> int | None:
         with self._connect() as queue:
@@ -226,54 +221,21 @@ def open_far(scheme: str, folder: Path, bound: int) -> Iterator[ContestedQueue]:
         queue.kill_host()
 
 
-class PushSocket(ProducerEnd):
-    """Binds. Items travel as msgpack; nothing is counted, acknowledged or sent again."""
-
-    def __init__(self, address: str, bound: int) -> None:
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PUSH)
-        self._socket.setsockopt(zmq.SNDHWM, bound)
-        self._socket.bind(address)
-
-    def put(self, item: Any) -> None:
-        self._socket.send(msgpack.packb(item))
-
-    def put_many(self, items: list[Any]) -> None:
-        self._socket.send(msgpack.packb(items))
-
-    def finish(self) -> None:
-        self._socket.close()  # by default it lingers without a limit
-        self._context.term()
-
-
-class PullSocket(ConsumerEnd):
-    """Connects. The bound is its high-water mark, as it is that of the other end."""
-
-    def __init__(self, address: str, bound: int) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
-        self._socket.setsockopt(zmq.RCVHWM, bound)
-        self._socket.connect(address)
-
-    def get(self) -> Any:
-        return msgpack.unpackb(self._socket.recv())
-
-    def get_many(self, most: int) -> list[Any]:
-        items: list[Any] = msgpack.unpackb(self._socket.recv())
-        return items
-
-
 class PushPull(ContestedQueue):
-    """Bare PUSH/PULL: what ZeroMQ does by itself. Code outside this comparison does not use it so."""
+    """Bare PUSH/PULL: what ZeroMQ does by itself. The bound is the high-water mark of both ends.
+
+    Nothing is counted, acknowledged or sent again: no code outside this comparison uses it so.
+    """
 
     def __init__(self, address: str, bound: int) -> None:
         self._address = address
         self._bound = bound
 
-    def producer(self) -> ProducerEnd:
-        return PushSocket(self._address, self._bound)
+    def producer(self) -> QueueEnd:
+        return SocketEnd(self._address, self._bound, push=True)
 
-    def consumer(self) -> ConsumerEnd:
-        return PullSocket(self._address, self._bound)
+    def consumer(self) -> QueueEnd:
+        return SocketEnd(self._address, self._bound, push=False)
 
 
 @contextlib.contextmanager

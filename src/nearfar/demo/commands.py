@@ -28,7 +28,7 @@ class DemoError(Exception):
     """The demo cannot continue. Its message says why."""
 
 
-class Ended(NamedTuple):
+class CommandResult(NamedTuple):
     """How a command ended."""
 
     code: int
@@ -74,13 +74,13 @@ class Command:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    def end(self, who: str, code: int = 0) -> Ended:
+    def end(self, who: str, code: int = 0) -> CommandResult:
         """Wait until it ends. Raises `DemoError` if that takes too long, or its exit code is not `code`."""
         try:
             stdout, stderr = self._process.communicate(timeout=LONGEST)
         except TimeoutExpired:
             raise DemoError(f"{typed(*self.words)}\nhas not ended within {LONGEST:g} seconds") from None
-        ended = Ended(self._process.returncode, stdout, self._read + stderr)
+        ended = CommandResult(self._process.returncode, stdout, self._read + stderr)
         if ended.code != code:
             output = f"{ended.stdout}{ended.stderr}".rstrip()
             raise DemoError(f"{who} ended with exit code {ended.code} instead of {code}:\n{output}")

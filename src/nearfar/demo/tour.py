@@ -317,7 +317,7 @@ def saved_in(folder: Path) -> int:
 # -- the tour --------------------------------------------------------------------------------------
 
 Act = tuple[str, Callable[[DemoRunner], DemoRun], Callable[[CheckedFiles], str]]
-"""A heading, a run, and what to say of its files besides."""
+"""A heading, a run, and what more to say of its files."""
 
 
 def tell_kill(checked: CheckedFiles) -> str:
