@@ -45,7 +45,15 @@ def test_segments_share_a_bar_and_nothing_takes_no_room() -> None:
     chart = BarChart([BarGroup("", [row(0.9995, 0.0005, 0.0)])], words.share, most=1.0)
     [(_, _, [bar])] = place_bars(chart).groups
     assert bar.width == pytest.approx(100.0)
-    assert [value for value, _ in bar.segments] == [0.9995, 0.0005]
+    assert [share for share, _ in bar.segments] == pytest.approx([99.95, 0.05])
+
+
+@given(st.lists(POSITIVE, min_size=1, max_size=4), st.booleans())
+def test_segments_fill_their_bar(values: list[float], log: bool) -> None:
+    """I expect 100 percent: shares of less than 1 in all would leave a part of the bar empty."""
+    chart = BarChart([BarGroup("", [row(*values[:1] if log else values)])], words.plain, log=log)
+    [(_, _, [bar])] = place_bars(chart).groups
+    assert sum(share for share, _ in bar.segments) == pytest.approx(100.0)
 
 
 def test_a_whisker_goes_from_the_lowest_to_the_highest_round() -> None:

@@ -73,7 +73,7 @@ def test_a_curve_is_svg_with_a_title_and_every_bar_has_its_name_and_its_text() -
 def test_a_single_lost_item_of_many_can_be_seen() -> None:
     """I expect a segment of least width, so that one item of 2,000 is not less than a pixel."""
     html = page(build_report(sample(["faults"])))
-    assert '<i class="fill lost" style="flex-grow:0.0005"></i>' in html
+    assert '<i class="fill lost" style="flex-grow:0.05"></i>' in html
     assert re.search(r"\.bar i \{[^}]*min-width: 3px", html)
 
 
@@ -128,7 +128,7 @@ def test_findings_are_as_the_figures_came_out() -> None:
     assert "PUSH/PULL lost 3,556 and left 0 stuck, of 8,000" in said
     assert "PUSH/PULL lost 889 and left 0 stuck, of 2,000" in said
     assert "far lost 0 and left 0 stuck, of 20,000" in said
-    assert "0.02× at 100 B, 0.02× at 10 KiB, 0.02× at 1 MiB" in said  # noqa: RUF001 - the sign that is meant
+    assert "100 B 0.02×, 1.91 k/s; 10 KiB 0.02×, 187/s; 1 MiB 0.02×, 2/s" in said  # noqa: RUF001 - the sign that is meant
     assert "8.81 ms far tcp (50×)" in said  # noqa: RUF001
     assert "multiprocessing.Pool 0 and 1" in said
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.contrast.faults import Verdict, judge, longest_pause
 from nearfar.contrast.processes import GREETED, Event, EventLog, count_events, read_events
+from nearfar.contrast.verdict import Verdict, judge, longest_pause
 
 pytestmark = pytest.mark.pure
 

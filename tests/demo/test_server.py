@@ -181,6 +181,13 @@ def test_what_is_no_http_is_refused_and_hung_up_on(server: GalleryServer) -> Non
             stream.read()
 
 
+def test_a_request_with_a_body_is_refused_and_ends_the_connection(client: HTTPConnection) -> None:
+    client.request("GET", "/urls.txt", body=b"GET /images/0001.png HTTP/1.1\r\n\r\n")
+    answer = client.getresponse()
+    assert (answer.status, answer.getheader("connection")) == (400, "close")
+    assert answer.read() == b"400 Bad Request: a request with a body\n"
+
+
 def test_many_clients_at_once_get_what_they_asked_for(server: GalleryServer) -> None:
     def fetch(name: str) -> bool:
         with urllib.request.urlopen(f"{server.url}/images/{name}", timeout=10) as answer:

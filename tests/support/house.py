@@ -78,6 +78,7 @@ PURE = (
     "contrast.figures",
     "contrast.report_model",
     "contrast.settings",
+    "contrast.verdict",
 )
 IMPURE = frozenset({"asyncio", "multiprocessing", "random", "select", "socket", "threading", "time", "zmq"})
 """Machines decide: no sockets, no threads, no clock, no dice."""

@@ -84,14 +84,14 @@ def _log_ticks(least: float, most: float, count: int) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class PlacedBar:
-    """A bar; its segments share its width by their values."""
+    """A bar, which its segments share."""
 
     name: str
     text: str
     left: float
     width: float
     segments: list[tuple[float, str]]
-    """Value and kind of each that is more than nothing."""
+    """Percent of the bar, and kind, of each that is more than nothing."""
     whisker: tuple[float, float] | None
     """Left end and width."""
 
@@ -118,11 +118,12 @@ def place_bars(chart: BarChart) -> PlacedBars:
     for group in chart.groups:
         bars = []
         for row in group.rows:
-            end = scale(sum(segment.value for segment in row.segments)) if row.segments else origin
+            total = sum(segment.value for segment in row.segments)
+            end = scale(total) if row.segments else origin
             whisker = None
             if row.low is not None and row.high is not None and row.high > row.low:
                 whisker = scale(row.low), scale(row.high) - scale(row.low)
-            segments = [(segment.value, segment.kind) for segment in row.segments if segment.value > 0]
+            segments = [(100 * each.value / total, each.kind) for each in row.segments if each.value > 0]
             left, width = min(origin, end), abs(end - origin)
             bars.append(PlacedBar(row.name, row.text, left, width, segments, whisker))
         groups.append((group.title, group.text, bars))

@@ -179,11 +179,14 @@ def _speed_findings(results: Results) -> Iterator[str]:
     for name in (NEAR, FAR_TCP):
         parts = []
         for size in sizes_of(results, "singly"):
-            ratio = results.ratio("queue", "throughput", name, QUEUE, rate_of("singly", size))
-            if ratio:
-                parts.append(f"{words.times(ratio.median)} at {words.bytes_of(size)}")
+            pick = rate_of("singly", size)
+            found = results.spread("queue", "throughput", name, pick)
+            ratio = results.ratio("queue", "throughput", name, QUEUE, pick)
+            if found and ratio:
+                rate = f"{words.times(ratio.median)}, {words.rate(found.median)}"
+                parts.append(f"{words.bytes_of(size)} {rate}")
         if parts:
-            yield f"Throughput of the {name} queue one by one, against {QUEUE}: {', '.join(parts)}."
+            yield f"Throughput of the {name} queue one by one, against {QUEUE}: {'; '.join(parts)}."
     yield from _time_finding(results, "A round trip", ("queue", "latency"), QUEUE, (NEAR, FAR_TCP))
     yield from _time_finding(results, "A blocking call of a pool", ("pool", "speed"), POOL, (NEAR, FAR_TCP))
     parts = [

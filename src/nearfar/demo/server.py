@@ -118,23 +118,23 @@ class GalleryHandler(BaseHTTPRequestHandler):
 
     server: GalleryServer
     protocol_version = "HTTP/1.1"
-    default_request_version = (
-        "HTTP/1.0"  # with 0.9, a line that is not HTTP would get an answer without a status
-    )
+    # With 0.9, which is the default, a line that is not HTTP would get an answer without a status.
+    default_request_version = "HTTP/1.0"
     disable_nagle_algorithm = True
     wbufsize = -1
 
     def do_GET(self) -> None:
         """Answer GET and HEAD."""
+        if self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers:
+            self.close_connection = True  # the body is not read
+            self._text(HTTPStatus.BAD_REQUEST, "a request with a body")
+            return
         path = self.path.partition("?")[0]
         folder, _, name = path.removeprefix("/").rpartition("/")
         if folder == "busy" and name not in self.server.asked and self.server.gallery.picture(name):
             self.server.asked.add(name)
-            self._text(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "busy the first time",
-                {"Retry-After": self.server.retry_after},
-            )
+            wait: dict[str, object] = {"Retry-After": self.server.retry_after}
+            self._text(HTTPStatus.SERVICE_UNAVAILABLE, "busy the first time", wait)
         elif folder in ("images", "busy") and (content := self.server.gallery.picture(name)):
             self._file(content)
         elif path in ("/", "/index.html"):
