@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from nearfar.coordinator.tasks import State
-from nearfar.net.deputy import safely, struck_anywhere
+from nearfar.net.deputy import safely
 from nearfar.pool.call import Call
 
 __all__ = ["SHUT", "Closed", "Engine", "describe", "hand_in", "submit"]
 
+NOT_CALLABLE = "the first argument is the function to call; {!r} cannot be called"
 SHUT = "cannot schedule new futures after shutdown"
 
 
@@ -84,34 +85,29 @@ class Engine(Protocol):
 
 def submit(engine: Engine, call: Call) -> None:
     """Have `engine` take `call`. Raises as `Engine.submit`, and `TypeError` for what cannot be called."""
-    if not callable(call.func):
-        raise TypeError(f"the first argument is the function to call; {call.func!r} cannot be called")
+    if not callable(call.function):
+        raise TypeError(NOT_CALLABLE.format(call.function))
     engine.submit(call)
 
 
-def hand_in(engine: Engine, call: Call) -> None:
-    """Submit `call`; what `submit` raises becomes the call's own error. What interrupts it is raised."""
-    if struck_anywhere():
-        safely(partial(_hand_in, engine, call))
-        return
-    what = call.func, call.args, call.kwargs
+def hand_in(engine: Engine, call: Call, but: tuple[type[Exception], ...] = ()) -> None:
+    """Submit `call`; what `submit` raises becomes the call's own error, `but` for these, which are raised as
+    is what interrupts it."""
+    what = call.function, call.blob, call.buffers
     try:
-        submit(engine, call)
+        if not callable(call.function):
+            raise TypeError(NOT_CALLABLE.format(call.function))
+        engine.submit(call)
+    except but:
+        raise
     except Exception as error:
         safely(partial(_hand_in_again, engine, call, what, error))
 
 
-def _hand_in(engine: Engine, call: Call) -> None:
-    try:
-        submit(engine, call)
-    except Exception as error:
-        call.settle(None, error)
-
-
 def _hand_in_again(engine: Engine, call: Call, what: tuple[Any, Any, Any], error: Exception) -> None:
-    """Was that the call's own error, or a signal handler's? Behind a shield only the first comes again."""
+    """Was that the call's own error, or a signal handler's? Done safely only the first comes again."""
     if call.state is State.NEW and not hasattr(call, "client"):  # it has not been taken
-        call.func, call.args, call.kwargs = what
+        call.function, call.blob, call.buffers = what
         try:
             submit(engine, call)
         except Exception as own:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from nearfar.coordinator.tasks import Mode, State
 from nearfar.errors import WorkerLost
-from nearfar.net.deputy import safely
+from nearfar.net.deputy import safely, struck_anywhere
 from nearfar.net.shield import Shield
 from nearfar.net.telling import anew
 from nearfar.pool.call import Call
@@ -90,6 +90,12 @@ class ForeignEngine:
 
     def submit(self, call: Call) -> None:
         """As `Engine.submit`. What pickling raises is the call's outcome: executors pickle later."""
+        if struck_anywhere():
+            safely(partial(self._submit, call))
+        else:
+            self._submit(call)
+
+    def _submit(self, call: Call) -> None:
         self.check_limits(call.timeout, call.retries)
         with _shield, self._lock:
             if self._broken is not None:
