@@ -23,7 +23,7 @@ from nearfar.net.telling import anew
 from nearfar.net.waker import Waker
 from nearfar.pool.alone import Alone
 from nearfar.pool.call import Call
-from nearfar.pool.engine import SHUT, Closed
+from nearfar.pool.engine import SHUT, Closed, check_callable
 from nearfar.pool.leader import Leadership
 from nearfar.pool.notices import Notices
 from nearfar.pool.speech import Speech
@@ -107,6 +107,7 @@ class DrivenEngine(ABC):
                 self._leadership.help()
 
     def _pickle(self, call: Call) -> None:
+        check_callable(call.function)
         func, args, kwargs = call.take()
         if call.mode:
             call.function, call.blob, call.buffers = self._speech.dump_chunk(func, args)

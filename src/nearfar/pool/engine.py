@@ -10,9 +10,8 @@ from nearfar.coordinator.tasks import State
 from nearfar.net.deputy import safely
 from nearfar.pool.call import Call
 
-__all__ = ["SHUT", "Closed", "Engine", "describe", "hand_in", "submit"]
+__all__ = ["SHUT", "Closed", "Engine", "check_callable", "describe", "hand_in"]
 
-NOT_CALLABLE = "the first argument is the function to call; {!r} cannot be called"
 SHUT = "cannot schedule new futures after shutdown"
 
 
@@ -39,8 +38,9 @@ class Engine(Protocol):
     def submit(self, call: Call) -> None:
         """Take `call`; it will be settled, whatever happens.
 
-        Raises, and has not taken it: what pickling raises, `BrokenExecutor` (or a kind of it) when nothing
-        can run any more, `Closed` after `close`, `ValueError` for an option that cannot be kept.
+        Raises, and has not taken it: what pickling raises, `TypeError` for what cannot be called,
+        `BrokenExecutor` (or a kind of it) when nothing can run any more, `Closed` after `close`, `ValueError`
+        for an option that cannot be kept.
         """
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
@@ -83,11 +83,10 @@ class Engine(Protocol):
         """``workers``, ``running``, ``waiting`` and ``done``, and what else an engine counts."""
 
 
-def submit(engine: Engine, call: Call) -> None:
-    """Have `engine` take `call`. Raises as `Engine.submit`, and `TypeError` for what cannot be called."""
-    if not callable(call.function):
-        raise TypeError(NOT_CALLABLE.format(call.function))
-    engine.submit(call)
+def check_callable(func: Any) -> None:
+    """Raise `TypeError` for what cannot be called."""
+    if not callable(func):
+        raise TypeError(f"the first argument is the function to call; {func!r} cannot be called")
 
 
 def hand_in(engine: Engine, call: Call, but: tuple[type[Exception], ...] = ()) -> None:
@@ -95,8 +94,6 @@ def hand_in(engine: Engine, call: Call, but: tuple[type[Exception], ...] = ()) -
     is what interrupts it."""
     what = call.function, call.blob, call.buffers
     try:
-        if not callable(call.function):
-            raise TypeError(NOT_CALLABLE.format(call.function))
         engine.submit(call)
     except but:
         raise
@@ -109,7 +106,7 @@ def _hand_in_again(engine: Engine, call: Call, what: tuple[Any, Any, Any], error
     if call.state is State.NEW and not hasattr(call, "client"):  # it has not been taken
         call.function, call.blob, call.buffers = what
         try:
-            submit(engine, call)
+            engine.submit(call)
         except Exception as own:
             call.settle(None, own)
             return

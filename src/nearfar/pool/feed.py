@@ -18,7 +18,7 @@ from nearfar.coordinator.tasks import Mode
 from nearfar.net.deputy import checkpoint, safe, safely, soon, whose
 from nearfar.pool.call import Chunk, Item, Part
 from nearfar.pool.condition import Condition
-from nearfar.pool.engine import Engine, submit
+from nearfar.pool.engine import Engine
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
 from nearfar.queues.deadlines import left
@@ -61,7 +61,6 @@ class Feed:
         self.error: BaseException | None = None
         """What reading the input raised."""
         self._engine = engine
-        self._take_in = engine.submit if callable(func) else partial(submit, engine)
         self._func = func
         self._source: Iterator[Any] = iter(source)
         self._at_hand = type(source) in AT_HAND
@@ -247,7 +246,7 @@ class Feed:
             self._unsettled.add(part)
         self._submitted += 1
         try:
-            self._take_in(part)
+            self._engine.submit(part)
         except Exception as error:
             part.settle(None, error)
 

@@ -18,7 +18,7 @@ from nearfar.net.shield import Shield
 from nearfar.net.telling import anew
 from nearfar.pool.call import Call
 from nearfar.pool.condition import Condition
-from nearfar.pool.engine import SHUT, Closed
+from nearfar.pool.engine import SHUT, Closed, check_callable
 from nearfar.pool.shared import NOT_OURS
 from nearfar.queues.deadlines import deadline_of
 
@@ -96,6 +96,7 @@ class ForeignEngine:
             self._submit(call)
 
     def _submit(self, call: Call) -> None:
+        check_callable(call.function)
         self.check_limits(call.timeout, call.retries)
         with _shield, self._lock:
             if self._broken is not None:

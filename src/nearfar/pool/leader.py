@@ -170,19 +170,22 @@ class Leadership:
 
     def help(self) -> None:
         """Do what is there to do, without waiting, if nobody else is about to. Tells nobody of it."""
-        if self._background_leads:
-            self._ask_to_yield()
-        if self._leader is None:
+        if self._leader is None or (self._background_leads and self.asleep_until):
             safely(self._help)
 
     def _help(self) -> None:
-        thread = threading.get_ident()
+        thread, follower = threading.get_ident(), None
         try:
-            if self._take_over(thread):
-                self._steps += 1
-                self._work.step(self._work.poll(0))
+            if not self._take_over(thread):
+                # The background thread, which yields. It has to be waited for, or it would wait long for the
+                # interpreter's lock: whoever hands in one call after another has that all the time.
+                follower = _Follower(bool, thread)
+                if not self._background_leads or not self._follow(follower, monotonic() + GRACE):
+                    return
+            self._steps += 1
+            self._work.step(self._work.poll(0))
         finally:
-            self._leave(thread)
+            self._leave(thread, follower)
 
     def reconsider(self) -> None:
         """The work's deadline may have come nearer than the leader thinks."""

@@ -273,8 +273,8 @@ class Pool:
     ) -> AsyncResult:
         if self._state != RUN:
             self._check_running()
-        result = kind(self._engine, self, func, tuple(args), kwds, callbacks)
-        result.timeout, result.retries = self._asked(options, CallOptions) if options else self._limits
+        limits = self._asked(options, CallOptions) if options else self._limits
+        result = kind(self._engine, self, func, tuple(args), kwds, callbacks, limits)
         hand_in(self._engine, result)
         return result
 

@@ -62,14 +62,15 @@ class AsyncResult(Call):
         args: Sequence[Any],
         kwargs: Mapping[str, Any] | None = None,
         callbacks: Callbacks | None = None,
+        limits: Limits = (None, 0),
     ) -> None:
         """`keeper` (the pool) is kept alive until the call has ended. `callbacks`: for a value, an error."""
         # As `Call.__init__` does, whose call would cost a third of all this.
         self.function, self.blob, self.buffers = func, args, kwargs
         self.mode = _CALL
         self.state = _NEW
-        self.timeout = None
-        self.retries = self.losses = 0
+        self.timeout, self.retries = limits
+        self.losses = 0
         self.settled = False
         self._how = PENDING
         self._engine = engine

@@ -49,6 +49,8 @@ class End:
         self.pack = packer()
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
+        self.receives = False
+        """Whether large parts have come, so that `extra` may have something to say."""
         self._unsaid: list[int] = []
         """Segments that are free again, of which a message told that has not arrived."""
 
@@ -65,7 +67,7 @@ class End:
         extra: Extra = None
         if parts:
             extra, new = self._place(parts)
-        elif self._receiver is not None or self._unsaid:
+        elif self.receives:
             extra = self.extra()
         try:
             self.send_packed(self.pack((extra, *words)), [*fds, *new])
@@ -150,6 +152,7 @@ class End:
             return ()
         if self._receiver is None:
             self._receiver = Receiver()
+            self.receives = True
         return self._receiver.map(descriptor, fds)
 
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -19,7 +18,7 @@ from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
 from nearfar.worker.inherited import Inherited, inherit
 from nearfar.worker.life import hang_on
-from nearfar.worker.messages import READY, Buffer, is_bare, join, scatter
+from nearfar.worker.messages import NUMBERS, READY, Buffer, is_bare, join, scatter
 from nearfar.worker.outbox import Outbox
 from nearfar.worker.segments import INLINE
 from nearfar.worker.speech import Speech, Speeches
@@ -136,10 +135,13 @@ class Runner:
             packed = answer if status == BARE else self._pack((status, answer, ()))
             if last == 0:
                 self._send_packed(packed)
-            else:
-                self._keep(packed)
-                if index == last or perf_counter() - self._since > PROMPTLY:
-                    self._flush()
+                break
+            if not self._outbox.add(packed):
+                self._flush()
+                if not self._outbox.add(packed):
+                    self._send_packed(packed)
+            if index == last or perf_counter() - self._since > PROMPTLY:
+                self._flush()
         if mode == Mode.PREPARE and status == Status.ERROR and not self._harmless:
             sys.exit(INITIALIZER_FAILED)
 
@@ -170,9 +172,11 @@ class Runner:
             if self._forked:
                 raise
             return Status.ERROR, speech.dump_error(error), ()
-        if mode == _CALL and speech.bare and is_bare(value):
-            with suppress(OverflowError, ValueError):  # an integer, or a string, that is not for msgpack
+        if mode == _CALL and speech.bare and (type(value) in NUMBERS or is_bare(value)):
+            try:
                 return BARE, self._pack((value,)), ()
+            except (OverflowError, ValueError):  # an integer, or a string, that is not for msgpack
+                pass
         try:
             if mode == _PREPARE:
                 value = None
@@ -181,28 +185,22 @@ class Runner:
             return Status.ERROR, speech.dump_unsendable(error, value), ()
         return Status.VALUE, answer, large
 
-    def _keep(self, answer: bytes) -> None:
-        if not self._outbox.add(answer):
-            self._flush()
-            if not self._outbox.add(answer):
-                self._send_packed(answer)
-
     def _flush(self) -> None:
         if len(self._outbox):
             self._send_packed(self._outbox.content(), len(self._outbox))
 
     def _send_packed(self, answers: bytes, count: int = 1) -> None:
-        head = self._pack((self._end.extra(), self._sent, self._spent()))
-        self._end.send_packed(join(head, count, answers))
+        end = self._end
+        extra = end.extra() if end.receives else None
+        since, self._since = self._since, perf_counter()
+        head = self._pack((extra, self._sent, int((self._since - since) * 1e6)))
+        end.send_packed(join(head, count, answers))
         self._sent += count
         self._outbox.empty(self._sent)
 
     def _send_large(self, status: int, answer: Buffer, large: Sequence[Buffer]) -> None:
-        self._end.send([self._sent, self._spent(), (status, len(large), ())], [answer, *large])
+        since, self._since = self._since, perf_counter()
+        spent = int((self._since - since) * 1e6)
+        self._end.send([self._sent, spent, (status, len(large), ())], [answer, *large])
         self._sent += 1
         self._outbox.empty(self._sent)
-
-    def _spent(self) -> int:
-        """Microseconds since this was last asked in this batch."""
-        since, self._since = self._since, perf_counter()
-        return int((self._since - since) * 1e6)
