@@ -20,8 +20,8 @@ from benchmarks.download_contestants import CURL, compiled, contest, contestants
 from benchmarks.download_memory import watched
 from benchmarks.rounds import Spread, alternate, compare, machine, write_json
 from benchmarks.serving import TINY, make_files, served
+from nearfar.cli.options import positive
 from nearfar.output import write
-from nearfar.programs.arguments import positive
 
 
 class Sizes(NamedTuple):

@@ -12,11 +12,11 @@ import time
 from collections.abc import Sequence
 
 from benchmarks import tables
-from nearfar.net import codec
-from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.machine import HostMachine
-from nearfar.queues.host.peers import Send
-from nearfar.queues.wire import VERSION, Envelope, Kind, Message
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.broker.sessions import SendTo
+from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType
+from nearfar.serialization import item_codec
 
 PEERS = (10, 100, 1000)
 LEASE = 10.0
@@ -35,23 +35,23 @@ class Sim:
         self.heard = 0
         self.lent: list[int] = []
         host.ends[self.session] = self
-        host.hear(self.session, Envelope(0, 0, Message(Kind.HELLO, (VERSION, name, {}))))
-        self.say(Kind.JOIN, produces, not produces, [], False)
+        host.hear(self.session, QueueFrame(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION, name, {}))))
+        self.say(QueueMessageType.JOIN, produces, not produces, [], False)
 
-    def say(self, kind: Kind, *fields: object, body: bytes | None = None) -> None:
+    def say(self, kind: QueueMessageType, *fields: object, body: bytes | None = None) -> None:
         self._sent += 1
-        self._host.hear(self.session, Envelope(self._sent, self.heard, Message(kind, fields, body)))
+        self._host.hear(self.session, QueueFrame(self._sent, self.heard, QueueMessage(kind, fields, body)))
 
     def put(self, body: bytes) -> None:
         self._stored += 1
-        self.say(Kind.PUT, self._stored, 1, None, body=body)
+        self.say(QueueMessageType.PUT, self._stored, 1, None, body=body)
 
     def want(self) -> None:
         """Say that the last items are done, and that another is waited for."""
         done = [[at, at] for at in self.lent]
         self._taken = max([self._taken, *self.lent])
         self.lent = []
-        self.say(Kind.REPORT, 1, 1 << 20, 0, self._taken, done, [], [], [], [])
+        self.say(QueueMessageType.REPORT, 1, 1 << 20, 0, self._taken, done, [], [], [], [])
 
 
 class Simulated:
@@ -59,7 +59,7 @@ class Simulated:
 
     def __init__(self, peers: int) -> None:
         about = {"epoch": "e", "inbox": 1, "maxsize": 0, "maxbytes": 0, "lease": LEASE, "trusted": False}
-        self.machine = HostMachine(Ledger(), about, lease=LEASE)
+        self.machine = BrokerProtocol(Ledger(), about, lease=LEASE)
         self._step = PACE / peers
         self.ends: dict[str, Sim] = {}
         self.now = self.next_tick = 0.0
@@ -68,23 +68,23 @@ class Simulated:
         for each in self.consumers:
             each.want()
 
-    def hear(self, session: str, envelope: Envelope) -> None:
+    def hear(self, session: str, envelope: QueueFrame) -> None:
         """As the host's loop does with each message."""
         self.now += self._step
         self.machine.receive(session, envelope, self.now)
         if self.now >= self.next_tick:
             self.machine.tick(self.now)
         for action in self.machine.flush(self.now):
-            if isinstance(action, Send) and action.envelope.number:
+            if isinstance(action, SendTo) and action.envelope.number:
                 end = self.ends[action.session]
                 end.heard = action.envelope.number
-                if action.envelope.message.kind is Kind.LEND:
+                if action.envelope.message.kind is QueueMessageType.LEND:
                     end.lent.append(action.envelope.message.fields[0])
         self.next_tick = min(self.machine.deadline(self.now), self.now + LEASE / 100)
 
     def run(self, items: int) -> float:
         """Microseconds an item."""
-        body = codec.encode(b"x" * 100, trusted=False)
+        body = item_codec.encode(b"x" * 100, trusted=False)
         gc.collect()
         started = time.process_time()
         for number in range(items):

@@ -13,16 +13,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from benchmarks import tables
-from nearfar.coordinator import wire
-from nearfar.coordinator.calling import Connect, Send
-from nearfar.coordinator.endings import tell
-from nearfar.coordinator.machine import Coordinator
-from nearfar.coordinator.peers import Peers
-from nearfar.coordinator.tasks import Mode, Task
-from nearfar.coordinator.wire import Envelope
-from nearfar.pool.client import ClientMachine
-from nearfar.worker.actions import Give, Recall
-from nearfar.worker.machine import AgentMachine
+from nearfar.coordinator import messages
+from nearfar.coordinator.client_session import Connect, SendMessage
+from nearfar.coordinator.messages import PoolFrame
+from nearfar.coordinator.protocol import CoordinatorProtocol
+from nearfar.coordinator.scheduler import Scheduler, tell
+from nearfar.coordinator.task import Mode, Task
+from nearfar.pool.far_client import FarClient
+from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, RevokeBatch
 
 PEERS = (10, 100, 1000)
 TASKS = 4000
@@ -55,10 +53,10 @@ class SimulatedClient:
     def __init__(self, number: int, now: float) -> None:
         self.name = f"client-{number}"
         self.done = 0
-        self._machine = ClientMachine(self.name, {"host": "here"})
+        self._machine = FarClient(self.name, {"host": "here"})
         self._machine.connect(now)
 
-    def hear(self, envelope: Envelope, now: float) -> None:
+    def hear(self, envelope: PoolFrame, now: float) -> None:
         self._machine.receive(envelope, now)
         tell(self._machine.outcomes)
 
@@ -74,29 +72,29 @@ class SimulatedAgent:
     def __init__(self, number: int, now: float) -> None:
         self.name = f"agent-{number}"
         self.done = 0
-        self._machine = AgentMachine(self.name, {"host": "here", "slots": 1})
+        self._machine = AgentProtocol(self.name, {"host": "here", "slots": 1})
         self._machine.connect(now)
         self._machine.came("0.0", 1, now)
 
-    def hear(self, envelope: Envelope, now: float) -> None:
+    def hear(self, envelope: PoolFrame, now: float) -> None:
         self._machine.receive(envelope, now)
 
     def speak(self, now: float) -> Iterator[tuple[str, Frames]]:
         actions = self._machine.flush(now)
         for action in actions:
-            if isinstance(action, Give):
+            if isinstance(action, AssignBatch):
                 answers = [(0, row[2], []) for row in action.rows]
                 self._machine.answered(action.worker, answers, 1e-5 * len(answers), now)
-            elif isinstance(action, Recall):
+            elif isinstance(action, RevokeBatch):
                 self._machine.returned(action.worker, 0, now)
         return _said(self._machine, [*actions, *self._machine.flush(now)])
 
 
-def _said(machine: ClientMachine | AgentMachine, actions: list[object]) -> Iterator[tuple[str, Frames]]:
+def _said(machine: FarClient | AgentProtocol, actions: list[object]) -> Iterator[tuple[str, Frames]]:
     for action in actions:
-        if isinstance(action, Send):
-            yield machine.session_name, [bytes(frame) for frame in wire.pack(*action.envelope)]
-        elif not isinstance(action, Connect | Give | Recall):
+        if isinstance(action, SendMessage):
+            yield machine.session_name, [bytes(frame) for frame in messages.pack(*action.envelope)]
+        elif not isinstance(action, Connect | AssignBatch | RevokeBatch):
             raise RuntimeError(f"nothing asks for {action}")
 
 
@@ -104,9 +102,11 @@ class Simulation:
     """Messages arrive at once, in the order in which they were sent."""
 
     def __init__(self, peers: int) -> None:
-        self._coordinator = Coordinator()
+        self._coordinator = Scheduler()
         self._now = 0.0
-        self._peers = Peers(self._coordinator, "epoch", lease=LEASE, clients=True, now=self._now)
+        self._peers = CoordinatorProtocol(
+            self._coordinator, "epoch", lease=LEASE, clients=True, now=self._now
+        )
         self._spent = self._next_tick = 0.0
         self._under_way: deque[tuple[str, Frames]] = deque()
         clients = [SimulatedClient(number, self._now) for number in range(peers // 2)]
@@ -137,20 +137,20 @@ class Simulation:
             if not self._under_way:
                 raise RuntimeError("nobody says anything any more")
 
-    def _turn(self, socket: str, frames: Frames) -> list[tuple[str, Envelope]]:
+    def _turn(self, socket: str, frames: Frames) -> list[tuple[str, PoolFrame]]:
         """As a coordinator's loop has it; only this is timed."""
         self._now += TURN
         started = time.perf_counter()
-        self._peers.receive(socket, wire.unpack(frames), self._now)
+        self._peers.receive(socket, messages.unpack(frames), self._now)
         if self._now >= self._next_tick:
             self._peers.tick(self._now)
         self._coordinator.flush(self._now)
         tell(self._coordinator.outcomes)
         said = self._peers.flush(self._now)
         self._next_tick = self._peers.deadline(self._now)
-        packed = [(name, [bytes(frame) for frame in wire.pack(*envelope)]) for name, envelope in said]
+        packed = [(name, [bytes(frame) for frame in messages.pack(*envelope)]) for name, envelope in said]
         self._spent += time.perf_counter() - started
-        return [(name, wire.unpack(each)) for name, each in packed]
+        return [(name, messages.unpack(each)) for name, each in packed]
 
 
 def cost(peers: int, tasks: int) -> float:

@@ -12,7 +12,7 @@ from benchmarks import tables
 from benchmarks.pool_runners import Opening, far_workers, near
 from benchmarks.pool_tasks import same
 from benchmarks.processes import family, resident
-from nearfar.programs.arguments import positive
+from nearfar.cli.options import positive
 
 POINTS = (0.1, 0.5, 1.0)
 

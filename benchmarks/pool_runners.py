@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from benchmarks.serving import free_port
 from nearfar import Pool
-from nearfar.coordinator.asking import ask
-from nearfar.net import keyring
-from nearfar.net.access import approach
+from nearfar.coordinator.status import ask
+from nearfar.net import auth
 from nearfar.net.addresses import Address
+from nearfar.net.auth import approach
 
 WORKERS = 2
 PATIENCE = 10.0
@@ -161,7 +161,7 @@ def keys() -> Iterator[Path]:
     """A folder of fresh keys, a service's and a client's."""
     with tempfile.TemporaryDirectory(prefix="nearfar-bench-") as folder:
         made = Path(folder) / "keys"
-        keyring.init(made)
+        auth.init(made)
         yield made
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import zmq
 
 from nearfar import Queue
-from nearfar.net import keyring
+from nearfar.net import auth
 from nearfar.queues.base import BaseQueue
 
 FORK: context.ForkContext = multiprocessing.get_context("fork")
@@ -133,7 +133,7 @@ def far(transport: str, access: str = "", *, apart: bool = False) -> Opening:
             address = f"ipc://{folder}/queue" if transport == "ipc" else "tcp://127.0.0.1:*"
             options: dict[str, Any] = {"insecure": True} if access == "insecure" else {}
             if access == "keys":
-                keyring.init(folder / "keys")
+                auth.init(folder / "keys")
                 options = {"keys": str(folder / "keys")}
             hosted = _hosted_apart if apart else _hosted_here
             with hosted(maxsize, address, options) as queue:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.rounds import Spread, machine, spread, turns, write_json
+from nearfar.cli.options import positive
 from nearfar.output import write
-from nearfar.programs.arguments import positive
 
 
 def make_parser(program: str, about: str | None, *, figures: bool = False) -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ import zmq
 from hypothesis import settings
 
 from nearfar.net import sockets
-from nearfar.net.access import VARIABLE
+from nearfar.net.auth import VARIABLE
 from tests.support.interpreters import is_between
 from tests.support.keys import make_keys
 from tests.support.leaks import Belongings, leaks_since, watch_shared_memory

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import os, resource, sys
-import nearfar, nearfar.coordinator.gate, nearfar.pool.near, nearfar.pool.far
+import nearfar, nearfar.coordinator.server, nearfar.pool.near_engine, nearfar.pool.far_engine
 from nearfar import Executor, Pool, Queue
 what, left = sys.argv[1], int(sys.argv[2])
 lowest = os.dup(0)

@@ -27,40 +27,43 @@ SAID = (
 
 TRUSTED = {
     # what reads our own pickles
-    ("nearfar.worker.speech", "nearfar.net.pickles.loader.CallLoader"): (
+    ("nearfar.worker.codec", "nearfar.serialization.pickles.calls.CallLoader"): (
         "calls of a client that its coordinator let in; and never where the worker is plain"
     ),
-    ("nearfar.pool.call", "nearfar.net.pickles.results.load_result"): (
+    ("nearfar.pool.call", "nearfar.serialization.pickles.results.load_result"): (
         "answers of our workers, or of the coordinator that the program connected to; never to a plain call"
     ),
     (
-        "nearfar.pool.speech",
-        "nearfar.net.pickles.failures.load_error",
+        "nearfar.pool.codec",
+        "nearfar.serialization.pickles.results.load_error",
     ): "errors from the same workers as answers",
-    ("nearfar.queues.parcels", "nearfar.net.pickles.loads"): (
+    ("nearfar.queues.near", "nearfar.serialization.pickles.pickler.loads"): (
         "items of a near queue: a child, parent or sibling that inherited its pipe"
     ),
-    ("nearfar.net.codec", "nearfar.net.pickles.loads"): "only where the caller of decode says trusted",
-    ("nearfar.queues.ends.loans", "nearfar.net.codec.decode"): SAID,
-    ("nearfar.queues.far", "nearfar.net.codec.decode"): f"dead letters; {SAID}",
+    (
+        "nearfar.serialization.item_codec",
+        "nearfar.serialization.pickles.pickler.loads",
+    ): "only where the caller of decode says trusted",
+    ("nearfar.queues.client.consumer", "nearfar.serialization.item_codec.decode"): SAID,
+    ("nearfar.queues.far", "nearfar.serialization.item_codec.decode"): f"dead letters; {SAID}",
     # the standard's own pipes
-    ("nearfar.download.children", ".recv()"): PARENT,
-    ("nearfar.download.near", ".recv()"): CHILD,
-    ("nearfar.download.near", ".Pipe()"): CHILD,
-    ("nearfar.download.near", ".Process()"): STARTS,
-    ("nearfar.download.near", "multiprocessing.get_context"): STARTS,
-    ("nearfar.download.near", "multiprocessing.connection.Connection"): TYPE,
-    ("nearfar.download.children", "multiprocessing.connection.Connection"): TYPE,
-    ("nearfar.download.couriers.near", "multiprocessing.connection.Connection"): TYPE,
-    ("nearfar.download.couriers.arena", "multiprocessing.reduction.DupFd"): (
+    ("nearfar.download.local", ".recv()"): PARENT,
+    ("nearfar.download.local", ".recv()"): CHILD,
+    ("nearfar.download.local", ".Pipe()"): CHILD,
+    ("nearfar.download.local", ".Process()"): STARTS,
+    ("nearfar.download.local", "multiprocessing.get_context"): STARTS,
+    ("nearfar.download.local", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.download.local", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.download.transport", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.download.transport", "multiprocessing.reduction.DupFd"): (
         "hands the descriptor of shared memory to a child of ours at its start"
     ),
     ("nearfar.queues.near", "multiprocessing.queues"): CHILD,
     ("nearfar.queues.near", "multiprocessing.queues.JoinableQueue"): "its counting; its get is overridden",
-    ("nearfar.queues.piped", "multiprocessing.queues"): CHILD,
-    ("nearfar.queues.piped", "multiprocessing.queues.Queue"): "its pipe and locks; its get is overridden",
-    ("nearfar.queues.piped", "multiprocessing.get_context"): "makes semaphores",
-    ("nearfar.queues.piped", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.queues.pipe", "multiprocessing.queues"): CHILD,
+    ("nearfar.queues.pipe", "multiprocessing.queues.Queue"): "its pipe and locks; its get is overridden",
+    ("nearfar.queues.pipe", "multiprocessing.get_context"): "makes semaphores",
+    ("nearfar.queues.pipe", "multiprocessing.connection.Connection"): TYPE,
     # the contrast: what is compared is the standard's, between a measurement and its children
     ("nearfar.contrast.faults", ".recv()"): "a parent or a child of ours at the other end of a pipe",
     ("nearfar.contrast.faults", "multiprocessing.connection.Connection"): TYPE,
@@ -72,20 +75,20 @@ TRUSTED = {
     ("nearfar.contrast.workloads", ".recv()"): CHILD,
     ("nearfar.contrast.workloads", "multiprocessing.connection.Connection"): TYPE,
     # worker processes
-    ("nearfar.worker.member", ".Process()"): STARTS,
-    ("nearfar.worker.crew", "multiprocessing.get_context"): STARTS,
+    ("nearfar.worker.handle", ".Process()"): STARTS,
+    ("nearfar.worker.supervisor", "multiprocessing.get_context"): STARTS,
     ("nearfar.pool.executor", "multiprocessing.get_context"): STARTS,
     ("nearfar.errors", "concurrent.futures.process.BrokenProcessPool"): "only the type of an error",
-    ("nearfar.pool.futures", "concurrent.futures.process._RemoteTraceback"): "only the type of an error",
-    ("nearfar.pool.near", "multiprocessing.get_context"): STARTS,
-    ("nearfar.programs.hiring", "multiprocessing.get_context"): STARTS,
-    ("nearfar.programs.hiring", "multiprocessing.forkserver"): STARTS,
-    ("nearfar.programs.hiring", "multiprocessing.forkserver.set_forkserver_preload"): "names modules of ours",
-    ("nearfar.programs.producer", "multiprocessing.get_context"): STARTS,
+    ("nearfar.pool.executor", "concurrent.futures.process._RemoteTraceback"): "only the type of an error",
+    ("nearfar.pool.near_engine", "multiprocessing.get_context"): STARTS,
+    ("nearfar.cli.options", "multiprocessing.get_context"): STARTS,
+    ("nearfar.cli.options", "multiprocessing.forkserver"): STARTS,
+    ("nearfar.cli.options", "multiprocessing.forkserver.set_forkserver_preload"): "names modules of ours",
+    ("nearfar.cli.producer", "multiprocessing.get_context"): STARTS,
     # modules by a name in a text
     ("nearfar", "import_module()"): "the home of one of the public names that it lists",
     ("nearfar.__main__", "import_module()"): "one of the programs that it lists",
-    ("nearfar.net.imports", "import_module()"): (
+    ("nearfar.serialization.names", "import_module()"): (
         "a module that a trusted client named, or that the operator of a plain worker allowed"
     ),
 }
@@ -103,7 +106,9 @@ def test_whoever_has_pickles_read_stands_in_the_list() -> None:
 
 
 def test_the_plain_way_does_without_the_package_that_reads_pickles() -> None:
-    plain = {name: source for name, source in house().items() if name.startswith("nearfar.net.plain")}
+    plain = {
+        name: source for name, source in house().items() if name.startswith("nearfar.serialization.plain")
+    }
     assert len(plain) > 4
     for name, source in plain.items():
         assert not [each for each in imports(source) if each.startswith(PACKAGE)], name
@@ -167,23 +172,38 @@ def test_the_plain_way_does_without_the_package_that_reads_pickles() -> None:
         ("exec('import ' + name)", "exec()"),
         ("eval(text)", "eval()"),
         ("import runpy\nrunpy.run_path(path)", "run_path()"),
-        ("from nearfar.net import pickles\npickles.loads(b'')", "nearfar.net.pickles.loads"),
-        ("from nearfar.net.pickles import loads", "nearfar.net.pickles.loads"),
-        ("from nearfar.net import pickles\ngetattr(pickles, name)", "getattr()"),
         (
-            "import nearfar.net.pickles as p\np.results.load_result(b'')",
-            "nearfar.net.pickles.results.load_result",
+            "from nearfar.serialization.pickles import pickler as pickles\npickles.loads(b'')",
+            "nearfar.serialization.pickles.pickler.loads",
         ),
-        ("from nearfar.net import codec\ncodec.decode(b, 1, trusted=sure)", "nearfar.net.codec.decode"),
-        ("from nearfar.net import codec\ncodec.decode(b, 1, trusted=True)", "nearfar.net.codec.decode"),
-        ("from nearfar.net import codec\nread = codec.decode", "nearfar.net.codec.decode"),
+        (
+            "from nearfar.serialization.pickles.pickler import loads",
+            "nearfar.serialization.pickles.pickler.loads",
+        ),
+        ("from nearfar.serialization.pickles import pickler as pickles\ngetattr(pickles, name)", "getattr()"),
+        (
+            "import nearfar.serialization.pickles.pickler as p\np.results.load_result(b'')",
+            "nearfar.serialization.pickles.results.load_result",
+        ),
+        (
+            "from nearfar.serialization import item_codec as codec\ncodec.decode(b, 1, trusted=sure)",
+            "nearfar.serialization.item_codec.decode",
+        ),
+        (
+            "from nearfar.serialization import item_codec as codec\ncodec.decode(b, 1, trusted=True)",
+            "nearfar.serialization.item_codec.decode",
+        ),
+        (
+            "from nearfar.serialization import item_codec as codec\nread = codec.decode",
+            "nearfar.serialization.item_codec.decode",
+        ),
     ],
 )
 def test_a_way_to_a_pickle_is_seen(source: str, what: str) -> None:
     assert what in reads(source)
     assert ("nearfar.attic", what) in places({"nearfar.attic": source})
     assert ("services.attic", what) in places({"services.attic": source})
-    assert places({"nearfar.net.pickles.attic": source}) == set()
+    assert places({"nearfar.serialization.pickles.pickler.attic": source}) == set()
 
 
 @pytest.mark.parametrize(
@@ -198,8 +218,8 @@ def test_a_way_to_a_pickle_is_seen(source: str, what: str) -> None:
         "import nearfar\nnearfar.Queue(5)",
         "import json\njson.loads(text)",
         "from multiprocessing.connection import wait",
-        "from nearfar.net import codec\ncodec.decode(b, 1, trusted=False)",
-        "from nearfar.net.pickles import dumps_for_family",
+        "from nearfar.serialization import item_codec as codec\ncodec.decode(b, 1, trusted=False)",
+        "from nearfar.serialization.pickles.pickler import dumps_for_family",
         "'''A pickle may run any code: no import pickle here.'''",
     ],
 )

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nearfar.cli.common import JsonFormatter, TextFormatter, tell, why
+from nearfar.cli.progress import table
 from nearfar.download.redact import written
-from nearfar.programs.common import JsonFormatter, TextFormatter, why
-from nearfar.programs.progress import table
-from nearfar.programs.streams import tell
 from nearfar.readable import hidden, json_line, percent, readable
 
 NASTY = "\x1b[2J\x07\x9b31m\r\u202etxt\u2028\ud800"

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from nearfar.pool.executor import Executor
     from nearfar.pool.pool import Pool
     from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
-    from nearfar.queues.front import JoinableQueue, Queue
-    from nearfar.worker.current import WorkerInfo, current_worker
+    from nearfar.queues.factory import JoinableQueue, Queue
+    from nearfar.worker.lifetime import WorkerInfo, current_worker
 
 __version__ = "0.1.0.dev0"
 
@@ -83,8 +83,8 @@ _HOMES = {
     "nearfar.pool.executor": ("Executor",),
     "nearfar.pool.pool": ("Pool",),
     "nearfar.queues.base": ("BaseJoinableQueue", "BaseQueue", "Delivery", "Promises"),
-    "nearfar.queues.front": ("JoinableQueue", "Queue"),
-    "nearfar.worker.current": ("WorkerInfo", "current_worker"),
+    "nearfar.queues.factory": ("JoinableQueue", "Queue"),
+    "nearfar.worker.lifetime": ("WorkerInfo", "current_worker"),
 }
 """Where the names are that are not errors."""
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

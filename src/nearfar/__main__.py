@@ -7,10 +7,10 @@ import signal
 import sys
 
 from nearfar import __version__
-from nearfar.net.ending import on_service_failure
-from nearfar.net.shortage import shortage
-from nearfar.programs import streams
-from nearfar.programs.exits import Exit, leave
+from nearfar.cli import common
+from nearfar.cli.common import Exit, leave
+from nearfar.net.process import on_service_failure
+from nearfar.net.resources import shortage
 
 TYPE_CHECKING = False  # not of typing: a program that starts is to load next to nothing
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    streams.secure()
+    common.secure()
     on_service_failure(_leave)
     sys.exit(main(argv))
 
@@ -65,18 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _main(name, rest)
         finally:
-            streams.flush()
-    except streams.OutputLost as lost:
+            common.flush()
+    except common.OutputLost as lost:
         print(f"nearfar {name}".rstrip() + f": {lost}", file=sys.stderr)
         return Exit.FAILED
 
 
 def _main(name: str, rest: Sequence[str]) -> int:
     if name in ("-h", "--help"):
-        streams.tell(usage())
+        common.tell(usage())
         return Exit.OK
     if name in ("-V", "--version"):
-        streams.tell(f"nearfar {__version__}")
+        common.tell(f"nearfar {__version__}")
         return Exit.OK
     if not name:
         print(usage(), file=sys.stderr)
@@ -84,18 +84,18 @@ def _main(name: str, rest: Sequence[str]) -> int:
     if name not in PROGRAMS:
         print(f"nearfar: there is no program {name!r} (there are: {', '.join(PROGRAMS)})", file=sys.stderr)
         return Exit.USAGE
-    from nearfar.programs.limits import lift_limit  # late, as all that only a program needs
+    from nearfar.cli.common import lift_limit  # late, as all that only a program needs
 
     if complaint := lift_limit():
         print(f"nearfar {name}: {complaint}", file=sys.stderr)
         return Exit.USAGE
     try:
-        return int(importlib.import_module(f"nearfar.programs.{name}").main(rest))
+        return int(importlib.import_module(f"nearfar.cli.{name}").main(rest))
     except ImportError as error:
         print(f"nearfar {name}: {error}{f' ({error.__cause__})' if error.__cause__ else ''}", file=sys.stderr)
         return Exit.FAILED
     except OSError as error:  # of this machine: what a program expects of it, it says by itself
-        from nearfar.programs.common import why
+        from nearfar.cli.common import why
 
         print(f"nearfar {name}: {why(error)}", file=sys.stderr)
         return Exit.FAILED

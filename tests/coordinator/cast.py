@@ -6,10 +6,9 @@ from collections import deque
 from concurrent.futures import CancelledError
 from typing import Any
 
-from nearfar.coordinator.clients import Client
-from nearfar.coordinator.machine import Coordinator
-from nearfar.coordinator.tasks import Mode, State, Status, Task
-from nearfar.coordinator.workers import Batch, Initializer, Worker
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.state import Client, Initializer, TaskBatch, Worker
+from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import InitializerFailed
 from tests.coordinator.check import check
 
@@ -33,7 +32,7 @@ class Job(Task):
         self.mode = Mode.CALL
         self.blob = bytes(size)
         self.buffers = ()
-        self.state = State.NEW
+        self.state = TaskState.NEW
         self.timeout = timeout
         self.retries = retries
         self.losses = 0
@@ -51,10 +50,10 @@ class FakeLink:
     `prompt`: recall is answered at once, as by a process of our own; else when `settle` is called.
     """
 
-    def __init__(self, machine: Coordinator, *, prompt: bool = True) -> None:
+    def __init__(self, machine: Scheduler, *, prompt: bool = True) -> None:
         self.machine = machine
         self.prompt = prompt
-        self.unread: deque[Batch] = deque()
+        self.unread: deque[TaskBatch] = deque()
         self.reading: deque[Task] = deque()
         self.began: list[Task] = []
         self.asked = 0
@@ -62,7 +61,7 @@ class FakeLink:
         self.retired = False
         self.given: list[list[Task]] = []
 
-    def give(self, worker: Worker, batch: Batch) -> None:
+    def give(self, worker: Worker, batch: TaskBatch) -> None:
         assert not self.retired and batch.tasks[batch.answered :] == batch.tasks
         self.unread.append(batch)
         self.given.append(list(batch.tasks))
@@ -101,14 +100,14 @@ class FakeLink:
 
 
 def answers_to(tasks: list[Task]) -> list[tuple[int, Any, tuple[()]]]:
-    return [(Status.VALUE, getattr(task, "name", "prepared"), ()) for task in tasks]
+    return [(TaskStatus.VALUE, getattr(task, "name", "prepared"), ()) for task in tasks]
 
 
 class Stage:
     """A coordinator with its cast, and what its tasks have come to. The books are checked at each event."""
 
     def __init__(self, *clients: Client) -> None:
-        self.machine = Coordinator()
+        self.machine = Scheduler()
         self.now = 0.0
         self.told: list[tuple[Task, Any]] = []
         for client in clients or (Client("c"),):

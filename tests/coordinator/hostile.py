@@ -6,23 +6,48 @@ import contextlib
 from random import Random
 from typing import Any
 
-from nearfar.coordinator.parts import Row
-from nearfar.coordinator.wire import AGENT, CLIENT, FORMS, VERSION, Envelope, Kind, Message, pack, unpack
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.messages import (
+    AGENT,
+    CLIENT,
+    FORMS,
+    VERSION,
+    PoolFrame,
+    PoolMessage,
+    PoolMessageType,
+    pack,
+    unpack,
+)
 from nearfar.errors import ProtocolError
 
 NUMBERS = (0, 1, 1, 2, 3, 5, 40, 4096, 1 << 31, 1 << 62, (1 << 63) - 1)
 FROM_AGENTS = (
-    Kind.CAME,
-    Kind.CAME,
-    Kind.ANSWERS,
-    Kind.ANSWERS,
-    Kind.DIED,
-    Kind.RETURNED,
-    Kind.LEAVING,
-    Kind.KEPT,
+    PoolMessageType.CAME,
+    PoolMessageType.CAME,
+    PoolMessageType.ANSWERS,
+    PoolMessageType.ANSWERS,
+    PoolMessageType.DIED,
+    PoolMessageType.RETURNED,
+    PoolMessageType.LEAVING,
+    PoolMessageType.KEPT,
 )
-FROM_CLIENTS = (Kind.JOIN, Kind.SUBMIT, Kind.SUBMIT, Kind.CANCEL, Kind.BYE)
-OTHERS = (Kind.BEAT, Kind.QUERY, Kind.BYE, Kind.PART, Kind.RECALL, Kind.OUTCOMES, Kind.WORKERS, Kind.STRANGER)
+FROM_CLIENTS = (
+    PoolMessageType.JOIN,
+    PoolMessageType.SUBMIT,
+    PoolMessageType.SUBMIT,
+    PoolMessageType.CANCEL,
+    PoolMessageType.BYE,
+)
+OTHERS = (
+    PoolMessageType.BEAT,
+    PoolMessageType.QUERY,
+    PoolMessageType.BYE,
+    PoolMessageType.PART,
+    PoolMessageType.RECALL,
+    PoolMessageType.OUTCOMES,
+    PoolMessageType.WORKERS,
+    PoolMessageType.STRANGER,
+)
 
 
 class Hostile:
@@ -38,14 +63,14 @@ class Hostile:
         self._sessions = dict.fromkeys(self._roles, 0)
         self._works = works
 
-    def word(self) -> tuple[str, Envelope]:
+    def word(self) -> tuple[str, PoolFrame]:
         """Something said in one of the sessions that comes through the checks of the wire."""
         while True:
             with contextlib.suppress(ProtocolError):
                 session, envelope = self._any_word()
                 return session, unpack([bytes(frame) for frame in pack(*envelope)])
 
-    def _any_word(self) -> tuple[str, Envelope]:
+    def _any_word(self) -> tuple[str, PoolFrame]:
         choose = self.random
         session = choose.choice(list(self._sessions))
         role = self._roles[session]
@@ -54,7 +79,7 @@ class Hostile:
             uid = choose.choice([session.partition(".")[0], *self._names])
             about = {"pid": self.number(), "host": "h", "slots": self.number(), "quota": self.number()}
             hello = (choose.choice([VERSION, VERSION, VERSION, VERSION + 1]), role, uid, about)
-            return session, Envelope(0, 0, Message(Kind.HELLO, hello))
+            return session, PoolFrame(0, 0, PoolMessage(PoolMessageType.HELLO, hello))
         number = self._sessions[session] + 1
         if choose.random() < 0.1:
             number = self.number()
@@ -62,10 +87,10 @@ class Hostile:
             self._sessions[session] = number
         kinds = FROM_CLIENTS if role == CLIENT else FROM_AGENTS
         kind = choose.choice(kinds if choose.random() < 0.9 else [*OTHERS, *FROM_AGENTS, *FROM_CLIENTS])
-        if not self._works and kind in (Kind.CAME, Kind.KEPT):
-            kind = Kind.QUERY
+        if not self._works and kind in (PoolMessageType.CAME, PoolMessageType.KEPT):
+            kind = PoolMessageType.QUERY
         rows = [self.row(kind) for _ in range(choose.randint(0, 3))] if kind in FORMS else None
-        return session, Envelope(number, self.number(), Message(kind, self.fields(kind), rows))
+        return session, PoolFrame(number, self.number(), PoolMessage(kind, self.fields(kind), rows))
 
     def number(self) -> int:
         return self.random.choice([*NUMBERS, self.random.randint(0, 12)])
@@ -79,10 +104,10 @@ class Hostile:
     def parts(self) -> tuple[bytes, list[bytes]]:
         return self.random.choice([(b"", []), (b"x", [b"y"]), (b"\xc1", [])])
 
-    def row(self, kind: Kind) -> Row:
+    def row(self, kind: PoolMessageType) -> Row:
         choose = self.random
         match kind:
-            case Kind.SUBMIT:
+            case PoolMessageType.SUBMIT:
                 timeout = choose.choice([None, 0, 1.5, 1e300])
                 return (
                     self.positive(),
@@ -92,33 +117,33 @@ class Hostile:
                     timeout,
                     self.number(),
                 )
-            case Kind.JOIN:
+            case PoolMessageType.JOIN:
                 return (b"m:prepare", *self.parts())
-            case Kind.ANSWERS:
+            case PoolMessageType.ANSWERS:
                 return (choose.randint(0, 1), *self.parts())
-            case Kind.KEPT:
+            case PoolMessageType.KEPT:
                 return (choose.choice(self._names), self.positive(), choose.randint(0, 1), *self.parts())
             case _:
                 return (self.positive(), choose.randint(0, 1), *self.parts())
 
-    def fields(self, kind: Kind) -> tuple[Any, ...]:
+    def fields(self, kind: PoolMessageType) -> tuple[Any, ...]:
         choose = self.random
         match kind:
-            case Kind.CAME:
+            case PoolMessageType.CAME:
                 tasks = [[choose.choice(self._names), [self.number()]] for _ in range(choose.randint(0, 2))]
                 ran = choose.choice([0, 0, self.number()])
                 return (self.worker(), self.number(), ran, [choose.choice(self._names)], tasks)
-            case Kind.ANSWERS:
+            case PoolMessageType.ANSWERS:
                 return (self.worker(), self.positive(), choose.choice([0, 0.5, 1e300]))
-            case Kind.DIED:
+            case PoolMessageType.DIED:
                 return (self.worker(), "was \x1b[31mkilled\nby nobody", self.number(), self.number())
-            case Kind.RETURNED:
+            case PoolMessageType.RETURNED:
                 return (self.worker(), self.number())
-            case Kind.JOIN | Kind.SUBMIT:
+            case PoolMessageType.JOIN | PoolMessageType.SUBMIT:
                 return (choose.random() < 0.5,)
-            case Kind.CANCEL | Kind.WORKERS:
+            case PoolMessageType.CANCEL | PoolMessageType.WORKERS:
                 return (self.positive(),)
-            case Kind.RECALL:
+            case PoolMessageType.RECALL:
                 return (self.worker(),)
             case _:
                 return ()

@@ -14,17 +14,16 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from nearfar.coordinator import wire
-from nearfar.coordinator.calling import Connect, Send, Stage
-from nearfar.coordinator.machine import Coordinator
-from nearfar.coordinator.parts import Row
-from nearfar.coordinator.peers import Peers
-from nearfar.coordinator.tasks import Mode, State, Status, Task
-from nearfar.coordinator.wire import Envelope
+from nearfar.coordinator import messages
+from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.messages import PoolFrame
+from nearfar.coordinator.protocol import CoordinatorProtocol
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
-from nearfar.pool.client import ClientMachine
-from nearfar.worker.actions import Give, Kill, Recall, Retire
-from nearfar.worker.machine import AgentMachine
+from nearfar.pool.far_client import FarClient
+from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 from tests.coordinator.cast import Job
 from tests.coordinator.check import check, check_bytes
 
@@ -79,14 +78,14 @@ class World:
             self.now = max(self.now, when)
             action()
 
-    def carry(self, channel: Any, end: str, envelope: Envelope, arrive: Callable[[Envelope], None]) -> None:
+    def carry(self, channel: Any, end: str, envelope: PoolFrame, arrive: Callable[[PoolFrame], None]) -> None:
         """Take a message over the network: late, in the order of its channel, or not at all."""
         if end in self.cut_off or self.random.random() < self.loss:
             return
         when = self.now + self.random.uniform(0.0001, self.slowest)
         when = max(when, self._last_arrival.get(channel, 0.0))
         self._last_arrival[channel] = when
-        read = wire.unpack([bytes(frame) for frame in wire.pack(*envelope)])
+        read = messages.unpack([bytes(frame) for frame in messages.pack(*envelope)])
 
         def land() -> None:
             if end not in self.cut_off:
@@ -112,9 +111,11 @@ class World:
         """Kill some at random, idle or not."""
 
         def kill() -> None:
-            crews = [worker for agent in self.agents if agent.alive for worker in agent.crew.values()]
-            if crews:
-                self.random.choice(crews).crash()
+            supervisors = [
+                worker for agent in self.agents if agent.alive for worker in agent.supervisor.values()
+            ]
+            if supervisors:
+                self.random.choice(supervisors).crash()
 
         for _ in range(count):
             self.later(self.random.uniform(0, within), kill)
@@ -131,14 +132,14 @@ class SimCoordinator:
     def __init__(self, world: World) -> None:
         self.world = world
         self.alive = True
-        self.machine = Coordinator()
+        self.machine = Scheduler()
         epoch = f"life {world.lives}"
-        self.peers = Peers(
+        self.peers = CoordinatorProtocol(
             self.machine, epoch, lease=LEASE, clients=True, now=world.now, most_bytes=world.most_bytes
         )
         self._tick()
 
-    def receive(self, session: str, envelope: Envelope) -> None:
+    def receive(self, session: str, envelope: PoolFrame) -> None:
         if self.alive:
             self.peers.receive(session, envelope, self.world.now)
             self._act()
@@ -183,7 +184,7 @@ class SimCoordinator:
 class SimEnd:
     """What the loops of an agent and of a client have in common."""
 
-    def __init__(self, world: World, name: str, machine: AgentMachine | ClientMachine) -> None:
+    def __init__(self, world: World, name: str, machine: AgentProtocol | FarClient) -> None:
         self.world = world
         self.name = name
         self.machine = machine
@@ -194,7 +195,7 @@ class SimEnd:
         machine.connect(world.now)
         self._tick()
 
-    def receive(self, session: str, envelope: Envelope) -> None:
+    def receive(self, session: str, envelope: PoolFrame) -> None:
         if self.alive and session == self.machine.session_name:
             self.machine.receive(envelope, self.world.now)
             self.act()
@@ -219,7 +220,7 @@ class SimEnd:
         for action in self.machine.flush(self.world.now):
             if isinstance(action, Connect):
                 self.connection += 1
-            elif isinstance(action, Send):
+            elif isinstance(action, SendMessage):
                 host, session = self.world.host, self.machine.session_name
                 if host is not None:
                     channel = (session, self.connection, "up")
@@ -268,7 +269,7 @@ class SimWorker:
             return
         _, mode, blob, _ = self.reading.popleft()
         self.busy = False
-        status = Status.ERROR if mode == Mode.PREPARE and blob.startswith(b"bad") else Status.VALUE
+        status = TaskStatus.ERROR if mode == Mode.PREPARE and blob.startswith(b"bad") else TaskStatus.VALUE
         self.agent.machine.answered(self.name, [(status, bytes(blob)[::-1], [])], spent, self.world.now)
         self.go()
         self.agent.act()
@@ -281,38 +282,38 @@ class SimWorker:
         if self.dead or not self.agent.alive:
             return
         self.dead = True
-        del self.agent.crew[self.name]
+        del self.agent.supervisor[self.name]
         self.agent.machine.died(self.name, how, len(self.unread), self.world.now)
         self.world.later(0.05, self.agent.start)
 
 
 class SimAgent(SimEnd):
-    """An agent with its crew."""
+    """An agent with its supervisor."""
 
-    machine: AgentMachine
+    machine: AgentProtocol
 
     def __init__(self, world: World, name: str, workers: int = 2, quota: int = 0) -> None:
-        self.crew: dict[str, SimWorker] = {}
+        self.supervisor: dict[str, SimWorker] = {}
         self.serial = 0
-        machine = AgentMachine(name, {"host": f"host of {name}", "pid": 1, "slots": workers, "quota": quota})
+        machine = AgentProtocol(name, {"host": f"host of {name}", "pid": 1, "slots": workers, "quota": quota})
         super().__init__(world, name, machine)
         for _ in range(workers):
             world.later(world.random.uniform(0, 0.2), self.start)
 
     def start(self) -> None:
-        if self.alive and self.machine.stage is not Stage.CLOSED:
+        if self.alive and self.machine.stage is not SessionStage.CLOSED:
             self.serial += 1
-            worker = self.crew[f"w.{self.serial}"] = SimWorker(self, f"w.{self.serial}")
+            worker = self.supervisor[f"w.{self.serial}"] = SimWorker(self, f"w.{self.serial}")
             self.machine.came(worker.name, 1000 + self.serial, self.world.now)
             self.act()
 
     def do(self, action: Any) -> None:
-        worker = self.crew.get(action.worker)
+        worker = self.supervisor.get(action.worker)
         match action:
-            case Give(_, _, rows) if worker is not None:
+            case AssignBatch(_, _, rows) if worker is not None:
                 worker.unread.append(rows)
                 worker.go()
-            case Recall() if worker is not None:
+            case RevokeBatch() if worker is not None:
                 count = len(worker.unread)
                 worker.unread.clear()
                 self.machine.returned(worker.name, count, self.world.now)
@@ -321,7 +322,7 @@ class SimAgent(SimEnd):
             case Retire() if worker is not None:
                 assert not worker.unread and not worker.reading
                 worker.dead = True
-                del self.crew[worker.name]
+                del self.supervisor[worker.name]
                 self.world.later(0.05, self.start)
         self.world.later(0, self.act)
 
@@ -329,7 +330,7 @@ class SimAgent(SimEnd):
 class SimClient(SimEnd):
     """Submits `count` tasks, some at once and some by and by, and cancels a share of them."""
 
-    machine: ClientMachine
+    machine: FarClient
 
     def __init__(
         self,
@@ -360,7 +361,7 @@ class SimClient(SimEnd):
                 if chance.random() < cancels:
                     world.later(when + chance.choice([0.0, 0.1, 1.0, 4.0]), lambda job=job: self.cancel(job))
         row = (b"m:prepare 0.01", initializer, []) if initializer else None
-        machine = ClientMachine(
+        machine = FarClient(
             name,
             {"host": "here", "pid": 1},
             initializer=row,
@@ -390,7 +391,7 @@ class SimClient(SimEnd):
 
     def cancel(self, job: Job) -> None:
         if self.alive:
-            if job.state is not State.SETTLED:
+            if job.state is not TaskState.SETTLED:
                 self.cancelled.add(job.name)
             if self.machine.cancel([job]):
                 self._tell(job, CancelledError())
@@ -402,9 +403,9 @@ class SimClient(SimEnd):
         self.machine.outcomes.clear()
         for task, outcome in outcomes:
             self._tell(task, outcome)
-        if self.done and self.machine.stage is not Stage.CLOSED:
+        if self.done and self.machine.stage is not SessionStage.CLOSED:
             self.machine.leave()
-        self.closed = self.machine.stage is Stage.CLOSED
+        self.closed = self.machine.stage is SessionStage.CLOSED
 
     def do(self, action: Any) -> None:
         raise AssertionError(action)
@@ -416,7 +417,7 @@ class SimClient(SimEnd):
         self.told.setdefault(task.name, []).append(outcome)
         runs = self.world.runs[task.name]
         if isinstance(outcome, tuple):
-            assert outcome[0] == Status.VALUE and bytes(outcome[1]) == task.name[::-1], "another's answer"
+            assert outcome[0] == TaskStatus.VALUE and bytes(outcome[1]) == task.name[::-1], "another's answer"
             assert runs, "an answer to what never ran"
         elif isinstance(outcome, TaskTimeout):
             assert task.timeout is not None

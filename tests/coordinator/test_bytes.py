@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.coordinator.desk import WINDOW
-from nearfar.coordinator.tasks import Mode
-from nearfar.coordinator.wire import Kind
+from nearfar.coordinator.messages import PoolMessageType
+from nearfar.coordinator.sessions import WINDOW
+from nearfar.coordinator.task import Mode
 from nearfar.errors import InitializerFailed, WorkerLost
-from nearfar.net.budget import EACH, Budget
+from nearfar.net.resources import EACH, Budget
 from tests.coordinator.world import LEASE, FakeAgent, FakeClient, World
 
 UNIT = 1 << 16
@@ -92,7 +92,7 @@ def test_a_client_that_takes_nothing_gets_no_more_workers_and_others_are_served(
     for _ in range(25):
         world.pass_time(0.2)  # in all less than a lease: the silent one is still there
         world.run_all()
-    assert "client" not in world.peers._guests.all and "silent" in world.peers._guests.all
+    assert "client" not in world.peers._remote_clients.all and "silent" in world.peers._remote_clients.all
     assert told(other) == [b"o%d" % number for number in range(30)]
     client.cut = False
     for _ in range(60):
@@ -116,16 +116,16 @@ def test_what_had_begun_stays_with_its_agent_until_there_is_room(world: World) -
     world.settle()
     client.cut = True
     world.run_all()
-    guest = world.peers._guests.all["client"]
+    remote_client = world.peers._remote_clients.all["client"]
     assert len(agent.ran) >= 20
-    assert len(guest.withheld) == len(agent.ran) - len(guest.weights) > 8
+    assert len(remote_client.withheld) == len(agent.ran) - len(remote_client.weights) > 8
     assert world.peers.bytes <= 8 * UNIT + 40 * (EACH + 2)
     client.cut = False
     for _ in range(60):
         world.pass_time(1)
         world.run_all()
     assert sorted(told(client)) == sorted(names(40)) == sorted(agent.ran)
-    assert (world.peers.bytes, agent.machine.kept_bytes, guest.withheld) == (0, 0, {})
+    assert (world.peers.bytes, agent.machine.kept_bytes, remote_client.withheld) == (0, 0, {})
 
 
 def crowded(world: World) -> tuple[FakeAgent, FakeClient]:
@@ -138,7 +138,7 @@ def crowded(world: World) -> tuple[FakeAgent, FakeClient]:
     client.cut = True
     world.run_all()
     assert len(agent.ran) == 20
-    assert world.peers._guests.all["client"].withheld
+    assert world.peers._remote_clients.all["client"].withheld
     return agent, client
 
 
@@ -157,7 +157,7 @@ def go_on(world: World, client: FakeClient) -> None:
 
 def test_an_answer_that_is_lost_with_its_agent_is_told_to_be_lost(world: World) -> None:
     agent, client = crowded(world)
-    kept = set(world.peers._guests.all["client"].withheld)
+    kept = set(world.peers._remote_clients.all["client"].withheld)
     world.agents.remove(agent)
     world.peers.dead(agent.socket, "was lost with its agent", world.now)
     go_on(world, client)
@@ -197,7 +197,7 @@ def test_the_answers_for_a_client_that_never_returns_are_let_go(world: World) ->
     agent, client = crowded(world)
     world.clients.remove(client)
     world.pass_time(3 * LEASE)
-    assert not world.peers._guests.all
+    assert not world.peers._remote_clients.all
     assert (world.peers.bytes, agent.machine.kept, agent.machine.kept_bytes) == (0, {}, 0)
 
 
@@ -334,10 +334,10 @@ def test_what_is_cancelled_or_left_behind_is_not_counted_any_more(world: World) 
     first, *_ = client.submit(*large(5))
     world.settle()
     assert world.peers.bytes > 5 * UNIT
-    client.say(Kind.CANCEL, first)
+    client.say(PoolMessageType.CANCEL, first)
     world.settle()
     assert client.cancelled == {first: True}
     assert 4 * UNIT < world.peers.bytes < 5 * UNIT
-    client.say(Kind.BYE)
+    client.say(PoolMessageType.BYE)
     world.settle()
     assert world.peers.bytes == 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.coordinator.calling import Calling, Connect
-from nearfar.coordinator.wire import CLIENT
+from nearfar.coordinator.client_session import ClientSession, Connect
+from nearfar.coordinator.messages import CLIENT
 
 pytestmark = pytest.mark.pure
 
 
 def test_a_greeting_that_nobody_answers_is_said_on_a_new_connection_every_five_seconds() -> None:
-    calling = Calling(CLIENT, "client", {}, 60.0)
+    calling = ClientSession(CLIENT, "client", {}, 60.0)
     calling.begin(0.0)
     dialed = []
     for quarter in range(48):

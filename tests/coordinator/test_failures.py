@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.coordinator import failures
+from nearfar.coordinator import task
 from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, TaskTimeout, WorkerLost
 
 pytestmark = pytest.mark.pure
@@ -26,17 +26,17 @@ pytestmark = pytest.mark.pure
     ],
 )
 def test_an_error_comes_through(error: BaseException) -> None:
-    read = failures.read(failures.describe(error), ValueError)
+    read = task.read(task.describe(error), ValueError)
     assert type(read) is type(error) and str(read) == str(error)
 
 
 def test_what_an_initializer_raised_comes_through_unread() -> None:
-    read = failures.read(failures.describe(failures.Unread(memoryview(b"pickle"))), ValueError)
+    read = task.read(task.describe(task.Unread(memoryview(b"pickle"))), ValueError)
     assert type(read) is ValueError and read.args == (b"pickle",)
 
 
 def test_an_error_of_another_kind_keeps_its_text() -> None:
-    read = failures.read(failures.describe(KeyError("x")), ValueError)
+    read = task.read(task.describe(KeyError("x")), ValueError)
     assert type(read) is NearfarError and str(read) == "'x'"
 
 
@@ -45,7 +45,7 @@ def test_an_error_of_another_kind_keeps_its_text() -> None:
 )
 def test_anything_else_is_a_protocol_error(description: bytes) -> None:
     with contextlib.suppress(ProtocolError):
-        assert isinstance(failures.read(description, ValueError), BaseException)
+        assert isinstance(task.read(description, ValueError), BaseException)
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_anything_else_is_a_protocol_error(description: bytes) -> None:
 )
 def test_a_wrong_description_is_a_protocol_error(words: list[object]) -> None:
     with pytest.raises(ProtocolError):
-        failures.read(msgpack.packb(words), ValueError)
+        task.read(msgpack.packb(words), ValueError)

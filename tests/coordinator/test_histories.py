@@ -13,10 +13,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nearfar.coordinator.clients import Client
-from nearfar.coordinator.machine import Coordinator
-from nearfar.coordinator.tasks import Status, Task
-from nearfar.coordinator.workers import Batch, Preparation, Worker
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.state import Client, Preparation, TaskBatch, Worker
+from nearfar.coordinator.task import Task, TaskStatus
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
 from tests.coordinator.cast import Job, prepared_client
 from tests.coordinator.check import check, check_end
@@ -36,12 +35,12 @@ class Process:
         self.near = near
         self.down: deque[tuple[str, Any]] = deque()
         self.up: deque[tuple[str, Any]] = deque()
-        self.unread: deque[Batch] = deque()
+        self.unread: deque[TaskBatch] = deque()
         self.reading: deque[Task] = deque()
         self.dead = False
         self.retired = False
 
-    def give(self, worker: Worker, batch: Batch) -> None:
+    def give(self, worker: Worker, batch: TaskBatch) -> None:
         assert not self.retired
         self.say("give", batch)
 
@@ -92,7 +91,7 @@ class Process:
         while self.reading and not self.dead and len(done) < many:
             task = self.reading.popleft()
             blob = "prepared" if isinstance(task, Preparation) else task
-            done.append((status if isinstance(task, Preparation) else Status.VALUE, blob, ()))
+            done.append((status if isinstance(task, Preparation) else TaskStatus.VALUE, blob, ()))
             if self.reading:
                 self.begin()
         if done:
@@ -109,7 +108,7 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.machine = Coordinator()
+        self.machine = Scheduler()
         self.now = 0.0
         self.serial = 0
         self.jobs: list[Job] = []
@@ -211,7 +210,7 @@ class History(RuleBasedStateMachine):
     def work(self, which: int, many: int, fails: int) -> None:
         def act(worker: Worker) -> None:
             worker.link.read()
-            worker.link.run(many, Status.VALUE if fails else Status.ERROR)
+            worker.link.run(many, TaskStatus.VALUE if fails else TaskStatus.ERROR)
 
         self.with_worker(which, act)
 
@@ -242,7 +241,7 @@ class History(RuleBasedStateMachine):
                 case "read":
                     worker.link.read()
                 case "run":
-                    worker.link.run(chance.choice([1, 300]), Status.VALUE)
+                    worker.link.run(chance.choice([1, 300]), TaskStatus.VALUE)
                 case "word":
                     self.deliver(worker, 1.0 if chance.random() < 0.05 else 1e-6)
                 case "submit":
@@ -264,7 +263,7 @@ class History(RuleBasedStateMachine):
                 link = worker.link
                 link.hear()
                 link.read()
-                link.run(50, Status.VALUE)
+                link.run(50, TaskStatus.VALUE)
                 self.deliver(worker, 1e-6)
                 self.flush()
             if before == self.progress() and not self.busy():

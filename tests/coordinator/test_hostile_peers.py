@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.coordinator import agents, guest, guests, wire
-from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
+from nearfar.coordinator import agents, messages, remote_client, remote_clients
+from nearfar.coordinator.messages import AGENT, CLIENT, VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.errors import WorkerLost
 from tests.coordinator.check import check
 from tests.coordinator.hostile import Hostile
@@ -42,7 +42,7 @@ def run_hostile(random: Random, words: int) -> None:
         assert row[4].isprintable()
     world.pass_time(3 * LEASE)
     assert not world.peers.sessions and not world.coordinator.workers
-    assert not world.peers._guests.all and not world.coordinator.book.clients
+    assert not world.peers._remote_clients.all and not world.coordinator.book.clients
 
 
 @settings(max_examples=40)
@@ -87,8 +87,10 @@ def test_honest_peers_are_served_beside_hostile_ones(seed: int) -> None:
 
 def hello(
     world: World, session: str, role: str, uid: str, version: int = VERSION, **about: object
-) -> Message:
-    world.peers.receive(session, Envelope(0, 0, Message(Kind.HELLO, (version, role, uid, about))), world.now)
+) -> PoolMessage:
+    world.peers.receive(
+        session, PoolFrame(0, 0, PoolMessage(PoolMessageType.HELLO, (version, role, uid, about))), world.now
+    )
     envelope = next(said for name, said in world.peers.flush(world.now) if name == session)
     return envelope.message
 
@@ -101,8 +103,8 @@ def test_nobody_takes_the_place_of_another_by_its_name() -> None:
     (number,) = client.submit(b"abc")
     world.settle()
     refused = hello(world, "thief.secret.1", AGENT, "agent")
-    assert refused.kind is Kind.REFUSED and "another one has this name" in refused.fields[0]
-    assert hello(world, "thief.secret.2", CLIENT, "client").kind is Kind.REFUSED
+    assert refused.kind is PoolMessageType.REFUSED and "another one has this name" in refused.fields[0]
+    assert hello(world, "thief.secret.2", CLIENT, "client").kind is PoolMessageType.REFUSED
     world.run_all()
     assert client.value(number) == b"cba"
 
@@ -113,7 +115,7 @@ def test_there_are_no_more_peers_than_there_may_be() -> None:
     world.agent()
     world.client()
     refused = hello(world, "more.secret.1", CLIENT, "more")
-    assert refused.kind is Kind.REFUSED and "as many as there may be" in refused.fields[0]
+    assert refused.kind is PoolMessageType.REFUSED and "as many as there may be" in refused.fields[0]
     assert world.peers.counts()["refused"] == 1
 
 
@@ -121,12 +123,14 @@ def test_another_version_is_told_so_however_its_hello_looks() -> None:
     world = World()
     refused = hello(world, "new.secret.1", AGENT, "new", version=VERSION + 1)
     why = f"the coordinator speaks version {VERSION} of the protocol, this peer version {VERSION + 1}"
-    assert refused == Message(Kind.REFUSED, (why,))
-    with pytest.raises(wire.WrongHello) as error:
-        wire.unpack(wire.pack(0, 0, Message(Kind.HELLO, (VERSION + 1, ["all", "new"]))))
+    assert refused == PoolMessage(PoolMessageType.REFUSED, (why,))
+    with pytest.raises(messages.WrongPoolHello) as error:
+        messages.unpack(
+            messages.pack(0, 0, PoolMessage(PoolMessageType.HELLO, (VERSION + 1, ["all", "new"])))
+        )
     assert error.value.why == why
-    with pytest.raises(wire.WrongHello) as error:
-        wire.unpack(wire.pack(0, 0, Message(Kind.HELLO, (VERSION, "end", {}))))
+    with pytest.raises(messages.WrongPoolHello) as error:
+        messages.unpack(messages.pack(0, 0, PoolMessage(PoolMessageType.HELLO, (VERSION, "end", {}))))
     assert "there is a pool here" in error.value.why
 
 
@@ -146,41 +150,45 @@ def test_what_an_agent_tells_of_a_death_cannot_write_on_a_terminal() -> None:
 def test_an_agent_has_no_more_workers_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "MOST_WORKERS", 3)
     world = World()
-    assert hello(world, "evil.secret.1", AGENT, "evil").kind is Kind.WELCOME
+    assert hello(world, "evil.secret.1", AGENT, "evil").kind is PoolMessageType.WELCOME
     for n in range(1, 5):
-        came = Message(Kind.CAME, (f"evil/0.{n}", 1, 0, [], []))
-        world.peers.receive("evil.secret.1", Envelope(n, 0, came), world.now)
+        came = PoolMessage(PoolMessageType.CAME, (f"evil/0.{n}", 1, 0, [], []))
+        world.peers.receive("evil.secret.1", PoolFrame(n, 0, came), world.now)
     assert not world.peers.sessions and not world.coordinator.workers
     assert "more than 3 workers" in world.peers.take_complaints()[0]
 
 
 def test_a_client_has_no_more_tasks_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guest, "MOST_TASKS", 5)
+    monkeypatch.setattr(remote_client, "MOST_TASKS", 5)
     world = World()
     client = world.client()
     client.submit(*[b"x"] * 5)
     world.settle()
     assert not world.peers.take_complaints()
-    assert hello(world, "evil.secret.1", CLIENT, "evil").kind is Kind.WELCOME
+    assert hello(world, "evil.secret.1", CLIENT, "evil").kind is PoolMessageType.WELCOME
     rows = [(n, 0, b"m:f", b"", [], None, 0) for n in range(1, 7)]
-    world.peers.receive("evil.secret.1", Envelope(1, 0, Message(Kind.SUBMIT, (False,), rows)), world.now)
+    world.peers.receive(
+        "evil.secret.1", PoolFrame(1, 0, PoolMessage(PoolMessageType.SUBMIT, (False,), rows)), world.now
+    )
     assert "has 5 tasks already" in world.peers.take_complaints()[0]
     assert list(world.peers.sessions) == [client.socket]
 
 
 def test_clients_that_agents_make_up_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guests, "MOST_GUESTS", 5)
+    monkeypatch.setattr(remote_clients, "MOST_GUESTS", 5)
     world = World()
     hello(world, "evil.secret.1", AGENT, "evil")
     rows = [(f"ghost-{n}", 1, 0, b"", []) for n in range(9)]
-    world.peers.receive("evil.secret.1", Envelope(1, 0, Message(Kind.KEPT, (), rows)), world.now)
-    assert len(world.peers._guests.all) == 5 and world.peers.take_complaints()
+    world.peers.receive(
+        "evil.secret.1", PoolFrame(1, 0, PoolMessage(PoolMessageType.KEPT, (), rows)), world.now
+    )
+    assert len(world.peers._remote_clients.all) == 5 and world.peers.take_complaints()
 
 
 def test_the_status_is_told_so_often_and_no_more() -> None:
     world = World()
     for _ in range(1000):
-        world.peers.receive("who.1", Envelope(0, 0, Message(Kind.QUERY)), world.now)
+        world.peers.receive("who.1", PoolFrame(0, 0, PoolMessage(PoolMessageType.QUERY)), world.now)
     assert len(world.peers.flush(world.now)) == 100
 
 
@@ -191,12 +199,12 @@ def test_a_task_that_is_claimed_while_it_waits_runs_once() -> None:
     client = world.client()
     (number,) = client.submit(b"abc")
     world.settle()
-    assert hello(world, "late.secret.1", AGENT, "late").kind is Kind.WELCOME
-    came = Message(Kind.CAME, ("late/0.1", 1, 0, [], [["client", [number]]]))
-    world.peers.receive("late.secret.1", Envelope(1, 0, came), world.now)
+    assert hello(world, "late.secret.1", AGENT, "late").kind is PoolMessageType.WELCOME
+    came = PoolMessage(PoolMessageType.CAME, ("late/0.1", 1, 0, [], [["client", [number]]]))
+    world.peers.receive("late.secret.1", PoolFrame(1, 0, came), world.now)
     check(world.coordinator)
-    died = Message(Kind.DIED, ("late/0.1", "was killed", 1, 1))
-    world.peers.receive("late.secret.1", Envelope(2, 0, died), world.now)
+    died = PoolMessage(PoolMessageType.DIED, ("late/0.1", "was killed", 1, 1))
+    world.peers.receive("late.secret.1", PoolFrame(2, 0, died), world.now)
     check(world.coordinator)
     world.pass_time(2 * LEASE)
     agent = world.agent()

@@ -14,16 +14,17 @@ import msgpack
 import pytest
 import zmq
 
-from nearfar.coordinator import asking, wire
-from nearfar.coordinator.loop import MAX_BYTES, LoneCoordinator
-from nearfar.coordinator.wire import VERSION, Kind, Message
+from nearfar.coordinator import messages
+from nearfar.coordinator import status as asking
+from nearfar.coordinator.messages import VERSION, PoolMessage, PoolMessageType
+from nearfar.coordinator.server import MAX_BYTES, StandaloneCoordinator
 from nearfar.errors import CoordinatorLost, QueueLost
 from nearfar.net import sockets
-from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.auth import Access
 from nearfar.pool.pool import Pool
 from nearfar.queues.far import FarQueue
-from nearfar.worker.loop import Agent
+from nearfar.worker.agent import Agent
 from tests.coordinator.hostile import Hostile
 from tests.coordinator.test_loop import Hired, Running
 from tests.support.hostile import announce, memory, raw, rubbish
@@ -34,8 +35,8 @@ HERE = Address.parse("tcp://127.0.0.1:*")
 
 
 @contextmanager
-def coordinating() -> Iterator[LoneCoordinator]:
-    coordinator = LoneCoordinator(HERE, access=OPEN, lease=5.0)
+def coordinating() -> Iterator[StandaloneCoordinator]:
+    coordinator = StandaloneCoordinator(HERE, access=OPEN, lease=5.0)
     try:
         yield coordinator
     finally:
@@ -48,7 +49,7 @@ def test_honest_peers_go_on_while_rubbish_comes(caplog: pytest.LogCaptureFixture
     hostile = Hostile(random, works=False)
 
     def real() -> list[bytes]:
-        return [bytes(frame) for frame in wire.pack(*hostile.word()[1])]
+        return [bytes(frame) for frame in messages.pack(*hostile.word()[1])]
 
     with coordinating() as coordinator:
         agent = Running(coordinator.address, access=OPEN)
@@ -111,7 +112,7 @@ def test_a_large_frame_that_is_announced_takes_no_memory_before_it_comes() -> No
 
 def test_an_agent_of_another_version_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with coordinating() as coordinator:
-        monkeypatch.setattr("nearfar.coordinator.calling.VERSION", VERSION + 1)
+        monkeypatch.setattr("nearfar.coordinator.client_session.VERSION", VERSION + 1)
         hired = Hired(1)
         with pytest.raises(
             CoordinatorLost, match=f"speaks version {VERSION} .* this peer version {VERSION + 1}"
@@ -146,13 +147,13 @@ def serve(host: zmq.Socket[bytes], words: list[list[bytes]]) -> None:
     """Greet who calls, wait for its first word, and say `words`."""
     assert host.poll(10_000)
     session, *_ = host.recv_multipart()
-    host.send_multipart([session, msgpack.packb([Kind.WELCOME, 0, 0, session.decode(), FACTS])])
+    host.send_multipart([session, msgpack.packb([PoolMessageType.WELCOME, 0, 0, session.decode(), FACTS])])
     for frames in words:
         host.send_multipart([session, *frames])
 
 
-def words_of(kind: Kind, *fields: Any, number: int = 1, rows: Any = None) -> list[bytes]:
-    return [bytes(frame) for frame in wire.pack(number, 0, Message(kind, fields, rows))]
+def words_of(kind: PoolMessageType, *fields: Any, number: int = 1, rows: Any = None) -> list[bytes]:
+    return [bytes(frame) for frame in messages.pack(number, 0, PoolMessage(kind, fields, rows))]
 
 
 @contextmanager
@@ -167,8 +168,8 @@ def impostor(words: list[list[bytes]]) -> Iterator[Address]:
 
 def test_an_agent_and_a_client_outlive_rubbish_from_their_coordinator() -> None:
     random = Random(7)
-    junk = list(rubbish(lambda: words_of(Kind.RETIRE, "a/0.1"), random, 60))
-    end = words_of(Kind.REFUSED, "go\nhome\x1b[2J", number=0)
+    junk = list(rubbish(lambda: words_of(PoolMessageType.RETIRE, "a/0.1"), random, 60))
+    end = words_of(PoolMessageType.REFUSED, "go\nhome\x1b[2J", number=0)
     with impostor([*junk, end]) as address, pytest.raises(CoordinatorLost, match=r"go\\nhome\\x1b"):
         Agent(address, Hired(1), 1, access=OPEN, wait=20.0).run()
     with impostor([*junk, end]) as address, Pool.connect(str(address), insecure=True) as pool:
@@ -179,7 +180,7 @@ def test_an_agent_and_a_client_outlive_rubbish_from_their_coordinator() -> None:
 
 def test_a_status_cannot_write_on_a_terminal() -> None:
     row = ("agent/0.1", "ho\x1b[2Jst", 1, 0, "m:f\nforged", 0.0)
-    status = words_of(Kind.STATUS, {"agents": 1}, number=0, rows=[row])
+    status = words_of(PoolMessageType.STATUS, {"agents": 1}, number=0, rows=[row])
     with impostor([status]) as address:
         (worker,) = asking.ask(address, 10.0, OPEN).workers
     assert (worker.host, worker.runs) == ("ho\\x1b[2Jst", "m:f\\nforged")
@@ -199,7 +200,9 @@ def test_an_agent_leaves_a_coordinator_that_cannot_be_right() -> None:
             host.setsockopt(zmq.LINGER, 0)
             port = host.bind_to_random_port("tcp://127.0.0.1")
             agent = Named(Address.parse(f"tcp://127.0.0.1:{port}"), Hired(1), 1, access=OPEN, wait=20.0)
-            served = pool.submit(serve, host, [words_of(Kind.WORK, agent.worker, "client", rows=rows)])
+            served = pool.submit(
+                serve, host, [words_of(PoolMessageType.WORK, agent.worker, "client", rows=rows)]
+            )
             with pytest.raises(CoordinatorLost, match="it broke the protocol"):
                 agent.run()
             served.result(10)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.coordinator.book import START_FAILURES
-from nearfar.coordinator.clients import Client
-from nearfar.coordinator.tasks import Status
+from nearfar.coordinator.registry import START_FAILURES
+from nearfar.coordinator.state import Client
+from nearfar.coordinator.task import TaskStatus
 from nearfar.errors import InitializerFailed, WorkerLost
 from tests.coordinator.cast import Job, Stage, given, held, prepared_client
 
@@ -17,7 +17,7 @@ def fail(stage: Stage, worker) -> None:
     """The initializer raises in `worker`."""
     worker.link.read()
     assert [getattr(task, "name", None) for task in worker.link.run()] == [None]
-    stage.machine.answered(worker, [(Status.ERROR, "no GPU", ())], 0.0, stage.now)
+    stage.machine.answered(worker, [(TaskStatus.ERROR, "no GPU", ())], 0.0, stage.now)
     stage.after()
 
 

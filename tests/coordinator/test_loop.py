@@ -14,35 +14,35 @@ from typing import Any
 import pytest
 import zmq
 
-from nearfar.coordinator.loop import LoneCoordinator
-from nearfar.coordinator.tasks import Outcome
-from nearfar.coordinator.wire import Envelope, Kind, Message
-from nearfar.coordinator.workers import Stage
+from nearfar.coordinator.messages import PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.server import StandaloneCoordinator
+from nearfar.coordinator.state import WorkerStage
+from nearfar.coordinator.task import TaskOutcome
 from nearfar.errors import AddressError, CoordinatorLost, PoolBroken
-from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
-from nearfar.net.dialing import Dialed
-from nearfar.worker.loop import Agent
-from tests.support.crew import FakeCrew
+from nearfar.net.auth import OWN, Access
+from nearfar.net.handshake import Connection
+from nearfar.worker.agent import Agent
 from tests.support.pool_client import PoolClient
+from tests.support.supervisor import FakeCrew
 from tests.support.waiting import eventually
 
 LEASE = 2.0
 
 
 class Hired:
-    """Hires fake crews, and keeps hold of the last one."""
+    """Hires fake supervisors, and keeps hold of the last one."""
 
     def __init__(self, count: int, *, shut: bool = False) -> None:
         self.count = count
         self.shut = shut
-        self.crew: FakeCrew
+        self.supervisor: FakeCrew
 
     def __call__(self, listener: Any) -> FakeCrew:
-        self.crew = FakeCrew(listener, self.count)
+        self.supervisor = FakeCrew(listener, self.count)
         if self.shut:
-            self.crew.gate.clear()
-        return self.crew
+            self.supervisor.gate.clear()
+        return self.supervisor
 
 
 class Running:
@@ -64,8 +64,8 @@ class Running:
         self.thread.start()
 
     @property
-    def crew(self) -> FakeCrew:
-        return self.hired.crew
+    def supervisor(self) -> FakeCrew:
+        return self.hired.supervisor
 
     def run(self) -> None:
         try:
@@ -94,7 +94,7 @@ def keep() -> Iterator[Keep]:
 
     yield note
     for thing in reversed(kept):
-        if isinstance(thing, LoneCoordinator):
+        if isinstance(thing, StandaloneCoordinator):
             thing.stop(0)
             assert thing.join(10)
         elif isinstance(thing, Running):
@@ -110,12 +110,12 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
 
 @pytest.fixture
 def coordinator(address: Address, keep: Keep) -> Any:
-    return keep(LoneCoordinator(address, lease=LEASE))
+    return keep(StandaloneCoordinator(address, lease=LEASE))
 
 
 def test_tasks_run_at_agents_and_in_the_local_crew(address: Address, keep: Keep) -> None:
     local = Hired(1)
-    coordinator = keep(LoneCoordinator(address, local, lease=LEASE))
+    coordinator = keep(StandaloneCoordinator(address, local, lease=LEASE))
     agents = [keep(Running(coordinator.address)) for _ in range(2)]
     client = keep(PoolClient(str(coordinator.address)))
     assert client.until(lambda: client.workers == 5)
@@ -123,39 +123,41 @@ def test_tasks_run_at_agents_and_in_the_local_crew(address: Address, keep: Keep)
     numbers = client.submit(*blobs)
     assert client.until(client.done)
     assert [client.outcomes[number][1] for number in numbers] == [blob[::-1] for blob in blobs]
-    crews = [local.crew, *(agent.crew for agent in agents)]
-    assert sorted(blob for crew in crews for blob in crew.ran) == sorted(blobs)
-    assert all(crew.ran for crew in crews)
+    supervisors = [local.supervisor, *(agent.supervisor for agent in agents)]
+    assert sorted(blob for supervisor in supervisors for blob in supervisor.ran) == sorted(blobs)
+    assert all(supervisor.ran for supervisor in supervisors)
 
 
-def test_large_parts_come_and_go(coordinator: LoneCoordinator, keep: Keep) -> None:
+def test_large_parts_come_and_go(coordinator: StandaloneCoordinator, keep: Keep) -> None:
     keep(Running(coordinator.address))
     client = keep(PoolClient(str(coordinator.address)))
     big = bytes(range(256)) * 20_000
     (number,) = client.submit(big, buffers=(big, b"small", big[:100_000]))
     assert client.until(client.done)
-    assert client.outcomes[number] == (Outcome.VALUE, big[::-1], [big, b"small", big[:100_000]])
+    assert client.outcomes[number] == (TaskOutcome.VALUE, big[::-1], [big, b"small", big[:100_000]])
 
 
-def test_a_crashed_worker_fails_its_task_and_is_replaced(coordinator: LoneCoordinator, keep: Keep) -> None:
+def test_a_crashed_worker_fails_its_task_and_is_replaced(
+    coordinator: StandaloneCoordinator, keep: Keep
+) -> None:
     agent = keep(Running(coordinator.address, 1, shut=True))
     client = keep(PoolClient(str(coordinator.address)))
     first, second = client.submit(b"1", b"2")
-    assert client.until(agent.crew.busy)
-    agent.crew.crash()
+    assert client.until(agent.supervisor.busy)
+    agent.supervisor.crash()
     assert client.until(lambda: first in client.outcomes)
-    agent.crew.open()
+    agent.supervisor.open()
     assert client.until(client.done)
-    assert client.outcomes[first][0] == Outcome.FAILED and client.outcomes[second][1] == b"2"
+    assert client.outcomes[first][0] == TaskOutcome.FAILED and client.outcomes[second][1] == b"2"
 
 
-def restarted(place: Address) -> LoneCoordinator:
+def restarted(place: Address) -> StandaloneCoordinator:
     """Another coordinator at `place`, once ZeroMQ has let go of it."""
-    made: list[LoneCoordinator] = []
+    made: list[StandaloneCoordinator] = []
 
     def free() -> bool:
         with contextlib.suppress(AddressError):
-            made.append(LoneCoordinator(place, lease=LEASE))
+            made.append(StandaloneCoordinator(place, lease=LEASE))
         return bool(made)
 
     assert eventually(free)
@@ -164,33 +166,33 @@ def restarted(place: Address) -> LoneCoordinator:
 
 @pytest.mark.slow
 def test_what_runs_survives_a_restart(address: Address, keep: Keep) -> None:
-    coordinator = LoneCoordinator(address, lease=LEASE)
+    coordinator = StandaloneCoordinator(address, lease=LEASE)
     place = coordinator.address
     agent = keep(Running(place, 1, shut=True))
     client = keep(PoolClient(str(place)))
     numbers = client.submit(b"1", b"2", b"3")
-    assert client.until(agent.crew.busy)
+    assert client.until(agent.supervisor.busy)
     coordinator.stop()
     assert coordinator.join(10)
-    agent.crew.open()
+    agent.supervisor.open()
     again = keep(restarted(place))
     assert client.until(client.done, 15)
     assert [client.outcomes[number][1] for number in numbers] == [b"1", b"2", b"3"]
-    assert agent.crew.ran == [b"1", b"2", b"3"]
+    assert agent.supervisor.ran == [b"1", b"2", b"3"]
     assert again.counts()["lost"] == 0
 
 
-def test_an_agent_leaves_when_it_has_answered(coordinator: LoneCoordinator, keep: Keep) -> None:
+def test_an_agent_leaves_when_it_has_answered(coordinator: StandaloneCoordinator, keep: Keep) -> None:
     agent = keep(Running(coordinator.address, 1, shut=True))
     client = keep(PoolClient(str(coordinator.address)))
     first, second = client.submit(b"1", b"2")
-    assert client.until(agent.crew.busy)
+    assert client.until(agent.supervisor.busy)
     agent.agent.leave()
     workers = coordinator._coordinator.workers.values()
-    assert client.until(lambda: [worker.stage for worker in list(workers)] == [Stage.DRAINING])
-    agent.crew.open()
+    assert client.until(lambda: [worker.stage for worker in list(workers)] == [WorkerStage.DRAINING])
+    agent.supervisor.open()
     assert client.until(lambda: not agent.thread.is_alive())
-    assert agent.error is None and agent.crew.closed
+    assert agent.error is None and agent.supervisor.closed
     assert client.outcomes[first][1] == b"1" and second not in client.outcomes
     keep(Running(coordinator.address))
     assert client.until(client.done)
@@ -198,37 +200,37 @@ def test_an_agent_leaves_when_it_has_answered(coordinator: LoneCoordinator, keep
 
 
 def test_an_agent_told_twice_kills_what_runs_and_says_so(address: Address, keep: Keep) -> None:
-    coordinator = keep(LoneCoordinator(address, lease=20.0))
+    coordinator = keep(StandaloneCoordinator(address, lease=20.0))
     agent = keep(Running(coordinator.address, 1, shut=True))
     client = keep(PoolClient(str(coordinator.address)))
     (number,) = client.submit(b"1")
-    assert client.until(agent.crew.busy)
+    assert client.until(agent.supervisor.busy)
     agent.agent.leave()
     agent.agent.leave()
     assert client.until(client.done)
-    assert client.outcomes[number][0] == Outcome.FAILED
+    assert client.outcomes[number][0] == TaskOutcome.FAILED
     agent.thread.join(5)
-    assert not agent.thread.is_alive() and agent.error is None and agent.crew.ran == []
+    assert not agent.thread.is_alive() and agent.error is None and agent.supervisor.ran == []
     assert coordinator.counts()["agents"] == 0
 
 
 def test_an_agent_without_a_coordinator_gives_up(tmp_path: Path) -> None:
     agent = Running(Address.parse(f"ipc://{tmp_path}/nobody"), wait=0.3)
     agent.thread.join(10)
-    assert isinstance(agent.error, CoordinatorLost) and agent.crew.closed
+    assert isinstance(agent.error, CoordinatorLost) and agent.supervisor.closed
 
 
 def test_an_agent_whose_coordinator_goes_gives_up(tmp_path: Path) -> None:
-    coordinator = LoneCoordinator(Address.parse(f"ipc://{tmp_path}/pool"), lease=0.5)
+    coordinator = StandaloneCoordinator(Address.parse(f"ipc://{tmp_path}/pool"), lease=0.5)
     agent = Running(coordinator.address, wait=1.0)
     assert eventually(lambda: coordinator.counts()["workers"] == 2)
     coordinator.stop()
     assert coordinator.join(10)
     agent.thread.join(10)
-    assert isinstance(agent.error, CoordinatorLost) and agent.crew.closed
+    assert isinstance(agent.error, CoordinatorLost) and agent.supervisor.closed
 
 
-def test_an_agent_whose_processes_cannot_start_gives_up(coordinator: LoneCoordinator) -> None:
+def test_an_agent_whose_processes_cannot_start_gives_up(coordinator: StandaloneCoordinator) -> None:
     agent = Running(coordinator.address)
     assert eventually(lambda: coordinator.counts()["workers"] == 2)
     agent.agent.hopeless("no python")
@@ -239,21 +241,21 @@ def test_an_agent_whose_processes_cannot_start_gives_up(coordinator: LoneCoordin
 
 def test_local_workers_finish_before_a_coordinator_stops(address: Address, keep: Keep) -> None:
     local = Hired(1, shut=True)
-    coordinator = keep(LoneCoordinator(address, local, lease=LEASE))
+    coordinator = keep(StandaloneCoordinator(address, local, lease=LEASE))
     client = keep(PoolClient(str(coordinator.address)))
     first, second = client.submit(b"1", b"2")
     assert client.until(lambda: coordinator.counts()["running"] == 1)
     coordinator.stop(20)
     assert not client.until(client.done, 0.2)
-    local.crew.open()
+    local.supervisor.open()
     assert client.until(lambda: first in client.outcomes)
     assert client.until(lambda: coordinator.join(0))
-    assert local.crew.closed and second not in client.outcomes
+    assert local.supervisor.closed and second not in client.outcomes
 
 
 def test_a_coordinator_told_to_stop_twice_stops_at_once(address: Address, keep: Keep) -> None:
     local = Hired(1, shut=True)
-    coordinator = keep(LoneCoordinator(address, local, lease=LEASE))
+    coordinator = keep(StandaloneCoordinator(address, local, lease=LEASE))
     client = keep(PoolClient(str(coordinator.address)))
     client.submit(b"1")
     assert client.until(lambda: coordinator.counts()["running"] == 1)
@@ -274,7 +276,7 @@ client.until(client.done, 60)
 
 
 def test_a_killed_client_on_this_machine_is_seen_at_once(keep: Keep, tmp_path: Path) -> None:
-    coordinator = keep(LoneCoordinator(Address.parse(f"ipc://{tmp_path}/pool"), lease=60))
+    coordinator = keep(StandaloneCoordinator(Address.parse(f"ipc://{tmp_path}/pool"), lease=60))
     agent = keep(Running(coordinator.address, 1, shut=True))
     with subprocess.Popen(
         [sys.executable, "-c", CLIENT_PROCESS, str(coordinator.address)], stdout=subprocess.PIPE
@@ -284,25 +286,25 @@ def test_a_killed_client_on_this_machine_is_seen_at_once(keep: Keep, tmp_path: P
         process.kill()
     assert eventually(lambda: coordinator.counts()["clients"] == 0)
     assert eventually(lambda: [row[0][-4:] for row in coordinator.status()] == ["/0.2"])
-    assert agent.crew.ran == []
+    assert agent.supervisor.ran == []
 
 
-def test_the_status_is_told_to_anybody(coordinator: LoneCoordinator, keep: Keep) -> None:
+def test_the_status_is_told_to_anybody(coordinator: StandaloneCoordinator, keep: Keep) -> None:
     agent = keep(Running(coordinator.address, 1, shut=True))
     client = keep(PoolClient(str(coordinator.address)))
     client.submit(b"1")
-    assert client.until(agent.crew.busy)
+    assert client.until(agent.supervisor.busy)
     asker = keep(PoolClient(str(coordinator.address)))
-    asker.send(Envelope(0, 0, Message(Kind.QUERY)))
+    asker.send(PoolFrame(0, 0, PoolMessage(PoolMessageType.QUERY)))
     assert asker.until(lambda: asker.status is not None)
     ((worker, _, pid, ran, running, since),) = asker.status.rows
     assert (worker, pid, ran, running) == (f"{agent.agent.name}/0.1", 4001, 0, "m:f")
     assert 0 <= since < 20
 
 
-def test_what_is_no_message_is_counted_and_dropped(coordinator: LoneCoordinator, keep: Keep) -> None:
+def test_what_is_no_message_is_counted_and_dropped(coordinator: StandaloneCoordinator, keep: Keep) -> None:
     for name in ("a.1", ""):
-        socket = keep(Dialed(zmq.DEALER, coordinator.address, OWN, identity=name)).socket
+        socket = keep(Connection(zmq.DEALER, coordinator.address, OWN, identity=name)).socket
         for frames in ([b""], [b"\xc1"], [b"x", b"y", b"z"]):
             socket.send_multipart(frames)
     assert eventually(lambda: coordinator.counts()["malformed"] == 3)
@@ -315,12 +317,12 @@ def test_what_is_no_message_is_counted_and_dropped(coordinator: LoneCoordinator,
 
 def test_an_address_that_others_reach_needs_a_word(caplog: pytest.LogCaptureFixture, keep: Keep) -> None:
     with pytest.raises(AddressError, match="other machines: give keys"):
-        LoneCoordinator(Address.parse("tcp://0.0.0.0:*"))
+        StandaloneCoordinator(Address.parse("tcp://0.0.0.0:*"))
     with caplog.at_level(logging.WARNING):
-        keep(LoneCoordinator(Address.parse("tcp://0.0.0.0:*"), access=Access(insecure=True)))
+        keep(StandaloneCoordinator(Address.parse("tcp://0.0.0.0:*"), access=Access(insecure=True)))
     assert "run any code" in caplog.text
 
 
-def test_an_address_in_use_is_said_to_be(coordinator: LoneCoordinator) -> None:
+def test_an_address_in_use_is_said_to_be(coordinator: StandaloneCoordinator) -> None:
     with pytest.raises(AddressError, match="in use"):
-        LoneCoordinator(coordinator.address)
+        StandaloneCoordinator(coordinator.address)

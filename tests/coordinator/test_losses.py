@@ -6,9 +6,9 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from nearfar.coordinator.book import POISON
-from nearfar.coordinator.clients import Client
-from nearfar.coordinator.tasks import State
+from nearfar.coordinator.registry import POISON
+from nearfar.coordinator.state import Client
+from nearfar.coordinator.task import TaskState
 from nearfar.errors import TaskTimeout, WorkerLost
 from tests.coordinator.cast import Job, Stage, answers_to, given, held
 
@@ -313,7 +313,7 @@ def test_a_client_that_leaves_takes_its_tasks_along_and_what_runs_is_killed(prom
     stage.worker("w1")
     stage.work_all()
     assert stage.values() == ["b0", "b1", "b2"] and stage.errors() == {}
-    assert all(job.state is State.SETTLED for job in jobs)
+    assert all(job.state is TaskState.SETTLED for job in jobs)
 
 
 @NOW_AND_LATER

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from nearfar.coordinator.clients import Client
-from nearfar.coordinator.costs import MOST_BYTES, MOST_TASKS
+from nearfar.coordinator.placement import MOST_BYTES, MOST_TASKS
+from nearfar.coordinator.state import Client
 from nearfar.errors import ProtocolError
 from tests.coordinator.cast import Job, Stage, answers_to, given, held
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nearfar.coordinator.agents import RELEASE_EVERY
-from nearfar.coordinator.parts import LARGE
-from nearfar.coordinator.tasks import Outcome
-from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
+from nearfar.coordinator.columns import LARGE
+from nearfar.coordinator.messages import AGENT, CLIENT, VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.task import TaskOutcome
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
 from tests.coordinator.world import LEASE, FakeClient, World
 
@@ -57,7 +57,7 @@ def test_an_error_is_told_as_its_worker_said_it(world: World) -> None:
     world.settle()
     agent.run("0.1", status=1)
     world.settle()
-    assert client.outcomes[number] == [(Outcome.ERROR, b"cba")]
+    assert client.outcomes[number] == [(TaskOutcome.ERROR, b"cba")]
 
 
 def test_clients_are_told_how_many_workers_there_are(world: World) -> None:
@@ -202,7 +202,7 @@ def test_what_a_client_that_left_had_running_is_killed(world: World) -> None:
     client.submit(b"1", b"2")
     world.settle()
     agent.read("0.1")
-    client.say(Kind.BYE)
+    client.say(PoolMessageType.BYE)
     world.settle()
     assert client.parted
     assert "0.1" not in agent.unread
@@ -273,7 +273,7 @@ def test_an_outcome_between_hello_and_submitting_again_is_told_once(world: World
 def test_a_waiting_task_is_cancelled(world: World) -> None:
     client = world.client()
     (number,) = client.submit(b"1")
-    client.say(Kind.CANCEL, number)
+    client.say(PoolMessageType.CANCEL, number)
     world.settle()
     assert client.cancelled == {number: True}
     agent = world.agent()
@@ -286,7 +286,7 @@ def test_a_running_task_is_not_cancelled(world: World) -> None:
     client = world.client()
     (number,) = client.submit(b"1")
     world.settle()
-    client.say(Kind.CANCEL, number)
+    client.say(PoolMessageType.CANCEL, number)
     world.run_all()
     assert client.cancelled == {number: False}
     assert client.value(number) == b"1"
@@ -312,7 +312,7 @@ def stocked(world: World) -> tuple[object, ...]:
 def test_a_task_that_lies_unread_comes_back_to_be_cancelled(world: World) -> None:
     agent, client, numbers = stocked(world)
     agent.read("0.1")
-    client.say(Kind.CANCEL, numbers[1])
+    client.say(PoolMessageType.CANCEL, numbers[1])
     world.settle()
     assert client.was_cancelled(numbers[1])
     world.run_all()
@@ -324,7 +324,7 @@ def test_a_task_that_was_read_meanwhile_is_not_cancelled(world: World) -> None:
     agent, client, numbers = stocked(world)
     agent.reading["0.1"].extend(row for batch in agent.unread["0.1"] for row in batch)
     agent.unread["0.1"].clear()
-    client.say(Kind.CANCEL, numbers[1])
+    client.say(PoolMessageType.CANCEL, numbers[1])
     world.settle()
     assert client.cancelled == {numbers[1]: False}
     world.run_all()
@@ -517,35 +517,35 @@ def test_an_initializer_is_not_run_again_after_a_restart(world: World) -> None:
     assert agent.ran == [b"init", b"1", b"2"]
 
 
-def bring(world: World, name: str, *messages: Message) -> None:
+def bring(world: World, name: str, *messages: PoolMessage) -> None:
     """An agent begins a session, and says this in it."""
     hello(world, f"{name}.1", AGENT, name)
     for number, message in enumerate(messages, 1):
-        world.peers.receive(f"{name}.1", Envelope(number, 0, message), world.now)
+        world.peers.receive(f"{name}.1", PoolFrame(number, 0, message), world.now)
     world.settle()
 
 
-def came(name: str, *numbers: int) -> Message:
+def came(name: str, *numbers: int) -> PoolMessage:
     """A worker comes with one batch of tasks of the client."""
-    return Message(Kind.CAME, (f"{name}/0.1", 7, 0, [], [["client", list(numbers)]]))
+    return PoolMessage(PoolMessageType.CAME, (f"{name}/0.1", 7, 0, [], [["client", list(numbers)]]))
 
 
-def died(name: str, unread: int) -> Message:
-    return Message(Kind.DIED, (f"{name}/0.1", "fell", unread, 1))
+def died(name: str, unread: int) -> PoolMessage:
+    return PoolMessage(PoolMessageType.DIED, (f"{name}/0.1", "fell", unread, 1))
 
 
-def answers(name: str) -> Message:
-    return Message(Kind.ANSWERS, (f"{name}/0.1", 1, 0.1), [(0, b"value", [])])
+def answers(name: str) -> PoolMessage:
+    return PoolMessage(PoolMessageType.ANSWERS, (f"{name}/0.1", 1, 0.1), [(0, b"value", [])])
 
 
-def kept(number: int) -> Message:
-    return Message(Kind.KEPT, (), [("client", number, 0, b"value", [])])
+def kept(number: int) -> PoolMessage:
+    return PoolMessage(PoolMessageType.KEPT, (), [("client", number, 0, b"value", [])])
 
 
 def submit_again(client: FakeClient) -> None:
     """The client has no outcome for task 1."""
     client.pending[1] = (1, 0, b"m:f", b"1", [], None, 0)
-    client.say(Kind.SUBMIT, True, rows=list(client.pending.values()))
+    client.say(PoolMessageType.SUBMIT, True, rows=list(client.pending.values()))
     client.world.settle()
 
 
@@ -597,14 +597,14 @@ def test_what_comes_back_unread_is_held_on(world: World) -> None:
 def test_what_is_held_can_be_cancelled(world: World) -> None:
     client = world.client()
     submit_again(client)
-    client.say(Kind.CANCEL, 1)
+    client.say(PoolMessageType.CANCEL, 1)
     world.settle()
     assert client.cancelled == {}, "nobody knows yet whether it runs elsewhere"
     world.pass_time(LEASE)
     assert client.cancelled == {1: True}
     bring(world, "first", came("first", 1), died("first", 1))
     client.cancelled.clear()
-    client.say(Kind.CANCEL, 1)
+    client.say(PoolMessageType.CANCEL, 1)
     world.settle()
     assert client.cancelled == {1: True}
     agent = world.agent()
@@ -618,7 +618,7 @@ def test_what_two_agents_run_is_told_once(world: World) -> None:
     bring(world, "first", came("first", 1))
     bring(world, "second", came("second", 1), answers("second"))
     assert 1 in client.pending
-    world.peers.receive("first.1", Envelope(2, 0, answers("first")), world.now)
+    world.peers.receive("first.1", PoolFrame(2, 0, answers("first")), world.now)
     world.settle()
     assert client.value(1) == b"value"
     assert world.peers.counts()["stale"] == 1
@@ -628,7 +628,7 @@ def test_what_nobody_wants_of_a_claim_is_forgotten(world: World) -> None:
     client = world.client()
     bring(world, "first", came("first", 1), died("first", 1))
     world.pass_time(LEASE + 1)
-    assert world.peers._guests.all["client"].tasks == {}
+    assert world.peers._remote_clients.all["client"].tasks == {}
     submit_again(client)
     world.agent()
     world.run_all()
@@ -642,7 +642,7 @@ def test_a_client_that_comes_back_under_its_name_is_counted_anew(world: World) -
     client.submit(b"1")
     world.settle()
     agent.cut = True
-    client.say(Kind.BYE)
+    client.say(PoolMessageType.BYE)
     world.settle()
     again = world.client()
     agent.cut = False
@@ -675,44 +675,46 @@ def test_an_agent_that_leaves_answers_what_it_runs_and_gives_back_the_rest(world
 # -- strangers and liars -------------------------------------------------------------------------------
 
 
-def hello(world: World, socket: str, role: str, uid: str, version: int = VERSION) -> list[Message]:
-    world.peers.receive(socket, Envelope(0, 0, Message(Kind.HELLO, (version, role, uid, {}))), world.now)
+def hello(world: World, socket: str, role: str, uid: str, version: int = VERSION) -> list[PoolMessage]:
+    world.peers.receive(
+        socket, PoolFrame(0, 0, PoolMessage(PoolMessageType.HELLO, (version, role, uid, {}))), world.now
+    )
     return [envelope.message for _, envelope in world.peers.flush(world.now)]
 
 
 def test_another_version_is_refused(world: World) -> None:
     (message,) = hello(world, "s", AGENT, "a", version=99)
-    assert message.kind is Kind.REFUSED and "version" in message.fields[0]
+    assert message.kind is PoolMessageType.REFUSED and "version" in message.fields[0]
 
 
 def test_a_pool_takes_no_clients(world: World) -> None:
     world.peers._clients = False
     (message,) = hello(world, "s", CLIENT, "c")
-    assert message.kind is Kind.REFUSED
+    assert message.kind is PoolMessageType.REFUSED
 
 
 def test_answers_of_a_stranger_are_counted(world: World) -> None:
-    answers = Message(Kind.ANSWERS, ("x/0.1", 1, 0.1), [(0, b"", []), (0, b"", [])])
-    world.peers.receive("nobody", Envelope(1, 0, answers), world.now)
+    answers = PoolMessage(PoolMessageType.ANSWERS, ("x/0.1", 1, 0.1), [(0, b"", []), (0, b"", [])])
+    world.peers.receive("nobody", PoolFrame(1, 0, answers), world.now)
     ((socket, envelope),) = world.peers.flush(world.now)
-    assert (socket, envelope.message.kind) == ("nobody", Kind.STRANGER)
+    assert (socket, envelope.message.kind) == ("nobody", PoolMessageType.STRANGER)
     assert world.peers.counts()["stale"] == 2
 
 
 @pytest.mark.parametrize(
     "lie",
     [
-        Message(Kind.CAME, ("other/0.1", 1, 0, [], [])),
-        Message(Kind.CAME, ("agent/0.1", 1, 0, [], [])),
-        Message(Kind.ANSWERS, ("agent/0.1", 1, 0.1), [(0, b"", [])]),
-        Message(Kind.ANSWERS, ("agent/0.1", 9, 0.1), [(0, b"", [])]),
-        Message(Kind.DIED, ("agent/0.1", "fell", 3, 0)),
-        Message(Kind.DIED, ("agent/0.1", "fell", 0, 3)),
-        Message(Kind.RETURNED, ("agent/0.1", 3)),
-        Message(Kind.SUBMIT, (False,), []),
+        PoolMessage(PoolMessageType.CAME, ("other/0.1", 1, 0, [], [])),
+        PoolMessage(PoolMessageType.CAME, ("agent/0.1", 1, 0, [], [])),
+        PoolMessage(PoolMessageType.ANSWERS, ("agent/0.1", 1, 0.1), [(0, b"", [])]),
+        PoolMessage(PoolMessageType.ANSWERS, ("agent/0.1", 9, 0.1), [(0, b"", [])]),
+        PoolMessage(PoolMessageType.DIED, ("agent/0.1", "fell", 3, 0)),
+        PoolMessage(PoolMessageType.DIED, ("agent/0.1", "fell", 0, 3)),
+        PoolMessage(PoolMessageType.RETURNED, ("agent/0.1", 3)),
+        PoolMessage(PoolMessageType.SUBMIT, (False,), []),
     ],
 )
-def test_a_lie_ends_the_session_and_nothing_else(world: World, lie: Message) -> None:
+def test_a_lie_ends_the_session_and_nothing_else(world: World, lie: PoolMessage) -> None:
     agent = world.agent()
     assert agent.machine._calling.talk is not None
     agent.machine._calling.talk.say(world.now, lie.kind, *lie.fields, rows=lie.rows)
@@ -731,7 +733,7 @@ def test_the_status_says_what_runs_where(world: World) -> None:
     client.submit(b"1")
     world.settle()
     world.now += 3
-    world.peers.receive("asker", Envelope(0, 0, Message(Kind.QUERY)), world.now)
+    world.peers.receive("asker", PoolFrame(0, 0, PoolMessage(PoolMessageType.QUERY)), world.now)
     (status,) = [e.message for name, e in world.peers.flush(world.now) if name == "asker"]
     assert status.fields[0]["workers"] == 2 and status.fields[0]["running"] == 1
     assert sorted(status.rows or ()) == [
@@ -745,7 +747,9 @@ def test_different_pythons_of_clients_and_workers_are_told_once(world: World) ->
     def hello(role: str, uid: str, python: str) -> None:
         about = {"python": f"Python {python}", "bytecode": f"CPython-{python}"}
         fields = (VERSION, role, uid, about)
-        world.peers.receive(f"{uid}.1", Envelope(0, 0, Message(Kind.HELLO, fields)), world.now)
+        world.peers.receive(
+            f"{uid}.1", PoolFrame(0, 0, PoolMessage(PoolMessageType.HELLO, fields)), world.now
+        )
 
     hello(CLIENT, "one", "3.11")
     hello(AGENT, "two", "3.11")

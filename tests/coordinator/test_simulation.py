@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from nearfar.coordinator.calling import Stage
+from nearfar.coordinator.client_session import SessionStage
 from nearfar.errors import CoordinatorLost, InitializerFailed, TaskTimeout
 from tests.chaos.faults.faults import chosen_seeds
 from tests.coordinator.simulation import LEASE, SimAgent, SimClient, World
@@ -37,20 +37,20 @@ def finish(world: World) -> None:
         missing = [name for name in client.jobs if name not in client.told]
         assert not missing, f"no outcome: {missing[:5]} of {len(missing)}"
     world.run(most=5 * LEASE)
-    assert all(client.machine.stage is Stage.CLOSED for client in living)
+    assert all(client.machine.stage is SessionStage.CLOSED for client in living)
     assert world.host is not None
     machine, peers = world.host.machine, world.host.peers
-    assert not machine.book.clients and not peers._guests.all
+    assert not machine.book.clients and not peers._remote_clients.all
     assert not any(worker.batches for worker in machine.workers.values())
     assert len(peers.sessions) == sum(agent.alive for agent in world.agents)
     assert peers.malformed == 0
     for agent in world.agents:
         if agent.alive:
             assert not agent.machine.kept, "answers that nobody releases"
-            assert not any(w.unread or w.reading for w in agent.crew.values()), "work for nobody"
+            assert not any(w.unread or w.reading for w in agent.supervisor.values()), "work for nobody"
             agent.machine.leave()
     world.run(most=3 * LEASE)
-    assert all(agent.machine.stage is Stage.CLOSED for agent in world.agents if agent.alive)
+    assert all(agent.machine.stage is SessionStage.CLOSED for agent in world.agents if agent.alive)
     assert not peers.sessions and not machine.workers
 
 
@@ -231,7 +231,7 @@ def test_without_a_coordinator_everything_ends_after_the_wait(seed: int) -> None
     world.run(most=1.0)
     world.stop_coordinator()
     stopped = world.now
-    world.run(until=lambda: client.machine.stage is Stage.CLOSED)
+    world.run(until=lambda: client.machine.stage is SessionStage.CLOSED)
     assert stopped + 14.0 <= world.now <= stopped + 18.0
     world.run(most=60.0)
     assert client.done and client.errors(CoordinatorLost)

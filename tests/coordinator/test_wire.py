@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.coordinator import parts, wire
-from nearfar.coordinator.wire import AGENT, CLIENT, FORMS, Envelope, Kind, Message
+from nearfar.coordinator import columns as parts
+from nearfar.coordinator import messages as wire
+from nearfar.coordinator.messages import AGENT, CLIENT, FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.errors import ProtocolError
 
 pytestmark = pytest.mark.pure
@@ -39,41 +40,41 @@ facts = st.fixed_dictionaries(
     optional={"more": values, "largest": naturals},
 )
 
-FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
-    Kind.BEAT: (),
-    Kind.HELLO: (naturals, st.sampled_from([AGENT, CLIENT]), names, about),
-    Kind.QUERY: (),
-    Kind.WELCOME: (names, facts),
-    Kind.STRANGER: (),
-    Kind.REFUSED: (texts,),
-    Kind.STATUS: (st.dictionaries(texts, naturals, max_size=4),),
-    Kind.BYE: (),
-    Kind.CAME: (names, naturals, naturals, st.lists(names, max_size=3), batches),
-    Kind.ANSWERS: (names, positives, seconds),
-    Kind.DIED: (names, texts, naturals, naturals),
-    Kind.RETURNED: (names, naturals),
-    Kind.LEAVING: (),
-    Kind.KEPT: (),
-    Kind.JOIN: (flags,),
-    Kind.SUBMIT: (flags,),
-    Kind.CANCEL: (positives,),
-    Kind.PART: (),
-    Kind.WORK: (names, names),
-    Kind.RECALL: (names,),
-    Kind.KILL: (names,),
-    Kind.RETIRE: (names,),
-    Kind.RELEASE: (batches,),
-    Kind.FETCH: (batches,),
-    Kind.OUTCOMES: (),
-    Kind.CANCELLED: (positives, flags),
-    Kind.WORKERS: (naturals,),
+FIELDS: dict[PoolMessageType, tuple[st.SearchStrategy[Any], ...]] = {
+    PoolMessageType.BEAT: (),
+    PoolMessageType.HELLO: (naturals, st.sampled_from([AGENT, CLIENT]), names, about),
+    PoolMessageType.QUERY: (),
+    PoolMessageType.WELCOME: (names, facts),
+    PoolMessageType.STRANGER: (),
+    PoolMessageType.REFUSED: (texts,),
+    PoolMessageType.STATUS: (st.dictionaries(texts, naturals, max_size=4),),
+    PoolMessageType.BYE: (),
+    PoolMessageType.CAME: (names, naturals, naturals, st.lists(names, max_size=3), batches),
+    PoolMessageType.ANSWERS: (names, positives, seconds),
+    PoolMessageType.DIED: (names, texts, naturals, naturals),
+    PoolMessageType.RETURNED: (names, naturals),
+    PoolMessageType.LEAVING: (),
+    PoolMessageType.KEPT: (),
+    PoolMessageType.JOIN: (flags,),
+    PoolMessageType.SUBMIT: (flags,),
+    PoolMessageType.CANCEL: (positives,),
+    PoolMessageType.PART: (),
+    PoolMessageType.WORK: (names, names),
+    PoolMessageType.RECALL: (names,),
+    PoolMessageType.KILL: (names,),
+    PoolMessageType.RETIRE: (names,),
+    PoolMessageType.RELEASE: (batches,),
+    PoolMessageType.FETCH: (batches,),
+    PoolMessageType.OUTCOMES: (),
+    PoolMessageType.CANCELLED: (positives, flags),
+    PoolMessageType.WORKERS: (naturals,),
 }
-ROWS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
-    Kind.STATUS: (names, texts, naturals, naturals, texts, seconds),
-    Kind.ANSWERS: (st.integers(0, 1), blobs, buffers),
-    Kind.KEPT: (names, positives, st.integers(0, 2), blobs, buffers),
-    Kind.JOIN: (functions, blobs, buffers),
-    Kind.SUBMIT: (
+ROWS: dict[PoolMessageType, tuple[st.SearchStrategy[Any], ...]] = {
+    PoolMessageType.STATUS: (names, texts, naturals, naturals, texts, seconds),
+    PoolMessageType.ANSWERS: (st.integers(0, 1), blobs, buffers),
+    PoolMessageType.KEPT: (names, positives, st.integers(0, 2), blobs, buffers),
+    PoolMessageType.JOIN: (functions, blobs, buffers),
+    PoolMessageType.SUBMIT: (
         positives,
         st.integers(0, 2),
         functions,
@@ -82,60 +83,66 @@ ROWS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
         st.none() | seconds,
         naturals,
     ),
-    Kind.WORK: (naturals, st.integers(0, 3), functions, blobs, buffers),
-    Kind.OUTCOMES: (positives, st.integers(0, 2), blobs, buffers),
+    PoolMessageType.WORK: (naturals, st.integers(0, 3), functions, blobs, buffers),
+    PoolMessageType.OUTCOMES: (positives, st.integers(0, 2), blobs, buffers),
 }
 
 
-def messages_of(kind: Kind) -> st.SearchStrategy[Message]:
+def messages_of(kind: PoolMessageType) -> st.SearchStrategy[PoolMessage]:
     rows = st.lists(st.tuples(*ROWS[kind]), max_size=3) if kind in ROWS else st.none()
-    return st.builds(Message, st.just(kind), st.tuples(*FIELDS[kind]), rows)
+    return st.builds(PoolMessage, st.just(kind), st.tuples(*FIELDS[kind]), rows)
 
 
-messages = st.sampled_from(Kind).flatmap(messages_of)
+messages = st.sampled_from(PoolMessageType).flatmap(messages_of)
 
 
-def sent(envelope: Envelope) -> list[bytes]:
+def sent(envelope: PoolFrame) -> list[bytes]:
     return [bytes(frame) for frame in wire.pack(*envelope)]
 
 
 def test_every_kind_is_told_of_here() -> None:
-    assert set(FIELDS) == set(Kind)
+    assert set(FIELDS) == set(PoolMessageType)
     assert set(ROWS) == set(FORMS)
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", PoolMessageType)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_every_kind_comes_through_as_it_was_said(kind: Kind, data: st.DataObject) -> None:
-    envelope = Envelope(data.draw(naturals), data.draw(naturals), data.draw(messages_of(kind)))
+def test_every_kind_comes_through_as_it_was_said(kind: PoolMessageType, data: st.DataObject) -> None:
+    envelope = PoolFrame(data.draw(naturals), data.draw(naturals), data.draw(messages_of(kind)))
     back = wire.unpack(sent(envelope))
     assert back == envelope
-    assert type(back.message.kind) is Kind
+    assert type(back.message.kind) is PoolMessageType
 
 
 @settings(max_examples=100)
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_bytes_of_strangers_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
     with contextlib.suppress(ProtocolError):
-        assert type(wire.unpack(frames)) is Envelope
+        assert type(wire.unpack(frames)) is PoolFrame
 
 
 @settings(max_examples=150)
 @given(messages, st.data())
-def test_damaged_messages_are_a_message_or_a_protocol_error(message: Message, data: st.DataObject) -> None:
-    frames = [bytearray(frame) for frame in sent(Envelope(1, 0, message))]
+def test_damaged_messages_are_a_message_or_a_protocol_error(
+    message: PoolMessage, data: st.DataObject
+) -> None:
+    frames = [bytearray(frame) for frame in sent(PoolFrame(1, 0, message))]
     for _ in range(data.draw(st.integers(0, 3))):
         frame = frames[data.draw(st.integers(0, min(1, len(frames) - 1)))]
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     cut = frames[: data.draw(st.integers(0, len(frames)))]
     with contextlib.suppress(ProtocolError):
-        assert type(wire.unpack([bytes(frame) for frame in cut])) is Envelope
+        assert type(wire.unpack([bytes(frame) for frame in cut])) is PoolFrame
 
 
 @settings(max_examples=100)
-@given(st.sampled_from(Kind), st.lists(values, max_size=6), st.none() | st.lists(values, max_size=3))
-def test_other_fields_are_a_message_or_a_protocol_error(kind: Kind, fields: list[Any], rows: Any) -> None:
+@given(
+    st.sampled_from(PoolMessageType), st.lists(values, max_size=6), st.none() | st.lists(values, max_size=3)
+)
+def test_other_fields_are_a_message_or_a_protocol_error(
+    kind: PoolMessageType, fields: list[Any], rows: Any
+) -> None:
     frames = [msgpack.packb([kind, 1, 0, *fields])]
     if rows is not None:
         frames.append(msgpack.packb(rows))
@@ -151,7 +158,7 @@ def work(*rows: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
 
 
 def columns(*words: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
-    return [msgpack.packb([Kind.WORK, 1, 0, "worker", "client"]), msgpack.packb(words), *frames]
+    return [msgpack.packb([PoolMessageType.WORK, 1, 0, "worker", "client"]), msgpack.packb(words), *frames]
 
 
 @pytest.mark.parametrize(
@@ -160,17 +167,17 @@ def columns(*words: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
         [],
         [bytes(wire.LONGEST_CONTROL + 1)],
         [msgpack.packb([99, 1, 0])],
-        [msgpack.packb([Kind.BEAT, -1, 0])],
-        [msgpack.packb([Kind.BEAT, 1, True])],
-        [msgpack.packb([Kind.BEAT, 1])],
-        [msgpack.packb([Kind.BEAT, 1, 0]), b"\x90"],
-        [msgpack.packb([Kind.RECALL, 1, 0, "x" * (wire.LONGEST_NAME + 1)])],
-        [msgpack.packb([Kind.RECALL, 1, 0, "a\nb"])],
-        [msgpack.packb([Kind.RECALL, 1, 0, ["a"]])],
-        [msgpack.packb([Kind.HELLO, 0, 0, 1, "king", "name", {}])],
-        [msgpack.packb([Kind.HELLO, 0, 0, 1, AGENT, "name", {"pid": "7"}])],
-        [msgpack.packb([Kind.WELCOME, 0, 0, "s", {"epoch": "e", "lease": 0, "workers": 1}])],
-        [msgpack.packb([Kind.RELEASE, 1, 0, [["client", []]]])],
+        [msgpack.packb([PoolMessageType.BEAT, -1, 0])],
+        [msgpack.packb([PoolMessageType.BEAT, 1, True])],
+        [msgpack.packb([PoolMessageType.BEAT, 1])],
+        [msgpack.packb([PoolMessageType.BEAT, 1, 0]), b"\x90"],
+        [msgpack.packb([PoolMessageType.RECALL, 1, 0, "x" * (wire.LONGEST_NAME + 1)])],
+        [msgpack.packb([PoolMessageType.RECALL, 1, 0, "a\nb"])],
+        [msgpack.packb([PoolMessageType.RECALL, 1, 0, ["a"]])],
+        [msgpack.packb([PoolMessageType.HELLO, 0, 0, 1, "king", "name", {}])],
+        [msgpack.packb([PoolMessageType.HELLO, 0, 0, 1, AGENT, "name", {"pid": "7"}])],
+        [msgpack.packb([PoolMessageType.WELCOME, 0, 0, "s", {"epoch": "e", "lease": 0, "workers": 1}])],
+        [msgpack.packb([PoolMessageType.RELEASE, 1, 0, [["client", []]]])],
         work()[:1],
         work(WORK[:-1]),
         work((1, 4, b"m:f", b"", [])),
@@ -214,28 +221,30 @@ def test_a_good_row_is_none_of_these() -> None:
 
 def test_what_all_rows_share_is_said_once() -> None:
     rows = [(number, 0, b"m:a_function", b"blob", []) for number in range(1000, 1100)]
-    frames = wire.pack(1, 0, Message(Kind.WORK, ("worker", "client"), rows))
+    frames = wire.pack(1, 0, PoolMessage(PoolMessageType.WORK, ("worker", "client"), rows))
     assert wire.unpack(frames).message.rows == rows
     assert len(frames[1]) < 100 * (len(msgpack.packb(1000)) + len(msgpack.packb(b"blob"))) + 40
 
 
 def test_large_parts_travel_in_frames_of_their_own_uncopied() -> None:
     large = bytearray(parts.LARGE + 1)
-    frames = wire.pack(1, 0, Message(Kind.ANSWERS, ("w", 1, 0.5), [(0, b"small", [large, b"small"])]))
+    frames = wire.pack(
+        1, 0, PoolMessage(PoolMessageType.ANSWERS, ("w", 1, 0.5), [(0, b"small", [large, b"small"])])
+    )
     assert len(frames) == 3 and frames[2].obj is large
 
 
 def test_what_is_over_the_most_parts_stands_in_the_row() -> None:
     large = bytes(parts.LARGE + 1)
     row = (0, b"", [large] * (parts.MOST_PARTS + 2))
-    frames = wire.pack(1, 0, Message(Kind.ANSWERS, ("w", 1, 0.5), [row]))
+    frames = wire.pack(1, 0, PoolMessage(PoolMessageType.ANSWERS, ("w", 1, 0.5), [row]))
     assert len(frames) == 2 + parts.MOST_PARTS
     assert wire.unpack(frames).message.rows == [row]
 
 
 def test_a_buffer_of_any_shape_is_sent_as_its_bytes() -> None:
     table = memoryview(bytes(range(24))).cast("B").cast("I", shape=[2, 3])
-    frames = wire.pack(1, 0, Message(Kind.ANSWERS, ("w", 1, 0.5), [(0, b"", [table])]))
+    frames = wire.pack(1, 0, PoolMessage(PoolMessageType.ANSWERS, ("w", 1, 0.5), [(0, b"", [table])]))
     assert wire.unpack(frames).message.rows == [(0, b"", [bytes(range(24))])]
 
 

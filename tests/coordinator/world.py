@@ -7,34 +7,34 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from nearfar.coordinator import failures, wire
-from nearfar.coordinator.calling import Connect, Send
-from nearfar.coordinator.machine import Coordinator
-from nearfar.coordinator.parts import Row
-from nearfar.coordinator.peers import Peers
-from nearfar.coordinator.talk import Talk
-from nearfar.coordinator.tasks import Mode, Outcome
-from nearfar.coordinator.wire import CLIENT, VERSION, Envelope, Kind, Message
+from nearfar.coordinator import messages
+from nearfar.coordinator import task as failures
+from nearfar.coordinator.client_session import Connect, SendMessage
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.messages import CLIENT, VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.protocol import CoordinatorProtocol
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.task import Mode, TaskOutcome
 from nearfar.errors import InitializerFailed
-from nearfar.worker.actions import Give, Kill, Recall, Retire
-from nearfar.worker.machine import AgentMachine
+from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 from tests.coordinator.check import check_bytes
 
 LEASE = 10.0
 
 
-def through(envelope: Envelope) -> Envelope:
+def through(envelope: PoolFrame) -> PoolFrame:
     """What arrives of it."""
-    return wire.unpack([bytes(frame) for frame in wire.pack(*envelope)])
+    return messages.unpack([bytes(frame) for frame in messages.pack(*envelope)])
 
 
 class FakeAgent:
-    """An agent's machine and a crew whose workers run what the story lets them run."""
+    """An agent's machine and a supervisor whose workers run what the story lets them run."""
 
     def __init__(self, world: World, name: str, workers: int, keeps: int = 0) -> None:
         self.world = world
         about = {"host": "elsewhere", "pid": 77, "slots": workers, "bytes": keeps}
-        self.machine = AgentMachine(name, about)
+        self.machine = AgentProtocol(name, about)
         self.value: Callable[[bytes], bytes] = lambda blob: blob[::-1]
         self.socket = ""
         self.cut = False
@@ -82,11 +82,11 @@ class FakeAgent:
             match action:
                 case Connect(session):
                     self.socket = session
-                case Send(envelope) if not self.cut:
+                case SendMessage(envelope) if not self.cut:
                     self.world.to_coordinator.append((self.socket, through(envelope)))
-                case Give(worker, _, rows) if worker in self.unread:
+                case AssignBatch(worker, _, rows) if worker in self.unread:
                     self.unread[worker].append(rows)
-                case Recall(worker) if worker in self.unread:
+                case RevokeBatch(worker) if worker in self.unread:
                     count = len(self.unread[worker])
                     self.unread[worker].clear()
                     self.machine.returned(worker, count, self.world.now)
@@ -110,7 +110,7 @@ class FakeClient:
         self.eager = eager
         self.session = 0
         self.cut = False
-        self.talk: Talk | None = None
+        self.talk: ReliableChannel | None = None
         self.pending: dict[int, Row] = {}
         self.outcomes: dict[int, list[tuple[int, Any]]] = {}
         self.cancelled: dict[int, bool] = {}
@@ -128,10 +128,13 @@ class FakeClient:
         self.talk = None
         about = {"host": "here", "pid": 5}
         self.world.to_coordinator.append(
-            (self.socket, Envelope(0, 0, Message(Kind.HELLO, (VERSION, CLIENT, self.name, about))))
+            (
+                self.socket,
+                PoolFrame(0, 0, PoolMessage(PoolMessageType.HELLO, (VERSION, CLIENT, self.name, about))),
+            )
         )
 
-    def say(self, kind: Kind, *fields: Any, rows: list[Row] | None = None) -> None:
+    def say(self, kind: PoolMessageType, *fields: Any, rows: list[Row] | None = None) -> None:
         assert self.talk is not None
         self.talk.say(self.world.now, kind, *fields, rows=rows)
 
@@ -141,47 +144,47 @@ class FakeClient:
             self.number += 1
             rows.append((self.number, Mode.CALL, b"m:f", blob, [], timeout, retries))
         self.pending.update((row[0], row) for row in rows)
-        self.say(Kind.SUBMIT, False, rows=rows)
+        self.say(PoolMessageType.SUBMIT, False, rows=rows)
         return [row[0] for row in rows]
 
-    def hear(self, envelope: Envelope) -> None:
+    def hear(self, envelope: PoolFrame) -> None:
         message = envelope.message
-        if message.kind is Kind.WELCOME and self.talk is None:
-            self.talk = Talk(message.fields[1]["lease"], self.world.now)
-            self.say(Kind.JOIN, self.eager, rows=[self.initializer] if self.initializer else [])
+        if message.kind is PoolMessageType.WELCOME and self.talk is None:
+            self.talk = ReliableChannel(message.fields[1]["lease"], self.world.now)
+            self.say(PoolMessageType.JOIN, self.eager, rows=[self.initializer] if self.initializer else [])
             if self.pending:
-                self.say(Kind.SUBMIT, True, rows=list(self.pending.values()))
-        elif message.kind is Kind.STRANGER:
+                self.say(PoolMessageType.SUBMIT, True, rows=list(self.pending.values()))
+        elif message.kind is PoolMessageType.STRANGER:
             self.greet()
         elif self.talk is not None:
             for each in self.talk.hear(envelope, self.world.now):
                 self.handle(each)
 
-    def handle(self, message: Message) -> None:
+    def handle(self, message: PoolMessage) -> None:
         match message.kind:
-            case Kind.OUTCOMES:
+            case PoolMessageType.OUTCOMES:
                 for number, outcome, blob, _ in message.rows or ():
                     self.pending.pop(number, None)
                     self.outcomes.setdefault(number, []).append((outcome, bytes(blob)))
-            case Kind.CANCELLED:
+            case PoolMessageType.CANCELLED:
                 self.cancelled[message.fields[0]] = message.fields[1]
                 if message.fields[1]:
                     self.pending.pop(message.fields[0], None)
-            case Kind.WORKERS:
+            case PoolMessageType.WORKERS:
                 self.workers = message.fields[0]
-            case Kind.PART:
+            case PoolMessageType.PART:
                 self.parted = True
 
     def value(self, number: int) -> bytes:
         """The only outcome of a task, a value."""
         ((outcome, blob),) = self.outcomes[number]
-        assert outcome is Outcome.VALUE or outcome == Outcome.VALUE
+        assert outcome is TaskOutcome.VALUE or outcome == TaskOutcome.VALUE
         return bytes(blob)
 
     def error(self, number: int) -> BaseException:
         """The only outcome of a task, a failure."""
         ((outcome, blob),) = self.outcomes[number]
-        assert outcome == Outcome.FAILED
+        assert outcome == TaskOutcome.FAILED
         return failures.read(blob, InitializerFailed)
 
     def was_cancelled(self, number: int) -> bool:
@@ -203,7 +206,7 @@ class World:
         self.now = 100.0
         self.most_bytes = most_bytes
         self.lives = 0
-        self.to_coordinator: deque[tuple[str, Envelope]] = deque()
+        self.to_coordinator: deque[tuple[str, PoolFrame]] = deque()
         self.agents: list[FakeAgent] = []
         self.clients: list[FakeClient] = []
         self.up = True
@@ -212,8 +215,8 @@ class World:
     def restart(self) -> None:
         """A new coordinator, which knows nothing."""
         self.lives += 1
-        self.coordinator = Coordinator()
-        self.peers = Peers(
+        self.coordinator = Scheduler()
+        self.peers = CoordinatorProtocol(
             self.coordinator,
             f"life {self.lives}",
             lease=LEASE,

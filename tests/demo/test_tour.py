@@ -12,7 +12,7 @@ from nearfar.contrast.report_model import Table
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.tour import CheckedFiles, DemoRun, check, run_table, show
 from nearfar.download.model import Body, Head, Job
-from nearfar.download.store import Store
+from nearfar.download.store.store import Store
 
 pytestmark = pytest.mark.pure
 

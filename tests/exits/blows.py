@@ -7,7 +7,7 @@ import pty
 import signal
 from collections.abc import Callable
 
-from nearfar.programs.common import StopRequest
+from nearfar.cli.common import StopRequest
 from tests.exits.stage import Actor, pause
 
 AGAIN = StopRequest.ECHO + 0.1

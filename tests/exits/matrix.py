@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nearfar.programs.common import Exit
+from nearfar.cli.common import Exit
 from tests.exits.blows import SIGNUM, signum_of
 
 AT_ONCE = 1.0
@@ -19,7 +19,7 @@ LEASE = 10.0
 WAIT = 2.0
 """``--wait`` in all cells: for a host to come back."""
 GRACE = 2.0
-"""``--grace`` of the coordinators in all cells; and a crew's workers have a second more to end."""
+"""``--grace`` of the coordinators in all cells; and a supervisor's workers have a second more to end."""
 LAST_WORDS = 1.0
 """Of an agent that leaves at once."""
 

@@ -13,10 +13,10 @@ import pytest
 import zmq
 
 from nearfar.errors import AddressError, KeysError
-from nearfar.net import keyring, sockets, twins
-from nearfar.net.access import OWN, VARIABLE, Access, admit, approach
+from nearfar.net import addresses, auth, sockets
 from nearfar.net.addresses import Address
-from nearfar.net.door import Door
+from nearfar.net.admission import Authenticator
+from nearfar.net.auth import OWN, VARIABLE, Access, admit, approach
 from tests.support.keys import keys
 from tests.support.users import as_user
 
@@ -47,12 +47,12 @@ def test_beyond_it_both_ways_out_are_said(address: str) -> None:
 
 
 def test_a_door_does_not_rely_on_who_made_its_access() -> None:
-    door = Door(OWN)
-    made = door.make(zmq.ROUTER)
+    authenticator = Authenticator(OWN)
+    made = authenticator.make(zmq.ROUTER)
     with pytest.raises(AddressError, match="can be reached from other machines"):
-        door.bind(made, Address.parse("tcp://0.0.0.0:*"))
+        authenticator.bind(made, Address.parse("tcp://0.0.0.0:*"))
     made.close()
-    door.close()
+    authenticator.close()
 
 
 def test_the_environment_names_the_keys_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_a_folder_without_keys_is_refused_before_anything_is_bound(tmp_path: Pat
 
 
 def test_who_only_connects_needs_no_service_key(tmp_path: Path) -> None:
-    keyring.init_client(tmp_path / "mine", keys() / "server.key")
+    auth.init_client(tmp_path / "mine", keys() / "server.key")
     assert approach(THERE, tmp_path / "mine", insecure=False).keys
     with pytest.raises(KeysError, match=r"server\.key_secret"):
         admit(THERE, tmp_path / "mine", insecure=False)
@@ -90,22 +90,22 @@ def test_an_access_holds_no_secret() -> None:
 
 
 def test_a_loopback_port_has_a_twin_that_goes_with_it() -> None:
-    door = Door(OWN)
-    made = door.make(zmq.ROUTER)
-    address = door.bind(made, HERE)
-    twin = Path(twins.place_of(address).path)
+    authenticator = Authenticator(OWN)
+    made = authenticator.make(zmq.ROUTER)
+    address = authenticator.bind(made, HERE)
+    twin = Path(addresses.place_of(address).path)
     assert twin.stat().st_mode & 0o777 == 0o600
     assert twin.parent.stat().st_mode & 0o777 == 0o700
-    door.unbind(made, address)
-    door.close()
+    authenticator.unbind(made, address)
+    authenticator.close()
     assert not twin.exists()
 
 
 def test_the_port_itself_lets_nobody_in() -> None:
     """Given a peer without keys, and one with a key of its own, at the TCP port, none of them is heard."""
-    door = Door(OWN)
-    made = door.make(zmq.ROUTER)
-    address = door.bind(made, HERE)
+    authenticator = Authenticator(OWN)
+    made = authenticator.make(zmq.ROUTER)
+    address = authenticator.bind(made, HERE)
     strangers = []
     for public, secret in [(b"", b""), zmq.curve_keypair()]:
         stranger = sockets.make(zmq.DEALER)
@@ -119,34 +119,34 @@ def test_the_port_itself_lets_nobody_in() -> None:
     assert not made.poll(300)
     for stranger in strangers:
         stranger.close()
-    door.unbind(made, address)
-    door.close()
+    authenticator.unbind(made, address)
+    authenticator.close()
 
 
 def test_a_twin_that_a_killed_service_left_is_taken_over(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins, "HOME", short_folder)
+    monkeypatch.setattr(addresses, "HOME", short_folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = Address.parse(f"tcp://127.0.0.1:{port}")
-    left = Path(twins.place_of(address).path)
+    left = Path(addresses.place_of(address).path)
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(left))
-    door = Door(OWN)
-    made = door.make(zmq.ROUTER)
-    door.bind(made, address)
-    door.unbind(made, address)
-    door.close()
+    authenticator = Authenticator(OWN)
+    made = authenticator.make(zmq.ROUTER)
+    authenticator.bind(made, address)
+    authenticator.unbind(made, address)
+    authenticator.close()
     assert not left.exists()
 
 
 def test_old_twins_that_nobody_listens_at_are_swept(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins, "HOME", short_folder)
-    dead, young, alive = (Path(twins.place_of(Address("127.0.0.1", port)).path) for port in (1, 2, 3))
+    monkeypatch.setattr(addresses, "HOME", short_folder)
+    dead, young, alive = (Path(addresses.place_of(Address("127.0.0.1", port)).path) for port in (1, 2, 3))
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(alive))
     listening.listen()
@@ -155,7 +155,7 @@ def test_old_twins_that_nobody_listens_at_are_swept(
             made.bind(str(path))
     for path in (dead, alive):
         os.utime(path, (1, 1))
-    twins.sweep()
+    addresses.sweep()
     listening.close()
     assert [path.exists() for path in (dead, young, alive)] == [False, True, True]
 

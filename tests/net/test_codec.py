@@ -20,11 +20,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import codec
+from nearfar.serialization import item_codec
 
 pytestmark = pytest.mark.pure
 
-EXTENSIONS = [codec.TUPLE, codec.SET, codec.FROZENSET, codec.BYTEARRAY, codec.INTEGER, codec.PICKLE]
+EXTENSIONS = [
+    item_codec.TUPLE,
+    item_codec.SET,
+    item_codec.FROZENSET,
+    item_codec.BYTEARRAY,
+    item_codec.INTEGER,
+    item_codec.PICKLE,
+]
 
 numbers = (
     st.integers()
@@ -82,9 +89,9 @@ def nested(levels: int, kind: type = list) -> Any:
 @given(plain, st.booleans())
 def test_plain_data_comes_back_equal_and_of_the_same_type(item: Any, trusted: bool) -> None:
     """It needs no pickle: what a trusted peer encodes, one that is not trusted can read."""
-    body = codec.encode(item, trusted=trusted)
-    assert same(codec.decode(body, 1, trusted=False), [item])
-    assert same(codec.decode(body, 1, trusted=True), [item])
+    body = item_codec.encode(item, trusted=trusted)
+    assert same(item_codec.decode(body, 1, trusted=False), [item])
+    assert same(item_codec.decode(body, 1, trusted=True), [item])
 
 
 class Point(NamedTuple):
@@ -114,19 +121,19 @@ class Colour(IntEnum):
     ids=repr,
 )
 def test_other_objects_travel_as_pickles_where_the_peer_is_trusted(item: Any) -> None:
-    body = codec.encode(item, trusted=True)
-    assert same(codec.decode(body, 1, trusted=True), [item])
+    body = item_codec.encode(item, trusted=True)
+    assert same(item_codec.decode(body, 1, trusted=True), [item])
     with pytest.raises(Untrusted, match="a pickle"):
-        codec.decode(body, 1, trusted=False)
+        item_codec.decode(body, 1, trusted=False)
     with pytest.raises(ItemError, match="not trusted with pickle") as refusal:
-        codec.encode(item, trusted=False)
+        item_codec.encode(item, trusted=False)
     assert type(item).__qualname__ in str(refusal.value)
 
 
 def test_a_circular_object_is_pickles() -> None:
     item: list[Any] = [1]
     item += [item, item]
-    (back,) = codec.decode(codec.encode(item, trusted=True), 1, trusted=True)
+    (back,) = item_codec.decode(item_codec.encode(item, trusted=True), 1, trusted=True)
     assert back[0] == 1
     assert back[1] is back is back[2]
 
@@ -136,25 +143,25 @@ def test_a_circular_object_is_pickles() -> None:
 )
 def test_nesting_travels_as_plain_data_up_to_a_depth(kind: Any) -> None:
     deepest, deeper = nested(32, kind), nested(33, kind)
-    assert same(codec.decode(codec.encode(deepest, trusted=False), 1, trusted=False), [deepest])
+    assert same(item_codec.decode(item_codec.encode(deepest, trusted=False), 1, trusted=False), [deepest])
     with pytest.raises(ItemError, match="up to 32 deep"):
-        codec.encode(deeper, trusted=False)
-    assert same(codec.decode(codec.encode(deeper, trusted=True), 1, trusted=True), [deeper])
+        item_codec.encode(deeper, trusted=False)
+    assert same(item_codec.decode(item_codec.encode(deeper, trusted=True), 1, trusted=True), [deeper])
 
 
 def test_an_object_that_cannot_be_pickled_raises_what_pickle_says_and_harms_nothing() -> None:
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
-        codec.encode([1, lambda: None], trusted=True)
-    assert codec.decode(codec.encode([1], trusted=True), 1, trusted=True) == [[1]]
+        item_codec.encode([1, lambda: None], trusted=True)
+    assert item_codec.decode(item_codec.encode([1], trusted=True), 1, trusted=True) == [[1]]
 
 
 def test_an_item_too_large_for_a_frame_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "LARGEST_ITEM", 1000)
-    assert codec.encode(b"x" * 900, trusted=False)
+    monkeypatch.setattr(item_codec, "LARGEST_ITEM", 1000)
+    assert item_codec.encode(b"x" * 900, trusted=False)
     with pytest.raises(ItemError, match="1003 bytes is too large"):
-        codec.encode(b"x" * 1000, trusted=False)
+        item_codec.encode(b"x" * 1000, trusted=False)
     with pytest.raises(ItemError, match="too large"):
-        codec.encode(Decimal("1" * 1000), trusted=True)
+        item_codec.encode(Decimal("1" * 1000), trusted=True)
 
 
 class Unloadable:
@@ -164,7 +171,7 @@ class Unloadable:
 
 def test_a_pickle_that_cannot_be_read_is_an_item_error() -> None:
     with pytest.raises(ItemError, match=r"cannot be unpickled.*not a number"):
-        codec.decode(codec.encode(Unloadable(), trusted=True), 1, trusted=True)
+        item_codec.decode(item_codec.encode(Unloadable(), trusted=True), 1, trusted=True)
 
 
 # -- batches -------------------------------------------------------------------------------------------
@@ -173,33 +180,33 @@ def test_a_pickle_that_cannot_be_read_is_an_item_error() -> None:
 @settings(max_examples=60)
 @given(st.lists(plain, min_size=1, max_size=6))
 def test_a_batch_is_its_items_end_to_end_and_can_be_cut_at_each(items: list[Any]) -> None:
-    parts = [codec.encode(item, trusted=False) for item in items]
+    parts = [item_codec.encode(item, trusted=False) for item in items]
     body = b"".join(parts)
-    assert same(codec.decode(body, len(items), trusted=False), items)
-    assert list(codec.split(body)) == parts
+    assert same(item_codec.decode(body, len(items), trusted=False), items)
+    assert list(item_codec.split(body)) == parts
     for count in range(len(items) + 1):
-        at = codec.cut(body, count)
+        at = item_codec.cut(body, count)
         assert at == sum(map(len, parts[:count]))
-        assert same(codec.decode(body[:at], count, trusted=False), items[:count])
+        assert same(item_codec.decode(body[:at], count, trusted=False), items[:count])
 
 
 @given(st.lists(st.integers(), max_size=5), st.integers(1, 1 << 63))
 def test_too_few_items_is_a_protocol_error(items: list[int], more: int) -> None:
-    body = b"".join(codec.encode(item, trusted=False) for item in items)
+    body = b"".join(item_codec.encode(item, trusted=False) for item in items)
     with pytest.raises(ProtocolError, match="is not"):
-        codec.decode(body, len(items) + more, trusted=False)
+        item_codec.decode(body, len(items) + more, trusted=False)
     with pytest.raises(ProtocolError, match="fewer than"):
-        codec.cut(body, len(items) + more)
+        item_codec.cut(body, len(items) + more)
 
 
 def test_more_items_than_announced_is_a_protocol_error() -> None:
     for count in (1, 2):
         with pytest.raises(ProtocolError, match=f"is not {count} items"):
-            codec.decode(b"\x01\x02\x03", count, trusted=False)
+            item_codec.decode(b"\x01\x02\x03", count, trusted=False)
 
 
 def test_split_gives_what_comes_before_the_damage() -> None:
-    parts = codec.split(b"\x01\x02\xc1\x03")
+    parts = item_codec.split(b"\x01\x02\xc1\x03")
     assert [next(parts), next(parts)] == [b"\x01", b"\x02"]
     with pytest.raises(ProtocolError, match="at byte 2 of 4"):
         next(parts)
@@ -211,11 +218,11 @@ def test_split_gives_what_comes_before_the_damage() -> None:
 def survives(body: bytes, count: int) -> None:
     """Reading `body` gives `count` items or one of our own errors."""
     with contextlib.suppress(ProtocolError, ItemError, Untrusted):
-        assert len(codec.decode(body, count, trusted=False)) == count
+        assert len(item_codec.decode(body, count, trusted=False)) == count
     with contextlib.suppress(ProtocolError):
-        assert 0 <= codec.cut(body, count) <= len(body)
+        assert 0 <= item_codec.cut(body, count) <= len(body)
     with contextlib.suppress(ProtocolError):
-        assert b"".join(codec.split(body)) == body
+        assert b"".join(item_codec.split(body)) == body
 
 
 def extension(code: int, data: bytes) -> bytes:
@@ -223,7 +230,7 @@ def extension(code: int, data: bytes) -> bytes:
 
 
 hostile = st.recursive(
-    st.binary(max_size=30) | plain.map(lambda item: codec.encode(item, trusted=False)),
+    st.binary(max_size=30) | plain.map(lambda item: item_codec.encode(item, trusted=False)),
     lambda inner: (
         st.builds(extension, st.sampled_from([*EXTENSIONS, 0, 127]), inner)
         | st.lists(inner, max_size=3).map(b"".join)
@@ -241,14 +248,14 @@ def test_hostile_bytes_raise_nothing_but_our_own_errors(body: bytes, count: int)
 @settings(max_examples=80)
 @given(st.lists(plain, min_size=1, max_size=3), st.data())
 def test_damaged_items_raise_nothing_but_our_own_errors(items: list[Any], data: st.DataObject) -> None:
-    body = bytearray(b"".join(codec.encode(item, trusted=False) for item in items))
+    body = bytearray(b"".join(item_codec.encode(item, trusted=False) for item in items))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     survives(bytes(body[: data.draw(st.integers(0, len(body)))]), len(items))
 
 
 @pytest.mark.parametrize("levels", [31, 33, 200, 1000, 5000])
-@pytest.mark.parametrize("code", [codec.TUPLE, codec.SET, codec.FROZENSET])
+@pytest.mark.parametrize("code", [item_codec.TUPLE, item_codec.SET, item_codec.FROZENSET])
 def test_deep_nesting_is_refused_before_the_stack_ends(levels: int, code: int) -> None:
     body = b"\x90"
     for _ in range(levels):
@@ -267,7 +274,7 @@ def test_deep_nesting_is_refused_before_the_stack_ends(levels: int, code: int) -
 def test_a_huge_announced_length_costs_nothing(head: bytes, length: bytes) -> None:
     survives(head + length, 1)
     survives((head + length) * 200, 1)
-    survives(extension(codec.TUPLE, head + length), 1)
+    survives(extension(item_codec.TUPLE, head + length), 1)
 
 
 # -- threads -----------------------------------------------------------------------------------------------
@@ -282,10 +289,10 @@ def test_threads_do_not_share_a_packer() -> None:
         start.wait(5)
         for number in range(300):
             item = [mine, (number, ("x" * mine, {(mine, number)})), {number: (mine,)}]
-            if not same(codec.decode(codec.encode(item, trusted=False), 1, trusted=False), [item]):
+            if not same(item_codec.decode(item_codec.encode(item, trusted=False), 1, trusted=False), [item]):
                 wrong.append(item)
             try:
-                codec.encode([mine, "\ud800", number], trusted=False)
+                item_codec.encode([mine, "\ud800", number], trusted=False)
                 wrong.append("a lone surrogate was encoded")
             except ItemError:
                 pass
@@ -301,10 +308,10 @@ def test_threads_do_not_share_a_packer() -> None:
 
 def test_a_large_item_leaves_no_large_buffer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     idle: list[msgpack.Packer] = []
-    monkeypatch.setattr(codec, "_idle_packers", idle)
-    codec.encode(b"x" * codec.LARGEST_KEPT, trusted=False)
+    monkeypatch.setattr(item_codec, "_idle_packers", idle)
+    item_codec.encode(b"x" * item_codec.LARGEST_KEPT, trusted=False)
     assert idle == []
-    codec.encode(b"x", trusted=False)
+    item_codec.encode(b"x", trusted=False)
     assert len(idle) == 1
 
 
@@ -315,20 +322,20 @@ def test_a_run_that_cannot_be_read_spoils_none_that_comes_after_it(trusted: bool
     I expect each of those to be an error, and every good one before, between and after them to be read.
     """
     items = [os.urandom(1000) for _ in range(40)]
-    body = b"".join(codec.encode(item, trusted=trusted) for item in items)
-    for bad in (body[:-1], body + codec.encode(1, trusted=trusted), b"\xc1" + body[1:]):
-        assert codec.decode(memoryview(body), 40, trusted=trusted) == items
+    body = b"".join(item_codec.encode(item, trusted=trusted) for item in items)
+    for bad in (body[:-1], body + item_codec.encode(1, trusted=trusted), b"\xc1" + body[1:]):
+        assert item_codec.decode(memoryview(body), 40, trusted=trusted) == items
         with pytest.raises(ProtocolError, match="not 40 items"):
-            codec.decode(bad, 40, trusted=trusted)
-    assert codec.decode(body, 40, trusted=trusted) == items
+            item_codec.decode(bad, 40, trusted=trusted)
+    assert item_codec.decode(body, 40, trusted=trusted) == items
 
 
 def test_reading_a_run_inside_a_run() -> None:
     """Given an item that reads a run of its own as it is unpickled, I expect both to come out whole."""
     items = [Nested(bytes(30_000)), *([b"x" * 1000] * 20)]
-    body = b"".join(codec.encode(item, trusted=True) for item in items)
-    assert codec.decode(body, 21, trusted=True) == items
-    assert codec.decode(body, 21, trusted=True) == items
+    body = b"".join(item_codec.encode(item, trusted=True) for item in items)
+    assert item_codec.decode(body, 21, trusted=True) == items
+    assert item_codec.decode(body, 21, trusted=True) == items
 
 
 @dataclass
@@ -338,10 +345,10 @@ class Nested:
     payload: bytes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _nested, (codec.encode(self.payload, trusted=True) * 2,)
+        return _nested, (item_codec.encode(self.payload, trusted=True) * 2,)
 
 
 def _nested(body: bytes) -> Nested:
-    one, other = codec.decode(body, 2, trusted=True)
+    one, other = item_codec.decode(body, 2, trusted=True)
     assert one == other
     return Nested(one)

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from nearfar.net import keyring, sockets
-from nearfar.net.access import Access
+from nearfar.net import auth, sockets
 from nearfar.net.addresses import Address
-from nearfar.net.complaints import MOST_LINES, PERIOD
-from nearfar.net.door import MOST_TOLD, Door
-from nearfar.net.keys import read_server_key
+from nearfar.net.admission import MOST_TOLD, Authenticator
+from nearfar.net.auth import Access, read_server_key
+from nearfar.net.frames import MOST_LINES, PERIOD
 from tests.support.waiting import eventually
 
 HERE = Address.parse("tcp://127.0.0.1:*")
@@ -32,39 +31,41 @@ def test_fresh_unknown_keys_are_logged_within_bounds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever makes a new key for each connection is told of in a few lines a minute, and as a number."""
-    keyring.init(tmp_path / "keys")
-    door = Door(Access(str(tmp_path / "keys")))
-    made = door.make(zmq.ROUTER)
-    bound = door.bind(made, HERE)
+    auth.init(tmp_path / "keys")
+    authenticator = Authenticator(Access(str(tmp_path / "keys")))
+    made = authenticator.make(zmq.ROUTER)
+    bound = authenticator.bind(made, HERE)
     strangers = [knock(bound, read_server_key(tmp_path / "keys")) for _ in range(MOST_LINES + 5)]
     with caplog.at_level(logging.WARNING):
-        assert eventually(lambda: bool(door.turn(0.0, {})) or door.turned_away >= MOST_LINES + 5)
+        assert eventually(
+            lambda: bool(authenticator.turn(0.0, {})) or authenticator.turned_away >= MOST_LINES + 5
+        )
         told = [record.getMessage() for record in caplog.records]
         assert len(told) == MOST_LINES
         assert all(line.startswith("turned away 127.0.0.1 with the unknown key ") for line in told)
-        many = door.turned_away - MOST_LINES
-        door.turn(PERIOD, {})
+        many = authenticator.turned_away - MOST_LINES
+        authenticator.turn(PERIOD, {})
     last = caplog.records[-1].getMessage()
     assert last.startswith("turned away ")
     assert last.endswith(" more connections with unknown keys in the last 60 s")
     assert int(last.split()[2]) >= many
     for stranger in strangers:
         stranger.close()
-    door.unbind(made, bound)
-    door.close()
+    authenticator.unbind(made, bound)
+    authenticator.close()
 
 
 def test_keys_that_were_turned_away_are_remembered_within_bounds(tmp_path: Path) -> None:
-    keyring.init(tmp_path / "keys")
-    door = Door(Access(str(tmp_path / "keys")))
-    asking = sockets.make(zmq.DEALER, within=door._context)
+    auth.init(tmp_path / "keys")
+    authenticator = Authenticator(Access(str(tmp_path / "keys")))
+    asking = sockets.make(zmq.DEALER, within=authenticator._context)
     asking.connect("inproc://zeromq.zap.01")
     for number in range(3 * MOST_TOLD // 2):
         key = number.to_bytes(32, "big")
         asking.send_multipart([b"", b"1.0", b"1", b"everybody", b"203.0.113.1", b"", b"CURVE", key])
-        door.turn(0.0, {})
+        authenticator.turn(0.0, {})
         assert asking.recv_multipart()[3] == b"400"
-    assert door.turned_away == 3 * MOST_TOLD // 2
-    assert len(door._told) <= MOST_TOLD
+    assert authenticator.turned_away == 3 * MOST_TOLD // 2
+    assert len(authenticator._told) <= MOST_TOLD
     asking.close()
-    door.close()
+    authenticator.close()

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.coordinator import parts
-from nearfar.coordinator.wire import FORMS, Kind
+from nearfar.coordinator import columns
+from nearfar.coordinator.messages import FORMS, PoolMessageType
 from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import announced, codec
-from nearfar.net.complaints import LONGEST_SHOWN, MOST_LINES, PERIOD, Complaints, shown
-from nearfar.queues import wire as queue_wire
+from nearfar.net import frames as announced
+from nearfar.net.frames import LONGEST_SHOWN, MOST_LINES, PERIOD, ProtocolErrors, shown
+from nearfar.queues import messages as queue_wire
+from nearfar.serialization import item_codec
 
 pytestmark = pytest.mark.pure
 
@@ -58,7 +59,7 @@ ANNOUNCED = [
 @pytest.mark.parametrize("body", ANNOUNCED)
 def test_what_an_item_announces_is_not_made_room_for(body: bytes, first: bytes) -> None:
     """Without a look ahead the first of these would have 32 GB made room for."""
-    room, seconds = cost(lambda: codec.decode(first + body, 1, trusted=False), ProtocolError)
+    room, seconds = cost(lambda: item_codec.decode(first + body, 1, trusted=False), ProtocolError)
     assert room < 3 * len(body)
     assert seconds < 2
 
@@ -66,14 +67,16 @@ def test_what_an_item_announces_is_not_made_room_for(body: bytes, first: bytes) 
 @pytest.mark.parametrize("body", ANNOUNCED)
 def test_what_rows_announce_is_not_made_room_for(body: bytes) -> None:
     for frame in (body, body[: MIB // 2]):
-        room, seconds = cost(lambda frame=frame: parts.unpack([frame], FORMS[Kind.SUBMIT]), ProtocolError)
+        room, seconds = cost(
+            lambda frame=frame: columns.unpack([frame], FORMS[PoolMessageType.SUBMIT]), ProtocolError
+        )
         assert room < 3 * len(body)
         assert seconds < 2
 
 
 def test_what_a_short_message_announces_is_little() -> None:
     body = lists(1000, announced.HARMLESS, announced.HARMLESS)
-    room, seconds = cost(lambda: codec.decode(body, 1, trusted=False), (ProtocolError, ValueError))
+    room, seconds = cost(lambda: item_codec.decode(body, 1, trusted=False), (ProtocolError, ValueError))
     assert room < 200 * MIB
     assert seconds < 2
 
@@ -81,16 +84,16 @@ def test_what_a_short_message_announces_is_little() -> None:
 def test_a_long_message_of_empty_lists_is_refused_at_the_first_of_them() -> None:
     row = b"\x91\x00" * 2 + b"\x91\xc4\x00" * 2 + b"\x91\xdd\x00\x0f\xff\xff"
     rows = b"\x96\x01" + row + b"\x90" * (4 * MIB)
-    room, _ = cost(lambda: parts.unpack([rows], FORMS[Kind.WORK]), ProtocolError)
+    room, _ = cost(lambda: columns.unpack([rows], FORMS[PoolMessageType.WORK]), ProtocolError)
     assert room < 4 * len(rows)
 
 
 def test_long_rows_come_through_as_short_ones_do() -> None:
-    row = (7, 0, b"m:f", b"x" * parts.LARGE, [b"y" * 100] * 30_000, None, 3)
+    row = (7, 0, b"m:f", b"x" * columns.LARGE, [b"y" * 100] * 30_000, None, 3)
     for rows in ([row], [row, (8, 1, b"", b"", [], 1.5, 0)]):
-        frames = parts.pack(rows, FORMS[Kind.SUBMIT])
-        assert len(frames[0]) > parts.AT_ONCE
-        assert parts.unpack(frames, FORMS[Kind.SUBMIT]) == rows
+        frames = columns.pack(rows, FORMS[PoolMessageType.SUBMIT])
+        assert len(frames[0]) > columns.AT_ONCE
+        assert columns.unpack(frames, FORMS[PoolMessageType.SUBMIT]) == rows
 
 
 @pytest.mark.parametrize("levels", [1_000, 100_000])
@@ -98,9 +101,9 @@ def test_long_rows_come_through_as_short_ones_do() -> None:
 def test_deep_nesting_is_refused_and_crashes_nothing(levels: int, code: bytes) -> None:
     body = code * levels + b"\xc0"
     for read in (
-        lambda: codec.decode(body, 1, trusted=False),
-        lambda: codec.cut(body, 1),
-        lambda: list(codec.split(body)),
+        lambda: item_codec.decode(body, 1, trusted=False),
+        lambda: item_codec.cut(body, 1),
+        lambda: list(item_codec.split(body)),
         lambda: queue_wire.unpack([body]),
     ):
         with contextlib.suppress(ProtocolError, ItemError):
@@ -112,11 +115,11 @@ def test_deep_nesting_is_refused_and_crashes_nothing(levels: int, code: bytes) -
 def test_any_bytes_are_items_or_an_error_of_ours(body: bytes) -> None:
     for count in (1, 2, 1 << 40):
         with contextlib.suppress(ProtocolError, ItemError, Untrusted):
-            codec.decode(body, count, trusted=False)
+            item_codec.decode(body, count, trusted=False)
         with contextlib.suppress(ProtocolError):
-            assert codec.cut(body, min(count, 4096)) <= len(body)
+            assert item_codec.cut(body, min(count, 4096)) <= len(body)
     with contextlib.suppress(ProtocolError):
-        assert b"".join(codec.split(body)) == body
+        assert b"".join(item_codec.split(body)) == body
 
 
 # -- what is shown of it -------------------------------------------------------------------------------
@@ -146,7 +149,7 @@ def test_what_is_not_printable_is_escaped(words: str, said: str) -> None:
 
 
 def test_faults_are_counted_and_a_bounded_number_logged(caplog: pytest.LogCaptureFixture) -> None:
-    complaints = Complaints(logging.getLogger("test"))
+    complaints = ProtocolErrors(logging.getLogger("test"))
     for number in range(1000):
         complaints.note("bad: %s", f"{number}\n", now=5.0)
     assert complaints.count == 1000
@@ -160,6 +163,8 @@ def test_faults_are_counted_and_a_bounded_number_logged(caplog: pytest.LogCaptur
 
 
 def test_keys_that_can_be_chosen_to_collide_are_refused_in_control_frames() -> None:
-    frame = msgpack.packb([int(queue_wire.Kind.ANSWER), 1, 0, 1, {number << 61: 0 for number in range(5)}])
+    frame = msgpack.packb(
+        [int(queue_wire.QueueMessageType.ANSWER), 1, 0, 1, {number << 61: 0 for number in range(5)}]
+    )
     with pytest.raises(ProtocolError):
         queue_wire.unpack([frame])

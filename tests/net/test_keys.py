@@ -16,17 +16,25 @@ import pytest
 import zmq.auth
 
 from nearfar.errors import KeysError
-from nearfar.net import keyring
-from nearfar.net.access import admit, approach
+from nearfar.net import auth
 from nearfar.net.addresses import Address
-from nearfar.net.keys import CLIENT, SERVER, Clients, read_pair, read_public, read_server_key
+from nearfar.net.auth import (
+    CLIENT,
+    SERVER,
+    AllowedClients,
+    admit,
+    approach,
+    read_pair,
+    read_public,
+    read_server_key,
+)
 from tests.support.users import as_user
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "keys"
-    keyring.init(made)
+    auth.init(made)
     return made
 
 
@@ -37,8 +45,8 @@ def modes(folder: Path) -> dict[str, int]:
 def test_secrets_are_their_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        keyring.init(tmp_path / "keys")
-        made = keyring.add(tmp_path / "keys", "laptop")
+        auth.init(tmp_path / "keys")
+        made = auth.add(tmp_path / "keys", "laptop")
     finally:
         os.umask(before)
     assert modes(tmp_path / "keys") == {
@@ -62,7 +70,7 @@ def test_the_files_are_zeromqs_certificates(folder: Path) -> None:
 
 
 def test_no_public_file_holds_a_secret(folder: Path) -> None:
-    made = keyring.add(folder, "laptop", folder / "client.key_secret")  # a slip of the hand
+    made = auth.add(folder, "laptop", folder / "client.key_secret")  # a slip of the hand
     assert made is None
     secret = read_pair(folder, CLIENT).secret.decode()
     for path in folder.rglob("*.key"):
@@ -72,21 +80,21 @@ def test_no_public_file_holds_a_secret(folder: Path) -> None:
 def test_keys_are_never_overwritten(folder: Path) -> None:
     before = read_pair(folder, SERVER)
     with pytest.raises(KeysError, match="there is a key already"):
-        keyring.init(folder)
+        auth.init(folder)
     assert read_pair(folder, SERVER) == before
 
 
 def test_who_is_added_is_let_in_until_revoked(folder: Path) -> None:
-    clients = Clients(folder)
+    clients = AllowedClients(folder)
     own = read_public(folder / "client.key").decode()
     assert clients.names == {own: "local"}
-    made = keyring.add(folder, "laptop")
+    made = auth.add(folder, "laptop")
     assert made is not None
     key = read_pair(made, CLIENT).public.decode()
     assert read_server_key(made) == read_pair(folder, SERVER).public
     assert clients.refresh() == set()
     assert clients.names == {own: "local", key: "laptop"}
-    keyring.revoke(folder, "laptop")
+    auth.revoke(folder, "laptop")
     assert clients.refresh() == {key}
     assert clients.refresh() == set()
     assert clients.names == {own: "local"}
@@ -94,27 +102,27 @@ def test_who_is_added_is_let_in_until_revoked(folder: Path) -> None:
 
 
 def test_a_name_that_gets_a_new_key_loses_the_old_one(folder: Path) -> None:
-    keyring.add(folder, "laptop")
-    clients = Clients(folder)
+    auth.add(folder, "laptop")
+    clients = AllowedClients(folder)
     (old,) = (key for key, name in clients.names.items() if name == "laptop")
-    keyring.revoke(folder, "laptop")
-    keyring.add(folder, "laptop")
+    auth.revoke(folder, "laptop")
+    auth.add(folder, "laptop")
     assert clients.refresh() == {old}
     assert sorted(clients.names.values()) == ["laptop", "local"]
 
 
 def test_a_public_key_that_was_made_elsewhere_is_let_in(folder: Path, tmp_path: Path) -> None:
-    public = keyring.init_client(tmp_path / "laptop", folder / "server.key")
+    public = auth.init_client(tmp_path / "laptop", folder / "server.key")
     assert not (tmp_path / "laptop" / "server.key_secret").exists()
-    assert keyring.add(folder, "laptop", public) is None
-    assert read_public(public).decode() in Clients(folder).names
+    assert auth.add(folder, "laptop", public) is None
+    assert read_public(public).decode() in AllowedClients(folder).names
     assert not (folder / "for").exists()
 
 
 def test_a_file_that_is_no_key_lets_nobody_in_and_is_told_of(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clients = Clients(folder)
+    clients = AllowedClients(folder)
     (folder / "clients" / "odd.key").write_text('curve\n    public-key = "short"\n')
     (folder / "clients" / "notes.txt").write_text("not a key")
     with caplog.at_level(logging.WARNING):
@@ -124,7 +132,7 @@ def test_a_file_that_is_no_key_lets_nobody_in_and_is_told_of(
 
 
 def test_without_its_folder_nobody_is_let_in(folder: Path) -> None:
-    clients = Clients(folder)
+    clients = AllowedClients(folder)
     (folder / "clients" / "local.key").unlink()
     (folder / "clients").rmdir()
     assert len(clients.refresh()) == 1
@@ -156,9 +164,9 @@ def test_a_secret_that_will_not_do_says_why(
 def test_a_list_that_others_can_write_to_is_refused(folder: Path, mode: int) -> None:
     (folder / "clients").chmod(mode)
     with pytest.raises(KeysError, match="others can let themselves in"):
-        Clients(folder)
+        AllowedClients(folder)
     with pytest.raises(KeysError, match="others can let themselves in"):
-        keyring.add(folder, "laptop")
+        auth.add(folder, "laptop")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -168,33 +176,33 @@ def test_what_belongs_to_another_is_refused(folder: Path) -> None:
     with pytest.raises(KeysError, match="belongs to another user"):
         read_pair(folder, SERVER)
     with pytest.raises(KeysError, match="belongs to another user"):
-        Clients(folder)
+        AllowedClients(folder)
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-flag", "a" * 65, "a\nb", "ümlaut", "a b"])
 def test_a_name_is_plain(folder: Path, name: str) -> None:
     with pytest.raises(KeysError, match="is not a name"):
-        keyring.add(folder, name)
+        auth.add(folder, name)
     with pytest.raises(KeysError, match="is not a name"):
-        keyring.revoke(folder, name)
+        auth.revoke(folder, name)
 
 
 def test_a_name_is_let_in_once(folder: Path) -> None:
-    keyring.add(folder, "laptop")
+    auth.add(folder, "laptop")
     with pytest.raises(KeysError, match="already"):
-        keyring.add(folder, "laptop")
+        auth.add(folder, "laptop")
 
 
 def test_who_was_never_let_in_cannot_be_revoked(folder: Path) -> None:
     with pytest.raises(KeysError, match="does not let in anybody as laptop"):
-        keyring.revoke(folder, "laptop")
+        auth.revoke(folder, "laptop")
 
 
 def test_nothing_is_made_through_a_link_that_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "server.key_secret").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(KeysError, match="there is a key already"):
-        keyring.init(tmp_path / "keys")
+        auth.init(tmp_path / "keys")
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -207,14 +215,14 @@ def test_what_is_planted_where_a_key_is_made_is_not_written_into(
         os.mkfifo(place)
     else:
         place.symlink_to(tmp_path / "elsewhere")
-    keyring.add(folder, "laptop")
-    assert [name for name, _, _ in keyring.listing(folder)] == ["laptop", "local"]
+    auth.add(folder, "laptop")
+    assert [name for name, _, _ in auth.listing(folder)] == ["laptop", "local"]
     assert not (tmp_path / "elsewhere").exists() and not place.exists()
 
 
 def test_a_pipe_is_no_key(folder: Path) -> None:
     os.mkfifo(folder / "clients" / "pipe.key")
-    assert list(Clients(folder).names.values()) == ["local"]
+    assert list(AllowedClients(folder).names.values()) == ["local"]
     (folder / "server.key").unlink()
     os.mkfifo(folder / "server.key")
     with pytest.raises(KeysError, match="not a regular file"):
@@ -243,7 +251,7 @@ def test_a_clients_key_that_others_can_change_lets_nobody_in(
 ) -> None:
     (folder / "clients" / "local.key").chmod(0o666)
     with caplog.at_level(logging.WARNING):
-        assert Clients(folder).names == {}
+        assert AllowedClients(folder).names == {}
     assert "local lets nobody in: others can change the key" in caplog.text
 
 
@@ -252,7 +260,7 @@ def test_a_fifo_in_the_place_of_a_key_stops_nobody(folder: Path, place: str) -> 
     (folder / place).unlink()
     os.mkfifo(folder / place, 0o600)
     if place == "clients/local.key":
-        assert not Clients(folder).names
+        assert not AllowedClients(folder).names
         return
     with pytest.raises(KeysError, match="it is not a regular file"):
         approach(Address.parse("tcp://127.0.0.1:1"), folder, insecure=False)
@@ -276,11 +284,11 @@ def test_keys_of_another_user_are_told_in_a_sentence(mode: int, admits: bool) ->
     with TemporaryDirectory(dir="/tmp") as place:
         Path(place).chmod(0o755)
         folder = Path(place) / "keys"
-        keyring.init(folder)
+        auth.init(folder)
         folder.chmod(mode)
         denied = r"KeysError: cannot read the .* permission denied: keys must belong to"
         assert re.match(denied, as_user(4711, partial(_told, folder, admits)))
-        assert re.match(denied, as_user(4711, partial(_told, folder, admits, keyring.listing)))
+        assert re.match(denied, as_user(4711, partial(_told, folder, admits, auth.listing)))
 
 
 def _told(folder: Path, admits: bool, look: Callable[[Path], object] | None = None) -> str:
@@ -303,16 +311,16 @@ def test_who_is_let_in_stays_so_while_the_folder_cannot_be_listed(
     folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is told once; who is revoked meanwhile is out all the same, and who is added comes in later."""
-    keyring.add(folder, "laptop")
-    clients = Clients(folder)
+    auth.add(folder, "laptop")
+    clients = AllowedClients(folder)
     assert sorted(clients.names.values()) == ["laptop", "local"]
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr(os, "scandir", failing(number))
-        keyring.add(folder, "tablet")
+        auth.add(folder, "tablet")
         assert clients.refresh() == set()
         assert clients.refresh() == set()
         assert caplog.text.count("cannot look who is let in now") == 1
-        keyring.revoke(folder, "laptop")
+        auth.revoke(folder, "laptop")
         assert len(clients.refresh()) == 1
         assert list(clients.names.values()) == ["local"]
     assert clients.refresh() == set()
@@ -323,8 +331,8 @@ def test_who_is_let_in_stays_so_while_the_folder_cannot_be_listed(
 def test_a_key_that_cannot_be_read_now_is_read_later(
     folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clients = Clients(folder)
-    keyring.add(folder, "laptop")
+    clients = AllowedClients(folder)
+    auth.add(folder, "laptop")
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", failing(number))
         assert clients.refresh() == set()

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.net.budget import Budget
-from nearfar.net.line import FURTHEST_AHEAD, Incoming, Outgoing
+from nearfar.net.reliable import FURTHEST_AHEAD, ReceiveWindow, SendWindow
+from nearfar.net.resources import Budget
 
 pytestmark = pytest.mark.pure
 
 PATIENCE = 1.0
 
 
-def outgoing(*messages: str, now: float = 0.0) -> Outgoing[str]:
-    line: Outgoing[str] = Outgoing(PATIENCE)
+def outgoing(*messages: str, now: float = 0.0) -> SendWindow[str]:
+    line: SendWindow[str] = SendWindow(PATIENCE)
     for message in messages:
         line.send(message, now)
     return line
@@ -114,7 +114,7 @@ def test_a_line_is_stuck_from_its_last_progress_however_often_it_is_sent_again()
 
 
 def test_an_early_message_waits_for_its_turn() -> None:
-    line: Incoming[str] = Incoming()
+    line: ReceiveWindow[str] = ReceiveWindow()
     assert line.accept(3, "c") == []
     assert line.accept(2, "b") == []
     assert line.received == 0
@@ -123,7 +123,7 @@ def test_an_early_message_waits_for_its_turn() -> None:
 
 
 def test_a_message_that_comes_again_is_counted_and_not_handed_out() -> None:
-    line: Incoming[str] = Incoming()
+    line: ReceiveWindow[str] = ReceiveWindow()
     line.accept(1, "a")
     line.accept(3, "c")
     assert line.accept(1, "a") == [] == line.accept(3, "another")
@@ -133,7 +133,7 @@ def test_a_message_that_comes_again_is_counted_and_not_handed_out() -> None:
 
 @pytest.mark.parametrize("number", [0, -5, FURTHEST_AHEAD + 1, 1 << 62])
 def test_an_impossible_number_is_not_kept(number: int) -> None:
-    line: Incoming[str] = Incoming()
+    line: ReceiveWindow[str] = ReceiveWindow()
     assert line.accept(number, "x") == []
     assert (line.received, line.repeated) == (0, 1)
 
@@ -146,8 +146,8 @@ class Network:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.out: Outgoing[int] = Outgoing(PATIENCE)
-        self.inbox: Incoming[int] = Incoming()
+        self.out: SendWindow[int] = SendWindow(PATIENCE)
+        self.inbox: ReceiveWindow[int] = ReceiveWindow()
         self.going: list[tuple[int, int]] = []
         self.acks: list[int] = []
         self.delivered: list[int] = []
@@ -246,7 +246,7 @@ def test_what_comes_ahead_of_its_turn_has_a_bound_over_all_lines() -> None:
     room = Budget(100_000)
     lines = []
     for name in "abcdefghij":
-        line: Incoming[bytes] = Incoming(len)
+        line: ReceiveWindow[bytes] = ReceiveWindow(len)
         line.allowance = (room, name)
         lines.append(line)
     for number in range(2, 12):

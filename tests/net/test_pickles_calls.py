@@ -21,9 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.errors import ItemError
-from nearfar.net.pickles import dumps_for_family, loads
-from nearfar.net.pickles.calls import CallPickler
-from nearfar.net.pickles.loader import CallLoader
+from nearfar.serialization.pickles.calls import CallLoader, CallPickler
+from nearfar.serialization.pickles.pickler import dumps_for_family, loads
 from tests.support.pickling import garbage
 
 CALL, MAP = 0, 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nearfar.net.pickles.failures import DEEPEST, LONGEST_CHAIN, dump_error, load_error
+from nearfar.serialization.pickles.results import DEEPEST, LONGEST_CHAIN, dump_error, load_error
 from tests.net.test_pickles_results import Coded
 
 NAMES = ("errno", "strerror", "filename", "filename2", "characters_written")

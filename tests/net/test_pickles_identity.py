@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.net.pickles import mains
-from nearfar.net.pickles.calls import CallPickler
-from nearfar.net.pickles.loader import CallLoader
+from nearfar.serialization.pickles import main_module
+from nearfar.serialization.pickles.calls import CallLoader, CallPickler
 from tests.net.test_pickles_mains import FAR, WORKERS, program
 from tests.support.pickling import run_script
 
@@ -265,8 +264,8 @@ assert [call(uses, 1) for _ in range(5)] == [2] * 5
 
 
 def test_functions_that_were_for_one_call_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mains, "MOST_PASSING", 50)
-    monkeypatch.setattr(mains, "MOST_PASSING_BYTES", 100_000)
+    monkeypatch.setattr(main_module, "MOST_PASSING", 50)
+    monkeypatch.setattr(main_module, "MOST_PASSING_BYTES", 100_000)
     pickler, loader = CallPickler(far=True, main=None), CallLoader()
 
     def make(held: list[int]) -> Callable[[], list[int]]:
@@ -299,8 +298,8 @@ def gather(seen=[]):
 BIG = list(range(1000))
 """
     body = """
-call(eval, "setattr(__import__('nearfar.net.pickles.mains').net.pickles.mains, 'MOST_PASSING', 10)")
-call(eval, "setattr(__import__('nearfar.net.pickles.mains').net.pickles.mains, 'MOST_PASSING_BYTES', 1000)")
+call(eval, "setattr(__import__('nearfar.serialization.pickles.main_module').net.pickles.mains, 'MOST_PASSING', 10)")
+call(eval, "setattr(__import__('nearfar.serialization.pickles.main_module').net.pickles.mains, 'MOST_PASSING_BYTES', 1000)")
 for turn in range(1, 30):
     assert call(first) == (turn, turn)
     assert call(gather) == 2 * turn - 1

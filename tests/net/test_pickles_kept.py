@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from nearfar.net.pickles.calls import CallPickler
-from nearfar.net.pickles.kept import MOST_KEPT
-from nearfar.net.pickles.loader import CallLoader
+from nearfar.serialization.pickles.by_value import MOST_KEPT
+from nearfar.serialization.pickles.calls import CallLoader, CallPickler
 
 pytestmark = pytest.mark.pure
 

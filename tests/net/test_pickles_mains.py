@@ -143,7 +143,7 @@ def test_what_workers_inherit_of_main_follows_from_how_they_start(
     run_script(
         tmp_path,
         f"""
-from nearfar.net.pickles.names import inherited_main
+from nearfar.serialization.names import inherited_main
 from tests.support.pickling import near_worker
 def f(): return 5
 if __name__ == "__main__":

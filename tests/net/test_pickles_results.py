@@ -15,8 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.errors import ItemError, NearfarError, RemoteError, WorkerLost
-from nearfar.net.pickles.failures import dump_error, dump_unsendable, load_error
-from nearfar.net.pickles.results import dump_result, load_result
+from nearfar.serialization.pickles.results import (
+    dump_error,
+    dump_result,
+    dump_unsendable,
+    load_error,
+    load_result,
+)
 from tests.support.pickling import garbage
 
 plain = st.recursive(

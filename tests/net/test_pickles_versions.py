@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 
 from nearfar.errors import ItemError
-from nearfar.net.here import BYTECODE, PYTHON
-from nearfar.net.pickles import cloud
-from nearfar.net.pickles.calls import CallPickler
-from nearfar.net.pickles.failures import dump_error, load_error
-from nearfar.net.pickles.loader import CallLoader
-from nearfar.net.pickles.results import dump_result, load_result
+from nearfar.net.process import BYTECODE, PYTHON
+from nearfar.serialization.pickles import by_value
+from nearfar.serialization.pickles.calls import CallLoader, CallPickler
+from nearfar.serialization.pickles.results import dump_error, dump_result, load_error, load_result
 from tests.support.interpreters import another_python
 from tests.support.pickling import run_script
 
@@ -26,8 +24,8 @@ OTHER = "Python 3.99.1"
 def elsewhere(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) -> Any:
     """What `do` gives in another Python, as far as what it writes tells."""
     with monkeypatch.context() as patch:
-        patch.setattr(cloud, "BYTECODE", "CPython-9999")
-        patch.setattr(cloud, "PYTHON", OTHER)
+        patch.setattr(by_value, "BYTECODE", "CPython-9999")
+        patch.setattr(by_value, "PYTHON", OTHER)
         return do()
 
 
@@ -114,7 +112,7 @@ import math
 from tests.support.interpreters import another_python
 from tests.support.pickling import far_worker
 from nearfar.errors import ItemError
-from nearfar.net.here import PYTHON
+from nearfar.net.process import PYTHON
 
 def check(value):
     return value is True

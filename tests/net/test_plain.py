@@ -15,13 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.errors import ItemError, NearfarError, RemoteError, Untrusted
-from nearfar.net.pickles import loads
-from nearfar.net.pickles.names import find
-from nearfar.net.plain import PLAIN, answers
-from nearfar.net.plain.calls import PlainCalls, name_of
-from nearfar.net.plain.loader import PlainLoader
-from nearfar.net.plain.names import Allowed
-from nearfar.net.plain.payloads import BESIDE
+from nearfar.serialization import plain
+from nearfar.serialization.names import find
+from nearfar.serialization.pickles.pickler import loads
+from nearfar.serialization.plain import BESIDE, PLAIN, Allowed, PlainCalls, PlainLoader, name_of
 from tests.pool import offered
 from tests.pool.offered import _private
 from tests.support.bombs import bomb, wrapped
@@ -72,7 +69,7 @@ def test_a_range_travels_as_its_numbers() -> None:
 
 @given(values)
 def test_a_result_comes_home_as_it_was(value: Any) -> None:
-    assert repr(answers.load_result(*answers.dump_result(value))) == repr(value)
+    assert repr(plain.load_result(*plain.dump_result(value))) == repr(value)
 
 
 def test_large_bytes_travel_beside_the_blob_uncopied() -> None:
@@ -82,10 +79,10 @@ def test_large_bytes_travel_beside_the_blob_uncopied() -> None:
     assert len(blob) < BESIDE + 100
     assert travel(offered.double, large, small, large)[1] == (large, small, large)
     for result in (large, [small, large], (large,)):
-        blob, buffers = answers.dump_result(result)
+        blob, buffers = plain.dump_result(result)
         assert len(buffers) == 1
         assert buffers[0] is large
-        assert answers.load_result(blob, [memoryview(buffers[0])]) == result
+        assert plain.load_result(blob, [memoryview(buffers[0])]) == result
 
 
 @pytest.mark.parametrize("func", [offered.double, offered.cached, offered.exported, abs])
@@ -173,9 +170,9 @@ def test_the_worker_reads_no_pickle(tmp_path: Path, function: bytes, mode: int) 
 def test_the_client_reads_no_pickle(tmp_path: Path) -> None:
     crater = tmp_path / "crater"
     for blob in wrapped(crater):
-        assert isinstance(answers.load_error(blob), NearfarError)
+        assert isinstance(plain.load_error(blob), NearfarError)
         with pytest.raises((Untrusted, ItemError)):
-            answers.load_result(blob, [bomb(crater)])
+            plain.load_result(blob, [bomb(crater)])
     assert not crater.exists()
 
 
@@ -185,8 +182,8 @@ def test_any_bytes_are_an_error_or_plain_data(data: bytes, buffers: list[bytes])
         with contextlib.suppress(ItemError, Untrusted):
             PlainLoader(Allowed(ALLOWED).find).load(DOUBLE, CALL, blob, buffers, "me")
         with contextlib.suppress(ItemError, Untrusted):
-            answers.load_result(blob, buffers)
-        assert isinstance(answers.load_error(blob), NearfarError)
+            plain.load_result(blob, buffers)
+        assert isinstance(plain.load_error(blob), NearfarError)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +191,7 @@ def test_any_bytes_are_an_error_or_plain_data(data: bytes, buffers: list[bytes])
 )
 def test_large_bytes_have_a_place_that_there_is(words: list[Any]) -> None:
     with pytest.raises(ItemError, match="wrong shape"):
-        answers.load_result(PLAIN + msgpack.packb(words), [b"x"])
+        plain.load_result(PLAIN + msgpack.packb(words), [b"x"])
 
 
 @pytest.mark.parametrize("keywords", [[], {1: 2}, "x", 0])
@@ -207,15 +204,15 @@ def test_an_error_comes_home_in_words() -> None:
     try:
         offered.complain("over here")
     except KeyError as error:
-        blob = answers.dump_error(error)
-    read = answers.load_error(blob)
+        blob = plain.dump_error(error)
+    read = plain.load_error(blob)
     assert isinstance(read, RemoteError)
     assert (read.kind, read.message) == ("KeyError", "'over here'")
     assert "in complain" in str(read.__cause__)
 
 
 def test_a_refusal_comes_home_as_itself() -> None:
-    read = answers.load_error(answers.dump_error(Untrusted("not so")))
+    read = plain.load_error(plain.dump_error(Untrusted("not so")))
     assert type(read) is Untrusted
     assert str(read) == "not so"
 
@@ -230,6 +227,6 @@ class Awkward(Exception):
 
 @pytest.mark.parametrize("says", [None, "\udc80", "x" * 1_000_000])
 def test_whatever_an_error_says_comes_home(says: str | None) -> None:
-    read = answers.load_error(answers.dump_error(Awkward(says)))
+    read = plain.load_error(plain.dump_error(Awkward(says)))
     assert isinstance(read, RemoteError)
-    assert len(read.message) <= answers.LONGEST_TEXT + 7
+    assert len(read.message) <= plain.LONGEST_TEXT + 7

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.errors import Untrusted
-from nearfar.net.plain.names import Allowed
+from nearfar.serialization.plain import Allowed
 from tests.pool import offered
 from tests.support.bombs import NOT_ALLOWED
 

@@ -15,11 +15,11 @@ import pytest
 import zmq
 
 from nearfar.errors import AddressError
-from nearfar.net import twins
-from nearfar.net.access import OWN
+from nearfar.net import addresses
 from nearfar.net.addresses import Address
-from nearfar.net.dialing import Dialed
-from nearfar.net.door import LOOK_EVERY, Door
+from nearfar.net.admission import LOOK_EVERY, Authenticator
+from nearfar.net.auth import OWN
+from nearfar.net.handshake import Connection
 from tests.support.waiting import eventually
 
 HERE = Address.parse("tcp://127.0.0.1:*")
@@ -31,8 +31,8 @@ ROOT = os.geteuid() == 0
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """In the place of /tmp, and of /run/user; its path is short, as theirs are."""
     with tempfile.TemporaryDirectory(prefix="nf", dir="/tmp") as name:
-        monkeypatch.setattr(twins, "HOME", Path(name) / "tmp")
-        monkeypatch.setattr(twins, "RUN", Path(name) / "run")
+        monkeypatch.setattr(addresses, "HOME", Path(name) / "tmp")
+        monkeypatch.setattr(addresses, "RUN", Path(name) / "run")
         monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
         (Path(name) / "tmp").mkdir()
         (Path(name) / "run").mkdir()
@@ -62,22 +62,22 @@ def plant(place: Path, spoil: str) -> None:
 @contextmanager
 def hosting(address: Address = HERE) -> Iterator[tuple[zmq.Socket[bytes], Address, Path]]:
     """A socket behind a door, its address, and the path of its socket file."""
-    door = Door(OWN)
-    made = door.make(zmq.ROUTER)
+    authenticator = Authenticator(OWN)
+    made = authenticator.make(zmq.ROUTER)
     try:
-        bound = door.bind(made, address)
-        found = twins.find(bound)
+        bound = authenticator.bind(made, address)
+        found = addresses.find(bound)
         assert found is not None
         yield made, bound, Path(found.path)
-        door.unbind(made, bound)
+        authenticator.unbind(made, bound)
     finally:
         made.close()
-        door.close()
+        authenticator.close()
 
 
 def meets(made: zmq.Socket[bytes], bound: Address) -> bool:
     """Whether one that connects to the address is heard."""
-    dialed = Dialed(zmq.DEALER, bound, OWN, identity="one.s.1")
+    dialed = Connection(zmq.DEALER, bound, OWN, identity="one.s.1")
     try:
         dialed.socket.send(b"hello")
         return bool(made.poll(5_000)) and made.recv_multipart()[1] == b"hello"
@@ -162,7 +162,7 @@ def test_sides_with_different_environments_meet(home: Path, monkeypatch: pytest.
 def test_who_came_before_the_service_finds_its_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hosting() as (_, bound, _):
         pass
-    dialed = Dialed(zmq.DEALER, bound, OWN, identity="one.s.1")
+    dialed = Connection(zmq.DEALER, bound, OWN, identity="one.s.1")
     try:
         named = home / "named"
         named.mkdir(mode=0o700)
@@ -185,27 +185,27 @@ def test_a_socket_file_that_went_with_its_folder_is_made_again(
     named = home / "named"
     named.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(named))
-    door = Door(OWN)
-    made = door.make(zmq.ROUTER)
-    bound = door.bind(made, HERE)
-    there = Dialed(zmq.DEALER, bound, OWN, identity="there.s.1")
+    authenticator = Authenticator(OWN)
+    made = authenticator.make(zmq.ROUTER)
+    bound = authenticator.bind(made, HERE)
+    there = Connection(zmq.DEALER, bound, OWN, identity="there.s.1")
     there.socket.send(b"hello")
     assert made.recv_multipart()[0] == b"there.s.1"
-    door.turn(0.0, {})
+    authenticator.turn(0.0, {})
     shutil.rmtree(named)
-    door.turn(LOOK_EVERY, {})
+    authenticator.turn(LOOK_EVERY, {})
     assert meets(made, bound)
     there.socket.send(b"still here")
     assert made.recv_multipart() == [b"there.s.1", b"still here"]
     there.close()
-    door.unbind(made, bound)
-    door.close()
-    assert twins.find(bound) is None
+    authenticator.unbind(made, bound)
+    authenticator.close()
+    assert addresses.find(bound) is None
 
 
 def test_no_folder_at_all_is_told_in_a_sentence(home: Path) -> None:
     plant(home / "tmp" / f"nearfar-{os.geteuid()}", "file")
-    twins.HOME = home / "missing"
+    addresses.HOME = home / "missing"
     with pytest.raises(AddressError, match="XDG_RUNTIME_DIR"), hosting():
         pass
 

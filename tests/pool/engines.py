@@ -6,9 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from nearfar.coordinator.tasks import State
+from nearfar.coordinator.task import TaskState
 from nearfar.pool.call import Call
-from nearfar.pool.foreign import run_call
+from nearfar.pool.executor_engine import run_call
 
 
 class ManualEngine:
@@ -38,7 +38,7 @@ class ManualEngine:
     def begin(self, call: Call) -> None:
         self.calls.remove(call)
         self.begun.append(call)
-        call.state = State.GIVEN
+        call.state = TaskState.GIVEN
 
     def run(self, call: Call) -> None:
         (self.calls if call in self.calls else self.begun).remove(call)

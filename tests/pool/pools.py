@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from nearfar.coordinator.loop import LoneCoordinator
+from nearfar.coordinator.server import StandaloneCoordinator
 from nearfar.errors import NearfarError, RemoteError
-from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
+from nearfar.net.auth import OWN, Access
 from nearfar.pool.executor import Executor
 from nearfar.pool.pool import Pool
-from nearfar.worker.crew import Crew, Listener
-from nearfar.worker.loop import Agent
+from nearfar.worker.agent import Agent
+from nearfar.worker.supervisor import Supervisor, WorkerListener
 from tests.pool.tasks import Trouble
 from tests.support.keys import keys
 from tests.support.waiting import eventually
@@ -117,8 +117,8 @@ def agent(
     `on_error` hears of an error that ends them.
     """
 
-    def hire(listener: Listener) -> Crew:
-        return Crew(listener, processes, context=multiprocessing.get_context("forkserver"), plain=plain)
+    def hire(listener: WorkerListener) -> Supervisor:
+        return Supervisor(listener, processes, context=multiprocessing.get_context("forkserver"), plain=plain)
 
     made = Agent(Address.parse(address), hire, processes, access=access)
 
@@ -172,7 +172,7 @@ def both(processes: int) -> Iterator[Pool]:
 @contextmanager
 def coordinated(processes: int, plain: tuple[str, ...] | None = None, access: Access = OWN) -> Iterator[str]:
     """The address of a coordinator that runs by itself, whose workers have joined."""
-    coordinator = LoneCoordinator(Address.parse("tcp://127.0.0.1:*"), access=access)
+    coordinator = StandaloneCoordinator(Address.parse("tcp://127.0.0.1:*"), access=access)
     try:
         with agent(str(coordinator.address), processes, access, plain=plain):
             assert eventually(lambda: coordinator.counts()["workers"] == processes)

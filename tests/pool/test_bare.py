@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from nearfar import Pool
-from nearfar.net import deputy
-from nearfar.worker.messages import MOST_BARE, SHORT, are_bare
+from nearfar.net import interrupts
+from nearfar.worker.channel import MOST_BARE, SHORT, are_bare
 from tests.pool.pools import near
 
 VALUES = [
@@ -115,7 +115,7 @@ MOST_FUNCTIONS = 66
 
 def test_a_call_enters_few_functions(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the caller's thread, which leads: what is looked at in vain counts as well."""
-    monkeypatch.setattr(deputy, "_profiler", lambda: None)
+    monkeypatch.setattr(interrupts, "_profiler", lambda: None)
     entered: list[Any] = []
 
     def note(frame: Any, event: str, _: Any) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from nearfar.coordinator.tasks import Mode, Status
+from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.pool import call as calls
 from nearfar.pool.call import Call, Chunk
 from nearfar.pool.engine import Engine
-from nearfar.pool.futures import Future
+from nearfar.pool.executor import Future
 from nearfar.pool.results import AsyncResult, MapResult
 from tests.pool.engines import ManualEngine
 
@@ -76,7 +76,7 @@ def test_a_call_lets_go_of_its_arguments_when_they_are_taken_and_when_it_is_sett
 
 def test_an_answer_is_read_once_when_somebody_asks(readings: list[Any]) -> None:
     call = Call(print, ())
-    call.answered(Status.VALUE, b"a", [b"b"])
+    call.answered(TaskStatus.VALUE, b"a", [b"b"])
     assert call.settled
     assert not call.raised
     assert readings == []
@@ -88,7 +88,7 @@ def test_an_answer_is_read_once_when_somebody_asks(readings: list[Any]) -> None:
 
 def test_an_error_is_read_once_when_somebody_asks(readings: list[Any]) -> None:
     call = Call(print, ())
-    call.answered(Status.ERROR, b"a", [])
+    call.answered(TaskStatus.ERROR, b"a", [])
     assert call.raised
     assert readings == []
     for _ in range(2):
@@ -100,7 +100,7 @@ def test_an_error_is_read_once_when_somebody_asks(readings: list[Any]) -> None:
 
 def test_an_answer_that_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     call = Call(print, ())
-    call.answered(Status.VALUE, b"", [])
+    call.answered(TaskStatus.VALUE, b"", [])
     monkeypatch.setattr(calls, "load_result", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         call.result()
@@ -126,7 +126,7 @@ def test_threads_may_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(calls, "load_result", slow)
     call = Call(print, ())
-    call.answered(Status.VALUE, b"a", [])
+    call.answered(TaskStatus.VALUE, b"a", [])
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(call.result())) for _ in range(4)]
     for thread in threads:
@@ -142,9 +142,9 @@ def test_a_callback_gets_the_answer_read_and_a_plain_result_is_left_unread(readi
     plain = AsyncResult(engine, None, print, ())
     called = AsyncResult(engine, None, print, (), None, (seen.append, None))
     failed = AsyncResult(engine, None, print, (), None, (None, seen.append))
-    plain.answered(Status.VALUE, b"plain", [])
-    called.answered(Status.VALUE, b"called", [])
-    failed.answered(Status.ERROR, b"failed", [])
+    plain.answered(TaskStatus.VALUE, b"plain", [])
+    called.answered(TaskStatus.VALUE, b"called", [])
+    failed.answered(TaskStatus.ERROR, b"failed", [])
     assert readings == [b"called", b"failed"]
     assert seen[0] == "called"
     assert isinstance(seen[1], KeyError)
@@ -169,7 +169,7 @@ def test_a_map_reads_its_answers_when_somebody_asks(
     result.send(print, [[1, 2], [3, 4]], Mode.MAP, (None, 0))
     for chunk, blob in zip(reversed(engine.calls), (b"cd", b"ab"), strict=True):
         assert not result.ready()
-        chunk.answered(Status.VALUE, blob, [])
+        chunk.answered(TaskStatus.VALUE, blob, [])
     assert result.ready()
     assert readings == []
     assert result.get() == result.get() == list(b"abcd")

@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 
-from nearfar.coordinator import failures, wire
-from nearfar.coordinator.calling import GREET_EVERY
-from nearfar.coordinator.failures import Unread
-from nearfar.coordinator.parts import Row
-from nearfar.coordinator.talk import Talk
-from nearfar.coordinator.tasks import Mode, Outcome, State, Task
-from nearfar.coordinator.wire import CLIENT, Envelope, Kind, Message
+from nearfar.coordinator import messages
+from nearfar.coordinator import task as failures
+from nearfar.coordinator.client_session import GREET_EVERY, Connect, SendMessage, SessionStage
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.messages import CLIENT, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.task import Mode, Task, TaskOutcome, TaskState, Unread
 from nearfar.errors import CoordinatorLost, InitializerFailed, PoolBroken, ProtocolError, WorkerLost
-from nearfar.pool.client import GATHER, TALKATIVE, ClientMachine, Stage
-from nearfar.pool.pending import FEW_EACH, WINDOW, WINDOW_BYTES, WINDOW_EACH
-from nearfar.worker.actions import Connect, Send
+from nearfar.pool.far_client import FEW_EACH, GATHER, TALKATIVE, WINDOW, WINDOW_BYTES, WINDOW_EACH, FarClient
 
 pytestmark = pytest.mark.pure
 
@@ -29,7 +27,7 @@ class Call(Task):
 
     def __init__(self, blob: bytes = b"x", buffers: tuple[bytes, ...] = ()) -> None:
         self.function, self.mode, self.blob, self.buffers = b"m:f", Mode.CALL, blob, buffers
-        self.state = State.NEW
+        self.state = TaskState.NEW
 
 
 class Story:
@@ -37,9 +35,9 @@ class Story:
 
     def __init__(self, **options: Any) -> None:
         self.now = 100.0
-        self.machine = ClientMachine("me", {"host": "here", "pid": 1}, **options)
-        self.talk: Talk | None = None
-        self.heard: list[Message] = []
+        self.machine = FarClient("me", {"host": "here", "pid": 1}, **options)
+        self.talk: ReliableChannel | None = None
+        self.heard: list[PoolMessage] = []
         self.connected: list[str] = []
         self.hellos = 0
         self.cut = False
@@ -51,15 +49,15 @@ class Story:
         return self
 
     def welcome(self, workers: int = 2, epoch: str = "one") -> None:
-        self.talk = Talk(LEASE, self.now)
+        self.talk = ReliableChannel(LEASE, self.now)
         facts = {"epoch": epoch, "lease": LEASE, "workers": workers}
-        self.loose(Kind.WELCOME, self.machine.session_name, facts)
+        self.loose(PoolMessageType.WELCOME, self.machine.session_name, facts)
 
-    def loose(self, kind: Kind, *fields: Any) -> None:
-        self.machine.receive(Envelope(0, 0, Message(kind, fields)), self.now)
+    def loose(self, kind: PoolMessageType, *fields: Any) -> None:
+        self.machine.receive(PoolFrame(0, 0, PoolMessage(kind, fields)), self.now)
         self.turn()
 
-    def say(self, kind: Kind, *fields: Any, rows: list[Row] | None = None) -> None:
+    def say(self, kind: PoolMessageType, *fields: Any, rows: list[Row] | None = None) -> None:
         assert self.talk is not None
         self.talk.say(self.now, kind, *fields, rows=rows)
         self.turn()
@@ -72,13 +70,13 @@ class Story:
                 if isinstance(action, Connect):
                     self.connected.append(action.session)
                     continue
-                assert isinstance(action, Send)
-                frames = [bytes(frame) for frame in wire.pack(*action.envelope)]
-                self.hear(wire.unpack(frames))
+                assert isinstance(action, SendMessage)
+                frames = [bytes(frame) for frame in messages.pack(*action.envelope)]
+                self.hear(messages.unpack(frames))
             self.answer()
 
-    def hear(self, envelope: Envelope) -> None:
-        if envelope.message.kind is Kind.HELLO:
+    def hear(self, envelope: PoolFrame) -> None:
+        if envelope.message.kind is PoolMessageType.HELLO:
             self.hellos += 1
             assert envelope.message.fields[1] == CLIENT
         elif self.talk is not None and not self.cut:
@@ -106,23 +104,23 @@ class Story:
 
     def rows(self, *, again: bool | None = None) -> list[Row]:
         """What was submitted."""
-        said = [m for m in self.heard if m.kind is Kind.SUBMIT and again in (None, m.fields[0])]
+        said = [m for m in self.heard if m.kind is PoolMessageType.SUBMIT and again in (None, m.fields[0])]
         return [row for message in said for row in message.rows or ()]
 
     def outcomes(self, *rows: Row) -> None:
-        self.say(Kind.OUTCOMES, rows=list(rows))
+        self.say(PoolMessageType.OUTCOMES, rows=list(rows))
 
     def told(self) -> list[tuple[Task, Any]]:
         told = list(self.machine.outcomes)
         self.machine.outcomes.clear()
         return told
 
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[PoolMessageType]:
         return [message.kind for message in self.heard]
 
 
 def value(number: int, blob: bytes = b"done") -> Row:
-    return (number, Outcome.VALUE, blob, [])
+    return (number, TaskOutcome.VALUE, blob, [])
 
 
 # -- a session ---------------------------------------------------------------------------------------
@@ -137,7 +135,7 @@ def test_it_says_hello_until_it_is_welcome() -> None:
     assert story.hellos == 5
     story.welcome(workers=3)
     story.welcome(workers=7)
-    assert story.machine.stage is Stage.OPEN and story.machine.workers == 3
+    assert story.machine.stage is SessionStage.OPEN and story.machine.workers == 3
     story.pass_time(1)
     assert story.hellos == 5
 
@@ -146,7 +144,7 @@ def test_its_initializer_comes_before_any_task() -> None:
     story = Story(initializer=(b"m:prepare", b"args", []), eager=True)
     story.machine.submit(Call())
     story.open()
-    assert story.kinds() == [Kind.JOIN, Kind.SUBMIT]
+    assert story.kinds() == [PoolMessageType.JOIN, PoolMessageType.SUBMIT]
     assert story.heard[0].fields == (True,) and story.heard[0].rows == [(b"m:prepare", b"args", [])]
 
 
@@ -156,9 +154,9 @@ def test_a_task_goes_at_once_and_its_answer_comes_back() -> None:
     call.timeout, call.retries = 3.0, 2
     story.submit(call)
     assert story.rows() == [(1, Mode.CALL, b"m:f", b"blob", [b"large" * 10_000], 3.0, 2)]
-    story.outcomes((1, Outcome.ERROR, b"oops", [b"part"]))
-    assert story.told() == [(call, (Outcome.ERROR, b"oops", [b"part"]))]
-    assert call.state is State.SETTLED and len(story.machine) == 0
+    story.outcomes((1, TaskOutcome.ERROR, b"oops", [b"part"]))
+    assert story.told() == [(call, (TaskOutcome.ERROR, b"oops", [b"part"]))]
+    assert call.state is TaskState.SETTLED and len(story.machine) == 0
 
 
 def test_what_the_coordinator_says_of_lost_workers_is_read() -> None:
@@ -166,9 +164,9 @@ def test_what_the_coordinator_says_of_lost_workers_is_read() -> None:
     calls = story.submit(*(Call() for _ in range(3)))
     lost = WorkerLost("agent/w.1", "there", 7, "killed by SIGKILL", "m:f")
     story.outcomes(
-        (1, Outcome.FAILED, failures.describe(lost), []),
-        (2, Outcome.FAILED, failures.describe(InitializerFailed("3 workers died in it")), []),
-        (3, Outcome.FAILED, b"nonsense", []),
+        (1, TaskOutcome.FAILED, failures.describe(lost), []),
+        (2, TaskOutcome.FAILED, failures.describe(InitializerFailed("3 workers died in it")), []),
+        (3, TaskOutcome.FAILED, b"nonsense", []),
     )
     errors = dict(story.told())
     assert str(errors[calls[0]]) == str(lost)
@@ -179,7 +177,7 @@ def test_what_the_coordinator_says_of_lost_workers_is_read() -> None:
 def test_what_an_initializer_raised_is_read_by_the_pool() -> None:
     story = Story(read_error=lambda blob: InitializerFailed(blob.decode())).open()
     (call,) = story.submit(Call())
-    story.outcomes((1, Outcome.FAILED, failures.describe(Unread(b"pickled")), []))
+    story.outcomes((1, TaskOutcome.FAILED, failures.describe(Unread(b"pickled")), []))
     ((told, error),) = story.told()
     assert told is call and isinstance(error, InitializerFailed)
     assert str(error) == "pickled"
@@ -191,7 +189,7 @@ def test_an_outcome_comes_twice_or_for_nothing() -> None:
     story.outcomes(value(1))
     story.outcomes(value(1, b"other"), value(99))
     assert [blob for _, (_, blob, _) in story.told()] == [b"done"]
-    assert story.machine.stale == 2 and call.state is State.SETTLED
+    assert story.machine.stale == 2 and call.state is TaskState.SETTLED
 
 
 def test_a_silent_client_beats() -> None:
@@ -212,7 +210,7 @@ def test_no_more_is_sent_than_the_workers_need() -> None:
     story.outcomes(*map(value, range(1, 101)))
     assert len(story.rows()) == room + 100
     assert [row[0] for row in story.rows()] == list(range(1, room + 101))
-    story.say(Kind.WORKERS, 3)
+    story.say(PoolMessageType.WORKERS, 3)
     assert len(story.rows()) == room + 500
 
 
@@ -227,7 +225,7 @@ def test_large_tasks_fill_the_window_sooner_but_every_worker_has_some() -> None:
 def test_many_tasks_travel_together() -> None:
     story = Story().open()
     story.submit(*(Call() for _ in range(1000)))
-    assert story.kinds().count(Kind.SUBMIT) == 1
+    assert story.kinds().count(PoolMessageType.SUBMIT) == 1
 
 
 def test_tasks_gather_for_a_moment_while_much_is_on_its_way() -> None:
@@ -238,7 +236,7 @@ def test_tasks_gather_for_a_moment_while_much_is_on_its_way() -> None:
         story.machine.flush(story.now)
     assert story.machine.deadline(story.now) == story.now + GATHER
     story.now += GATHER
-    (sent,) = [a for a in story.machine.flush(story.now) if isinstance(a, Send)]
+    (sent,) = [a for a in story.machine.flush(story.now) if isinstance(a, SendMessage)]
     assert len(sent.envelope.message.rows or ()) == 20 + 1
     assert story.machine.deadline(story.now) > story.now + GATHER
 
@@ -264,14 +262,14 @@ def test_cancel_of_a_task_that_was_sent_is_told_later(never: bool) -> None:
     assert story.machine.cancel([call]) == []
     assert story.machine.cancelling == {call}
     story.turn()
-    assert [m.fields for m in story.heard if m.kind is Kind.CANCEL] == [(1,)]
-    story.say(Kind.CANCELLED, 1, never)
+    assert [m.fields for m in story.heard if m.kind is PoolMessageType.CANCEL] == [(1,)]
+    story.say(PoolMessageType.CANCELLED, 1, never)
     if never:
         ((told, error),) = story.told()
         assert told is call and isinstance(error, CancelledError)
     else:
         story.outcomes(value(1))
-        assert story.told() == [(call, (Outcome.VALUE, b"done", []))]
+        assert story.told() == [(call, (TaskOutcome.VALUE, b"done", []))]
     assert story.machine.cancelling == set()
     assert story.machine.cancel([call]) == []
 
@@ -283,10 +281,10 @@ def test_a_cancel_without_an_answer_is_said_again_in_the_next_session() -> None:
     story.machine.cancel([call])
     story.turn()
     story.cut = False
-    story.loose(Kind.STRANGER)
+    story.loose(PoolMessageType.STRANGER)
     story.heard.clear()
     story.welcome(epoch="two")
-    assert story.kinds() == [Kind.JOIN, Kind.SUBMIT, Kind.CANCEL]
+    assert story.kinds() == [PoolMessageType.JOIN, PoolMessageType.SUBMIT, PoolMessageType.CANCEL]
 
 
 # -- coordinators that go away -------------------------------------------------------------------------
@@ -297,8 +295,8 @@ def test_a_new_session_submits_again_what_has_no_answer_in_its_order() -> None:
     story.submit(*(Call(bytes([n])) for n in range(5)))
     story.outcomes(value(2), value(4))
     story.heard.clear()
-    story.loose(Kind.STRANGER)
-    assert story.connected == ["me.1", "me.2"] and story.machine.stage is Stage.GREETING
+    story.loose(PoolMessageType.STRANGER)
+    assert story.connected == ["me.1", "me.2"] and story.machine.stage is SessionStage.GREETING
     story.submit(Call(b"new"))
     story.welcome(epoch="two")
     assert [row[0] for row in story.rows(again=True)] == [1, 3, 5]
@@ -315,7 +313,7 @@ def test_a_silent_coordinator_is_called_anew_in_the_same_session() -> None:
     story.cut = False
     story.heard.clear()
     story.pass_time(LEASE)
-    assert story.machine.away(story.now) == 0 and story.machine.stage is Stage.OPEN
+    assert story.machine.away(story.now) == 0 and story.machine.stage is SessionStage.OPEN
     story.outcomes(value(1))
     assert len(story.told()) == 1
 
@@ -333,7 +331,7 @@ def test_after_the_wait_every_task_fails(opened: bool) -> None:
     story.pass_time(29.5)
     assert story.told() == []
     story.pass_time(1)
-    assert story.machine.stage is Stage.CLOSED
+    assert story.machine.stage is SessionStage.CLOSED
     told = story.told()
     assert [task for task, _ in told] == calls
     assert all(isinstance(error, CoordinatorLost) for _, error in told)
@@ -349,17 +347,17 @@ def test_a_process_that_stood_still_does_not_take_that_for_the_coordinators_sile
     story.pass_time(1)
     story.now += 1000.0
     story.machine.tick(story.now)
-    assert story.machine.stage is Stage.OPEN and story.told() == []
+    assert story.machine.stage is SessionStage.OPEN and story.told() == []
 
 
 def test_a_refusal_ends_it() -> None:
     story = Story()
     story.machine.connect(story.now)
     (call,) = story.submit(Call())
-    story.loose(Kind.REFUSED, "it takes no clients")
+    story.loose(PoolMessageType.REFUSED, "it takes no clients")
     ((task, error),) = story.told()
     assert task is call and isinstance(error, PoolBroken) and "no clients" in str(error)
-    assert story.machine.stage is Stage.CLOSED
+    assert story.machine.stage is SessionStage.CLOSED
 
 
 # -- leaving -----------------------------------------------------------------------------------------
@@ -370,11 +368,11 @@ def test_it_leaves_when_everything_is_answered() -> None:
     story.submit(Call())
     story.machine.leave()
     story.turn()
-    assert Kind.BYE not in story.kinds()
+    assert PoolMessageType.BYE not in story.kinds()
     story.outcomes(value(1))
-    assert story.kinds()[-1] is Kind.BYE
-    story.say(Kind.PART)
-    assert story.machine.stage is Stage.CLOSED
+    assert story.kinds()[-1] is PoolMessageType.BYE
+    story.say(PoolMessageType.PART)
+    assert story.machine.stage is SessionStage.CLOSED
 
 
 def test_terminate_drops_everything_and_says_goodbye() -> None:
@@ -385,7 +383,7 @@ def test_terminate_drops_everything_and_says_goodbye() -> None:
     told = story.told()
     assert [task for task, _ in told] == calls
     assert all(isinstance(error, CancelledError) for _, error in told)
-    assert story.kinds()[-1] is Kind.BYE
+    assert story.kinds()[-1] is PoolMessageType.BYE
     story.outcomes(value(1))
     assert story.told() == [] and story.machine.stale == 1
 
@@ -396,11 +394,11 @@ def test_a_goodbye_whose_answer_got_lost_is_good_enough(how: str) -> None:
     story.machine.leave()
     story.turn()
     if how == "stranger":
-        story.loose(Kind.STRANGER)
+        story.loose(PoolMessageType.STRANGER)
     else:
         story.cut = True
         story.pass_time(LEASE + 1)
-    assert story.machine.stage is Stage.CLOSED
+    assert story.machine.stage is SessionStage.CLOSED
     assert story.machine.flush(story.now) == []
 
 
@@ -412,4 +410,4 @@ def test_it_leaves_at_once_if_nobody_ever_answered_and_nothing_is_left() -> None
     story.machine.cancel([call])
     story.machine.leave()
     story.turn()
-    assert story.machine.stage is Stage.CLOSED
+    assert story.machine.stage is SessionStage.CLOSED

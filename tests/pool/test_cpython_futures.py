@@ -1,7 +1,7 @@
 """CPython's own tests of its executors, where the interpreter ships them, over ours: near, and over others.
 
 Near, all are run but those whose subject we do not share (`OTHERWISE`), or that reach into the standard's
-insides or import it by name (`INSIDES`).
+hooks or import it by name (`INSIDES`).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Near(Executor):
 
     @property
     def _executor_manager_thread(self) -> Any:
-        return self.engine._leadership._background  # type: ignore[attr-defined]
+        return self.engine._driver._background  # type: ignore[attr-defined]
 
 
 def case(

@@ -16,7 +16,7 @@ import pytest
 from nearfar.errors import ProtocolError
 from nearfar.pool import executor as module
 from nearfar.pool.executor import Executor
-from nearfar.pool.foreign import ForeignEngine
+from nearfar.pool.executor_engine import ForeignEngine
 from nearfar.pool.pool import Pool
 from tests.pool import tasks
 from tests.pool.engines import ManualEngine

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from nearfar import Pool, WorkerLost
-from nearfar.coordinator.loop import LoneCoordinator
+from nearfar.coordinator.server import StandaloneCoordinator
 from nearfar.errors import NearfarError
 from nearfar.net.addresses import Address
-from nearfar.worker.crew import Crew
-from nearfar.worker.loop import Agent
+from nearfar.worker.agent import Agent
+from nearfar.worker.supervisor import Supervisor
 from tests.support.failing import ERRORS, Failing, failing
 
 HERE = Address.parse("tcp://127.0.0.1:*")
@@ -46,7 +46,7 @@ def refused(found: Any) -> bool:
 
 def agent_at(address: Address, stack: ExitStack) -> Agent:
     """An agent with one worker, in a thread of its own."""
-    agent = Agent(address, partial(Crew, count=1), 1, wait=WAIT)
+    agent = Agent(address, partial(Supervisor, count=1), 1, wait=WAIT)
     thread = threading.Thread(target=agent.run)
     thread.start()
     stack.callback(thread.join, WAIT)
@@ -69,7 +69,9 @@ def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             alone = request.param == "coordinator"
             if not alone:
                 threading.setprofile(None)
-            coordinator = LoneCoordinator(HERE, partial(Crew, count=1) if alone else None, lease=1.0)
+            coordinator = StandaloneCoordinator(
+                HERE, partial(Supervisor, count=1) if alone else None, lease=1.0
+            )
             stack.callback(coordinator.join, WAIT)
             stack.callback(coordinator.stop, 0.0)
             if not alone:

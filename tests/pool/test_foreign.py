@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nearfar.pool.foreign import ForeignEngine
+from nearfar.pool.executor_engine import ForeignEngine
 from nearfar.pool.pool import Pool
 from nearfar.pool.results import AsyncResult
 from tests.pool import tasks

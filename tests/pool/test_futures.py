@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nearfar.pool.futures import Future
+from nearfar.pool.executor import Future
 from tests.pool.engines import ManualEngine
 from tests.pool.tasks import Trouble, fail, square
 

@@ -35,8 +35,8 @@ def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def workers(pool: Pool) -> set[Any]:
-    crew = getattr(pool._engine, "_crew", None)
-    return set() if crew is None else {member.pid for member in crew.members.values()}
+    supervisor = getattr(pool._engine, "_supervisor", None)
+    return set() if supervisor is None else {member.pid for member in supervisor.members.values()}
 
 
 INPUTS: list[Callable[[int], Iterable[int]]] = [range, lambda count: iter(range(count))]

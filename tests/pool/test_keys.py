@@ -12,12 +12,11 @@ import pytest
 import zmq
 
 from nearfar import NotAdmitted, Pool, WorkerLost
-from nearfar.coordinator.asking import ask
-from nearfar.coordinator.loop import LoneCoordinator
-from nearfar.net import keyring
-from nearfar.net.access import Access
+from nearfar.coordinator.server import StandaloneCoordinator
+from nearfar.coordinator.status import ask
+from nearfar.net import auth
 from nearfar.net.addresses import Address
-from nearfar.net.keys import CLIENT, read_pair, read_server_key
+from nearfar.net.auth import CLIENT, Access, read_pair, read_server_key
 from tests.pool import tasks
 from tests.pool.pools import agent
 from tests.support.attack import gets_in, listening_ports, strangers
@@ -30,17 +29,17 @@ ANYWHERE = Address.parse("tcp://127.0.0.1:*")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "keys"
-    keyring.init(made)
+    auth.init(made)
     return made
 
 
 def stranger_keys(folder: Path) -> Path:
-    keyring.init_client(folder.parent / "unknown", folder / "server.key")
+    auth.init_client(folder.parent / "unknown", folder / "server.key")
     return folder.parent / "unknown"
 
 
 def other_keys(folder: Path) -> Path:
-    keyring.init(folder.parent / "others")
+    auth.init(folder.parent / "others")
     return folder.parent / "others"
 
 
@@ -54,7 +53,7 @@ ACCESSES = [
 
 @pytest.fixture
 def coordinator(folder: Path) -> Any:
-    made = LoneCoordinator(ANYWHERE, access=Access(str(folder)), lease=2.0)
+    made = StandaloneCoordinator(ANYWHERE, access=Access(str(folder)), lease=2.0)
     yield made
     made.stop(0)
     assert made.join(SOON)
@@ -63,7 +62,7 @@ def coordinator(folder: Path) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(("access", "said"), ACCESSES)
 def test_whoever_is_not_let_in_is_told_why_within_seconds(
-    folder: Path, coordinator: LoneCoordinator, access: Callable[[Path], dict[str, Any]], said: str
+    folder: Path, coordinator: StandaloneCoordinator, access: Callable[[Path], dict[str, Any]], said: str
 ) -> None:
     """A client's tasks end with it, an agent's run ends with it, and so does a question."""
     options = access(folder)
@@ -90,13 +89,13 @@ def test_whoever_is_not_let_in_is_told_why_within_seconds(
 @pytest.mark.parametrize(("access", "said"), ACCESSES)
 def test_an_agent_that_is_not_let_in_ends_and_says_why(
     folder: Path,
-    coordinator: LoneCoordinator,
+    coordinator: StandaloneCoordinator,
     access: Callable[[Path], dict[str, Any]],
     said: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from nearfar.programs.common import Exit
-    from nearfar.programs.worker import main
+    from nearfar.cli.common import Exit
+    from nearfar.cli.worker import main
 
     options = access(folder)
     words = ["--insecure"] if "insecure" in options else []
@@ -125,7 +124,7 @@ def test_the_gate_lets_in_nobody_without_a_key_it_knows(folder: Path) -> None:
 
 def test_workers_with_keys_join_a_pool_and_run(folder: Path) -> None:
     with Pool(0, address=str(ANYWHERE), keys=folder) as pool:
-        access = Access(str(keyring.add(folder, "laptop")))
+        access = Access(str(auth.add(folder, "laptop")))
         with agent(pool.address or "", 2, access):
             assert pool.map(tasks.square, range(20), 1) == [n * n for n in range(20)]
             assert pool.apply(len, (bytes(1 << 20),)) == 1 << 20
@@ -136,7 +135,7 @@ def test_an_agent_whose_key_is_revoked_is_as_one_that_died(folder: Path, tmp_pat
     """Given an agent in the middle of a task,
     If its key is revoked,
     I expect that the task ends with `WorkerLost`, that the agent is told and ends, and that others go on."""
-    made = keyring.add(folder, "laptop")
+    made = auth.add(folder, "laptop")
     assert made is not None
     kept = made.rename(tmp_path / "laptop")
     mark, gate = tmp_path / "mark", tmp_path / "gate"
@@ -145,7 +144,7 @@ def test_an_agent_whose_key_is_revoked_is_as_one_that_died(folder: Path, tmp_pat
         with agent(pool.address or "", 1, Access(str(kept)), ended.append):
             running = pool.apply_async(tasks.leave_then_wait_for, (str(mark), str(gate)))
             assert eventually(mark.exists, 20)
-            keyring.revoke(folder, "laptop")
+            auth.revoke(folder, "laptop")
             with pytest.raises(WorkerLost, match="key was revoked"):
                 running.get(SOON)
             gate.touch()
@@ -157,15 +156,15 @@ def test_an_agent_whose_key_is_revoked_is_as_one_that_died(folder: Path, tmp_pat
 
 
 def test_a_client_whose_key_is_revoked_is_heard_no_more(
-    folder: Path, coordinator: LoneCoordinator, tmp_path: Path
+    folder: Path, coordinator: StandaloneCoordinator, tmp_path: Path
 ) -> None:
-    made = keyring.add(folder, "laptop")
+    made = auth.add(folder, "laptop")
     assert made is not None
     kept = made.rename(tmp_path / "laptop")
     with agent(str(coordinator.address), 1, Access(str(folder))):
         pool = Pool.connect(str(coordinator.address), keys=kept)
         assert pool.apply(tasks.square, (2,)) == 4
-        keyring.revoke(folder, "laptop")
+        auth.revoke(folder, "laptop")
         assert eventually(lambda: coordinator.counts()["clients"] == 0, SOON)
         with pytest.raises(NotAdmitted, match="does not let in the key"):
             pool.apply_async(tasks.square, (3,)).get(2 * SOON)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nearfar import CoordinatorLost, InitializerFailed, TaskTimeout, WorkerLost
-from nearfar.coordinator import patience
+from nearfar.net import timers
 from tests.pool import far_tasks, tasks
 from tests.pool.places import LEASE, Place, joined, traced, traces
 from tests.support.shell import alive, ended
@@ -189,7 +189,7 @@ def test_a_coordinator_restarted_while_tasks_run_waits_for_them(far: Place, trac
 
 def joined_again(far: Place, workers: int) -> bool:
     """Whether the agents come back to a coordinator, without a client's help."""
-    from nearfar.coordinator.asking import ask
+    from nearfar.coordinator.status import ask
     from nearfar.net.addresses import Address
 
     return eventually(lambda: ask(Address.parse(far.address), 5.0).counts["workers"] == workers, 10)
@@ -429,7 +429,7 @@ def test_a_task_that_holds_the_interpreter_is_not_taken_for_dead(place: Place) -
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "AFTER", 0.5)
+    monkeypatch.setattr(timers, "AFTER", 0.5)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -15,7 +15,7 @@ SCRIPT = """
 import dataclasses, enum, multiprocessing, sys
 from contextlib import contextmanager
 from nearfar import Pool
-import shelf
+import ready_list
 
 UNSET = object()
 class Point:
@@ -31,7 +31,7 @@ class Trouble(OSError):
 @dataclasses.dataclass(slots=True)
 class Pair: a: int
 class OnTheShelf: pass
-shelf.put(OnTheShelf)
+ready_list.put(OnTheShelf)
 def many(): return [Point(1), Outer.Inner(), Colour.RED, Pair(2), Point]
 def same(x): return x
 def fail(): raise Trouble(3)
@@ -69,7 +69,7 @@ def check(kind):
         except Trouble as error:
             assert type(error) is Trouble and (error.errno, error.code) == (3, 3)
         if kind == "fork":  # the worker has it by itself: it never travelled
-            assert type(pool.apply(shelf.make)) is OnTheShelf
+            assert type(pool.apply(ready_list.make)) is OnTheShelf
 
 if __name__ == "__main__":
     check(sys.argv[1])
@@ -93,7 +93,7 @@ RUNS = {
 
 LAUNCHERS = {
     "script.py": SCRIPT,
-    "shelf.py": SHELF,
+    "ready_list.py": SHELF,
     "launch_path.py": """
 import runpy
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from contextlib import suppress
 
 import pytest
 
-from nearfar.net import deputy
-from nearfar.net.waker import Waker
-from nearfar.pool.leader import Leadership
+from nearfar.net import interrupts
+from nearfar.net.process import Waker
+from nearfar.pool.driver import Driver
 from tests.support import injector
 from tests.support.waiting import eventually
 
@@ -35,7 +35,7 @@ class Bench:
         self.on_deadline: Callable[[], object] = bool
         self.polls = self.steps = 0
         self.polling: int | None = None
-        self.leadership = Leadership(self, self.waker, "bench")
+        self.driver = Driver(self, self.waker, "bench")
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         assert self.polling is None, "two threads poll"
@@ -88,13 +88,13 @@ class Bench:
     def end(self) -> None:
         self.over = True
         self.waker.wake()
-        self.leadership.join()
+        self.driver.join()
 
 
 @pytest.fixture(autouse=True)
 def unexposed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads wait by themselves; those that are interrupted here have a profiler, and so a deputy."""
-    monkeypatch.setattr(deputy, "_raiser_is_in_use", bool)
+    monkeypatch.setattr(interrupts, "_raiser_is_in_use", bool)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def bench() -> Iterator[Bench]:
 def watched() -> Iterator[Bench]:
     """With it."""
     made = Bench()
-    made.leadership.start()
+    made.driver.start()
     yield made
     made.end()
 
@@ -120,7 +120,7 @@ class Waiting:
     def __init__(self, bench: Bench, ready: Callable[[], bool], timeout: float | None = LONG) -> None:
         self.met: bool | None = None
         self.error: BaseException | None = None
-        self._do: Callable[[], bool] = lambda: bench.leadership.wait_until(ready, timeout)
+        self._do: Callable[[], bool] = lambda: bench.driver.wait_until(ready, timeout)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -143,9 +143,9 @@ def leader(bench: Bench, ready: Callable[[], bool], timeout: float | None = LONG
 
 
 def follower(bench: Bench, ready: Callable[[], bool], timeout: float | None = LONG) -> Waiting:
-    count = len(bench.leadership._followers)
+    count = len(bench.driver._followers)
     made = Waiting(bench, ready, timeout)
-    assert eventually(lambda: len(bench.leadership._followers) > count)
+    assert eventually(lambda: len(bench.driver._followers) > count)
     return made
 
 
@@ -157,12 +157,12 @@ def test_who_waits_alone_leads(bench: Bench) -> None:
 
 
 def test_a_wait_has_its_time(bench: Bench) -> None:
-    assert not bench.leadership.wait_until(bool, 0)
-    assert not bench.leadership.wait_until(bool, 0.01)
+    assert not bench.driver.wait_until(bool, 0)
+    assert not bench.driver.wait_until(bool, 0.01)
     came = threading.Event()
     first = leader(bench, came.is_set)
-    assert not bench.leadership.wait_until(bool, 0)
-    assert not bench.leadership.wait_until(bool, 0.01)
+    assert not bench.driver.wait_until(bool, 0)
+    assert not bench.driver.wait_until(bool, 0.01)
     bench.bring(came.set)
     assert first.result()
 
@@ -195,7 +195,7 @@ def test_an_answer_that_comes_before_a_follower_is_seen(bench: Bench) -> None:
         return asked[-1]
 
     began = time.monotonic()
-    assert bench.leadership.wait_until(ready, LONG)
+    assert bench.driver.wait_until(ready, LONG)
     assert time.monotonic() - began < LONG / 2
     bench.bring(done.set)
     assert first.result()
@@ -237,12 +237,12 @@ def test_a_deadline_that_comes_nearer_while_the_leader_lies_down(bench: Bench) -
         bench.on_deadline = bool
         bench.due = time.monotonic()
         bench.found.append(came.set)
-        bench.leadership.reconsider()
+        bench.driver.reconsider()
 
     bench.due = time.monotonic() + LONG
     bench.on_deadline = nearer
     began = time.monotonic()
-    assert bench.leadership.wait_until(came.is_set, LONG)
+    assert bench.driver.wait_until(came.is_set, LONG)
     assert time.monotonic() - began < LONG / 2
 
 
@@ -250,10 +250,10 @@ def test_a_deadline_that_comes_nearer_wakes_the_leader(bench: Bench) -> None:
     came = threading.Event()
     first = leader(bench, came.is_set)
     bench.found.append(came.set)
-    bench.leadership.reconsider()
+    bench.driver.reconsider()
     assert bench.polling is not None
     bench.due = time.monotonic()
-    bench.leadership.reconsider()
+    bench.driver.reconsider()
     assert first.result()
 
 
@@ -262,16 +262,16 @@ def test_a_callback_of_the_leader_may_wait(bench: Bench) -> None:
 
     def callback() -> None:
         bench.bring(inner.set)
-        assert bench.leadership.wait_until(inner.is_set, LONG)
+        assert bench.driver.wait_until(inner.is_set, LONG)
         outer.set()
 
     bench.bring(callback)
-    assert bench.leadership.wait_until(outer.is_set, LONG)
+    assert bench.driver.wait_until(outer.is_set, LONG)
 
 
 def test_a_callback_of_the_leader_may_end_it_all() -> None:
     bench = Bench()
-    bench.leadership.start()
+    bench.driver.start()
     came = threading.Event()
 
     def callback() -> None:
@@ -279,8 +279,8 @@ def test_a_callback_of_the_leader_may_end_it_all() -> None:
         came.set()
 
     bench.bring(callback)
-    assert bench.leadership.wait_until(came.is_set, LONG)
-    bench.leadership.join()
+    assert bench.driver.wait_until(came.is_set, LONG)
+    bench.driver.join()
     assert bench.waker.fileno() == -1
 
 
@@ -296,7 +296,7 @@ def test_the_background_tells_what_a_helper_found(watched: Bench) -> None:
         came = threading.Event()
         watched.found.append(came.set)
         while watched.found:
-            watched.leadership.help()
+            watched.driver.help()
         assert came.wait(LONG)
 
 
@@ -312,7 +312,7 @@ def test_the_background_yields_to_who_waits(watched: Bench) -> None:
 def test_the_background_wakes_up_when_a_long_lead_ends(watched: Bench) -> None:
     done, came = threading.Event(), threading.Event()
     first = leader(watched, done.is_set)
-    assert eventually(lambda: watched.leadership._deep_sleep)
+    assert eventually(lambda: watched.driver._deep_sleep)
     watched.bring(done.set)
     assert first.result()
     watched.bring(came.set)
@@ -321,10 +321,10 @@ def test_the_background_wakes_up_when_a_long_lead_ends(watched: Bench) -> None:
 
 def test_who_waits_when_all_is_over_does_not_spin() -> None:
     bench = Bench()
-    bench.leadership.start()
+    bench.driver.start()
     bench.end()
     before = bench.polls
-    assert not bench.leadership.wait_until(bool, 0.1)
+    assert not bench.driver.wait_until(bool, 0.1)
     assert bench.polls - before < 50
 
 
@@ -355,7 +355,7 @@ def test_an_exception_at_any_bytecode_of_a_lead(others: int, stride: int, act: C
         done.clear()
         end.clear()
         bench.on_deadline = bring_all
-        bench.leadership.wait_until(done.is_set, LONG)
+        bench.driver.wait_until(done.is_set, LONG)
 
     def end_it(where: object) -> None:
         bench.on_deadline = bool
@@ -367,9 +367,9 @@ def test_an_exception_at_any_bytecode_of_a_lead(others: int, stride: int, act: C
     for came, where in injector.every(stride, act, lead):
         struck += came
         end_it(where)
-        assert bench.leadership.wait_until(end.is_set, LONG), where
-        assert eventually(lambda: bench.leadership._leader is None), where
-        assert not bench.leadership._followers, where
+        assert bench.driver.wait_until(end.is_set, LONG), where
+        assert eventually(lambda: bench.driver._leader is None), where
+        assert not bench.driver._followers, where
     assert struck
     end_it("the last time")
     bench.waker.close()
@@ -384,7 +384,7 @@ def test_an_exception_at_any_bytecode_of_a_follower(stride: int, act: Callable[[
 
     def follow() -> None:
         done.clear()
-        bench.leadership.wait_until(done.is_set, LONG)
+        bench.driver.wait_until(done.is_set, LONG)
 
     def bring() -> None:
         while not over.wait(0.001):
@@ -396,13 +396,13 @@ def test_an_exception_at_any_bytecode_of_a_follower(stride: int, act: Callable[[
     for came, where in injector.every(stride, act, follow):
         struck += came
         assert bench.polling is not None or eventually(lambda: bench.polling is not None), where
-        assert eventually(lambda: not bench.leadership._followers), where
+        assert eventually(lambda: not bench.driver._followers), where
     over.set()
     bringing.join()
     bench.bring(end.set)
     assert first.result()
     assert struck
-    assert eventually(lambda: bench.leadership._leader is None)
+    assert eventually(lambda: bench.driver._leader is None)
     bench.waker.close()
 
 
@@ -410,7 +410,7 @@ def test_an_exception_at_any_bytecode_of_a_follower(stride: int, act: Callable[[
 def test_an_exception_at_any_bytecode_wakes_the_background(
     stride: int, act: Callable[[], object], watched: Bench
 ) -> None:
-    for _, where in injector.every(stride, act, lambda: watched.leadership.wait_until(bool, 0.001)):
+    for _, where in injector.every(stride, act, lambda: watched.driver.wait_until(bool, 0.001)):
         came = threading.Event()
         watched.bring(came.set)
         assert came.wait(LONG), where
@@ -436,15 +436,15 @@ def test_many_threads(watched: Bench, seed: int) -> None:
             elif how == 2:  # at a moment that comes nearer
                 watched.found.append(came.set)
                 watched.due = due = time.monotonic()
-                watched.leadership.reconsider()
+                watched.driver.reconsider()
             else:
                 watched.bring(came.set)
             if dice.random() < 0.2:
-                watched.leadership.help()
+                watched.driver.help()
             if dice.random() < 0.2:
-                watched.leadership.wait_until(came.is_set, dice.choice([0, 0.0001, 0.001]))
+                watched.driver.wait_until(came.is_set, dice.choice([0, 0.0001, 0.001]))
             began = time.monotonic()
-            if not watched.leadership.wait_until(came.is_set, 5) or time.monotonic() - began > 3:
+            if not watched.driver.wait_until(came.is_set, 5) or time.monotonic() - began > 3:
                 slow.append(time.monotonic() - began)
             if due is not None and watched.due == due:  # not another thread's, which still waits for it
                 watched.due = None

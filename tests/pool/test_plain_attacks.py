@@ -17,19 +17,19 @@ import msgpack
 import pytest
 
 from nearfar import Executor, InitializerFailed, ItemError, NearfarError, Pool, Untrusted
-from nearfar.coordinator import failures
-from nearfar.coordinator.loop import LoneCoordinator
-from nearfar.coordinator.tasks import Mode, Outcome, Status
-from nearfar.coordinator.wire import Kind
+from nearfar.coordinator import task
+from nearfar.coordinator.messages import PoolMessageType
+from nearfar.coordinator.server import StandaloneCoordinator
+from nearfar.coordinator.task import Mode, TaskOutcome, TaskStatus
 from nearfar.net.addresses import Address
-from nearfar.net.plain import PLAIN, answers
-from nearfar.net.plain.calls import PlainCalls
-from nearfar.worker.loop import Agent
+from nearfar.serialization import plain
+from nearfar.serialization.plain import PLAIN, PlainCalls
+from nearfar.worker.agent import Agent
 from tests.pool import offered
 from tests.support.bombs import NOT_ALLOWED, bomb, wrapped
-from tests.support.crew import FakeCrew
 from tests.support.pool_client import PoolClient
 from tests.support.shell import ANYWHERE
+from tests.support.supervisor import FakeCrew
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -59,14 +59,14 @@ def refusals(client: PoolClient, rows: list[tuple[bytes, int, bytes, list[bytes]
         (n, mode, func, blob, more, None, 0) for n, (func, mode, blob, more) in enumerate(rows, 1)
     ]
     client.pending.update((row[0], row) for row in numbered)
-    client.say(Kind.SUBMIT, False, rows=numbered)
+    client.say(PoolMessageType.SUBMIT, False, rows=numbered)
     assert client.until(client.done, 20)
     errors = []
     for number in sorted(client.outcomes):
         outcome, blob, buffers = client.outcomes[number]
-        assert (outcome, buffers) == (Outcome.ERROR, [])
+        assert (outcome, buffers) == (TaskOutcome.ERROR, [])
         assert blob.startswith(PLAIN)
-        errors.append(answers.load_error(blob))
+        errors.append(plain.load_error(blob))
     return errors
 
 
@@ -75,7 +75,7 @@ def stranger(plain_workers: str) -> Iterator[PoolClient]:
     """A client that says what it likes."""
     client = PoolClient(plain_workers)
     yield client
-    client.say(Kind.BYE)
+    client.say(PoolMessageType.BYE)
     assert client.until(lambda: client.parted)
     client.close()
 
@@ -116,15 +116,15 @@ def test_no_pickle_in_an_initializer_is_read(
 ) -> None:
     crater = tmp_path / "crater"
     with unharmed(plain_workers):
-        stranger.say(Kind.JOIN, True, rows=[(function, bomb(crater), [bomb(crater)])])
+        stranger.say(PoolMessageType.JOIN, True, rows=[(function, bomb(crater), [bomb(crater)])])
         _, call, _ = PlainCalls().dump_call(offered.double, (1,))
         row = (1, Mode.CALL, DOUBLE, call, [], None, 0)
         stranger.pending[1] = row
-        stranger.say(Kind.SUBMIT, False, rows=[row])
+        stranger.say(PoolMessageType.SUBMIT, False, rows=[row])
         assert stranger.until(stranger.done, 20)
     outcome, description, _ = stranger.outcomes[1]
-    assert outcome == Outcome.FAILED
-    assert isinstance(failures.read(description, answers.load_error), Untrusted)
+    assert outcome == TaskOutcome.FAILED
+    assert isinstance(task.read(description, plain.load_error), Untrusted)
     assert not crater.exists()
 
 
@@ -142,16 +142,16 @@ class HostileCrew(FakeCrew):
 
 def hostile(status: int, blob: bytes, buffers: list[bytes]) -> Callable[[Any], Any]:
     def hire(listener: Any) -> HostileCrew:
-        crew = HostileCrew(listener, 1)
-        crew.answer = (status, blob, buffers)
-        return crew
+        supervisor = HostileCrew(listener, 1)
+        supervisor.answer = (status, blob, buffers)
+        return supervisor
 
     return hire
 
 
 @contextmanager
 def hostile_workers(status: int, blob: bytes, buffers: list[bytes]) -> Iterator[str]:
-    coordinator = LoneCoordinator(Address.parse(ANYWHERE), hostile(status, blob, buffers))
+    coordinator = StandaloneCoordinator(Address.parse(ANYWHERE), hostile(status, blob, buffers))
     try:
         yield str(coordinator.address)
     finally:
@@ -178,7 +178,7 @@ def every_use(pool: Pool) -> list[BaseException]:
 
 def test_the_bomb_goes_off_where_a_usual_client_meets_a_hostile_worker(tmp_path: Path) -> None:
     """So the tests below can fail."""
-    for number, status in enumerate((Status.VALUE, Status.ERROR)):
+    for number, status in enumerate((TaskStatus.VALUE, TaskStatus.ERROR)):
         crater = tmp_path / str(number)
         with hostile_workers(status, bomb(crater), []) as address, Pool.connect(address) as pool:
             result = pool.apply_async(offered.double, (1,))
@@ -191,7 +191,7 @@ def test_the_bomb_goes_off_where_a_usual_client_meets_a_hostile_worker(tmp_path:
 BLOBS = range(len(wrapped(Path())))
 
 
-@pytest.mark.parametrize("status", [Status.VALUE, Status.ERROR])
+@pytest.mark.parametrize("status", [TaskStatus.VALUE, TaskStatus.ERROR])
 @pytest.mark.parametrize("which", BLOBS)
 def test_a_plain_client_reads_no_pickle_in_an_answer(tmp_path: Path, which: int, status: int) -> None:
     crater = tmp_path / "crater"
@@ -210,7 +210,7 @@ def test_a_plain_client_reads_no_pickle_in_an_answer(tmp_path: Path, which: int,
 def test_a_plain_client_reads_no_pickle_in_its_initializers_error(tmp_path: Path, which: int) -> None:
     crater = tmp_path / "crater"
     with (
-        hostile_workers(Status.ERROR, wrapped(crater)[which], []) as address,
+        hostile_workers(TaskStatus.ERROR, wrapped(crater)[which], []) as address,
         Pool.connect(address, initializer=offered.prepare, initargs=("x",), plain=True) as pool,
     ):
         assert all(isinstance(error, InitializerFailed) for error in every_use(pool))
@@ -224,11 +224,11 @@ def test_a_plain_client_reads_no_pickle_in_a_failure_that_a_coordinator_tells(tm
     for words in (("InitializerRaised", shell), ("WorkerLost", shell), (shell,), shell):
         blob = msgpack.packb(words)
         with pytest.raises(NearfarError):
-            raise failures.read(blob, answers.load_error)
+            raise task.read(blob, plain.load_error)
     assert not crater.exists()
 
 
-@pytest.mark.parametrize("status", [Status.VALUE, Status.ERROR])
+@pytest.mark.parametrize("status", [TaskStatus.VALUE, TaskStatus.ERROR])
 def test_a_plain_pool_reads_no_pickle_of_workers_that_joined(tmp_path: Path, status: int) -> None:
     crater = tmp_path / "crater"
     with Pool(0, address=ANYWHERE, plain=True) as pool:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.coordinator.tasks import Mode
+from nearfar.coordinator.task import Mode
 from nearfar.pool.call import Call
-from nearfar.pool.chunks import chunks, default_chunksize
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, default_window
+from nearfar.pool.options import chunks, default_chunksize
 from nearfar.pool.results import AsyncResult, MapResult
 from tests.pool.engines import ManualEngine
 from tests.pool.tasks import Trouble, fail_if_odd, square

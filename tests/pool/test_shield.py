@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from nearfar.net.shield import Shield
-from nearfar.pool.alone import Alone
+from nearfar.net.interrupts import Shield
+from nearfar.pool.driver import ReentrantGuard
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_ignored_it_is_ignored() -> None:
 def test_left_to_the_system_it_kills() -> None:
     program = """
 import signal
-from nearfar.net.shield import Shield
+from nearfar.net.interrupts import Shield
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 with Shield():
     signal.raise_signal(signal.SIGINT)
@@ -131,7 +131,7 @@ def test_a_child_forked_by_another_thread_meanwhile_can_be_interrupted(tmp_path:
     program = """
 import os, signal, sys, threading
 from nearfar import Pool
-from nearfar.pool.driven import _working
+from nearfar.pool.base_engine import _working
 
 def fork():
     global child
@@ -158,7 +158,7 @@ if __name__ == "__main__":  # the default start method may read this program aga
 
 
 def test_alone_is_for_one_at_a_time_and_not_again_in_the_middle() -> None:
-    alone = Alone()
+    alone = ReentrantGuard()
     assert not alone.here
 
     def outer() -> tuple[bool, str, str]:

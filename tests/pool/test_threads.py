@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from nearfar import Executor, Pool, TaskTimeout
-from nearfar.pool.driven import DrivenEngine
+from nearfar.pool.base_engine import BaseEngine
 from tests.pool import tasks
 
 LONG = 20.0
@@ -197,7 +197,7 @@ def test_a_forgotten_pool_ends_in_the_middle_of_its_own_work(
     """Wherever the engine is at work, under its lock, the collector may call the pool's end."""
     pool = Pool(1, context=multiprocessing.get_context("fork"))
     engine: Any = pool._engine
-    assert isinstance(engine, DrivenEngine)
+    assert isinstance(engine, BaseEngine)
     result = pool.apply_async(signal.pause)
     waiting = pool.apply_async(signal.pause, timeout=LONG)
     original = getattr(type(engine), where)

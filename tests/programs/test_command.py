@@ -40,7 +40,7 @@ def test_a_program_gets_the_rest_of_the_line_and_gives_its_exit_code(monkeypatch
         got.extend(argv or ())
         return 3
 
-    program = ModuleType("nearfar.programs.producer")
+    program = ModuleType("nearfar.cli.producer")
     monkeypatch.setattr(program, "main", run, raising=False)
     monkeypatch.setitem(sys.modules, program.__name__, program)
     assert main(["producer", "--queue", "tcp://storage:5555", "--help"]) == 3

@@ -12,7 +12,7 @@ from datetime import datetime
 
 import pytest
 
-from nearfar.programs.common import Exit, StopRequest, add_logging_options, announce, set_up_logging, why
+from nearfar.cli.common import Exit, StopRequest, add_logging_options, announce, set_up_logging, why
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nearfar.cli import contrast
 from nearfar.contrast.runner import PARTS, MeasurementGroup, MeasurementOutcome
 from nearfar.contrast.settings import FULL, QUICK, Measurement, Settings
-from nearfar.programs import contrast
 from tests.contrast.sample import outcomes
 from tests.support.shell import Shell
 

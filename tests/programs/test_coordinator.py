@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nearfar import CoordinatorLost, Pool, Untrusted
-from nearfar.programs.common import Exit
-from nearfar.programs.coordinator import describe, main
+from nearfar.cli.common import Exit
+from nearfar.cli.coordinator import describe, main
 from tests.pool import tasks
 from tests.support.shell import ANYWHERE, Shell, alive, ended, insist, interrupt
 from tests.support.waiting import eventually

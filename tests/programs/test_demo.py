@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from nearfar.cli import demo
+from nearfar.cli.common import Exit
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.tour import FOLDERS, CheckedFiles, DemoRun, tell
-from nearfar.programs import demo
-from nearfar.programs.common import Exit
 from tests.support.waiting import eventually
 
 DEMO = [sys.executable, "-m", "nearfar", "demo"]

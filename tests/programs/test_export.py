@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.download.model import Body, Head, Job, Saved
-from nearfar.download.store import Listing, Store, StoreError
-from nearfar.programs.consumer import main
+from nearfar.cli.consumer import main
+from nearfar.download.model import Body, Head, Job, Saved, StoreError
+from nearfar.download.store.listing import Listing
+from nearfar.download.store.store import Store
 
 
 def save(folder: Path, *names: str) -> None:

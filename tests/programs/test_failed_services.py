@@ -10,8 +10,8 @@ from tests.support.shell import ANYWHERE, Shell, first_line
 
 FAULTY = """
 import signal
-from nearfar.queues.host.machine import HostMachine
-from nearfar.coordinator.machine import Coordinator
+from nearfar.queues.broker.protocol import HostMachine
+from nearfar.coordinator.scheduler import Coordinator
 from nearfar.__main__ import run
 
 def fail(machine, now):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from nearfar.cli.options import fetch_options, warn
+from nearfar.cli.producer import make_parser
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.programs.fetching import fetch_options, warn
-from nearfar.programs.producer import make_parser
 
 pytestmark = pytest.mark.pure
 

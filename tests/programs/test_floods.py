@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from nearfar import Pool, Queue
+from nearfar.cli.keys import main
 from nearfar.net.addresses import Address
-from nearfar.programs.keys import main
 from tests.support.shell import ANYWHERE, Shell, ended, first_line
 
 CONNECTIONS = 600

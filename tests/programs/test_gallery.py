@@ -11,8 +11,8 @@ import urllib.request
 
 import pytest
 
+from nearfar.cli.gallery import main
 from nearfar.demo.gallery import Gallery
-from nearfar.programs.gallery import main
 
 GALLERY = [sys.executable, "-m", "nearfar", "gallery"]
 

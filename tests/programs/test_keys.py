@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.net.keys import read_pair, read_public
-from nearfar.programs.common import Exit
-from nearfar.programs.keys import main
+from nearfar.cli.common import Exit
+from nearfar.cli.keys import main
+from nearfar.net.auth import read_pair, read_public
 from tests.support.shell import ANYWHERE, Shell, ended, interrupt
 
 

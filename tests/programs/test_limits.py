@@ -7,8 +7,8 @@ import resource
 import pytest
 
 from nearfar.__main__ import main
-from nearfar.programs.common import Exit
-from nearfar.programs.limits import ENOUGH, LEAST, lift_limit
+from nearfar.cli.common import LEAST, Exit, lift_limit
+from nearfar.net.resources import ENOUGH
 
 pytestmark = pytest.mark.pure
 

@@ -7,10 +7,10 @@ import signal
 import pytest
 
 from nearfar import Pool
-from nearfar.coordinator.asking import ask
+from nearfar.cli import coordinator as program
+from nearfar.cli.common import Exit
+from nearfar.coordinator.status import ask
 from nearfar.net.addresses import Address
-from nearfar.programs import coordinator as program
-from nearfar.programs.common import Exit
 from tests.pool import tasks
 from tests.support.hostile import memory
 from tests.support.pool_client import PoolClient

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from nearfar.__main__ import PROGRAMS, main
-from nearfar.programs.arguments import byte_count, lease_seconds, natural, positive, seconds
-from nearfar.programs.common import Exit
+from nearfar.cli.common import Exit
+from nearfar.cli.options import byte_count, lease_seconds, natural, positive, seconds
 from tests.support.shell import LIMIT, ROOT
 
 NOBODY = "--wait 0.05"
@@ -137,7 +137,7 @@ WRONG = [
 TYPED = {
     (name, flag): action
     for name in PROGRAMS
-    for action in import_module(f"nearfar.programs.{name}").make_parser()._actions
+    for action in import_module(f"nearfar.cli.{name}").make_parser()._actions
     for flag in action.option_strings[-1:]
     if action.type in (positive, natural, seconds, lease_seconds, byte_count)
 }
@@ -147,7 +147,7 @@ TYPED = {
 def test_a_number_that_cannot_be_is_a_usage_error(
     name: str, flag: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parser: argparse.ArgumentParser = import_module(f"nearfar.programs.{name}").make_parser()
+    parser: argparse.ArgumentParser = import_module(f"nearfar.cli.{name}").make_parser()
     for value in WRONG:
         with pytest.raises(SystemExit) as left:
             parser.parse_args([f"{flag}={value}"])
@@ -161,7 +161,7 @@ def test_a_number_that_cannot_be_is_a_usage_error(
 def test_every_number_has_one_of_the_checked_types() -> None:
     assert len(TYPED) > 20
     for name in PROGRAMS:
-        for action in import_module(f"nearfar.programs.{name}").make_parser()._actions:
+        for action in import_module(f"nearfar.cli.{name}").make_parser()._actions:
             assert action.type not in (int, float), action
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nearfar.programs import progress
-from nearfar.programs.progress import (
+from nearfar.cli import progress
+from nearfar.cli.progress import (
     Counts,
     NoProgress,
     ProgressBar,

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from nearfar import Queue
+from nearfar.cli.common import Exit
+from nearfar.cli.queue import describe, main
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import GalleryServer
-from nearfar.programs.common import Exit
-from nearfar.programs.queue import describe, main
 from tests.support.shell import ANYWHERE, Shell, ended
 from tests.support.waiting import eventually
 

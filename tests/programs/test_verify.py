@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from nearfar.cli.verify import main
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import GalleryServer
 from nearfar.download.model import Body, Head, Job
-from nearfar.download.store import Store
-from nearfar.programs.verify import main
+from nearfar.download.store.store import Store
 
 FILES = {f"http://gallery/{name}.png": name.encode() * 10 for name in ("girl", "boy", "man")}
 

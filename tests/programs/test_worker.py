@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from nearfar import Pool
-from nearfar.coordinator.asking import ask
+from nearfar.cli.common import Exit
+from nearfar.cli.worker import main
+from nearfar.coordinator.status import ask
 from nearfar.net.addresses import Address
-from nearfar.programs.common import Exit
-from nearfar.programs.worker import main
 from tests.pool import tasks
 from tests.support.shell import ANYWHERE, Shell, alive, ended, first_line, insist, interrupt
 from tests.support.waiting import eventually

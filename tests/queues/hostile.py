@@ -7,11 +7,11 @@ from random import Random
 from typing import Any
 
 from nearfar.errors import ProtocolError
-from nearfar.queues.wire import VERSION, Envelope, Kind, Message, pack, unpack
+from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, pack, unpack
 from tests.queues.ledger_check import body_of
 
 NUMBERS = (0, 1, 1, 2, 3, 5, 40, 4096, 1 << 31, 1 << 62, (1 << 63) - 1)
-WORDS = [kind for kind in Kind if kind is not Kind.HELLO]
+WORDS = [kind for kind in QueueMessageType if kind is not QueueMessageType.HELLO]
 ASKS = (
     "fence",
     "flush",
@@ -24,7 +24,15 @@ ASKS = (
     "\u202eshutdown",
     "nonsense",
 )
-TRUTHS = (Kind.JOIN, Kind.PUT, Kind.NEED, Kind.REPORT, Kind.ASK, Kind.SYNCED, Kind.BYE)
+TRUTHS = (
+    QueueMessageType.JOIN,
+    QueueMessageType.PUT,
+    QueueMessageType.NEED,
+    QueueMessageType.REPORT,
+    QueueMessageType.ASK,
+    QueueMessageType.SYNCED,
+    QueueMessageType.BYE,
+)
 
 
 class Hostile:
@@ -37,21 +45,21 @@ class Hostile:
         self._consumes = consumes
         self._asks = [*ASKS, "shutdown"] if shuts else ASKS
 
-    def word(self) -> tuple[str, Envelope]:
+    def word(self) -> tuple[str, QueueFrame]:
         """Something said in one of the sessions that comes through the checks of the wire."""
         while True:
             with contextlib.suppress(ProtocolError):
                 session, envelope = self._any_word()
                 return session, unpack([bytes(frame) for frame in pack(*envelope)])
 
-    def _any_word(self) -> tuple[str, Envelope]:
+    def _any_word(self) -> tuple[str, QueueFrame]:
         choose = self.random
         session = choose.choice(list(self._sessions))
         if choose.random() < 0.15:
             self._sessions[session] = 0
             about = {"pid": choose.choice([1, 1 << 62, "x"]), "machine": "m"}
             hello = (choose.choice([VERSION, VERSION, VERSION, 2]), choose.choice(self._names), about)
-            return session, Envelope(0, 0, Message(Kind.HELLO, hello))
+            return session, QueueFrame(0, 0, QueueMessage(QueueMessageType.HELLO, hello))
         number = self._sessions[session] + 1
         if choose.random() < 0.1:
             number = self.number()
@@ -59,9 +67,9 @@ class Hostile:
             self._sessions[session] = number
         kind = choose.choice(TRUTHS if choose.random() < 0.8 else WORDS)
         body = None
-        if kind in (Kind.PUT, Kind.LEND):
+        if kind in (QueueMessageType.PUT, QueueMessageType.LEND):
             body = body_of(range(choose.randint(1, 9))) + choose.choice([b"", b"", b"\xc1", b"\x93\x00"])
-        return session, Envelope(number, self.number(), Message(kind, self.fields(kind, body), body))
+        return session, QueueFrame(number, self.number(), QueueMessage(kind, self.fields(kind, body), body))
 
     def number(self) -> int:
         return self.random.choice([*NUMBERS, self.random.randint(0, 12)])
@@ -72,34 +80,39 @@ class Hostile:
     def ranges(self) -> list[list[int]]:
         return [sorted([self.positive(), self.positive()]) for _ in range(self.random.randint(0, 2))]
 
-    def fields(self, kind: Kind, body: bytes | None) -> tuple[Any, ...]:
+    def fields(self, kind: QueueMessageType, body: bytes | None) -> tuple[Any, ...]:
         choose, flag = self.random, self.random.random() < 0.5
         match kind:
-            case Kind.JOIN:
+            case QueueMessageType.JOIN:
                 tags = [choose.choice(["red", "blue", *self._names])]
                 return (choose.random() < 0.8, flag and self._consumes, tags, choose.random() < 0.3)
-            case Kind.PUT:
+            case QueueMessageType.PUT:
                 to = choose.choice([None, None, "red", "nobody", *self._names])
                 return (
                     choose.choice([self.positive(), self.number() + 1]),
                     choose.randint(1, len(body or b"x")),
                     to,
                 )
-            case Kind.NEED | Kind.REPORT:
+            case QueueMessageType.NEED | QueueMessageType.REPORT:
                 three = (self.number(), self.number(), self.number())
-                if kind is Kind.NEED:
+                if kind is QueueMessageType.NEED:
                     return (*three, self.number(), self.number(), self.number())
                 answers = [[self.positive(), b"!"] for _ in range(choose.randint(0, 2))]
                 return (*three, self.number(), *(self.ranges() for _ in range(4)), answers)
-            case Kind.ASK:
+            case QueueMessageType.ASK:
                 return (
                     self.positive(),
                     choose.choice(self._asks),
                     choose.choice([None, True, self.number()]),
                 )
-            case Kind.SYNCED:
+            case QueueMessageType.SYNCED:
                 return (self.positive(), self.number(), self.number())
-            case Kind.BYE | Kind.BEAT | Kind.PART | Kind.STRANGER:
+            case (
+                QueueMessageType.BYE
+                | QueueMessageType.BEAT
+                | QueueMessageType.PART
+                | QueueMessageType.STRANGER
+            ):
                 return ()
             case _:
                 return (self.positive(), self.positive(), self.positive())

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
-from nearfar.net import codec
-from nearfar.queues.host.leases import Leases
-from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.runs import Run, Shelf
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.records import Deliveries, ItemRange, ReadyList
+from nearfar.serialization import item_codec
 
 
 def check(ledger: Ledger, *, honest: bool = True) -> None:
@@ -16,13 +15,13 @@ def check(ledger: Ledger, *, honest: bool = True) -> None:
 
     A helper that left is forgotten: one that is not `honest` may come under its name again, and number anew.
     """
-    shelves = [ledger._shelf, *ledger._addressed.values()]
-    for shelf in shelves:
-        check_shelf(shelf)
+    shelves = [ledger._ready_list, *ledger._addressed.values()]
+    for ready_list in shelves:
+        check_shelf(ready_list)
     for consumer in ledger.consumers.values():
         check_leases(consumer.leases)
     leases = [consumer.leases for consumer in ledger.consumers.values()]
-    waiting = [run for shelf in shelves for _, run in shelf._heap]
+    waiting = [run for ready_list in shelves for _, run in ready_list._heap]
     lent = [run for lease in leases for run in lease._runs]
 
     orders = sorted(order for run in (*waiting, *lent) for order in range(run.order, run.order + run.count))
@@ -45,7 +44,7 @@ def check(ledger: Ledger, *, honest: bool = True) -> None:
     check_producers(ledger)
 
 
-def check_names(ledger: Ledger, waiting: list[Run]) -> None:
+def check_names(ledger: Ledger, waiting: list[ItemRange]) -> None:
     """An addressed item waits where somebody who bears the name will find it."""
     for tag, bearers in ledger.bearers.items():
         assert (
@@ -53,8 +52,8 @@ def check_names(ledger: Ledger, waiting: list[Run]) -> None:
         )
     assert {tag for consumer in ledger.consumers.values() for tag in consumer.tags} == ledger.bearers.keys()
     assert {run.to for run in waiting} - {None} <= ledger.bearers.keys()
-    assert all(run.to is None for _, run in ledger._shelf._heap)
-    assert all(run.to == tag for tag, shelf in ledger._addressed.items() for _, run in shelf._heap)
+    assert all(run.to is None for _, run in ledger._ready_list._heap)
+    assert all(run.to == tag for tag, ready_list in ledger._addressed.items() for _, run in ready_list._heap)
 
 
 def check_producers(ledger: Ledger) -> None:
@@ -64,22 +63,23 @@ def check_producers(ledger: Ledger) -> None:
     assert sum(producer.granted[1] for producer in producers) == ledger._granted_bytes
     assert all(min(producer.granted) >= 0 for producer in producers)
     assert (
-        sum(not producer.helper and producer.state == 0 for producer in producers) == ledger._attendance._here
+        sum(not producer.helper and producer.state == 0 for producer in producers)
+        == ledger._producer_registry._here
     )
     here = [producer for producer in producers if producer.state == 0]  # others are told when they return
     assert {producer.name for producer in here if producer.news} <= ledger.newsworthy
 
 
-def check_shelf(shelf: Shelf) -> None:
+def check_shelf(ready_list: ReadyList) -> None:
     """Its counts are those of its runs."""
-    runs = [run for _, run in shelf._heap]
-    assert shelf.items == sum(run.count for run in runs)
-    assert shelf.bytes == sum(len(run.body) for run in runs)
-    assert bool(shelf) is bool(runs)
-    assert all(order == run.order and run.count > 0 for order, run in shelf._heap)
+    runs = [run for _, run in ready_list._heap]
+    assert ready_list.items == sum(run.count for run in runs)
+    assert ready_list.bytes == sum(len(run.body) for run in runs)
+    assert bool(ready_list) is bool(runs)
+    assert all(order == run.order and run.count > 0 for order, run in ready_list._heap)
 
 
-def check_leases(leases: Leases) -> None:
+def check_leases(leases: Deliveries) -> None:
     """Positions rise, no run reaches over what was taken, and the counts are those of the runs."""
     spans = [(at, at + run.count - 1) for at, run in zip(leases._positions, leases._runs, strict=True)]
     edges = [0, *(edge for span in spans for edge in span), leases.last + 1]
@@ -94,16 +94,16 @@ def check_leases(leases: Leases) -> None:
 
 def body_of(items: Iterable[bytes | int]) -> bytes:
     """Items as a batch of them travels."""
-    return b"".join(codec.encode(item, trusted=False) for item in items)
+    return b"".join(item_codec.encode(item, trusted=False) for item in items)
 
 
-def items_of(run: Run) -> list[bytes | int]:
+def items_of(run: ItemRange) -> list[bytes | int]:
     """What a run carries; it must be what it says."""
-    items: list[bytes | int] = codec.decode(run.body, run.count, trusted=False)
+    items: list[bytes | int] = item_codec.decode(run.body, run.count, trusted=False)
     return items
 
 
-def numbers_of(runs: Iterable[Run]) -> Iterator[int]:
+def numbers_of(runs: Iterable[ItemRange]) -> Iterator[int]:
     """The numbers of the items in `runs`."""
     for run in runs:
         yield from range(run.first, run.first + run.count)

@@ -14,7 +14,7 @@ from typing import Any
 
 from nearfar.errors import QueueLost
 from nearfar.net.addresses import Address
-from nearfar.queues.ends.end import End
+from nearfar.queues.client.client import QueueClient
 from nearfar.queues.far import FarQueue
 
 
@@ -39,7 +39,7 @@ def produce_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
 
 def help_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
     """Put `items` for another producer, and live on."""
-    end = End(Address.parse_remote(queue.address), helper=True)
+    end = QueueClient(Address.parse_remote(queue.address), helper=True)
     end.put(items, block=True, timeout=None)
     end.ask("size")  # the answer comes after the items were stored
     gate.send("put")

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nearfar.net import codec
-from nearfar.queues.ends.actions import Close, Connect, ConnectInbox, ConnectLane, Send
-from nearfar.queues.ends.batches import Entry
-from nearfar.queues.ends.machine import EndMachine, State
-from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.machine import HostMachine
-from nearfar.queues.host.peers import CloseLane, OpenLane
-from nearfar.queues.wire import Envelope, pack, unpack
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.broker.sessions import CloseLane, OpenLane
+from nearfar.queues.client.producer import PutRequest
+from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.client.session import Close, ConnectControl, ConnectInbox, ConnectLane, SendControl
+from nearfar.queues.messages import QueueFrame, pack, unpack
+from nearfar.serialization import item_codec
 
 LEASE = 10.0
 
@@ -59,7 +59,7 @@ class World:
             action()
 
     def carry(
-        self, channel: tuple[str, str], end: str, frames: list[bytes], arrive: Callable[[Envelope], None]
+        self, channel: tuple[str, str], end: str, frames: list[bytes], arrive: Callable[[QueueFrame], None]
     ):
         """Take a message over the network: late, in the order of its channel, or not at all."""
         if end in self.cut_off or channel in self.deaf or self.random.random() < self.loss:
@@ -93,10 +93,10 @@ class SimHost:
             "lease": LEASE,
             "trusted": True,
         }
-        self.machine = HostMachine(self.ledger, about, lease=LEASE)
+        self.machine = BrokerProtocol(self.ledger, about, lease=LEASE)
         self._tick()
 
-    def receive(self, session: str, envelope: Envelope) -> None:
+    def receive(self, session: str, envelope: QueueFrame) -> None:
         if self.alive:
             self.machine.receive(session, envelope, self.world.now)
             assert not self.machine.take_complaints(), "an honest end was taken for a hostile one"
@@ -131,7 +131,7 @@ class SimHost:
         most = self.ledger.maxbytes
         assert not most or self.ledger.size_bytes <= most, "more bytes in the queue than its bound"
 
-    def _send(self, session: str, envelope: Envelope) -> None:
+    def _send(self, session: str, envelope: QueueFrame) -> None:
         end = self.world.ends.get(session.rpartition(".")[0])
         if end is None:
             return
@@ -149,15 +149,15 @@ class SimEnd:
     name: str
     alive: bool = True
     frozen: bool = False
-    machine: EndMachine = field(init=False)
+    machine: ClientProtocol = field(init=False)
 
     def __post_init__(self) -> None:
-        self.machine = EndMachine(self.name, {})
+        self.machine = ClientProtocol(self.name, {})
         self.world.ends[self.name] = self
         self.machine.connect(self.world.now)
         self._tick()
 
-    def receive(self, session: str, envelope: Envelope) -> None:
+    def receive(self, session: str, envelope: QueueFrame) -> None:
         if self.alive and session == self.machine.session_name:
             if self.frozen:
                 self.world.later(0.5, lambda: self.receive(session, envelope))
@@ -180,7 +180,7 @@ class SimEnd:
         self.act()
 
     def _tick(self) -> None:
-        if not self.alive or self.machine.state is State.CLOSED:
+        if not self.alive or self.machine.state is ClientState.CLOSED:
             return
         if not self.frozen:
             self.machine.tick(self.world.now)
@@ -195,13 +195,13 @@ class SimEnd:
         self.program()
         for action in self.machine.flush(self.world.now):
             match action:
-                case Send(envelope):
+                case SendControl(envelope):
                     socket = "control" if envelope.message.body is None else "inbox"
                     session, host = self.machine.session_name, self.world.host
                     frames = pack(*envelope)
                     arrive = lambda e, s=session, h=host: h.receive(s, e)  # noqa: E731
                     self.world.carry((session, socket + " up"), self.name, frames, arrive)
-                case Connect() | ConnectInbox() | ConnectLane() | Close():
+                case ConnectControl() | ConnectInbox() | ConnectLane() | Close():
                     pass
 
     def program(self) -> None:
@@ -213,18 +213,18 @@ class SimProducer(SimEnd):
 
     count = 0
     _next = 1
-    _entry: Entry | None = None
+    _entry: PutRequest | None = None
 
     def program(self) -> None:
         machine = self.machine
-        if machine.state is not State.OPEN:
+        if machine.state is not ClientState.OPEN:
             return
         machine.roles.produces = True
         while self._next <= self.count and (self._entry is None or not self._entry.items):
             many = min(self.world.random.choice([1, 1, 1, 5, 40]), self.count - self._next + 1)
             items = [(self.name, n) for n in range(self._next, self._next + many)]
             self._next += many
-            self._entry = Entry(deque_of(items))
+            self._entry = PutRequest(deque_of(items))
             machine.sender.put(self._entry)
         if self._next > self.count and (self._entry is None or not self._entry.items):
             self.finished()
@@ -254,7 +254,7 @@ class SimConsumer(SimEnd):
 
     def program(self) -> None:
         machine = self.machine
-        if machine.state is not State.OPEN or self._busy:
+        if machine.state is not ClientState.OPEN or self._busy:
             return
         machine.roles.consumes = True
         taken = machine.receiver.take(1, self.world.now)
@@ -284,4 +284,4 @@ class SimConsumer(SimEnd):
 
 
 def deque_of(items: list[Any]) -> deque[bytes]:
-    return deque(codec.encode(item, trusted=True) for item in items)
+    return deque(item_codec.encode(item, trusted=True) for item in items)

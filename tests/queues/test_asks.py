@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.queues.ends.asks import Asks
-from nearfar.queues.wire import Kind
+from nearfar.queues.client.session import PendingRequests
+from nearfar.queues.messages import QueueMessageType
 
 pytestmark = pytest.mark.pure
 
 
-def unsent(asks: Asks, *, lane: bool = True) -> list[int]:
+def unsent(asks: PendingRequests, *, lane: bool = True) -> list[int]:
     return [number for number, *_ in asks.unsent(lane=lane)]
 
 
 def test_a_question_is_asked_once_in_a_session() -> None:
-    asks = Asks()
-    number = asks.add(Kind.ASK, "size", 5)
-    assert list(asks.unsent(lane=False)) == [(number, Kind.ASK, "size", 5)]
+    asks = PendingRequests()
+    number = asks.add(QueueMessageType.ASK, "size", 5)
+    assert list(asks.unsent(lane=False)) == [(number, QueueMessageType.ASK, "size", 5)]
     assert unsent(asks) == []
 
 
 def test_a_question_that_goes_with_a_report_waits_for_the_lane() -> None:
-    asks = Asks()
-    need, take, size = asks.add(Kind.NEED), asks.add(Kind.REPORT), asks.add(Kind.ASK, "size")
+    asks = PendingRequests()
+    need, take, size = (
+        asks.add(QueueMessageType.NEED),
+        asks.add(QueueMessageType.REPORT),
+        asks.add(QueueMessageType.ASK, "size"),
+    )
     assert unsent(asks, lane=False) == [need, size]
     assert unsent(asks, lane=False) == []
     assert unsent(asks, lane=True) == [take]
@@ -31,8 +35,8 @@ def test_a_question_that_goes_with_a_report_waits_for_the_lane() -> None:
 
 
 def test_an_answer_is_kept_until_it_is_taken() -> None:
-    asks = Asks()
-    number = asks.add(Kind.ASK, "join")
+    asks = PendingRequests()
+    number = asks.add(QueueMessageType.ASK, "join")
     assert not asks.answered(number)
     asks.answer(number, None)
     assert asks.answered(number)
@@ -47,8 +51,10 @@ def test_what_was_not_answered_is_asked_again_in_a_new_session_but_for_the_lane(
     If a new session begins,
     I expect the fourth alone to be asked again: a session asks for its own lane.
     """
-    asks = Asks()
-    lane, size, gone, join = (asks.add(Kind.ASK, what) for what in ("lane", "size", "counts", "join"))
+    asks = PendingRequests()
+    lane, size, gone, join = (
+        asks.add(QueueMessageType.ASK, what) for what in ("lane", "size", "counts", "join")
+    )
     assert unsent(asks) == [lane, size, gone, join]
     asks.answer(size, 3)
     assert asks.take(gone) is None
@@ -62,13 +68,13 @@ def test_what_was_not_answered_is_asked_again_in_a_new_session_but_for_the_lane(
 
 
 def test_a_question_given_up_before_it_went_out_is_not_asked() -> None:
-    asks = Asks()
-    number = asks.add(Kind.ASK, "size")
+    asks = PendingRequests()
+    number = asks.add(QueueMessageType.ASK, "size")
     asks.take(number)
     assert unsent(asks) == []
 
 
 def test_nobody_can_answer_what_was_not_asked() -> None:
-    asks = Asks()
+    asks = PendingRequests()
     asks.answer(1, "unasked")
     assert not asks.answered(1)

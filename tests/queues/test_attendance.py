@@ -6,33 +6,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.queues.host import attendance as module
-from nearfar.queues.host.attendance import Attendance
-from nearfar.queues.host.records import Producer, State
+from nearfar.queues.broker import ledger as module
+from nearfar.queues.broker.ledger import ProducerRegistry
+from nearfar.queues.broker.records import ProducerRecord, ProducerState
 
 pytestmark = pytest.mark.pure
 
 
 class Hall:
-    """An attendance, its producers by name, and who of them was lost when."""
+    """An producer registry, its producers by name, and who of them was lost when."""
 
     def __init__(self, expected: int) -> None:
-        self.attendance = Attendance(expected)
-        self.producers: dict[str, Producer] = {}
+        self.producer_registry = ProducerRegistry(expected)
+        self.producers: dict[str, ProducerRecord] = {}
         self.arrived: dict[str, float] = {}
         self.missing: dict[str, tuple[int, float]] = {}
         """The place of the first newcomer after each, and when it was last heard."""
 
     def enter(self, name: str, now: float) -> None:
-        self.attendance.enter(self.producers.setdefault(name, Producer(name, State.GONE)), now)
+        self.producer_registry.enter(
+            self.producers.setdefault(name, ProducerRecord(name, ProducerState.GONE)), now
+        )
         self.arrived.setdefault(name, now)
         self.missing.pop(name, None)
 
-    def leave(self, name: str, state: State, heard: float | None = None) -> None:
-        if state is State.LOST and self.producers[name].state is State.OPEN:
+    def leave(self, name: str, state: ProducerState, heard: float | None = None) -> None:
+        if state is ProducerState.LOST and self.producers[name].state is ProducerState.OPEN:
             later = list(self.arrived).index(name) + 1
             self.missing[name] = (len(self.arrived), 0.0) if heard is None else (later, heard)
-        self.attendance.leave(self.producers[name], state, heard)
+        self.producer_registry.leave(self.producers[name], state, heard)
 
     def most_replaced(self) -> int:
         """How many of the missing can each have a newcomer of their own that came after them."""
@@ -62,24 +64,24 @@ def test_who_was_taken_for_dead_and_returns_lends_nobody_its_stand_in() -> None:
     hall.enter("killed", 1.0)
     hall.enter("other", 1.0)
     hall.enter("again", 4.0)
-    hall.leave("other", State.LOST, 2.0)
-    assert hall.attendance.lost == []
+    hall.leave("other", ProducerState.LOST, 2.0)
+    assert hall.producer_registry.lost == []
     hall.enter("other", 4.0)
-    hall.leave("killed", State.LOST, 2.0)
-    assert hall.attendance.lost == []
-    hall.leave("again", State.GONE)
-    assert not hall.attendance.over()
-    hall.leave("other", State.GONE)
-    assert hall.attendance.over()
+    hall.leave("killed", ProducerState.LOST, 2.0)
+    assert hall.producer_registry.lost == []
+    hall.leave("again", ProducerState.GONE)
+    assert not hall.producer_registry.over()
+    hall.leave("other", ProducerState.GONE)
+    assert hall.producer_registry.over()
 
 
 def test_nobody_stands_in_for_itself_nor_for_who_came_later() -> None:
     hall = Hall(expected=2)
     for name in "pq":
         hall.enter(name, 1.0)
-    hall.leave("q", State.LOST, 1.0)
-    assert hall.attendance.lost == ["q"]
-    assert not hall.attendance.over()
+    hall.leave("q", ProducerState.LOST, 1.0)
+    assert hall.producer_registry.lost == ["q"]
+    assert not hall.producer_registry.over()
 
 
 @given(data=st.data())
@@ -89,22 +91,22 @@ def test_as_many_are_replaced_as_can_be_whatever_the_order(data: st.DataObject) 
     for number in range(data.draw(st.integers(1, 25), "steps")):
         now += data.draw(st.sampled_from([0.0, 1.0]), "pause")
         known = sorted(hall.producers)
-        here = [name for name in known if hall.producers[name].state is State.OPEN]
+        here = [name for name in known if hall.producers[name].state is ProducerState.OPEN]
         match data.draw(st.sampled_from(["new", "lost", "lost", "back", "gone"]), "what"):
             case "lost" if here:
                 earlier = st.floats(0, now).map(round) | st.none()
-                hall.leave(data.draw(st.sampled_from(here)), State.LOST, data.draw(earlier, "heard"))
+                hall.leave(data.draw(st.sampled_from(here)), ProducerState.LOST, data.draw(earlier, "heard"))
             case "gone" if here:
-                hall.leave(data.draw(st.sampled_from(here)), State.GONE)
+                hall.leave(data.draw(st.sampled_from(here)), ProducerState.GONE)
             case "back" if known:
                 hall.enter(data.draw(st.sampled_from(known)), now)
             case _:
                 hall.enter(f"p{number}", now)
-        lost = hall.attendance.lost
+        lost = hall.producer_registry.lost
         assert set(lost) <= set(hall.missing)
         assert len(lost) == len(hall.missing) - hall.most_replaced()
-        some = any(producer.state is State.OPEN for producer in hall.producers.values())
-        assert hall.attendance.over() == (not some)
+        some = any(producer.state is ProducerState.OPEN for producer in hall.producers.values())
+        assert hall.producer_registry.over() == (not some)
 
 
 def test_newcomers_without_end_take_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +115,8 @@ def test_newcomers_without_end_take_no_memory_without_end(monkeypatch: pytest.Mo
     hall = Hall(expected=1)
     for number in range(100):
         hall.enter(f"p{number}", float(number))
-        assert not hall.attendance.over()
-        hall.leave(f"p{number}", State.GONE if number == 99 else State.LOST, float(number))
-        assert len(hall.attendance._arrivals) <= 10
-        assert len(hall.attendance._absent) <= 11
-    assert (hall.attendance.lost, hall.attendance.over()) == ([], True)
+        assert not hall.producer_registry.over()
+        hall.leave(f"p{number}", ProducerState.GONE if number == 99 else ProducerState.LOST, float(number))
+        assert len(hall.producer_registry._arrivals) <= 10
+        assert len(hall.producer_registry._absent) <= 11
+    assert (hall.producer_registry.lost, hall.producer_registry.over()) == ([], True)

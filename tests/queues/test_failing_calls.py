@@ -11,9 +11,9 @@ import pytest
 
 from nearfar import Queue
 from nearfar.errors import QueueLost
-from nearfar.net import keyring, sockets
+from nearfar.net import auth, sockets
+from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.far import FarQueue
-from nearfar.queues.host.machine import HostMachine
 from tests.support.failing import ERRORS, Failing, failing
 
 ANYWHERE = "tcp://127.0.0.1:*"
@@ -25,7 +25,7 @@ MOST = 400
 def access(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:
     """An address, and how to get in there."""
     if request.param == "keys":
-        keyring.init(tmp_path / "keys")
+        auth.init(tmp_path / "keys")
         return ANYWHERE, {"keys": tmp_path / "keys"}
     if request.param == "ipc":
         return f"ipc://{tmp_path}/q", {}
@@ -93,10 +93,10 @@ def test_a_fault_of_the_loop_is_told_to_who_hosts_and_ends_the_hosting(
     queue.put(1)
     assert queue.qsize() == 1
 
-    def fail(machine: HostMachine, now: float) -> None:
+    def fail(machine: BrokerProtocol, now: float) -> None:
         raise KeyError("a fault")
 
-    monkeypatch.setattr(HostMachine, "tick", fail)
+    monkeypatch.setattr(BrokerProtocol, "tick", fail)
     queue._host._waker.wake()
     queue._host._thread.join(20)
     with pytest.raises(QueueLost, match=r"the hosting of .* has failed: KeyError"):

@@ -12,8 +12,8 @@ import pytest
 
 from nearfar import AddressError, Empty, Full, JoinableQueue, ProducerLost, Queue, QueueLost, ShutDown
 from nearfar.net.addresses import Address
-from nearfar.queues.ends import loop, plugs
-from nearfar.queues.ends.end import End
+from nearfar.queues.client import io
+from nearfar.queues.client.client import QueueClient
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from tests.support.waiting import eventually
 
@@ -228,8 +228,8 @@ def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
 
     I expect both to be read: what it would be woken by next is an ack, six seconds later.
     """
-    monkeypatch.setattr(plugs, "DRAIN", 1)
-    monkeypatch.setattr(loop, "DRAIN", 1)
+    monkeypatch.setattr(io, "DRAIN", 1)
+    monkeypatch.setattr(io, "DRAIN", 1)
     with FarQueue(8, "tcp://127.0.0.1:*", lease=600.0) as queue, FarQueue.connect(queue.address) as other:
         other.put_many(range(3))
         assert other._end is not None and other._end._loop is not None
@@ -242,8 +242,8 @@ def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
 
 def test_figures_that_ends_tell_are_added_up_and_forgotten_with_them(queue: FarQueue) -> None:
     """Given ends that say what they have under way, I expect their sum, and nothing of one that has left."""
-    ends = [End(Address.parse(queue.address).seen_from_here(), helper=True) for _ in range(2)]
-    watcher = End(Address.parse(queue.address).seen_from_here())
+    ends = [QueueClient(Address.parse(queue.address).seen_from_here(), helper=True) for _ in range(2)]
+    watcher = QueueClient(Address.parse(queue.address).seen_from_here())
     try:
         watcher.mention("underway bytes", 5)  # not connected: neither waits nor raises
         assert watcher.glimpse_counts() == {}

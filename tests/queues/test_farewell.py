@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nearfar.queues.broker.server import losses
 from nearfar.queues.far import FarJoinableQueue, FarQueue
-from nearfar.queues.host.farewell import losses
 from tests.queues.contract import LIMIT
 from tests.support.waiting import eventually
 

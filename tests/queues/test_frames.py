@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.queues import frames
-from nearfar.queues.frames import Message, Raw
+from nearfar.queues import framing
+from nearfar.queues.framing import Message, Raw
 
 Ends = tuple[Any, Any]
 """Connections: where to read, and where to write."""
@@ -43,7 +43,7 @@ def messages_of(sizes: list[tuple[bool, int]]) -> list[Message]:
 
 def test_a_connection_reads_what_was_written(ends: Ends) -> None:
     reader, writer = ends
-    frames.write(writer.fileno(), [b"one", b"two", b"t" * 20_000])
+    framing.write(writer.fileno(), [b"one", b"two", b"t" * 20_000])
     assert [reader.recv_bytes() for _ in range(3)] == [b"one", b"two", b"t" * 20_000]
 
 
@@ -51,7 +51,7 @@ def test_what_a_connection_wrote_is_read(ends: Ends) -> None:
     reader, writer = ends
     for message in (b"one", b"", b"t" * 20_000):
         writer.send_bytes(message)
-    assert [frames.read(reader.fileno()) for _ in range(3)] == [b"one", b"", b"t" * 20_000]
+    assert [framing.read(reader.fileno()) for _ in range(3)] == [b"one", b"", b"t" * 20_000]
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,15 +63,15 @@ def test_every_message_comes_once_in_order_and_never_more_than_asked_for(
     sent = messages_of(sizes)
     reader, writer = Pipe(duplex=False)
     with reader, writer:
-        feeder = threading.Thread(target=frames.write, args=(writer.fileno(), sent))
+        feeder = threading.Thread(target=framing.write, args=(writer.fileno(), sent))
         feeder.start()
         found: list[Message] = []
         turn = 0
         while len(found) < len(sent):
             most = min(asked[turn % len(asked)], len(sent) - len(found))
             turn += 1
-            found.append(frames.read(reader.fileno()))
-            others = frames.read_waiting(reader.fileno(), most - 1)
+            found.append(framing.read(reader.fileno()))
+            others = framing.read_waiting(reader.fileno(), most - 1)
             assert len(others) <= most - 1
             found += others
         feeder.join()
@@ -80,17 +80,17 @@ def test_every_message_comes_once_in_order_and_never_more_than_asked_for(
 
 def test_empty_messages_wake_but_are_no_items(ends: Ends) -> None:
     reader, writer = ends
-    frames.write(writer.fileno(), [b"", b"item", b"", b"last"])
-    assert frames.read_waiting(reader.fileno(), 9) == [b"item", b"last"]
+    framing.write(writer.fileno(), [b"", b"item", b"", b"last"])
+    assert framing.read_waiting(reader.fileno(), 9) == [b"item", b"last"]
     assert not reader.poll(0)
 
 
 def test_what_does_not_fit_into_one_write_arrives(ends: Ends) -> None:
     reader, writer = ends
     sent = messages_of([(False, 5)] * 1200 + [(False, 300_000), (True, 300_000)])
-    feeder = threading.Thread(target=frames.write, args=(writer.fileno(), sent))
+    feeder = threading.Thread(target=framing.write, args=(writer.fileno(), sent))
     feeder.start()
-    assert [frames.read(reader.fileno()) for _ in sent] == sent
+    assert [framing.read(reader.fileno()) for _ in sent] == sent
     feeder.join()
 
 
@@ -99,8 +99,8 @@ def test_the_length_of_a_message_beyond_two_gib_is_in_eight_bytes() -> None:
         def __len__(self) -> int:
             return 1 << 31
 
-    assert frames.frame(Huge()) == b"\x7f\xff\xff\xff" + (1 << 31).to_bytes(8, "big")
-    assert frames.frame(Raw(Huge())) == b"\xff\xff\xff\xff" + (1 << 31).to_bytes(8, "big")
+    assert framing.frame(Huge()) == b"\x7f\xff\xff\xff" + (1 << 31).to_bytes(8, "big")
+    assert framing.frame(Raw(Huge())) == b"\xff\xff\xff\xff" + (1 << 31).to_bytes(8, "big")
 
 
 @pytest.mark.parametrize("one_by_one", [True, False])
@@ -108,11 +108,11 @@ def test_a_length_in_eight_bytes_is_read(ends: Ends, one_by_one: bool) -> None:
     reader, writer = ends
     for word in (b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"):
         os.write(writer.fileno(), word + (5).to_bytes(8, "big") + b"large")
-    os.write(writer.fileno(), frames.frame(b"last") + b"last")
+    os.write(writer.fileno(), framing.frame(b"last") + b"last")
     if one_by_one:
-        found = [frames.read(reader.fileno()) for _ in range(3)]
+        found = [framing.read(reader.fileno()) for _ in range(3)]
     else:
-        found = frames.read_waiting(reader.fileno(), 9)
+        found = framing.read_waiting(reader.fileno(), 9)
     assert found == [b"large", Raw(b"large"), b"last"]
 
 
@@ -127,22 +127,22 @@ def test_a_pipe_that_may_not_grow_stays_as_it_is(ends: Ends, monkeypatch: pytest
         return ask(descriptor, what, argument)
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
-    assert frames.capacity(writer.fileno()) == before
+    assert framing.capacity(writer.fileno()) == before
 
 
 def test_a_pipe_nobody_can_write_to_any_more_is_at_its_end() -> None:
     reader, writer = Pipe(duplex=False)
     with reader:
-        os.write(writer.fileno(), frames.frame(b"whole")[:2])
+        os.write(writer.fileno(), framing.frame(b"whole")[:2])
         writer.close()
         with pytest.raises(EOFError):
-            frames.read(reader.fileno())
+            framing.read(reader.fileno())
 
 
 def test_ctrl_c_waits_for_the_rest_of_a_message(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given Ctrl-C in the middle of a message whose writer goes on, I expect it behind that message."""
     reader, writer = ends
-    whole = frames.frame(b"message") + b"message"
+    whole = framing.frame(b"message") + b"message"
     os.write(writer.fileno(), whole[:6])
 
     def it_goes_on(_: int) -> bool:
@@ -150,31 +150,31 @@ def test_ctrl_c_waits_for_the_rest_of_a_message(ends: Ends, monkeypatch: pytest.
         os.write(writer.fileno(), whole[6:])
         return True
 
-    monkeypatch.setattr(frames, "_come_soon", it_goes_on)
+    monkeypatch.setattr(framing, "_come_soon", it_goes_on)
     with pytest.raises(KeyboardInterrupt):
-        frames.read_waiting(reader.fileno(), 1)
-    frames.write(writer.fileno(), [b"next"])
-    assert frames.read(reader.fileno()) == b"next"
+        framing.read_waiting(reader.fileno(), 1)
+    framing.write(writer.fileno(), [b"next"])
+    assert framing.read(reader.fileno()) == b"next"
 
 
 def test_ctrl_c_ends_the_wait_for_a_writer_that_is_stuck(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = ends
-    os.write(writer.fileno(), frames.frame(b"message")[:3])
+    os.write(writer.fileno(), framing.frame(b"message")[:3])
 
     def nothing_comes(_: int) -> bool:
         os.kill(os.getpid(), signal.SIGINT)
         return False
 
-    monkeypatch.setattr(frames, "_come_soon", nothing_comes)
+    monkeypatch.setattr(framing, "_come_soon", nothing_comes)
     with pytest.raises(KeyboardInterrupt):
-        frames.read_waiting(reader.fileno(), 1)
+        framing.read_waiting(reader.fileno(), 1)
 
 
 def test_a_writer_counts_as_stuck_once_nothing_came_for_a_while(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = ends
-    monkeypatch.setattr(frames, "STUCK", 0.01)
-    assert not frames._come_soon(reader.fileno())
+    monkeypatch.setattr(framing, "STUCK", 0.01)
+    assert not framing._come_soon(reader.fileno())
     os.write(writer.fileno(), b"x")
-    assert frames._come_soon(reader.fileno())
+    assert framing._come_soon(reader.fileno())

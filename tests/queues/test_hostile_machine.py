@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.net.line import FURTHEST_AHEAD, HEAVIEST_AHEAD, MESSAGE_WEIGHS, Incoming
-from nearfar.queues import wire
-from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.machine import HostMachine
-from nearfar.queues.host.peers import MOST_HEAVY, MOST_JOINS, MOST_ROUNDS, Action, Send
-from nearfar.queues.wire import MOST_TAGS, VERSION, Envelope, Kind, Message
+from nearfar.net.reliable import FURTHEST_AHEAD, HEAVIEST_AHEAD, MESSAGE_WEIGHS, ReceiveWindow
+from nearfar.queues import messages as wire
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.broker.sessions import MOST_HEAVY, MOST_JOINS, MOST_ROUNDS, Action, SendTo
+from nearfar.queues.messages import MOST_TAGS, VERSION, QueueFrame, QueueMessage, QueueMessageType
 from tests.queues.hostile import Hostile
 from tests.queues.ledger_check import body_of, check
 from tests.queues.simulation import SimConsumer, SteadyProducer, World
@@ -29,7 +29,7 @@ MOST = (1 << 63) - 1
 def run_hostile(random: Random, words: int, **options: int) -> None:
     """Only hostile ends: nothing is raised, all that is said can be sent, and the books are right."""
     ledger = Ledger(max_attempts=2, **options)
-    machine = HostMachine(ledger, {"epoch": "e"}, lease=LEASE)
+    machine = BrokerProtocol(ledger, {"epoch": "e"}, lease=LEASE)
     hostile = Hostile(random, consumes=True, shuts=True)
     now = 0.0
     for _ in range(words):
@@ -48,13 +48,13 @@ def run_hostile(random: Random, words: int, **options: int) -> None:
     assert not machine.peers and not ledger.consumers
 
 
-def act(machine: HostMachine, now: float) -> list[Action]:
+def act(machine: BrokerProtocol, now: float) -> list[Action]:
     actions = machine.flush(now)
     for action in actions:
-        if isinstance(action, Send):
+        if isinstance(action, SendTo):
             wire.unpack(
                 wire.pack(*action.envelope)
-            ) if action.envelope.message.kind is not Kind.WELCOME else None
+            ) if action.envelope.message.kind is not QueueMessageType.WELCOME else None
         elif hasattr(action, "ask"):
             machine.lane_opened(action.session, action.ask, 5, now)
     return actions
@@ -110,50 +110,52 @@ class Story:
 
     def __init__(self, **options: int) -> None:
         self.ledger = Ledger(**options)
-        self.machine = HostMachine(self.ledger, {}, lease=LEASE, most_peers=2)
+        self.machine = BrokerProtocol(self.ledger, {}, lease=LEASE, most_peers=2)
         self.said = 0
         self.hello("end.x.1", "end")
 
-    def hello(self, session: str, uid: str, version: int = VERSION) -> list[Message]:
-        return self.receive(session, Envelope(0, 0, Message(Kind.HELLO, (version, uid, {}))))
+    def hello(self, session: str, uid: str, version: int = VERSION) -> list[QueueMessage]:
+        return self.receive(
+            session, QueueFrame(0, 0, QueueMessage(QueueMessageType.HELLO, (version, uid, {})))
+        )
 
-    def receive(self, session: str, envelope: Envelope) -> list[Message]:
+    def receive(self, session: str, envelope: QueueFrame) -> list[QueueMessage]:
         self.machine.receive(session, envelope, 0.0)
-        return [a.envelope.message for a in act(self.machine, 0.0) if isinstance(a, Send)]
+        return [a.envelope.message for a in act(self.machine, 0.0) if isinstance(a, SendTo)]
 
-    def say(self, kind: Kind, *fields: object, body: bytes | None = None) -> list[Message]:
+    def say(self, kind: QueueMessageType, *fields: object, body: bytes | None = None) -> list[QueueMessage]:
         self.said += 1
-        return self.receive("end.x.1", Envelope(self.said, 0, Message(kind, fields, body)))
+        return self.receive("end.x.1", QueueFrame(self.said, 0, QueueMessage(kind, fields, body)))
 
-    def refused(self, messages: list[Message]) -> str:
-        (why,) = [message.fields[0] for message in messages if message.kind is Kind.REFUSED]
+    def refused(self, messages: list[QueueMessage]) -> str:
+        (why,) = [message.fields[0] for message in messages if message.kind is QueueMessageType.REFUSED]
         return str(why)
 
 
 def test_items_beyond_the_bound_end_the_session() -> None:
     story = Story(maxsize=2)
-    story.say(Kind.JOIN, True, False, [], False)
-    story.say(Kind.NEED, 5, 0, 0, 0, 0, 0)
+    story.say(QueueMessageType.JOIN, True, False, [], False)
+    story.say(QueueMessageType.NEED, 5, 0, 0, 0, 0, 0)
     assert "puts 3 items, with room for 2" in story.refused(
-        story.say(Kind.PUT, 1, 3, None, body=body_of(range(3)))
+        story.say(QueueMessageType.PUT, 1, 3, None, body=body_of(range(3)))
     )
     assert story.ledger.size == 0 and not story.machine.peers and len(story.machine.take_complaints()) == 1
 
 
 def test_bytes_beyond_the_bound_end_the_session() -> None:
     story = Story(maxbytes=10)
-    story.say(Kind.JOIN, True, False, [], False)
-    story.say(Kind.NEED, 5, 4, 4, 0, 0, 0)
+    story.say(QueueMessageType.JOIN, True, False, [], False)
+    story.say(QueueMessageType.NEED, 5, 4, 4, 0, 0, 0)
     body = body_of([b"123456"])  # one byte more than it asked for, and was granted ahead
-    assert "with room for 7" in story.refused(story.say(Kind.PUT, 1, 1, None, body=body))
+    assert "with room for 7" in story.refused(story.say(QueueMessageType.PUT, 1, 1, None, body=body))
 
 
 def test_a_report_on_what_was_never_lent_ends_the_session_and_counts_nothing() -> None:
     """Given a range as long as numbers go, I expect no sum of it to grow beyond what can be told."""
     story = Story()
-    story.say(Kind.JOIN, False, True, [], False)
+    story.say(QueueMessageType.JOIN, False, True, [], False)
     report = (1, 1, 0, 0, [[1, MOST]], [], [], [], [])
-    assert "that it was lent" in story.refused(story.say(Kind.REPORT, *report))
+    assert "that it was lent" in story.refused(story.say(QueueMessageType.REPORT, *report))
     assert story.ledger.late == 0
 
 
@@ -161,9 +163,14 @@ def test_what_strangers_report_late_can_always_be_told() -> None:
     story = Story()
     for session in ("nobody.1", "nobody.2", "nobody.3"):
         story.receive(
-            session, Envelope(1, 0, Message(Kind.REPORT, (1, 1, 0, 0, [[1, MOST]], [[1, MOST]], [], [], [])))
+            session,
+            QueueFrame(
+                1,
+                0,
+                QueueMessage(QueueMessageType.REPORT, (1, 1, 0, 0, [[1, MOST]], [[1, MOST]], [], [], [])),
+            ),
         )
-    (answer,) = story.say(Kind.ASK, 1, "counts", None)
+    (answer,) = story.say(QueueMessageType.ASK, 1, "counts", None)
     assert answer.fields[1]["late"] == MOST
 
 
@@ -172,15 +179,15 @@ def test_nobody_takes_the_place_of_another_by_its_name() -> None:
     assert "another end has this name" in story.refused(story.hello("thief.y.1", "end"))
     assert "end.x.1" in story.machine.peers
     (welcome,) = story.hello("end.x.2", "end")
-    assert welcome.kind is Kind.WELCOME and list(story.machine.peers) == ["end.x.2"]
+    assert welcome.kind is QueueMessageType.WELCOME and list(story.machine.peers) == ["end.x.2"]
 
 
 def test_there_are_no_more_ends_than_there_may_be() -> None:
     story = Story()
-    assert story.hello("two.x.1", "two")[0].kind is Kind.WELCOME
+    assert story.hello("two.x.1", "two")[0].kind is QueueMessageType.WELCOME
     assert "as many as there may be" in story.refused(story.hello("three.x.1", "three"))
     story.machine.tick(LEASE + 1)  # silent ones make room
-    assert story.hello("three.x.1", "three")[0].kind is Kind.WELCOME
+    assert story.hello("three.x.1", "three")[0].kind is QueueMessageType.WELCOME
     assert story.machine.counts()["refused"] == 1
 
 
@@ -188,61 +195,75 @@ def test_another_version_is_told_so_however_its_hello_looks() -> None:
     story = Story()
     why = story.refused(story.hello("new.x.1", "new", version=VERSION + 1))
     assert f"the host speaks version {VERSION} of the protocol, this end version {VERSION + 1}" == why
-    strange = wire.pack(0, 0, Message(Kind.HELLO, (VERSION + 1, {"all": "new"})))
-    with pytest.raises(wire.WrongHello) as error:
+    strange = wire.pack(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION + 1, {"all": "new"})))
+    with pytest.raises(wire.WrongQueueHello) as error:
         wire.unpack(strange)
     assert error.value.why == why
-    with pytest.raises(wire.WrongHello) as error:
-        wire.unpack(wire.pack(0, 0, Message(Kind.HELLO, (VERSION, "agent", "name", {}))))
+    with pytest.raises(wire.WrongQueueHello) as error:
+        wire.unpack(wire.pack(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION, "agent", "name", {}))))
     assert "there is a queue here" in error.value.why
 
 
 def test_too_many_questions_at_a_time_end_the_session() -> None:
     story = Story()
     story.hello("other.x.1", "other")
-    story.receive("other.x.1", Envelope(1, 0, Message(Kind.JOIN, (True, False, [], False))))
+    story.receive(
+        "other.x.1", QueueFrame(1, 0, QueueMessage(QueueMessageType.JOIN, (True, False, [], False)))
+    )
     for ask in range(1, MOST_ROUNDS + 1):
-        assert not [m for m in story.say(Kind.ASK, ask, "size", None) if m.kind is Kind.REFUSED]
-    assert "at a time" in story.refused(story.say(Kind.ASK, MOST_ROUNDS + 1, "size", None))
+        assert not [
+            m
+            for m in story.say(QueueMessageType.ASK, ask, "size", None)
+            if m.kind is QueueMessageType.REFUSED
+        ]
+    assert "at a time" in story.refused(story.say(QueueMessageType.ASK, MOST_ROUNDS + 1, "size", None))
 
 
 def test_too_many_joins_and_letters_end_the_session() -> None:
     story = Story()
-    story.say(Kind.JOIN, True, False, [], False)
-    story.say(Kind.PUT, 1, 1, None, body=body_of([1]))
+    story.say(QueueMessageType.JOIN, True, False, [], False)
+    story.say(QueueMessageType.PUT, 1, 1, None, body=body_of([1]))
     for ask in range(1, MOST_JOINS + 1):
-        story.say(Kind.ASK, ask, "join", None)
-    assert "joins more" in story.refused(story.say(Kind.ASK, MOST_JOINS + 1, "join", None))
+        story.say(QueueMessageType.ASK, ask, "join", None)
+    assert "joins more" in story.refused(story.say(QueueMessageType.ASK, MOST_JOINS + 1, "join", None))
     story = Story()
     for ask in range(1, MOST_HEAVY + 1):
-        story.say(Kind.ASK, ask, "dead letters", None)
-    assert "does not take them" in story.refused(story.say(Kind.ASK, MOST_HEAVY + 1, "dead letters", None))
+        story.say(QueueMessageType.ASK, ask, "dead letters", None)
+    assert "does not take them" in story.refused(
+        story.say(QueueMessageType.ASK, MOST_HEAVY + 1, "dead letters", None)
+    )
 
 
 def test_names_of_consumers_never_outgrow_the_message_that_tells_them() -> None:
     """Given more names than fit into a message to the producers, I expect no producer to get one that it
     could not read: it would wait for that message for ever."""
-    machine = HostMachine(Ledger(), {}, lease=LEASE)
+    machine = BrokerProtocol(Ledger(), {}, lease=LEASE)
     for n in range(200):
         session = f"c{n}.x.1"
-        machine.receive(session, Envelope(0, 0, Message(Kind.HELLO, (VERSION, f"c{n}", {}))), 0.0)
+        machine.receive(
+            session, QueueFrame(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION, f"c{n}", {}))), 0.0
+        )
         tags = [f"{n}-{tag}-" + "\U0001f984" * 180 for tag in range(MOST_TAGS)]
-        machine.receive(session, Envelope(1, 0, Message(Kind.JOIN, (True, True, tags, False))), 0.0)
+        machine.receive(
+            session, QueueFrame(1, 0, QueueMessage(QueueMessageType.JOIN, (True, True, tags, False))), 0.0
+        )
         act(machine, 0.0)
     assert machine.take_complaints()
 
 
 def test_who_never_acks_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfar.net.line.MOST_UNACKED", 100)
+    monkeypatch.setattr("nearfar.net.reliable.MOST_UNACKED", 100)
     story = Story()
     for ask in range(1, 102):
-        story.machine.receive("end.x.1", Envelope(ask, 0, Message(Kind.ASK, (ask, "fence", None))), 0.0)
+        story.machine.receive(
+            "end.x.1", QueueFrame(ask, 0, QueueMessage(QueueMessageType.ASK, (ask, "fence", None))), 0.0
+        )
     story.machine.tick(0.0)
     assert not story.machine.peers
 
 
 def test_what_comes_far_ahead_of_its_turn_takes_no_more_memory_than_it_may() -> None:
-    line: Incoming[bytes] = Incoming(len)
+    line: ReceiveWindow[bytes] = ReceiveWindow(len)
     body = bytes(1 << 20)
     for number in range(2, FURTHEST_AHEAD):
         line.accept(number, body)

@@ -20,10 +20,10 @@ import zmq
 
 from nearfar.errors import QueueLost
 from nearfar.net import sockets
-from nearfar.net.here import about_me
-from nearfar.queues import wire
+from nearfar.net.process import about_me
+from nearfar.queues import messages
 from nearfar.queues.far import FarQueue
-from nearfar.queues.wire import VERSION, Kind, Message
+from nearfar.queues.messages import VERSION, QueueMessage, QueueMessageType
 from tests.queues.hostile import Hostile
 from tests.support.hostile import announce, memory, raw, rubbish
 from tests.support.waiting import eventually
@@ -57,7 +57,7 @@ def test_honest_ends_go_on_while_rubbish_comes_to_every_socket(
     hostile = Hostile(random, consumes=False, shuts=False)
 
     def real() -> list[bytes]:
-        return wire.pack(*hostile.word()[1])
+        return messages.pack(*hostile.word()[1])
 
     with FarQueue.connect(queue.address, insecure=True) as other, ExitStack() as stack:
         other.put(0)
@@ -93,7 +93,7 @@ def test_nobody_puts_in_the_name_of_another(queue: FarQueue) -> None:
         assert queue.get() == "mine"
         assert other._end is not None and queue._host is not None
         session = other._end._machine.session_name.encode()
-        put = wire.pack(3, 0, Message(Kind.PUT, (2, 1, None), b"\x07"))
+        put = messages.pack(3, 0, QueueMessage(QueueMessageType.PUT, (2, 1, None), b"\x07"))
         with raw(zmq.PUSH, inbox_of(queue)) as inbox:
             inbox.send_multipart([session, b"guess", *put])
             assert eventually(lambda: queue._host is not None and queue._host.counts()["malformed"] == 1)
@@ -109,9 +109,9 @@ def test_a_pid_that_is_none_and_a_session_for_each_of_many(queue: FarQueue) -> N
     with raw(zmq.DEALER, queue.address, identity=b"evil.s.1") as control:
         for number in range(300):
             about = about_me() | {"pid": (1 << 62) if number % 10 else 1}
-            hello = Message(Kind.HELLO, (VERSION, f"evil-{number}", about))
-            control.send_multipart(wire.pack(0, 0, hello))
-            control.send_multipart(wire.pack(1, 0, Message(Kind.BYE)))
+            hello = QueueMessage(QueueMessageType.HELLO, (VERSION, f"evil-{number}", about))
+            control.send_multipart(messages.pack(0, 0, hello))
+            control.send_multipart(messages.pack(1, 0, QueueMessage(QueueMessageType.BYE)))
         for _ in range(300):
             assert control.poll(5000)
             control.recv_multipart()
@@ -140,7 +140,7 @@ def test_the_inbox_takes_no_frame_larger_than_the_queue_may_be() -> None:
 @pytest.mark.slow
 def test_messages_that_nobody_reads_pile_up_nowhere(queue: FarQueue) -> None:
     """Given one who asks and never reads, I expect the answers to take no more than a bounded memory."""
-    hello = wire.pack(0, 0, Message(Kind.HELLO, (VERSION, "deaf", {})))
+    hello = messages.pack(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION, "deaf", {})))
     before = memory()
     with raw(zmq.DEALER, queue.address, identity=b"deaf.s.1") as control:
         control.setsockopt(zmq.RCVHWM, 1)
@@ -183,7 +183,7 @@ def test_no_lane_to_be_had_is_told_and_stops_nobody(queue: FarQueue, monkeypatch
     def none(host: Any, session: str) -> None:
         raise zmq.ZMQError(errno.EMFILE)
 
-    monkeypatch.setattr("nearfar.queues.host.loop.Host._make_lane", none)
+    monkeypatch.setattr("nearfar.queues.broker.server.Broker._make_lane", none)
     with (
         FarQueue.connect(queue.address, insecure=True) as other,
         pytest.raises(QueueLost, match="the host has no lane for it"),
@@ -208,22 +208,25 @@ def meet(words: list[list[bytes]]) -> str:
             asked = pool.submit(queue.qsize)
             assert host.poll(5000)
             session, _ = host.recv_multipart()
-            for frames in ([msgpack.packb([Kind.WELCOME, 0, 0, session.decode(), facts])], *words):
+            for frames in (
+                [msgpack.packb([QueueMessageType.WELCOME, 0, 0, session.decode(), facts])],
+                *words,
+            ):
                 host.send_multipart([session, *frames])
             with pytest.raises(QueueLost) as error:
                 asked.result(20)
             return str(error.value)
 
 
-def said(kind: Kind, *fields: Any, number: int = 1) -> list[bytes]:
+def said(kind: QueueMessageType, *fields: Any, number: int = 1) -> list[bytes]:
     return [msgpack.packb([kind, number, 0, *fields])]
 
 
 def test_an_end_outlives_rubbish_from_its_host() -> None:
     random = Random(5)
     words = [
-        *rubbish(lambda: said(Kind.ROOM, 1, 1), random, 50),
-        said(Kind.REFUSED, "enough\n\x1b[2J", number=0),
+        *rubbish(lambda: said(QueueMessageType.ROOM, 1, 1), random, 50),
+        said(QueueMessageType.REFUSED, "enough\n\x1b[2J", number=0),
     ]
     assert meet(words).endswith("refused this end: enough\\n\\x1b[2J")
 
@@ -231,8 +234,8 @@ def test_an_end_outlives_rubbish_from_its_host() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        [said(Kind.ROOM, 1 << 62, 1)] * 1 + [said(Kind.ROOM, 1 << 62, 1, number=2)],
-        [[*said(Kind.LEND, 7, 1, 1), b"\x01"]],
+        [said(QueueMessageType.ROOM, 1 << 62, 1)] * 1 + [said(QueueMessageType.ROOM, 1 << 62, 1, number=2)],
+        [[*said(QueueMessageType.LEND, 7, 1, 1), b"\x01"]],
     ],
     ids=["more room than there can be", "an item out of turn"],
 )

@@ -12,14 +12,13 @@ import pytest
 import zmq
 
 from nearfar import Empty, ItemError, NotAdmitted, Queue
-from nearfar.net import keyring
-from nearfar.net.access import Access
+from nearfar.net import auth
 from nearfar.net.addresses import Address
-from nearfar.net.dialing import Dialed
-from nearfar.net.keys import CLIENT, read_pair, read_server_key
-from nearfar.queues import wire
+from nearfar.net.auth import CLIENT, Access, read_pair, read_server_key
+from nearfar.net.handshake import Connection
+from nearfar.queues import messages
 from nearfar.queues.far import FarQueue
-from nearfar.queues.wire import VERSION, Envelope, Kind, Message
+from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType
 from tests.support.attack import gets_in, listening_ports, strangers
 from tests.support.keys import keys
 from tests.support.waiting import eventually
@@ -32,7 +31,7 @@ ANYWHERE = "tcp://127.0.0.1:*"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "keys"
-    keyring.init(made)
+    auth.init(made)
     return made
 
 
@@ -63,20 +62,20 @@ def connect() -> Iterator[Connect]:
 
 
 def other_keys(folder: Path) -> Path:
-    keyring.init(folder.parent / "others")
+    auth.init(folder.parent / "others")
     return folder.parent / "others"
 
 
 def revoked_keys(folder: Path) -> Path:
-    made = keyring.add(folder, "laptop")
+    made = auth.add(folder, "laptop")
     assert made is not None
     kept = made.rename(folder.parent / "laptop")
-    keyring.revoke(folder, "laptop")
+    auth.revoke(folder, "laptop")
     return kept
 
 
 def unknown_keys(folder: Path) -> Path:
-    keyring.init_client(folder.parent / "unknown", folder / "server.key")
+    auth.init_client(folder.parent / "unknown", folder / "server.key")
     return folder.parent / "unknown"
 
 
@@ -154,7 +153,7 @@ def test_no_bound_socket_lets_in_who_has_no_key_or_an_unknown_one(
 
 
 def test_a_lane_is_for_the_key_of_its_consumer_alone(folder: Path, host: FarQueue, connect: Connect) -> None:
-    laptop, mine = keyring.add(folder, "laptop"), read_pair(folder, CLIENT)
+    laptop, mine = auth.add(folder, "laptop"), read_pair(folder, CLIENT)
     assert laptop is not None
     before = listening_ports()
     host.put("item")
@@ -166,7 +165,7 @@ def test_a_lane_is_for_the_key_of_its_consumer_alone(folder: Path, host: FarQueu
 
 
 def test_who_is_added_gets_in_without_a_restart(folder: Path, host: FarQueue, connect: Connect) -> None:
-    made = keyring.add(folder, "laptop")
+    made = auth.add(folder, "laptop")
     laptop = connect(host.address, keys=made)
     laptop.put("hello")
     assert host.get(timeout=SOON) == "hello"
@@ -175,7 +174,7 @@ def test_who_is_added_gets_in_without_a_restart(folder: Path, host: FarQueue, co
 def test_who_is_revoked_is_out_at_once_and_what_it_held_goes_to_another(
     folder: Path, host: FarQueue, connect: Connect
 ) -> None:
-    made = keyring.add(folder, "laptop")
+    made = auth.add(folder, "laptop")
     assert made is not None
     laptop = connect(host.address, keys=made.rename(folder.parent / "laptop"))
     host.put("item")
@@ -183,7 +182,7 @@ def test_who_is_revoked_is_out_at_once_and_what_it_held_goes_to_another(
     assert delivery.item == "item"
     with pytest.raises(Empty):
         host.get_nowait()
-    keyring.revoke(folder, "laptop")
+    auth.revoke(folder, "laptop")
     again = host.receive(timeout=SOON)
     assert (again.item, again.attempt) == ("item", 2)
     again.ack()
@@ -196,11 +195,11 @@ def test_a_connection_of_a_revoked_key_is_heard_no_more(folder: Path, host: FarQ
     """Given a raw socket that came in while its key was good, and stays,
     If the key is revoked,
     I expect that no HELLO over it begins a session."""
-    made = keyring.add(folder, "laptop")
-    dialed = Dialed(zmq.DEALER, Address.parse(host.address), Access(str(made)), identity="raw")
+    made = auth.add(folder, "laptop")
+    dialed = Connection(zmq.DEALER, Address.parse(host.address), Access(str(made)), identity="raw")
     try:
         assert welcomed(dialed, "raw")
-        keyring.revoke(folder, "laptop")
+        auth.revoke(folder, "laptop")
         assert eventually(lambda: host.counts()["ends"] == 1)  # the host's own
         assert not welcomed(dialed, "raw")
         assert host.counts()["ends"] == 1
@@ -216,9 +215,9 @@ def test_nobody_speaks_in_the_session_of_another(folder: Path, host: FarQueue, c
     assert host.get(timeout=SOON) == "mine"
     assert victim._end is not None
     session = victim._end._machine.session_name
-    dialed = Dialed(zmq.PUSH, inbox_of(victim), Access(str(keyring.add(folder, "laptop"))), identity="other")
+    dialed = Connection(zmq.PUSH, inbox_of(victim), Access(str(auth.add(folder, "laptop"))), identity="other")
     try:
-        forged = wire.pack(2, 0, Message(Kind.PUT, (2, 1, None), b"\xa6forged"))
+        forged = messages.pack(2, 0, QueueMessage(QueueMessageType.PUT, (2, 1, None), b"\xa6forged"))
         assert dialed.socket.poll(5000, zmq.POLLOUT)
         assert host._host is not None
         ticket = host._host._machine.ticket(session)  # though it had learned that, too
@@ -308,13 +307,13 @@ def test_a_socket_file_of_another_user_is_not_talked_to(
         shared.rmdir()
 
 
-def welcomed(dialed: Dialed, session: str) -> bool:
+def welcomed(dialed: Connection, session: str) -> bool:
     about = {"pid": os.getpid(), "machine": ""}
-    hello = Envelope(0, 0, Message(Kind.HELLO, (VERSION, "laptop-1-1", about)))
-    dialed.socket.send_multipart(wire.pack(*hello))
+    hello = QueueFrame(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION, "laptop-1-1", about)))
+    dialed.socket.send_multipart(messages.pack(*hello))
     while dialed.socket.poll(500):
-        envelope = wire.unpack(dialed.socket.recv_multipart())
-        if envelope.message.kind is Kind.WELCOME:
+        envelope = messages.unpack(dialed.socket.recv_multipart())
+        if envelope.message.kind is QueueMessageType.WELCOME:
             return bool(envelope.message.fields[0] == session)
     return False
 

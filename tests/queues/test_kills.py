@@ -22,7 +22,7 @@ import pytest
 
 from nearfar.errors import Empty, ProducerLost
 from nearfar.net.addresses import Address
-from nearfar.queues.ends.end import End
+from nearfar.queues.client.client import QueueClient
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from tests.queues import mortals
 from tests.queues.contract import LIMIT, told
@@ -158,7 +158,7 @@ def test_a_killed_helper_is_missed_by_nobody_and_what_it_put_comes(make: Maker) 
     I expect all three items, and the end as if nobody had died.
     """
     queue = make(lease=600.0)
-    producer = End(Address.parse(queue.address))
+    producer = QueueClient(Address.parse(queue.address))
     producer.attend()
     with mortal(mortals.help_and_wait, queue, ["a", "b"]) as (process, gate):
         assert told(gate) == "put"
@@ -174,7 +174,7 @@ def test_a_killed_helper_is_missed_by_nobody_and_what_it_put_comes(make: Maker) 
 
 def test_a_producer_that_attends_and_puts_nothing_is_counted(make: Maker) -> None:
     queue = make()
-    producer = End(Address.parse(queue.address))
+    producer = QueueClient(Address.parse(queue.address))
     producer.attend()
     producer.close()
     producer.join()

@@ -8,22 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.queues.host.leases import Leases
-from nearfar.queues.host.runs import Run
+from nearfar.queues.broker.records import Deliveries, ItemRange
 from tests.queues.ledger_check import body_of, check_leases, items_of
 
 pytestmark = pytest.mark.pure
 
 
-def lend(leases: Leases, count: int) -> int:
+def lend(leases: Deliveries, count: int) -> int:
     """Lend `count` items, each of which says its own position."""
     position = leases.last + 1
     body = body_of(range(position, position + count))
-    return leases.lend(Run("p", position, count, body, position))
+    return leases.lend(ItemRange("p", position, count, body, position))
 
 
 def test_positions_go_on_and_are_never_used_twice() -> None:
-    leases = Leases()
+    leases = Deliveries()
     assert [lend(leases, 3), lend(leases, 1)] == [1, 4]
     leases.remove(1, 4)
     assert lend(leases, 2) == 5
@@ -31,7 +30,7 @@ def test_positions_go_on_and_are_never_used_twice() -> None:
 
 
 def test_what_was_removed_is_not_there_a_second_time() -> None:
-    leases = Leases()
+    leases = Deliveries()
     lend(leases, 5)
     assert [items_of(run) for run in leases.remove(2, 3)] == [[2, 3]]
     assert [items_of(run) for run in leases.remove(1, 4)] == [[1], [4]]
@@ -40,7 +39,7 @@ def test_what_was_removed_is_not_there_a_second_time() -> None:
 
 
 def test_taking_never_goes_back_and_never_beyond_what_was_lent() -> None:
-    leases = Leases()
+    leases = Deliveries()
     lend(leases, 4)
     leases.take(3)
     leases.take(1)
@@ -78,7 +77,7 @@ steps = st.one_of(
 def test_leases_are_what_a_plain_set_of_positions_would_be(
     history: list[tuple[str, tuple[int, int]]],
 ) -> None:
-    leases, model = Leases(), Model()
+    leases, model = Deliveries(), Model()
     for step, (number, more) in history:
         if step == "lend":
             assert lend(leases, number) == model.last + 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.queues.host.ledger import DEAD_LETTERS_KEPT, Ledger
-from nearfar.queues.host.records import Outcome, State
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.records import DEAD_LETTERS_KEPT, ProducerState, Settlement
 from tests.queues.ledger_check import body_of, check, items_of
 
 pytestmark = pytest.mark.pure
@@ -34,13 +34,13 @@ def put(ledger: Ledger, first: int, count: int = 1, to: str | None = None, produ
 def lent(ledger: Ledger, name: str = "c") -> list[int | bytes]:
     """Everything that the consumer is lent now."""
     items = []
-    while (loan := ledger.lend(name)) is not None:
-        items += items_of(loan[1])
+    while (delivered_batch := ledger.lend(name)) is not None:
+        items += items_of(delivered_batch[1])
     check(ledger)
     return items
 
 
-def news(ledger: Ledger, producer: str = "p") -> list[tuple[int, int, Outcome, bytes | None]]:
+def news(ledger: Ledger, producer: str = "p") -> list[tuple[int, int, Settlement, bytes | None]]:
     told = [(n.first, n.count, n.outcome, n.answer) for n in ledger.producers[producer].news]
     ledger.producers[producer].news.clear()
     return told
@@ -65,7 +65,7 @@ def test_an_item_goes_from_its_producer_to_a_consumer_and_the_producer_hears_of_
     check(ledger)
     assert (ledger.settled, ledger.unsettled) == (1, 2)
     assert ledger.newsworthy == {"p"}
-    assert news(ledger) == [(1, 1, Outcome.DONE, None)]
+    assert news(ledger) == [(1, 1, Settlement.DONE, None)]
 
 
 def test_news_of_neighbours_is_told_as_one_and_answers_singly() -> None:
@@ -78,10 +78,10 @@ def test_news_of_neighbours_is_told_as_one_and_answers_singly() -> None:
     ledger.settle("c", 6, 6)
     ledger.settle("c", 5, 5)
     assert news(ledger) == [
-        (1, 3, Outcome.DONE, None),
-        (4, 1, Outcome.ANSWERED, b"yes"),
-        (6, 1, Outcome.DONE, None),
-        (5, 1, Outcome.DONE, None),
+        (1, 3, Settlement.DONE, None),
+        (4, 1, Settlement.ANSWERED, b"yes"),
+        (6, 1, Settlement.DONE, None),
+        (5, 1, Settlement.DONE, None),
     ]
 
 
@@ -144,7 +144,7 @@ def test_what_a_lost_consumer_had_goes_to_another_as_a_later_attempt() -> None:
     ledger.dismiss("a", "killed")
     check(ledger)
     assert ledger.size == 3
-    runs = [loan[1] for loan in iter(lambda: ledger.lend("b"), None)]
+    runs = [delivered_batch[1] for delivered_batch in iter(lambda: ledger.lend("b"), None)]
     assert [(run.first, run.count, run.attempt, run.strikes) for run in runs] == [
         (1, 1, 2, 1),
         (2, 1, 2, 1),
@@ -159,7 +159,7 @@ def test_who_leaves_cleanly_returns_what_it_never_took_as_it_was() -> None:
     ledger.took("a", 1)
     ledger.dismiss("a", "left", cleanly=True)
     check(ledger)
-    runs = [loan[1] for loan in iter(lambda: ledger.lend("b"), None)]
+    runs = [delivered_batch[1] for delivered_batch in iter(lambda: ledger.lend("b"), None)]
     assert [(run.first, run.count, run.attempt, run.strikes) for run in runs] == [(1, 1, 2, 0), (2, 2, 1, 0)]
 
 
@@ -229,7 +229,7 @@ def test_an_item_that_keeps_failing_ends_among_the_dead_letters() -> None:
     )
     assert letter.body == body_of([1])
     assert (ledger.died, ledger.unsettled, ledger.size) == (1, 1, 0)
-    assert news(ledger) == [(1, 1, Outcome.DEAD, None)]
+    assert news(ledger) == [(1, 1, Settlement.DEAD, None)]
 
 
 def test_an_innocent_attempt_strikes_nothing() -> None:
@@ -245,21 +245,21 @@ def test_an_innocent_attempt_strikes_nothing() -> None:
 def test_a_history_keeps_the_latest_attempts() -> None:
     ledger = ledger_with(1, max_attempts=1000)
     for attempt in range(30):
-        loan = ledger.lend("c")
-        assert loan is not None
-        ledger.fail("c", loan[0], loan[0], str(attempt))
-    loan = ledger.lend("c")
-    assert loan is not None
-    assert loan[1].history == tuple(map(str, range(10, 30)))
-    assert loan[1].attempt == 31
+        delivered_batch = ledger.lend("c")
+        assert delivered_batch is not None
+        ledger.fail("c", delivered_batch[0], delivered_batch[0], str(attempt))
+    delivered_batch = ledger.lend("c")
+    assert delivered_batch is not None
+    assert delivered_batch[1].history == tuple(map(str, range(10, 30)))
+    assert delivered_batch[1].attempt == 31
 
 
 def test_the_oldest_dead_letters_are_forgotten_but_counted() -> None:
     ledger = ledger_with(DEAD_LETTERS_KEPT + 5, max_attempts=1, window=1)
     for _ in range(DEAD_LETTERS_KEPT + 5):
-        loan = ledger.lend("c")
-        assert loan is not None
-        ledger.fail("c", loan[0], loan[0], "bad")
+        delivered_batch = ledger.lend("c")
+        assert delivered_batch is not None
+        ledger.fail("c", delivered_batch[0], delivered_batch[0], "bad")
     assert (len(ledger.dead), ledger.died) == (DEAD_LETTERS_KEPT, DEAD_LETTERS_KEPT + 5)
     assert ledger.dead[0].body == body_of([6])
 
@@ -274,8 +274,8 @@ def test_a_body_that_is_not_what_it_was_said_to_be_harms_nothing_else() -> None:
     ledger.store("p", 3, 5, body_of([3, 4]), None)
     put(ledger, 8)
     seen = []
-    while (loan := ledger.lend("c")) is not None:
-        position, run = loan
+    while (delivered_batch := ledger.lend("c")) is not None:
+        position, run = delivered_batch
         ledger.took("c", position)
         if run.body:
             seen += items_of(run)
@@ -309,7 +309,7 @@ def test_an_item_for_nobody_is_undeliverable() -> None:
     put(ledger, 1, 2, to="nobody")
     check(ledger)
     assert (ledger.undeliverable, ledger.unsettled, ledger.size) == (2, 0, 0)
-    assert news(ledger) == [(1, 2, Outcome.UNDELIVERABLE, None)]
+    assert news(ledger) == [(1, 2, Settlement.UNDELIVERABLE, None)]
 
 
 @pytest.mark.parametrize("cleanly", [True, False])
@@ -378,11 +378,11 @@ def test_a_producer_that_overdraws_its_grant_takes_from_no_other() -> None:
 def test_the_end_comes_when_all_expected_producers_left_and_all_is_settled() -> None:
     ledger = ledger_with(1, expected=2)
     lent(ledger)
-    ledger.leave("p", State.GONE)
+    ledger.leave("p", ProducerState.GONE)
     assert not ledger.finished()
     ledger.enter("q")
     assert not ledger.finished()
-    ledger.leave("q", State.GONE)
+    ledger.leave("q", ProducerState.GONE)
     assert ledger.finished()
     assert not ledger.over("c")
     ledger.took("c", 1)
@@ -393,7 +393,7 @@ def test_nothing_is_over_for_one_while_another_may_still_fail() -> None:
     ledger = ledger_with(1, consumers="ab")
     lent(ledger, "a")
     ledger.took("a", 1)
-    ledger.leave("p", State.GONE)
+    ledger.leave("p", ProducerState.GONE)
     assert (ledger.over("a"), ledger.over("b")) == (True, False)
     ledger.settle("a", 1, 1)
     assert ledger.over("b")
@@ -402,8 +402,8 @@ def test_nothing_is_over_for_one_while_another_may_still_fail() -> None:
 def test_a_new_producer_stands_in_for_one_that_was_lost() -> None:
     ledger = ledger_with()
     ledger.enter("q")
-    ledger.leave("p", State.LOST)
-    ledger.leave("q", State.LOST)
+    ledger.leave("p", ProducerState.LOST)
+    ledger.leave("q", ProducerState.LOST)
     assert ledger.lost == ["p", "q"]
     assert ledger.finished()
     ledger.enter("r")
@@ -417,12 +417,12 @@ def test_a_new_producer_stands_in_for_one_that_was_lost() -> None:
 def test_who_stands_in_for_a_lost_producer_is_not_one_more_of_those_expected() -> None:
     """Given two expected, one lost and replaced, I expect the end to wait for the other."""
     ledger = ledger_with(expected=2)
-    ledger.leave("p", State.LOST)
+    ledger.leave("p", ProducerState.LOST)
     ledger.enter("again")
-    ledger.leave("again", State.GONE)
+    ledger.leave("again", ProducerState.GONE)
     assert (ledger.lost, ledger.finished()) == ([], False)
     ledger.enter("other")
-    ledger.leave("other", State.GONE)
+    ledger.leave("other", ProducerState.GONE)
     assert (ledger.lost, ledger.finished()) == ([], True)
 
 
@@ -434,28 +434,28 @@ def test_a_producer_may_be_started_again_before_its_loss_is_seen() -> None:
     ledger = ledger_with(expected=2)
     ledger.enter("other", 4.0)
     ledger.enter("again", 6.0)
-    ledger.leave("p", State.LOST, 5.0)
+    ledger.leave("p", ProducerState.LOST, 5.0)
     assert ledger.lost == []
-    ledger.leave("again", State.GONE)
+    ledger.leave("again", ProducerState.GONE)
     assert not ledger.finished()
-    ledger.leave("other", State.GONE)
+    ledger.leave("other", ProducerState.GONE)
     assert (ledger.lost, ledger.finished()) == ([], True)
 
 
 def test_a_producer_that_was_replaced_and_comes_back_counts_again() -> None:
     """Given two expected, and one taken for dead when the other came, I expect its return to be its own."""
     ledger = ledger_with(expected=2)
-    ledger.leave("p", State.LOST)
+    ledger.leave("p", ProducerState.LOST)
     ledger.enter("other")
-    ledger.leave("other", State.GONE)
+    ledger.leave("other", ProducerState.GONE)
     assert not ledger.finished()
     ledger.enter("p")
-    ledger.leave("p", State.GONE)
+    ledger.leave("p", ProducerState.GONE)
     assert (ledger.lost, ledger.finished()) == ([], True)
 
 
-@pytest.mark.parametrize("state", [State.GONE, State.LOST])
-def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: State) -> None:
+@pytest.mark.parametrize("state", [ProducerState.GONE, ProducerState.LOST])
+def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: ProducerState) -> None:
     """Given a producer that everybody expects, and a helper that puts for it,
 
     If the helper leaves, or is lost,
@@ -467,7 +467,7 @@ def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: State
     ledger.leave("helper", state)
     check(ledger)
     assert (ledger.lost, ledger.finished()) == ([], False)
-    ledger.leave("p", State.GONE)
+    ledger.leave("p", ProducerState.GONE)
     assert (ledger.finished(), ledger.over("c")) == (True, False)
     assert lent(ledger) == [1]
     ledger.took("c", 1)
@@ -478,10 +478,10 @@ def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: State
 
 def test_helpers_do_not_stand_in_for_those_who_were_expected_or_lost() -> None:
     ledger = ledger_with(expected=2)
-    ledger.leave("p", State.LOST)
+    ledger.leave("p", ProducerState.LOST)
     ledger.enter("helper", helper=True)
     assert ledger.lost == ["p"]
-    ledger.leave("helper", State.GONE)
+    ledger.leave("helper", ProducerState.GONE)
     assert not ledger.finished()
 
 
@@ -491,11 +491,11 @@ def test_a_helper_that_was_cut_off_hears_what_it_missed_and_one_that_left_is_for
     put(ledger, 1, producer="helper")
     lent(ledger)
     ledger.took("c", 1)
-    ledger.leave("helper", State.LOST)
+    ledger.leave("helper", ProducerState.LOST)
     ledger.settle("c", 1, 1)
     assert ledger.enter("helper", helper=True).stored == 1
-    assert news(ledger, "helper") == [(1, 1, Outcome.DONE, None)]
-    ledger.leave("helper", State.GONE)
+    assert news(ledger, "helper") == [(1, 1, Settlement.DONE, None)]
+    ledger.leave("helper", ProducerState.GONE)
     assert set(ledger.producers) == {"p"}
     check(ledger)
 
@@ -504,18 +504,18 @@ def test_a_producer_that_comes_back_goes_on_with_its_numbers_and_hears_what_it_m
     ledger = ledger_with(2)
     lent(ledger)
     ledger.took("c", 2)
-    ledger.leave("p", State.LOST)
+    ledger.leave("p", ProducerState.LOST)
     ledger.settle("c", 1, 2)
     producer = ledger.enter("p")
     assert producer.stored == 2
-    assert news(ledger) == [(1, 2, Outcome.DONE, None)]
+    assert news(ledger) == [(1, 2, Settlement.DONE, None)]
 
 
 def test_who_said_goodbye_is_told_nothing() -> None:
     ledger = ledger_with(1)
     lent(ledger)
     ledger.took("c", 1)
-    ledger.leave("p", State.GONE)
+    ledger.leave("p", ProducerState.GONE)
     ledger.settle("c", 1, 1)
     assert news(ledger) == []
     assert ledger.newsworthy == set()
@@ -528,7 +528,7 @@ def test_an_immediate_close_drops_what_nobody_holds() -> None:
     ledger.close(immediate=True)
     check(ledger)
     assert (ledger.dropped, ledger.unsettled, ledger.size) == (3, 1, 1)
-    assert news(ledger) == [(2, 2, Outcome.DROPPED, None), (4, 1, Outcome.DROPPED, None)]
+    assert news(ledger) == [(2, 2, Settlement.DROPPED, None), (4, 1, Settlement.DROPPED, None)]
     assert ledger.finished()
 
 
@@ -576,7 +576,7 @@ def test_a_consumer_with_nothing_gets_an_item_however_large() -> None:
 
 
 def test_dead_letters_are_kept_up_to_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfar.queues.host.ledger.DEAD_BYTES_KEPT", 100)
+    monkeypatch.setattr("nearfar.queues.broker.ledger.DEAD_BYTES_KEPT", 100)
     ledger = Ledger(max_attempts=1)
     ledger.enter("p")
     consumer = ledger.admit("c", frozenset())

@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nearfar.net import codec
-from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.records import Outcome, State
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.records import ProducerState, Settlement
+from nearfar.serialization import item_codec
 from tests.queues.ledger_check import check
 
 pytestmark = pytest.mark.pure
@@ -29,7 +29,7 @@ class Item:
     number: int
     encoded: bytes
     to: str | None
-    place: str | Outcome = WAITING
+    place: str | Settlement = WAITING
     holder: str = ""
     position: int = 0
     attempt: int = 1
@@ -51,17 +51,17 @@ class Model:
     items: list[Item] = field(default_factory=list)
     holders: dict[str, Holder] = field(default_factory=dict)
     late: int = 0
-    untold: dict[str, dict[int, tuple[Outcome, bytes | None]]] = field(default_factory=dict)
+    untold: dict[str, dict[int, tuple[Settlement, bytes | None]]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     drops: bool = False
 
-    def at(self, *places: str | Outcome, holder: str | None = None) -> list[Item]:
+    def at(self, *places: str | Settlement, holder: str | None = None) -> list[Item]:
         return [i for i in self.items if i.place in places and holder in (None, i.holder)]
 
     def of(self, holder: str, first: int, last: int) -> list[Item]:
         return [i for i in self.at(LENT, HELD, holder=holder) if first <= i.position <= last]
 
-    def end(self, item: Item, outcome: Outcome, answer: bytes | None = None) -> None:
+    def end(self, item: Item, outcome: Settlement, answer: bytes | None = None) -> None:
         item.place, item.holder = outcome, ""
         if item.producer not in self.gone:
             self.untold[item.producer][item.number] = (outcome, answer)
@@ -69,15 +69,15 @@ class Model:
     def wait(self, item: Item) -> None:
         item.place, item.holder, item.position = WAITING, "", 0
         if self.drops:
-            self.end(item, Outcome.DROPPED)
+            self.end(item, Settlement.DROPPED)
         elif item.to is not None and not any(item.to in holder.tags for holder in self.holders.values()):
-            self.end(item, Outcome.UNDELIVERABLE)
+            self.end(item, Settlement.UNDELIVERABLE)
 
     def fail(self, item: Item, guilty: bool, most: int) -> None:
         item.attempt += 1
         item.strikes += guilty
         if item.strikes >= most:
-            self.end(item, Outcome.DEAD)
+            self.end(item, Settlement.DEAD)
         else:
             self.wait(item)
 
@@ -132,7 +132,7 @@ class Histories(RuleBasedStateMachine):
     def put(self, data: st.DataObject, sizes: list[int], to: str | None, skip: int) -> None:
         name = data.draw(st.sampled_from([p for p, is_open in self.open.items() if is_open]))
         first = self.ledger.producers[name].stored + 1 + skip
-        encoded = [codec.encode(bytes(size), trusted=False) for size in sizes]
+        encoded = [item_codec.encode(bytes(size), trusted=False) for size in sizes]
         assert self.ledger.store(name, first, len(sizes), b"".join(encoded), to)
         assert not self.ledger.store(name, first, len(sizes), b"".join(encoded), to)
         for offset, one in enumerate(encoded):
@@ -149,17 +149,17 @@ class Histories(RuleBasedStateMachine):
         assert self.ledger.room() == (before[0] - items, before[1] - size)
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data(), state=st.sampled_from([State.GONE, State.LOST]))
-    def leave(self, data: st.DataObject, state: State) -> None:
+    @rule(data=st.data(), state=st.sampled_from([ProducerState.GONE, ProducerState.LOST]))
+    def leave(self, data: st.DataObject, state: ProducerState) -> None:
         name = self.some_producer(data)
         self.ledger.leave(name, state)
-        if name.startswith("helper") and state is State.GONE:
+        if name.startswith("helper") and state is ProducerState.GONE:
             self.model.gone.add(name)
             del self.open[name]
             assert name not in self.ledger.producers
             return
         assert self.ledger.producers[name].granted == (0, 0)
-        if self.open[name] and state is State.GONE:
+        if self.open[name] and state is ProducerState.GONE:
             self.model.gone.add(name)
         elif self.open[name] and not name.startswith("helper"):
             self.lost.append(name)
@@ -180,7 +180,7 @@ class Histories(RuleBasedStateMachine):
     def tell(self, data: st.DataObject) -> None:
         """What a producer is told is all that it was not told, each item once."""
         name = self.some_producer(data)
-        told: dict[int, tuple[Outcome, bytes | None]] = {}
+        told: dict[int, tuple[Settlement, bytes | None]] = {}
         for news in self.ledger.producers[name].news:
             for number in range(news.first, news.first + news.count):
                 assert number not in told
@@ -208,13 +208,13 @@ class Histories(RuleBasedStateMachine):
         mine = [item for item in self.model.at(WAITING) if item.to is None or item.to in holder.tags]
         untaken = self.model.at(LENT, holder=name)
         wanted = holder.window[0] - len(untaken)
-        hungry = wanted > 0 and (not untaken or sum(len(i.encoded) for i in untaken) < holder.window[1])
-        loan = self.ledger.lend(name)
-        if loan is None:
-            assert not (mine and hungry)
+        has_capacity = wanted > 0 and (not untaken or sum(len(i.encoded) for i in untaken) < holder.window[1])
+        delivered_batch = self.ledger.lend(name)
+        if delivered_batch is None:
+            assert not (mine and has_capacity)
             return
-        position, run = loan
-        assert hungry
+        position, run = delivered_batch
+        assert has_capacity
         assert 1 <= run.count <= wanted
         assert position == holder.last + 1
         lent = mine[: run.count]
@@ -247,7 +247,7 @@ class Histories(RuleBasedStateMachine):
         self.ledger.settle(name, first, last, answer)
         items = self.model.of(name, first, last)
         for item in items:
-            self.model.end(item, Outcome.DONE if answer is None else Outcome.ANSWERED, answer)
+            self.model.end(item, Settlement.DONE if answer is None else Settlement.ANSWERED, answer)
         self.model.late += last - first + 1 - len(items)
 
     @precondition(lambda self: self.model.holders)
@@ -295,7 +295,7 @@ class Histories(RuleBasedStateMachine):
         self.ledger.bury(name, first, last, "could not be read")
         for item in self.model.of(name, first, last):
             item.attempt += 1
-            self.model.end(item, Outcome.DEAD)
+            self.model.end(item, Settlement.DEAD)
 
     @precondition(lambda self: len(self.model.items) > 12)
     @rule()
@@ -308,7 +308,7 @@ class Histories(RuleBasedStateMachine):
         self.ledger.close(immediate=True)
         self.model.drops = True
         for item in self.model.at(WAITING):
-            self.model.end(item, Outcome.DROPPED)
+            self.model.end(item, Settlement.DROPPED)
 
     # -- always ----------------------------------------------------------------------------------------
 
@@ -323,10 +323,10 @@ class Histories(RuleBasedStateMachine):
         assert ledger.stored == len(model.items)
         assert (ledger.size, ledger.size_bytes) == (len(untaken), sum(len(i.encoded) for i in untaken))
         assert ledger.unsettled == len(model.at(WAITING, LENT, HELD))
-        assert ledger.settled == len(model.at(Outcome.DONE, Outcome.ANSWERED))
-        assert ledger.died == sum(letter.count for letter in ledger.dead) == len(model.at(Outcome.DEAD))
-        assert ledger.dropped == len(model.at(Outcome.DROPPED))
-        assert ledger.undeliverable == len(model.at(Outcome.UNDELIVERABLE))
+        assert ledger.settled == len(model.at(Settlement.DONE, Settlement.ANSWERED))
+        assert ledger.died == sum(letter.count for letter in ledger.dead) == len(model.at(Settlement.DEAD))
+        assert ledger.dropped == len(model.at(Settlement.DROPPED))
+        assert ledger.undeliverable == len(model.at(Settlement.UNDELIVERABLE))
         assert ledger.late == model.late
         assert ledger.anything_for_anyone() == any(item.to is None for item in model.at(WAITING))
 

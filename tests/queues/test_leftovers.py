@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 from nearfar.net.addresses import Address
+from nearfar.queues.broker.server import clear_lanes
 from nearfar.queues.far import FarQueue
-from nearfar.queues.host.leftovers import clear_lanes
 
 
 def bound(path: Path) -> socket.socket:

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.queues import frames, outbox
-from nearfar.queues.frames import PAGE
-from nearfar.queues.outbox import FEW, MUCH, QUIET, Bell, Outbox
+from nearfar.queues import framing
+from nearfar.queues import pipe as outbox
+from nearfar.queues.framing import PAGE
+from nearfar.queues.pipe import FEW, MUCH, QUIET, Bell, Outbox
 from tests.queues.contract import LIMIT, MOMENT
 from tests.support.waiting import eventually
 
@@ -33,10 +34,10 @@ class Pipe:
         self.bell = Bell()
         self.outbox = Outbox(self.tokens, self.bell, self.writer.fileno, self.wlock)
 
-    def arrived(self) -> list[frames.Message]:
+    def arrived(self) -> list[framing.Message]:
         found = []
         while self.reader.poll(0):
-            found.append(frames.read(self.reader.fileno()))
+            found.append(framing.read(self.reader.fileno()))
         return found
 
     def feed(self) -> None:
@@ -103,7 +104,7 @@ def test_no_more_than_some_bytes_of_many_puts_wait_for_the_feeder(pipe: Pipe, mo
 def test_what_the_pipe_may_have_no_room_for_is_left_to_the_feeder_with_all_behind_it(
     pipe: Pipe, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(frames, "WIDE", 0)
+    monkeypatch.setattr(framing, "WIDE", 0)
     sent = [b"small", b"x" * (60 * 1024), b"after"]
     for message in sent:
         pipe.outbox.add([message])
@@ -138,7 +139,7 @@ def test_a_pipe_takes_what_it_is_said_to_have_room_for(steps: list[tuple[bool, i
             if is_write:
                 with suppress(BlockingIOError):
                     os.write(writer.fileno(), b"x" * size)
-            elif frames.unread(reader.fileno()):
+            elif framing.unread(reader.fileno()):
                 os.read(reader.fileno(), size)
         if room := outbox._room():
             assert os.write(writer.fileno(), b"x" * room) == room
@@ -169,7 +170,7 @@ def test_a_put_in_the_middle_of_a_put_keeps_its_place(pipe: Pipe, monkeypatch: A
 
 
 def test_flush_tells_how_much_is_not_in_the_pipe(pipe: Pipe, monkeypatch: Any) -> None:
-    monkeypatch.setattr(frames, "WIDE", 0)
+    monkeypatch.setattr(framing, "WIDE", 0)
     sent = messages(100, size=PAGE)
     pipe.outbox.add(sent)
     assert 0 < (missing := pipe.outbox.flush(0.0)) < 100
@@ -179,9 +180,9 @@ def test_flush_tells_how_much_is_not_in_the_pipe(pipe: Pipe, monkeypatch: Any) -
     flushed: list[int] = []
     flushing = threading.Thread(target=lambda: flushed.append(pipe.outbox.flush(None)))
     flushing.start()
-    received: list[frames.Message] = []
+    received: list[framing.Message] = []
     while len(received) < len(sent):
-        received.append(frames.read(pipe.reader.fileno()))
+        received.append(framing.read(pipe.reader.fileno()))
     for thread in (fed, flushing):
         thread.join(LIMIT)
         assert not thread.is_alive()

@@ -11,37 +11,35 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nearfar.errors import ItemError, NearfarError
-from nearfar.net import codec
-from nearfar.queues import wire
-from nearfar.queues.ends import receiver as module
-from nearfar.queues.ends.loans import Taken
-from nearfar.queues.ends.pace import PAUSE
-from nearfar.queues.ends.receiver import MOST_AHEAD, WINDOW_BYTES, Receiver
-from nearfar.queues.wire import LONGEST_ANSWER, MOST_RANGES
+from nearfar.queues import messages
+from nearfar.queues.client import consumer as module
+from nearfar.queues.client.consumer import MOST_AHEAD, PAUSE, WINDOW_BYTES, DeliveredItem, ItemReceiver
+from nearfar.queues.messages import LONGEST_ANSWER, MOST_RANGES
+from nearfar.serialization import item_codec
 
 pytestmark = pytest.mark.pure
 
-UNREADABLE = codec.encode(Decimal(1), trusted=True)
+UNREADABLE = item_codec.encode(Decimal(1), trusted=True)
 """A pickle, that an end which trusts nobody does not read."""
 
 
-def lend(receiver: Receiver, *items: Any, attempt: int = 1) -> None:
+def lend(receiver: ItemReceiver, *items: Any, attempt: int = 1) -> None:
     """Lend a batch; `UNREADABLE` stands for itself."""
-    body = b"".join(item if item is UNREADABLE else codec.encode(item, trusted=False) for item in items)
+    body = b"".join(item if item is UNREADABLE else item_codec.encode(item, trusted=False) for item in items)
     receiver.lend(receiver._last + 1, len(items), attempt, body)
 
 
-def take(receiver: Receiver, now: float = 0.0) -> Any:
+def take(receiver: ItemReceiver, now: float = 0.0) -> Any:
     taken = receiver.take(1, now)
     return None if taken is None else taken.item
 
 
-def report(receiver: Receiver, now: float = 0.0, ask: int = 0) -> dict[str, Any]:
+def report(receiver: ItemReceiver, now: float = 0.0, ask: int = 0) -> dict[str, Any]:
     """What a report says, by name; empty if there is none."""
     message = receiver.report(now, ask)
     if message is None:
         return {}
-    assert wire.unpack(wire.pack(1, 0, message)).message == message
+    assert messages.unpack(messages.pack(1, 0, message)).message == message
     window, size, asked, taken, *lists = message.fields
     assert (size, asked) == (WINDOW_BYTES, ask)
     names = ("done", "failed", "unreadable", "returned", "answers")
@@ -54,13 +52,13 @@ def report(receiver: Receiver, now: float = 0.0, ask: int = 0) -> dict[str, Any]
 
 
 def test_items_are_taken_in_order_with_their_positions_and_attempts() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     lend(receiver, "a", ("b", 2))
     lend(receiver, "c", attempt=3)
     assert receiver.buffered == 3
-    assert receiver.take(7, 0.0) == Taken(1, "a", 1)
-    assert receiver.take(8, 0.0) == Taken(2, ("b", 2), 1)
-    assert receiver.take(7, 0.0) == Taken(3, "c", 3)
+    assert receiver.take(7, 0.0) == DeliveredItem(1, "a", 1)
+    assert receiver.take(8, 0.0) == DeliveredItem(2, ("b", 2), 1)
+    assert receiver.take(7, 0.0) == DeliveredItem(3, "c", 3)
     assert receiver.take(7, 0.0) is None
     assert receiver.hands == {1: 7, 2: 8, 3: 7}
     assert (receiver.buffered, receiver.taken, receiver.unreported()) == (0, 3, 3)
@@ -71,7 +69,7 @@ def test_an_item_that_cannot_be_read_is_told_of_once_and_harms_no_other() -> Non
 
     I expect the two to be taken, and the other to raise once.
     """
-    receiver = Receiver(trusted=False)
+    receiver = ItemReceiver(trusted=False)
     lend(receiver, "a", UNREADABLE, "c")
     assert take(receiver) == "a"
     with pytest.raises(NearfarError):
@@ -86,7 +84,7 @@ def test_an_item_that_cannot_be_read_is_told_of_once_and_harms_no_other() -> Non
     "body", [b"", b"\x01", b"\x01\xc1\x02\x03\x04", b"\x01\xc5\xff\xff\x00", b"\x01\xc6"]
 )
 def test_a_batch_of_fewer_items_than_it_was_said_to_hold_raises_for_each_that_is_missing(body: bytes) -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     receiver.lend(1, 4, 1, body)
     lend(receiver, "next")
     readable = min(1, len(body))
@@ -99,47 +97,47 @@ def test_a_batch_of_fewer_items_than_it_was_said_to_hold_raises_for_each_that_is
 
 
 def test_a_batch_of_more_items_than_it_was_said_to_hold_is_read_as_far_as_that() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     receiver.lend(1, 2, 1, b"\x01\x02\x03")
     lend(receiver, "next")
     assert [take(receiver) for _ in range(4)] == [1, 2, "next", None]
 
 
 def test_who_snatches_its_next_item_is_done_with_the_one_before() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     lend(receiver, *"abc")
-    assert receiver.snatch(7, settle=True) is None  # nobody has read the batch
-    assert receiver.take(7, 0.0) == Taken(1, "a", 1)
-    assert receiver.snatch(7, settle=True) == ("b",)
-    assert receiver.snatch(8, settle=True) == ("c",)
-    assert receiver.snatch(8, settle=True) is None
+    assert receiver.get_now(7, settle=True) is None  # nobody has read the batch
+    assert receiver.take(7, 0.0) == DeliveredItem(1, "a", 1)
+    assert receiver.get_now(7, settle=True) == ("b",)
+    assert receiver.get_now(8, settle=True) == ("c",)
+    assert receiver.get_now(8, settle=True) is None
     assert receiver.hands == {2: 7, 3: 8}
     assert report(receiver)["done"] == [[1, 1]]
 
 
 def test_who_has_more_in_hand_than_its_last_item_cannot_snatch() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     lend(receiver, *"abcd")
     assert receiver.take_run(2, 7, 0.0) == (1, ["a", "b"])
-    assert receiver.snatch(7, settle=True) is None
+    assert receiver.get_now(7, settle=True) is None
     receiver.done_by(7)
-    assert receiver.snatch(7, settle=True) == ("c",)
+    assert receiver.get_now(7, settle=True) == ("c",)
     assert report(receiver)["done"] == [[1, 2]]
 
 
 def test_without_settling_everything_stays_in_hand() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     lend(receiver, *"abc")
     receiver.take(7, 0.0)
-    assert [receiver.snatch(7, settle=False) for _ in range(3)] == [("b",), ("c",), None]
+    assert [receiver.get_now(7, settle=False) for _ in range(3)] == [("b",), ("c",), None]
     assert list(receiver.hands) == [1, 2, 3]
 
 
 def test_what_never_reached_who_took_it_is_given_back() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     lend(receiver, *"ab")
     receiver.take(7, 0.0)
-    receiver.snatch(7, settle=True)
+    receiver.get_now(7, settle=True)
     receiver.let_go(2)
     receiver.let_go(2)
     told = report(receiver)
@@ -147,7 +145,7 @@ def test_what_never_reached_who_took_it_is_given_back() -> None:
 
 
 def test_a_run_is_taken_as_far_as_its_batch_goes_and_not_if_one_of_it_cannot_be_read() -> None:
-    receiver = Receiver(trusted=False)
+    receiver = ItemReceiver(trusted=False)
     assert receiver.take_run(5, 7, 0.0) == (0, [])
     lend(receiver, *"abc")
     lend(receiver, "d", UNREADABLE)
@@ -161,7 +159,7 @@ def test_a_run_is_taken_as_far_as_its_batch_goes_and_not_if_one_of_it_cannot_be_
 
 
 def test_a_report_says_what_is_new_and_then_nothing() -> None:
-    receiver = Receiver(waiters=1)
+    receiver = ItemReceiver(waiters=1)
     assert report(receiver) == {"window": 1, "taken": 0}
     assert report(receiver) == {}
     lend(receiver, *"abcdef")
@@ -180,13 +178,13 @@ def test_a_report_says_what_is_new_and_then_nothing() -> None:
 
 
 def test_a_question_is_asked_even_if_nothing_is_new() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     assert report(receiver) == {}
     assert report(receiver, ask=7) == {"window": 0, "taken": 0}
 
 
 def test_an_item_is_done_once() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     lend(receiver, "a")
     take(receiver)
     receiver.done(1)
@@ -200,7 +198,7 @@ def test_an_item_is_done_once() -> None:
 
 
 def test_an_answer_too_long_for_a_frame_is_refused_and_the_item_stays_in_hand() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     lend(receiver, "a")
     take(receiver)
     with pytest.raises(ItemError, match="too long"):
@@ -211,7 +209,7 @@ def test_an_answer_too_long_for_a_frame_is_refused_and_the_item_stays_in_hand() 
 
 
 def test_more_news_than_a_frame_holds_is_told_in_several() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     count = 2 * MOST_RANGES + 2
     lend(receiver, *range(count))
     for _ in range(count):
@@ -226,7 +224,7 @@ def test_more_news_than_a_frame_holds_is_told_in_several() -> None:
 
 
 def test_what_lies_in_the_buffer_is_given_back_whole() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     lend(receiver, "a", "b")
     lend(receiver, "c")
     take(receiver)
@@ -235,22 +233,22 @@ def test_what_lies_in_the_buffer_is_given_back_whole() -> None:
     assert (receiver.buffered, take(receiver)) == (0, None)
     assert report(receiver)["returned"] == [[2, 3]]
     lend(receiver, "d")
-    assert receiver.take(1, 0.0) == Taken(4, "d", 1)
+    assert receiver.take(1, 0.0) == DeliveredItem(4, "d", 1)
 
 
 # -- how much may lie there -------------------------------------------------------------------------------
 
 
 def test_nobody_waits_and_nothing_was_taken_so_nothing_is_wanted() -> None:
-    receiver = Receiver()
+    receiver = ItemReceiver()
     assert receiver.window(100.0) == 0
     receiver.waiters = 3
     assert receiver.window(100.0) == 3
 
 
-def paced(seconds: float, takes: int = 60) -> tuple[Receiver, float]:
+def paced(seconds: float, takes: int = 60) -> tuple[ItemReceiver, float]:
     """A receiver whose program takes an item every so many seconds; and the time of the last."""
-    receiver, now = Receiver(), 10.0
+    receiver, now = ItemReceiver(), 10.0
     for _ in range(takes):
         now += seconds
         lend(receiver, "x")
@@ -299,7 +297,7 @@ class Histories(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.receiver = Receiver()
+        self.receiver = ItemReceiver()
         self.now = 0.0
         self.items: list[Any] = []
         self.ends: dict[int, str] = {}
@@ -324,7 +322,7 @@ class Histories(RuleBasedStateMachine):
                 self.receiver.take(1, self.now)
             self.expected[position] = "unreadable"
         else:
-            assert self.receiver.take(1, self.now) == Taken(position, self.items[position - 1], 1)
+            assert self.receiver.take(1, self.now) == DeliveredItem(position, self.items[position - 1], 1)
             self.hands.add(position)
 
     @precondition(lambda self: self.items)

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from nearfar.net import codec
-from nearfar.queues.ends.actions import Send
-from nearfar.queues.ends.machine import EndMachine
-from nearfar.queues.ends.pace import PAUSE
-from nearfar.queues.ends.session import LINGER
-from nearfar.queues.wire import Envelope, Kind, Message
+from nearfar.queues.client.consumer import PAUSE
+from nearfar.queues.client.protocol import ClientProtocol
+from nearfar.queues.client.session import LINGER, SendControl
+from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
+from nearfar.serialization import item_codec
 from tests.queues.test_standstill import ABOUT
 
 pytestmark = pytest.mark.pure
@@ -23,38 +22,40 @@ class Consumer:
     def __init__(self, **about: Any) -> None:
         self.now = 1.0
         self.heard = 0
-        self.machine = EndMachine("end", {})
+        self.machine = ClientProtocol("end", {})
         self.machine.roles.consumes = True
         self.machine.connect(self.now)
-        welcome = Message(Kind.WELCOME, (self.machine.session_name, {**ABOUT, **about}))
-        self.machine.receive(Envelope(0, 0, welcome), self.now)
-        asked = next(each for each in self.flush() if each.kind is Kind.ASK)
-        self.hear(Kind.ANSWER, asked.fields[0], 4000)
+        welcome = QueueMessage(QueueMessageType.WELCOME, (self.machine.session_name, {**ABOUT, **about}))
+        self.machine.receive(QueueFrame(0, 0, welcome), self.now)
+        asked = next(each for each in self.flush() if each.kind is QueueMessageType.ASK)
+        self.hear(QueueMessageType.ANSWER, asked.fields[0], 4000)
         for _ in range(50):  # a quick program
             self.machine.receiver._pace.untimed += 1
             self.now += 0.001
             self.machine.receiver._pace.time(self.now)
         self.machine.receiver.waiters = 1
-        assert Kind.REPORT in self.kinds()
+        assert QueueMessageType.REPORT in self.kinds()
 
-    def hear(self, kind: Kind, *fields: Any, body: bytes | None = None) -> None:
+    def hear(self, kind: QueueMessageType, *fields: Any, body: bytes | None = None) -> None:
         self.heard += 1
-        self.machine.receive(Envelope(self.heard, 0, Message(kind, fields, body)), self.now)
+        self.machine.receive(QueueFrame(self.heard, 0, QueueMessage(kind, fields, body)), self.now)
 
     def lend_and_take(self, count: int = 1) -> None:
         receiver = self.machine.receiver
-        body = codec.encode(1, trusted=False) * count
-        self.hear(Kind.LEND, receiver.next_position, count, 1, body=body)
+        body = item_codec.encode(1, trusted=False) * count
+        self.hear(QueueMessageType.LEND, receiver.next_position, count, 1, body=body)
         for _ in range(count):
             receiver.done_by(1)
             self.now += 0.0001
             assert receiver.take(1, self.now) is not None
 
-    def flush(self) -> list[Message]:
-        sent = [each.envelope.message for each in self.machine.flush(self.now) if isinstance(each, Send)]
-        return [message for message in sent if message.kind is not Kind.BEAT]
+    def flush(self) -> list[QueueMessage]:
+        sent = [
+            each.envelope.message for each in self.machine.flush(self.now) if isinstance(each, SendControl)
+        ]
+        return [message for message in sent if message.kind is not QueueMessageType.BEAT]
 
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[QueueMessageType]:
         return [message.kind for message in self.flush()]
 
 
@@ -86,32 +87,32 @@ def test_news_that_come_all_the_time_are_told_every_moment() -> None:
 def test_where_puts_wait_for_room_it_is_told_at_once(about: dict[str, int]) -> None:
     consumer = Consumer(**about)
     consumer.lend_and_take()
-    assert consumer.kinds() == [Kind.REPORT]
+    assert consumer.kinds() == [QueueMessageType.REPORT]
 
 
 def test_many_takes_are_told_at_once() -> None:
     consumer = Consumer()
     consumer.lend_and_take(50)
-    assert consumer.kinds() == [Kind.REPORT]
+    assert consumer.kinds() == [QueueMessageType.REPORT]
 
 
 def test_all_is_told_before_anything_is_asked_and_before_the_goodbye() -> None:
     consumer = Consumer()
     consumer.lend_and_take()
-    consumer.machine.asks.add(Kind.ASK, "size")
-    assert consumer.kinds() == [Kind.REPORT, Kind.ASK]
+    consumer.machine.asks.add(QueueMessageType.ASK, "size")
+    assert consumer.kinds() == [QueueMessageType.REPORT, QueueMessageType.ASK]
     consumer.lend_and_take()
-    consumer.hear(Kind.SYNC, 1, False)
-    assert consumer.kinds() == [Kind.REPORT, Kind.SYNCED]
+    consumer.hear(QueueMessageType.SYNC, 1, False)
+    assert consumer.kinds() == [QueueMessageType.REPORT, QueueMessageType.SYNCED]
     consumer.lend_and_take()
     consumer.machine.leave()
-    assert consumer.kinds() == [Kind.REPORT, Kind.BYE]
+    assert consumer.kinds() == [QueueMessageType.REPORT, QueueMessageType.BYE]
 
 
 def test_that_the_program_has_done_all_it_had_is_told_at_once() -> None:
     """Given two items in hand, I expect nothing to be said when one is done, and both when the other is."""
     consumer = Consumer()
-    consumer.hear(Kind.LEND, 1, 2, 1, body=codec.encode(1, trusted=False) * 2)
+    consumer.hear(QueueMessageType.LEND, 1, 2, 1, body=item_codec.encode(1, trusted=False) * 2)
     receiver = consumer.machine.receiver
     for _ in range(2):
         receiver.take(1, consumer.now)
@@ -128,7 +129,7 @@ def test_a_window_that_was_for_two_who_waited_is_told_when_one_is_left() -> None
     consumer = Consumer()
     consumer.now += PAUSE
     consumer.machine.receiver.waiters = 2
-    assert consumer.kinds() == [Kind.REPORT]
+    assert consumer.kinds() == [QueueMessageType.REPORT]
     consumer.machine.receiver.waiters = 1
     consumer.now += PAUSE
     (told,) = consumer.flush()

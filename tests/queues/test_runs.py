@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.queues.host.runs import Run, Shelf
+from nearfar.queues.broker.records import ItemRange, ReadyList
 from tests.queues.ledger_check import body_of, check_shelf, items_of
 
 pytestmark = pytest.mark.pure
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.pure
 payloads = st.lists(st.integers(0, 1 << 40) | st.binary(max_size=300), min_size=1, max_size=12)
 
 
-def run_of(items: list[bytes | int], order: int = 1) -> Run:
-    return Run("p", order, len(items), body_of(items), order)
+def run_of(items: list[bytes | int], order: int = 1) -> ItemRange:
+    return ItemRange("p", order, len(items), body_of(items), order)
 
 
 @given(payloads, st.data())
@@ -23,46 +23,48 @@ def test_a_cut_run_is_two_that_carry_on_where_the_first_ends(
     items: list[bytes | int], data: st.DataObject
 ) -> None:
     at = data.draw(st.integers(1, len(items)))
-    run = Run("p", 7, len(items), body_of(items), 40, "tag", 3, 2, ("a", "b"))
+    run = ItemRange("p", 7, len(items), body_of(items), 40, "tag", 3, 2, ("a", "b"))
     head, tail = run.cut(at)
-    assert head == Run("p", 7, at, body_of(items[:at]), 40, "tag", 3, 2, ("a", "b"))
-    assert tail == Run("p", 7 + at, len(items) - at, body_of(items[at:]), 40 + at, "tag", 3, 2, ("a", "b"))
+    assert head == ItemRange("p", 7, at, body_of(items[:at]), 40, "tag", 3, 2, ("a", "b"))
+    assert tail == ItemRange(
+        "p", 7 + at, len(items) - at, body_of(items[at:]), 40 + at, "tag", 3, 2, ("a", "b")
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"\x01", b"\x01\xc1\x02", b"\x01\xc5\xff\xff\x00"])
 def test_a_body_of_fewer_items_than_it_was_said_is_cut_all_the_same(body: bytes) -> None:
     """The host must not stumble over what a producer sent: a consumer will find that it cannot be read."""
-    head, tail = Run("p", 1, 5, body, 1).cut(3)
+    head, tail = ItemRange("p", 1, 5, body, 1).cut(3)
     assert (head.count, tail.count) == (3, 2)
     assert head.body + tail.body == body
 
 
 def test_the_oldest_comes_first_and_a_returned_one_takes_its_old_place() -> None:
-    shelf = Shelf()
+    ready_list = ReadyList()
     for order in (5, 1, 3):
-        shelf.add(run_of([order], order))
-    assert shelf.oldest == 1
-    first = shelf.take(10, 1000)
+        ready_list.add(run_of([order], order))
+    assert ready_list.oldest == 1
+    first = ready_list.take(10, 1000)
     assert items_of(first) == [1]
-    assert shelf.oldest == 3
-    shelf.add(first)
-    assert [items_of(run) for run in shelf.clear()] == [[1], [3], [5]]
-    assert (shelf.items, shelf.bytes, bool(shelf)) == (0, 0, False)
+    assert ready_list.oldest == 3
+    ready_list.add(first)
+    assert [items_of(run) for run in ready_list.clear()] == [[1], [3], [5]]
+    assert (ready_list.items, ready_list.bytes, bool(ready_list)) == (0, 0, False)
 
 
 def test_an_item_larger_than_the_room_comes_alone() -> None:
-    shelf = Shelf()
-    shelf.add(run_of([b"x" * 1000, b"y" * 1000]))
-    assert items_of(shelf.take(10, 0)) == [b"x" * 1000]
-    assert items_of(shelf.take(10, 0)) == [b"y" * 1000]
+    ready_list = ReadyList()
+    ready_list.add(run_of([b"x" * 1000, b"y" * 1000]))
+    assert items_of(ready_list.take(10, 0)) == [b"x" * 1000]
+    assert items_of(ready_list.take(10, 0)) == [b"y" * 1000]
 
 
 def test_a_run_larger_than_the_room_is_never_given_out_whole() -> None:
     """Two items of 1 and 2 bytes are of 1 byte by the average, and 2 of those fit into 2 bytes."""
-    shelf = Shelf()
-    shelf.add(run_of([1, 128]))
-    assert items_of(shelf.take(10, 2)) == [1]
-    assert items_of(shelf.take(10, 2)) == [128]
+    ready_list = ReadyList()
+    ready_list.add(run_of([1, 128]))
+    assert items_of(ready_list.take(10, 2)) == [1]
+    assert items_of(ready_list.take(10, 2)) == [128]
 
 
 @settings(max_examples=60)
@@ -78,31 +80,31 @@ def test_a_shelf_gives_out_what_a_plain_list_would(
     If they are taken bit by bit, and some put back,
     I expect the list's first items each time: as many as asked for at most, and never none.
     """
-    shelf, model, order = Shelf(), [], 1
+    ready_list, model, order = ReadyList(), [], 1
     for batch in batches:
-        shelf.add(run_of(batch, order))
+        ready_list.add(run_of(batch, order))
         model += batch
         order += len(batch)
     for items, size, put_back in takes:
-        if not shelf:
+        if not ready_list:
             break
-        run = shelf.take(items, size)
-        check_shelf(shelf)
+        run = ready_list.take(items, size)
+        check_shelf(ready_list)
         assert 1 <= run.count <= items
         assert items_of(run) == model[: run.count]
         if put_back:
-            shelf.add(run)
+            ready_list.add(run)
         else:
             del model[: run.count]
-        check_shelf(shelf)
-        assert shelf.items == len(model)
-        assert shelf.bytes == len(body_of(model))
-    assert [item for run in shelf.clear() for item in items_of(run)] == model
+        check_shelf(ready_list)
+        assert ready_list.items == len(model)
+        assert ready_list.bytes == len(body_of(model))
+    assert [item for run in ready_list.clear() for item in items_of(run)] == model
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 3000))
 def test_items_of_one_size_fill_the_room_and_no_more(count: int, items: int, size: int) -> None:
-    shelf = Shelf()
-    shelf.add(run_of([b"x" * 100] * count))
-    run = shelf.take(items, size)
+    ready_list = ReadyList()
+    ready_list.add(run_of([b"x" * 100] * count))
+    run = ready_list.take(items, size)
     assert run.count == max(1, min(count, items, size // len(body_of([b"x" * 100]))))

@@ -10,36 +10,35 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nearfar.net import codec
-from nearfar.queues.ends import sender as module
-from nearfar.queues.ends.batches import Entry, Several
-from nearfar.queues.ends.sender import Sender, Settled
-from nearfar.queues.wire import Kind, Message
+from nearfar.queues.client import producer as module
+from nearfar.queues.client.producer import Batch, ItemSender, PutRequest, Settled
+from nearfar.queues.messages import QueueMessage, QueueMessageType
+from nearfar.serialization import item_codec
 
 pytestmark = pytest.mark.pure
 
 
-def sender_with(*, maxsize: int = 0, maxbytes: int = 0) -> Sender:
+def sender_with(*, maxsize: int = 0, maxbytes: int = 0) -> ItemSender:
     """A sender in its first session."""
-    sender = Sender()
+    sender = ItemSender()
     sender.begin(0, maxsize=maxsize, maxbytes=maxbytes)
     return sender
 
 
 def encoded(*sizes: int) -> deque[bytes]:
     """Items of so many bytes each."""
-    items = deque(codec.encode(bytes(size - 2), trusted=False) for size in sizes)
+    items = deque(item_codec.encode(bytes(size - 2), trusted=False) for size in sizes)
     assert list(map(len, items)) == list(sizes)
     return items
 
 
-def put(sender: Sender, *sizes: int, to: str | None = None) -> Entry:
-    entry = Entry(encoded(*sizes), to)
+def put(sender: ItemSender, *sizes: int, to: str | None = None) -> PutRequest:
+    entry = PutRequest(encoded(*sizes), to)
     sender.put(entry)
     return entry
 
 
-def numbers(sender: Sender) -> list[int]:
+def numbers(sender: ItemSender) -> list[int]:
     """The numbers of the items that go out now."""
     return [first + n for _, (first, count, _), _ in sender.messages() for n in range(count)]
 
@@ -51,7 +50,9 @@ def test_what_was_put_goes_out_as_one_batch() -> None:
     sender = sender_with()
     first, second = put(sender, 10, 20), put(sender, 30)
     assert (first.last, second.last) == (2, 3)
-    assert list(sender.messages()) == [Message(Kind.PUT, (1, 3, None), b"".join(encoded(10, 20, 30)))]
+    assert list(sender.messages()) == [
+        QueueMessage(QueueMessageType.PUT, (1, 3, None), b"".join(encoded(10, 20, 30)))
+    ]
     assert list(sender.messages()) == []
     assert sender.idle
 
@@ -77,7 +78,7 @@ def test_batches_are_bounded_in_items_and_bytes() -> None:
     put(sender, *[10] * (module.BATCH_ITEMS + 1))
     assert [m.fields[1] for m in sender.messages()] == [module.BATCH_ITEMS, 1]
     half = b"\xc6" + (module.BATCH_BYTES // 2 - 5).to_bytes(4, "big") + bytes(module.BATCH_BYTES // 2 - 5)
-    sender.put(Entry(deque([half, half, half, b"\x01", half * 9, b"\x01"])))
+    sender.put(PutRequest(deque([half, half, half, b"\x01", half * 9, b"\x01"])))
     assert [m.fields[1] for m in sender.messages()] == [2, 2, 1, 1]
 
 
@@ -150,7 +151,7 @@ def test_of_a_run_as_many_are_admitted_as_there_is_room_for() -> None:
     I expect three of them to go, the next to be asked for, and the 10 bytes to be there still.
     """
     sender = sender_with(maxbytes=400)
-    entry = Entry(deque([Several(5, b"".join(encoded(*[30] * 5)))]))
+    entry = PutRequest(deque([Batch(5, b"".join(encoded(*[30] * 5)))]))
     sender.put(entry)
     assert sender.need() == (5, 150, 30)
     sender.gain(100, 100)
@@ -173,7 +174,7 @@ def test_no_more_than_the_queue_may_have_is_asked_for() -> None:
 def test_what_does_not_wait_is_put_before_what_does() -> None:
     sender = sender_with(maxbytes=400)
     large = put(sender, 200)
-    small = Entry(encoded(10), None)
+    small = PutRequest(encoded(10), None)
     sender.put(small, first=True)
     assert sender.need() == (2, 210, 10)
     sender.gain(1, 10)
@@ -182,14 +183,14 @@ def test_what_does_not_wait_is_put_before_what_does() -> None:
 
 
 def test_what_is_put_by_the_tray_has_its_bytes() -> None:
-    """Given room for 40 bytes, I expect the tray to take items of 10 until there is none left for another."""
+    """Given room for 40 bytes, I expect the put buffer to take items of 10 until there is none left for another."""
     sender = sender_with(maxbytes=400)
     sender.barred = False
     sender.gain(45, 45)
     sender.admit()
     item = bytes(8)  # 10 with its head
-    assert [sender.tray.slip(item) for _ in range(5)] == [1, 2, 3, 4, 0]
-    assert sender.tray.slip(b"12") == 5  # it has 4, and there were 5
+    assert [sender.put_buffer.append_now(item) for _ in range(5)] == [1, 2, 3, 4, 0]
+    assert sender.put_buffer.append_now(b"12") == 5  # it has 4, and there were 5
     assert numbers(sender) == [1, 2, 3, 4, 5]
     assert sender.spare() == (40, 1)
 
@@ -365,7 +366,7 @@ class Histories(RuleBasedStateMachine):
         self.bounded = bool(maxsize or maxbytes)
         self.sender = sender_with(**self.bounds)
         self.session = Session(0)
-        self.entries: list[tuple[Entry, list[bytes]]] = []
+        self.entries: list[tuple[PutRequest, list[bytes]]] = []
         self.items: dict[int, tuple[bytes, str | None]] = {}
         self.settled: set[int] = set()
         self.stored: set[int] = set()
@@ -380,7 +381,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(sizes=st.lists(st.integers(2, 40), max_size=6), to=st.sampled_from([None, None, "a", "b"]))
     def put(self, sizes: list[int], to: str | None) -> None:
-        entry = Entry(encoded(*sizes), to)
+        entry = PutRequest(encoded(*sizes), to)
         self.entries.append((entry, list(entry.items)))
         self.sender.put(entry)
         self.note_admitted()
@@ -423,7 +424,7 @@ class Histories(RuleBasedStateMachine):
         for message in self.sender.messages():
             first, count, to = message.fields
             assert message.body is not None
-            for number, item in enumerate(codec.split(message.body), first):
+            for number, item in enumerate(item_codec.split(message.body), first):
                 assert (item, to) == self.items[number]
                 assert number not in self.settled
                 self.session.sent.append(number)

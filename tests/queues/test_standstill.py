@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.net.line import Outgoing
-from nearfar.net.standstill import Standstill
-from nearfar.queues.ends.actions import Connect
-from nearfar.queues.ends.machine import EndMachine, State
-from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.machine import HostMachine
-from nearfar.queues.stuck import broken
-from nearfar.queues.wire import VERSION, Envelope, Kind, Message
+from nearfar.net.reliable import SendWindow
+from nearfar.net.timers import SuspendDetector
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.client.session import ConnectControl
+from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, broken
 
 pytestmark = pytest.mark.pure
 
@@ -29,17 +28,19 @@ ABOUT = {
 }
 
 
-def host_with(*ends: str) -> HostMachine:
+def host_with(*ends: str) -> BrokerProtocol:
     """A host that these ends greeted at second 0, and that is asked every second."""
-    machine = HostMachine(Ledger(), ABOUT, lease=LEASE)
+    machine = BrokerProtocol(Ledger(), ABOUT, lease=LEASE)
     for name in ends:
-        machine.receive(f"{name}.1", Envelope(0, 0, Message(Kind.HELLO, (VERSION, name, {}))), 0.0)
+        machine.receive(
+            f"{name}.1", QueueFrame(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION, name, {}))), 0.0
+        )
     machine.tick(0.0)
     return machine
 
 
-def beat(machine: HostMachine, name: str, now: float) -> None:
-    machine.receive(f"{name}.1", Envelope(0, 0, Message(Kind.BEAT)), now)
+def beat(machine: BrokerProtocol, name: str, now: float) -> None:
+    machine.receive(f"{name}.1", QueueFrame(0, 0, QueueMessage(QueueMessageType.BEAT)), now)
 
 
 def test_a_host_that_stood_still_takes_nobody_for_dead() -> None:
@@ -65,36 +66,36 @@ def test_a_host_that_stood_still_waits_for_those_who_could_not_answer() -> None:
     """Given somebody who asks for the size, and another end, I expect no answer that leaves that one out."""
     machine = host_with("asker", "other")
     for name in ("asker", "other"):
-        join = Message(Kind.JOIN, (True, False, [], False))
-        machine.receive(f"{name}.1", Envelope(1, 0, join), 0.0)
+        join = QueueMessage(QueueMessageType.JOIN, (True, False, [], False))
+        machine.receive(f"{name}.1", QueueFrame(1, 0, join), 0.0)
     machine.flush(0.0)
-    machine.receive("asker.1", Envelope(2, 0, Message(Kind.ASK, (1, "size", None))), 0.5)
+    machine.receive("asker.1", QueueFrame(2, 0, QueueMessage(QueueMessageType.ASK, (1, "size", None))), 0.5)
     machine.tick(0.6)
     machine.tick(30.0)
     told = [action.envelope.message.kind for action in machine.flush(30.0) if action[0] == "asker.1"]
-    assert Kind.ANSWER not in told
+    assert QueueMessageType.ANSWER not in told
     machine.tick(31.0)
     told = [action.envelope.message.kind for action in machine.flush(31.0) if action[0] == "asker.1"]
-    assert Kind.ANSWER in told
+    assert QueueMessageType.ANSWER in told
 
 
 def test_an_end_that_stood_still_does_not_take_its_host_for_dead() -> None:
     """Given an open session and a standstill of three leases, I expect it to go on; a silence ends it."""
-    machine = EndMachine("end", {})
+    machine = ClientProtocol("end", {})
     machine.connect(0.0)
-    machine.receive(Envelope(0, 0, Message(Kind.WELCOME, ("end.1", ABOUT))), 0.0)
+    machine.receive(QueueFrame(0, 0, QueueMessage(QueueMessageType.WELCOME, ("end.1", ABOUT))), 0.0)
     for second in (0, 1, 2, 32, 33, 34):
         machine.tick(float(second))
-        assert machine.state is State.OPEN
+        assert machine.state is ClientState.OPEN
     for second in range(35, 41):
         machine.tick(float(second))
-    assert (machine.state, machine.session_name) == (State.GREETING, "end.2")
+    assert (machine.state, machine.session_name) == (ClientState.GREETING, "end.2")
 
 
 def test_an_end_that_is_heard_and_gets_nothing_is_given_up_after_three_leases() -> None:
     """Given an end that beats and acks nothing, I expect its end; a standstill of the host does not count."""
     machine = host_with("deaf")
-    machine.receive("deaf.1", Envelope(1, 0, Message(Kind.ASK, (1, "counts", None))), 0.5)
+    machine.receive("deaf.1", QueueFrame(1, 0, QueueMessage(QueueMessageType.ASK, (1, "counts", None))), 0.5)
     machine.flush(0.5)
     for second in [*range(1, 30), *range(130, 131)]:
         beat(machine, "deaf", float(second))
@@ -107,26 +108,30 @@ def test_an_end_that_is_heard_and_gets_nothing_is_given_up_after_three_leases() 
 
 def test_an_end_that_nobody_welcomes_tries_another_connection() -> None:
     """Given a greeting that nobody answers, I expect one connection every five seconds, under one name."""
-    machine = EndMachine("end", {})
+    machine = ClientProtocol("end", {})
     machine.connect(0.0)
     dialed = []
     for quarter in range(0, 48):
         now = quarter / 4
         machine.tick(now)
-        dialed += [(now, each) for each in machine.flush(now) if isinstance(each, Connect)]
-    assert dialed == [(0.0, Connect("end.1")), (5.0, Connect("end.1")), (10.0, Connect("end.1"))]
+        dialed += [(now, each) for each in machine.flush(now) if isinstance(each, ConnectControl)]
+    assert dialed == [
+        (0.0, ConnectControl("end.1")),
+        (5.0, ConnectControl("end.1")),
+        (10.0, ConnectControl("end.1")),
+    ]
 
 
 @pytest.mark.parametrize(("size", "at"), [(0, 30.0), (2_000_000, 130.0)])
 def test_what_is_large_may_take_longer(size: int, at: float) -> None:
-    line: Outgoing[Message] = Outgoing(1.0)
-    line.send(Message(Kind.LEND, (1, 1, 1), bytes(size)), 0.0)
+    line: SendWindow[QueueMessage] = SendWindow(1.0)
+    line.send(QueueMessage(QueueMessageType.LEND, (1, 1, 1), bytes(size)), 0.0)
     assert not broken(line, LEASE, at - 0.1)
     assert broken(line, LEASE, at)
 
 
 @pytest.mark.parametrize(("gap", "found"), [(4.9, 0.0), (5.1, 5.1), (600.0, 600.0)])
 def test_what_is_shorter_than_half_a_lease_is_no_standstill(gap: float, found: float) -> None:
-    clock = Standstill(100.0)
+    clock = SuspendDetector(100.0)
     assert clock.seconds(100.0 + gap, LEASE) == pytest.approx(found)
     assert clock.seconds(101.0 + gap, LEASE) == 0.0

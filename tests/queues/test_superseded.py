@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from nearfar.net import codec
-from nearfar.queues.ends.machine import EndMachine
-from nearfar.queues.wire import Envelope, Kind, Message
+from nearfar.queues.client.protocol import ClientProtocol
+from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
+from nearfar.serialization import item_codec
 
 pytestmark = pytest.mark.pure
 
@@ -25,25 +25,27 @@ FACTS: dict[str, Any] = {
 }
 
 
-def hear(machine: EndMachine, number: int, kind: Kind, *fields: Any, body: bytes | None = None) -> None:
-    machine.receive(Envelope(number, 0, Message(kind, fields, body)), 0.0)
+def hear(
+    machine: ClientProtocol, number: int, kind: QueueMessageType, *fields: Any, body: bytes | None = None
+) -> None:
+    machine.receive(QueueFrame(number, 0, QueueMessage(kind, fields, body)), 0.0)
 
 
-def welcome(machine: EndMachine) -> None:
-    hear(machine, 0, Kind.WELCOME, machine.session_name, FACTS)
+def welcome(machine: ClientProtocol) -> None:
+    hear(machine, 0, QueueMessageType.WELCOME, machine.session_name, FACTS)
 
 
-def holding(first: str, *buffered: str) -> EndMachine:
+def holding(first: str, *buffered: str) -> ClientProtocol:
     """An end with `first` in its program's hands and the others in its buffer."""
-    machine = EndMachine("end", {})
+    machine = ClientProtocol("end", {})
     machine.roles.consumes = True
     machine.connect(0.0)
     welcome(machine)
     machine.flush(0.0)
-    hear(machine, 1, Kind.ANSWER, 1, 2)
+    hear(machine, 1, QueueMessageType.ANSWER, 1, 2)
     items = (first, *buffered)
-    body = b"".join(codec.encode(item, trusted=False) for item in items)
-    hear(machine, 2, Kind.LEND, 1, len(items), 1, body=body)
+    body = b"".join(item_codec.encode(item, trusted=False) for item in items)
+    hear(machine, 2, QueueMessageType.LEND, 1, len(items), 1, body=body)
     machine.receiver.take(7, 0.0)
     return machine
 
@@ -51,7 +53,7 @@ def holding(first: str, *buffered: str) -> EndMachine:
 def test_what_lay_in_the_buffer_of_a_session_that_is_over_is_not_taken() -> None:
     """Else it would be taken under a position of the next session, and settle another item."""
     machine = holding("a", "b", "c")
-    hear(machine, 0, Kind.STRANGER)
+    hear(machine, 0, QueueMessageType.STRANGER)
     assert machine.receiver.buffered == 0
     assert machine.receiver.take(7, 0.0) is None
 
@@ -59,9 +61,9 @@ def test_what_lay_in_the_buffer_of_a_session_that_is_over_is_not_taken() -> None
 def test_positions_of_two_sessions_are_told_apart() -> None:
     machine = holding("a", "b")
     before = machine.receiver.take(7, 0.0)
-    hear(machine, 0, Kind.STRANGER)
+    hear(machine, 0, QueueMessageType.STRANGER)
     welcome(machine)
-    hear(machine, 1, Kind.LEND, 1, 1, 1, body=codec.encode("c", trusted=False))
+    hear(machine, 1, QueueMessageType.LEND, 1, 1, 1, body=item_codec.encode("c", trusted=False))
     after = machine.receiver.take(7, 0.0)
     assert before is not None
     assert after is not None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.machine import HostMachine
-from nearfar.queues.host.peers import Send
-from nearfar.queues.wire import VERSION, Envelope, Kind, Message
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.broker.sessions import SendTo
+from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType
 
 pytestmark = pytest.mark.pure
 
@@ -16,39 +16,43 @@ class Ends:
     """A host's machine, and what it says to each session."""
 
     def __init__(self, maxsize: int, *names: str, maxbytes: int = 0) -> None:
-        self.machine = HostMachine(Ledger(maxsize, maxbytes), {}, lease=10.0)
+        self.machine = BrokerProtocol(Ledger(maxsize, maxbytes), {}, lease=10.0)
         self._sent = dict.fromkeys(names, 0)
         for name in names:
-            hello = Message(Kind.HELLO, (VERSION, name, {}))
-            self.machine.receive(f"{name}.1", Envelope(0, 0, hello), 0.0)
-            self.say(name, Kind.JOIN, True, False, [], False)
+            hello = QueueMessage(QueueMessageType.HELLO, (VERSION, name, {}))
+            self.machine.receive(f"{name}.1", QueueFrame(0, 0, hello), 0.0)
+            self.say(name, QueueMessageType.JOIN, True, False, [], False)
 
     def say(
-        self, name: str, kind: Kind, *fields: object, body: bytes | None = None
-    ) -> dict[str, list[Message]]:
+        self, name: str, kind: QueueMessageType, *fields: object, body: bytes | None = None
+    ) -> dict[str, list[QueueMessage]]:
         """Say it, and tell what is said to whom because of it."""
         self._sent[name] += 1
-        envelope = Envelope(self._sent[name], 0, Message(kind, fields, body))
+        envelope = QueueFrame(self._sent[name], 0, QueueMessage(kind, fields, body))
         self.machine.receive(f"{name}.1", envelope, 0.0)
-        heard: dict[str, list[Message]] = {}
+        heard: dict[str, list[QueueMessage]] = {}
         for action in self.machine.flush(0.0):
-            if isinstance(action, Send):
+            if isinstance(action, SendTo):
                 heard.setdefault(action.session[:-2], []).append(action.envelope.message)
         return heard
 
     def need(self, name: str, size: int, least: int, returned: int = 0, ask: int = 0) -> int:
         """Ask for bytes, in all since the session began; tell what it is granted because of that."""
-        heard = self.say(name, Kind.NEED, 1, size, least, returned, returned, ask)
-        return sum(m.fields[1] for m in heard.get(name, []) if m.kind is Kind.ROOM)
+        heard = self.say(name, QueueMessageType.NEED, 1, size, least, returned, returned, ask)
+        return sum(m.fields[1] for m in heard.get(name, []) if m.kind is QueueMessageType.ROOM)
 
-    def put(self, name: str, first: int, size: int) -> dict[str, list[Message]]:
+    def put(self, name: str, first: int, size: int) -> dict[str, list[QueueMessage]]:
         """Put an item of so many bytes."""
-        return self.say(name, Kind.PUT, first, 1, None, body=bytes(size))
+        return self.say(name, QueueMessageType.PUT, first, 1, None, body=bytes(size))
 
 
 def test_who_asks_alone_gets_room_ahead_while_there_is_plenty() -> None:
     ends = Ends(100, "p")
-    (room,) = [m for m in ends.say("p", Kind.NEED, 1, 0, 0, 0, 0, 0)["p"] if m.kind is Kind.ROOM]
+    (room,) = [
+        m
+        for m in ends.say("p", QueueMessageType.NEED, 1, 0, 0, 0, 0, 0)["p"]
+        if m.kind is QueueMessageType.ROOM
+    ]
     assert room.fields == (1 + 99 // 2, 0)
     assert ends.machine.ledger.room()[0] == 50
 
@@ -61,23 +65,26 @@ def test_room_ahead_comes_back_when_another_waits_for_room() -> None:
     go to the other.
     """
     ends = Ends(4, "idle", "p")
-    assert ends.say("idle", Kind.NEED, 1, 0, 0, 0, 0, 0)["idle"][-1].fields == (1, 0)  # 3 // 4 ahead: none
+    assert ends.say("idle", QueueMessageType.NEED, 1, 0, 0, 0, 0, 0)["idle"][-1].fields == (
+        1,
+        0,
+    )  # 3 // 4 ahead: none
     ends = Ends(8, "idle", "p")
-    assert ends.say("idle", Kind.NEED, 1, 0, 0, 0, 0, 0)["idle"][-1].fields == (2, 0)
-    heard = ends.say("p", Kind.NEED, 8, 0, 0, 0, 0, 0)
+    assert ends.say("idle", QueueMessageType.NEED, 1, 0, 0, 0, 0, 0)["idle"][-1].fields == (2, 0)
+    heard = ends.say("p", QueueMessageType.NEED, 8, 0, 0, 0, 0, 0)
     assert heard["p"][-1].fields == (6, 0)
-    (sync,) = [m for m in heard["idle"] if m.kind is Kind.SYNC]
-    heard = ends.say("idle", Kind.SYNCED, sync.fields[0], 2, 0)
-    assert heard["p"][-1] == Message(Kind.ROOM, (2, 0))
+    (sync,) = [m for m in heard["idle"] if m.kind is QueueMessageType.SYNC]
+    heard = ends.say("idle", QueueMessageType.SYNCED, sync.fields[0], 2, 0)
+    assert heard["p"][-1] == QueueMessage(QueueMessageType.ROOM, (2, 0))
     assert ends.machine.ledger.room()[0] == 0
 
 
 def test_nobody_is_asked_to_give_back_who_waits_for_room() -> None:
     ends = Ends(8, "a", "b")
-    ends.say("a", Kind.NEED, 1, 0, 0, 0, 0, 0)
-    ends.say("a", Kind.NEED, 20, 0, 0, 0, 0, 0)
-    heard = ends.say("b", Kind.NEED, 20, 0, 0, 0, 0, 0)
-    assert not [m for said in heard.values() for m in said if m.kind is Kind.SYNC]
+    ends.say("a", QueueMessageType.NEED, 1, 0, 0, 0, 0, 0)
+    ends.say("a", QueueMessageType.NEED, 20, 0, 0, 0, 0, 0)
+    heard = ends.say("b", QueueMessageType.NEED, 20, 0, 0, 0, 0, 0)
+    assert not [m for said in heard.values() for m in said if m.kind is QueueMessageType.SYNC]
 
 
 # -- bytes ---------------------------------------------------------------------------------------------
@@ -112,8 +119,8 @@ def test_two_that_wait_never_hold_what_the_other_needs() -> None:
     got = {name: ends.need(name, 1, 1) for name in ("a", "b")}
     assert got["a"] > 1 and got["b"] > 1
     assert ends.need("a", 100, 100, returned=got["a"]) == 0
-    heard = ends.say("b", Kind.NEED, 1, 100, 100, got["b"], got["b"], 0)
-    assert [m.fields[1] for m in heard["a"] if m.kind is Kind.ROOM] == [100]
+    heard = ends.say("b", QueueMessageType.NEED, 1, 100, 100, got["b"], got["b"], 0)
+    assert [m.fields[1] for m in heard["a"] if m.kind is QueueMessageType.ROOM] == [100]
     assert ends.machine.ledger.room()[1] == 0
 
 
@@ -146,7 +153,7 @@ def test_room_that_came_too_late_is_asked_back_for_another() -> None:
     ends = Ends(0, "late", "p", maxbytes=100)
     assert ends.need("late", 100, 100) == 100
     assert ends.need("late", 0, 0) == 0  # it has withdrawn its put; the room is on its way to it
-    heard = ends.say("p", Kind.NEED, 1, 40, 40, 0, 0, 0)
-    (sync,) = [m for m in heard["late"] if m.kind is Kind.SYNC]
-    heard = ends.say("late", Kind.SYNCED, sync.fields[0], 100, 100)
-    assert next(m.fields[1] for m in heard["p"] if m.kind is Kind.ROOM) >= 40
+    heard = ends.say("p", QueueMessageType.NEED, 1, 40, 40, 0, 0, 0)
+    (sync,) = [m for m in heard["late"] if m.kind is QueueMessageType.SYNC]
+    heard = ends.say("late", QueueMessageType.SYNCED, sync.fields[0], 100, 100)
+    assert next(m.fields[1] for m in heard["p"] if m.kind is QueueMessageType.ROOM) >= 40

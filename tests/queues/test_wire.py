@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.errors import ProtocolError
-from nearfar.queues import wire
-from nearfar.queues.wire import Envelope, Kind, Message
+from nearfar.queues import messages as wire
+from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
 
 pytestmark = pytest.mark.pure
 
@@ -48,37 +48,51 @@ firsts = st.integers(1, (1 << 63) - wire.MOST_ITEMS)
 """Numbers of items that a whole batch may follow."""
 rows = st.lists(st.tuples(positives, positives, naturals, st.none() | st.binary()).map(list), max_size=4)
 
-FIELDS: dict[Kind, tuple[st.SearchStrategy[Any], ...]] = {
-    Kind.BEAT: (),
-    Kind.HELLO: (naturals, names, tables),
-    Kind.WELCOME: (names, facts),
-    Kind.STRANGER: (),
-    Kind.REFUSED: (st.text(max_size=20),),
-    Kind.JOIN: (flags, flags, name_lists, flags),
-    Kind.PUT: (firsts, st.integers(1, 20), st.none() | names),
-    Kind.NEED: (naturals,) * 6,
-    Kind.REPORT: (naturals, naturals, naturals, naturals, ranges, ranges, ranges, ranges, answers),
-    Kind.ASK: (positives, names, st.none() | flags | naturals),
-    Kind.SYNCED: (positives, naturals, naturals),
-    Kind.BYE: (),
-    Kind.LEND: (firsts, st.integers(1, wire.MOST_ITEMS), positives),
-    Kind.ROOM: (naturals, naturals),
-    Kind.SETTLED: (rows,),
-    Kind.SYNC: (positives, flags),
-    Kind.ANSWER: (positives, values),
-    Kind.OVER: (flags, name_lists),
-    Kind.SHUT: (flags,),
-    Kind.PART: (),
-    Kind.TAGS: (name_lists,),
+FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {
+    QueueMessageType.BEAT: (),
+    QueueMessageType.HELLO: (naturals, names, tables),
+    QueueMessageType.WELCOME: (names, facts),
+    QueueMessageType.STRANGER: (),
+    QueueMessageType.REFUSED: (st.text(max_size=20),),
+    QueueMessageType.JOIN: (flags, flags, name_lists, flags),
+    QueueMessageType.PUT: (firsts, st.integers(1, 20), st.none() | names),
+    QueueMessageType.NEED: (naturals,) * 6,
+    QueueMessageType.REPORT: (
+        naturals,
+        naturals,
+        naturals,
+        naturals,
+        ranges,
+        ranges,
+        ranges,
+        ranges,
+        answers,
+    ),
+    QueueMessageType.ASK: (positives, names, st.none() | flags | naturals),
+    QueueMessageType.SYNCED: (positives, naturals, naturals),
+    QueueMessageType.BYE: (),
+    QueueMessageType.LEND: (firsts, st.integers(1, wire.MOST_ITEMS), positives),
+    QueueMessageType.ROOM: (naturals, naturals),
+    QueueMessageType.SETTLED: (rows,),
+    QueueMessageType.SYNC: (positives, flags),
+    QueueMessageType.ANSWER: (positives, values),
+    QueueMessageType.OVER: (flags, name_lists),
+    QueueMessageType.SHUT: (flags,),
+    QueueMessageType.PART: (),
+    QueueMessageType.TAGS: (name_lists,),
 }
 
 
-def messages_of(kind: Kind) -> st.SearchStrategy[Message]:
-    body = st.binary(min_size=20, max_size=30) if kind in (Kind.PUT, Kind.LEND) else st.none()
-    return st.builds(Message, st.just(kind), st.tuples(*FIELDS[kind]), body)
+def messages_of(kind: QueueMessageType) -> st.SearchStrategy[QueueMessage]:
+    body = (
+        st.binary(min_size=20, max_size=30)
+        if kind in (QueueMessageType.PUT, QueueMessageType.LEND)
+        else st.none()
+    )
+    return st.builds(QueueMessage, st.just(kind), st.tuples(*FIELDS[kind]), body)
 
 
-messages = st.sampled_from(Kind).flatmap(messages_of)
+messages = st.sampled_from(QueueMessageType).flatmap(messages_of)
 
 
 def frames_of(
@@ -88,43 +102,45 @@ def frames_of(
     return [header] if body is None else [header, body]
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", QueueMessageType)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_every_kind_comes_through_as_it_was_said(kind: Kind, data: st.DataObject) -> None:
-    envelope = Envelope(data.draw(naturals), data.draw(naturals), data.draw(messages_of(kind)))
+def test_every_kind_comes_through_as_it_was_said(kind: QueueMessageType, data: st.DataObject) -> None:
+    envelope = QueueFrame(data.draw(naturals), data.draw(naturals), data.draw(messages_of(kind)))
     back = wire.unpack(wire.pack(*envelope))
     assert back == envelope
-    assert type(back.message.kind) is Kind
+    assert type(back.message.kind) is QueueMessageType
 
 
 @settings(max_examples=100)
 @given(st.lists(st.binary(max_size=40), max_size=3))
 def test_bytes_of_strangers_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
     with contextlib.suppress(ProtocolError):
-        assert type(wire.unpack(frames)) is Envelope
+        assert type(wire.unpack(frames)) is QueueFrame
 
 
 @settings(max_examples=100)
 @given(messages, st.data())
-def test_damaged_messages_are_a_message_or_a_protocol_error(message: Message, data: st.DataObject) -> None:
+def test_damaged_messages_are_a_message_or_a_protocol_error(
+    message: QueueMessage, data: st.DataObject
+) -> None:
     frames = wire.pack(1, 0, message)
     header = bytearray(frames[0])
     for _ in range(data.draw(st.integers(0, 3))):
         header[data.draw(st.integers(0, len(header) - 1))] = data.draw(st.integers(0, 255))
     frames[0] = bytes(header[: data.draw(st.integers(0, len(header)))])
     with contextlib.suppress(ProtocolError):
-        assert type(wire.unpack(frames)) is Envelope
+        assert type(wire.unpack(frames)) is QueueFrame
 
 
 @settings(max_examples=100)
-@given(st.sampled_from(Kind), st.lists(values, max_size=8), st.none() | st.binary(max_size=5))
+@given(st.sampled_from(QueueMessageType), st.lists(values, max_size=8), st.none() | st.binary(max_size=5))
 def test_other_fields_are_a_message_or_a_protocol_error(
-    kind: Kind, fields: list[Any], body: bytes | None
+    kind: QueueMessageType, fields: list[Any], body: bytes | None
 ) -> None:
     with contextlib.suppress(ProtocolError):
         envelope = wire.unpack(frames_of(kind, *fields, body=body))
-        assert envelope.message == Message(kind, tuple(fields), body)
+        assert envelope.message == QueueMessage(kind, tuple(fields), body)
 
 
 GOOD_FACTS = {"epoch": "e", "inbox": 5, "lease": 10.0, "stored": 0, "shut": False, "trusted": True}
@@ -136,7 +152,7 @@ GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
     [
         pytest.param([], id="no frame"),
         pytest.param([b""], id="an empty frame"),
-        pytest.param([*frames_of(Kind.PART), b"", b""], id="three frames"),
+        pytest.param([*frames_of(QueueMessageType.PART), b"", b""], id="three frames"),
         pytest.param(frames_of(99), id="an unknown kind"),
         pytest.param(frames_of(True), id="a flag for a kind"),
         pytest.param(frames_of(1.0), id="a fraction for a kind"),
@@ -145,32 +161,40 @@ GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
         pytest.param([msgpack.packb([1, 2])], id="no ack"),
         pytest.param([b"\x91" * 3000], id="deep nesting"),
         pytest.param([b"\xdd\x00\x0f\x00\x00" * 1000], id="long lists in each other"),
-        pytest.param([*frames_of(Kind.PART), b""], id="a body where none belongs"),
-        pytest.param(frames_of(Kind.LEND, 1, 1, 1), id="no body where one belongs"),
-        pytest.param(frames_of(Kind.PART, number=-1), id="a negative number"),
-        pytest.param(frames_of(Kind.PART, number=1 << 63), id="a number beyond bounds"),
-        pytest.param(frames_of(Kind.PART, ack=True), id="a flag for an ack"),
-        pytest.param(frames_of(Kind.PART, 1), id="a field too many"),
-        pytest.param(frames_of(Kind.SHUT), id="a field too few"),
-        pytest.param(frames_of(Kind.PUT, 1, 3, None, body=b"\x01\x02"), id="more items than bytes"),
-        pytest.param(frames_of(Kind.PUT, 1, 0, None, body=b"\x01\x02"), id="no items"),
-        pytest.param(frames_of(Kind.HELLO, 1, "two\nlines", {}), id="a name with a line break"),
-        pytest.param(frames_of(Kind.HELLO, 1, "x" * 201, {}), id="a name too long"),
-        pytest.param(frames_of(Kind.HELLO, 1, "", {}), id="no name"),
-        pytest.param(frames_of(Kind.WELCOME, "s", {}), id="no facts about the queue"),
-        pytest.param(frames_of(Kind.WELCOME, "s", GOOD_FACTS | {"lease": 0}), id="no lease"),
-        pytest.param(frames_of(Kind.WELCOME, "s", GOOD_FACTS | {"lease": float("nan")}), id="no real lease"),
-        pytest.param(frames_of(Kind.WELCOME, "s", GOOD_FACTS | {"maxsize": -1}), id="a negative bound"),
-        pytest.param(frames_of(Kind.WELCOME, "s", GOOD_FACTS | {"inbox": None}), id="no inbox"),
-        pytest.param(frames_of(Kind.SETTLED, [[1, 1, 0]]), id="a row too short"),
-        pytest.param(frames_of(Kind.SETTLED, [[1, 1, 0, "text"]]), id="text for an answer"),
+        pytest.param([*frames_of(QueueMessageType.PART), b""], id="a body where none belongs"),
+        pytest.param(frames_of(QueueMessageType.LEND, 1, 1, 1), id="no body where one belongs"),
+        pytest.param(frames_of(QueueMessageType.PART, number=-1), id="a negative number"),
+        pytest.param(frames_of(QueueMessageType.PART, number=1 << 63), id="a number beyond bounds"),
+        pytest.param(frames_of(QueueMessageType.PART, ack=True), id="a flag for an ack"),
+        pytest.param(frames_of(QueueMessageType.PART, 1), id="a field too many"),
+        pytest.param(frames_of(QueueMessageType.SHUT), id="a field too few"),
         pytest.param(
-            frames_of(Kind.REPORT, 1, 1, 0, 0, [[2, 1]], [], [], [], []), id="a range that ends early"
+            frames_of(QueueMessageType.PUT, 1, 3, None, body=b"\x01\x02"), id="more items than bytes"
+        ),
+        pytest.param(frames_of(QueueMessageType.PUT, 1, 0, None, body=b"\x01\x02"), id="no items"),
+        pytest.param(frames_of(QueueMessageType.HELLO, 1, "two\nlines", {}), id="a name with a line break"),
+        pytest.param(frames_of(QueueMessageType.HELLO, 1, "x" * 201, {}), id="a name too long"),
+        pytest.param(frames_of(QueueMessageType.HELLO, 1, "", {}), id="no name"),
+        pytest.param(frames_of(QueueMessageType.WELCOME, "s", {}), id="no facts about the queue"),
+        pytest.param(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"lease": 0}), id="no lease"),
+        pytest.param(
+            frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"lease": float("nan")}), id="no real lease"
         ),
         pytest.param(
-            frames_of(Kind.REPORT, 1, 1, 0, 0, [], [], [], [], [[1, None]]), id="an answer of nothing"
+            frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"maxsize": -1}), id="a negative bound"
         ),
-        pytest.param(frames_of(Kind.OVER, True, [1]), id="a number for a name"),
+        pytest.param(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"inbox": None}), id="no inbox"),
+        pytest.param(frames_of(QueueMessageType.SETTLED, [[1, 1, 0]]), id="a row too short"),
+        pytest.param(frames_of(QueueMessageType.SETTLED, [[1, 1, 0, "text"]]), id="text for an answer"),
+        pytest.param(
+            frames_of(QueueMessageType.REPORT, 1, 1, 0, 0, [[2, 1]], [], [], [], []),
+            id="a range that ends early",
+        ),
+        pytest.param(
+            frames_of(QueueMessageType.REPORT, 1, 1, 0, 0, [], [], [], [], [[1, None]]),
+            id="an answer of nothing",
+        ),
+        pytest.param(frames_of(QueueMessageType.OVER, True, [1]), id="a number for a name"),
     ],
 )
 def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
@@ -179,13 +203,13 @@ def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
 
 
 def test_the_refusals_above_are_not_for_the_facts() -> None:
-    assert wire.unpack(frames_of(Kind.WELCOME, "s", GOOD_FACTS)).message.fields[1] == GOOD_FACTS
+    assert wire.unpack(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS)).message.fields[1] == GOOD_FACTS
 
 
 def test_a_frame_too_long_is_not_read() -> None:
-    wire.unpack(frames_of(Kind.ANSWER, 1, "x" * (wire.LONGEST_CONTROL - 10)))
+    wire.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * (wire.LONGEST_CONTROL - 10)))
     with pytest.raises(ProtocolError, match="1 frames, the first of"):
-        wire.unpack(frames_of(Kind.ANSWER, 1, "x" * wire.LONGEST_CONTROL))
+        wire.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * wire.LONGEST_CONTROL))
 
 
 def test_the_largest_report_fits_into_a_frame() -> None:
@@ -198,7 +222,9 @@ def test_the_largest_report_fits_into_a_frame() -> None:
     answers = [[largest, b""]] * (wire.MOST_RANGES - 2)
     answers += [[largest, b"x" * (wire.ANSWERS_TOGETHER - 1)], [largest, b"x" * wire.LONGEST_ANSWER]]
     assert wire.share_of_answers(answers, wire.MOST_RANGES) == len(answers)
-    report = Message(Kind.REPORT, (largest, largest, largest, largest, spans, spans, spans, spans, answers))
+    report = QueueMessage(
+        QueueMessageType.REPORT, (largest, largest, largest, largest, spans, spans, spans, spans, answers)
+    )
     assert wire.unpack(wire.pack(largest, largest, report)).message == report
 
 
@@ -207,7 +233,7 @@ def test_the_largest_settled_fits_into_a_frame() -> None:
     rows = [[largest, largest, largest, b""]] * (wire.MOST_RANGES - 1) + [
         [largest, 1, 1, b"x" * wire.LONGEST_ANSWER]
     ]
-    settled = Message(Kind.SETTLED, (rows,))
+    settled = QueueMessage(QueueMessageType.SETTLED, (rows,))
     assert wire.unpack(wire.pack(largest, largest, settled)).message == settled
 
 

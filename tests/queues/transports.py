@@ -45,7 +45,7 @@ def _processes(maxsize: int, joinable: bool, context: BaseContext) -> Any:
 
 
 def _tcp(maxsize: int, joinable: bool, maxbytes: int) -> FarQueue:
-    """With keys: without them, loopback is not TCP (`nearfar.net.twins`)."""
+    """With keys: without them, loopback is not TCP (`nearfar.net.addresses`)."""
     return _hosted(maxsize, joinable, "tcp://127.0.0.1:*", maxbytes=maxbytes, keys=keys())
 
 

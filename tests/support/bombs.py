@@ -9,9 +9,8 @@ from typing import Any
 
 import msgpack
 
-from nearfar.net import codec
-from nearfar.net.plain import PLAIN
-from nearfar.net.plain.names import LONGEST
+from nearfar.serialization import item_codec
+from nearfar.serialization.plain import LONGEST, PLAIN
 
 
 class _Bomb:
@@ -29,14 +28,14 @@ def bomb(path: Path) -> bytes:
 
 def hidden(path: Path) -> Any:
     """The bomb as msgpack's extension type by which items of trusted queues carry pickles."""
-    return msgpack.ExtType(codec.PICKLE, bomb(path))
+    return msgpack.ExtType(item_codec.PICKLE, bomb(path))
 
 
 def wrapped(path: Path) -> list[bytes]:
     """Blobs with the bomb in them, in every way in which pickles travel, and some more."""
     shell = bomb(path)
     inside = msgpack.packb([[hidden(path)], [], None])
-    tupled = msgpack.packb([[msgpack.ExtType(codec.TUPLE, msgpack.packb([hidden(path)]))], [], None])
+    tupled = msgpack.packb([[msgpack.ExtType(item_codec.TUPLE, msgpack.packb([hidden(path)]))], [], None])
     keyword = msgpack.packb([[], [], {"x": hidden(path)}])
     return [
         shell,

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import zmq
 
-from nearfar.worker.watchers import Watchers
+from nearfar.worker.supervisor import PollSet
 
 ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ENOSPC)
 MODULES = frozenset({"posix", "_socket", "select", "_posixsubprocess"})
@@ -124,7 +124,7 @@ def failing(patch: pytest.MonkeyPatch) -> Iterator[Failing]:
     for name in ZEROMQ:
         patch.setattr(zmq.Socket, name, made.wrapped(name, getattr(zmq.Socket, name)))
     patch.setattr(zmq.Poller, "poll", made.wrapped("poll", zmq.Poller.poll))
-    patch.setattr(Watchers, "dispatch", made.watching(Watchers.dispatch))
+    patch.setattr(PollSet, "dispatch", made.watching(PollSet.dispatch))
     threading.setprofile(made.profile)
     try:
         yield made

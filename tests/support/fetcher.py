@@ -41,7 +41,7 @@ class FakeFetcher:
         self.most_in_flight = 0
 
     @property
-    def hungry(self) -> bool:
+    def has_capacity(self) -> bool:
         return sum(transfer.job.url not in self.held for transfer in self._transfers) < self.places
 
     def give_back(self) -> list[Sink]:

@@ -14,7 +14,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import nearfar
-from nearfar.net import deputy
+from nearfar.net import interrupts
 
 set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 SOURCE = str(Path(nearfar.__file__).parent)
@@ -151,6 +151,6 @@ def striking(kind: str, monkeypatch: Any) -> Iterator[Callable[[], object]]:
 
 def hide_tracer(monkeypatch: Any) -> None:
     """Have code that is traced do what it does untraced: signals, which it holds back, are to strike."""
-    monkeypatch.setattr(deputy, "_tracer", lambda: None)
-    monkeypatch.setattr(deputy, "_HAS_MONITORING", False)
-    monkeypatch.setattr(deputy, "_raiser_is_in_use", bool)
+    monkeypatch.setattr(interrupts, "_tracer", lambda: None)
+    monkeypatch.setattr(interrupts, "_HAS_MONITORING", False)
+    monkeypatch.setattr(interrupts, "_raiser_is_in_use", bool)

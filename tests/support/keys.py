@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from nearfar.net import keyring
+from nearfar.net import auth
 
 
 def make_keys() -> None:
     """Make the run's keys, in its temporary folder."""
-    keyring.init(keys())
+    auth.init(keys())
 
 
 def keys() -> Path:

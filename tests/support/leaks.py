@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
-from nearfar.net import deputy
+from nearfar.net import interrupts
 from tests.support.waiting import eventually
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -36,7 +36,7 @@ class Belongings:
     def now(cls) -> Belongings:
         multiprocessing.active_children()
         return cls(
-            frozenset(thread for thread in threading.enumerate() if thread.ident not in deputy._ours),
+            frozenset(thread for thread in threading.enumerate() if thread.ident not in interrupts._ours),
             children(),
             open_files(),
             shared_memory(),

@@ -54,10 +54,10 @@ METHODS = frozenset({"recv_pyobj", "recv_serialized", "read_pickle", "find_class
 
 OURS = _words(
     """
-    nearfar.net.pickles.loads nearfar.net.pickles.loader.CallLoader
-    nearfar.net.pickles.results.load_result nearfar.net.pickles.failures.load_error
-    nearfar.net.pickles.cloud.load_by_value nearfar.net.pickles.cloud.KnownClasses
-    nearfar.net.pickles.mains.Namespace nearfar.net.codec.decode
+    nearfar.serialization.pickles.pickler.loads nearfar.serialization.pickles.calls.CallLoader
+    nearfar.serialization.pickles.results.load_result nearfar.serialization.pickles.results.load_error
+    nearfar.serialization.pickles.by_value.load_by_value nearfar.serialization.pickles.by_value.KnownClasses
+    nearfar.serialization.pickles.main_module.Namespace nearfar.serialization.item_codec.decode
     """
 )
 """Our own readers."""
@@ -69,7 +69,7 @@ IMPORTERS = _words(
     SourceFileLoader
     """
 )
-PACKAGE = "nearfar.net.pickles"
+PACKAGE = "nearfar.serialization.pickles"
 """The one package that reads pickles."""
 
 
@@ -170,7 +170,7 @@ def stands_for(full: str) -> bool:
     return not below(full, HARMLESS) and (below(full, READERS) or below(full, PIPES) or below(full, OURS))
 
 
-MODULES = READERS | PIPES | {PACKAGE, "nearfar.net.codec", "multiprocessing"}
+MODULES = READERS | PIPES | {PACKAGE, "nearfar.serialization.item_codec", "multiprocessing"}
 
 
 def below(name: str, places: frozenset[str]) -> bool:

@@ -17,11 +17,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar.net.pickles.calls import CallPickler
-from nearfar.net.pickles.failures import dump_error, dump_unsendable, load_error
-from nearfar.net.pickles.loader import CallLoader
-from nearfar.net.pickles.names import inherited_main
-from nearfar.net.pickles.results import dump_result, load_result
+from nearfar.serialization.names import inherited_main
+from nearfar.serialization.pickles.calls import CallLoader, CallPickler
+from nearfar.serialization.pickles.results import (
+    dump_error,
+    dump_result,
+    dump_unsendable,
+    load_error,
+    load_result,
+)
 
 if TYPE_CHECKING:
     from hypothesis import strategies as st

@@ -8,16 +8,16 @@ from typing import Any
 
 import zmq
 
-from nearfar.coordinator import wire
-from nearfar.coordinator.parts import Row
-from nearfar.coordinator.talk import Talk
-from nearfar.coordinator.tasks import Mode
-from nearfar.coordinator.wire import CLIENT, VERSION, Envelope, Kind, Message
+from nearfar.coordinator import messages
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.messages import CLIENT, VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.task import Mode
 from nearfar.net import sockets
-from nearfar.net.access import OWN, Access
 from nearfar.net.addresses import Address
-from nearfar.net.dialing import Dialed
-from nearfar.net.here import about_me
+from nearfar.net.auth import OWN, Access
+from nearfar.net.handshake import Connection
+from nearfar.net.process import about_me
 
 
 class PoolClient:
@@ -28,12 +28,12 @@ class PoolClient:
         self.name = name or f"client-{secrets.token_hex(4)}"
         self.pending: dict[int, Row] = {}
         self.outcomes: dict[int, tuple[int, bytes, list[bytes]]] = {}
-        self.status: Message | None = None
+        self.status: PoolMessage | None = None
         self.refused = ""
         self.workers = 0
         self.parted = False
         self.sessions = 0
-        self._dialed: Dialed | None = None
+        self._dialed: Connection | None = None
         self._socket: zmq.Socket[bytes] | None = None
         self._access = access
         self.begin()
@@ -41,17 +41,19 @@ class PoolClient:
     def begin(self) -> None:
         self.close()
         self.sessions += 1
-        self.talk: Talk | None = None
+        self.talk: ReliableChannel | None = None
         place = Address.parse(self.address)
-        self._dialed = Dialed(zmq.DEALER, place, self._access, identity=f"{self.name}.{self.sessions}")
+        self._dialed = Connection(zmq.DEALER, place, self._access, identity=f"{self.name}.{self.sessions}")
         self._socket = self._dialed.socket
-        self.send(Envelope(0, 0, Message(Kind.HELLO, (VERSION, CLIENT, self.name, about_me()))))
+        self.send(
+            PoolFrame(0, 0, PoolMessage(PoolMessageType.HELLO, (VERSION, CLIENT, self.name, about_me())))
+        )
 
-    def send(self, envelope: Envelope) -> None:
+    def send(self, envelope: PoolFrame) -> None:
         assert self._socket is not None
-        self._socket.send_multipart(wire.pack(*envelope))
+        self._socket.send_multipart(messages.pack(*envelope))
 
-    def say(self, kind: Kind, *fields: Any, rows: list[Row] | None = None) -> None:
+    def say(self, kind: PoolMessageType, *fields: Any, rows: list[Row] | None = None) -> None:
         assert self.until(lambda: self.talk is not None)
         assert self.talk is not None
         self.talk.say(time.monotonic(), kind, *fields, rows=rows)
@@ -63,7 +65,7 @@ class PoolClient:
         ]
         assert self.until(lambda: self.talk is not None)  # what is pending by then is submitted again
         self.pending.update((row[0], row) for row in rows)
-        self.say(Kind.SUBMIT, False, rows=rows)
+        self.say(PoolMessageType.SUBMIT, False, rows=rows)
         return [row[0] for row in rows]
 
     def until(self, holds: Any, within: float = 8.0) -> bool:
@@ -79,35 +81,35 @@ class PoolClient:
                 for envelope in self.talk.flush(now):
                     self.send(envelope)
             if self._socket.poll(20):
-                self.hear(wire.unpack(sockets.receive(self._socket, 2)))
+                self.hear(messages.unpack(sockets.receive(self._socket, 2)))
         return True
 
-    def hear(self, envelope: Envelope) -> None:
+    def hear(self, envelope: PoolFrame) -> None:
         message = envelope.message
         now = time.monotonic()
-        if message.kind is Kind.WELCOME:
-            self.talk = Talk(message.fields[1]["lease"], now)
+        if message.kind is PoolMessageType.WELCOME:
+            self.talk = ReliableChannel(message.fields[1]["lease"], now)
             if self.pending:
-                self.talk.say(now, Kind.SUBMIT, True, rows=list(self.pending.values()))
-        elif message.kind is Kind.STRANGER:
+                self.talk.say(now, PoolMessageType.SUBMIT, True, rows=list(self.pending.values()))
+        elif message.kind is PoolMessageType.STRANGER:
             self.begin()
-        elif message.kind is Kind.REFUSED:
+        elif message.kind is PoolMessageType.REFUSED:
             self.refused = message.fields[0]
-        elif message.kind is Kind.STATUS:
+        elif message.kind is PoolMessageType.STATUS:
             self.status = message
         elif self.talk is not None:
             for each in self.talk.hear(envelope, now):
                 self.handle(each)
 
-    def handle(self, message: Message) -> None:
-        if message.kind is Kind.OUTCOMES:
+    def handle(self, message: PoolMessage) -> None:
+        if message.kind is PoolMessageType.OUTCOMES:
             for number, outcome, blob, buffers in message.rows or ():
                 self.pending.pop(number, None)
                 assert number not in self.outcomes
                 self.outcomes[number] = (outcome, bytes(blob), [bytes(each) for each in buffers])
-        elif message.kind is Kind.WORKERS:
+        elif message.kind is PoolMessageType.WORKERS:
             self.workers = message.fields[0]
-        elif message.kind is Kind.PART:
+        elif message.kind is PoolMessageType.PART:
             self.parted = True
 
     def done(self) -> bool:

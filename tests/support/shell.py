@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nearfar.programs.common import StopRequest
+from nearfar.cli.common import StopRequest
 
 ROOT = Path(__file__).parents[2]
 ANYWHERE = "tcp://127.0.0.1:*"

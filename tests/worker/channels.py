@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nearfar.worker.segments import Receiver, Sender
+from nearfar.serialization.shared_memory import SegmentReceiver, SegmentSender
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -17,8 +17,8 @@ class Channel:
     """A sender and a receiver with nothing between them: a message arrives when it is placed."""
 
     def __init__(self, idle: int = 64 * MIB, uses: int = 4096) -> None:
-        self.sender = Sender(idle)
-        self.receiver = Receiver(idle, uses)
+        self.sender = SegmentSender(idle)
+        self.receiver = SegmentReceiver(idle, uses)
         self.new = 0
 
     def send(self, *parts: Any) -> list[memoryview]:

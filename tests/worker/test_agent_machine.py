@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 
-from nearfar.coordinator.calling import FAREWELL, GREET_EVERY, Calling, Connect, Send, Stage
-from nearfar.coordinator.parts import Row
-from nearfar.coordinator.tasks import Mode, Status
-from nearfar.coordinator.wire import AGENT, Envelope, Kind, Message
-from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
-from nearfar.worker.machine import AgentMachine
+from nearfar.coordinator.client_session import (
+    FAREWELL,
+    GREET_EVERY,
+    ClientSession,
+    Connect,
+    SendMessage,
+    SessionStage,
+)
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.messages import AGENT, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.task import Mode, TaskStatus
+from nearfar.worker.agent_protocol import Action, AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 
 pytestmark = pytest.mark.pure
 
@@ -24,7 +30,7 @@ class Story:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.machine = AgentMachine("agent", {"host": "here"}, wait=WAIT)
+        self.machine = AgentProtocol("agent", {"host": "here"}, wait=WAIT)
         self.said = 0
         self.heard = 0
 
@@ -38,7 +44,7 @@ class Story:
     def flush(self) -> list[Action]:
         actions = self.machine.flush(self.now)
         for action in actions:
-            if isinstance(action, Send) and action.envelope.number:
+            if isinstance(action, SendMessage) and action.envelope.number:
                 self.heard = max(self.heard, action.envelope.number)
         return actions
 
@@ -47,24 +53,25 @@ class Story:
         return [
             (message.kind, *message.fields, *([message.rows] if message.rows is not None else []))
             for action in self.flush()
-            if isinstance(action, Send) and (message := action.envelope.message).kind is not Kind.BEAT
+            if isinstance(action, SendMessage)
+            and (message := action.envelope.message).kind is not PoolMessageType.BEAT
         ]
 
     def deeds(self) -> list[Action]:
         """What it does besides speaking."""
-        return [action for action in self.flush() if not isinstance(action, Send)]
+        return [action for action in self.flush() if not isinstance(action, SendMessage)]
 
-    def hear(self, kind: Kind, *fields: Any, rows: list[Row] | None = None, ack: int = 0) -> None:
+    def hear(self, kind: PoolMessageType, *fields: Any, rows: list[Row] | None = None, ack: int = 0) -> None:
         self.said += 1
-        self.machine.receive(Envelope(self.said, ack, Message(kind, fields, rows)), self.now)
+        self.machine.receive(PoolFrame(self.said, ack, PoolMessage(kind, fields, rows)), self.now)
 
-    def loose(self, kind: Kind, *fields: Any) -> None:
-        self.machine.receive(Envelope(0, 0, Message(kind, fields)), self.now)
+    def loose(self, kind: PoolMessageType, *fields: Any) -> None:
+        self.machine.receive(PoolFrame(0, 0, PoolMessage(kind, fields)), self.now)
 
     def welcome(self, epoch: str = "one") -> None:
         self.said = self.heard = 0
         facts = {"epoch": epoch, "lease": LEASE, "workers": 0}
-        self.loose(Kind.WELCOME, self.machine.session_name, facts)
+        self.loose(PoolMessageType.WELCOME, self.machine.session_name, facts)
 
     def meet(self, workers: int = 1) -> None:
         self.machine.connect(self.now)
@@ -75,15 +82,15 @@ class Story:
 
     def work(self, *numbers: int, worker: str = "0.1", mode: Mode = Mode.CALL) -> None:
         rows: list[Row] = [(number, mode, b"m:f", b"%d" % number, []) for number in numbers]
-        self.hear(Kind.WORK, f"agent/{worker}", "client", rows=rows)
+        self.hear(PoolMessageType.WORK, f"agent/{worker}", "client", rows=rows)
 
-    def answer(self, *numbers: int, worker: str = "0.1", status: Status = Status.VALUE) -> None:
+    def answer(self, *numbers: int, worker: str = "0.1", status: TaskStatus = TaskStatus.VALUE) -> None:
         rows = [(status, b"-%d" % number, []) for number in numbers]
         self.machine.answered(worker, rows, 1.0, self.now)
 
     def another(self, epoch: str) -> None:
         """The coordinator knows it no more, and then welcomes it."""
-        self.loose(Kind.STRANGER)
+        self.loose(PoolMessageType.STRANGER)
         self.welcome(epoch)
 
 
@@ -96,12 +103,12 @@ def test_it_greets_until_it_is_welcome(story: Story) -> None:
     story.machine.connect(story.now)
     connect, hello = story.flush()
     assert connect == Connect("agent.1")
-    assert isinstance(hello, Send) and hello.envelope.message.kind is Kind.HELLO
+    assert isinstance(hello, SendMessage) and hello.envelope.message.kind is PoolMessageType.HELLO
     assert hello.envelope.message.fields[1:] == (AGENT, "agent", {"host": "here"})
     story.now += GREET_EVERY
     assert story.machine.deadline(story.now) <= story.now
     story.machine.tick(story.now)
-    assert [word[0] for word in story.words()] == [Kind.HELLO]
+    assert [word[0] for word in story.words()] == [PoolMessageType.HELLO]
     story.welcome()
     story.now += GREET_EVERY
     story.machine.tick(story.now)
@@ -110,8 +117,8 @@ def test_it_greets_until_it_is_welcome(story: Story) -> None:
 
 def test_a_welcome_of_another_session_is_not_heard(story: Story) -> None:
     story.machine.connect(story.now)
-    story.loose(Kind.WELCOME, "agent.0", {"epoch": "e", "lease": 1, "workers": 0})
-    assert story.machine.stage is Stage.GREETING
+    story.loose(PoolMessageType.WELCOME, "agent.0", {"epoch": "e", "lease": 1, "workers": 0})
+    assert story.machine.stage is SessionStage.GREETING
 
 
 def test_workers_that_came_before_the_welcome_are_told_of(story: Story) -> None:
@@ -121,8 +128,8 @@ def test_workers_that_came_before_the_welcome_are_told_of(story: Story) -> None:
     story.welcome()
     story.machine.came("1.1", 42, story.now)
     assert story.words() == [
-        (Kind.CAME, "agent/0.1", 41, 0, [], []),
-        (Kind.CAME, "agent/1.1", 42, 0, [], []),
+        (PoolMessageType.CAME, "agent/0.1", 41, 0, [], []),
+        (PoolMessageType.CAME, "agent/1.1", 42, 0, [], []),
     ]
 
 
@@ -130,19 +137,19 @@ def test_work_goes_to_its_worker_and_answers_come_back(story: Story) -> None:
     story.meet()
     story.work(5, 6)
     assert story.deeds() == [
-        Give("0.1", "client", [(b"m:f", 0, b"5", []), (b"m:f", 0, b"6", [])]),
+        AssignBatch("0.1", "client", [(b"m:f", 0, b"5", []), (b"m:f", 0, b"6", [])]),
     ]
     story.answer(5)
     story.answer(6)
     assert story.words() == [
-        (Kind.ANSWERS, "agent/0.1", 1, 1.0, [(0, b"-5", [])]),
-        (Kind.ANSWERS, "agent/0.1", 2, 1.0, [(0, b"-6", [])]),
+        (PoolMessageType.ANSWERS, "agent/0.1", 1, 1.0, [(0, b"-5", [])]),
+        (PoolMessageType.ANSWERS, "agent/0.1", 2, 1.0, [(0, b"-6", [])]),
     ]
 
 
-@pytest.mark.parametrize(("status", "prepared"), [(Status.VALUE, ["client"]), (Status.ERROR, [])])
+@pytest.mark.parametrize(("status", "prepared"), [(TaskStatus.VALUE, ["client"]), (TaskStatus.ERROR, [])])
 def test_only_an_initializer_that_has_run_counts_for_the_next_coordinator(
-    story: Story, status: Status, prepared: list[str]
+    story: Story, status: TaskStatus, prepared: list[str]
 ) -> None:
     """Given a worker that refused one and lives on, I expect no coordinator to take it for prepared."""
     story.meet()
@@ -150,15 +157,15 @@ def test_only_an_initializer_that_has_run_counts_for_the_next_coordinator(
     story.answer(0, status=status)
     story.flush()
     story.another("two")
-    assert (Kind.CAME, "agent/0.1", 41, 1, prepared, []) in story.words()
+    assert (PoolMessageType.CAME, "agent/0.1", 41, 1, prepared, []) in story.words()
 
 
 def test_orders_are_passed_on(story: Story) -> None:
     story.meet(2)
-    story.hear(Kind.RECALL, "agent/0.1")
-    story.hear(Kind.KILL, "agent/0.1")
-    story.hear(Kind.RETIRE, "agent/0.2")
-    assert story.deeds() == [Recall("0.1"), Kill("0.1"), Retire("0.2")]
+    story.hear(PoolMessageType.RECALL, "agent/0.1")
+    story.hear(PoolMessageType.KILL, "agent/0.1")
+    story.hear(PoolMessageType.RETIRE, "agent/0.2")
+    assert story.deeds() == [RevokeBatch("0.1"), Kill("0.1"), Retire("0.2")]
 
 
 def test_what_came_back_is_told(story: Story) -> None:
@@ -166,9 +173,9 @@ def test_what_came_back_is_told(story: Story) -> None:
     story.work(1)
     story.work(2)
     story.machine.returned("0.1", 1, story.now)
-    assert (Kind.RETURNED, "agent/0.1", 1) in story.words()
+    assert (PoolMessageType.RETURNED, "agent/0.1", 1) in story.words()
     story.another("two")
-    assert (Kind.CAME, "agent/0.1", 41, 0, [], [["client", [1]]]) in story.words()
+    assert (PoolMessageType.CAME, "agent/0.1", 41, 0, [], [["client", [1]]]) in story.words()
 
 
 def test_a_death_is_told_with_what_was_given(story: Story) -> None:
@@ -176,7 +183,7 @@ def test_a_death_is_told_with_what_was_given(story: Story) -> None:
     story.work(1)
     story.work(2)
     story.machine.died("0.1", "killed by SIGKILL", 1, story.now)
-    assert (Kind.DIED, "agent/0.1", "killed by SIGKILL", 1, 2) in story.words()
+    assert (PoolMessageType.DIED, "agent/0.1", "killed by SIGKILL", 1, 2) in story.words()
     story.work(3)
     assert story.deeds() == []
 
@@ -198,8 +205,8 @@ def test_a_silent_coordinator_is_called_again_in_the_same_session(story: Story) 
     story.live(LEASE / 2)
     assert story.deeds() == [Connect("agent.1")]
     assert story.machine.away(story.now) == LEASE
-    story.hear(Kind.RECALL, "agent/0.1")
-    assert story.deeds() == [Recall("0.1")]
+    story.hear(PoolMessageType.RECALL, "agent/0.1")
+    assert story.deeds() == [RevokeBatch("0.1")]
     assert story.machine.away(story.now) == 0
 
 
@@ -208,14 +215,14 @@ def test_who_was_taken_for_dead_kills_what_was_known_and_begins_anew(story: Stor
     story.work(1, 2)
     story.answer(1)
     story.flush()
-    story.loose(Kind.STRANGER)
+    story.loose(PoolMessageType.STRANGER)
     story.machine.came("9.1", 99, story.now)
     story.flush()
     story.welcome("one")
     actions = story.flush()
     assert Kill("0.1") in actions
-    told = [action.envelope.message for action in actions if isinstance(action, Send)]
-    assert [(each.kind, each.fields[0]) for each in told] == [(Kind.CAME, "agent/9.1")]
+    told = [action.envelope.message for action in actions if isinstance(action, SendMessage)]
+    assert [(each.kind, each.fields[0]) for each in told] == [(PoolMessageType.CAME, "agent/9.1")]
     story.answer(2)
     assert story.machine.stale == 1
     story.machine.died("0.1", "killed by SIGKILL", 0, story.now)
@@ -233,13 +240,15 @@ def test_another_coordinator_is_told_what_runs_and_what_was_answered(story: Stor
     story.another("two")
     actions = story.flush()
     assert Kill("0.1") not in actions
-    told = [action.envelope.message for action in actions if isinstance(action, Send)]
-    assert [(each.kind, each.fields, each.rows) for each in told if each.kind is not Kind.HELLO] == [
-        (Kind.CAME, ("agent/0.1", 41, 2, ["client"], [["client", [2]], ["client", [3]]]), None),
-        (Kind.KEPT, (), [("client", 1, 0, b"-1", [])]),
+    told = [action.envelope.message for action in actions if isinstance(action, SendMessage)]
+    assert [
+        (each.kind, each.fields, each.rows) for each in told if each.kind is not PoolMessageType.HELLO
+    ] == [
+        (PoolMessageType.CAME, ("agent/0.1", 41, 2, ["client"], [["client", [2]], ["client", [3]]]), None),
+        (PoolMessageType.KEPT, (), [("client", 1, 0, b"-1", [])]),
     ]
     story.answer(2)
-    assert (Kind.ANSWERS, "agent/0.1", 3, 1.0, [(0, b"-2", [])]) in story.words()
+    assert (PoolMessageType.ANSWERS, "agent/0.1", 3, 1.0, [(0, b"-2", [])]) in story.words()
 
 
 def test_answers_are_kept_until_they_are_released(story: Story) -> None:
@@ -247,10 +256,10 @@ def test_answers_are_kept_until_they_are_released(story: Story) -> None:
     story.work(1, 2, 3)
     story.answer(1, 2, 3)
     story.flush()
-    story.hear(Kind.RELEASE, [["client", [1, 3]], ["other", [2]]], ack=story.heard)
+    story.hear(PoolMessageType.RELEASE, [["client", [1, 3]], ["other", [2]]], ack=story.heard)
     assert story.machine.kept == {("client", 2): (0, b"-2", [])}
     story.another("two")
-    assert (Kind.KEPT, [("client", 2, 0, b"-2", [])]) in story.words()
+    assert (PoolMessageType.KEPT, [("client", 2, 0, b"-2", [])]) in story.words()
 
 
 def test_a_death_while_no_coordinator_is_there_is_told_to_the_next(story: Story) -> None:
@@ -258,13 +267,13 @@ def test_a_death_while_no_coordinator_is_there_is_told_to_the_next(story: Story)
     story.work(1)
     story.work(2)
     story.flush()
-    story.loose(Kind.STRANGER)
+    story.loose(PoolMessageType.STRANGER)
     story.machine.died("0.1", "killed by SIGKILL", 1, story.now)
     story.flush()
     story.welcome("two")
     assert story.words() == [
-        (Kind.CAME, "agent/0.1", 41, 0, [], [["client", [1]], ["client", [2]]]),
-        (Kind.DIED, "agent/0.1", "killed by SIGKILL", 1, 2),
+        (PoolMessageType.CAME, "agent/0.1", 41, 0, [], [["client", [1]], ["client", [2]]]),
+        (PoolMessageType.DIED, "agent/0.1", "killed by SIGKILL", 1, 2),
     ]
 
 
@@ -273,15 +282,15 @@ def test_a_death_that_was_heard_of_is_forgotten(story: Story) -> None:
     story.work(1)
     story.machine.died("0.1", "killed by SIGKILL", 0, story.now)
     story.flush()
-    story.machine.receive(Envelope(0, story.heard, Message(Kind.BEAT)), story.now)
+    story.machine.receive(PoolFrame(0, story.heard, PoolMessage(PoolMessageType.BEAT)), story.now)
     story.another("two")
-    assert [word[0] for word in story.words()] == [Kind.HELLO]
+    assert [word[0] for word in story.words()] == [PoolMessageType.HELLO]
 
 
 def test_a_refusal_ends_it(story: Story) -> None:
     story.machine.connect(story.now)
-    story.loose(Kind.REFUSED, "another version")
-    assert story.machine.stage is Stage.CLOSED and story.machine.refused == "another version"
+    story.loose(PoolMessageType.REFUSED, "another version")
+    assert story.machine.stage is SessionStage.CLOSED and story.machine.refused == "another version"
 
 
 # -- leaving -------------------------------------------------------------------------------------------
@@ -292,15 +301,15 @@ def test_it_leaves_once_its_workers_are_retired_and_its_answers_had(story: Story
     story.work(1)
     story.flush()
     story.machine.leave()
-    assert story.words() == [(Kind.LEAVING,)]
+    assert story.words() == [(PoolMessageType.LEAVING,)]
     story.answer(1)
-    assert [word[0] for word in story.words()] == [Kind.ANSWERS]
-    story.hear(Kind.RETIRE, "agent/0.1")
+    assert [word[0] for word in story.words()] == [PoolMessageType.ANSWERS]
+    story.hear(PoolMessageType.RETIRE, "agent/0.1")
     assert story.deeds() == [Retire("0.1")]
-    story.hear(Kind.RELEASE, [["client", [1]]])
-    assert story.words() == [(Kind.BYE,)]
-    story.hear(Kind.PART)
-    assert story.machine.stage is Stage.CLOSED
+    story.hear(PoolMessageType.RELEASE, [["client", [1]]])
+    assert story.words() == [(PoolMessageType.BYE,)]
+    story.hear(PoolMessageType.PART)
+    assert story.machine.stage is SessionStage.CLOSED
 
 
 def test_a_worker_that_comes_as_it_leaves_is_not_told_of(story: Story) -> None:
@@ -317,7 +326,11 @@ def test_it_tells_the_next_coordinator_that_it_leaves(story: Story) -> None:
     story.machine.leave()
     story.flush()
     story.another("two")
-    assert [word[0] for word in story.words()] == [Kind.HELLO, Kind.CAME, Kind.LEAVING]
+    assert [word[0] for word in story.words()] == [
+        PoolMessageType.HELLO,
+        PoolMessageType.CAME,
+        PoolMessageType.LEAVING,
+    ]
 
 
 def test_aborting_kills_what_runs_and_tells_of_it(story: Story) -> None:
@@ -327,27 +340,27 @@ def test_aborting_kills_what_runs_and_tells_of_it(story: Story) -> None:
     story.machine.abort()
     assert story.deeds() == [Kill("0.1")]
     story.machine.died("0.1", "killed by SIGKILL", 0, story.now)
-    assert [word[0] for word in story.words()] == [Kind.DIED]
-    story.machine.receive(Envelope(0, story.heard, Message(Kind.BEAT)), story.now)
-    assert story.words() == [(Kind.BYE,)]
+    assert [word[0] for word in story.words()] == [PoolMessageType.DIED]
+    story.machine.receive(PoolFrame(0, story.heard, PoolMessage(PoolMessageType.BEAT)), story.now)
+    assert story.words() == [(PoolMessageType.BYE,)]
 
 
 def test_with_nothing_to_tell_it_leaves_without_a_coordinator(story: Story) -> None:
     story.machine.connect(story.now)
     story.machine.leave()
     story.flush()
-    assert story.machine.stage is Stage.CLOSED
+    assert story.machine.stage is SessionStage.CLOSED
 
 
 def test_with_something_to_tell_it_waits_for_a_coordinator(story: Story) -> None:
     story.meet()
     story.work(1)
     story.answer(1)
-    story.hear(Kind.RETIRE, "agent/0.1")
-    story.loose(Kind.STRANGER)
+    story.hear(PoolMessageType.RETIRE, "agent/0.1")
+    story.loose(PoolMessageType.STRANGER)
     story.machine.leave()
     story.flush()
-    assert story.machine.stage is Stage.GREETING
+    assert story.machine.stage is SessionStage.GREETING
 
 
 def test_its_own_standstill_is_no_silence(story: Story) -> None:
@@ -369,12 +382,12 @@ def test_a_coordinator_is_lost_after_the_wait(story: Story) -> None:
 def test_an_idle_agent_leaves_without_a_coordinator_that_is_silent(story: Story) -> None:
     story.meet()
     story.machine.leave()
-    assert (Kind.LEAVING,) in story.words()
+    assert (PoolMessageType.LEAVING,) in story.words()
     story.live(LEASE / 4)
-    assert story.flush() is not None and story.machine.stage is Stage.OPEN
+    assert story.flush() is not None and story.machine.stage is SessionStage.OPEN
     story.live(LEASE / 4)
     story.flush()
-    assert story.machine.stage is Stage.CLOSED
+    assert story.machine.stage is SessionStage.CLOSED
 
 
 @pytest.mark.parametrize("answered", [False, True])
@@ -388,15 +401,17 @@ def test_a_busy_agent_does_not_leave_before_a_coordinator_has_its_answer(
     story.machine.leave()
     story.live(LEASE)
     story.flush()
-    assert story.machine.stage is Stage.OPEN
+    assert story.machine.stage is SessionStage.OPEN
 
 
 @pytest.mark.parametrize("lease", [1.0, 20.0])
 def test_a_short_wait_is_kept_without_a_busy_loop(lease: float) -> None:
     """Given half a lease or more to wait, I expect neither more, nor deadlines that have passed."""
-    calling = Calling(AGENT, "agent", {}, wait=10.0)
+    calling = ClientSession(AGENT, "agent", {}, wait=10.0)
     calling.begin(0.0)
-    calling.welcome(Message(Kind.WELCOME, ("agent.1", {"epoch": "one", "lease": lease, "workers": 0})), 0.0)
+    calling.welcome(
+        PoolMessage(PoolMessageType.WELCOME, ("agent.1", {"epoch": "one", "lease": lease, "workers": 0})), 0.0
+    )
     now, turns = 0.0, 0
     while not calling.lost(now):
         assert calling.deadline(now) > now
@@ -417,10 +432,10 @@ def test_an_idle_agent_whose_answers_were_heard_leaves_a_dead_coordinator_within
     story.work(1)
     story.answer(1)
     story.flush()
-    story.hear(Kind.WORKERS, 1, ack=story.heard)  # any word: it acks the answer
+    story.hear(PoolMessageType.WORKERS, 1, ack=story.heard)  # any word: it acks the answer
     story.machine.leave()
     story.flush()
     story.live(FAREWELL + 0.1)
     story.flush()
     assert story.machine.kept
-    assert story.machine.stage is Stage.CLOSED
+    assert story.machine.stage is SessionStage.CLOSED

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from nearfar.coordinator.tasks import Mode, Status
-from nearfar.net.pickles.calls import CallPickler
-from nearfar.net.pickles.failures import load_error
-from nearfar.net.pickles.results import load_result
-from nearfar.worker.crew import Crew
-from nearfar.worker.messages import Row
+from nearfar.coordinator.task import Mode, TaskStatus
+from nearfar.serialization.pickles.calls import CallPickler
+from nearfar.serialization.pickles.results import load_error, load_result
+from nearfar.worker.channel import TaskRow
+from nearfar.worker.supervisor import Supervisor
 from tests.support.waiting import eventually
 
 METHODS = ["fork", "forkserver", "spawn"]
@@ -45,7 +44,7 @@ class Notes:
     def answered(self, name: str, answers: Sequence[Sequence[Any]], spent: float) -> None:
         assert spent >= 0
         for status, blob, buffers in answers:
-            value = load_result(blob, buffers) if status == Status.VALUE else load_error(blob)
+            value = load_result(blob, buffers) if status == TaskStatus.VALUE else load_error(blob)
             self.answers[name].append((status, value))
 
     def returned(self, name: str, batches: int) -> None:
@@ -65,20 +64,22 @@ class Notes:
 
 
 class Played:
-    """A crew with its notes, driven by the test."""
+    """A supervisor with its notes, driven by the test."""
 
     def __init__(self, count: int, method: str = "fork", **options: Any) -> None:
         self.notes = Notes()
-        self.crew = Crew(self.notes, count, context=multiprocessing.get_context(method), **options)
-        self.crew.start()
+        self.supervisor = Supervisor(
+            self.notes, count, context=multiprocessing.get_context(method), **options
+        )
+        self.supervisor.start()
 
     def until(self, holds: Callable[[], bool], within: float = 10.0) -> None:
-        """Drive the crew until something is so."""
+        """Drive the supervisor until something is so."""
         end = time.monotonic() + within
         while not holds():
             assert time.monotonic() < end, vars(self.notes)
-            self.crew.dispatch(self.crew.poll(0.05))
-            self.crew.tick(time.monotonic())
+            self.supervisor.dispatch(self.supervisor.poll(0.05))
+            self.supervisor.tick(time.monotonic())
 
     def all_here(self, count: int) -> list[str]:
         self.until(lambda: len(self.notes.came_) == count)
@@ -87,8 +88,8 @@ class Played:
     def has_answered(self, name: str, count: int) -> bool:
         return len(self.notes.answers[name]) == count
 
-    def give(self, name: str, *rows: Row) -> None:
-        self.crew.give(name, "client", rows)
+    def give(self, name: str, *rows: TaskRow) -> None:
+        self.supervisor.give(name, "client", rows)
 
 
 @pytest.fixture
@@ -101,12 +102,12 @@ def play() -> Iterator[Callable[..., Played]]:
 
     yield make
     for each in made:
-        each.crew.close()
+        each.supervisor.close()
 
 
-def call(func: Callable[..., Any], *args: Any) -> Row:
+def call(func: Callable[..., Any], *args: Any) -> TaskRow:
     function, blob, buffers = PICKLER.dump_call(func, args, {})
-    return Row(function, Mode.CALL, blob, buffers)
+    return TaskRow(function, Mode.CALL, blob, buffers)
 
 
 def wait_for_file(path: str) -> str:
@@ -151,8 +152,8 @@ def test_a_fork_server_that_is_killed_as_it_is_asked_for_a_worker_is_followed_by
     os.kill(server, signal.SIGSTOP)
     killing = threading.Timer(0.2, os.kill, (server, signal.SIGKILL))
     killing.start()
-    played.crew.resize(2)
-    played.crew.start()
+    played.supervisor.resize(2)
+    played.supervisor.start()
     killing.join()
     (_, name) = played.all_here(2)
     played.give(name, call(abs, -1))
@@ -205,8 +206,8 @@ def test_the_dead_are_replaced_under_new_names(play: Callable[..., Played]) -> N
     for name in names:
         os.kill(played.notes.came_[name], signal.SIGKILL)
     played.all_here(4)
-    assert len(played.crew.members) == 2
-    assert {member.birth.slot for member in played.crew.members.values()} == {0, 1}
+    assert len(played.supervisor.members) == 2
+    assert {member.worker_config.slot for member in played.supervisor.members.values()} == {0, 1}
     assert [how for _, how, _ in played.notes.deaths] == ["was killed by SIGKILL"] * 2
 
 
@@ -216,13 +217,13 @@ def test_what_was_not_read_is_called_back(play: Callable[..., Played], tmp_path:
     gate = str(tmp_path / "gate")
     played.give(name, call(wait_for_file, gate))
     played.give(name, call(abs, -2), call(abs, -3))
-    played.crew.recall(name)  # it may not even have begun the first
+    played.supervisor.recall(name)  # it may not even have begun the first
     played.until(lambda: played.notes.returned_ == [(name, 1)])
     Path(gate).touch()
     played.give(name, call(abs, -9))
     played.until(lambda: 9 in played.notes.values(name))
     assert played.notes.values(name) == [gate, 9]
-    played.crew.recall(name)
+    played.supervisor.recall(name)
     assert played.notes.returned_ == [(name, 1), (name, 0)]
 
 
@@ -235,7 +236,7 @@ def test_answers_are_not_mixed_up_whenever_a_message_is_called_back(play: Callab
         played.give(name, call(double, number + 100))
         played.give(name, call(double, number + 101))
         count = len(played.notes.returned_)
-        played.crew.recall(name)
+        played.supervisor.recall(name)
         played.until(lambda count=count: len(played.notes.returned_) > count)
         expected += [2 * (number + 100), 2 * (number + 101)][: 2 - played.notes.returned_[-1][1]]
         played.until(partial(played.has_answered, name, len(expected)))
@@ -258,7 +259,7 @@ def test_what_is_given_to_a_dead_worker_was_never_read(play: Callable[..., Playe
 def test_a_retired_worker_leaves_and_its_place_is_taken(play: Callable[..., Played]) -> None:
     played = play(1)
     (name,) = played.all_here(1)
-    played.crew.retire(name)
+    played.supervisor.retire(name)
     played.until(lambda: played.notes.left_ == [name] and len(played.notes.came_) == 2)
     assert played.notes.deaths == []
 
@@ -266,11 +267,11 @@ def test_a_retired_worker_leaves_and_its_place_is_taken(play: Callable[..., Play
 def test_processes_that_die_at_their_start_are_not_started_for_ever(
     play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nearfar.worker.run.hang_on", lambda _: os._exit(7))
+    monkeypatch.setattr("nearfar.worker.main.hang_on", lambda _: os._exit(7))
     played = play(2)
     played.until(lambda: bool(played.notes.reasons))
     assert "exited with code 7" in played.notes.reasons[0]
-    played.until(lambda: not played.crew.members)
+    played.until(lambda: not played.supervisor.members)
     assert len(played.notes.reasons) == 1
     assert played.notes.came_ == {}
 
@@ -286,10 +287,10 @@ def test_ctrl_c_at_the_terminal_is_not_for_workers(play: Callable[..., Played]) 
 def test_a_sibling_inherits_no_line(play: Callable[..., Played]) -> None:
     played = play(3)
     played.all_here(3)
-    members = list(played.crew.members.values())
+    members = list(played.supervisor.members.values())
     assert len(members) == 3
     for member in members[:2]:
-        played.crew.unwatch(member.end.fileno())
+        played.supervisor.unwatch(member.end.fileno())
         member.end.socket.close()  # as its parent's death would do
         assert (
             played.notes.came_[member.name] == os.waitid(os.P_PID, member.pid, os.WEXITED | os.WNOWAIT).si_pid

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from nearfar import InitializerFailed, Pool, WorkerLost
-from nearfar.worker.channel import End, make_pair, unread
-from nearfar.worker.messages import LARGEST
-from nearfar.worker.watchers import Watchers
+from nearfar.worker.channel import LARGEST, ChannelEnd, make_pair, unread
+from nearfar.worker.supervisor import PollSet
 from tests.pool.state import here
 
 resource = pytest.importorskip("resource")
@@ -116,7 +115,7 @@ def test_an_initializer_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(*_: Any) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr("nearfar.worker.segments.sender.create", refuse)
+    monkeypatch.setattr("nearfar.serialization.shared_memory.create", refuse)
     with Pool(1, len, (bytes(1 << 20),), context=multiprocessing.get_context("fork")) as pool:
         for _ in range(2):
             with pytest.raises(InitializerFailed, match="cannot be sent: no room"):
@@ -141,7 +140,7 @@ def test_a_death_is_seen_though_another_process_has_the_sentinel(pool: Pool) -> 
 
 def test_what_a_message_taken_back_said_is_said_again() -> None:
     ours, theirs = make_pair()
-    parent, worker = End(ours), End(theirs)
+    parent, worker = ChannelEnd(ours), ChannelEnd(theirs)
     worker.send([], [bytes(1 << 20)])
     received = parent.receive()
     assert received is not None
@@ -159,13 +158,13 @@ def test_what_a_message_taken_back_said_is_said_again() -> None:
 def test_a_message_that_would_be_cut_off_is_not_sent() -> None:
     ours, theirs = make_pair()
     with pytest.raises(OSError, match="Message too long"):
-        End(ours).send([bytes(LARGEST)])
+        ChannelEnd(ours).send([bytes(LARGEST)])
     ours.close()
     theirs.close()
 
 
 def test_an_event_of_a_number_that_is_in_use_again() -> None:
-    watchers, called = Watchers(), []
+    watchers, called = PollSet(), []
     first, second = os.pipe(), os.pipe()
     os.write(first[1], b"x")
     os.write(second[1], b"x")
@@ -208,7 +207,7 @@ def test_a_start_that_fails_leaves_nothing_open(make: Any) -> None:
 def test_descriptors_that_nobody_asked_for_are_closed(said: bytes) -> None:
     """Given messages with as many descriptors as they can have, I expect none to stay open here."""
     ours, theirs = make_pair()
-    end = End(ours)
+    end = ChannelEnd(ours)
     try:
         before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(3):

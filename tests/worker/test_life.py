@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nearfar.worker.life import hang_on, lifeline
+from nearfar.worker.lifetime import hang_on, lifeline
 
 
 def child(life: Callable[[], object]) -> tuple[int, int]:

@@ -8,23 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from nearfar.worker.channel import End
-from nearfar.worker.member import Answers, Member
-from nearfar.worker.messages import Row, join
-from nearfar.worker.outbox import Outbox
-from nearfar.worker.run import Birth
+from nearfar.worker.channel import ChannelEnd, ResultBuffer, TaskRow, join
+from nearfar.worker.handle import Answers, WorkerHandle
+from nearfar.worker.main import WorkerConfig
 
 
 class Worker:
     """The worker's side of a member that has no process."""
 
-    def __init__(self, member: Member) -> None:
-        self._end = End(member.theirs.dup())
+    def __init__(self, member: WorkerHandle) -> None:
+        self._end = ChannelEnd(member.theirs.dup())
         hello = self._end.receive()
         assert hello is not None
         lifeline, memory = hello[2]
         os.close(lifeline)
-        self._outbox = Outbox(memory)
+        self._outbox = ResultBuffer(memory)
         self._sent = 0
 
     def keep(self, blob: bytes) -> None:
@@ -43,12 +41,12 @@ class Worker:
 
 
 @pytest.fixture
-def both() -> Iterator[tuple[Member, Worker]]:
+def both() -> Iterator[tuple[WorkerHandle, Worker]]:
     """A member that was given five tasks, and the other side."""
-    birth = Birth(0, "0.0", "here", None, True)
-    member = Member("0.0", multiprocessing.get_context("fork"), birth, daemon=True)
+    worker_config = WorkerConfig(0, "0.0", "here", None, True)
+    member = WorkerHandle("0.0", multiprocessing.get_context("fork"), worker_config, daemon=True)
     worker = Worker(member)
-    member.give("client", b"module:function", 0, [Row(b"module:function", 0, b"")] * 5)
+    member.give("client", b"module:function", 0, [TaskRow(b"module:function", 0, b"")] * 5)
     yield member, worker
     worker.close()
     member.let_go()
@@ -58,7 +56,7 @@ def blobs(found: Answers | None) -> list[bytes]:
     return [] if found is None else [blob for _, blob, _ in found.answers]
 
 
-def test_the_second_look_finds_what_the_first_counted(both: tuple[Member, Worker]) -> None:
+def test_the_second_look_finds_what_the_first_counted(both: tuple[WorkerHandle, Worker]) -> None:
     member, worker = both
     worker.keep(b"one")
     assert blobs(member.look()) == []
@@ -69,7 +67,7 @@ def test_the_second_look_finds_what_the_first_counted(both: tuple[Member, Worker
     assert blobs(member.receive()) == []
 
 
-def test_no_look_passes_an_answer_that_is_on_the_line(both: tuple[Member, Worker]) -> None:
+def test_no_look_passes_an_answer_that_is_on_the_line(both: tuple[WorkerHandle, Worker]) -> None:
     member, worker = both
     worker.keep(b"one")
     worker.send()
@@ -80,7 +78,7 @@ def test_no_look_passes_an_answer_that_is_on_the_line(both: tuple[Member, Worker
     assert blobs(member.look()) == [b"two"]
 
 
-def test_a_look_may_come_long_after_the_one_before(both: tuple[Member, Worker]) -> None:
+def test_a_look_may_come_long_after_the_one_before(both: tuple[WorkerHandle, Worker]) -> None:
     member, worker = both
     worker.keep(b"one")
     assert blobs(member.look()) == []

@@ -7,21 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from nearfar.worker import outbox
-from nearfar.worker.outbox import Outbox
+from nearfar.worker import channel
+from nearfar.worker.channel import ResultBuffer
 
 
 @pytest.fixture
-def both() -> Iterator[tuple[Outbox, Outbox]]:
+def both() -> Iterator[tuple[ResultBuffer, ResultBuffer]]:
     """The worker's view, and the parent's."""
-    descriptor = outbox.create()
-    theirs, ours = Outbox(os.dup(descriptor)), Outbox(descriptor)
+    descriptor = channel.create()
+    theirs, ours = ResultBuffer(os.dup(descriptor)), ResultBuffer(descriptor)
     yield theirs, ours
     theirs.close()
     ours.close()
 
 
-def test_the_parent_sees_what_was_added(both: tuple[Outbox, Outbox]) -> None:
+def test_the_parent_sees_what_was_added(both: tuple[ResultBuffer, ResultBuffer]) -> None:
     worker, parent = both
     assert parent.look() == (0, 0, b"")
     assert worker.add(b"one")
@@ -31,7 +31,7 @@ def test_the_parent_sees_what_was_added(both: tuple[Outbox, Outbox]) -> None:
     assert worker.content() == b"onesecond"
 
 
-def test_what_was_sent_is_not_seen_again(both: tuple[Outbox, Outbox]) -> None:
+def test_what_was_sent_is_not_seen_again(both: tuple[ResultBuffer, ResultBuffer]) -> None:
     worker, parent = both
     worker.add(b"one")
     worker.empty(1)
@@ -40,20 +40,20 @@ def test_what_was_sent_is_not_seen_again(both: tuple[Outbox, Outbox]) -> None:
     assert parent.look() == (1, 1, b"two")
 
 
-def test_it_is_bounded(both: tuple[Outbox, Outbox]) -> None:
+def test_it_is_bounded(both: tuple[ResultBuffer, ResultBuffer]) -> None:
     worker, parent = both
     answer = b"x" * 1000
     added = 0
     while worker.add(answer):
         added += 1
-    assert added == (outbox.SIZE - 24) // 1000
+    assert added == (channel.SIZE - 24) // 1000
     assert parent.look() == (0, added, answer * added)
     assert not worker.add(answer)
     worker.empty(added)
     assert worker.add(answer)
 
 
-def test_it_outlives_its_worker(both: tuple[Outbox, Outbox]) -> None:
+def test_it_outlives_its_worker(both: tuple[ResultBuffer, ResultBuffer]) -> None:
     worker, parent = both
     pid = os.fork()
     if pid == 0:

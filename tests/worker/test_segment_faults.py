@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from nearfar.errors import ProtocolError
-from nearfar.worker.segments.descriptor import HEADER, Descriptor
-from nearfar.worker.segments.memory import SMALLEST, create
+from nearfar.serialization.shared_memory import HEADER, SMALLEST, SegmentDescriptor, create
 from tests.worker.channels import Channel, mapped, open_fds
 
 # Peers that lie
@@ -52,7 +51,7 @@ def test_only_a_sealed_segment_is_mapped(channel: Channel, make: Any) -> None:
     fds = [make(), create(SMALLEST)]
     before = open_fds()
     with pytest.raises(ProtocolError):
-        channel.receiver.map(Descriptor(0, True, (1,)).encode(), fds)
+        channel.receiver.map(SegmentDescriptor(0, True, (1,)).encode(), fds)
     assert fds == []
     assert open_fds() == before - 2
     assert mapped() == 0
@@ -66,15 +65,15 @@ def test_only_a_sealed_segment_is_mapped(channel: Channel, make: Any) -> None:
         HEADER.pack(9, 1, 1, 0),
         HEADER.pack(9, 1, 2**32 - 1, 2**32 - 1) + bytes(8),
         HEADER.pack(9, 2, 0, 0),
-        Descriptor(9, True, (1,)).encode() + b"x",
-        Descriptor(9, True, (SMALLEST + 1,)).encode(),
-        Descriptor(9, True, (SMALLEST - 1, 1)).encode(),
-        Descriptor(9, True, (2**64 - 1, 2**64 - 1)).encode(),
-        Descriptor(9, True, (1,), dropped=(5,)).encode(),
-        Descriptor(9, True, (1,), dropped=(0,)).encode(),
-        Descriptor(9, False, (1,)).encode(),
-        Descriptor(0, False, (1,)).encode(),
-        Descriptor(0, True, (1,)).encode(),
+        SegmentDescriptor(9, True, (1,)).encode() + b"x",
+        SegmentDescriptor(9, True, (SMALLEST + 1,)).encode(),
+        SegmentDescriptor(9, True, (SMALLEST - 1, 1)).encode(),
+        SegmentDescriptor(9, True, (2**64 - 1, 2**64 - 1)).encode(),
+        SegmentDescriptor(9, True, (1,), dropped=(5,)).encode(),
+        SegmentDescriptor(9, True, (1,), dropped=(0,)).encode(),
+        SegmentDescriptor(9, False, (1,)).encode(),
+        SegmentDescriptor(0, False, (1,)).encode(),
+        SegmentDescriptor(0, True, (1,)).encode(),
         HEADER.pack(9, 1, 1, 0) + b"\xff" * 8,
     ],
 )
@@ -92,7 +91,7 @@ def test_a_descriptor_that_no_sender_makes_is_refused(channel: Channel, descript
 
 def test_a_new_segment_needs_its_file_descriptor(channel: Channel) -> None:
     with pytest.raises(ProtocolError):
-        channel.receiver.map(Descriptor(0, True, (1,)).encode(), [])
+        channel.receiver.map(SegmentDescriptor(0, True, (1,)).encode(), [])
 
 
 def test_a_message_may_tell_of_several_payloads(channel: Channel) -> None:
@@ -128,7 +127,7 @@ def test_without_file_descriptors_nothing_is_placed(channel: Channel) -> None:
 
 NO_SPACE = """
 import mmap, resource, sys
-from nearfar.worker.segments import Receiver, Sender
+from nearfar.serialization.shared_memory import Receiver, Sender
 sender, receiver = Sender(), Receiver()
 receiver.map(*sender.place([b"ctypes is imported"]))
 receiver.take_released()
@@ -157,7 +156,7 @@ def test_without_address_space_the_error_is_told_and_the_segment_released() -> N
 
 
 def test_ctypes_is_imported_for_the_first_payload_only() -> None:
-    code = "import sys, nearfar.worker.segments; print([m for m in ('ctypes', 'numpy') if m in sys.modules])"
+    code = "import sys, nearfar.serialization.shared_memory; print([m for m in ('ctypes', 'numpy') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     assert run.stdout == "[]\n"
 

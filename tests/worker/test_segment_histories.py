@@ -8,8 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from nearfar.worker.segments import Receiver, Sender
-from nearfar.worker.segments.memory import SMALLEST, size_class
+from nearfar.serialization.shared_memory import SMALLEST, SegmentReceiver, SegmentSender, size_class
 from tests.worker.channels import mapped
 
 IDLE = 4 * SMALLEST
@@ -29,8 +28,8 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sender = Sender(IDLE)
-        self.receiver = Receiver(IDLE, USES)
+        self.sender = SegmentSender(IDLE)
+        self.receiver = SegmentReceiver(IDLE, USES)
         self.wire: list[Message] = []
         self.answers: list[list[int]] = []
         self.seen: list[tuple[memoryview, bytes]] = []

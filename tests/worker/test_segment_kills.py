@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.worker.segments import Receiver, Sender
+from nearfar.serialization.shared_memory import SegmentReceiver, SegmentSender
 from tests.worker.channels import KIB, MIB, mapped, open_fds
 
 MESSAGE = 64 * KIB
 
 
-def send(sock: socket.socket, sender: Sender, *parts: bytes) -> None:
+def send(sock: socket.socket, sender: SegmentSender, *parts: bytes) -> None:
     descriptor, fds = sender.place(parts)
     try:
         socket.send_fds(sock, [descriptor], fds)
@@ -28,7 +28,7 @@ def send(sock: socket.socket, sender: Sender, *parts: bytes) -> None:
             os.close(fd)
 
 
-def receive(sock: socket.socket, receiver: Receiver) -> list[memoryview]:
+def receive(sock: socket.socket, receiver: SegmentReceiver) -> list[memoryview]:
     descriptor, fds, _, _ = socket.recv_fds(sock, MESSAGE, 8)
     if not descriptor:
         raise EOFError
@@ -37,7 +37,7 @@ def receive(sock: socket.socket, receiver: Receiver) -> list[memoryview]:
 
 def echo(sock: socket.socket) -> None:
     """Send back what comes, upper case, for ever; release at once."""
-    sender, receiver = Sender(), Receiver()
+    sender, receiver = SegmentSender(), SegmentReceiver()
     with suppress(EOFError, ConnectionError):
         while True:
             views = receive(sock, receiver)
@@ -49,7 +49,7 @@ def echo(sock: socket.socket) -> None:
 
 def hold(sock: socket.socket) -> None:
     """See one payload, send five, say so, and hold on to everything."""
-    sender, receiver = Sender(), Receiver()
+    sender, receiver = SegmentSender(), SegmentReceiver()
     held = receive(sock, receiver)
     for number in range(5):
         send(sock, sender, bytes([number]) * MIB)
@@ -75,7 +75,7 @@ def process(name: str) -> Iterator[tuple[socket.socket, socket.socket, subproces
 
 @pytest.mark.parametrize("length", [1, 100 * KIB, 3 * MIB])
 def test_payloads_go_there_and_back(length: int) -> None:
-    sender, receiver = Sender(), Receiver()
+    sender, receiver = SegmentSender(), SegmentReceiver()
     with process("echo") as (sock, there, child):
         there.close()
         for letter in b"abcdefgh":
@@ -100,7 +100,7 @@ def test_a_killed_process_leaves_what_it_sent_and_nothing_else() -> None:
     back; and once all are let go, no memory, no file descriptor and no name.
     """
     fds, names = open_fds(), set(Path("/dev/shm").iterdir())
-    sender, receiver = Sender(), Receiver()
+    sender, receiver = SegmentSender(), SegmentReceiver()
     with process("hold") as (sock, there, child):
         for text in (b"held", b"unread", b"unread", b"unread"):
             send(sock, sender, text * MIB)
@@ -129,7 +129,7 @@ def test_a_killed_sender_takes_unread_payloads_with_it_when_the_socket_is_closed
     I expect nothing of them to stay: a segment has no name.
     """
     fds = open_fds()
-    sender = Sender()
+    sender = SegmentSender()
     with process("hold") as (sock, _, child):
         send(sock, sender, b"held")
         assert child.stdout is not None

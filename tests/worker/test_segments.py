@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from nearfar.errors import ProtocolError
-from nearfar.worker.segments.descriptor import Descriptor, layout
-from nearfar.worker.segments.memory import SMALLEST, size_class
+from nearfar.serialization.shared_memory import SMALLEST, SegmentDescriptor, layout, size_class
 from tests.worker.channels import KIB, MIB, Channel, mapped, open_fds, opened
 
 # What arrives
@@ -219,7 +218,7 @@ def test_the_longest_unused_makes_room_for_another_size() -> None:
             kept[number].clear()
             channel.release()
         descriptor, fds = channel.sender.place([bytes(2 * SMALLEST)])
-        assert Descriptor.decode(descriptor).dropped == (2, 0)
+        assert SegmentDescriptor.decode(descriptor).dropped == (2, 0)
         channel.receiver.map(descriptor, fds)
         channel.release()
         assert channel.sender.idle == channel.receiver.idle == 4 * SMALLEST
@@ -236,7 +235,7 @@ def test_the_longest_unused_goes_first_whatever_its_size() -> None:
         del channel.send(bytes(SMALLEST))[:]
         assert channel.release() == [0]
         descriptor, fds = channel.sender.place([bytes(3 * SMALLEST)])
-        assert Descriptor.decode(descriptor).dropped == (1, 0)
+        assert SegmentDescriptor.decode(descriptor).dropped == (1, 0)
         channel.sender.unplace(descriptor, fds)
 
 
@@ -294,7 +293,7 @@ def test_what_a_message_taken_back_had_dropped_is_said_in_the_next() -> None:
         descriptor, fds = channel.sender.place([bytes(2 * SMALLEST)])
         channel.sender.unplace(descriptor, fds)
         assert channel.receiver.idle == SMALLEST
-        assert Descriptor.decode(descriptor).dropped == (0,)
+        assert SegmentDescriptor.decode(descriptor).dropped == (0,)
         channel.send(b"x")
         assert channel.release() == [2]
         assert channel.sender.idle == channel.receiver.idle == SMALLEST

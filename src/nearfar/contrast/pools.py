@@ -127,12 +127,12 @@ def open_near(folder: Path) -> Iterator[ContestedPool]:
 def open_far(scheme: str, folder: Path) -> Iterator[ContestedPool]:
     """A coordinator in this process; all workers connect to its address, as from another machine."""
     from nearfar import Pool
-    from nearfar.net import keyring
+    from nearfar.net import auth
 
     # With keys, loopback stays TCP: otherwise, nearfar replaces it by a Unix socket of this user.
     keys = folder / "keys" if scheme == "tcp" else None
     if keys is not None:
-        keyring.init(keys)
+        auth.init(keys)
     asked = f"ipc://{folder}/pool" if keys is None else "tcp://127.0.0.1:*"
     with Pool(0, address=asked, keys=keys) as pool:
         assert pool.address is not None

@@ -32,8 +32,8 @@ from nearfar.contrast.pools import OPENERS, WORKER_DEATHS, measure_death, measur
 from nearfar.contrast.settings import LEASE, Measurement, Settings
 from nearfar.contrast.transports import TRANSPORTS
 from nearfar.contrast.workloads import WORKLOADS
-from nearfar.net.shield import Shield
-from nearfar.worker.life import hang_on, lifeline
+from nearfar.net.interrupts import Shield
+from nearfar.worker.lifetime import hang_on, lifeline
 
 PARTS = ("queue", "faults", "download", "pool")
 """What ``--only`` may name."""

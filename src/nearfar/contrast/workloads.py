@@ -15,16 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.contrast.processes import FORK, ProcessGroup
-from nearfar.contrast.settings import (
-    FAR_IPC,
-    FAR_TCP,
-    KIB,
-    NEAR,
-    QUEUE,
-    RAW,
-    Settings,
-    percentiles,
-)
+from nearfar.contrast.settings import FAR_IPC, FAR_TCP, KIB, NEAR, QUEUE, RAW, Settings, percentiles
 from nearfar.contrast.transports import ContestedQueue, Transport
 
 WARM_UP = 20

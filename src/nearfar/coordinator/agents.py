@@ -5,16 +5,16 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from nearfar.coordinator.desk import Desk, Session
-from nearfar.coordinator.guest import RemoteTask
-from nearfar.coordinator.guests import Guests
-from nearfar.coordinator.machine import Coordinator
-from nearfar.coordinator.parts import MOST_ROWS, Row
-from nearfar.coordinator.tasks import State, Task
-from nearfar.coordinator.wire import Kind
-from nearfar.coordinator.workers import Batch, Initializer, Preparation, Worker
+from nearfar.coordinator.columns import MOST_ROWS, Row
+from nearfar.coordinator.messages import PoolMessageType
+from nearfar.coordinator.remote_client import RemoteTask
+from nearfar.coordinator.remote_clients import RemoteClients
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.sessions import PeerSession, SessionTable
+from nearfar.coordinator.state import Initializer, Preparation, TaskBatch, Worker
+from nearfar.coordinator.task import Task, TaskState
 from nearfar.errors import ProtocolError
-from nearfar.net.complaints import shown
+from nearfar.net.frames import shown
 
 RELEASE_EVERY = 64
 """Small answers that may be released: what waits for company costs its agent no message, and no wake-up."""
@@ -30,10 +30,10 @@ MOST_LISTS = 16
 """Clients in one RELEASE: so it fits into a frame."""
 
 
-class Agent:
+class AgentSession:
     """One session of an agent; also the `Link` of its workers."""
 
-    def __init__(self, desk: Desk, session: Session) -> None:
+    def __init__(self, desk: SessionTable, session: PeerSession) -> None:
         self.session = session
         self.workers: dict[str, Worker] = {}
         self.given: dict[str, int] = {}
@@ -41,20 +41,20 @@ class Agent:
         self.leaving = False
         self._desk = desk
 
-    def give(self, worker: Worker, batch: Batch) -> None:
+    def give(self, worker: Worker, batch: TaskBatch) -> None:
         self.given[worker.name] += 1
         rows = [(_number(t), t.mode, t.function, t.blob, t.buffers) for t in batch.tasks]
-        self._desk.say(self.session, Kind.WORK, worker.name, batch.client, rows=rows)
+        self._desk.say(self.session, PoolMessageType.WORK, worker.name, batch.client, rows=rows)
 
     def recall(self, worker: Worker) -> None:
-        self._desk.say(self.session, Kind.RECALL, worker.name)
+        self._desk.say(self.session, PoolMessageType.RECALL, worker.name)
 
     def kill(self, worker: Worker) -> None:
-        self._desk.say(self.session, Kind.KILL, worker.name)
+        self._desk.say(self.session, PoolMessageType.KILL, worker.name)
 
     def retire(self, worker: Worker) -> None:
         self.forget(worker.name)
-        self._desk.say(self.session, Kind.RETIRE, worker.name)
+        self._desk.say(self.session, PoolMessageType.RETIRE, worker.name)
 
     def forget(self, name: str) -> None:
         self.workers.pop(name, None)
@@ -64,18 +64,20 @@ class Agent:
 class Agents:
     """By the names of their sessions. Their words raise `ProtocolError` when they cannot be true."""
 
-    def __init__(self, desk: Desk, coordinator: Coordinator, guests: Guests, patience: float) -> None:
+    def __init__(
+        self, desk: SessionTable, coordinator: Scheduler, remote_clients: RemoteClients, patience: float
+    ) -> None:
         """`patience`: seconds that a few small answers wait for company before they are released."""
-        self.all: dict[str, Agent] = {}
+        self.all: dict[str, AgentSession] = {}
         self._patience = patience
         self._desk = desk
         self._coordinator = coordinator
-        self._guests = guests
+        self._remote_clients = remote_clients
 
-    def arrive(self, session: Session) -> None:
+    def arrive(self, session: PeerSession) -> None:
         """A session of an agent begins."""
-        self.all[session.name] = Agent(self._desk, session)
-        self._guests.accounts.enter(session.name, session.most_bytes)
+        self.all[session.name] = AgentSession(self._desk, session)
+        self._remote_clients.accounts.enter(session.name, session.most_bytes)
 
     def depart(self, name: str, why: str) -> None:
         """A session is over: what its workers run is lost with them."""
@@ -83,11 +85,17 @@ class Agents:
         if agent is not None:
             for worker in list(agent.workers.values()):
                 self._coordinator.died(worker, why, None)
-            self._guests.lost(agent.session)
-            self._guests.accounts.leave(name)
+            self._remote_clients.lost(agent.session)
+            self._remote_clients.accounts.leave(name)
 
     def came(
-        self, agent: Agent, name: str, pid: int, ran: int, prepared: list[str], batches: list[list[Any]]
+        self,
+        agent: AgentSession,
+        name: str,
+        pid: int,
+        ran: int,
+        prepared: list[str],
+        batches: list[list[Any]],
     ) -> None:
         """A worker is ready; or it is older than this coordinator, and comes with what it was given."""
         if not name.startswith(f"{agent.session.uid}/"):
@@ -105,14 +113,14 @@ class Agents:
             worker.quota += len(prepared)
         for client, numbers in batches:
             tasks = [self._claimed(worker, client, number) for number in numbers]
-            worker.batches.append(Batch(client, tasks, None))
+            worker.batches.append(TaskBatch(client, tasks, None))
         agent.workers[name] = worker
         agent.given[name] = len(batches)
         self._coordinator.worker_came(worker, self._desk.now)
         if agent.leaving:
             self._coordinator.drain(worker)
 
-    def answers(self, agent: Agent, name: str, first: int, spent: float, rows: list[Row]) -> None:
+    def answers(self, agent: AgentSession, name: str, first: int, spent: float, rows: list[Row]) -> None:
         """The next tasks of a worker ran."""
         worker = agent.workers.get(name)
         if worker is None:
@@ -123,16 +131,16 @@ class Agents:
         for task in islice(worker.unanswered(), len(rows)):
             if isinstance(task, RemoteTask):
                 task.origin = agent.session.name
-                if task.state is State.SETTLED:
-                    self._guests.releases.add(task.client, task.number, task.origin)
+                if task.state is TaskState.SETTLED:
+                    self._remote_clients.releases.add(task.client, task.number, task.origin)
         self._coordinator.answered(worker, rows, spent, self._desk.now)
 
-    def kept(self, agent: Agent, rows: list[Row]) -> None:
+    def kept(self, agent: AgentSession, rows: list[Row]) -> None:
         """Answers that an earlier coordinator had, and perhaps not their clients."""
         for client, *row in rows:
-            self._guests.keep(client, tuple(row), agent.session.name)
+            self._remote_clients.keep(client, tuple(row), agent.session.name)
 
-    def died(self, agent: Agent, name: str, how: str, unread: int, given: int) -> None:
+    def died(self, agent: AgentSession, name: str, how: str, unread: int, given: int) -> None:
         """A worker ended. What was still on its way to it was read by nobody."""
         worker = agent.workers.get(name)
         if worker is not None:
@@ -142,7 +150,7 @@ class Agents:
             agent.forget(name)
             self._coordinator.died(worker, shown(how, LONGEST_END), unread + on_the_way)
 
-    def returned(self, agent: Agent, name: str, batches: int) -> None:
+    def returned(self, agent: AgentSession, name: str, batches: int) -> None:
         """A worker was asked to give back what it has not read."""
         worker = agent.workers.get(name)
         if worker is not None:
@@ -150,9 +158,9 @@ class Agents:
                 raise ProtocolError(f"{name} gives back more than it has")
             agent.given[name] -= batches
             self._coordinator.returned(worker, batches)
-            self._guests.returned(worker)
+            self._remote_clients.returned(worker)
 
-    def leaving(self, agent: Agent) -> None:
+    def leaving(self, agent: AgentSession) -> None:
         """Give it no more; each worker is retired once it has answered what it runs."""
         agent.leaving = True
         for worker in list(agent.workers.values()):
@@ -160,15 +168,15 @@ class Agents:
 
     def deadline(self) -> float | None:
         """When `flush` is wanted."""
-        since = self._guests.releases.since
+        since = self._remote_clients.releases.since
         return None if since is None else since + self._patience
 
     def flush(self) -> None:
         """Say what there is to be told."""
         due = self.deadline()
-        if due is None or (self._desk.now < due and self._guests.releases.weight < RELEASE_EVERY):
+        if due is None or (self._desk.now < due and self._remote_clients.releases.weight < RELEASE_EVERY):
             return
-        for name, clients in self._guests.releases.numbers.items():
+        for name, clients in self._remote_clients.releases.numbers.items():
             agent = self.all.get(name)
             if agent is not None:
                 lists = [
@@ -177,13 +185,13 @@ class Agents:
                     for start in range(0, len(numbers), MOST_ROWS)
                 ]
                 for start in range(0, len(lists), MOST_LISTS):
-                    self._desk.say(agent.session, Kind.RELEASE, lists[start : start + MOST_LISTS])
-        self._guests.releases.clear()
+                    self._desk.say(agent.session, PoolMessageType.RELEASE, lists[start : start + MOST_LISTS])
+        self._remote_clients.releases.clear()
 
     def _claimed(self, worker: Worker, client: str, number: int) -> Task:
         if number:
-            return self._guests.claim(client, number)
-        self._guests.find(client)
+            return self._remote_clients.claim(client, number)
+        self._remote_clients.find(client)
         return Preparation(client, worker, Initializer(b"", b""))
 
 

@@ -1,25 +1,37 @@
-"""How a coordinator stands: questions that change nothing."""
+"""The status of a coordinator: what is asked, and what is answered."""
 
 from __future__ import annotations
 
-from nearfar.coordinator.machine import Coordinator
-from nearfar.coordinator.parts import Row
-from nearfar.coordinator.tasks import State
-from nearfar.coordinator.workers import Worker
+import secrets
+import select
+import time
+from typing import Any, NamedTuple
+
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.connection import CoordinatorConnection
+from nearfar.coordinator.messages import PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.state import Worker
+from nearfar.coordinator.task import TaskState
+from nearfar.errors import CoordinatorLost, NotAdmitted
+from nearfar.net.addresses import Address
+from nearfar.net.auth import OWN, Access
+from nearfar.net.frames import shown
+from nearfar.net.handshake import HandshakeFailures
 
 
-def idle(coordinator: Coordinator) -> bool:
+def idle(coordinator: Scheduler) -> bool:
     """True if no task waits and none is with a worker."""
     if any(worker.batches for worker in coordinator.workers.values()):
         return False
     return all(client.next() is None for client in coordinator.book.clients.values())
 
 
-def counts(coordinator: Coordinator) -> dict[str, int]:
+def counts(coordinator: Scheduler) -> dict[str, int]:
     """Numbers: of workers and clients, of running workers, and of tasks, by what has become of them."""
     book, workers = coordinator.book, coordinator.workers.values()
     waiting = sum(
-        1 for client in book.clients.values() for task in client.waiting if task.state is State.WAITING
+        1 for client in book.clients.values() for task in client.waiting if task.state is TaskState.WAITING
     )
     return {
         "workers": len(workers),
@@ -40,3 +52,86 @@ def status_row(worker: Worker, now: float) -> Row:
     batch = worker.batches[0]
     running = batch.tasks[min(batch.answered, len(batch.tasks) - 1)].describe()
     return (worker.name, worker.host, worker.pid, worker.ran, running, max(0.0, now - batch.since))
+
+
+AGAIN = 1.0
+"""Seconds after which the question is asked again."""
+LOOK = 100
+"""Milliseconds between two looks whether it was let in."""
+
+
+class WorkerStatus(NamedTuple):
+    """One worker."""
+
+    name: str
+    host: str
+    pid: int
+    answered: int
+    """Tasks."""
+    runs: str
+    """``module:function``, or nothing."""
+    since: float
+    """Seconds that it has been running this."""
+
+
+class CoordinatorStatus(NamedTuple):
+    """A coordinator in figures, and each of its workers."""
+
+    counts: dict[str, int]
+    workers: list[WorkerStatus]
+
+
+def ask(address: Address, wait: float, access: Access = OWN) -> CoordinatorStatus:
+    """The status of the coordinator at `address`.
+
+    Raises `NotAdmitted` if it does not let this side in, `CoordinatorLost` if there is no answer within
+    `wait` seconds, `KeysError`.
+    """
+    caller = CoordinatorConnection(address.seen_from_here(), access)
+    refusals = HandshakeFailures()
+    try:
+        name = f"asking-{secrets.token_hex(8)}"
+        deadline = time.monotonic() + wait
+        while (now := time.monotonic()) < deadline:
+            descriptor = caller.open(name)
+            caller.send(PoolFrame(0, 0, PoolMessage(PoolMessageType.QUERY)))
+            found = _listen(caller, descriptor, min(deadline, now + AGAIN), refusals)
+            if found is not None:
+                return found
+            if why := refusals.believed(time.monotonic()):
+                raise NotAdmitted(f"cannot ask the coordinator at {address}: {why}")
+    finally:
+        caller.close()
+    raise CoordinatorLost(f"no coordinator has answered at {address} for {wait:g} s")
+
+
+def _listen(
+    caller: CoordinatorConnection, descriptor: int, deadline: float, refusals: HandshakeFailures
+) -> CoordinatorStatus | None:
+    poll = select.poll()
+    if descriptor >= 0:
+        poll.register(descriptor, select.POLLIN)
+    while True:
+        heard, why = caller.receive()
+        if why:
+            refusals.failed(why, time.monotonic())
+        for envelope in heard:
+            if envelope.message.kind is PoolMessageType.STATUS:
+                return _read(envelope.message)
+            if envelope.message.kind is PoolMessageType.REFUSED:
+                raise CoordinatorLost(f"refused: {shown(envelope.message.fields[0])}")
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return None
+        if not caller.pending():
+            poll.poll(min(LOOK, int(left * 1000) + 1))
+
+
+def _read(message: PoolMessage) -> CoordinatorStatus:
+    counts: dict[str, int] = message.fields[0]
+    rows: list[Any] = list(message.rows or ())
+    return CoordinatorStatus(counts, [_shown(WorkerStatus(*row)) for row in rows])
+
+
+def _shown(status: WorkerStatus) -> WorkerStatus:
+    return status._replace(host=shown(status.host), runs=shown(status.runs))

@@ -15,8 +15,8 @@ from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from types import TracebackType
 from typing import IO, NamedTuple, Self
 
-from nearfar.net.shield import Shield
-from nearfar.worker.life import hang_on, lifeline
+from nearfar.net.interrupts import Shield
+from nearfar.worker.lifetime import hang_on, lifeline
 
 LONGEST = 60.0
 """Seconds that a command of the demo may take."""

@@ -23,7 +23,7 @@ from nearfar.demo.commands import LONGEST, Command, DemoError, typed
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import GalleryServer
 from nearfar.download.model import Saved
-from nearfar.download.store import Store
+from nearfar.download.store.store import Store
 
 NEAR, FAR = "near", "far"
 KILL, POOL = ("kill-1", "kill-2"), ("pool-1", "pool-2")

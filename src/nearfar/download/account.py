@@ -1,14 +1,23 @@
-"""The conservation law: every line of input ends exactly once, and the counts add up to the input."""
+"""The account of a download: every line of input ends exactly once; where jobs come from, and the failures file."""
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+import stat
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from nearfar.download.lines import Bad
-from nearfar.download.model import Ending, Failure, Job, Reason, Saved
-from nearfar.download.seen import Seen, digest_of
+from nearfar.download.input import LONGEST_LINE, Bad, Intake, Seen, digest_of, failed_line
+from nearfar.download.model import Ending, Failure, Job, Reason, Saved, Underway
+from nearfar.download.redact import redact_url
+from nearfar.download.store.names import is_page, promised
+from nearfar.download.urls import resource
+from nearfar.output import Output, check, open_planted, special, sweep
 
 
 class Ended(NamedTuple):
@@ -127,3 +136,206 @@ class Account:
         held = len(self.open) + sum(self._twins.values()) + self._passed
         if left != held or set(self._digests) != set(self.open) or len(self._twins) != len(self.open):
             raise AssertionError(f"{left} not ended, but {held} open or passed by")
+
+
+_FAILED = re.compile(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % "|".join(map(re.escape, Reason)).encode())
+
+
+class Failures:
+    """Collects failed lines beside `path`, and gives them its name at the end.
+
+    URLs stand in it whole, secrets included, for it is input again: nobody but its owner may read it.
+
+    Until `close`, a file of an earlier run keeps its content, so that it can be this run's input. When
+    nothing failed, `close` removes it if it is a failures file (`is_own`): it speaks of a run that is over.
+    Any other file stays, as does one that another run put there in the meantime. What a killed run had begun
+    is removed: run again, it meets the same failures. A device, FIFO or socket gets each line at once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises `OSError` where `path` can be no file, or nobody reads the FIFO that it is."""
+        check(path)
+        self.path = path
+        self.count = 0
+        self.trouble: OSError | None = None
+        """Why the file could not be written, or an old one not be removed."""
+        self._target = Path(os.path.realpath(path))
+        self.passing = special(path)
+        """What is written does not stay in a file."""
+        self._output = Output(path, private=True) if self.passing else None
+        self._earlier = _identity(path)
+        if not self.passing:
+            sweep(self._target)
+
+    def add(self, entry: Job | Bad, failure: Failure) -> None:
+        """Write one line. Raises nothing: what cannot be written is counted, and `trouble` says why."""
+        self.count += 1
+        if self.trouble is not None:
+            return
+        try:
+            if self._output is None:
+                self._output = Output(self.path, private=True)
+            self._output.file.write(failed_line(entry, failure))
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Put the file in its place, or remove an old one. One that could not be written leaves it there."""
+        try:
+            if self._output is not None:
+                self._output.commit()
+            elif not self.count and _identity(self.path) == self._earlier and is_own(self._target):
+                self._target.unlink(missing_ok=True)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.trouble = error
+        if self._output is not None:
+            self._output.discard()
+            self._output = None
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a failures file and nothing else: regular, this user's alone, and every line in it
+    says after its URL why that failed, as only this program writes it."""
+    try:
+        with open_planted(path) as file:
+            if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                return False
+            lines = 0
+            while line := file.readline(4 * LONGEST_LINE):
+                if not _FAILED.fullmatch(line):
+                    return False
+                lines += 1
+            return lines > 0
+    except OSError:
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells this file from another that takes its name; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+TOLD = 5
+"""Pages in place of files that are told one by one; the others are counted."""
+
+log = logging.getLogger(__name__)
+
+
+class JobSource(Protocol):
+    """Where a producer takes its jobs, and says how each one ended. One thread uses it."""
+
+    on_event: Callable[[], None]
+    """Called, from any thread, when there may be jobs again, or no more."""
+
+    underway: Callable[[], Underway]
+    """Set by the producer: what has come of jobs that have no ending."""
+
+    def take(self, most: int) -> Sequence[tuple[int, Job]]:
+        """Up to `most` jobs with their numbers: those that are there. Never waits."""
+
+    @property
+    def exhausted(self) -> bool:
+        """True if `take` will never give another job."""
+
+    def end(self, number: int, ended: Ended) -> None:
+        """Say how a job that was taken ended."""
+
+    def turn(self) -> None:
+        """Called once in each turn of the loop, for whatever is done in batches."""
+
+
+class InputJobs:
+    """The desk that reads the input itself, keeps the account, and writes down failures."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        account: Account,
+        failures: Failures,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_turn` is called in each turn, for the progress."""
+        self.underway: Callable[[], Underway] = Underway
+        self._intake = intake
+        self._account = account
+        self._failures = failures
+        self._on_turn = on_turn
+        self.pages: Counter[str] = Counter()
+        """Web pages that were saved where the name of the file promises another kind, by what it promises."""
+
+    @property
+    def on_event(self) -> Callable[[], None]:
+        return self._intake.on_event
+
+    @on_event.setter
+    def on_event(self, callback: Callable[[], None]) -> None:
+        self._intake.on_event = callback
+
+    @property
+    def exhausted(self) -> bool:
+        return self._intake.exhausted
+
+    def waiting(self) -> int:
+        """How many lines could be taken now."""
+        return self._intake.waiting()
+
+    def take(self, most: int) -> list[tuple[int, Job]]:
+        """As `Desk.take`. Raises `OSError` when the input cannot be read."""
+        jobs: list[tuple[int, Job]] = []
+        while not jobs and (entries := self._intake.take(most)):
+            for entry in entries:
+                if isinstance(entry, Bad):
+                    self._account.refuse(entry)
+                    self._fail(entry, entry.failure)
+                elif (number := self._account.begin(entry)) is not None:
+                    jobs.append((number, entry))
+        return jobs
+
+    def end(self, number: int, ended: Ended) -> None:
+        job = self._account.end(number, ended)
+        if isinstance(ended.what, Failure):
+            self._fail(job, ended.what)
+            return
+        if ended.ending is Ending.SAVED and is_page(ended.what.type):
+            self._doubt(job, ended.what)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "%s: %s as %s",
+                ended.ending,
+                redact_url(job.url),
+                ended.what.name,
+                extra={"event": "saved", "fields": {"name": ended.what.name, "size": ended.what.size}},
+            )
+
+    def turn(self) -> None:
+        self._on_turn()
+
+    def _doubt(self, job: Job, saved: Saved) -> None:
+        """A page came with a status that says all is well: often that of a login, or of an error."""
+        kind = promised(job.name or resource(job.url).partition("?")[0])
+        if kind is None:
+            return
+        self.pages[kind] += 1
+        if self.pages.total() <= TOLD:
+            log.warning(
+                "%s: a web page (%s) was saved as %s (--expect '%s' would refuse it)",
+                redact_url(job.url),
+                saved.type,
+                saved.name,
+                kind,
+                extra={"event": "page"},
+            )
+
+    def _fail(self, entry: Job | Bad, failure: Failure) -> None:
+        self._failures.add(entry, failure)
+        # What is not written down is at least said, however quiet it is to be.
+        level = logging.INFO if self._failures.trouble is None else logging.WARNING
+        what = redact_url(entry.text if isinstance(entry, Bad) else entry.url)
+        log.log(level, "failed (%s): %s: %s", failure.reason, what, failure.detail, extra={"event": "failed"})

@@ -1,4 +1,4 @@
-"""The consumer: receives files, stores them, and answers only once they are safe."""
+"""The consumer: receives files, stores them, and answers once they are safe."""
 
 from __future__ import annotations
 
@@ -8,29 +8,115 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nearfar.download.courier import Inbound, Letter
-from nearfar.download.model import Failure, Reason, Saved, Underway
-from nearfar.download.spelling import decode, encode_answer
-from nearfar.download.store import Draft, Store, StoreError
-from nearfar.download.streams import Streams
-from nearfar.download.words import (
+from nearfar.download.messages import (
     Abandon,
+    AlreadySaved,
     Answer,
-    Chunk,
+    ChunkAck,
     File,
     Files,
     Finish,
-    Known,
-    Lost,
     Offer,
     Open,
     Request,
-    Taken,
+    StreamAccepted,
+    StreamChunk,
+    StreamLost,
     Verdict,
     Verdicts,
-    Written,
+    decode,
+    encode_answer,
 )
+from nearfar.download.model import Failure, Reason, Saved, StoreError, Underway
+from nearfar.download.store.draft import Draft
+from nearfar.download.store.store import Store
+from nearfar.download.transport import IncomingRequest, RequestReceiver
 from nearfar.errors import ProtocolError, ShutDown
+
+FORGOTTEN = 900.0
+"""Seconds without a word after which a stream's producer counts as gone. Were it only slow, it would hear
+`StreamLost` and send the file again."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    draft: Draft
+    heard: float
+
+
+class Streams:
+    """Open streams by their id. `now` is a time in seconds of any one clock."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._streams: dict[str, _Stream] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __contains__(self, stream: str) -> bool:
+        return stream in self._streams
+
+    @property
+    def size(self) -> int:
+        """Bytes that have come of all."""
+        return sum(stream.draft.size for stream in self._streams.values())
+
+    @property
+    def files(self) -> float:
+        """How many whole files they amount to, where lengths are announced."""
+        drafts = [stream.draft for stream in self._streams.values()]
+        return sum(min(1.0, each.size / each.head.length) for each in drafts if each.head.length)
+
+    def open(self, request: Open, now: float) -> Failure | None:
+        """Start a draft; None if that went well. A second request for the same stream starts it afresh."""
+        self.abandon(request.stream)
+        try:
+            draft = self._store.open(request.job, request.head)
+        except StoreError as error:
+            return error.failure
+        self._streams[request.stream] = _Stream(draft, now)
+        return None
+
+    def write(self, request: StreamChunk, now: float) -> ChunkAck | StreamLost | Failure:
+        stream = self._streams.get(request.stream)
+        if stream is None:
+            return StreamLost()
+        stream.heard = now
+        if request.offset != stream.draft.size:
+            self.abandon(request.stream)
+            detail = f"{stream.draft.size} bytes came, the next say they follow {request.offset}"
+            return Failure(Reason.TRUNCATED, detail)
+        try:
+            stream.draft.write(request.data)
+        except StoreError as error:
+            del self._streams[request.stream]
+            return error.failure
+        return ChunkAck()
+
+    def finish(self, request: Finish) -> Draft | StreamLost | Failure:
+        """Hand out the draft, finished: the stream is over."""
+        stream = self._streams.pop(request.stream, None)
+        if stream is None:
+            return StreamLost()
+        try:
+            stream.draft.finish(request.body)
+        except StoreError as error:
+            return error.failure
+        return stream.draft
+
+    def abandon(self, stream: str) -> None:
+        """Drop a stream and what came of it."""
+        known = self._streams.pop(stream, None)
+        if known is not None:
+            known.draft.discard()
+
+    def forget_silent(self, now: float) -> None:
+        """Abandon the streams that were not heard of for `FORGOTTEN` seconds."""
+        silent = [name for name, stream in self._streams.items() if now - stream.heard > FORGOTTEN]
+        for name in silent:
+            self.abandon(name)
+
 
 GROUP = 256
 """Files of a commit at most; each keeps a descriptor open until then."""
@@ -70,7 +156,7 @@ class Received:
 class _Waiting:
     """A letter whose files are in the present group: answered when each has its verdict."""
 
-    letter: Letter
+    letter: IncomingRequest
     verdicts: list[Verdict | None]
 
     def answer(self) -> None:
@@ -88,14 +174,14 @@ class Consumer:
 
     def __init__(
         self,
-        inbound: Inbound,
+        request_receiver: RequestReceiver,
         store: Store,
         *,
         clock: Callable[[], float] = time.monotonic,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self.received = Received()
-        self._inbound = inbound
+        self._request_receiver = request_receiver
         self._store = store
         self._clock = clock
         self._on_turn = on_turn
@@ -105,7 +191,7 @@ class Consumer:
         self._letters: list[_Waiting] = []
         self._due = 0.0
         """When the present group must be committed, if it has a letter."""
-        self._kept_back: list[Letter] = []
+        self._kept_back: list[IncomingRequest] = []
         self._stopping = False
 
     def stop(self) -> None:
@@ -143,7 +229,7 @@ class Consumer:
     def turn(self) -> None:
         """Receive one message and act on it; commit when it is time. Raises as `run`, and `ShutDown`."""
         self._on_turn()
-        letter = self._inbound.receive(self._patience())
+        letter = self._request_receiver.receive(self._patience())
         if letter is not None:
             self._handle(letter)
         else:
@@ -155,7 +241,7 @@ class Consumer:
     def _patience(self) -> float:
         return max(0.0, self._due - self._clock()) if self._letters else LONGEST_WAIT
 
-    def _handle(self, letter: Letter) -> None:
+    def _handle(self, letter: IncomingRequest) -> None:
         try:
             request = decode(letter.message)
         except ProtocolError as error:
@@ -175,26 +261,28 @@ class Consumer:
 
     def _in_hand(self, request: Request) -> bool:
         """True for what concerns a stream that is open here."""
-        return isinstance(request, Chunk | Finish | Abandon) and request.stream in self._streams
+        return isinstance(request, StreamChunk | Finish | Abandon) and request.stream in self._streams
 
-    def _reply(self, request: Offer | Open | Chunk | Abandon) -> Answer:
+    def _reply(self, request: Offer | Open | StreamChunk | Abandon) -> Answer:
         """What can be answered at once."""
         match request:
             case Offer(jobs):
                 try:
-                    return Known(tuple(self._store.known(jobs)))
+                    return AlreadySaved(tuple(self._store.known(jobs)))
                 except StoreError as error:
                     return error.failure
             case Open():
                 # The name may be another than before: a consumer that was cut off comes back under a new one.
-                return self._streams.open(request, self._clock()) or Taken(self._inbound.name)
-            case Chunk():
+                return self._streams.open(request, self._clock()) or StreamAccepted(
+                    self._request_receiver.name
+                )
+            case StreamChunk():
                 return self._streams.write(request, self._clock())
             case Abandon(stream):
                 self._streams.abandon(stream)
-                return Written()
+                return ChunkAck()
 
-    def _keep(self, letter: Letter, files: tuple[File, ...]) -> None:
+    def _keep(self, letter: IncomingRequest, files: tuple[File, ...]) -> None:
         waiting = self._wait(letter, len(files))
         for index, (file, saved) in enumerate(zip(files, self._before(letter, files), strict=True)):
             if saved is not None:
@@ -208,7 +296,7 @@ class Consumer:
             self._group.append((draft, waiting, index))
             self._group_size += len(file.data)
 
-    def _before(self, letter: Letter, files: tuple[File, ...]) -> list[Saved | None]:
+    def _before(self, letter: IncomingRequest, files: tuple[File, ...]) -> list[Saved | None]:
         """What is saved already of a message that somebody may have had in hand before."""
         if letter.attempt > 1:
             try:
@@ -217,9 +305,9 @@ class Consumer:
                 log.warning("cannot tell what is saved already: %s", error)
         return [None] * len(files)
 
-    def _finish(self, letter: Letter, request: Finish) -> None:
+    def _finish(self, letter: IncomingRequest, request: Finish) -> None:
         match self._streams.finish(request):
-            case Lost() as lost:
+            case StreamLost() as lost:
                 letter.answer(encode_answer(lost))
             case Failure() as failure:
                 self.received.count(failure)
@@ -227,7 +315,7 @@ class Consumer:
             case draft:
                 self._group.append((draft, self._wait(letter, 1), 0))
 
-    def _wait(self, letter: Letter, files: int) -> _Waiting:
+    def _wait(self, letter: IncomingRequest, files: int) -> _Waiting:
         """Let the answer to `letter` wait for the commit of its files."""
         if not self._letters:
             self._due = self._clock() + COMPANY

@@ -1,4 +1,14 @@
-"""One list of URLs, fetched by the workers of a pool, here or on other machines.
+"""One list of URLs fetched by the workers of a pool: the shares, and the task that fetches one.
+
+A share of a download: what one task of a pool does, in its worker's process.
+
+::
+
+    Order: jobs, the queue, how to fetch  -->  fetch_share  -->  Report: how the jobs ended
+
+The worker puts as a helper of whoever sent the order: the queue's consumers neither expect it nor miss it.
+
+One list of URLs, fetched by the workers of a pool, here or on other machines.
 
 ::
 
@@ -14,20 +24,149 @@ that kills its workers is soon alone, and fails alone.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from nearfar import Executor, PoolBroken
-from nearfar.download.account import Ended
-from nearfar.download.courier import Outbound
-from nearfar.download.desk import InputDesk
-from nearfar.download.model import Ending, Failure, Reason, Saved, Underway
-from nearfar.download.share import Numbered, Order, Report, fetch_share
+from nearfar import Executor
+from nearfar.download.account import Ended, InputJobs
+from nearfar.download.fetch.base import Fetcher
+from nearfar.download.fetch.factory import make_fetcher
+from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.model import Ending, Failure, Job, Reason, Saved, Underway
+from nearfar.download.producer import Producer
+from nearfar.download.transport import RequestSender, open_outbound
+from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
+
+LONGEST = 5.0
+"""Seconds after which a share begins nothing more: the rest is handed back, so that a stop need not wait."""
+TOLD_EVERY = 0.5
+"""Seconds between two words of what is on its way, for the progress."""
+FAREWELL = 30.0
+"""Seconds to hand over what was sent, when all of it was answered."""
+
+Numbered = tuple[int, Job]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to fetch, how, and where to put it."""
+
+    queue: str
+    """The queue's address, as its workers reach it."""
+    wait: float
+    """Seconds that the queue's host may be away."""
+    fetching: FetchOptions
+    at_once: int
+    """Transfers at a time."""
+    jobs: tuple[Numbered, ...]
+    insecure: bool = False
+    """Whether the queue is open to everyone; else a worker shows the keys that its environment names."""
+
+
+class ShareReport(NamedTuple):
+    """How the jobs of a share ended. Those that are not named were not begun."""
+
+    ended: list[tuple[int, Ended]]
+    seconds: float
+
+
+class Unfit(PoolBroken):
+    """A worker can fetch nothing at all: it lacks pycurl, or finds no queue. The message names it."""
+
+
+class ShareJobs:
+    """A producer's desk whose jobs are all there from the beginning."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Numbered],
+        deadline: float,
+        on_late: Callable[[], None],
+        tell: Callable[[Underway], None] = lambda underway: None,
+    ) -> None:
+        """`on_late` is called in each turn after `deadline` (of `time.monotonic`), `tell` every `TOLD_EVERY`
+        seconds, if something has changed."""
+        self.underway: Callable[[], Underway] = Underway
+        self._tell = tell
+        self._told = Underway()
+        self._size = 0
+        self._due = 0.0
+        self.on_event: Callable[[], None] = lambda: None
+        self.ended: list[tuple[int, Ended]] = []
+        self._jobs = list(reversed(jobs))
+        self._deadline = deadline
+        self._on_late = on_late
+
+    def take(self, most: int) -> list[Numbered]:
+        jobs = self._jobs
+        return [jobs.pop() for _ in range(min(most, len(jobs)))]
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._jobs
+
+    def end(self, number: int, ended: Ended) -> None:
+        self.ended.append((number, ended))
+        if ended.ending is Ending.SAVED and isinstance(ended.what, Saved):
+            self._size += ended.what.size
+
+    def turn(self) -> None:
+        now = time.monotonic()
+        if now >= self._deadline:
+            self._on_late()
+        if now >= self._due:
+            self._due = now + TOLD_EVERY
+            size, files, waits_for = self.underway()
+            # What has ended is on its way, too: the account hears of it with the report.
+            underway = Underway(size + self._size, files + len(self.ended), waits_for)
+            if underway != self._told:
+                self._told = underway
+                self._tell(underway)
+
+
+def fetch_share(order: Order) -> ShareReport:
+    """Fetch, and return once each job that was begun has ended. Raises `Unfit`."""
+    started = time.monotonic()
+    desk = ShareJobs(
+        order.jobs,
+        started + LONGEST,
+        lambda: producer.finish(),
+        lambda told: request_sender.tell_underway(told),
+    )
+    try:
+        fetcher = _kept_fetcher(order.fetching)
+        request_sender = open_outbound(order.queue, insecure=order.insecure, wait=order.wait, helper=True)
+        try:
+            producer = Producer(desk, fetcher, request_sender, jobs=order.at_once)
+            producer.run()
+        finally:
+            fetcher.cancel()
+            request_sender.close(FAREWELL)
+    except (ImportError, QueueLost, NotAdmitted, AddressError, KeysError) as error:
+        raise Unfit(f"the worker process {os.getpid()} on {socket.gethostname()}: {error}") from error
+    return ShareReport(desk.ended, time.monotonic() - started)
+
+
+_kept: dict[FetchOptions, Fetcher] = {}
+
+
+def _kept_fetcher(options: FetchOptions) -> Fetcher:
+    """The last share's fetcher, with its connections, if these were its options. Raises `ImportError`."""
+    if options not in _kept:
+        for other in _kept.values():
+            other.close()
+        _kept.clear()
+        _kept[options] = make_fetcher(options)
+    return _kept[options]
+
 
 AHEAD = 2
 """Shares of each worker: one that it runs, and one that waits there."""
@@ -47,14 +186,14 @@ Share = Sequence[Numbered]
 log = logging.getLogger(__name__)
 
 
-class Watched(Outbound, Protocol):
+class Watched(RequestSender, Protocol):
     """An outbound that sends nothing, and sees what others have under way."""
 
     def underway(self) -> tuple[int, float]:
         """Bytes, and how many files they amount to. Never waits."""
 
 
-class Pace:
+class ShareSizer:
     """How many jobs make a share: a second's work, and less when few are left, to spread them evenly."""
 
     SECONDS = 1.0
@@ -79,34 +218,34 @@ class Pooled:
 
     def __init__(
         self,
-        desk: InputDesk,
+        desk: InputJobs,
         executor: Executor,
-        outbound: Watched,
+        request_sender: Watched,
         make_order: Callable[[tuple[Numbered, ...]], Order],
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`outbound` sends nothing: it is the producer that the queue counts, and tells who is there.
+        """`request_sender` sends nothing: it is the producer that the queue counts, and tells who is there.
 
         `clock`: seconds since the epoch, by which files say when they were saved.
         """
         self._desk = desk
         self._executor = executor
-        self._outbound = outbound
+        self._request_sender = request_sender
         self._make_order = make_order
         self._started = clock()
-        self._events: SimpleQueue[Future[Report] | None] = SimpleQueue()
-        self._out: dict[Future[Report], Share] = {}
+        self._events: SimpleQueue[Future[ShareReport] | None] = SimpleQueue()
+        self._out: dict[Future[ShareReport], Share] = {}
         self._again: deque[Numbered] = deque()
         self._pieces: deque[Share] = deque()
         self._handed_twice: set[int] = set()
         self._failures: Counter[int] = Counter()
         self._fruitless = 0
-        self._pace = Pace()
-        self._no_worker = Missed("no worker has come to the pool yet: waiting for one")
-        self._no_consumer = Missed("no consumer has come to the queue yet: waiting for one")
+        self._pace = ShareSizer()
+        self._no_worker = WaitWarning("no worker has come to the pool yet: waiting for one")
+        self._no_consumer = WaitWarning("no consumer has come to the queue yet: waiting for one")
         self._stopping = self._called_back = False
-        outbound.on_event = desk.on_event = self.wake
+        request_sender.on_event = desk.on_event = self.wake
         desk.underway = self._underway
 
     def wake(self) -> None:
@@ -129,13 +268,13 @@ class Pooled:
                 with suppress(Empty):
                     self._settled(self._events.get(timeout=LONGEST_WAIT))
         finally:
-            self._desk.on_event = self._outbound.on_event = _nothing
+            self._desk.on_event = self._request_sender.on_event = _nothing
 
     def _underway(self) -> Underway:
         """What the workers tell the queue's host. Other pools' workers at the same queue are counted, too."""
-        size, files = self._outbound.underway()
+        size, files = self._request_sender.underway()
         waits_for = "host" if self._out else ""
-        if not self._outbound.stores():
+        if not self._request_sender.stores():
             waits_for = "consumer"
         elif not self._executor.engine.counts()["workers"]:
             waits_for = "worker"
@@ -145,7 +284,7 @@ class Pooled:
         with suppress(Empty):
             while True:
                 self._settled(self._events.get_nowait())
-        self._outbound.answers()  # there are none; but it tells when the queue is lost
+        self._request_sender.answers()  # there are none; but it tells when the queue is lost
         self._desk.turn()
         if not self._stopping:
             self._hand_out()
@@ -163,7 +302,7 @@ class Pooled:
     def _hand_out(self) -> None:
         """Give each worker a share, and one to follow it; to nobody while there is no consumer."""
         engine = self._executor.engine
-        consumers_here = bool(self._outbound.stores())
+        consumers_here = bool(self._request_sender.stores())
         self._no_consumer.look(lambda: consumers_here)
         workers = engine.counts()["workers"]
         self._no_worker.look(lambda: workers > 0)
@@ -185,7 +324,7 @@ class Pooled:
 
     # -- back ----------------------------------------------------------------------------------------
 
-    def _settled(self, future: Future[Report] | None) -> None:
+    def _settled(self, future: Future[ShareReport] | None) -> None:
         if future is None:
             return
         share = self._out.pop(future)
@@ -200,7 +339,7 @@ class Pooled:
         else:
             self._fail(share, error)
 
-    def _end(self, share: Share, report: Report) -> None:
+    def _end(self, share: Share, report: ShareReport) -> None:
         self._fruitless = 0
         self._pace.note(len(report.ended), report.seconds)
         for number, ended in report.ended:
@@ -239,7 +378,7 @@ class Pooled:
             self._desk.end(number, Ended(Ending.FAILED, failure))
 
 
-class Missed:
+class WaitWarning:
     """Somebody without whom nothing goes on: if they take long to come, that is said once."""
 
     def __init__(self, said: str) -> None:

@@ -1,8 +1,10 @@
 """The producer: takes jobs, asks the stores, fetches what they lack, and sends it to the consumers.
 
+The producer: takes jobs, asks the stores, fetches what they lack, and sends it to the consumers.
+
 ::
 
-    desk --jobs--> Offers --ready--> Fetcher --bytes--> Passage --> Dock --> Post --> courier
+    desk --jobs--> Offers --ready--> Fetcher --bytes--> Passage --> Dock --> Post --> transport
       ^               |                                    ^                  |
       +--- endings ---+------------------------------------+---- verdicts ----+
 """
@@ -11,19 +13,208 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
+from functools import partial
 
-from nearfar.download.account import Ended
-from nearfar.download.courier import Outbound
-from nearfar.download.desk import Desk
-from nearfar.download.dock import Dock
+from nearfar.download.account import Ended, JobSource
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Ending, Failure, Reason, Saved, Underway
-from nearfar.download.offers import Offers
-from nearfar.download.passage import Passage
-from nearfar.download.post import Post
+from nearfar.download.messages import AlreadySaved, Answer, File, Offer, StreamLost, Verdict
+from nearfar.download.model import Body, Ending, Failure, Head, Job, Reason, Saved, Underway
+from nearfar.download.outgoing import Batcher, RequestQueue, Upload
 from nearfar.download.redact import redact_url
-from nearfar.download.words import Lost, Verdict
+from nearfar.download.transport import RequestSender
+
+Numbered = tuple[int, Job]
+
+
+@dataclass(slots=True)
+class _Round:
+    """One batch, while stores are being asked about it."""
+
+    batch: Sequence[Numbered]
+    asked: set[str | None] = field(default_factory=set)
+    waiting: int = 0
+    heard: bool = False
+    """A consumer has answered."""
+    missed: set[str] = field(default_factory=set)
+    """The stores that had no consumer when the question came."""
+    saved: dict[int, Saved] = field(default_factory=dict)
+
+
+class SavedLookup:
+    """Jobs on their way from the input to the fetcher, past the stores.
+
+    A store that appears late is asked about what still waits in `ready`; what is being fetched by then
+    may be fetched though it has it.
+    """
+
+    def __init__(
+        self, post: RequestQueue, stores: Callable[[], frozenset[str]], on_saved: Callable[[int, Saved], None]
+    ) -> None:
+        self._post = post
+        self._stores = stores
+        self._on_saved = on_saved
+        self._known: frozenset[str] = frozenset()
+        self.ready: deque[Numbered] = deque()
+        """Jobs that no store has."""
+        self.pending = 0
+        """Jobs that a store has yet to answer for."""
+
+    def offer(self, batch: Sequence[Numbered]) -> None:
+        """Ask the stores that are there; when none is known, whoever comes first."""
+        self.pending += len(batch)
+        self._ask(_Round(batch), self._stores() or {None})
+
+    def turn(self) -> None:
+        """Ask stores that have just appeared about what is ready."""
+        stores = self._stores()
+        new, self._known = stores - self._known, stores
+        if new and self.ready:
+            batch = tuple(self.ready)
+            self.ready.clear()
+            self.pending += len(batch)
+            self._ask(_Round(batch), new)
+
+    def _ask(self, asking: _Round, stores: Set[str | None]) -> None:
+        asking.asked |= stores
+        asking.waiting = len(stores)
+        request = Offer(tuple(job for _, job in asking.batch))
+        for store in stores:
+            self._post.send(request, partial(self._answered, asking, store), to=store)
+
+    def _answered(self, asking: _Round, store: str | None, answer: Answer) -> None:
+        asking.waiting -= 1
+        if isinstance(answer, StreamLost) and store is not None:
+            asking.missed.add(store)
+        else:
+            asking.heard = True
+        if isinstance(answer, AlreadySaved) and len(answer.saved) == len(asking.batch):
+            for (number, _), saved in zip(asking.batch, answer.saved, strict=True):
+                if saved is not None:
+                    asking.saved[number] = saved
+        if asking.waiting:
+            return
+        if left := self._left(asking):
+            self._ask(asking, left)
+        else:
+            self._conclude(asking)
+
+    def _left(self, asking: _Round) -> set[str | None]:
+        """Who is still to be asked: when a host returns, consumers may do so later than the question."""
+        stores = self._stores()
+        left: set[str | None] = set(stores & asking.missed)
+        asking.missed.clear()
+        if None in asking.asked:
+            left |= stores - asking.asked
+        return left if left or asking.heard else {None}
+
+    def _conclude(self, asking: _Round) -> None:
+        self.pending -= len(asking.batch)
+        for number, job in asking.batch:
+            if number in asking.saved:
+                self._on_saved(number, asking.saved[number])
+            else:
+                self.ready.append((number, job))
+
+
+class TransferSink:
+    """The `Sink` of one transfer: gathers a small file whole, turns a large one into a stream.
+
+    `on_end` is called once: with a verdict, with the fetcher's failure, or with `StreamLost` when the file must
+    be fetched again. It may come before the transfer is over; its owner drops the transfer then.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        job: Job,
+        batcher: Batcher,
+        on_end: Callable[[TransferSink, Verdict | StreamLost], None],
+    ) -> None:
+        self.number = number
+        self.job = job
+        self.fetched = False
+        """True once the fetcher has nothing more to say."""
+        self.paused = False
+        self.came = 0
+        """Bytes of the present attempt."""
+        self.length: int | None = None
+        """Bytes of the whole file, as it was announced."""
+        self._batcher = batcher
+        self._on_end = on_end
+        self._head: Head | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._upload: Upload | None = None
+
+    @property
+    def free_slots(self) -> bool:
+        return self._upload.free_slots if self._upload else self._batcher.post.free_slots
+
+    def begin(self, head: Head) -> None:
+        self._head = head
+        self.length = head.length
+
+    def chunk(self, data: bytes) -> bool:
+        self.came += len(data)
+        if self._upload is None:
+            self._gather(data)
+        else:
+            self._upload.write(data)
+        self.paused = not self.free_slots
+        if self.paused and self._upload is not None:
+            self._upload.push()
+        return not self.paused
+
+    def _gather(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        self._batcher.gathered += len(data)
+        if not self._batcher.fits(self._size):
+            assert self._head is not None, "a fetcher begins before it brings bytes"
+            self._upload = self._batcher.upload(self.job, self._head, self._settle)
+            for part in self._ungather():
+                self._upload.write(part)
+
+    def _ungather(self) -> list[bytes]:
+        parts, self._parts = self._parts, []
+        self._batcher.gathered -= self._size
+        self._size = 0
+        return parts
+
+    def restart(self) -> None:
+        self.came = 0
+        self._ungather()
+        if self._upload is not None:
+            self._upload.abandon()
+            self._upload = None
+
+    def leave(self) -> None:
+        """The transfer was dropped; nobody is told."""
+        self.fetched = True
+        self.restart()
+
+    def done(self, body: Body) -> None:
+        self.fetched = True
+        if self._upload is not None:
+            self._upload.finish(body)
+            return
+        assert self._head is not None, "a fetcher begins before it is done"
+        parts = self._ungather()
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._batcher.send(File(self.job, self._head, body, data), self._settle)
+
+    def failed(self, failure: Failure) -> None:
+        self.fetched = True
+        self.restart()
+        self._on_end(self, failure)
+
+    def _settle(self, verdict: Verdict | StreamLost) -> None:
+        self._ungather()
+        self._on_end(self, verdict)
+
 
 BATCH = 500
 """Jobs of one offer."""
@@ -48,9 +239,9 @@ class Producer:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: JobSource,
         fetcher: Fetcher,
-        outbound: Outbound,
+        request_sender: RequestSender,
         *,
         jobs: int = 16,
         ahead: int = BATCH,
@@ -61,17 +252,17 @@ class Producer:
         self._jobs = jobs
         self._ahead = ahead
         self._clock = clock
-        self._stores = outbound.stores
-        self._post = Post(outbound)
-        self._dock = Dock(self._post)
-        self._offers = Offers(self._post, outbound.stores, self._known)
-        self._passages: set[Passage] = set()
-        self._fetching: set[Passage] = set()
+        self._stores = request_sender.stores
+        self._post = RequestQueue(request_sender)
+        self._batcher = Batcher(self._post)
+        self._offers = SavedLookup(self._post, request_sender.stores, self._known)
+        self._passages: set[TransferSink] = set()
+        self._fetching: set[TransferSink] = set()
         self._losses: dict[int, int] = {}
         self._stopping = self._leaving = False
         self._alone_since: float | None = clock()
         """Since when a consumer is waited for; None when one has come, or its absence was said."""
-        outbound.on_event = desk.on_event = fetcher.wake
+        request_sender.on_event = desk.on_event = fetcher.wake
         desk.underway = self.underway
 
     @property
@@ -82,11 +273,11 @@ class Producer:
     def underway(self) -> Underway:
         """What has come of the files that have no verdict."""
         size, files = 0, 0.0
-        for passage in self._passages:
-            if came := passage.came:
+        for transfer_sink in self._passages:
+            if came := transfer_sink.came:
                 size += came
-                files += came / passage.length if passage.length else 0.0
-        if any(not (passage.paused or passage.fetched) for passage in self._fetching):
+                files += came / transfer_sink.length if transfer_sink.length else 0.0
+        if any(not (transfer_sink.paused or transfer_sink.fetched) for transfer_sink in self._fetching):
             waits_for = "host"
         else:
             waits_for = "consumer" if self._passages or self._offers.pending else ""
@@ -123,7 +314,7 @@ class Producer:
             self._leave()
         self._take()
         self._fetch()
-        self._dock.turn(self._clock())
+        self._batcher.turn(self._clock())
         self._desk.turn()
         return bool(self._passages) or not (self._stopping or self._all_taken())
 
@@ -140,7 +331,7 @@ class Producer:
         return self._desk.exhausted and not self._offers.ready and not self._offers.pending
 
     def _patience(self) -> float:
-        deadline = self._dock.deadline()
+        deadline = self._batcher.deadline()
         return LONGEST_WAIT if deadline is None else max(0.0, min(LONGEST_WAIT, deadline - self._clock()))
 
     def _take(self) -> None:
@@ -155,53 +346,55 @@ class Producer:
         while (
             self._offers.ready
             and not self._stopping
-            and (len(self._fetching) < self._jobs or self._fetcher.hungry)
+            and (len(self._fetching) < self._jobs or self._fetcher.has_capacity)
             and len(self._passages) < UNSETTLED
-            and self._post.roomy
+            and self._post.free_slots
         ):
-            passage = Passage(*self._offers.ready.popleft(), self._dock, self._ended)
-            self._passages.add(passage)
-            self._fetching.add(passage)
-            self._fetcher.add(passage.job, passage)
+            transfer_sink = TransferSink(*self._offers.ready.popleft(), self._batcher, self._ended)
+            self._passages.add(transfer_sink)
+            self._fetching.add(transfer_sink)
+            self._fetcher.add(transfer_sink.job, transfer_sink)
 
     def _leave(self) -> None:
         """Give up what only waits: a host may have asked for minutes."""
         waiting = set(map(id, self._fetcher.give_back()))
-        for passage in [passage for passage in self._fetching if id(passage) in waiting]:
-            self._fetching.discard(passage)
-            self._passages.discard(passage)
-            passage.leave()
+        for transfer_sink in [
+            transfer_sink for transfer_sink in self._fetching if id(transfer_sink) in waiting
+        ]:
+            self._fetching.discard(transfer_sink)
+            self._passages.discard(transfer_sink)
+            transfer_sink.leave()
 
     def _resume(self) -> None:
-        done = [passage for passage in self._fetching if passage.fetched]
+        done = [transfer_sink for transfer_sink in self._fetching if transfer_sink.fetched]
         self._fetching.difference_update(done)
-        for passage in self._fetching:
-            if passage.paused and passage.roomy:
-                passage.paused = False
-                self._fetcher.resume(passage)
+        for transfer_sink in self._fetching:
+            if transfer_sink.paused and transfer_sink.free_slots:
+                transfer_sink.paused = False
+                self._fetcher.resume(transfer_sink)
 
     def _known(self, number: int, saved: Saved) -> None:
         lost = self._losses.pop(number, 0)
         self._desk.end(number, Ended(Ending.SAVED if lost else Ending.ALREADY, saved))
 
-    def _ended(self, passage: Passage, verdict: Verdict | Lost) -> None:
-        self._passages.discard(passage)
-        if not passage.fetched:
-            self._fetching.discard(passage)
-            self._fetcher.drop(passage)
-        if isinstance(verdict, Lost):
-            self._again(passage)
+    def _ended(self, transfer_sink: TransferSink, verdict: Verdict | StreamLost) -> None:
+        self._passages.discard(transfer_sink)
+        if not transfer_sink.fetched:
+            self._fetching.discard(transfer_sink)
+            self._fetcher.drop(transfer_sink)
+        if isinstance(verdict, StreamLost):
+            self._again(transfer_sink)
         else:
-            self._losses.pop(passage.number, None)
+            self._losses.pop(transfer_sink.number, None)
             ending = Ending.FAILED if isinstance(verdict, Failure) else Ending.SAVED
-            self._desk.end(passage.number, Ended(ending, verdict))
+            self._desk.end(transfer_sink.number, Ended(ending, verdict))
 
-    def _again(self, passage: Passage) -> None:
+    def _again(self, transfer_sink: TransferSink) -> None:
         """The consumer was lost before it said that the file is safe: it is fetched again unless it is."""
-        losses = self._losses[passage.number] = self._losses.get(passage.number, 0) + 1
-        log.warning("lost with its consumer, to be fetched again: %s", redact_url(passage.job.url))
+        losses = self._losses[transfer_sink.number] = self._losses.get(transfer_sink.number, 0) + 1
+        log.warning("lost with its consumer, to be fetched again: %s", redact_url(transfer_sink.job.url))
         if losses < TRIES:
-            self._offers.offer([(passage.number, passage.job)])
+            self._offers.offer([(transfer_sink.number, transfer_sink.job)])
         else:
             failure = Failure(Reason.DISK, f"lost with its consumer {losses} times")
-            self._desk.end(passage.number, Ended(Ending.FAILED, failure))
+            self._desk.end(transfer_sink.number, Ended(Ending.FAILED, failure))

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nearfar.download.lines import Bad, parse
+from nearfar.download.input import Bad, parse
 from nearfar.download.model import Saved
 from nearfar.download.redact import written
-from nearfar.download.store import Listing, Store
+from nearfar.download.store.listing import Listing
 from nearfar.download.store.manifest import FILE
+from nearfar.download.store.store import Store
 from nearfar.download.urls import resource
 
 

@@ -1,10 +1,30 @@
-"""Addresses: ``tcp://host:port`` and ``ipc://path``, read once and never guessed at again."""
+"""Addresses: parse `tcp://host:port` and `ipc://path`, bind and resolve them, and the socket file that stands for a loopback port.
+
+A loopback address without keys: a socket file that only its user can open, a twin of the TCP port.
+
+Every user of a machine can connect to a port on loopback, and whoever binds it first answers there. So such a
+port is only held (`sockets.hold`), and nobody who connects to it is accepted; what is said there goes through
+the twin, in a folder of the user's alone. The twin's name holds the network namespace, for each has its own
+loopback.
+
+The folder is ``nearfar`` in the user's runtime folder (``XDG_RUNTIME_DIR``, else ``/run/user/UID``), or
+``/tmp/nearfar-UID``; where another user has made that one, ``/tmp/nearfar-UID.`` and a random suffix. The two
+sides may come to different folders, for environments differ and a runtime folder goes with the user's last
+session; therefore the side that connects looks into all of them, and at last into the kernel's list of socket
+files. It trusts no folder that is not its user's alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -121,3 +141,181 @@ def parse_ports(text: str) -> range:
     if match is None or not 0 < int(match[1]) <= int(match[2]) < 65536:
         raise AddressError(f"cannot read the ports {text!r}: expected first-last, such as 5600-5700")
     return range(int(match[1]), int(match[2]) + 1)
+
+
+HOME = Path("/tmp")
+"""Not `tempfile.gettempdir`: two processes of a user must come to the same, whatever their environments say.
+"""
+RUN = Path("/run/user")
+"""Where a login makes the runtime folders of users."""
+YOUNG = 60.0
+"""Seconds for which a socket file may be somebody's who has not begun to listen."""
+LONGEST_NAME = len("/4026531840-[0000:0000:0000:0000:0000:ffff:255.255.255.255]-65535")
+LISTENING = 0x10000
+"""The flag of a socket that listens, in the kernel's list."""
+
+
+def place_of(address: Address) -> Address:
+    """The path at which a service binds in the place of a loopback address, in a folder that is made if
+    there is none. Raises `AddressError`."""
+    return Address(path=str(_folder() / _name(address)))
+
+
+def find(address: Address) -> Address | None:
+    """The path at which a service of this user listens in the place of a loopback address, if one does."""
+    name = _name(address)
+    for folder in _folders():
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK((folder / name).lstat().st_mode):
+                return Address(path=str(folder / name))
+    for path in _listed(name):
+        if _private(path.parent) and path.exists():
+            return Address(path=str(path))
+    return None
+
+
+def known(address: Address) -> bool:
+    """Whether any user has a service without keys in the place of a loopback address, as the kernel says."""
+    return any(True for _ in _listed(_name(address)))
+
+
+def clear(address: Address) -> None:
+    """Remove the socket files that a killed service left. Only for the one who holds the port."""
+    for folder in _folders():
+        (folder / _name(address)).unlink(missing_ok=True)
+
+
+def sweep() -> None:
+    """Remove the socket files of services that were killed."""
+    for folder in _folders():
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - entry.stat().st_mtime > YOUNG and not _listens(entry.path):
+                        Path(entry.path).unlink()
+
+
+# -- folders -------------------------------------------------------------------------------------------
+
+
+def _folder() -> Path:
+    """The folder for a new socket file."""
+    for folder in (*_runtime_folders(), _common_folder()):
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700)
+        if _private(folder):
+            return folder
+    for folder in _fresh_folders():  # the folder by the common name is another user's
+        return folder
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"{_common_folder().name}.", dir=HOME))
+    except OSError as error:
+        raise AddressError(
+            f"loopback addresses need a folder of this user's alone, and none can be made in {HOME}"
+            f" ({error.strerror}): let XDG_RUNTIME_DIR name one, or give keys"
+        ) from None
+
+
+def _folders() -> Iterator[Path]:
+    """All folders in which there may be a socket file, in order of preference."""
+    for folder in (*_runtime_folders(), _common_folder(), *_fresh_folders()):
+        if _private(folder):
+            yield folder
+
+
+def _runtime_folders() -> list[Path]:
+    """``nearfar`` in each runtime folder that there is. One whose path is too long for sockets is none."""
+    named = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    bases = dict.fromkeys((named, RUN / str(os.geteuid())))
+    found = [base / "nearfar" for base in bases if base.is_absolute() and _private(base)]
+    return [folder for folder in found if len(os.fsencode(folder)) + LONGEST_NAME <= LONGEST_IPC_PATH]
+
+
+def _common_folder() -> Path:
+    return HOME / f"nearfar-{os.geteuid()}"
+
+
+def _fresh_folders() -> list[Path]:
+    """Those of a random name. Others can make folders of such names, but none that are this user's."""
+    if _private(_common_folder()):
+        return []
+    prefix = f"{_common_folder().name}."
+    try:
+        with os.scandir(HOME) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.startswith(prefix))
+    except OSError:
+        return []
+    return [HOME / name for name in names if _private(HOME / name)]
+
+
+def _private(folder: Path) -> bool:
+    """Whether it is a folder of this user's alone."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+# -- socket files --------------------------------------------------------------------------------------
+
+
+def _name(address: Address) -> str:
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    return f"{_namespace()}-{host}-{address.port}"
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/net").stat().st_ino)
+    except OSError:
+        return "net"
+
+
+def _listed(name: str) -> Iterator[Path]:
+    """The paths that end in `name` at which somebody in this network namespace listens, unix(7)."""
+    try:
+        lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7].startswith("/") and fields[7].rpartition("/")[2] == name:
+            with contextlib.suppress(ValueError):
+                if int(fields[3], 16) & LISTENING:
+                    yield Path(fields[7])
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+_made: set[tuple[int, str]] = set()
+"""With the process that made each: one that was forked since has made none."""
+
+
+def note(path: str) -> None:
+    """There is a socket file of ours at `path` now."""
+    _made.add((os.getpid(), path))
+
+
+def remove(path: str) -> None:
+    """Remove ours at `path`, which ZeroMQ leaves behind; as far as it can be."""
+    with contextlib.suppress(OSError):
+        Path(path).unlink(missing_ok=True)
+    _made.discard((os.getpid(), path))
+
+
+def remove_all() -> None:
+    """Remove all that is left, when the process ends without closing its sockets."""
+    for pid, path in list(_made):
+        if pid == os.getpid():
+            remove(path)

@@ -16,10 +16,10 @@ from typing import Any
 import zmq
 
 from nearfar.errors import AddressError, ProtocolError
-from nearfar.net import files
+from nearfar.net import addresses
 from nearfar.net.addresses import Address
-from nearfar.net.keys import Pair
-from nearfar.net.shapes import name
+from nearfar.net.auth import Pair
+from nearfar.net.frames import name
 
 LARGEST_FRAME = 1 << 31
 """Bytes: a peer that announces a larger frame is disconnected. As much as the largest item takes."""
@@ -219,7 +219,7 @@ def bind(made: zmq.Socket[bytes], address: Address) -> Address:
     except zmq.ZMQError as error:
         raise AddressError(f"cannot bind {address}: {_reason(error)}") from None
     if address.path:
-        files.note(address.path)
+        addresses.note(address.path)
         try:
             Path(address.path).chmod(stat.S_IRUSR | stat.S_IWUSR)
         except OSError as error:
@@ -272,7 +272,7 @@ def bind_in(
 def close_bound(made: zmq.Socket[bytes], beside: Address, place: int | str = "") -> None:
     """Close a socket that `bind` (or, with its place, `bind_in`) bound, and remove its file."""
     if beside.path:
-        files.remove(f"{beside.path}{place}")
+        addresses.remove(f"{beside.path}{place}")
     made.close()
 
 

@@ -1,20 +1,46 @@
-"""One call on its way through an engine, and its outcome."""
+"""One call on its way through an engine, its outcome, and its callbacks."""
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NoReturn
 
-from nearfar.coordinator.tasks import Mode, State, Status, Task
+from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import ProtocolError
-from nearfar.net.pickles.results import load_result
-from nearfar.net.plain import PlainName, answers
-from nearfar.pool.callbacks import in_main_thread
-from nearfar.pool.speech import load_any_error as load_error
+from nearfar.pool.codec import load_any_error as load_error
+from nearfar.serialization import plain
+from nearfar.serialization.pickles.results import load_result
+from nearfar.serialization.plain import PlainName
 
-__all__ = ["Call", "Chunk", "raise_from"]
+__all__ = ["Call", "Chunk", "call_back", "in_main_thread", "raise_from"]
+
+
+log = logging.getLogger("nearfar.pool")
+
+
+def call_back(what: str, function: Callable[..., object], *args: Any) -> None:
+    """Call ``function(*args)``, and log what it raises; `what` names it there, such as ``callback``.
+
+    In the main thread, `KeyboardInterrupt`, `SystemExit` and the like pass: Ctrl-C and `sys.exit` are for the
+    program. In another thread they are logged as well, for they would only end that thread: the one that does
+    the pool's work, perhaps.
+    """
+    try:
+        function(*args)
+    except BaseException as error:
+        if not isinstance(error, Exception) and in_main_thread():
+            raise
+        log.exception("%s %r raised", what, function)
+
+
+def in_main_thread() -> bool:
+    """Whether this is the thread in which Python runs the handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
+
 
 PENDING, RAW_VALUE, RAW_ERROR, VALUE, ERROR = range(5)
 """What a call holds; raw is what a worker sent, unread."""
@@ -23,7 +49,7 @@ SMALL = 1024
 """Bytes of an answer that may be read before it is asked for."""
 
 # Looked up once: an attribute of an enum costs as much as the rest of `Call.__init__`.
-_CALL, _NEW, _SETTLED, _STATUS_VALUE = Mode.CALL, State.NEW, State.SETTLED, int(Status.VALUE)
+_CALL, _NEW, _SETTLED, _STATUS_VALUE = Mode.CALL, TaskState.NEW, TaskState.SETTLED, int(TaskStatus.VALUE)
 
 
 class Call(Task):
@@ -175,8 +201,8 @@ class Call(Task):
         blob, buffers = raw
         if type(getattr(self, "function", None)) is PlainName:  # asked plainly: no answer is unpickled
             if how == RAW_VALUE:
-                return answers.load_result(blob, buffers), VALUE
-            return self.seen(answers.load_error(blob)), ERROR
+                return plain.load_result(blob, buffers), VALUE
+            return self.seen(plain.load_error(blob)), ERROR
         if how == RAW_VALUE:
             return load_result(blob, buffers), VALUE
         return self.seen(load_error(blob)), ERROR

@@ -1,16 +1,29 @@
-"""The seam under `Pool` and `Executor`: whatever runs calls is an engine."""
+"""The seam under `Pool` and `Executor`: what runs calls is an engine; several users may share one."""
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, runtime_checkable
 
-from nearfar.coordinator.tasks import State
-from nearfar.net.deputy import safely
+from nearfar.coordinator.task import TaskState
+from nearfar.net.interrupts import safe, safely
 from nearfar.pool.call import Call
 
-__all__ = ["SHUT", "Closed", "Engine", "check_callable", "describe", "hand_in"]
+__all__ = [
+    "NOT_OURS",
+    "SHUT",
+    "Closed",
+    "Engine",
+    "SharedEngine",
+    "WeakBag",
+    "check_callable",
+    "describe",
+    "hand_in",
+]
+
 
 SHUT = "cannot schedule new futures after shutdown"
 
@@ -103,7 +116,7 @@ def hand_in(engine: Engine, call: Call, but: tuple[type[Exception], ...] = ()) -
 
 def _hand_in_again(engine: Engine, call: Call, what: tuple[Any, Any, Any], error: Exception) -> None:
     """Was that the call's own error, or a signal handler's? Done safely only the first comes again."""
-    if call.state is State.NEW and not hasattr(call, "client"):  # it has not been taken
+    if call.state is TaskState.NEW and not hasattr(call, "client"):  # it has not been taken
         call.function, call.blob, call.buffers = what
         try:
             engine.submit(call)
@@ -117,3 +130,108 @@ def describe(engine: Engine) -> str:
     """``4 workers, 2 running, 7 waiting``"""
     counts = engine.counts()
     return ", ".join(f"{counts[name]} {name}" for name in ("workers", "running", "waiting"))
+
+
+T = TypeVar("T")
+
+
+class WeakBag(Generic[T]):
+    """Things that are here as long as somebody else keeps them."""
+
+    def __init__(self) -> None:
+        self._members: weakref.WeakSet[T] = weakref.WeakSet()
+        # Reentrant: a garbage collection inside may end a pool, which looks at its own bag, or at this one.
+        self._lock = threading.RLock()
+
+    @safe
+    def add(self, member: T) -> None:
+        with self._lock:
+            self._members.add(member)
+
+    @safe
+    def discard(self, member: T) -> None:
+        with self._lock:
+            self._members.discard(member)
+
+    @safe
+    def members(self) -> list[T]:
+        """Those that are here now."""
+        with self._lock:
+            return list(self._members)
+
+
+NOT_OURS = "these workers belong to the executor that was given, whose own methods end them"
+
+
+class SharedEngine:
+    """One user's calls on an engine of somebody else, which outlives it.
+
+    `close` and `terminate` end this user's part only. What has begun cannot be stopped: after `terminate` it
+    runs to its end.
+    """
+
+    def __init__(self, engine: Engine, owner: object, workers: int | None = None) -> None:
+        """`owner` is kept alive: it closes the engine when it is forgotten. `workers`: for how many the sizes
+        of chunks are computed; None: as many as the engine has."""
+        self._engine = engine
+        self._workers = workers
+        self._owner = owner
+        self._calls: WeakBag[Call] = WeakBag()  # an outcome that its owner has dropped is not kept
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        """As `Engine.size`."""
+        return self._workers or self._engine.size
+
+    @property
+    def address(self) -> str | None:
+        """As `Engine.address`."""
+        return self._engine.address
+
+    def submit(self, call: Call) -> None:
+        """As `Engine.submit`."""
+        if self._closed:
+            raise Closed(SHUT)
+        self._engine.submit(call)
+        self._calls.add(call)
+
+    def check_limits(self, timeout: float | None, retries: int) -> None:
+        """As `Engine.check_limits`."""
+        self._engine.check_limits(timeout, retries)
+
+    def cancel(self, *calls: Call, wait: bool = True) -> bool:
+        """As `Engine.cancel`."""
+        return self._engine.cancel(*calls, wait=wait)
+
+    def cancel_waiting(self) -> None:
+        """As `Engine.cancel_waiting`, for the calls of this user."""
+        self._engine.cancel(*self._unsettled(), wait=False)
+
+    def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """As `Engine.wait_until`."""
+        return self._engine.wait_until(ready, timeout)
+
+    def close(self) -> None:
+        """As `Engine.close`, for this user."""
+        self._closed = True
+
+    def terminate(self) -> None:
+        """As `Engine.terminate`, for what this user has waiting."""
+        self._closed = True
+        self.cancel_waiting()
+
+    def end_workers(self, signum: int) -> NoReturn:
+        """As `Engine.end_workers`: they are not this user's."""
+        raise RuntimeError(NOT_OURS)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every call of this user is settled."""
+        return self._engine.wait_until(lambda: not self._unsettled(), timeout)
+
+    def counts(self) -> dict[str, int]:
+        """As `Engine.counts`: those of the whole engine."""
+        return self._engine.counts()
+
+    def _unsettled(self) -> list[Call]:
+        return [call for call in self._calls.members() if not call.settled]

@@ -9,16 +9,12 @@ from concurrent import futures
 from multiprocessing.context import BaseContext
 from typing import Any, NoReturn, Self, TypeVar, Unpack
 
-from nearfar.coordinator.tasks import Mode
-from nearfar.pool.chunks import cut
-from nearfar.pool.engine import Engine, describe, hand_in
-from nearfar.pool.feed import Feed
-from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
-from nearfar.pool.making import WAIT, Workers, connect_engine, make_engine
-from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, limits
-from nearfar.pool.progress import reporter
+from nearfar.coordinator.task import Mode
+from nearfar.pool.engine import Engine, WeakBag, describe, hand_in
+from nearfar.pool.factory import WAIT, Workers, connect_engine, make_engine
+from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, InputFeed
+from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, cut, limits, reporter
 from nearfar.pool.results import Applied, AsyncResult, Callback, Callbacks, MapResult, obtain, paired
-from nearfar.pool.weak import WeakBag
 
 __all__ = ["Pool"]
 
@@ -115,7 +111,7 @@ class Pool:
 
     def _begin(self, engine: Engine, timeout: float | None, retries: int) -> None:
         self._engine, self._state, self._limits = engine, RUN, (timeout, retries)
-        self._reading: WeakBag[Feed] = WeakBag()
+        self._reading: WeakBag[InputFeed] = WeakBag()
 
     def __repr__(self) -> str:
         return f"<nearfar.{type(self).__name__} {describe(self._engine)}{WORDS[self._state]}>"
@@ -325,7 +321,7 @@ class Pool:
             self,
         )
 
-    def _input_read(self, feed: Feed) -> None:
+    def _input_read(self, feed: InputFeed) -> None:
         self._reading.discard(feed)
         self._close_when_read()
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import threading
+from _thread import allocate_lock
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from multiprocessing import TimeoutError
 from types import GenericAlias
 from typing import Any, Protocol, TypeVar
 
-from nearfar.coordinator.tasks import Mode, State
-from nearfar.net.deputy import checkpoint, safely
-from nearfar.pool.call import ERROR, PENDING, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk, Part
-from nearfar.pool.callbacks import call_back
+from nearfar.coordinator.task import Mode, TaskState
+from nearfar.net.interrupts import Abandoned, Shield, checkpoint, errand_here, safely
+from nearfar.pool.call import ERROR, PENDING, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk, Part, call_back
 from nearfar.pool.engine import Engine, hand_in
-from nearfar.pool.options import Limits
-from nearfar.pool.progress import Reporter
+from nearfar.pool.options import Limits, Reporter
+from nearfar.queues.base import left
 
-__all__ = ["AsyncResult", "Callback", "Callbacks", "MapResult", "obtain", "paired"]
+__all__ = ["AsyncResult", "Callback", "Callbacks", "InterruptibleCondition", "MapResult", "obtain", "paired"]
+
 
 T_co = TypeVar("T_co", covariant=True)
 Callback = Callable[[Any], object]
 Callbacks = tuple[Callback | None, Callback | None]
 """What is called with a value, and with an error."""
 
-_CALL, _NEW, _SETTLED = Mode.CALL, State.NEW, State.SETTLED
+_CALL, _NEW, _SETTLED = Mode.CALL, TaskState.NEW, TaskState.SETTLED
 
 
 def paired(callback: Callback | None, error_callback: Callback | None) -> Callbacks | None:
@@ -304,3 +307,54 @@ def obtain(result: Obtainable[T_co]) -> T_co:
         if not result.ready():
             result.drop()
         raise
+
+
+class InterruptibleCondition:
+    """Whoever brings something about notifies; those who wait look again. Nobody holds a lock meanwhile.
+
+    Several threads may wait, and a signal's handler in the middle of another wait of its thread: each has a
+    lock of its own to sleep on.
+    """
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: deque[Any] = deque()
+
+    def wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Return once `ready()`, after which `notify` was called; False at `deadline` (None: wait for ever).
+
+        Signals come through while it sleeps. Raises `Abandoned` in a deputy whose caller waits no more.
+        """
+        if ready():
+            return True
+        deferred_call = errand_here()
+        if deferred_call is not None:
+            deferred_call.stir = self.notify
+        waiter = allocate_lock()
+        waiter.acquire()
+        self._waiters.append(waiter)  # before the look: whoever brings it about after that notifies
+        try:
+            while not ready():
+                if deferred_call is not None and deferred_call.abandoned:
+                    raise Abandoned
+                patience = left(deadline)
+                depth = _shield.lower()
+                try:
+                    woken = waiter.acquire(True, -1 if patience is None else patience)
+                finally:
+                    _shield.lift(depth)
+                if not woken:
+                    return ready()
+            return True
+        finally:
+            self._waiters.remove(waiter)
+
+    def notify(self) -> None:
+        """Something was brought about."""
+        for waiter in tuple(self._waiters):
+            with suppress(RuntimeError):  # it was woken already
+                waiter.release()
+
+
+_shield = Shield()

@@ -1,14 +1,29 @@
-"""What every queue offers, near or far: the seam of `how a queue travels`."""
+"""What every queue offers, near or far."""
 
 from __future__ import annotations
 
 import abc
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from nearfar.errors import Empty, ShutDown
+
+__all__ = [
+    "BaseJoinableQueue",
+    "BaseQueue",
+    "BatchDelivery",
+    "Delivery",
+    "Empty",
+    "Promises",
+    "ShutDown",
+    "deadline_of",
+    "left",
+    "waits",
+]
+
 
 T = TypeVar("T")
 
@@ -270,4 +285,21 @@ class BaseJoinableQueue(BaseQueue):
         """Wait until every item put was said to be done."""
 
 
-__all__ = ["BaseJoinableQueue", "BaseQueue", "BatchDelivery", "Delivery", "Empty", "Promises", "ShutDown"]
+def waits(block: bool, timeout: float | None) -> bool:
+    """Whether a call waits at all: one with no time to wait is one that does not block."""
+    return block and (timeout is None or timeout > 0)
+
+
+def deadline_of(block: bool, timeout: float | None) -> float | None:
+    """The moment (`time.monotonic`) at which a call gives up: None for never, 0 for at once."""
+    if not block:
+        return 0.0
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def left(deadline: float | None, most: float | None = None) -> float | None:
+    """Seconds until `deadline`, at least 0 and at most `most`; None for no limit."""
+    if deadline is None:
+        return most
+    seconds = max(0.0, deadline - time.monotonic())
+    return seconds if most is None else min(seconds, most)

@@ -1,4 +1,4 @@
-"""The far queue: hosted by one process at an address, used from any other, on any machine."""
+"""The far queue: hosted by one process at an address, used from any other."""
 
 from __future__ import annotations
 
@@ -13,19 +13,57 @@ from threading import get_ident
 from typing import Any, Self
 
 from nearfar.errors import Full, QueueLost, ShutDown
-from nearfar.net import codec, forks, shapes
-from nearfar.net.access import Access, admit, approach
+from nearfar.net import frames, process
 from nearfar.net.addresses import Address, parse_ports
-from nearfar.net.deputy import Errand, safe, struck_anywhere, whose
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises
-from nearfar.queues.deadlines import waits
-from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
-from nearfar.queues.ends.end import End, Runs, run_of
-from nearfar.queues.ends.loans import Taken
-from nearfar.queues.ends.tray import MANY, Tray
-from nearfar.queues.finish import finish
-from nearfar.queues.host.ledger import Ledger
-from nearfar.queues.host.loop import Host
+from nearfar.net.auth import Access, admit, approach
+from nearfar.net.interrupts import DeferredCall, safe, struck_anywhere, whose
+from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises, waits
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.server import Broker
+from nearfar.queues.client.client import DELIVERY, FarDelivery, QueueClient, Runs, run_of
+from nearfar.queues.client.consumer import DeliveredItem
+from nearfar.queues.client.producer import MANY, PutBuffer
+from nearfar.serialization import item_codec
+
+_leaving: set[QueueClient] = set()
+"""Ends of forgotten queues that have not said goodbye yet."""
+
+
+def finish(end: QueueClient, owner: weakref.ref[Any]) -> None:
+    """At the normal end of the process, or when the queue is forgotten: what was put must arrive.
+
+    A queue is forgotten wherever its last reference goes, perhaps by a garbage collection: nothing is waited
+    for there. Its end says goodbye in the background, and only the end of the process waits for that.
+    """
+    queue = owner()
+    if queue is not None:
+        queue._settle_rest(end)
+    for each in [each for each in _leaving if each.gone]:
+        _leaving.discard(each)
+    if not end.waited_for:
+        end.abandon()
+        return
+    end.close()
+    if queue is not None or util.is_exiting():
+        _join(end)
+    elif not end.gone:
+        _leaving.add(end)
+
+
+def _finish_rest() -> None:
+    while _leaving:
+        _join(_leaving.pop())
+
+
+def _join(end: QueueClient) -> None:
+    try:
+        end.join()
+    except QueueLost as error:
+        log.error("items may be lost: %s", error)
+
+
+util.Finalize(None, _finish_rest, exitpriority=10)
+
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +123,8 @@ class FarQueue(BaseQueue):
         wait: float = 60.0,
     ) -> None:
         """Raises `AddressError`, `KeysError`, and `ValueError` for a lease that cannot be."""
-        if not shapes.lease(lease):
-            least, most = shapes.SHORTEST_LEASE, shapes.LONGEST_LEASE
+        if not frames.lease(lease):
+            least, most = frames.SHORTEST_LEASE, frames.LONGEST_LEASE
             raise ValueError(f"a lease is {least:g} to {most:,g} seconds, not {lease!r}")
         place = Address.parse(address)
         access = admit(place, keys, insecure=insecure)
@@ -102,9 +140,9 @@ class FarQueue(BaseQueue):
             max_unsettled=max(0, max_unsettled),
         )
         ports = None if lanes is None else parse_ports(lanes)
-        host = Host(place, ledger, access, lease=lease, ports=ports)
+        host = Broker(place, ledger, access, lease=lease, ports=ports)
         self._set_up(host.address, access, wait)
-        self._host: Host | None = host
+        self._host: Broker | None = host
         # after the children, which may still use the queue, were joined
         self._close_host = util.Finalize(self, host.close, exitpriority=-10)
 
@@ -117,7 +155,7 @@ class FarQueue(BaseQueue):
         insecure: bool = False,
         wait: float = 60.0,
     ) -> Self:
-        """As `Front.connect`."""
+        """As `QueueFactory.connect`."""
         place = Address.parse_remote(address)
         return cls._reach(place, approach(place, keys, insecure=insecure), wait)
 
@@ -133,12 +171,12 @@ class FarQueue(BaseQueue):
         self._wait = wait
         self._host = None
         self._lock = threading.RLock()
-        self._end: End | None = None
-        self._tray = Tray()
+        self._end: QueueClient | None = None
+        self._put_buffer = PutBuffer()
         self._finish: Callable[[], None] | None = None
         self._join_at_exit = True
         self._closed = False
-        forks.watch(self)
+        process.watch(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self)._reach, (self._place, self._access, self._wait)
@@ -151,17 +189,17 @@ class FarQueue(BaseQueue):
     # -- the standard interface ------------------------------------------------------------------
 
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
-        tray = self._tray
+        put_buffer = self._put_buffer
         try:
-            lying = tray.slip(obj)
+            lying = put_buffer.append_now(obj)
             if lying:
-                if (lying == MANY or not tray.called) and self._end is not None:
-                    tray.called = True
-                    self._end.nudge(lying)
+                if (lying == MANY or not put_buffer.called) and self._end is not None:
+                    put_buffer.called = True
+                    self._end.schedule_flush(lying)
                 return
         except BaseException:
             if self._end is not None:
-                self._end.nudge(MANY)  # it may lie there, and nobody would see that it goes
+                self._end.schedule_flush(MANY)  # it may lie there, and nobody would see that it goes
             raise
         try:
             self._reached().put([obj], block=waits(block, timeout), timeout=timeout)
@@ -175,61 +213,65 @@ class FarQueue(BaseQueue):
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         if (end := self._end) is not None and not self._closed and not struck_anywhere():
-            found = end.snatch(get_ident(), settle=self._settles)
+            found = end.get_now(get_ident(), settle=self._settles)
             if found is not None:
                 return found[0]
-        errand = Errand(partial(self._take, block, timeout, False), self._take_back)
+        deferred_call = DeferredCall(partial(self._take, block, timeout, False), self._take_back)
         try:
-            return errand.run().item
+            return deferred_call.run().item
         except BaseException as error:
-            errand.interrupted(error)
+            deferred_call.interrupted(error)
             raise
 
     def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
         if most < 1:
             raise ValueError(f"most must be at least 1, not {most}")
-        errand = Errand(partial(self._take_items, most, block, timeout), self._take_items_back)
+        deferred_call = DeferredCall(partial(self._take_items, most, block, timeout), self._take_items_back)
         try:
-            return errand.run()[0]
+            return deferred_call.run()[0]
         except BaseException as error:
-            errand.interrupted(error)
+            deferred_call.interrupted(error)
             raise
 
     def _take_batch(self, most: int, least: int, timeout: float | None) -> list[Any]:
-        errand = Errand(partial(self._take_batch_of, most, least, timeout), self._take_items_back)
+        deferred_call = DeferredCall(
+            partial(self._take_batch_of, most, least, timeout), self._take_items_back
+        )
         try:
-            return errand.run()[0]
+            return deferred_call.run()[0]
         except BaseException as error:
-            errand.interrupted(error)
+            deferred_call.interrupted(error)
             raise
 
     def _receive_batch(self, most: int, least: int, timeout: float | None) -> BatchDelivery:
-        errand = Errand(partial(self._receive_batch_of, most, least, timeout), self._take_items_back)
+        deferred_call = DeferredCall(
+            partial(self._receive_batch_of, most, least, timeout), self._take_items_back
+        )
         try:
-            return errand.run()[0]
+            return deferred_call.run()[0]
         except BaseException as error:
-            errand.interrupted(error)
+            deferred_call.interrupted(error)
             raise
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
-        errand = Errand(partial(self._receive, block, timeout), FarDelivery.let_go)
+        deferred_call = DeferredCall(partial(self._receive, block, timeout), FarDelivery.let_go)
         try:
-            return errand.run()
+            return deferred_call.run()
         except BaseException as error:
-            errand.interrupted(error)
+            deferred_call.interrupted(error)
             raise
 
     def __iter__(self) -> Iterator[Any]:
         """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done;
         `ProducerLost` if one died instead."""
         while True:
-            errand = Errand(partial(self._take, True, None, True), self._take_back)
+            deferred_call = DeferredCall(partial(self._take, True, None, True), self._take_back)
             try:
-                item = errand.run().item
+                item = deferred_call.run().item
             except ShutDown:
                 return
             except BaseException as error:
-                errand.interrupted(error)
+                deferred_call.interrupted(error)
                 raise
             yield item
 
@@ -305,7 +347,7 @@ class FarQueue(BaseQueue):
         return [
             (item, attempts, tuple(history))
             for count, body, _, attempts, history in end.ask("dead letters")
-            for item in codec.decode(body, count, trusted=trusted)
+            for item in item_codec.decode(body, count, trusted=trusted)
         ]
 
     def counts(self) -> dict[str, int]:
@@ -333,7 +375,7 @@ class FarQueue(BaseQueue):
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _reached(self) -> End:
+    def _reached(self) -> QueueClient:
         if self._closed:
             raise ValueError(f"{type(self).__name__} is closed")
         self._check_hosting()
@@ -344,24 +386,24 @@ class FarQueue(BaseQueue):
             raise QueueLost(f"the hosting of {self.address} has failed: {self._host.failure!r}")
 
     @safe
-    def _make_end(self) -> End:
+    def _make_end(self) -> QueueClient:
         with self._lock:
             if self._end is None:
-                end = End(self._place.seen_from_here(), self._access, wait=self._wait)
-                self._tray = end.tray
+                end = QueueClient(self._place.seen_from_here(), self._access, wait=self._wait)
+                self._put_buffer = end.put_buffer
                 end.waited_for = self._join_at_exit
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
                 self._end = end
             return self._end
 
-    def _take(self, block: bool, timeout: float | None, to_the_end: bool) -> Taken:
+    def _take(self, block: bool, timeout: float | None, to_the_end: bool) -> DeliveredItem:
         end = self._reached()
         self._settle_previous(end)
         block, thread = waits(block, timeout), whose()
         return end.take(1, thread, block=block, timeout=timeout, to_the_end=to_the_end)[0]
 
-    def _take_back(self, taken: Taken) -> None:
+    def _take_back(self, taken: DeliveredItem) -> None:
         """It never reached who asked for it."""
         self._reached().let_go([run_of(taken)])
 
@@ -390,17 +432,17 @@ class FarQueue(BaseQueue):
         end = self._reached()
         return FarDelivery(end, end.take(1, DELIVERY, block=waits(block, timeout), timeout=timeout)[0])
 
-    def _settle_previous(self, end: End) -> None:
+    def _settle_previous(self, end: QueueClient) -> None:
         if self._settles:
             end.done_by(whose())
 
-    def _settle_rest(self, end: End) -> None:
+    def _settle_rest(self, end: QueueClient) -> None:
         if self._settles:
             end.done_by()
 
     def forget_parent(self) -> None:
         """In the child of a fork: threads, sockets and locks of the parent are not ours."""
-        forks.keep(self._end, self._host)
+        process.keep(self._end, self._host)
         self._set_up(self._place, self._access, self._wait)
 
 

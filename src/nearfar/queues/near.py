@@ -1,4 +1,4 @@
-"""Queues between the processes of one machine: thin skins over `multiprocessing`'s own."""
+"""Queues between the processes of one machine, over `multiprocessing`'s own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,89 @@ from collections.abc import Callable, Iterable
 from multiprocessing import queues
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from nearfar.errors import Full
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Delivery, Promises
-from nearfar.queues.deadlines import deadline_of
-from nearfar.queues.frames import Message
-from nearfar.queues.parcels import NearDelivery, Parcel, item_in, message_of
-from nearfar.queues.piped import DROPPED, SHUT, PipedQueue
+from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Delivery, Promises, deadline_of
+from nearfar.queues.framing import Message, Raw
+from nearfar.queues.pipe import DROPPED, SHUT, PipedQueue
+from nearfar.serialization.pickles import pickler
 
-__all__ = ["NearJoinableQueue", "NearQueue"]
+__all__ = ["NearDelivery", "NearJoinableQueue", "NearMessage", "NearQueue", "item_in", "message_of"]
+
+
+LARGE = 4096
+"""Bytes of an item from which it travels as it is: a pickle would be one more copy at each end."""
+
+
+class _Redelivery(NamedTuple):
+    """Travels for an item that was given back: its message as it was first sent, and which attempt comes."""
+
+    message: Message
+    attempt: int
+
+
+class NearMessage(NamedTuple):
+    """An opened message."""
+
+    item: Any
+    attempt: int
+    message: Message
+
+    @classmethod
+    def open(cls, message: Message) -> Self:
+        """Read `message`. Raises what unpickling its item raises."""
+        item = _read(message)
+        if type(item) is _Redelivery:
+            return cls(_read(item.message), item.attempt, item.message)
+        return cls(item, 1, message)
+
+    def again(self) -> bytes:
+        """The message for the next attempt. The item is not pickled anew, so this cannot fail."""
+        return pickler.dumps_for_family(_Redelivery(self.message, self.attempt + 1))
+
+
+def message_of(item: Any) -> Message:
+    """`item` as it is now, to be sent. Raises what pickling it raises."""
+    if type(item) is bytes and len(item) >= LARGE:
+        return Raw(item)
+    return pickler.dumps_for_family(item)
+
+
+def item_in(message: Message) -> Any:
+    """As `NearMessage.open`, of which nothing but the item is wanted."""
+    item = _read(message)
+    return _read(item.message) if type(item) is _Redelivery else item
+
+
+def _read(message: Message) -> Any:
+    return message.body if isinstance(message, Raw) else pickler.loads(message)
+
+
+class NearDelivery(Delivery):
+    """An item of a near queue in hand: the queue's `settle` or `give_back` is called once, or neither."""
+
+    def __init__(
+        self, parcel: NearMessage, settle: Callable[[], None], give_back: Callable[[Message], None]
+    ) -> None:
+        self.item = parcel.item
+        self.attempt = parcel.attempt
+        self._settle = settle
+        self._give_back = give_back
+        self._parcel: NearMessage | None = parcel
+
+    def ack(self) -> None:
+        if self._let_go():
+            self._settle()
+
+    def nack(self) -> None:
+        if parcel := self._let_go():
+            self._give_back(parcel.again())
+
+    def _let_go(self) -> NearMessage | None:
+        parcel, self._parcel = self._parcel, None
+        return parcel
+
 
 T = TypeVar("T")
 
@@ -93,14 +166,16 @@ class NearQueue(PipedQueue, BaseQueue):
 
     def receive(self, block: bool = True, timeout: float | None = None) -> Delivery:
         """As `BaseQueue.receive`. Until the ack nobody else knows of the item."""
-        parcel = Parcel.open(self._take(deadline_of(block, timeout)))
+        parcel = NearMessage.open(self._take(deadline_of(block, timeout)))
         return NearDelivery(parcel, self._settle, self._give_back)
 
     def _take_batch(self, most: int, least: int, timeout: float | None) -> list[Any]:
         return self._items_in(self._take_batched(most, least, deadline_of(True, timeout)), item_in)
 
     def _receive_batch(self, most: int, least: int, timeout: float | None) -> BatchDelivery:
-        parcels = self._items_in(self._take_batched(most, least, deadline_of(True, timeout)), Parcel.open)
+        parcels = self._items_in(
+            self._take_batched(most, least, deadline_of(True, timeout)), NearMessage.open
+        )
         return BatchDelivery([NearDelivery(parcel, self._settle, self._give_back) for parcel in parcels])
 
     def _items_in(self, messages: list[Message], read: Callable[[Message], T]) -> list[T]:

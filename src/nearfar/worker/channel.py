@@ -1,23 +1,128 @@
-"""The private line between a worker process and its parent: a pair of sockets that keeps messages apart.
+"""The private channel between a worker process and its parent: its messages, and answers kept in shared memory.
+
+What stands in the messages between a worker process and its parent, each one msgpack array.
+
+Down, a batch: ``[extra, client, function, mode, *payloads]``.
+Up, answers: ``[extra, number, spent, *answers]``, each ``[status, payload, []]``, or ``[value]`` for a value
+that is bare; `number` counts the answers before these, `spent` is in microseconds. A first ``[nil, READY]``
+says that the worker is there.
+
+A payload is a blob, or the number of its buffers: then the blob and they lie in shared memory, in this
+order; or an array of arguments that are bare. What is bare (`are_bare`) stands in the message as it is:
+msgpack packs a whole batch of it at once, for a fraction of what pickling each by itself takes. `extra` is
+nil, or ``[descriptor or nil, segments that are free again]`` (`nearfar.serialization.shared_memory`).
+
+The private line between a worker process and its parent: a pair of sockets that keeps messages apart.
 
 A message is sent whole or not at all, and read whole. What was sent and not read can still be read by the
 sender, who keeps a copy of the other end: so the parent calls back what a worker has not begun, and knows of
 a dead one exactly what it had.
+
+Answers that survive their worker: in shared memory before the next task starts, sent a few at a time.
+
+A worker killed between two tasks of a batch must not take finished answers with it, and a message for each
+tiny task would cost more than the task. So answers gather here, and the parent reads what is left.
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import socket
+import struct
 from array import array
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
-from nearfar.worker.messages import LARGEST, Buffer, Extra, packer
-from nearfar.worker.segments import Receiver, Sender
+from nearfar.serialization.shared_memory import SegmentReceiver, SegmentSender
+
+LARGEST = 1 << 20
+"""Bytes of a message."""
+READY = -1
+MOST_BARE = 8
+"""Arguments of one call that may be bare."""
+SHORT = 200
+"""Characters or bytes that a bare argument may have: a batch of them has room in one message."""
+NUMBERS = frozenset({int, float, bool, type(None)})
+"""Types whose values are bare, however many bytes they have."""
+
+Buffer = Any
+"""Anything with the buffer protocol: bytes, a memoryview, a `pickle.PickleBuffer`."""
+Extra = Sequence[Any] | None
+
+
+class Payload(Protocol):
+    """What a task carries."""
+
+    @property
+    def blob(self) -> Buffer: ...
+    @property
+    def buffers(self) -> Sequence[Buffer]: ...
+
+
+class TaskRow(NamedTuple):
+    """A task as it travels between machines."""
+
+    function: bytes
+    mode: int
+    blob: Buffer
+    buffers: Sequence[Buffer] = ()
+
+
+def are_bare(values: tuple[Any, ...]) -> bool:
+    """Whether these can stand in a message as they are: a few numbers, None, short strings and bytes.
+
+    None of them can change later, so they may be packed at any time. A few strings and integers msgpack
+    refuses all the same: `pack` raises `OverflowError` or `ValueError`, and they are to be pickled.
+    """
+    if len(values) > MOST_BARE:
+        return False
+    if NUMBERS.issuperset(map(type, values)):
+        return True
+    for value in values:
+        kind = type(value)
+        if kind not in NUMBERS and ((kind is not str and kind is not bytes) or len(value) > SHORT):
+            return False
+    return True
+
+
+def is_bare(value: Any) -> bool:
+    """The same of one value, which may be a tuple of such values."""
+    kind = type(value)
+    if kind in NUMBERS:
+        return True
+    if kind is str or kind is bytes:
+        return len(value) <= SHORT
+    return kind is tuple and are_bare(value)
+
+
+def scatter(payload: Any, parts: Iterator[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
+    """The blob and the buffers of a payload; `parts` goes on from one to the next. Raises `StopIteration`."""
+    if type(payload) is not int:
+        return payload, ()
+    return next(parts), [next(parts) for _ in range(payload)]
+
+
+def packer() -> Callable[[Any], bytes]:
+    """Packs a message, or a part of one. Not for several threads at once."""
+    own: Callable[[Any], bytes] = msgpack.Packer().pack
+    return own
+
+
+def unpack_first(data: Buffer, count: int) -> list[Any]:
+    """The first `count` of what `pack` packed, end to end. Raises what msgpack raises."""
+    unpacker = msgpack.Unpacker(use_list=False)
+    unpacker.feed(data)
+    return [unpacker.unpack() for _ in range(count)]
+
+
+def join(head: bytes, count: int, answers: bytes) -> bytes:
+    """A message up: `head` is its first three words, packed; then come `count` answers, packed already."""
+    return b"\xdd" + (3 + count).to_bytes(4, "big") + head[1:] + answers
+
 
 MOST_DESCRIPTORS = 8
 _CLOSED = (errno.EBADF, errno.ENOTSOCK, errno.EINVAL)
@@ -39,7 +144,7 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-class End:
+class ChannelEnd:
     """One end of the line. Not for several threads at once."""
 
     def __init__(self, end: socket.socket) -> None:
@@ -47,8 +152,8 @@ class End:
         self._buffer = bytearray(LARGEST)
         self._view = memoryview(self._buffer)
         self.pack = packer()
-        self._sender: Sender | None = None
-        self._receiver: Receiver | None = None
+        self._sender: SegmentSender | None = None
+        self._receiver: SegmentReceiver | None = None
         self.receives = False
         """Whether large parts have come, so that `extra` may have something to say."""
         self._unsaid: list[int] = []
@@ -139,7 +244,7 @@ class End:
 
     def _place(self, parts: Sequence[Buffer]) -> tuple[Extra, list[int]]:
         if self._sender is None:
-            self._sender = Sender()
+            self._sender = SegmentSender()
         descriptor, fds = self._sender.place(parts)  # may raise: before what it says would be lost
         extra = self.extra()
         return (descriptor, extra[1] if extra else []), fds
@@ -151,7 +256,7 @@ class End:
         if descriptor is None:
             return ()
         if self._receiver is None:
-            self._receiver = Receiver()
+            self._receiver = SegmentReceiver()
             self.receives = True
         return self._receiver.map(descriptor, fds)
 
@@ -184,3 +289,88 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
     return list(found)
+
+
+SIZE = 64 * 1024
+_HEAD = struct.Struct("=QII")
+"""Answers before the first one here; answers here; their bytes."""
+_BEGUN = struct.Struct("=Q")
+_START = _HEAD.size + _BEGUN.size
+
+
+def create() -> int:
+    """A descriptor of empty shared memory without a name."""
+    descriptor = os.memfd_create("nearfar-outbox", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, SIZE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+class ResultBuffer:
+    """One side's view of it: the worker adds and takes, the parent looks."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Takes over `descriptor`."""
+        try:
+            self._memory = mmap.mmap(descriptor, SIZE)
+        finally:
+            os.close(descriptor)
+        self._first = 0
+        self._count = 0
+        self._end = _START
+        self._begun = 0
+
+    def begin(self) -> None:
+        """The worker has read a batch, and begins it.
+
+        That it is gone from the line says less: the kernel may hand it to a process that it is killing.
+        """
+        self._begun += 1
+        _BEGUN.pack_into(self._memory, _HEAD.size, self._begun)
+
+    def begun(self) -> int:
+        """From the other side: how many batches were begun."""
+        count: int = _BEGUN.unpack_from(self._memory, _HEAD.size)[0]
+        return count
+
+    def add(self, answer: bytes) -> bool:
+        """Keep one answer; False if there is no room for it."""
+        end = self._end + len(answer)
+        if end > SIZE:
+            return False
+        self._memory[self._end : end] = answer
+        self._end = end
+        self._count += 1
+        _HEAD.pack_into(self._memory, 0, self._first, self._count, end - _START)
+        return True
+
+    def __len__(self) -> int:
+        return self._count
+
+    def content(self) -> bytes:
+        """All that was added, end to end."""
+        return self._memory[_START : self._end]
+
+    def empty(self, first: int) -> None:
+        """What was here has been sent; the next answer is number `first`, from 0."""
+        self._first = first
+        self._count = 0
+        self._end = _START
+        _HEAD.pack_into(self._memory, 0, first, 0, 0)
+
+    def look(self) -> tuple[int, int, bytes]:
+        """From the other side: the first answer's number, how many there are, and their bytes.
+
+        While the worker lives, the bytes may not be visible yet: look twice, some milliseconds apart, and
+        believe of the second look what the first one counted.
+        """
+        first, count, size = _HEAD.unpack_from(self._memory, 0)
+        if size > SIZE - _START:
+            return first, 0, b""
+        return first, count, self._memory[_START : _START + size]
+
+    def close(self) -> None:
+        self._memory.close()

@@ -24,31 +24,31 @@ POINTS = {
     "draft open": ("nearfar.download.store.store:Store.open", "after"),
     "draft written": ("nearfar.download.store.draft:Draft.write", "after"),
     "draft finished": ("nearfar.download.store.draft:Draft.finish", "after"),
-    "before fsync": ("nearfar.download.store.commit:Committer._sync", "before"),
+    "before fsync": ("nearfar.download.store.store:Committer._sync", "before"),
     "received": ("nearfar.download.consumer:Consumer._handle", "before"),
     "answered": ("nearfar.download.consumer:Consumer._commit", "after"),
-    "offering": ("nearfar.download.offers:Offers.offer", "before"),
-    "offered": ("nearfar.download.offers:Offers._conclude", "before"),
-    "fetched": ("nearfar.download.passage:Passage.done", "before"),
-    "putting": ("nearfar.download.post:Post._hand_over", "before"),
-    "put": ("nearfar.download.post:Post._hand_over", "after"),
+    "offering": ("nearfar.download.producer:Offers.offer", "before"),
+    "offered": ("nearfar.download.producer:Offers._conclude", "before"),
+    "fetched": ("nearfar.download.producer:Passage.done", "before"),
+    "putting": ("nearfar.download.outgoing:Post._hand_over", "before"),
+    "put": ("nearfar.download.outgoing:Post._hand_over", "after"),
     "settled": ("nearfar.download.producer:Producer._ended", "before"),
-    "leaving": ("nearfar.download.couriers.far:FarOutbound.close", "before"),
-    "left": ("nearfar.download.couriers.far:FarOutbound.close", "after"),
-    "failed": ("nearfar.download.failures:Failures.add", "after"),
-    "host hears": ("nearfar.queues.host.machine:HostMachine.receive", "before"),
-    "host says": ("nearfar.queues.host.machine:HostMachine.flush", "after"),
-    "coordinator hears": ("nearfar.coordinator.machine:Coordinator.answered", "before"),
-    "coordinator says": ("nearfar.coordinator.machine:Coordinator.flush", "after"),
-    "agent acts": ("nearfar.worker.loop:Agent._act", "before"),
-    "agent hears": ("nearfar.worker.loop:Agent.answered", "before"),
+    "leaving": ("nearfar.download.transport:FarOutbound.close", "before"),
+    "left": ("nearfar.download.transport:FarOutbound.close", "after"),
+    "failed": ("nearfar.download.account:Failures.add", "after"),
+    "host hears": ("nearfar.queues.broker.protocol:HostMachine.receive", "before"),
+    "host says": ("nearfar.queues.broker.protocol:HostMachine.flush", "after"),
+    "coordinator hears": ("nearfar.coordinator.scheduler:Coordinator.answered", "before"),
+    "coordinator says": ("nearfar.coordinator.scheduler:Coordinator.flush", "after"),
+    "agent acts": ("nearfar.worker.agent:Agent._act", "before"),
+    "agent hears": ("nearfar.worker.agent:Agent.answered", "before"),
     "share begins": ("nearfar.download.producer:Producer.run", "before"),
     "share ends": ("nearfar.download.producer:Producer.run", "after"),
     "share handed out": ("nearfar.download.pooled:Pooled._hand_out", "after"),
     "share came back": ("nearfar.download.pooled:Pooled._end", "before"),
-    "near starts": ("nearfar.download.near:Near._start", "after"),
-    "near feeds": ("nearfar.download.near:Near._feed", "before"),
-    "near hears": ("nearfar.download.near:Near._hear", "before"),
+    "near starts": ("nearfar.download.local:Near._start", "after"),
+    "near feeds": ("nearfar.download.local:Near._feed", "before"),
+    "near hears": ("nearfar.download.local:Near._hear", "before"),
 }
 """Where each is, and whether it is before or after the call."""
 
@@ -109,7 +109,7 @@ def _wrap(point: str, strike: Callable[[], None]) -> None:
 
 
 def _wrap_step(step: str, strike: Callable[[], None]) -> None:
-    from nearfar.download.store.commit import Committer
+    from nearfar.download.store.store import Committer
 
     before = Committer.__init__
 

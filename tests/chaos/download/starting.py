@@ -72,15 +72,11 @@ def command(arguments: list[str]) -> int:
 def serve() -> int:
     """Start commands until standard input ends; returns, in a command, its exit code."""
     # What they will import is imported once, here.
-    import nearfar.download.couriers.far
-    import nearfar.download.fetch.curl.loop
-    import nearfar.download.near
-    import nearfar.download.pooled
-    import nearfar.programs.consumer
-    import nearfar.programs.coordinator
-    import nearfar.programs.producer
-    import nearfar.programs.queue
-    import nearfar.programs.worker  # noqa: F401
+    import nearfar.cli.consumer
+    import nearfar.cli.coordinator
+    import nearfar.cli.producer
+    import nearfar.cli.queue
+    import nearfar.cli.worker  # noqa: F401
 
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     ended: dict[int, int] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from nearfar.net.access import Access
+from nearfar.net.auth import Access
 
 VARIABLE = "NEARFAR_CHAOS_KEYS"
 """Names the folder of keys to the roles, which are processes of their own."""

@@ -32,10 +32,10 @@ ROLE = "NEARFAR_CHAOS_ROLE"
 PULSE = 0.05
 """Seconds between two looks at whether this process got to run."""
 PRELOADED = (
-    "nearfar.pool.far",
-    "nearfar.pool.near",
-    "nearfar.programs.coordinator",
-    "nearfar.programs.worker",
+    "nearfar.pool.far_engine",
+    "nearfar.pool.near_engine",
+    "nearfar.cli.coordinator",
+    "nearfar.cli.worker",
     "nearfar.queues.far",
     "tests.chaos.pool.roles",
     "tests.chaos.queue.roles",

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from tests.chaos.faults.failpoints import Point
 
-SENT = "nearfar.coordinator.caller:Caller.send"
-TOLD = "nearfar.coordinator.gate:Gate._send"
+SENT = "nearfar.coordinator.connection:Caller.send"
+TOLD = "nearfar.coordinator.server:Gate._send"
 
 OF_CLIENT = {
     "client-hello": Point(SENT, kind="HELLO"),
-    "submitted": Point("nearfar.pool.pending:Pending.add"),
+    "submitted": Point("nearfar.pool.far_client:Pending.add"),
     "submitting": Point(SENT, "before", "SUBMIT"),
     "submit-sent": Point(SENT, kind="SUBMIT"),
-    "outcome-heard": Point("nearfar.pool.pending:Pending.settle"),
+    "outcome-heard": Point("nearfar.pool.far_client:Pending.settle"),
     "client-bye": Point(SENT, kind="BYE"),
 }
 OF_COORDINATOR = {
     "welcome-sent": Point(TOLD, kind="WELCOME"),
-    "submit-heard": Point("nearfar.coordinator.guests:Guests.submit"),
+    "submit-heard": Point("nearfar.coordinator.remote_clients:Guests.submit"),
     "given": Point("nearfar.coordinator.agents:Agent.give"),
     "work-sent": Point(TOLD, kind="WORK"),
     "answers-heard": Point("nearfar.coordinator.agents:Agents.answers", "before"),
@@ -26,22 +26,22 @@ OF_COORDINATOR = {
     "release-sent": Point(TOLD, kind="RELEASE"),
     "worker-came": Point("nearfar.coordinator.agents:Agents.came"),
     "worker-died": Point("nearfar.coordinator.agents:Agents.died"),
-    "departed": Point("nearfar.coordinator.guests:Guests.depart"),
+    "departed": Point("nearfar.coordinator.remote_clients:Guests.depart"),
 }
 OF_AGENT = {
     "agent-hello": Point(SENT, kind="HELLO"),
     "came-sent": Point(SENT, kind="CAME"),
-    "work-heard": Point("nearfar.worker.machine:AgentMachine._handle", kind="WORK"),
-    "work-given": Point("nearfar.worker.loop:Agent._act"),
-    "answered": Point("nearfar.worker.machine:AgentMachine.answered"),
+    "work-heard": Point("nearfar.worker.agent_protocol:AgentMachine._handle", kind="WORK"),
+    "work-given": Point("nearfar.worker.agent:Agent._act"),
+    "answered": Point("nearfar.worker.agent_protocol:AgentMachine.answered"),
     "answers-sent": Point(SENT, kind="ANSWERS"),
-    "released": Point("nearfar.worker.machine:AgentMachine._handle", kind="RELEASE"),
+    "released": Point("nearfar.worker.agent_protocol:AgentMachine._handle", kind="RELEASE"),
     "kept-sent": Point(SENT, kind="KEPT"),
-    "death-seen": Point("nearfar.worker.machine:AgentMachine.died"),
+    "death-seen": Point("nearfar.worker.agent_protocol:AgentMachine.died"),
 }
 OF_WORKER = {
-    "begun": Point("nearfar.worker.run:Runner._one", "before"),
-    "ran": Point("nearfar.worker.run:Runner._one"),
+    "begun": Point("nearfar.worker.main:Runner._one", "before"),
+    "ran": Point("nearfar.worker.main:Runner._one"),
     "answering": Point("nearfar.worker.channel:End.send_packed", "before"),
     "answer-sent": Point("nearfar.worker.channel:End.send_packed"),
 }

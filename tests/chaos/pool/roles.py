@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 from nearfar import Pool
-from nearfar.coordinator.asking import ask
-from nearfar.coordinator.desk import Session
-from nearfar.coordinator.peers import Peers
+from nearfar.cli import coordinator as coordinating
+from nearfar.cli import worker as working
+from nearfar.coordinator.protocol import CoordinatorProtocol
+from nearfar.coordinator.sessions import PeerSession
+from nearfar.coordinator.status import ask
 from nearfar.net.addresses import Address
-from nearfar.net.here import new_name
-from nearfar.programs import coordinator as coordinating
-from nearfar.programs import worker as working
+from nearfar.net.process import new_name
 from tests.chaos.faults.access import access, binding, calling, connecting, hosting
 from tests.chaos.faults.faults import LEASE
 from tests.chaos.faults.journal import Journal
@@ -100,10 +100,10 @@ def _pool(order: dict[str, Any], journal: Journal) -> Pool:
 
 
 def _note_deaths(journal: Journal) -> None:
-    inner = Peers._end
+    inner = CoordinatorProtocol._end
 
-    def end(self: Peers, session: Session, why: str, *, for_good: bool) -> None:
+    def end(self: CoordinatorProtocol, session: PeerSession, why: str, *, for_good: bool) -> None:
         journal.note("death", role=session.role, uid=session.uid, why=why, for_good=for_good)
         inner(self, session, why, for_good=for_good)
 
-    Peers._end = end  # type: ignore[method-assign]
+    CoordinatorProtocol._end = end  # type: ignore[method-assign]

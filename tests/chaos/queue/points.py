@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.chaos.faults.failpoints import Point
 
-ENDS = "nearfar.queues.ends"
-HOSTS = "nearfar.queues.host"
+ENDS = "nearfar.queues.client"
+HOSTS = "nearfar.queues.broker"
 
 OF_PRODUCER = {
     "hello-sent": Point(f"{ENDS}.loop:EndLoop._act", kind="HELLO"),

@@ -8,11 +8,11 @@ import threading
 from typing import Any
 
 from nearfar.errors import ProducerLost, QueueLost, ShutDown
-from nearfar.net.here import new_name
-from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
+from nearfar.net.process import new_name
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.broker.sessions import Peer
+from nearfar.queues.client.client import DELIVERY, FarDelivery
 from nearfar.queues.far import FarJoinableQueue, FarQueue
-from nearfar.queues.host.machine import HostMachine
-from nearfar.queues.host.peers import Peer
 from tests.chaos.faults.access import connecting, hosting
 from tests.chaos.faults.faults import LEASE
 from tests.chaos.faults.journal import Journal
@@ -118,10 +118,10 @@ def _leave(queue: FarQueue, code: int) -> int:
 
 
 def _note_deaths(journal: Journal) -> None:
-    inner = HostMachine._end
+    inner = BrokerProtocol._end
 
-    def end(self: HostMachine, peer: Peer, why: str, **how: Any) -> None:
+    def end(self: BrokerProtocol, peer: Peer, why: str, **how: Any) -> None:
         journal.note("death", session=peer.session, uid=peer.uid, why=why, cleanly=how["cleanly"])
         inner(self, peer, why, **how)
 
-    HostMachine._end = end  # type: ignore[method-assign]
+    BrokerProtocol._end = end  # type: ignore[method-assign]

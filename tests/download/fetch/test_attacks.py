@@ -9,8 +9,7 @@ from pathlib import Path
 import pycurl
 import pytest
 
-from nearfar.download.fetch import options
-from nearfar.download.fetch.curl import handle
+from nearfar.download.fetch import curl_handle, options
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.model import Reason
 from tests.download.fetch.conftest import MakeFetcher
@@ -35,7 +34,7 @@ def again(first: bytes, data: bytes, seconds: float = 0.0) -> Handler:
         while not (seconds and pause.wait(seconds)):
             reply.raw(data)
 
-    return handle
+    return curl_handle
 
 
 OLD = pycurl.version_info()[2] < 0x080000
@@ -65,7 +64,7 @@ def test_a_head_without_end_is_too_large_and_not_asked_for_again(
 def test_so_it_is_where_libcurl_itself_knows_no_limit(
     web: Web, fetcher: MakeFetcher, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(handle, "HEADS_BOUNDED", False)
+    monkeypatch.setattr(curl_handle, "HEADS_BOUNDED", False)
     web.routes["/a"] = ENDLESS_HEADS[kind]
     web.routes["/b"] = content(b"x")
     bad, good = fetch_all(fetcher(tries=3), web.url("/a"), web.url("/b"))

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.download.fetch.cookies import LONGEST, MOST, MOST_SENT, Cookies
-from nearfar.download.fetch.request import with_cookie
+from nearfar.download.fetch.request import LONGEST, MOST, MOST_SENT, Cookies, with_cookie
 from nearfar.download.urls import parse_url
 
 NOW = 1_000_000.0

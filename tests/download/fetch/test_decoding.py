@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.download.fetch.decoding import DENSEST, FREE, ContentError, Decoder, coding
+from nearfar.download.fetch.content import DENSEST, FREE, ContentError, Decoder, coding
 from nearfar.download.model import Checksum, Job, Reason
 from tests.download.fetch.conftest import MakeFetcher
 from tests.support.exchange import Reply, Request

@@ -10,25 +10,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.download.fetch.cookies import Cookies
-from nearfar.download.fetch.decoding import ContentError, coding
-from nearfar.download.fetch.digests import Hashes, is_known, named_digests
-from nearfar.download.fetch.disposition import suggested_name
+from nearfar.download.fetch.content import ContentError, coding
 from nearfar.download.fetch.headers import (
     FIELDS,
     Answer,
     ContentRange,
+    Hashes,
     content_range,
     contradiction,
     http_date,
+    is_known,
     is_strong,
     length,
     media_type,
+    named_digests,
     parse_head,
     retry_after,
+    suggested_name,
     unsatisfied,
     validator,
 )
+from nearfar.download.fetch.request import Cookies
 from nearfar.download.model import Checksum
 from nearfar.download.urls import parse_url
 

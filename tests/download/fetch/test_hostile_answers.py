@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from nearfar.download.fetch.curl import CurlFetcher
 from nearfar.download.fetch.headers import FIELDS
 from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.messages import Open, decode, encode
 from nearfar.download.model import Job
-from nearfar.download.spelling import decode, encode
 from nearfar.download.store.names import clean, wanted
-from nearfar.download.words import Open
 from tests.support.exchange import Handler, Reply, Request
 from tests.support.routes import content
 from tests.support.sinks import Remembered, fetch_all

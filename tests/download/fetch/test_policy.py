@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nearfar.download.fetch.base import Trouble, from_curl, from_status
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.download.fetch.policy import DNS_TRIES, Gains, Pace, Throttle, backoff, park, worth_another
 from nearfar.download.fetch.schedule import REMEMBERED, Schedule
-from nearfar.download.fetch.trouble import Trouble, from_curl, from_status
+from nearfar.download.fetch.transfer import (
+    DNS_TRIES,
+    Gains,
+    HostConcurrency,
+    Throttle,
+    backoff,
+    park,
+    worth_another,
+)
 from nearfar.download.model import Reason
 
 pytestmark = pytest.mark.pure
@@ -155,7 +163,7 @@ def test_what_waits_for_its_time_goes_before_what_is_new() -> None:
 
 
 def test_a_host_that_complains_gets_half_and_then_one_more_a_round() -> None:
-    pace = Pace(8)
+    pace = HostConcurrency(8)
     pace.slow_down()
     assert pace.window == 4
     for _ in range(4):
@@ -219,17 +227,17 @@ def test_an_idle_host_is_remembered_for_a_while() -> None:
 
 def test_a_schedule_is_hungry_only_where_more_would_help() -> None:
     schedule: Schedule[str] = Schedule(total=3, per_host=2)
-    assert schedule.hungry
+    assert schedule.has_capacity
     for n in range(4):
         schedule.add("a", f"a{n}")
-    assert not schedule.hungry, "something can start"
-    assert take_all(schedule, 1.0) == ["a0", "a1"] and schedule.hungry
+    assert not schedule.has_capacity, "something can start"
+    assert take_all(schedule, 1.0) == ["a0", "a1"] and schedule.has_capacity
     schedule.add("b", "b0")
-    assert take_all(schedule, 1.0) == ["b0"] and not schedule.hungry, "every place is taken"
+    assert take_all(schedule, 1.0) == ["b0"] and not schedule.has_capacity, "every place is taken"
     schedule.release("b")
     schedule.park("b", 9.0)
     schedule.add("b", "b1")
-    assert schedule.hungry
+    assert schedule.has_capacity
 
 
 def test_what_waits_is_taken_back_and_what_runs_is_not() -> None:

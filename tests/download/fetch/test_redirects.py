@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nearfar.download.fetch.curl.handle import Handle
+from nearfar.download.fetch.curl_handle import Handle
 from nearfar.download.fetch.transfer import Transfer
 from nearfar.download.model import Reason
 from tests.download.fetch.conftest import MakeFetcher

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from nearfar.download.fetch import headers
+from nearfar.download.fetch.base import Trouble, from_curl
 from nearfar.download.fetch.headers import Answer
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.request import RequestFields
 from nearfar.download.fetch.transfer import Step, Transfer
-from nearfar.download.fetch.trouble import Trouble, from_curl
 from nearfar.download.model import Failure, Job, Reason
 from nearfar.download.urls import UrlError
 from tests.support.sinks import Remembered

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.download.store import Store
+from nearfar.download.store.store import Store
 
 
 @pytest.fixture

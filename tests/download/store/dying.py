@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from nearfar.download.model import Head
-from nearfar.download.store import Store
+from nearfar.download.store.store import Store
 from tests.download.store.making import draft, job
 
 OLD, NEW = b"old version", b"a newer version"

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 from nearfar.download.model import Body, Checksum, Failure, Head, Job, Saved
-from nearfar.download.store import Draft, Store
+from nearfar.download.store.draft import Draft
+from nearfar.download.store.store import Store
 
 SITE = "http://example.org/"
 

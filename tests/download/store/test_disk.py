@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.download.model import Failure, Head, Reason, Saved
-from nearfar.download.store import Draft, Listing, Store, StoreError
-from nearfar.download.store.reserve import Reserve
-from nearfar.download.store.room import OTHERS
+from nearfar.download.model import Failure, Head, Reason, Saved, StoreError
+from nearfar.download.store.draft import Draft
+from nearfar.download.store.listing import Listing
+from nearfar.download.store.store import OTHERS, Reserve, Store
 from tests.download.store.making import SITE, draft, failed, files, job, save, saved, temporaries
 
 SIZE = 2 << 20

@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 
 from nearfar.download.store import folders
-from nearfar.download.store.renaming import rename_new
+from nearfar.download.store.folders import rename_new
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from nearfar.download.model import Failure, Job, Reason, Saved
-from nearfar.download.store import Draft, Store, StoreError, folders
+from nearfar.download.model import Failure, Job, Reason, Saved, StoreError
+from nearfar.download.store import folders
+from nearfar.download.store.draft import Draft
+from nearfar.download.store.store import Store
 from tests.download.store.making import draft, files, job, temporaries
 
 ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS]

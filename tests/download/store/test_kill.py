@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.download.model import Job, Reason, Saved
-from nearfar.download.store import Store
+from nearfar.download.store.store import Store
 from tests.download.store.dying import CONTENT, NEW, OLD
 from tests.download.store.making import draft, failed, files, job, save, saved, temporaries
 

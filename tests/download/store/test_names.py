@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nearfar.download.model import Head, Job, Reason
-from nearfar.download.store import StoreError, names
+from nearfar.download.model import Head, Job, Reason, StoreError
+from nearfar.download.store import names
 
 pytestmark = pytest.mark.pure
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.download.model import Reason
-from nearfar.download.store import Store, StoreError, owners
+from nearfar.download.model import Reason, StoreError
+from nearfar.download.store import owners
+from nearfar.download.store.store import Store
 from tests.download.store.making import distinct, draft, failed, job, save, saved
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-from nearfar.download.store import Store
+from nearfar.download.store.store import Store
 from tests.download.store.making import draft, files, job, saved
 
 SITES, NAMES = 4, 60

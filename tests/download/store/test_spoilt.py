@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.download.model import Checksum, Reason
-from nearfar.download.store import Store
+from nearfar.download.store.store import Store
 from tests.download.store.making import distinct, failed, files, job, save, saved
 
 DATA, SPOILT = b"data", b"dirt"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.download.model import Body, Checksum, Head, Job, Reason
-from nearfar.download.store import Store, StoreError
+from nearfar.download.model import Body, Checksum, Head, Job, Reason, StoreError
+from nearfar.download.store.store import Store
 from tests.download.store.making import (
     SITE,
     body,

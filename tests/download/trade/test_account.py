@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.download.account import Account, Ended
-from nearfar.download.lines import Bad
+from nearfar.download.input import Bad, Seen, digest_of
 from nearfar.download.model import Checksum, Ending, Failure, Job, Reason, Saved
-from nearfar.download.seen import Seen, digest_of
 
 
 def saved(url: str) -> Saved:

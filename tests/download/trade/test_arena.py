@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.download.couriers.arena import LEAST, Arena, Ring
+from nearfar.download.transport import LEAST, Arena, Ring
 
 SIZE = 100
 

@@ -9,16 +9,26 @@ from pathlib import Path
 import pytest
 
 from nearfar.download.consumer import Consumer
-from nearfar.download.dock import Dock
+from nearfar.download.messages import (
+    Abandon,
+    ChunkAck,
+    File,
+    Files,
+    Finish,
+    Open,
+    StreamAccepted,
+    StreamChunk,
+    StreamLost,
+    Verdicts,
+    decode_answer,
+    encode,
+)
 from nearfar.download.model import Body, Failure, Head, Job, Reason
-from nearfar.download.passage import Passage
-from nearfar.download.post import Post
-from nearfar.download.producer import LONELY, Producer
-from nearfar.download.spelling import decode_answer, encode
-from nearfar.download.store import Store
-from nearfar.download.words import Abandon, Chunk, File, Files, Finish, Lost, Open, Taken, Verdicts, Written
+from nearfar.download.outgoing import Batcher, RequestQueue
+from nearfar.download.producer import LONELY, Producer, TransferSink
+from nearfar.download.store.store import Store
 from tests.download.trade.world import ListDesk
-from tests.support import courier
+from tests.support import transport
 from tests.support.fetcher import FakeFetcher
 
 JOB, HEAD = Job("http://h/a"), Head("http://h/a", 200)
@@ -30,11 +40,11 @@ def body_of(data: bytes) -> Body:
 
 
 class Ends:
-    """A consumer, and a producer's end of the courier to talk to it with."""
+    """A consumer, and a producer's end of the transport to talk to it with."""
 
     def __init__(self, directory: Path) -> None:
-        self.post = courier.Post()
-        self.outbox = courier.Outbox(self.post)
+        self.post = transport.Post()
+        self.outbox = transport.Outbox(self.post)
         self.store = Store(directory)
         self.consumer = Consumer(self.post.join("a", self.store.id), self.store)
 
@@ -43,7 +53,9 @@ class Ends:
             self.consumer.turn()
         self.consumer.turn()
 
-    def ask(self, request: Open | Chunk | Finish | Files | Abandon, to: str | None = None) -> list[object]:
+    def ask(
+        self, request: Open | StreamChunk | Finish | Files | Abandon, to: str | None = None
+    ) -> list[object]:
         """The answers that come of a request."""
         self.outbox.send(encode(request), to=to)
         self.turns()
@@ -58,46 +70,46 @@ def ends(tmp_path: Path) -> Iterator[Ends]:
 
 
 def test_a_paused_passage_keeps_nothing_back_that_could_make_room(ends: Ends) -> None:
-    post = Post(ends.outbox, room=7 * len(PIECE))
-    passage = Passage(1, JOB, Dock(post), lambda passage, verdict: None)
-    passage.begin(HEAD)
+    post = RequestQueue(ends.outbox, room=7 * len(PIECE))
+    transfer_sink = TransferSink(1, JOB, Batcher(post), lambda transfer_sink, verdict: None)
+    transfer_sink.begin(HEAD)
     pieces = 0
-    while passage.chunk(PIECE):
+    while transfer_sink.chunk(PIECE):
         pieces += 1
         assert pieces < 100
-    assert not passage.roomy
+    assert not transfer_sink.free_slots
     for _ in range(3):
         ends.turns()
         post.turn()
     assert post.held == 0
-    assert passage.roomy
+    assert transfer_sink.free_slots
 
 
 def test_a_failed_passage_gives_back_all_it_held(ends: Ends) -> None:
-    post = Post(ends.outbox)
-    dock = Dock(post)
+    post = RequestQueue(ends.outbox)
+    batcher = Batcher(post)
     said: list[object] = []
-    passage = Passage(1, JOB, dock, lambda passage, verdict: said.append(verdict))
-    passage.begin(HEAD)
+    transfer_sink = TransferSink(1, JOB, batcher, lambda transfer_sink, verdict: said.append(verdict))
+    transfer_sink.begin(HEAD)
     for _ in range(8):
-        passage.chunk(PIECE)
+        transfer_sink.chunk(PIECE)
     assert post.held == 8 * len(PIECE)
-    passage.failed(Failure(Reason.TRUNCATED, "half came"))
+    transfer_sink.failed(Failure(Reason.TRUNCATED, "half came"))
     for _ in range(3):
         ends.turns()
         post.turn()
-    assert (post.held, dock.gathered) == (0, 0)
+    assert (post.held, batcher.gathered) == (0, 0)
     assert said == [Failure(Reason.TRUNCATED, "half came")]
     assert not ends.consumer.in_hand, "the consumer was told"
 
 
 def test_a_stopped_consumer_finishes_its_stream_and_keeps_back_the_rest(ends: Ends) -> None:
     file = File(JOB, HEAD, body_of(b"small"), b"small")
-    assert ends.ask(Open("s", JOB, HEAD)) == [Taken("a")]
+    assert ends.ask(Open("s", JOB, HEAD)) == [StreamAccepted("a")]
     ends.consumer.stop()
     assert ends.ask(Files((file,))) == []
     assert ends.ask(Open("t", JOB, HEAD)) == []
-    assert ends.ask(Chunk("s", 0, PIECE), to="a") == [Written()]
+    assert ends.ask(StreamChunk("s", 0, PIECE), to="a") == [ChunkAck()]
     (answer,) = ends.ask(Finish("s", body_of(PIECE)), to="a")
     assert isinstance(answer, Verdicts)
     ends.consumer.run()
@@ -110,16 +122,16 @@ def test_a_stopped_consumer_finishes_its_stream_and_keeps_back_the_rest(ends: En
 
 def test_a_stream_with_a_gap_fails_and_is_then_unknown(ends: Ends) -> None:
     ends.ask(Open("s", JOB, HEAD))
-    (answer,) = ends.ask(Chunk("s", 5, PIECE), to="a")
+    (answer,) = ends.ask(StreamChunk("s", 5, PIECE), to="a")
     assert isinstance(answer, Failure) and answer.reason is Reason.TRUNCATED
-    assert ends.ask(Chunk("s", 0, PIECE), to="a") == [Lost()]
-    assert ends.ask(Finish("s", body_of(PIECE)), to="a") == [Lost()]
+    assert ends.ask(StreamChunk("s", 0, PIECE), to="a") == [StreamLost()]
+    assert ends.ask(Finish("s", body_of(PIECE)), to="a") == [StreamLost()]
 
 
 def test_an_abandoned_stream_leaves_no_file(ends: Ends, tmp_path: Path) -> None:
     ends.ask(Open("s", JOB, HEAD))
-    ends.ask(Chunk("s", 0, PIECE), to="a")
-    assert ends.ask(Abandon("s"), to="a") == [Written()]
+    ends.ask(StreamChunk("s", 0, PIECE), to="a")
+    assert ends.ask(Abandon("s"), to="a") == [ChunkAck()]
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*.part"))
 
 
@@ -139,13 +151,13 @@ def test_a_message_that_cannot_be_read_is_answered_and_harms_nobody(ends: Ends) 
     ends.turns()
     ((_, value),) = ends.outbox.answers()
     assert isinstance(decode_answer(value), Failure)
-    assert ends.ask(Open("s", JOB, HEAD)) == [Taken("a")]
+    assert ends.ask(Open("s", JOB, HEAD)) == [StreamAccepted("a")]
 
 
 def test_a_producer_that_nobody_joins_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     fetcher = FakeFetcher({}, meanwhile=lambda: None)
-    outbox = courier.Outbox(courier.Post())
+    outbox = transport.Outbox(transport.Post())
     producer = Producer(ListDesk([JOB]), fetcher, outbox, clock=lambda: now[0])
     for now[0] in (0.0, LONELY, LONELY + 1):
         assert producer.turn()

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from nearfar.download.consumer import COMPANY, Consumer
+from nearfar.download.messages import File, Files, encode
 from nearfar.download.model import Body, Head, Job
-from nearfar.download.spelling import encode
-from nearfar.download.store import Store
-from nearfar.download.words import File, Files
-from tests.support.courier import Outbox, Post
+from nearfar.download.store.store import Store
+from tests.support.transport import Outbox, Post
 
 
 class Clock:

@@ -12,9 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.download.failures import Failures
-from nearfar.download.intake import AHEAD, Arguments, Descriptor, Intake
-from nearfar.download.lines import LONGEST_LINE, Bad, LineReader, failed_line, parse
+from nearfar.download.account import Failures
+from nearfar.download.input import (
+    AHEAD,
+    LONGEST_LINE,
+    Arguments,
+    Bad,
+    DescriptorSource,
+    Intake,
+    LineReader,
+    failed_line,
+    parse,
+)
 from nearfar.download.model import Checksum, Failure, Job, Reason
 
 SHA = "a" * 64
@@ -118,7 +127,7 @@ def test_an_input_is_read_only_a_little_ahead(tmp_path: Path) -> None:
     """Many lines are there; few are in memory, and all are given out in order."""
     path = tmp_path / "urls.txt"
     path.write_text("".join(f"http://h/{number}\n" for number in range(100_000)))
-    descriptor = Descriptor(os.open(path, os.O_RDONLY))
+    descriptor = DescriptorSource(os.open(path, os.O_RDONLY))
     more = threading.Semaphore(0)
     tracemalloc.start()
     try:
@@ -141,7 +150,7 @@ def test_an_input_is_read_only_a_little_ahead(tmp_path: Path) -> None:
 def test_what_was_not_taken_of_a_file_is_counted_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "urls.txt"
     path.write_text("".join(f"http://h/{number}\n" for number in range(10 * AHEAD)))
-    descriptor = Descriptor(os.open(path, os.O_RDONLY))
+    descriptor = DescriptorSource(os.open(path, os.O_RDONLY))
     ready = threading.Event()
     intake = Intake(descriptor, ready.set)
     intake.begin()
@@ -154,7 +163,7 @@ def test_what_was_not_taken_of_a_file_is_counted_to_its_end(tmp_path: Path) -> N
 
 def test_a_silent_pipe_is_left_at_once(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    descriptor = Descriptor(reading)
+    descriptor = DescriptorSource(reading)
     ready = threading.Event()
     intake = Intake(descriptor, ready.set)
     intake.begin()
@@ -167,7 +176,7 @@ def test_a_silent_pipe_is_left_at_once(tmp_path: Path) -> None:
 
 
 def test_an_input_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    descriptor = Descriptor(os.open(tmp_path, os.O_RDONLY))
+    descriptor = DescriptorSource(os.open(tmp_path, os.O_RDONLY))
     ready = threading.Event()
     intake = Intake(descriptor, ready.set)
     intake.begin()
@@ -346,7 +355,7 @@ def test_a_pipe_that_nobody_writes_can_be_left(tmp_path: Path) -> None:
     """Given a FIFO as the input before its writer has come, I expect the reading to wait, and to end."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    descriptor = DescriptorSource(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
     ready = threading.Event()
     intake = Intake(descriptor, ready.set)
     intake.begin()
@@ -358,7 +367,7 @@ def test_a_pipe_that_nobody_writes_can_be_left(tmp_path: Path) -> None:
     os.close(writer)
     descriptor.close()
 
-    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    descriptor = DescriptorSource(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
     intake = Intake(descriptor)
     intake.begin()
     intake.close()

@@ -16,7 +16,7 @@ from random import Random
 
 import pytest
 
-from nearfar.programs.common import Exit
+from nearfar.cli.common import Exit
 from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
 from tests.download.trade.troop import Files
@@ -42,17 +42,17 @@ class Pooled(Commands):
     def __init__(self, folder: Path, *, far: bool) -> None:
         super().__init__(folder)
         self.pool = "local:2"
-        self.crew: subprocess.Popen[str] | None = None
+        self.supervisor: subprocess.Popen[str] | None = None
         if far:
             self.coordinator = self.start("coordinator", "--bind", "tcp://127.0.0.1:*", "--lease", "2")
             self.pool = self.told(self.coordinator, "coordinating at ")
-            self.crew = self.work(2)
+            self.supervisor = self.work(2)
 
     def work(self, processes: int) -> subprocess.Popen[str]:
         """Workers of a machine, as the coordinator sees it."""
-        crew = self.start("worker", "--connect", self.pool, "--processes", str(processes))
-        self.told(crew, "working for ")
-        return crew
+        supervisor = self.start("worker", "--connect", self.pool, "--processes", str(processes))
+        self.told(supervisor, "working for ")
+        return supervisor
 
     def told(self, process: subprocess.Popen[str], word: str) -> str:
         assert process.stdout is not None
@@ -71,7 +71,7 @@ class Pooled(Commands):
 
     def workers_now(self, producer: subprocess.Popen[str]) -> list[int]:
         """The same while some may have died, and not been replaced."""
-        return leaves(producer.pid if self.crew is None else self.crew.pid)
+        return leaves(producer.pid if self.supervisor is None else self.supervisor.pid)
 
 
 @pytest.fixture
@@ -202,8 +202,8 @@ def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
     gate = Gate(web, after=FILES // 2)
     host, producer = far.host("-o", "a"), far.fetch(web)
     assert gate.reached.wait(30)
-    assert far.crew is not None
-    far.crew.kill()
+    assert far.supervisor is not None
+    far.supervisor.kill()
     far.work(1)
     gate.open()
     assert ended(producer) == (Exit.OK, SAVED)
@@ -267,7 +267,7 @@ def test_a_second_interrupt_ends_everything_at_once(web: Web, commands: Pooled) 
     outlast_echo()
     producer.send_signal(signal.SIGINT)
     assert producer.wait(20) == Exit.INTERRUPTED
-    if commands.crew is None:
+    if commands.supervisor is None:
         assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert ended(host)[0] == Exit.LOST
     gate.open()

@@ -11,21 +11,28 @@ from typing import Any
 
 import pytest
 
-from nearfar.download import pooled, share
-from nearfar.download.account import Account, Ended
-from nearfar.download.desk import InputDesk
-from nearfar.download.failures import Failures
+from nearfar.download import pooled
+from nearfar.download import pooled as share
+from nearfar.download.account import Account, Ended, Failures, InputJobs
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.download.intake import Arguments, Intake
+from nearfar.download.input import Arguments, Intake
 from nearfar.download.model import Ending, Failure, Job, Reason, Saved
-from nearfar.download.pooled import TRIES, Pace, Pooled
-from nearfar.download.share import Order, Report, ShareDesk, Unfit, fetch_share
+from nearfar.download.pooled import (
+    TRIES,
+    Order,
+    Pooled,
+    ShareJobs,
+    ShareReport,
+    ShareSizer,
+    Unfit,
+    fetch_share,
+)
 from nearfar.errors import PoolBroken, QueueLost, WorkerLost
-from tests.support import courier
+from tests.support import transport
 from tests.support.waiting import eventually
 
 STARTED = 1000.0
-Work = Callable[[Order], Report]
+Work = Callable[[Order], ShareReport]
 
 
 def url(number: int) -> str:
@@ -36,12 +43,12 @@ def saved(job: Job, at: float = STARTED + 1) -> Saved:
     return Saved(job.url, job.url, job.url[9:], 10, "0" * 64, None, None, at, 1)
 
 
-def save_all(order: Order) -> Report:
-    return Report([(number, Ended(Ending.SAVED, saved(job))) for number, job in order.jobs], 0.1)
+def save_all(order: Order) -> ShareReport:
+    return ShareReport([(number, Ended(Ending.SAVED, saved(job))) for number, job in order.jobs], 0.1)
 
 
-def find_all(order: Order) -> Report:
-    return Report([(number, Ended(Ending.ALREADY, saved(job))) for number, job in order.jobs], 0.1)
+def find_all(order: Order) -> ShareReport:
+    return ShareReport([(number, Ended(Ending.ALREADY, saved(job))) for number, job in order.jobs], 0.1)
 
 
 def lost() -> WorkerLost:
@@ -58,10 +65,10 @@ class Hands:
         self.idle = False
         """Begin nothing: what is handed in waits."""
 
-    def submit(self, func: Callable[[Order], Report], order: Order) -> Future[Report]:
+    def submit(self, func: Callable[[Order], ShareReport], order: Order) -> Future[ShareReport]:
         assert func is fetch_share
         self.shares.append([job.url for _, job in order.jobs])
-        future: Future[Report] = Future()
+        future: Future[ShareReport] = Future()
         if not self.idle:
             try:
                 future.set_result(self.work(order))
@@ -79,11 +86,11 @@ class Story:
         self.intake = Intake(Arguments([url(number) for number in range(count)]))
         self.intake.begin()
         self.failures = Failures(folder / "failures")
-        self.post = courier.Post()
+        self.post = transport.Post()
         self.post.join("consumer", "store")
-        desk = InputDesk(self.intake, self.account, self.failures)
+        desk = InputJobs(self.intake, self.account, self.failures)
         executor: Any = self.hands
-        self.pooled = Pooled(desk, executor, courier.Outbox(self.post), order_of, clock=lambda: STARTED)
+        self.pooled = Pooled(desk, executor, transport.Outbox(self.post), order_of, clock=lambda: STARTED)
 
     def run(self) -> str:
         assert eventually(lambda: self.intake.ended)
@@ -117,17 +124,17 @@ def test_a_list_is_cut_into_shares_that_get_smaller(tell: Callable[..., Story]) 
     story = tell(500)
     assert story.run() == "500 urls: 500 saved, 0 already there, 0 failed"
     assert list(chain(*story.hands.shares)) == [url(number) for number in range(500)]
-    assert len(story.hands.shares[0]) == Pace.FIRST
-    assert len(story.hands.shares[-1]) <= Pace.LEAST
+    assert len(story.hands.shares[0]) == ShareSizer.FIRST
+    assert len(story.hands.shares[-1]) <= ShareSizer.LEAST
 
 
 def test_what_was_not_begun_is_handed_out_again(tell: Callable[..., Story]) -> None:
-    story = tell(50, lambda order: Report(save_all(order).ended[:5], 5.0))
+    story = tell(50, lambda order: ShareReport(save_all(order).ended[:5], 5.0))
     assert story.run() == "50 urls: 50 saved, 0 already there, 0 failed"
 
 
 def test_a_job_that_kills_its_workers_fails_alone(tell: Callable[..., Story]) -> None:
-    def work(order: Order) -> Report:
+    def work(order: Order) -> ShareReport:
         if any(job.url == url(3) for _, job in order.jobs):
             raise lost()
         return save_all(order)
@@ -147,7 +154,7 @@ def test_what_a_dead_worker_saved_counts_as_saved_by_this_run(tell: Callable[...
     """
     told: list[int] = []
 
-    def work(order: Order) -> Report:
+    def work(order: Order) -> ShareReport:
         if not told:
             told.append(1)
             raise lost()
@@ -155,15 +162,15 @@ def test_what_a_dead_worker_saved_counts_as_saved_by_this_run(tell: Callable[...
             (n, Ended(Ending.ALREADY, saved(job, STARTED - 1 if job.url == url(0) else STARTED)))
             for n, job in order.jobs
         ]
-        return Report(ended, 0.1)
+        return ShareReport(ended, 0.1)
 
     assert tell(8, work).run() == "8 urls: 7 saved, 1 already there, 0 failed"
     assert tell(8, find_all).run() == "8 urls: 0 saved, 8 already there, 0 failed"
 
 
 def test_a_pool_that_gets_nothing_done_is_given_up(tell: Callable[..., Story]) -> None:
-    def work(order: Order) -> Report:
-        raise ModuleNotFoundError("no module named 'nearfar.download.share'")
+    def work(order: Order) -> ShareReport:
+        raise ModuleNotFoundError("no module named 'nearfar.download.pooled'")
 
     story = tell(1000, work)
     with pytest.raises(PoolBroken, match="shares in a row failed, the last one: ModuleNotFoundError: no mod"):
@@ -175,7 +182,7 @@ def test_a_pool_that_gets_nothing_done_is_given_up(tell: Callable[..., Story]) -
 def test_a_worker_that_cannot_work_or_no_pool_ends_the_run(
     tell: Callable[..., Story], error: PoolBroken
 ) -> None:
-    def work(order: Order) -> Report:
+    def work(order: Order) -> ShareReport:
         raise error
 
     with pytest.raises(PoolBroken, match=str(error)):
@@ -187,7 +194,7 @@ def test_a_stop_takes_back_what_no_worker_has_begun(tell: Callable[..., Story]) 
     story.hands.idle = True
     submit = story.hands.submit
 
-    def submit_and_stop(func: Callable[[Order], Report], order: Order) -> Future[Report]:
+    def submit_and_stop(func: Callable[[Order], ShareReport], order: Order) -> Future[ShareReport]:
         story.pooled.stop()
         return submit(func, order)
 
@@ -222,17 +229,17 @@ def test_nothing_is_handed_out_before_a_consumer_is_there(
 
 
 def test_a_share_is_about_a_second_of_work_and_less_when_few_are_left() -> None:
-    pace = Pace()
-    assert [pace.share(waiting, 2) for waiting in (2000, 100, 3)] == [Pace.FIRST, 25, Pace.LEAST]
+    pace = ShareSizer()
+    assert [pace.share(waiting, 2) for waiting in (2000, 100, 3)] == [ShareSizer.FIRST, 25, ShareSizer.LEAST]
     for _ in range(20):
         pace.note(100, 0.5)
     assert 190 <= pace.share(2000, 2) <= 200
     for _ in range(20):
         pace.note(1, 10.0)
-    assert pace.share(2000, 2) == Pace.LEAST
+    assert pace.share(2000, 2) == ShareSizer.LEAST
     pace.note(0, 5.0)
     pace.note(1000, 0.0)
-    assert Pace.LEAST <= pace.share(100_000, 2) <= Pace.MOST
+    assert ShareSizer.LEAST <= pace.share(100_000, 2) <= ShareSizer.MOST
 
 
 # -- in the worker -----------------------------------------------------------------------------------------
@@ -241,7 +248,7 @@ def test_a_share_is_about_a_second_of_work_and_less_when_few_are_left() -> None:
 def test_a_share_hands_back_what_it_could_not_begin_in_time() -> None:
     late: list[str] = []
     jobs = [(number, Job(url(number))) for number in range(5)]
-    desk = ShareDesk(jobs, float("-inf"), lambda: late.append("late"))
+    desk = ShareJobs(jobs, float("-inf"), lambda: late.append("late"))
     assert (desk.take(2), desk.exhausted) == (jobs[:2], False)
     assert (desk.take(9), desk.exhausted) == (jobs[2:], True)
     failure = Ended(Ending.FAILED, Failure(Reason.DNS, "no such host"))

@@ -8,26 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.download.model import Body, Checksum, Failure, Head, Job, Reason, Saved
-from nearfar.download.spelling import decode, decode_answer, encode, encode_answer
-from nearfar.download.words import (
+from nearfar.download.messages import (
     Abandon,
+    AlreadySaved,
     Answer,
-    Chunk,
+    ChunkAck,
     File,
     Files,
     Finish,
-    Known,
-    Lost,
     Offer,
     Open,
     Request,
-    Taken,
+    StreamAccepted,
+    StreamChunk,
+    StreamLost,
     Verdicts,
-    Written,
+    decode,
+    decode_answer,
+    encode,
+    encode_answer,
 )
+from nearfar.download.model import Body, Checksum, Failure, Head, Job, Reason, Saved
 from nearfar.errors import ProtocolError
-from tests.support.courier import through_the_wire
+from tests.support.transport import through_the_wire
 
 pytestmark = pytest.mark.pure
 
@@ -68,16 +71,16 @@ REQUESTS: st.SearchStrategy[Request] = st.one_of(
     st.builds(Offer, tuples(JOBS)),
     st.builds(Files, tuples(st.builds(File, JOBS, HEADS, BODIES, st.binary()))),
     st.builds(Open, st.text(), JOBS, HEADS),
-    st.builds(Chunk, st.text(), SIZES, st.binary()),
+    st.builds(StreamChunk, st.text(), SIZES, st.binary()),
     st.builds(Finish, st.text(), BODIES),
     st.builds(Abandon, st.text()),
 )
 ANSWERS: st.SearchStrategy[Answer] = st.one_of(
-    st.builds(Known, tuples(st.none() | SAVED)),
+    st.builds(AlreadySaved, tuples(st.none() | SAVED)),
     st.builds(Verdicts, tuples(SAVED | FAILURES)),
-    st.builds(Taken, st.text()),
-    st.just(Written()),
-    st.just(Lost()),
+    st.builds(StreamAccepted, st.text()),
+    st.just(ChunkAck()),
+    st.just(StreamLost()),
     FAILURES,
 )
 NOISE = st.recursive(

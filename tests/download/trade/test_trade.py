@@ -1,4 +1,4 @@
-"""Producer and consumers together, over a courier in memory."""
+"""Producer and consumers together, over a transport in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from nearfar.download.consumer import Consumer
 from nearfar.download.model import Checksum, Job, Reason
 from nearfar.download.producer import TRIES
-from nearfar.download.store import Draft
+from nearfar.download.store.draft import Draft
 from tests.download.trade.world import World
 
 Make = Callable[..., World]

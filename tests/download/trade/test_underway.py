@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from nearfar.cli.common import Exit
 from nearfar.download.model import Job, Underway
 from nearfar.download.producer import Producer
-from nearfar.programs.common import Exit
 from tests.download.trade.commands import Commands
 from tests.download.trade.world import ListDesk, World
-from tests.support import courier
+from tests.support import transport
 from tests.support.exchange import Reply, Request
 from tests.support.fetcher import PIECE, FakeFetcher
 from tests.support.web import Web
@@ -25,7 +25,7 @@ from tests.support.web import Web
 HALF = 1_000_000
 WATCHER = """
 import json, sys
-from nearfar.programs import producer, run
+from nearfar.cli import producer, run
 
 class Told:
     def show(self, counts, now):
@@ -125,10 +125,10 @@ def test_a_consumer_counts_the_files_that_come_in(make_world: Callable[..., Worl
 def test_a_producer_says_who_is_waited_for() -> None:
     desk = ListDesk([])
     fetcher = FakeFetcher({}, meanwhile=lambda: None)
-    Producer(desk, fetcher, courier.Outbox(courier.Post()))
+    Producer(desk, fetcher, transport.Outbox(transport.Post()))
     assert desk.underway() == Underway(0, 0.0, "")
     desk = ListDesk([Job("http://h/a")])
-    producer = Producer(desk, fetcher, courier.Outbox(courier.Post()))
+    producer = Producer(desk, fetcher, transport.Outbox(transport.Post()))
     producer.turn()
     assert desk.underway().waits_for == "consumer", "nobody has said what it has already"
 

@@ -1,4 +1,4 @@
-"""A producer, consumers with real stores, and a courier and a fetcher in memory, in one thread."""
+"""A producer, consumers with real stores, and a transport and a fetcher in memory, in one thread."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from nearfar.download.account import Account, Ended, Summary
 from nearfar.download.consumer import Consumer
 from nearfar.download.model import Failure, Job, Underway
 from nearfar.download.producer import Producer
-from nearfar.download.store import Store
-from tests.support.courier import Inbox, Outbox, Post
+from nearfar.download.store.store import Store
 from tests.support.fetcher import FakeFetcher
+from tests.support.transport import Inbox, Outbox, Post
 
 
 class ListDesk:

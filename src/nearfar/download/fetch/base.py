@@ -1,10 +1,14 @@
-"""The seam of `how bytes are fetched`: a fetcher drives many transfers in one thread, each into its sink."""
+"""The seam of fetching: a fetcher, its sinks, and what went wrong with an attempt."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
-from nearfar.download.model import Body, Failure, Head, Job
+from nearfar.download.model import Body, Failure, Head, Job, Reason
+from nearfar.download.urls import one_line
+
+__all__ = ["HEAD_AT_MOST", "Trouble", "from_curl", "from_status", "too_large_head", "unreadable"]
 
 
 class Sink(Protocol):
@@ -58,7 +62,7 @@ class Fetcher(Protocol):
         `poll`."""
 
     @property
-    def hungry(self) -> bool:
+    def has_capacity(self) -> bool:
         """True if more transfers could start than there are: those that wait are held up by their hosts."""
 
     @property
@@ -67,3 +71,92 @@ class Fetcher(Protocol):
 
     def close(self) -> None:
         """Cancel everything and close every connection."""
+
+
+TRANSIENT_STATUS = frozenset({408, 425, 429})
+BUSY_STATUS = frozenset({429, 503})
+"""Those that ask for fewer requests (RFC 6585, 4; RFC 9110, 15.6.4)."""
+
+# libcurl's error codes, by the numbers its ABI promises not to change (libcurl-errors(3)).
+HEAD_AT_MOST = 256 * 1024
+"""Bytes of header fields of one request, all answers and trailers to it together."""
+OPERATION_TIMEDOUT = 28
+PARTIAL_FILE = 18
+DNS = frozenset({5, 6})  # proxy, host
+CONNECT = frozenset({7, 45, 97})  # host, local interface, proxy handshake
+TLS_BROKEN_OFF = frozenset({35, 80})  # perhaps only the connection
+TLS_REFUSED = frozenset({51, 53, 54, 58, 59, 60, 64, 66, 77, 82, 83, 90, 91, 98})
+TOO_LARGE = frozenset({100})  # one field of a head
+NO_HTTP = frozenset({1, 8})  # a status line, or a field, that makes no sense
+CUT = frozenset({16, 18, 52, 55, 56, 92})  # HTTP/2, partial, nothing, send, receive, HTTP/2 stream
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why one attempt failed, and whether another may do better."""
+
+    reason: Reason
+    detail: str
+    transient: bool = False
+    """A later attempt may succeed."""
+    retry_after: float | None = None
+    """Seconds for which the host asked to be left alone."""
+    busy: bool = False
+    """The host asked for fewer requests."""
+
+    @property
+    def paced(self) -> bool:
+        """The host said when to come again: nothing has failed, it was only too early."""
+        return self.busy and self.retry_after is not None
+
+    def failure(self) -> Failure:
+        return Failure(self.reason, one_line(self.detail))
+
+
+def from_curl(code: int, message: str, answered: bool, *, reused: bool = False) -> Trouble:
+    """The trouble behind libcurl's error `code`; `answered`: a head had come, so a body was cut off.
+
+    `reused`: the connection had brought another answer before.
+    """
+    detail = message or f"libcurl error {code}"
+    if code in DNS:
+        return Trouble(Reason.DNS, detail, transient=True)
+    if code == OPERATION_TIMEDOUT:
+        return Trouble(Reason.TIMEOUT, detail, transient=True)
+    if code in CONNECT:
+        return Trouble(Reason.CONNECT, detail, transient=True)
+    if code in TLS_BROKEN_OFF:
+        return Trouble(Reason.TLS, detail, transient=True)
+    if code in TLS_REFUSED:
+        return Trouble(Reason.TLS, detail)
+    if code in CUT:
+        cut = answered or code == PARTIAL_FILE
+        return Trouble(Reason.TRUNCATED if cut else Reason.CONNECT, detail, transient=True)
+    if code in TOO_LARGE:
+        return too_large_head()
+    # What looks like nonsense may be the rest of an answer that was longer than its server said.
+    return Trouble(Reason.REFUSED, detail, transient=reused and code in NO_HTTP)
+
+
+def unreadable(error: Exception) -> Trouble:
+    """The trouble with an answer over which our own code stumbled."""
+    return Trouble(
+        Reason.REFUSED, f"the answer cannot be read ({type(error).__name__}: {one_line(str(error), 80)})"
+    )
+
+
+def too_large_head() -> Trouble:
+    """The trouble with header fields that do not end."""
+    return Trouble(Reason.TOO_LARGE, f"more than {HEAD_AT_MOST} bytes of header fields")
+
+
+def from_status(status: int, phrase: str, retry_after: float | None) -> Trouble:
+    """The trouble behind an answer that carries no file."""
+    detail = one_line(f"HTTP {status} {phrase}", 100)
+    busy = status in BUSY_STATUS
+    if 400 <= status < 500:
+        transient = status in TRANSIENT_STATUS
+        return Trouble(Reason.HTTP_4XX, detail, transient, retry_after if transient else None, busy)
+    if 500 <= status < 600:
+        return Trouble(Reason.HTTP_5XX, detail, True, retry_after, busy)
+    return Trouble(Reason.REFUSED, f"{detail}: an answer without a file")

@@ -1,28 +1,40 @@
-"""Reading the header fields that a download depends on. Pure; what cannot be read counts as not sent."""
+"""The header fields that a download depends on: ranges, digests, and the name of a file. Pure."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from nearfar.download.model import Checksum
 
 __all__ = [
     "DIGESTS",
     "Answer",
     "ContentRange",
+    "Hashes",
     "content_range",
     "contradiction",
     "http_date",
+    "is_known",
     "is_strong",
     "length",
     "media_type",
+    "named_digests",
     "parse_head",
     "retry_after",
+    "suggested_name",
     "unsatisfied",
     "validator",
 ]
+
 
 FIELDS = {
     name.encode(): name
@@ -270,3 +282,178 @@ def validator(answer: Answer) -> str | None:
     if modified is None or date is None or date - modified < CERTAIN:
         return None
     return answer.fields["last-modified"]
+
+
+DIGEST = {"md5": "md5", "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
+"""Names in Digest (RFC 3230) and Repr-Digest (RFC 9530), and hashlib's for them; others are ignored."""
+DIGEST_FIELDS = frozenset({"repr-digest", "digest", "content-md5"})
+MEMBER = re.compile(r"([a-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/]+={0,2}):?", re.IGNORECASE)
+
+
+def named_digests(fields: Mapping[str, str]) -> tuple[Checksum, ...]:
+    """What Repr-Digest, Digest and Content-MD5 say of the bytes as sent.
+
+    Unknown algorithms are ignored, and so is what has not the form or the length of its algorithm's digest.
+    Only for an answer with the whole file: Content-MD5 of a part speaks of the part.
+    """
+    return tuple(_read(fields)) if fields.keys() & DIGEST_FIELDS else ()
+
+
+def _read(fields: Mapping[str, str]) -> Iterator[Checksum]:
+    for field in ("repr-digest", "digest"):
+        for member in fields.get(field, "").split(","):
+            match = MEMBER.fullmatch(member.strip())
+            if match and (algorithm := DIGEST.get(match[1].lower())):
+                yield from _decode(algorithm, match[2])
+    if "content-md5" in fields:
+        yield from _decode("md5", fields["content-md5"])
+
+
+def _decode(algorithm: str, text: str) -> Iterator[Checksum]:
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except ValueError:
+        return
+    if len(digest) == hashlib.new(algorithm, usedforsecurity=False).digest_size:
+        yield Checksum(algorithm, digest.hex())
+
+
+def is_known(algorithm: str) -> bool:
+    """True if hashlib here has `algorithm`, with a digest of one fixed length."""
+    try:
+        return hashlib.new(algorithm, usedforsecurity=False).digest_size > 0
+    except ValueError:
+        return False
+
+
+class Hashes:
+    """SHA-256 of all bytes given to `update`, and whatever else `expected` needs."""
+
+    __slots__ = ("_expected", "_others", "_sha256")
+
+    def __init__(self, expected: Iterable[Checksum] = ()) -> None:
+        self._expected = tuple(expected)
+        self._sha256 = hashlib.sha256()
+        self._others: dict[str, Any] = {}
+        for name in {checksum.algorithm for checksum in self._expected} - {"sha256"}:
+            self._others[name] = hashlib.new(name, usedforsecurity=False)
+
+    def update(self, data: bytes) -> None:
+        self._sha256.update(data)
+        if self._others:
+            for other in self._others.values():
+                other.update(data)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def wrong(self) -> Checksum | None:
+        """An expected checksum that the bytes do not have, or None."""
+        for checksum in self._expected:
+            if self._digest(checksum.algorithm) != checksum.digest.lower():
+                return checksum
+        return None
+
+    def _digest(self, algorithm: str) -> str:
+        return self.sha256 if algorithm == "sha256" else self._others[algorithm].hexdigest()
+
+
+PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
+ESCAPED = re.compile(r'\\(["\\])')
+"""What a backslash escapes. Before anything else it stands for itself: no server needs to escape that, and
+many send the path of a file on some disk."""
+WORD = re.compile(r"=\?([A-Za-z0-9_-]{1,40})(?:\*[A-Za-z-]{0,20})?\?([bBqQ])\?([^?\s]*)\?=")
+BETWEEN_WORDS = re.compile(r"(\?=)\s+(?==\?)")
+CONTINUED = re.compile(r"filename\*(0|[1-9][0-9]?)(\*?)")
+CHARSETS = re.compile(
+    r"utf-?8|us-ascii|iso-?8859-?[0-9]{1,2}|windows-?125[0-8]|koi8-[ru]|shift_jis|euc-(jp|kr)|gb(2312|k|18030)|big5",
+    re.IGNORECASE,
+)
+"""The character sets that are read."""
+
+
+def suggested_name(values: Iterable[str]) -> str | None:
+    """The name in the first of `values` that has one: a server may send the field more than once.
+
+    ``filename*`` goes before ``filename`` (4.3), parts of RFC 2231 (``filename*0=``) between. Decoded, also
+    from the words of RFC 2047, which mail knows and HTTP does not; not made safe. Bytes outside ASCII are
+    read as UTF-8 if they are, else as ISO 8859-1, as browsers do.
+    """
+    return next(filter(None, map(_name, values)), None)
+
+
+def _name(value: str) -> str | None:
+    first, _, _ = value.partition(";")
+    # Some leave the type out.
+    found: dict[str, str] = {}
+    for name, text in _parameters(f";{value}" if "=" in first else value):
+        found.setdefault(name, text)
+    return (
+        _extended(found.get("filename*", ""))
+        or _continued(found)
+        or _plain(found.get("filename", ""))
+        or None
+    )
+
+
+def _parameters(value: str) -> Iterator[tuple[str, str]]:
+    for match in PARAMETER.finditer(value[value.index(";") :] if ";" in value else ""):
+        name, quoted, token = match.groups()
+        yield name.lower(), token.strip().strip('"') if quoted is None else ESCAPED.sub(r"\1", quoted)
+
+
+def _plain(text: str) -> str:
+    with suppress(UnicodeError):
+        text = text.encode("latin-1").decode("utf-8")
+    if "=?" not in text:
+        return text
+    return WORD.sub(_word, BETWEEN_WORDS.sub(r"\1", text))
+
+
+def _word(match: re.Match[str]) -> str:
+    """What an encoded word says; the word itself if it cannot be read."""
+    charset, form, text = match.groups()
+    try:
+        if form in "bB":
+            data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        else:
+            data = binascii.a2b_qp(text, header=True)
+    except (ValueError, UnicodeError):
+        return match[0]
+    return _decoded(data, charset) or match[0]
+
+
+def _extended(value: str) -> str | None:
+    """A value as ``UTF-8''na%C3%AFve.png`` (RFC 8187); None if it is none or cannot be decoded."""
+    charset, _, rest = value.partition("'")
+    _, quote, text = rest.partition("'")
+    return _decoded(unquote_to_bytes(text), charset) if quote else None
+
+
+def _continued(found: dict[str, str]) -> str | None:
+    """The parts ``filename*0``, ``filename*1*`` and so on, joined (RFC 2231, 3)."""
+    parts = {
+        int(match[1]): (match[2], text)
+        for name, text in found.items()
+        if (match := CONTINUED.fullmatch(name))
+    }
+    charset, whole = "utf-8", b""
+    for number in range(len(parts)):
+        if number not in parts:
+            break
+        coded, text = parts[number]
+        if number == 0 and coded:
+            charset, _, rest = text.partition("'")
+            text = rest.partition("'")[2]
+        whole += unquote_to_bytes(text) if coded else text.encode(errors="replace")
+    return _decoded(whole, charset) if whole else None
+
+
+def _decoded(data: bytes, charset: str) -> str | None:
+    if not CHARSETS.fullmatch(charset):
+        return None
+    try:
+        return data.decode(charset)
+    except (LookupError, UnicodeError):
+        return None

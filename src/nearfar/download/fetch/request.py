@@ -1,13 +1,34 @@
-"""The fields of a request: all of them to the origin that was asked, the harmless ones to any other."""
+"""The fields of a request, its cookies, and its proxies.
+
+Cookies among the redirects of one URL (RFC 6265). Pure; they are forgotten with the last redirect.
+
+Many a server sets one, redirects, and goes on only if it comes back. No cookie of one URL is sent for
+another.
+"""
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 
-from nearfar.download.fetch.decoding import ACCEPTED
+from nearfar.download.fetch.content import ACCEPTED
+from nearfar.download.fetch.headers import http_date
 from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.urls import Url, UrlError, ascii_host
 
-__all__ = ["RequestFields", "resume", "with_cookie", "with_userinfo"]
+__all__ = [
+    "Cookies",
+    "RequestFields",
+    "exceptions_in_ascii",
+    "proxies_in_ascii",
+    "resume",
+    "with_cookie",
+    "with_userinfo",
+]
+
 
 HARMLESS = frozenset({"accept", "accept-encoding", "accept-language", "user-agent"})
 """Any other field a user adds may be a secret (Authorization, Cookie, X-Api-Key, ...)."""
@@ -52,3 +73,153 @@ def resume(start: int, validator: str) -> list[bytes]:
 def _line(name: str, value: str) -> bytes:
     # libcurl takes "Name:" for "send no such field", and "Name;" for an empty value.
     return f"{name}: {value}".encode("latin-1") if value else f"{name};".encode("ascii")
+
+
+MOST = 50
+"""Cookies of one chain of redirects."""
+LONGEST = 4096
+"""Characters of one, name and value."""
+MOST_SENT = 8000
+"""Characters of all that are sent with a request: servers refuse longer fields."""
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+NUMBER = re.compile(r"-?[0-9]{1,18}")
+ADDRESS = re.compile(r"\[.*\]|[0-9.]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cookie:
+    name: str
+    value: str
+    domain: str
+    host_only: bool
+    path: str
+    secure: bool
+
+    def fits(self, url: Url, host: str, path: str) -> bool:
+        if self.secure and url.scheme != "https":
+            return False
+        if host != self.domain and (self.host_only or not host.endswith(f".{self.domain}")):
+            return False
+        return path == self.path or path.startswith(self.path if self.path.endswith("/") else f"{self.path}/")
+
+
+class Cookies:
+    """Those that came so far in one chain of redirects."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str, str], _Cookie] = {}
+
+    def take(self, values: list[str], url: Url, now: float) -> None:
+        """Keep what the Set-Cookie fields of the answer from `url` say. `now`: seconds since the epoch."""
+        for value in values:
+            self._take(value, url, now)
+
+    def field(self, url: Url) -> str | None:
+        """The value of the Cookie field for a request to `url`; None for none."""
+        if not self._kept:
+            return None
+        host, path = _cookie_name(url), url.split()[1]
+        fitting = [cookie for cookie in self._kept.values() if cookie.fits(url, host, path)]
+        # Longer paths first; Python's sort keeps the order of those set earlier (5.4).
+        fitting.sort(key=lambda cookie: -len(cookie.path))
+        said, size = [], 0
+        for cookie in fitting:
+            pair = f"{cookie.name}={cookie.value}" if cookie.name else cookie.value
+            size += len(pair) + 2
+            if size > MOST_SENT:
+                break
+            said.append(pair)
+        return "; ".join(said) or None
+
+    def _take(self, text: str, url: Url, now: float) -> None:
+        pair, _, rest = text.partition(";")
+        name, equals, value = pair.partition("=")
+        name, value = (name.strip(), value.strip()) if equals else ("", name.strip())
+        if not (name or value) or len(name) + len(value) > LONGEST or CONTROL.search(pair):
+            return
+        told = _attributes(rest)
+        host, path = _cookie_name(url), told.get("path", "")
+        domain = told.get("domain", "").lstrip(".").lower()
+        if domain and domain != host and not _may_set(host, domain):
+            return
+        if not path.startswith("/") or CONTROL.search(path):
+            path = url.split()[1].rpartition("/")[0] or "/"
+        secure = "secure" in told
+        if secure and url.scheme != "https":
+            return
+        if name.startswith("__Secure-") and not secure:
+            return
+        if name.startswith("__Host-") and (not secure or domain or path != "/"):
+            return
+        key = (name, domain or host, path)
+        self._kept.pop(key, None)
+        if not _over(told, now) and len(self._kept) < MOST:
+            self._kept[key] = _Cookie(name, value, domain or host, not domain, path, secure)
+
+
+def _attributes(text: str) -> dict[str, str]:
+    told: dict[str, str] = {}
+    for part in text.split(";"):
+        name, _, value = part.partition("=")
+        told[name.strip().lower()] = value.strip()
+    return told
+
+
+def _may_set(host: str, domain: str) -> bool:
+    """True if a host may speak for `domain`, above its own. Not for a whole top-level domain; what is as wide
+    but has a dot (``co.uk``) is not known here, and does little harm within one chain of redirects."""
+    return "." in domain and host.endswith(f".{domain}") and not ADDRESS.fullmatch(host)
+
+
+def _over(told: dict[str, str], now: float) -> bool:
+    """True if the cookie is to be forgotten."""
+    age = told.get("max-age", "")
+    if NUMBER.fullmatch(age):
+        return int(age) <= 0
+    expires = http_date(told.get("expires"))
+    return expires is not None and expires <= now
+
+
+def _cookie_name(url: Url) -> str:
+    return url.host.rpartition(":")[0]
+
+
+VARIABLES = {
+    "http": ("http_proxy", "all_proxy", "ALL_PROXY"),
+    "https": ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+}
+"""Where libcurl looks, in this order."""
+EXCEPTIONS = ("no_proxy", "NO_PROXY")
+PLACE = re.compile(r"((?:[A-Za-z0-9]+://)?(?:[^/@]*@)?)([^/:@\[\]]+)(.*)", re.DOTALL)
+
+
+def proxies_in_ascii(environment: Mapping[str, str]) -> dict[str, str]:
+    """The proxy of each scheme, ``""`` for none; empty where libcurl can read the environment itself."""
+    found = {scheme: _first(environment, names) for scheme, names in VARIABLES.items()}
+    if all(map(str.isascii, found.values())):
+        return {}
+    return {scheme: _place(text) for scheme, text in found.items()}
+
+
+def exceptions_in_ascii(environment: Mapping[str, str]) -> str | None:
+    """The hosts that are asked without a proxy; None where libcurl can read the environment itself."""
+    said = _first(environment, EXCEPTIONS)
+    if said.isascii():
+        return None
+    return ",".join(map(_name, re.split(r"[,\s]+", said)))
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:
+    return next(filter(None, map(environment.get, names)), "")
+
+
+def _place(text: str) -> str:
+    match = PLACE.fullmatch(text)
+    return text if match is None else f"{match[1]}{_name(match[2])}{match[3]}"
+
+
+def _name(name: str) -> str:
+    """`name` itself if it is none: then nobody finds it, and libcurl says so."""
+    with suppress(UrlError):
+        return ascii_host(name)
+    return name

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
-from nearfar.download.fetch.policy import Pace
+from nearfar.download.fetch.transfer import HostConcurrency
 
 __all__ = ["Schedule"]
 
@@ -20,7 +20,7 @@ REMEMBERED = 60.0
 
 @dataclass(slots=True)
 class _Host(Generic[T]):
-    pace: Pace
+    pace: HostConcurrency
     waiting: deque[T] = field(default_factory=deque)
     active: int = 0
     parked_until: float = 0.0
@@ -90,7 +90,7 @@ class Schedule(Generic[T]):
         self._hosts[host].pace.answered()
 
     @property
-    def hungry(self) -> bool:
+    def has_capacity(self) -> bool:
         """True if something more could start now, and nothing that waits can: it should be added."""
         return self._active < self._total and not self._row
 
@@ -151,7 +151,7 @@ class Schedule(Generic[T]):
     def _host(self, host: str) -> _Host[T]:
         entry = self._hosts.get(host)
         if entry is None:
-            entry = self._hosts[host] = _Host(Pace(self._per_host))
+            entry = self._hosts[host] = _Host(HostConcurrency(self._per_host))
         return entry
 
     def _settle(self, host: str, entry: _Host[T]) -> None:

@@ -21,13 +21,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from nearfar.download.model import Checksum, Reason, Saved
+from nearfar.download.model import Checksum, Reason, Saved, StoreError, disk
 from nearfar.download.redact import written
 from nearfar.download.store import owners
 from nearfar.download.store.draft import Draft
-from nearfar.download.store.errors import StoreError, disk
 from nearfar.download.store.folders import Folders, digest, regular, size
-from nearfar.download.store.manifest import Entry, Manifest, readable
+from nearfar.download.store.manifest import Manifest, ManifestEntry, readable
 from nearfar.download.store.names import candidates, fold
 
 
@@ -35,7 +34,7 @@ class Claim(NamedTuple):
     """A name for a draft, and what may be done with what bears the name now."""
 
     draft: Draft
-    entry: Entry
+    entry: ManifestEntry
     replace: bool
     set_aside: bool = False
     """It was saved from the same URL, and is spoilt: its author's checksum says so."""
@@ -78,7 +77,9 @@ class Claims:
                 ended[draft] = found
         return list(claimed.values()), ended
 
-    def _choose(self, draft: Draft, own: list[Entry], claimed: Collection[str], now: float) -> Saved | Claim:
+    def _choose(
+        self, draft: Draft, own: list[ManifestEntry], claimed: Collection[str], now: float
+    ) -> Saved | Claim:
         """The careful way, for a draft whose URL or wished name is known already."""
         for entry in own:
             self._settle(entry.fold, draft.key)
@@ -99,7 +100,7 @@ class Claims:
             raise StoreError(Reason.REFUSED, f"{draft.label}: {detail}, --overwrite replaces it")
         raise StoreError(Reason.REFUSED, f"{draft.label}: another file bears this name")
 
-    def _again(self, draft: Draft, entry: Entry, now: float) -> Saved | Claim | None:
+    def _again(self, draft: Draft, entry: ManifestEntry, now: float) -> Saved | Claim | None:
         """What to do about the file that an earlier download of the same URL left, if it is still its own."""
         there = self.size(entry)
         untouched = there == entry.size and self.same(entry)
@@ -138,7 +139,7 @@ class Claims:
         if intent.key == key or not owners.alive(owner, self._folders.root):
             self.resolve(intent)
 
-    def resolve(self, intent: Entry) -> bool:
+    def resolve(self, intent: ManifestEntry) -> bool:
         """Turn an intent without owner into a saved file, if the file has got its name; else drop it."""
         self._manifest.withdraw([intent.fold])
         if not self.same(intent):
@@ -151,14 +152,14 @@ class Claims:
         for intent in self._manifest.intents_of(owner).values():
             self.resolve(intent)
 
-    def size(self, entry: Entry) -> int | None:
+    def size(self, entry: ManifestEntry) -> int | None:
         """Bytes of the file there is under the name of `entry`; None if no regular file can be reached."""
         try:
             return size(entry.parts[-1], self._folders.at(entry.parts[:-1]))
         except (OSError, StoreError):
             return None
 
-    def holds(self, entry: Entry, checksum: Checksum | None) -> bool:
+    def holds(self, entry: ManifestEntry, checksum: Checksum | None) -> bool:
         """Whether the file is there and still what was saved, and what `checksum` wants.
 
         With a checksum all of it is read; without, only if it was written to since it was saved.
@@ -175,21 +176,21 @@ class Claims:
         except (OSError, StoreError):
             return False
 
-    def same(self, entry: Entry) -> bool:
+    def same(self, entry: ManifestEntry) -> bool:
         """Whether the file is there and has the bytes that `entry` tells of. Reads all of it."""
         return self.size(entry) == entry.size and self.digest(entry, "sha256") == entry.sha256
 
-    def digest(self, entry: Entry, algorithm: str) -> str:
+    def digest(self, entry: ManifestEntry, algorithm: str) -> str:
         """The digest of the file under the name of `entry`, lower-case hex."""
         return digest(entry.parts[-1], self._folders.at(entry.parts[:-1]), algorithm)
 
 
-def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Entry:
+def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> ManifestEntry:
     head, body = draft.head, draft.body
     if body is None:
         raise ValueError(f"{draft.label} is not finished")
     url = written(draft.job.url)
-    return Entry(
+    return ManifestEntry(
         folded,
         draft.key,
         url,

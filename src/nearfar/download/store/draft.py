@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import os
 
-from nearfar.download.model import Body, Head, Job, Reason
-from nearfar.download.store.errors import StoreError, disk
+from nearfar.download.model import Body, Head, Job, Reason, StoreError, disk
 from nearfar.download.store.folders import Folders
 from nearfar.download.store.names import wanted
 from nearfar.download.store.owners import Owner

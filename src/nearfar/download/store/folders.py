@@ -1,20 +1,50 @@
-"""The output directory and what is below it, reached by descriptors so that no planted symlink leads away."""
+"""The output directory and what is below it, reached by descriptors; a rename that never replaces."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
 import stat
 from collections import OrderedDict
+from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
-from nearfar.download.model import Reason
-from nearfar.download.store.errors import StoreError
+from nearfar.download.model import Reason, StoreError
 from nearfar.download.store.names import shorten
-from nearfar.download.store.renaming import rename_new
+
+_NOREPLACE = 1  # renameat2(2)
+_CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
+"""How kernels, file systems and sandboxes say that they do not know it."""
+
+
+def rename_new(old: str, new: str, folder: int) -> bool:
+    """Rename `old` to `new` in `folder` unless that name is taken; False where this cannot be done here.
+
+    Raises FileExistsError for a name that is taken, and other OSErrors.
+    """
+    call = _renameat2()
+    if call is None:
+        return False
+    if call(folder, os.fsencode(old), folder, os.fsencode(new), _NOREPLACE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT:
+        return False
+    raise OSError(number, os.strerror(number), new)
+
+
+@cache
+def _renameat2() -> Any:
+    try:
+        return ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return None
+
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OPEN_AT_MOST = 32

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from nearfar.download.model import Reason, Saved
-from nearfar.download.store import export
-from nearfar.download.store.errors import StoreError, disk
+from nearfar.download.model import Reason, Saved, StoreError, disk
+from nearfar.download.store import manifest
 from nearfar.download.store.folders import Folders, digest, size
 from nearfar.download.store.manifest import FILE, check_version, read_rows, refuse_strangers
 
@@ -44,9 +43,9 @@ class Listing:
         with self._translated():
             yield from read_rows(self._db)
 
-    def export(self, form: export.Form, file: IO[str]) -> None:
+    def export(self, form: manifest.Form, file: IO[str]) -> None:
         """Write every row to `file` as JSON Lines or CSV. Raises `StoreError`, or OSError of `file`."""
-        export.write(self.rows(), form, file)
+        manifest.write(self.rows(), form, file)
 
     def digest(self, saved: Saved) -> str | None:
         """The SHA-256 of the file as it is now, lower-case hex; None if no regular file bears its name.

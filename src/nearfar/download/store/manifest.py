@@ -1,4 +1,6 @@
-"""The manifest: one SQLite file beside the files, a row for each that is saved and for each about to be.
+"""The manifest: one SQLite file beside the files, a row for each; and its export.
+
+The manifest: one SQLite file beside the files, a row for each that is saved and for each about to be.
 
 An *intent* is written before a file gets its final name, and becomes a row of `files` after: whoever finds
 an intent without its owner can tell from the file itself which side of the rename the owner died on.
@@ -10,6 +12,7 @@ would make its file a stranger's. For groups of 250 files its cost was lost in t
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import secrets
 import sqlite3
@@ -17,14 +20,13 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Literal, NamedTuple
 
-from nearfar.download.model import Reason, Saved
+from nearfar.download.model import Reason, Saved, StoreError
 from nearfar.download.redact import identity, written
-from nearfar.download.store.errors import StoreError
 from nearfar.download.store.names import OWN
 from nearfar.download.urls import resource
-from nearfar.readable import hidden
+from nearfar.readable import hidden, json_line
 
 FILE = f"{OWN}.sqlite"
 _BUSY = 30.0
@@ -41,7 +43,7 @@ _SCHEMA = f"""
 """
 
 
-class Entry(NamedTuple):
+class ManifestEntry(NamedTuple):
     """What is known of one file: two keys, then a `Saved`, in its order.
 
     `key` is `Manifest.key` of its URL; `fold` its name through `names.fold`, unique in a directory.
@@ -68,8 +70,8 @@ class Entry(NamedTuple):
         return tuple(self.name.split("/"))
 
 
-_FIELDS = ", ".join(Entry._fields)
-_MARKS = ", ".join("?" * len(Entry._fields))
+_FIELDS = ", ".join(ManifestEntry._fields)
+_MARKS = ", ".join("?" * len(ManifestEntry._fields))
 
 
 def readable(text: str) -> str:
@@ -129,45 +131,45 @@ class Manifest:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
-    def by_key(self, keys: Iterable[bytes]) -> dict[bytes, list[Entry]]:
+    def by_key(self, keys: Iterable[bytes]) -> dict[bytes, list[ManifestEntry]]:
         """The files saved from each URL, oldest first: several, if its user chose several names."""
-        found: dict[bytes, list[Entry]] = {}
+        found: dict[bytes, list[ManifestEntry]] = {}
         for entry in self._select("files", "key", list(keys), order="ORDER BY number"):
             found.setdefault(entry.key, []).append(entry)
         return found
 
-    def by_fold(self, folds: Iterable[str]) -> dict[str, Entry]:
+    def by_fold(self, folds: Iterable[str]) -> dict[str, ManifestEntry]:
         """The files saved under names."""
         return {entry.fold: entry for entry in self._select("files", "fold", list(folds))}
 
-    def intents(self, folds: Iterable[str]) -> dict[str, Entry]:
+    def intents(self, folds: Iterable[str]) -> dict[str, ManifestEntry]:
         """The files that some store, this or another, intends to name so."""
         return {entry.fold: entry for entry in self._select("intents", "fold", list(folds))}
 
     def _select(
         self, table: str, column: str, values: Sequence[bytes | str], order: str = ""
-    ) -> Iterator[Entry]:
+    ) -> Iterator[ManifestEntry]:
         for start in range(0, len(values), _AT_ONCE):
             part = values[start : start + _AT_ONCE]
             marks = ", ".join("?" * len(part))
             yield from map(
-                Entry._make,
+                ManifestEntry._make,
                 self._db.execute(
                     f"SELECT {_FIELDS} FROM {table} WHERE {column} IN ({marks}) {order}", tuple(part)
                 ),
             )
 
-    def intend(self, entries: Iterable[Entry], owner: str) -> None:
+    def intend(self, entries: Iterable[ManifestEntry], owner: str) -> None:
         """Announce `entries` for `owner`, taking over the intents of others on the same names."""
         self._db.executemany(
             f"INSERT OR REPLACE INTO intents ({_FIELDS}, owner) VALUES ({_MARKS}, ?)",
             ((*entry, owner) for entry in entries),
         )
 
-    def intents_of(self, owner: str) -> dict[str, Entry]:
+    def intents_of(self, owner: str) -> dict[str, ManifestEntry]:
         """The intents that `owner` announced and nobody took over, by fold."""
         found = self._db.execute(f"SELECT {_FIELDS} FROM intents WHERE owner = ?", (owner,))
-        return {entry.fold: entry for entry in map(Entry._make, found)}
+        return {entry.fold: entry for entry in map(ManifestEntry._make, found)}
 
     def folds_of(self, owner: str) -> set[str]:
         """The names of `intents_of`."""
@@ -194,7 +196,7 @@ class Manifest:
         )
         self._db.execute("DELETE FROM intents WHERE owner = ?", (owner,))
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ManifestEntry) -> None:
         """Record a saved file, in place of any of its name."""
         self._db.execute(f"INSERT OR REPLACE INTO files ({_FIELDS}) VALUES ({_MARKS})", entry)
 
@@ -231,7 +233,7 @@ def check_version(db: sqlite3.Connection) -> int:
 def read_rows(db: sqlite3.Connection) -> Iterator[Saved]:
     """Every saved file of a manifest, in the order they were saved. Raises `sqlite3.Error`."""
     for row in db.execute(f"SELECT {_FIELDS} FROM files ORDER BY number"):
-        yield Entry._make(row).saved
+        yield ManifestEntry._make(row).saved
 
 
 def refuse_strangers(directory: Path) -> None:
@@ -243,3 +245,19 @@ def refuse_strangers(directory: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG((directory / name).lstat().st_mode):
                 raise StoreError(Reason.REFUSED, f"{name} is not a regular file")
+
+
+Form = Literal["jsonl", "csv"]
+
+
+def write(rows: Iterable[Saved], form: Form, file: IO[str]) -> None:
+    """Write `rows` to `file`, one at a time: an object a line, or CSV (RFC 4180) below a line of names."""
+    if form == "jsonl":
+        for row in rows:
+            file.write(f"{json_line(row._asdict())}\n")
+    elif form == "csv":
+        table = csv.writer(file)
+        table.writerow(Saved._fields)
+        table.writerows(rows)
+    else:
+        raise ValueError(f"{form!r} is neither 'jsonl' nor 'csv'")

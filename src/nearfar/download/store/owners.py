@@ -16,7 +16,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 
-from nearfar.download.store.errors import StoreError
+from nearfar.download.model import StoreError
 from nearfar.download.store.folders import Folders, kind, names
 from nearfar.download.store.names import OWN, clean
 

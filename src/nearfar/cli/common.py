@@ -1,0 +1,335 @@
+"""What every program shares: exit codes, logging, signals, and standard streams."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import io
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import IntEnum
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from nearfar.net import resources
+from nearfar.readable import json_line, readable
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+class Exit(IntEnum):
+    """The exit codes of every program."""
+
+    OK = 0
+    FAILED = 1
+    """The program ran to its end, and some of its work failed: the counts say what."""
+    USAGE = 2
+    """The command line, or a file it names, cannot be used as given."""
+    LOST = 3
+    """A peer or the host of a queue went away and did not return in time."""
+    UNTRUSTED = 4
+    """The other side does not let this one in, or is not who it should be: the keys do not fit."""
+    HUNG_UP = 129
+    """SIGHUP, of a terminal that was closed: as `INTERRUPTED`."""
+    INTERRUPTED = 130
+    """SIGINT: stopped in good order, and the same command goes on from here."""
+    TERMINATED = 143
+    """SIGTERM: the same."""
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now, from a signal handler: nothing is finished, nobody is told.
+
+    Only files that would stay for ever are removed: sockets, and multiprocessing's folder for its own.
+    Modules that are not loaded have made none.
+    """
+    if files := sys.modules.get("nearfar.net.addresses"):
+        files.remove_all()
+    if process := sys.modules.get("multiprocessing.process"):
+        folder = process.current_process()._config.get("tempdir")
+        if folder is not None:
+            remove_folder(folder)
+    os._exit(code)
+
+
+def remove_folder(folder: str) -> None:
+    """As far as it can be: one without folders inside."""
+    from pathlib import Path  # who has such a folder has loaded it; who only starts need not
+
+    try:
+        for path in Path(folder).iterdir():
+            path.unlink()
+        Path(folder).rmdir()
+    except OSError:
+        return
+
+
+LOOK = 0.25
+"""Seconds between two looks at whether a signal came, for who waits for a host."""
+
+
+def add_logging_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--log-format``, ``--quiet`` and ``--verbose`` as every program has them."""
+    group = parser.add_argument_group("messages")
+    group.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="json: one object a line"
+    )
+    level = group.add_mutually_exclusive_group()
+    level.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors; no progress")
+    level.add_argument("-v", "--verbose", action="store_true", help="also what helps to find a fault")
+
+
+def set_up_logging(options: argparse.Namespace) -> None:
+    """Send this process's log records to standard error, as the options of `add_logging_options` ask."""
+    level = logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO
+    handler = StderrHandler()
+    handler.setFormatter(JsonFormatter() if options.log_format == "json" else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class StderrHandler(logging.Handler):
+    """Writes to what `sys.stderr` is at that moment, so that lines and live bars do not mix."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+class TextFormatter(logging.Formatter):
+    """The message alone, and a traceback if there is one. What a message tells of others, such as a server's
+    words or a peer's name, cannot move the cursor, nor look like a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, it is logging's
+        return readable(record.message)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return readable(super().formatException(ei), keep="\n")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``time`` (UTC, ISO 8601), ``level``, ``event``, ``message``, and any fields.
+
+    A record may name its event and carry fields: ``extra={"event": "saved", "fields": {"size": 5}}``.
+    The event is else the logger's name.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = {
+            "time": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", record.name),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        return json_line(getattr(record, "fields", {}) | said)
+
+
+def timestamp(moment: float) -> str:
+    """A time in seconds since the epoch as UTC in ISO 8601."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+
+
+def announce(message: str, event: str) -> None:
+    """Log `message` at once, even from a signal handler.
+
+    A handler may interrupt a write to `sys.stderr`, and Python refuses to enter that stream twice; so
+    this one goes to the file descriptor, in the format that was set up.
+    """
+    record = logging.LogRecord("nearfar", logging.WARNING, "", 0, message, None, None)
+    record.event = event
+    handlers = logging.getLogger().handlers or [logging.Handler()]
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        os.write(2, f"{handlers[0].format(record)}\n".encode(errors="replace"))
+
+
+class StopRequest:
+    """SIGINT, SIGTERM and SIGHUP, made polite: the first asks to stop, the second leaves at once.
+
+    Use it as a context manager in the main thread, around all that must be closed in good order; inside, the
+    program looks at `requested` between two pieces of work, or waits. No Event, because a handler that sets
+    one can wait for ever for the lock of the very thread it interrupted.
+
+    What follows within `ECHO` seconds is the first signal once more: timeout(1) sends it to the process, and
+    then to its whole group. A program started with SIGHUP ignored, as by nohup(1), is not to hear it.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ECHO = 0.1
+
+    def __init__(
+        self, wake: Callable[[], None] = lambda: None, *, leave: Callable[[int], object] = leave
+    ) -> None:
+        """`wake` is called at the first signal, from the handler: it must not block nor take a lock."""
+        self.signum: int | None = None
+        self._wake = wake
+        self._leave = leave
+        self._bell = -1
+        self._echo_until = 0.0
+        self._before: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
+
+    @property
+    def requested(self) -> bool:
+        """True once a first signal came."""
+        return self.signum is not None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code that says which signal it was; `Exit.OK` if none came."""
+        return Exit.OK if self.signum is None else 128 + self.signum
+
+    def tell(self, wake: Callable[[], None]) -> None:
+        """Call `wake` from now on; at once, if the first signal came already."""
+        self._wake = wake
+        if self.requested:
+            wake()
+
+    def reaches(self, look: Callable[[float], bool]) -> bool:
+        """Call `look` with a time to take, in seconds, until it finds what it looks for (True), or a first
+        signal came (False)."""
+        while not self.requested:
+            if look(LOOK):
+                return True
+        return False
+
+    def handle(self, signum: int, frame: FrameType | None = None) -> None:
+        """What a signal does; the program itself may call it to stop as if signalled."""
+        if self.requested:
+            if time.monotonic() >= self._echo_until:
+                self._leave(128 + signum)
+            return
+        self._echo_until = time.monotonic() + self.ECHO
+        self.signum = signum
+        announce("stopping: finishing what is in hand (again: leave at once)", "stopping")
+        os.eventfd_write(self._bell, 1)
+        self._wake()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait up to `timeout` seconds (None: for ever) for the first signal; return `requested`."""
+        select.select([self._bell], [], [], timeout)
+        return self.requested
+
+    def __enter__(self) -> Self:
+        self._bell = os.eventfd(0)
+        for signum in self.SIGNALS:
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+                self._before[signum] = signal.signal(signum, self.handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        os.close(self._bell)
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's keeper of shared things so that it lives as long as this program.
+
+    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would say so.
+    What a program leaves that is killed, or leaves at once, it removes without a word.
+    """
+    from multiprocessing import resource_tracker  # few programs need one
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # what is blocked stays so over there
+    options = ["ignore:resource_tracker:UserWarning"]
+    sys.warnoptions += options  # it is started with these
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del sys.warnoptions[-len(options) :]
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def why(error: Exception) -> str:
+    """What went wrong, for a person: of an `OSError` the file and the reason, without the number."""
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror.lower()
+        return readable(f"{error.filename}: {reason}" if error.filename else reason)
+    return readable(str(error), keep="\n")
+
+
+class OutputLost(Exception):
+    """The standard output cannot be written: nobody reads it any more, or its disk is full."""
+
+
+class Unheeded(io.FileIO):
+    """A file whose writer does not hear that it cannot be written: what is said there stops no work."""
+
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except OSError:
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+def tell(line: object) -> None:
+    """Print a line on the standard output, at once; what a terminal would obey, as ``\\x1b``. Raises
+    `OutputLost`."""
+    try:
+        print(readable(str(line), keep="\n"), flush=True)
+    except OSError as error:
+        give_up_output(error)
+
+
+def flush() -> None:
+    """Before the end, when Python itself would complain. Raises `OutputLost`."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        give_up_output(error)
+
+
+def give_up_output(error: OSError) -> None:
+    """Let what is still to be written go nowhere, and raise `OutputLost`; not for a terminal that was closed:
+    SIGHUP says so, and nobody is there to be told."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+    if error.errno == errno.EIO:
+        return
+    reason = (error.strerror or str(error)).lower()
+    gone = isinstance(error, BrokenPipeError)
+    said = "nobody reads the standard output any more" if gone else f"cannot write standard output: {reason}"
+    raise OutputLost(said) from None
+
+
+def secure() -> None:
+    """Make the standard streams of this process such that no writer is surprised.
+
+    A descriptor from 0 to 2 that is closed is opened on nothing: another file would get its number, and what
+    is written to standard error would land in it.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text in its encoding
+    raw = io.BufferedWriter(Unheeded(2, "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", line_buffering=True)
+
+
+LEAST = 64
+"""Descriptors: every program works with so many, for a few peers."""
+
+
+def lift_limit() -> str | None:
+    """Raise the soft limit of open files towards the hard one; a sentence if even that is too few."""
+    allowed = resources.lift_limit()
+    if allowed < LEAST:
+        return (
+            f"only {allowed} files may be open at a time, and it takes {LEAST}: raise the limit (ulimit -n)"
+        )
+    return None

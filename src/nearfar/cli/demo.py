@@ -1,0 +1,89 @@
+"""``nearfar demo``: the same download near and far, on this machine, verified."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+
+from nearfar.cli.common import Exit, StopRequest
+from nearfar.demo.commands import DemoError
+from nearfar.demo.gallery import Gallery
+from nearfar.demo.tour import FolderUnusable, farewell, give_tour
+
+PICTURES = Gallery(count=200, large=2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Give the demo and return its exit code (`Exit`); a signal ends it at once."""
+    options = make_parser().parse_args(argv)
+    if find_spec("pycurl") is None or find_spec("rich") is None:
+        print(
+            "nearfar demo: downloading needs pycurl and rich: pip install 'nearfar[download]'",
+            file=sys.stderr,
+        )
+        return Exit.USAGE
+    try:
+        with interruptible():
+            wrong = give_tour(options.output, PICTURES)
+    except KeyboardInterrupt as stopped:
+        print("\nstopped; the next demo removes what this one saved", file=sys.stderr)
+        return 128 + int(stopped.args[0])
+    except BrokenPipeError:
+        # The reader of the output has left; Python would complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except DemoError as error:
+        print(f"nearfar demo: {error}", file=sys.stderr)
+        return Exit.USAGE if isinstance(error, FolderUnusable) else Exit.FAILED
+    if wrong:
+        things = "1 check" if len(wrong) == 1 else f"{len(wrong)} checks"
+        print(f"nearfar demo: {things} failed: see WRONG above", file=sys.stderr)
+        return Exit.FAILED
+    farewell(options.output)
+    return Exit.OK
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of this program."""
+    parser = argparse.ArgumentParser(
+        prog="nearfar demo",
+        description="The same download near, far, far with a consumer killed, and by a pool; verified. All"
+        " of it on this machine, in under a minute.",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("demo-output"),
+        metavar="DIR",
+        help="where to save: a new or empty folder, or one of an earlier demo, which is removed"
+        " (%(default)s)",
+    )
+    return parser
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, a signal unwinds from wherever the demo is, so that its commands and its server end with it."""
+    before = {
+        signum: signal.signal(signum, interrupt)
+        for signum in StopRequest.SIGNALS
+        if signal.getsignal(signum) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """The handler."""
+    raise KeyboardInterrupt(signum)

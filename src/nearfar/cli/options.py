@@ -1,0 +1,335 @@
+"""Options that several programs share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import re
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from multiprocessing import forkserver
+from pathlib import Path
+
+from nearfar.cli.common import add_logging_options, start_tracker, why
+from nearfar.download.fetch.options import FetchOptions
+from nearfar.errors import AddressError
+from nearfar.net import frames
+from nearfar.net.addresses import Address
+from nearfar.serialization.plain import Allowed
+from nearfar.worker.supervisor import Supervisor, WorkerListener
+
+DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
+"""Where the bare commands meet: the consumer hosts, the producer connects."""
+DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
+"""Where bare coordinators and workers meet."""
+
+MOST = 1_000_000_000
+"""Of whatever is counted."""
+MOST_BYTES = 1_000_000_000_000_000
+LONGEST_NUMBER = 40
+"""Characters."""
+LONGEST = 1_000_000.0
+"""Seconds: a wait of more than 24 days is too long for the system's calls."""
+
+_POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)(i?)B?", re.ASCII | re.IGNORECASE)
+
+
+def byte_count(text: str) -> int:
+    """``500k``, ``2M`` (powers of 1,000) or ``2Mi`` (of 1,024) as bytes."""
+    match = _SIZE.fullmatch(text)
+    if match is None or len(text) > LONGEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not a size (like 500k, 2M, 2MiB)")
+    digits, unit, binary = match.groups()
+    power = {key.lower(): value for key, value in _POWERS.items()}[unit.lower()]
+    size = int(float(digits) * (1024 if binary else 1000) ** power)
+    if size > MOST_BYTES or (not size and float(digits)):
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not a size from 1 byte to {MOST_BYTES:,}, or 0")
+    return size
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    digits = text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER
+    if not digits or not least <= int(text) <= MOST:
+        said = f"{_short(text)} is not a whole number of at least {least}, and at most {MOST:,}"
+        raise argparse.ArgumentTypeError(said)
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time in seconds, more than none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= LONGEST:
+        said = f"{_short(text)} is not a number of seconds above 0, and at most {LONGEST:,.0f}"
+        raise argparse.ArgumentTypeError(said)
+    return value
+
+
+def lease_seconds(text: str) -> float:
+    """The seconds of a lease."""
+    value = seconds(text)
+    if not frames.lease(value):
+        least, most = frames.SHORTEST_LEASE, frames.LONGEST_LEASE
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not a lease of {least:g} to {most:,g} seconds")
+    return value
+
+
+def _short(text: str) -> str:
+    """`text` as it is quoted in a message of one line."""
+    return repr(text if len(text) <= 50 else f"{text[:40]}...")
+
+
+def pool_place(text: str) -> int | str:
+    """Where a pool is: the address of a coordinator, or ``local:N`` as a number of processes."""
+    if text.startswith("local:"):
+        return positive(text.removeprefix("local:"))
+    try:
+        Address.parse_remote(text)
+    except AddressError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def header(text: str) -> tuple[str, str]:
+    """``Name: value`` as a pair."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        # It is not repeated: what was meant to be a header may be a secret.
+        raise argparse.ArgumentTypeError("not of the form 'Name: value'")
+    return name.strip(), value.strip()
+
+
+def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -> None:
+    """Add ``--bind`` and ``--queue``, and what hosting takes. `local`: ``--queue local`` is understood."""
+    group = parser.add_argument_group("the queue")
+    side = group.add_mutually_exclusive_group()
+    side.add_argument(
+        "--bind",
+        nargs="?",
+        const=DEFAULT_ADDRESS,
+        metavar="ADDRESS",
+        help=f"host the queue there (default address: {DEFAULT_ADDRESS})",
+    )
+    here = ", or local: producers and consumers in this one command" if local else ""
+    side.add_argument("--queue", metavar="ADDRESS", help=f"connect to a queue that is hosted there{here}")
+    group.add_argument("--lanes", metavar="FROM-TO", help="with --bind: the ports for items, for a firewall")
+    add_access_options(group)
+    group.add_argument(
+        "--wait",
+        type=seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds to wait for a host that does not answer (60)",
+    )
+    add_logging_options(parser)
+
+
+def queue_address(options: argparse.Namespace) -> str:
+    """Where the queue is that the options of `add_queue_options` name."""
+    named = options.queue if options.bind is None else options.bind
+    return DEFAULT_ADDRESS if named is None else str(named)
+
+
+def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--keys`` and ``--insecure``, of which a program takes one."""
+    side = parser.add_mutually_exclusive_group()
+    side.add_argument(
+        "--keys",
+        metavar="DIR",
+        help="let in, and connect to, who has the keys in DIR (default: what NEARFAR_KEYS names; see nearfar"
+        " keys)",
+    )
+    side.add_argument(
+        "--insecure", action="store_true", help="without keys: let anybody in, and connect to anybody"
+    )
+
+
+def describe_place(address: str, *, hosts: bool) -> str:
+    """What a program says first, so that others can be told where to connect."""
+    return f"{'hosting the queue' if hosts else 'connecting to the queue'} at {address}"
+
+
+PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+"""What libcurl takes a proxy from."""
+
+log = logging.getLogger("nearfar.producer")
+
+
+def add_fetching(group: argparse._ArgumentGroup) -> None:
+    """One option for each setting of `FetchOptions` that a user has reason to change."""
+    add = group.add_argument
+    add("--jobs", type=positive, default=16, metavar="N", help="transfers at a time (16)")
+    add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host (16)")
+    add(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help="refuse other kinds of files, by media type and first bytes: image/*",
+    )
+    add(
+        "--header",
+        type=headers,
+        action="extend",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="@FILE: a line each, where a process list does not show them",
+    )
+    add("--user-agent", metavar="TEXT")
+    add(
+        "--max-size",
+        type=byte_count,
+        metavar="SIZE",
+        help="refuse larger files: 500k, 2M, 1GiB (1T, or 10G unannounced)",
+    )
+    add("--decode", action="store_true", help="ask for gzip and deflate, and save what comes of them")
+    add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
+    add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS")
+    add("--stall-timeout", type=positive, metavar="S", help="below 100 bytes a second (30)")
+    add("--timeout", type=seconds, metavar="S", help="for a whole request (a day)")
+    add("--retries", type=natural, metavar="N", help="after the first attempt (4)")
+    add(
+        "--wait-for-host",
+        type=seconds,
+        metavar="S",
+        help="for a host that puts requests off with 429 or 503 and Retry-After (600); spends no retry",
+    )
+    add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM)")
+    add("--insecure-tls", action="store_true", help="accept any certificate")
+    add(
+        "--no-private",
+        action="store_true",
+        help="connect to public addresses only, and to no proxy: for lists that others wrote",
+    )
+
+
+def headers(text: str) -> list[tuple[str, str]]:
+    """``Name: value``, or all lines of the file in ``@FILE``, as pairs."""
+    if not text.startswith("@"):
+        return [header(text)]
+    try:
+        lines = Path(text[1:]).read_text(encoding="latin-1").splitlines()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(why(error)) from None
+    return [header(line) for line in lines if line.strip()]
+
+
+def fetch_options(options: argparse.Namespace) -> FetchOptions:
+    """What the command line says, over the defaults. Raises `ValueError`."""
+    chosen = {
+        "user_agent": options.user_agent,
+        "connect_timeout": options.connect_timeout,
+        "stall_timeout": options.stall_timeout,
+        "total_timeout": options.timeout,
+        "wait_for_host": options.wait_for_host,
+        "tries": None if options.retries is None else options.retries + 1,
+    }
+    return FetchOptions(
+        connections=options.jobs,
+        per_host=options.per_host,
+        expect=tuple(options.expect),
+        headers=tuple(options.header),
+        max_size=options.max_size,
+        decode=options.decode,
+        rate=options.rate,
+        ca_file=options.cacert,
+        insecure=options.insecure_tls,
+        no_private=options.no_private,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+
+
+def warn(options: argparse.Namespace) -> None:
+    """Say what an option gives up that its user may count on."""
+    if options.insecure_tls:
+        log.warning("--insecure-tls: no certificate is checked: files may be read and changed on their way")
+    if options.no_private and any(map(os.environ.get, PROXIES)):
+        log.warning("--no-private: the proxy of the environment is not used")
+
+
+def make_crew(
+    listener: WorkerListener, count: int, quota: int | None = None, plain: tuple[str, ...] | None = None
+) -> Supervisor:
+    """A supervisor of `count` processes for clients elsewhere. `plain`: as in `worker.run.Birth`.
+
+    Modules are looked for in the working directory first, as ``python -m`` does. Processes are forked by a
+    server that has neither threads nor sockets, and like them does not hear SIGTERM: it is for the program.
+    """
+    start_tracker()
+    look_here_first()
+    forkserver.set_forkserver_preload(["nearfar.worker.forkserver_preload", "nearfar.worker.main"])
+    return Supervisor(
+        listener, count, context=multiprocessing.get_context("forkserver"), quota=quota, plain=plain
+    )
+
+
+def look_here_first() -> None:
+    """Look for modules in the working directory."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def add_plain_option(parser: argparse.ArgumentParser, whose: str) -> None:
+    """Add ``--plain NAME...``, which may be given again. `whose` processes it is about, for its help."""
+    parser.add_argument(
+        "--plain",
+        nargs="+",
+        action="extend",
+        type=allowed_name,
+        metavar="NAME",
+        help=f"{whose} read no pickle, and run only functions of these modules or packages, or just"
+        " module:function, with plain data; their clients need Pool(plain=True)",
+    )
+
+
+def allowed_name(text: str) -> str:
+    """What `Allowed` takes, whose module can be found; nothing is imported."""
+    look_here_first()
+    try:
+        Allowed([text])
+        missing = _missing(text.partition(":")[0])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if missing:
+        raise argparse.ArgumentTypeError(f"no module {missing} is found: install it, or start in its folder")
+    return text
+
+
+def plain_names(options: argparse.Namespace) -> tuple[str, ...] | None:
+    """What may be called; None: anything."""
+    return None if options.plain is None else tuple(options.plain)
+
+
+def describe(names: tuple[str, ...]) -> str:
+    """What such processes say of themselves."""
+    return f"reading no pickle; running only {', '.join(names)}"
+
+
+def _missing(module: str) -> str:
+    """The first part of a module's name that cannot be found; packages are looked into, not imported."""
+    parts = module.split(".")
+    spec = find_spec(parts[0])
+    for count in range(2, len(parts) + 1):
+        if spec is None or spec.submodule_search_locations is None:
+            break  # where there is no folder to look into, importing will tell
+        spec = PathFinder.find_spec(".".join(parts[:count]), list(spec.submodule_search_locations))
+        if spec is None:
+            return ".".join(parts[:count])
+    return parts[0] if spec is None else ""

@@ -1,0 +1,357 @@
+"""The producer: downloads URLs and puts the files on a queue; with `--queue local`, saves them itself.
+
+The producer: downloads URLs and puts the files on a queue; with ``--queue local``, saves them, too.
+
+With ``--pool``, the workers of a pool download and put, on as many machines as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from nearfar.cli.common import Exit, StopRequest, set_up_logging, start_tracker, tell, why
+from nearfar.cli.options import (
+    add_fetching,
+    add_queue_options,
+    describe_place,
+    fetch_options,
+    pool_place,
+    positive,
+    queue_address,
+    warn,
+)
+from nearfar.cli.progress import Counts, make_progress, number
+from nearfar.download.account import Account, Failures, InputJobs, Summary, is_own
+from nearfar.download.fetch.factory import make_fetcher
+from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.input import Arguments, DescriptorSource, Intake, Source
+from nearfar.download.local import LocalDownload, ProcessPlan, keep_freed_memory
+from nearfar.download.model import StoreError, Underway
+from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
+from nearfar.net.addresses import Address
+
+if TYPE_CHECKING:
+    from nearfar import Executor
+
+
+SHOWN_EVERY = 0.1
+"""Seconds between two looks at the counts."""
+
+_NOTHING = Underway()
+
+log = logging.getLogger("nearfar.producer")
+
+
+class ProducerRun:
+    """Use it as a context manager; leaving it closes everything and puts the failures file in its place."""
+
+    def __init__(self, source: Source, failures: Path, *, quiet: bool, log_format: str) -> None:
+        self.account = Account()
+        self.intake = Intake(source)
+        self.summary = Summary()
+        """The counts, after `close`."""
+        self._failures = Failures(failures)
+        self.desk = InputJobs(self.intake, self.account, self._failures, self._show)
+        self._progress = make_progress(quiet=quiet, log_format=log_format)
+        self._shown = 0.0
+        self._all_counted = True
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Count what is left, and close. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self.intake.close()
+        left, self._all_counted = self.intake.rest()
+        self.account.pass_by(left)
+        self.account.check()
+        self.summary = self.account.summary()
+        self._progress.close(self._counts(self.summary), time.monotonic())
+        self._failures.close()
+
+    def report(self) -> None:
+        """Print the counts, where the failures are, and how to go on."""
+        tell(self.summary)
+        if not self._all_counted:
+            tell("the rest of the input was not read")
+        if self._failures.trouble is not None:
+            tell(f"failures: {self._failures.path} could not be written ({why(self._failures.trouble)})")
+        elif self._failures.count and self._failures.passing:
+            tell(f"failures: written to {self._failures.path}")
+        elif self._failures.count:
+            tell(f"failures: {self._failures.path} (try them again with -i {self._failures.path})")
+        if pages := self.desk.pages:
+            kind, _ = pages.most_common(1)[0]
+            tell(
+                f"{number(pages.total(), 'web page')} saved where a name promises another kind of file"
+                f" (--expect '{kind}' would refuse such)"
+            )
+        if self.summary.left or not self._all_counted:
+            tell("to go on, run the same command again: nothing that is saved is fetched twice")
+        log.debug("%s", self.summary, extra={"event": "summary", "fields": self._fields()})
+
+    def _fields(self) -> dict[str, object]:
+        now = self.summary
+        failed = {str(reason): count for reason, count in now.failed.items()}
+        return {
+            "urls": now.urls,
+            "saved": now.saved,
+            "already": now.already,
+            "failed": failed,
+            "left": now.left,
+            "size": now.size,
+        }
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._shown >= SHOWN_EVERY:
+            self._shown = now
+            self._progress.show(self._counts(self.account.summary(), self.desk.underway()), now)
+
+    def _counts(self, summary: Summary, underway: Underway = _NOTHING) -> Counts:
+        total = summary.urls + self.intake.waiting() if self.intake.ended else None
+        failed = Counter({str(reason): count for reason, count in summary.failed.items()})
+        size = summary.size + underway.size
+        return Counts(summary.saved, summary.already, failed, size, total, underway.files, underway.waits_for)
+
+
+LOCAL = "local"
+FAREWELL = 30.0
+"""Seconds to hand over what was sent, when all of it was answered."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the producer and return its exit code (`Exit`)."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    set_up_logging(options)
+    keep_freed_memory()
+    _check(parser, options)
+    warn(options)
+    try:
+        _check_authorities(options)
+        fetching = fetch_options(options)
+        source = _open_source(options)
+        if source.overwritten_by(options.failures) and not is_own(options.failures):
+            raise ValueError(f"{options.failures} is the input itself: name another file with --failures")
+    except (ValueError, OSError) as error:
+        parser.error(why(error))
+    try:
+        return _work(options, fetching, source)
+    except (AddressError, KeysError, StoreError, OSError) as error:
+        print(f"nearfar producer: {why(error)}", file=sys.stderr)
+        return Exit.USAGE
+    finally:
+        source.close()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("nearfar producer", description=__doc__)
+    parser.add_argument("urls", nargs="*", metavar="URL")
+    parser.add_argument(
+        "-i", "--input", metavar="FILE", help="a line for each URL, with name=, sha256= after tabs; -: stdin"
+    )
+    parser.add_argument(
+        "--failures",
+        type=Path,
+        default=Path("nearfar-failures.txt"),
+        metavar="FILE",
+        help="what failed, to be used as -i again (%(default)s)",
+    )
+    add_fetching(parser.add_argument_group("fetching"))
+    local = parser.add_argument_group("with --queue local")
+    local.add_argument("-o", "--output", type=Path, metavar="DIR", help="where to save the files")
+    local.add_argument("--overwrite", action="store_true", help="replace files that are not ours")
+    local.add_argument("-P", "--producers", type=positive, default=1, metavar="N", help="processes (1)")
+    local.add_argument("-C", "--consumers", type=positive, default=1, metavar="N", help="processes (1)")
+    pool = parser.add_argument_group("with a pool")
+    pool.add_argument(
+        "--pool",
+        type=pool_place,
+        metavar="ADDRESS",
+        help="let the workers of the coordinator there download; local:N: so many processes of this command."
+        " Each has the options of fetching to itself, and must reach the queue at its address as given here",
+    )
+    add_queue_options(parser, local=True)
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if find_spec("pycurl") is None and not isinstance(options.pool, str):
+        parser.error("downloading needs pycurl: pip install 'nearfar[download]'")
+    if bool(options.urls) == (options.input is not None):
+        parser.error("give URLs, or -i FILE (- for standard input)")
+    if (options.queue == LOCAL) != (options.output is not None):
+        parser.error("--queue local needs -o DIR" if options.queue == LOCAL else "-o needs --queue local")
+    if options.pool is not None and options.queue == LOCAL:
+        parser.error("--pool needs a queue with an address: --queue local has processes of its own (-P N)")
+
+
+def _check_authorities(options: argparse.Namespace) -> None:
+    """Those of a coordinator's workers are on their machines. Raises `OSError`."""
+    if options.cacert is not None and not isinstance(options.pool, str):
+        options.cacert.open("rb").close()
+
+
+def _open_source(options: argparse.Namespace) -> Source:
+    """Raises `OSError`."""
+    if options.input is None:
+        return Arguments(options.urls)
+    if options.input == "-":
+        return DescriptorSource(os.dup(sys.stdin.fileno()))
+    # A FIFO without a writer is waited for where a signal is heard, in the loop that polls it.
+    return DescriptorSource(os.open(options.input, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -> int:
+    with ProducerRun(source, options.failures, quiet=options.quiet, log_format=options.log_format) as run:
+        try:
+            stop = _way(options)(options, fetching, run)
+        except (QueueLost, PoolBroken) as error:
+            run.close()
+            print(f"nearfar producer: {why(error)}", file=sys.stderr)
+            run.report()
+            return Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST
+    run.report()
+    if stop.requested:
+        return stop.exit_code
+    return Exit.OK if run.summary.complete else Exit.FAILED
+
+
+def _way(
+    options: argparse.Namespace,
+) -> Callable[[argparse.Namespace, FetchOptions, ProducerRun], StopRequest]:
+    if options.queue == LOCAL:
+        return _local
+    return _far if options.pool is None else _pooled
+
+
+def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
+    plan = ProcessPlan(
+        directory=options.output,
+        # The consumers count the digests: only a pipe of this machine is between.
+        make_fetcher=partial(make_fetcher, replace(fetching, digest=False)),
+        overwrite=options.overwrite,
+        producers=options.producers,
+        consumers=options.consumers,
+        jobs=options.jobs,
+        prepare=partial(set_up_logging, options),
+    )
+    with StopRequest() as stop:
+        near = LocalDownload(plan, run.desk, before_spawning=start_tracker)
+        stop.tell(near.stop)
+        near.run()
+    return stop
+
+
+def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
+    # Only here: a local download needs no ZeroMQ, and makes its producer in another process.
+    from nearfar.download.producer import Producer
+    from nearfar.download.transport import open_outbound
+
+    address = queue_address(options)
+    bind = options.bind is not None
+    with StopRequest() as stop, closing(make_fetcher(fetching)) as fetcher:
+        request_sender = open_outbound(
+            address,
+            bind=bind,
+            lanes=options.lanes,
+            keys=options.keys,
+            insecure=options.insecure,
+            wait=options.wait,
+        )
+        try:
+            producer = Producer(run.desk, fetcher, request_sender, jobs=options.jobs)
+            stop.tell(producer.stop)
+            log.info("%s", describe_place(request_sender.address, hosts=bind))
+            if stop.reaches(request_sender.reach):
+                request_sender.attend()  # consumers wait for a producer's goodbye, also for one of an empty list
+                producer.run()
+        finally:
+            request_sender.close(FAREWELL)
+    return stop
+
+
+@contextmanager
+def _executor(options: argparse.Namespace) -> Iterator[Executor]:
+    """The pool's workers; those of this command are killed in the end. Raises `AddressError`."""
+    from nearfar import Executor
+
+    if isinstance(options.pool, str):
+        executor = Executor.connect(
+            options.pool, keys=options.keys, insecure=options.insecure, wait=options.wait
+        )
+    else:
+        start_tracker()
+        # Spawned, for this process has threads already; logging is set up there as it is here.
+        context = multiprocessing.get_context("spawn")
+        executor = Executor(options.pool, context, _begin_worker, (options,))
+    try:
+        yield executor
+    finally:
+        executor.engine.terminate()
+        executor.engine.join(FAREWELL)
+
+
+def _begin_worker(options: argparse.Namespace) -> None:
+    set_up_logging(options)
+    if options.keys:
+        from nearfar.net.auth import VARIABLE  # loads ZeroMQ, which only a far download needs
+
+        os.environ[VARIABLE] = options.keys
+    keep_freed_memory()
+
+
+def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
+    from nearfar.download.pooled import Order, Pooled
+    from nearfar.download.transport import open_outbound
+
+    address = queue_address(options)
+    bind = options.bind is not None
+    if isinstance(options.pool, str) and Address.parse(address).everywhere:
+        raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
+    with StopRequest() as stop, _executor(options) as executor:
+        request_sender = open_outbound(
+            address,
+            bind=bind,
+            lanes=options.lanes,
+            keys=options.keys,
+            insecure=options.insecure,
+            wait=options.wait,
+        )
+        try:
+            order = partial(
+                Order, request_sender.address, options.wait, fetching, options.jobs, insecure=options.insecure
+            )
+            pooled = Pooled(run.desk, executor, request_sender, order)
+            stop.tell(pooled.stop)
+            log.info("%s", describe_place(request_sender.address, hosts=bind))
+            if stop.reaches(request_sender.reach):
+                request_sender.attend()
+                pooled.run()
+        finally:
+            request_sender.close(FAREWELL)
+    return stop

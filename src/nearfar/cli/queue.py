@@ -1,0 +1,129 @@
+"""``nearfar queue``: host a queue by itself, so that producers and consumers may come and go."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+
+from nearfar.cli.common import Exit, StopRequest, add_logging_options, set_up_logging, tell, why
+from nearfar.cli.options import (
+    DEFAULT_ADDRESS,
+    add_access_options,
+    byte_count,
+    describe_place,
+    lease_seconds,
+    natural,
+    positive,
+    seconds,
+)
+from nearfar.cli.progress import number, size
+from nearfar.errors import AddressError, KeysError
+from nearfar.queues.far import FarQueue
+
+log = logging.getLogger("nearfar.queue")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Host until SIGINT or SIGTERM, and return an exit code (`Exit`): `OK` only if nothing was left."""
+    options = make_parser().parse_args(argv)
+    set_up_logging(options)
+    try:
+        with StopRequest() as stop, _host(options) as queue:
+            empty = describe(queue.counts())
+            tell(describe_place(queue.address, hosts=True))
+            _watch(queue, stop, options.status_every, empty)
+            left = queue.counts()
+            if left["unsettled"]:
+                log.warning("stopped with %s", describe(left))
+    except (AddressError, KeysError) as error:
+        print(f"nearfar queue: {why(error)}", file=sys.stderr)
+        return Exit.USAGE
+    if left["unsettled"]:
+        return stop.exit_code
+    log.info("stopped; nothing is left in it" if not left["unread letters"] else "stopped")
+    return Exit.OK
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of this program."""
+    parser = argparse.ArgumentParser("nearfar queue", description=__doc__.partition(": ")[2])
+    add = parser.add_argument
+    add("--bind", default=DEFAULT_ADDRESS, metavar="ADDRESS", help="%(default)s; port *: any free one")
+    add("--maxsize", type=natural, default=0, metavar="N", help="items that may wait (0: no bound)")
+    add(
+        "--maxbytes",
+        type=byte_count,
+        default="32MiB",
+        metavar="SIZE",
+        help="bytes that may wait (%(default)s; 0: no bound)",
+    )
+    add(
+        "--max-unsettled",
+        type=byte_count,
+        default="1GiB",
+        metavar="SIZE",
+        help="bytes that consumers may have and not be done with (%(default)s; 0: no bound); one that has"
+        " its share gets no more until it is done with some",
+    )
+    add(
+        "--lease",
+        type=lease_seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds of silence after which an end counts as dead (10)",
+    )
+    add(
+        "--producers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="the end comes once so many have said goodbye (1)",
+    )
+    add("--lanes", metavar="FROM-TO", help="the ports for items, for a firewall")
+    add_access_options(parser)
+    add(
+        "--status-every",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds between two lines that say what changed (30)",
+    )
+    add_logging_options(parser)
+    return parser
+
+
+def describe(counts: Mapping[str, int]) -> str:
+    """``3 waiting (1.2 MB), 2 in hand, 1,204 done; 1 producer, 2 consumers``, and what went wrong."""
+    said = f"{counts['size']:,} waiting ({size(counts['bytes'])})"
+    said += f", {counts['unsettled'] - counts['size']:,} in hand, {counts['settled']:,} done"
+    troubles = ("dead", "dropped", "undeliverable", "late")
+    said += "".join(f", {counts[what]:,} {what}" for what in troubles if counts[what])
+    said += f"; {number(counts['producers'], 'producer')}, {number(counts['consumers'], 'consumer')}"
+    lost = counts["lost producers"]
+    return f"{said}, {number(lost, 'producer')} lost" if lost else said
+
+
+def _host(options: argparse.Namespace) -> FarQueue:
+    return FarQueue(
+        options.maxsize,
+        options.bind,
+        maxbytes=options.maxbytes,
+        max_unsettled=options.max_unsettled,
+        lease=options.lease,
+        producers=options.producers,
+        standing=True,
+        lanes=options.lanes,
+        keys=options.keys,
+        insecure=options.insecure,
+    )
+
+
+def _watch(queue: FarQueue, stop: StopRequest, every: float, last: str) -> None:
+    """Say how the queue stands, if that is not what was said last, until told to stop."""
+    while not stop.wait(every):
+        now = describe(queue.counts())
+        if now != last:
+            last = now
+            log.info("%s", now, extra={"event": "status"})

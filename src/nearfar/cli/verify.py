@@ -1,0 +1,117 @@
+"""``nearfar verify``: read what was saved again, and compare it with a list of digests."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import urllib.request
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+
+from nearfar.cli.common import Exit, tell, why
+from nearfar.cli.progress import number, size
+from nearfar.download.model import StoreError
+from nearfar.download.verify import Verified, digests, verify, verify_saved
+
+LONGEST = 60.0
+"""Seconds of silence after which an address gives no list."""
+MANY = 10
+"""Complaints that are told one by one."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare, say what was found, and return an exit code (`Exit`): `OK` only if all is there and good."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    alone = Path(options.list).is_dir()
+    if not alone and not options.folders:
+        parser.error("name the folders to look into, after the list")
+    folders = [Path(options.list), *options.folders] if alone else options.folders
+    try:
+        for folder in folders:
+            if not folder.is_dir():
+                raise NotADirectoryError(20, "there is no such folder", str(folder))
+        wanted = None if alone else digests(_lines(options.list))
+        if wanted is None:
+            verified = verify_saved(folders, repair=options.repair)
+        else:
+            verified = verify(wanted, folders, repair=options.repair)
+    except ValueError as error:
+        print(f"nearfar verify: {options.list}: {why(error)}", file=sys.stderr)
+        return Exit.USAGE
+    except (OSError, StoreError) as error:
+        print(f"nearfar verify: {why(error)}", file=sys.stderr)
+        return Exit.USAGE
+    _say(verified, wanted)
+    _say_what_to_do(verified, repair=options.repair)
+    return Exit.FAILED if verified.complaints else Exit.OK
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of this program."""
+    parser = argparse.ArgumentParser(
+        "nearfar verify",
+        description="Read what was saved again, and compare it with a list of digests; without a list, with"
+        " the digests that the files had when they were saved.",
+        epilog="LIST has a line for each URL, with sha256=... after a tab, as producer -i takes it. `nearfar"
+        " gallery` serves such a list of its images, as /digests.txt. Exit code: 0 if all of the list is"
+        " there and good, also where the folders hold more; 1 if not; 2 if something cannot be read.",
+    )
+    parser.add_argument(
+        "list", metavar="LIST", help="a file, or an http address; a folder: no list, but this folder, too"
+    )
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="where consumers saved")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="have what is wrong fetched again by the next run of the producer: wrong files are renamed"
+        " (NAME.spoilt...), and forgotten",
+    )
+    return parser
+
+
+def _lines(place: str) -> list[str]:
+    """Raises `OSError`; `ValueError` for what is not text, and for an address or answer that is not HTTP."""
+    if place.startswith(("http://", "https://")):
+        try:
+            with urllib.request.urlopen(place, timeout=LONGEST) as answer:
+                return str(answer.read(), "utf-8").splitlines()
+        except HTTPException as error:
+            raise ValueError(str(error) or type(error).__name__) from error
+        except URLError as error:
+            reason = why(error.reason) if isinstance(error.reason, Exception) else error.reason
+            raise ValueError(f"cannot be fetched: {reason}") from error
+    return Path(place).read_text(encoding="utf-8").splitlines()
+
+
+def _say(verified: Verified, wanted: Mapping[str, str] | None) -> None:
+    as_what = "as they were saved" if wanted is None else "as the list has them"
+    for folder, files in verified.files.items():
+        tell(f"{folder}: {number(files, 'file')} {as_what}")
+    _say_each("WRONG", verified.complaints)
+    _say_each("not in the list", verified.unlisted)
+    good = f"{len(verified.sizes):,}"
+    if wanted is not None:
+        good = f"{good} of {number(len(wanted), 'url')} saved and"
+    unlisted = f"; {number(len(verified.unlisted), 'file')} not in the list" if verified.unlisted else ""
+    tell(f"{good} verified ({size(sum(verified.sizes.values()))}){unlisted}")
+
+
+def _say_each(what: str, found: Sequence[str]) -> None:
+    for each in found[:MANY]:
+        tell(f"{what}: {each}")
+    if len(found) > MANY:
+        tell(f"{what}: and {number(len(found) - MANY, 'other thing')}")
+
+
+def _say_what_to_do(verified: Verified, *, repair: bool) -> None:
+    for repaired in verified.repaired:
+        tell(f"repaired: {repaired}")
+    if not verified.complaints:
+        return
+    if repair:
+        tell("to fetch what is missing now, run the producer's command again")
+    else:
+        tell("to have it fetched again: the same command with --repair, then the producer's again")

@@ -1,0 +1,117 @@
+"""``nearfar worker``: join a pool with worker processes of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from nearfar.cli.common import Exit, StopRequest, add_logging_options, set_up_logging, tell, why
+from nearfar.cli.options import (
+    DEFAULT_POOL_ADDRESS,
+    add_access_options,
+    add_plain_option,
+    byte_count,
+    describe,
+    make_crew,
+    plain_names,
+    positive,
+    seconds,
+)
+from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted, PoolBroken
+from nearfar.net.addresses import Address
+from nearfar.net.auth import VARIABLE, approach
+from nearfar.worker.agent import Agent
+
+log = logging.getLogger("nearfar.worker")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Work until SIGINT or SIGTERM, or until the coordinator is lost; return an exit code (`Exit`)."""
+    options = make_parser().parse_args(argv)
+    set_up_logging(options)
+    try:
+        address = Address.parse_remote(options.connect)
+        access = approach(address, options.keys, insecure=options.insecure)
+    except (AddressError, KeysError) as error:
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
+        return Exit.USAGE
+    if access.keys:
+        os.environ[VARIABLE] = access.keys  # what runs here may connect to a queue
+    plain = plain_names(options)
+    hire = partial(make_crew, count=options.processes, quota=options.max_tasks, plain=plain)
+    agent = Agent(
+        address.seen_from_here(),
+        hire,
+        options.processes,
+        access=access,
+        wait=options.wait,
+        quota=options.max_tasks,
+        max_bytes=options.max_bytes,
+    )
+    try:
+        with StopRequest(agent.leave):
+            many = "1 process" if options.processes == 1 else f"{options.processes} processes"
+            tell(f"working for {address} as {agent.name} with {many}")
+            if plain is not None:
+                log.info("%s", describe(plain))
+            agent.run()
+    except NotAdmitted as error:
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
+        return Exit.UNTRUSTED
+    except PoolBroken as error:
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
+        return Exit.LOST if isinstance(error, CoordinatorLost) else Exit.FAILED
+    except OSError as error:
+        print(f"nearfar worker: cannot start a worker process: {why(error)}", file=sys.stderr)
+        return Exit.FAILED
+    log.info("left; nothing that was begun is lost")
+    return Exit.OK
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of this program."""
+    parser = argparse.ArgumentParser(
+        "nearfar worker",
+        description=__doc__.partition(": ")[2],
+        epilog="Modules of the pool's clients are imported from this working directory, or from where Python"
+        " finds them. After the first SIGINT or SIGTERM it takes no more work, and leaves when what runs is"
+        " answered; the second leaves at once.",
+    )
+    add = parser.add_argument
+    add("--connect", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="of the coordinator (%(default)s)")
+    add(
+        "--processes",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="worker processes (as many as there are CPUs: %(default)s)",
+    )
+    add(
+        "--max-tasks",
+        type=positive,
+        metavar="N",
+        help="replace a process after so many tasks (never)",
+    )
+    add(
+        "--max-bytes",
+        type=byte_count,
+        default="1GiB",
+        metavar="SIZE",
+        help="bytes of results kept for clients that do not take them (%(default)s; 0: no bound): such a"
+        " client gets no more workers until it does. What runs by then may come on top",
+    )
+    add(
+        "--wait",
+        type=seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds to wait for a coordinator that does not answer (60)",
+    )
+    add_access_options(parser)
+    add_plain_option(parser, "its processes")
+    add_logging_options(parser)
+    return parser

@@ -1,0 +1,188 @@
+"""How an agent or a client calls a coordinator: one session after another. Pure.
+
+::
+
+    NEW --begin--> GREETING --WELCOME--> OPEN        CLOSED is for the caller to say
+                      ^                   |
+                      +----- STRANGER ----+
+
+A socket that was not let in is made anew, until it is clear that it will not be. A coordinator that is silent
+is called anew, in the same session; only its STRANGER ends that. Times are in seconds of any steady clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.net.handshake import HandshakeFailures
+
+GREET_EVERY = 0.25
+"""Seconds between two HELLOs."""
+DIAL_EVERY = 5.0
+"""Seconds without a welcome after which another connection is tried: this one may be dead."""
+FAREWELL = 3.0
+"""Seconds of silence after which a caller that leaves, with nothing left to say, goes without an answer."""
+IDLE = 3600.0
+"""Seconds until a caller with nothing to do wants to be asked again."""
+
+
+class Connect(NamedTuple):
+    """Close the socket, and open one under this session's name."""
+
+    session: str
+
+
+class SendMessage(NamedTuple):
+    """Send this."""
+
+    envelope: PoolFrame
+
+
+class SessionStage(IntEnum):
+    """Of the caller as a whole."""
+
+    NEW = 0
+    GREETING = 1
+    OPEN = 2
+    CLOSED = 3
+
+
+class ClientSession:
+    """`role` and `name` are those of HELLO, `about` is what it tells; `name` is new for every caller.
+
+    `wait`: seconds without a word, after which the coordinator counts as lost. One that was there speaks
+    several times a lease; half a lease without a word is the least. `stem` is what the names of its sessions
+    begin with (`nearfar.net.process.new_session_stem`).
+    """
+
+    def __init__(self, role: str, name: str, about: dict[str, Any], wait: float, stem: str = "") -> None:
+        self.name = name
+        self.stage = SessionStage.NEW
+        self.talk: ReliableChannel | None = None
+        """Of the session that is open, or was the last."""
+        self.barred = ""
+        """Why coordinator and caller do not let each other in, once that is clear."""
+        self._refusals = HandshakeFailures()
+        self._dial_again = False
+        self._hello = PoolMessage(PoolMessageType.HELLO, (VERSION, role, name, about))
+        self._stem = stem or name
+        self._wait = wait
+        self._sessions = 0
+        self._greeted = self._called = self._ticked = self._away_since = 0.0
+        self._actions: list[Connect | SendMessage] = []
+
+    @property
+    def session_name(self) -> str:
+        return f"{self._stem}.{self._sessions}"
+
+    def open_talk(self) -> ReliableChannel | None:
+        """The present session's, if one is open."""
+        return self.talk if self.stage is SessionStage.OPEN else None
+
+    def begin(self, now: float) -> None:
+        """Begin a session, the first or the next."""
+        if self.stage is SessionStage.NEW:
+            self._ticked = now
+        self._away_since = now
+        self.stage = SessionStage.GREETING
+        self._sessions += 1
+        self._dial(now)
+        self._greet(now)
+
+    def welcome(self, message: PoolMessage, now: float) -> dict[str, Any] | None:
+        """The session is open: what the coordinator told of itself. None: it was not this session's."""
+        name, facts = message.fields
+        if self.stage is not SessionStage.GREETING or name != self.session_name:
+            return None
+        self.stage = SessionStage.OPEN
+        self._refusals.succeeded()
+        self.talk = ReliableChannel(facts["lease"], now)
+        told: dict[str, Any] = facts
+        return told
+
+    def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
+        """Say it, and return its number; 0 if there is no session to say it in."""
+        talk = self.open_talk()
+        return 0 if talk is None else talk.say(now, kind, *fields, rows=rows)
+
+    def turned_away(self, why: str, now: float) -> None:
+        """The socket of the present session was not let in."""
+        if self.stage not in (SessionStage.GREETING, SessionStage.OPEN):
+            return
+        if self.stage is SessionStage.OPEN:
+            self.begin(now)
+        else:
+            self._dial_again = True
+        self._refusals.failed(why, now)
+        self.barred = self._refusals.believed(now)
+
+    def tick(self, now: float) -> None:
+        """Time passed. If nobody ticked for long, this process stood still: that is not another's silence."""
+        stood, self._ticked = now - self._ticked, now
+        talk = self.open_talk()
+        if stood > (4 * GREET_EVERY if talk is None else talk.lease / 2):
+            self._away_since = min(now, self._away_since + stood)
+            if talk is not None:
+                talk.heard = min(now, talk.heard + stood)
+        if talk is not None:
+            talk.tick(now)
+            if now >= self._call_due(talk):
+                self._dial(now)
+        elif self.stage is SessionStage.GREETING and now - self._greeted >= GREET_EVERY:
+            if now - self._called >= DIAL_EVERY:
+                self._dial(now)
+            self._greet(now)
+
+    def flush(self, now: float) -> list[Connect | SendMessage]:
+        """Everything that is to be done."""
+        talk = self.open_talk()
+        if talk is not None:
+            self._actions += [SendMessage(envelope) for envelope in talk.flush(now)]
+        actions, self._actions = self._actions, []
+        return actions
+
+    def deadline(self, now: float) -> float:
+        """When `tick`, `flush` or `lost` is wanted next."""
+        talk = self.open_talk()
+        if talk is not None:
+            lost = talk.heard + max(self._wait, talk.lease / 2)
+            return min(self._call_due(talk), talk.line_deadline(), lost)
+        if self.stage is SessionStage.GREETING:
+            return min(self._greeted + GREET_EVERY, self._away_since + self._wait)
+        return now + IDLE
+
+    def away(self, now: float) -> float:
+        """For how many seconds no coordinator has answered; 0 if one does."""
+        talk = self.open_talk()
+        if talk is not None:
+            silence = now - talk.heard
+            return silence if silence >= talk.lease / 2 else 0.0
+        return now - self._away_since if self.stage is SessionStage.GREETING else 0.0
+
+    def silent_since(self, moment: float) -> float:
+        """Since when nothing has been heard, `moment` at the earliest."""
+        talk = self.open_talk()
+        return moment if talk is None else max(moment, talk.heard)
+
+    def lost(self, now: float) -> bool:
+        """True if none answered for `wait` seconds."""
+        return self.stage is not SessionStage.NEW and self.away(now) >= self._wait
+
+    def _dial(self, now: float) -> None:
+        self._called = now
+        self._actions.append(Connect(self.session_name))
+
+    def _greet(self, now: float) -> None:
+        self._greeted = now
+        if self._dial_again:
+            self._dial_again = False
+            self._actions.append(Connect(self.session_name))
+        self._actions.append(SendMessage(PoolFrame(0, 0, self._hello)))
+
+    def _call_due(self, talk: ReliableChannel) -> float:
+        """When a silent coordinator is to be called anew: what it was called by may be broken."""
+        return max(talk.heard, self._called) + talk.lease

@@ -1,0 +1,98 @@
+"""The socket of whoever calls a coordinator: an agent, or a client."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+
+import zmq
+
+from nearfar.coordinator import messages
+from nearfar.coordinator.messages import PoolFrame
+from nearfar.errors import AddressError, KeysError, ProtocolError
+from nearfar.net import sockets
+from nearfar.net.addresses import Address
+from nearfar.net.auth import Access
+from nearfar.net.frames import ProtocolErrors
+from nearfar.net.handshake import Connection
+from nearfar.net.resources import LoopFailures
+
+log = logging.getLogger(__name__)
+
+DRAIN = 256
+"""Messages read in one turn."""
+SMALL = 2
+"""Frames of a message without large parts."""
+
+
+class CoordinatorConnection:
+    """One session's socket after another. For one thread at a time; nothing here blocks."""
+
+    def __init__(self, address: Address, access: Access) -> None:
+        self.address = address
+        self._access = access
+        self._dialed: Connection | None = None
+        self._trouble = ""
+        """Why there is no socket."""
+        self._complaints = ProtocolErrors(log)
+        self._mishaps = LoopFailures(log, f"the caller of {address}")
+
+    def open(self, session: str) -> int:
+        """Close the socket, and open one under this session's name; returns a descriptor to poll on, or -1
+        where its keys are gone, or none can be had now.
+
+        ZeroMQ makes that readable once for many messages: ask `pending` before each wait.
+        """
+        self._trouble = ""
+        try:
+            self.close()
+            self._dialed = Connection(zmq.DEALER, self.address, self._access, identity=session)
+            return int(self._dialed.socket.getsockopt(zmq.FD))
+        except (KeysError, AddressError) as error:
+            self._trouble = str(error)
+        except sockets.FAILURES as error:  # whoever calls opens one again, until its patience ends
+            self._mishaps.note(error, "it cannot call now")
+        return -1
+
+    def pending(self) -> bool:
+        """True if messages lie here to be read."""
+        dialed = self._dialed
+        return dialed is not None and sockets.readable(dialed.socket)
+
+    def send(self, envelope: PoolFrame) -> None:
+        """Send, if there is a socket; whether it arrives is the line's business."""
+        if self._dialed is not None:
+            frames = messages.pack(*envelope)
+            try:
+                sockets.send(self._dialed.socket, frames, SMALL)
+            except zmq.Again:
+                return
+            except sockets.FAILURES as error:
+                self._mishaps.note(error)
+
+    def receive(self, *, read: bool = True) -> tuple[list[PoolFrame], str]:
+        """What has come, up to `DRAIN` messages; and why the socket was not let in, if it was not: then
+        nothing came. `read`: False where nothing lies here, for certain.
+        """
+        dialed = self._dialed
+        if dialed is None:
+            return [], self._trouble
+        heard: list[PoolFrame] = []
+        with contextlib.suppress(zmq.Again):
+            for _ in range(DRAIN if read else 0):
+                frames = sockets.receive(dialed.socket, SMALL)
+                try:
+                    heard.append(messages.unpack(frames))
+                except ProtocolError as error:
+                    text = f"dropped a malformed message from {self.address}: %s"
+                    self._complaints.note(text, error, time.monotonic())
+        # After reading: a stranger in the coordinator's place was seen to connect before it said anything.
+        why = dialed.look(time.monotonic())
+        return ([], why) if why else (heard, "")
+
+    def close(self) -> None:
+        """Close the socket, if there is one."""
+        if self._dialed is not None:
+            self._dialed.close()
+            self._dialed = None

@@ -1,0 +1,174 @@
+"""Which workers have room, and how many tasks make a batch, as measured."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from nearfar.coordinator.state import Client, Revocation, TaskBatch, Worker, WorkerStage
+from nearfar.coordinator.task import Mode, Task, TaskState
+
+REMOTE_AHEAD = 0.002
+"""Seconds: where unread work can't be had back for certain, only so short a batch gets another behind it."""
+
+# Looked up once, for they are needed at each batch: an attribute of an enum costs eight times a global.
+_READY, _ASKED, _UNASKED, _PREPARE = (
+    WorkerStage.READY,
+    Revocation.ASKED,
+    Revocation.UNASKED,
+    int(Mode.PREPARE),
+)
+
+
+class Placement:
+    """The workers by name, and those among them that may be given something.
+
+    Dictionaries, for their order: who has waited longest comes first.
+    """
+
+    def __init__(self) -> None:
+        self.all: dict[str, Worker] = {}
+        self.idle: dict[str, Worker] = {}
+        """Those with nothing to do."""
+        self.half: dict[str, Worker] = {}
+        """Those that may have a batch ahead of the one they run."""
+        self.ahead: dict[str, Worker] = {}
+        """Those that have one, and may be asked for it."""
+        self.held_back: dict[str, Worker] = {}
+        """Those whose batch ahead waits for the initializer that they run."""
+        self._homes: dict[str, dict[str, Worker]] = {}
+        """In which of these four each worker is, if in any."""
+
+    def place(self, worker: Worker) -> None:
+        """Note what room `worker` has now.
+
+        None while it is asked for what it has: it would give back what it was given after that.
+        """
+        name = worker.name
+        batches = len(worker.batches)
+        home: dict[str, Worker] | None = None
+        if batches > 1:
+            if batches == 2 and worker.unsent is not None:
+                home = self.held_back
+            elif worker.stage is _READY and worker.recall is _UNASKED:
+                home = self.ahead
+        elif (
+            worker.stage is _READY
+            and worker.recall is not _ASKED
+            and (worker.quota is None or worker.willing())
+        ):
+            if not batches:
+                home = self.idle
+            else:
+                head = worker.batches[0]
+                first = head.tasks[0]
+                # Not behind an initializer: if that fails, nothing of its client may run. Not behind a task
+                # that may be killed just when it has ended and the next has begun.
+                plain = first.mode != _PREPARE and first.timeout is None
+                if plain and (worker.ahead or (head.cost is not None and head.cost <= REMOTE_AHEAD)):
+                    home = self.half
+        before = self._homes.get(name)
+        if before is not home:
+            if before is not None:
+                del before[name]
+            if home is None:
+                del self._homes[name]
+            else:
+                home[name] = worker
+                self._homes[name] = home
+
+    def remove(self, worker: Worker) -> None:
+        self.all.pop(worker.name, None)
+        home = self._homes.pop(worker.name, None)
+        if home is not None:
+            del home[worker.name]
+
+    def has_room(self, worker: Worker) -> bool:
+        return worker.name in self.idle or worker.name in self.half
+
+    def free_slots(self) -> Worker:
+        """Who is to be given the next batch: an idle one if there is one. Only if anybody has room."""
+        return next(iter((self.idle or self.half).values()))
+
+    def stocked(self) -> Worker | None:
+        """Somebody with a batch unread, while another has nothing at all to do."""
+        if self.idle:
+            for worker in self.ahead.values():
+                return worker
+        return None
+
+    def handover(self) -> tuple[Worker, Worker] | None:
+        """Somebody whose batch waits for the initializer that it runs, and somebody idle who has run that.
+
+        Only whoever fell idle last is looked at: the others were found unfit before.
+        """
+        if self.held_back and self.idle:
+            heir = self.idle[next(reversed(self.idle))]
+            for worker in self.held_back.values():
+                if worker.unsent is not None and worker.unsent.client in heir.prepared:
+                    return worker, heir
+        return None
+
+    def holder_ahead(self, task: Task) -> Worker | None:
+        """Whoever holds `task` in a batch that it may not have read."""
+        for worker in self.all.values():
+            if any(task in batch.tasks for batch in islice(worker.batches, 1, None)):
+                return worker
+        return None
+
+
+HORIZON = 0.001
+"""Seconds of work in one batch: what a worker runs while the next one is on its way."""
+MOST_TASKS = 256
+MOST_BYTES = 64 * 1024
+"""Of the blobs in a batch of more than one task."""
+MOST_KEPT = 4096
+"""Functions whose cost is remembered."""
+
+# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+_WAITING, _GIVEN = TaskState.WAITING, TaskState.GIVEN
+
+
+class BatchSizer:
+    """Seconds per task of each function.
+
+    A rise counts at once, a fall by and by: too small a batch costs less than one that keeps others waiting.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[bytes, int], float] = {}
+
+    def learn(self, task: Task, seconds: float) -> None:
+        """A task like `task` took so long."""
+        key = (task.function, task.mode)
+        known = self._seconds.get(key)
+        if known is None and len(self._seconds) >= MOST_KEPT:
+            self._seconds.clear()
+        self._seconds[key] = seconds if known is None or seconds > known else 0.8 * known + 0.2 * seconds
+
+    def cut(self, client: Client, worker: Worker, workers: int) -> TaskBatch:
+        """Take the next batch for `worker`, one of `workers`, from `client`, who has a task waiting.
+
+        Only tasks of one function make a batch; a task with a timeout goes alone, so that its start is known.
+        """
+        waiting = client.waiting
+        first = waiting.popleft()
+        first.state = TaskState.GIVEN
+        function, mode = first.function, first.mode
+        cost = self._seconds.get((function, mode))
+        tasks = [first]
+        if cost is None or first.timeout is not None or not waiting:
+            return TaskBatch(client.name, tasks, cost)
+        most = min(int(HORIZON / cost) if cost else MOST_TASKS, MOST_TASKS, 1 + len(waiting) // workers)
+        if worker.quota is not None:
+            most = min(most, worker.quota - worker.ran - worker.holds())
+        room = MOST_BYTES - len(first.blob)
+        while len(tasks) < most and waiting:
+            task = waiting[0]
+            if task.state is _WAITING:
+                room -= len(task.blob)
+                if task.function != function or task.mode != mode or task.timeout is not None or room < 0:
+                    break
+                task.state = _GIVEN
+                tasks.append(task)
+            waiting.popleft()
+        return TaskBatch(client.name, tasks, cost * len(tasks))

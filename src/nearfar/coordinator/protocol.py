@@ -1,0 +1,359 @@
+"""All that speak with a coordinator over a network, as a pure machine: messages go in, messages come out.
+
+::
+
+    receive --> sessions and lines --> Agents (workers come, answer, die)  --> Coordinator
+                                       Guests (clients submit, cancel)     -->      |
+    flush  <------------- Desk <-- Agent (a Link), RemoteTask (outcomes) <----------+
+
+`receive`, `dead` and `tick` take what happened and the time (seconds, any steady clock). Then whoever runs
+the machines calls `Scheduler.flush`, tells the `Scheduler.outcomes` to their tasks, and sends what
+`flush` gives."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from nearfar.coordinator import messages
+from nearfar.coordinator.agents import Agents
+from nearfar.coordinator.columns import MOST_ROWS, Row
+from nearfar.coordinator.messages import AGENT, CLIENT, VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.remote_client import PayloadBytes
+from nearfar.coordinator.remote_clients import RemoteClients
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.sessions import PeerSession, ReliableChannel, SessionTable
+from nearfar.coordinator.status import status_row
+from nearfar.errors import ProtocolError
+from nearfar.net.process import BYTECODE, PYTHON, stem
+from nearfar.net.resources import EACH, Budget
+from nearfar.net.timers import Timers
+
+MOST_PYTHONS = 16
+"""Formats of bytecode that are told apart."""
+
+AHEAD_OF_ALL = 64 << 20
+"""Bytes of messages of all sessions that came ahead of their turn: those beyond are sent again."""
+
+
+class CoordinatorProtocol:
+    """`epoch` is a name for this life of the coordinator, used by no other. `lease` is in seconds.
+
+    `clients`: it takes clients; a pool's own coordinator has but the pool. `most_peers`: agents and clients
+    that may have a session at a time. `most_bytes`: of arguments and results that it keeps for clients
+    (`coordinator.accounts`; 0: any number). `receive` raises nothing: whoever's words cannot be true loses
+    its session.
+    """
+
+    def __init__(
+        self,
+        coordinator: Scheduler,
+        epoch: str,
+        *,
+        lease: float,
+        clients: bool,
+        now: float,
+        most_peers: int = 4096,
+        most_bytes: int = 0,
+    ) -> None:
+        self.coordinator = coordinator
+        self.epoch = epoch
+        self.malformed = 0
+        """Frames that were no message (whoever reads them counts those), and words that cannot be true."""
+        self.nameless = 0
+        """Messages of connections without a name, or whose name another has taken over."""
+        self.refused = 0
+        """Peers that were not let in."""
+        self.put_off = 0
+        """Messages with arguments for which there was no room when they came."""
+        self._most_peers = most_peers
+        self._complaints: list[str] = []
+        self._notices: list[str] = []
+        self._pythons: dict[str, dict[str, str]] = {AGENT: {}, CLIENT: {}}
+        """By role, the formats of bytecode and the Pythons of those that came, as they say."""
+        if not clients:
+            self._pythons[CLIENT][BYTECODE] = PYTHON  # the pool in this process
+        self._lease = lease
+        self._clients = clients
+        self._ticked = now
+        self._timers: Timers[PeerSession] = Timers()
+        self._desk = SessionTable()
+        self._desk.now = now
+        self._accounts = PayloadBytes(most_bytes)
+        self._ahead = Budget(AHEAD_OF_ALL)
+        self._remote_clients = RemoteClients(self._desk, coordinator, lease, now, self._accounts)
+        self._agents = Agents(self._desk, coordinator, self._remote_clients, lease / 100)
+
+    @property
+    def sessions(self) -> dict[str, PeerSession]:
+        """By the names of their sockets."""
+        return self._desk.sessions
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of arguments and results that are kept for clients."""
+        return self._accounts.arguments.used + self._accounts.results.used
+
+    # -- what happens ------------------------------------------------------------------------------
+
+    def receive(self, name: str, envelope: PoolFrame, now: float) -> None:
+        """A message came from the socket called `name`."""
+        self._desk.now = now
+        message = envelope.message
+        if message.kind is PoolMessageType.HELLO:
+            self._hello(name, message)
+        elif message.kind is PoolMessageType.QUERY:
+            if self._desk.may_tell_status():
+                self._desk.reply(name, PoolMessageType.STATUS, self.counts(), rows=self.status(now))
+        elif (session := self.sessions.get(name)) is None:
+            if message.kind is PoolMessageType.ANSWERS:
+                self._desk.stale += len(message.rows or ())
+            self._desk.reply(name, PoolMessageType.STRANGER)
+        else:
+            self._hear(session, envelope)
+
+    def dead(self, name: str, why: str, now: float) -> None:
+        """The process behind a session died."""
+        self._desk.now = now
+        session = self.sessions.get(name)
+        if session is not None:
+            self._end(session, why, for_good=True)
+
+    def expel(self, name: str, why: str, now: float) -> None:
+        """A session is to end, whatever its process thinks; that is told so."""
+        if name in self.sessions:
+            self.dead(name, why, now)
+            self._desk.reply(name, PoolMessageType.STRANGER)
+
+    def tick(self, now: float) -> None:
+        """Time passed: send again what got lost, give up on the silent.
+
+        If nobody ticked for long, this process stood still, and heard nothing: that is no peer's silence.
+        """
+        self._desk.now = now
+        stood = now - self._ticked
+        self._ticked = now
+        if stood > self._lease / 2:
+            for session in self.sessions.values():
+                session.talk.heard = min(now, session.talk.heard + stood)
+        for session in self._timers.ring(now):
+            if self.sessions.get(session.name) is not session:
+                continue
+            if session.talk.silent(now):
+                self._end(session, f"silent for {self._lease:g} s", for_good=False)
+                continue
+            if session.talk.unheard:
+                self._end(session, "not listening", for_good=False)
+                continue
+            session.talk.tick(now)
+            self._desk.touch(session)
+        self._remote_clients.tick()
+
+    def flush(self, now: float) -> list[tuple[str, PoolFrame]]:
+        """Everything that is to be sent, with the name of the socket that it is for."""
+        self._desk.now = now
+        self._remote_clients.flush()
+        self._agents.flush()
+        touched = list(self._desk.touched())
+        said = self._desk.flush(now)
+        for session in touched:
+            self._timers.set(session, session.talk.deadline())
+        return said
+
+    def deadline(self, now: float) -> float:
+        """When `tick` is wanted next, as far as the last `flush` knew."""
+        deadlines = (self._timers.deadline(), self._remote_clients.deadline(), self._agents.deadline())
+        times = [due for due in deadlines if due is not None]
+        return min(times, default=now + self._lease / 4)
+
+    def settled(self) -> bool:
+        """True if every client has all outcomes that there are."""
+        return self._remote_clients.settled()
+
+    def heard(self) -> bool:
+        """True if everybody has heard all that was said."""
+        return not any(session.talk.unacked() for session in self.sessions.values())
+
+    # -- what there is to know ---------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """The coordinator in figures."""
+        coordinator = self.coordinator
+        workers = coordinator.workers.values()
+        return {
+            "agents": len(self._agents.all),
+            "clients": len(self._remote_clients.all),
+            "workers": len(workers),
+            "running": sum(1 for worker in workers if worker.batches),
+            "waiting": sum(len(client.waiting) for client in coordinator.book.clients.values()),
+            "held": sum(len(remote_client.held) for remote_client in self._remote_clients.all.values()),
+            "held back": sum(client.held_back for client in coordinator.book.clients.values()),
+            "put off": self.put_off,
+            "bytes": self.bytes,
+            "done": coordinator.book.done,
+            "lost": coordinator.book.lost,
+            "stale": coordinator.book.stale + self._desk.stale,
+            "malformed": self.malformed,
+            "nameless": self.nameless,
+            "refused": self.refused,
+        }
+
+    def status(self, now: float) -> list[Row]:
+        """A row of each worker: name, host, pid, tasks answered, what it runs (or ""), seconds so far."""
+        return [status_row(worker, now) for worker in islice(self.coordinator.workers.values(), MOST_ROWS)]
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def _hello(self, name: str, message: PoolMessage) -> None:
+        version, role, uid, about = message.fields
+        if refusal := self._refusal(version, role):
+            self.refuse(name, refusal)
+            return
+        if name not in self.sessions:
+            try:
+                self._begin(PeerSession(name, role, uid, about, ReliableChannel(self._lease, self._desk.now)))
+            except ProtocolError as error:
+                self.refuse(name, str(error))
+                return
+        facts = {
+            "epoch": self.epoch,
+            "lease": self._lease,
+            "workers": len(self.coordinator.workers),
+            "largest": max(0, self._accounts.largest - EACH),
+        }
+        self._desk.reply(name, PoolMessageType.WELCOME, name, facts)
+
+    def _begin(self, session: PeerSession) -> None:
+        """Raises `ProtocolError` for a session that there cannot be."""
+        earlier = self._desk.of(session.role, session.uid)
+        if earlier is None and len(self.sessions) >= self._most_peers:
+            raise ProtocolError(f"there are {len(self.sessions)} agents and clients, as many as there may be")
+        if earlier is not None:
+            if stem(earlier.name) != stem(session.name):
+                raise ProtocolError("another one has this name")
+            self._leave(earlier)
+            self._agents.depart(earlier.name, "was given up by its agent, which began anew")
+        (self._agents if session.role == AGENT else self._remote_clients).arrive(session)
+        self.sessions[session.name] = session
+        session.talk.allow(self._ahead, session.name)
+        self._desk.touch(session)
+        self._compare(session)
+
+    def _compare(self, session: PeerSession) -> None:
+        """Note once that functions by value cannot go between clients and workers of different Pythons."""
+        own, others = self._pythons[session.role], self._pythons[CLIENT if session.role == AGENT else AGENT]
+        if not session.bytecode or session.bytecode in own or len(own) >= MOST_PYTHONS:
+            return
+        own[session.bytecode] = session.python
+        for bytecode, python in others.items():
+            if bytecode != session.bytecode:
+                self._notices.append(
+                    f"{session.role} {session.uid} runs {session.python}, others run {python}: between these,"
+                    " functions and classes of a script are refused; those of modules that both have work"
+                )
+
+    def take_notices(self) -> list[str]:
+        """What should be known, and is no fault, since this was last asked, for the log."""
+        taken, self._notices = self._notices, []
+        return taken
+
+    def _refusal(self, version: int, role: str) -> str:
+        if version != VERSION:
+            return messages.refusal(version)
+        if role == CLIENT and not self._clients:
+            return "this coordinator is a pool's own: it takes agents (nearfar worker), and no clients"
+        return ""
+
+    def _hear(self, session: PeerSession, envelope: PoolFrame) -> None:
+        self._desk.touch(session)
+        message = envelope.message
+        if message.kind is PoolMessageType.SUBMIT and not self._remote_clients.has_room(
+            session, message.rows or ()
+        ):
+            # As if it had been lost: it will be sent again, until there is room. Its client waits meanwhile.
+            self.put_off += 1
+            envelope = PoolFrame(0, envelope.ack, PoolMessage(PoolMessageType.BEAT))
+        for message in session.talk.hear(envelope, self._desk.now):
+            if self.sessions.get(session.name) is not session:
+                return
+            try:
+                self._handle(session, message)
+            except ProtocolError as error:
+                self.give_up(session.name, f"{session.uid}: {error}")
+                return
+        if session.role == CLIENT and self.sessions.get(session.name) is session:
+            self._remote_clients.heard(session)
+        self._remote_clients.reconsider()
+
+    def give_up(self, name: str, why: str) -> None:
+        """A session broke the protocol: it is over."""
+        self.malformed += 1
+        self._complaints.append(why)
+        session = self.sessions.get(name)
+        if session is not None:
+            self._end(session, "was given up, for its agent broke the protocol", for_good=False)
+        self._desk.reply(name, PoolMessageType.STRANGER)
+
+    def refuse(self, name: str, why: str) -> None:
+        """Whoever calls by that name is not let in."""
+        self.refused += 1
+        self._desk.reply(name, PoolMessageType.REFUSED, why)
+
+    def take_complaints(self) -> list[str]:
+        """What was wrong with what peers said since this was last asked, for the log."""
+        taken, self._complaints = self._complaints, []
+        return taken
+
+    def _handle(self, session: PeerSession, message: PoolMessage) -> None:
+        if message.kind is PoolMessageType.BYE:
+            self._desk.say(session, PoolMessageType.PART)
+            self._end(session, "was left by its agent", for_good=True)
+        elif session.role == AGENT:
+            self._from_agent(session, message)
+        else:
+            self._from_client(session, message)
+
+    def _from_agent(self, session: PeerSession, message: PoolMessage) -> None:
+        agent = self._agents.all[session.name]
+        fields: Any = message.fields
+        match message.kind:
+            case PoolMessageType.CAME:
+                self._agents.came(agent, *fields)
+            case PoolMessageType.ANSWERS:
+                worker, first, spent = fields
+                self._agents.answers(agent, worker, first, spent, list(message.rows or ()))
+            case PoolMessageType.KEPT:
+                self._agents.kept(agent, list(message.rows or ()))
+            case PoolMessageType.DIED:
+                self._agents.died(agent, *fields)
+            case PoolMessageType.RETURNED:
+                self._agents.returned(agent, *fields)
+            case PoolMessageType.LEAVING:
+                self._agents.leaving(agent)
+            case _:
+                raise ProtocolError(f"an agent does not say {message.kind.name}")
+
+    def _from_client(self, session: PeerSession, message: PoolMessage) -> None:
+        remote_client = self._remote_clients.all[session.uid]
+        rows = list(message.rows or ())
+        match message.kind:
+            case PoolMessageType.JOIN:
+                self._remote_clients.join(remote_client, message.fields[0], rows)
+            case PoolMessageType.SUBMIT:
+                self._remote_clients.submit(remote_client, message.fields[0], rows)
+            case PoolMessageType.CANCEL:
+                self._remote_clients.cancel(remote_client, message.fields[0])
+            case _:
+                raise ProtocolError(f"a client does not say {message.kind.name}")
+
+    def _end(self, session: PeerSession, why: str, *, for_good: bool) -> None:
+        """`for_good`: its peer will not come back under its name."""
+        self._leave(session)
+        if session.role == AGENT:
+            self._agents.depart(session.name, why)
+        else:
+            self._remote_clients.depart(session.uid, "" if for_good else f"its client was {why}")
+
+    def _leave(self, session: PeerSession) -> None:
+        del self.sessions[session.name]
+        session.talk.close()

@@ -1,0 +1,452 @@
+"""Remote clients, as the coordinator sees them: their tasks, and outcomes that are not acknowledged. Pure.
+
+Clients elsewhere, as the coordinator sees them: their tasks, and outcomes they may not have yet. Pure.
+
+A client's name and its tasks' numbers outlast its sessions, and coordinators. In each new session it submits
+*again* what it has no outcome for. That must not run twice: it may still be here (then it is only attached to
+the session), or an agent may bring it along from an earlier coordinator (*claim* it). For a lease after its
+start, a coordinator therefore holds what is submitted again and not claimed, or was claimed and comes back
+unread; then it runs.
+
+What had begun when its client was given up is told as lost if the client comes after all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from nearfar.coordinator import columns, messages
+from nearfar.coordinator import task as failures
+from nearfar.coordinator.columns import LARGE, Row, shares
+from nearfar.coordinator.messages import PoolMessageType
+from nearfar.coordinator.remote_client import Lists, PayloadBytes, RemoteClient, RemoteTask, too_large, weight
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.sessions import PeerSession, SessionTable
+from nearfar.coordinator.state import Initializer, Worker
+from nearfar.coordinator.task import Task, TaskOutcome, TaskState
+from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, WorkerLost
+from nearfar.net.resources import EACH
+
+LARGE_WEIGHS = 64
+"""A large answer is released at once: it holds memory that its worker could use again."""
+
+
+class ResultAcks:
+    """Of all clients."""
+
+    def __init__(self, desk: SessionTable) -> None:
+        self.numbers: dict[str, dict[str, list[int]]] = {}
+        """By the agents' sessions and the clients."""
+        self.weight = 0
+        """How many these are; a large one counts for many."""
+        self.since: float | None = None
+        """When the first of them was released."""
+        self._desk = desk
+
+    def add(self, uid: str, number: int, origin: str, *, large: bool = False) -> None:
+        """The agent of the session `origin` need not keep this answer."""
+        self.numbers.setdefault(origin, {}).setdefault(uid, []).append(number)
+        self.weight += 1 + LARGE_WEIGHS if large else 1
+        if self.since is None:
+            self.since = self._desk.now
+
+    def clear(self) -> None:
+        """The agents were told."""
+        self.numbers.clear()
+        self.weight = 0
+        self.since = None
+
+
+BLOB = messages.FORMS[PoolMessageType.SUBMIT].blob
+MOST_GHOSTS = 256
+"""Clients remembered that were given up."""
+MOST_GUESTS = 10_000
+"""Clients, here or away."""
+
+
+class RemoteClients:
+    """`lease` is in seconds; `now` that of the coordinator's start."""
+
+    def __init__(
+        self, desk: SessionTable, coordinator: Scheduler, lease: float, now: float, accounts: PayloadBytes
+    ) -> None:
+        self.accounts = accounts
+        self.all: dict[str, RemoteClient] = {}
+        self._desk = desk
+        self._coordinator = coordinator
+        self._lease = lease
+        self._holds_until = now + lease
+        self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
+        self.releases = ResultAcks(desk)
+        self._lists = Lists()
+        self._workers = 0
+        """How many there were when everybody was told last."""
+        self._asked: set[Task] = set()
+        """To be cancelled; their workers were asked to give them back."""
+
+    # -- coming and going --------------------------------------------------------------------------
+
+    def arrive(self, session: PeerSession) -> None:
+        """A session of a client begins."""
+        remote_client = self.find(session.uid)
+        remote_client.detach(self._desk.now)
+        remote_client.session = session
+        self._lists.telling[remote_client.name] = remote_client
+
+    def join(self, remote_client: RemoteClient, eager: bool, rows: list[Row]) -> None:
+        """Its initializer, if there is a row."""
+        if remote_client.joined:
+            return
+        remote_client.joined = True
+        if not rows:
+            return
+        size = weight(*rows[0][1:])
+        if self.accounts.too_large(size):
+            said = too_large("initializer", size, self.accounts.largest)
+            self._coordinator.fail_client(remote_client.client, InitializerFailed(said))
+            return
+        self.accounts.arguments.add(remote_client.name, size)
+        remote_client.client.initializer = Initializer(*rows[0])
+        remote_client.client.eager = eager
+        self._coordinator.client_came(remote_client.client, self._desk.now)
+
+    def depart(self, uid: str, why: str) -> None:
+        """A client is gone: `why` is told should it come after all; nothing: it never will."""
+        remote_client = self.all.pop(uid, None)
+        if remote_client is None:
+            return
+        remote_client.detach(self._desk.now)
+        self._lists.expected.pop(uid, None)
+        if why and (began := remote_client.began()):
+            self._ghosts[uid] = (began, why)
+            if len(self._ghosts) > MOST_GHOSTS:
+                self._ghosts.popitem(last=False)
+        self._lists.held_back.pop(uid, None)
+        self._asked.difference_update(remote_client.tasks.values())
+        self._release(remote_client, list(remote_client.origins))
+        remote_client.clear()
+        self.accounts.forget(uid)
+        self._coordinator.client_gone(uid)
+
+    def find(self, uid: str) -> RemoteClient:
+        """The client of that name, or one made up that is waited for; `ProtocolError` for one too many."""
+        remote_client = self.all.get(uid)
+        if remote_client is None:
+            if len(self.all) >= MOST_GUESTS:
+                raise ProtocolError(f"there are {MOST_GUESTS} clients already")
+            remote_client = self.all[uid] = RemoteClient(uid, self._desk.now, self._lists, self.accounts)
+            remote_client.expect()
+            self._coordinator.client_came(remote_client.client, self._desk.now)
+        return remote_client
+
+    # -- tasks -------------------------------------------------------------------------------------
+
+    def has_room(self, session: PeerSession, rows: Sequence[Row]) -> bool:
+        """False if the arguments in rows of SUBMIT are more than this client may have here now.
+
+        What is here already is attached to the session all the same: its outcome may be what makes room.
+        """
+        remote_client, arguments = self.all.get(session.uid), self.accounts.arguments
+        if remote_client is None:
+            return True
+        if arguments.fits(remote_client.name, EACH * len(rows) + columns.weight(rows, BLOB)):
+            arguments.want(remote_client.name, 0)
+            return True
+        fresh = [row for row in rows if not remote_client.has(row[0]) and row[0] not in session.handled]
+        sizes = [weight(row[BLOB], row[BLOB + 1]) for row in fresh]
+        size = sum(size for size in sizes if not self.accounts.too_large(size))
+        if not size or arguments.fits(remote_client.name, size):
+            arguments.want(remote_client.name, 0)
+            return True
+        arguments.want(remote_client.name, size)
+        remote_client.wanted_at = self._desk.now
+        known = [row for row in rows if remote_client.has(row[0]) and row[0] not in session.handled]
+        self.submit(remote_client, True, known)
+        session.handled.update(row[0] for row in known)
+        return False
+
+    def submit(self, remote_client: RemoteClient, again: bool, rows: list[Row]) -> None:
+        remote_client.check_room(len(rows))
+        handled = remote_client.session.handled if remote_client.session is not None else set()
+        for row in rows:
+            number = row[0]
+            if number in handled:
+                handled.discard(number)
+                continue
+            task = remote_client.tasks.get(number)
+            if task is not None:
+                self._attach(remote_client, task, row)
+            elif number in remote_client.held:
+                remote_client.held[number].session = remote_client.session
+            elif number in remote_client.kept:
+                remote_client.tell(remote_client.kept.pop(number))
+            elif number in remote_client.withheld:
+                remote_client.withheld[number].session = remote_client.session
+            elif number in remote_client.weights:
+                raise ProtocolError(
+                    f"{remote_client.name} submits task {number} again, which was told its outcome"
+                )
+            else:
+                task = RemoteTask(remote_client, number)
+                task.session = remote_client.session
+                size = weight(row[BLOB], row[BLOB + 1])
+                if self.accounts.too_large(size):
+                    remote_client.tasks[number] = task
+                    said = too_large("arguments", size, self.accounts.largest)
+                    task.failed(NearfarError(said))
+                    continue
+                task.fill(row)
+                self._enter(remote_client, task, again)
+
+    def _enter(self, remote_client: RemoteClient, task: RemoteTask, again: bool) -> None:
+        """A task that is not here. `again`: but it may be elsewhere, or have been here."""
+        began, why = self._ghosts.get(remote_client.name, ((), "")) if again else ((), "")
+        if task.number in began:
+            remote_client.tasks[task.number] = task
+            task.failed(WorkerLost("(unknown)", "", 0, f"was killed, for {why}", task.describe()))
+        elif again and self._desk.now < self._holds_until:
+            remote_client.held[task.number] = task
+            remote_client.expect()
+        else:
+            self._run(remote_client, task)
+
+    def _run(self, remote_client: RemoteClient, task: RemoteTask) -> None:
+        remote_client.tasks[task.number] = task
+        task.hollow = False
+        self._coordinator.submit(task)
+
+    def _attach(self, remote_client: RemoteClient, task: RemoteTask, row: Row) -> None:
+        task.session = remote_client.session
+        if not task.filled:
+            task.fill(row)
+            if task.state is TaskState.NEW:
+                self._enter(remote_client, remote_client.tasks.pop(task.number), again=True)
+            else:
+                self._coordinator.resumed(task, self._desk.now)
+
+    def claim(self, uid: str, number: int) -> RemoteTask:
+        """A task that a worker was given by an earlier coordinator."""
+        remote_client = self.find(uid)
+        if remote_client.session is None:
+            remote_client.since = self._desk.now
+        task = self._known(remote_client, number)
+        if task is None:
+            task = RemoteTask(remote_client, number)
+        elif task.state >= TaskState.GIVEN:
+            task = RemoteTask(remote_client, number)
+            task.state = TaskState.SETTLED  # another runs it, and answers for it
+            return task
+        if task.state is TaskState.WAITING:
+            remote_client.client.waiting.remove(task)
+        task.state = TaskState.GIVEN
+        remote_client.tasks[number] = task
+        remote_client.claimed.add(number)
+        remote_client.expect()
+        return task
+
+    def keep(self, uid: str, row: Row, origin: str) -> None:
+        """An agent has an answer that an earlier coordinator did not release."""
+        remote_client = self.find(uid)
+        number = row[0]
+        if number in remote_client.withheld:
+            self._fetched(remote_client, row, origin)
+            return
+        remote_client.check_room(1)
+        remote_client.since = self._desk.now
+        task = self._known(remote_client, number)
+        if task is None:
+            if remote_client.take_in(row, origin, None):
+                remote_client.offer(row, None)
+        elif task.state is TaskState.SETTLED:
+            self.releases.add(uid, number, origin)
+        else:
+            remote_client.tasks[number] = task
+            task.origin = origin
+            task.state = TaskState.SETTLED
+            task.answered(*row[1:])
+
+    def _known(self, remote_client: RemoteClient, number: int) -> RemoteTask | None:
+        """The task of that number, if there is one; a settled one if there is but its outcome."""
+        task = remote_client.held.pop(number, None) or remote_client.tasks.get(number)
+        if number in remote_client.unwanted:
+            remote_client.unwanted.discard(number)
+            self._say_cancelled(remote_client, number, False)
+        if task is None and (number in remote_client.weights or number in remote_client.origins):
+            task = RemoteTask(remote_client, number)
+            task.state = TaskState.SETTLED
+        return task
+
+    def _fetched(self, remote_client: RemoteClient, row: Row, origin: str) -> None:
+        """An agent says again what there is room for now. Raises `ProtocolError` for what that cannot be."""
+        number = row[0]
+        withheld = remote_client.withheld[number]
+        if withheld.origin != origin:
+            self.releases.add(remote_client.name, number, origin)
+            return
+        if not withheld.fetched or weight(row[2], row[3]) != withheld.size:
+            raise ProtocolError(f"task {number} of {remote_client.name} had another answer before")
+        del remote_client.withheld[number]
+        remote_client.offer(row, withheld.session)
+
+    def lost(self, session: PeerSession) -> None:
+        """An agent is gone, and with it the answers that there was no room for here."""
+        for remote_client in list(self._lists.held_back.values()):
+            for number, withheld in list(remote_client.withheld.items()):
+                if withheld.origin == session.name:
+                    del remote_client.withheld[number]
+                    remote_client.origins.pop(number, None)
+                    remote_client.unweigh(number)
+                    how = "was lost, with an answer for which its client had made no room"
+                    error = WorkerLost(session.uid, session.host, session.pid, how)
+                    row: Row = (number, TaskOutcome.FAILED, failures.describe(error), [])
+                    remote_client.weigh(number, weight(row[2], ()))
+                    remote_client.offer(row, withheld.session)
+
+    def reconsider(self) -> None:
+        """Hold back the tasks of clients that do not take their results, or go on with them; have agents say
+        what there is room for now."""
+        for remote_client in list(self._lists.held_back.values()):
+            if not remote_client.client.held_back:
+                self._coordinator.hold(remote_client.client, True)
+            if remote_client.withheld:
+                self._fetch(remote_client)
+            elif self.accounts.eased(remote_client.name):
+                del self._lists.held_back[remote_client.name]
+                self._coordinator.hold(remote_client.client, False)
+
+    def _fetch(self, remote_client: RemoteClient) -> None:
+        for number, withheld in remote_client.withheld.items():
+            if (
+                withheld.fetched
+                or withheld.session is not remote_client.session
+                or remote_client.session is None
+            ):
+                continue
+            agent = self._desk.sessions.get(withheld.origin)
+            if agent is None or not self.accounts.results.fits(remote_client.name, withheld.size):
+                return
+            withheld.fetched = True
+            remote_client.weigh(number, withheld.size)
+            self._desk.say(agent, PoolMessageType.FETCH, [[remote_client.name, [number]]])
+
+    def _release(self, remote_client: RemoteClient, numbers: list[int]) -> None:
+        for number in numbers:
+            withheld = remote_client.withheld.pop(number, None)
+            size = remote_client.unweigh(number)
+            size = size if withheld is None else withheld.size
+            origin = remote_client.origins.pop(number, "")
+            if origin:
+                self.accounts.keep(origin, remote_client.name, -size)
+                self.releases.add(remote_client.name, number, origin, large=size > LARGE)
+
+    def heard(self, session: PeerSession) -> None:
+        """A client spoke: it may have acked outcomes."""
+        remote_client = self.all[session.uid]
+        while session.told and session.told[0][0] <= session.talk.acked:
+            self._release(remote_client, [row[0] for row in session.told.popleft()[1]])
+
+    def cancel(self, remote_client: RemoteClient, number: int) -> None:
+        task = remote_client.tasks.get(number)
+        verdict: bool | None = False
+        if number in remote_client.held:
+            remote_client.unwanted.add(number)  # it may run elsewhere: an agent may still come and say so
+            return
+        if task is not None:
+            verdict = task.state is TaskState.NEW or self._coordinator.cancel(task)
+            if verdict:
+                task.empty()
+                del remote_client.tasks[number]
+            elif verdict is None:
+                self._asked.add(task)
+        if verdict is not None:
+            self._say_cancelled(remote_client, number, verdict)
+
+    def _say_cancelled(self, remote_client: RemoteClient, number: int, never: bool) -> None:
+        if remote_client.session is not None:
+            self._desk.say(remote_client.session, PoolMessageType.CANCELLED, number, never)
+
+    def returned(self, worker: Worker) -> None:
+        """`worker` gave back what it had not read: what it still has can't be cancelled any more."""
+        if not self._asked:
+            return
+        for task in worker.unanswered():
+            if task in self._asked and isinstance(task, RemoteTask):
+                self._coordinator.book.cancelled.discard(task)
+                if task.remote_client.session is not None:
+                    self._desk.say(task.remote_client.session, PoolMessageType.CANCELLED, task.number, False)
+        self._asked = {task for task in self._asked if task in self._coordinator.book.cancelled}
+
+    def settled(self) -> bool:
+        """True if those who are here have acked all outcomes."""
+        return not any(
+            g.session and (g.outcomes or g.withheld or g.session.words or g.session.told)
+            for g in self.all.values()
+        )
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        now = self._desk.now
+        for name in list(self.accounts.arguments.wanted):
+            if now >= self.all[name].wanted_at + self._lease:  # it would have said it again by now
+                self.accounts.arguments.want(name, 0)
+        for remote_client in list(self._lists.expected.values()):
+            if not remote_client.unclear:
+                del self._lists.expected[remote_client.name]
+                continue
+            if now >= self._holds_until:
+                self._stop_holding(remote_client)
+            if now >= remote_client.since + self._lease:
+                if remote_client.session is None:
+                    self.depart(remote_client.name, f"its client was away for {self._lease:g} s")
+                else:
+                    self._release(remote_client, [*remote_client.kept, *remote_client.unasked()])
+                    remote_client.kept.clear()
+                    remote_client.forget_unread()
+
+    def _stop_holding(self, remote_client: RemoteClient) -> None:
+        """What no agent has claimed by now is to run; what one has may run elsewhere if it comes back."""
+        for number, held in remote_client.held.items():
+            if number in remote_client.unwanted:
+                held.empty()
+                self._say_cancelled(remote_client, number, True)
+            else:
+                self._run(remote_client, held)
+        remote_client.held.clear()
+        remote_client.unwanted.clear()
+        for number in list(remote_client.claimed):
+            task = remote_client.tasks.get(number)
+            if task is not None and task.filled:
+                if task.state is TaskState.NEW:
+                    self._run(remote_client, task)
+                task.hollow = False
+                remote_client.claimed.discard(number)
+
+    def deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        expected = self._lists.expected.values()
+        times = [g.since + self._lease for g in expected if g.kept or g.session is None or g.unasked()]
+        holding = self._desk.now < self._holds_until
+        if holding and any(remote_client.held or remote_client.claimed for remote_client in expected):
+            times.append(self._holds_until)
+        return min(times, default=None)
+
+    def flush(self) -> None:
+        """Say what there is to be told."""
+        self.reconsider()
+        count = len(self._coordinator.workers)
+        if count != self._workers:
+            self._workers = count
+            self._lists.telling.update(self.all)
+        for remote_client in self._lists.telling.values():
+            if remote_client.session is None:
+                continue
+            if remote_client.outcomes:
+                for rows in shares(remote_client.outcomes, messages.FORMS[PoolMessageType.OUTCOMES].blob):
+                    self._desk.say(remote_client.session, PoolMessageType.OUTCOMES, rows=rows)
+                remote_client.outcomes = []
+            if remote_client.workers != count:
+                remote_client.workers = count
+                self._desk.say(remote_client.session, PoolMessageType.WORKERS, count)
+        self._lists.telling.clear()

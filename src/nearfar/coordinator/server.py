@@ -1,0 +1,539 @@
+"""A coordinator's server: its socket, its local workers, and the thread that runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, TypeVar
+
+import zmq
+
+from nearfar.coordinator import messages
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.messages import PoolFrame, PoolMessageType
+from nearfar.coordinator.protocol import CoordinatorProtocol
+from nearfar.coordinator.remote_client import LEAST
+from nearfar.coordinator.scheduler import Scheduler, tell
+from nearfar.coordinator.state import TaskBatch, Worker
+from nearfar.errors import NearfarError, ProtocolError
+from nearfar.net import resources, sockets
+from nearfar.net.addresses import Address
+from nearfar.net.admission import Authenticator
+from nearfar.net.auth import OWN, Access
+from nearfar.net.frames import ProtocolErrors, shown
+from nearfar.net.interrupts import ours
+from nearfar.net.process import ProcessWatcher, Waker, service_failed
+from nearfar.net.resources import PAUSE, LoopFailures, Trim
+from nearfar.net.sockets import FAILURES
+from nearfar.worker.handle import Answer
+from nearfar.worker.supervisor import Supervisor, WorkerListener
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+DRAIN = 256
+"""Messages read in one turn."""
+DESCRIPTORS = 2
+"""That a peer takes here: its connection, and what tells of its process's death."""
+LONGEST_NOTICE = 500
+"""Characters of a notice in the log."""
+BESIDE = 4 << 20
+"""Bytes that a frame may have besides one task's, or one answer's: those of other rows."""
+SMALL = 3
+"""Frames of a message without large parts, its sender's name among them."""
+
+
+class CoordinatorServer:
+    """Binds `address` for a coordinator. Driven from outside, by one thread at a time.
+
+    A turn of whoever drives it::
+
+        poll fileno() for reading, until deadline(), unless pending()
+        turn(now) -> Coordinator.tick(now), Coordinator.flush(now) -> tell Coordinator.outcomes -> say(now)
+
+    `access` says who gets in: whoever does can run any code in the workers. `lease` is in seconds, and more
+    than the largest message takes to travel. `clients` says whether it takes clients besides agents.
+    `max_bytes`: see `StandaloneCoordinator`. Raises `AddressError` for an address that cannot be bound, and
+    `KeysError`.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        coordinator: Scheduler,
+        access: Access,
+        *,
+        lease: float = 10.0,
+        clients: bool = False,
+        max_bytes: int = 0,
+    ) -> None:
+        resources.make_room(resources.SERVICE, "a coordinator")
+        resources.lift_limit()  # as for a queue's host
+        self._room = resources.DescriptorLimit(DESCRIPTORS)
+        self._authenticator = Authenticator(access)
+        # tasks and answers travel here: who announces a frame with more than may be taken in is cut off
+        largest = min(sockets.LARGEST_FRAME, max_bytes // 4 + BESIDE) if max_bytes else sockets.LARGEST_FRAME
+        self._socket = self._authenticator.make(zmq.ROUTER, largest)
+        try:
+            self.address = self._authenticator.bind(self._socket, address)
+        except NearfarError:
+            self._socket.close()
+            self._authenticator.close()
+            raise
+        if access.insecure:
+            log.warning("everyone who can reach the pool at %s can run any code in its workers", self.address)
+        now = time.monotonic()
+        most = sockets.most_peers(DESCRIPTORS)
+        epoch = secrets.token_hex(8)
+        self.peers = CoordinatorProtocol(
+            coordinator,
+            epoch,
+            lease=lease,
+            clients=clients,
+            now=now,
+            most_peers=most,
+            most_bytes=max_bytes,
+        )
+        self._trim = Trim()
+        self._complaints = ProtocolErrors(log)
+        self._mishaps = LoopFailures(log, f"the coordinator at {self.address}")
+        self._next_tick = now
+        self._watch = ProcessWatcher()
+        self._poll = select.epoll()
+        self._descriptor = int(self._socket.getsockopt(zmq.FD))
+        self._poll.register(self._descriptor, select.EPOLLIN)
+        self._unread = True
+        """Whether messages may lie here, of which the descriptor has not told since."""
+        self._own = {self._descriptor}
+        """The descriptors that tell of something else than a process's death."""
+        if self._authenticator.questions is not None:
+            self._own.add(int(self._authenticator.questions.getsockopt(zmq.FD)))
+        if self._authenticator.arrivals is not None:
+            self._own.add(self._authenticator.arrivals)
+        for descriptor in self._own - {self._descriptor}:
+            self._poll.register(descriptor, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when there may be something to read.
+
+        ZeroMQ's part of it says so once for many messages, so ask `pending` before each wait.
+        """
+        return self._poll.fileno()
+
+    def pending(self) -> bool:
+        """True if messages lie here to be read: the next `turn` reads them."""
+        try:
+            self._unread = sockets.readable(self._socket)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            self._unread = True
+        return self._unread
+
+    def deadline(self) -> float:
+        """When `turn` is wanted at the latest (`time.monotonic`)."""
+        refresh = self._authenticator.deadline()
+        return self._next_tick if refresh is None else min(self._next_tick, refresh)
+
+    def turn(self, now: float) -> None:
+        """Take in what has come, and what has become of those who are silent or dead. Never blocks, and
+        raises nothing for what fails in it: what was not read lies here still."""
+        self._try(self._keep_the_door, now)
+        told = self._try(self._ask) or []
+        if told or self._unread:
+            self._try(self._read, now)
+        for descriptor in told:
+            if descriptor not in self._own:
+                self._try(self._see_death, descriptor, now)
+        if now >= self._next_tick:
+            self.peers.tick(now)
+            self._try(self._forget_idle)
+
+    def say(self, now: float) -> None:
+        """Send all that is to be said. Never blocks, and raises nothing: what matters is sent again by its
+        line."""
+        for name, envelope in self.peers.flush(now):
+            try:
+                self._send(name, envelope)
+            except sockets.FAILURES as error:
+                self._mishaps.note(error)
+        self._next_tick = self.peers.deadline(now)
+        self._trim.look(self.peers.bytes, now)
+
+    def counts(self) -> dict[str, int]:
+        """The coordinator in figures."""
+        return self.peers.counts() | {"turned away": self._authenticator.turned_away}
+
+    def close(self) -> None:
+        """Close the socket; agents and clients take the coordinator for lost."""
+        for close in (self._poll.close, self._watch.close):
+            self._try(close)
+        self._try(self._authenticator.unbind, self._socket, self.address)
+        self._try(self._authenticator.close)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _try(self, do: Callable[..., T], *given: object) -> T | None:
+        """What `do` returns; None if it fails."""
+        try:
+            return do(*given)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            return None
+
+    def _ask(self) -> list[int]:
+        """The descriptors that have something to tell."""
+        return [descriptor for descriptor, _ in self._poll.poll(0)]
+
+    def _read(self, now: float) -> None:
+        heard = 0
+        with contextlib.suppress(zmq.Again):
+            while heard < DRAIN:
+                user, first = self._authenticator.receive(self._socket)
+                name, *frames = sockets.receive(self._socket, SMALL, first)
+                heard += 1
+                if self._authenticator.admits(user):
+                    self._receive(user, name, frames, now)
+
+    def _keep_the_door(self, now: float) -> None:
+        """End the sessions of whose key was revoked, as if they had died."""
+        for session in self._authenticator.turn(now, self.peers.sessions):
+            self.peers.expel(session, "was lost: its agent's key was revoked", now)
+
+    def _receive(
+        self, user: str, name: bytes | memoryview, frames: list[bytes | memoryview], now: float
+    ) -> None:
+        """Nothing that a peer says ends this thread."""
+        session = ""
+        try:
+            session = sockets.peer_name(name)
+            self._authenticator.check_session(session, user, self.peers.sessions)
+            self._hear(session, messages.unpack(frames), now)
+        except messages.WrongPoolHello as error:
+            self.peers.malformed += 1
+            self._complaints.note("refused a peer: %s", error, now)
+            self.peers.refuse(session, error.why)
+        except sockets.Nameless:
+            self.peers.nameless += 1
+        except ProtocolError as error:
+            self.peers.malformed += 1
+            self._complaints.note("dropped a malformed message: %s", error, now)
+        except Exception:  # a fault of ours, which one peer found: it is not to cost the others theirs
+            log.exception("what %s said could not be taken in", shown(session))
+            self.peers.give_up(session, "the coordinator failed to understand it")
+        for fault in self.peers.take_complaints():
+            self._complaints.note("ended a session: %s", fault, now)
+        for notice in self.peers.take_notices():
+            log.warning("%s", shown(notice, LONGEST_NOTICE))
+
+    def _hear(self, session: str, envelope: PoolFrame, now: float) -> None:
+        known = session in self.peers.sessions
+        comes = not known and envelope.message.kind is PoolMessageType.HELLO
+        if comes and self._room.lacks(self._descriptor, now):
+            if self._room.refuses(now):
+                self.peers.refuse(session, self._room.REFUSAL)
+            return
+        self.peers.receive(session, envelope, now)
+        if not known and session in self.peers.sessions:
+            self._watch_process(session, envelope.message.fields[3])
+        if len(self._watch) > len(self.peers.sessions):
+            self._forget_idle()
+
+    def _watch_process(self, session: str, about: dict[str, Any]) -> None:
+        """Where it cannot be watched, its silence will tell."""
+        descriptor = self._watch.add(session, about)
+        if descriptor is not None:
+            try:
+                self._poll.register(descriptor, select.EPOLLIN)
+            except OSError as error:
+                self._watch.ended(descriptor)
+                self._mishaps.note(error)
+
+    def _forget_idle(self) -> None:
+        for descriptor in self._watch.idle(self.peers.sessions):
+            self._unregister(descriptor)
+            self._watch.ended(descriptor)
+
+    def _unregister(self, descriptor: int) -> None:
+        with contextlib.suppress(OSError):  # closed next, and then gone from there, but for a forked child's
+            self._poll.unregister(descriptor)
+
+    def _see_death(self, descriptor: int, now: float) -> None:
+        self._unregister(descriptor)
+        found = self._watch.ended(descriptor)
+        if found is not None:
+            session, pid = found
+            self.peers.dead(session, f"was lost with its agent, process {pid}", now)
+
+    def _send(self, name: str, envelope: PoolFrame) -> None:
+        with contextlib.suppress(zmq.Again):
+            sockets.send(self._socket, [name.encode(), *messages.pack(*envelope)], SMALL)
+
+
+Hire = Callable[[WorkerListener], Supervisor]
+"""Makes a supervisor that tells `WorkerListener`."""
+
+
+class LocalWorkers:
+    """A supervisor's `WorkerListener`, and the `Link` of its workers."""
+
+    def __init__(self, coordinator: Scheduler, hire: Hire, on_hopeless: Callable[[str], object]) -> None:
+        """`on_hopeless` is told why no worker can be started any more."""
+        self.supervisor = hire(self)
+        self._coordinator = coordinator
+        self._workers = coordinator.workers
+        self._on_hopeless = on_hopeless
+        self._host = socket.gethostname()
+        self._draining = False
+        self._ended: set[Worker] = set()
+
+    def drain(self) -> None:
+        """Finish what runs, and nothing else: then the processes end."""
+        if not self._draining:
+            self._draining = True
+            self.supervisor.resize(0)
+        for worker in self._own():
+            self._coordinator.drain(worker)
+
+    def end(self, signum: int) -> None:
+        """Send `signum` to each process, once, and have no other follow it.
+
+        Workers of other machines that run something are killed there.
+        """
+        self.supervisor.resize(0)
+        self.supervisor.signal(signum)
+        for worker in self._coordinator.workers.values():
+            if worker.link is not self and worker.batches and worker not in self._ended:
+                self._ended.add(worker)
+                worker.link.kill(worker)
+
+    def busy(self) -> bool:
+        """True if any worker has something that it has not answered."""
+        return any(worker.batches for worker in self._own())
+
+    def _own(self) -> list[Worker]:
+        return [worker for worker in self._coordinator.workers.values() if worker.link is self]
+
+    # -- what the machine wants --------------------------------------------------------------------
+
+    def give(self, worker: Worker, batch: TaskBatch) -> None:
+        """As `Link.give`."""
+        first = batch.tasks[0]
+        try:
+            self.supervisor.give_tasks(worker.name, batch.client, first.function, first.mode, batch.tasks)
+        except (OSError, MemoryError) as error:
+            self._coordinator.refused(worker, error)
+
+    def recall(self, worker: Worker) -> None:
+        """As `Link.recall`."""
+        self.supervisor.recall(worker.name)
+
+    def kill(self, worker: Worker) -> None:
+        """As `Link.kill`."""
+        self.supervisor.kill(worker.name)
+
+    def retire(self, worker: Worker) -> None:
+        """As `Link.retire`."""
+        self.supervisor.retire(worker.name)
+
+    # -- what the supervisor tells -----------------------------------------------------------------------
+
+    def came(self, name: str, pid: int) -> None:
+        """As `WorkerListener.came`."""
+        worker = Worker(name, self, host=self._host, pid=pid, quota=self.supervisor.quota)
+        self._coordinator.worker_came(worker, monotonic())
+        if self._draining:
+            self._coordinator.drain(worker)
+
+    def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
+        """As `WorkerListener.answered`."""
+        worker = self._workers.get(name)
+        if worker is None:
+            return
+        try:
+            self._coordinator.answered(worker, answers, spent, monotonic())
+        except ProtocolError as error:
+            log.warning("worker %s is killed: %s", name, error)
+            self.supervisor.kill(name)
+
+    def returned(self, name: str, batches: int) -> None:
+        """As `WorkerListener.returned`."""
+        worker = self._coordinator.workers.get(name)
+        if worker is not None:
+            self._coordinator.returned(worker, batches)
+
+    def died(self, name: str, how: str, unread: int) -> None:
+        """As `WorkerListener.died`."""
+        worker = self._coordinator.workers.get(name)
+        if worker is not None:
+            self._coordinator.died(worker, how, unread)
+
+    def left(self, name: str) -> None:
+        """As `WorkerListener.left`; it was given up when it was retired."""
+
+    def hopeless(self, reason: str) -> None:
+        """As `WorkerListener.hopeless`."""
+        self._on_hopeless(reason)
+
+
+MAX_BYTES = 1 << 30
+"""Bytes of arguments and results that a coordinator keeps unless it is told otherwise."""
+
+
+class StandaloneCoordinator:
+    """Coordinates at `address` in a thread of this process, until `stop`.
+
+    `access` says who gets in. `hire` makes a supervisor of local workers, if there are to be any. `lease` is in
+    seconds: how long an agent or a client may be silent. Raises `AddressError` and `KeysError` as `CoordinatorServer`
+    does, and ValueError for a `max_bytes` below `accounts.LEAST`.
+
+    `max_bytes` bounds the arguments and results that it keeps, and that agents keep, in all: half of it each
+    way, of which a client may have as much as it leaves free (0: no bound). At the bound nothing is lost:
+    arguments wait with their client; a client that does not take its results gets no more workers until it
+    does, and what these had begun waits at its agents; other clients are served. A task whose arguments, or
+    whose result, have more than a quarter of `max_bytes` fails, and is told why.
+
+    It remembers nothing over a restart, and needs not: agents tell the next one what runs and what is
+    answered, and clients submit again what they have no outcome for. No call runs twice, unless its worker
+    was lost too; those of `hire` are, with their coordinator.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        hire: Hire | None = None,
+        *,
+        access: Access = OWN,
+        lease: float = 10.0,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        if 0 < max_bytes < LEAST:
+            raise ValueError(f"max_bytes must be 0, for no bound, or at least {LEAST}, not {max_bytes}")
+        self._coordinator = Scheduler()
+        self._gate = CoordinatorServer(
+            address, self._coordinator, access, lease=lease, clients=True, max_bytes=max_bytes
+        )
+        self.address = self._gate.address
+        """Where it is found, with the port that it got."""
+        self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)
+        self._lock = threading.Lock()
+        self._waker = Waker()
+        self._poll = select.poll()
+        for descriptor in (self._waker.fileno(), self._gate.fileno()):
+            self._poll.register(descriptor, select.POLLIN)
+        if self._local is not None:
+            self._local.supervisor.start()
+            self._poll.register(self._local.supervisor.fileno(), select.POLLIN)
+        self.failure: BaseException | None = None
+        """What has ended the loop before `stop`, if something has."""
+        self._mishaps = LoopFailures(log, f"the coordinator at {self.address}")
+        self._ends: float | None = None
+        """Once it is to stop: when it does at the latest."""
+        self._thread = threading.Thread(
+            target=ours(self._run), name=f"nearfar-coordinator-{self.address}", daemon=True
+        )
+        self._thread.start()
+
+    def counts(self) -> dict[str, int]:
+        """In figures: agents, clients, workers, running, waiting, held, done, lost, stale, malformed."""
+        with self._lock:
+            return self._gate.counts()
+
+    def status(self) -> list[Row]:
+        """A row of each worker: name, host, pid, tasks answered, what it runs (or ""), seconds so far."""
+        with self._lock:
+            return self._gate.peers.status(time.monotonic())
+
+    def stop(self, grace: float = 5.0) -> None:
+        """Stop, once the local workers have finished what they run and its clients have it, or after `grace`
+        seconds; what runs elsewhere goes on, for another coordinator. Called again, it stops at once.
+        """
+        with self._lock:
+            self._ends = time.monotonic() + (0.0 if self._ends is not None else grace)
+        self._waker.wake()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end that `stop` brings; tells whether it came within `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._may_end():
+                self._turn()
+        except BaseException as error:
+            log.error("the loop of the coordinator at %s failed", self.address, exc_info=error)
+            self.failure = error
+        finally:
+            with self._lock:
+                self._close()
+        if self.failure is not None:
+            service_failed(
+                f"the coordinator at {self.address} failed, and serves nobody any more: {self.failure!r}"
+            )
+
+    def _turn(self) -> None:
+        """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
+        end: what was not read lies here still, and what was not sent is sent again."""
+        if not self._try(self._wait):
+            time.sleep(PAUSE)
+        with self._lock:
+            now = time.monotonic()
+            self._try(self._gate.turn, now)
+            if self._local is not None:
+                self._try(self._local.supervisor.turn)
+                self._try(self._local.supervisor.tick, now)
+            self._decide(now)
+            tell(self._coordinator.outcomes)
+            self._gate.say(now)
+
+    def _try(self, do: Callable[..., object], *given: object) -> bool:
+        """Whether it could be done."""
+        try:
+            do(*given)
+        except FAILURES as error:
+            self._mishaps.note(error)
+            return False
+        return True
+
+    def _wait(self) -> None:
+        """Sleep until there is something to do."""
+        deadlines = [self._gate.deadline()]
+        if self._local is not None and (due := self._local.supervisor.deadline()) is not None:
+            deadlines.append(due)
+        if (due := self._coordinator.deadline()) is not None:
+            deadlines.append(due)
+        if self._ends is not None:
+            deadlines.append(self._ends)
+        if not self._gate.pending():
+            timeout = max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
+            woken = self._waker.fileno()
+            if any(descriptor == woken for descriptor, _ in self._poll.poll(timeout)):
+                self._waker.clear()
+
+    def _decide(self, now: float) -> None:
+        if self._ends is not None and self._local is not None:
+            self._local.drain()
+        self._coordinator.tick(now)
+        self._coordinator.flush(now)
+
+    def _may_end(self) -> bool:
+        if self._ends is None:
+            return False
+        busy = self._local is not None and self._local.busy()
+        return time.monotonic() >= self._ends or not (busy or not self._gate.peers.settled())
+
+    def _close(self) -> None:
+        if self._local is not None:
+            self._try(self._local.supervisor.close)
+        self._try(self._gate.close)
+        self._try(self._waker.close)

@@ -1,0 +1,236 @@
+"""The sessions at a coordinator, their reliable channels, and what is to be sent in them. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from math import inf
+from typing import Any
+
+from nearfar.coordinator import columns
+from nearfar.coordinator.columns import Row
+from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
+from nearfar.net.resources import Budget
+
+HEAVIEST_AHEAD = 4 << 20
+"""Bytes of messages of one session that came ahead of their turn. On the one socket of a session they come in
+order, but where a connection broke: then all is sent again."""
+
+
+SOON = 4
+"""How much a byte weighs until it is acked: a message of 1 MiB is so at once, for the other side keeps it."""
+
+
+class ReliableChannel:
+    """Numbers what goes out, puts in order what comes in. `lease` is in seconds."""
+
+    def __init__(self, lease: float, now: float) -> None:
+        self.lease = lease
+        self.heard = now
+        """When anything last came."""
+        self._out: SendWindow[PoolMessage] = SendWindow(lease / 10)
+        self._in: ReceiveWindow[PoolMessage] = ReceiveWindow(weight, HEAVIEST_AHEAD)
+        self._heartbeat = Heartbeat(lease, now)
+        self._ready: list[PoolFrame] = []
+
+    def allow(self, ahead: Budget, name: str) -> None:
+        """What comes ahead of its turn is to fit into what all sessions may have, this one as `name`."""
+        self._in.allowance = (ahead, name)
+
+    def close(self) -> None:
+        """The session is over: nothing more comes."""
+        self._in.close()
+
+    @property
+    def acked(self) -> int:
+        """The last of our messages that the other side has."""
+        return self._out.sent - len(self._out)
+
+    def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
+        """Send a numbered message, and return its number."""
+        message = PoolMessage(kind, fields, rows)
+        number = self._out.send(message, now)
+        self._ready.append(PoolFrame(number, self._in.received, message))
+        self._heartbeat.spoke(now)
+        return number
+
+    def hear(self, envelope: PoolFrame, now: float) -> list[PoolMessage]:
+        """Take what came; returns the messages whose turn it is."""
+        self.heard = now
+        number, ack, message = envelope
+        self._out.acked(ack, now)
+        if not number:
+            return []
+        self._heartbeat.heard(now, SOON * weight(message))
+        return self._in.accept(number, message)
+
+    def silent(self, now: float) -> bool:
+        """True if nothing came for a whole lease."""
+        return now - self.heard >= self.lease
+
+    def tick(self, now: float) -> None:
+        """Send again what may have got lost."""
+        self._ready += [
+            PoolFrame(number, self._in.received, message) for number, message in self._out.overdue(now)
+        ]
+
+    def flush(self, now: float) -> list[PoolFrame]:
+        """All that is to be sent, a beat among it if one is due."""
+        if self._heartbeat.due(now):
+            self._ready.append(PoolFrame(0, self._in.received, PoolMessage(PoolMessageType.BEAT)))
+            self._heartbeat.spoke(now)
+        ready, self._ready = self._ready, []
+        return ready
+
+    def deadline(self) -> float:
+        """When `tick`, `flush` or `silent` is wanted next."""
+        return min(self.line_deadline(), self.heard + self.lease)
+
+    def line_deadline(self) -> float:
+        """The same, for who does not care for `silent`."""
+        beat = self._heartbeat.deadline()
+        overdue = self._out.deadline()
+        return beat if overdue is None else min(beat, overdue)
+
+    @property
+    def unheard(self) -> bool:
+        """True if the other side leaves so much unacked that it cannot be listening."""
+        return self._out.unheard
+
+    def unacked(self) -> list[PoolMessage]:
+        """What the other side may not have."""
+        return [message for _, message in self._out.unacked()]
+
+
+def weight(message: PoolMessage) -> int:
+    """Bytes that its rows carry."""
+    if not message.rows:
+        return 0
+    blob = FORMS[message.kind].blob
+    return columns.weight(message.rows, blob) if blob >= 0 else 0
+
+
+class PeerSession:
+    """One session of an agent or a client: `name` is its socket's, `uid` its own, which outlasts sessions."""
+
+    __slots__ = (
+        "bytecode",
+        "due",
+        "flying",
+        "flying_bytes",
+        "handled",
+        "host",
+        "most_bytes",
+        "name",
+        "pid",
+        "python",
+        "quota",
+        "role",
+        "talk",
+        "told",
+        "uid",
+        "words",
+    )
+
+    def __init__(self, name: str, role: str, uid: str, about: dict[str, Any], talk: ReliableChannel) -> None:
+        self.name = name
+        self.role = role
+        self.uid = uid
+        self.host = str(about.get("host", ""))
+        self.pid = int(about.get("pid", 0))
+        self.python = str(about.get("python", ""))
+        self.bytecode = str(about.get("bytecode", ""))
+        self.quota = int(about.get("quota", 0)) or None
+        self.most_bytes = int(about.get("bytes", 0))
+        """Bytes of answers that an agent may keep; 0: any number."""
+        self.talk = talk
+        self.due = inf
+        """When it wants the clock, as far as `Timers` knows."""
+        self.handled: set[int] = set()
+        """Tasks in messages that were put off, but for which no room was needed: not to be handled again."""
+        self.words: deque[PoolMessage] = deque()
+        """What is to be said, in order; numbered when it goes."""
+        self.flying: deque[tuple[int, int]] = deque()
+        """What went and is not known to have arrived: numbers of messages, and their bytes."""
+        self.flying_bytes = 0
+        self.told: deque[tuple[int, Sequence[Row]]] = deque()
+        """The OUTCOMES said and not seen to be acked: their messages' numbers and rows."""
+
+
+WINDOW = 8 << 20
+"""Bytes on their way to one peer, in the hands of ZeroMQ and the kernel. What is over waits here, where it
+lies once, however often the rest is sent again."""
+STATUS_PER_SECOND = 100
+"""Answers to who asks for the status; who gets none asks again."""
+
+
+class SessionTable:
+    """`say` may be called at any time; `flush` gives what goes out."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, PeerSession] = {}
+        self.stale = 0
+        """Answers of workers that are nobody's."""
+        self.now = 0.0
+        """Of the event in hand."""
+        self._touched: dict[str, PeerSession] = {}
+        self._status_since = float("-inf")
+        self._status_told = 0
+        self._loose: list[tuple[str, PoolFrame]] = []
+
+    def of(self, role: str, uid: str) -> PeerSession | None:
+        """The present session of a peer."""
+        return next((s for s in self.sessions.values() if s.uid == uid and s.role == role), None)
+
+    def touch(self, session: PeerSession) -> None:
+        """It was heard from, or its time came: it may have to be answered."""
+        self._touched[session.name] = session
+
+    def say(
+        self, session: PeerSession, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None
+    ) -> None:
+        """Say this in its session, after all that was said before; said even if the session ends now."""
+        session.words.append(PoolMessage(kind, fields, rows))
+        self._touched[session.name] = session
+
+    def reply(
+        self, name: str, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None
+    ) -> None:
+        """Say this to a socket, outside of any session."""
+        self._loose.append((name, PoolFrame(0, 0, PoolMessage(kind, fields, rows))))
+
+    def may_tell_status(self) -> bool:
+        """False if the status was told too often lately."""
+        if self.now - self._status_since >= 1.0:
+            self._status_since, self._status_told = self.now, 0
+        self._status_told += 1
+        return self._status_told <= STATUS_PER_SECOND
+
+    def touched(self) -> Iterable[PeerSession]:
+        """Those that `flush` will look at."""
+        return self._touched.values()
+
+    def flush(self, now: float) -> list[tuple[str, PoolFrame]]:
+        """What is to be sent, with the name of the session's socket."""
+        ready, self._loose = self._loose, []
+        for name, session in self._touched.items():
+            self._say_some(session, now)
+            ready += [(name, envelope) for envelope in session.talk.flush(now)]
+        self._touched.clear()
+        return ready
+
+    def _say_some(self, session: PeerSession, now: float) -> None:
+        """Say what is to be said, as long as not too much is on its way."""
+        flying, words = session.flying, session.words
+        while flying and flying[0][0] <= session.talk.acked:
+            session.flying_bytes -= flying.popleft()[1]
+        while words and session.flying_bytes < WINDOW:
+            message = words.popleft()
+            kind, fields, rows = message
+            number = session.talk.say(now, kind, *fields, rows=rows)
+            if kind is PoolMessageType.OUTCOMES:
+                session.told.append((number, rows or ()))
+            if rows and (size := weight(message)):
+                flying.append((number, size))
+                session.flying_bytes += size

@@ -1,0 +1,314 @@
+"""What the coordinator knows of each worker and of each client, and when a running task is over its time."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol
+
+from nearfar.coordinator.task import Mode, Task, TaskState
+from nearfar.errors import InitializerFailed
+
+NOBODY = ""
+"""The client of a batch whose client is gone: another may come under its name."""
+
+
+class TaskBatch:
+    """Tasks of one client that travel in one message. A worker that reads it runs them in order."""
+
+    __slots__ = ("answered", "client", "cost", "owner", "since", "tasks")
+
+    def __init__(self, client: str, tasks: list[Task], cost: float | None) -> None:
+        self.client = client
+        self.tasks = tasks
+        self.answered = 0
+        """How many of the first have been answered."""
+        self.cost = cost
+        """Seconds that it should take; None if nothing like it was measured yet."""
+        self.owner: Any = None
+        """The `Client` that counts it as given: one of that name may be gone, and another have come."""
+        self.since = 0.0
+        """When it became the first of its worker."""
+
+    def unanswered(self) -> list[Task]:
+        return self.tasks[self.answered :]
+
+
+class Link(Protocol):
+    """How a worker is reached. None of these blocks; what they bring about comes back as events."""
+
+    def give(self, worker: Worker, batch: TaskBatch) -> None:
+        """Send it a batch."""
+
+    def recall(self, worker: Worker) -> None:
+        """Take back what it has not read: answered by `Scheduler.returned`."""
+
+    def kill(self, worker: Worker) -> None:
+        """End its process at once: answered by `Scheduler.died`."""
+
+    def retire(self, worker: Worker) -> None:
+        """Let it end, having nothing to do: it is gone when this is said."""
+
+
+class WorkerStage(IntEnum):
+    """A worker's life, as the coordinator sees it."""
+
+    READY = 0
+    DRAINING = 1
+    """It finishes what it has, and gets no more."""
+    DOOMED = 2
+    """Its end was ordered, and has not been reported yet."""
+    GONE = 3
+
+
+class Revocation(IntEnum):
+    """Whether a worker was asked to give back what it has not read."""
+
+    UNASKED = 0
+    ASKED = 1
+    IN_VAIN = 2
+    """It had read all of it; not worth asking again before it begins its next batch."""
+
+
+class Worker:
+    """One process that runs tasks. Its name is new at each start."""
+
+    __slots__ = (
+        "ahead",
+        "batches",
+        "host",
+        "link",
+        "name",
+        "pid",
+        "prepared",
+        "quota",
+        "ran",
+        "recall",
+        "stage",
+        "unsent",
+        "verdict",
+    )
+
+    def __init__(
+        self, name: str, link: Link, *, host: str, pid: int, quota: int | None = None, ahead: bool = True
+    ) -> None:
+        """`quota`: tasks after which it is to be replaced. `ahead`: what it has not read can be had back for
+        certain, so that it may be given work behind a long task."""
+        self.name = name
+        self.link = link
+        self.host = host
+        self.pid = pid
+        self.quota = quota
+        self.ahead = ahead
+        self.stage = WorkerStage.READY
+        self.batches: deque[TaskBatch] = deque()
+        self.unsent: TaskBatch | None = None
+        """The last of them, if it is held back until the initializer before it has run."""
+        self.prepared: set[str] = set()
+        """The clients whose initializer it has run."""
+        self.recall = Revocation.UNASKED
+        self.verdict: BaseException | None = None
+        """What its head task is to be told once it is dead, other than `WorkerLost`."""
+        self.ran = 0
+        """Tasks that it answered, initializers among them: they raise its quota."""
+
+    def willing(self) -> bool:
+        """True if it may be given more, as far as its stage and its quota go."""
+        return self.stage is WorkerStage.READY and (
+            self.quota is None or self.ran + self.holds() < self.quota
+        )
+
+    def retirable(self) -> bool:
+        """True if it has nothing to do and will get nothing."""
+        return not self.batches and self.stage < WorkerStage.DOOMED and not self.willing()
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name} {self.stage.name} {sum(1 for _ in self.unanswered())} tasks>"
+
+    def unanswered(self) -> Iterator[Task]:
+        """What it was given and has not answered, in order."""
+        for batch in self.batches:
+            yield from batch.unanswered()
+
+    def holds(self) -> int:
+        """How many tasks it has not answered."""
+        held = 0
+        for batch in self.batches:
+            held += len(batch.tasks) - batch.answered
+        return held
+
+    def asked(self) -> int:
+        """How many it has been sent and has not answered."""
+        sent = 0
+        for batch in self.batches:
+            if batch is not self.unsent:
+                sent += len(batch.tasks) - batch.answered
+        return sent
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """What every worker runs once before a client's first task."""
+
+    function: bytes
+    blob: Any
+    buffers: Sequence[Any] = ()
+
+
+class Preparation(Task):
+    """A client's initializer on its way to one worker."""
+
+    __slots__ = ("worker",)
+
+    def __init__(self, client: str, worker: Worker, initializer: Initializer) -> None:
+        self.client = client
+        self.worker = worker
+        self.mode = Mode.PREPARE
+        self.function = initializer.function
+        self.blob = initializer.blob
+        self.buffers = initializer.buffers
+        self.state = TaskState.GIVEN
+
+
+FEW = 64
+"""Stale entries that a heap may have."""
+
+
+class Client:
+    """Whose tasks these are."""
+
+    __slots__ = (
+        "eager",
+        "error",
+        "failures",
+        "given",
+        "held_back",
+        "initializer",
+        "name",
+        "read_error",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        initializer: Initializer | None = None,
+        read_error: Callable[[Any], BaseException] = InitializerFailed,
+        *,
+        eager: bool = False,
+    ) -> None:
+        """`read_error` makes an error of what its initializer said when it raised.
+
+        `eager`: the initializer runs at once in every worker with room for it, not only where this client's
+        tasks go, just before the first.
+        """
+        self.name = name
+        self.initializer = initializer
+        self.read_error = read_error
+        self.eager = eager and initializer is not None
+        self.waiting: deque[Task] = deque()
+        """Cancelled ones are passed over when their turn comes."""
+        self.given = 0
+        """Batches that workers hold."""
+        self.failures = 0
+        """Workers in a row that died in its initializer."""
+        self.error: BaseException | None = None
+        """Why its tasks can't be run."""
+        self.held_back = False
+        """None of its tasks is to be given to a worker: it does not take what those bring."""
+
+    def next(self) -> Task | None:
+        """The task whose turn it is, left where it is; None if none waits, or it is held back."""
+        if self.held_back:
+            return None
+        waiting = self.waiting
+        while waiting:
+            if waiting[0].state is TaskState.WAITING:
+                return waiting[0]
+            waiting.popleft()
+        return None
+
+
+class RoundRobin:
+    """Whose turn it is: of the clients with waiting tasks, the one with the fewest batches given out.
+
+    So one client's long tasks never keep another from its share of the workers. Among equals, who has
+    waited longest. A heap with stale entries: any number of clients cost the logarithm.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Client]] = []
+        self._entered: dict[str, tuple[int, int, Client]] = {}
+        self._serial = 0
+
+    def enter(self, client: Client) -> None:
+        """`client` has tasks waiting, or its count of given batches changed."""
+        entry = self._entered.get(client.name)
+        if entry is not None and entry[0] == client.given:
+            return
+        self._serial += 1
+        entry = (client.given, self._serial, client)
+        self._entered[client.name] = entry
+        if len(self._heap) > 2 * len(self._entered) + FEW:
+            self._heap = list(self._entered.values())
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, entry)
+
+    def first(self) -> Client | None:
+        """Who is next; None if nobody has a task waiting."""
+        while self._heap:
+            entry = self._heap[0]
+            client = entry[2]
+            if self._entered.get(client.name) is entry:
+                if client.next() is not None:
+                    return client
+                del self._entered[client.name]
+            heapq.heappop(self._heap)
+        return None
+
+    def leave(self, client: Client) -> None:
+        self._entered.pop(client.name, None)
+
+
+"""Stale entries that the heap may have."""
+
+
+class TaskTimeouts:
+    """One per worker at most: for the first of its batches. A heap, with stale entries that are swept out."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Worker, TaskBatch]] = []
+        self._serial = 0
+        self._most = FEW
+
+    def set(self, when: float, worker: Worker) -> None:
+        """Ring at `when`, if `worker` still runs the batch that it has begun by now."""
+        self._serial += 1
+        heapq.heappush(self._heap, (when, self._serial, worker, worker.batches[0]))
+        if len(self._heap) > self._most:
+            self._heap = [entry for entry in self._heap if _runs(entry)]
+            heapq.heapify(self._heap)
+            self._most = 2 * len(self._heap) + FEW
+
+    def ring(self, now: float) -> list[Worker]:
+        """Those whose time is over."""
+        rung = []
+        while self._heap and self._heap[0][0] <= now:
+            entry = heapq.heappop(self._heap)
+            if _runs(entry):
+                rung.append(entry[2])
+        return rung
+
+    @property
+    def due(self) -> float | None:
+        """When to ask next; None: not for now."""
+        return self._heap[0][0] if self._heap else None
+
+
+def _runs(entry: tuple[float, int, Worker, TaskBatch]) -> bool:
+    batches = entry[2].batches
+    return bool(batches) and batches[0] is entry[3]

@@ -1,0 +1,301 @@
+"""One libcurl easy handle, kept and reused: its options, and the callbacks that feed a transfer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nearfar.download.fetch.base import HEAD_AT_MOST, Trouble, from_curl, too_large_head
+from nearfar.download.fetch.headers import parse_head
+from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.fetch.request import exceptions_in_ascii, proxies_in_ascii
+from nearfar.download.fetch.transfer import Throttle, Transfer
+from nearfar.download.model import Reason
+from nearfar.download.urls import is_public
+
+__all__ = ["Handle", "configure", "pycurl"]
+
+
+try:
+    import pycurl
+except ImportError as error:
+    raise ImportError("downloading needs pycurl: pip install 'nearfar[download]'") from error
+
+
+VERSIONS = {
+    "auto": pycurl.CURL_HTTP_VERSION_2TLS,
+    "1.1": pycurl.CURL_HTTP_VERSION_1_1,
+    "h2c": pycurl.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE,
+}
+
+CODED = 16 * 1024
+"""Bytes taken at a time where they may have to be decoded."""
+
+
+def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
+    """Set what `options` say. Redirects and cookies are ours: libcurl's are left off."""
+    setopt = curl.setopt
+    setopt(pycurl.NOSIGNAL, 1)
+    # `urls.py` lets nothing else through; this is for the day when it has a hole.
+    setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+    setopt(pycurl.HTTP_VERSION, VERSIONS[options.http])
+    # What is decoded comes whole: as much at a time must fit into memory a thousandfold.
+    setopt(pycurl.BUFFERSIZE, min(options.buffer_size, CODED) if options.decode else options.buffer_size)
+    setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
+    setopt(pycurl.LOW_SPEED_LIMIT, options.least_speed)
+    setopt(pycurl.LOW_SPEED_TIME, options.stall_timeout)
+    if options.total_timeout is not None:
+        setopt(pycurl.TIMEOUT_MS, max(1, int(options.total_timeout * 1000)))
+    if options.rate is not None:
+        setopt(pycurl.MAX_RECV_SPEED_LARGE, options.rate)
+        setopt(pycurl.BUFFERSIZE, max(1024, min(options.buffer_size, options.rate // 16)))
+    if options.no_private:
+        # A proxy would look names up, and connect, out of our sight. Else its variables are honoured.
+        setopt(pycurl.PROXY, "")
+    elif (hosts := exceptions_in_ascii(os.environ)) is not None:
+        setopt(pycurl.NOPROXY, hosts)
+    _configure_tls(curl, options)
+
+
+def _configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
+    curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
+    if options.insecure:
+        curl.setopt(pycurl.SSL_VERIFYPEER, 0)
+        curl.setopt(pycurl.SSL_VERIFYHOST, 0)
+        return
+    # The libcurl of a wheel looks where its builder's system kept authorities; Python knows this system's.
+    paths = ssl.get_default_verify_paths()
+    ca_file = options.ca_file or paths.cafile
+    if ca_file is not None:
+        curl.setopt(pycurl.CAINFO, str(ca_file))
+    if options.ca_file is None and paths.capath is not None:
+        curl.setopt(pycurl.CAPATH, paths.capath)
+
+
+ABORT = -1
+ABORTED = 23
+"""libcurl's code for what the callback ended."""
+UNWANTED = frozenset({Reason.REFUSED, Reason.TOO_LARGE})
+COULD_NOT_CONNECT = 7
+HEAD_ERRORS = frozenset({8, 23, 56})
+"""How libcurl says that it gave a head up, as it does after 300 kB or 5,000 lines, or that we did."""
+HEADS_BOUNDED = pycurl.version_info()[2] >= 0x080300
+DISCARDED_AT_MOST = 64 * 1024
+"""Bytes of an unwanted body that are read so that its connection can be used again."""
+
+
+class Lent:
+    """A socket for pycurl, which makes a copy of what it is given (before 7.46, it takes no plain number)."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+class Handle:
+    """An easy handle and the transfer it works for.
+
+    Heads are gathered by `list.append` itself and read once, with the body's first bytes. libcurl hands out a
+    body in pieces of 16 KiB at most: they are gathered, too, and passed on by `flush`.
+    """
+
+    def __init__(self, options: FetchOptions, throttle: Throttle) -> None:
+        self.curl = pycurl.Curl()
+        self.transfer: Transfer | None = None
+        self.host = ""
+        self.paused = False
+        """The sink asked for a pause."""
+        self.held = False
+        """libcurl was told so, and keeps bytes that wait."""
+        self.pieces: list[bytes] = []
+        """Of the body, not passed on yet."""
+        self._gathered = 0
+        # What is to be decoded is passed on at once: much more may come of it.
+        self._most = 0 if options.decode else options.buffer_size
+        self._spend = throttle.spend
+        self._take: Callable[[bytes], bool] = _nobody
+        self._error: BaseException | None = None
+        self._discarded = 0
+        self._lines: list[bytes] = []
+        self._head_size = 0
+        self._fields: list[bytes] | None = None
+        self._http = options.http
+        self._proxies = {} if options.no_private else proxies_in_ascii(os.environ)
+        self._sharing = False
+        self._fresh = False
+        self._answered = False
+        self._taking = False
+        self._barred: str | None = None
+        configure(self.curl, options)
+        self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append if HEADS_BOUNDED else self._gather)
+        self.curl.setopt(pycurl.WRITEFUNCTION, self._write)
+        if options.no_private:
+            self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open)
+
+    def load(self, transfer: Transfer, host: str) -> None:
+        """Make the handle ready for the transfer's next request, counted at `host`."""
+        self.transfer, self.host = transfer, host
+        self._take = transfer.take
+        self.paused = self.held = self._answered = self._taking = False
+        self._discarded = self._gathered = 0
+        self._barred = None
+        self.pieces.clear()
+        self._lines.clear()
+        self._head_size = 0
+        self.curl.setopt(pycurl.URL, transfer.url.text)
+        shared = self._http == "h2c" or (self._http == "auto" and transfer.url.scheme == "https")
+        if shared is not self._sharing:
+            self._share(shared)
+        if transfer.fresh is not self._fresh:
+            self.curl.setopt(pycurl.FRESH_CONNECT, int(transfer.fresh))
+            self._fresh = transfer.fresh
+        if self._proxies:
+            self.curl.setopt(pycurl.PROXY, self._proxies[transfer.url.scheme])
+        fields = transfer.request()
+        if fields is not self._fields:
+            self.curl.setopt(pycurl.HTTPHEADER, fields)
+            self._fields = fields
+
+    def conclude(self, code: int, message: str) -> Trouble | None:
+        """The request is over with libcurl's `code` (0: well): what the connection has to say about it.
+
+        Judges a head that no body followed. Raises what the sink raised on the way.
+        """
+        if self.pieces:
+            self.flush()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        # An interim answer (1xx) before a cut is none; where libcurl takes it for the last one, it is judged.
+        if not self._answered and (not code or self.curl.getinfo(pycurl.RESPONSE_CODE) >= 200):
+            self._answer()
+        if code == COULD_NOT_CONNECT and self._barred is not None:
+            return Trouble(Reason.REFUSED, f"{self._barred} is no public address (--no-private)")
+        if not code:
+            return None
+        if code in HEAD_ERRORS and sum(map(len, self._lines)) > HEAD_AT_MOST:
+            return too_large_head()
+        return from_curl(code, message, self._answered, reused=not self.curl.getinfo(pycurl.NUM_CONNECTS))
+
+    def unpause(self) -> int:
+        """Let the bytes come again; those that wait come now.
+
+        Returns libcurl's code: 0, or why the request ended over the bytes that waited.
+        """
+        self.paused = False
+        if self.held:
+            self.held = False
+            try:
+                self.curl.pause(pycurl.PAUSE_CONT)
+            except pycurl.error as error:
+                return int(error.args[0])
+        return 0
+
+    def close(self) -> None:
+        self.transfer, self._take = None, _nobody
+        self.curl.close()
+
+    def _open(self, purpose: int, address: Any) -> int | Lent:
+        """libcurl's way to a socket: with the very address that it connects to, resolved and none other.
+
+        So nothing lies between check and use that a second look at the name could change. A connection that
+        is used again was checked when it was made.
+        """
+        family, kind, protocol, place = address
+        if family not in (socket.AF_INET, socket.AF_INET6) or not is_public(place[0]):
+            self._barred = str(place[0])
+            return int(pycurl.SOCKET_BAD)
+        try:
+            return Lent(socket.socket(family, kind, protocol).detach())
+        except OSError:
+            return int(pycurl.SOCKET_BAD)
+
+    def _gather(self, line: bytes) -> int | None:
+        """The header callback where libcurl, before 8.3, takes heads without end."""
+        self._lines.append(line)
+        self._head_size += len(line)
+        return ABORT if self._head_size > HEAD_AT_MOST else None
+
+    def _share(self, wanted: bool) -> None:
+        """Wait for a connection under way that may turn out to speak HTTP/2, instead of opening another.
+
+        Not where it cannot: libcurl would let all requests to the host wait for the first one's answer.
+        """
+        self.curl.setopt(pycurl.PIPEWAIT, int(wanted))
+        self._sharing = wanted
+
+    def _write(self, data: bytes) -> int | None:
+        """libcurl's write callback: None takes the bytes, `ABORT` ends the request."""
+        if self.paused:
+            return self._hold()
+        if not self._answered:
+            try:
+                self._answer()
+            except BaseException as error:
+                # Nothing can be raised through libcurl: `conclude` does it.
+                self._error = error
+                return ABORT
+        if not self._taking:
+            return self._discard(len(data))
+        size = self._gathered + len(data)
+        if size > self._most and self.pieces:
+            if not self.flush():
+                return ABORT
+            if self.paused:
+                return self._hold()
+            size = len(data)
+        self._gathered = size
+        self.pieces.append(data)
+        return None
+
+    def _hold(self) -> int:
+        self.held = True
+        pause: int = pycurl.WRITEFUNC_PAUSE
+        return pause
+
+    def flush(self) -> bool:
+        """Pass on what was gathered; False if the request is to end. `conclude` raises what a sink raises."""
+        data = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self.pieces.clear()
+        self._gathered = 0
+        self._spend(len(data))
+        try:
+            if self._take(data):
+                return True
+        except BaseException as error:
+            self._error = error
+            return False
+        assert self.transfer is not None
+        self.paused = self.transfer.trouble is None
+        return self.paused
+
+    def _discard(self, size: int) -> int | None:
+        """A refused file is not worth its bytes; the small body of an error or a redirect is."""
+        trouble = None if self.transfer is None else self.transfer.trouble
+        refused = trouble is not None and trouble.reason in UNWANTED
+        self._spend(size)
+        self._discarded += size
+        return ABORT if refused or self._discarded > DISCARDED_AT_MOST else None
+
+    def _answer(self) -> None:
+        assert self.transfer is not None
+        self._answered = True
+        try:
+            answer = parse_head(self._lines)
+        except Exception as error:
+            self._taking = self.transfer.stumble(error)
+        else:
+            self._taking = self.transfer.answered(answer, time.time())
+
+
+def _nobody(data: bytes) -> bool:
+    raise AssertionError(f"{len(data)} bytes came for no transfer")

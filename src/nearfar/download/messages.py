@@ -1,0 +1,266 @@
+"""The messages of producer and consumer, and their form as rows of msgpack.
+
+The words of producer and consumer: what is asked, and what is answered. `spelling.py` writes them down.
+
+::
+
+    producer                                     consumer
+    offer   jobs                            ->   known     what is saved already, job by job
+    files   (job, head, body, data)...      ->   verdicts  one for each
+    open    stream, job, head               ->   taken     by whom: the rest goes to that one
+    chunk   stream, offset, data            ->   written
+    finish  stream, body                    ->   verdicts  one
+    abandon stream                          ->   written
+
+Any request may be answered by `failed` (its work cannot be done) or, about a stream, by `lost` (this consumer
+has it no longer; the file must start again).
+
+How the words travel: as flat rows of what msgpack knows.
+
+Decoding checks the shape of everything, since a peer may be of another version, or no friend. A message of
+many files is checked column by column, so that a file costs no call of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from nearfar.download.model import Body, Checksum, Failure, Head, Job, Reason, Saved
+from nearfar.errors import ProtocolError
+
+Verdict = Saved | Failure
+Data = bytes | memoryview
+"""A consumer may be given views, good until it answers."""
+
+
+class File(NamedTuple):
+    """A whole file in one piece."""
+
+    job: Job
+    head: Head
+    body: Body
+    data: Data
+
+
+class Offer(NamedTuple):
+    """Jobs about to be fetched: which of them need not be?"""
+
+    jobs: tuple[Job, ...]
+
+
+class Files(NamedTuple):
+    """Small files, many in one message."""
+
+    files: tuple[File, ...]
+
+
+class Open(NamedTuple):
+    """A large file begins. `stream` is new in the world for each attempt to send one."""
+
+    stream: str
+    job: Job
+    head: Head
+
+
+class StreamChunk(NamedTuple):
+    """The bytes of a stream from `offset` on."""
+
+    stream: str
+    offset: int
+    data: Data
+
+
+class Finish(NamedTuple):
+    """All bytes of a stream were sent; `body` is what they must amount to."""
+
+    stream: str
+    body: Body
+
+
+class Abandon(NamedTuple):
+    """Nothing more comes of a stream."""
+
+    stream: str
+
+
+class AlreadySaved(NamedTuple):
+    """The answer to an offer: what was saved of each job before, in the offer's order."""
+
+    saved: tuple[Saved | None, ...]
+
+
+class Verdicts(NamedTuple):
+    """What became of each file of a message, in its order."""
+
+    verdicts: tuple[Verdict, ...]
+
+
+class StreamAccepted(NamedTuple):
+    """A stream was opened by the consumer called `by`."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAck:
+    """A chunk is in the temporary file (not yet safe: only a verdict says that), or a stream was dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLost:
+    """The stream is not known here."""
+
+
+Request = Offer | Files | Open | StreamChunk | Finish | Abandon
+Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | StreamLost | Failure
+
+
+Row = Sequence[Any]
+Kinds = frozenset[type]
+
+_SEQUENCES: Kinds = frozenset({tuple, list})
+_TEXT, _COUNT, _BYTES = frozenset({str}), frozenset({int}), frozenset({bytes, memoryview})
+_MAYBE: Kinds = frozenset({str, type(None)})
+_MAYBE_COUNT: Kinds = frozenset({int, type(None)})
+_TIME: Kinds = frozenset({int, float})
+
+_JOB = (_TEXT, _MAYBE, _MAYBE, _MAYBE)
+_HEAD = (_TEXT, _COUNT, _MAYBE, _MAYBE_COUNT, _MAYBE, _MAYBE, _MAYBE)
+_BODY = (_COUNT, _MAYBE, _COUNT)
+_FILE = (*_JOB, *_HEAD, *_BODY, _BYTES)
+_SAVED = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _MAYBE, _MAYBE, _TIME, _COUNT)
+_FAILURE = (_TEXT, _TEXT)
+
+
+def encode(request: Request) -> list[Any]:
+    """A request as a message for the transport."""
+    match request:
+        case Files(files):
+            return ["files", *[[*_job(job), *head, *body, data] for job, head, body, data in files]]
+        case Offer(jobs):
+            return ["offer", *map(_job, jobs)]
+        case Open(stream, job, head):
+            return ["open", stream, *_job(job), *head]
+        case StreamChunk(stream, offset, data):
+            return ["chunk", stream, offset, data]
+        case Finish(stream, body):
+            return ["finish", stream, *body]
+        case Abandon(stream):
+            return ["abandon", stream]
+
+
+def decode(message: Any) -> Request:
+    """The request in a message. Raises `ProtocolError` for anything else."""
+    word, rest = _word(message)
+    match word:
+        case "files":
+            return Files(tuple(map(_file, _table(rest, _FILE))))
+        case "offer":
+            return Offer(tuple(map(_read_job, _table(rest, _JOB))))
+        case "open":
+            stream, *row = _row(rest, (_TEXT, *_JOB, *_HEAD))
+            return Open(stream, _read_job(row[:4]), Head._make(row[4:]))
+        case "chunk":
+            return StreamChunk._make(_row(rest, (_TEXT, _COUNT, _BYTES)))
+        case "finish":
+            stream, *row = _row(rest, (_TEXT, *_BODY))
+            return Finish(stream, Body._make(row))
+        case "abandon":
+            return Abandon._make(_row(rest, (_TEXT,)))
+    raise ProtocolError(f"no request: {word[:20]!r}")
+
+
+def encode_answer(answer: Answer) -> list[Any]:
+    """An answer as a value for the transport."""
+    match answer:
+        case Verdicts(verdicts):
+            return ["verdicts", *map(_verdict, verdicts)]
+        case AlreadySaved(saved):
+            return ["known", *[row and [*row] for row in saved]]
+        case StreamAccepted(by):
+            return ["taken", by]
+        case ChunkAck():
+            return ["written"]
+        case StreamLost():
+            return ["lost"]
+        case Failure():
+            return ["failed", *_verdict(answer)]
+
+
+def decode_answer(value: Any) -> Answer:
+    """The answer in a value. Raises `ProtocolError` for anything else."""
+    word, rest = _word(value)
+    match word:
+        case "verdicts":
+            return Verdicts(_read_verdicts(rest))
+        case "known":
+            _table([row for row in rest if row is not None], _SAVED)
+            return AlreadySaved(tuple(row if row is None else Saved._make(row) for row in rest))
+        case "taken":
+            return StreamAccepted._make(_row(rest, (_TEXT,)))
+        case "written" if not rest:
+            return ChunkAck()
+        case "lost" if not rest:
+            return StreamLost()
+        case "failed":
+            return _failure(_row(rest, _FAILURE))
+    raise ProtocolError(f"no answer: {word[:20]!r}")
+
+
+def _job(job: Job) -> Row:
+    url, name, checksum = job
+    return [url, name, *checksum] if checksum else [url, name, None, None]
+
+
+def _read_job(row: Row) -> Job:
+    url, name, algorithm, digest = row
+    if (algorithm is None) is not (digest is None):
+        raise ProtocolError("half a checksum")
+    return Job(url, name, None if algorithm is None else Checksum(algorithm, digest))
+
+
+def _file(row: Row) -> File:
+    return File(_read_job(row[:4]), Head._make(row[4:11]), Body._make(row[11:14]), row[14])
+
+
+def _verdict(verdict: Verdict) -> Row:
+    return [str(verdict.reason), verdict.detail] if isinstance(verdict, Failure) else [*verdict]
+
+
+def _read_verdicts(rows: Row) -> tuple[Verdict, ...]:
+    if not _SEQUENCES.issuperset(map(type, rows)):
+        raise ProtocolError("a verdict that is no row")
+    _table([row for row in rows if len(row) == len(_FAILURE)], _FAILURE)
+    _table([row for row in rows if len(row) != len(_FAILURE)], _SAVED)
+    return tuple(_failure(row) if len(row) == len(_FAILURE) else Saved._make(row) for row in rows)
+
+
+def _failure(row: Row) -> Failure:
+    reason, detail = row
+    try:
+        return Failure(Reason(reason), detail)
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
+
+
+def _word(value: Any) -> tuple[str, Row]:
+    if type(value) not in _SEQUENCES or not value or type(value[0]) is not str:
+        raise ProtocolError("a message that does not begin with a word")
+    return value[0], value[1:]
+
+
+def _row(row: Row, shape: Sequence[Kinds]) -> Row:
+    """`row` itself, if it has the shape."""
+    return _table([row], shape)[0]
+
+
+def _table(rows: Row, shape: Sequence[Kinds]) -> Sequence[Row]:
+    """`rows` itself, if each is a sequence with a value of the right kind for every column of `shape`."""
+    if not _SEQUENCES.issuperset(map(type, rows)) or not {len(shape)}.issuperset(map(len, rows)):
+        raise ProtocolError(f"a row that has not {len(shape)} fields")
+    for kinds, column in zip(shape, zip(*rows, strict=True), strict=False):
+        if not kinds.issuperset(map(type, column)):
+            raise ProtocolError(f"a field is none of {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    return rows

@@ -1,0 +1,314 @@
+"""Fetched bytes on their way out: small files in batches, large ones in streams, and answers to requests."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+from nearfar.download.messages import (
+    Abandon,
+    AlreadySaved,
+    Answer,
+    ChunkAck,
+    File,
+    Files,
+    Finish,
+    Open,
+    Request,
+    StreamAccepted,
+    StreamChunk,
+    StreamLost,
+    Verdict,
+    Verdicts,
+    decode_answer,
+    encode,
+)
+from nearfar.download.model import Body, Failure, Head, Job, Reason
+from nearfar.download.transport import RequestSender, Undeliverable
+from nearfar.errors import ProtocolError
+
+ROOM = 16 * 1024 * 1024
+"""Bytes on their way, of one producer: enough to keep consumers busy, little enough for any machine."""
+
+OnAnswer = Callable[[Answer], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingRequest:
+    request: Request
+    to: str | None
+    size: int
+    on_answer: OnAnswer
+
+
+class RequestQueue:
+    """Sends requests in order and hands each answer to who asked.
+
+    `held` counts the bytes from the moment they are held here until their request is answered. Nothing is
+    ever refused: who brings bytes looks at `free_slots` first, and pauses its source.
+    """
+
+    def __init__(self, request_sender: RequestSender, room: int = ROOM) -> None:
+        self._request_sender = request_sender
+        self._room = room
+        self._waiting: dict[str | None, deque[_PendingRequest]] = {}
+        self._asked: dict[int, _PendingRequest] = {}
+        self.held = 0
+
+    @property
+    def free_slots(self) -> bool:
+        return self.held < self._room
+
+    @property
+    def idle(self) -> bool:
+        """True if every request was answered."""
+        return not self._asked and not self._waiting
+
+    def hold(self, size: int) -> None:
+        """Count `size` bytes (negative: count them no more) that will be sent, or were given up."""
+        self.held += size
+
+    def send(self, request: Request, on_answer: OnAnswer, *, to: str | None = None, size: int = 0) -> None:
+        """Send when there is room. `size` bytes held for it are let go with its answer.
+
+        An addressee that is gone answers `StreamLost`. An answer that cannot be read becomes a `Failure`.
+        """
+        parcel = _PendingRequest(request, to, size, on_answer)
+        if to in self._waiting or not self._hand_over(parcel):
+            self._waiting.setdefault(to, deque()).append(parcel)
+
+    def turn(self) -> None:
+        """Hand on the answers that came, then send what waited for room."""
+        for ticket, value in self._request_sender.answers():
+            parcel = self._asked.pop(ticket, None)
+            if parcel is not None:
+                self.held -= parcel.size
+                parcel.on_answer(_read(value))
+        for to, queue in list(self._waiting.items()):
+            while queue and self._hand_over(queue[0]):
+                queue.popleft()
+            if not queue:
+                del self._waiting[to]
+
+    def _hand_over(self, parcel: _PendingRequest) -> bool:
+        ticket = self._request_sender.send(encode(parcel.request), to=parcel.to)
+        if ticket is None:
+            return False
+        self._asked[ticket] = parcel
+        return True
+
+
+def _read(value: object) -> Answer:
+    if isinstance(value, Undeliverable):
+        return StreamLost()
+    try:
+        return decode_answer(value)
+    except ProtocolError as error:
+        return Failure(Reason.REFUSED, f"a consumer's answer cannot be read: {error}")
+
+
+CHUNK = 1024 * 1024
+"""Bytes of a message: large enough that its overhead does not show, small beside `STREAM_ROOM`."""
+STREAM_ROOM = 8 * 1024 * 1024
+"""Bytes on their way, of one file."""
+
+
+class Upload:
+    """Sends one body. `settle` is called once, with its verdict, or with `StreamLost` if it must start again.
+
+    Requests wait here until somebody has taken the stream, since before that nobody can be addressed.
+    """
+
+    def __init__(
+        self,
+        post: RequestQueue,
+        stream: str,
+        job: Job,
+        head: Head,
+        settle: Callable[[Verdict | StreamLost], None],
+    ) -> None:
+        self._post = post
+        self._stream = stream
+        self._settle = settle
+        self._taker: str | None = None
+        self._early: list[tuple[Request, OnAnswer, int]] = []
+        self._gathered: list[bytes] = []
+        self._gathered_size = 0
+        self._offset = 0
+        self._on_way = 0
+        self._over = False
+        post.send(Open(stream, job, head), self._opened)
+
+    @property
+    def free_slots(self) -> bool:
+        return self._on_way < STREAM_ROOM and self._post.free_slots
+
+    def write(self, data: bytes) -> None:
+        """Send `data` after what came before; in small pieces, it waits for more."""
+        if self._over:
+            return
+        self._gathered.append(data)
+        self._gathered_size += len(data)
+        self._on_way += len(data)
+        self._post.hold(len(data))
+        if self._gathered_size >= CHUNK:
+            self.push()
+
+    def push(self) -> None:
+        """Send what waits for more. A source that pauses must call this, or nothing may ever make room."""
+        if self._gathered:
+            data, self._gathered = b"".join(self._gathered), []
+            self._gathered_size = 0
+            self._send(
+                StreamChunk(self._stream, self._offset, data), partial(self._written, len(data)), len(data)
+            )
+            self._offset += len(data)
+
+    def finish(self, body: Body) -> None:
+        """Say that all was written."""
+        self.push()
+        self._send(Finish(self._stream, body), self._finished)
+
+    def abandon(self) -> None:
+        """Give the file up; `settle` will not be called."""
+        if self._over:
+            return
+        self._give_up()
+        if self._taker is not None:
+            self._post.send(Abandon(self._stream), _ignore, to=self._taker)
+
+    def _send(self, request: Request, on_answer: OnAnswer, size: int = 0) -> None:
+        if self._over:
+            self._post.hold(-size)
+        elif self._taker is None:
+            self._early.append((request, on_answer, size))
+        else:
+            self._post.send(request, on_answer, to=self._taker, size=size)
+
+    def _opened(self, answer: Answer) -> None:
+        match answer:
+            case StreamAccepted(by) if self._over:
+                self._post.send(Abandon(self._stream), _ignore, to=by)
+            case StreamAccepted(by):
+                self._taker = by
+                early, self._early = self._early, []
+                for request, on_answer, size in early:
+                    self._send(request, on_answer, size)
+            case _:
+                self._end(answer)
+
+    def _written(self, size: int, answer: Answer) -> None:
+        self._on_way -= size
+        if not isinstance(answer, ChunkAck):
+            self._end(answer)
+
+    def _finished(self, answer: Answer) -> None:
+        match answer:
+            case Verdicts((verdict,)):
+                self._end(verdict)
+            case _:
+                self._end(answer)
+
+    def _end(self, answer: Answer | Verdict) -> None:
+        if self._over:
+            return
+        self._give_up()
+        self._settle(verdict_of(answer))
+
+    def _give_up(self) -> None:
+        self._over = True
+        self._post.hold(-self._gathered_size - sum(size for _, _, size in self._early))
+        self._gathered, self._early, self._gathered_size = [], [], 0
+
+
+def verdict_of(answer: Answer | Verdict) -> Verdict | StreamLost:
+    """`answer` where a verdict was due; one that makes no sense is a failure."""
+    match answer:
+        case AlreadySaved() | Verdicts() | StreamAccepted() | ChunkAck():
+            return Failure(Reason.REFUSED, f"a consumer answered {type(answer).__name__} out of turn")
+    return answer
+
+
+def _ignore(_: Answer) -> None:
+    """Nothing hangs on this answer."""
+
+
+SMALL = 512 * 1024
+"""Bytes up to which a file waits to be whole and travels in one piece."""
+GATHERING = 8 * 1024 * 1024
+"""Bytes of unfinished small files in one producer; past it, even they become streams."""
+BATCH = 1024 * 1024
+BATCH_FILES = 64
+AGE = 0.010
+"""Seconds that a small file waits for company."""
+
+Settle = Callable[[Verdict | StreamLost], None]
+
+
+class Batcher:
+    """Batches small files and opens streams, for all transfers of a producer."""
+
+    def __init__(self, post: RequestQueue) -> None:
+        self.post = post
+        self.gathered = 0
+        """Bytes of small files that are not whole yet."""
+        self._files: list[File] = []
+        self._settles: list[Settle] = []
+        self._size = 0
+        self._since: float | None = None
+        self._name = secrets.token_hex(8)
+        self._streams = count()
+
+    def fits(self, size: int) -> bool:
+        """True if a file of `size` bytes so far may go on waiting to be whole."""
+        return size <= SMALL and self.gathered <= GATHERING
+
+    def upload(self, job: Job, head: Head, settle: Settle) -> Upload:
+        """Open a stream for a large file."""
+        return Upload(self.post, f"{self._name}-{next(self._streams)}", job, head, settle)
+
+    def send(self, file: File, settle: Settle) -> None:
+        """Send a small file with the next batch."""
+        self._files.append(file)
+        self._settles.append(settle)
+        self._size += len(file.data)
+        self.post.hold(len(file.data))
+        if self._size >= BATCH or len(self._files) >= BATCH_FILES:
+            self._flush()
+
+    def turn(self, now: float) -> None:
+        """Send the batch if it has waited long enough."""
+        if not self._files:
+            return
+        if self._since is None:
+            self._since = now
+        if now - self._since >= AGE:
+            self._flush()
+
+    def deadline(self) -> float | None:
+        """When `turn` has something to do even if nothing happens."""
+        return None if self._since is None else self._since + AGE
+
+    def _flush(self) -> None:
+        files, settles, size = tuple(self._files), self._settles, self._size
+        self._files, self._settles, self._size, self._since = [], [], 0, None
+        self.post.send(Files(files), lambda answer: self._answered(settles, answer), size=size)
+
+    def _answered(self, settles: list[Settle], answer: Answer) -> None:
+        for settle, verdict in zip(settles, _each(answer, len(settles)), strict=True):
+            settle(verdict)
+
+
+def _each(answer: Answer, count: int) -> tuple[Verdict | StreamLost, ...]:
+    match answer:
+        case Verdicts(verdicts) if len(verdicts) == count:
+            return verdicts
+        case Verdicts(verdicts):
+            wrong = Failure(Reason.REFUSED, f"a consumer gave {len(verdicts)} verdicts on {count} files")
+            return (wrong,) * count
+        case _:
+            return (verdict_of(answer),) * count

@@ -1,0 +1,450 @@
+"""Who may connect: the user's own processes, the holders of keys, or everybody; key folders are read and written here.
+
+A folder of keys: who a service is, whom it lets in, and who this side is.
+
+::
+
+    DIR/server.key_secret    0600   a service's own key
+    DIR/server.key                  its public half, which those who connect must know
+    DIR/client.key_secret    0600   the key with which programs connect
+    DIR/client.key                  its public half
+    DIR/clients/NAME.key            the public keys that a service lets in
+
+A service needs the first and the last, who connects the second and the third. The files are ZeroMQ's
+certificates, as `zmq.auth` and other tools write them. A secret that others can read is refused, and so is
+what others can change: a public key that is trusted, and the list of clients.
+
+Who may connect to a queue or a pool, and how each side knows: decided once, from address and options.
+
+=========  =================================  =========================================================
+access     where                              who gets in
+=========  =================================  =========================================================
+own        loopback and ipc, without keys     processes of the same user on this machine: the kernel says
+keys       anywhere                           who has a key that the service lets in, and knows its key
+open       anywhere, if `insecure` is said    everyone who can reach it
+=========  =================================  =========================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import zmq.auth
+from zmq.utils import z85
+
+from nearfar.errors import AddressError, KeysError
+from nearfar.net.addresses import Address
+from nearfar.net.frames import ProtocolErrors
+from nearfar.net.resources import short
+
+SERVER, CLIENT, CLIENTS = "server", "client", "clients"
+PUBLIC, SECRET = ".key", ".key_secret"
+
+LONGEST_FILE = 64 * 1024
+"""Bytes of a certificate that are looked at."""
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+class Pair(NamedTuple):
+    """A public key and its secret, in Z85: 40 characters each."""
+
+    public: bytes
+    secret: bytes
+
+
+def check_name(name: str) -> str:
+    """`name`, if a client may be called so; raises `KeysError`."""
+    if not _NAME.fullmatch(name):
+        raise KeysError(f"{name!r} is not a name: it takes up to 64 letters, digits, '.', '_' and '-'")
+    return name
+
+
+def check_unwritable(folder: Path) -> None:
+    """Raises `KeysError` if there is no such folder, or others can write to it."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        raise KeysError(f"there is no folder {folder}: `nearfar keys init` makes it") from None
+    except (OSError, ValueError) as error:
+        raise KeysError(f"cannot read the list of clients {folder}: {reason(folder, error)}") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise KeysError(f"{folder} is not a folder: `nearfar keys init` makes one, elsewhere")
+    if found.st_mode & _OTHERS_WRITE:
+        raise KeysError(f"others can let themselves in through {folder}: chmod go-w {folder}")
+    if found.st_uid not in (0, os.geteuid()):
+        raise KeysError(f"the list of clients {folder} belongs to another user")
+
+
+def read_public(path: Path) -> bytes:
+    """The public key of a certificate that is not trusted yet, in Z85. Raises `KeysError`."""
+    return _read(path)[0]
+
+
+def read_trusted(path: Path) -> bytes:
+    """The public key of a certificate that is trusted because it is there, in Z85.
+
+    Raises `KeysError`: also where others can change it.
+    """
+    return _read(path, trusted=True)[0]
+
+
+def read_pair(folder: Path, role: str) -> Pair:
+    """The key of that role. Raises `KeysError`: also where others can read the secret."""
+    path = folder / f"{role}{SECRET}"
+    public, secret = _read(path, secret=True)
+    if secret is None:
+        raise KeysError(f"{path} holds no secret key")
+    return Pair(public, secret)
+
+
+def read_server_key(folder: Path) -> bytes:
+    """The public key of the service that this folder connects to.
+
+    Raises `KeysError`: also where others can change it, and so make another service of it.
+    """
+    return read_trusted(folder / f"{SERVER}{PUBLIC}")
+
+
+class AllowedClients:
+    """The public keys that a service lets in, read again when the folder has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `KeysError` if there is no such folder, or others can write to it."""
+        self.folder = folder / CLIENTS
+        self._seen: dict[str, tuple[int, int, int]] = {}
+        self._key_of: dict[str, str] = {}
+        self._trouble = ""
+        self._complaints = ProtocolErrors(log)
+        self.names: dict[str, str] = {}
+        """By key."""
+        check_unwritable(self.folder)
+        self.refresh()
+
+    def refresh(self) -> set[str]:
+        """Look for changes; returns the keys that are let in no more. Without a folder, nobody is.
+
+        Raises nothing. Where the system cannot list the folder now, for want of a descriptor or by a changed
+        mode, those who are known stay as they are, unless their files are gone; and who is new waits for a
+        look that succeeds.
+        """
+        now: dict[str, tuple[int, int, int]] = {}
+        for name in self._list():
+            try:
+                found = self._path(name).stat()
+                now[name] = (found.st_ino, found.st_mtime_ns, found.st_size)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError:
+                if name in self._seen:
+                    now[name] = self._seen[name]
+        if now == self._seen:
+            return set()
+        before = set(self.names)
+        key_of = {name: self._key_of.get(name, "") for name in now if now[name] == self._seen.get(name)}
+        for name in now.keys() - key_of.keys():
+            try:
+                key_of[name] = read_trusted(self._path(name)).decode()
+            except KeysError as error:
+                if short(error.__context__):
+                    del now[name]  # to be read at the next look
+                else:
+                    key_of[name] = ""
+                    log.warning("%s lets nobody in: %s", name, error)
+        self._seen, self._key_of = now, key_of
+        self.names = {key: name for name, key in key_of.items() if key}
+        return before - set(self.names)
+
+    def _list(self) -> list[str]:
+        """The names of those who are let in, or may be; those that are known where it cannot be told."""
+        try:
+            with os.scandir(self.folder) as entries:
+                names = [Path(entry.name) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                text = "cannot look who is let in now, and try again: %s"
+                self._complaints.note(text, error, time.monotonic())
+            return list(self._seen)
+        self._trouble = ""
+        return [name.stem for name in names if name.suffix == PUBLIC and _NAME.fullmatch(name.stem)]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{PUBLIC}"
+
+
+def _read(path: Path, *, secret: bool = False, trusted: bool = False) -> tuple[bytes, bytes | None]:
+    """The public key in a file, and the secret one if there is one. `secret`: only its owner may read it;
+    `trusted`: only its owner may change it."""
+    try:
+        # without waiting for who writes to a FIFO
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError("it is not a regular file")
+            if secret:
+                _check_private(path, found)
+            elif trusted:
+                _check_unchanged(path, found)
+            text = os.read(descriptor, LONGEST_FILE)
+        finally:
+            os.close(descriptor)
+        public, hidden = _value(text, b"public-key"), _value(text, b"secret-key")
+        if public is None:
+            raise ValueError("no public key is in it")
+    except KeysError:
+        raise
+    except (OSError, ValueError) as error:
+        raise KeysError(f"cannot read the key {path}: {reason(path, error)}") from None
+    for key in (public, hidden):
+        if key is not None and not _is_key(key):
+            raise KeysError(f"cannot read the key {path}: it is not 40 characters of Z85")
+    return public, hidden
+
+
+def _value(text: bytes, name: bytes) -> bytes | None:
+    """The first value of that name in a certificate of ZeroMQ."""
+    for line in text.splitlines():
+        said, equals, value = line.strip().partition(b"=")
+        if equals and said.strip() == name:
+            return value.strip(b" \t'\"")
+    return None
+
+
+def reason(path: Path, error: OSError | ValueError) -> str:
+    """Why a file or folder of keys cannot be read, for a person."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file; `nearfar keys init` and `nearfar keys add NAME` make them"
+    if isinstance(error, NotADirectoryError):
+        return f"{path.parent} is not a folder of keys"
+    if isinstance(error, PermissionError):
+        return (
+            "permission denied: keys must belong to the user who uses them, and this is user"
+            f" {os.geteuid()} (chown -R {os.geteuid()} {path.parent})"
+        )
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(key) == 40 and len(z85.decode(key)) == 32
+    except (ValueError, KeyError):
+        return False
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise KeysError(f"others can read the secret key {path}: make it private (chmod 600 {path})")
+    if found.st_uid not in (0, os.geteuid()):
+        raise KeysError(f"the secret key {path} belongs to another user")
+
+
+def _check_unchanged(path: Path, found: os.stat_result) -> None:
+    if found.st_mode & _OTHERS_WRITE:
+        raise KeysError(f"others can change the key {path}: make it this user's alone (chmod go-w {path})")
+    if found.st_uid not in (0, os.geteuid()):
+        raise KeysError(f"the key {path} belongs to another user")
+
+
+VARIABLE = "NEARFAR_KEYS"
+"""The environment variable that names the folder of keys where none is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """`keys` is a folder (or empty); `insecure`: let everyone in. Neither: this user's processes only.
+
+    It holds no secret: it may be pickled, and the keys are read where sockets are made.
+    """
+
+    keys: str = ""
+    insecure: bool = False
+
+    @property
+    def trusted(self) -> bool:
+        """Whether pickle may be read from who got in."""
+        return not self.insecure
+
+    @property
+    def own(self) -> bool:
+        """Whether only this user's processes may connect."""
+        return not (self.keys or self.insecure)
+
+
+OWN = Access()
+"""This user's processes only."""
+
+
+def admit(address: Address, keys: str | os.PathLike[str] | None, *, insecure: bool) -> Access:
+    """How a service at `address` guards its sockets.
+
+    Raises `AddressError` where other machines could reach it and neither is given, and `KeysError`.
+    """
+    access = _choose(keys, insecure)
+    check_guarded(address, access)
+    if access.keys:
+        read_pair(Path(access.keys), SERVER)
+        AllowedClients(Path(access.keys))
+    return access
+
+
+def check_guarded(address: Address, access: Access) -> None:
+    """Raises `AddressError` where others could reach what is bound at `address`, and nothing stops them."""
+    if access.own and not address.local:
+        raise AddressError(
+            f"{address} can be reached from other machines: give keys, so that it is known who comes in"
+            " (keys=DIR, --keys DIR; `nearfar keys init` makes them), or say insecure=True (--insecure) if"
+            " you trust everyone who can reach it"
+        )
+
+
+def approach(address: Address, keys: str | os.PathLike[str] | None, *, insecure: bool) -> Access:
+    """How to connect to the service at `address`.
+
+    Raises `AddressError` where nothing would tell who answers there, and `KeysError`.
+    """
+    access = _choose(keys, insecure)
+    if access.keys:
+        read_pair(Path(access.keys), CLIENT)
+        read_server_key(Path(access.keys))
+    elif access.own and not address.local:
+        raise AddressError(
+            f"nothing tells who answers at {address}: give the keys that its owner made for you (keys=DIR,"
+            " --keys DIR), or say insecure=True (--insecure) if you trust the network"
+        )
+    return access
+
+
+def _choose(keys: str | os.PathLike[str] | None, insecure: bool) -> Access:
+    if keys is not None and insecure:
+        raise KeysError("give keys, or say insecure: not both")
+    if insecure:
+        return Access(insecure=True)
+    folder = keys or os.environ.get(VARIABLE) or ""
+    try:
+        return Access(keys=str(Path(folder).expanduser().absolute()) if folder else "")
+    except RuntimeError as error:  # of a user who has none
+        raise KeysError(f"cannot read the keys in {folder}: {error}") from None
+
+
+OWN_NAME = "local"
+"""The client that a service's folder is itself."""
+FOR = "for"
+"""The subfolder with the keys that were made for others."""
+
+
+def init(folder: Path) -> None:
+    """Make a service's folder: its key, a client's key, and a list that lets that client in.
+
+    Raises `KeysError` where there is one already, `OSError`.
+    """
+    _make_pair(folder, SERVER)
+    _make_pair(folder, CLIENT)
+    (folder / CLIENTS).mkdir(mode=0o700)
+    _let_in(folder, OWN_NAME, folder / f"{CLIENT}{PUBLIC}")
+
+
+def init_client(folder: Path, server: Path) -> Path:
+    """Make a folder for who only connects, to the service with that public key; returns its own public key.
+
+    Raises `KeysError`, `OSError`.
+    """
+    read_public(server)
+    _make_pair(folder, CLIENT)
+    _copy(server, folder / f"{SERVER}{PUBLIC}")
+    return folder / f"{CLIENT}{PUBLIC}"
+
+
+def add(folder: Path, name: str, public: Path | None = None) -> Path | None:
+    """Let `name` in: by its `public` key, or by one that is made for it in the folder that is returned.
+
+    Raises `KeysError`: also where the name is taken. `OSError`.
+    """
+    check_name(name)
+    check_unwritable(folder / CLIENTS)
+    if _entry(folder, name).exists():
+        raise KeysError(f"{name} is let in already: revoke it first, or take another name")
+    if public is not None:
+        read_public(public)
+        _let_in(folder, name, public)
+        return None
+    made = folder / FOR / name
+    with contextlib.suppress(FileNotFoundError):  # of one who was let in by this name before
+        shutil.rmtree(made)
+    init_client(made, folder / f"{SERVER}{PUBLIC}")
+    _let_in(folder, name, made / f"{CLIENT}{PUBLIC}")
+    return made
+
+
+def revoke(folder: Path, name: str) -> None:
+    """Let `name` in no more. Raises `KeysError` if it was not."""
+    check_name(name)
+    if not (folder / CLIENTS).is_dir():
+        raise KeysError(f"there is no folder {folder / CLIENTS}: `nearfar keys init` makes it")
+    try:
+        _entry(folder, name).unlink()
+    except FileNotFoundError:
+        raise KeysError(
+            f"{folder} does not let in anybody as {name}: `nearfar keys list` says whom it lets in"
+        ) from None
+    shutil.rmtree(folder / FOR / name, ignore_errors=True)
+
+
+def listing(folder: Path) -> list[tuple[str, str, float]]:
+    """Who is let in: name, public key, and since when (seconds since the epoch). Raises `KeysError`."""
+    check_unwritable(folder / CLIENTS)
+    try:  # not by a glob, which finds nothing where it may not look
+        files = sorted(path for path in (folder / CLIENTS).iterdir() if path.suffix == PUBLIC)
+    except OSError as error:
+        raise KeysError(f"cannot read the list of clients {folder}: {reason(folder, error)}") from None
+    return [(path.stem, read_public(path).decode(), path.stat().st_mtime) for path in files]
+
+
+def _entry(folder: Path, name: str) -> Path:
+    return folder / CLIENTS / f"{name}{PUBLIC}"
+
+
+def _let_in(folder: Path, name: str, public: Path) -> None:
+    """At once and whole: a running service may look at any moment."""
+    entry = _entry(folder, name)
+    unready = entry.with_suffix(".new")
+    _copy(public, unready)
+    unready.rename(entry)
+
+
+def _make_pair(folder: Path, role: str) -> None:
+    for suffix in (PUBLIC, SECRET):
+        if os.path.lexists(folder / f"{role}{suffix}"):  # a dangling link would be written through
+            raise KeysError(f"there is a key already: {folder / role}{suffix}")
+    before = os.umask(0o077)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        public, _ = zmq.auth.create_certificates(folder, role)
+    finally:
+        os.umask(before)
+    Path(public).chmod(0o644)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """The public half alone, whatever else the file holds."""
+    lines = [line for line in source.read_bytes().splitlines() if b"secret-key" not in line]
+    with contextlib.suppress(FileNotFoundError):  # of a command that was killed; nothing else is written into
+        target.unlink()
+    with target.open("xb") as file:
+        file.write(b"\n".join(lines) + b"\n")
+    target.chmod(0o644)  # whatever the umask: one that others can change is not trusted

@@ -1,0 +1,185 @@
+"""This process: its identity, its forks, its end, the wake-up of its threads, and the deaths of its neighbours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Container
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
+from typing import Any, Protocol
+
+from nearfar.net.frames import LONGEST_NAME
+
+PYTHON = f"{platform.python_implementation()} {platform.python_version()}".replace("CPython", "Python")
+"""This interpreter, for a person: ``Python 3.11.7``."""
+BYTECODE = f"{platform.python_implementation()}-{int.from_bytes(MAGIC_NUMBER[:2], 'little')}"
+"""The format of this interpreter's bytecode. Code of another format would run here and give wrong answers."""
+
+
+def about_me() -> dict[str, Any]:
+    """What HELLO says of this process.
+
+    The boot, the pid namespace and the pid let a host see whether this process is on its machine; ``python``
+    and ``bytecode`` say which functions by value it can run.
+    """
+    return {"pid": os.getpid(), "machine": machine_id(), "python": PYTHON, "bytecode": BYTECODE}
+
+
+def new_name() -> str:
+    """A name for something of this process, like no other: ``host-pid-suffix``."""
+    host = socket.gethostname()[: LONGEST_NAME // 2]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def new_session_stem(name: str) -> str:
+    """What the names of the sessions of `name` begin with: its secret, so that nobody else can call by them.
+
+    ``stem.1``, ``stem.2`` are then the sessions. A host or a coordinator lets nobody take the place of `name`
+    whose session has another `stem`.
+    """
+    return f"{name}.{secrets.token_hex(8)}"
+
+
+def stem(session: str) -> str:
+    """What all sessions of one end, agent or client have in common."""
+    return session.rpartition(".")[0]
+
+
+def machine_id() -> str:
+    """Names this boot of this machine and this pid namespace; empty where neither can be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+class ProcessWatcher:
+    """The processes watched, by descriptor. A peer elsewhere is not watched: its silence tells."""
+
+    def __init__(self) -> None:
+        self._machine = machine_id()
+        self._sessions: dict[int, tuple[str, int]] = {}
+
+    def add(self, session: str, about: dict[str, Any]) -> int | None:
+        """Watch the process of a session, if it is on this machine; returns the descriptor to poll."""
+        pid = about.get("pid")
+        if not self._machine or about.get("machine") != self._machine or type(pid) is not int or pid <= 0:
+            return None
+        try:
+            descriptor = os.pidfd_open(pid)
+        except (AttributeError, OSError, OverflowError):
+            return None  # not Linux, not permitted, dead already, or no pid: its silence will tell
+        self._sessions[descriptor] = (session, pid)
+        return descriptor
+
+    def ended(self, descriptor: int) -> tuple[str, int] | None:
+        """The session and pid behind a readable descriptor, which is closed; None if it is not ours."""
+        found = self._sessions.pop(descriptor, None)
+        if found is not None:
+            with contextlib.suppress(OSError):  # it is closed all the same
+                os.close(descriptor)
+        return found
+
+    def idle(self, wanted: Container[str]) -> list[int]:
+        """The descriptors for sessions that are not in `wanted`: poll them no more, then say `ended`."""
+        return [descriptor for descriptor, (session, _) in self._sessions.items() if session not in wanted]
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def close(self) -> None:
+        for descriptor in self._sessions:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._sessions.clear()
+
+
+class Forked(Protocol):
+    """Something with threads, sockets or locks, which a fork does not copy."""
+
+    def forget_parent(self) -> None:
+        """Called in the child: begin anew, and `keep` what is the parent's."""
+
+
+def watch(one: Forked) -> None:
+    """Call `one.forget_parent` in every child that is forked while `one` lives."""
+    _watched.add(one)
+
+
+def keep(*inherited: object) -> None:
+    """Never let the garbage collector close these here."""
+    _kept.extend(inherited)
+
+
+def _after_fork() -> None:
+    for one in list(_watched):
+        with contextlib.suppress(AttributeError):  # being made while another thread forked
+            one.forget_parent()
+
+
+_watched: weakref.WeakSet[Forked] = weakref.WeakSet()
+_kept: list[object] = []
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class Waker:
+    """A pipe to poll on: `wake` may be called by any thread, and by a signal handler."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        """The descriptor to poll for reading."""
+        return self._read
+
+    def wake(self) -> None:
+        """Make the descriptor readable. After `close` it does nothing."""
+        with contextlib.suppress(OSError):
+            os.write(self._write, b"\0")
+
+    def clear(self) -> None:
+        """Make the descriptor unreadable until the next `wake`."""
+        with contextlib.suppress(
+            OSError
+        ):  # readable still, if it was another error than that nothing lies there
+            os.read(self._read, 4096)
+
+    def close(self) -> None:
+        """Close both descriptors."""
+        read, write, self._read, self._write = self._read, self._write, -1, -1
+        for descriptor in (read, write):
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+
+
+def left_behind() -> bool:
+    """Whether this is a daemon thread of a program that has ended: only `atexit` still runs, elsewhere.
+
+    What it waits for may never come, and nobody wants to hear of that: a call raises `SystemExit` then, which
+    ends the thread without a word, and lets go of what it holds.
+    """
+    main = threading.main_thread()
+    return not main.is_alive() and threading.current_thread() is not main
+
+
+def on_service_failure(tell: Callable[[str], object]) -> None:
+    """Have `tell` called with a sentence when the loop of any service in this process has ended by an error,
+    in that service's thread."""
+    _told.append(tell)
+
+
+def service_failed(sentence: str) -> None:
+    """The loop of a service has ended by an error."""
+    for tell in _told:
+        tell(sentence)
+
+
+_told: list[Callable[[str], object]] = []

@@ -1,0 +1,159 @@
+"""Which engine a pool or an executor runs on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent import futures
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from nearfar.pool.engine import Engine, SharedEngine
+from nearfar.pool.executor_engine import ForeignEngine
+from nearfar.pool.options import Limits
+
+__all__ = ["LEASE", "WAIT", "Workers", "connect_engine", "make_engine"]
+
+LEASE = 10.0
+"""Seconds of silence after which a worker on another machine counts as dead."""
+WAIT = 60.0
+"""Seconds without an answer after which a coordinator counts as lost."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What the workers are to be: the constructor's arguments of `multiprocessing.Pool`."""
+
+    processes: int | None = None
+    initializer: Callable[..., object] | None = None
+    initargs: Iterable[Any] = ()
+    maxtasksperchild: int | None = None
+    context: BaseContext | None = None
+    daemon: bool = True
+    """They may have no children of their own, and at the program's exit what they run is dropped. Else it is
+    waited for, as the standard's executors do."""
+    plain: bool = False
+    """No pickle, both ways."""
+
+    def check(self, *, least: int) -> None:
+        """Raise what the standard raises for arguments that make no sense."""
+        count_of(self.processes, "processes", "Pool")
+        if self.processes is not None and self.processes < least:
+            raise ValueError(f"Number of processes must be at least {least}")
+        lifetime = self.maxtasksperchild
+        if lifetime is not None and (not isinstance(lifetime, int) or lifetime <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if self.initializer is not None and not callable(self.initializer):
+            raise TypeError("initializer must be a callable")
+
+
+def make_engine(
+    workers: Workers,
+    *,
+    address: str | None = None,
+    executor: futures.Executor | None = None,
+    limits: Limits = (None, 0),
+    lease: float | None = None,
+    keys: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
+) -> Engine:
+    """An engine for new workers (and others that join at `address`), or over an `executor` that is there.
+
+    Raises `ValueError` and `TypeError` for what makes no sense or could not be kept, and what starting the
+    workers raises.
+    """
+    workers.check(least=1 if address is None else 0)
+    of_an_address = {"lease": lease is not None, "keys": keys is not None, "insecure": insecure}
+    if executor is not None:
+        if address is not None:
+            raise ValueError("address and executor exclude each other")
+        engine = over(executor, workers, of_an_address)
+        engine.check_limits(*limits)
+        return engine
+    from nearfar.pool.near_engine import NearEngine
+
+    place = access = None
+    if address is None:
+        if any(of_an_address.values()):
+            raise ValueError(f"without an address, nobody joins: {named(of_an_address)} would mean nothing")
+    else:
+        # Only here: a pool without an address needs no ZeroMQ.
+        from nearfar.net.addresses import Address
+        from nearfar.net.auth import admit
+
+        place = Address.parse(address)
+        access = admit(place, keys, insecure=insecure)
+    return NearEngine(
+        workers.processes,
+        workers.initializer,
+        tuple(workers.initargs),
+        workers.maxtasksperchild,
+        workers.context,
+        place=place,
+        access=access,
+        lease=LEASE if lease is None else lease,
+        daemon=workers.daemon,
+        plain=workers.plain,
+    )
+
+
+def connect_engine(
+    address: str,
+    initializer: Callable[..., object] | None,
+    initargs: Iterable[Any],
+    *,
+    wait: float = WAIT,
+    daemon: bool = True,
+    plain: bool = False,
+    keys: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
+) -> Engine:
+    """An engine that is a client of the coordinator at `address`; `daemon` as in `Workers`.
+
+    Raises `AddressError`, `KeysError`.
+    """
+    Workers(initializer=initializer).check(least=1)
+    from nearfar.net.addresses import Address
+    from nearfar.net.auth import approach
+    from nearfar.pool.far_engine import FarEngine
+
+    place = Address.parse_remote(address)
+    access = approach(place, keys, insecure=insecure)
+    return FarEngine(place, access, initializer, tuple(initargs), wait=wait, daemon=daemon, plain=plain)
+
+
+def over(executor: futures.Executor, workers: Workers, given: dict[str, bool]) -> Engine:
+    """An engine over somebody's executor; a nearfar one's engine is shared. `given`: what else was asked."""
+    given = given | {
+        "initializer": workers.initializer is not None,
+        "initargs": bool(tuple(workers.initargs)),
+        "maxtasksperchild": workers.maxtasksperchild is not None,
+        "context": workers.context is not None,
+        "plain": workers.plain,
+    }
+    if any(given.values()):
+        raise ValueError(f"{named(given)} would be for the executor itself, which has its workers already")
+    if not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor= takes a concurrent.futures.Executor, not {executor!r}")
+    engine = getattr(executor, "engine", None)
+    if isinstance(engine, Engine):
+        return SharedEngine(engine, executor, workers.processes)
+    return ForeignEngine(executor, workers.processes)
+
+
+def count_of(number: Any, name: str, kind: str) -> int | None:
+    """`number`, which is to be one of workers, or None. Raises `TypeError`; an address gets a hint."""
+    if number is None or (isinstance(number, int) and not isinstance(number, bool)):
+        return number
+    if isinstance(number, str) and "://" in number:
+        raise TypeError(
+            f"{name} is a number of workers, not an address: {kind}.connect({number!r}) uses the workers of a"
+            f" coordinator there, {kind}(4, address={number!r}) has 4 workers and lets others join there"
+        )
+    raise TypeError(f"{name} is a number of workers or None, not {number!r}")
+
+
+def named(given: dict[str, bool]) -> str:
+    """Those that were given: ``keys= and lease=``."""
+    return " and ".join(f"{name}=" for name, there in given.items() if there)

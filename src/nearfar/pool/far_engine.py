@@ -1,0 +1,200 @@
+"""The engine that is a client of a coordinator elsewhere."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Container, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
+from nearfar.coordinator.connection import CoordinatorConnection
+from nearfar.coordinator.task import Task
+from nearfar.net.addresses import Address
+from nearfar.net.auth import Access
+from nearfar.net.interrupts import safely
+from nearfar.net.process import about_me, new_name, new_session_stem
+from nearfar.net.resources import CALLER, make_room
+from nearfar.pool.base_engine import BaseEngine, no_workers, read_initializer_error, travelling_initializer
+from nearfar.pool.call import Call
+from nearfar.pool.codec import pickled, without_pickle
+from nearfar.pool.far_client import FarClient
+
+FAREWELL = 2.0
+"""Seconds that a terminated pool waits for its coordinator to have heard so."""
+
+
+class FarEngine(BaseEngine):
+    """The workers of the coordinator at `place`, which other programs may use as well; `access` is as its."""
+
+    def __init__(
+        self,
+        place: Address,
+        access: Access,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        *,
+        wait: float = 60.0,
+        daemon: bool = True,
+        plain: bool = False,
+    ) -> None:
+        """`wait`: seconds without a coordinator after which every call fails with `CoordinatorLost`.
+        `plain`: without pickle, both ways.
+
+        Nothing is sent before it is used. Raises `AddressError`, and what pickling raises.
+        """
+        make_room(CALLER, "a client of a pool")
+        codec = without_pickle() if plain else pickled(far=True, main={})
+        first = travelling_initializer(codec, initializer, initargs)
+        super().__init__(new_name(), codec, daemon=daemon)
+        self._caller = CoordinatorConnection(place.seen_from_here(), access)
+        self._machine = FarClient(
+            self.name,
+            about_me() | {"host": socket.gethostname()},
+            initializer=None if first is None else (first.function, first.blob, list(first.buffers)),
+            read_error=partial(read_initializer_error, codec),
+            wait=wait,
+            place=self.address,
+            stem=new_session_stem(self.name),
+        )
+        self._outcomes = self._machine.outcomes
+        self._poll = select.epoll()
+        self._poll.register(self._waker.fileno(), select.EPOLLIN)
+        self._descriptor = -1
+        self._unread = False
+        """Whether messages lie here, of which the descriptor has not told since."""
+        self._last_moment = float("inf")
+        self._begin()
+
+    @property
+    def address(self) -> str:
+        """The coordinator's."""
+        return str(self._caller.address)
+
+    @property
+    def size(self) -> int:
+        """As `Engine.size`. Before it is known, a coordinator is asked, and waited for."""
+        if not self._machine.workers and not self.over:
+            safely(self._connect)
+            self.wait_until(lambda: self._machine.stage >= SessionStage.OPEN or self.over, None)
+        return max(1, self._machine.workers)
+
+    def counts(self) -> dict[str, int]:
+        """As `Engine.counts`: of what is this client's, but the workers, whom it shares."""
+        waiting, given = safely(partial(self._alone.look, self._machine.counts))
+        running = min(given, self._machine.workers)
+        ahead = given - running
+        return {
+            "workers": self._machine.workers,
+            "running": running,
+            "waiting": waiting + ahead + len(self._inbox),
+            "done": self._machine.done,
+            "stale": self._machine.stale,
+        }
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """As `Work.poll`. What lies at the socket unread, the step before has told the waker."""
+        try:
+            return self._poll.poll(timeout)
+        except (OSError, ValueError):  # closed meanwhile
+            return []
+
+    def _deadline(self) -> float | None:
+        if self._machine.stage in (SessionStage.NEW, SessionStage.CLOSED):
+            return None
+        deadline = min(self._machine.deadline(monotonic()), self._last_moment)
+        patience = self._notices.deadline()
+        return deadline if patience is None else min(deadline, patience)
+
+    def end_workers(self, signum: int) -> None:
+        """As `Engine.end_workers`: the coordinator has those killed that run something of this client."""
+        self.terminate()
+
+    # -- under the lock ----------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        self._alone(None, self._machine.connect, monotonic())
+        self.step([])
+        self._schedule_flush()
+
+    def _step(self, events: list[tuple[int, int]], now: float) -> None:
+        for descriptor, _ in events:
+            if descriptor == self._waker.fileno():
+                self._waker.clear()
+            else:
+                self._unread = True
+        machine = self._machine
+        heard, why = self._caller.receive(read=self._unread)
+        for envelope in heard:
+            machine.receive(envelope, now)
+        if why:
+            machine.turned_away(why, now)
+        if self._inbox:
+            machine.connect(now)
+            self._take_in()
+        machine.tick(now)
+        if self._closing:
+            machine.leave()
+            self._shut = not machine  # goodbye is said now
+        while actions := machine.flush(now):
+            for action in actions:
+                match action:
+                    case Connect(session):
+                        self._open(session)
+                    case SendMessage(envelope):
+                        self._caller.send(envelope)
+        self._unread = self._caller.pending()
+        if self._unread:  # its descriptor may not say so again
+            self._waker.wake()
+        self._notices.look(self._missing(now), now)
+        if machine.error is not None and self._broken is None:
+            self._break(machine.error)
+        self._has_capacity = machine.has_capacity or self._broken is not None
+        over = machine.stage is SessionStage.CLOSED or (machine.stage is SessionStage.NEW and self._closing)
+        if (over and (self._closing or machine.error is not None)) or now >= self._last_moment:
+            self._end()
+
+    def _missing(self, now: float) -> str:
+        machine = self._machine
+        if machine.away(now) or machine.stage is SessionStage.GREETING:
+            return f"no coordinator answers at {self.address}; waiting for one"
+        waiting = machine.stage is SessionStage.OPEN and not machine.workers and len(machine)
+        return no_workers(self.address) if waiting else ""
+
+    def _open(self, session: str) -> None:
+        if self._descriptor >= 0:  # by name: closed only later, and perhaps open still in a forked child
+            self._poll.unregister(self._descriptor)
+            self._descriptor = -1
+        descriptor = self._caller.open(session)
+        if descriptor >= 0:
+            self._poll.register(descriptor, select.EPOLLIN)
+        self._descriptor = descriptor
+
+    def _submit(self, calls: deque[Call]) -> None:
+        while calls:
+            self._machine.submit(calls.popleft())
+
+    def _cancel(self, calls: Sequence[Call]) -> list[Call]:
+        return self._machine.cancel(calls)
+
+    def _asked_back(self) -> Container[Task]:
+        return self._machine.cancelling
+
+    def _waiting(self) -> list[Call]:
+        return [task for task in self._machine.unsent if isinstance(task, Call)]
+
+    def _fail_all(self, error: BaseException) -> None:
+        self._machine.fail(error)
+
+    def _leave_now(self) -> None:
+        self._machine.leave()
+        self._last_moment = min(self._last_moment, monotonic() + FAREWELL)
+        if self._machine.stage is not SessionStage.OPEN or self._machine.away(monotonic()):
+            self._end()
+
+    def _let_go(self) -> None:
+        self._caller.close()
+        self._poll.close()

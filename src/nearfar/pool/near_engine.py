@@ -1,0 +1,260 @@
+"""The engine whose coordinator is this process: its workers are children, and whoever joins at an address."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Container, Sequence
+from concurrent.futures import CancelledError
+from functools import partial
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.server import LocalWorkers
+from nearfar.coordinator.state import Client
+from nearfar.coordinator.status import counts, idle
+from nearfar.coordinator.task import Task
+from nearfar.net.interrupts import safely
+from nearfar.net.process import new_name
+from nearfar.pool.base_engine import (
+    BaseEngine,
+    near_initializer,
+    no_workers,
+    read_initializer_error,
+    travelling_initializer,
+)
+from nearfar.pool.call import Call
+from nearfar.pool.codec import pickled, without_pickle
+from nearfar.serialization.names import inherited_main
+from nearfar.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from nearfar.coordinator.server import CoordinatorServer
+    from nearfar.net.addresses import Address
+    from nearfar.net.auth import Access
+
+FAREWELL = 2.0
+"""Seconds that a terminated pool waits for workers elsewhere to have heard so."""
+
+
+class NearEngine(BaseEngine):
+    """Worker processes of this process; with an address, those that join there, too."""
+
+    def __init__(
+        self,
+        processes: int | None,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        maxtasksperchild: int | None,
+        context: BaseContext | None,
+        *,
+        place: Address | None = None,
+        access: Access | None = None,
+        lease: float = 10.0,
+        daemon: bool = True,
+        plain: bool = False,
+    ) -> None:
+        """`processes`: None for as many as this process may use CPUs. With a `place`, others may join there,
+        as `access` says. `plain`: without pickle, both ways.
+
+        Raises `AddressError`, `KeysError`, `OSError`; where it is plain, `ItemError` for the initializer.
+        """
+        count = _usable_cpus() if processes is None else processes
+        context = context or multiprocessing.get_context()
+        far = place is not None
+        main = {} if far or plain else inherited_main(context.get_start_method())
+        codec = without_pickle() if plain else pickled(far=far, main=main)
+        if far:
+            travels, inherited = travelling_initializer(codec, initializer, initargs), None
+        else:
+            travels, inherited = near_initializer(codec, initializer, initargs)
+        super().__init__(new_name(), codec, daemon=daemon)
+        read_error = partial(read_initializer_error, codec)
+        self._client = Client(self.name, travels, read_error=read_error, eager=True)
+        self._coordinator = Scheduler()
+        self._coordinator.client_came(self._client, monotonic())
+        self._outcomes = self._coordinator.outcomes
+        self._idle = self._coordinator.idle
+        hire = partial(
+            Supervisor,
+            count=count,
+            context=context,
+            quota=maxtasksperchild,
+            main_of=self.name if main else None,
+            far=far,
+            daemon=daemon,
+            inherited=inherited,
+        )
+        self._local = LocalWorkers(self._coordinator, hire, self._break)
+        self._supervisor = self._local.supervisor
+        self._processes = count
+        self._gate: CoordinatorServer | None = None
+        self._last_signal: int | None = None
+        """What its workers are to be ended with."""
+        self._last_moment: float | None = None
+        """Once it is terminated: when it is over at the latest."""
+        self._supervisor.watch(self._waker.fileno(), self._waker.clear)
+        try:
+            if place is not None and access is not None:
+                self._gate = _open_gate(place, self._coordinator, access, lease)
+                self._supervisor.watch(self._gate.fileno(), _nothing)
+            self._supervisor.start()
+        except BaseException:
+            self._let_go()
+            self._waker.close()
+            raise
+        self._begin()
+
+    @property
+    def address(self) -> str | None:
+        """Where other workers may join, with the port that it got."""
+        return None if self._gate is None else str(self._gate.address)
+
+    @property
+    def size(self) -> int:
+        """As `Engine.size`."""
+        return max(1, self._processes, len(self._coordinator.workers))
+
+    def counts(self) -> dict[str, int]:
+        """As `Engine.counts`."""
+        now = safely(partial(self._alone.look, self._count))
+        ahead = now["given"] - now["running"]
+        return now | {"waiting": now["waiting"] + ahead + len(self._inbox)}
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """As `Work.poll`. What lies at the gate unread, the step before has told the waker."""
+        try:
+            return self._supervisor.epoll.poll(timeout)
+        except (OSError, ValueError):  # closed meanwhile
+            return []
+
+    def _deadline(self) -> float | None:
+        deadline, other = self._coordinator.deadline(), self._supervisor.deadline()
+        if deadline is None or (other is not None and other < deadline):
+            deadline = other
+        if self._gate is not None:
+            deadline = earlier(deadline, earlier(self._gate.deadline(), self._last_moment))
+            deadline = earlier(deadline, self._notices.deadline())
+        return deadline
+
+    def end_workers(self, signum: int) -> None:
+        """As `Engine.end_workers`. Workers elsewhere that run something are killed there."""
+        self._closing = True
+        self._last_signal = signum
+        safely(self._end_workers_here)
+
+    @property
+    def processes(self) -> dict[int, BaseProcess]:
+        """The worker processes of this machine that live, by their ids."""
+        return safely(partial(self._alone.look, self._processes_now))
+
+    def _end_workers_here(self) -> None:
+        self.step([])
+        self._schedule_flush()
+
+    # -- under the lock ----------------------------------------------------------------------------
+
+    def _step(self, events: list[tuple[int, int]], now: float) -> None:
+        if events:
+            self._supervisor.dispatch(events)
+        if self._gate is not None:
+            self._gate.turn(now)
+        if self._inbox:
+            self._take_in()
+        if self._due is not None and now >= self._due:
+            self._coordinator.tick(now)
+            self._supervisor.tick(now)
+        self._coordinator.flush(now)
+        if self._client.error is not None and self._broken is None and not self._stopping:
+            self._break(self._client.error)
+        self._has_capacity = bool(self._idle) or self._broken is not None
+        if self._last_signal is not None:
+            self._end_workers(self._last_signal)
+        if self._closing and idle(self._coordinator):
+            self._let_workers_go()
+        if self._gate is not None and not self.over:
+            alone = not (self._processes or self._coordinator.workers or idle(self._coordinator))
+            self._notices.look(no_workers(self.address) if alone else "", now)
+            self._gate.say(now)
+            if self._gate.pending():  # its descriptor may not say so again
+                self._waker.wake()
+
+    def _count(self) -> dict[str, int]:
+        now = counts(self._coordinator)
+        now["workers"] += sum(not member.ready for member in self._supervisor.members.values())
+        return now
+
+    def _submit(self, calls: deque[Call]) -> None:
+        self._coordinator.book.submit_all(self._client, calls)
+
+    def _cancel(self, calls: Sequence[Call]) -> list[Call]:
+        return [call for call in calls if self._coordinator.cancel(call)]
+
+    def _asked_back(self) -> Container[Task]:
+        return self._coordinator.book.cancelled
+
+    def _waiting(self) -> list[Call]:
+        return [call for call in self._client.waiting if isinstance(call, Call)]
+
+    def _fail_all(self, error: BaseException) -> None:
+        self._coordinator.fail_client(self._client, error)
+
+    def _processes_now(self) -> dict[int, BaseProcess]:
+        return {member.pid: member.process for member in self._supervisor.members.values()}
+
+    def _end_workers(self, signum: int) -> None:
+        """What comes back of what they had ahead is dropped as well, in the steps that follow."""
+        self._outcomes.extend((call, CancelledError()) for call in self._cancel(self._waiting()))
+        self._local.end(signum)
+
+    def _let_workers_go(self) -> None:
+        """All is done, and no more comes: the workers end by themselves."""
+        self._shut = True
+        self._local.drain()
+        if not self._supervisor.members:
+            self._end()
+
+    def _leave_now(self) -> None:
+        if self._gate is None or not self._coordinator.workers:
+            self._end()
+        elif self._last_moment is None:  # workers elsewhere are to be told
+            self._last_moment = monotonic() + FAREWELL
+            self._coordinator.client_gone(self.name)
+            self._supervisor.resize(0)
+        elif monotonic() >= self._last_moment or self._gate.peers.heard():
+            self._end()
+
+    def _let_go(self) -> None:
+        if self._gate is not None:
+            self._supervisor.unwatch(self._gate.fileno())
+            self._gate.close()
+        self._supervisor.close()
+
+
+def _open_gate(place: Address, coordinator: Scheduler, access: Access, lease: float) -> CoordinatorServer:
+    # Only here: a pool without an address needs no ZeroMQ.
+    from nearfar.coordinator.server import CoordinatorServer
+
+    return CoordinatorServer(place, coordinator, access, lease=lease)
+
+
+def earlier(one: float | None, other: float | None) -> float | None:
+    """The earlier of two moments, or the one that there is."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def _nothing() -> None:
+    """The gate has its turn in every step."""
+
+
+def _usable_cpus() -> int:
+    """As the standard's pools count them."""
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1
+    return os.cpu_count() or 1

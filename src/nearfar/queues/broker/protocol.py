@@ -1,0 +1,295 @@
+"""The host's side of the protocol as a pure machine: messages go in, actions come out.
+
+::
+
+    receive --> sessions and lines --> Supply     (producers: room, items in, news)
+                                       Demand     (consumers: items out, reports, the end)
+                                       Questions  (size, join, shutdown)
+                                          |
+    flush  <-- actions <-- Desk <---------+------> Ledger (the items)
+
+`receive`, `dead`, `tick` and `lane_opened` take what happened and the time (seconds, any monotonic clock);
+`flush` gives everything that is to be done about it."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+from nearfar.errors import ProtocolError
+from nearfar.net.process import stem
+from nearfar.net.reliable import Heartbeat, SendWindow
+from nearfar.net.resources import Budget
+from nearfar.net.timers import SuspendDetector, Timers
+from nearfar.queues.broker.consumers import ConsumerSide
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.producers import ProducerSide
+from nearfar.queues.broker.queries import Barriers, Queries
+from nearfar.queues.broker.sessions import Action, Peer, PeerTable, SendTo
+from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, broken, refusal
+
+AHEAD_OF_ALL = 256 << 20
+"""Bytes of messages of all ends that came ahead of their turn: those beyond are dropped, and sent again."""
+
+
+class BrokerProtocol:
+    """`about` is what WELCOME tells of the queue; `lease` is in seconds; `secret`: what tickets are made of.
+
+    A peer whose words cannot be true loses its session, with what it held, and is told why. `receive` raises
+    nothing.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        about: dict[str, Any],
+        *,
+        lease: float,
+        secret: bytes = b"",
+        most_peers: int = 4096,
+    ) -> None:
+        self.ledger = ledger
+        self.refused = 0
+        """Ends that were not let in."""
+        self._complaints: list[str] = []
+        self._secret = secret
+        self._most_peers = most_peers
+        self._about = about
+        self._lease = lease
+        self._desk = PeerTable()
+        self._rounds = Barriers(self._desk)
+        self._producer_side = ProducerSide(self._desk, ledger, self._rounds)
+        self._consumer_side = ConsumerSide(self._desk, ledger, self._rounds)
+        self._questions = Queries(self._desk, ledger, self._rounds)
+        self._timers: Timers[Peer] = Timers()
+        self._ahead = Budget(AHEAD_OF_ALL)
+        self._standstill: SuspendDetector | None = None
+        self._turned = 0.0
+        """When all that had come was read: what comes now was said after that."""
+        self._late_until = 0.0
+
+    @property
+    def peers(self) -> dict[str, Peer]:
+        """The sessions there are."""
+        return self._desk.peers
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    def receive(self, session: str, envelope: QueueFrame, now: float) -> None:
+        """A message came."""
+        message = envelope.message
+        if message.kind is QueueMessageType.HELLO:
+            self._hello(session, message, now)
+        elif (peer := self.peers.get(session)) is None:
+            self._reject(session, message)
+        else:
+            try:
+                self._hear(peer, envelope, now)
+            except ProtocolError as error:
+                self.give_up(session, str(error), now)
+
+    def give_up(self, session: str, why: str, now: float) -> None:
+        """A session broke the protocol: it is over, and its end is told why."""
+        self._complaints.append(why)
+        self.dead(session, "it broke the protocol", now)
+        self.refuse(session, f"it broke the protocol: {why}")
+
+    def take_complaints(self) -> list[str]:
+        """What was wrong with what peers said since this was last asked, for the log."""
+        taken, self._complaints = self._complaints, []
+        return taken
+
+    def refuse(self, session: str, why: str) -> None:
+        """Whoever calls by that name is not let in."""
+        self.refused += 1
+        self._desk.send_unnumbered(session, QueueMessageType.REFUSED, why)
+
+    def ticket(self, session: str) -> str | None:
+        """What the items of a session must come with; None if there is no such session."""
+        peer = self.peers.get(session)
+        return peer.ticket if peer is not None else None
+
+    def _hear(self, peer: Peer, envelope: QueueFrame, now: float) -> None:
+        number, ack, message = envelope
+        session = peer.session
+        peer.heard, peer.said = now, self._turned
+        peer.out.acked(ack, now)
+        if number:
+            peer.heartbeat.heard(now, len(message.body or b""))
+            self._desk.spoken[session] = peer
+            for ready in peer.inbox.accept(number, message):
+                if self.peers.get(session) is peer:
+                    self._handle(peer, ready, now)
+
+    def dead(self, session: str, why: str, now: float) -> None:
+        """A session's process died, or was silent for too long."""
+        peer = self.peers.get(session)
+        if peer is not None:
+            self._end(peer, why, cleanly=False, now=now)
+
+    def expel(self, session: str, why: str, now: float) -> None:
+        """A session is to end, whatever its process thinks; that is told so."""
+        self.dead(session, why, now)
+        self._desk.send_unnumbered(session, QueueMessageType.STRANGER)
+
+    def tick(self, now: float) -> None:
+        """Time passed: send again what got lost, give up on the silent.
+
+        If nobody ticked for long, this process stood still, and heard nothing: that is no peer's silence.
+        """
+        stood = self._standstill.seconds(now, self._lease) if self._standstill else 0.0
+        self._standstill = self._standstill or SuspendDetector(now)
+        if stood:
+            self._rounds.postpone(stood)
+            self._late_until = now + self._lease / 2  # ZeroMQ, too, needs a while to bring all
+            for peer in self.peers.values():
+                peer.heard = min(now, peer.heard + stood)
+                peer.out.postpone(stood)
+        for peer in [*self._timers.ring(now), *self._desk.spoken.values()]:
+            if self.peers.get(peer.session) is not peer:
+                continue
+            if now - peer.heard >= self._lease:
+                self.dead(peer.session, f"{peer.uid} was silent for {self._lease:g} s", now)
+                continue
+            if peer.out.unheard:
+                self.dead(peer.session, f"{peer.uid} did not listen", now)
+                continue
+            if broken(peer.out, self._lease, now):
+                self.dead(peer.session, f"{peer.uid} was heard, and got nothing any more", now)
+                continue
+            for number, message in peer.out.overdue(now):
+                envelope = QueueFrame(number, peer.inbox.received, message)
+                self._desk.actions.append(SendTo(peer.session, envelope))
+            self._beat(peer, now)
+            self._timers.set(peer, peer.wanted(self._lease))
+        self._rounds.expire(now)
+
+    def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
+        """The lane that `OpenLane` asked for is bound at `place`."""
+        peer = self.peers.get(session)
+        if peer is not None:
+            self._desk.answer(peer, ask, place, now)
+
+    def flush(self, now: float) -> list[Action]:
+        """Lend, grant, tell: and then everything that is to be done."""
+        self._consumer_side.lend(now)
+        self._producer_side.grant(now)
+        self._questions.settle(now)
+        self._producer_side.tell_news(now)
+        self._producer_side.tell_tags(now)
+        self._consumer_side.tell_over(now)
+        for peer in self._desk.spoken.values():
+            if self.peers.get(peer.session) is peer:
+                self._beat(peer, now)
+                self._timers.set(peer, peer.wanted(self._lease))
+        self._desk.spoken.clear()
+        if now >= self._late_until:
+            self._turned = now
+        actions, self._desk.actions = self._desk.actions, []
+        return actions
+
+    def deadline(self, now: float) -> float:
+        """When `tick` is wanted next."""
+        latest = now + self._lease / 5
+        due = self._timers.deadline()
+        return min(latest, latest if due is None else due, self._rounds.deadline(latest))
+
+    def counts(self) -> dict[str, int]:
+        """The queue in figures."""
+        return self._questions.counts() | {"refused": self.refused}
+
+    def _beat(self, peer: Peer, now: float) -> None:
+        if peer.heartbeat.due(now):
+            self._desk.send_unnumbered(peer.session, QueueMessageType.BEAT, ack=peer.inbox.received)
+            peer.heartbeat.spoke(now)
+
+    # -- sessions --------------------------------------------------------------------------------
+
+    def _hello(self, session: str, message: QueueMessage, now: float) -> None:
+        version, uid, _ = message.fields
+        if version != VERSION:
+            self.refuse(session, refusal(version))
+            return
+        peer = self.peers.get(session)
+        if peer is None:
+            earlier = self._desk.peer_of(uid)
+            if earlier is not None and stem(earlier.session) != stem(session):
+                self.refuse(session, "another end has this name")
+                return
+            if earlier is None and len(self.peers) >= self._most_peers:
+                self.refuse(session, f"there are {len(self.peers)} ends, as many as there may be")
+                return
+            if earlier is not None:
+                self._end(earlier, f"{uid} began anew", cleanly=False, now=now)
+            peer = self._begin(session, uid, now)
+        producer = self.ledger.producers.get(uid)
+        about = {
+            **self._about,
+            "stored": producer.stored if producer else 0,
+            "shut": self._questions.shut,
+            "ticket": peer.ticket,
+        }
+        self._desk.send_unnumbered(session, QueueMessageType.WELCOME, session, about)
+
+    def _begin(self, session: str, uid: str, now: float) -> Peer:
+        ticket = blake2b(session.encode(), key=self._secret, digest_size=16).hexdigest()
+        out: SendWindow[QueueMessage] = SendWindow(self._lease / 10)
+        self.peers[session] = peer = Peer(session, uid, now, out, Heartbeat(self._lease, now), ticket)
+        peer.inbox.allowance = (self._ahead, session)
+        self._desk.session_of[uid] = session
+        self._timers.set(peer, peer.wanted(self._lease))
+        return peer
+
+    def _reject(self, session: str, message: QueueMessage) -> None:
+        """Nobody we know, or no more: what it says of its items comes too late."""
+        if message.kind is QueueMessageType.REPORT:
+            *_, done, failed, _unreadable, _returned, answers = message.fields
+            self.ledger.late += len(answers) + sum(last - first + 1 for first, last in [*done, *failed])
+        self._desk.send_unnumbered(session, QueueMessageType.STRANGER)
+
+    def _handle(self, peer: Peer, message: QueueMessage, now: float) -> None:
+        match message.kind:
+            case QueueMessageType.PUT:
+                self._producer_side.put(peer, message, now)
+                if message.fields[2] is not None:
+                    self._consumer_side.lend_addressed(message.fields[2], now)
+            case QueueMessageType.REPORT:
+                self._consumer_side.report(peer, message, now)
+            case QueueMessageType.NEED:
+                self._producer_side.need(peer, message, now)
+            case QueueMessageType.ASK:
+                self._producer_side.tell_news(now)  # whoever is told that so many are done knows which
+                self._questions.ask(peer, message, now)
+            case QueueMessageType.SYNCED:
+                number, items, size = message.fields
+                if peer.produces:
+                    self._producer_side.take_back(peer, items, size)
+                self._rounds.reply(number, peer.session, now)
+            case QueueMessageType.JOIN:
+                self._join(peer, message, now)
+            case QueueMessageType.BYE:
+                self._producer_side.tell_news(now)
+                self._desk.send(peer, QueueMessageType.PART, now=now)
+                self._end(peer, f"{peer.uid} left", cleanly=True, now=now)
+            case _:
+                pass  # a word that only a host says
+
+    def _join(self, peer: Peer, message: QueueMessage, now: float) -> None:
+        produces, consumes, tags, helper = message.fields
+        if produces and not peer.produces:
+            self._producer_side.join(peer, now, helper=helper)
+        if consumes and not peer.consumes:
+            self._consumer_side.join(peer, tags)
+
+    def _end(self, peer: Peer, why: str, *, cleanly: bool, now: float) -> None:
+        del self.peers[peer.session]
+        peer.inbox.close()
+        if self._desk.session_of.get(peer.uid) == peer.session:
+            del self._desk.session_of[peer.uid]
+        if peer.produces:
+            self._producer_side.end(peer, cleanly=cleanly)
+        if peer.consumes:
+            self._consumer_side.end(peer, why, cleanly=cleanly)
+        self._rounds.excuse(peer.session, now)
+        if not any(other.produces or other.consumes for other in self.peers.values()):
+            self.ledger.part()

@@ -1,0 +1,224 @@
+"""Questions about the queue as a whole, and the barrier before each answer that says no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from nearfar.errors import ProtocolError
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.sessions import MOST_HEAVY, MOST_JOINS, MOST_ROUNDS, OpenLane, Peer, PeerTable
+from nearfar.queues.messages import QueueMessage, QueueMessageType
+
+PATIENCE = 1.0
+"""Seconds after which a round ends without those who have not answered: a frozen end must not stop all."""
+
+Then = Callable[[float], None]
+
+
+@dataclass(slots=True)
+class Barrier:
+    """One round, and what to do when it is over."""
+
+    asker: Peer
+    missing: set[str]
+    then: Then
+    deadline: float
+    always: bool
+
+
+class Barriers:
+    """The rounds under way."""
+
+    def __init__(self, desk: PeerTable) -> None:
+        self._desk = desk
+        self._rounds: dict[int, Barrier] = {}
+        self._last = 0
+
+    def start(
+        self,
+        asker: Peer,
+        then: Then,
+        now: float,
+        *,
+        recall: bool = False,
+        whom: Iterable[Peer] | None = None,
+        always: bool = False,
+    ) -> None:
+        """Ask every other end (or those of `whom`), then call `then(now)`, unless the asker is
+        gone by then (or `always`).
+
+        With `recall` they also return the room and the items that lie unused with them. Raises
+        `ProtocolError` for an asker that asks too much at a time.
+        """
+        if asker.rounds >= MOST_ROUNDS:
+            raise ProtocolError(f"{asker.uid} asks more than {MOST_ROUNDS} things at a time")
+        ends = self._desk.peers.values() if whom is None else whom
+        others = [p for p in ends if p is not asker and (p.produces or p.consumes)]
+        self._last += 1
+        for other in others:
+            self._desk.send(other, QueueMessageType.SYNC, self._last, recall, now=now)
+        if others:
+            asker.rounds += 1
+            missing = {other.session for other in others}
+            self._rounds[self._last] = Barrier(asker, missing, then, now + PATIENCE, always)
+        else:
+            then(now)
+
+    def reply(self, number: int, session: str, now: float) -> None:
+        """`session` has told what it knows."""
+        pending = self._rounds.get(number)
+        if pending is not None:
+            pending.missing.discard(session)
+            if not pending.missing:
+                self._finish(number, now)
+
+    def excuse(self, session: str, now: float) -> None:
+        """`session` is gone: nobody waits for it."""
+        for number in list(self._rounds):
+            self.reply(number, session, now)
+
+    def expire(self, now: float) -> None:
+        """End the rounds that took too long."""
+        while self._rounds:
+            number = next(iter(self._rounds))  # the oldest, whose time is over first
+            if now < self._rounds[number].deadline:
+                return
+            self._finish(number, now)
+
+    def postpone(self, seconds: float) -> None:
+        """The host stood still: nobody could be heard meanwhile."""
+        for pending in self._rounds.values():
+            pending.deadline += seconds
+
+    def deadline(self, otherwise: float) -> float:
+        """When `expire` is wanted next."""
+        return next(iter(self._rounds.values())).deadline if self._rounds else otherwise
+
+    def _finish(self, number: int, now: float) -> None:
+        over = self._rounds.pop(number)
+        over.asker.rounds -= 1
+        if over.always or self._desk.peers.get(over.asker.session) is over.asker:
+            over.then(now)
+
+
+MOST_COUNTED = (1 << 63) - 1
+"""What a figure is told to be at most: that of late items grows with whatever peers say."""
+LETTERS_PER_ANSWER = 1000
+LETTER_BYTES_PER_ANSWER = 512 * 1024
+
+
+class Queries:
+    """Size, join, shutdown, figures, dead letters."""
+
+    def __init__(self, desk: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
+        self._desk = desk
+        self._ledger = ledger
+        self._rounds = rounds
+        self.shut = False
+        """True from the moment that ends are told; for the ledger, only when they all know."""
+        self._joiners: list[tuple[Peer, int]] = []
+        self._died_when_read = 0
+        """How many items had died when somebody last read the dead letters."""
+
+    def ask(self, peer: Peer, message: QueueMessage, now: float) -> None:
+        ask, what, argument = message.fields
+        desk = self._desk
+        match what:
+            case "fence" | "flush":
+                desk.answer(peer, ask, None, now)
+            case "late":
+                self._ledger.late += argument if type(argument) is int else 0
+                desk.answer(peer, ask, None, now)
+            case "underway bytes" | "underway parts":
+                peer.underway[what] = argument if type(argument) is int else 0
+                desk.answer(peer, ask, None, now)
+            case "lane":
+                desk.actions.append(OpenLane(peer.session, ask))
+            case "size":
+                self._rounds.start(peer, lambda later: desk.answer(peer, ask, self._ledger.size, later), now)
+            case "join":
+                self._join(peer, ask, now)
+            case "shutdown":
+                self._shut_down(peer, ask, argument is True, now)
+            case "dead letters":
+                self._tell_letters(peer, ask, now)
+            case "counts":
+                desk.answer(peer, ask, self.counts(), now)
+            case _:
+                desk.answer(peer, ask, None, now)
+
+    def settle(self, now: float) -> None:
+        """Answer those who wait for everything to be done."""
+        if self._joiners and self._ledger.unsettled == 0:
+            joiners, self._joiners = self._joiners, []
+            for peer, ask in joiners:
+                peer.joins -= 1
+                self._desk.answer(peer, ask, None, now)
+
+    def counts(self) -> dict[str, int]:
+        """The whole of the ledger in figures."""
+        ledger = self._ledger
+        helpers = [ledger.producers[peer.uid].helper for peer in self._desk.peers.values() if peer.produces]
+        return {
+            "stored": ledger.stored,
+            "settled": ledger.settled,
+            "dead": ledger.died,
+            "dropped": ledger.dropped,
+            "undeliverable": ledger.undeliverable,
+            "late": min(ledger.late, MOST_COUNTED),
+            "unsettled": ledger.unsettled,
+            "size": ledger.size,
+            "maxsize": ledger.maxsize,
+            "bytes": ledger.size_bytes,
+            "unsettled bytes": min(ledger.lent.used, MOST_COUNTED),
+            "ends": len(self._desk.peers),
+            "producers": helpers.count(False),
+            "helpers": helpers.count(True),
+            "consumers": len(ledger.consumers),
+            "lost producers": len(ledger.lost),
+            "underway bytes": self._underway("underway bytes"),
+            "underway parts": self._underway("underway parts"),
+            "unread letters": ledger.died - self._died_when_read,
+        }
+
+    def _underway(self, what: str) -> int:
+        return min(sum(peer.underway.get(what, 0) for peer in self._desk.peers.values()), MOST_COUNTED)
+
+    def _join(self, peer: Peer, ask: int, now: float) -> None:
+        if peer.joins >= MOST_JOINS:
+            raise ProtocolError(f"{peer.uid} joins more than {MOST_JOINS} times at once")
+        peer.joins += 1
+        self._rounds.start(peer, lambda _: self._joiners.append((peer, ask)), now)
+
+    def _tell_letters(self, peer: Peer, ask: int, now: float) -> None:
+        peer.heavy = [number for number in peer.heavy if number > peer.acked]
+        if len(peer.heavy) >= MOST_HEAVY:
+            raise ProtocolError(f"{peer.uid} asks for dead letters, and does not take them")
+        self._desk.answer(peer, ask, self._dead_letters(), now)
+        peer.heavy.append(peer.out.sent)
+        self._died_when_read = self._ledger.died
+
+    def _shut_down(self, peer: Peer, ask: int, immediate: bool, now: float) -> None:
+        self.shut = True
+        for other in self._desk.peers.values():
+            self._desk.send(other, QueueMessageType.SHUT, immediate, now=now)
+
+        def answer(later: float) -> None:
+            self._ledger.close(immediate=immediate)
+            self._desk.answer(peer, ask, None, later)
+
+        self._rounds.start(peer, answer, now)
+
+    def _dead_letters(self) -> list[list[object]]:
+        """The latest, as many as fit into an answer."""
+        letters: list[list[object]] = []
+        size = 0
+        for letter in reversed(self._ledger.dead):
+            size += len(letter.body) + sum(len(line.encode()) for line in (letter.producer, *letter.history))
+            if len(letters) == LETTERS_PER_ANSWER or size > LETTER_BYTES_PER_ANSWER:
+                break
+            letters.append(
+                [letter.count, letter.body, letter.producer, letter.attempts, list(letter.history)]
+            )
+        return letters[::-1]

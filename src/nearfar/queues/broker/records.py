@@ -1,0 +1,258 @@
+"""What the ledger notes: producers, consumers, deliveries, and ranges of items."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from math import inf
+from typing import Self
+
+from nearfar.errors import ProtocolError
+from nearfar.serialization import item_codec
+
+
+@dataclass(slots=True)
+class ItemRange:
+    """Items `first` to ``first + count - 1`` of a producer, end to end in `body`."""
+
+    producer: str
+    first: int
+    count: int
+    body: bytes
+    order: int
+    """The place of the first item among all items of the queue."""
+    to: str | None = None
+    """A tag: only a consumer that bears it may have these."""
+    attempt: int = 1
+    strikes: int = 0
+    """Consumers that were lost, or gave up, with an item of this run in hand."""
+    history: tuple[str, ...] = ()
+    """What became of each earlier attempt."""
+
+    def cut(self, count: int) -> tuple[Self, Self]:
+        """The first `count` items and the others.
+
+        A body that holds fewer items than its producer said leaves nothing for the last: no consumer can
+        read those, so that they end among the dead letters like other unreadable ones.
+        """
+        try:
+            at = item_codec.cut(self.body, count)
+        except ProtocolError:
+            at = len(self.body)
+        head = replace(self, count=count, body=self.body[:at])
+        tail = replace(
+            self,
+            first=self.first + count,
+            count=self.count - count,
+            body=self.body[at:],
+            order=self.order + count,
+        )
+        return head, tail
+
+
+class ReadyList:
+    """Runs that wait, the oldest first."""
+
+    __slots__ = ("_heap", "bytes", "items")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, ItemRange]] = []
+        self.items = 0
+        self.bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def add(self, run: ItemRange) -> None:
+        heapq.heappush(self._heap, (run.order, run))
+        self.items += run.count
+        self.bytes += len(run.body)
+
+    @property
+    def oldest(self) -> int:
+        """The order of the next item; the shelf must not be empty."""
+        return self._heap[0][0]
+
+    def take(self, items: int, size: int) -> ItemRange:
+        """Up to `items` items of the oldest run, at least one.
+
+        `size`, in bytes, cuts a run that is larger by the average of its items: what comes may be larger.
+        """
+        run = heapq.heappop(self._heap)[1]
+        self.items -= run.count
+        self.bytes -= len(run.body)
+        if run.count > 1 and (run.count > items or len(run.body) > size):
+            average = len(run.body) // run.count or 1
+            run, rest = run.cut(max(1, min(items, size // average, run.count - 1)))
+            self.add(rest)
+        return run
+
+    def clear(self) -> list[ItemRange]:
+        """Take everything."""
+        runs = [run for _, run in sorted(self._heap)]
+        self._heap.clear()
+        self.items = self.bytes = 0
+        return runs
+
+
+class Deliveries:
+    """The items lent to one consumer and not settled yet.
+
+    Each item lent gets the next *position*, from 1, and none is used twice, so that a position names one
+    attempt at one item: an ack for a position that is not here is late. Items up to `taken` are in the hands
+    of the consumer's program, the others wait in its buffer.
+    """
+
+    __slots__ = ("_positions", "_runs", "held_items", "last", "taken", "untaken_bytes", "untaken_items")
+
+    def __init__(self) -> None:
+        self._positions: list[int] = []
+        self._runs: list[ItemRange] = []
+        self.last = 0
+        self.taken = 0
+        self.held_items = 0
+        """Items in the hands of the program."""
+        self.untaken_items = 0
+        self.untaken_bytes = 0
+
+    def lend(self, run: ItemRange) -> int:
+        """Note `run` as lent; returns the position of its first item."""
+        position = self.last + 1
+        self._positions.append(position)
+        self._runs.append(run)
+        self.last += run.count
+        self.untaken_items += run.count
+        self.untaken_bytes += len(run.body)
+        return position
+
+    def take(self, upto: int) -> None:
+        """The program has every item up to position `upto`; never goes back."""
+        upto = min(upto, self.last)
+        if upto <= self.taken:
+            return
+        for run in self._runs[self._index(self.taken + 1) : self._index(upto + 1)]:
+            self.untaken_items -= run.count
+            self.untaken_bytes -= len(run.body)
+            self.held_items += run.count
+        self.taken = upto
+
+    def remove(self, first: int, last: int) -> list[ItemRange]:
+        """Take out what is here of positions `first` to `last`."""
+        start, stop = self._index(first), self._index(last + 1)
+        removed = self._runs[start:stop]
+        for position, run in zip(self._positions[start:stop], removed, strict=True):
+            if position > self.taken:
+                self.untaken_items -= run.count
+                self.untaken_bytes -= len(run.body)
+            else:
+                self.held_items -= run.count
+        del self._runs[start:stop], self._positions[start:stop]
+        return removed
+
+    def _index(self, position: int) -> int:
+        """Where the runs from `position` on begin; one that reaches across it is cut there."""
+        index = bisect_left(self._positions, position)
+        if index:
+            first, run = self._positions[index - 1], self._runs[index - 1]
+            if position < first + run.count:
+                self._runs[index - 1 : index] = run.cut(position - first)
+                self._positions.insert(index, position)
+        return index
+
+
+DEAD_LETTERS_KEPT = 10_000
+DEAD_BYTES_KEPT = 64 << 20
+"""Bytes of dead letters: the oldest are forgotten. One larger letter is kept by itself."""
+
+
+class Settlement(IntEnum):
+    """What became of an item, as its producer is told."""
+
+    DONE = 0
+    ANSWERED = 1
+    DEAD = 2
+    UNDELIVERABLE = 3
+    DROPPED = 4
+
+
+class ProducerState(IntEnum):
+    """A producer's: may it still put?"""
+
+    OPEN = 0
+    GONE = 1
+    """It said goodbye."""
+    LOST = 2
+    """It died, or fell silent, before it said goodbye."""
+
+
+@dataclass(slots=True)
+class News:
+    """What a producer has not been told yet: `count` items from `first` on came to this end."""
+
+    first: int
+    count: int
+    outcome: Settlement
+    answer: bytes | None = None
+
+
+@dataclass(slots=True)
+class ProducerRecord:
+    """One producer, for as long as the queue lives: its numbers outlast its connections."""
+
+    name: str
+    state: ProducerState = ProducerState.OPEN
+    stored: int = 0
+    """The number of its last item that was stored."""
+    granted: tuple[int, int] = (0, 0)
+    """Items and bytes it may still put under the bound."""
+    news: list[News] = field(default_factory=list)
+    round: int = -1
+    """The last round of a standing queue that it came in."""
+    arrived: float = -inf
+    """When it first came."""
+    helper: bool = False
+    """Another producer vouches for it: nobody expects it, misses it, or waits for its goodbye."""
+
+    def note(self, news: News) -> None:
+        """Keep `news` to be told; what is done right after its neighbour is told with it."""
+        last = self.news[-1] if self.news else None
+        if (
+            last is not None
+            and news.outcome is last.outcome is Settlement.DONE
+            and last.first + last.count == news.first
+        ):
+            last.count += news.count
+        else:
+            self.news.append(news)
+
+
+@dataclass(slots=True)
+class ConsumerRecord:
+    """One consumer's session."""
+
+    name: str
+    tags: frozenset[str]
+    leases: Deliveries = field(default_factory=Deliveries)
+    window_items: int = 0
+    window_bytes: int = 0
+
+    @property
+    def has_capacity(self) -> bool:
+        """True if it may be lent something now. One item may always be larger than the window."""
+        leases = self.leases
+        if not leases.untaken_items:
+            return self.window_items > 0
+        return leases.untaken_items < self.window_items and leases.untaken_bytes < self.window_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Items put aside."""
+
+    count: int
+    body: bytes
+    producer: str
+    attempts: int
+    history: tuple[str, ...]

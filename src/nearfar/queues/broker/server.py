@@ -1,0 +1,471 @@
+"""The broker's thread: it owns the sockets of one queue, and does what its protocol says."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import secrets
+import socket
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import zmq
+
+from nearfar.errors import AddressError, NearfarError, ProtocolError
+from nearfar.net import resources, sockets
+from nearfar.net.addresses import Address
+from nearfar.net.admission import Authenticator
+from nearfar.net.auth import Access
+from nearfar.net.frames import ProtocolErrors, shown
+from nearfar.net.interrupts import ours
+from nearfar.net.process import ProcessWatcher, Waker, service_failed
+from nearfar.net.resources import PAUSE, LoopFailures
+from nearfar.net.sockets import send_items
+from nearfar.queues import messages
+from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.broker.sessions import CloseLane, OpenLane, SendTo
+from nearfar.queues.messages import QueueFrame, QueueMessageType
+
+
+class DeliverySocket:
+    """The PUSH socket of one consumer. It refuses messages until its consumer has connected: they wait."""
+
+    def __init__(self, place: int | str, socket: zmq.Socket[bytes]) -> None:
+        self.place = place
+        self.socket = socket
+        self.backlog: deque[tuple[int, list[bytes]]] = deque()
+        self._waiting: set[int] = set()
+
+    def send(self, number: int, frames: list[bytes]) -> None:
+        """Send message `number`, unless it waits here since it was sent first."""
+        if number not in self._waiting:
+            self._waiting.add(number)
+            self.backlog.append((number, frames))
+            self.push()
+
+    def push(self) -> None:
+        """Send what waits, as far as it goes."""
+        with contextlib.suppress(zmq.Again):
+            while self.backlog:
+                number, frames = self.backlog[0]
+                # in place, if it is long: what its consumer does not read is to lie here once
+                send_items(self.socket, frames)
+                self.backlog.popleft()
+                self._waiting.discard(number)
+
+
+def clear_lanes(address: Address) -> None:
+    """Remove the lanes of `address` at which nobody listens. Only who has bound `address` may call this.
+
+    A frozen host's sockets still listen, and stay.
+    """
+    if not address.path:
+        return
+    place = Path(address.path)
+    lane = re.compile(re.escape(place.name) + r"\.lane-\d+")
+    with contextlib.suppress(OSError):
+        for path in [path for path in place.parent.iterdir() if lane.fullmatch(path.name)]:
+            if stat.S_ISSOCK(path.lstat().st_mode) and not _listens(path):
+                path.unlink()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+    return True
+
+
+def warn_of_losses(address: Address, counts: Mapping[str, int]) -> None:
+    """Log a warning if a queue ended with something in it, by the last figures of its host."""
+    if said := losses(counts):
+        log.warning(
+            "the queue at %s ended with %s", address, said, extra={"event": "ended", "fields": dict(counts)}
+        )
+
+
+def losses(counts: Mapping[str, int]) -> str:
+    """``3 items waiting, 1 item in hand and not acknowledged; it is lost: …``; empty for none."""
+    waiting, letters = counts["size"], counts["unread letters"]
+    in_hand = counts["unsettled"] - waiting
+    parts = [
+        f"{number(waiting, 'item')} waiting" if waiting else "",
+        f"{number(in_hand, 'item')} in hand and not acknowledged" if in_hand else "",
+        f"{number(letters, 'dead letter')} that nobody read" if letters else "",
+    ]
+    what = ", ".join(filter(None, parts))
+    if not counts["unsettled"]:
+        return f"{what}; it is lost" if what else ""
+    if counts["producers"]:
+        return f"{what}; the producers keep what they put, and send it again to a queue at the same address"
+    return f"{what}; it is lost: its producers have left"
+
+
+def number(count: int, thing: str) -> str:
+    """``1 item``, ``1,204 items``."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+DRAIN = 256
+"""Messages read from one socket before the others get their turn."""
+DESCRIPTORS = 6
+"""That an end takes here: connections, its lane, what tells of its process's death; 7 if it puts and gets."""
+LANE_EVERY = 0.1
+"""Seconds between two tries to make a lane for which there was no room."""
+LANE_WITHIN = 2.0
+"""Seconds after which the consumer that waits for one is refused."""
+BODY = 3
+"""Which frame of what comes to the inbox holds items."""
+
+
+class Broker:
+    """Hosts one queue at `address` in a thread of this process, until `close`.
+
+    `lease` is in seconds; `ports` are those that the sockets beside the address may use (None: any free one).
+    `access` says who gets in. Raises `AddressError`, `KeysError`.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        ledger: Ledger,
+        access: Access,
+        *,
+        lease: float,
+        ports: range | None = None,
+    ) -> None:
+        resources.make_room(resources.SERVICE, "a queue's host")
+        resources.lift_limit()  # for as many ends as may come, strangers or not
+        self._room = resources.DescriptorLimit(DESCRIPTORS)
+        self._ports = ports
+        self._authenticator = Authenticator(access)
+        self._control = self._authenticator.make(zmq.ROUTER, sockets.LARGEST_CONTROL)
+        self._inbox = self._authenticator.make(zmq.PULL, _largest_item(ledger.maxbytes))
+        try:
+            self.address = self._authenticator.bind(self._control, address)
+            self._inbox_place = self._authenticator.bind_in(self._inbox, self.address, ports, ".inbox")
+        except NearfarError:
+            self._control.close()
+            self._inbox.close()
+            self._authenticator.close()
+            raise
+        clear_lanes(self.address)
+        about = {
+            "epoch": secrets.token_hex(8),
+            "inbox": self._inbox_place,
+            "maxsize": ledger.maxsize,
+            "maxbytes": ledger.maxbytes,
+            "lease": lease,
+            "trusted": access.trusted,
+        }
+        self._complaints = ProtocolErrors(log)
+        self._nameless = 0
+        self._machine = BrokerProtocol(
+            ledger,
+            about,
+            lease=lease,
+            secret=secrets.token_bytes(32),
+            most_peers=sockets.most_peers(DESCRIPTORS),
+        )
+        self._lanes: dict[str, DeliverySocket] = {}
+        self._behind: set[str] = set()
+        """The sessions whose lanes have a backlog."""
+        # an end of an earlier host at this address may still call at its lane: it must not find another's
+        self._lanes_opened = secrets.randbelow(100_000)
+        self._watch = ProcessWatcher()
+        self._waker = Waker()
+        self._poller = zmq.Poller()
+        sources = (
+            self._control,
+            self._inbox,
+            self._waker.fileno(),
+            self._authenticator.questions,
+            self._authenticator.arrivals,
+        )
+        for source in sources:
+            if source is not None:
+                self._poller.register(source, zmq.POLLIN)
+        self.failure: BaseException | None = None
+        """What has ended the hosting before `close`, if something has."""
+        self._mishaps = LoopFailures(log, f"the queue at {self.address}")
+        self._lanes_due: dict[str, tuple[int, float]] = {}
+        """The sessions that wait for a lane, because there was none to be had; with their ask, and until
+        when."""
+        self._next_lanes = 0.0
+        self._closing: float | None = None
+        self._next_tick = 0.0
+        self._soon = lease / 100
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(
+            target=ours(self._run), name=f"nearfar-host-{self.address}", daemon=True
+        )
+        self._thread.start()
+
+    def counts(self) -> dict[str, int]:
+        """The ledger in figures, how many messages could not be true, or had no name, and how many ends were
+        turned away."""
+        with self._lock:
+            return self._machine.counts() | {
+                "malformed": self._complaints.count,
+                "nameless": self._nameless,
+                "turned away": self._authenticator.turned_away,
+            }
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Stop, when every end has said goodbye, or after `timeout` seconds. What is left then is logged."""
+        self._closing = time.monotonic() + timeout
+        self._waker.wake()
+        self._thread.join()
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._may_stop():
+                self._turn()
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            self._close_everything()
+            warn_of_losses(self.address, self._machine.counts())
+        if self.failure is not None:
+            service_failed(
+                f"the queue at {self.address} failed, and serves nobody any more: {self.failure!r}"
+            )
+
+    def _turn(self) -> None:
+        """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
+        end: what was not read lies here still, and what was not sent is sent again."""
+        nothing: dict[object, int] = {}
+        events = self._try(self._wait, otherwise=nothing) or nothing
+        with self._lock:
+            self._try(self._read, events)
+            self._try(self._see_deaths, events)
+            now = time.monotonic()
+            self._try(self._keep_the_door, now)
+            if now >= self._next_tick or not events:
+                self._machine.tick(now)
+                self._next_tick = self._machine.deadline(now)
+            self._try(self._open_due_lanes, now)
+            self._act(now)
+            if events:  # what came may be due before anything that was known
+                self._next_tick = min(self._next_tick, now + self._soon)
+
+    def _try(self, do: Callable[..., T], *given: object, otherwise: T | None = None) -> T | None:
+        """What `do` returns; `otherwise` if it fails."""
+        try:
+            return do(*given)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            return otherwise
+
+    def _wait(self) -> dict[object, int]:
+        try:
+            return dict(self._poller.poll(self._patience()))
+        except sockets.FAILURES:
+            time.sleep(PAUSE)
+            raise
+
+    def _failed(self, error: BaseException) -> None:
+        """The loop has ended, by a fault of ours."""
+        log.error("the loop of the queue at %s failed", self.address, exc_info=error)
+        self.failure = error
+
+    def _may_stop(self) -> bool:
+        closing = self._closing
+        return closing is not None and (not self._machine.peers or time.monotonic() >= closing)
+
+    def _patience(self) -> int:
+        now = time.monotonic()
+        lanes = self._next_lanes if self._lanes_due else None
+        times = (self._next_tick, self._closing, self._authenticator.deadline(), lanes)
+        deadline = min(each for each in times if each is not None)
+        return max(0, int((deadline - now) * 1000) + 1)
+
+    def _read(self, events: dict[object, int]) -> None:
+        if self._waker.fileno() in events:
+            self._waker.clear()
+        for socket, open_, small in (
+            (self._inbox, self._open_items, sockets.COPIED),
+            (self._control, messages.unpack, sockets.LARGEST_CONTROL),
+        ):
+            if socket not in events:
+                continue
+            with contextlib.suppress(zmq.Again):
+                for _ in range(DRAIN):
+                    user, first = self._authenticator.receive(socket)
+                    frames = sockets.receive(socket, BODY, first, small=small)
+                    if self._authenticator.admits(user):
+                        self._receive(user, frames, open_)
+                    if not sockets.readable(socket):  # to be told by an error costs more
+                        break
+
+    def _keep_the_door(self, now: float) -> None:
+        """End the sessions of whose key was revoked: what they hold goes to others."""
+        for session in self._authenticator.turn(now, self._machine.peers):
+            self._machine.expel(session, "its key was revoked", now)
+
+    def _receive(self, user: str, frames: list[bytes], open_: Callable[[list[bytes]], QueueFrame]) -> None:
+        """Nothing that a peer says ends this thread."""
+        now = time.monotonic()
+        session = ""
+        try:
+            session = sockets.peer_name(frames[0])
+            self._authenticator.check_session(session, user, self._machine.peers)
+            self._hear(session, open_(frames if open_ == self._open_items else frames[1:]), now)
+        except messages.WrongQueueHello as error:
+            self._complaints.note("refused a peer: %s", error, now)
+            self._machine.refuse(session, error.why)
+        except sockets.Nameless:
+            self._nameless += 1
+        except ProtocolError as error:
+            self._complaints.note("dropped a malformed message: %s", error, now)
+        except Exception:  # a fault of ours, which one peer found: it is not to cost the others their host
+            log.exception("what %s said could not be taken in", shown(session))
+            self._machine.give_up(session, "the host failed to understand it", now)
+        for fault in self._machine.take_complaints():
+            self._complaints.note("ended a session: %s", fault, now)
+
+    def _open_items(self, frames: list[bytes]) -> QueueFrame:
+        """What came to the inbox, where everybody may write in everybody's name: the ticket tells."""
+        if len(frames) != 4:
+            raise ProtocolError(f"{len(frames)} frames in the inbox")
+        expected = self._machine.ticket(frames[0].decode())
+        if expected is not None and not secrets.compare_digest(frames[1], expected.encode()):
+            raise ProtocolError("items in the name of another end")
+        return messages.unpack(frames[2:])
+
+    def _hear(self, session: str, envelope: QueueFrame, now: float) -> None:
+        if envelope.message.kind is QueueMessageType.HELLO and session not in self._machine.peers:
+            if self._room.lacks(self._waker.fileno(), now):
+                if self._room.refuses(now):
+                    self._machine.refuse(session, self._room.REFUSAL)
+                return
+            descriptor = self._watch.add(session, envelope.message.fields[2])
+            if descriptor is not None:
+                self._poller.register(descriptor, zmq.POLLIN)
+        self._machine.receive(session, envelope, now)
+        if len(self._watch) > len(self._machine.peers):
+            for idle in self._watch.idle(self._machine.peers):
+                self._poller.unregister(idle)
+                self._watch.ended(idle)
+
+    def _see_deaths(self, events: dict[object, int]) -> None:
+        for source in events:
+            if isinstance(source, int) and (found := self._watch.ended(source)) is not None:
+                self._poller.unregister(source)
+                session, pid = found
+                self._machine.dead(session, f"process {pid} ended", time.monotonic())
+
+    def _act(self, now: float) -> None:
+        """Do what the machine says; a new lane gives it more to say."""
+        more = True
+        while more:
+            more = False
+            for action in self._machine.flush(now):
+                try:
+                    match action:
+                        case SendTo(session, envelope):
+                            self._send(session, envelope)
+                        case OpenLane(session, ask):
+                            more = True
+                            self._open_lane(session, ask, now)
+                        case CloseLane(session):
+                            self._close_lane(session)
+                except sockets.FAILURES as error:  # what matters is sent again by its line
+                    self._mishaps.note(error)
+        for session in list(self._behind):
+            self._try(self._push, session)
+
+    def _push(self, session: str) -> None:
+        lane = self._lanes.get(session)
+        if lane is not None:
+            lane.push()
+            self._poller.register(lane.socket, zmq.POLLOUT if lane.backlog else 0)
+        if lane is None or not lane.backlog:
+            self._behind.discard(session)
+
+    def _send(self, session: str, envelope: QueueFrame) -> None:
+        frames = messages.pack(*envelope)
+        if envelope.message.kind is not QueueMessageType.LEND:
+            with contextlib.suppress(zmq.Again):
+                self._control.send_multipart([session.encode(), *frames], zmq.NOBLOCK)
+        elif session in self._lanes:
+            lane = self._lanes[session]
+            lane.send(envelope.number, frames)
+            if lane.backlog:
+                self._behind.add(session)
+
+    def _open_lane(self, session: str, ask: int, now: float, until: float | None = None) -> None:
+        """`until`: when its consumer is refused, if there is no lane to be had."""
+        if session not in self._lanes:
+            try:
+                self._lanes[session] = self._make_lane(session)
+            except (AddressError, *sockets.FAILURES) as error:
+                until = now + LANE_WITHIN if until is None else until
+                if now < until and session in self._machine.peers:
+                    self._lanes_due[session] = ask, until
+                    self._next_lanes = now + LANE_EVERY
+                    self._mishaps.note(error, "there is no lane for a consumer now")
+                    return
+                log.error("no lane for %s: %s", session, error)
+                self._machine.refuse(session, f"the host has no lane for it: {error}")
+                self._machine.dead(session, "there was no lane for it", now)
+                return
+        self._machine.lane_opened(session, ask, self._lanes[session].place, now)
+
+    def _open_due_lanes(self, now: float) -> None:
+        """Try again to open the lanes for which there was no room."""
+        if self._lanes_due and now >= self._next_lanes:
+            due, self._lanes_due = self._lanes_due, {}
+            for session, (ask, until) in due.items():
+                if session in self._machine.peers:
+                    self._open_lane(session, ask, now, until)
+
+    def _make_lane(self, session: str) -> DeliverySocket:
+        """Raises `AddressError`, and `sockets.FAILURES` where there are no more sockets to be had."""
+        socket = self._authenticator.make(zmq.PUSH, sockets.LARGEST_CONTROL)
+        self._lanes_opened += 1
+        suffix = f".lane-{self._lanes_opened % 100_000}"
+        try:
+            place = self._authenticator.bind_in(socket, self.address, self._ports, suffix, only=session)
+            return DeliverySocket(place, socket)
+        except BaseException:
+            socket.close()
+            raise
+
+    def _close_lane(self, session: str) -> None:
+        lane = self._lanes.pop(session, None)
+        if lane is not None:
+            if lane.socket in self._poller:
+                self._poller.unregister(lane.socket)
+            self._authenticator.unbind(lane.socket, self.address, lane.place)
+
+    def _close_everything(self) -> None:
+        with self._lock:
+            for lane in self._lanes.values():
+                self._try(self._authenticator.unbind, lane.socket, self.address, lane.place)
+            self._try(self._authenticator.unbind, self._inbox, self.address, self._inbox_place)
+            self._try(self._authenticator.unbind, self._control, self.address)
+            for close in (self._authenticator.close, self._watch.close, self._waker.close):
+                self._try(close)
+
+
+def _largest_item(maxbytes: int) -> int:
+    """Bytes of a frame in the inbox: what is larger than the whole queue may be is never put."""
+    if not maxbytes:
+        return sockets.LARGEST_FRAME
+    return min(sockets.LARGEST_FRAME, max(maxbytes, sockets.LARGEST_CONTROL))

@@ -1,0 +1,134 @@
+"""What the broker knows of each client's session, and the table of all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, NamedTuple
+
+from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
+from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
+
+MOST_ROUNDS = 1000
+"""Questions of one end that may wait for the others' word at a time: one for each thread of a program."""
+MOST_JOINS = 1000
+"""Calls of `join` that one end may have waiting."""
+MOST_HEAVY = 16
+"""Answers with dead letters that one end may leave unacked."""
+
+
+class SendTo(NamedTuple):
+    """An action: send this to a session, on its lane if it carries items."""
+
+    session: str
+    envelope: QueueFrame
+
+
+class OpenLane(NamedTuple):
+    """An action: bind a lane for the session, then tell the machine where (`lane_opened`)."""
+
+    session: str
+    ask: int
+
+
+class CloseLane(NamedTuple):
+    """An action: the session is over."""
+
+    session: str
+
+
+Action = SendTo | OpenLane | CloseLane
+
+
+@dataclass(slots=True)
+class Peer:
+    """One session."""
+
+    session: str
+    uid: str
+    heard: float
+    out: SendWindow[QueueMessage]
+    heartbeat: Heartbeat
+    ticket: str
+    """What its items come with; nobody else is told."""
+    inbox: ReceiveWindow[QueueMessage] = field(default_factory=lambda: ReceiveWindow(_weight))
+    produces: bool = False
+    consumes: bool = False
+    needs: tuple[int, int] = (0, 0)
+    """Items and bytes it wants to have been granted in all."""
+    least: int = 0
+    """Bytes it wants to have been granted in all for its next item to fit."""
+    said: float = inf
+    """The earliest that what it said last can have been said; it may have lain here unread."""
+    granted: tuple[int, int] = (0, 0)
+    """Items and bytes it was granted in all, since the session began."""
+    due: float = inf
+    """When it is looked at next, as far as `Timers` knows."""
+    told_over: bool = False
+    rounds: int = 0
+    """Rounds that it has under way."""
+    joins: int = 0
+    underway: dict[str, int] = field(default_factory=dict)
+    """What it said last of work that it has not put yet: figures of its own, added up for who asks."""
+    heavy: list[int] = field(default_factory=list)
+    """The numbers of the answers with dead letters that it may not have."""
+
+    def wanted(self, lease: float) -> float:
+        """When the clock is to look at it: to beat, to send again, or as it has been silent for a `lease`."""
+        times = min(self.heard + lease, self.heartbeat.deadline())
+        overdue = self.out.deadline()
+        return times if overdue is None or times < overdue else overdue
+
+    @property
+    def in_need(self) -> bool:
+        """True if it waits for room."""
+        return self.granted[0] < self.needs[0] or self.granted[1] < self.needs[1]
+
+    @property
+    def acked(self) -> int:
+        """The last of the host's messages that it has."""
+        return self.out.sent - len(self.out)
+
+    @property
+    def unmet(self) -> tuple[int, int]:
+        """Items and bytes it still waits to be granted."""
+        return (max(0, self.needs[0] - self.granted[0]), max(0, self.needs[1] - self.granted[1]))
+
+
+def _weight(message: QueueMessage) -> int:
+    return len(message.body or b"")
+
+
+class PeerTable:
+    """The sessions there are, and the actions that have gathered."""
+
+    def __init__(self) -> None:
+        self.peers: dict[str, Peer] = {}
+        self.session_of: dict[str, str] = {}
+        """The session of each end that has one, by the end's name."""
+        self.spoken: dict[str, Peer] = {}
+        """The sessions that heard or said something since they were last looked at."""
+        self.actions: list[Action] = []
+
+    def peer_of(self, uid: str) -> Peer | None:
+        """The session that the end `uid` has now."""
+        return self.peers.get(self.session_of.get(uid, ""))
+
+    def send(
+        self, peer: Peer, kind: QueueMessageType, *fields: Any, body: bytes | None = None, now: float
+    ) -> None:
+        """Send a message of the line."""
+        message = QueueMessage(kind, fields, body)
+        number = peer.out.send(message, now)
+        self.actions.append(SendTo(peer.session, QueueFrame(number, peer.inbox.received, message)))
+        peer.heartbeat.spoke(now)
+        self.spoken[peer.session] = peer
+
+    def send_unnumbered(self, session: str, kind: QueueMessageType, *fields: Any, ack: int = 0) -> None:
+        """Send one of the words that open, keep and end a session."""
+        self.actions.append(SendTo(session, QueueFrame(0, ack, QueueMessage(kind, fields))))
+
+    def answer(self, peer: Peer, ask: int, value: Any, now: float) -> None:
+        """Answer a question, unless who asked is gone."""
+        if self.peers.get(peer.session) is peer:
+            self.send(peer, QueueMessageType.ANSWER, ask, value, now=now)

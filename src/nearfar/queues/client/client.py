@@ -1,0 +1,758 @@
+"""One process's client of a far queue, for any number of threads."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from nearfar.errors import Empty, Full, NotAdmitted, ProducerLost, QueueLost, ShutDown
+from nearfar.net.addresses import Address
+from nearfar.net.auth import OWN, Access
+from nearfar.net.interrupts import Abandoned, errand_here, safe, safely, soon
+from nearfar.net.process import about_me, left_behind, new_name, new_session_stem
+from nearfar.net.resources import CALLER, make_room
+from nearfar.queues.base import Delivery, left, waits
+from nearfar.queues.client.consumer import DeliveredItem, ItemReceiver
+from nearfar.queues.client.io import BUSY, ClientLoop, Hold
+from nearfar.queues.client.producer import (
+    BATCH_BYTES,
+    BATCH_ITEMS,
+    MANY,
+    Batch,
+    PutBuffer,
+    PutRequest,
+    Settled,
+    several,
+)
+from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.client.session import LINGER, BrokerSession
+from nearfar.queues.messages import QueueMessageType
+from nearfar.serialization import item_codec
+
+
+class ClientConnection:
+    """Connects to the queue at `address` when it is first used, as `access` says.
+
+    `wait` (seconds) is how long a host may be away before calls raise `QueueLost`. `tags` are names under
+    which this end's consumer can be addressed, besides its own. A `helper` puts for another producer that
+    stays for as long: neither its coming nor its loss matters for the counted end.
+
+    `on_change` is called by the end's thread after anything came from the host: it must be quick and never
+    raise.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        access: Access = OWN,
+        *,
+        wait: float = 60.0,
+        tags: tuple[str, ...] = (),
+        helper: bool = False,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = new_name()
+        self._wait = wait
+        self._address = address
+        self._access = access
+        self._on_change = on_change
+        self._hold = Hold()
+        stem = new_session_stem(self.name)
+        self._machine = ClientProtocol(
+            self.name, about_me(), tags, helper=helper, stem=stem, trusts=access.trusted
+        )
+        self._loop: ClientLoop | None = None
+        self._closed = False
+        self._mentioned: dict[str, int] = {}
+        self._glimpse = 0
+        self._glimpsed: dict[str, int] = {}
+        self.waited_for = True
+        """Whether its program waits at its end for what was put to be with the host."""
+        self.waiting = 0
+        """Calls that wait for something now."""
+
+    @safe
+    def reach(self, timeout: float) -> bool:
+        """Look for a host for up to `timeout` seconds; tells whether one has answered. Raises `QueueLost`."""
+        with self._hold:
+            self._begin()
+            self._wait_until(lambda: bool(self._machine.facts), time.monotonic() + timeout)
+            return bool(self._machine.facts)
+
+    # -- questions -------------------------------------------------------------------------------
+
+    @safe
+    def ask(self, what: str, argument: Any = None) -> Any:
+        """Ask the host."""
+        with self._hold:
+            self._open()
+            return self._ask(QueueMessageType.ASK, what, argument)
+
+    @safe
+    def mention(self, what: str, figure: int) -> None:
+        """Tell the host a figure, one of `asks.TOLD`, which it forgets with this end.
+
+        Never waits: a figure is left out while the host has not confirmed the one before.
+        """
+        with self._hold:
+            asks = self._machine.asks
+            if self._loop is not None and not asks.unanswered(self._mentioned.get(what, 0)):
+                self._mentioned[what] = asks.add(QueueMessageType.ASK, what, figure)
+                self._loop.wake()
+
+    @safe
+    def glimpse_counts(self) -> dict[str, int]:
+        """The queue's figures as the host told them last, and ask for them anew. Never waits."""
+        with self._hold:
+            asks = self._machine.asks
+            if asks.answered(self._glimpse):
+                self._glimpsed = asks.take(self._glimpse) or {}
+            if self._loop is not None and not asks.unanswered(self._glimpse):
+                self._glimpse = asks.add(QueueMessageType.ASK, "counts")
+                self._loop.wake()
+            return self._glimpsed
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the host told about the queue; asks it if it has not yet."""
+        return safely(self._facts)
+
+    def _facts(self) -> dict[str, Any]:
+        with self._hold:
+            return self._open().facts
+
+    def _ask(
+        self,
+        kind: QueueMessageType,
+        what: str = "",
+        argument: Any = None,
+        until: Callable[[], bool] = lambda: False,
+    ) -> Any:
+        asks = self._machine.asks
+        number = asks.add(kind, what, argument)
+        try:
+            self._wait_until(lambda: asks.answered(number) or until(), None)
+        finally:
+            answer = asks.take(number)
+        return answer
+
+    def _asked(self, what: str, deadline: float | None) -> bool:
+        """Ask something of which only that it is answered matters; tells whether it was, in time."""
+        asks = self._machine.asks
+        number = asks.add(QueueMessageType.ASK, what)
+        try:
+            self._wait_until(lambda: asks.answered(number), deadline)
+            return asks.answered(number)
+        finally:
+            asks.take(number)
+
+    # -- the end of an end -----------------------------------------------------------------------
+
+    @safe
+    def close(self) -> None:
+        """Say goodbye, in the background; `join` waits for it. Calls that wait raise `ValueError`."""
+        with self._hold:
+            if self._closed:
+                return
+            self._closed = True
+            self._machine.sender.bar()
+            self._hold.notify()
+            self._machine.leave()
+            if self._loop is not None:
+                self._loop.wake()
+
+    @safe
+    def abandon(self) -> None:
+        """Leave at once, without goodbye."""
+        with self._hold:
+            self._closed = True
+            self._machine.abandon()
+            if self._loop is not None:
+                self._loop.wake()
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self._loop is None or not self._loop.running
+
+    @safe
+    def join(self, timeout: float | None = None) -> None:
+        """After `close`: wait until the host has said goodbye, or is away and there is nothing to tell it.
+
+        Raises `QueueLost` when the host does not come back for what was put.
+        """
+        if self._loop is None:
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            with self._hold:
+                self._wait_until(self._may_go, deadline, leaving=True)
+                if not self._may_go():
+                    raise QueueLost(f"the queue at {self._address} did not take in all within {timeout:g} s")
+        finally:
+            self.abandon()
+            self._loop.join(5.0)
+
+    def _may_go(self) -> bool:
+        machine = self._machine
+        if machine.refused or machine.barred:
+            return machine.sender.handed_over
+        return machine.may_go(time.monotonic())
+
+    # -- inside (with the lock held) -------------------------------------------------------------
+
+    def _open(self, *, produces: bool = False, consumes: bool = False) -> ClientProtocol:
+        """Connect if this is the first use, wait for the host's welcome, and take on a role."""
+        machine = self._machine
+        self._begin()
+        if not machine.facts:
+            self._wait_until(lambda: bool(machine.facts), None)
+        machine.roles.produces |= produces
+        machine.roles.consumes |= consumes
+        return machine
+
+    def _begin(self) -> None:
+        if self._closed:
+            raise ValueError("the queue is closed")
+        self._check_admitted()
+        machine = self._machine
+        if machine.state is ClientState.NEW:
+            make_room(CALLER, "an end of a queue")
+            machine.connect(time.monotonic())
+            self._loop = ClientLoop(machine, self._address, self._access, self._hold, self._on_change)
+
+    @property
+    def _session(self) -> BrokerSession:
+        assert self._machine.session is not None
+        return self._machine.session
+
+    def _need_loop(self) -> ClientLoop:
+        assert self._loop is not None
+        return self._loop
+
+    def _wait_until(self, done: Callable[[], Any], deadline: float | None, *, leaving: bool = False) -> None:
+        """Wait until `done`, or the deadline, or the host has been away for too long, or until `close`: what
+        a put has no room for would else never let it say goodbye."""
+        loop, seated, called = self._need_loop(), False, False
+        if loop.turning:
+            raise RuntimeError(BUSY)
+        deferred_call = errand_here()
+        if deferred_call is not None:
+            deferred_call.stir = loop.stir
+        self.waiting += 1
+        try:
+            while not done():
+                if deferred_call is not None and deferred_call.abandoned:
+                    raise Abandoned
+                patience = self._patience(deadline, leaving)
+                if patience <= 0:
+                    loop.wake()
+                    return
+                seated = seated or loop.take_seat()
+                if seated:
+                    loop.sit(patience)
+                else:
+                    if not called:
+                        loop.wake()
+                        called = True
+                    self._hold.wait(patience)
+        finally:
+            self.waiting -= 1
+            if seated:
+                loop.leave_seat()
+
+    def _patience(self, deadline: float | None, leaving: bool) -> float:
+        """Seconds to wait at most; raises what the wait ends with, if not with the deadline."""
+        machine, now = self._machine, time.monotonic()
+        self._check_host(now)
+        if machine.state is ClientState.CLOSED or (self._closed and not leaving):
+            raise SystemExit if left_behind() else ValueError("the queue is closed")
+        until = (now if machine.state is ClientState.OPEN else machine.greeting_since) + self._wait
+        return (until if deadline is None else min(until, deadline)) - now
+
+    def _check_admitted(self) -> None:
+        machine = self._machine
+        if machine.refused:
+            raise QueueLost(f"the queue at {self._address} refused this end: {machine.refused}")
+        if machine.barred:
+            raise NotAdmitted(f"cannot use the queue at {self._address}: {machine.barred}")
+
+    def _check_host(self, now: float) -> None:
+        self._check_admitted()
+        machine = self._machine
+        if machine.state is ClientState.GREETING and now >= machine.greeting_since + self._wait:
+            raise QueueLost(f"no host has answered at {self._address} for {self._wait:g} s")
+
+
+QUIET = 0.00005
+"""Seconds without a turn after which what is put is sent by who puts it."""
+GATHER = 0.001
+"""Seconds that what is put may wait for more, while puts follow one another."""
+
+
+class ProducerCalls(ClientConnection):
+    """Puts, for any number of threads."""
+
+    @safe
+    def put(self, items: list[Any], *, block: bool, timeout: float | None, to: str | None = None) -> int:
+        """Put `items` in order and return the number of the last. Raises `Full` with how many went in."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        encoded = self._encode(items)
+        with self._hold:
+            entry = self._submit(encoded, to, waits=block)
+            if entry.items:
+                self._wait_for_room(entry, block, deadline)
+            if entry.admitted < len(items):
+                if self._session.shut:
+                    raise ShutDown
+                raise Full(entry.admitted)
+        self._need_loop().help()
+        return entry.last
+
+    def _wait_for_room(self, entry: PutRequest, block: bool, deadline: float | None) -> None:
+        try:
+            if block:
+                self._wait_until(lambda: not entry.items or self._session.shut, deadline)
+            else:
+                while entry.items and not self._session.shut:  # a share at a time, until there is no room
+                    if not self._ask(QueueMessageType.NEED, until=lambda: not entry.items):
+                        break
+        finally:
+            if entry.items:
+                self._machine.sender.withdraw(entry)
+                self._need_loop().wake()  # what waits behind it may fit now
+                self._hold.notify()
+
+    def schedule_flush(self, lying: int) -> None:
+        """So many items lie in the put buffer, the latest slipped in just now: see that they go.
+
+        Where it has been quiet they go at once, and else when there are many, or after a moment.
+        """
+        soon(partial(self._schedule_flush, lying))
+
+    def _schedule_flush(self, lying: int) -> None:
+        loop = self._need_loop()
+        now = time.monotonic()
+        if lying >= MANY or now - loop.turned > QUIET:
+            loop.help()
+        else:
+            with self._hold:
+                loop.wake_within(GATHER, now)
+
+    @property
+    def put_buffer(self) -> PutBuffer:
+        """Where small items may be put without more ado, but for `schedule_flush`."""
+        return self._machine.sender.put_buffer
+
+    @safe
+    def post(self, item: Any, to: str | None = None) -> PutRequest:
+        """Queue one item for sending and return at once; `Entry.last` is its number once it is admitted."""
+        encoded = self._encode([item])
+        with self._hold:
+            entry = self._submit(encoded, to)
+            self._need_loop().wake()
+            return entry
+
+    @safe
+    def attend(self) -> None:
+        """Be counted as a producer from now on, whether anything is put or not. Raises `QueueLost`."""
+        with self._hold:
+            self._open(produces=True)
+            self._need_loop().wake()
+
+    @safe
+    def tags(self) -> frozenset[str]:
+        """The names under which consumers can be addressed now, besides their own."""
+        with self._hold:
+            return self._session.tags if self._machine.session else frozenset()
+
+    @safe
+    def flush(self, timeout: float | None) -> None:
+        """Wait until the host has all that was put before, and has heard of all that is done.
+
+        Raises `TimeoutError` after `timeout` seconds, and `QueueLost`.
+
+        A question comes behind all that was sent before it, so its answer says that this is there. A host
+        that came anew in between is sent again what it lacks, and asked again.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._hold:
+            sender = self._open().sender
+            upto, answered = sender.number(), False
+            while sender.unstored(upto) or not answered:
+                self._wait_until(lambda: not sender.unsent(upto), deadline)
+                answered = not sender.unsent(upto) and self._asked("flush", deadline)
+                if not answered and deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(
+                        f"the host at {self._address} may lack {sender.unstored(upto)} of the items put here:"
+                        f" it has not confirmed all within {timeout:g} s; what it lacks is sent all the same"
+                    )
+
+    @safe
+    def join_items(self) -> None:
+        """Wait until every item of the queue is done. Raises `QueueLost`.
+
+        A host that was started again does not know of items until their producers have sent them again: it
+        is not asked before all that was put here is done, and asked anew if it is another by then.
+        """
+        with self._hold:
+            machine, epoch = self._open(), None
+            while epoch != machine.facts["epoch"]:
+                epoch = machine.facts["epoch"]
+                self._wait_until(lambda: not machine.sender.unsettled, None)
+                self._ask(QueueMessageType.ASK, "join")
+
+    def _submit(self, encoded: deque[bytes | Batch], to: str | None, *, waits: bool = True) -> PutRequest:
+        """Put what does not wait before what does: of two that do not fit, one may be small."""
+        machine = self._open(produces=True)
+        if self._session.shut:
+            raise ShutDown
+        machine.sender.barred = self._closed
+        machine.sender.put_buffer.trusted = bool(machine.facts["trusted"])
+        entry = PutRequest(encoded, to)
+        machine.sender.put(entry, first=not waits)
+        return entry
+
+    def _encode(self, items: list[Any]) -> deque[bytes | Batch]:
+        """Without the lock: pickling runs the program's code, which may use the queue."""
+        with self._hold:
+            machine = self._open(produces=True)
+            if self._session.shut:
+                raise ShutDown
+            trusted, most = bool(machine.facts["trusted"]), machine.facts["maxbytes"]
+        encoded: deque[bytes | Batch]
+        if len(items) > 1:
+            runs = item_codec.encode_many(items, trusted=trusted, most=BATCH_ITEMS, size=BATCH_BYTES // 2)
+            encoded = deque(Batch(*run) for run in runs)
+        else:
+            encoded = deque(item_codec.encode(item, trusted=trusted) for item in items)
+        long = [some for some in map(several, encoded) if len(some.body) > most > 0]
+        if (largest := max(map(_largest, long), default=0)) > most:
+            raise ValueError(
+                f"an item of {largest} bytes is larger than the whole queue may be: maxbytes is {most}"
+            )
+        return encoded
+
+    @safe
+    def outcomes(self) -> list[Settled]:
+        """What was settled with more than "done" since the last call (dead, undeliverable, answered).
+
+        Raises `QueueLost` when there is none and the host has been away for too long.
+        """
+        with self._hold:
+            outcomes = list(self._machine.sender.outcomes)
+            self._machine.sender.outcomes.clear()
+            if not outcomes:
+                self._check_host(time.monotonic())
+            return outcomes
+
+
+def _largest(some: Batch) -> int:
+    """Bytes of the largest of these items."""
+    return len(some.body) if some.count == 1 else max(map(len, item_codec.split(some.body)))
+
+
+Runs = list[tuple[int, int, int]]
+"""Items in the program's hands: (session, first, last) each."""
+
+
+def run_of(one: DeliveredItem) -> tuple[int, int, int]:
+    """A run of one item."""
+    return one.session, one.position, one.position
+
+
+class QueueClient(ProducerCalls):
+    """Puts and takes. Items are known to the caller by their position in a session (`Taken`)."""
+
+    # -- taking ----------------------------------------------------------------------------------
+
+    @safe
+    def take(
+        self, most: int, holder: int, *, block: bool, timeout: float | None, to_the_end: bool = False
+    ) -> list[DeliveredItem]:
+        """At least one item and up to `most`, for `holder` (a thread, or any other number).
+
+        Raises `Empty`, `ShutDown` after a shutdown, and what reading the item raises. With `to_the_end`
+        also at the counted end: `ShutDown`, or `ProducerLost` if not every producer said goodbye.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        taken: list[DeliveredItem] = []
+        try:
+            with self._hold:
+                machine = self._ready_to_take(most, block, deadline, to_the_end)
+                self._take_buffered(machine, most, holder, taken)
+                if not taken:
+                    self._explain_nothing(machine, to_the_end)
+                tell = self._tell_of_takes(machine)
+            if tell:
+                self._need_loop().help()
+            return taken
+        except BaseException:
+            self.let_go([run_of(one) for one in taken])
+            raise
+
+    @safe
+    def take_items(
+        self, most: int, holder: int, *, block: bool, timeout: float | None, to_the_end: bool = False
+    ) -> tuple[list[Any], Runs]:
+        """As `take`, without what is known of each item; and what to `let_go` where it is not wanted."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        items: list[Any] = []
+        runs: Runs = []
+        try:
+            with self._hold:
+                machine = self._ready_to_take(most, block, deadline, to_the_end)
+                receiver = machine.receiver
+                while len(items) < most:
+                    first, some = receiver.take_run(most - len(items), holder, time.monotonic())
+                    if not some:
+                        break
+                    runs.append((machine.sessions, first, first + len(some) - 1))
+                    items += some
+                if items:
+                    tell = self._tell_of_takes(machine)
+            if items and tell:
+                self._need_loop().help()
+        except BaseException:
+            self.let_go(runs)
+            raise
+        if items:
+            return items, runs
+        # it may be one that raises
+        (one,) = self.take(1, holder, block=block, timeout=left(deadline), to_the_end=to_the_end)
+        return [one.item], [run_of(one)]
+
+    @safe
+    def take_batch(self, most: int, least: int, holder: int, *, timeout: float | None) -> list[DeliveredItem]:
+        """As `take` to the end, but waits for `least` items where there is one.
+
+        Fewer come after `timeout` seconds, at the end, or before an item that cannot be read.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        taken = self.take(most, holder, block=waits(True, timeout), timeout=timeout, to_the_end=True)
+        try:
+            with suppress(Empty, ShutDown, ProducerLost):  # if it is the end, the next call says so
+                while len(taken) < least and not self._next_is_unreadable():
+                    more = most - len(taken)
+                    taken += self.take(more, holder, block=True, timeout=left(deadline), to_the_end=True)
+        except BaseException:
+            self.let_go([run_of(one) for one in taken])
+            raise
+        return taken
+
+    def _next_is_unreadable(self) -> bool:
+        with self._hold:
+            return self._machine.receiver.next_is_unreadable()
+
+    def _ready_to_take(
+        self, most: int, block: bool, deadline: float | None, to_the_end: bool
+    ) -> ClientProtocol:
+        machine = self._open(consumes=True)
+        if self._session.shut_immediately:
+            raise ShutDown
+        if not machine.receiver.buffered:
+            self._await_items(machine, most, block, deadline, to_the_end)
+        return machine
+
+    @safe
+    def let_go(self, runs: Runs) -> None:
+        """What was taken (session, first, last) never reached who asked for it: the host has it again."""
+        with self._hold:
+            for session, first, last in runs:
+                if session == self._machine.sessions:
+                    for position in range(first, last + 1):
+                        self._machine.receiver.let_go(position)
+
+    def get_now(self, holder: int, *, settle: bool) -> tuple[Any] | None:
+        """The next item for the thread `holder`, if it is at hand and all is simple; else None: `take` it.
+
+        With `settle`, what it took before is done. Not for a thread that is `struck_anywhere`. What a
+        signal's handler raises, at a call and nowhere else, and a stack that is full are made good here.
+        """
+        lock = self._hold.lock
+        if lock._is_owned():  # type: ignore[attr-defined]  # a finalizer, in the middle of something
+            return None
+        receiver, mark, tell = None, 0, False
+        try:
+            try:
+                lock.acquire()
+                machine = self._machine
+                session = machine.session
+                if session is None or machine.superseded:
+                    return None
+                receiver = session.receiver
+                mark = receiver.taken
+                found = receiver.get_now(holder, settle=settle)
+                tell = found is not None and receiver.taken in receiver.tell_at
+            finally:
+                if lock._is_owned():  # type: ignore[attr-defined]  # not where `acquire` was interrupted
+                    lock.release()
+            if tell:
+                self._tell_of_snatches()
+            return found
+        except BaseException:
+            if lock._is_owned():  # type: ignore[attr-defined]
+                lock.release()
+            if receiver is not None:
+                self._let_go_latest(receiver, holder, mark)
+            raise
+
+    @safe
+    def _tell_of_snatches(self) -> None:
+        with self._hold:
+            if self._machine.session is None:
+                return
+            tell = self._tell_of_takes(self._machine)
+        if tell:
+            self._need_loop().help()
+
+    @safe
+    def _let_go_latest(self, receiver: ItemReceiver, holder: int, mark: int) -> None:
+        with self._hold:
+            if receiver.latest.get(holder, 0) > mark:
+                receiver.let_go(receiver.latest[holder])
+
+    def _await_items(
+        self, machine: ClientProtocol, most: int, block: bool, deadline: float | None, to_the_end: bool
+    ) -> None:
+        since = time.monotonic()
+        machine.receiver.waiters += most
+        try:
+            if block:
+                self._wait_until(
+                    lambda: machine.receiver.buffered or self._session.ended(counted=to_the_end), deadline
+                )
+            else:
+                self._ask(QueueMessageType.REPORT, until=lambda: machine.receiver.buffered > 0)
+        finally:
+            machine.receiver.waiters -= most
+            machine.receiver.waited(since, time.monotonic())
+
+    def _take_buffered(
+        self, machine: ClientProtocol, most: int, holder: int, taken: list[DeliveredItem]
+    ) -> None:
+        while len(taken) < most and not (taken and machine.receiver.next_is_unreadable()):
+            try:
+                one = machine.receiver.take(holder, time.monotonic())
+            except Exception:
+                self._need_loop().wake()
+                raise
+            if one is None:
+                break
+            taken.append(one)
+
+    def _explain_nothing(self, machine: ClientProtocol, to_the_end: bool) -> None:
+        if not self._session.ended(counted=to_the_end):
+            raise Empty
+        if to_the_end and self._session.lost:
+            raise ProducerLost(self._session.lost)
+        raise ShutDown
+
+    def _tell_of_takes(self, machine: ClientProtocol) -> bool:
+        """Whether to tell the host of takes now: `help` the loop.
+
+        News of takes may gather for a moment, but not until the buffer runs dry, nor while a good part of the
+        room is in it that puts may wait for.
+        """
+        receiver = machine.receiver
+        if self._session.takes_press():
+            receiver.tell_at = (0, receiver.taken + receiver.due)
+            return True
+        receiver.tell_at = (receiver.told_taken + 1, receiver.taken + self._step(machine))
+        self._need_loop().wake_within(LINGER, time.monotonic())
+        return False
+
+    def _step(self, machine: ClientProtocol) -> int:
+        """Takes until it is to be asked again whether the host is to be told."""
+        receiver, facts = machine.receiver, machine.facts
+        told = receiver.unreported()
+        most = receiver.due - told
+        if facts["maxsize"]:
+            most = min(most, facts["maxsize"] // 8 - told)
+        if facts["maxbytes"] and receiver.average:
+            most = min(most, facts["maxbytes"] // (8 * receiver.average) - told)
+        return max(1, most)
+
+    # -- saying what became of it ----------------------------------------------------------------
+
+    @safe
+    def session_name(self) -> str:
+        """The name by which this end's consumer can be addressed, in this session."""
+        with self._hold:
+            return self._open(consumes=True).session_name
+
+    @safe
+    def done(self, session: int, position: int, answer: bytes | None = None) -> None:
+        """An item is done; one of an earlier session is somebody else's by now."""
+        with self._hold:
+            if session == self._machine.sessions:
+                self._machine.receiver.done(position, answer)
+                self._tell_of_done()
+
+    @safe
+    def failed(self, session: int, position: int) -> None:
+        """An item was given up."""
+        with self._hold:
+            if session == self._machine.sessions:
+                self._session.fail(position)
+                self._need_loop().wake()
+
+    @safe
+    def done_by(self, holder: int | None = None) -> None:
+        """All that `holder` took is done (None: all that anyone took, but for deliveries)."""
+        with self._hold:
+            if self._machine.session is not None:
+                self._session.receiver.done_by(holder)
+            self._machine.superseded = [
+                h for h in self._machine.superseded if h != holder and holder is not None
+            ]
+
+    @safe
+    def done_oldest(self, holder: int) -> bool:
+        """The oldest item that `holder`, or else anyone here, took is done; False if there is none."""
+        with self._hold:
+            if holder in self._machine.superseded:  # somebody else's by now
+                self._machine.superseded.remove(holder)
+                return True
+            if self._machine.session is None:
+                return False
+            found = self._session.receiver.done_oldest(holder)
+            self._tell_of_done()
+            return found
+
+    def _tell_of_done(self) -> None:
+        """Have the host told: at once where others may wait for just that, else in a moment, with more."""
+        if self._loop is not None:
+            if self._session.receiver.rests:
+                self._loop.wake()
+            else:
+                self._loop.wake_within(LINGER, time.monotonic())
+
+
+DELIVERY = 0
+"""The holder of items taken by `receive`: no thread's next `get` settles them."""
+
+
+class FarDelivery(Delivery):
+    """An item of a far queue in hand."""
+
+    def __init__(self, end: QueueClient, taken: DeliveredItem) -> None:
+        self.item = taken.item
+        self.attempt = taken.attempt
+        self._end = end
+        self._session = taken.session
+        self._position = taken.position
+
+    def let_go(self) -> None:
+        """It never reached who asked for it."""
+        self._end.let_go([(self._session, self._position, self._position)])
+
+    def ack(self) -> None:
+        self._end.done(self._session, self._position)
+
+    def nack(self) -> None:
+        self._end.failed(self._session, self._position)

@@ -1,0 +1,520 @@
+"""A client's sockets and its loop: it does what the protocol says, in one thread at a time.
+
+An end's input and output: owns the sockets that connect one process to one queue, and does what its
+machine says.
+
+Any thread may take a *turn* at the sockets: act, read, act upon what came, until nothing more comes. A thread
+of its own does when nobody else is about to. A put takes a turn itself when there is enough to send; a caller
+who waits takes the *seat*: it sleeps where the messages come in, and takes the turns, so that no item
+is handed from one thread to another. While there is a sitter the thread stands by, and for `GRACE` after.
+
+Who sleeps does not touch the sockets, but their descriptors, which only tell that something is new since they
+were last read: each turn reads them to the end, after all that it sends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import threading
+import time
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from typing import Any
+
+import zmq
+
+from nearfar.errors import AddressError, KeysError, ProtocolError
+from nearfar.net import sockets
+from nearfar.net.addresses import Address
+from nearfar.net.auth import Access
+from nearfar.net.frames import ProtocolErrors
+from nearfar.net.handshake import Connection
+from nearfar.net.interrupts import Shield, ours
+from nearfar.net.process import Waker
+from nearfar.net.resources import PAUSE, LoopFailures
+from nearfar.net.sockets import FAILURES
+from nearfar.queues import messages
+from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.client.session import (
+    Action,
+    Close,
+    ConnectControl,
+    ConnectInbox,
+    ConnectLane,
+    SendControl,
+)
+
+
+class WaitHandle:
+    """Where a thread sleeps until it is woken, or something comes."""
+
+    def __init__(self) -> None:
+        self.waker = Waker()
+        self.until = inf
+        """When who sleeps here wakes at the latest."""
+        self._watched: list[int] = []
+        self._poll = _poll(self.waker.fileno())
+        self._sleeping = False
+
+    def sleep(self, watched: list[int], until: float) -> bool:
+        """Sleep until that time (by `time.monotonic`), until woken, or until one of `watched` is readable:
+        whether it is that."""
+        self.until = until
+        if self._sleeping:  # in a signal's handler, while this thread sleeps here
+            return self._sleep(_poll(self.waker.fileno(), *watched), until)
+        if watched is not self._watched:
+            self._poll = _poll(self.waker.fileno(), *watched)
+            self._watched = watched
+        self._sleeping = True
+        try:
+            return self._sleep(self._poll, until)
+        finally:
+            self._sleeping = False
+
+    def _sleep(self, poll: select.poll, until: float) -> bool:
+        patience = max(0.0, until - time.monotonic())
+        found = [each for each, _ in poll.poll(int(patience * 1000) + 1 if patience else 0)]
+        if self.waker.fileno() in found:
+            self.waker.clear()
+            found.remove(self.waker.fileno())
+        return bool(found)
+
+
+def _poll(*descriptors: int) -> select.poll:
+    made = select.poll()
+    for descriptor in descriptors:
+        made.register(descriptor, select.POLLIN)
+    return made
+
+
+BUSY = "the queue cannot be used in the middle of its own work, by a finalizer or by what reads an item"
+
+
+class Hold:
+    """A context manager, for a thread that is not `exposed`: inside, the lock is held, and the shield is up.
+
+    A garbage collection may start anywhere, and what it runs may use the queue: in the middle of a thread's
+    own work that raises `RuntimeError`, before anything is changed.
+    """
+
+    __slots__ = ("_busy", "_waiters", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._busy = False
+        """Whether the thread that holds the lock is in the middle of something."""
+        self._waiters: deque[Any] = deque()
+
+    def __enter__(self) -> None:
+        _shield.__enter__()
+        self.lock.acquire()
+        if self._busy:
+            self.lock.release()
+            _shield.__exit__()
+            raise RuntimeError(BUSY)
+        self._busy = True
+
+    def __exit__(self, *_: object) -> None:
+        self._busy = False
+        self.lock.release()
+        _shield.__exit__()
+
+    def give_up(self) -> Any:
+        """Let others have the lock until `take_back`. The shield stays up."""
+        self._busy = False
+        return self.lock._release_save()  # type: ignore[attr-defined]
+
+    def take_back(self, held: Any) -> None:
+        """With what `give_up` returned."""
+        self.lock._acquire_restore(held)  # type: ignore[attr-defined]
+        self._busy = True
+
+    def wait(self, seconds: float) -> None:
+        """Inside: give up the lock until `notify`, or for so long. Raises what a signal's handler raises."""
+        waiter = allocate_lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        held = self.give_up()
+        try:
+            depth = _shield.lower()
+            try:
+                waiter.acquire(True, min(seconds, threading.TIMEOUT_MAX))
+            finally:
+                _shield.lift(depth)
+        finally:
+            self.take_back(held)
+            with suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    def notify(self, most: int | None = None) -> None:
+        """Inside: wake those who `wait`, or up to `most` of them."""
+        count = len(self._waiters) if most is None else min(most, len(self._waiters))
+        for _ in range(count):
+            self._waiters.popleft().release()
+
+
+_shield = Shield()
+
+
+DRAIN = 256
+"""Messages read before the machine gets to answer."""
+
+
+class ClientSockets:
+    """What connects `machine` to the queue at `address`, as `access` says."""
+
+    def __init__(self, machine: ClientProtocol, address: Address, access: Access, hold: Hold) -> None:
+        self._machine = machine
+        self._address = address
+        self._access = access
+        self._hold = hold
+        self._complaints = ProtocolErrors(log)
+        self._mishaps = LoopFailures(log, f"the end of the queue at {address}")
+        self._control: Connection | None = None
+        self._inbox: Connection | None = None
+        self._lane: Connection | None = None
+        self._watched: list[int] = []
+        """The descriptors of the sockets to read: a new list whenever they change."""
+        self._wait_handle, self._seat = WaitHandle(), WaitHandle()
+
+    def _look(self) -> str:
+        """Why one of the sockets was not let in; nothing if all were."""
+        now = time.monotonic()
+        looks = [
+            dialed.look(now) for dialed in (self._control, self._inbox, self._lane) if dialed is not None
+        ]
+        return next(filter(None, looks), "")
+
+    def _read(self, dialed: Connection | None) -> list[messages.QueueFrame]:
+        heard: list[messages.QueueFrame] = []
+        if dialed is None:
+            return heard
+        socket = dialed.socket
+        while len(heard) < DRAIN and sockets.readable(socket):
+            try:
+                heard.append(messages.unpack(sockets.receive(socket, 1, small=sockets.COPIED)))
+            except zmq.Again:
+                break
+            except ProtocolError as error:
+                text = f"dropped a malformed message from {self._address}: %s"
+                self._complaints.note(text, error, time.monotonic())
+        return heard
+
+    def _act(self, action: Action) -> None:
+        """Do it. What fails for want of something is done again: a message is sent again by its line, and a
+        session without all of its sockets begins anew."""
+        try:
+            self._do(action)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            if isinstance(action, ConnectInbox | ConnectLane):
+                with self._hold:
+                    self._machine.begin_again(time.monotonic())
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case SendControl(envelope):
+                self._send(envelope)
+            case ConnectControl(session):
+                self._close_sockets()
+                self._session = session.encode()
+                self._control = self._open(zmq.DEALER, self._address, identity=session)
+            case ConnectInbox(place, ticket):
+                self._ticket = ticket.encode()
+                self._inbox = self._open(zmq.PUSH, self._address.beside(place))
+            case ConnectLane(place):
+                self._lane = self._open(zmq.PULL, self._address.beside(place))
+            case Close():
+                self._close_sockets()
+
+    def _send(self, envelope: messages.QueueFrame) -> None:
+        frames = messages.pack(*envelope)
+        with contextlib.suppress(zmq.Again):
+            if envelope.message.body is None:
+                if self._control is not None:
+                    self._control.socket.send_multipart(frames, zmq.NOBLOCK)
+            elif self._inbox is not None:
+                sockets.send_items(self._inbox.socket, [self._session, self._ticket, *frames])
+
+    def _open(self, kind: int, address: Address, *, identity: str = "") -> Connection | None:
+        largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL
+        try:
+            dialed = Connection(kind, address, self._access, identity=identity, largest=largest)
+        except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
+            with self._hold:
+                self._machine.turned_away(str(error), time.monotonic())
+            return None
+        if kind != zmq.PUSH:
+            self._watch_others([*self._watched, int(dialed.socket.getsockopt(zmq.FD))])
+        return dialed
+
+    def _close_sockets(self) -> None:
+        for dialed in (self._control, self._inbox, self._lane):
+            if dialed is not None:
+                dialed.close()
+        self._control = self._inbox = self._lane = None
+        if self._watched:
+            self._watch_others([])
+
+    def _watch_others(self, descriptors: list[int]) -> None:
+        self._watched = descriptors
+        for wait_handle in (self._wait_handle, self._seat):
+            wait_handle.waker.wake()
+
+
+log = logging.getLogger(__name__)
+
+GRACE = 0.005
+"""Seconds without a sitter after which the thread watches the sockets."""
+
+
+class ClientLoop(ClientSockets):
+    """Runs `machine` against the queue at `address`, as `access` says; `hold` guards the machine, and is
+    notified.
+
+    `on_change` is called without the lock after anything came in, by the thread alone: where it is given, no
+    other takes turns.
+    """
+
+    def __init__(
+        self,
+        machine: ClientProtocol,
+        address: Address,
+        access: Access,
+        hold: Hold,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(machine, address, access, hold)
+        self._on_change = on_change
+        self._turns = threading.Lock()
+        self._wanted = False
+        """Somebody found the sockets taken, and wants another turn."""
+        self._woken = False
+        self._sleeps_until = 0.0
+        self._sitter: int | None = None
+        self._seats = 0
+        """How often it has taken the seat: again in a signal's handler, while it sleeps there."""
+        self._turner: int | None = None
+        self._sits = 0
+        self._near = False
+        """The thread is going to look by itself, within `GRACE`."""
+        self._deep = False
+        """The thread sleeps until the sitter leaves."""
+        self._over = False
+        self._heard = 0
+        self.turned = 0.0
+        """When the last turn ended."""
+        self._thread = threading.Thread(target=ours(self._run), name=f"nearfar-end-{address}", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
+    def wake(self) -> None:
+        """Have somebody look at the machine now. Call with the lock held."""
+        if not self._woken:
+            self._woken = True
+            (self._wait_handle if self._sitter is None else self._seat).waker.wake()
+
+    def wake_within(self, seconds: float, now: float) -> None:
+        """Have somebody look at the machine within `seconds`. Call with the lock held."""
+        if self._sleeps_until > now + seconds:
+            self._sleeps_until = now + seconds
+            wait_handle = self._wait_handle if self._sitter is None else self._seat
+            if wait_handle.until > now + seconds and not self._near:
+                wait_handle.waker.wake()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread to end; tells whether it did."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- other threads ---------------------------------------------------------------------------
+
+    def help(self) -> None:
+        """Take a turn here; where another thread is at it, it takes one more. Call without the lock."""
+        if self._on_change is not None:
+            with self._hold:
+                self.wake()
+            return
+        with _shield:
+            self._wanted = True
+            while self._wanted and self._turns.acquire(blocking=False):
+                try:
+                    self._turn()
+                finally:
+                    self._turns.release()
+
+    def take_seat(self) -> bool:
+        """Become the one who sleeps where messages come in, if nobody is. Call with the lock held."""
+        here = threading.get_ident()
+        taken = self._sitter not in (None, here) or self._machine.state is ClientState.CLOSED
+        if taken or self._on_change is not None:
+            return False
+        self._sitter = here
+        self._seats += 1
+        return True
+
+    def leave_seat(self) -> None:
+        """With the lock held. Whoever waits besides may take the seat."""
+        self._seats -= 1
+        if self._seats:
+            return
+        self._sitter = None
+        if self._woken or self._deep:
+            self._deep = False
+            self._wait_handle.waker.wake()
+        if self._over:
+            self._seat.waker.close()
+        self._hold.notify(1)
+
+    @property
+    def turning(self) -> bool:
+        """Whether this thread is in the middle of a turn."""
+        return self._turner == threading.get_ident()
+
+    def stir(self) -> None:
+        """Have those who wait look at what they wait for."""
+        with self._hold:
+            self._hold.notify()
+            if self._sitter is not None:
+                self._seat.waker.wake()
+
+    def sit(self, seconds: float) -> None:
+        """Take a turn, and sleep if nothing came: up to `seconds`. Call with the lock and the shield held,
+        and the seat; returns with them, and may raise what a signal's handler raises."""
+        self._sits += 1
+        until = time.monotonic() + seconds
+        held = self._hold.give_up()
+        try:
+            heard = self._heard
+            with self._turns:
+                self._turn()
+                watched = self._watched
+            if heard == self._heard and self._machine.state is not ClientState.CLOSED:
+                depth = _shield.lower()
+                try:
+                    self._seat.sleep(watched, min(until, self._sleeps_until))
+                finally:
+                    _shield.lift(depth)
+        finally:
+            self._hold.take_back(held)
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:
+            log.exception("the thread of the queue at %s failed", self._address)
+            self._machine.refused = f"its thread in this process failed: {error!r}"  # for all who call it
+            raise
+        finally:
+            with self._turns:
+                self._close_sockets()
+            with self._hold:
+                self._machine.state = ClientState.CLOSED
+                self._over = True
+                self._wait_handle.waker.close()
+                if self._sitter is None:
+                    self._seat.waker.close()
+                else:
+                    self._seat.waker.wake()
+                self._hold.notify()
+
+    def _watch(self) -> None:
+        sits = self._sits
+        while self._machine.state is not ClientState.CLOSED or self._watched:
+            try:
+                if self._sitter is None and self._sits == sits:
+                    with self._turns:
+                        self._turn()
+                        watched = self._watched
+                    while not self._wait_handle.sleep(watched, self._sleeps_until) and self._may_sleep_on(
+                        sits
+                    ):
+                        watched = self._watched
+                else:
+                    sits = self._sits
+                    self._stand_by(sits)
+            except FAILURES as error:
+                self._mishaps.note(error)
+                time.sleep(PAUSE)
+
+    def _may_sleep_on(self, sits: int) -> bool:
+        """Whether the thread was only woken to sleep for a shorter time, or with other sockets."""
+        if self._woken or self._sits != sits or self._machine.state is ClientState.CLOSED:
+            return False
+        return time.monotonic() < self._sleeps_until
+
+    def _stand_by(self, sits: int) -> None:
+        """Sleep for `GRACE`, or, once the sitter sleeps as well, until it leaves; but come when called."""
+        self._near = True
+        self._wait_handle.sleep([], time.monotonic() + GRACE)
+        with self._hold:
+            due = self._woken or time.monotonic() >= self._sleeps_until
+            due = due and self._sitter is None
+            self._deep = deep = self._sitter is not None and self._sits == sits
+            self._near = False
+        if due:
+            with self._turns:
+                self._turn()
+        while deep and self._deep and self._machine.state is not ClientState.CLOSED:
+            self._wait_handle.sleep([], time.monotonic() + 60)
+
+    # -- a turn ----------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Act, read, and again, as long as anything comes. Call with `_turns` held."""
+        self._turner = threading.get_ident()
+        try:
+            self._act_and_read()
+        finally:
+            self._turner = None
+
+    def _act_and_read(self) -> None:
+        before, unread = self._heard, True
+        while True:
+            self._wanted = False
+            with self._hold:
+                self._woken = False
+                now = time.monotonic()
+                self._machine.tick(now)
+                actions = self._machine.flush(now)
+                self._sleeps_until = self._machine.deadline(now)
+                closed = self._machine.state is ClientState.CLOSED
+            for action in actions:
+                self._act(action)
+            if closed or not (actions or unread):
+                break  # nothing was sent: the sockets are still as they were when all had been read
+            control, lane = self._read(self._control), self._read(self._lane)
+            heard, unread = control + lane, DRAIN in (len(control), len(lane))
+            # After reading: a stranger that took the host's place was seen to connect before it spoke.
+            if not self._take_in(heard, self._look()):
+                break
+        if before != self._heard and self._sitter not in (None, threading.get_ident()):
+            self._seat.waker.wake()
+        self.turned = time.monotonic()
+
+    def _take_in(self, heard: list[messages.QueueFrame], turned_away: str) -> bool:
+        if not heard and not turned_away:
+            return False
+        self._heard += 1
+        with self._hold:
+            now = time.monotonic()
+            if turned_away:
+                self._machine.turned_away(turned_away, now)
+            else:
+                for envelope in heard:
+                    self._machine.receive(envelope, now)
+            self._hold.notify()
+        if self._on_change is not None:
+            self._on_change()
+        return True

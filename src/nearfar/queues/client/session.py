@@ -1,0 +1,459 @@
+"""One session of a client with its broker: from WELCOME until either falls silent or closes it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from nearfar.errors import ProtocolError
+from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
+from nearfar.queues.client.consumer import ItemReceiver
+from nearfar.queues.client.producer import ANY, CreditRequest, ItemSender
+from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType, broken, place
+
+
+class ConnectControl(NamedTuple):
+    """Close every socket, and open a control socket under this session's name."""
+
+    session: str
+
+
+class ConnectInbox(NamedTuple):
+    """Connect to the host's inbox; what goes there is to come with the ticket."""
+
+    place: int | str
+    ticket: str
+
+
+class ConnectLane(NamedTuple):
+    """Connect to this end's lane."""
+
+    place: int | str
+
+
+class SendControl(NamedTuple):
+    """Send this, to the inbox if it carries items."""
+
+    envelope: QueueFrame
+
+
+class Close(NamedTuple):
+    """Close every socket for good."""
+
+
+Action = ConnectControl | ConnectInbox | ConnectLane | SendControl | Close
+
+
+class ClientChannel:
+    """Numbers what goes out, puts in order what comes in. `lease` is in seconds."""
+
+    def __init__(self, lease: float, now: float) -> None:
+        self._out: SendWindow[QueueMessage] = SendWindow(lease / 10)
+        self._in: ReceiveWindow[QueueMessage] = ReceiveWindow(_weight)
+        self._heartbeat = Heartbeat(lease, now)
+        self._actions: list[Action] = []
+        self.acked = 0
+        """The last of our messages that the host had when it sent what came last."""
+
+    @property
+    def received(self) -> int:
+        """The last of our messages that the host has."""
+        return self._out.sent - len(self._out)
+
+    def send(self, message: QueueMessage, now: float) -> int:
+        """Send a message of the line, and return its number."""
+        number = self._out.send(message, now)
+        self._actions.append(SendControl(QueueFrame(number, self._in.received, message)))
+        self._heartbeat.spoke(now)
+        return number
+
+    def hear(self, envelope: QueueFrame, now: float) -> list[QueueMessage]:
+        """The messages whose turn has come."""
+        number, self.acked, message = envelope
+        self._out.acked(self.acked, now)
+        if not number:
+            return []
+        self._heartbeat.heard(now, len(message.body or b""))
+        return self._in.accept(number, message)
+
+    def tick(self, now: float) -> None:
+        """Send again what may have got lost."""
+        for number, message in self._out.overdue(now):
+            self._actions.append(SendControl(QueueFrame(number, self._in.received, message)))
+
+    def postpone(self, seconds: float) -> None:
+        """This process stood still for so long."""
+        self._out.postpone(seconds)
+
+    def broken(self, lease: float, now: float) -> bool:
+        """True if the host is heard, and gets nothing any more."""
+        return broken(self._out, lease, now)
+
+    def actions(self, now: float) -> list[Action]:
+        """All that is to be sent, a beat among it if one is due."""
+        if self._heartbeat.due(now):
+            self._actions.append(
+                SendControl(QueueFrame(0, self._in.received, QueueMessage(QueueMessageType.BEAT)))
+            )
+            self._heartbeat.spoke(now)
+        actions, self._actions = self._actions, []
+        return actions
+
+    def deadline(self) -> float:
+        """When `tick` is wanted next."""
+        overdue = self._out.deadline()
+        beat = self._heartbeat.deadline()
+        return beat if overdue is None else min(beat, overdue)
+
+
+def _weight(message: QueueMessage) -> int:
+    return len(message.body or b"")
+
+
+TOLD = frozenset({"underway bytes", "underway parts"})
+"""No questions, but figures that the host adds up; see `Connection.mention`."""
+UNATTENDED = frozenset({"lane", "fence", "late"}) | TOLD
+Ask = tuple[int, QueueMessageType, str, Any]
+
+
+class PendingRequests:
+    """Numbers the questions and keeps the answers until somebody takes them."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._open: dict[int, Ask] = {}
+        self._unsent: list[int] = []
+        self._answers: dict[int, Any] = {}
+
+    def add(self, kind: QueueMessageType, what: str = "", argument: Any = None) -> int:
+        """Ask: by itself (ASK), or along with a NEED or REPORT that wants a "no" rather than to wait."""
+        self._last += 1
+        self._open[self._last] = (self._last, kind, what, argument)
+        self._unsent.append(self._last)
+        return self._last
+
+    def unsent(self, *, lane: bool) -> Iterator[Ask]:
+        """What has to be asked now; a REPORT can only go once there is a lane."""
+        later = []
+        for number in self._unsent:
+            ask = self._open.get(number)
+            if ask is None:
+                continue
+            if ask[1] is QueueMessageType.REPORT and not lane:
+                later.append(number)
+            else:
+                yield ask
+        self._unsent = later
+
+    def any_unsent(self) -> bool:
+        """True if something may have to be asked."""
+        return bool(self._unsent)
+
+    def again(self) -> None:
+        """A new session: the host knows of no question."""
+        self._open = {number: ask for number, ask in self._open.items() if ask[2] not in ("lane", "fence")}
+        self._unsent = list(self._open)
+
+    def answer(self, number: int, value: Any) -> None:
+        """The host answered; what the end itself asked (a lane, say) nobody comes to take."""
+        ask = self._open.pop(number, None)
+        if ask is not None and ask[2] not in UNATTENDED:
+            self._answers[number] = value
+
+    def unanswered(self, number: int) -> bool:
+        return number in self._open
+
+    def answered(self, number: int) -> bool:
+        return number in self._answers
+
+    def take(self, number: int) -> Any:
+        """The answer, once; None for a question that was not answered."""
+        self._open.pop(number, None)
+        return self._answers.pop(number, None)
+
+
+FAILED = 5
+"""The field of a REPORT that lists what was given up."""
+HEAVY = 1024 * 1024
+"""Bytes taken after which the host is told at once."""
+LINGER = 0.01
+"""Seconds that news of takes may wait for more of it."""
+
+
+@dataclass(slots=True)
+class Roles:
+    """What an end does in its queue, and the names of its consumer besides the session's."""
+
+    tags: tuple[str, ...] = ()
+    produces: bool = False
+    consumes: bool = False
+    helper: bool = False
+    """It puts for another producer, which vouches for it: it is not counted."""
+
+
+class BrokerSession:
+    """`facts` is what WELCOME told; `sender`, `asks` and `roles` outlast the session."""
+
+    def __init__(
+        self,
+        facts: dict[str, Any],
+        sender: ItemSender,
+        asks: PendingRequests,
+        roles: Roles,
+        waiters: int,
+        now: float,
+    ) -> None:
+        self.facts = facts
+        self.heard = now
+        self.receiver = ItemReceiver(trusted=bool(facts["trusted"]), waiters=waiters)
+        self.over = False
+        self.lost: tuple[str, ...] = ()
+        self.tags: frozenset[str] = frozenset()
+        """Names under which consumers can be addressed now."""
+        self.shut = bool(facts["shut"])
+        self.shut_immediately = False
+        self.parted = False
+        self._talk = ClientChannel(facts["lease"], now)
+        self._sender = sender
+        self._asks = asks
+        self._roles = roles
+        self._actions: list[Action] = []
+        self._joined = (False, False)
+        self._lane_ask = 0
+        self._lane_open = False
+        self._fence = 0
+        self._told_need: CreditRequest | None = None
+        self._rounds: list[tuple[int, bool]] = []
+        self._last_failure = 0
+        self._failed_since_report = False
+        self._said_bye = False
+        self._told_at = now
+        """When the host knew all that there was to report."""
+        sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
+        if self.shut:
+            sender.bar()
+        sender.admit()
+        asks.again()
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    def hear(self, envelope: QueueFrame, now: float) -> None:
+        """A message of the host's came."""
+        self.heard = now
+        ready = self._talk.hear(envelope, now)
+        self._sender.acked(self._talk.received)
+        for message in ready:
+            _HANDLERS[message.kind](self, message)
+
+    def postpone(self, seconds: float, now: float) -> None:
+        """This process stood still: that is not the host's silence."""
+        self.heard = min(now, self.heard + seconds)
+        self._talk.postpone(seconds)
+
+    def broken(self, now: float) -> bool:
+        """True if the host is silent for too long, or what is sent to it does not arrive any more."""
+        lease = float(self.facts["lease"])
+        return now - self.heard >= lease or self._talk.broken(lease, now)
+
+    def tick(self, now: float) -> None:
+        """Time passed."""
+        self._talk.tick(now)
+        if self.receiver.paused(now):
+            self._close_window()
+
+    def fail(self, position: int) -> None:
+        """The program gives an item up. It may come again, so the end is none until it is told anew."""
+        self.receiver.fail(position)
+        self._failed_since_report = True
+        self.over = False
+
+    def ended(self, *, counted: bool) -> bool:
+        """True if nothing more will come: after a shutdown, or, if `counted`, as every producer has left."""
+        return self.shut_immediately or (self.over and (self.shut or counted))
+
+    def takes_press(self) -> bool:
+        """True if the host is to be told of takes now: they are many, or a good part of the room is in them
+        that puts may wait for."""
+        receiver = self.receiver
+        untold = receiver.unreported()
+        if untold and self._sender.bounded:
+            size = max(receiver.heavy, untold * receiver.average)
+            if untold * 8 >= (self.facts["maxsize"] or ANY) or size * 8 >= (self.facts["maxbytes"] or ANY):
+                return True
+        return untold >= receiver.due or receiver.heavy >= HEAVY
+
+    def flush(self, now: float, *, leaving: bool) -> list[Action]:
+        """Everything that is to be done: items first, so that questions come after them."""
+        self._join(now)
+        self._put(now)
+        self._report(now, all_=leaving or bool(self._rounds) or self._asks.any_unsent())
+        self._ask(now)
+        self._sync(now)
+        if leaving and not self._said_bye and self._sender.idle:
+            self._said_bye = True
+            self._talk.send(QueueMessage(QueueMessageType.BYE), now)
+        actions, self._actions = self._actions, []
+        return actions + self._talk.actions(now)
+
+    def deadline(self) -> float:
+        """When `tick` and `flush` are wanted next."""
+        times = [self._talk.deadline()]
+        if self.receiver.news():
+            times.append(self._told_at + LINGER)
+        pause = self.receiver.deadline()
+        if pause is not None and not self._fence:
+            times.append(pause)
+        return min(times)
+
+    # -- to the host -----------------------------------------------------------------------------
+
+    def _join(self, now: float) -> None:
+        if self._roles.consumes and not self._lane_ask:
+            self._lane_ask = self._asks.add(QueueMessageType.ASK, "lane")
+        roles = (self._roles.produces, self._lane_open)
+        if roles != self._joined:
+            self._joined = roles
+            self._talk.send(
+                QueueMessage(QueueMessageType.JOIN, (*roles, list(self._roles.tags), self._roles.helper)), now
+            )
+
+    def _put(self, now: float) -> None:
+        if not self._roles.produces:
+            return
+        for message in self._sender.messages():
+            number = self._talk.send(message, now)
+            first, count, _ = message.fields
+            self._sender.sent(number, len(message.body or b""), first, count)
+        need = self._sender.need()
+        if (need is not None and need != self._told_need) or self._sender.gave_up:
+            self._tell_need(need, 0, now)
+        self._told_need = need
+
+    def _tell_need(self, need: CreditRequest | None, ask: int, now: float) -> None:
+        """Ask for room, or say that none is wanted. What room there is goes back to the host where the next
+        item does not fit into it: with that of others it may do for another."""
+        self._sender.gave_up = False
+        if need is None:
+            self._talk.send(QueueMessage(QueueMessageType.NEED, (*self._sender.used(), 0, 0, ask)), now)
+        else:
+            self._talk.send(QueueMessage(QueueMessageType.NEED, (*need, *self._sender.spare(), ask)), now)
+
+    def _report(self, now: float, *, all_: bool) -> None:
+        """Tell the host what it has to know by now, or `all_`."""
+        if not self._lane_open:
+            return
+        if not self.receiver.news():
+            self._told_at = now
+        waited = now >= self._told_at + LINGER
+        if not (all_ or waited or self.takes_press() or self.receiver.pressing(now)):
+            return
+        self._told_at = now
+        while (message := self.receiver.report(now)) is not None:
+            number = self._talk.send(message, now)
+            if message.fields[FAILED]:
+                self._last_failure = number
+                self._failed_since_report = False
+
+    def _ask(self, now: float) -> None:
+        for ask, kind, what, argument in self._asks.unsent(lane=self._lane_open):
+            if kind is QueueMessageType.ASK:
+                self._talk.send(QueueMessage(QueueMessageType.ASK, (ask, what, argument)), now)
+            elif kind is QueueMessageType.NEED:
+                self._told_need = self._sender.need()
+                self._tell_need(self._told_need, ask, now)
+            elif (report := self.receiver.report(now, ask)) is not None:
+                self._talk.send(report, now)
+
+    def _sync(self, now: float) -> None:
+        """Answer a round: what went before was told by now, and what lies unused is back."""
+        rounds, self._rounds = self._rounds, []
+        for number, recall in rounds:
+            if recall and self.receiver.idle_items():
+                self._close_window()
+                self._rounds.append((number, recall))
+                continue
+            spare = self._sender.spare() if recall and not self._sender.entries else (0, 0)
+            self._talk.send(QueueMessage(QueueMessageType.SYNCED, (number, *spare)), now)
+        if self._rounds:
+            self._report(now, all_=True)
+            self._ask(now)
+
+    def _close_window(self) -> None:
+        """Give back what lies unused, in order: once the host lends no more, and all it lent is here.
+
+        The answer to the fence comes behind everything the host had lent before it saw the window closed.
+        """
+        if not self._fence:
+            self.receiver.closed = True
+            self._fence = self._asks.add(QueueMessageType.ASK, "fence")
+
+    # -- from the host ---------------------------------------------------------------------------
+
+    def _lend(self, message: QueueMessage) -> None:
+        position, count, attempt = message.fields
+        if position != self.receiver.next_position:
+            raise ProtocolError(f"item {position} comes where {self.receiver.next_position} is next")
+        self.receiver.lend(position, count, attempt, message.body or b"")
+        if self.shut_immediately:
+            self.receiver.give_back()
+
+    def _room(self, message: QueueMessage) -> None:
+        self._sender.gain(*message.fields)
+        self._sender.admit()
+
+    def _settled(self, message: QueueMessage) -> None:
+        self._sender.settle(message.fields[0])
+
+    def _asked_to_sync(self, message: QueueMessage) -> None:
+        self._rounds.append((message.fields[0], message.fields[1]))
+
+    def _answer(self, message: QueueMessage) -> None:
+        ask, value = message.fields
+        if ask == self._lane_ask:
+            if not place(value):
+                raise ProtocolError("a lane that is at no place")
+            self._lane_open = True
+            self._actions.append(ConnectLane(value))
+        elif ask == self._fence:
+            self._fence = 0
+            self.receiver.closed = False
+            self.receiver.give_back()
+        self._asks.answer(ask, value)
+
+    def _told_over(self, message: QueueMessage) -> None:
+        if not self._failed_since_report and self._last_failure <= self._talk.acked:
+            self.over = message.fields[0]
+        self.lost = tuple(message.fields[1])
+
+    def _told_shut(self, message: QueueMessage) -> None:
+        self.shut = True
+        self._sender.bar()
+        if message.fields[0]:
+            self.shut_immediately = True
+            self.receiver.give_back()
+
+    def _told_tags(self, message: QueueMessage) -> None:
+        self.tags = frozenset(message.fields[0])
+
+    def _part(self, message: QueueMessage) -> None:
+        self.parted = True
+
+
+def _ignore(session: BrokerSession, message: QueueMessage) -> None:
+    """A word that only an end says."""
+
+
+_HANDLERS: dict[QueueMessageType, Callable[[BrokerSession, QueueMessage], None]] = dict.fromkeys(
+    QueueMessageType, _ignore
+) | {
+    QueueMessageType.LEND: BrokerSession._lend,
+    QueueMessageType.ROOM: BrokerSession._room,
+    QueueMessageType.SETTLED: BrokerSession._settled,
+    QueueMessageType.SYNC: BrokerSession._asked_to_sync,
+    QueueMessageType.ANSWER: BrokerSession._answer,
+    QueueMessageType.OVER: BrokerSession._told_over,
+    QueueMessageType.SHUT: BrokerSession._told_shut,
+    QueueMessageType.PART: BrokerSession._part,
+    QueueMessageType.TAGS: BrokerSession._told_tags,
+}

@@ -1,0 +1,64 @@
+"""The one name for both: a queue without an address is near, one with an address is far."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Generic, TypeVar, overload
+
+from nearfar.queues.far import FarJoinableQueue, FarQueue
+from nearfar.queues.near import NearJoinableQueue, NearQueue
+
+N = TypeVar("N", bound=NearQueue)
+F = TypeVar("F", bound=FarQueue)
+
+
+class QueueFactory(Generic[N, F]):
+    """Makes queues: called like `multiprocessing.Queue`, with an address if it is to be far."""
+
+    def __init__(self, near: type[N], far: type[F]) -> None:
+        self._near = near
+        self._far = far
+
+    @overload
+    def __call__(self, maxsize: int = 0, address: None = None, **options: Any) -> N: ...
+
+    @overload
+    def __call__(self, maxsize: int, address: str, **options: Any) -> F: ...
+
+    def __call__(self, maxsize: int = 0, address: str | None = None, **options: Any) -> N | F:
+        """A queue of at most `maxsize` items (0: no bound).
+
+        Without an address it is near: `multiprocessing`'s own, for this process and its children (`ctx`
+        chooses their start method). With one, this process hosts it there, and every other process that
+        can reach the address may `connect`; see `FarQueue` for the options. Raises `AddressError`.
+        """
+        if isinstance(maxsize, str) and "://" in maxsize:
+            raise TypeError(
+                f"maxsize is a number of items, not an address: Queue.connect({maxsize!r}) is an end of the"
+                f" queue that is hosted there, Queue(0, {maxsize!r}) hosts one"
+            )
+        if not isinstance(maxsize, int):
+            raise TypeError(f"maxsize is a number of items, not {maxsize!r}")
+        if address is None:
+            return self._near(maxsize, **options)
+        return self._far(maxsize, address, **options)
+
+    def connect(
+        self,
+        address: str,
+        *,
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        wait: float = 60.0,
+    ) -> F:
+        """An end of the queue that another process hosts at `address`. Nothing is sent before it is used.
+
+        `keys` and `insecure` are to be as its host's. Calls raise `QueueLost` once no host has answered for
+        `wait` seconds, and `NotAdmitted` where the keys do not fit. Raises `AddressError` at once for an
+        address that cannot be read, and `KeysError`.
+        """
+        return self._far.connect(address, keys=keys, insecure=insecure, wait=wait)
+
+
+Queue = QueueFactory(NearQueue, FarQueue)
+JoinableQueue = QueueFactory(NearJoinableQueue, FarJoinableQueue)

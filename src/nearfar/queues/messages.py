@@ -1,0 +1,334 @@
+"""The messages between a hosted queue and its clients, and how they stand in a frame.
+
+The words between a hosted queue and its ends, and how they stand in a frame.
+
+A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
+Both directions are lines (`nearfar.net.reliable`): `number` counts the messages of a session over its
+sockets, `ack` says what arrived. A number of 0 is for the words that open, keep and end a session.
+
+::
+
+    end                                       host
+     | HELLO --------------------------------> |   a session begins; WELCOME says where the sockets are
+     | <------------------------------ WELCOME |
+     | NEED -------------------------------->  |   bounded: room for so many items and bytes; what is unused
+     | <--------------------------------- ROOM |
+     | PUT  ==items========================>   |
+     | REPORT ------------------------------>  |   how much may lie untaken in this end's buffer;
+     | <=========================items== LEND  |   what was taken, what is done, what is given back
+     | <------------------------------ SETTLED |   what became of what was put
+     | ASK --------------------------------->  |   qsize, join, shutdown, a get or put that cannot wait
+     | <--------------------------------- SYNC |   before a "no": tell all you know and return what is unused
+     | SYNCED ------------------------------>  |
+     | <------------------------------- ANSWER |
+     | BYE --------------------------------->  |   PART -> the end is counted
+
+When a line that makes no progress counts as broken, though its peer is heard. Pure.
+
+A session has several connections. One of them may be dead while the others live, and nobody is told: where a
+proxy or a tunnel stands between, not even the kernel. What is sent on it again and again does not arrive, and
+what comes behind it waits for its turn. Then a new session, with new connections, is what helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import msgpack
+
+from nearfar.errors import ProtocolError
+from nearfar.net.addresses import LONGEST_SUFFIX
+from nearfar.net.frames import flag, lease, name, natural, positive, text
+from nearfar.net.reliable import SendWindow
+from nearfar.serialization.item_codec import LARGEST_ITEM
+
+VERSION = 2
+LONGEST_CONTROL = 1 << 20
+"""Bytes of a control frame: longer ones are not read."""
+MOST_RANGES = 4_000
+"""Ranges, rows or names that one field may carry: those of a REPORT, with its answers, fit into a frame."""
+MOST_TAGS = 64
+"""Names under which one consumer can be addressed, besides its own."""
+MOST_ITEMS = 4096
+"""Items of one batch: the host may have to cut it between any two."""
+LARGEST_BATCH = 1 << 20
+"""Bytes of a batch: what is larger travels as a single item, up to `LARGEST_ITEM`, and is never cut."""
+LONGEST_ANSWER = 512 * 1024
+"""Bytes of what a consumer may answer to one item."""
+ANSWERS_TOGETHER = 128 * 1024
+"""Bytes of answers after which a message is full."""
+
+
+class QueueMessageType(IntEnum):
+    """What a message is."""
+
+    # unnumbered, both ways
+    BEAT = 1
+    # unnumbered, end to host
+    HELLO = 2
+    # unnumbered, host to end
+    WELCOME = 10
+    STRANGER = 11
+    REFUSED = 12
+    # numbered, end to host
+    PUT = 20
+    NEED = 21
+    REPORT = 22
+    ASK = 23
+    SYNCED = 24
+    BYE = 25
+    JOIN = 26
+    # numbered, host to end
+    LEND = 40
+    ROOM = 41
+    SETTLED = 42
+    SYNC = 43
+    ANSWER = 44
+    OVER = 45
+    SHUT = 46
+    PART = 47
+    TAGS = 48
+
+
+class QueueMessage(NamedTuple):
+    """A word with its fields; `body` holds items (PUT and LEND only)."""
+
+    kind: QueueMessageType
+    fields: tuple[Any, ...] = ()
+    body: bytes | None = None
+
+
+class QueueFrame(NamedTuple):
+    """A message under way."""
+
+    number: int
+    ack: int
+    message: QueueMessage
+
+
+class WrongQueueHello(ProtocolError):
+    """A HELLO that cannot be read: its sender is to be told `why`."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(what)
+        self.why = why
+
+
+Check = Callable[[Any], bool]
+
+
+def _name_or_none(value: Any) -> bool:
+    return value is None or name(value)
+
+
+def share_of_answers(rows: list[Any], most: int) -> int:
+    """How many of `rows`, each with an answer (bytes or None) last, fit into one message."""
+    size = 0
+    for count, row in enumerate(rows[:most]):
+        if size >= ANSWERS_TOGETHER:
+            return count
+        size += len(row[-1] or b"")
+    return min(len(rows), most)
+
+
+def _names(value: Any) -> bool:
+    return type(value) is list and len(value) <= MOST_RANGES and all(map(name, value))
+
+
+def _ranges(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) <= MOST_RANGES
+        and all(
+            type(pair) is list and len(pair) == 2 and all(map(positive, pair)) and pair[0] <= pair[1]
+            for pair in value
+        )
+    )
+
+
+def _answers(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) <= MOST_RANGES
+        and all(type(row) is list and len(row) == 2 and positive(row[0]) and _answer(row[1]) for row in value)
+    )
+
+
+def _answer(value: Any) -> bool:
+    return type(value) is bytes and len(value) <= LONGEST_ANSWER
+
+
+def _tags(value: Any) -> bool:
+    return _names(value) and len(value) <= MOST_TAGS
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _argument(value: Any) -> bool:
+    return value is None or type(value) is bool or natural(value)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MOST_ITEMS
+
+
+def _table(value: Any) -> bool:
+    return type(value) is dict and len(value) <= 32 and all(type(key) is str for key in value)
+
+
+def _about_queue(value: Any) -> bool:
+    return _table(value) and all(key in value and check(value[key]) for key, check in _FACTS.items())
+
+
+def place(value: Any) -> bool:
+    """True for what `Address.beside` takes, if it is of the right kind."""
+    return (type(value) is int and 0 < value < 65536) or (
+        type(value) is str and len(value) <= LONGEST_SUFFIX and name(value) and "/" not in value
+    )
+
+
+def _rows(value: Any) -> bool:
+    return type(value) is list and len(value) <= MOST_RANGES and all(map(_row, value))
+
+
+def _row(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 4
+        and positive(value[0])
+        and positive(value[1])
+        and natural(value[2])
+        and (value[3] is None or _answer(value[3]))
+    )
+
+
+_FACTS: dict[str, Check] = {
+    "epoch": name,
+    "inbox": place,
+    "lease": lease,
+    "maxbytes": natural,
+    "maxsize": natural,
+    "shut": flag,
+    "stored": natural,  # the number of this end's last item that the host had
+    "ticket": name,  # what this end's items come with, so that no other can send any in its name
+    "trusted": flag,
+}
+
+
+_SHAPES: dict[QueueMessageType, tuple[Check, ...]] = {
+    QueueMessageType.BEAT: (),
+    QueueMessageType.HELLO: (natural, name, _table),  # version, the end's name, about the process
+    QueueMessageType.WELCOME: (name, _about_queue),  # session, about the queue
+    QueueMessageType.STRANGER: (),
+    QueueMessageType.REFUSED: (text,),  # why
+    QueueMessageType.JOIN: (
+        flag,
+        flag,
+        _tags,
+        flag,
+    ),  # as producer, as consumer, tags; as a producer's helper
+    QueueMessageType.PUT: (positive, _count, _name_or_none),  # first, count, to
+    # items, bytes, and bytes with which the next item fits, in all since the session began; items and bytes
+    # of room returned, for that item does not fit into them; ask or 0
+    QueueMessageType.NEED: (natural, natural, natural, natural, natural, natural),
+    # window in items, in bytes, ask or 0; taken up to, done, failed, unreadable, returned, answers
+    QueueMessageType.REPORT: (
+        natural,
+        natural,
+        natural,
+        natural,
+        _ranges,
+        _ranges,
+        _ranges,
+        _ranges,
+        _answers,
+    ),
+    QueueMessageType.ASK: (positive, name, _argument),  # ask, what, argument
+    QueueMessageType.SYNCED: (positive, natural, natural),  # round; items and bytes of room returned
+    QueueMessageType.BYE: (),
+    QueueMessageType.LEND: (positive, _count, positive),  # position, count, attempt
+    QueueMessageType.ROOM: (natural, natural),  # items, bytes more
+    QueueMessageType.SETTLED: (_rows,),  # [first, count, outcome, answer]
+    QueueMessageType.SYNC: (positive, flag),  # round, give back what is untaken and nobody waits for
+    QueueMessageType.ANSWER: (positive, _anything),  # ask, value
+    QueueMessageType.OVER: (flag, _names),  # nothing more will come; the producers that were lost
+    QueueMessageType.SHUT: (flag,),  # immediate
+    QueueMessageType.PART: (),
+    QueueMessageType.TAGS: (_names,),  # the names under which consumers can be addressed now
+}
+
+
+_KINDS: dict[int, QueueMessageType] = {int(kind): kind for kind in QueueMessageType}
+
+
+def pack(number: int, ack: int, message: QueueMessage) -> list[bytes]:
+    """The frames of a message."""
+    header = msgpack.packb((message.kind, number, ack, *message.fields))
+    return [header] if message.body is None else [header, message.body]
+
+
+def unpack(frames: list[bytes]) -> QueueFrame:
+    """The message that `frames` hold; raises `ProtocolError` for anything else."""
+    if not 1 <= len(frames) <= 2 or len(frames[0]) > LONGEST_CONTROL:
+        raise ProtocolError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
+    try:
+        # only text and bytes as keys: others can be chosen so that they collide
+        words = msgpack.unpackb(frames[0], max_array_len=MOST_RANGES)
+    except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"not a message: {error!r}") from error
+    if type(words) is not list or len(words) < 3 or type(words[0]) is not int or words[0] not in _KINDS:
+        raise ProtocolError("not a message")
+    number, ack, *fields = words[1:]
+    kind = _KINDS[words[0]]
+    shape = _SHAPES[kind]
+    if not (natural(number) and natural(ack)) or len(fields) != len(shape):
+        raise _misfit(kind, fields, "of the wrong shape")
+    for check, value in zip(shape, fields, strict=True):
+        if not check(value):
+            raise _misfit(kind, fields, "with a field of the wrong kind")
+    body = frames[1] if len(frames) == 2 else None
+    if (body is not None) is not (kind in (QueueMessageType.PUT, QueueMessageType.LEND)):
+        raise ProtocolError(f"{kind.name} with {len(frames)} frames")
+    if body is not None:
+        _check_body(kind, fields[0], fields[1], len(body))
+    return QueueFrame(number, ack, QueueMessage(kind, tuple(fields), body))
+
+
+def _check_body(kind: QueueMessageType, first: int, count: int, size: int) -> None:
+    if first + count > 1 << 63:
+        raise ProtocolError(f"{kind.name} of {count} items from {first} on")
+    if kind is QueueMessageType.PUT and count > size:
+        raise ProtocolError(f"{kind.name} of {count} items in {size} bytes")
+    if size > (LARGEST_ITEM if count == 1 else LARGEST_BATCH):
+        raise ProtocolError(f"{kind.name} of {count} items in {size} bytes, which is too much")
+
+
+def _misfit(kind: QueueMessageType, fields: list[Any], what: str) -> ProtocolError:
+    """A HELLO is looked at once more: whoever speaks another version, or means a pool, is to be told so."""
+    if kind is not QueueMessageType.HELLO:
+        return ProtocolError(f"{kind.name} {what}")
+    version = fields[0] if fields and natural(fields[0]) else None
+    return WrongQueueHello(f"{kind.name} {what}", refusal(version))
+
+
+def refusal(version: int | None) -> str:
+    """What is told to somebody whose HELLO is of `version`, or of none."""
+    if version is not None and version != VERSION:
+        return f"the host speaks version {VERSION} of the protocol, this end version {version}"
+    return "there is a queue here, and what called is not an end of one"
+
+
+LEASES = 3
+"""Leases without progress after which a line is broken, if what is on its way is small."""
+SLOWEST = 20_000
+"""Bytes a second that a line is expected to carry: for what is large, it gets as much more time."""
+
+
+def broken(line: SendWindow[QueueMessage], lease: float, now: float) -> bool:
+    """True if the peer has had nothing new of this line for too long. `lease` is in seconds."""
+    stuck = line.stuck(now) - LEASES * lease
+    return stuck >= 0 and stuck >= sum(len(message.body or b"") for _, message in line.unacked()) / SLOWEST

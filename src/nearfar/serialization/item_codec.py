@@ -1,0 +1,311 @@
+"""Items to bytes and back: msgpack for plain objects, pickle for the rest where the peer is trusted.
+
+An item is one msgpack value; a batch is its items end to end, so that it can be cut between any two
+without reading them. What msgpack would change on the way travels in an extension type of ours: tuples, sets,
+byte arrays, integers beyond 64 bits, and pickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import msgpack
+
+from nearfar.errors import ItemError, ProtocolError, Untrusted
+from nearfar.net import frames
+from nearfar.serialization.pickles import pickler
+
+TUPLE, SET, FROZENSET, BYTEARRAY, INTEGER, PICKLE = 0x11, 0x12, 0x13, 0x14, 0x15, 0x1F
+
+LEAVES = frozenset({type(None), bool, int, float, str, bytes})
+"""What is packed as it is, by itself."""
+_PLAIN = LEAVES | {list, dict, tuple}
+_PORTABLE = _PLAIN | {set, frozenset, bytearray}
+_DEEPEST = 32
+"""Levels of nesting that travel as msgpack; deeper objects (and circular ones) are pickle's.
+
+Each level of tuples or sets costs its reader some 40 KiB of the C stack, which nothing else bounds.
+"""
+LARGEST_ITEM = (1 << 31) - (1 << 20)
+"""Bytes of an item: a larger one would not fit into a frame."""
+BIN32 = 0xC6
+"""How msgpack begins bytes that are longer than 64 KiB."""
+LARGEST_KEPT = 1 << 20
+"""Bytes of an item after which its packer is not used again: its buffer never shrinks."""
+
+
+LARGEST_RUN = 1 << 20
+"""Bytes of items that are encoded as one."""
+
+
+def encode(item: Any, *, trusted: bool) -> bytes:
+    """`item` as bytes that `decode` makes equal and of the same types.
+
+    Raises `ItemError` when it can't be had without pickle and the peer is not `trusted`, or when it is
+    too large for a frame; and whatever pickle raises when it can't be had with it. References shared inside
+    an item come back as copies, except in what pickle carries.
+    """
+    packed = _plain(item)
+    if packed is None:
+        if not trusted:
+            raise ItemError(
+                f"an object of type {type(item).__qualname__} cannot travel as plain data (numbers, strings,"
+                f" bytes, lists, tuples, sets and dicts, up to {_DEEPEST} deep), and this queue's peers are"
+                " not trusted with pickle"
+            )
+        packed = _pack(msgpack.ExtType(PICKLE, pickler.dumps(item)))
+    if len(packed) > LARGEST_ITEM:
+        raise ItemError(f"an item of {len(packed)} bytes is too large: at most {LARGEST_ITEM} can travel")
+    return packed
+
+
+def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Runs of `items`, as (count, body): of up to `most` of them, and about `size` bytes if they are alike.
+
+    Raises as `encode`.
+    """
+    start, step = 0, 1
+    while start < len(items):
+        chunk = items[start : start + step]
+        if step > 1 and set(map(type, chunk)) <= LEAVES and (body := _leaves(chunk)) is not None:
+            count = len(chunk)
+        else:
+            count, body = 1, encode(chunk[0], trusted=trusted)
+        yield count, body
+        start += count
+        step = max(1, min(most, size * count // len(body)))
+
+
+def encode_leaves(items: list[Any]) -> bytes:
+    """Items of types that are `LEAVES`, end to end, by one call of msgpack.
+
+    Raises `UnicodeEncodeError` for a string that is not valid Unicode.
+    """
+    return _pack(items)[1 if len(items) < 16 else 3 if len(items) < 1 << 16 else 5 :]
+
+
+def _leaves(items: list[Any]) -> bytes | None:
+    """Leaves end to end, or None if they have to be encoded one by one."""
+    try:
+        body = encode_leaves(items)
+    except (UnicodeEncodeError, ValueError):
+        return None
+    return body if len(body) <= LARGEST_RUN else None
+
+
+def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
+    """The `count` items of `body`.
+
+    Raises `ItemError` when one of them cannot be read, `Untrusted` for a pickle from a peer that is not
+    `trusted`, `ProtocolError` when there are not just `count`.
+    """
+    if count > len(body):
+        raise ProtocolError(f"a body of {len(body)} bytes is not {count} items")
+    try:
+        if count == 1:
+            return [bytes(body[5:]) if _is_large_bytes(body) else _unpack(body, trusted)]
+        head = b"\xdd" + count.to_bytes(4, "big")
+        if _HARMLESS < len(body) <= LARGEST_RUN:
+            return _unpack_run(head, body, trusted)
+        items: list[Any] = _unpack(b"".join((head, body)), trusted)
+    except (Untrusted, ItemError):
+        raise
+    except (*_UNREADABLE, TypeError) as error:
+        raise ProtocolError(f"a body of {len(body)} bytes is not {count} items: {error}") from error
+    return items
+
+
+def _is_large_bytes(body: bytes) -> bool:
+    return body[0] == BIN32 and int.from_bytes(body[1:5], "big") == len(body) - 5
+
+
+def cut(body: bytes, count: int) -> int:
+    """The number of bytes that the first `count` items of `body` take; raises `ProtocolError`."""
+    unpacker = _unpacker(body)
+    try:
+        for _ in range(count):
+            unpacker.skip()
+    except _UNREADABLE as error:
+        raise ProtocolError(f"a body of {len(body)} bytes has fewer than {count} items") from error
+    position: int = unpacker.tell()
+    return position
+
+
+def fitting(body: bytes, count: int, size: int) -> tuple[int, int]:
+    """How many of the first `count` items of `body` fit into `size` bytes, and how many bytes they take.
+
+    Raises `ProtocolError`.
+    """
+    unpacker = _unpacker(body)
+    fits = taken = 0
+    try:
+        while fits < count:
+            unpacker.skip()
+            end = unpacker.tell()
+            if end > size:
+                break
+            fits, taken = fits + 1, end
+    except _UNREADABLE as error:
+        raise ProtocolError(f"a body of {len(body)} bytes has fewer than {count} items") from error
+    return fits, taken
+
+
+def split(body: bytes) -> Iterator[bytes]:
+    """The items of `body` one by one, unread; raises `ProtocolError` on coming to what is none."""
+    unpacker = _unpacker(body)
+    start = 0
+    while start < len(body):
+        try:
+            unpacker.skip()
+        except _UNREADABLE as error:
+            raise ProtocolError(f"no item at byte {start} of {len(body)}") from error
+        stop = unpacker.tell()
+        yield body[start:stop]
+        start = stop
+
+
+def _plain(item: Any) -> bytes | None:
+    """`item` as msgpack, or None if it is not plain data."""
+    try:
+        if type(item) is bytes and 1 << 16 <= len(item) <= LARGEST_ITEM:
+            return b"".join((_BIN32, len(item).to_bytes(4, "big"), item))
+        if type(item) in LEAVES or _all(item, _PLAIN, _DEEPEST):
+            return _pack(item)
+        if _all(item, _PORTABLE, _DEEPEST):
+            return _pack(_portable(item))
+    except UnicodeEncodeError:
+        pass  # a lone surrogate: no UTF-8 for it, but pickle knows how
+    except ValueError as error:
+        raise ItemError(f"an object of type {type(item).__qualname__} cannot travel: {error}") from error
+    return None
+
+
+def _all(item: Any, allowed: frozenset[type], depth: int) -> bool:
+    kind = type(item)
+    if kind not in allowed:
+        return False
+    if kind in LEAVES or kind is bytearray:
+        return True
+    if depth == 0:
+        return False
+    if kind is dict and not _members(item.values(), allowed, depth):
+        return False
+    return _members(item, allowed, depth)
+
+
+def _members(items: Any, allowed: frozenset[type], depth: int) -> bool:
+    kinds = set(map(type, items))
+    if kinds <= LEAVES:
+        return True
+    return kinds <= allowed and all(_all(item, allowed, depth - 1) for item in items)
+
+
+def _portable(item: Any) -> Any:
+    """`item` with what msgpack would change replaced by our extension types."""
+    kind = type(item)
+    if kind is bytearray:
+        return msgpack.ExtType(BYTEARRAY, bytes(item))
+    if kind is set or kind is frozenset:
+        members = [_portable(member) for member in item]
+        return msgpack.ExtType(SET if kind is set else FROZENSET, _pack(members))
+    if kind is dict:
+        return {_portable(key): _portable(value) for key, value in item.items()}
+    if kind is list or kind is tuple:
+        return kind(_portable(member) for member in item)
+    return item
+
+
+def foreign(item: Any) -> Any:
+    """What msgpack asks for an object that it does not know by itself."""
+    if type(item) is tuple:
+        return msgpack.ExtType(TUPLE, _pack(list(item)))
+    if type(item) is int:
+        return msgpack.ExtType(INTEGER, item.to_bytes(item.bit_length() // 8 + 1, "big", signed=True))
+    raise ItemError(f"an object of type {type(item).__qualname__} cannot travel as msgpack")
+
+
+_BIN32 = bytes([BIN32])
+_idle_packers: list[msgpack.Packer] = []
+"""Packers to use again: making one costs more than packing a small item, and a nested tuple needs its own."""
+
+
+def _pack(item: Any) -> bytes:
+    try:
+        packer = _idle_packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(default=foreign, strict_types=True)
+    packed: bytes = packer.pack(item)
+    if len(packed) <= LARGEST_KEPT:
+        _idle_packers.append(packer)  # not after an error: it may hold half an item
+    return packed
+
+
+_idle_unpackers: dict[bool, list[msgpack.Unpacker]] = {True: [], False: []}
+"""The same for runs of items, one for each thread that reads at a time, by whether peers are trusted."""
+_HARMLESS = frames.HARMLESS
+_UNREADABLE = (ValueError, MemoryError, msgpack.UnpackException)
+
+
+def _unpacker(body: bytes) -> msgpack.Unpacker:
+    unpacker = msgpack.Unpacker(max_buffer_size=len(body) or 1)
+    unpacker.feed(body)
+    return unpacker
+
+
+def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
+    if len(data) > _HARMLESS and frames.long_lists(data if type(data) is bytes else bytes(data)):
+        frames.check(data)
+    return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
+
+
+def _unpack_run(head: bytes, body: bytes, trusted: bool) -> list[Any]:
+    """The list of that `head` and `body`, checked first. The memory in between was used before: to have as
+    much given by the system, page by page, costs several times as much as all the rest."""
+    try:
+        unpacker = _idle_unpackers[trusted].pop()
+    except IndexError:
+        hook = _HOOKS[trusted][0]
+        most = LARGEST_RUN + len(head)
+        unpacker = msgpack.Unpacker(ext_hook=hook, strict_map_key=False, max_buffer_size=most)
+    start = unpacker.tell()
+    for read in (unpacker.skip, unpacker.unpack):
+        unpacker.feed(head)
+        unpacker.feed(body)
+        items: list[Any] = read()
+        start += len(head) + len(body)
+        if unpacker.tell() != start:
+            raise ValueError("there is more behind them")
+    _idle_unpackers[trusted].append(unpacker)  # not after an error: it may hold half an item
+    return items
+
+
+def _read(trusted: bool, depth: int, code: int, data: bytes) -> Any:
+    """What msgpack asks for an extension type inside `depth` others."""
+    if code in _COLLECTIONS:
+        if depth == _DEEPEST:
+            raise ProtocolError(f"an item nests its data more than {_DEEPEST} deep")
+        return _COLLECTIONS[code](_unpack(data, trusted, depth + 1))
+    if code == BYTEARRAY:
+        return bytearray(data)
+    if code == INTEGER:
+        return int.from_bytes(data, "big", signed=True)
+    if code == PICKLE:
+        return _unpickle(data, trusted)
+    raise ProtocolError(f"an item holds data of the unknown type {code}")
+
+
+def _unpickle(data: bytes, trusted: bool) -> Any:
+    if not trusted:
+        raise Untrusted("an item is a pickle, and its sender is not trusted with one")
+    try:
+        return pickler.loads(data)
+    except Exception as error:
+        raise ItemError(f"an item arrived and cannot be unpickled: {error!r}") from error
+
+
+_COLLECTIONS: dict[int, Any] = {TUPLE: tuple, SET: set, FROZENSET: frozenset}
+_HOOKS = {
+    trusted: [partial(_read, trusted, depth) for depth in range(_DEEPEST + 1)] for trusted in (False, True)
+}

@@ -1,0 +1,538 @@
+"""Large payloads between processes of one machine, in shared memory; a message carries only a descriptor.
+
+Segments: memory without a name, that two processes map.
+
+ctypes is imported with the first mapping, not with this module: most workers never see a large payload,
+and all of them have to start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import sys
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from errno import ENOSPC
+from functools import cache
+from itertools import count
+from struct import Struct, pack, unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from nearfar.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+__all__ = [
+    "IDLE",
+    "INLINE",
+    "SegmentDescriptor",
+    "SegmentReceiver",
+    "SegmentSender",
+    "create",
+    "export",
+    "exported",
+    "layout",
+    "map_shared",
+    "size_class",
+    "size_of",
+]
+
+
+INLINE = 64 * 1024
+"""Bytes: smaller payloads travel in the message itself, where copying them is cheaper.
+
+Up to 128 KiB both take the same time, but a socket holds few messages of that size.
+"""
+
+IDLE = 64 * 1024 * 1024
+"""Bytes of segments that may lie idle, for one direction."""
+
+SMALLEST = 64 * 1024
+LARGEST_POWER = 64 * 1024 * 1024
+STEP = 16 * 1024 * 1024
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+MAP_FIXED = 0x10
+
+
+def size_class(length: int) -> int:
+    """Bytes of a segment for `length` bytes: a power of two, above 64 MiB a multiple of 16 MiB."""
+    if length > LARGEST_POWER:
+        return -(-length // STEP) * STEP
+    return max(SMALLEST, 1 << (length - 1).bit_length())
+
+
+def create(size: int) -> int:
+    """A new segment's file descriptor. Its size can never change. Raises OSError."""
+    fd = os.memfd_create("nearfar", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def size_of(fd: int) -> int:
+    """The size in bytes of the segment `fd` that a peer sent.
+
+    Raises ProtocolError for what is none: not sealed, so that the peer could cut it short and have
+    whoever reads it killed by SIGBUS, or not of a size class.
+    """
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise ProtocolError("a file descriptor that is not memory") from error
+    size = os.fstat(fd).st_size
+    if seals & SEALS != SEALS or size <= 0 or size != size_class(size):
+        raise ProtocolError(f"a segment of {size} bytes with seals {seals:#x}")
+    return size
+
+
+if sys.version_info >= (3, 13):
+
+    def map_shared(fd: int, size: int) -> mmap.mmap:
+        """Map a segment; the mapping keeps no file descriptor. Raises OSError."""
+        return mmap.mmap(fd, size, trackfd=False)
+
+else:
+
+    def map_shared(fd: int, size: int) -> mmap.mmap:
+        """Map a segment; the mapping keeps no file descriptor. Raises OSError.
+
+        `mmap.mmap` would keep a duplicate of `fd` for ever, and a user who keeps a thousand results would
+        run out of descriptors. So the segment is laid over an anonymous mapping, which then owns its place.
+        """
+        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        _lay_over(mapping, fd, size)
+        return mapping
+
+    def _lay_over(mapping: mmap.mmap, fd: int, size: int) -> None:
+        import ctypes
+
+        address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        if _libc_mmap()(address, size, access, mmap.MAP_SHARED | MAP_FIXED, fd, 0) != address:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    @cache
+    def _libc_mmap() -> Any:
+        import ctypes
+
+        function = ctypes.CDLL(None, use_errno=True).mmap
+        function.restype = ctypes.c_void_p
+        number = ctypes.c_int
+        function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, number, number, number, ctypes.c_long]
+        return function
+
+
+@cache
+def _bytes_type() -> Any:
+    """A byte whose arrays have the buffer format "B", as those of bytes have: c_ubyte has "<B"."""
+    import ctypes
+
+    class Byte(ctypes.Union):
+        _fields_ = (("value", ctypes.c_ubyte),)
+
+    return Byte
+
+
+def export(mapping: mmap.mmap, size: int) -> Buffer:
+    """An object of its own for one use of `mapping`, that takes weak references.
+
+    Whatever is made over it keeps it alive: views, their slices, arrays of numpy. They do not keep the
+    memoryview that they were made from, so that one would not do. ctypes remembers each length that it
+    was ever asked for: only sizes of segments may come here.
+    """
+    array: Buffer = (_bytes_type() * size).from_buffer(mapping)
+    return array
+
+
+def exported(mapping: mmap.mmap) -> bool:
+    """Whether anything still looks into `mapping`.
+
+    A mapping in use refuses to be resized before it looks at the size, and no mapping takes this one.
+    """
+    try:
+        mapping.resize(-1)
+    except BufferError:
+        return True
+    except ValueError:
+        return False
+    raise AssertionError("a mapping of -1 bytes")
+
+
+ALIGNMENT = 64
+HEADER = Struct("<QBII")
+"""The segment's number, whether it is new, how many lengths and how many numbers follow."""
+
+
+class SegmentDescriptor(NamedTuple):
+    """Where the parts of a payload lie."""
+
+    number: int
+    """The segment's; no other segment of the same sender ever has it."""
+    new: bool
+    """Whether the segment's file descriptor travels with the message."""
+    lengths: tuple[int, ...]
+    """Bytes of each part; `layout` says where they are."""
+    dropped: tuple[int, ...] = ()
+    """Numbers of segments that will not be used again."""
+
+    def encode(self) -> bytes:
+        values = self.lengths + self.dropped
+        header = HEADER.pack(self.number, self.new, len(self.lengths), len(self.dropped))
+        return header + pack(f"<{len(values)}Q", *values)
+
+    @classmethod
+    def decode(cls, encoded: bytes | memoryview) -> Self:
+        """Read what `encode` made. Raises ProtocolError."""
+        if len(encoded) < HEADER.size:
+            raise ProtocolError(f"a descriptor of {len(encoded)} bytes")
+        number, new, lengths, dropped = HEADER.unpack_from(encoded)
+        tail = encoded[HEADER.size :]
+        if new > 1 or len(tail) != 8 * (lengths + dropped):
+            raise ProtocolError(f"a descriptor of {len(encoded)} bytes for {lengths} parts")
+        values = unpack(f"<{lengths + dropped}Q", tail)
+        return cls(number, bool(new), values[:lengths], values[lengths:])
+
+
+def layout(lengths: Sequence[int]) -> tuple[list[int], int]:
+    """Where parts of these lengths begin, each aligned to 64 bytes, and where the last one ends; in bytes."""
+    offsets = []
+    end = 0
+    for length in lengths:
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
+        offsets.append(offset)
+        end = offset + length
+    return offsets, end
+
+
+LARGEST_WRITE = 0x7FFFF000
+"""Bytes that one call of write(2) takes."""
+
+
+class _Segment(NamedTuple):
+    number: int
+    mapping: mmap.mmap
+    freed: int = 0
+    """When it was last freed: the larger, the later."""
+
+
+class SegmentSender:
+    """Puts payloads into segments.
+
+    A segment is free again once the receiver says so, or the message that told of it is taken back. One that
+    a user of the result keeps is never free: then new ones are made. Not safe to be used by two threads at
+    once; a child process that inherits one must leave it alone.
+    """
+
+    def __init__(self, idle: int = IDLE) -> None:
+        """`idle`: bytes of free segments that are kept; of those beyond, the longest unused go first."""
+        self._limit = idle
+        self._idle = 0
+        self._numbers = count()
+        self._ticks = count(1)
+        self._placed: dict[int, _Segment] = {}
+        self._free: dict[int, deque[_Segment]] = {}
+        self._dropped: list[int] = []
+
+    @property
+    def idle(self) -> int:
+        """Bytes of free segments."""
+        return self._idle
+
+    def place(self, parts: Sequence[Buffer]) -> tuple[bytes, list[int]]:
+        """Copy `parts`, which are C-contiguous, into one segment.
+
+        Return the descriptor to put into the message, and the file descriptors to send with it: one if the
+        receiver does not have that segment yet, else none. They are the caller's, to close once sent. The
+        messages may arrive in any order. Raises OSError or MemoryError if there is no memory or no file
+        descriptor, BufferError for a part that is not contiguous; nothing is changed then.
+        """
+        lengths = tuple(memoryview(part).nbytes for part in parts)
+        offsets, length = layout(lengths)
+        size = size_class(length)
+        segment, fds = self._take(size), []
+        if segment is None:
+            segment, fd = self._make(size, parts, offsets)
+            fds = [fd]
+        else:
+            self._fill(segment, parts, offsets)
+        self._placed[segment.number] = segment
+        dropped, self._dropped = tuple(self._dropped), []
+        return SegmentDescriptor(segment.number, bool(fds), lengths, dropped).encode(), fds
+
+    def unplace(self, descriptor: bytes, fds: Iterable[int] = ()) -> None:
+        """Take back what was placed, because the message was not sent, or was read back unread.
+
+        `fds` are the file descriptors that belong to it, if the caller still has them; they are closed.
+        Raises ValueError for what is not placed.
+        """
+        for fd in fds:
+            os.close(fd)
+        told = SegmentDescriptor.decode(descriptor)
+        segment = self._placed.pop(told.number, None)
+        if segment is None:
+            raise ValueError(f"segment {told.number} is not placed")
+        self._dropped += told.dropped
+        if told.new:
+            segment.mapping.close()  # the receiver never got it, and its file descriptor is gone
+        else:
+            self._keep(segment)
+
+    def released(self, numbers: Iterable[int]) -> None:
+        """Hear what `Receiver.take_released` said. Raises ProtocolError for what is not placed."""
+        for number in numbers:
+            gone = number < 0
+            segment = self._placed.pop(~number if gone else number, None)
+            if segment is None:
+                raise ProtocolError(f"segment {number} was released, and is not placed")
+            if gone:
+                segment.mapping.close()
+            else:
+                self._keep(segment)
+
+    def close(self) -> None:
+        """Give up all memory. What the receiver has mapped stays until it is not used there."""
+        segments = [*self._placed.values(), *(each for row in self._free.values() for each in row)]
+        self._placed.clear()
+        self._free.clear()
+        self._idle = 0
+        for segment in segments:
+            segment.mapping.close()
+
+    def _take(self, size: int) -> _Segment | None:
+        """The free segment of this size that was used last: the most likely to be in the CPU's cache."""
+        row = self._free.get(size)
+        if not row:
+            return None
+        self._idle -= size
+        return row.pop()
+
+    def _fill(self, segment: _Segment, parts: Sequence[Buffer], offsets: list[int]) -> None:
+        mapping = segment.mapping
+        try:
+            for part, offset in zip(parts, offsets, strict=True):
+                mapping[offset : offset + memoryview(part).nbytes] = part
+        except BaseException:
+            self._keep(segment)
+            raise
+
+    def _make(self, size: int, parts: Sequence[Buffer], offsets: list[int]) -> tuple[_Segment, int]:
+        fd = create(size)
+        try:
+            mapping = map_shared(fd, size)
+            for part, offset in zip(parts, offsets, strict=True):
+                _write(fd, mapping, part, offset)
+        except BaseException:
+            os.close(fd)
+            raise
+        if size <= self._limit:  # else it will not be kept, and nothing has to make room for it
+            self._shrink(self._limit - size)
+        return _Segment(next(self._numbers), mapping), fd
+
+    def _keep(self, segment: _Segment) -> None:
+        size = len(segment.mapping)
+        self._free.setdefault(size, deque()).append(segment._replace(freed=next(self._ticks)))
+        self._idle += size
+        self._shrink(self._limit)
+
+    def _shrink(self, limit: int) -> None:
+        """Drop free segments until `limit` bytes are left, the longest unused first."""
+        while self._idle > limit:
+            row = min((row for row in self._free.values() if row), key=lambda row: row[0].freed)
+            segment = row.popleft()
+            self._idle -= len(segment.mapping)
+            self._dropped.append(segment.number)
+            segment.mapping.close()
+
+
+def _write(fd: int, mapping: mmap.mmap, part: Buffer, offset: int) -> None:
+    """Fill fresh memory. Writing to the file takes half the time of faulting in page by page, and where
+    there is no memory left it is an error instead of a signal.
+    """
+    length = memoryview(part).nbytes
+    written = os.pwrite(fd, part, offset)
+    if written < length <= LARGEST_WRITE:
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+    if written < length:
+        mapping[offset : offset + length] = part
+
+
+USES = 4096
+"""Segments in use at a time; the kernel allows a process 65,530 mappings in all."""
+
+
+class _Forks:
+    """How often this process forked. A child keeps looking at what its parent has ceased to use."""
+
+    count = 0
+
+    @classmethod
+    def add(cls) -> None:
+        cls.count += 1
+
+
+os.register_at_fork(before=_Forks.add)
+
+
+class _Use(weakref.ref[Any]):
+    """One use of a segment: a weak reference to what all views of this use keep alive."""
+
+    __slots__ = ("forks", "number")
+
+    number: int
+    forks: int
+
+    def __new__(cls, exporter: Buffer, number: int, ended: Callable[[Self], None]) -> Self:
+        """`ended` may be called in any thread, in the middle of anything: it must be atomic."""
+        use = super().__new__(cls, exporter, ended)
+        use.number = number
+        use.forks = _Forks.count
+        return use
+
+    def __init__(self, exporter: Buffer, number: int, ended: Callable[[Self], None]) -> None:
+        super().__init__(exporter, ended)  # type: ignore[call-arg]  # typeshed has only its __new__
+
+
+class SegmentReceiver:
+    """Shows payloads in place.
+
+    Not safe to be used by two threads at once, but views may come to their end in any thread at any time. A
+    child process that inherits one must leave it alone; views that it inherited stay as they are.
+    """
+
+    def __init__(self, idle: int = IDLE, uses: int = USES) -> None:
+        """`idle`: bytes of mapped segments that may lie unused. `uses`: how many may be in use; payloads
+        beyond are copied out.
+        """
+        self._limit = idle
+        self._most = uses
+        self._idle = 0
+        self._mapped: dict[int, mmap.mmap] = {}
+        self._uses: dict[int, _Use] = {}
+        self._ended: deque[_Use] = deque()
+        self._lingering: list[_Use] = []
+        self._released: list[int] = []
+
+    @property
+    def idle(self) -> int:
+        """Bytes of mapped segments that are not in use."""
+        return self._idle
+
+    @property
+    def uses(self) -> int:
+        """How many segments are in use, or were when `take_released` was last called."""
+        return len(self._uses)
+
+    def map(self, descriptor: bytes | memoryview, fds: list[int]) -> list[memoryview]:
+        """The parts that were placed: writable, and unchanged by anybody else while there is a view of them.
+
+        `fds` are the file descriptors that came with the message; if the descriptor needs one, the first is
+        taken out of the list, and closed. Raises OSError or MemoryError if there is no room to map it: the
+        sender will hear that the segment is released. Raises ProtocolError for what no `Sender` sends; all
+        of `fds` are closed then, and taken out of the list.
+        """
+        try:
+            return self._map(SegmentDescriptor.decode(descriptor), fds)
+        except ProtocolError:
+            while fds:
+                os.close(fds.pop())
+            raise
+
+    def take_released(self) -> list[int]:
+        """What to tell `Sender.released`: a segment's number, or its complement (~) if it is gone here."""
+        waiting, self._lingering = self._lingering, []
+        while self._ended:
+            waiting.append(self._ended.popleft())
+        for use in waiting:
+            # A use that ends as part of a circle of garbage is told before the finalizers of that circle
+            # run, and they may still read it, or even save it: so the mapping has the last word.
+            if exported(self._mapped[use.number]):
+                self._lingering.append(use)
+            else:
+                self._end(use)
+        released, self._released = self._released, []
+        return released
+
+    def close(self) -> None:
+        """Give up all that is not in use. Views stay good, and their memory goes with the last of them."""
+        self._uses.clear()
+        self._lingering.clear()
+        self._ended.clear()
+        self._mapped.clear()
+        self._idle = 0
+
+    def _map(self, told: SegmentDescriptor, fds: list[int]) -> list[memoryview]:
+        self._drop(told.dropped)
+        size = self._check(told, fds)
+        offsets, length = layout(told.lengths)
+        if length > size:
+            raise ProtocolError(f"{length} bytes in a segment of {size}")
+        places = [slice(offset, offset + n) for offset, n in zip(offsets, told.lengths, strict=True)]
+        try:
+            if told.new:
+                self._take_in(told.number, fds.pop(0), size)
+            return self._show(told.number, places)
+        except (OSError, MemoryError):
+            if told.number not in self._mapped:
+                self._released.append(~told.number)
+            elif told.number not in self._uses:
+                self._free(told.number)
+            raise
+
+    def _check(self, told: SegmentDescriptor, fds: list[int]) -> int:
+        """The size of the segment that is told of, if it may be used now."""
+        number = told.number
+        if not told.new:
+            if number not in self._mapped or number in self._uses:
+                raise ProtocolError(f"segment {number} is not free")
+            return len(self._mapped[number])
+        if number in self._mapped or not fds:
+            raise ProtocolError(f"segment {number} is not new, or came without its file descriptor")
+        return size_of(fds[0])
+
+    def _take_in(self, number: int, fd: int, size: int) -> None:
+        try:
+            self._mapped[number] = map_shared(fd, size)
+        finally:
+            os.close(fd)
+        self._idle += size
+
+    def _show(self, number: int, places: list[slice]) -> list[memoryview]:
+        mapping = self._mapped[number]
+        if len(self._uses) >= self._most:
+            with memoryview(mapping) as whole:
+                copies = [bytearray(whole[place]) for place in places]
+            self._free(number)
+            return [memoryview(copy) for copy in copies]
+        exporter = export(mapping, len(mapping))
+        self._uses[number] = _Use(exporter, number, self._ended.append)
+        self._idle -= len(mapping)
+        view = memoryview(exporter)
+        return [view[place] for place in places]
+
+    def _end(self, use: _Use) -> None:
+        del self._uses[use.number]
+        self._idle += len(self._mapped[use.number])
+        self._free(use.number, use.forks == _Forks.count)
+
+    def _free(self, number: int, again: bool = True) -> None:
+        """Release a segment, and unmap it if it is not to be used `again`, or too much would lie idle."""
+        if again and self._idle <= self._limit:
+            self._released.append(number)
+        else:
+            self._drop([number])
+            self._released.append(~number)
+
+    def _drop(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if number not in self._mapped or number in self._uses:
+                raise ProtocolError(f"segment {number} was dropped, and is not free")
+            self._idle -= len(self._mapped.pop(number))

@@ -1,0 +1,421 @@
+"""The agent's side of the conversation with its coordinator, as a pure machine.
+
+The agent's side of the protocol as a pure machine: one session after another, and what outlasts them.
+
+::
+
+    NEW --connect--> GREETING --WELCOME--> OPEN --LEAVING ... BYE, PART--> CLOSED
+                        ^                   |
+                        +----- STRANGER ----+
+
+It passes work on to its workers and their answers back, unread. Its sessions are those of
+`nearfar.coordinator.client_session`; only a STRANGER ends one. If the next WELCOME names the same epoch, it took
+this agent for dead, and has said so of all that ran here: those workers are killed. If the epoch is another,
+the coordinator was restarted and knows nothing: what runs goes on, and is told of, as are the answers that
+were not released yet, for their clients may not have them. Times are in seconds of any steady clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+from nearfar.coordinator.client_session import FAREWELL, ClientSession, Connect, SendMessage, SessionStage
+from nearfar.coordinator.columns import Row, shares, size_of
+from nearfar.coordinator.messages import AGENT, FORMS, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.task import Mode, TaskStatus
+from nearfar.errors import ProtocolError
+from nearfar.net.frames import shown
+
+
+class Assigned(NamedTuple):
+    """A batch that a worker was given: its client, and the numbers of its tasks there (0: an initializer)."""
+
+    client: str
+    numbers: list[int]
+
+
+class Journal:
+    """One worker."""
+
+    def __init__(self, name: str, pid: int, wired: str) -> None:
+        self.name = name
+        self.wired = wired
+        """What the coordinator calls it."""
+        self.pid = pid
+        self.batches: deque[Assigned] = deque()
+        """What it has not answered, in order."""
+        self.prepared: set[str] = set()
+        """The clients whose initializer it was given."""
+        self.ran = 0
+        """Tasks that it answered."""
+        self.given = 0
+        """Batches given in this session, those among them that it began with."""
+        self.told = False
+        """A coordinator knows it."""
+        self.end: tuple[str, int] | None = None
+        """Once it is dead: how, and how many batches it had not read."""
+        self.end_message = 0
+        """The number of the message in which this session was told of its end."""
+
+    def give(self, client: str, numbers: list[int], *, initializer: bool) -> None:
+        self.given += 1
+        self.batches.append(Assigned(client, numbers))
+        if initializer:
+            self.prepared.add(client)
+
+    def take_back(self, batches: int) -> None:
+        """The last `batches` come back unread."""
+        for _ in range(batches):
+            client, numbers = self.batches.pop()
+            self.given -= 1
+            if 0 in numbers:
+                self.prepared.discard(client)
+
+    def answer(self, count: int) -> list[tuple[str, int]]:
+        """It answered its next `count` tasks: these, by client and number."""
+        self.ran += count
+        answered: list[tuple[str, int]] = []
+        while len(answered) < count:
+            client, numbers = self.batches.popleft()
+            rest = count - len(answered)
+            answered += [(client, number) for number in numbers[:rest]]
+            if rest < len(numbers):
+                self.batches.appendleft(Assigned(client, numbers[rest:]))
+        return answered
+
+
+class AssignBatch(NamedTuple):
+    """Give a worker a batch: rows of function, mode, blob, buffers."""
+
+    worker: str
+    client: str
+    rows: list[Row]
+
+
+class RevokeBatch(NamedTuple):
+    """Take back what a worker has not read, and say how much (`returned`)."""
+
+    worker: str
+
+
+class Kill(NamedTuple):
+    """Kill a worker."""
+
+    worker: str
+
+
+class Retire(NamedTuple):
+    """Let a worker end, which has nothing to do."""
+
+    worker: str
+
+
+Action = Connect | SendMessage | AssignBatch | RevokeBatch | Kill | Retire
+
+
+LONGEST_END = 500
+"""Characters of what is told of a worker's end."""
+
+
+class AgentProtocol:
+    """`name` is new for every agent; `about` is what HELLO tells of it. Workers go by the supervisor's names.
+
+    `wait`: seconds without a coordinator after which it is `lost`.
+    """
+
+    def __init__(self, name: str, about: dict[str, Any], *, wait: float = 60.0, stem: str = "") -> None:
+        self.name = name
+        self.refused = ""
+        self.epoch = ""
+        """That of the last coordinator."""
+        self.stale = 0
+        """Answers that were nobody's."""
+        self._calling = ClientSession(AGENT, name, about, wait, stem)
+        self._records: dict[str, Journal] = {}
+        self.kept: dict[tuple[str, int], Row] = {}
+        """Answers by client and number, until the coordinator releases them."""
+        self.kept_bytes = 0
+        self.largest = 0
+        """Bytes that an answer may have, as the coordinator said; 0: any number."""
+        self._leaving = self._said_leaving = self._said_bye = False
+        self._last_answer: float = 0
+        """The number of the last message of this session that told of answers."""
+        self._idle_since = inf
+        """Since when it is to leave and nothing runs."""
+        self._actions: list[Action] = []
+
+    @property
+    def session_name(self) -> str:
+        """That of the session's socket."""
+        return self._calling.session_name
+
+    @property
+    def stage(self) -> SessionStage:
+        """CLOSED: it is over."""
+        return self._calling.stage
+
+    # -- from the program --------------------------------------------------------------------------
+
+    def connect(self, now: float) -> None:
+        """Begin the first session."""
+        if self.stage is SessionStage.NEW:
+            self._calling.begin(now)
+
+    def leave(self) -> None:
+        """Take no more, and go once all that runs is answered, and the coordinator has it.
+
+        With nothing left to run, and no answer that the coordinator never had, it goes after `FAREWELL` from
+        one that is silent.
+        """
+        self._leaving = True
+
+    def abort(self) -> None:
+        """Kill what runs, and go once the coordinator knows; whether its clients do, is not waited for."""
+        self._leaving = True
+        self._forget_kept()
+        self._actions += [Kill(record.name) for record in self._records.values() if record.end is None]
+
+    def abandon(self) -> None:
+        """Go at once."""
+        self._calling.stage = SessionStage.CLOSED
+
+    # -- from the supervisor -----------------------------------------------------------------------------
+
+    def came(self, worker: str, pid: int, now: float) -> None:
+        """A worker is ready."""
+        record = self._records[worker] = Journal(worker, pid, f"{self.name}/{worker}")
+        if self.stage is SessionStage.OPEN:
+            self._announce(record, now)
+
+    def answered(self, worker: str, rows: Sequence[Row], spent: float, now: float) -> None:
+        """The next tasks of a worker ran; rows of status, blob, buffers."""
+        record = self._records.get(worker)
+        if record is None:
+            self.stale += len(rows)
+            return
+        for share in shares(map(self._fitted, rows), FORMS[PoolMessageType.ANSWERS].blob):
+            first = record.ran + 1
+            spent_here = spent * len(share) / len(rows)
+            number = self._say(now, PoolMessageType.ANSWERS, record.wired, first, spent_here, rows=share)
+            self._last_answer = number or inf  # without a session nobody has heard of it
+            named = zip(record.answer(len(share)), share, strict=True)
+            for task, row in named:
+                if task[1]:
+                    self.kept[task] = row
+                    self.kept_bytes += size_of(row[1], row[2])
+                elif row[0] == TaskStatus.ERROR:
+                    record.prepared.discard(task[0])
+
+    def died(self, worker: str, how: str, unread: int, now: float) -> None:
+        """A worker ended, and all its answers were told."""
+        record = self._records.get(worker)
+        if record is not None:
+            record.end = (shown(how, LONGEST_END), unread)
+            self._bury(record, now)
+
+    def returned(self, worker: str, batches: int, now: float) -> None:
+        """What `Recall` brought."""
+        record = self._records.get(worker)
+        if record is not None:
+            record.take_back(batches)
+            self._say(now, PoolMessageType.RETURNED, record.wired, batches)
+
+    # -- from the network --------------------------------------------------------------------------
+
+    def receive(self, envelope: PoolFrame, now: float) -> None:
+        """A message came."""
+        match envelope.message.kind:
+            case PoolMessageType.WELCOME:
+                self._welcome(envelope.message, now)
+            case PoolMessageType.REFUSED:
+                self._refuse(envelope.message.fields[0])
+            case PoolMessageType.STRANGER:
+                if self.stage is SessionStage.OPEN:
+                    self._calling.begin(now)
+            case _:
+                talk = self._calling.open_talk()
+                if talk is not None:
+                    try:
+                        self._hear(talk, envelope, now)
+                    except ProtocolError as error:
+                        self._refuse(f"it broke the protocol: {error}")
+
+    def tick(self, now: float) -> None:
+        """Time passed."""
+        self._calling.tick(now)
+
+    def flush(self, now: float) -> list[Action]:
+        """Everything that is to be done."""
+        if self._leaving and self.stage is not SessionStage.CLOSED:
+            self._go(now)
+        calls = self._calling.flush(now)
+        actions, self._actions = [*self._actions, *calls], []
+        return actions
+
+    def deadline(self, now: float) -> float:
+        """When `tick` and `flush` are wanted next."""
+        return min(self._calling.deadline(now), self._farewell())
+
+    def away(self, now: float) -> float:
+        """For how many seconds no coordinator has answered; 0 if one does."""
+        return self._calling.away(now)
+
+    @property
+    def barred(self) -> str:
+        """Why the coordinator and this agent do not let each other in, once that is clear."""
+        return self._calling.barred
+
+    def turned_away(self, why: str, now: float) -> None:
+        """The socket was not let in."""
+        self._calling.turned_away(why, now)
+
+    def lost(self, now: float) -> bool:
+        """True if none has answered for too long."""
+        return self._calling.lost(now)
+
+    def _welcome(self, message: PoolMessage, now: float) -> None:
+        facts = self._calling.welcome(message, now)
+        if facts is None:
+            return
+        self._said_leaving = self._said_bye = False
+        if facts["epoch"] == self.epoch:
+            self._disown()
+        self.epoch = facts["epoch"]
+        self.largest = facts.get("largest", 0)
+        for record in list(self._records.values()):
+            self._announce(record, now)
+        self._say_kept(list(self.kept), now)
+
+    def _refuse(self, why: str) -> None:
+        self.refused = shown(why)
+        self.abandon()
+
+    def _disown(self) -> None:
+        """What this coordinator knew to run here, it has told to be lost; what it was answered, it has."""
+        self._forget_kept()
+        for record in list(self._records.values()):
+            if record.told:
+                del self._records[record.name]
+                if record.end is None:
+                    self._actions.append(Kill(record.name))
+
+    def _hear(self, talk: ReliableChannel, envelope: PoolFrame, now: float) -> None:
+        ready = talk.hear(envelope, now)
+        for record in list(self._records.values()):
+            if 0 < record.end_message <= talk.acked:
+                del self._records[record.name]
+        for message in ready:
+            self._handle(message, now)
+
+    def _forget_kept(self) -> None:
+        self.kept.clear()
+        self.kept_bytes = 0
+
+    def _fitted(self, row: Row) -> Row:
+        """An answer, or, if the coordinator does not take so much, how much it is."""
+        if not self.largest:
+            return row
+        size = size_of(row[1], row[2])
+        return row if size <= self.largest else (TaskStatus.TOO_LARGE, b"%d" % size, [])
+
+    def _say_kept(self, tasks: Sequence[tuple[str, int]], now: float) -> None:
+        """Say these answers again, those of them that are kept."""
+        rows = [(*task, *self._fitted(self.kept[task])) for task in tasks if task in self.kept]
+        for share in shares(rows, FORMS[PoolMessageType.KEPT].blob):
+            self._last_answer = self._say(now, PoolMessageType.KEPT, rows=share)
+
+    def _handle(self, message: PoolMessage, now: float) -> None:
+        if message.kind is PoolMessageType.PART:
+            self.abandon()
+        elif message.kind is PoolMessageType.RELEASE:
+            for client, numbers in message.fields[0]:
+                for number in numbers:
+                    if (row := self.kept.pop((client, number), None)) is not None:
+                        self.kept_bytes -= size_of(row[1], row[2])
+        elif message.kind is PoolMessageType.FETCH:
+            for client, numbers in message.fields[0]:
+                self._say_kept([(client, number) for number in numbers], now)
+        else:
+            self._handle_for_worker(message)
+
+    def _handle_for_worker(self, message: PoolMessage) -> None:
+        worker = str(message.fields[0]).removeprefix(f"{self.name}/") if message.fields else ""
+        record = self._records.get(worker)
+        if record is None or record.end is not None:
+            return  # it died, and the coordinator will know
+        match message.kind:
+            case PoolMessageType.WORK:
+                client = message.fields[1]
+                rows = message.rows or ()
+                if len({(row[1], row[2]) for row in rows}) != 1:
+                    raise ProtocolError("a batch that is not of one function and mode")
+                record.give(client, [row[0] for row in rows], initializer=rows[0][1] == Mode.PREPARE)
+                self._actions.append(
+                    AssignBatch(
+                        worker, client, [(function, mode, *parts) for _, mode, function, *parts in rows]
+                    )
+                )
+            case PoolMessageType.RECALL:
+                self._actions.append(RevokeBatch(worker))
+            case PoolMessageType.KILL:
+                self._actions.append(Kill(worker))
+            case PoolMessageType.RETIRE:
+                del self._records[worker]
+                self._actions.append(Retire(worker))
+            case _:
+                pass  # a word for clients
+
+    # -- to the coordinator ------------------------------------------------------------------------
+
+    def _announce(self, record: Journal, now: float) -> None:
+        """Tell of a worker; not of one that comes as this agent leaves, or is dead and has nothing."""
+        if not record.batches and (self._leaving or record.end is not None):
+            del self._records[record.name]
+            return
+        record.told = True
+        record.given = len(record.batches)
+        batches = [[client, numbers] for client, numbers in record.batches]
+        prepared = sorted(record.prepared)
+        self._say(now, PoolMessageType.CAME, record.wired, record.pid, record.ran, prepared, batches)
+        if record.end is not None:
+            self._bury(record, now)
+
+    def _bury(self, record: Journal, now: float) -> None:
+        assert record.end is not None
+        how, unread = record.end
+        if not record.told and not record.batches:
+            del self._records[record.name]  # nobody knew it
+        else:
+            record.end_message = self._say(now, PoolMessageType.DIED, record.wired, how, unread, record.given)
+
+    def _say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
+        """Say it if there is a session; what matters is said again in the next."""
+        return self._calling.say(now, kind, *fields, rows=rows)
+
+    def _farewell(self) -> float:
+        """When it goes though no coordinator answers."""
+        talk = self._calling.talk
+        had = not self.kept or (talk is not None and talk.acked >= self._last_answer)
+        return self._calling.silent_since(self._idle_since) + FAREWELL if had else inf
+
+    def _go(self, now: float) -> None:
+        """Leave: with the coordinator's leave if it is there, or no sooner than nothing would be lost."""
+        busy = any(record.batches for record in self._records.values())
+        self._idle_since = inf if busy else min(self._idle_since, now)
+        if now >= self._farewell():
+            self.abandon()
+            return
+        if self.stage is not SessionStage.OPEN or self.away(now):
+            if not (self.kept or busy):
+                self.abandon()
+            return
+        if not self._said_leaving:
+            self._said_leaving = True
+            self._say(now, PoolMessageType.LEAVING)
+        if not (self._records or self.kept or self._said_bye):
+            self._said_bye = True
+            self._say(now, PoolMessageType.BYE)

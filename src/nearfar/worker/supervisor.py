@@ -1,0 +1,394 @@
+"""The worker processes of one parent: started, watched, replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import select
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from multiprocessing import process as processes
+from multiprocessing.context import BaseContext
+from time import monotonic
+from typing import Protocol
+
+from nearfar.net import process
+from nearfar.net.frames import shown
+from nearfar.worker.channel import Payload, TaskRow
+from nearfar.worker.handle import Answer, Answers, WorkerHandle
+from nearfar.worker.lifetime import Inherited, Surroundings
+from nearfar.worker.main import WorkerConfig
+
+__all__ = ["Supervisor", "WorkerListener"]
+
+
+class PollSet:
+    """Only `poll` waits, and only one thread at a time may call it; the rest is not for several threads."""
+
+    def __init__(self) -> None:
+        self.epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._fresh: set[int] = set()
+        """Watched since `dispatch` began: an event may be of an earlier descriptor of that number."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when one of those watched is."""
+        return self.epoll.fileno()
+
+    def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        """Have `dispatch` call `handler` whenever `descriptor` is readable. Raises `OSError`."""
+        self.epoll.register(descriptor, select.EPOLLIN)
+        self._handlers[descriptor] = handler
+        self._fresh.add(descriptor)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Before it is closed: it may be open still in a child. Nothing happens if it is not watched."""
+        if self._handlers.pop(descriptor, None) is not None:
+            with contextlib.suppress(OSError):
+                self.epoll.unregister(descriptor)
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Wait up to `timeout` seconds for something to do, for `dispatch`."""
+        return self.epoll.poll(timeout)
+
+    def dispatch(self, events: list[tuple[int, int]]) -> None:
+        """Do what `poll` found."""
+        self._fresh.clear()
+        for descriptor, _ in events:
+            handler = self._handlers.get(descriptor)
+            if handler is not None and descriptor not in self._fresh:
+                handler()
+
+
+class WorkerListener(Protocol):
+    """Who hears of a supervisor. Every answer that a worker gave is told before its death."""
+
+    def came(self, name: str, pid: int) -> None:
+        """A worker is ready."""
+
+    def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
+        """The next of the tasks that a worker was given ran, in `spent` seconds together."""
+
+    def returned(self, name: str, batches: int) -> None:
+        """What `Supervisor.recall` brought: the last `batches` that it was given (none: it had read them all)."""
+
+    def died(self, name: str, how: str, unread: int) -> None:
+        """A worker that came is gone. It never read the last `unread` batches that it was given."""
+
+    def left(self, name: str) -> None:
+        """A worker that was retired has ended."""
+
+    def hopeless(self, reason: str) -> None:
+        """Processes die at their start again and again: no more are started."""
+
+
+MOST_STILLBORN = 3
+"""Times the number of workers: so many deaths in a row before one was ready, and no more are started."""
+TRY_EVERY = 0.1
+"""Seconds between two tries to start a process where the system has no room for one."""
+MOST_TRIES = 50
+"""So many tries in a row without any worker left, and no more are made."""
+RECALL_EVERY = 0.001
+"""Seconds between two attempts to take back what a worker that is about to begin has not read."""
+LOOK_EVERY = 0.005
+"""Seconds between two looks at answers that wait for company."""
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor(PollSet):
+    """Up to `count` processes. Not for several threads at once; nothing here blocks but `close`."""
+
+    def __init__(
+        self,
+        listener: WorkerListener,
+        count: int,
+        *,
+        context: BaseContext | None = None,
+        quota: int | None = None,
+        main_of: str | None = None,
+        far: bool = True,
+        daemon: bool = True,
+        inherited: Inherited | None = None,
+        plain: tuple[str, ...] | None = None,
+    ) -> None:
+        """`quota`: tasks after which a worker is to be replaced. `plain`: as in `WorkerConfig`.
+
+        `main_of`: the client whose `__main__` these processes have, because they are its children. `far`:
+        what the pickler of their clients was told. Daemonic processes may have no children of their own.
+        """
+        super().__init__()
+        self.members: dict[str, WorkerHandle] = {}
+        self.quota = quota
+        self._listener = listener
+        self._count = count
+        self.label = ""
+        """What stands before the name by which a worker knows itself."""
+        self._context = context or multiprocessing.get_context()
+        self._main_of = main_of
+        self._far = far
+        self._daemon = daemon
+        self._inherited = inherited
+        self._plain = plain
+        self._surroundings = Surroundings() if self._context.get_start_method() == "fork" else None
+        self._host = socket.gethostname()
+        self._serial = itertools.count()
+        self._stillborn = 0
+        self._hopeless = False
+        self._closed = False
+        self._starting: WorkerHandle | None = None
+        self._batched: dict[str, WorkerHandle] = {}
+        """Those that may have answers which wait for company."""
+        self._recalled: dict[str, WorkerHandle] = {}
+        """Those of whom it is not known yet what they have not read."""
+        self._next_recall = 0.0
+        self._next_look = 0.0
+        self._next_try = inf
+        self._tries = 0
+        process.watch(self)
+
+    # -- the processes -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the processes that are missing. Raises `OSError` where none can be started."""
+        taken = {member.worker_config.slot for member in self.members.values() if not member.retiring}
+        for slot in range(self._count):
+            if slot not in taken and not self._hopeless:
+                self._start(slot)
+
+    def resize(self, count: int) -> None:
+        """Have `count` processes from now on; those above are for the caller to retire."""
+        self._count = count
+
+    def _start(self, slot: int) -> None:
+        name = f"{slot}.{next(self._serial)}"
+        worker_config = WorkerConfig(
+            slot,
+            self.label + name,
+            self._host,
+            self._main_of,
+            self._far,
+            self._inherited,
+            self._surroundings,
+            self._plain,
+        )
+        member = WorkerHandle(name, self._context, worker_config, daemon=self._daemon)
+        self.members[member.name] = member
+        self._starting = member
+        try:
+            member.start()
+            self.watch(member.end.fileno(), partial(self._read, member))
+            self.watch(member.pidfd, partial(self._bury, member))
+        except BaseException:
+            del self.members[member.name]
+            self._unwatch(member)
+            member.abort()
+            raise
+        finally:
+            self._starting = None
+        log.debug("worker %s started, pid %d", member.name, member.pid)
+
+    def forget_parent(self) -> None:
+        """In a forked child: close what is the parent's, or its workers would not notice its end."""
+        self._closed = True
+        self.epoll.close()
+        for member in self.members.values():
+            # or multiprocessing would end the parent's workers when this child ends
+            processes._children.discard(member.process)  # type: ignore[attr-defined]
+            member.let_go(keep_theirs=member is self._starting)
+        process.keep(*self.members.values())
+        self.members = {}
+
+    # -- what they are told ------------------------------------------------------------------------
+
+    def give(self, name: str, client: str, rows: Sequence[TaskRow]) -> None:
+        """One batch. Raises `ValueError` unless all have one function and mode, and as `WorkerHandle.give` does."""
+        function, mode, *_ = rows[0]
+        if any(row.function != function or row.mode != mode for row in rows):
+            raise ValueError("a batch is of one function and mode")
+        self.give_tasks(name, client, function, mode, rows)
+
+    def give_tasks(
+        self, name: str, client: str, function: bytes, mode: int, tasks: Sequence[Payload]
+    ) -> None:
+        """The same, of anything that has a blob and buffers."""
+        member = self.members[name]
+        member.give(client, function, mode, tasks)
+        if len(tasks) > 1:
+            self._batched[name] = member
+
+    def recall(self, name: str) -> None:
+        """Take back what it has not read: `WorkerListener.returned` follows, now or later, or its death."""
+        if name in self.members and not self._take_back(self.members[name]):
+            self._recalled[name] = self.members[name]
+            self._next_recall = 0.0
+
+    def _take_back(self, member: WorkerHandle) -> bool:
+        count = member.recall()
+        if count is None:
+            return False
+        self._listener.returned(member.name, count)
+        return True
+
+    def kill(self, name: str) -> None:
+        """End it at once; `WorkerListener.died` follows."""
+        if name in self.members:
+            self.members[name].kill()
+
+    def signal(self, signum: int) -> None:
+        """Send `signum` to each process, unless it was sent before; `WorkerListener.died` follows for those that it
+        ends."""
+        for member in self.members.values():
+            member.signal(signum)
+
+    def retire(self, name: str) -> None:
+        """Let an idle one end; its place is taken at once. `WorkerListener.left` follows."""
+        if name in self.members:
+            self.members[name].retire()
+            self._start_again()
+
+    # -- what they say -----------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Read what came, see who died, start who is missing."""
+        self.dispatch(self.epoll.poll(0))
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called."""
+        due = self._next_try
+        if self._batched and self._next_look < due:
+            due = self._next_look
+        if self._recalled and self._next_recall < due:
+            due = self._next_recall
+        return None if due == inf else due
+
+    def tick(self, now: float) -> None:
+        """Look for answers that wait for company; try again to start what could not be started."""
+        if now >= self._next_try:
+            self._start_again()
+        if self._recalled and now >= self._next_recall:
+            self._next_recall = now + RECALL_EVERY
+            for member in list(self._recalled.values()):
+                if self._take_back(member):
+                    self._recalled.pop(member.name, None)
+        if now >= self._next_look:
+            self._next_look = now + LOOK_EVERY
+            for member in list(self._batched.values()):
+                if not member.gathering:
+                    del self._batched[member.name]
+                else:
+                    self._look(member)
+
+    def _read(self, member: WorkerHandle) -> None:
+        try:
+            found = member.receive()
+        except BlockingIOError:
+            return
+        except (EOFError, ConnectionResetError):
+            self.unwatch(member.end.fileno())  # its process is ending: `_bury` follows
+            return
+        except Exception as error:
+            self._condemn(member, error)
+            return
+        if found is not None:
+            if found.answers:
+                self._listener.answered(member.name, found.answers, found.spent)
+        else:
+            self._stillborn = 0
+            self._listener.came(member.name, member.pid)
+
+    def _look(self, member: WorkerHandle) -> None:
+        try:
+            found = member.look()
+        except Exception as error:
+            self._condemn(member, error)
+            return
+        if found is not None:
+            self._tell(member, found)
+
+    def _condemn(self, member: WorkerHandle, error: Exception) -> None:
+        """What it said cannot be read, or there is no room for it: it ends, and what it ran with it."""
+        why = shown(repr(error))
+        log.warning("worker %s is killed, for what it said cannot be read: %s", member.name, why)
+        member.fault = f"said what cannot be read ({why})"
+        self.unwatch(member.end.fileno())
+        member.kill()
+
+    def _tell(self, member: WorkerHandle, found: Answers) -> None:
+        if found.answers:
+            self._listener.answered(member.name, found.answers, found.spent)
+
+    def _unwatch(self, member: WorkerHandle) -> None:
+        self.unwatch(member.pidfd)
+        self.unwatch(member.end.fileno())
+
+    def _bury(self, member: WorkerHandle) -> None:
+        """A process has ended."""
+        self._unwatch(member)
+        self._batched.pop(member.name, None)
+        came = member.ready
+        for words in member.last_words():
+            self._tell(member, words)
+        unread = member.inherit()
+        how = member.reap()
+        del self.members[member.name]
+        self._recalled.pop(member.name, None)
+        member.close()
+        if member.retiring:
+            self._listener.left(member.name)
+        elif came or member.ready:
+            log.debug("worker %s %s", member.name, how)
+            self._listener.died(member.name, how, unread)
+        else:
+            self._count_stillborn(how)
+        self._start_again()
+
+    def _count_stillborn(self, how: str) -> None:
+        self._stillborn += 1
+        if self._stillborn >= MOST_STILLBORN * max(1, self._count) and not self._hopeless:
+            self._hopeless = True
+            reason = f"{self._stillborn} workers in a row ended at their start; the last one {how}"
+            self._listener.hopeless(reason)
+
+    def _start_again(self) -> None:
+        self._next_try = inf
+        try:
+            if not self._closed:
+                self.start()
+            self._tries = 0
+        except OSError as error:
+            self._try_later(error)
+
+    def _try_later(self, error: OSError) -> None:
+        """The system may have room again: wait for it, not too long if no worker is left."""
+        if not self._tries:
+            log.warning("a worker cannot be started now: %s", error)
+        self._tries = 1 if self.members else self._tries + 1
+        if self._tries < MOST_TRIES:
+            self._next_try = monotonic() + TRY_EVERY
+        else:
+            self._hopeless = True
+            self._listener.hopeless(f"no worker can be started: {error}")
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Kill what is left, wait for the ends, close everything. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for member in self.members.values():
+            if not member.retiring:
+                member.kill()
+        for member in self.members.values():
+            if member.retiring:
+                member.ends_within(1.0)
+                member.kill()
+            member.reap()
+            member.close()
+        self.members.clear()
+        self.epoll.close()
