@@ -298,8 +298,9 @@ def gather(seen=[]):
 BIG = list(range(1000))
 """
     body = """
-call(eval, "setattr(__import__('nearfar.serialization.pickles.main_module').net.pickles.mains, 'MOST_PASSING', 10)")
-call(eval, "setattr(__import__('nearfar.serialization.pickles.main_module').net.pickles.mains, 'MOST_PASSING_BYTES', 1000)")
+module = "__import__('sys').modules['nearfar.serialization.pickles.main_module']"
+call(eval, f"setattr({module}, 'MOST_PASSING', 10)")
+call(eval, f"setattr({module}, 'MOST_PASSING_BYTES', 1000)")
 for turn in range(1, 30):
     assert call(first) == (turn, turn)
     assert call(gather) == 2 * turn - 1

@@ -183,7 +183,8 @@ def test_what_does_not_wait_is_put_before_what_does() -> None:
 
 
 def test_what_is_put_by_the_tray_has_its_bytes() -> None:
-    """Given room for 40 bytes, I expect the put buffer to take items of 10 until there is none left for another."""
+    """Given room for 40 bytes, I expect the put buffer to take items of 10 until there is none left for
+    another."""
     sender = sender_with(maxbytes=400)
     sender.barred = False
     sender.gain(45, 45)

@@ -12,7 +12,8 @@ from nearfar.worker.supervisor import WorkerListener
 
 
 class FakeCrew:
-    """Like `nearfar.worker.supervisor.Supervisor`. A task's value is its blob, backwards; `gate` holds it back."""
+    """Like `nearfar.worker.supervisor.Supervisor`. A task's value is its blob, backwards; `gate` holds it
+    back."""
 
     def __init__(self, listener: WorkerListener, count: int) -> None:
         self.listener = listener

@@ -156,7 +156,8 @@ def test_without_address_space_the_error_is_told_and_the_segment_released() -> N
 
 
 def test_ctypes_is_imported_for_the_first_payload_only() -> None:
-    code = "import sys, nearfar.serialization.shared_memory; print([m for m in ('ctypes', 'numpy') if m in sys.modules])"
+    code = """import sys, nearfar.serialization.shared_memory
+print([m for m in ('ctypes', 'numpy') if m in sys.modules])"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     assert run.stdout == "[]\n"
 

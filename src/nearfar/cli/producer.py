@@ -288,7 +288,8 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
             stop.tell(producer.stop)
             log.info("%s", describe_place(request_sender.address, hosts=bind))
             if stop.reaches(request_sender.reach):
-                request_sender.attend()  # consumers wait for a producer's goodbye, also for one of an empty list
+                # Consumers wait for a producer's goodbye, also for one of an empty list.
+                request_sender.attend()
                 producer.run()
         finally:
             request_sender.close(FAREWELL)

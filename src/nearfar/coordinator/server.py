@@ -390,9 +390,9 @@ MAX_BYTES = 1 << 30
 class StandaloneCoordinator:
     """Coordinates at `address` in a thread of this process, until `stop`.
 
-    `access` says who gets in. `hire` makes a supervisor of local workers, if there are to be any. `lease` is in
-    seconds: how long an agent or a client may be silent. Raises `AddressError` and `KeysError` as `CoordinatorServer`
-    does, and ValueError for a `max_bytes` below `accounts.LEAST`.
+    `access` says who gets in. `hire` makes a supervisor of local workers, if there are to be any. `lease`
+    is in seconds: how long an agent or a client may be silent. Raises `AddressError` and `KeysError` as
+    `CoordinatorServer` does, and ValueError for a `max_bytes` below `accounts.LEAST`.
 
     `max_bytes` bounds the arguments and results that it keeps, and that agents keep, in all: half of it each
     way, of which a client may have as much as it leaves free (0: no bound). At the bound nothing is lost:

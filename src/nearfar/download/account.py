@@ -1,4 +1,5 @@
-"""The account of a download: every line of input ends exactly once; where jobs come from, and the failures file."""
+"""The account of a download: every line of input ends exactly once; where jobs come from, and the failures
+file."""
 
 from __future__ import annotations
 

@@ -122,8 +122,8 @@ class SavedLookup:
 class TransferSink:
     """The `Sink` of one transfer: gathers a small file whole, turns a large one into a stream.
 
-    `on_end` is called once: with a verdict, with the fetcher's failure, or with `StreamLost` when the file must
-    be fetched again. It may come before the transfer is over; its owner drops the transfer then.
+    `on_end` is called once: with a verdict, with the fetcher's failure, or with `StreamLost` when the file
+    must be fetched again. It may come before the transfer is over; its owner drops the transfer then.
     """
 
     def __init__(

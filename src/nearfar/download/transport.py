@@ -69,8 +69,8 @@ class RequestSender(Protocol):
         """Send to any consumer, or only to the one called `to` (a consumer's `name`, or a store's id,
         which any consumer of that store may take). Never waits.
 
-        Returns the message's ticket, or None when there is no room now. `message` is the transport's from then
-        on: it may take it apart.
+        Returns the message's ticket, or None when there is no room now. `message` is the transport's from
+        then on: it may take it apart.
 
         A message to nobody in particular is delivered again if its consumer dies, and so may be seen
         twice; one to an addressee who dies is answered by `Undeliverable`.

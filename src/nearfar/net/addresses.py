@@ -1,4 +1,5 @@
-"""Addresses: parse `tcp://host:port` and `ipc://path`, bind and resolve them, and the socket file that stands for a loopback port.
+"""Addresses: parse `tcp://host:port` and `ipc://path`, bind and resolve them, and the socket file that
+stands for a loopback port.
 
 A loopback address without keys: a socket file that only its user can open, a twin of the TCP port.
 

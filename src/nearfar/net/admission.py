@@ -1,4 +1,5 @@
-"""The bound side of a service: makes its sockets, authenticates peers, and limits connections whose handshake has not ended.
+"""The bound side of a service: makes its sockets, authenticates peers, and limits connections whose
+handshake has not ended.
 
 Connections whose handshake has not ended: how many a service has at a time, and which it closes.
 

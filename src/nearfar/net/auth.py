@@ -1,4 +1,5 @@
-"""Who may connect: the user's own processes, the holders of keys, or everybody; key folders are read and written here.
+"""Who may connect: the user's own processes, the holders of keys, or everybody; key folders are read and
+written here.
 
 A folder of keys: who a service is, whom it lets in, and who this side is.
 

@@ -11,7 +11,8 @@ it posts an deferred call, and waits. A thread that nobody else knows of does th
 
     caller:  post --put--> SimpleQueue --get--> deputy: do ... release the lock
              wait on the lock <--------------------------------+
-    an exception strikes the caller: the deferred call is abandoned, its wait is cut short, what it got is given back
+    an exception strikes the caller: the deferred call is abandoned, its wait is cut short, what it got is
+    given back
 
 All that the caller does is single calls into C, each of which happens or does not.
 """
@@ -451,7 +452,8 @@ class _Here(threading.local):
 
 
 class _Post:
-    """Where one thread posts its deferred calls: one deputy does them, in order, until the thread has ended."""
+    """Where one thread posts its deferred calls: one deputy does them, in order, until the thread has
+    ended."""
 
     __slots__ = ("put",)
 
@@ -481,8 +483,8 @@ def _serve(queue: SimpleQueue[Callable[[], object] | None]) -> None:
 
 
 def _my_post() -> _Post | None:
-    """One deputy for a thread, which keeps its deferred calls in order; another where it waits for that already, and
-    a signal's handler or a finalizer runs meanwhile.
+    """One deputy for a thread, which keeps its deferred calls in order; another where it waits for that
+    already, and a signal's handler or a finalizer runs meanwhile.
     """
     posted = _here.posted
     if posted is not None and posted.pending:

@@ -1,4 +1,5 @@
-"""This process: its identity, its forks, its end, the wake-up of its threads, and the deaths of its neighbours."""
+"""This process: its identity, its forks, its end, the wake-up of its threads, and the deaths of its
+neighbours."""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 Calls and answers without pickle: functions by name, and plain data for the rest.
 
 ``function`` field: ``b"module:function"``, a function at the top of a module. Blobs: `PLAIN`, then one item
-of `nearfar.serialization.item_codec`, which reads no pickle here; large bytes travel beside it. `calls` is the client's end,
-`loader` and `names` are the worker's, `answers` travel home. Nobody in here imports `nearfar.serialization.pickles.pickler`.
+of `nearfar.serialization.item_codec`, which reads no pickle here; large bytes travel beside it. `calls` is
+the client's end, `loader` and `names` are the worker's, `answers` travel home. Nobody in here imports
+`nearfar.serialization.pickles.pickler`.
 
 Which functions may be called by name, and finding one.
 
@@ -32,7 +33,8 @@ class PlainName(bytes):
 
 
 PLAIN = b"P"
-"""The first byte of a plain blob. What `nearfar.serialization.pickles.pickler` writes begins with 0x80, C or F."""
+"""The first byte of a plain blob. What `nearfar.serialization.pickles.pickler` writes begins with 0x80, C
+or F."""
 
 
 LONGEST = 1000

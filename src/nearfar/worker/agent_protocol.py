@@ -9,7 +9,8 @@ The agent's side of the protocol as a pure machine: one session after another, a
                         +----- STRANGER ----+
 
 It passes work on to its workers and their answers back, unread. Its sessions are those of
-`nearfar.coordinator.client_session`; only a STRANGER ends one. If the next WELCOME names the same epoch, it took
+`nearfar.coordinator.client_session`; only a STRANGER ends one. If the next WELCOME names the same epoch,
+it took
 this agent for dead, and has said so of all that ran here: those workers are killed. If the epoch is another,
 the coordinator was restarted and knows nothing: what runs goes on, and is told of, as are the answers that
 were not released yet, for their clients may not have them. Times are in seconds of any steady clock.

@@ -1,4 +1,5 @@
-"""The private channel between a worker process and its parent: its messages, and answers kept in shared memory.
+"""The private channel between a worker process and its parent: its messages, and answers kept in shared
+memory.
 
 What stands in the messages between a worker process and its parent, each one msgpack array.
 

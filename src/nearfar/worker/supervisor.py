@@ -74,7 +74,8 @@ class WorkerListener(Protocol):
         """The next of the tasks that a worker was given ran, in `spent` seconds together."""
 
     def returned(self, name: str, batches: int) -> None:
-        """What `Supervisor.recall` brought: the last `batches` that it was given (none: it had read them all)."""
+        """What `Supervisor.recall` brought: the last `batches` that it was given (none: it had read them
+        all)."""
 
     def died(self, name: str, how: str, unread: int) -> None:
         """A worker that came is gone. It never read the last `unread` batches that it was given."""
@@ -206,7 +207,8 @@ class Supervisor(PollSet):
     # -- what they are told ------------------------------------------------------------------------
 
     def give(self, name: str, client: str, rows: Sequence[TaskRow]) -> None:
-        """One batch. Raises `ValueError` unless all have one function and mode, and as `WorkerHandle.give` does."""
+        """One batch. Raises `ValueError` unless all have one function and mode, and as `WorkerHandle.give`
+        does."""
         function, mode, *_ = rows[0]
         if any(row.function != function or row.mode != mode for row in rows):
             raise ValueError("a batch is of one function and mode")
@@ -240,8 +242,8 @@ class Supervisor(PollSet):
             self.members[name].kill()
 
     def signal(self, signum: int) -> None:
-        """Send `signum` to each process, unless it was sent before; `WorkerListener.died` follows for those that it
-        ends."""
+        """Send `signum` to each process, unless it was sent before; `WorkerListener.died` follows for
+        those that it ends."""
         for member in self.members.values():
             member.signal(signum)
 

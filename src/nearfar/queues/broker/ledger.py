@@ -1,4 +1,5 @@
-"""The ledger: every item of a hosted queue, where it is, and whose it is; and which producers came and left. Pure.
+"""The ledger: every item of a hosted queue, where it is, and whose it is; and which producers came and
+left. Pure.
 
 The ledger: every item of a hosted queue, where it is, and whose it is. Pure: no clock, no sockets.
 

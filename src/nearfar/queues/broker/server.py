@@ -298,19 +298,19 @@ class Broker:
     def _read(self, events: dict[object, int]) -> None:
         if self._waker.fileno() in events:
             self._waker.clear()
-        for socket, open_, small in (
+        for each, open_, small in (
             (self._inbox, self._open_items, sockets.COPIED),
             (self._control, messages.unpack, sockets.LARGEST_CONTROL),
         ):
-            if socket not in events:
+            if each not in events:
                 continue
             with contextlib.suppress(zmq.Again):
                 for _ in range(DRAIN):
-                    user, first = self._authenticator.receive(socket)
-                    frames = sockets.receive(socket, BODY, first, small=small)
+                    user, first = self._authenticator.receive(each)
+                    frames = sockets.receive(each, BODY, first, small=small)
                     if self._authenticator.admits(user):
                         self._receive(user, frames, open_)
-                    if not sockets.readable(socket):  # to be told by an error costs more
+                    if not sockets.readable(each):  # to be told by an error costs more
                         break
 
     def _keep_the_door(self, now: float) -> None:

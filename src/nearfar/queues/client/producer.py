@@ -1,4 +1,5 @@
-"""The put side of a client, as a pure machine: the put buffer, batches, credit, and items that are not acknowledged.
+"""The put side of a client, as a pure machine: the put buffer, batches, credit, and items that are not
+acknowledged.
 
 Where small items of single puts gather until the end's loop takes them in: a put that has to wait for
 nothing does not touch the machine.
@@ -60,8 +61,8 @@ class Packed(bytes):
 
 
 class PutBuffer:
-    """`append_now` may be called by any thread, and in the middle of itself, by a signal's handler or a finalizer;
-    all else only with the machine's lock held.
+    """`append_now` may be called by any thread, and in the middle of itself, by a signal's handler or a
+    finalizer; all else only with the machine's lock held.
 
     What lies here is in the queue. In a bounded queue room for it was set aside with `open`, and an item
     comes in by a single step of C, which takes one of the permits, and room, and adds to the items: there is
@@ -155,7 +156,8 @@ class PutBuffer:
 
 
 def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """`items` of a put buffer end to end, as (count, body): up to `most` of them, and about `size` bytes, each."""
+    """`items` of a put buffer end to end, as (count, body): up to `most` of them, and about `size` bytes,
+    each."""
     if Packed not in set(map(type, items)):
         for start in range(0, len(items), most):
             chunk = items[start : start + most]

@@ -1,4 +1,5 @@
-"""Functions by value, and the cache of their pickles. Import this module late: cloudpickle costs about 20 ms."""
+"""Functions by value, and the cache of their pickles. Import this module late: cloudpickle costs about 20
+ms."""
 
 from __future__ import annotations
 
