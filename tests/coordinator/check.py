@@ -110,7 +110,7 @@ def check_bytes(peers: CoordinatorProtocol) -> None:
         }
         assert remote_client.kept.keys() | {row[0] for row in remote_client.outcomes} <= there
         assert not remote_client.withheld.keys() & there
-        assert not remote_client.withheld or remote_client.name in remote_clients._lists.held_back
+        assert not remote_client.withheld or remote_client.name in remote_clients.lists.held_back
         assert remote_client.withheld.keys() <= remote_client.origins.keys()
         # What no agent keeps, such as a failure that is told, has to be kept here, though there is no room.
         small = sum(size for size in remote_client.weights.values() if size < 1024)

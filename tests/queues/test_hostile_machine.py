@@ -16,7 +16,7 @@ from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import MOST_HEAVY, MOST_JOINS, MOST_ROUNDS, Action, SendTo
 from nearfar.queues.messages import MOST_TAGS, VERSION, QueueFrame, QueueMessage, QueueMessageType
-from tests.queues.hostile import Hostile
+from tests.queues.hostile import Hostile, packed
 from tests.queues.ledger_check import body_of, check
 from tests.queues.simulation import SimConsumer, SteadyProducer, World
 
@@ -53,7 +53,7 @@ def act(machine: BrokerProtocol, now: float) -> list[Action]:
     for action in actions:
         if isinstance(action, SendTo):
             wire.unpack(
-                wire.pack(*action.envelope)
+                packed(action.envelope)
             ) if action.envelope.message.kind is not QueueMessageType.WELCOME else None
         elif hasattr(action, "ask"):
             machine.lane_opened(action.session, action.ask, 5, now)
@@ -67,6 +67,7 @@ def test_any_words_in_any_order(random: Random, options: dict[str, int]) -> None
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
 def test_very_many_words() -> None:
     seed = int(os.environ.get("NEARFAR_SEED", "0")) or Random().randrange(1 << 32)
     print(f"NEARFAR_SEED={seed}")

@@ -97,7 +97,7 @@ class TaskRegistry:
             task = tasks.popleft()
             task.state = _WAITING
             waiting.append(task)
-        if not before:
+        if not before and self._only is None:
             self._enter(client)
         while tasks:
             self.submit(tasks.popleft())
@@ -107,7 +107,9 @@ class TaskRegistry:
         only = self._only
         if only is None:
             return self._turns.first()
-        return only if only.waiting and only.next() is not None else None
+        if only.waiting and only.waiting[0].state is _WAITING and not only.held_back:
+            return only  # as nearly always
+        return only if only.next() is not None else None
 
     def given(self, batch: TaskBatch) -> None:
         """A worker has it now."""

@@ -44,10 +44,10 @@ class ResultAcks:
         """When the first of them was released."""
         self._desk = desk
 
-    def add(self, uid: str, number: int, origin: str, *, large: bool = False) -> None:
-        """The agent of the session `origin` need not keep this answer."""
-        self.numbers.setdefault(origin, {}).setdefault(uid, []).append(number)
-        self.weight += 1 + LARGE_WEIGHS if large else 1
+    def add(self, uid: str, numbers: list[int], origin: str, *, large: bool = False) -> None:
+        """The agent of the session `origin` need not keep these answers; `large`: one of them is."""
+        self.numbers.setdefault(origin, {}).setdefault(uid, []).extend(numbers)
+        self.weight += len(numbers) + LARGE_WEIGHS if large else len(numbers)
         if self.since is None:
             self.since = self._desk.now
 
@@ -79,7 +79,7 @@ class RemoteClients:
         self._holds_until = now + lease
         self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
         self.releases = ResultAcks(desk)
-        self._lists = Lists()
+        self.lists = Lists()
         self._workers = 0
         """How many there were when everybody was told last."""
         self._asked: set[Task] = set()
@@ -92,9 +92,10 @@ class RemoteClients:
         remote_client = self.find(session.uid)
         remote_client.detach(self._desk.now)
         remote_client.session = session
-        self._lists.telling[remote_client.name] = remote_client
+        session.peer = remote_client
+        self.lists.telling[remote_client.name] = remote_client
 
-    def join(self, remote_client: RemoteClient, eager: bool, rows: list[Row]) -> None:
+    def join(self, remote_client: RemoteClient, eager: bool, rows: Sequence[Row]) -> None:
         """Its initializer, if there is a row."""
         if remote_client.joined:
             return
@@ -117,12 +118,12 @@ class RemoteClients:
         if remote_client is None:
             return
         remote_client.detach(self._desk.now)
-        self._lists.expected.pop(uid, None)
+        self.lists.expected.pop(uid, None)
         if why and (began := remote_client.began()):
             self._ghosts[uid] = (began, why)
             if len(self._ghosts) > MOST_GHOSTS:
                 self._ghosts.popitem(last=False)
-        self._lists.held_back.pop(uid, None)
+        self.lists.held_back.pop(uid, None)
         self._asked.difference_update(remote_client.tasks.values())
         self._release(remote_client, list(remote_client.origins))
         remote_client.clear()
@@ -135,7 +136,7 @@ class RemoteClients:
         if remote_client is None:
             if len(self.all) >= MOST_GUESTS:
                 raise ProtocolError(f"there are {MOST_GUESTS} clients already")
-            remote_client = self.all[uid] = RemoteClient(uid, self._desk.now, self._lists, self.accounts)
+            remote_client = self.all[uid] = RemoteClient(uid, self._desk.now, self.lists, self.accounts)
             remote_client.expect()
             self._coordinator.client_came(remote_client.client, self._desk.now)
         return remote_client
@@ -151,7 +152,8 @@ class RemoteClients:
         if remote_client is None:
             return True
         if arguments.fits(remote_client.name, EACH * len(rows) + columns.weight(rows, BLOB)):
-            arguments.want(remote_client.name, 0)
+            if arguments.wanted:
+                arguments.want(remote_client.name, 0)
             return True
         fresh = [row for row in rows if not remote_client.has(row[0]) and row[0] not in session.handled]
         sizes = [weight(row[BLOB], row[BLOB + 1]) for row in fresh]
@@ -166,11 +168,37 @@ class RemoteClients:
         session.handled.update(row[0] for row in known)
         return False
 
-    def submit(self, remote_client: RemoteClient, again: bool, rows: list[Row]) -> None:
+    def submit(self, remote_client: RemoteClient, again: bool, rows: Sequence[Row]) -> None:
+        """Tasks of a client that is here; `again`: an earlier coordinator may have had them."""
         remote_client.check_room(len(rows))
+        if again or remote_client.session is None or remote_client.session.handled:
+            self._submit_each(remote_client, again, rows)
+            return
+        highest, tasks, submit = remote_client.highest, remote_client.tasks, self._coordinator.book.submit
+        largest, total = self.accounts.largest, 0
+        rest: Sequence[Row] = ()
+        for place, row in enumerate(rows):
+            number = row[0]
+            task = RemoteTask(remote_client, number, row)
+            if number <= highest or 0 < largest < task.weight:  # known already, perhaps, or too large
+                rest = rows[place:]
+                break
+            highest = number
+            total += task.weight
+            tasks[number] = task
+            submit(task)
+        remote_client.highest = highest
+        if total:
+            self.accounts.arguments.add(remote_client.name, total)
+        if rest:
+            self._submit_each(remote_client, again, rest)
+
+    def _submit_each(self, remote_client: RemoteClient, again: bool, rows: Sequence[Row]) -> None:
+        """The same, of tasks that may be known here."""
         handled = remote_client.session.handled if remote_client.session is not None else set()
         for row in rows:
             number = row[0]
+            remote_client.highest = max(remote_client.highest, number)
             if number in handled:
                 handled.discard(number)
                 continue
@@ -241,6 +269,7 @@ class RemoteClients:
             remote_client.client.waiting.remove(task)
         task.state = TaskState.GIVEN
         remote_client.tasks[number] = task
+        remote_client.highest = max(remote_client.highest, number)
         remote_client.claimed.add(number)
         remote_client.expect()
         return task
@@ -249,6 +278,7 @@ class RemoteClients:
         """An agent has an answer that an earlier coordinator did not release."""
         remote_client = self.find(uid)
         number = row[0]
+        remote_client.highest = max(remote_client.highest, number)
         if number in remote_client.withheld:
             self._fetched(remote_client, row, origin)
             return
@@ -259,7 +289,7 @@ class RemoteClients:
             if remote_client.take_in(row, origin, None):
                 remote_client.offer(row, None)
         elif task.state is TaskState.SETTLED:
-            self.releases.add(uid, number, origin)
+            self.releases.add(uid, [number], origin)
         else:
             remote_client.tasks[number] = task
             task.origin = origin
@@ -282,7 +312,7 @@ class RemoteClients:
         number = row[0]
         withheld = remote_client.withheld[number]
         if withheld.origin != origin:
-            self.releases.add(remote_client.name, number, origin)
+            self.releases.add(remote_client.name, [number], origin)
             return
         if not withheld.fetched or weight(row[2], row[3]) != withheld.size:
             raise ProtocolError(f"task {number} of {remote_client.name} had another answer before")
@@ -291,7 +321,7 @@ class RemoteClients:
 
     def lost(self, session: PeerSession) -> None:
         """An agent is gone, and with it the answers that there was no room for here."""
-        for remote_client in list(self._lists.held_back.values()):
+        for remote_client in list(self.lists.held_back.values()):
             for number, withheld in list(remote_client.withheld.items()):
                 if withheld.origin == session.name:
                     del remote_client.withheld[number]
@@ -306,13 +336,13 @@ class RemoteClients:
     def reconsider(self) -> None:
         """Hold back the tasks of clients that do not take their results, or go on with them; have agents say
         what there is room for now."""
-        for remote_client in list(self._lists.held_back.values()):
+        for remote_client in list(self.lists.held_back.values()):
             if not remote_client.client.held_back:
                 self._coordinator.hold(remote_client.client, True)
             if remote_client.withheld:
                 self._fetch(remote_client)
             elif self.accounts.eased(remote_client.name):
-                del self._lists.held_back[remote_client.name]
+                del self.lists.held_back[remote_client.name]
                 self._coordinator.hold(remote_client.client, False)
 
     def _fetch(self, remote_client: RemoteClient) -> None:
@@ -330,21 +360,39 @@ class RemoteClients:
             remote_client.weigh(number, withheld.size)
             self._desk.say(agent, PoolMessageType.FETCH, [[remote_client.name, [number]]])
 
-    def _release(self, remote_client: RemoteClient, numbers: list[int]) -> None:
+    def _release(self, remote_client: RemoteClient, numbers: Sequence[int]) -> None:
+        """Outcomes are not needed any more: neither here, nor at the agents that keep them."""
+        weights, origins = remote_client.weights, remote_client.origins
+        freed = 0
+        agents: dict[str, list[int]] = {}
+        sizes: dict[str, int] = {}
+        large: set[str] = set()
         for number in numbers:
-            withheld = remote_client.withheld.pop(number, None)
-            size = remote_client.unweigh(number)
-            size = size if withheld is None else withheld.size
-            origin = remote_client.origins.pop(number, "")
-            if origin:
-                self.accounts.keep(origin, remote_client.name, -size)
-                self.releases.add(remote_client.name, number, origin, large=size > LARGE)
+            size = weights.pop(number, 0)
+            freed += size
+            if remote_client.withheld and (withheld := remote_client.withheld.pop(number, None)) is not None:
+                size = withheld.size
+            origin = origins.pop(number, "")
+            if not origin:
+                continue
+            if origin in agents:
+                agents[origin].append(number)
+                sizes[origin] += size
+            else:
+                agents[origin], sizes[origin] = [number], size
+            if size > LARGE:
+                large.add(origin)
+        if freed:
+            self.accounts.results.add(remote_client.name, -freed)
+        for origin, released in agents.items():
+            self.accounts.keep(origin, remote_client.name, -sizes[origin])
+            self.releases.add(remote_client.name, released, origin, large=origin in large)
 
     def heard(self, session: PeerSession) -> None:
         """A client spoke: it may have acked outcomes."""
-        remote_client = self.all[session.uid]
-        while session.told and session.told[0][0] <= session.talk.acked:
-            self._release(remote_client, [row[0] for row in session.told.popleft()[1]])
+        acked, told = session.talk.out.received, session.told
+        while told and told[0][0] <= acked:
+            self._release(session.peer, [row[0] for row in told.popleft()[1]])
 
     def cancel(self, remote_client: RemoteClient, number: int) -> None:
         task = remote_client.tasks.get(number)
@@ -391,9 +439,9 @@ class RemoteClients:
         for name in list(self.accounts.arguments.wanted):
             if now >= self.all[name].wanted_at + self._lease:  # it would have said it again by now
                 self.accounts.arguments.want(name, 0)
-        for remote_client in list(self._lists.expected.values()):
+        for remote_client in list(self.lists.expected.values()):
             if not remote_client.unclear:
-                del self._lists.expected[remote_client.name]
+                del self.lists.expected[remote_client.name]
                 continue
             if now >= self._holds_until:
                 self._stop_holding(remote_client)
@@ -425,7 +473,9 @@ class RemoteClients:
 
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
-        expected = self._lists.expected.values()
+        if not self.lists.expected:
+            return None
+        expected = self.lists.expected.values()
         times = [g.since + self._lease for g in expected if g.kept or g.session is None or g.unasked()]
         holding = self._desk.now < self._holds_until
         if holding and any(remote_client.held or remote_client.claimed for remote_client in expected):
@@ -434,12 +484,20 @@ class RemoteClients:
 
     def flush(self) -> None:
         """Say what there is to be told."""
-        self.reconsider()
+        lists = self.lists
+        if lists.settling:
+            for remote_client in lists.settling.values():
+                remote_client.take_in_all()
+            lists.settling.clear()
+        if lists.held_back:
+            self.reconsider()
         count = len(self._coordinator.workers)
         if count != self._workers:
             self._workers = count
-            self._lists.telling.update(self.all)
-        for remote_client in self._lists.telling.values():
+            lists.telling.update(self.all)
+        if not lists.telling:
+            return
+        for remote_client in lists.telling.values():
             if remote_client.session is None:
                 continue
             if remote_client.outcomes:
@@ -449,4 +507,4 @@ class RemoteClients:
             if remote_client.workers != count:
                 remote_client.workers = count
                 self._desk.say(remote_client.session, PoolMessageType.WORKERS, count)
-        self._lists.telling.clear()
+        lists.telling.clear()

@@ -351,7 +351,7 @@ class Scheduler(Dispatcher):
         while placement.idle or placement.half:
             client = self.book.whose_turn()
             if client is not None:
-                worker = placement.free_slots()
+                worker = next(iter((placement.idle or placement.half).values()))
                 self._give(worker, self._heir(worker, client) if worker.batches else client, now)
             elif not (placement.idle and (placement.ahead or placement.held_back)):
                 return

@@ -47,8 +47,12 @@ LONGEST_NOTICE = 500
 """Characters of a notice in the log."""
 BESIDE = 4 << 20
 """Bytes that a frame may have besides one task's, or one answer's: those of other rows."""
-SMALL = 3
+SMALL = 2
 """Frames of a message without large parts, its sender's name among them."""
+FEW_NAMES = 64
+"""Names of sessions that are over, or never were, which may be remembered."""
+DOOR_EVERY = 0.1
+"""Seconds after which a turn looks whether there is something to be done at the door, though nothing told."""
 
 
 class CoordinatorServer:
@@ -106,19 +110,23 @@ class CoordinatorServer:
         self._complaints = ProtocolErrors(log)
         self._mishaps = LoopFailures(log, f"the coordinator at {self.address}")
         self._next_tick = now
+        self._due = now
+        self._names: dict[bytes, str] = {}
+        """The names of sessions, as their messages bring them."""
+        self._door_at = now
+        """When the door is to have its turn."""
         self._watch = ProcessWatcher()
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
-        self._poll.register(self._descriptor, select.EPOLLIN)
         self._unread = True
         """Whether messages may lie here, of which the descriptor has not told since."""
-        self._own = {self._descriptor}
-        """The descriptors that tell of something else than a process's death."""
+        self._doors: set[int] = set()
+        """The descriptors that tell of something for the door."""
         if self._authenticator.questions is not None:
-            self._own.add(int(self._authenticator.questions.getsockopt(zmq.FD)))
+            self._doors.add(int(self._authenticator.questions.getsockopt(zmq.FD)))
         if self._authenticator.arrivals is not None:
-            self._own.add(self._authenticator.arrivals)
-        for descriptor in self._own - {self._descriptor}:
+            self._doors.add(self._authenticator.arrivals)
+        for descriptor in {self._descriptor} | self._doors:
             self._poll.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
@@ -138,34 +146,39 @@ class CoordinatorServer:
         return self._unread
 
     def deadline(self) -> float:
-        """When `turn` is wanted at the latest (`time.monotonic`)."""
-        refresh = self._authenticator.deadline()
-        return self._next_tick if refresh is None else min(self._next_tick, refresh)
+        """When `turn` is wanted at the latest (`time.monotonic`), as far as the last `say` knew."""
+        return self._due
 
     def turn(self, now: float) -> None:
         """Take in what has come, and what has become of those who are silent or dead. Never blocks, and
         raises nothing for what fails in it: what was not read lies here still."""
-        self._try(self._keep_the_door, now)
-        told = self._try(self._ask) or []
+        told: list[tuple[int, int]] = []
+        try:
+            told = self._poll.poll(0)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+        if now >= self._door_at or (self._doors and not self._doors.isdisjoint([each for each, _ in told])):
+            self._door_at = now + DOOR_EVERY
+            self._try(self._keep_the_door, now)
         if told or self._unread:
-            self._try(self._read, now)
-        for descriptor in told:
-            if descriptor not in self._own:
+            self._read(now)
+        for descriptor, _ in told:
+            if descriptor != self._descriptor and descriptor not in self._doors:
                 self._try(self._see_death, descriptor, now)
         if now >= self._next_tick:
             self.peers.tick(now)
             self._try(self._forget_idle)
+            self._trim.look(self.peers.bytes, now)
 
     def say(self, now: float) -> None:
         """Send all that is to be said. Never blocks, and raises nothing: what matters is sent again by its
         line."""
         for name, envelope in self.peers.flush(now):
-            try:
-                self._send(name, envelope)
-            except sockets.FAILURES as error:
-                self._mishaps.note(error)
-        self._next_tick = self.peers.deadline(now)
-        self._trim.look(self.peers.bytes, now)
+            self._send(name, envelope)
+        self._due = self._next_tick = self.peers.deadline(now)
+        if (authenticator := self._authenticator.deadline()) is not None:
+            self._door_at = min(self._door_at, authenticator)
+            self._due = min(self._due, authenticator)
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
@@ -188,34 +201,36 @@ class CoordinatorServer:
             self._mishaps.note(error)
             return None
 
-    def _ask(self) -> list[int]:
-        """The descriptors that have something to tell."""
-        return [descriptor for descriptor, _ in self._poll.poll(0)]
-
     def _read(self, now: float) -> None:
-        heard = 0
-        with contextlib.suppress(zmq.Again):
-            while heard < DRAIN:
-                user, first = self._authenticator.receive(self._socket)
-                name, *frames = sockets.receive(self._socket, SMALL, first)
-                heard += 1
-                if self._authenticator.admits(user):
+        made, authenticator = self._socket, self._authenticator
+        try:
+            for _ in range(DRAIN):
+                user, first = authenticator.receive(made) if authenticator.guarded else ("", None)
+                name, *frames = sockets.receive(made, SMALL, first)
+                if not authenticator.guarded or authenticator.admits(user):
                     self._receive(user, name, frames, now)
+        except zmq.Again:
+            self._unread = False
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked, as if they had died."""
         for session in self._authenticator.turn(now, self.peers.sessions):
             self.peers.expel(session, "was lost: its agent's key was revoked", now)
 
-    def _receive(
-        self, user: str, name: bytes | memoryview, frames: list[bytes | memoryview], now: float
-    ) -> None:
+    def _receive(self, user: str, name: bytes, frames: list[bytes | memoryview], now: float) -> None:
         """Nothing that a peer says ends this thread."""
         session = ""
         try:
-            session = sockets.peer_name(name)
-            self._authenticator.check_session(session, user, self.peers.sessions)
-            self._hear(session, messages.unpack(frames), now)
+            session = self._names.get(name) or self._peer_name(name)
+            if self._authenticator.guarded:
+                self._authenticator.check_session(session, user, self.peers.sessions)
+            envelope = messages.unpack(frames)
+            if envelope.message.kind is not PoolMessageType.HELLO or session in self.peers.sessions:
+                self.peers.receive(session, envelope, now)
+            else:
+                self._let_in(session, envelope, now)
         except messages.WrongPoolHello as error:
             self.peers.malformed += 1
             self._complaints.note("refused a peer: %s", error, now)
@@ -228,21 +243,29 @@ class CoordinatorServer:
         except Exception:  # a fault of ours, which one peer found: it is not to cost the others theirs
             log.exception("what %s said could not be taken in", shown(session))
             self.peers.give_up(session, "the coordinator failed to understand it")
-        for fault in self.peers.take_complaints():
-            self._complaints.note("ended a session: %s", fault, now)
-        for notice in self.peers.take_notices():
-            log.warning("%s", shown(notice, LONGEST_NOTICE))
+        if self.peers.complaints or self.peers.notices:
+            for fault in self.peers.take_complaints():
+                self._complaints.note("ended a session: %s", fault, now)
+            for notice in self.peers.take_notices():
+                log.warning("%s", shown(notice, LONGEST_NOTICE))
 
-    def _hear(self, session: str, envelope: PoolFrame, now: float) -> None:
-        known = session in self.peers.sessions
-        comes = not known and envelope.message.kind is PoolMessageType.HELLO
-        if comes and self._room.lacks(self._descriptor, now):
+    def _peer_name(self, name: bytes) -> str:
+        """The session of who calls by this name. Raises `ProtocolError` for a name that is none."""
+        session = sockets.peer_name(name)
+        if len(self._names) > 2 * len(self.peers.sessions) + FEW_NAMES:
+            self._names.clear()
+        self._names[name] = session
+        return session
+
+    def _let_in(self, session: str, hello: PoolFrame, now: float) -> None:
+        """One who is not known yet says HELLO."""
+        if self._room.lacks(self._descriptor, now):
             if self._room.refuses(now):
                 self.peers.refuse(session, self._room.REFUSAL)
             return
-        self.peers.receive(session, envelope, now)
-        if not known and session in self.peers.sessions:
-            self._watch_process(session, envelope.message.fields[3])
+        self.peers.receive(session, hello, now)
+        if session in self.peers.sessions:
+            self._watch_process(session, hello.message.fields[3])
         if len(self._watch) > len(self.peers.sessions):
             self._forget_idle()
 
@@ -273,8 +296,12 @@ class CoordinatorServer:
             self.peers.dead(session, f"was lost with its agent, process {pid}", now)
 
     def _send(self, name: str, envelope: PoolFrame) -> None:
-        with contextlib.suppress(zmq.Again):
+        try:
             sockets.send(self._socket, [name.encode(), *messages.pack(*envelope)], SMALL)
+        except zmq.Again:
+            pass  # its peer does not read, or is gone
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
 
 
 Hire = Callable[[WorkerListener], Supervisor]
@@ -425,8 +452,9 @@ class StandaloneCoordinator:
         self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)
         self._lock = threading.Lock()
         self._waker = Waker()
+        self._woken = self._waker.fileno()
         self._poll = select.poll()
-        for descriptor in (self._waker.fileno(), self._gate.fileno()):
+        for descriptor in (self._woken, self._gate.fileno()):
             self._poll.register(descriptor, select.POLLIN)
         if self._local is not None:
             self._local.supervisor.start()
@@ -468,7 +496,7 @@ class StandaloneCoordinator:
 
     def _run(self) -> None:
         try:
-            while not self._may_end():
+            while self._ends is None or not self._may_end():
                 self._turn()
         except BaseException as error:
             log.error("the loop of the coordinator at %s failed", self.address, exc_info=error)
@@ -484,15 +512,24 @@ class StandaloneCoordinator:
     def _turn(self) -> None:
         """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
         end: what was not read lies here still, and what was not sent is sent again."""
-        if not self._try(self._wait):
+        try:
+            self._wait()
+        except FAILURES as error:
+            self._mishaps.note(error)
             time.sleep(PAUSE)
         with self._lock:
             now = time.monotonic()
-            self._try(self._gate.turn, now)
+            try:
+                self._gate.turn(now)
+            except FAILURES as error:
+                self._mishaps.note(error)
             if self._local is not None:
                 self._try(self._local.supervisor.turn)
                 self._try(self._local.supervisor.tick, now)
-            self._decide(now)
+                if self._ends is not None:
+                    self._local.drain()
+            self._coordinator.tick(now)
+            self._coordinator.flush(now)
             tell(self._coordinator.outcomes)
             self._gate.say(now)
 
@@ -507,24 +544,19 @@ class StandaloneCoordinator:
 
     def _wait(self) -> None:
         """Sleep until there is something to do."""
-        deadlines = [self._gate.deadline()]
+        if self._gate.pending():
+            return
+        deadline = self._gate.deadline()
         if self._local is not None and (due := self._local.supervisor.deadline()) is not None:
-            deadlines.append(due)
+            deadline = min(deadline, due)
         if (due := self._coordinator.deadline()) is not None:
-            deadlines.append(due)
+            deadline = min(deadline, due)
         if self._ends is not None:
-            deadlines.append(self._ends)
-        if not self._gate.pending():
-            timeout = max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
-            woken = self._waker.fileno()
-            if any(descriptor == woken for descriptor, _ in self._poll.poll(timeout)):
+            deadline = min(deadline, self._ends)
+        timeout = max(0, int((deadline - time.monotonic()) * 1000) + 1)
+        for descriptor, _ in self._poll.poll(timeout):
+            if descriptor == self._woken:
                 self._waker.clear()
-
-    def _decide(self, now: float) -> None:
-        if self._ends is not None and self._local is not None:
-            self._local.drain()
-        self._coordinator.tick(now)
-        self._coordinator.flush(now)
 
     def _may_end(self) -> bool:
         if self._ends is None:

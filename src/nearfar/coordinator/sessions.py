@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
 from nearfar.coordinator import columns
 from nearfar.coordinator.columns import Row
-from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.messages import BLOBS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
 from nearfar.net.resources import Budget
+from nearfar.net.timers import Timers
 
 HEAVIEST_AHEAD = 4 << 20
 """Bytes of messages of one session that came ahead of their turn. On the one socket of a session they come in
@@ -21,17 +22,22 @@ order, but where a connection broke: then all is sent again."""
 SOON = 4
 """How much a byte weighs until it is acked: a message of 1 MiB is so at once, for the other side keeps it."""
 
+_BEAT = PoolMessage(PoolMessageType.BEAT)
+
 
 class ReliableChannel:
     """Numbers what goes out, puts in order what comes in. `lease` is in seconds."""
+
+    __slots__ = ("_in", "_ready", "heard", "heartbeat", "lease", "out")
 
     def __init__(self, lease: float, now: float) -> None:
         self.lease = lease
         self.heard = now
         """When anything last came."""
-        self._out: SendWindow[PoolMessage] = SendWindow(lease / 10)
+        # What goes out; `out.received` is the last of our messages that the other side has.
+        self.out: SendWindow[PoolMessage] = SendWindow(lease / 10)
         self._in: ReceiveWindow[PoolMessage] = ReceiveWindow(weight, HEAVIEST_AHEAD)
-        self._heartbeat = Heartbeat(lease, now)
+        self.heartbeat = Heartbeat(lease, now)
         self._ready: list[PoolFrame] = []
 
     def allow(self, ahead: Budget, name: str) -> None:
@@ -42,27 +48,26 @@ class ReliableChannel:
         """The session is over: nothing more comes."""
         self._in.close()
 
-    @property
-    def acked(self) -> int:
-        """The last of our messages that the other side has."""
-        return self._out.sent - len(self._out)
-
     def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
         """Send a numbered message, and return its number."""
         message = PoolMessage(kind, fields, rows)
-        number = self._out.send(message, now)
+        number = self.out.send(message, now)
         self._ready.append(PoolFrame(number, self._in.received, message))
-        self._heartbeat.spoke(now)
+        self.heartbeat.spoke(now)
         return number
 
-    def hear(self, envelope: PoolFrame, now: float) -> list[PoolMessage]:
+    def hear(self, envelope: PoolFrame, now: float) -> Sequence[PoolMessage]:
         """Take what came; returns the messages whose turn it is."""
         self.heard = now
         number, ack, message = envelope
-        self._out.acked(ack, now)
+        if ack > self.out.received:
+            self.out.acked(ack, now)
         if not number:
-            return []
-        self._heartbeat.heard(now, SOON * weight(message))
+            return ()
+        rows, size = message.rows, 0
+        if rows and (blob := BLOBS.get(message.kind)) is not None:
+            size = columns.weight(rows, blob)
+        self.heartbeat.heard(now, SOON * size)
         return self._in.accept(number, message)
 
     def silent(self, now: float) -> bool:
@@ -71,44 +76,37 @@ class ReliableChannel:
 
     def tick(self, now: float) -> None:
         """Send again what may have got lost."""
-        self._ready += [
-            PoolFrame(number, self._in.received, message) for number, message in self._out.overdue(now)
-        ]
+        received = self._in.received
+        self._ready += [PoolFrame(number, received, message) for number, message in self.out.overdue(now)]
 
     def flush(self, now: float) -> list[PoolFrame]:
         """All that is to be sent, a beat among it if one is due."""
-        if self._heartbeat.due(now):
-            self._ready.append(PoolFrame(0, self._in.received, PoolMessage(PoolMessageType.BEAT)))
-            self._heartbeat.spoke(now)
-        ready, self._ready = self._ready, []
+        ready = self._ready
+        if now >= self.heartbeat.when:
+            ready.append(PoolFrame(0, self._in.received, _BEAT))
+            self.heartbeat.spoke(now)
+        if ready:
+            self._ready = []
         return ready
 
     def deadline(self) -> float:
         """When `tick`, `flush` or `silent` is wanted next."""
-        return min(self.line_deadline(), self.heard + self.lease)
-
-    def line_deadline(self) -> float:
-        """The same, for who does not care for `silent`."""
-        beat = self._heartbeat.deadline()
-        overdue = self._out.deadline()
-        return beat if overdue is None else min(beat, overdue)
+        return min(self.heartbeat.when, self.out.when, self.heard + self.lease)
 
     @property
     def unheard(self) -> bool:
         """True if the other side leaves so much unacked that it cannot be listening."""
-        return self._out.unheard
+        return self.out.unheard
 
     def unacked(self) -> list[PoolMessage]:
         """What the other side may not have."""
-        return [message for _, message in self._out.unacked()]
+        return [message for _, message in self.out.unacked()]
 
 
 def weight(message: PoolMessage) -> int:
     """Bytes that its rows carry."""
-    if not message.rows:
-        return 0
-    blob = FORMS[message.kind].blob
-    return columns.weight(message.rows, blob) if blob >= 0 else 0
+    blob = BLOBS.get(message.kind)
+    return columns.weight(message.rows, blob) if message.rows and blob is not None else 0
 
 
 class PeerSession:
@@ -120,9 +118,11 @@ class PeerSession:
         "flying",
         "flying_bytes",
         "handled",
+        "handlers",
         "host",
         "most_bytes",
         "name",
+        "peer",
         "pid",
         "python",
         "quota",
@@ -145,6 +145,10 @@ class PeerSession:
         self.most_bytes = int(about.get("bytes", 0))
         """Bytes of answers that an agent may keep; 0: any number."""
         self.talk = talk
+        self.peer: Any = None
+        """What it is the session of: an `Agent`, or a `RemoteClient`."""
+        self.handlers: dict[PoolMessageType, Callable[..., None]] = {}
+        """What is done with a message: of the peer, its fields, and its rows if it has some."""
         self.due = inf
         """When it wants the clock, as far as `Timers` knows."""
         self.handled: set[int] = set()
@@ -168,13 +172,16 @@ STATUS_PER_SECOND = 100
 class SessionTable:
     """`say` may be called at any time; `flush` gives what goes out."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self.sessions: dict[str, PeerSession] = {}
+        self.timers: Timers[PeerSession] = Timers()
+        """When each session wants the clock."""
         self.stale = 0
         """Answers of workers that are nobody's."""
-        self.now = 0.0
+        self.now = now
         """Of the event in hand."""
-        self._touched: dict[str, PeerSession] = {}
+        self.touched: dict[str, PeerSession] = {}
+        """Heard from, or with something to be said: what `flush` looks at."""
         self._status_since = float("-inf")
         self._status_told = 0
         self._loose: list[tuple[str, PoolFrame]] = []
@@ -183,16 +190,12 @@ class SessionTable:
         """The present session of a peer."""
         return next((s for s in self.sessions.values() if s.uid == uid and s.role == role), None)
 
-    def touch(self, session: PeerSession) -> None:
-        """It was heard from, or its time came: it may have to be answered."""
-        self._touched[session.name] = session
-
     def say(
         self, session: PeerSession, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None
     ) -> None:
         """Say this in its session, after all that was said before; said even if the session ends now."""
         session.words.append(PoolMessage(kind, fields, rows))
-        self._touched[session.name] = session
+        self.touched[session.name] = session
 
     def reply(
         self, name: str, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None
@@ -207,28 +210,31 @@ class SessionTable:
         self._status_told += 1
         return self._status_told <= STATUS_PER_SECOND
 
-    def touched(self) -> Iterable[PeerSession]:
-        """Those that `flush` will look at."""
-        return self._touched.values()
-
     def flush(self, now: float) -> list[tuple[str, PoolFrame]]:
         """What is to be sent, with the name of the session's socket."""
         ready, self._loose = self._loose, []
-        for name, session in self._touched.items():
-            self._say_some(session, now)
-            ready += [(name, envelope) for envelope in session.talk.flush(now)]
-        self._touched.clear()
+        for name, session in self.touched.items():
+            talk = session.talk
+            if session.words or (session.flying and session.flying[0][0] <= talk.out.received):
+                self._say_some(session, now)
+            for envelope in talk.flush(now):
+                ready.append((name, envelope))
+            due = talk.deadline()
+            if due < session.due:
+                self.timers.set(session, due)
+        self.touched.clear()
         return ready
 
     def _say_some(self, session: PeerSession, now: float) -> None:
         """Say what is to be said, as long as not too much is on its way."""
-        flying, words = session.flying, session.words
-        while flying and flying[0][0] <= session.talk.acked:
+        flying, words, talk = session.flying, session.words, session.talk
+        acked = talk.out.received
+        while flying and flying[0][0] <= acked:
             session.flying_bytes -= flying.popleft()[1]
         while words and session.flying_bytes < WINDOW:
             message = words.popleft()
             kind, fields, rows = message
-            number = session.talk.say(now, kind, *fields, rows=rows)
+            number = talk.say(now, kind, *fields, rows=rows)
             if kind is PoolMessageType.OUTCOMES:
                 session.told.append((number, rows or ()))
             if rows and (size := weight(message)):

@@ -24,7 +24,7 @@ what tasks have come to. It must be driven several times a lease, or the coordin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import CancelledError
 from math import inf
 from typing import Any, TypeVar
@@ -50,12 +50,22 @@ from nearfar.net.resources import EACH
 WINDOW = 1000
 WINDOW_EACH = 512
 """More tasks for each worker: two of its largest batches."""
+PLENTY_EACH = 64
+"""Tasks for each worker that keep it busy longer than more of them wait for company."""
 WINDOW_BYTES = 4 << 20
 FEW_EACH = 4
 """Tasks for each worker that may be under way, however large they are."""
 
 Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
+
+# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+_WAITING, _GIVEN, _SETTLED, _FAILED = (
+    TaskState.WAITING,
+    TaskState.GIVEN,
+    TaskState.SETTLED,
+    int(TaskOutcome.FAILED),
+)
 
 
 class InFlightTasks:
@@ -89,10 +99,6 @@ class InFlightTasks:
         """How many tasks wait here, and how many the coordinator has."""
         return len(self.unsent) - self._withdrawn, len(self._sent)
 
-    def add(self, task: Task) -> None:
-        task.state = TaskState.WAITING
-        self.unsent.append(task)
-
     def withdraw(self, task: Task) -> None:
         """It was not sent yet, and will not be."""
         task.state = TaskState.SETTLED
@@ -110,6 +116,10 @@ class InFlightTasks:
 
     # -- to the coordinator ------------------------------------------------------------------------
 
+    def plenty(self, workers: int) -> bool:
+        """True if so much is sent that the workers are busy for a while: more may wait for company."""
+        return len(self._sent) >= PLENTY_EACH * (workers + 1)
+
     def room(self, workers: int) -> bool:
         """True if one more may be sent to a coordinator with so many workers."""
         if self._bytes >= WINDOW_BYTES:
@@ -118,23 +128,35 @@ class InFlightTasks:
 
     def send(self, workers: int) -> list[Row]:
         """Rows of SUBMIT: those that are to be sent now."""
-        rows = []
-        while self.unsent and self.room(workers):
-            task = self.unsent[0]
-            size = _size(task)
-            if task.state is not TaskState.WAITING:
+        rows: list[Row] = []
+        unsent, sent, largest = self.unsent, self._sent, self.largest
+        most = WINDOW + WINDOW_EACH * workers
+        while unsent and len(sent) < most and (self._bytes < WINDOW_BYTES or self.room(workers)):
+            task = unsent[0]
+            size = _size(task) if task.buffers else len(task.blob)
+            if task.state is not _WAITING:
                 self._withdrawn -= 1
-            elif 0 < self.largest < size:
+            elif 0 < largest < size:
                 self.end(task, self._too_large(size))
-            elif self._sent and 0 < self.largest < 2 * (self._bytes + size + EACH * (len(self._sent) + 1)):
+            elif sent and 0 < largest < 2 * (self._bytes + size + EACH * (len(sent) + 1)):
                 break
             else:
-                task.state = TaskState.GIVEN
+                task.state = _GIVEN
                 self._serial += 1
-                self._sent[self._serial] = task
+                sent[self._serial] = task
                 self._bytes += size
-                rows.append(_row(self._serial, task))
-            self.unsent.popleft()
+                rows.append(
+                    (
+                        self._serial,
+                        task.mode,
+                        task.function,
+                        task.blob,
+                        task.buffers,
+                        task.timeout,
+                        task.retries,
+                    )
+                )
+            unsent.popleft()
         return rows
 
     def sent(self) -> list[Row]:
@@ -143,28 +165,37 @@ class InFlightTasks:
             for number, task in list(self._sent.items()):
                 if (size := _size(task)) > self.largest and self._take(number) is not None:
                     self.end(task, self._too_large(size))
-        return [_row(number, task) for number, task in self._sent.items()]
+        return [
+            (number, task.mode, task.function, task.blob, task.buffers, task.timeout, task.retries)
+            for number, task in self._sent.items()
+        ]
 
     def _too_large(self, size: int) -> NearfarError:
         return NearfarError(too_large("arguments", size, self.largest))
 
     # -- the ends of tasks -------------------------------------------------------------------------
 
-    def settle(self, number: int, outcome: int, blob: Any, buffers: Any) -> None:
-        """The coordinator told an outcome."""
-        task = self._take(number)
-        if task is None:
-            self.stale += 1
-        elif outcome != TaskOutcome.FAILED:
-            task.state = TaskState.SETTLED
-            self.done += 1
-            self.outcomes.append((task, (outcome, blob, buffers)))
-        else:
-            try:
-                error = failures.read(blob, self._read_error)
-            except ProtocolError as unreadable:
-                error = unreadable
-            self.end(task, error)
+    def settle(self, rows: Iterable[Row]) -> None:
+        """The coordinator told outcomes: rows of OUTCOMES."""
+        sent, cancels = self._sent, self.cancels
+        for number, outcome, blob, buffers in rows:
+            if cancels:
+                self._answered(number)
+            task = sent.pop(number, None)
+            if task is None:
+                self.stale += 1
+                continue
+            self._bytes -= _size(task) if task.buffers else len(task.blob)
+            if outcome != _FAILED:
+                task.state = _SETTLED
+                self.done += 1
+                self.outcomes.append((task, (outcome, blob, buffers)))
+            else:
+                try:
+                    error = failures.read(blob, self._read_error)
+                except ProtocolError as unreadable:
+                    error = unreadable
+                self.end(task, error)
 
     def cancelled(self, number: int, never: bool) -> None:
         """The coordinator answered: it will `never` run, or it is too late."""
@@ -206,18 +237,16 @@ def _size(task: Task) -> int:
     return size + sum(memoryview(part).nbytes for part in task.buffers) if task.buffers else size
 
 
-def _row(number: int, task: Task) -> Row:
-    parts = (task.blob, list(task.buffers))
-    return (number, task.mode, task.function, *parts, task.timeout, task.retries)
-
-
 T = TypeVar("T", bound=Task)
 
 GATHER = 0.001
-"""Seconds that tasks wait for company while `TALKATIVE` messages are on their way."""
+"""Seconds that tasks wait for company while `TALKATIVE` messages are under way, or there is plenty to do."""
 TALKATIVE = 8
 ENOUGH = 256
 """Tasks that are company enough."""
+
+_WAITING = TaskState.WAITING
+_LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
 
 
 class FarClient:
@@ -244,9 +273,12 @@ class FarClient:
         """Why nothing can be run any more."""
         self.workers = 0
         """How many the coordinator has."""
-        self._calling = ClientSession(CLIENT, name, about, wait, stem)
+        self.calling = ClientSession(CLIENT, name, about, wait, stem)
+        """The session with the coordinator: its `stage` is this machine's."""
         self._join = (eager, [] if initializer is None else [initializer])
         self._pending = InFlightTasks(read_error)
+        self.outcomes = self._pending.outcomes
+        """Tasks that have come to an end; who runs the machine empties it, and tells them."""
         self._cancels: list[int] = []
         """What is to be cancelled and has not been said in this session."""
         self._said = 0
@@ -260,17 +292,12 @@ class FarClient:
     @property
     def session_name(self) -> str:
         """That of the session's socket."""
-        return self._calling.session_name
+        return self.calling.session_name
 
     @property
     def stage(self) -> SessionStage:
         """CLOSED: nothing can be run any more."""
-        return self._calling.stage
-
-    @property
-    def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
-        """Tasks that have come to an end; who runs the machine empties it, and tells them."""
-        return self._pending.outcomes
+        return self.calling.stage
 
     @property
     def done(self) -> int:
@@ -290,10 +317,10 @@ class FarClient:
     @property
     def has_capacity(self) -> bool:
         """True if one more task would be sent at once."""
-        talk = self._calling.open_talk()
+        talk = self.calling.open_talk()
         if talk is None:
             return self.stage is SessionStage.NEW
-        return self._said - talk.acked < TALKATIVE and self._pending.room(self.workers)
+        return not self._gathers(talk) and self._pending.room(self.workers)
 
     def counts(self) -> tuple[int, int]:
         """How many tasks wait here, and how many the coordinator has."""
@@ -308,14 +335,15 @@ class FarClient:
     def connect(self, now: float) -> None:
         """Begin the first session."""
         if self.stage is SessionStage.NEW:
-            self._calling.begin(now)
+            self.calling.begin(now)
 
     def submit(self, task: Task) -> None:
         """Take a task; once nothing can be run any more it comes to its end at once."""
         if self.error is not None:
             self._pending.end(task, self.error)
         else:
-            self._pending.add(task)
+            task.state = _WAITING
+            self._pending.unsent.append(task)
 
     def cancel(self, tasks: Sequence[T]) -> list[T]:
         """Those that will never run: this answer is their only outcome.
@@ -350,68 +378,77 @@ class FarClient:
 
     def receive(self, envelope: PoolFrame, now: float) -> None:
         """A message came."""
-        kind, fields, _ = envelope.message
-        match kind:
+        kind = envelope.message.kind
+        if kind in _LOOSE:
+            self._receive_loose(envelope.message, now)
+        elif (talk := self.calling.open_talk()) is not None:
+            for message in talk.hear(envelope, now):
+                self._handle(message)
+
+    def _receive_loose(self, message: PoolMessage, now: float) -> None:
+        """A message that opens or ends a session."""
+        match message.kind:
             case PoolMessageType.WELCOME:
-                self._welcome(envelope.message, now)
+                self._welcome(message, now)
             case PoolMessageType.REFUSED:
-                self._break(PoolBroken(f"the coordinator refused: {shown(fields[0])}"))
-            case PoolMessageType.STRANGER:
-                if self._said_bye is not None:  # it has forgotten us, as it was asked to
-                    self._calling.stage = SessionStage.CLOSED
-                elif self.stage is SessionStage.OPEN:
-                    self._calling.begin(now)
-            case _:
-                talk = self._calling.open_talk()
-                for message in () if talk is None else talk.hear(envelope, now):
-                    self._handle(message)
+                self._break(PoolBroken(f"the coordinator refused: {shown(message.fields[0])}"))
+            case _ if self._said_bye is not None:  # it has forgotten us, as it was asked to
+                self.calling.stage = SessionStage.CLOSED
+            case _ if self.stage is SessionStage.OPEN:
+                self.calling.begin(now)
 
     def turned_away(self, why: str, now: float) -> None:
         """The socket of the session was not let in."""
-        self._calling.turned_away(why, now)
-        if self._calling.barred:
-            self._break(NotAdmitted(f"cannot use the coordinator at {self._place}: {self._calling.barred}"))
+        self.calling.turned_away(why, now)
+        if self.calling.barred:
+            self._break(NotAdmitted(f"cannot use the coordinator at {self._place}: {self.calling.barred}"))
 
     def tick(self, now: float) -> None:
         """Time passed."""
-        self._calling.tick(now)
-        talk = self._calling.open_talk()
+        self.calling.tick(now)
+        talk = self.calling.open_talk()
         if talk is not None and now >= self._farewell():
-            self._calling.stage = SessionStage.CLOSED
-        elif self._calling.lost(now):
+            self.calling.stage = SessionStage.CLOSED
+        elif self.calling.lost(now):
             self._break(self._lost)
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
         """Everything that is to be done."""
-        talk = self._calling.open_talk()
+        talk = self.calling.open_talk()
         if talk is not None:
-            self._submit_unsent(talk, now)
-            for number in self._cancels:
-                self._said = talk.say(now, PoolMessageType.CANCEL, number)
-            self._cancels.clear()
+            if self._pending.unsent:
+                self._submit_unsent(talk, now)
+            else:
+                self._unsent_since = None
+            if self._cancels:
+                for number in self._cancels:
+                    self._said = talk.say(now, PoolMessageType.CANCEL, number)
+                self._cancels.clear()
             if self._leaving and not self._pending and self._said_bye is None:
                 self._said_bye = now
                 talk.say(now, PoolMessageType.BYE)
         elif self._leaving and not self._pending:
-            self._calling.stage = SessionStage.CLOSED
-        return self._calling.flush(now)
+            self.calling.stage = SessionStage.CLOSED
+        return self.calling.flush(now)
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
-        deadline = min(self._calling.deadline(now), self._farewell())
+        deadline = self.calling.deadline(now)
+        if self._said_bye is not None:
+            deadline = min(deadline, self._farewell())
         return deadline if self._unsent_since is None else min(deadline, self._unsent_since + GATHER)
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
-        return self._calling.away(now)
+        return self.calling.away(now)
 
     def _farewell(self) -> float:
         """When it goes without an answer to its goodbye."""
-        return inf if self._said_bye is None else self._calling.silent_since(self._said_bye) + FAREWELL
+        return inf if self._said_bye is None else self.calling.silent_since(self._said_bye) + FAREWELL
 
     def _welcome(self, message: PoolMessage, now: float) -> None:
-        facts = self._calling.welcome(message, now)
-        talk = self._calling.open_talk()
+        facts = self.calling.welcome(message, now)
+        talk = self.calling.open_talk()
         if facts is None or talk is None:
             return
         self.workers = facts["workers"]
@@ -425,17 +462,20 @@ class FarClient:
 
     def _submit_unsent(self, talk: ReliableChannel, now: float) -> None:
         """At once while little is on its way; else what gathers within a moment."""
-        unsent = self._pending.unsent
-        if not unsent or not self._pending.room(self.workers):
+        if not self._pending.room(self.workers):
             self._unsent_since = None
             return
-        if self._said - talk.acked >= TALKATIVE and len(unsent) < ENOUGH:
+        if len(self._pending.unsent) < ENOUGH and self._gathers(talk):
             if self._unsent_since is None:
                 self._unsent_since = now
             if now < self._unsent_since + GATHER:
                 return
         self._unsent_since = None
         self._submit(talk, self._pending.send(self.workers), now, again=False)
+
+    def _gathers(self, talk: ReliableChannel) -> bool:
+        """Whether what is to be submitted waits for company."""
+        return self._said - talk.out.received >= TALKATIVE or self._pending.plenty(self.workers)
 
     def _submit(self, talk: ReliableChannel, rows: list[Row], now: float, *, again: bool) -> None:
         for share in shares(rows, FORMS[PoolMessageType.SUBMIT].blob):
@@ -446,18 +486,17 @@ class FarClient:
     def _handle(self, message: PoolMessage) -> None:
         match message.kind:
             case PoolMessageType.OUTCOMES:
-                for number, outcome, blob, buffers in message.rows or ():
-                    self._pending.settle(number, outcome, blob, buffers)
+                self._pending.settle(message.rows or ())
             case PoolMessageType.CANCELLED:
                 self._pending.cancelled(*message.fields)
             case PoolMessageType.WORKERS:
                 self.workers = message.fields[0]
             case PoolMessageType.PART:
-                self._calling.stage = SessionStage.CLOSED
+                self.calling.stage = SessionStage.CLOSED
             case _:
                 pass  # a word for agents
 
     def _break(self, error: BaseException) -> None:
         self.error = error
-        self._calling.stage = SessionStage.CLOSED
+        self.calling.stage = SessionStage.CLOSED
         self._pending.fail(error)

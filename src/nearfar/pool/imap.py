@@ -23,7 +23,7 @@ from nearfar.coordinator.task import Mode
 from nearfar.net.interrupts import Abandoned, DeferredCall, checkpoint, errand_here, safe, safely, soon, whose
 from nearfar.pool.call import Chunk, Item, Part, raise_from
 from nearfar.pool.engine import Closed, Engine
-from nearfar.pool.options import Limits, Reporter
+from nearfar.pool.options import Limits, Reporter, chunks
 from nearfar.pool.results import InterruptibleCondition
 from nearfar.queues.base import deadline_of, left
 
@@ -74,6 +74,7 @@ class InputFeed:
         self._low = max(chunksize, window // 4)
         """Items that there is to be room for before the thread is woken: each change of threads is dear."""
         self._limits = limits
+        self._loud = reporter is not None
         self._reporter = reporter
         self._ordered = ordered
         self._on_end: Callable[[InputFeed], object] | None = None
@@ -185,7 +186,7 @@ class InputFeed:
         return self._finishing or not self._reading or self._has_room()
 
     def _has_room(self) -> bool:
-        return self._read - self._done + self._chunksize <= self._window
+        return self._room_now() >= self._chunksize
 
     def _read_on(self) -> None:
         if self._at_hand:
@@ -199,16 +200,22 @@ class InputFeed:
     def _read_at_hand(self) -> None:
         """In the caller's thread, and safely: what is read is submitted."""
         size, checked = self._chunksize, monotonic()
-        while self._reading and not self._finishing and self._read - self._done + size <= self._window:
-            items = tuple(islice(self._source, size))
-            if items:
+        while self._reading and not self._finishing and (room := self._room_now() // size) > 0:
+            pieces: Any = zip(islice(self._source, room)) if size == 1 else chunks(self._source, size)
+            for items in islice(pieces, room):
+                room -= 1
                 self._submit(items)
-            if len(items) < size:
+                if self._finishing:
+                    break
+                if monotonic() - checked > EACH_CHECK:
+                    checkpoint()
+                    checked = monotonic()
+            if room and not self._finishing:
                 self._end()
-            if monotonic() - checked > EACH_CHECK:
-                checkpoint()
-                checked = monotonic()
         self._news.notify()
+
+    def _room_now(self) -> int:
+        return self._window - self._read + self._done
 
     def _read_part(self) -> None:
         try:
@@ -238,13 +245,13 @@ class InputFeed:
 
     def _submit(self, items: tuple[Any, ...]) -> None:
         part: Part
-        loud = self._reporter is not None
         if self._chunksize == 1:
-            part = Item(self._func, items, self._ended, self._limits, loud=loud)
+            part = Item(self._func, items, self._ended, self._limits, self._loud)
+            self._read += 1
         else:
-            part = Chunk(self._func, items, Mode.MAP, self._ended, loud=loud)
+            part = Chunk(self._func, items, Mode.MAP, self._ended, loud=self._loud)
             part.timeout, part.retries = self._limits
-        self._read += part.size
+            self._read += part.size
         if self._ordered:
             self.queue.append(part)
         else:

@@ -14,7 +14,7 @@ from nearfar.pool.engine import Engine, WeakBag, describe, hand_in
 from nearfar.pool.factory import WAIT, Workers, connect_engine, make_engine
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, InputFeed
 from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, cut, limits, reporter
-from nearfar.pool.results import Applied, AsyncResult, Callback, Callbacks, MapResult, obtain, paired
+from nearfar.pool.results import Applied, AsyncResult, Callback, Callbacks, MapResult, drop, obtain, paired
 
 __all__ = ["Pool"]
 
@@ -150,7 +150,12 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> Any:
         """``func(*args, **kwds)`` in a worker: its value, or raises its error."""
-        return obtain(self._apply(Applied, func, args, kwds, None, options))
+        result = self._apply(Applied, func, args, kwds, None, options)
+        try:
+            return result.get()
+        except BaseException:
+            drop(result)
+            raise
 
     def apply_async(
         self,

@@ -20,7 +20,16 @@ from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits, Reporter
 from nearfar.queues.base import left
 
-__all__ = ["AsyncResult", "Callback", "Callbacks", "InterruptibleCondition", "MapResult", "obtain", "paired"]
+__all__ = [
+    "AsyncResult",
+    "Callback",
+    "Callbacks",
+    "InterruptibleCondition",
+    "MapResult",
+    "drop",
+    "obtain",
+    "paired",
+]
 
 
 T_co = TypeVar("T_co", covariant=True)
@@ -304,9 +313,14 @@ def obtain(result: Obtainable[T_co]) -> T_co:
     try:
         return result.get()
     except BaseException:
-        if not result.ready():
-            result.drop()
+        drop(result)
         raise
+
+
+def drop(result: Obtainable[Any]) -> None:
+    """What has not begun of a result that nobody will get: its caller was interrupted."""
+    if not result.ready():
+        result.drop()
 
 
 class InterruptibleCondition:

@@ -16,12 +16,12 @@ from nearfar.errors import Full, QueueLost, ShutDown
 from nearfar.net import frames, process
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.net.auth import Access, admit, approach
-from nearfar.net.interrupts import DeferredCall, safe, struck_anywhere, whose
+from nearfar.net.interrupts import DeferredCall, safe, whose
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises, waits
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.server import Broker
 from nearfar.queues.client.client import DELIVERY, FarDelivery, QueueClient, Runs, run_of
-from nearfar.queues.client.consumer import DeliveredItem
+from nearfar.queues.client.consumer import NOTHING, Chunk, DeliveredItem, Hand
 from nearfar.queues.client.producer import MANY, PutBuffer
 from nearfar.serialization import item_codec
 
@@ -173,6 +173,7 @@ class FarQueue(BaseQueue):
         self._lock = threading.RLock()
         self._end: QueueClient | None = None
         self._put_buffer = PutBuffer()
+        self._hand = Hand()
         self._finish: Callable[[], None] | None = None
         self._join_at_exit = True
         self._closed = False
@@ -212,10 +213,13 @@ class FarQueue(BaseQueue):
             self._reached().put(items, block=waits(block, timeout), timeout=timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        if (end := self._end) is not None and not self._closed and not struck_anywhere():
-            found = end.get_now(get_ident(), settle=self._settles)
-            if found is not None:
-                return found[0]
+        thread, items, chunk = self._hand.getting
+        if items and thread == get_ident():
+            lying = len(items)
+            try:
+                return items.popleft()
+            except BaseException as error:
+                self._struck(error, chunk, lying)
         deferred_call = DeferredCall(partial(self._take, block, timeout, False), self._take_back)
         try:
             return deferred_call.run().item
@@ -254,6 +258,13 @@ class FarQueue(BaseQueue):
             raise
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
+        thread, items, chunk = self._hand.receiving
+        if items and thread == get_ident() and self._end is not None:
+            lying = len(items)
+            try:
+                return FarDelivery(self._end, items.popleft())
+            except BaseException as error:
+                self._struck(error, chunk, lying)
         deferred_call = DeferredCall(partial(self._receive, block, timeout), FarDelivery.let_go)
         try:
             return deferred_call.run()
@@ -265,6 +276,16 @@ class FarQueue(BaseQueue):
         """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done;
         `ProducerLost` if one died instead."""
         while True:
+            thread, items, chunk = self._hand.getting
+            if items and thread == get_ident():
+                lying = len(items)
+                try:
+                    item = items.popleft()
+                except BaseException as error:
+                    self._struck(error, chunk, lying)
+                else:
+                    yield item
+                    continue
             deferred_call = DeferredCall(partial(self._take, True, None, True), self._take_back)
             try:
                 item = deferred_call.run().item
@@ -390,7 +411,7 @@ class FarQueue(BaseQueue):
         with self._lock:
             if self._end is None:
                 end = QueueClient(self._place.seen_from_here(), self._access, wait=self._wait)
-                self._put_buffer = end.put_buffer
+                self._put_buffer, self._hand = end.put_buffer, end.hand
                 end.waited_for = self._join_at_exit
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
@@ -400,8 +421,27 @@ class FarQueue(BaseQueue):
     def _take(self, block: bool, timeout: float | None, to_the_end: bool) -> DeliveredItem:
         end = self._reached()
         self._settle_previous(end)
-        block, thread = waits(block, timeout), whose()
-        return end.take(1, thread, block=block, timeout=timeout, to_the_end=to_the_end)[0]
+        taken = end.take(
+            1,
+            whose(),
+            block=waits(block, timeout),
+            timeout=timeout,
+            to_the_end=to_the_end,
+            hand_out=True,
+            settles=self._settles,
+        )
+        return taken[0]
+
+    def _struck(self, error: BaseException, chunk: Chunk, lying: int) -> None:
+        """Something was raised while an item was taken from `chunk`, with `lying` items in it.
+
+        Raises it, unless it is that the items were taken away meanwhile. What was taken goes back.
+        """
+        self._hand.getting = self._hand.receiving = NOTHING
+        if self._end is not None:
+            self._end.let_go_taken(chunk, lying)
+        if type(error) is not IndexError or chunk.left < 0:
+            raise error
 
     def _take_back(self, taken: DeliveredItem) -> None:
         """It never reached who asked for it."""
@@ -430,7 +470,8 @@ class FarQueue(BaseQueue):
 
     def _receive(self, block: bool, timeout: float | None) -> FarDelivery:
         end = self._reached()
-        return FarDelivery(end, end.take(1, DELIVERY, block=waits(block, timeout), timeout=timeout)[0])
+        block = waits(block, timeout)
+        return FarDelivery(end, end.take(1, DELIVERY, block=block, timeout=timeout, hand_out=True)[0])
 
     def _settle_previous(self, end: QueueClient) -> None:
         if self._settles:

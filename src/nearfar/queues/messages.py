@@ -3,6 +3,8 @@
 The words between a hosted queue and its ends, and how they stand in a frame.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
+What is sent for every batch of items (a PUT to anyone, LEND, a REPORT of one range that is done, SETTLED of
+one range) is a fixed header instead, which begins with the kind.
 Both directions are lines (`nearfar.net.reliable`): `number` counts the messages of a session over its
 sockets, `ack` says what arrived. A number of 0 is for the words that open, keep and end a session.
 
@@ -34,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from struct import Struct
 from typing import Any, NamedTuple
 
 import msgpack
@@ -44,7 +47,7 @@ from nearfar.net.frames import flag, lease, name, natural, positive, text
 from nearfar.net.reliable import SendWindow
 from nearfar.serialization.item_codec import LARGEST_ITEM
 
-VERSION = 2
+VERSION = 3
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 MOST_RANGES = 4_000
@@ -262,19 +265,55 @@ _SHAPES: dict[QueueMessageType, tuple[Check, ...]] = {
 }
 
 
+BATCH = Struct("<BxHIQQQ")
+"""Kind, items, attempt (LEND), number, ack, first item: of PUT and LEND; of SETTLED with the items in place
+of the attempt."""
+DONE = Struct("<BxxxIQQQQQQ")
+"""Of a REPORT: kind, window in items, number, ack, window in bytes, taken up to, first and last done."""
+_PUT, _LEND, _REPORT, _SETTLED = (
+    int(QueueMessageType.PUT),
+    int(QueueMessageType.LEND),
+    int(QueueMessageType.REPORT),
+    int(QueueMessageType.SETTLED),
+)
+_SMALL = 1 << 32
+"""Larger numbers do not fit into the smaller fields of a fixed header."""
+
 _KINDS: dict[int, QueueMessageType] = {int(kind): kind for kind in QueueMessageType}
 
 
 def pack(number: int, ack: int, message: QueueMessage) -> list[bytes]:
     """The frames of a message."""
-    header = msgpack.packb((message.kind, number, ack, *message.fields))
-    return [header] if message.body is None else [header, message.body]
+    kind, fields, body = message
+    if kind is QueueMessageType.LEND and fields[2] < _SMALL:
+        header = BATCH.pack(_LEND, fields[1], fields[2], number, ack, fields[0])
+    elif kind is QueueMessageType.PUT and fields[2] is None:
+        header = BATCH.pack(_PUT, fields[1], 0, number, ack, fields[0])
+    elif kind is QueueMessageType.REPORT and _reports_one_range(fields):
+        first, last = fields[4][0] if fields[4] else (0, 0)
+        header = DONE.pack(_REPORT, fields[0], number, ack, fields[1], fields[3], first, last)
+    elif kind is QueueMessageType.SETTLED and len(fields[0]) == 1 and _is_simply_done(fields[0][0]):
+        header = BATCH.pack(_SETTLED, 0, fields[0][0][1], number, ack, fields[0][0][0])
+    else:
+        header = msgpack.packb((kind, number, ack, *fields))
+    return [header] if body is None else [header, body]
+
+
+def _reports_one_range(fields: tuple[Any, ...]) -> bool:
+    window, _, ask, _, done, *others = fields
+    return not ask and len(done) < 2 and window < _SMALL and not any(others)
+
+
+def _is_simply_done(row: list[Any]) -> bool:
+    return not row[2] and row[3] is None and row[1] < _SMALL
 
 
 def unpack(frames: list[bytes]) -> QueueFrame:
     """The message that `frames` hold; raises `ProtocolError` for anything else."""
     if not 1 <= len(frames) <= 2 or len(frames[0]) > LONGEST_CONTROL:
         raise ProtocolError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
+    if frames[0] and frames[0][0] in _FIXED:
+        return _unpack_fixed(frames)
     try:
         # only text and bytes as keys: others can be chosen so that they collide
         words = msgpack.unpackb(frames[0], max_array_len=MOST_RANGES)
@@ -298,6 +337,46 @@ def unpack(frames: list[bytes]) -> QueueFrame:
     return QueueFrame(number, ack, QueueMessage(kind, tuple(fields), body))
 
 
+def _unpack_fixed(frames: list[bytes]) -> QueueFrame:
+    """The message of a fixed header, whose first byte is one of `_FIXED`."""
+    header = frames[0]
+    kind = header[0]
+    layout = DONE if kind == _REPORT else BATCH
+    carries = kind in (_PUT, _LEND)
+    if len(header) != layout.size or len(frames) != 1 + carries:
+        raise ProtocolError(f"a header of {len(header)} bytes, with {len(frames)} frames, for kind {kind}")
+    if kind == _REPORT:
+        _, window, number, ack, size, taken, first, last = DONE.unpack(header)
+        if (
+            (number | ack | size | taken | first | last) >> 63
+            or first > last
+            or bool(first) is not bool(last)
+        ):
+            raise ProtocolError("REPORT with a field of the wrong kind")
+        done = [[first, last]] if last else []
+        return QueueFrame(
+            number, ack, QueueMessage(QueueMessageType.REPORT, (window, size, 0, taken, done, [], [], [], []))
+        )
+    _, count, more, number, ack, first = BATCH.unpack(header)
+    if (number | ack | first) >> 63 or not first:
+        raise ProtocolError(f"{_KINDS[kind].name} with a field of the wrong kind")
+    if kind == _SETTLED:
+        if not more or count:
+            raise ProtocolError("SETTLED with a field of the wrong kind")
+        return QueueFrame(number, ack, QueueMessage(QueueMessageType.SETTLED, ([[first, more, 0, None]],)))
+    body = frames[1]
+    if not 0 < count <= MOST_ITEMS or bool(more) is not (kind == _LEND):
+        raise ProtocolError(f"{_KINDS[kind].name} with a field of the wrong kind")
+    if count > 1 or len(body) > LARGEST_BATCH:
+        _check_body(_KINDS[kind], first, count, len(body))
+    if kind == _LEND:
+        return QueueFrame(number, ack, QueueMessage(QueueMessageType.LEND, (first, count, more), body))
+    return QueueFrame(number, ack, QueueMessage(QueueMessageType.PUT, (first, count, None), body))
+
+
+_FIXED = frozenset({_PUT, _LEND, _REPORT, _SETTLED})
+
+
 def _check_body(kind: QueueMessageType, first: int, count: int, size: int) -> None:
     if first + count > 1 << 63:
         raise ProtocolError(f"{kind.name} of {count} items from {first} on")
@@ -311,7 +390,8 @@ def _misfit(kind: QueueMessageType, fields: list[Any], what: str) -> ProtocolErr
     """A HELLO is looked at once more: whoever speaks another version, or means a pool, is to be told so."""
     if kind is not QueueMessageType.HELLO:
         return ProtocolError(f"{kind.name} {what}")
-    version = fields[0] if fields and natural(fields[0]) else None
+    of_a_pool = [type(field) for field in fields] == [int, str, str, dict]
+    version = fields[0] if fields and natural(fields[0]) and not of_a_pool else None
     return WrongQueueHello(f"{kind.name} {what}", refusal(version))
 
 

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
+from nearfar.net import shared_memory
 from nearfar.serialization.shared_memory import SegmentReceiver, SegmentSender
 
 LARGEST = 1 << 20
@@ -300,14 +301,8 @@ _START = _HEAD.size + _BEGUN.size
 
 
 def create() -> int:
-    """A descriptor of empty shared memory without a name."""
-    descriptor = os.memfd_create("nearfar-outbox", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(descriptor, SIZE)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    """A descriptor of empty shared memory without a name. Raises OSError."""
+    return shared_memory.create(SIZE)
 
 
 class ResultBuffer:
@@ -316,7 +311,7 @@ class ResultBuffer:
     def __init__(self, descriptor: int) -> None:
         """Takes over `descriptor`."""
         try:
-            self._memory = mmap.mmap(descriptor, SIZE)
+            self._memory = mmap.mmap(descriptor, SIZE)  # not `map_shared`, which may import ctypes
         finally:
             os.close(descriptor)
         self._first = 0

@@ -9,7 +9,7 @@ TOLD = "nearfar.coordinator.server:Gate._send"
 
 OF_CLIENT = {
     "client-hello": Point(SENT, kind="HELLO"),
-    "submitted": Point("nearfar.pool.far_client:Pending.add"),
+    "submitted": Point("nearfar.pool.far_client:ClientMachine.submit"),
     "submitting": Point(SENT, "before", "SUBMIT"),
     "submit-sent": Point(SENT, kind="SUBMIT"),
     "outcome-heard": Point("nearfar.pool.far_client:Pending.settle"),

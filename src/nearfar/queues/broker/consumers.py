@@ -21,7 +21,7 @@ class ConsumerSide:
         self._ledger = ledger
         self._rounds = rounds
         self._has_capacity: dict[str, None] = {}
-        self._full: set[str] = set()
+        self.full: set[str] = set()
         """Those who want something, and have as many bytes unsettled as they may."""
         self._joined = self._failures = 0
         self._told_at: tuple[object, ...] = ()
@@ -38,7 +38,7 @@ class ConsumerSide:
     def end(self, peer: Peer, why: str, *, cleanly: bool) -> None:
         """A session ends."""
         self._has_capacity.pop(peer.session, None)
-        self._full.discard(peer.session)
+        self.full.discard(peer.session)
         self._ledger.dismiss(peer.session, why, cleanly=cleanly)
         self._desk.actions.append(CloseLane(peer.session))
 
@@ -80,9 +80,9 @@ class ConsumerSide:
 
     def lend(self, now: float) -> None:
         """Lend what waits for anyone, one run to a consumer in turn."""
-        for session in list(self._full):
+        for session in list(self.full):
             self._queue_up(session)
-        while self._has_capacity and self._ledger.anything_for_anyone():
+        while self._has_capacity and self._ledger.waiting.items:
             session = next(iter(self._has_capacity))
             delivered_batch = self._ledger.lend(session)
             if delivered_batch is not None:
@@ -92,7 +92,7 @@ class ConsumerSide:
     def tell_over(self, now: float) -> None:
         """Tell consumers when nothing more will come for them, and when that turns out wrong."""
         ledger = self._ledger
-        finished = ledger.finished()
+        finished = ledger.shut or (not ledger.producer_registry.here and ledger.producer_registry.over())
         open_ = ledger.unsettled if finished and not ledger.size else -1  # else it is over for nobody
         at = (open_, self._joined, self._failures)
         if at == self._told_at:
@@ -121,11 +121,11 @@ class ConsumerSide:
     def _queue_up(self, session: str) -> None:
         """At the end of the line, if it still wants something."""
         self._has_capacity.pop(session, None)
-        self._full.discard(session)
+        self.full.discard(session)
         if not self._ledger.consumers[session].has_capacity:
             return
         if self._ledger.has_its_fill(session):
-            self._full.add(session)
+            self.full.add(session)
         else:
             self._has_capacity[session] = None
 

@@ -54,7 +54,9 @@ class ProducerRegistry:
 
     def __init__(self, expected: int) -> None:
         self._expected = expected
-        self._here = self._came = self._round = 0
+        self.here = 0
+        """Those who came and did not leave."""
+        self._came = self._round = 0
         self._arrivals: list[float] = []
         """When each newcomer came: no two at the same time, so that none comes after itself."""
         self._absent: dict[str, float] = {}
@@ -81,7 +83,7 @@ class ProducerRegistry:
             self._arrive(producer, now)
         self._came += producer.round != self._round
         producer.round = self._round
-        self._here += producer.state is not ProducerState.OPEN
+        self.here += producer.state is not ProducerState.OPEN
         producer.state = ProducerState.OPEN
 
     def leave(self, producer: ProducerRecord, state: ProducerState, heard: float | None) -> None:
@@ -90,7 +92,7 @@ class ProducerRegistry:
             producer.state = state
         elif producer.state is ProducerState.OPEN:
             producer.state = state
-            self._here -= 1
+            self.here -= 1
             if state is ProducerState.LOST and len(self._absent) < MOST_LOST:
                 later = nextafter(producer.arrived, inf)
                 self._absent[producer.name] = self._next_arrival() if heard is None else max(heard, later)
@@ -98,7 +100,7 @@ class ProducerRegistry:
 
     def over(self) -> bool:
         """True if all that were expected came and went."""
-        return self._here == 0 and self._came - len(self._absent) + len(self.lost) >= self._expected
+        return self.here == 0 and self._came - len(self._absent) + len(self.lost) >= self._expected
 
     def begin_anew(self) -> None:
         """Count from nought."""
@@ -177,37 +179,35 @@ class Ledger:
         self.lent = Budget(max_unsettled or UNBOUNDED)
         """What consumers have, by their names."""
         self.stored = self.settled = self.died = self.dropped = self.undeliverable = self.late = 0
-        self._ready_list = ReadyList()
+        self.waiting = ReadyList()
+        """What any consumer may have."""
         self._addressed: dict[str, ReadyList] = {}
         self.size = self.size_bytes = 0
         """Items put and not taken, what `qsize` answers; and their bytes."""
         self.shared_tags: list[str] = []
         """The tags under which consumers can be addressed, besides their own names."""
         self._granted_items = self._granted_bytes = 0
-        self._producer_registry = ProducerRegistry(expected)
+        self.producer_registry = ProducerRegistry(expected)
+        """Which producers came and left."""
 
     # -- what there is ---------------------------------------------------------------------------
 
     @property
     def lost(self) -> list[str]:
         """Producers that died or fell silent, and were not replaced."""
-        return self._producer_registry.lost
+        return self.producer_registry.lost
 
     @property
     def unsettled(self) -> int:
         """Items stored that have come to no end yet."""
         return self.stored - self.settled - self.died - self.dropped - self.undeliverable
 
-    def anything_for_anyone(self) -> bool:
-        """True if an item waits that any consumer may have."""
-        return bool(self._ready_list)
-
     # -- producers -------------------------------------------------------------------------------
 
     def enter(self, name: str, now: float = 0.0, *, helper: bool = False) -> ProducerRecord:
         """A producer comes, or comes back; a helper is one that another producer vouches for."""
         producer = self.producers.setdefault(name, ProducerRecord(name, ProducerState.GONE, helper=helper))
-        self._producer_registry.enter(producer, now)
+        self.producer_registry.enter(producer, now)
         return producer
 
     def room(self) -> tuple[int, int]:
@@ -225,8 +225,9 @@ class Ledger:
     def store(self, name: str, first: int, count: int, body: bytes, to: str | None) -> bool:
         """Take in a run. One that was stored before, in an earlier session, is not taken again."""
         producer = self.producers[name]
-        used = (min(count, producer.granted[0]), min(len(body), producer.granted[1]))
-        self.grant(name, -used[0], -used[1])
+        if self.maxsize or self.maxbytes:
+            used = (min(count, producer.granted[0]), min(len(body), producer.granted[1]))
+            self.grant(name, -used[0], -used[1])
         if first <= producer.stored:
             return False
         producer.stored = first + count - 1
@@ -243,14 +244,14 @@ class Ledger:
     def leave(self, name: str, state: ProducerState, heard: float | None = None) -> None:
         """A producer has said goodbye (GONE) or was lost (LOST), last `heard` then."""
         self.revoke(name)
-        self._producer_registry.leave(self.producers[name], state, heard)
+        self.producer_registry.leave(self.producers[name], state, heard)
         if state is ProducerState.GONE and self.producers[name].helper:
             del self.producers[name]  # there may be one for each task of a pool
 
     def part(self) -> None:
         """No producer or consumer is left. If all is done, a standing queue counts anew for the next ones."""
         if self.standing and self.finished() and not self.unsettled:
-            self._producer_registry.begin_anew()
+            self.producer_registry.begin_anew()
 
     # -- consumers -------------------------------------------------------------------------------
 
@@ -344,13 +345,13 @@ class Ledger:
         self.shut = True
         if immediate:
             self._drops = True
-            for ready_list in (self._ready_list, *self._addressed.values()):
+            for ready_list in (self.waiting, *self._addressed.values()):
                 for run in self._clear(ready_list):
                     self._drop(run)
 
     def finished(self) -> bool:
         """True if no producer will put again: shut down, or all that were expected came and went."""
-        return self.shut or self._producer_registry.over()
+        return self.shut or self.producer_registry.over()
 
     def over(self, name: str) -> bool:
         """True if nothing more will come for this consumer.
@@ -373,7 +374,7 @@ class Ledger:
             self._drop(run)
             return
         if run.to is None:
-            ready_list = self._ready_list
+            ready_list = self.waiting
         elif self.bearers.get(run.to):
             ready_list = self._addressed.setdefault(run.to, ReadyList())
         else:
@@ -389,9 +390,10 @@ class Ledger:
         return ready_list.clear()
 
     def _next_shelf(self, tags: frozenset[str]) -> ReadyList | None:
-        shelves = [self._ready_list] if self._ready_list else []
-        if self._addressed:
-            shelves += [self._addressed[tag] for tag in tags if self._addressed.get(tag)]
+        if not self._addressed:
+            return self.waiting if self.waiting.items else None
+        shelves = [self.waiting] if self.waiting.items else []
+        shelves += [self._addressed[tag] for tag in tags if self._addressed.get(tag)]
         return min(shelves, key=lambda ready_list: ready_list.oldest, default=None)
 
     def _remove(self, name: str, first: int, last: int) -> list[ItemRange]:

@@ -51,12 +51,15 @@ class BrokerProtocol:
         self.ledger = ledger
         self.refused = 0
         """Ends that were not let in."""
-        self._complaints: list[str] = []
+        self.complaints: list[str] = []
+        """What was wrong with what peers said, until `take_complaints`."""
         self._secret = secret
         self._most_peers = most_peers
         self._about = about
         self._lease = lease
         self._desk = PeerTable()
+        self.peers = self._desk.peers
+        """The sessions there are."""
         self._rounds = Barriers(self._desk)
         self._producer_side = ProducerSide(self._desk, ledger, self._rounds)
         self._consumer_side = ConsumerSide(self._desk, ledger, self._rounds)
@@ -68,58 +71,47 @@ class BrokerProtocol:
         """When all that had come was read: what comes now was said after that."""
         self._late_until = 0.0
 
-    @property
-    def peers(self) -> dict[str, Peer]:
-        """The sessions there are."""
-        return self._desk.peers
-
     # -- what happens ----------------------------------------------------------------------------
 
     def receive(self, session: str, envelope: QueueFrame, now: float) -> None:
         """A message came."""
-        message = envelope.message
+        number, ack, message = envelope
+        peer = self.peers.get(session)
         if message.kind is QueueMessageType.HELLO:
             self._hello(session, message, now)
-        elif (peer := self.peers.get(session)) is None:
+            return
+        if peer is None:
             self._reject(session, message)
-        else:
-            try:
-                self._hear(peer, envelope, now)
-            except ProtocolError as error:
-                self.give_up(session, str(error), now)
+            return
+        peer.heard, peer.said = now, self._turned
+        if ack > peer.out.received:
+            peer.out.acked(ack, now)
+        if not number:
+            return
+        peer.heartbeat.heard(now, len(message.body or b""))
+        self._desk.spoken[session] = peer
+        try:
+            for ready in peer.inbox.accept(number, message):
+                if self.peers.get(session) is peer:
+                    self._handle(peer, ready, now)
+        except ProtocolError as error:
+            self.give_up(session, str(error), now)
 
     def give_up(self, session: str, why: str, now: float) -> None:
         """A session broke the protocol: it is over, and its end is told why."""
-        self._complaints.append(why)
+        self.complaints.append(why)
         self.dead(session, "it broke the protocol", now)
         self.refuse(session, f"it broke the protocol: {why}")
 
     def take_complaints(self) -> list[str]:
         """What was wrong with what peers said since this was last asked, for the log."""
-        taken, self._complaints = self._complaints, []
+        taken, self.complaints = self.complaints, []
         return taken
 
     def refuse(self, session: str, why: str) -> None:
         """Whoever calls by that name is not let in."""
         self.refused += 1
         self._desk.send_unnumbered(session, QueueMessageType.REFUSED, why)
-
-    def ticket(self, session: str) -> str | None:
-        """What the items of a session must come with; None if there is no such session."""
-        peer = self.peers.get(session)
-        return peer.ticket if peer is not None else None
-
-    def _hear(self, peer: Peer, envelope: QueueFrame, now: float) -> None:
-        number, ack, message = envelope
-        session = peer.session
-        peer.heard, peer.said = now, self._turned
-        peer.out.acked(ack, now)
-        if number:
-            peer.heartbeat.heard(now, len(message.body or b""))
-            self._desk.spoken[session] = peer
-            for ready in peer.inbox.accept(number, message):
-                if self.peers.get(session) is peer:
-                    self._handle(peer, ready, now)
 
     def dead(self, session: str, why: str, now: float) -> None:
         """A session's process died, or was silent for too long."""
@@ -154,14 +146,14 @@ class BrokerProtocol:
             if peer.out.unheard:
                 self.dead(peer.session, f"{peer.uid} did not listen", now)
                 continue
-            if broken(peer.out, self._lease, now):
-                self.dead(peer.session, f"{peer.uid} was heard, and got nothing any more", now)
-                continue
-            for number, message in peer.out.overdue(now):
-                envelope = QueueFrame(number, peer.inbox.received, message)
-                self._desk.actions.append(SendTo(peer.session, envelope))
-            self._beat(peer, now)
-            self._timers.set(peer, peer.wanted(self._lease))
+            if len(peer.out):
+                if broken(peer.out, self._lease, now):
+                    self.dead(peer.session, f"{peer.uid} was heard, and got nothing any more", now)
+                    continue
+                for number, message in peer.out.overdue(now):
+                    envelope = QueueFrame(number, peer.inbox.received, message)
+                    self._desk.actions.append(SendTo(peer.session, envelope))
+            self._beat_if_due(peer, now)
         self._rounds.expire(now)
 
     def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
@@ -172,16 +164,21 @@ class BrokerProtocol:
 
     def flush(self, now: float) -> list[Action]:
         """Lend, grant, tell: and then everything that is to be done."""
-        self._consumer_side.lend(now)
-        self._producer_side.grant(now)
-        self._questions.settle(now)
-        self._producer_side.tell_news(now)
-        self._producer_side.tell_tags(now)
-        self._consumer_side.tell_over(now)
+        ledger, producer_side, consumer_side = self.ledger, self._producer_side, self._consumer_side
+        if ledger.waiting.items or consumer_side.full:
+            consumer_side.lend(now)
+        if producer_side.needy:
+            producer_side.grant(now)
+        if self._questions.joiners:
+            self._questions.settle(now)
+        if ledger.newsworthy:
+            producer_side.tell_news(now)
+        if producer_side.newcomers or ledger.shared_tags is not producer_side.tags:
+            producer_side.tell_tags(now)
+        consumer_side.tell_over(now)
         for peer in self._desk.spoken.values():
             if self.peers.get(peer.session) is peer:
-                self._beat(peer, now)
-                self._timers.set(peer, peer.wanted(self._lease))
+                self._beat_if_due(peer, now)
         self._desk.spoken.clear()
         if now >= self._late_until:
             self._turned = now
@@ -198,10 +195,14 @@ class BrokerProtocol:
         """The queue in figures."""
         return self._questions.counts() | {"refused": self.refused}
 
-    def _beat(self, peer: Peer, now: float) -> None:
-        if peer.heartbeat.due(now):
+    def _beat_if_due(self, peer: Peer, now: float) -> None:
+        """Ack or beat, if that is due, and see to it that the peer is looked at again in time."""
+        if now >= peer.heartbeat.when:
             self._desk.send_unnumbered(peer.session, QueueMessageType.BEAT, ack=peer.inbox.received)
             peer.heartbeat.spoke(now)
+        when = min(peer.heard + self._lease, peer.heartbeat.when, peer.out.when)
+        if when < peer.due:
+            self._timers.set(peer, when)
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -237,7 +238,7 @@ class BrokerProtocol:
         self.peers[session] = peer = Peer(session, uid, now, out, Heartbeat(self._lease, now), ticket)
         peer.inbox.allowance = (self._ahead, session)
         self._desk.session_of[uid] = session
-        self._timers.set(peer, peer.wanted(self._lease))
+        self._beat_if_due(peer, now)
         return peer
 
     def _reject(self, session: str, message: QueueMessage) -> None:
@@ -248,11 +249,12 @@ class BrokerProtocol:
         self._desk.send_unnumbered(session, QueueMessageType.STRANGER)
 
     def _handle(self, peer: Peer, message: QueueMessage, now: float) -> None:
+        if message.kind is QueueMessageType.PUT:
+            self._producer_side.put(peer, message, now)
+            if message.fields[2] is not None:
+                self._consumer_side.lend_addressed(message.fields[2], now)
+            return
         match message.kind:
-            case QueueMessageType.PUT:
-                self._producer_side.put(peer, message, now)
-                if message.fields[2] is not None:
-                    self._consumer_side.lend_addressed(message.fields[2], now)
             case QueueMessageType.REPORT:
                 self._consumer_side.report(peer, message, now)
             case QueueMessageType.NEED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ from nearfar.net.interrupts import Abandoned, errand_here, safe, safely, soon
 from nearfar.net.process import about_me, left_behind, new_name, new_session_stem
 from nearfar.net.resources import CALLER, make_room
 from nearfar.queues.base import Delivery, left, waits
-from nearfar.queues.client.consumer import DeliveredItem, ItemReceiver
+from nearfar.queues.client.consumer import Chunk, DeliveredItem, Hand
 from nearfar.queues.client.io import BUSY, ClientLoop, Hold
 from nearfar.queues.client.producer import (
     BATCH_BYTES,
@@ -297,6 +298,9 @@ GATHER = 0.001
 class ProducerCalls(ClientConnection):
     """Puts, for any number of threads."""
 
+    _slept = 0
+    """What `ClientLoop.sleeps` was when something was last sent at once."""
+
     @safe
     def put(self, items: list[Any], *, block: bool, timeout: float | None, to: str | None = None) -> int:
         """Put `items` in order and return the number of the last. Raises `Full` with how many went in."""
@@ -330,14 +334,16 @@ class ProducerCalls(ClientConnection):
     def schedule_flush(self, lying: int) -> None:
         """So many items lie in the put buffer, the latest slipped in just now: see that they go.
 
-        Where it has been quiet they go at once, and else when there are many, or after a moment.
+        They go at once where it has been quiet, or where a caller slept since, for then they may be what
+        another waits for; else when there are many, or after a moment.
         """
         soon(partial(self._schedule_flush, lying))
 
     def _schedule_flush(self, lying: int) -> None:
         loop = self._need_loop()
         now = time.monotonic()
-        if lying >= MANY or now - loop.turned > QUIET:
+        if lying >= MANY or now - loop.turned > QUIET or loop.sleeps != self._slept:
+            self._slept = loop.sleeps
             loop.help()
         else:
             with self._hold:
@@ -458,6 +464,8 @@ def _largest(some: Batch) -> int:
 
 Runs = list[tuple[int, int, int]]
 """Items in the program's hands: (session, first, last) each."""
+DELIVERY = 0
+"""The holder of items taken by `receive`: no thread's next `get` settles them."""
 
 
 def run_of(one: DeliveredItem) -> tuple[int, int, int]:
@@ -468,16 +476,30 @@ def run_of(one: DeliveredItem) -> tuple[int, int, int]:
 class QueueClient(ProducerCalls):
     """Puts and takes. Items are known to the caller by their position in a session (`Taken`)."""
 
+    _taker = 0
+    """The thread that last took a single item."""
+
     # -- taking ----------------------------------------------------------------------------------
 
     @safe
     def take(
-        self, most: int, holder: int, *, block: bool, timeout: float | None, to_the_end: bool = False
+        self,
+        most: int,
+        holder: int,
+        *,
+        block: bool,
+        timeout: float | None,
+        to_the_end: bool = False,
+        hand_out: bool = False,
+        settles: bool = False,
     ) -> list[DeliveredItem]:
         """At least one item and up to `most`, for `holder` (a thread, or any other number).
 
         Raises `Empty`, `ShutDown` after a shutdown, and what reading the item raises. With `to_the_end`
         also at the counted end: `ShutDown`, or `ProducerLost` if not every producer said goodbye.
+
+        With `hand_out` this thread may have what follows without asking (see `Receiver.hand_out`), if it
+        also took what went before. Not through a deputy: what is given back for its caller comes later.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         taken: list[DeliveredItem] = []
@@ -488,6 +510,8 @@ class QueueClient(ProducerCalls):
                 if not taken:
                     self._explain_nothing(machine, to_the_end)
                 tell = self._tell_of_takes(machine)
+                if hand_out and errand_here() is None:
+                    self._hand_out(machine, holder, settles)
             if tell:
                 self._need_loop().help()
             return taken
@@ -554,7 +578,7 @@ class QueueClient(ProducerCalls):
         machine = self._open(consumes=True)
         if self._session.shut_immediately:
             raise ShutDown
-        if not machine.receiver.buffered:
+        if not machine.receiver.at_hand():
             self._await_items(machine, most, block, deadline, to_the_end)
         return machine
 
@@ -567,54 +591,13 @@ class QueueClient(ProducerCalls):
                     for position in range(first, last + 1):
                         self._machine.receiver.let_go(position)
 
-    def get_now(self, holder: int, *, settle: bool) -> tuple[Any] | None:
-        """The next item for the thread `holder`, if it is at hand and all is simple; else None: `take` it.
-
-        With `settle`, what it took before is done. Not for a thread that is `struck_anywhere`. What a
-        signal's handler raises, at a call and nowhere else, and a stack that is full are made good here.
-        """
-        lock = self._hold.lock
-        if lock._is_owned():  # type: ignore[attr-defined]  # a finalizer, in the middle of something
-            return None
-        receiver, mark, tell = None, 0, False
-        try:
-            try:
-                lock.acquire()
-                machine = self._machine
-                session = machine.session
-                if session is None or machine.superseded:
-                    return None
-                receiver = session.receiver
-                mark = receiver.taken
-                found = receiver.get_now(holder, settle=settle)
-                tell = found is not None and receiver.taken in receiver.tell_at
-            finally:
-                if lock._is_owned():  # type: ignore[attr-defined]  # not where `acquire` was interrupted
-                    lock.release()
-            if tell:
-                self._tell_of_snatches()
-            return found
-        except BaseException:
-            if lock._is_owned():  # type: ignore[attr-defined]
-                lock.release()
-            if receiver is not None:
-                self._let_go_latest(receiver, holder, mark)
-            raise
-
     @safe
-    def _tell_of_snatches(self) -> None:
+    def let_go_taken(self, chunk: Chunk, lying: int) -> None:
+        """Who took from `chunk`, with `lying` items in it, was interrupted: the host has that item again."""
         with self._hold:
-            if self._machine.session is None:
-                return
-            tell = self._tell_of_takes(self._machine)
-        if tell:
-            self._need_loop().help()
-
-    @safe
-    def _let_go_latest(self, receiver: ItemReceiver, holder: int, mark: int) -> None:
-        with self._hold:
-            if receiver.latest.get(holder, 0) > mark:
-                receiver.let_go(receiver.latest[holder])
+            if chunk.session == self._machine.sessions:
+                receiver = self._machine.receiver
+                receiver.let_go(receiver.taken_from(chunk, lying))
 
     def _await_items(
         self, machine: ClientProtocol, most: int, block: bool, deadline: float | None, to_the_end: bool
@@ -624,10 +607,10 @@ class QueueClient(ProducerCalls):
         try:
             if block:
                 self._wait_until(
-                    lambda: machine.receiver.buffered or self._session.ended(counted=to_the_end), deadline
+                    lambda: machine.receiver.at_hand() or self._session.ended(counted=to_the_end), deadline
                 )
             else:
-                self._ask(QueueMessageType.REPORT, until=lambda: machine.receiver.buffered > 0)
+                self._ask(QueueMessageType.REPORT, until=machine.receiver.at_hand)
         finally:
             machine.receiver.waiters -= most
             machine.receiver.waited(since, time.monotonic())
@@ -658,24 +641,44 @@ class QueueClient(ProducerCalls):
         News of takes may gather for a moment, but not until the buffer runs dry, nor while a good part of the
         room is in it that puts may wait for.
         """
-        receiver = machine.receiver
         if self._session.takes_press():
-            receiver.tell_at = (0, receiver.taken + receiver.due)
             return True
-        receiver.tell_at = (receiver.told_taken + 1, receiver.taken + self._step(machine))
         self._need_loop().wake_within(LINGER, time.monotonic())
         return False
+
+    def _hand_out(self, machine: ClientProtocol, holder: int, settles: bool) -> None:
+        thread, before = get_ident(), self._taker
+        receiver, self._taker = machine.receiver, thread
+        if thread == before and not receiver.waiters:
+            most = self._step(machine)
+            receiver.hand_out(holder, thread, most, settles=settles, whole=holder == DELIVERY)
 
     def _step(self, machine: ClientProtocol) -> int:
         """Takes until it is to be asked again whether the host is to be told."""
         receiver, facts = machine.receiver, machine.facts
-        told = receiver.unreported()
+        told = receiver.taken - receiver.told_taken
         most = receiver.due - told
         if facts["maxsize"]:
             most = min(most, facts["maxsize"] // 8 - told)
         if facts["maxbytes"] and receiver.average:
             most = min(most, facts["maxbytes"] // (8 * receiver.average) - told)
         return max(1, most)
+
+    @property
+    def hand(self) -> Hand:
+        """What can be taken, and said to be done, without the lock."""
+        return self._machine.hand
+
+    def tell_of_acks(self) -> None:
+        """Have the host told of the acks in `hand`. Never waits, and never raises."""
+        soon(self._count_acks)
+
+    def _count_acks(self) -> None:
+        with self._hold:
+            if self._machine.session is not None:
+                self._machine.hand.called = True
+                self._machine.receiver.count()
+                self._tell_of_done()
 
     # -- saying what became of it ----------------------------------------------------------------
 
@@ -733,26 +736,23 @@ class QueueClient(ProducerCalls):
                 self._loop.wake_within(LINGER, time.monotonic())
 
 
-DELIVERY = 0
-"""The holder of items taken by `receive`: no thread's next `get` settles them."""
-
-
 class FarDelivery(Delivery):
     """An item of a far queue in hand."""
 
     def __init__(self, end: QueueClient, taken: DeliveredItem) -> None:
-        self.item = taken.item
-        self.attempt = taken.attempt
+        _, self.item, self.attempt, _ = self._taken = taken
         self._end = end
-        self._session = taken.session
-        self._position = taken.position
 
     def let_go(self) -> None:
         """It never reached who asked for it."""
-        self._end.let_go([(self._session, self._position, self._position)])
+        one = self._taken
+        self._end.let_go([(one.session, one.position, one.position)])
 
     def ack(self) -> None:
-        self._end.done(self._session, self._position)
+        hand = self._end.hand
+        hand.acks.append(self._taken)
+        if not hand.called or not hand.receiving[1]:  # nobody looks soon, or it was the last that is here
+            self._end.tell_of_acks()
 
     def nack(self) -> None:
-        self._end.failed(self._session, self._position)
+        self._end.failed(self._taken.session, self._taken.position)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, repeat
 from typing import Any, NamedTuple
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
@@ -47,16 +49,17 @@ class DeliveredBatch:
     """Where among `items` the next one is."""
     weight: int = 0
     """Bytes that all of it came in."""
+    plain: bool = False
+    """It was read, and nothing in it is `Unreadable`."""
 
-    def read(self, *, trusted: bool) -> bool:
-        """Read the items; whether all could be. In the place of another stands `Unreadable`."""
-        plain = True
+    def read(self, *, trusted: bool) -> None:
+        """Read the items. In the place of one that cannot be read stands `Unreadable`."""
         try:
             self.items = item_codec.decode(self.body, self.count, trusted=trusted)
+            self.plain = True
         except (ItemError, ProtocolError, Untrusted):
-            self.items, plain = self._read_singly(trusted), False
+            self.items = self._read_singly(trusted)
         self.body = b""
-        return plain
 
     def _read_singly(self, trusted: bool) -> list[Any]:
         items: list[Any] = []
@@ -67,6 +70,64 @@ class DeliveredBatch:
             except (ItemError, ProtocolError, Untrusted) as error:
                 items.append(Unreadable(error))
         return items
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The next items, which one thread takes by itself, without the lock: one step of C each.
+
+    The thread takes from the left, and nobody else does. What it took is read off the length. Whoever holds
+    the lock may take away what is left, from the right, item by item: so each item is taken once.
+    """
+
+    session: int
+    first: int
+    """The position of its first item."""
+    items: deque[Any]
+    """The items, or a `Taken` for each."""
+    size: int
+    holder: int
+    settles: bool
+    """With each item that is taken, the one before is done."""
+    holding: int
+    """The position of the item that the holder had in hand before, if that is then done."""
+    counted: int = 0
+    """Items of which is known that they were taken."""
+    left: int = -1
+    """Items that were taken away; -1 while they are there."""
+
+    def taken(self) -> int:
+        """How many items the thread took."""
+        return self.size - (len(self.items) if self.left < 0 else self.left)
+
+    def take_away(self) -> None:
+        """Let the thread have nothing more."""
+        left = 0
+        try:
+            while True:
+                self.items.pop()
+                left += 1
+        except IndexError:
+            self.left = left
+
+
+Portion = tuple[int, deque[Any], Chunk]
+"""Who may take items from where."""
+NOTHING: Portion = (0, deque(), Chunk(0, 0, deque(), 0, 0, False, 0))
+
+
+@dataclass(slots=True)
+class Hand:
+    """What a program takes, and says to be done, without the lock. It outlasts the sessions of its end."""
+
+    getting: Portion = NOTHING
+    """The thread that may take these items."""
+    receiving: Portion = NOTHING
+    """The same, of deliveries."""
+    acks: list[DeliveredItem] = field(default_factory=list)
+    """Deliveries that are done, until the machine counts them."""
+    called: bool = False
+    """Somebody is about to count them."""
 
 
 class Unreadable(NamedTuple):
@@ -121,10 +182,6 @@ class AckBatch:
     answers: list[list[Any]] = field(default_factory=list)
     """Positions of items that are done, and what is to be said to those who put them."""
 
-    def __bool__(self) -> bool:
-        return bool(self.done) or self.pressing
-
-    @property
     def pressing(self) -> bool:
         """True if somebody needs to hear of it to go on."""
         return bool(self.failed or self.unreadable or self.returned or self.answers)
@@ -161,6 +218,8 @@ MOST_AHEAD = 2000
 WINDOW_BYTES = 8 * 1024 * 1024
 FEW = 16
 """Takes of which the host need not be told at once."""
+_make_taken = partial(tuple.__new__, DeliveredItem)
+"""In one step of C."""
 
 
 @dataclass(slots=True)
@@ -177,12 +236,7 @@ class ItemReceiver:
     hands: dict[int, int] = field(default_factory=dict)
     """The positions in the program's hands, oldest first, and the thread that took each."""
     session: int = 0
-    plain: DeliveredBatch | None = None
-    """The first loan, once it is read and nothing in it is unreadable."""
-    latest: dict[int, int] = field(default_factory=dict)
-    """The last position that each thread took, if that is all that it has in hand."""
-    tell_at: tuple[int, int] = (1, 0)
-    """The positions whose take is a reason to think of telling the host."""
+    hand: Hand = field(default_factory=Hand)
     due: int = 16
     """Takes after which it is to be told."""
     heavy: int = 0
@@ -191,6 +245,8 @@ class ItemReceiver:
     """Bytes of an item of the batch that came last."""
     rests: bool = False
     """The program said that it is done with all that it had: somebody may wait for that."""
+    _chunk: Chunk | None = None
+    """What was handed out, to be taken without the lock."""
     _buffer: deque[DeliveredBatch] = field(default_factory=deque)
     _last: int = 0
     _ack_batch: AckBatch = field(default_factory=AckBatch)
@@ -212,7 +268,16 @@ class ItemReceiver:
         self.buffered += count
         self.average = len(body) // count
         self.due = max(FEW, self.buffered // 2)
-        self.tell_at = (self.told_taken + 1, self.taken + self.due)
+
+    def at_hand(self) -> bool:
+        """Whether anything lies in the buffer, which nobody can take without the lock then."""
+        self.collect()
+        return self.buffered > 0
+
+    @property
+    def handed_out(self) -> bool:
+        """Whether items may be taken without the lock."""
+        return self._chunk is not None and len(self._chunk.items) > 0
 
     def waited(self, since: float, now: float) -> None:
         """The program waited for an item."""
@@ -225,92 +290,132 @@ class ItemReceiver:
 
         Raises what reading the item raises, once: it becomes a dead letter.
         """
+        self.collect()
         if not self._buffer:
             return None
         delivered_batch = self._buffer[0]
         if delivered_batch.items is None:
-            self._read(delivered_batch)
+            delivered_batch.read(trusted=self.trusted)
         position = delivered_batch.position
         item = delivered_batch.items[delivered_batch.at]  # type: ignore[index]
-        self._step(delivered_batch)
+        self._step(1)
         self._pace.time(now)
         if isinstance(item, Unreadable):
             extend(self._ack_batch.unreadable, position)
             unpickling = isinstance(item.error, ItemError) and item.error.__cause__
             raise unpickling or item.error
         self.hands[position] = thread
-        if self.latest.get(thread, 0) in self.hands:
-            self.latest.pop(thread)
-        else:
-            self.latest[thread] = position
         return DeliveredItem(position, item, delivered_batch.attempt, self.session)
 
-    def get_now(self, thread: int, *, settle: bool) -> tuple[Any] | None:
-        """The next item for a thread that has taken nothing but what `get_now` gave it; None if `take` is to
-        be asked. With `settle`, what it took before is done.
+    def hand_out(self, holder: int, thread: int, most: int, *, settles: bool, whole: bool) -> None:
+        """Let `thread` take up to `most` of the next items by itself, for `holder`.
 
-        Called for each item, hence so flat. A signal's handler may raise at a call, and nowhere else: before
-        the item is in hand, or where `let_go` is said for it.
+        With `settles`, each item is done when the thread takes its next, also the one that it has in hand
+        now. With `whole` it takes each as a `Taken`.
         """
-        delivered_batch, hands = self.plain, self.hands
-        if delivered_batch is None:
-            return None
-        if settle:
-            before = self.latest.get(thread, 0)
-            if before in hands:
-                done = self._ack_batch.done
-                del hands[before]
-                if done and done[-1][1] == before - 1:
-                    done[-1][1] = before
-                else:
-                    done.append([before, before])
-            elif hands and thread in hands.values():
-                return None
-        position = delivered_batch.position
-        found = (delivered_batch.items[delivered_batch.at],)  # type: ignore[index]
-        self.taken = self.latest[thread] = position
-        hands[position] = thread
-        self._pace.untimed += 1
-        self.buffered -= 1
-        delivered_batch.at += 1
-        delivered_batch.position += 1
-        delivered_batch.count -= 1
-        if not delivered_batch.count:
-            self.plain = None
-            self.heavy += delivered_batch.weight
-            self._buffer.popleft()
-        return found
+        self.collect()
+        items: list[Any] = []
+        for delivered_batch in self._buffer:
+            if delivered_batch.items is None:
+                delivered_batch.read(trusted=self.trusted)
+            if not delivered_batch.plain or delivered_batch.items is None or len(items) >= most:
+                break
+            some = delivered_batch.items[
+                delivered_batch.at : delivered_batch.at + min(most - len(items), delivered_batch.count)
+            ]
+            if whole:
+                each = zip(
+                    count(delivered_batch.position),
+                    some,
+                    repeat(delivered_batch.attempt),
+                    repeat(self.session),
+                )
+                some = list(map(_make_taken, each))
+            items += some
+        if not items:
+            return
+        first, size = self._buffer[0].position, len(items)
+        holding = self.taken if settles and self.hands.get(self.taken) == holder else 0
+        self._chunk = chunk = Chunk(self.session, first, deque(items), size, holder, settles, holding)
+        portion = (thread, chunk.items, chunk)
+        if whole:
+            self.hand.receiving = portion
+        else:
+            self.hand.getting = portion
+
+    def count(self) -> None:
+        """Note what was taken, and done, without the lock."""
+        chunk = self._chunk
+        if chunk is not None and (taken := chunk.taken()) > chunk.counted:
+            self._note_taken(chunk, taken)
+        acks = self.hand.acks
+        if acks:
+            some = acks[:]
+            del acks[: len(some)]
+            for one in some:
+                if one.session == self.session:
+                    self._done(one.position)
+            self.rests = not self.hands and not self.buffered
+
+    def collect(self) -> None:
+        """As `count`; what was handed out and not taken is not to be had without the lock any more."""
+        chunk = self._chunk
+        if chunk is not None:
+            self.hand.getting = self.hand.receiving = NOTHING
+            chunk.take_away()
+        self.count()
+        self._chunk = None
+
+    def taken_from(self, chunk: Chunk, lying: int) -> int:
+        """The position of what a thread took from `chunk` when `lying` items were in it; 0 if it did not."""
+        self.count()
+        return chunk.first + chunk.size - lying if chunk.taken() > chunk.size - lying else 0
+
+    def _note_taken(self, chunk: Chunk, taken: int) -> None:
+        first, last = chunk.first + chunk.counted, chunk.first + taken - 1
+        chunk.counted = taken
+        if not chunk.settles:
+            self.hands.update(dict.fromkeys(range(first, last + 1), chunk.holder))
+        else:
+            self._done(chunk.holding)
+            if last > first:
+                extend(self._ack_batch.done, first, last - 1)
+            self.hands[last] = chunk.holder
+            chunk.holding = last
+        self._step(last - first + 1)
 
     def take_run(self, most: int, thread: int, now: float) -> tuple[int, list[Any]]:
         """The position of the next item, and up to `most` items from it on; none where `take` is to be asked,
         or the buffer is empty."""
+        self.collect()
         if not self._buffer:
             return 0, []
         delivered_batch = self._buffer[0]
         if delivered_batch.items is None:
-            self._read(delivered_batch)
-        if self.plain is not delivered_batch:
+            delivered_batch.read(trusted=self.trusted)
+        if not delivered_batch.plain:
             return 0, []
         position, count = delivered_batch.position, min(most, delivered_batch.count)
         items = delivered_batch.items[delivered_batch.at : delivered_batch.at + count]  # type: ignore[index]
         self.hands.update(dict.fromkeys(range(position, position + count), thread))
-        self.latest.pop(thread, None)
-        self._step(delivered_batch, count)
+        self._step(count)
         self._pace.time(now)
         return position, items
 
     def let_go(self, position: int) -> None:
         """The item at `position` never reached who took it: the host has it again."""
+        self.count()
         if self.hands.pop(position, None) is not None:
             self._ack_batch.returned.append([position, position])
 
     def next_is_unreadable(self) -> bool:
         """True if the next `take` is going to raise."""
+        self.collect()
         if not self._buffer:
             return False
         delivered_batch = self._buffer[0]
         if delivered_batch.items is None:
-            self._read(delivered_batch)
+            delivered_batch.read(trusted=self.trusted)
         return isinstance(delivered_batch.items[delivered_batch.at], Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
@@ -322,16 +427,20 @@ class ItemReceiver:
             raise ItemError(
                 f"an answer of {len(answer)} bytes is too long: at most {LONGEST_ANSWER} can travel"
             )
-        if self.hands.pop(position, None) is None:
-            return
+        self.count()
         if answer is None:
-            extend(self._ack_batch.done, position)
-        else:
+            self._done(position)
+        elif self.hands.pop(position, None) is not None:
             self._ack_batch.answers.append([position, answer])
         self.rests = not self.hands and not self.buffered
 
+    def _done(self, position: int) -> None:
+        if self.hands.pop(position, None) is not None:
+            extend(self._ack_batch.done, position)
+
     def done_by(self, holder: int | None) -> None:
         """All that `holder` took is done; None: all but what holder 0 took."""
+        self.collect()
         hands = self.hands
         mine = [p for p, h in hands.items() if h == holder or (holder is None and h)]
         for position in mine:
@@ -344,6 +453,7 @@ class ItemReceiver:
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item of `holder`, or else of anyone but holder 0, is done; False if there is none."""
+        self.count()
         mine = (p for p, h in self.hands.items() if h == holder)
         anyones = (p for p, h in self.hands.items() if h)
         oldest = next(mine, None) or next(anyones, None)
@@ -354,14 +464,15 @@ class ItemReceiver:
 
     def fail(self, position: int) -> None:
         """The program gives an item up."""
+        self.count()
         if self.hands.pop(position, None) is not None:
             extend(self._ack_batch.failed, position)
 
     def give_back(self) -> None:
         """Return all that lies in the buffer."""
+        self.collect()
         if self._buffer:
             self._ack_batch.returned.append([self._buffer[0].position, self._last])
-            self.plain = None
             self._buffer.clear()
             self.buffered = 0
 
@@ -380,20 +491,16 @@ class ItemReceiver:
         """How many items the program took that the host was not told the end of."""
         return len(self.hands) + self._ack_batch.ended
 
-    def unreported(self) -> int:
-        """How many takes the host has not been told of."""
-        return self.taken - self.told_taken
-
     def news(self) -> bool:
         """True if there is something to tell besides the window."""
-        return bool(self._ack_batch) or self.taken != self.told_taken
+        return self.taken != self.told_taken or bool(self._ack_batch.done) or self._ack_batch.pressing()
 
     def pressing(self, now: float) -> bool:
         """True if the host is to be told now: it might lend too little or too much, or others wait."""
-        told, untold, window = self._told_window, self.unreported(), self.window(now)
+        told, untold, window = self._told_window, self.taken - self.told_taken, self.window(now)
         short = told - untold < max(self.waiters, told // 2)
         wide = window * 2 < told or (window < told and now - self._pace.since >= PAUSE)
-        return short or wide or self.rests or self._ack_batch.pressing
+        return short or wide or self.rests or self._ack_batch.pressing()
 
     def idle_items(self) -> bool:
         """True if more lies in the buffer than the program waits for."""
@@ -418,24 +525,22 @@ class ItemReceiver:
         self.told_taken, self._told_window = self.taken, window
         self.heavy, self.rests = 0, False
         self.due = max(FEW, self.buffered // 2)
-        self.tell_at = (self.taken + 1, self.taken + self.due)
         return QueueMessage(
             QueueMessageType.REPORT, (window, WINDOW_BYTES, ask, self.taken, *self._ack_batch.take())
         )
 
-    def _read(self, delivered_batch: DeliveredBatch) -> None:
-        if delivered_batch.read(trusted=self.trusted) and delivered_batch is self._buffer[0]:
-            self.plain = delivered_batch
-
-    def _step(self, delivered_batch: DeliveredBatch, count: int = 1) -> None:
-        """The next items of `delivered_batch`, which is the first, are taken."""
-        self.taken = delivered_batch.position + count - 1
+    def _step(self, count: int) -> None:
+        """The next `count` items are taken."""
         self._pace.untimed += count
         self.buffered -= count
-        delivered_batch.at += count
-        delivered_batch.position += count
-        delivered_batch.count -= count
-        if not delivered_batch.count:
-            self.plain = None
-            self.heavy += delivered_batch.weight
-            self._buffer.popleft()
+        while count:
+            delivered_batch = self._buffer[0]
+            some = min(count, delivered_batch.count)
+            count -= some
+            self.taken = delivered_batch.position + some - 1
+            delivered_batch.at += some
+            delivered_batch.position += some
+            delivered_batch.count -= some
+            if not delivered_batch.count:
+                self.heavy += delivered_batch.weight
+                self._buffer.popleft()

@@ -48,6 +48,7 @@ from nearfar.queues.client.session import (
     ConnectLane,
     SendControl,
 )
+from nearfar.queues.messages import QueueFrame
 
 
 class WaitHandle:
@@ -161,14 +162,34 @@ class Hold:
 _shield = Shield()
 
 
+log = logging.getLogger(__name__)
+
 DRAIN = 256
-"""Messages read before the machine gets to answer."""
+"""Messages read from one socket before the machine gets to answer."""
+
+GRACE = 0.005
+"""Seconds without a sitter after which the thread watches the sockets."""
 
 
-class ClientSockets:
-    """What connects `machine` to the queue at `address`, as `access` says."""
+class ClientLoop:
+    """Runs `machine` against the queue at `address`, as `access` says; `hold` guards the machine, and is
+    notified.
 
-    def __init__(self, machine: ClientProtocol, address: Address, access: Access, hold: Hold) -> None:
+    `on_change` is called without the lock after anything came in, by the thread alone: where it is given, no
+    other takes turns.
+    """
+
+    sleeps = 0
+    """How often a caller has slept until something came, at any queue of this process."""
+
+    def __init__(
+        self,
+        machine: ClientProtocol,
+        address: Address,
+        access: Access,
+        hold: Hold,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
         self._machine = machine
         self._address = address
         self._access = access
@@ -180,116 +201,9 @@ class ClientSockets:
         self._lane: Connection | None = None
         self._watched: list[int] = []
         """The descriptors of the sockets to read: a new list whenever they change."""
+        self._look_next = 0.0
+        """When it is to be asked next why a socket was not let in."""
         self._wait_handle, self._seat = WaitHandle(), WaitHandle()
-
-    def _look(self) -> str:
-        """Why one of the sockets was not let in; nothing if all were."""
-        now = time.monotonic()
-        looks = [
-            dialed.look(now) for dialed in (self._control, self._inbox, self._lane) if dialed is not None
-        ]
-        return next(filter(None, looks), "")
-
-    def _read(self, dialed: Connection | None) -> list[messages.QueueFrame]:
-        heard: list[messages.QueueFrame] = []
-        if dialed is None:
-            return heard
-        socket = dialed.socket
-        while len(heard) < DRAIN and sockets.readable(socket):
-            try:
-                heard.append(messages.unpack(sockets.receive(socket, 1, small=sockets.COPIED)))
-            except zmq.Again:
-                break
-            except ProtocolError as error:
-                text = f"dropped a malformed message from {self._address}: %s"
-                self._complaints.note(text, error, time.monotonic())
-        return heard
-
-    def _act(self, action: Action) -> None:
-        """Do it. What fails for want of something is done again: a message is sent again by its line, and a
-        session without all of its sockets begins anew."""
-        try:
-            self._do(action)
-        except sockets.FAILURES as error:
-            self._mishaps.note(error)
-            if isinstance(action, ConnectInbox | ConnectLane):
-                with self._hold:
-                    self._machine.begin_again(time.monotonic())
-
-    def _do(self, action: Action) -> None:
-        match action:
-            case SendControl(envelope):
-                self._send(envelope)
-            case ConnectControl(session):
-                self._close_sockets()
-                self._session = session.encode()
-                self._control = self._open(zmq.DEALER, self._address, identity=session)
-            case ConnectInbox(place, ticket):
-                self._ticket = ticket.encode()
-                self._inbox = self._open(zmq.PUSH, self._address.beside(place))
-            case ConnectLane(place):
-                self._lane = self._open(zmq.PULL, self._address.beside(place))
-            case Close():
-                self._close_sockets()
-
-    def _send(self, envelope: messages.QueueFrame) -> None:
-        frames = messages.pack(*envelope)
-        with contextlib.suppress(zmq.Again):
-            if envelope.message.body is None:
-                if self._control is not None:
-                    self._control.socket.send_multipart(frames, zmq.NOBLOCK)
-            elif self._inbox is not None:
-                sockets.send_items(self._inbox.socket, [self._session, self._ticket, *frames])
-
-    def _open(self, kind: int, address: Address, *, identity: str = "") -> Connection | None:
-        largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL
-        try:
-            dialed = Connection(kind, address, self._access, identity=identity, largest=largest)
-        except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
-            with self._hold:
-                self._machine.turned_away(str(error), time.monotonic())
-            return None
-        if kind != zmq.PUSH:
-            self._watch_others([*self._watched, int(dialed.socket.getsockopt(zmq.FD))])
-        return dialed
-
-    def _close_sockets(self) -> None:
-        for dialed in (self._control, self._inbox, self._lane):
-            if dialed is not None:
-                dialed.close()
-        self._control = self._inbox = self._lane = None
-        if self._watched:
-            self._watch_others([])
-
-    def _watch_others(self, descriptors: list[int]) -> None:
-        self._watched = descriptors
-        for wait_handle in (self._wait_handle, self._seat):
-            wait_handle.waker.wake()
-
-
-log = logging.getLogger(__name__)
-
-GRACE = 0.005
-"""Seconds without a sitter after which the thread watches the sockets."""
-
-
-class ClientLoop(ClientSockets):
-    """Runs `machine` against the queue at `address`, as `access` says; `hold` guards the machine, and is
-    notified.
-
-    `on_change` is called without the lock after anything came in, by the thread alone: where it is given, no
-    other takes turns.
-    """
-
-    def __init__(
-        self,
-        machine: ClientProtocol,
-        address: Address,
-        access: Access,
-        hold: Hold,
-        on_change: Callable[[], None] | None = None,
-    ) -> None:
-        super().__init__(machine, address, access, hold)
         self._on_change = on_change
         self._turns = threading.Lock()
         self._wanted = False
@@ -395,10 +309,9 @@ class ClientLoop(ClientSockets):
         held = self._hold.give_up()
         try:
             heard = self._heard
-            with self._turns:
-                self._turn()
-                watched = self._watched
+            watched = self._turn_when_free()
             if heard == self._heard and self._machine.state is not ClientState.CLOSED:
+                ClientLoop.sleeps += 1
                 depth = _shield.lower()
                 try:
                     self._seat.sleep(watched, min(until, self._sleeps_until))
@@ -434,9 +347,7 @@ class ClientLoop(ClientSockets):
         while self._machine.state is not ClientState.CLOSED or self._watched:
             try:
                 if self._sitter is None and self._sits == sits:
-                    with self._turns:
-                        self._turn()
-                        watched = self._watched
+                    watched = self._turn_when_free()
                     while not self._wait_handle.sleep(watched, self._sleeps_until) and self._may_sleep_on(
                         sits
                     ):
@@ -464,12 +375,20 @@ class ClientLoop(ClientSockets):
             self._deep = deep = self._sitter is not None and self._sits == sits
             self._near = False
         if due:
-            with self._turns:
-                self._turn()
+            self._turn_when_free()
         while deep and self._deep and self._machine.state is not ClientState.CLOSED:
             self._wait_handle.sleep([], time.monotonic() + 60)
 
     # -- a turn ----------------------------------------------------------------------------------
+
+    def _turn_when_free(self) -> list[int]:
+        """Take a turn, and another if somebody found the sockets taken meanwhile; what to watch then."""
+        with self._turns:
+            self._turn()
+            watched = self._watched
+        if self._wanted:
+            self.help()
+        return watched
 
     def _turn(self) -> None:
         """Act, read, and again, as long as anything comes. Call with `_turns` held."""
@@ -480,41 +399,132 @@ class ClientLoop(ClientSockets):
             self._turner = None
 
     def _act_and_read(self) -> None:
-        before, unread = self._heard, True
+        before, first = self._heard, True
         while True:
-            self._wanted = False
-            with self._hold:
-                self._woken = False
-                now = time.monotonic()
-                self._machine.tick(now)
-                actions = self._machine.flush(now)
-                self._sleeps_until = self._machine.deadline(now)
-                closed = self._machine.state is ClientState.CLOSED
+            control, lane = self._read(self._control), self._read(self._lane)
+            # After reading: a stranger that took the host's place was seen to connect before it spoke.
+            turned_away = self._look()
+            if not (first or control or lane or turned_away or self._wanted):
+                break  # nothing came since all that was to be sent was sent
+            first = self._wanted = False
+            actions = self._decide(control, lane, turned_away)
             for action in actions:
                 self._act(action)
-            if closed or not (actions or unread):
-                break  # nothing was sent: the sockets are still as they were when all had been read
-            control, lane = self._read(self._control), self._read(self._lane)
-            heard, unread = control + lane, DRAIN in (len(control), len(lane))
-            # After reading: a stranger that took the host's place was seen to connect before it spoke.
-            if not self._take_in(heard, self._look()):
+            if self._machine.state is ClientState.CLOSED:
                 break
+            if not (actions or self._wanted) and DRAIN not in (len(control), len(lane)):
+                break  # nothing was sent: the sockets are still as they were when all had been read
         if before != self._heard and self._sitter not in (None, threading.get_ident()):
             self._seat.waker.wake()
         self.turned = time.monotonic()
 
-    def _take_in(self, heard: list[messages.QueueFrame], turned_away: str) -> bool:
-        if not heard and not turned_away:
-            return False
-        self._heard += 1
+    def _decide(self, control: list[QueueFrame], lane: list[QueueFrame], turned_away: str) -> list[Action]:
+        """Have the machine take in what came, and tell what is to be done."""
+        machine, came = self._machine, bool(control or lane or turned_away)
         with self._hold:
+            self._woken = False
             now = time.monotonic()
             if turned_away:
-                self._machine.turned_away(turned_away, now)
+                machine.turned_away(turned_away, now)
             else:
-                for envelope in heard:
-                    self._machine.receive(envelope, now)
-            self._hold.notify()
-        if self._on_change is not None:
+                for envelope in control + lane:
+                    machine.receive(envelope, now)
+            if came:
+                self._heard += 1
+                self._hold.notify()
+            machine.tick(now)
+            actions = machine.flush(now)
+            self._sleeps_until = machine.deadline(now)
+        if came and self._on_change is not None:
             self._on_change()
-        return True
+        return actions
+
+    # -- the sockets -----------------------------------------------------------------------------
+
+    def _look(self) -> str:
+        """Why one of the sockets was not let in; nothing if all were."""
+        now = time.monotonic()
+        if now < self._look_next:
+            return ""
+        dialed = [each for each in (self._control, self._inbox, self._lane) if each is not None]
+        looks = [each.look(now) for each in dialed]
+        self._look_next = min([each.look_next for each in dialed], default=0.0)
+        return next(filter(None, looks), "")
+
+    def _read(self, dialed: Connection | None) -> list[QueueFrame]:
+        heard: list[QueueFrame] = []
+        if dialed is None:
+            return heard
+        socket = dialed.socket
+        while len(heard) < DRAIN and sockets.readable(socket):
+            try:
+                heard.append(messages.unpack(sockets.receive(socket, 1, small=sockets.COPIED)))
+            except zmq.Again:
+                break
+            except ProtocolError as error:
+                text = f"dropped a malformed message from {self._address}: %s"
+                self._complaints.note(text, error, time.monotonic())
+        return heard
+
+    def _act(self, action: Action) -> None:
+        """Do it. What fails for want of something is done again: a message is sent again by its line, and a
+        session without all of its sockets begins anew."""
+        try:
+            if type(action) is SendControl:
+                self._send(action.envelope)
+            else:
+                self._change_sockets(action)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            if isinstance(action, ConnectInbox | ConnectLane):
+                with self._hold:
+                    self._machine.begin_again(time.monotonic())
+
+    def _change_sockets(self, action: Action) -> None:
+        self._look_next = 0.0
+        match action:
+            case ConnectControl(session):
+                self._close_sockets()
+                self._session = session.encode()
+                self._control = self._open(zmq.DEALER, self._address, identity=session)
+            case ConnectInbox(place, ticket):
+                self._ticket = ticket.encode()
+                self._inbox = self._open(zmq.PUSH, self._address.beside(place))
+            case ConnectLane(place):
+                self._lane = self._open(zmq.PULL, self._address.beside(place))
+            case Close():
+                self._close_sockets()
+
+    def _send(self, envelope: QueueFrame) -> None:
+        frames = messages.pack(*envelope)
+        with contextlib.suppress(zmq.Again):
+            if envelope.message.body is None:
+                if self._control is not None:
+                    self._control.socket.send_multipart(frames, zmq.NOBLOCK)
+            elif self._inbox is not None:
+                sockets.send_items(self._inbox.socket, [self._session, self._ticket, *frames])
+
+    def _open(self, kind: int, address: Address, *, identity: str = "") -> Connection | None:
+        largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL
+        try:
+            dialed = Connection(kind, address, self._access, identity=identity, largest=largest)
+        except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
+            with self._hold:
+                self._machine.turned_away(str(error), time.monotonic())
+            return None
+        if kind != zmq.PUSH:
+            self._watch_others([*self._watched, int(dialed.socket.getsockopt(zmq.FD))])
+        return dialed
+
+    def _close_sockets(self) -> None:
+        for dialed in (self._control, self._inbox, self._lane):
+            if dialed is not None:
+                dialed.close()
+        self._control = self._inbox = self._lane = None
+        if self._watched:
+            self._watch_others([])
+
+    def _watch_others(self, descriptors: list[int]) -> None:
+        self._watched = descriptors
+        for wait_handle in (self._wait_handle, self._seat):
+            wait_handle.waker.wake()

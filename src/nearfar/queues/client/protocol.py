@@ -16,7 +16,7 @@ from nearfar.errors import ProtocolError
 from nearfar.net.frames import shown
 from nearfar.net.handshake import HandshakeFailures
 from nearfar.net.timers import SuspendDetector
-from nearfar.queues.client.consumer import ItemReceiver
+from nearfar.queues.client.consumer import Hand, ItemReceiver
 from nearfar.queues.client.producer import ItemSender
 from nearfar.queues.client.session import (
     Action,
@@ -79,6 +79,7 @@ class ClientProtocol:
         self.sessions = 0
         self.greeting_since = 0.0
         self.sender = ItemSender()
+        self.hand = Hand()
         self.asks = PendingRequests()
         self.roles = Roles(tags, helper=helper)
         self.leaving = False
@@ -117,6 +118,8 @@ class ClientProtocol:
 
     def leave(self) -> None:
         """Say goodbye once all that was put is sent. Until PART comes, the session goes on."""
+        if self.session is not None:
+            self.session.receiver.collect()
         if self.state is ClientState.NEW:
             self.abandon()
         elif self.state is not ClientState.CLOSED:
@@ -141,6 +144,8 @@ class ClientProtocol:
         """Close at once."""
         self.state = ClientState.CLOSED
         self.sender.bar()
+        if self.session is not None:
+            self.session.receiver.collect()
         self._actions.append(Close())
 
     # -- what happens ----------------------------------------------------------------------------
@@ -148,15 +153,17 @@ class ClientProtocol:
     def receive(self, envelope: QueueFrame, now: float) -> None:
         """A message came."""
         message = envelope.message
-        match message.kind:
-            case QueueMessageType.WELCOME:
-                self._welcome(message, now)
-            case QueueMessageType.REFUSED:
-                self._refuse(message.fields[0])
-            case QueueMessageType.STRANGER if self.state is ClientState.OPEN:
-                self._begin_session(now)
-            case _ if self.state is ClientState.OPEN and self.session is not None:
-                self._hear(self.session, envelope, now)
+        kind = message.kind
+        if kind is QueueMessageType.WELCOME:
+            self._welcome(message, now)
+        elif kind is QueueMessageType.REFUSED:
+            self._refuse(message.fields[0])
+        elif self.state is not ClientState.OPEN or self.session is None:
+            return
+        elif kind is QueueMessageType.STRANGER:
+            self._begin_session(now)
+        else:
+            self._hear(self.session, envelope, now)
 
     def turned_away(self, why: str, now: float) -> None:
         """A socket of the present session was not let in, and has to be made anew."""
@@ -178,20 +185,22 @@ class ClientProtocol:
 
     def tick(self, now: float) -> None:
         """Time passed. If nobody ticked for long, it stood still: that is not the host's silence."""
-        stood = self._standstill.seconds(now, float(self.facts.get("lease", IDLE)))
-        if self.session is not None:
-            self.session.postpone(stood, now)
+        session = self.session
+        stood = self._standstill.seconds(now, session.lease if session is not None else IDLE)
+        if stood and session is not None:
+            session.postpone(stood, now)
         if self.state is ClientState.GREETING:
             self._call_again(now)
-        elif self.state is ClientState.OPEN and self.session is not None:
+        elif self.state is ClientState.OPEN and session is not None:
             if self.leaving:
                 self._leaving_since = min(self._leaving_since, now)
-            if now >= self._farewell():
-                self.abandon()
-            elif self.session.broken(now):
+                if now >= self._farewell():
+                    self.abandon()
+                    return
+            if session.broken(now):
                 self._begin_session(now)
             else:
-                self.session.tick(now)
+                session.tick(now)
 
     def flush(self, now: float) -> list[Action]:
         """Everything that is to be done."""
@@ -205,8 +214,8 @@ class ClientProtocol:
         if self.state is ClientState.GREETING:
             return self._greeted + GREET_EVERY
         if self.state is ClientState.OPEN and self.session is not None:
-            silent = self.session.heard + float(self.session.facts["lease"])
-            return min(silent, self.session.deadline(), self._farewell())
+            when = self.session.deadline()
+            return min(when, self._farewell()) if self.leaving else when
         return now + IDLE
 
     # -- sessions --------------------------------------------------------------------------------
@@ -261,13 +270,12 @@ class ClientProtocol:
         self.state = ClientState.OPEN
         self._refusals.succeeded()
         facts = {**facts, "trusted": facts["trusted"] and self._trusts}
-        waiters = 0
+        receiver = ItemReceiver(trusted=facts["trusted"], hand=self.hand, session=self.sessions)
         if self.session is not None:
-            waiters = self.session.receiver.waiters
+            receiver.waiters = self.session.receiver.waiters
             self.superseded += self.session.receiver.hands.values()
             superseded = self.session.receiver.untold()
             if superseded and facts["epoch"] == self.facts["epoch"]:
                 self.asks.add(QueueMessageType.ASK, "late", superseded)
-        self.session = BrokerSession(facts, self.sender, self.asks, self.roles, waiters, now)
-        self.session.receiver.session = self.sessions
+        self.session = BrokerSession(facts, self.sender, self.asks, self.roles, receiver, now)
         self._actions.append(ConnectInbox(facts["inbox"], facts["ticket"]))
