@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.queues import framing, pipe
+from nearfar.queues import framing
+from nearfar.queues import pipe as outbox
 from nearfar.queues.framing import PAGE
 from nearfar.queues.pipe import FEW, MUCH, QUIET, Bell, Outbox
 from tests.queues.contract import LIMIT, MOMENT
@@ -65,7 +66,7 @@ def test_a_put_after_a_quiet_moment_is_written_by_who_puts(pipe: Pipe) -> None:
 
 def test_no_more_than_a_few_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeypatch: Any) -> None:
     """Given puts that follow one another however fast, I expect all but a few in the pipe at any time."""
-    monkeypatch.setattr(pipe, "QUIET", 1e9)
+    monkeypatch.setattr(outbox, "QUIET", 1e9)
     sent = messages(10 * FEW + 5)
     for number, message in enumerate(sent, 1):
         pipe.outbox.add([message])
@@ -90,7 +91,7 @@ def test_who_puts_never_waits_for_a_full_pipe(pipe: Pipe) -> None:
 
 
 def test_no_more_than_some_bytes_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeypatch: Any) -> None:
-    monkeypatch.setattr(pipe, "QUIET", 1e9)
+    monkeypatch.setattr(outbox, "QUIET", 1e9)
     sent = messages(20, size=10_000)
     for number, message in enumerate(sent, 1):
         pipe.outbox.add([message])
@@ -130,17 +131,17 @@ def test_a_pipe_takes_what_it_is_said_to_have_room_for(steps: list[tuple[bool, i
     """Given writes and reads of any sizes, I expect that a pipe that never waits takes as much at once."""
     reader, writer = multiprocessing.Pipe(duplex=False)
     with reader, writer:
-        pipe = Outbox(deque(), Bell(), writer.fileno, multiprocessing.get_context("fork").Lock())
+        outbox = Outbox(deque(), Bell(), writer.fileno, multiprocessing.get_context("fork").Lock())
         os.set_blocking(writer.fileno(), False)
-        pipe._capacity = fcntl.fcntl(writer.fileno(), fcntl.F_SETPIPE_SZ, capacity * PAGE)
-        pipe._messages.append(b"x" * PAGE)
+        outbox._capacity = fcntl.fcntl(writer.fileno(), fcntl.F_SETPIPE_SZ, capacity * PAGE)
+        outbox._messages.append(b"x" * PAGE)
         for is_write, size in steps:
             if is_write:
                 with suppress(BlockingIOError):
                     os.write(writer.fileno(), b"x" * size)
             elif framing.unread(reader.fileno()):
                 os.read(reader.fileno(), size)
-        if room := pipe._room():
+        if room := outbox._room():
             assert os.write(writer.fileno(), b"x" * room) == room
 
 
@@ -154,14 +155,14 @@ def test_who_puts_does_not_wait_for_others_that_write(pipe: Pipe) -> None:
 
 def test_a_put_in_the_middle_of_a_put_keeps_its_place(pipe: Pipe, monkeypatch: Any) -> None:
     """Given a put by a signal's handler while another is writing, I expect both, and in their order."""
-    write = pipe.write
+    write = outbox.write
 
     def interrupted(descriptor: int, parts: Any) -> None:
-        monkeypatch.setattr(pipe, "write", write)
+        monkeypatch.setattr(outbox, "write", write)
         pipe.outbox.add([b"handler"])
         write(descriptor, parts)
 
-    monkeypatch.setattr(pipe, "write", interrupted)
+    monkeypatch.setattr(outbox, "write", interrupted)
     pipe.outbox.add([b"interrupted"])
     while pipe.tokens:
         pipe.feed()
@@ -189,7 +190,7 @@ def test_flush_tells_how_much_is_not_in_the_pipe(pipe: Pipe, monkeypatch: Any) -
 
 
 def test_a_patient_bell_waits_for_more_and_an_urgent_one_does_not(monkeypatch: Any) -> None:
-    monkeypatch.setattr(pipe, "GATHER", 1000.0)
+    monkeypatch.setattr(outbox, "GATHER", 1000.0)
     bell = Bell()
     bell.writing = True
     woken = threading.Thread(target=bell.wait)

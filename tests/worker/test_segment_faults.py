@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from nearfar.errors import ProtocolError
-from nearfar.net.shared_memory import create
-from nearfar.serialization.shared_memory import HEADER, SMALLEST, SegmentDescriptor
+from nearfar.serialization.shared_memory import HEADER, SMALLEST, SegmentDescriptor, create
 from tests.worker.channels import Channel, mapped, open_fds
 
 # Peers that lie

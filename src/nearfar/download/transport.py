@@ -43,13 +43,13 @@ from nearfar.download.model import Underway
 from nearfar.errors import Empty, QueueLost, ShutDown
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access, approach
-from nearfar.net.shared_memory import Ring, allowed, create, map_shared
 from nearfar.queues.broker.records import Settlement
 from nearfar.queues.client.client import DELIVERY, QueueClient
 from nearfar.queues.client.consumer import DeliveredItem
 from nearfar.queues.far import FarQueue
 from nearfar.queues.near import NearQueue
 from nearfar.serialization import item_codec
+from nearfar.serialization.shared_memory import Ring, allowed, create, map_shared
 
 
 @dataclass(frozen=True, slots=True)

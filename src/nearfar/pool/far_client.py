@@ -245,7 +245,6 @@ TALKATIVE = 8
 ENOUGH = 256
 """Tasks that are company enough."""
 
-_WAITING = TaskState.WAITING
 _LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
 
 

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
-from nearfar.net import shared_memory
+from nearfar.serialization import shared_memory
 from nearfar.serialization.shared_memory import SegmentReceiver, SegmentSender
 
 LARGEST = 1 << 20

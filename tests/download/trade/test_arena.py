@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.download.transport import LEAST, Arena
-from nearfar.net.shared_memory import Ring
+from nearfar.serialization.shared_memory import Ring
 
 SIZE = 100
 
