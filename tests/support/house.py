@@ -64,7 +64,7 @@ PURE = (
     "net.timers",
     "coordinator.protocol",
     "coordinator.placement",
-    "coordinator.messages",
+    "coordinator.columns",
     "coordinator.sessions",
     "coordinator.task",
     "coordinator.messages",
