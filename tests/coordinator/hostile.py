@@ -6,18 +6,8 @@ import contextlib
 from random import Random
 from typing import Any
 
-from nearfar.coordinator.columns import Row
-from nearfar.coordinator.messages import (
-    AGENT,
-    CLIENT,
-    FORMS,
-    VERSION,
-    PoolFrame,
-    PoolMessage,
-    PoolMessageType,
-    pack,
-    unpack,
-)
+from nearfar.coordinator.columns import AGENT, CLIENT, Row
+from nearfar.coordinator.messages import FORMS, VERSION, PoolFrame, PoolMessage, PoolMessageType, pack, unpack
 from nearfar.errors import ProtocolError
 
 NUMBERS = (0, 1, 1, 2, 3, 5, 40, 4096, 1 << 31, 1 << 62, (1 << 63) - 1)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.coordinator import agents, messages, remote_client, remote_clients
-from nearfar.coordinator.messages import AGENT, CLIENT, VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.columns import AGENT, CLIENT
+from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.errors import WorkerLost
 from tests.coordinator.check import check
 from tests.coordinator.hostile import Hostile

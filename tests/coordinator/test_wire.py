@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from nearfar.coordinator import columns as parts
 from nearfar.coordinator import messages as wire
-from nearfar.coordinator.messages import AGENT, CLIENT, FORMS, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.columns import AGENT, CLIENT
+from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.errors import ProtocolError
 
 pytestmark = pytest.mark.pure

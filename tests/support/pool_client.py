@@ -9,8 +9,8 @@ from typing import Any
 import zmq
 
 from nearfar.coordinator import messages
-from nearfar.coordinator.columns import Row
-from nearfar.coordinator.messages import CLIENT, VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.columns import CLIENT, Row
+from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Mode
 from nearfar.net import sockets

@@ -14,8 +14,8 @@ from nearfar.coordinator.client_session import (
     SendMessage,
     SessionStage,
 )
-from nearfar.coordinator.columns import Row
-from nearfar.coordinator.messages import AGENT, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.columns import AGENT, Row
+from nearfar.coordinator.messages import PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.worker.agent_protocol import Action, AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 

@@ -33,21 +33,19 @@ A task's name is that of its client and its number there, which outlast sessions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
-from itertools import product
-from math import inf
-from types import NoneType
 from typing import Any, NamedTuple
 
 import msgpack
 
 from nearfar.coordinator import columns as parts
-from nearfar.coordinator.columns import Columns, Row
-from nearfar.coordinator.task import Mode, TaskOutcome, TaskStatus
+from nearfar.coordinator import columns as shapes
+from nearfar.coordinator.columns import AGENT, CLIENT, LONGEST_FUNCTION, MOST_NAMES, Columns, Row, Shape
+from nearfar.coordinator.task import TaskOutcome
 from nearfar.errors import ProtocolError
 from nearfar.net import frames as announced
-from nearfar.net.frames import LONGEST_LEASE, LONGEST_NAME, LONGEST_TEXT, SHORTEST_LEASE, name, natural
+from nearfar.net.frames import LONGEST_NAME
 
 __all__ = [
     "AGENT",
@@ -55,177 +53,14 @@ __all__ = [
     "FORMS",
     "LONGEST_FUNCTION",
     "LONGEST_NAME",
-    "LONGEST_TEXT",
     "VERSION",
-    "Field",
     "PoolFrame",
     "PoolMessage",
     "PoolMessageType",
-    "Shape",
     "TaskOutcome",
     "pack",
     "unpack",
 ]
-
-
-LONGEST_FUNCTION = 1000
-"""Bytes of a function's name; a longer one travels by value."""
-MOST_NAMES = 4096
-MOST_NUMBERS = 4096
-"""Tasks in one list of their numbers."""
-MOST_NATURAL = (1 << 63) - 1
-AGENT, CLIENT = "agent", "client"
-"""What HELLO says its sender is."""
-
-
-class Field(NamedTuple):
-    """One field: the types of its values, the least and the most of a number or of a length, and what else
-    must be true."""
-
-    types: frozenset[type]
-    least: float = 0
-    most: float = inf
-    also: Callable[[Any], bool] | None = None
-
-    def holds_in(self, column: Sequence[Any]) -> bool:
-        """True if each value of a column is what this may be."""
-        types, least, most, also = self
-        if not types.issuperset(map(type, column)):
-            return False
-        if (least, most) != (0, inf):
-            if types <= _NUMBERS:
-                measured = column
-            elif NoneType in types:
-                measured = [value for value in column if value is not None]
-            else:
-                measured = [*map(len, column)]
-            if measured and not least <= min(measured) <= max(measured) <= most:
-                return False
-            if float in types and any(value != value for value in measured):  # NaN, which min passes over
-                return False
-        return also is None or all(map(also, column))
-
-
-class Shape:
-    """Several fields in a row: their types are compared at once."""
-
-    __slots__ = ("_also", "_lengths", "_numbers", "_types", "count", "fields")
-
-    def __init__(self, *fields: Field) -> None:
-        self.fields = fields
-        self.count = len(fields)
-        self._types = frozenset(product(*(field.types for field in fields)))
-        bounded = [
-            (place, field) for place, field in enumerate(fields) if (field.least, field.most) != (0, inf)
-        ]
-        self._numbers = [(p, f.least, f.most) for p, f in bounded if f.types & _NUMBERS]
-        self._lengths = [(p, f.least, f.most) for p, f in bounded if not f.types & _NUMBERS]
-        self._also = [(place, field.also) for place, field in enumerate(fields) if field.also is not None]
-
-    def holds(self, values: Sequence[Any]) -> bool:
-        """True if `values` are as many as there are fields, and each is what its field may be."""
-        if tuple(map(type, values)) not in self._types:
-            return False
-        for place, least, most in self._numbers:
-            value = values[place]
-            if value is not None and not least <= value <= most:
-                return False
-        for place, least, most in self._lengths:
-            if not least <= len(values[place]) <= most:
-                return False
-        for place, also in self._also:  # noqa: SIM110  # a generator costs as much as the rest
-            if not also(values[place]):
-                return False
-        return True
-
-
-_NUMBERS = frozenset((int, float))
-
-
-def _batches_fit(value: list[Any]) -> bool:
-    return all(
-        type(each) is list
-        and len(each) == 2
-        and name(each[0])
-        and type(each[1]) is list
-        and 0 < len(each[1]) <= MOST_NUMBERS
-        and NATURAL.holds_in(each[1])
-        for each in value
-    )
-
-
-def _names_fit(value: list[Any]) -> bool:
-    return all(map(name, value))
-
-
-def _table_fits(value: dict[Any, Any]) -> bool:
-    return len(value) <= 32 and all(type(key) is str for key in value)
-
-
-def _counts_fit(value: dict[Any, Any]) -> bool:
-    return _table_fits(value) and all(map(natural, value.values()))
-
-
-def _facts_fit(value: dict[Any, Any]) -> bool:
-    return (
-        _table_fits(value)
-        and all(key in value and field.holds_in((value[key],)) for key, field in _FACTS.items())
-        and natural(value.get("largest", 0))  # bytes that one task or one answer may have; 0: any number
-    )
-
-
-def _about_fits(value: dict[Any, Any]) -> bool:
-    return _table_fits(value) and all(
-        field.holds_in((value[key],)) for key, field in _ABOUT.items() if key in value
-    )
-
-
-def _is_role(value: str) -> bool:
-    return value in (AGENT, CLIENT)
-
-
-_INT, _STR, _BYTES, _LIST = frozenset((int,)), frozenset((str,)), frozenset((bytes,)), frozenset((list,))
-_DICT = frozenset((dict,))
-
-NATURAL = Field(_INT, 0, MOST_NATURAL)
-POSITIVE = Field(_INT, 1, MOST_NATURAL)
-SECONDS = Field(_NUMBERS, 0, 1.7976931348623157e308)
-TIMEOUT = SECONDS._replace(types=_NUMBERS | {NoneType})
-FLAG = Field(frozenset((bool,)))
-NAME = Field(_STR, 1, LONGEST_NAME, str.isprintable)
-TEXT = Field(_STR, 0, LONGEST_TEXT)
-FUNCTION = Field(_BYTES, 0, LONGEST_FUNCTION)
-CALL_MODE = Field(_INT, 0, int(Mode.PREPARE) - 1)
-MODE = Field(_INT, 0, int(Mode.PREPARE))
-STATUS = Field(_INT, 0, int(TaskStatus.TOO_LARGE))
-OUTCOME = Field(_INT, 0, int(TaskOutcome.FAILED))
-PART = Field(frozenset((bytes, memoryview)))
-PARTS = Field(_LIST)
-"""What stands in it is looked at where the large parts are put in their places."""
-ROLE = Field(_STR, also=_is_role)
-NAMES = Field(_LIST, 0, MOST_NAMES, _names_fit)
-BATCHES = Field(_LIST, 0, MOST_NAMES, _batches_fit)
-COUNTS = Field(_DICT, also=_counts_fit)
-FACTS = Field(_DICT, also=_facts_fit)
-"""What WELCOME tells of the coordinator."""
-ABOUT = Field(_DICT, also=_about_fits)
-"""What HELLO tells of a peer; other entries are not read."""
-
-_FACTS: dict[str, Field] = {
-    "epoch": NAME,  # of this life of the coordinator
-    "lease": Field(_NUMBERS, SHORTEST_LEASE, LONGEST_LEASE),
-    "workers": NATURAL,
-}
-_ABOUT: dict[str, Field] = {
-    "pid": NATURAL,
-    "machine": TEXT,  # net.here.machine_id
-    "host": NAME,
-    "python": TEXT,  # net.here.PYTHON
-    "bytecode": TEXT,  # net.here.BYTECODE
-    "slots": NATURAL,  # an agent's processes
-    "quota": NATURAL,  # tasks after which an agent replaces a process; 0: none
-    "bytes": NATURAL,  # of answers that an agent may keep; 0: any number
-}
 
 
 VERSION = 3
@@ -301,67 +136,73 @@ class PoolFrame(NamedTuple):
 _SHAPES: dict[PoolMessageType, Shape] = {
     PoolMessageType.BEAT: Shape(),
     PoolMessageType.HELLO: Shape(
-        NATURAL,
-        ROLE,
-        NAME,
-        ABOUT,
+        shapes.NATURAL,
+        shapes.ROLE,
+        shapes.NAME,
+        shapes.ABOUT,
     ),  # version, what, its name, about its process
     PoolMessageType.QUERY: Shape(),
-    PoolMessageType.WELCOME: Shape(NAME, FACTS),  # session
+    PoolMessageType.WELCOME: Shape(shapes.NAME, shapes.FACTS),  # session
     PoolMessageType.STRANGER: Shape(),
-    PoolMessageType.REFUSED: Shape(TEXT),  # why
-    PoolMessageType.STATUS: Shape(COUNTS),  # see FORMS
+    PoolMessageType.REFUSED: Shape(shapes.TEXT),  # why
+    PoolMessageType.STATUS: Shape(shapes.COUNTS),  # see FORMS
     PoolMessageType.BYE: Shape(),
     # worker, pid, tasks answered so far; and if it is older than the session: the clients whose initializer
     # it has run, and what it was given and has not answered, as [client, [task numbers, 0 an initializer]]
-    PoolMessageType.CAME: Shape(NAME, NATURAL, NATURAL, NAMES, BATCHES),
+    PoolMessageType.CAME: Shape(shapes.NAME, shapes.NATURAL, shapes.NATURAL, shapes.NAMES, shapes.BATCHES),
     PoolMessageType.ANSWERS: Shape(
-        NAME,
-        POSITIVE,
-        SECONDS,
+        shapes.NAME,
+        shapes.POSITIVE,
+        shapes.SECONDS,
     ),  # worker, number of the first (from 1), seconds in all
     # worker, how, batches unread, batches given to it in this session: what is under way was not read, either
-    PoolMessageType.DIED: Shape(NAME, TEXT, NATURAL, NATURAL),
-    PoolMessageType.RETURNED: Shape(NAME, NATURAL),  # worker, batches
+    PoolMessageType.DIED: Shape(shapes.NAME, shapes.TEXT, shapes.NATURAL, shapes.NATURAL),
+    PoolMessageType.RETURNED: Shape(shapes.NAME, shapes.NATURAL),  # worker, batches
     PoolMessageType.LEAVING: Shape(),
-    PoolMessageType.KEPT: Shape(),  # answers that an earlier coordinator had not released, or that are fetched
-    PoolMessageType.JOIN: Shape(FLAG),  # the initializer runs in every worker at once; its row, or none
-    PoolMessageType.SUBMIT: Shape(FLAG),  # an earlier coordinator may have had them
-    PoolMessageType.CANCEL: Shape(POSITIVE),  # task
+    PoolMessageType.KEPT: Shape(),  # answers that an earlier coordinator had not released, or fetched ones
+    PoolMessageType.JOIN: Shape(
+        shapes.FLAG
+    ),  # the initializer runs in every worker at once; its row, or none
+    PoolMessageType.SUBMIT: Shape(shapes.FLAG),  # an earlier coordinator may have had them
+    PoolMessageType.CANCEL: Shape(shapes.POSITIVE),  # task
     PoolMessageType.PART: Shape(),
-    PoolMessageType.WORK: Shape(NAME, NAME),  # worker, client
-    PoolMessageType.RECALL: Shape(NAME),
-    PoolMessageType.KILL: Shape(NAME),
-    PoolMessageType.RETIRE: Shape(NAME),
-    PoolMessageType.RELEASE: Shape(BATCHES),  # [client, [task numbers]]: the clients have these answers
+    PoolMessageType.WORK: Shape(shapes.NAME, shapes.NAME),  # worker, client
+    PoolMessageType.RECALL: Shape(shapes.NAME),
+    PoolMessageType.KILL: Shape(shapes.NAME),
+    PoolMessageType.RETIRE: Shape(shapes.NAME),
+    PoolMessageType.RELEASE: Shape(
+        shapes.BATCHES
+    ),  # [client, [task numbers]]: the clients have these answers
     PoolMessageType.FETCH: Shape(
-        BATCHES
+        shapes.BATCHES
     ),  # [client, [task numbers]]: there was no room for these answers; there is
     PoolMessageType.OUTCOMES: Shape(),
-    PoolMessageType.CANCELLED: Shape(POSITIVE, FLAG),  # task, it will never run
-    PoolMessageType.WORKERS: Shape(NATURAL),
+    PoolMessageType.CANCELLED: Shape(shapes.POSITIVE, shapes.FLAG),  # task, it will never run
+    PoolMessageType.WORKERS: Shape(shapes.NATURAL),
 }
 
-_PARTS = (PART, PARTS)
+_PARTS = (shapes.PART, shapes.PARTS)
 FORMS: dict[PoolMessageType, Columns] = {
     PoolMessageType.WORK: Columns(
-        Shape(NATURAL, MODE, FUNCTION, *_PARTS), blob=3
+        Shape(shapes.NATURAL, shapes.MODE, shapes.FUNCTION, *_PARTS), blob=3
     ),  # task, mode, function, blob, buffers
-    PoolMessageType.ANSWERS: Columns(Shape(STATUS, *_PARTS), blob=1),  # status, blob, buffers
+    PoolMessageType.ANSWERS: Columns(Shape(shapes.STATUS, *_PARTS), blob=1),  # status, blob, buffers
     PoolMessageType.KEPT: Columns(
-        Shape(NAME, POSITIVE, STATUS, *_PARTS), blob=3
+        Shape(shapes.NAME, shapes.POSITIVE, shapes.STATUS, *_PARTS), blob=3
     ),  # client, task, status, blob, buffers
-    PoolMessageType.JOIN: Columns(Shape(FUNCTION, *_PARTS), blob=1),  # function, blob, buffers
+    PoolMessageType.JOIN: Columns(Shape(shapes.FUNCTION, *_PARTS), blob=1),  # function, blob, buffers
     # task, mode, function, blob, buffers, timeout (seconds or None), retries
     PoolMessageType.SUBMIT: Columns(
-        Shape(POSITIVE, CALL_MODE, FUNCTION, *_PARTS, TIMEOUT, NATURAL),
+        Shape(shapes.POSITIVE, shapes.CALL_MODE, shapes.FUNCTION, *_PARTS, shapes.TIMEOUT, shapes.NATURAL),
         blob=3,
     ),
     PoolMessageType.OUTCOMES: Columns(
-        Shape(POSITIVE, OUTCOME, *_PARTS), blob=2
+        Shape(shapes.POSITIVE, shapes.OUTCOME, *_PARTS), blob=2
     ),  # task, outcome, blob, buffers
     # worker, host, pid, tasks answered, what runs there (or nothing), for how many seconds
-    PoolMessageType.STATUS: Columns(Shape(NAME, TEXT, NATURAL, NATURAL, TEXT, SECONDS)),
+    PoolMessageType.STATUS: Columns(
+        Shape(shapes.NAME, shapes.TEXT, shapes.NATURAL, shapes.NATURAL, shapes.TEXT, shapes.SECONDS)
+    ),
 }
 """The rows of the kinds that have some."""
 
@@ -370,7 +211,7 @@ _LENGTHS: dict[PoolMessageType, int] = {kind: 3 + shape.count for kind, shape in
 """Values before the rows: the kind, both numbers, the fields."""
 BLOBS: dict[PoolMessageType, int] = {kind: form.blob for kind, form in FORMS.items() if form.blob >= 0}
 """Where the parts stand in rows that have some."""
-_MOST = MOST_NATURAL
+_MOST = shapes.MOST_NATURAL
 _FIXARRAY = 0x90
 """The first byte of a msgpack array of fewer than 16 values, but for their number."""
 
@@ -420,7 +261,7 @@ def _misfit(kind: PoolMessageType, fields: list[Any], what: str) -> ProtocolErro
     if kind is not PoolMessageType.HELLO:
         return ProtocolError(f"{kind.name} {what}")
     of_a_queue = [type(field) for field in fields] == [int, str, dict]
-    version = fields[0] if fields and NATURAL.holds_in(fields[:1]) and not of_a_queue else None
+    version = fields[0] if fields and shapes.NATURAL.holds_in(fields[:1]) and not of_a_queue else None
     return WrongPoolHello(f"{kind.name} {what}", refusal(version))
 
 

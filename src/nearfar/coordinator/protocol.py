@@ -17,8 +17,8 @@ from itertools import islice
 
 from nearfar.coordinator import messages
 from nearfar.coordinator.agents import Agents
-from nearfar.coordinator.columns import MOST_ROWS, Row
-from nearfar.coordinator.messages import AGENT, CLIENT, VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.columns import AGENT, CLIENT, MOST_ROWS, Row
+from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.remote_client import PayloadBytes
 from nearfar.coordinator.remote_clients import RemoteClients
 from nearfar.coordinator.scheduler import Scheduler

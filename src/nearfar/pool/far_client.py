@@ -31,8 +31,8 @@ from typing import Any, TypeVar
 
 from nearfar.coordinator import task as failures
 from nearfar.coordinator.client_session import FAREWELL, ClientSession, Connect, SendMessage, SessionStage
-from nearfar.coordinator.columns import Row, shares
-from nearfar.coordinator.messages import CLIENT, FORMS, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.columns import CLIENT, Row, shares
+from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.remote_client import too_large
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Task, TaskOutcome, TaskState

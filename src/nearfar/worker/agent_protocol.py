@@ -24,8 +24,8 @@ from math import inf
 from typing import Any, NamedTuple
 
 from nearfar.coordinator.client_session import FAREWELL, ClientSession, Connect, SendMessage, SessionStage
-from nearfar.coordinator.columns import Row, shares, size_of, weight
-from nearfar.coordinator.messages import AGENT, FORMS, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.columns import AGENT, Row, shares, size_of, weight
+from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.errors import ProtocolError
