@@ -187,5 +187,5 @@ def test_a_program_with_logging_of_its_own_gets_it_there(tmp_path: Path) -> None
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     log = (tmp_path / "log").read_text()
-    assert log.startswith("WARNING nearfar.queues.far the queue at tcp://127.0.0.1:")
+    assert log.startswith("WARNING nearfar.queues.broker.server the queue at tcp://127.0.0.1:")
     assert log.endswith(f" ended with 1 item waiting; {LOST}\n")

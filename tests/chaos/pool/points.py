@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from tests.chaos.faults.failpoints import Point
 
-SENT = "nearfar.coordinator.connection:Caller.send"
-TOLD = "nearfar.coordinator.server:Gate._send"
+SENT = "nearfar.coordinator.connection:CoordinatorConnection.send"
+TOLD = "nearfar.coordinator.server:CoordinatorServer._send"
 
 OF_CLIENT = {
     "client-hello": Point(SENT, kind="HELLO"),
-    "submitted": Point("nearfar.pool.far_client:ClientMachine.submit"),
+    "submitted": Point("nearfar.pool.far_client:FarClient.submit"),
     "submitting": Point(SENT, "before", "SUBMIT"),
     "submit-sent": Point(SENT, kind="SUBMIT"),
-    "outcome-heard": Point("nearfar.pool.far_client:Pending.settle"),
+    "outcome-heard": Point("nearfar.pool.far_client:InFlightTasks.settle"),
     "client-bye": Point(SENT, kind="BYE"),
 }
 OF_COORDINATOR = {
     "welcome-sent": Point(TOLD, kind="WELCOME"),
-    "submit-heard": Point("nearfar.coordinator.remote_clients:Guests.submit"),
-    "given": Point("nearfar.coordinator.agents:Agent.give"),
+    "submit-heard": Point("nearfar.coordinator.remote_clients:RemoteClients.submit"),
+    "given": Point("nearfar.coordinator.agents:AgentSession.give"),
     "work-sent": Point(TOLD, kind="WORK"),
     "answers-heard": Point("nearfar.coordinator.agents:Agents.answers", "before"),
     "answers-noted": Point("nearfar.coordinator.agents:Agents.answers"),
@@ -26,23 +26,23 @@ OF_COORDINATOR = {
     "release-sent": Point(TOLD, kind="RELEASE"),
     "worker-came": Point("nearfar.coordinator.agents:Agents.came"),
     "worker-died": Point("nearfar.coordinator.agents:Agents.died"),
-    "departed": Point("nearfar.coordinator.remote_clients:Guests.depart"),
+    "departed": Point("nearfar.coordinator.remote_clients:RemoteClients.depart"),
 }
 OF_AGENT = {
     "agent-hello": Point(SENT, kind="HELLO"),
     "came-sent": Point(SENT, kind="CAME"),
-    "work-heard": Point("nearfar.worker.agent_protocol:AgentMachine._handle", kind="WORK"),
+    "work-heard": Point("nearfar.worker.agent_protocol:AgentProtocol._handle", kind="WORK"),
     "work-given": Point("nearfar.worker.agent:Agent._act"),
-    "answered": Point("nearfar.worker.agent_protocol:AgentMachine.answered"),
+    "answered": Point("nearfar.worker.agent_protocol:AgentProtocol.answered"),
     "answers-sent": Point(SENT, kind="ANSWERS"),
-    "released": Point("nearfar.worker.agent_protocol:AgentMachine._handle", kind="RELEASE"),
+    "released": Point("nearfar.worker.agent_protocol:AgentProtocol._handle", kind="RELEASE"),
     "kept-sent": Point(SENT, kind="KEPT"),
-    "death-seen": Point("nearfar.worker.agent_protocol:AgentMachine.died"),
+    "death-seen": Point("nearfar.worker.agent_protocol:AgentProtocol.died"),
 }
 OF_WORKER = {
-    "begun": Point("nearfar.worker.main:Runner._one", "before"),
-    "ran": Point("nearfar.worker.main:Runner._one"),
-    "answering": Point("nearfar.worker.channel:End.send_packed", "before"),
-    "answer-sent": Point("nearfar.worker.channel:End.send_packed"),
+    "begun": Point("nearfar.worker.main:TaskRunner._one", "before"),
+    "ran": Point("nearfar.worker.main:TaskRunner._one"),
+    "answering": Point("nearfar.worker.channel:ChannelEnd.send_packed", "before"),
+    "answer-sent": Point("nearfar.worker.channel:ChannelEnd.send_packed"),
 }
 POINTS = OF_CLIENT | OF_COORDINATOR | OF_AGENT | OF_WORKER

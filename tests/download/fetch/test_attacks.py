@@ -34,7 +34,7 @@ def again(first: bytes, data: bytes, seconds: float = 0.0) -> Handler:
         while not (seconds and pause.wait(seconds)):
             reply.raw(data)
 
-    return curl_handle
+    return handle
 
 
 OLD = pycurl.version_info()[2] < 0x080000
