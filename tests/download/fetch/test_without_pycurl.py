@@ -10,7 +10,7 @@ import pytest
 
 def test_a_missing_pycurl_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycurl", None)
-    for name in ("", ".loop", ".handle", ".settings"):
-        monkeypatch.delitem(sys.modules, f"nearfar.download.fetch.curl{name}", raising=False)
+    for name in ("curl", "curl_handle"):
+        monkeypatch.delitem(sys.modules, f"nearfar.download.fetch.{name}", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'nearfar\[download\]'"):
         importlib.import_module("nearfar.download.fetch.curl")

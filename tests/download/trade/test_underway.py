@@ -25,7 +25,7 @@ from tests.support.web import Web
 HALF = 1_000_000
 WATCHER = """
 import json, sys
-from nearfar.cli import producer, run
+from nearfar.cli import producer
 
 class Told:
     def show(self, counts, now):
@@ -35,7 +35,7 @@ class Told:
         pass
 
 if __name__ == "__main__":
-    run.make_progress = lambda **options: Told()
+    producer.make_progress = lambda **options: Told()
     sys.exit(producer.main(sys.argv[1:]))
 """
 """A producer whose progress is written down, a line for each time that it would be shown."""
