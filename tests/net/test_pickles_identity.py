@@ -298,7 +298,7 @@ def gather(seen=[]):
 BIG = list(range(1000))
 """
     body = """
-module = "__import__('sys').modules['nearfar.serialization.pickles.main_module']"
+module = "__import__('importlib').import_module('nearfar.serialization.pickles.main_module')"
 call(eval, f"setattr({module}, 'MOST_PASSING', 10)")
 call(eval, f"setattr({module}, 'MOST_PASSING_BYTES', 1000)")
 for turn in range(1, 30):

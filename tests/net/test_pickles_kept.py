@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nearfar.serialization.pickles.by_value import MOST_KEPT
+from nearfar.serialization.pickles.cache import MOST_KEPT
 from nearfar.serialization.pickles.calls import CallLoader, CallPickler
 
 pytestmark = pytest.mark.pure

@@ -10,15 +10,15 @@ from tests.support.shell import ANYWHERE, Shell, first_line
 
 FAULTY = """
 import signal
-from nearfar.queues.broker.protocol import HostMachine
-from nearfar.coordinator.scheduler import Coordinator
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.coordinator.scheduler import Scheduler
 from nearfar.__main__ import run
 
 def fail(machine, now):
     raise KeyError("a fault")
 
 def spoil(*_):
-    HostMachine.tick = Coordinator.tick = fail
+    BrokerProtocol.tick = Scheduler.tick = fail
 
 signal.signal(signal.SIGUSR1, spoil)
 run()

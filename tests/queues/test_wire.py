@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.errors import ProtocolError
-from nearfar.queues import messages as wire
+from nearfar.queues import messages
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
 
 pytestmark = pytest.mark.pure
 
 naturals = st.integers(0, (1 << 63) - 1)
 positives = st.integers(1, (1 << 63) - 1)
-firsts = st.integers(1, (1 << 63) - wire.MOST_ITEMS)
+firsts = st.integers(1, (1 << 63) - messages.MOST_ITEMS)
 flags = st.booleans()
 names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20)
 name_lists = st.lists(names, max_size=4)
@@ -44,7 +44,7 @@ facts = st.fixed_dictionaries(
     },
     optional={"more": values},
 )
-firsts = st.integers(1, (1 << 63) - wire.MOST_ITEMS)
+firsts = st.integers(1, (1 << 63) - messages.MOST_ITEMS)
 """Numbers of items that a whole batch may follow."""
 rows = st.lists(st.tuples(positives, positives, naturals, st.none() | st.binary()).map(list), max_size=4)
 
@@ -71,7 +71,7 @@ FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {
     QueueMessageType.ASK: (positives, names, st.none() | flags | naturals),
     QueueMessageType.SYNCED: (positives, naturals, naturals),
     QueueMessageType.BYE: (),
-    QueueMessageType.LEND: (firsts, st.integers(1, wire.MOST_ITEMS), positives),
+    QueueMessageType.LEND: (firsts, st.integers(1, messages.MOST_ITEMS), positives),
     QueueMessageType.ROOM: (naturals, naturals),
     QueueMessageType.SETTLED: (rows,),
     QueueMessageType.SYNC: (positives, flags),
@@ -107,7 +107,7 @@ def frames_of(
 @given(data=st.data())
 def test_every_kind_comes_through_as_it_was_said(kind: QueueMessageType, data: st.DataObject) -> None:
     envelope = QueueFrame(data.draw(naturals), data.draw(naturals), data.draw(messages_of(kind)))
-    back = wire.unpack(wire.pack(*envelope))
+    back = messages.unpack(messages.pack(*envelope))
     assert back == envelope
     assert type(back.message.kind) is QueueMessageType
 
@@ -116,7 +116,7 @@ def test_every_kind_comes_through_as_it_was_said(kind: QueueMessageType, data: s
 @given(st.lists(st.binary(max_size=40), max_size=3))
 def test_bytes_of_strangers_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
     with contextlib.suppress(ProtocolError):
-        assert type(wire.unpack(frames)) is QueueFrame
+        assert type(messages.unpack(frames)) is QueueFrame
 
 
 @settings(max_examples=100)
@@ -124,13 +124,13 @@ def test_bytes_of_strangers_are_a_message_or_a_protocol_error(frames: list[bytes
 def test_damaged_messages_are_a_message_or_a_protocol_error(
     message: QueueMessage, data: st.DataObject
 ) -> None:
-    frames = wire.pack(1, 0, message)
+    frames = messages.pack(1, 0, message)
     header = bytearray(frames[0])
     for _ in range(data.draw(st.integers(0, 3))):
         header[data.draw(st.integers(0, len(header) - 1))] = data.draw(st.integers(0, 255))
     frames[0] = bytes(header[: data.draw(st.integers(0, len(header)))])
     with contextlib.suppress(ProtocolError):
-        assert type(wire.unpack(frames)) is QueueFrame
+        assert type(messages.unpack(frames)) is QueueFrame
 
 
 @settings(max_examples=100)
@@ -139,7 +139,7 @@ def test_other_fields_are_a_message_or_a_protocol_error(
     kind: QueueMessageType, fields: list[Any], body: bytes | None
 ) -> None:
     with contextlib.suppress(ProtocolError):
-        envelope = wire.unpack(frames_of(kind, *fields, body=body))
+        envelope = messages.unpack(frames_of(kind, *fields, body=body))
         assert envelope.message == QueueMessage(kind, tuple(fields), body)
 
 
@@ -199,17 +199,19 @@ GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
 )
 def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
-        wire.unpack(frames)
+        messages.unpack(frames)
 
 
 def test_the_refusals_above_are_not_for_the_facts() -> None:
-    assert wire.unpack(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS)).message.fields[1] == GOOD_FACTS
+    assert (
+        messages.unpack(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS)).message.fields[1] == GOOD_FACTS
+    )
 
 
 def test_a_frame_too_long_is_not_read() -> None:
-    wire.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * (wire.LONGEST_CONTROL - 10)))
+    messages.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * (messages.LONGEST_CONTROL - 10)))
     with pytest.raises(ProtocolError, match="1 frames, the first of"):
-        wire.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * wire.LONGEST_CONTROL))
+        messages.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * messages.LONGEST_CONTROL))
 
 
 def test_the_largest_report_fits_into_a_frame() -> None:
@@ -218,31 +220,31 @@ def test_the_largest_report_fits_into_a_frame() -> None:
     I expect the message to be readable: one that is not is sent again for ever.
     """
     largest = (1 << 63) - 1
-    spans = [[largest, largest]] * wire.MOST_RANGES
-    answers = [[largest, b""]] * (wire.MOST_RANGES - 2)
-    answers += [[largest, b"x" * (wire.ANSWERS_TOGETHER - 1)], [largest, b"x" * wire.LONGEST_ANSWER]]
-    assert wire.share_of_answers(answers, wire.MOST_RANGES) == len(answers)
+    spans = [[largest, largest]] * messages.MOST_RANGES
+    answers = [[largest, b""]] * (messages.MOST_RANGES - 2)
+    answers += [[largest, b"x" * (messages.ANSWERS_TOGETHER - 1)], [largest, b"x" * messages.LONGEST_ANSWER]]
+    assert messages.share_of_answers(answers, messages.MOST_RANGES) == len(answers)
     report = QueueMessage(
         QueueMessageType.REPORT, (largest, largest, largest, largest, spans, spans, spans, spans, answers)
     )
-    assert wire.unpack(wire.pack(largest, largest, report)).message == report
+    assert messages.unpack(messages.pack(largest, largest, report)).message == report
 
 
 def test_the_largest_settled_fits_into_a_frame() -> None:
     largest = (1 << 63) - 1
-    rows = [[largest, largest, largest, b""]] * (wire.MOST_RANGES - 1) + [
-        [largest, 1, 1, b"x" * wire.LONGEST_ANSWER]
+    rows = [[largest, largest, largest, b""]] * (messages.MOST_RANGES - 1) + [
+        [largest, 1, 1, b"x" * messages.LONGEST_ANSWER]
     ]
     settled = QueueMessage(QueueMessageType.SETTLED, (rows,))
-    assert wire.unpack(wire.pack(largest, largest, settled)).message == settled
+    assert messages.unpack(messages.pack(largest, largest, settled)).message == settled
 
 
-@given(st.lists(st.none() | st.integers(0, wire.LONGEST_ANSWER), max_size=8), st.integers(0, 9))
+@given(st.lists(st.none() | st.integers(0, messages.LONGEST_ANSWER), max_size=8), st.integers(0, 9))
 def test_a_share_of_answers_is_as_many_as_fit(sizes: list[int | None], most: int) -> None:
     rows = [[number, None if size is None else bytes(size)] for number, size in enumerate(sizes)]
-    share = wire.share_of_answers(rows, most)
+    share = messages.share_of_answers(rows, most)
     taken = sum(size or 0 for size in sizes[:share])
     assert share <= min(most, len(rows))
-    assert taken < wire.ANSWERS_TOGETHER + wire.LONGEST_ANSWER
-    assert share == min(most, len(rows)) or taken >= wire.ANSWERS_TOGETHER
+    assert taken < messages.ANSWERS_TOGETHER + messages.LONGEST_ANSWER
+    assert share == min(most, len(rows)) or taken >= messages.ANSWERS_TOGETHER
     assert share or not rows or not most

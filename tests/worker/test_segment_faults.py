@@ -127,8 +127,8 @@ def test_without_file_descriptors_nothing_is_placed(channel: Channel) -> None:
 
 NO_SPACE = """
 import mmap, resource, sys
-from nearfar.serialization.shared_memory import Receiver, Sender
-sender, receiver = Sender(), Receiver()
+from nearfar.serialization.shared_memory import SegmentReceiver, SegmentSender
+sender, receiver = SegmentSender(), SegmentReceiver()
 receiver.map(*sender.place([b"ctypes is imported"]))
 receiver.take_released()
 descriptor, fds = sender.place([bytes(32 << 20)])

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nearfar.errors import ItemError
 from nearfar.serialization.names import MAINS, by_value_modules, find, name_of
-from nearfar.serialization.pickles.by_value import KeptFunctions
+from nearfar.serialization.pickles.cache import KeptFunctions
 from nearfar.serialization.pickles.pickler import (
     BY_VALUE,
     MUTABLE,
