@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from nearfar import InitializerFailed, Pool, WorkerLost
+from nearfar.serialization.shared_memory import create
+from nearfar.worker import channel
 from nearfar.worker.channel import LARGEST, ChannelEnd, make_pair, unread
 from nearfar.worker.supervisor import PollSet
 from tests.pool.state import here
@@ -112,7 +114,10 @@ def test_no_descriptor_in_the_worker_is_the_tasks_error() -> None:
 
 
 def test_an_initializer_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
+    def refuse(size: int) -> int:
+        """Make room for the answers of a worker, and for no payload."""
+        if size == channel.SIZE:
+            return create(size)
         raise OSError("no room")
 
     monkeypatch.setattr("nearfar.serialization.shared_memory.create", refuse)
