@@ -92,7 +92,7 @@ def messages_of(kind: QueueMessageType) -> st.SearchStrategy[QueueMessage]:
     return st.builds(QueueMessage, st.just(kind), st.tuples(*FIELDS[kind]), body)
 
 
-messages = st.sampled_from(QueueMessageType).flatmap(messages_of)
+any_message = st.sampled_from(QueueMessageType).flatmap(messages_of)
 
 
 def frames_of(
@@ -120,7 +120,7 @@ def test_bytes_of_strangers_are_a_message_or_a_protocol_error(frames: list[bytes
 
 
 @settings(max_examples=100)
-@given(messages, st.data())
+@given(any_message, st.data())
 def test_damaged_messages_are_a_message_or_a_protocol_error(
     message: QueueMessage, data: st.DataObject
 ) -> None:
