@@ -156,7 +156,7 @@ def test_a_report_on_what_was_never_lent_ends_the_session_and_counts_nothing() -
     story = Story()
     story.say(QueueMessageType.JOIN, False, True, [], False)
     report = (1, 1, 0, 0, [[1, MOST]], [], [], [], [])
-    assert "that it was lent" in story.refused(story.say(QueueMessageType.REPORT, *report))
+    assert "but was lent only" in story.refused(story.say(QueueMessageType.REPORT, *report))
     assert story.ledger.late == 0
 
 
@@ -177,7 +177,7 @@ def test_what_strangers_report_late_can_always_be_told() -> None:
 
 def test_nobody_takes_the_place_of_another_by_its_name() -> None:
     story = Story()
-    assert "another end has this name" in story.refused(story.hello("thief.y.1", "end"))
+    assert "another client has this name" in story.refused(story.hello("thief.y.1", "end"))
     assert "end.x.1" in story.machine.peers
     (welcome,) = story.hello("end.x.2", "end")
     assert welcome.kind is QueueMessageType.WELCOME and list(story.machine.peers) == ["end.x.2"]
@@ -186,7 +186,7 @@ def test_nobody_takes_the_place_of_another_by_its_name() -> None:
 def test_there_are_no_more_ends_than_there_may_be() -> None:
     story = Story()
     assert story.hello("two.x.1", "two")[0].kind is QueueMessageType.WELCOME
-    assert "as many as there may be" in story.refused(story.hello("three.x.1", "three"))
+    assert "the most the host can serve" in story.refused(story.hello("three.x.1", "three"))
     story.machine.tick(LEASE + 1)  # silent ones make room
     assert story.hello("three.x.1", "three")[0].kind is QueueMessageType.WELCOME
     assert story.machine.counts()["refused"] == 1

@@ -186,7 +186,7 @@ def test_no_lane_to_be_had_is_told_and_stops_nobody(queue: FarQueue, monkeypatch
     monkeypatch.setattr("nearfar.queues.broker.server.Broker._make_lane", none)
     with (
         FarQueue.connect(queue.address, insecure=True) as other,
-        pytest.raises(QueueLost, match="the host has no lane for it"),
+        pytest.raises(QueueLost, match="the host cannot open a lane for it"),
     ):
         other.get(timeout=20)
     queue.put(2)
