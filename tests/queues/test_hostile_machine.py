@@ -195,7 +195,7 @@ def test_there_are_no_more_ends_than_there_may_be() -> None:
 def test_another_version_is_told_so_however_its_hello_looks() -> None:
     story = Story()
     why = story.refused(story.hello("new.x.1", "new", version=VERSION + 1))
-    assert f"the host speaks version {VERSION} of the protocol, this end version {VERSION + 1}" == why
+    assert f"the host uses version {VERSION} of the protocol, this client version {VERSION + 1}" == why
     strange = wire.pack(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION + 1, {"all": "new"})))
     with pytest.raises(wire.WrongQueueHello) as error:
         wire.unpack(strange)

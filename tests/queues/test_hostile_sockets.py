@@ -228,7 +228,7 @@ def test_an_end_outlives_rubbish_from_its_host() -> None:
         *rubbish(lambda: said(QueueMessageType.ROOM, 1, 1), random, 50),
         said(QueueMessageType.REFUSED, "enough\n\x1b[2J", number=0),
     ]
-    assert meet(words).endswith("refused this end: enough\\n\\x1b[2J")
+    assert meet(words).endswith("refused this client: enough\\n\\x1b[2J")
 
 
 @pytest.mark.parametrize(
