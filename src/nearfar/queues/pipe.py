@@ -206,9 +206,7 @@ class Outbox:
 
     def _write_what_fits(self) -> None:
         try:
-            with suppress(
-                OSError
-            ):  # the feeder thread meets it again, and treats it as the standard library's
+            with suppress(OSError):  # the feeder thread meets the error again, and handles it
                 while self._messages and self._write_some():
                     pass
         finally:
