@@ -1,4 +1,4 @@
-"""This process: its identity, forks and exit, the waking of its threads; and the deaths of other processes."""
+"""This process: its identity, forks and exit, the waking of its threads; and the deaths of others."""
 
 from __future__ import annotations
 
