@@ -1,4 +1,4 @@
-"""Who gets in where: decided from address, keys and the word insecure, before anything is bound."""
+"""Who is admitted where: decided from address, keys and `insecure`, before anything is bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service's door does about strangers."""
+"""How a service's authenticator treats unknown keys and half-open connections."""
 
 from __future__ import annotations
 

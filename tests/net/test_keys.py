@@ -1,4 +1,4 @@
-"""Keys in a folder: made, read, let in and out, and refused where others could read or change them."""
+"""Folders of keys: made, read, clients admitted and revoked; refused if others could read or change them."""
 
 from __future__ import annotations
 

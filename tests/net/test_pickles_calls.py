@@ -1,4 +1,4 @@
-"""Functions and arguments, from one end to the other within one process."""
+"""Functions and arguments, pickled and read again within one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions by value between different Pythons: refused, with both named. By name they work."""
+"""Functions by value between different Pythons are refused, with both named; by name they work."""
 
 from __future__ import annotations
 

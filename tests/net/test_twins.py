@@ -1,4 +1,4 @@
-"""Where the socket file is that stands in for a loopback port, and that nobody else can get in the way."""
+"""Where the socket file that replaces a loopback port is, and that other users cannot interfere."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def plant(place: Path, spoil: str) -> None:
 
 @contextmanager
 def hosting(address: Address = HERE) -> Iterator[tuple[zmq.Socket[bytes], Address, Path]]:
-    """A socket behind a door, its address, and the path of its socket file."""
+    """A socket bound by an authenticator, its address, and the path of its socket file."""
     authenticator = Authenticator(OWN)
     made = authenticator.make(zmq.ROUTER)
     try:

@@ -1,4 +1,4 @@
-"""What the contract's tests share: what children do, the values that travel, and the waiting for both.
+"""Shared by the contract's tests: the functions of children, the values that are sent, and waiting for both.
 
 Children find these functions by this module's name, so that they can be started by spawn as well.
 """

@@ -1,4 +1,4 @@
-"""What is true of a ledger after every event."""
+"""Invariants of a ledger, checked after every event."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check(ledger: Ledger, *, honest: bool = True) -> None:
 
 
 def check_names(ledger: Ledger, waiting: list[ItemRange]) -> None:
-    """An addressed item waits where somebody who bears the name will find it."""
+    """An addressed item waits in the list of its tag, and a consumer with that tag exists."""
     for tag, bearers in ledger.bearers.items():
         assert (
             bearers == {name for name, consumer in ledger.consumers.items() if tag in consumer.tags} != set()

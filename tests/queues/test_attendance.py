@@ -1,4 +1,4 @@
-"""Who stands in for whom, where a loss is seen late, or was none."""
+"""Which producer replaces which, if a loss is detected late, or was none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bound in bytes is exact, whoever puts, and however large the items are."""
+"""The bound in bytes is exact, for any producers and any sizes of items."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_of_many_those_go_in_that_fit(make: Maker) -> None:
 
 @pytest.mark.parametrize("bounds", [(10_000_000, 0), (0, 100_000), (10_000_000, 100_000)], ids=str)
 def test_as_many_go_in_at_once_as_there_is_room_for(make: Maker, bounds: tuple[int, int]) -> None:
-    """More than an end asks room for at a time."""
+    """More than a client asks room for at a time."""
     queue = make(*bounds)
     queue.put_many(list(range(9000)), block=False)
     assert queue.qsize() == 9000

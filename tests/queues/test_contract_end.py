@@ -1,4 +1,4 @@
-"""The end of every queue: shutdown, `ShutDown`, iteration: as `queue.Queue` of 3.13, over processes."""
+"""The end of every queue: shutdown, `ShutDown`, iteration: as `queue.Queue` of 3.13, across processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every call of the system that the host's loop makes fails once: the queue goes on."""
+"""Every system call of the broker's loop fails once: the queue continues."""
 
 from __future__ import annotations
 

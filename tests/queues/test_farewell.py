@@ -1,4 +1,4 @@
-"""A host that ends with something in its queue says so, however it ends, and only then."""
+"""A host that ends with items in its queue logs a warning, however it ends, and only then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An end that leaves while it has no session: whether a host has to hear of it."""
+"""A client that leaves without a session: whether it must wait for a host."""
 
 from __future__ import annotations
 

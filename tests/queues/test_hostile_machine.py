@@ -1,4 +1,4 @@
-"""Whatever ends say to a host, it goes on, its ledger adds up, and honest ends are served."""
+"""Whatever clients send to a host, it goes on, its ledger is consistent, and honest clients are served."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST = (1 << 63) - 1
 
 
 def run_hostile(random: Random, words: int, **options: int) -> None:
-    """Only hostile ends: nothing is raised, all that is said can be sent, and the books are right."""
+    """Only hostile clients: nothing is raised, all answers can be sent, and the ledger is consistent."""
     ledger = Ledger(max_attempts=2, **options)
     machine = BrokerProtocol(ledger, {"epoch": "e"}, lease=LEASE)
     hostile = Hostile(random, consumes=True, shuts=True)
@@ -41,7 +41,7 @@ def run_hostile(random: Random, words: int, **options: int) -> None:
         check(ledger, honest=False)
     assert ledger.size <= (options.get("maxsize") or ledger.size)
     assert ledger.size_bytes <= (options.get("maxbytes") or ledger.size_bytes)
-    for _ in range(8):  # step by step: to stand still for a lease is nobody else's silence
+    for _ in range(8):  # step by step: a gap of a lease would count as a suspension of the broker
         now += LEASE / 4
         machine.tick(now)
         act(machine, now)

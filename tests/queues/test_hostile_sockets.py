@@ -1,4 +1,4 @@
-"""A live queue, with an attacker on every socket of it, and honest ends that notice nothing."""
+"""A live queue, with an attacker on each of its sockets, and honest clients that are not affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The getting half of an end: every item is taken once and told of once; little lies about untaken."""
+"""`ItemReceiver`: every item is taken once and reported once; few items wait untaken."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nearfar.serialization import item_codec
 pytestmark = pytest.mark.pure
 
 UNREADABLE = item_codec.encode(Decimal(1), trusted=True)
-"""A pickle, that an end which trusts nobody does not read."""
+"""A pickle, which a client without trust does not read."""
 
 
 def lend(receiver: ItemReceiver, *items: Any, attempt: int = 1) -> None:

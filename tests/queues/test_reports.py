@@ -1,4 +1,4 @@
-"""When an end tells its host of what was taken: in a moment, with more of it, or at once where it matters."""
+"""When a client reports takes to its broker: after a moment, with more of them, or at once if needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.pure
 
 
 class Consumer:
-    """An end with a lane, that was told at second 1 to expect the items to come."""
+    """A client with a lane, which received the answer for it at second 1."""
 
     def __init__(self, **about: Any) -> None:
         self.now = 1.0

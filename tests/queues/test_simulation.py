@@ -1,4 +1,4 @@
-"""The host's and the ends' machines together, over a network that is late and loses things."""
+"""The protocols of broker and clients together, over a network with delays and losses."""
 
 from __future__ import annotations
 

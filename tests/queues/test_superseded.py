@@ -1,4 +1,4 @@
-"""An end whose session is over: what it holds belongs to others, and what is said of it is only counted."""
+"""A client whose session is over: others get what it holds, and its reports are only counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The host's side towards producers: room is granted as it is asked for."""
+"""The broker's side towards producers: room is granted as it is requested."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ends:
     def say(
         self, name: str, kind: QueueMessageType, *fields: object, body: bytes | None = None
     ) -> dict[str, list[QueueMessage]]:
-        """Say it, and tell what is said to whom because of it."""
+        """Send it; returns the messages sent in response, and their receivers."""
         self._sent[name] += 1
         envelope = QueueFrame(self._sent[name], 0, QueueMessage(kind, fields, body))
         self.machine.receive(f"{name}.1", envelope, 0.0)

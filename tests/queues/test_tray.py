@@ -1,4 +1,4 @@
-"""Small items gather in the put buffer within the room set aside for them, in order, from many threads."""
+"""Small items collect in the put buffer within the reserved room, in order, from many threads."""
 
 from __future__ import annotations
 

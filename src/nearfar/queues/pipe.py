@@ -206,7 +206,7 @@ class Outbox:
 
     def _write_what_fits(self) -> None:
         try:
-            with suppress(OSError):  # the feeder thread meets the error again, and handles it
+            with suppress(OSError):  # the feeder thread meets the error again, and reports it as usual
                 while self._messages and self._write_some():
                     pass
         finally:
