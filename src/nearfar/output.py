@@ -255,7 +255,7 @@ def _special(path: Path, mode: int) -> int:
                 raise
             if time.monotonic() >= until:
                 raise OSError(
-                    errno.ENXIO, "nobody reads this FIFO: start its reader first", str(path)
+                    errno.ENXIO, "no process reads this FIFO: start its reader first", str(path)
                 ) from None
             time.sleep(_LOOK)
         else:

@@ -84,7 +84,7 @@ def unknown_keys(folder: Path) -> Path:
     ("access", "said"),
     [
         (lambda folder: {}, "it asks for keys"),
-        (lambda folder: {"insecure": True}, "not open to everybody: give keys"),
+        (lambda folder: {"insecure": True}, "not open to everyone: give keys"),
         (lambda folder: {"keys": other_keys(folder)}, "it has another key than .*others says"),
         (lambda folder: {"keys": unknown_keys(folder)}, "does not let in the key of .*unknown"),
         (lambda folder: {"keys": revoked_keys(folder)}, "does not let in the key of .*laptop"),
@@ -112,7 +112,7 @@ def test_who_is_not_let_in_is_told_why_within_seconds(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("access", "said"),
-    [({}, "it is open to everybody"), ({"keys": True}, "it asks for no keys, and may be anybody")],
+    [({}, "it is open to everyone"), ({"keys": True}, "it uses no keys, so it cannot be verified")],
 )
 def test_an_end_does_not_talk_to_a_plain_service_unasked(
     connect: Connect, access: dict[str, Any], said: str

@@ -93,7 +93,7 @@ def test_an_end_that_stood_still_does_not_take_its_host_for_dead() -> None:
 
 
 def test_an_end_that_is_heard_and_gets_nothing_is_given_up_after_three_leases() -> None:
-    """Given a client that beats and acks nothing, I expect its end; the broker's suspension does not count."""
+    """Given a client that beats and acks nothing, I expect its end; the broker's suspension is ignored."""
     machine = host_with("deaf")
     machine.receive("deaf.1", QueueFrame(1, 0, QueueMessage(QueueMessageType.ASK, (1, "counts", None))), 0.5)
     machine.flush(0.5)

@@ -376,7 +376,7 @@ class Authenticator:
             self._refresh_at = now + REFRESH_EVERY
             gone = self._clients.refresh()
             for key in gone:
-                log.warning("a key was revoked: %s is let in no more", key)
+                log.warning("a key was revoked: %s is no longer admitted", key)
         with contextlib.suppress(zmq.Again):
             while asked:
                 self._answer(self._zap, self._zap.recv_multipart(zmq.NOBLOCK), now)

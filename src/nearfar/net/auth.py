@@ -159,7 +159,7 @@ class AllowedClients:
                     del now[name]  # to be read at the next check
                 else:
                     key_of[name] = ""
-                    log.warning("%s lets nobody in: %s", name, error)
+                    log.warning("%s admits no client: %s", name, error)
         self._seen, self._key_of = now, key_of
         self.names = {key: name for name, key in key_of.items() if key}
         return before - set(self.names)
@@ -321,7 +321,7 @@ def approach(address: Address, keys: str | os.PathLike[str] | None, *, insecure:
         read_server_key(Path(access.keys))
     elif access.own and not address.local:
         raise AddressError(
-            f"nothing tells who answers at {address}: give the keys that its owner made for you (keys=DIR,"
+            f"cannot verify who answers at {address}: give the keys that its owner made for you (keys=DIR,"
             " --keys DIR), or say insecure=True (--insecure) if you trust the network"
         )
     return access
@@ -397,7 +397,7 @@ def revoke(folder: Path, name: str) -> None:
         _entry(folder, name).unlink()
     except FileNotFoundError:
         raise KeysError(
-            f"{folder} does not let in anybody as {name}: `nearfar keys list` says whom it lets in"
+            f"{folder} admits no client named {name}: `nearfar keys list` lists the admitted ones"
         ) from None
     shutil.rmtree(folder / FOR / name, ignore_errors=True)
 

@@ -217,14 +217,16 @@ class Connection:
             own = "" if self._address.path else ", or runs without keys"
             return f"it has another key than {self._access.keys} says (server.key){own}"
         if self._access.keys and found:
-            return f"it asks for no keys, and may be anybody: it does not use those of {self._access.keys}"
+            return f"it uses no keys, so it cannot be verified (this side uses those of {self._access.keys})"
         if found == "CURVE":
             if self._access.insecure:
-                return "it is not open to everybody: give keys (keys=DIR, --keys DIR), or leave insecure out"
+                return "it is not open to everyone: give keys (keys=DIR, --keys DIR), or leave insecure out"
             own = "" if self._address.path else ", or is another user's"
             return f"it asks for keys (keys=DIR, --keys DIR){own}"
         if found:
-            return "it is open to everybody, and may be anybody's: say insecure=True (--insecure) to use it"
+            return (
+                "it is open to everyone, so it cannot be verified: say insecure=True (--insecure) to use it"
+            )
         return ""
 
     def _stranger(self, descriptor: int) -> str:

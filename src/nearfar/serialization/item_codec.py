@@ -50,13 +50,13 @@ def encode(item: Any, *, trusted: bool) -> bytes:
     if packed is None:
         if not trusted:
             raise ItemError(
-                f"an object of type {type(item).__qualname__} cannot travel as plain data (numbers, strings,"
+                f"an object of type {type(item).__qualname__} cannot be sent as plain data (numbers, strings,"
                 f" bytes, lists, tuples, sets and dicts, up to {_DEEPEST} deep), and this queue's peers are"
                 " not trusted with pickle"
             )
         packed = _pack(msgpack.ExtType(PICKLE, pickler.dumps(item)))
     if len(packed) > LARGEST_ITEM:
-        raise ItemError(f"an item of {len(packed)} bytes is too large: at most {LARGEST_ITEM} can travel")
+        raise ItemError(f"an item of {len(packed)} bytes is too large: at most {LARGEST_ITEM} can be sent")
     return packed
 
 
@@ -177,7 +177,7 @@ def _plain(item: Any) -> bytes | None:
     except UnicodeEncodeError:
         pass  # a lone surrogate: it has no UTF-8, but can be pickled
     except ValueError as error:
-        raise ItemError(f"an object of type {type(item).__qualname__} cannot travel: {error}") from error
+        raise ItemError(f"an object of type {type(item).__qualname__} cannot be sent: {error}") from error
     return None
 
 
@@ -222,7 +222,7 @@ def foreign(item: Any) -> Any:
         return msgpack.ExtType(TUPLE, _pack(list(item)))
     if type(item) is int:
         return msgpack.ExtType(INTEGER, item.to_bytes(item.bit_length() // 8 + 1, "big", signed=True))
-    raise ItemError(f"an object of type {type(item).__qualname__} cannot travel as msgpack")
+    raise ItemError(f"an object of type {type(item).__qualname__} cannot be sent as msgpack")
 
 
 _BIN32 = bytes([BIN32])

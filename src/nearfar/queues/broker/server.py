@@ -95,13 +95,13 @@ def warn_of_losses(address: Address, counts: Mapping[str, int]) -> None:
 
 
 def losses(counts: Mapping[str, int]) -> str:
-    """``3 items waiting, 1 item in hand and not acknowledged; it is lost: …``; empty for none."""
+    """``3 items waiting, 1 item delivered and not acknowledged; it is lost: …``; empty for none."""
     waiting, letters = counts["size"], counts["unread letters"]
     in_hand = counts["unsettled"] - waiting
     parts = [
         f"{number(waiting, 'item')} waiting" if waiting else "",
-        f"{number(in_hand, 'item')} in hand and not acknowledged" if in_hand else "",
-        f"{number(letters, 'dead letter')} that nobody read" if letters else "",
+        f"{number(in_hand, 'item')} delivered and not acknowledged" if in_hand else "",
+        f"{number(letters, 'dead letter')} unread" if letters else "",
     ]
     what = ", ".join(filter(None, parts))
     if not counts["unsettled"]:
