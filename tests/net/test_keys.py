@@ -292,7 +292,7 @@ def test_keys_of_another_user_are_told_in_a_sentence(mode: int, admits: bool) ->
 
 
 def _told(folder: Path, admits: bool, look: Callable[[Path], object] | None = None) -> str:
-    """What using the keys in `folder` ends with."""
+    """The outcome of using the keys in `folder`."""
     try:
         if look is not None:
             look(folder)
@@ -310,7 +310,7 @@ def _told(folder: Path, admits: bool, look: Callable[[Path], object] | None = No
 def test_who_is_let_in_stays_so_while_the_folder_cannot_be_listed(
     folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told once; who is revoked meanwhile is out all the same, and who is added comes in later."""
+    """It is logged once; a client revoked meanwhile is still removed, and an added one is admitted later."""
     auth.add(folder, "laptop")
     clients = AllowedClients(folder)
     assert sorted(clients.names.values()) == ["laptop", "local"]

@@ -76,7 +76,7 @@ def hosting(address: Address = HERE) -> Iterator[tuple[zmq.Socket[bytes], Addres
 
 
 def meets(made: zmq.Socket[bytes], bound: Address) -> bool:
-    """Whether one that connects to the address is heard."""
+    """Whether a message from a socket that connects to the address arrives."""
     dialed = Connection(zmq.DEALER, bound, OWN, identity="one.s.1")
     try:
         dialed.socket.send(b"hello")
@@ -181,7 +181,7 @@ def test_who_came_before_the_service_finds_its_folder(home: Path, monkeypatch: p
 def test_a_socket_file_that_went_with_its_folder_is_made_again(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As at the end of a user's last session: who is connected stays so, and others find the service."""
+    """As at the end of a user's last login: connected clients stay so, and others find the service."""
     named = home / "named"
     named.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(named))

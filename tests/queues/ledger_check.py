@@ -11,7 +11,7 @@ from nearfar.serialization import item_codec
 
 
 def check(ledger: Ledger, *, honest: bool = True) -> None:
-    """Every item is in one place, and every count says what is there.
+    """Every item is in one place, and every count is correct.
 
     A helper that left is forgotten: one that is not `honest` may come under its name again, and number anew.
     """
@@ -98,7 +98,7 @@ def body_of(items: Iterable[bytes | int]) -> bytes:
 
 
 def items_of(run: ItemRange) -> list[bytes | int]:
-    """What a run carries; it must be what it says."""
+    """The items of a run; they must match its header."""
     items: list[bytes | int] = item_codec.decode(run.body, run.count, trusted=False)
     return items
 

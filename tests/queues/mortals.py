@@ -19,7 +19,7 @@ from nearfar.queues.far import FarQueue
 
 
 def hold(queue: Any, gate: Connection, count: int) -> None:
-    """Take `count` items, say so; when told to, ack them and echo what else comes."""
+    """Take `count` items and print a line; when told to, ack them and echo further ones."""
     held = [queue.receive() for _ in range(count)]
     gate.send([delivery.item for delivery in held])
     gate.recv()

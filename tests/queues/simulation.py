@@ -242,7 +242,7 @@ class SteadyProducer(SimProducer):
 
 
 class SimConsumer(SimEnd):
-    """Takes items, works on each for a while, says done; leaves at the counted end."""
+    """Takes items, works on each for a while, acks it; leaves at the counted end."""
 
     slowest = 0.02
     _busy = False

@@ -62,7 +62,7 @@ def put_sizes(queue: FarQueue, mark: int, sizes: list[int]) -> None:
 
 
 def how_full(queue: FarQueue) -> tuple[int, int]:
-    """Items and bytes, as every end knows of them."""
+    """Items and bytes, including those of all clients."""
     return queue.qsize(), queue.counts()["bytes"]
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.pure
 
 
 def leaving(*, produces: bool, helper: bool = False) -> ClientProtocol:
-    """An end in whose session all is told, that leaves, and that its host knows no more at second 5."""
+    """A client that has reported all, leaves, and whose session its broker has forgotten at second 5."""
     machine = ClientProtocol("end", {}, helper=helper)
     machine.roles.produces = produces
     machine.connect(0.0)

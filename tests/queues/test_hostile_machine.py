@@ -78,7 +78,7 @@ def test_very_many_words() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_honest_ends_are_served_beside_hostile_ones(seed: int) -> None:
-    """Given ends that say anything but "I consume", I expect each honest item to be done once, and no other
+    """Given clients that send anything but "I consume", I expect each honest item done once, and no other
     to have reported on it, taken its producer's place, or put in its name."""
     world = World(seed, loss=0.03, expected=99)
     producers = [SteadyProducer(world, f"producer-{n}") for n in range(2)]
@@ -107,7 +107,7 @@ def test_honest_ends_are_served_beside_hostile_ones(seed: int) -> None:
 
 
 class Story:
-    """A host, and one end that says what it is told to."""
+    """A broker, and one client that sends what the test tells it to."""
 
     def __init__(self, **options: int) -> None:
         self.ledger = Ledger(**options)
@@ -152,7 +152,7 @@ def test_bytes_beyond_the_bound_end_the_session() -> None:
 
 
 def test_a_report_on_what_was_never_lent_ends_the_session_and_counts_nothing() -> None:
-    """Given a range as long as numbers go, I expect no sum of it to grow beyond what can be told."""
+    """Given a range as long as numbers go, I expect no sum of it to grow beyond what can be sent."""
     story = Story()
     story.say(QueueMessageType.JOIN, False, True, [], False)
     report = (1, 1, 0, 0, [[1, MOST]], [], [], [], [])

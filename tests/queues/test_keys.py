@@ -209,7 +209,7 @@ def test_a_connection_of_a_revoked_key_is_heard_no_more(folder: Path, host: FarQ
 
 def test_nobody_speaks_in_the_session_of_another(folder: Path, host: FarQueue, connect: Connect) -> None:
     """Given an admitted client, and a client with another key that uses its session's name,
-    I expect that what it says there is dropped."""
+    I expect that its messages are dropped."""
     victim = connect(host.address, keys=folder)
     victim.put("mine")
     assert host.get(timeout=SOON) == "mine"

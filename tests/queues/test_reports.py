@@ -125,7 +125,7 @@ def test_that_the_program_has_done_all_it_had_is_told_at_once() -> None:
 
 
 def test_a_window_that_was_for_two_who_waited_is_told_when_one_is_left() -> None:
-    """Given two who wait, and one of them gone, I expect that to be told, and then nothing to be due."""
+    """Given two waiting calls, and one of them gone, I expect that to be reported, and then nothing due."""
     consumer = Consumer()
     consumer.now += PAUSE
     consumer.machine.receiver.waiters = 2

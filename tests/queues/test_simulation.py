@@ -15,7 +15,7 @@ SEEDS = range(8)
 
 
 class LingeringProducer(SteadyProducer):
-    """Stays for two minutes, so that nobody sees an end before."""
+    """Stays for two minutes, so that no consumer gets an end before."""
 
     def finished(self) -> None:
         if self.world.now > 120.0:

@@ -36,7 +36,7 @@ def welcome(machine: ClientProtocol) -> None:
 
 
 def holding(first: str, *buffered: str) -> ClientProtocol:
-    """An end with `first` in its program's hands and the others in its buffer."""
+    """A client whose program holds `first`, with the others in its buffer."""
     machine = ClientProtocol("end", {})
     machine.roles.consumes = True
     machine.connect(0.0)
