@@ -108,7 +108,7 @@ def test_a_reader_of_a_fifo_may_come_a_little_late(tmp_path: Path) -> None:
 def test_a_fifo_that_nobody_reads_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "READER", 0.05)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="nobody reads this FIFO: start its reader first"):
+    with pytest.raises(OSError, match="no process reads this FIFO: start its reader first"):
         Output(tmp_path / "pipe")
 
 

@@ -8,14 +8,14 @@
 
     with Pool(4) as pool: ...                             # near: four worker processes
     with Pool(4, address="tcp://127.0.0.1:5556") as pool: # the same four, and every worker that joins there
-    with Pool.connect("tcp://127.0.0.1:5556") as pool:    # client of a coordinator that runs by itself
+    with Pool.connect("tcp://127.0.0.1:5556") as pool:    # client of a separate coordinator
 """
 
 from __future__ import annotations
 
 import importlib
 
-TYPE_CHECKING = False  # not of typing: a program that starts is to load next to nothing
+TYPE_CHECKING = False  # not from typing, whose import would slow down the start of programs
 if TYPE_CHECKING:
     from typing import Any
 
@@ -86,13 +86,13 @@ _HOMES = {
     "nearfar.queues.factory": ("JoinableQueue", "Queue"),
     "nearfar.worker.lifetime": ("WorkerInfo", "current_worker"),
 }
-"""Where the names are that are not errors."""
+"""The modules of the public names, except errors."""
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """A name is fetched from its home when it is first used: a pool loads no queue, and a program that starts
-    can say how it takes a signal before it loads anything."""
+    """Import a public name on first use: so a pool does not load queues, and a program can set its signal
+    handlers before it loads anything."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF.get(name, "nearfar.errors")), name)

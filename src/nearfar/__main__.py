@@ -1,4 +1,4 @@
-"""The command ``nearfar``: names the programs, and hands the rest of the line to one."""
+"""The command ``nearfar``: lists the programs, and runs one of them with the rest of the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nearfar.cli.common import Exit, leave
 from nearfar.net.process import on_service_failure
 from nearfar.net.resources import shortage
 
-TYPE_CHECKING = False  # not of typing: a program that starts is to load next to nothing
+TYPE_CHECKING = False  # not from typing, whose import would slow down the start of programs
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
@@ -32,10 +32,10 @@ PROGRAMS = {
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """What a process of its own does: `main`, and its exit code.
+    """Run `main` in a process of its own, and exit with its exit code.
 
-    While a program loads, and once it has said goodbye, it holds nothing that a signal could harm: there
-    SIGINT ends it as SIGTERM does, by itself and without a traceback.
+    While a program loads, and after it has closed everything, a signal can do no harm: then SIGINT ends it as
+    SIGTERM does, by the default handler and without a traceback.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -45,7 +45,7 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _leave(sentence: str) -> None:
-    """A program whose service has ended is of no use: its exit code tells who started it."""
+    """Exit after a service has failed; the exit code tells the parent process."""
     print(f"nearfar: {sentence}", file=sys.stderr, flush=True)
     leave(Exit.FAILED)
 
@@ -84,7 +84,7 @@ def _main(name: str, rest: Sequence[str]) -> int:
     if name not in PROGRAMS:
         print(f"nearfar: there is no program {name!r} (there are: {', '.join(PROGRAMS)})", file=sys.stderr)
         return Exit.USAGE
-    from nearfar.cli.common import lift_limit  # late, as all that only a program needs
+    from nearfar.cli.common import lift_limit  # late, like everything that only programs need
 
     if complaint := lift_limit():
         print(f"nearfar {name}: {complaint}", file=sys.stderr)
@@ -94,7 +94,7 @@ def _main(name: str, rest: Sequence[str]) -> int:
     except ImportError as error:
         print(f"nearfar {name}: {error}{f' ({error.__cause__})' if error.__cause__ else ''}", file=sys.stderr)
         return Exit.FAILED
-    except OSError as error:  # of this machine: what a program expects of it, it says by itself
+    except OSError as error:  # unexpected ones: programs report the others themselves
         from nearfar.cli.common import why
 
         print(f"nearfar {name}: {why(error)}", file=sys.stderr)

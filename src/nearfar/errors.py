@@ -1,28 +1,28 @@
-"""Every error that nearfar raises by itself.
+"""All errors that nearfar itself raises.
 
 ::
 
     Exception
-    ├── queue.Full, queue.Empty      the standard ones, as multiprocessing raises them
-    ├── ShutDown                     queue.ShutDown where the standard library has it (3.13)
+    ├── queue.Full, queue.Empty      the standard library's, as in multiprocessing
+    ├── ShutDown                     queue.ShutDown, if the standard library has it (3.13)
     └── NearfarError
-        ├── AddressError             (ValueError)       an address that cannot be read or bound
+        ├── AddressError             (ValueError)       an address that cannot be parsed or bound
         ├── KeysError                (ValueError)       keys that cannot be read, or that others can read
-        ├── ItemError                (TypeError)        an item that cannot travel, or arrived unreadable
+        ├── ItemError                (TypeError)        an item that cannot be sent, or arrived unreadable
         ├── ProtocolError            (ValueError)       a frame that does not follow the protocol
         ├── QueueLost                (ConnectionError)  no host answers at the queue's address
-        ├── ProducerLost                                a producer died before it said goodbye
+        ├── ProducerLost                                a producer died before it closed its queue
         ├── WorkerLost               (BrokenProcessPool) a worker died while it ran this task
         ├── TaskTimeout              (TimeoutError)     a task ran longer than its timeout, and was killed
-        ├── RemoteError                                 a task's exception that could not come home as itself
-        ├── PoolBroken               (BrokenProcessPool) a pool that can run nothing any more
+        ├── RemoteError                                 replaces a task's exception that cannot be read here
+        ├── PoolBroken               (BrokenProcessPool) a pool that can no longer run tasks
         │   ├── InitializerFailed                       the initializer raised, or its worker died in it
         │   └── CoordinatorLost      (ConnectionError)  no coordinator answers at the pool's address
-        └── Untrusted                (PermissionError)  pickle, or a peer, that trust does not cover
-            └── NotAdmitted          (PoolBroken)       the keys of this side and the other do not fit
+        └── Untrusted                (PermissionError)  a pickle from, or a call by, a peer without trust
+            └── NotAdmitted          (PoolBroken)       the keys of this side and the other do not match
 
-`BrokenProcessPool` (of `concurrent.futures.process`, a `BrokenExecutor`) is what programs written for the
-standard's executor catch when a worker dies.
+Programs written for the standard library's executor catch `BrokenProcessPool` (of
+`concurrent.futures.process`, a `BrokenExecutor`) when a worker dies.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ if sys.version_info >= (3, 13):
 else:
 
     class ShutDown(Exception):
-        """Raised by put and get on a queue that was shut down, as `queue.ShutDown` of Python 3.13."""
+        """Raised by put and get on a queue that was shut down, like `queue.ShutDown` of Python 3.13."""
 
 
 class NearfarError(Exception):
-    """The root of nearfar's own errors."""
+    """The base class of nearfar's own errors."""
 
 
 class AddressError(NearfarError, ValueError):
-    """An address that cannot be read, bound or reached as asked."""
+    """An address that cannot be parsed, bound, or used with these options."""
 
 
 class KeysError(NearfarError, ValueError):
@@ -76,7 +76,7 @@ class KeysError(NearfarError, ValueError):
 
 
 class ItemError(NearfarError, TypeError):
-    """An item that cannot travel, or one that arrived and cannot be read."""
+    """An item that cannot be sent, or one that arrived and cannot be read."""
 
 
 class ProtocolError(NearfarError, ValueError):
@@ -88,9 +88,9 @@ class QueueLost(NearfarError, ConnectionError):
 
 
 class ProducerLost(NearfarError):
-    """A producer died before it said goodbye, so the stream's end is not what was counted.
+    """A producer died before it closed its queue, so its stream may be incomplete.
 
-    `names` holds the producers, as ``host-pid-suffix``.
+    `names` lists the producers, as ``host-pid-suffix``.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -101,9 +101,9 @@ class ProducerLost(NearfarError):
 class WorkerLost(NearfarError, BrokenProcessPool):
     """A worker died, or its machine fell silent, while it ran this task.
 
-    The task may have run in part, or to its end. The pool itself goes on: only this task is lost, where the
-    standard's executor would be broken as a whole. `worker` is its name, `host` and `pid` say where it was,
-    and `how` what became of it (``killed by SIGKILL``, ``exited with code 3``, ``silent for 10 s``).
+    The task may have run in part, or to its end. The pool continues: only this task is lost, where the
+    standard library's executor would be broken as a whole. `worker` is its name, `host` and `pid` its place,
+    and `how` the cause (``killed by SIGKILL``, ``exited with code 3``, ``silent for 10 s``).
     """
 
     def __init__(self, worker: str, host: str, pid: int, how: str, task: str = "") -> None:
@@ -113,7 +113,7 @@ class WorkerLost(NearfarError, BrokenProcessPool):
         self.pid = pid
         self.how = how
         self.task = task
-        """What ran, for a person: ``module:function``."""
+        """The task's function, as text: ``module:function``."""
 
     def __str__(self) -> str:
         ran = f" while it ran {self.task}" if self.task else ""
@@ -125,9 +125,9 @@ class TaskTimeout(NearfarError, TimeoutError):
 
 
 class RemoteError(NearfarError):
-    """Stands for a task's exception that could not be read here. Its `__cause__` shows the traceback.
+    """Replaces a task's exception that could not be read here. Its `__cause__` shows the traceback.
 
-    `kind` is that exception's type (``module.name``), `message` what it said.
+    `kind` is that exception's type (``module.name``), `message` its message.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -140,7 +140,7 @@ class RemoteError(NearfarError):
 
 
 class PoolBroken(NearfarError, BrokenProcessPool):
-    """A pool that can run nothing any more."""
+    """A pool that can no longer run tasks."""
 
 
 class InitializerFailed(PoolBroken):
@@ -152,11 +152,11 @@ class CoordinatorLost(PoolBroken, ConnectionError):
 
 
 class Untrusted(NearfarError, PermissionError):
-    """Pickle, or a peer, that trust does not cover."""
+    """A pickle from a peer that is not trusted with it, or a call or a connection that is not allowed."""
 
 
 class NotAdmitted(Untrusted, PoolBroken):
-    """The keys of this side and of the other do not fit; the message says which and what helps.
+    """The keys of this side and of the other do not match; the message says which, and what to do.
 
-    A queue's calls raise it; of a pool, every task comes to this end.
+    Calls of a queue raise it, and every task of a pool ends with it.
     """

@@ -1,16 +1,16 @@
-"""The files that users name for output, written so that nothing but a regular file is ever replaced.
+"""Writes the files that users name for output, so that only regular files are ever replaced.
 
 ==============================  ================================================================
-what bears the name             what happens
+the path names                  what happens
 ==============================  ================================================================
-nothing, or a regular file      a draft beside it takes its place in one step, once it is whole
-a symlink                       the same with what it leads to; the link stays
+nothing, or a regular file      a complete draft in the same folder replaces it atomically
+a symlink                       the same for its target; the link stays
 a device, a FIFO, a socket      it is written to, at once and in order
 this process's own output (*)   the same
 a directory                     `IsADirectoryError`
 ==============================  ================================================================
 
-(*) ``/dev/stdout`` and the like, also where the shell has led it to a file.
+(*) ``/dev/stdout`` and the like, even if the shell has redirected it to a file.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ from types import TracebackType
 from typing import IO, Self
 
 READER = 5.0
-"""Seconds to wait until somebody reads a FIFO."""
+"""Seconds to wait for a reader of a FIFO."""
 LONGEST = 240
-"""Bytes of a name up to which a draft's name holds it whole: file systems allow 255."""
+"""Bytes of a name up to which a draft's name contains it: file systems allow 255."""
 
 _LOOK = 0.02
 _OPEN = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DRAFT = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_DRAFT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-"""Where a file may be written, but none made beside it."""
+"""Errors if no draft can be made in the folder, though the file may be writable."""
 _NO_RENAME = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV})
-"""The same, and files that a container has mounted."""
+"""Errors if the file cannot be replaced, such as one that a container has mounted."""
 
 
 class Output:
-    """One file for output: a context manager, which commits unless an exception passes.
+    """One file for output: a context manager, which commits unless its block raises.
 
     Write to `file`, then `commit` or `discard`. A second call of either does nothing.
     """
 
     def __init__(self, path: Path, *, private: bool = False) -> None:
-        """Open it. `private`: a new file is for its owner alone, whatever the old one was.
+        """Open the file. `private`: only its owner can access a new file, whatever the old one's mode.
 
-        Waits up to `READER` seconds for somebody who reads a FIFO; a signal's handler runs meanwhile.
-        Raises `OSError`, with a sentence.
+        Waits up to `READER` seconds for a reader of a FIFO; signal handlers run meanwhile. Raises `OSError`,
+        with a sentence.
         """
         self.path = path
         self._draft: Path | None = None
         self._target: Path | None = None
-        """The regular file to write when it is whole; None: `file` is the thing itself."""
+        """The regular file to replace on commit; None: `file` writes to the destination directly."""
         found = _found(path)
         if found is None or stat.S_ISREG(found.st_mode):
             own = _own_stream(path, found)
@@ -73,7 +73,7 @@ class Output:
         self.file = _text(descriptor, direct=True)
 
     def commit(self) -> None:
-        """Bring what was written to the disk, and to its place. Raises `OSError`: an old file stays then."""
+        """Write everything to disk, and replace the old file. Raises `OSError`: an old file stays then."""
         if self.file.closed:
             return
         try:
@@ -86,11 +86,11 @@ class Output:
             self.discard()
 
     def goes_where(self, other: Output | None) -> bool:
-        """Whether both would take the place of one regular file."""
+        """Whether both would replace the same regular file."""
         return other is not None and self._target is not None and self._target == other._target
 
     def discard(self) -> None:
-        """Close, and leave an old file as it was. What a device, FIFO or socket had is not taken back."""
+        """Close, and leave an old file unchanged. Output to a device, FIFO or socket is not undone."""
         draft, self._draft = self._draft, None
         if draft is not None:
             with contextlib.suppress(OSError):
@@ -131,7 +131,7 @@ class Output:
         return _text(descriptor)
 
     def _place(self, target: Path) -> None:
-        """Only a regular file is renamed over: something else may have taken the name meanwhile."""
+        """Replace `target` if it is still a regular file or missing; something else is written to."""
         there = _found(target, follow=False)
         if self._draft is not None and (there is None or stat.S_ISREG(there.st_mode)):
             try:
@@ -156,7 +156,7 @@ def write(path: Path, text: str) -> None:
 
 
 def check(path: Path) -> None:
-    """Raise `OSError` where `path` can be no file: in no folder, or a directory itself."""
+    """Raise `OSError` if `path` cannot be a file: its folder is missing, or it is a directory."""
     found = _found(path)
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise _error(errno.EISDIR, path)
@@ -181,14 +181,14 @@ def same_file(descriptor: int, path: Path) -> bool:
 
 
 def draft_of(target: Path) -> Path:
-    """Where this process's draft of `target` lies."""
+    """The path of this process's draft of `target`."""
     return target.with_name(f"{_stem(target)}.{os.getpid()}")
 
 
 def sweep(target: Path) -> None:
-    """Remove the drafts of `target` that dead processes of this user left: a living one holds a lock.
+    """Remove the drafts of `target` that dead processes of this user left: a live one holds a lock.
 
-    What is no regular file is nobody's draft, and stays.
+    Only regular files are removed.
     """
     draft = re.compile(re.escape(_stem(target)) + r"\.\d+")
     with contextlib.suppress(OSError):
@@ -199,9 +199,9 @@ def sweep(target: Path) -> None:
 
 
 def open_planted(path: Path) -> IO[bytes]:
-    """Open for reading a file that somebody else may have put there: never a FIFO, nor through a symlink.
+    """Open for reading a file that another user may have planted: never a FIFO, nor through a symlink.
 
-    Raises `OSError`: also where it is no regular file, or another user's.
+    Raises `OSError`, also if it is not a regular file, or belongs to another user.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
     found = os.fstat(descriptor)
@@ -236,7 +236,7 @@ def _own_stream(path: Path, found: os.stat_result | None) -> int | None:
 
 
 def _special(path: Path, mode: int) -> int:
-    """A descriptor to write to what is there, which is never made here."""
+    """A descriptor for writing to an existing path; never creates one."""
     if stat.S_ISDIR(mode):
         raise _error(errno.EISDIR, path)
     if stat.S_ISSOCK(mode):
@@ -255,7 +255,7 @@ def _special(path: Path, mode: int) -> int:
                 raise
             if time.monotonic() >= until:
                 raise OSError(
-                    errno.ENXIO, "nobody reads this FIFO: start its reader first", str(path)
+                    errno.ENXIO, "no process reads this FIFO: start its reader first", str(path)
                 ) from None
             time.sleep(_LOOK)
         else:
@@ -264,9 +264,9 @@ def _special(path: Path, mode: int) -> int:
 
 
 def _locked(draft: Path, mode: int) -> int:
-    """A new file whose lock says that its writer lives. Between the two, a `sweep` may have removed it."""
+    """A new file, locked to show that its writer is alive. A `sweep` may remove it before it is locked."""
     while True:
-        # One of a process that was killed under our process id may lie there, with other permissions.
+        # There may be a draft of a killed process with our process id, with other permissions.
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, _DRAFT, mode)
         try:
@@ -280,7 +280,7 @@ def _locked(draft: Path, mode: int) -> int:
 
 
 def _text(descriptor: int, *, direct: bool = False) -> IO[str]:
-    """`direct`: each line leaves at once."""
+    """A text file over `descriptor`. `direct`: each line is written at once."""
     return os.fdopen(
         descriptor,
         "w" if direct else "r+" if _readable(descriptor) else "w",

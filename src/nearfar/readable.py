@@ -1,4 +1,4 @@
-"""Text of strangers, fit to be shown: no character of it moves a cursor, sets a title or turns a line."""
+"""Escapes text from outside for display: no character moves a cursor, sets a title or reverses a line."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 lines and paragraphs."""
 
 
-# What is imported is imported where it is needed: every program loads this before it heeds Ctrl-C.
+# Imports are inside the functions: every program loads this module before it handles Ctrl-C.
 
 
 def readable(text: str, keep: str = "") -> str:
-    r"""`text` with each character that a terminal would obey, or not show, as ``\x1b`` or ``\u202e``.
+    r"""`text`, with escapes such as ``\x1b`` or ``\u202e`` for characters that control a terminal, or are
+    invisible.
 
-    `keep` names those that stay, such as a newline.
+    `keep` lists those that stay, such as a newline.
     """
     return text if text.isprintable() else "".join(_escaped(each, keep) for each in text)
 
 
 def percent(text: str) -> str:
-    """`text` with each such character percent-encoded as UTF-8: a URL stays one and asks for the same."""
+    """`text` with each such character percent-encoded as UTF-8: a URL remains valid and equivalent."""
     return text if text.isprintable() else "".join(map(_encoded, text))
 
 
 def json_line(value: object) -> str:
-    """`value` as JSON on one line, such characters as ``\\uXXXX``: a parser reads the same value."""
+    """`value` as JSON on one line, with such characters as ``\\uXXXX``: a parser reads the same value."""
     import json
 
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -32,7 +33,7 @@ def json_line(value: object) -> str:
 
 
 def hidden(character: str) -> bool:
-    """True for a character that a terminal would obey, or not show."""
+    """True for a character that controls a terminal, or is invisible."""
     if " " <= character <= "~":
         return False
     import unicodedata

@@ -1,4 +1,4 @@
-"""Who gets in where: decided from address, keys and the word insecure, before anything is bound."""
+"""Who is admitted where: decided from address, keys and `insecure`, before anything is bound."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_loopback_port_has_a_twin_that_goes_with_it() -> None:
 
 
 def test_the_port_itself_lets_nobody_in() -> None:
-    """Given a peer without keys, and one with a key of its own, at the TCP port, none of them is heard."""
+    """Given a peer without keys, and one with a key of its own, at the TCP port, neither is served."""
     authenticator = Authenticator(OWN)
     made = authenticator.make(zmq.ROUTER)
     address = authenticator.bind(made, HERE)

@@ -1,4 +1,4 @@
-"""Addresses are read once, or refused with a reason; they name what they did when they are written down."""
+"""Addresses are parsed, or refused with a reason; parsing their text gives an equal address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items come back equal and of the same type, or do not travel; bytes of strangers break nothing."""
+"""Items come back equal and of the same type, or are refused; malformed bytes break nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service's door does about strangers."""
+"""How a service's authenticator treats unknown keys and half-open connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def knock(bound: Address, server: bytes) -> zmq.Socket[bytes]:
 def test_fresh_unknown_keys_are_logged_within_bounds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever makes a new key for each connection is told of in a few lines a minute, and as a number."""
+    """A client with a new key for each connection causes a few lines of the log a minute, and a count."""
     auth.init(tmp_path / "keys")
     authenticator = Authenticator(Access(str(tmp_path / "keys")))
     made = authenticator.make(zmq.ROUTER)

@@ -1,4 +1,4 @@
-"""The clock looks at those whose time has come, and at nobody else."""
+"""`Timers` returns the timers that are due, and no others."""
 
 from __future__ import annotations
 

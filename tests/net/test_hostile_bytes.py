@@ -1,4 +1,4 @@
-"""Bytes of strangers cost their reader little: in memory, in time, and in the log."""
+"""Hostile bytes cost their reader little: in memory, in time, and in the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys in a folder: made, read, let in and out, and refused where others could read or change them."""
+"""Folders of keys: made, read, clients admitted and revoked; refused if others could read or change them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_file_that_is_no_key_lets_nobody_in_and_is_told_of(
     with caplog.at_level(logging.WARNING):
         assert clients.refresh() == set()
     assert list(clients.names.values()) == ["local"]
-    assert "odd lets nobody in" in caplog.text
+    assert "odd admits no client" in caplog.text
 
 
 def test_without_its_folder_nobody_is_let_in(folder: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_name_is_let_in_once(folder: Path) -> None:
 
 
 def test_who_was_never_let_in_cannot_be_revoked(folder: Path) -> None:
-    with pytest.raises(KeysError, match="does not let in anybody as laptop"):
+    with pytest.raises(KeysError, match="admits no client named laptop"):
         auth.revoke(folder, "laptop")
 
 
@@ -252,7 +252,7 @@ def test_a_clients_key_that_others_can_change_lets_nobody_in(
     (folder / "clients" / "local.key").chmod(0o666)
     with caplog.at_level(logging.WARNING):
         assert AllowedClients(folder).names == {}
-    assert "local lets nobody in: others can change the key" in caplog.text
+    assert "local admits no client: others can change the key" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["server.key", "client.key_secret", "clients/local.key"])
@@ -292,7 +292,7 @@ def test_keys_of_another_user_are_told_in_a_sentence(mode: int, admits: bool) ->
 
 
 def _told(folder: Path, admits: bool, look: Callable[[Path], object] | None = None) -> str:
-    """What using the keys in `folder` ends with."""
+    """The outcome of using the keys in `folder`."""
     try:
         if look is not None:
             look(folder)
@@ -310,7 +310,7 @@ def _told(folder: Path, admits: bool, look: Callable[[Path], object] | None = No
 def test_who_is_let_in_stays_so_while_the_folder_cannot_be_listed(
     folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told once; who is revoked meanwhile is out all the same, and who is added comes in later."""
+    """It is logged once; a client revoked meanwhile is still removed, and an added one is admitted later."""
     auth.add(folder, "laptop")
     clients = AllowedClients(folder)
     assert sorted(clients.names.values()) == ["laptop", "local"]

@@ -1,4 +1,4 @@
-"""A line delivers every message once and in order, over a network that loses, repeats and reorders."""
+"""The windows deliver every message once and in order, over a network that loses, repeats and reorders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_ack_covers_all_before_it() -> None:
 
 @pytest.mark.parametrize("upto", [0, 1, 2, -1, 4, 1 << 62])
 def test_an_old_or_impossible_ack_changes_nothing(upto: int) -> None:
-    """Given a line whose first two of three messages are acked,
+    """Given a send window whose first two of three messages are acked,
 
     If a number comes that is older, or that was never sent,
     I expect the third to be kept, and its deadline to stand.
@@ -142,7 +142,7 @@ def test_an_impossible_number_is_not_kept(number: int) -> None:
 
 
 class Network:
-    """Two ends of a line, a network between them, and a clock: what is under way, what arrived."""
+    """Two windows, a network between them, and a clock: what is under way, what arrived."""
 
     def __init__(self) -> None:
         self.now = 0.0

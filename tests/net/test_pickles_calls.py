@@ -1,4 +1,4 @@
-"""Functions and arguments, from one end to the other within one process."""
+"""Functions and arguments, pickled and read again within one process."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_connection_travels_near_and_is_refused_far() -> None:
 
 
 class Registered:
-    """Plain pickle can send it, but multiprocessing was told to send it otherwise."""
+    """Plain pickle can send it, but multiprocessing has another reducer for it."""
 
     def __init__(self, how: str = "plainly") -> None:
         self.how = how

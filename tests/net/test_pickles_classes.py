@@ -1,4 +1,4 @@
-"""Copies of a script's classes behave as the originals do: slots, enums, nested ones, stateful decorators."""
+"""Copies of a script's classes behave like the originals: slots, enums, nested ones, stateful decorators."""
 
 from __future__ import annotations
 

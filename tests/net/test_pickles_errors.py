@@ -1,4 +1,4 @@
-"""Exceptions come home with all that they hold: in C, in slots, in other exceptions."""
+"""Exceptions are sent back with all their content: in C fields, in slots, in other exceptions."""
 
 from __future__ import annotations
 

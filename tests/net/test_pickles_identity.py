@@ -1,4 +1,4 @@
-"""What is one object in a program is one object in its workers, call after call."""
+"""An object of a program is a single object in its workers, call after call."""
 
 from __future__ import annotations
 

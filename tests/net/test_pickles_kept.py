@@ -1,4 +1,4 @@
-"""When a function's pickle is used again, and when it must not be."""
+"""When a function's pickle is reused, and when it must not be."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_closure_is_pickled_each_time() -> None:
 
 
 class Pair:
-    """Both ends, in one process."""
+    """Pickler and loader, in one process."""
 
     def __init__(self) -> None:
         self.pickler = CallPickler(far=True, main=None)

@@ -1,4 +1,4 @@
-"""What of a program's `__main__` reaches its workers: programs that are run as such."""
+"""What of a program's `__main__` reaches its workers, in real programs."""
 
 from __future__ import annotations
 

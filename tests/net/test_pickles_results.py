@@ -1,4 +1,4 @@
-"""Results and errors on their way home."""
+"""Results and errors on their way back to the client."""
 
 from __future__ import annotations
 

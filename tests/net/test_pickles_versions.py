@@ -1,4 +1,4 @@
-"""Functions by value between different Pythons: refused, with both named. By name they work."""
+"""Functions by value between different Pythons are refused, with both named; by name they work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = "Python 3.99.1"
 
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) -> Any:
-    """What `do` gives in another Python, as far as what it writes tells."""
+    """The result of `do` in another Python, as far as its output shows."""
     with monkeypatch.context() as patch:
         patch.setattr(by_value, "BYTECODE", "CPython-9999")
         patch.setattr(by_value, "PYTHON", OTHER)

@@ -1,4 +1,4 @@
-"""Calls and answers without pickle, from one end to the other within one process."""
+"""Calls and results without pickle, written and read within one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which functions a plain worker runs, of all the names that a stranger can think of."""
+"""Which functions a plain worker runs, of all the names that a client may send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handshakes that fail are no accident once they have failed for long enough."""
+"""Failed handshakes are reported once they have lasted long enough."""
 
 from __future__ import annotations
 

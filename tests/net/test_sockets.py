@@ -1,4 +1,4 @@
-"""What is asked of ZeroMQ's sockets."""
+"""The options and helpers of ZeroMQ sockets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nearfar.net import sockets
 
 
 class Ending:
-    """A socket in an interpreter that ends: pyzmq has sent its collector home, and takes nothing in place."""
+    """A socket at interpreter exit: pyzmq's collector has stopped, so it cannot send without a copy."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, bool]] = []

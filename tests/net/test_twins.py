@@ -1,4 +1,4 @@
-"""Where the socket file is that stands in for a loopback port, and that nobody else can get in the way."""
+"""Where the socket file that replaces a loopback port is, and that other users cannot interfere."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def plant(place: Path, spoil: str) -> None:
 
 @contextmanager
 def hosting(address: Address = HERE) -> Iterator[tuple[zmq.Socket[bytes], Address, Path]]:
-    """A socket behind a door, its address, and the path of its socket file."""
+    """A socket bound by an authenticator, its address, and the path of its socket file."""
     authenticator = Authenticator(OWN)
     made = authenticator.make(zmq.ROUTER)
     try:
@@ -76,7 +76,7 @@ def hosting(address: Address = HERE) -> Iterator[tuple[zmq.Socket[bytes], Addres
 
 
 def meets(made: zmq.Socket[bytes], bound: Address) -> bool:
-    """Whether one that connects to the address is heard."""
+    """Whether a message from a socket that connects to the address arrives."""
     dialed = Connection(zmq.DEALER, bound, OWN, identity="one.s.1")
     try:
         dialed.socket.send(b"hello")
@@ -181,7 +181,7 @@ def test_who_came_before_the_service_finds_its_folder(home: Path, monkeypatch: p
 def test_a_socket_file_that_went_with_its_folder_is_made_again(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As at the end of a user's last session: who is connected stays so, and others find the service."""
+    """As at the end of a user's last login: connected clients stay so, and others find the service."""
     named = home / "named"
     named.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(named))

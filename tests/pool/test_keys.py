@@ -45,7 +45,7 @@ def other_keys(folder: Path) -> Path:
 
 ACCESSES = [
     pytest.param(lambda folder: {}, "it asks for keys", id="no key"),
-    pytest.param(lambda folder: {"insecure": True}, "not open to everybody", id="plain"),
+    pytest.param(lambda folder: {"insecure": True}, "not open to everyone", id="plain"),
     pytest.param(lambda folder: {"keys": other_keys(folder)}, "it has another key than", id="other server"),
     pytest.param(lambda folder: {"keys": stranger_keys(folder)}, "does not let in the key", id="unknown"),
 ]

@@ -233,7 +233,7 @@ def test_a_folder_of_keys_that_is_none_is_said(run: Run, place: str, keys: str) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("revoke nobody --keys mine", "mine does not let in anybody as nobody: "),
+        ("revoke nobody --keys mine", "mine admits no client named nobody: "),
         ("revoke nobody --keys nowhere", "there is no folder nowhere"),
         ("revoke x --keys file", "there is no folder file"),
         ("list --keys file", ""),

@@ -1,4 +1,4 @@
-"""Makers of queues, each closed after its test, and a watch for what a test leaves behind."""
+"""Factories of queues, each closed after its test, and a check for what a test leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the contract's tests share: what children do, the values that travel, and the waiting for both.
+"""Shared by the contract's tests: the functions of children, the values that are sent, and waiting for both.
 
 Children find these functions by this module's name, so that they can be started by spawn as well.
 """
@@ -67,7 +67,7 @@ def outcome(call: Child, *args: Any) -> Any:
 
 
 def report(connection: Connection, call: Child, *args: Any) -> None:
-    """In a child: say that it begins, then the outcome."""
+    """In a child: report that it begins, then the outcome."""
     connection.send("begins")
     connection.send(outcome(call, *args))
 
@@ -120,7 +120,7 @@ def echo(queue: Any, back: Any) -> None:
 
 
 def work_off(queue: Any, gate: Connection, count: int) -> None:
-    """Take `count` items, then say each is done when told to go on."""
+    """Take `count` items, then mark each as done when told to go on."""
     for _ in range(count):
         queue.get(timeout=LIMIT)
     gate.send("taken")

@@ -1,4 +1,4 @@
-"""Ends of a queue that say anything: well-formed words, in any order, with any numbers in them."""
+"""Hostile clients of a queue: well-formed messages, in any order, with any numbers in them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def packed(envelope: QueueFrame) -> list[bytes]:
 
 
 class Hostile:
-    """A few sessions of wrong or hostile ends. `names`: those of honest ones, which they try to be."""
+    """A few sessions of wrong or hostile clients. `names`: of honest ones, which they try to impersonate."""
 
     def __init__(self, random: Random, names: tuple[str, ...] = (), *, consumes: bool, shuts: bool) -> None:
         self.random = random

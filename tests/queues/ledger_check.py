@@ -1,4 +1,4 @@
-"""What is true of a ledger after every event."""
+"""Invariants of a ledger, checked after every event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nearfar.serialization import item_codec
 
 
 def check(ledger: Ledger, *, honest: bool = True) -> None:
-    """Every item is in one place, and every count says what is there.
+    """Every item is in one place, and every count is correct.
 
     A helper that left is forgotten: one that is not `honest` may come under its name again, and number anew.
     """
@@ -45,7 +45,7 @@ def check(ledger: Ledger, *, honest: bool = True) -> None:
 
 
 def check_names(ledger: Ledger, waiting: list[ItemRange]) -> None:
-    """An addressed item waits where somebody who bears the name will find it."""
+    """An addressed item waits in the list of its tag, and a consumer with that tag exists."""
     for tag, bearers in ledger.bearers.items():
         assert (
             bearers == {name for name, consumer in ledger.consumers.items() if tag in consumer.tags} != set()
@@ -98,7 +98,7 @@ def body_of(items: Iterable[bytes | int]) -> bytes:
 
 
 def items_of(run: ItemRange) -> list[bytes | int]:
-    """What a run carries; it must be what it says."""
+    """The items of a run; they must match its header."""
     items: list[bytes | int] = item_codec.decode(run.body, run.count, trusted=False)
     return items
 

@@ -19,7 +19,7 @@ from nearfar.queues.far import FarQueue
 
 
 def hold(queue: Any, gate: Connection, count: int) -> None:
-    """Take `count` items, say so; when told to, ack them and echo what else comes."""
+    """Take `count` items and print a line; when told to, ack them and echo further ones."""
     held = [queue.receive() for _ in range(count)]
     gate.send([delivery.item for delivery in held])
     gate.recv()
@@ -57,7 +57,7 @@ def die_of_poison(queue: Any, gate: Connection) -> None:
 
 
 def wait_for_items(queue: Any) -> None:
-    """Say whose process this is, and what ends it, each in one write: siblings share the standard output."""
+    """Print which process this is, and what ends it, each in one write: siblings share standard output."""
     os.write(1, f"{os.getpid()}\n".encode())
     try:
         queue.get()
@@ -86,7 +86,7 @@ def put_and_end(address: str, how: str) -> None:
 
 
 def put_and_end_later(address: str) -> None:
-    """Put items, say so, and leave the program when the standard input ends."""
+    """Put items, print a line, and exit when the standard input ends."""
     queue = FarQueue.connect(address, wait=1.0)
     queue.put_many(range(1000))
     print("put", flush=True)

@@ -1,7 +1,7 @@
-"""A far queue without sockets, threads or a clock: the real machines, joined by a network that we control.
+"""A far queue without sockets, threads or a clock: the real protocols over a simulated network.
 
 Each socket is a channel: it keeps its order, but may be slow, and loses what a broken connection would lose.
-Everything random comes from one seeded generator, so that a failure can be run again.
+All randomness comes from one seeded generator, so that a failure can be reproduced.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class World:
         self._last_arrival: dict[tuple[str, str], float] = {}
         self.cut_off: set[str] = set()
         self.deaf: set[tuple[str, str]] = set()
-        """Channels on which nothing arrives any more, though nobody is told."""
+        """Channels on which nothing arrives any more, without an error on either side."""
         self.host = SimHost(self, epoch=1)
 
     def later(self, delay: float, action: Callable[[], None]) -> None:
@@ -143,7 +143,7 @@ class SimHost:
 
 @dataclass(eq=False)
 class SimEnd:
-    """Does what an end's loop does; programs are subclasses."""
+    """Does what a client's loop does; programs are subclasses."""
 
     world: World
     name: str
@@ -242,7 +242,7 @@ class SteadyProducer(SimProducer):
 
 
 class SimConsumer(SimEnd):
-    """Takes items, works on each for a while, says done; leaves at the counted end."""
+    """Takes items, works on each for a while, acks it; leaves at the counted end."""
 
     slowest = 0.02
     _busy = False

@@ -1,4 +1,4 @@
-"""An end's questions: each is asked in every session until it is answered, and answered once."""
+"""A client's questions: each is asked in every session until it is answered, and answered once."""
 
 from __future__ import annotations
 

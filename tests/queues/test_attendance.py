@@ -1,4 +1,4 @@
-"""Who stands in for whom, where a loss is seen late, or was none."""
+"""Which producer replaces which, if a loss is detected late, or was none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Hall:
         self.producers: dict[str, ProducerRecord] = {}
         self.arrived: dict[str, float] = {}
         self.missing: dict[str, tuple[int, float]] = {}
-        """The place of the first newcomer after each, and when it was last heard."""
+        """The place of the first new producer after each, and when it was last heard."""
 
     def enter(self, name: str, now: float) -> None:
         self.producer_registry.enter(

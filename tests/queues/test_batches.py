@@ -1,4 +1,4 @@
-"""Batches until the end, over every transport: their sizes, their time, and what is settled with them."""
+"""Batches until the end, over every transport: their sizes, their timing, and what they settle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bound in bytes is exact, whoever puts, and however large the items are."""
+"""The bound in bytes is exact, for any producers and any sizes of items."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def put_sizes(queue: FarQueue, mark: int, sizes: list[int]) -> None:
 
 
 def how_full(queue: FarQueue) -> tuple[int, int]:
-    """Items and bytes, as every end knows of them."""
+    """Items and bytes, including those of all clients."""
     return queue.qsize(), queue.counts()["bytes"]
 
 
@@ -83,7 +83,9 @@ def test_it_is_full_at_the_exact_byte(make: Maker) -> None:
 def test_an_item_may_be_as_large_as_the_queue_and_no_larger(make: Maker) -> None:
     queue = make(5000)
     for put in (queue.put, queue.put_nowait):
-        with pytest.raises(ValueError, match=r"an item of 5001 bytes is larger than the whole queue .* 5000"):
+        with pytest.raises(
+            ValueError, match=r"an item of 5001 bytes is larger than the whole queue: .* 5000"
+        ):
             put(item(5001))
     with pytest.raises(ValueError, match="5001 bytes"):
         queue.put_many([item(3), item(5001), item(3)])
@@ -108,7 +110,7 @@ def test_of_many_those_go_in_that_fit(make: Maker) -> None:
 
 @pytest.mark.parametrize("bounds", [(10_000_000, 0), (0, 100_000), (10_000_000, 100_000)], ids=str)
 def test_as_many_go_in_at_once_as_there_is_room_for(make: Maker, bounds: tuple[int, int]) -> None:
-    """More than an end asks room for at a time."""
+    """More than a client asks room for at a time."""
     queue = make(*bounds)
     queue.put_many(list(range(9000)), block=False)
     assert queue.qsize() == 9000

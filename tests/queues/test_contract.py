@@ -1,4 +1,4 @@
-"""What every queue does within one process, near or far, as the standard's do."""
+"""What every queue does within one process, near or far, like the standard library's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of every queue: shutdown, `ShutDown`, iteration: as `queue.Queue` of 3.13, over processes."""
+"""The end of every queue: shutdown, `ShutDown`, iteration: as `queue.Queue` of 3.13, across processes."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_immediate_shutdown_frees_those_who_join_elsewhere(make_queue: Maker, co
 
 
 def test_immediate_shutdown_ends_consumers_and_producers(make_queue: Maker, context: BaseContext) -> None:
-    """Given a producer with more in its hands than a pipe holds, I expect it to end, too."""
+    """Given a producer with more unsent items than a pipe holds, I expect it to end, too."""
     queue = make_queue()
     ends = [context.Pipe() for _ in range(2)]
     calls = [(report, ends[0][1], put_all_or_shut_down, queue, [bytes(10_000)] * 100_000)]

@@ -1,4 +1,4 @@
-"""Every call of the system that the host's loop makes fails once: the queue goes on."""
+"""Every system call of the broker's loop fails once: the queue continues."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def host(
 
 
 def go(address: str, how: dict[str, Any], number: int) -> None:
-    """An end comes, puts, gets, asks, and leaves."""
+    """A client connects, puts, gets, asks, and leaves."""
     with Queue.connect(address, wait=20, **how) as end:
         end.put(number)
         assert end.get(timeout=20) == number
@@ -61,7 +61,7 @@ def go(address: str, how: dict[str, Any], number: int) -> None:
 def test_a_host_outlives_the_failure_of_each_of_its_calls(
     host: tuple[FarQueue, Failing], access: tuple[str, dict[str, Any]]
 ) -> None:
-    """I expect nothing to be lost, and each end to be served, or told in a sentence that it is not."""
+    """I expect nothing to be lost, and each client to be served, or refused with a sentence."""
     queue, calls = host
     _, how = access
     calls.arm(0, 0)

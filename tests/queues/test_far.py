@@ -1,4 +1,4 @@
-"""What is the far queue's alone: its host, its address, and its counted end."""
+"""Features of the far queue alone: its host, its address, and its counted end."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_a_standing_queue_counts_anew_for_those_who_come_next(watched: bool) -> 
 def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
     queue: FarQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given an end that reads one message before it acts, and two that have come, with nobody who waits,
+    """Given a client that reads one message before it acts, and two that have come, with no call waiting,
 
     I expect both to be read: what it would be woken by next is an ack, six seconds later.
     """
@@ -241,7 +241,7 @@ def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
 
 
 def test_figures_that_ends_tell_are_added_up_and_forgotten_with_them(queue: FarQueue) -> None:
-    """Given ends that say what they have under way, I expect their sum, and nothing of one that has left."""
+    """Given clients that report what they have under way, I expect the sum, without one that has left."""
     ends = [QueueClient(Address.parse(queue.address).seen_from_here(), helper=True) for _ in range(2)]
     watcher = QueueClient(Address.parse(queue.address).seen_from_here())
     try:

@@ -1,4 +1,4 @@
-"""A host that ends with something in its queue says so, however it ends, and only then."""
+"""A host that ends with items in its queue logs a warning, however it ends, and only then."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
         ({"size": 1, "unsettled": 1}, f"1 item waiting; {LOST}"),
         (
             {"size": 1200, "unsettled": 1202},
-            f"1,200 items waiting, 2 items in hand and not acknowledged; {LOST}",
+            f"1,200 items waiting, 2 items delivered and not acknowledged; {LOST}",
         ),
-        ({"unsettled": 1}, f"1 item in hand and not acknowledged; {LOST}"),
-        ({"unread letters": 2}, "2 dead letters that nobody read; it is lost"),
+        ({"unsettled": 1}, f"1 item delivered and not acknowledged; {LOST}"),
+        ({"unread letters": 2}, "2 dead letters unread; it is lost"),
         (
             {"size": 2, "unsettled": 2, "producers": 1},
             "2 items waiting; "
@@ -93,7 +93,7 @@ def hold_one(queue: FarQueue) -> None:
     [
         (put_three, [f"3 items waiting; {LOST}"]),
         (hold_one, [f"3 items waiting; {LOST}"]),  # what this process held went back when it left
-        (nack_three, ["3 dead letters that nobody read; it is lost"]),
+        (nack_three, ["3 dead letters unread; it is lost"]),
         (nack_and_read_three, []),
         (drop_three, []),
         (take_three, []),
@@ -134,7 +134,7 @@ def test_what_a_frozen_or_busy_consumer_holds_is_in_hand(caplog: pytest.LogCaptu
         queue.close()
         queue.join_thread()
         queue._host.close(0.0)  # type: ignore[union-attr]
-    assert said(caplog) == [f"2 items waiting, 1 item in hand and not acknowledged; {LOST}"]
+    assert said(caplog) == [f"2 items waiting, 1 item delivered and not acknowledged; {LOST}"]
 
 
 SCRIPT = """

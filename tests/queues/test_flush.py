@@ -1,4 +1,4 @@
-"""What is safe from the death of who put it: all that was put before a flush, and not a moment less."""
+"""What survives the death of its producer: exactly what was put before a flush."""
 
 from __future__ import annotations
 

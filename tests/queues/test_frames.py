@@ -1,4 +1,4 @@
-"""Frames in a pipe: as the standard's connections have them, and whole whatever a chunk cuts off."""
+"""Frames in a pipe: compatible with `multiprocessing.connection`, and complete wherever a chunk ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An end that leaves while it has no session: whether a host has to hear of it."""
+"""A client that leaves without a session: whether it must wait for a host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.pure
 
 
 def leaving(*, produces: bool, helper: bool = False) -> ClientProtocol:
-    """An end in whose session all is told, that leaves, and that its host knows no more at second 5."""
+    """A client that has reported all, leaves, and whose session its broker has forgotten at second 5."""
     machine = ClientProtocol("end", {}, helper=helper)
     machine.roles.produces = produces
     machine.connect(0.0)

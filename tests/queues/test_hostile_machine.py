@@ -1,4 +1,4 @@
-"""Whatever ends say to a host, it goes on, its ledger adds up, and honest ends are served."""
+"""Whatever clients send to a host, it goes on, its ledger is consistent, and honest clients are served."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST = (1 << 63) - 1
 
 
 def run_hostile(random: Random, words: int, **options: int) -> None:
-    """Only hostile ends: nothing is raised, all that is said can be sent, and the books are right."""
+    """Only hostile clients: nothing is raised, all answers can be sent, and the ledger is consistent."""
     ledger = Ledger(max_attempts=2, **options)
     machine = BrokerProtocol(ledger, {"epoch": "e"}, lease=LEASE)
     hostile = Hostile(random, consumes=True, shuts=True)
@@ -41,7 +41,7 @@ def run_hostile(random: Random, words: int, **options: int) -> None:
         check(ledger, honest=False)
     assert ledger.size <= (options.get("maxsize") or ledger.size)
     assert ledger.size_bytes <= (options.get("maxbytes") or ledger.size_bytes)
-    for _ in range(8):  # step by step: to stand still for a lease is nobody else's silence
+    for _ in range(8):  # step by step: a gap of a lease would count as a suspension of the broker
         now += LEASE / 4
         machine.tick(now)
         act(machine, now)
@@ -78,7 +78,7 @@ def test_very_many_words() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_honest_ends_are_served_beside_hostile_ones(seed: int) -> None:
-    """Given ends that say anything but "I consume", I expect each honest item to be done once, and no other
+    """Given clients that send anything but "I consume", I expect each honest item done once, and no other
     to have reported on it, taken its producer's place, or put in its name."""
     world = World(seed, loss=0.03, expected=99)
     producers = [SteadyProducer(world, f"producer-{n}") for n in range(2)]
@@ -107,7 +107,7 @@ def test_honest_ends_are_served_beside_hostile_ones(seed: int) -> None:
 
 
 class Story:
-    """A host, and one end that says what it is told to."""
+    """A broker, and one client that sends what the test tells it to."""
 
     def __init__(self, **options: int) -> None:
         self.ledger = Ledger(**options)
@@ -152,11 +152,11 @@ def test_bytes_beyond_the_bound_end_the_session() -> None:
 
 
 def test_a_report_on_what_was_never_lent_ends_the_session_and_counts_nothing() -> None:
-    """Given a range as long as numbers go, I expect no sum of it to grow beyond what can be told."""
+    """Given a range as long as numbers go, I expect no sum of it to grow beyond what can be sent."""
     story = Story()
     story.say(QueueMessageType.JOIN, False, True, [], False)
     report = (1, 1, 0, 0, [[1, MOST]], [], [], [], [])
-    assert "that it was lent" in story.refused(story.say(QueueMessageType.REPORT, *report))
+    assert "but was lent only" in story.refused(story.say(QueueMessageType.REPORT, *report))
     assert story.ledger.late == 0
 
 
@@ -177,7 +177,7 @@ def test_what_strangers_report_late_can_always_be_told() -> None:
 
 def test_nobody_takes_the_place_of_another_by_its_name() -> None:
     story = Story()
-    assert "another end has this name" in story.refused(story.hello("thief.y.1", "end"))
+    assert "another client has this name" in story.refused(story.hello("thief.y.1", "end"))
     assert "end.x.1" in story.machine.peers
     (welcome,) = story.hello("end.x.2", "end")
     assert welcome.kind is QueueMessageType.WELCOME and list(story.machine.peers) == ["end.x.2"]
@@ -186,7 +186,7 @@ def test_nobody_takes_the_place_of_another_by_its_name() -> None:
 def test_there_are_no_more_ends_than_there_may_be() -> None:
     story = Story()
     assert story.hello("two.x.1", "two")[0].kind is QueueMessageType.WELCOME
-    assert "as many as there may be" in story.refused(story.hello("three.x.1", "three"))
+    assert "the most the host can serve" in story.refused(story.hello("three.x.1", "three"))
     story.machine.tick(LEASE + 1)  # silent ones make room
     assert story.hello("three.x.1", "three")[0].kind is QueueMessageType.WELCOME
     assert story.machine.counts()["refused"] == 1
@@ -195,7 +195,7 @@ def test_there_are_no_more_ends_than_there_may_be() -> None:
 def test_another_version_is_told_so_however_its_hello_looks() -> None:
     story = Story()
     why = story.refused(story.hello("new.x.1", "new", version=VERSION + 1))
-    assert f"the host speaks version {VERSION} of the protocol, this end version {VERSION + 1}" == why
+    assert f"the host uses version {VERSION} of the protocol, this client version {VERSION + 1}" == why
     strange = wire.pack(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION + 1, {"all": "new"})))
     with pytest.raises(wire.WrongQueueHello) as error:
         wire.unpack(strange)

@@ -1,4 +1,4 @@
-"""A live queue, with an attacker on every socket of it, and honest ends that notice nothing."""
+"""A live queue, with an attacker on each of its sockets, and honest clients that are not affected."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_nobody_puts_in_the_name_of_another(queue: FarQueue) -> None:
 
 
 def test_a_pid_that_is_none_and_a_session_for_each_of_many(queue: FarQueue) -> None:
-    """Given ends that name any process as theirs and leave at once, I expect no descriptor to stay open."""
+    """Given clients that name any process as theirs and leave, I expect no descriptor to stay open."""
     queue.put(1)
     assert queue.get() == 1
     with raw(zmq.DEALER, queue.address, identity=b"evil.s.1") as control:
@@ -186,7 +186,7 @@ def test_no_lane_to_be_had_is_told_and_stops_nobody(queue: FarQueue, monkeypatch
     monkeypatch.setattr("nearfar.queues.broker.server.Broker._make_lane", none)
     with (
         FarQueue.connect(queue.address, insecure=True) as other,
-        pytest.raises(QueueLost, match="the host has no lane for it"),
+        pytest.raises(QueueLost, match="the host cannot open a lane for it"),
     ):
         other.get(timeout=20)
     queue.put(2)
@@ -197,7 +197,7 @@ def test_no_lane_to_be_had_is_told_and_stops_nobody(queue: FarQueue, monkeypatch
 
 
 def meet(words: list[list[bytes]]) -> str:
-    """What an end is told that meets a host which greets it well, and then says `words`."""
+    """The error of a client whose host greets it correctly, and then sends `words`."""
     facts = {"epoch": "e", "inbox": 1, "lease": 10, "stored": 0, "shut": False, "trusted": False}
     facts |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
     with sockets.context().socket(zmq.ROUTER) as host, ThreadPoolExecutor(1) as pool:
@@ -228,7 +228,7 @@ def test_an_end_outlives_rubbish_from_its_host() -> None:
         *rubbish(lambda: said(QueueMessageType.ROOM, 1, 1), random, 50),
         said(QueueMessageType.REFUSED, "enough\n\x1b[2J", number=0),
     ]
-    assert meet(words).endswith("refused this end: enough\\n\\x1b[2J")
+    assert meet(words).endswith("refused this client: enough\\n\\x1b[2J")
 
 
 @pytest.mark.parametrize(

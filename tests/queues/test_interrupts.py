@@ -19,7 +19,7 @@ ITEMS = 3000
 
 
 class Handler:
-    """Raises `KeyboardInterrupt`, once each time it is armed: so never where nobody would catch it."""
+    """Raises `KeyboardInterrupt`, once each time it is armed: so never where it would not be caught."""
 
     def __init__(self) -> None:
         self.armed = False

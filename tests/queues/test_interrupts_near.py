@@ -1,4 +1,4 @@
-"""A signal's handler in the middle of a near queue's put and get: it may put, and it may raise."""
+"""A signal handler in the middle of a near queue's put and get: it may put, and it may raise."""
 
 from __future__ import annotations
 

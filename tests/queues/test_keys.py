@@ -1,4 +1,4 @@
-"""A far queue with keys: who gets in, who does not and is told why, and who does no more."""
+"""A far queue with keys: who is admitted, who is refused with a reason, and who is revoked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.keys import keys
 from tests.support.waiting import eventually
 
 SOON = 5.0
-"""Seconds within which who is not let in is told so."""
+"""Seconds within which a refused client is told the reason."""
 ANYWHERE = "tcp://127.0.0.1:*"
 
 
@@ -84,7 +84,7 @@ def unknown_keys(folder: Path) -> Path:
     ("access", "said"),
     [
         (lambda folder: {}, "it asks for keys"),
-        (lambda folder: {"insecure": True}, "not open to everybody: give keys"),
+        (lambda folder: {"insecure": True}, "not open to everyone: give keys"),
         (lambda folder: {"keys": other_keys(folder)}, "it has another key than .*others says"),
         (lambda folder: {"keys": unknown_keys(folder)}, "does not let in the key of .*unknown"),
         (lambda folder: {"keys": revoked_keys(folder)}, "does not let in the key of .*laptop"),
@@ -112,7 +112,7 @@ def test_who_is_not_let_in_is_told_why_within_seconds(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("access", "said"),
-    [({}, "it is open to everybody"), ({"keys": True}, "it asks for no keys, and may be anybody")],
+    [({}, "it is open to everyone"), ({"keys": True}, "it uses no keys, so it cannot be verified")],
 )
 def test_an_end_does_not_talk_to_a_plain_service_unasked(
     connect: Connect, access: dict[str, Any], said: str
@@ -125,7 +125,7 @@ def test_an_end_does_not_talk_to_a_plain_service_unasked(
 
 
 def test_who_shows_a_key_to_a_service_without_keys_is_told_so(connect: Connect) -> None:
-    """Its port lets nobody in, which looks like another key."""
+    """Its port admits no client, which looks like another key."""
     with Queue(0, ANYWHERE) as host:
         end = connect(host.address, keys=keys())
         with pytest.raises(NotAdmitted, match=r"another key than .*, or runs without keys"):
@@ -208,8 +208,8 @@ def test_a_connection_of_a_revoked_key_is_heard_no_more(folder: Path, host: FarQ
 
 
 def test_nobody_speaks_in_the_session_of_another(folder: Path, host: FarQueue, connect: Connect) -> None:
-    """Given an end that has come in, and another key that calls itself by its session's name,
-    I expect that what it says there is dropped."""
+    """Given an admitted client, and a client with another key that uses its session's name,
+    I expect that its messages are dropped."""
     victim = connect(host.address, keys=folder)
     victim.put("mine")
     assert host.get(timeout=SOON) == "mine"
@@ -262,7 +262,7 @@ def test_open_to_everyone_means_plain_data_alone(connect: Connect) -> None:
 
 def test_an_end_reads_no_pickle_because_an_open_host_says_so(connect: Connect) -> None:
     """Given a host that is open to everyone and claims to be trusted,
-    I expect that an end sends it no pickle, and reads none."""
+    I expect that a client sends it no pickle, and reads none."""
     with Queue(0, ANYWHERE, insecure=True) as host:
         assert host._host is not None
         host._host._machine._about["trusted"] = True

@@ -37,7 +37,7 @@ Maker = Callable[..., FarQueue]
 
 @pytest.fixture(params=["tcp", "ipc"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where nobody is."""
+    """An address at which no process listens."""
     if request.param == "ipc":
         return f"ipc://{tmp_path}/queue"
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -112,7 +112,7 @@ def take_until_all_is_settled(queue: FarQueue) -> list[Any]:
 
 
 def test_what_a_killed_consumer_held_reaches_another_at_once(make: Maker) -> None:
-    """Given a lease of ten minutes, I expect nobody to wait for it."""
+    """Given a lease of ten minutes, I expect no call to wait for it."""
     queue = make(lease=600.0)
     queue.put_many(range(3))
     with mortal(mortals.hold, queue, 3) as (process, gate):

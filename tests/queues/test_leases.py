@@ -1,4 +1,4 @@
-"""Leases name one attempt at one item by its position, and know who has it."""
+"""`Deliveries` names one attempt at one item by its position, and its holder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger, told as stories: every item has one place, one holder, and one end."""
+"""The ledger, in scenarios: every item has one place, one holder, and one end."""
 
 from __future__ import annotations
 

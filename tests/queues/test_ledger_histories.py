@@ -1,4 +1,4 @@
-"""Random histories of a ledger, compared after each event with a model of nothing but single items."""
+"""Random histories of a ledger, compared after each event with a model of single items."""
 
 from __future__ import annotations
 

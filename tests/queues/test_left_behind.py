@@ -1,4 +1,4 @@
-"""A put that waits for room does not keep its queue from closing; who waits when it is closed hears of it."""
+"""A put that waits for room does not keep its queue from closing; calls that wait are then ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a killed host left beside its ipc address."""
+"""What a killed host left next to its ipc address."""
 
 from __future__ import annotations
 

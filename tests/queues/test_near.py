@@ -1,4 +1,4 @@
-"""What is the near queue's alone: its narrowest moments, and what it takes from the standard."""
+"""Features of the near queue alone: its races, and what it inherits from the standard library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a put leaves to the feeder thread of a near queue, and what it writes by itself."""
+"""What a put to a near queue writes itself, and what it leaves to the feeder thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The getting half of an end: every item is taken once and told of once; little lies about untaken."""
+"""`ItemReceiver`: every item is taken once and reported once; few items wait untaken."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nearfar.serialization import item_codec
 pytestmark = pytest.mark.pure
 
 UNREADABLE = item_codec.encode(Decimal(1), trusted=True)
-"""A pickle, that an end which trusts nobody does not read."""
+"""A pickle, which a client without trust does not read."""
 
 
 def lend(receiver: ItemReceiver, *items: Any, attempt: int = 1) -> None:
@@ -38,7 +38,7 @@ def take(receiver: ItemReceiver, now: float = 0.0) -> Any:
 
 
 def report(receiver: ItemReceiver, now: float = 0.0, ask: int = 0) -> dict[str, Any]:
-    """What a report says, by name; empty if there is none."""
+    """The fields of a report, by name; empty if there is none."""
     message = receiver.report(now, ask)
     if message is None:
         return {}
@@ -107,7 +107,7 @@ def test_a_batch_of_more_items_than_it_was_said_to_hold_is_read_as_far_as_that()
 
 
 def hand_out(receiver: ItemReceiver, most: int, *, settles: bool = True, whole: bool = False) -> deque[Any]:
-    """What thread 7 may take by itself."""
+    """The items that thread 7 may take without the lock."""
     receiver.hand_out(7, 7, most, settles=settles, whole=whole)
     return (receiver.hand.receiving if whole else receiver.hand.getting)[1]
 
@@ -375,7 +375,7 @@ def test_a_window_that_was_told_has_to_be_closed_though_the_buffer_is_empty() ->
 
 
 class Histories(RuleBasedStateMachine):
-    """A program and a host with a receiver between them: whatever they do, each position comes to one end."""
+    """A program and a broker with a receiver between them: in any order, each position is settled once."""
 
     @initialize()
     def start(self) -> None:

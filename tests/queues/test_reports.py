@@ -1,4 +1,4 @@
-"""When an end tells its host of what was taken: in a moment, with more of it, or at once where it matters."""
+"""When a client reports takes to its broker: after a moment, with more of them, or at once if needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.pure
 
 
 class Consumer:
-    """An end with a lane, that was told at second 1 to expect the items to come."""
+    """A client with a lane, which received the answer for it at second 1."""
 
     def __init__(self, **about: Any) -> None:
         self.now = 1.0
@@ -125,7 +125,7 @@ def test_that_the_program_has_done_all_it_had_is_told_at_once() -> None:
 
 
 def test_a_window_that_was_for_two_who_waited_is_told_when_one_is_left() -> None:
-    """Given two who wait, and one of them gone, I expect that to be told, and then nothing to be due."""
+    """Given two waiting calls, and one of them gone, I expect that to be reported, and then nothing due."""
     consumer = Consumer()
     consumer.now += PAUSE
     consumer.machine.receiver.waiters = 2

@@ -1,4 +1,4 @@
-"""Runs are cut between items; a shelf gives its items out by age, as much as is wanted."""
+"""Runs are cut between items; a `ReadyList` gives out its items by age, as many as requested."""
 
 from __future__ import annotations
 

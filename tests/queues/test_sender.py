@@ -1,4 +1,4 @@
-"""The putting half of an end: items go once a session, in order, within the room, until they are settled."""
+"""`ItemSender`: items are sent once a session, in order, within the room, until they are settled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A queue is called as the standard's: every parameter has the standard's name, place and default."""
+"""A queue is called like the standard library's: parameters have the same names, places and defaults."""
 
 from __future__ import annotations
 

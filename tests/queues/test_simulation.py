@@ -1,4 +1,4 @@
-"""The host's and the ends' machines together, over a network that is late and loses things."""
+"""The protocols of broker and clients together, over a network with delays and losses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEEDS = range(8)
 
 
 class LingeringProducer(SteadyProducer):
-    """Stays for two minutes, so that nobody sees an end before."""
+    """Stays for two minutes, so that no consumer gets an end before."""
 
     def finished(self) -> None:
         if self.world.now > 120.0:

@@ -1,4 +1,4 @@
-"""A host, or an end, that stood still: what it did not hear meanwhile is nobody's death."""
+"""A broker or client that was suspended: the silence meanwhile does not count as death."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ABOUT = {
 
 
 def host_with(*ends: str) -> BrokerProtocol:
-    """A host that these ends greeted at second 0, and that is asked every second."""
+    """A broker that these clients greeted at second 0, and that ticks every second."""
     machine = BrokerProtocol(Ledger(), ABOUT, lease=LEASE)
     for name in ends:
         machine.receive(
@@ -44,7 +44,7 @@ def beat(machine: BrokerProtocol, name: str, now: float) -> None:
 
 
 def test_a_host_that_stood_still_takes_nobody_for_dead() -> None:
-    """Given two ends, one silent since second 0, and a host that stands still from second 4 to 30,
+    """Given two clients, one silent since second 0, and a broker that is suspended from second 4 to 30,
 
     I expect the silent one to have the rest of its lease, and the other a whole one.
     """
@@ -63,7 +63,7 @@ def test_a_host_that_stood_still_takes_nobody_for_dead() -> None:
 
 
 def test_a_host_that_stood_still_waits_for_those_who_could_not_answer() -> None:
-    """Given somebody who asks for the size, and another end, I expect no answer that leaves that one out."""
+    """Given a client that asks for the size, and another, I expect no answer without the other's report."""
     machine = host_with("asker", "other")
     for name in ("asker", "other"):
         join = QueueMessage(QueueMessageType.JOIN, (True, False, [], False))
@@ -80,7 +80,7 @@ def test_a_host_that_stood_still_waits_for_those_who_could_not_answer() -> None:
 
 
 def test_an_end_that_stood_still_does_not_take_its_host_for_dead() -> None:
-    """Given an open session and a standstill of three leases, I expect it to go on; a silence ends it."""
+    """Given an open session and a suspension of three leases, I expect it to go on; a silence ends it."""
     machine = ClientProtocol("end", {})
     machine.connect(0.0)
     machine.receive(QueueFrame(0, 0, QueueMessage(QueueMessageType.WELCOME, ("end.1", ABOUT))), 0.0)
@@ -93,7 +93,7 @@ def test_an_end_that_stood_still_does_not_take_its_host_for_dead() -> None:
 
 
 def test_an_end_that_is_heard_and_gets_nothing_is_given_up_after_three_leases() -> None:
-    """Given an end that beats and acks nothing, I expect its end; a standstill of the host does not count."""
+    """Given a client that beats and acks nothing, I expect its end; the broker's suspension is ignored."""
     machine = host_with("deaf")
     machine.receive("deaf.1", QueueFrame(1, 0, QueueMessage(QueueMessageType.ASK, (1, "counts", None))), 0.5)
     machine.flush(0.5)
@@ -107,7 +107,7 @@ def test_an_end_that_is_heard_and_gets_nothing_is_given_up_after_three_leases() 
 
 
 def test_an_end_that_nobody_welcomes_tries_another_connection() -> None:
-    """Given a greeting that nobody answers, I expect one connection every five seconds, under one name."""
+    """Given a greeting without an answer, I expect one connection every five seconds, under one name."""
     machine = ClientProtocol("end", {})
     machine.connect(0.0)
     dialed = []

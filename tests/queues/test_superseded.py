@@ -1,4 +1,4 @@
-"""An end whose session is over: what it holds belongs to others, and what is said of it is only counted."""
+"""A client whose session is over: others get what it holds, and its reports are only counted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def welcome(machine: ClientProtocol) -> None:
 
 
 def holding(first: str, *buffered: str) -> ClientProtocol:
-    """An end with `first` in its program's hands and the others in its buffer."""
+    """A client whose program holds `first`, with the others in its buffer."""
     machine = ClientProtocol("end", {})
     machine.roles.consumes = True
     machine.connect(0.0)

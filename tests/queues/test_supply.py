@@ -1,4 +1,4 @@
-"""The host's side towards producers: room is granted as it is asked for."""
+"""The broker's side towards producers: room is granted as it is requested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.pure
 
 
 class Ends:
-    """A host's machine, and what it says to each session."""
+    """A `BrokerProtocol`, and its messages to each session."""
 
     def __init__(self, maxsize: int, *names: str, maxbytes: int = 0) -> None:
         self.machine = BrokerProtocol(Ledger(maxsize, maxbytes), {}, lease=10.0)
@@ -26,7 +26,7 @@ class Ends:
     def say(
         self, name: str, kind: QueueMessageType, *fields: object, body: bytes | None = None
     ) -> dict[str, list[QueueMessage]]:
-        """Say it, and tell what is said to whom because of it."""
+        """Send it; returns the messages sent in response, and their receivers."""
         self._sent[name] += 1
         envelope = QueueFrame(self._sent[name], 0, QueueMessage(kind, fields, body))
         self.machine.receive(f"{name}.1", envelope, 0.0)
@@ -37,7 +37,7 @@ class Ends:
         return heard
 
     def need(self, name: str, size: int, least: int, returned: int = 0, ask: int = 0) -> int:
-        """Ask for bytes, in all since the session began; tell what it is granted because of that."""
+        """Ask for bytes, in total since the session began; returns the bytes that are then granted."""
         heard = self.say(name, QueueMessageType.NEED, 1, size, least, returned, returned, ask)
         return sum(m.fields[1] for m in heard.get(name, []) if m.kind is QueueMessageType.ROOM)
 

@@ -1,4 +1,4 @@
-"""Small items gather in the put buffer within the room set aside for them, in order, from many threads."""
+"""Small items collect in the put buffer within the reserved room, in order, from many threads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def opened(limit: int = MOST) -> PutBuffer:
 
 
 def contents(put_buffer: PutBuffer) -> bytes:
-    """What lies there, end to end; it is cleared."""
+    """The buffer's items, concatenated; it is cleared."""
     return b"".join(body for _, body in packed(put_buffer.clear(), MOST, ANY))
 
 

@@ -1,4 +1,4 @@
-"""The queues that the contract is run over, and the standard's own as the reference."""
+"""The queues over which the contract is run, and the standard library's own as the reference."""
 
 from __future__ import annotations
 

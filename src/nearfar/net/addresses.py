@@ -1,18 +1,15 @@
-"""Addresses: parse `tcp://host:port` and `ipc://path`, bind and resolve them, and the socket file that
-stands for a loopback port.
+"""Addresses (`tcp://host:port`, `ipc://path`), and the socket file that replaces a loopback port.
 
-A loopback address without keys: a socket file that only its user can open, a twin of the TCP port.
-
-Every user of a machine can connect to a port on loopback, and whoever binds it first answers there. So such a
-port is only held (`sockets.hold`), and nobody who connects to it is accepted; what is said there goes through
-the twin, in a folder of the user's alone. The twin's name holds the network namespace, for each has its own
-loopback.
+A loopback address without keys uses a socket file that only its user can open, a twin of the TCP port. Every
+user of a machine can connect to a loopback port, and any user can bind it first. So the port is only held
+(`sockets.hold`), without accepting connections, and all traffic goes through the twin, in a folder that only
+the user can access. The twin's name contains the network namespace, because each has its own loopback.
 
 The folder is ``nearfar`` in the user's runtime folder (``XDG_RUNTIME_DIR``, else ``/run/user/UID``), or
-``/tmp/nearfar-UID``; where another user has made that one, ``/tmp/nearfar-UID.`` and a random suffix. The two
-sides may come to different folders, for environments differ and a runtime folder goes with the user's last
-session; therefore the side that connects looks into all of them, and at last into the kernel's list of socket
-files. It trusts no folder that is not its user's alone.
+``/tmp/nearfar-UID``; if another user has made that one, ``/tmp/nearfar-UID.`` and a random suffix. The two
+sides may choose different folders, because environments differ and a runtime folder is removed after the
+user's last login session. So the connecting side searches all of them, and finally the kernel's list of
+socket files. It trusts only folders that no other user can access.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ from typing import Self
 from nearfar.errors import AddressError
 
 LONGEST_IPC_PATH = 107
-"""Bytes: `sun_path` of unix(7), less its closing zero."""
+"""Bytes: `sun_path` of unix(7), without the final zero."""
 LONGEST_SUFFIX = len(".lane-00000")
 
 _TCP = re.compile(r"tcp://(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>\*|[\w.-]+)):(?P<port>\*|\d{1,5})", re.ASCII)
@@ -43,7 +40,7 @@ _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a queue or a pool is found: a host and a port (0: any free one), or a path."""
+    """The address of a queue or a pool: a host and a port (0: any free one), or a path."""
 
     host: str = ""
     port: int = 0
@@ -51,7 +48,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `text`; raises `AddressError` saying what is wrong with it."""
+        """Parse `text`; raises `AddressError` with the reason if it is not an address."""
         if text.startswith("ipc://"):
             return cls(path=_ipc_path(text))
         match = _TCP.fullmatch(text)
@@ -65,7 +62,7 @@ class Address:
 
     @classmethod
     def parse_remote(cls, text: str) -> Self:
-        """Read an address to connect to, which needs to be a certain one; raises `AddressError`."""
+        """Parse an address to connect to, which needs a definite port; raises `AddressError`."""
         address = cls.parse(text)
         if not (address.path or address.port):
             raise AddressError(f"cannot connect to {text}: it needs a port")
@@ -86,7 +83,7 @@ class Address:
     def local(self) -> bool:
         """True if only this machine can reach it: a path, or a loopback address.
 
-        A name other than ``localhost`` is not looked up: it counts as another machine's.
+        A name other than ``localhost`` is not resolved: it counts as another machine's.
         """
         if self.path or self.host == "localhost":
             return True
@@ -97,11 +94,11 @@ class Address:
 
     @property
     def everywhere(self) -> bool:
-        """True if it stands for every address of this machine: others cannot connect to it as it is."""
+        """True for the wildcard of all addresses of this machine, to which others cannot connect."""
         return self.host in _HERE
 
     def seen_from_here(self) -> Address:
-        """The address by which this machine reaches what is bound here: everywhere becomes loopback."""
+        """The address by which this machine reaches a service bound here: the wildcard becomes loopback."""
         return replace(self, host=_HERE.get(self.host, self.host))
 
     def beside(self, place: int | str) -> Address:
@@ -137,7 +134,7 @@ def _ipc_path(text: str) -> str:
 
 
 def parse_ports(text: str) -> range:
-    """Read a range of ports such as ``5600-5700``; raises `AddressError`."""
+    """Parse a range of ports such as ``5600-5700``; raises `AddressError`."""
     match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.ASCII)
     if match is None or not 0 < int(match[1]) <= int(match[2]) < 65536:
         raise AddressError(f"cannot read the ports {text!r}: expected first-last, such as 5600-5700")
@@ -145,25 +142,25 @@ def parse_ports(text: str) -> range:
 
 
 HOME = Path("/tmp")
-"""Not `tempfile.gettempdir`: two processes of a user must come to the same, whatever their environments say.
+"""Not `tempfile.gettempdir`: two processes of a user must use the same folder, whatever their environments.
 """
 RUN = Path("/run/user")
-"""Where a login makes the runtime folders of users."""
+"""The folder in which a login makes the runtime folders of users."""
 YOUNG = 60.0
-"""Seconds for which a socket file may be somebody's who has not begun to listen."""
+"""Seconds for which a new socket file may belong to a process that does not listen yet."""
 LONGEST_NAME = len("/4026531840-[0000:0000:0000:0000:0000:ffff:255.255.255.255]-65535")
 LISTENING = 0x10000
 """The flag of a socket that listens, in the kernel's list."""
 
 
 def place_of(address: Address) -> Address:
-    """The path at which a service binds in the place of a loopback address, in a folder that is made if
-    there is none. Raises `AddressError`."""
+    """The path at which a service binds instead of a loopback address; makes its folder if needed. Raises
+    `AddressError`."""
     return Address(path=str(_folder() / _name(address)))
 
 
 def find(address: Address) -> Address | None:
-    """The path at which a service of this user listens in the place of a loopback address, if one does."""
+    """The path at which a service of this user listens instead of a loopback address; None if none does."""
     name = _name(address)
     for folder in _folders():
         with contextlib.suppress(OSError):
@@ -176,12 +173,12 @@ def find(address: Address) -> Address | None:
 
 
 def known(address: Address) -> bool:
-    """Whether any user has a service without keys in the place of a loopback address, as the kernel says."""
+    """Whether any user has a service without keys at a loopback address, by the kernel's list."""
     return any(True for _ in _listed(_name(address)))
 
 
 def clear(address: Address) -> None:
-    """Remove the socket files that a killed service left. Only for the one who holds the port."""
+    """Remove the socket files that a killed service left. Only for the process that holds the port."""
     for folder in _folders():
         (folder / _name(address)).unlink(missing_ok=True)
 
@@ -206,7 +203,7 @@ def _folder() -> Path:
             folder.mkdir(mode=0o700)
         if _private(folder):
             return folder
-    for folder in _fresh_folders():  # the folder by the common name is another user's
+    for folder in _fresh_folders():  # the folder of the common name belongs to another user
         return folder
     try:
         return Path(tempfile.mkdtemp(prefix=f"{_common_folder().name}.", dir=HOME))
@@ -225,7 +222,7 @@ def _folders() -> Iterator[Path]:
 
 
 def _runtime_folders() -> list[Path]:
-    """``nearfar`` in each runtime folder that there is. One whose path is too long for sockets is none."""
+    """``nearfar`` in each existing runtime folder, except those whose path is too long for sockets."""
     named = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     bases = dict.fromkeys((named, RUN / str(os.geteuid())))
     found = [base / "nearfar" for base in bases if base.is_absolute() and _private(base)]
@@ -237,7 +234,7 @@ def _common_folder() -> Path:
 
 
 def _fresh_folders() -> list[Path]:
-    """Those of a random name. Others can make folders of such names, but none that are this user's."""
+    """The folders of this user with a random suffix. Others can use such names, but not this user's id."""
     if _private(_common_folder()):
         return []
     prefix = f"{_common_folder().name}."
@@ -250,7 +247,7 @@ def _fresh_folders() -> list[Path]:
 
 
 def _private(folder: Path) -> bool:
-    """Whether it is a folder of this user's alone."""
+    """Whether it is a folder of this user that no other user can access."""
     try:
         found = folder.lstat()
     except OSError:
@@ -274,7 +271,7 @@ def _namespace() -> str:
 
 
 def _listed(name: str) -> Iterator[Path]:
-    """The paths that end in `name` at which somebody in this network namespace listens, unix(7)."""
+    """The paths that end in `name` at which a process in this network namespace listens, unix(7)."""
     try:
         lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -300,23 +297,23 @@ def _listens(path: str) -> bool:
 
 
 _made: set[tuple[int, str]] = set()
-"""With the process that made each: one that was forked since has made none."""
+"""The socket files made here, each with the pid of its maker: a forked child has made none."""
 
 
 def note(path: str) -> None:
-    """There is a socket file of ours at `path` now."""
+    """Register a socket file that this process made at `path`."""
     _made.add((os.getpid(), path))
 
 
 def remove(path: str) -> None:
-    """Remove ours at `path`, which ZeroMQ leaves behind; as far as it can be."""
+    """Remove this process's socket file at `path`, which ZeroMQ leaves behind. Ignores errors."""
     with contextlib.suppress(OSError):
         Path(path).unlink(missing_ok=True)
     _made.discard((os.getpid(), path))
 
 
 def remove_all() -> None:
-    """Remove all that is left, when the process ends without closing its sockets."""
+    """Remove all remaining socket files, when the process exits without closing its sockets."""
     for pid, path in list(_made):
         if pid == os.getpid():
             remove(path)

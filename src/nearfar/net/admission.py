@@ -1,23 +1,18 @@
-"""The bound side of a service: makes its sockets, authenticates peers, and limits connections whose
-handshake has not ended.
+"""The bound side of a service: makes its sockets, authenticates peers, and limits half-open connections.
 
-Connections whose handshake has not ended: how many a service has at a time, and which it closes.
+With keys, ZeroMQ asks before it completes a handshake (ZAP, RFC 27). The `Authenticator` answers in the loop
+of the service itself; therefore the service has its own ZeroMQ context. Each message carries the key of its
+sender, so messages with a revoked key are dropped although its connections remain.
 
-ZeroMQ accepts whoever connects, in a thread of its own, and knows no limit but the descriptors that the
-process may have; a connection that says nothing keeps one for `sockets.HANDSHAKE` milliseconds. So somebody
-without a key could use up all of them, and nothing that needs one would work any more. Here the service's
-loop looks how many there are, and shuts down what is too much: first of the address that has most of them,
-and there of those that have said least. ZeroMQ then closes them, as if the other side had.
+A connection is half-open until its handshake is complete. ZeroMQ accepts every connection, in a thread of its
+own, limited only by the process's descriptors; a silent connection occupies one for `sockets.HANDSHAKE`
+milliseconds. So a client without a key could use up all descriptors. Therefore the service's loop counts the
+half-open connections and shuts down the surplus (`HalfOpenConnections`): first those of the address that has
+most of them, and of these the ones that have sent least. ZeroMQ then closes them, as if the other side had.
 
-How far a connection is, the kernel tells (tcp(7), TCP_INFO): by CURVE, only one who was let in is ever sent
-more than a greeting, a WELCOME and an ERROR; without, only who has said more than a greeting is taken for a
-peer.
-
-The bound side: makes a service's sockets, and answers for who gets in.
-
-With keys, ZeroMQ asks before it ends a handshake (ZAP, RFC 27). The question is answered here, in the loop of
-the service itself; therefore the service has a ZeroMQ context of its own. Whoever was let in is known in each
-of its messages: a key that is revoked is heard no more, though its connections stay.
+The kernel shows how far a handshake is (tcp(7), TCP_INFO): with CURVE, only an admitted peer is ever sent
+more than a greeting, a WELCOME and an ERROR; without, a connection counts as a peer once it has sent more
+than a greeting.
 """
 
 from __future__ import annotations
@@ -46,57 +41,55 @@ from nearfar.net.auth import SERVER, Access, AllowedClients, check_guarded, read
 from nearfar.net.frames import PERIOD, ProtocolErrors
 
 MOST = 256
-"""Connections of a service that have not ended their handshake: with few descriptors, a quarter of those that
-the process may have."""
+"""Half-open connections of a service, at most; also at most a quarter of the process's descriptors."""
 RESERVE = 64
-"""Descriptors that they leave to others, at most: an eighth of those that the process may have."""
+"""Descriptors that half-open connections leave free: an eighth of the process's, but at most so many."""
 LEAST_RESERVE = 16
-"""The same, at least."""
+"""The lower bound of that."""
 SENT_TO_PEERS = 270
-"""Bytes: by CURVE, one who is not let in is sent 64 (greeting), 170 (WELCOME) and 12 (ERROR); a READY has at
-least 51."""
+"""Bytes: with CURVE, a peer that is not admitted is sent 64 (greeting), 170 (WELCOME) and 12 (ERROR); a READY
+has at least 51."""
 SAID_BY_PEERS = 80
-"""Bytes: without keys, a peer says a greeting of 64, and a READY of at least 27."""
+"""Bytes: without keys, a peer sends a greeting of 64, and a READY of at least 27."""
 REST = 4
-"""A look takes at most one part in so many of the time."""
+"""Checks take at most one part in so many of the time."""
 
 _INFO = struct.Struct("=120x2Q")
-"""Of TCP_INFO: the bytes that were sent and acked, and those that were received."""
+"""Fields of TCP_INFO: the bytes sent and acked, and the bytes received."""
 
 log = logging.getLogger(__name__)
 
 
 class HalfOpenConnection(NamedTuple):
-    """One that has not ended its handshake."""
+    """A connection whose handshake is not complete."""
 
     descriptor: int
     inode: int
     whence: str
     said: int
-    """Bytes."""
+    """Bytes received from it."""
 
 
 class HalfOpenConnections:
-    """Looks after the ports of one service. For one thread at a time; nothing here blocks or raises, but to
-    make it and `watch`: `OSError`.
+    """Limits the half-open connections to the ports of one service. For one thread at a time. Nothing here
+    blocks; only the constructor and `watch` raise `OSError`.
 
-    It looks at other connections through one descriptor that it has from the beginning, and so needs none
-    when there are none; and it shuts down nothing but what it has just seen to be a connection to one of its
-    ports.
+    It inspects connections through one descriptor that it has from the beginning, and so needs none when none
+    are left. It shuts down only what it has just identified as a connection to one of its ports.
     """
 
     def __init__(self, *, curve: bool) -> None:
         self.closed = 0
-        """Connections that were too much."""
+        """Surplus connections that were closed."""
         self._curve = curve
         self._ports: dict[int, int] = {}
-        """With a descriptor of the socket that listens, or -1."""
+        """Each port, with a descriptor of its listening socket, or -1."""
         self._arrivals = select.epoll()
-        # of a family whose addresses are the longest: they are cut off to its own
+        # AF_INET6, whose addresses are the longest: Python truncates names to the family's length
         self._looking = socket.socket(socket.AF_INET6, fileno=socket.socket().detach())
-        """Not connected: what is looked at takes its place for a moment."""
+        """Not connected: each inspected descriptor is duplicated onto it for a moment."""
         self._others = 0
-        """Descriptors of this process, as the last look found, without those of half-open connections."""
+        """Descriptors of this process at the last check, without those of half-open connections."""
         self._next = 0.0
         self._due = True
         self._complaints = ProtocolErrors(
@@ -104,15 +97,15 @@ class HalfOpenConnections:
         )
 
     def fileno(self) -> int:
-        """A descriptor to poll for reading: somebody connects to one of the ports that are watched."""
+        """A descriptor that is readable when a client connects to one of the watched ports."""
         return self._arrivals.fileno()
 
     def add(self, port: int) -> None:
-        """Look after connections to `port`, too."""
+        """Limit connections to `port`, too."""
         self._ports.setdefault(port, -1)
 
     def watch(self, port: int) -> None:
-        """The same, and at once when somebody connects: it takes a descriptor more."""
+        """As `add`, but with a check at each new connection, which takes one more descriptor."""
         self.add(port)
         for descriptor, _ in self._sockets(_all_open()):
             if self._looking.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -122,7 +115,7 @@ class HalfOpenConnections:
         self._rest()
 
     def remove(self, port: int) -> None:
-        """Look after `port` no more; before ZeroMQ closes it, or it would stay open."""
+        """Forget `port`; must be called before ZeroMQ closes it, or it would stay open."""
         descriptor = self._ports.pop(port, -1)
         if descriptor >= 0:
             with contextlib.suppress(OSError):
@@ -131,18 +124,18 @@ class HalfOpenConnections:
                 os.close(descriptor)
 
     def deadline(self) -> float | None:
-        """When `turn` is wanted for those who came right after a look."""
+        """When to call `turn` for connections that came right after a check."""
         return self._next if self._due else None
 
     def turn(self, now: float) -> None:
-        """Look, if somebody has connected, or it is `due`."""
+        """Check if there is a new connection, or if a check is due."""
         with contextlib.suppress(OSError):
             self._due = bool(self._arrivals.poll(0)) or self._due
         if self._due and now >= self._next:
             self.look(now)
 
     def look(self, now: float) -> None:
-        """Close what is too much."""
+        """Count half-open connections, and close the surplus."""
         self._due = False
         self._complaints.tick(now)
         began = time.monotonic()
@@ -181,13 +174,13 @@ class HalfOpenConnections:
         return found
 
     def _sockets(self, among: Iterator[int] | range) -> Iterator[tuple[int, int]]:
-        """Those `among` others that are sockets at one of our ports, with their inodes; while one is
-        given, `_looking` is it."""
+        """The descriptors `among` these that are sockets of our ports, with their inodes; `_looking` is a
+        duplicate of the one just yielded."""
         for descriptor in among:
             if descriptor == self._looking.fileno():
                 continue
             with contextlib.suppress(OSError):
-                # First: to close another descriptor of a file would let go of the process's locks on it.
+                # Check first: closing another descriptor of a file would release the process's locks on it.
                 if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                     continue
                 os.dup2(descriptor, self._looking.fileno(), inheritable=False)
@@ -196,7 +189,7 @@ class HalfOpenConnections:
                     yield descriptor, os.fstat(self._looking.fileno()).st_ino
 
     def _whence(self) -> str:
-        """The address of the other side; of one of IPv6, the network."""
+        """The address of the other side; for IPv6, its network."""
         host = str(self._looking.getpeername()[0]).removeprefix("::ffff:")
         return host if "." in host else socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex()
 
@@ -212,13 +205,13 @@ class HalfOpenConnections:
         self._complaints.note("too many connections that do not say who they are; closed %s", said, now)
 
     def _rest(self) -> None:
-        """Let go of what was looked at last."""
+        """Release the connection that was inspected last."""
         with contextlib.suppress(OSError):
             os.dup2(self._arrivals.fileno(), self._looking.fileno(), inheritable=False)
 
 
 def _last_in_line(connections: list[HalfOpenConnection]) -> list[HalfOpenConnection]:
-    """Those to be closed first come first: of the address that has most, one after the other."""
+    """The connections in the order of closing: those of the address that has most of them first."""
     by_address: dict[str, list[HalfOpenConnection]] = {}
     for each in sorted(connections, key=lambda each: (-each.said, random.random())):
         by_address.setdefault(each.whence, []).append(each)
@@ -235,27 +228,28 @@ def _all_open() -> Iterator[int]:
 
 
 REFRESH_EVERY = 0.5
-"""Seconds between two looks whether a key was revoked."""
+"""Seconds between two checks for revoked keys."""
 LOOK_EVERY = 5.0
-"""Seconds between two looks whether the socket files of loopback addresses are still there, at least."""
+"""The least seconds between two checks that the socket files of loopback addresses still exist."""
 MOST_TOLD = 1000
-"""Keys that were turned away and are remembered, so that each is told of once; of no more than
-`complaints.MOST_LINES` in a minute."""
+"""Unknown keys that are remembered, so that each is logged once (and at most `frames.MOST_LINES` in a
+minute)."""
 EVERYBODY = "everybody"
-"""The domain of a socket that is for all who are let in; another one's is the key that it is for."""
+"""The ZAP domain of a socket for all admitted clients; a socket for one client has its key as the domain."""
 VERSION = b"1.0"
-"""Of the questions, RFC 27."""
+"""The version of the requests, RFC 27."""
 CREDENTIALS = 6
-"""The place of a client's key among the frames of a question."""
+"""The index of a client's key among the frames of a request."""
 
 
 class Authenticator:
-    """For one thread at a time. Raises `KeysError`."""
+    """Makes and binds a service's sockets, and decides who is admitted. For one thread at a time. Raises
+    `KeysError`."""
 
     def __init__(self, access: Access) -> None:
         self.access = access
         self.guarded = bool(access.keys)
-        """Whether who gets in is known by a key."""
+        """Whether clients are identified by keys."""
         self.turned_away = 0
         """Handshakes that were refused."""
         self._told: set[str] = set()
@@ -268,16 +262,16 @@ class Authenticator:
         self._refresh_at = 0.0
         self._swept = False
         self._users: dict[str, str] = {}
-        """Who speaks in a session."""
+        """The key of each session's client."""
         self._held: dict[zmq.Socket[bytes], tuple[socket.socket, list[str]]] = {}
-        """Of each socket that stands in for a loopback port: what holds that, and its paths."""
+        """For each socket that replaces a loopback port: the socket that holds the port, and its paths."""
         self._look_at = 0.0
         self._half_open: HalfOpenConnections | None = None
         if access.keys:
             self._pair = read_pair(Path(access.keys), SERVER)
             self._clients = AllowedClients(Path(access.keys))
             self._context = sockets.new_context()
-            # no REP: that hears nothing any more once an answer could not be sent
+            # not REP: it receives nothing any more once an answer could not be sent
             self._zap = sockets.make(zmq.ROUTER, within=self._context)
             self._zap.bind("inproc://zeromq.zap.01")
 
@@ -285,22 +279,22 @@ class Authenticator:
 
     @property
     def questions(self) -> zmq.Socket[bytes] | None:
-        """To be polled for reading: call `turn` then."""
+        """A socket to poll for reading: then call `turn`."""
         return self._zap
 
     @property
     def arrivals(self) -> int | None:
-        """The same; a descriptor."""
+        """A descriptor to poll for reading: then call `turn`."""
         return None if self._half_open is None else self._half_open.fileno()
 
     def make(self, kind: int, largest: int = sockets.LARGEST_FRAME) -> zmq.Socket[bytes]:
-        """A socket to bind through this door; it takes frames of at most `largest` bytes."""
+        """A socket to bind here; it accepts frames of at most `largest` bytes."""
         return sockets.make(kind, largest=largest, within=self._context)
 
     def bind(self, made: zmq.Socket[bytes], address: Address, *, only: str = "") -> Address:
-        """Bind, and return the address with the port it got.
+        """Bind, and return the address with the actual port.
 
-        `only`: for the one user who speaks in that session. Raises `AddressError`.
+        `only`: only for the client of that session. Raises `AddressError`.
         """
         check_guarded(address, self.access)
         if self._context is not None:
@@ -321,7 +315,7 @@ class Authenticator:
         *,
         only: str = "",
     ) -> int | str:
-        """As `sockets.bind_in`, and `bind`."""
+        """As `sockets.bind_in`, with the checks of `bind`."""
         return sockets.bind_in(made, beside, ports, suffix, bind=partial(self.bind, only=only))
 
     def unbind(self, made: zmq.Socket[bytes], beside: Address, place: int | str = "") -> None:
@@ -336,7 +330,7 @@ class Authenticator:
         sockets.close_bound(made, beside, place)
 
     def close(self) -> None:
-        """When all sockets are closed."""
+        """Close the authenticator, after all sockets it made are closed."""
         if self._half_open is not None:
             self._half_open.close()
         if self._zap is not None and self._context is not None:
@@ -362,10 +356,10 @@ class Authenticator:
         self._held[made] = port, [twin.path]
         return bound
 
-    # -- who gets in -------------------------------------------------------------------------------
+    # -- admission ---------------------------------------------------------------------------------
 
     def turn(self, now: float, known: Container[str]) -> list[str]:
-        """Answer what is asked, and look for changes; returns which of the `known` sessions are to end."""
+        """Answer ZeroMQ's requests, and check for changes; returns the `known` sessions that must end."""
         self._keep_twins(now)
         self._complaints.tick(now)
         if self._half_open is not None:
@@ -382,7 +376,7 @@ class Authenticator:
             self._refresh_at = now + REFRESH_EVERY
             gone = self._clients.refresh()
             for key in gone:
-                log.warning("a key was revoked: %s is let in no more", key)
+                log.warning("a key was revoked: %s is no longer admitted", key)
         with contextlib.suppress(zmq.Again):
             while asked:
                 self._answer(self._zap, self._zap.recv_multipart(zmq.NOBLOCK), now)
@@ -392,8 +386,8 @@ class Authenticator:
         return [session for session, user in self._users.items() if user in gone]
 
     def _keep_twins(self, now: float) -> None:
-        """Bind anew, besides, what stands in for a loopback port and whose file is gone: a runtime folder
-        goes when its user's last session ends. Who is connected stays so."""
+        """Bind a twin again, at a further path, if its file is gone: a runtime folder is removed when its
+        user's last login session ends. Existing connections remain."""
         if not self._held or now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY
@@ -404,19 +398,19 @@ class Authenticator:
                     paths.append(sockets.bind(made, addresses.place_of(Address(host=host, port=number))).path)
 
     def deadline(self) -> float | None:
-        """When `turn` is wanted next."""
+        """When to call `turn` next."""
         if self._half_open is None:
             return None if self._clients is None else self._refresh_at
         due = self._half_open.deadline()
         return self._refresh_at if due is None else min(due, self._refresh_at)
 
     def admits(self, user: str) -> bool:
-        """Whether a message of that user is to be heard."""
+        """Whether messages of that user are accepted."""
         return self._clients is None or user in self._clients.names
 
     def check_session(self, session: str, user: str, known: Container[str]) -> None:
-        """Raises `ProtocolError` where `user` speaks in the session of another; one that is not among the
-        `known` is theirs from now on."""
+        """Raises `ProtocolError` if `session` belongs to another user; a session not among the `known` ones
+        belongs to `user` from now on."""
         if self._clients is None:
             return
         if session not in known:
@@ -433,15 +427,15 @@ class Authenticator:
         frame = made.recv(zmq.NOBLOCK, copy=False)
         try:
             return str(frame.get("User-Id")), frame.bytes
-        except (zmq.ZMQError, KeyError):  # nobody got in without one
+        except (zmq.ZMQError, KeyError):  # no user id: the sender was not authenticated
             return "", frame.bytes
 
     def _keep_users(self, known: Container[str]) -> None:
         self._users = {session: user for session, user in self._users.items() if session in known}
 
     def _look_after(self, port: int, *, at_once: bool) -> None:
-        """See to it that who connects to `port` and never ends a handshake takes no more than a few
-        descriptors. Raises `AddressError` where there are none for that."""
+        """Limit the descriptors of half-open connections to `port`. Raises `AddressError` if there are no
+        descriptors for that."""
         try:
             if self._half_open is None:
                 self._half_open = HalfOpenConnections(curve=self._clients is not None)
@@ -450,13 +444,13 @@ class Authenticator:
             else:
                 self._half_open.add(port)
         except OSError as error:
-            raise AddressError(f"cannot look after port {port}: {error.strerror}") from None
+            raise AddressError(f"cannot watch port {port}: {error.strerror}") from None
 
     def _answer(self, zap: zmq.Socket[bytes], frames: list[bytes], now: float) -> None:
-        """Answer a question whether to let somebody in: who asks, an empty frame, and what RFC 27 says."""
+        """Answer a request to admit a client: its route, an empty frame, and the frames of RFC 27."""
         way, question = frames[:2], frames[2:]
         if len(question) < CREDENTIALS or way[1] or question[0] != VERSION:
-            return  # the rest of one whose reading failed: it is asked again, with the next handshake
+            return  # the rest of a request whose reading failed: the next handshake repeats it
         version, number, domain, address, _, mechanism, *credentials = question
         key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
         known = self._clients is not None and key in self._clients.names

@@ -1,29 +1,26 @@
-"""Who may connect: the user's own processes, the holders of keys, or everybody; key folders are read and
-written here.
+"""Access control: the user's own processes, the holders of keys, or everyone; and the folders of keys.
 
-A folder of keys: who a service is, whom it lets in, and who this side is.
+Address and options determine who may connect to a queue or a pool (`Access`):
 
-::
+=========  =================================  ============================================================
+access     where                              who is admitted
+=========  =================================  ============================================================
+own        loopback and ipc, without keys     processes of the same user on this machine (kernel's check)
+keys       anywhere                           holders of a key that the service admits, who know its key
+open       anywhere, with `insecure`          everyone who can reach it
+=========  =================================  ============================================================
+
+A folder of keys::
 
     DIR/server.key_secret    0600   a service's own key
-    DIR/server.key                  its public half, which those who connect must know
+    DIR/server.key                  its public half, which clients need
     DIR/client.key_secret    0600   the key with which programs connect
     DIR/client.key                  its public half
-    DIR/clients/NAME.key            the public keys that a service lets in
+    DIR/clients/NAME.key            the public keys that a service admits
 
-A service needs the first and the last, who connects the second and the third. The files are ZeroMQ's
-certificates, as `zmq.auth` and other tools write them. A secret that others can read is refused, and so is
-what others can change: a public key that is trusted, and the list of clients.
-
-Who may connect to a queue or a pool, and how each side knows: decided once, from address and options.
-
-=========  =================================  =========================================================
-access     where                              who gets in
-=========  =================================  =========================================================
-own        loopback and ipc, without keys     processes of the same user on this machine: the kernel says
-keys       anywhere                           who has a key that the service lets in, and knows its key
-open       anywhere, if `insecure` is said    everyone who can reach it
-=========  =================================  =========================================================
+A service needs the first and the last, a client the second and the third. The files are ZeroMQ certificates,
+as `zmq.auth` and other tools write them. A secret that others can read is refused, and so are a trusted
+public key and a list of clients that others can change.
 """
 
 from __future__ import annotations
@@ -51,7 +48,7 @@ SERVER, CLIENT, CLIENTS = "server", "client", "clients"
 PUBLIC, SECRET = ".key", ".key_secret"
 
 LONGEST_FILE = 64 * 1024
-"""Bytes of a certificate that are looked at."""
+"""Bytes of a certificate that are read."""
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -67,7 +64,7 @@ class Pair(NamedTuple):
 
 
 def check_name(name: str) -> str:
-    """`name`, if a client may be called so; raises `KeysError`."""
+    """`name`, if it is a valid name of a client; raises `KeysError`."""
     if not _NAME.fullmatch(name):
         raise KeysError(f"{name!r} is not a name: it takes up to 64 letters, digits, '.', '_' and '-'")
     return name
@@ -95,15 +92,15 @@ def read_public(path: Path) -> bytes:
 
 
 def read_trusted(path: Path) -> bytes:
-    """The public key of a certificate that is trusted because it is there, in Z85.
+    """The public key of a certificate that is trusted because of its place, in Z85.
 
-    Raises `KeysError`: also where others can change it.
+    Raises `KeysError`: also if others can change it.
     """
     return _read(path, trusted=True)[0]
 
 
 def read_pair(folder: Path, role: str) -> Pair:
-    """The key of that role. Raises `KeysError`: also where others can read the secret."""
+    """The key of that role. Raises `KeysError`: also if others can read the secret."""
     path = folder / f"{role}{SECRET}"
     public, secret = _read(path, secret=True)
     if secret is None:
@@ -114,13 +111,13 @@ def read_pair(folder: Path, role: str) -> Pair:
 def read_server_key(folder: Path) -> bytes:
     """The public key of the service that this folder connects to.
 
-    Raises `KeysError`: also where others can change it, and so make another service of it.
+    Raises `KeysError`: also if others can change it, and so replace the service.
     """
     return read_trusted(folder / f"{SERVER}{PUBLIC}")
 
 
 class AllowedClients:
-    """The public keys that a service lets in, read again when the folder has changed."""
+    """The public keys that a service admits, read again when the folder has changed."""
 
     def __init__(self, folder: Path) -> None:
         """Raises `KeysError` if there is no such folder, or others can write to it."""
@@ -130,16 +127,15 @@ class AllowedClients:
         self._trouble = ""
         self._complaints = ProtocolErrors(log)
         self.names: dict[str, str] = {}
-        """By key."""
+        """The names of admitted clients, by key."""
         check_unwritable(self.folder)
         self.refresh()
 
     def refresh(self) -> set[str]:
-        """Look for changes; returns the keys that are let in no more. Without a folder, nobody is.
+        """Check for changes; returns the keys that are no longer admitted (without a folder, all of them).
 
-        Raises nothing. Where the system cannot list the folder now, for want of a descriptor or by a changed
-        mode, those who are known stay as they are, unless their files are gone; and who is new waits for a
-        look that succeeds.
+        Raises nothing. If the folder cannot be listed now, for lack of descriptors or because of its mode,
+        known clients stay admitted unless their files are gone, and new ones wait for a check that succeeds.
         """
         now: dict[str, tuple[int, int, int]] = {}
         for name in self._list():
@@ -160,16 +156,16 @@ class AllowedClients:
                 key_of[name] = read_trusted(self._path(name)).decode()
             except KeysError as error:
                 if short(error.__context__):
-                    del now[name]  # to be read at the next look
+                    del now[name]  # to be read at the next check
                 else:
                     key_of[name] = ""
-                    log.warning("%s lets nobody in: %s", name, error)
+                    log.warning("%s admits no client: %s", name, error)
         self._seen, self._key_of = now, key_of
         self.names = {key: name for name, key in key_of.items() if key}
         return before - set(self.names)
 
     def _list(self) -> list[str]:
-        """The names of those who are let in, or may be; those that are known where it cannot be told."""
+        """The names with a key in the folder; the known ones if it cannot be listed."""
         try:
             with os.scandir(self.folder) as entries:
                 names = [Path(entry.name) for entry in entries]
@@ -189,10 +185,10 @@ class AllowedClients:
 
 
 def _read(path: Path, *, secret: bool = False, trusted: bool = False) -> tuple[bytes, bytes | None]:
-    """The public key in a file, and the secret one if there is one. `secret`: only its owner may read it;
-    `trusted`: only its owner may change it."""
+    """The public key in a file, and the secret one if there is one. With `secret`, only its owner may be able
+    to read it; with `trusted`, only its owner to change it."""
     try:
-        # without waiting for who writes to a FIFO
+        # O_NONBLOCK: do not wait for a writer of a FIFO
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             found = os.fstat(descriptor)
@@ -219,7 +215,7 @@ def _read(path: Path, *, secret: bool = False, trusted: bool = False) -> tuple[b
 
 
 def _value(text: bytes, name: bytes) -> bytes | None:
-    """The first value of that name in a certificate of ZeroMQ."""
+    """The first value of that name in a ZeroMQ certificate."""
     for line in text.splitlines():
         said, equals, value = line.strip().partition(b"=")
         if equals and said.strip() == name:
@@ -228,7 +224,7 @@ def _value(text: bytes, name: bytes) -> bytes | None:
 
 
 def reason(path: Path, error: OSError | ValueError) -> str:
-    """Why a file or folder of keys cannot be read, for a person."""
+    """Why a file or folder of keys cannot be read, as text for the user."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file; `nearfar keys init` and `nearfar keys add NAME` make them"
     if isinstance(error, NotADirectoryError):
@@ -263,14 +259,14 @@ def _check_unchanged(path: Path, found: os.stat_result) -> None:
 
 
 VARIABLE = "NEARFAR_KEYS"
-"""The environment variable that names the folder of keys where none is given."""
+"""The environment variable that names the folder of keys if none is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`keys` is a folder (or empty); `insecure`: let everyone in. Neither: this user's processes only.
+    """`keys` is a folder (or empty); `insecure`: admit everyone. Neither: this user's processes only.
 
-    It holds no secret: it may be pickled, and the keys are read where sockets are made.
+    Has no secret: it may be pickled, and the keys are read when sockets are made.
     """
 
     keys: str = ""
@@ -278,7 +274,7 @@ class Access:
 
     @property
     def trusted(self) -> bool:
-        """Whether pickle may be read from who got in."""
+        """Whether pickles of admitted peers may be read."""
         return not self.insecure
 
     @property
@@ -292,9 +288,9 @@ OWN = Access()
 
 
 def admit(address: Address, keys: str | os.PathLike[str] | None, *, insecure: bool) -> Access:
-    """How a service at `address` guards its sockets.
+    """The access control of a service at `address`.
 
-    Raises `AddressError` where other machines could reach it and neither is given, and `KeysError`.
+    Raises `AddressError` if other machines could reach it and neither option is given, and `KeysError`.
     """
     access = _choose(keys, insecure)
     check_guarded(address, access)
@@ -305,7 +301,7 @@ def admit(address: Address, keys: str | os.PathLike[str] | None, *, insecure: bo
 
 
 def check_guarded(address: Address, access: Access) -> None:
-    """Raises `AddressError` where others could reach what is bound at `address`, and nothing stops them."""
+    """Raises `AddressError` if other machines could reach `address` without any check."""
     if access.own and not address.local:
         raise AddressError(
             f"{address} can be reached from other machines: give keys, so that it is known who comes in"
@@ -315,9 +311,9 @@ def check_guarded(address: Address, access: Access) -> None:
 
 
 def approach(address: Address, keys: str | os.PathLike[str] | None, *, insecure: bool) -> Access:
-    """How to connect to the service at `address`.
+    """The access for connecting to the service at `address`.
 
-    Raises `AddressError` where nothing would tell who answers there, and `KeysError`.
+    Raises `AddressError` if the service could not be authenticated, and `KeysError`.
     """
     access = _choose(keys, insecure)
     if access.keys:
@@ -325,7 +321,7 @@ def approach(address: Address, keys: str | os.PathLike[str] | None, *, insecure:
         read_server_key(Path(access.keys))
     elif access.own and not address.local:
         raise AddressError(
-            f"nothing tells who answers at {address}: give the keys that its owner made for you (keys=DIR,"
+            f"cannot verify who answers at {address}: give the keys that its owner made for you (keys=DIR,"
             " --keys DIR), or say insecure=True (--insecure) if you trust the network"
         )
     return access
@@ -339,20 +335,20 @@ def _choose(keys: str | os.PathLike[str] | None, insecure: bool) -> Access:
     folder = keys or os.environ.get(VARIABLE) or ""
     try:
         return Access(keys=str(Path(folder).expanduser().absolute()) if folder else "")
-    except RuntimeError as error:  # of a user who has none
+    except RuntimeError as error:  # a user without a home folder
         raise KeysError(f"cannot read the keys in {folder}: {error}") from None
 
 
 OWN_NAME = "local"
-"""The client that a service's folder is itself."""
+"""The name of the client whose key is in the service's own folder."""
 FOR = "for"
 """The subfolder with the keys that were made for others."""
 
 
 def init(folder: Path) -> None:
-    """Make a service's folder: its key, a client's key, and a list that lets that client in.
+    """Make a service's folder: its key, a client's key, and a list that admits that client.
 
-    Raises `KeysError` where there is one already, `OSError`.
+    Raises `KeysError` if there is a key already, and `OSError`.
     """
     _make_pair(folder, SERVER)
     _make_pair(folder, CLIENT)
@@ -361,7 +357,7 @@ def init(folder: Path) -> None:
 
 
 def init_client(folder: Path, server: Path) -> Path:
-    """Make a folder for who only connects, to the service with that public key; returns its own public key.
+    """Make a client's folder, for the service with the public key `server`; returns its public key's file.
 
     Raises `KeysError`, `OSError`.
     """
@@ -372,9 +368,9 @@ def init_client(folder: Path, server: Path) -> Path:
 
 
 def add(folder: Path, name: str, public: Path | None = None) -> Path | None:
-    """Let `name` in: by its `public` key, or by one that is made for it in the folder that is returned.
+    """Admit `name`: by its `public` key, or by a new key that is made in the folder returned.
 
-    Raises `KeysError`: also where the name is taken. `OSError`.
+    Raises `KeysError`, also if the name is in use, and `OSError`.
     """
     check_name(name)
     check_unwritable(folder / CLIENTS)
@@ -385,7 +381,7 @@ def add(folder: Path, name: str, public: Path | None = None) -> Path | None:
         _let_in(folder, name, public)
         return None
     made = folder / FOR / name
-    with contextlib.suppress(FileNotFoundError):  # of one who was let in by this name before
+    with contextlib.suppress(FileNotFoundError):  # the folder of an earlier client of this name
         shutil.rmtree(made)
     init_client(made, folder / f"{SERVER}{PUBLIC}")
     _let_in(folder, name, made / f"{CLIENT}{PUBLIC}")
@@ -393,7 +389,7 @@ def add(folder: Path, name: str, public: Path | None = None) -> Path | None:
 
 
 def revoke(folder: Path, name: str) -> None:
-    """Let `name` in no more. Raises `KeysError` if it was not."""
+    """Revoke the admission of `name`. Raises `KeysError` if it was not admitted."""
     check_name(name)
     if not (folder / CLIENTS).is_dir():
         raise KeysError(f"there is no folder {folder / CLIENTS}: `nearfar keys init` makes it")
@@ -401,15 +397,16 @@ def revoke(folder: Path, name: str) -> None:
         _entry(folder, name).unlink()
     except FileNotFoundError:
         raise KeysError(
-            f"{folder} does not let in anybody as {name}: `nearfar keys list` says whom it lets in"
+            f"{folder} admits no client named {name}: `nearfar keys list` lists the admitted ones"
         ) from None
     shutil.rmtree(folder / FOR / name, ignore_errors=True)
 
 
 def listing(folder: Path) -> list[tuple[str, str, float]]:
-    """Who is let in: name, public key, and since when (seconds since the epoch). Raises `KeysError`."""
+    """The admitted clients: name, public key, and time of admission (seconds since the epoch). Raises
+    `KeysError`."""
     check_unwritable(folder / CLIENTS)
-    try:  # not by a glob, which finds nothing where it may not look
+    try:  # not with glob, which finds nothing in a folder without permission
         files = sorted(path for path in (folder / CLIENTS).iterdir() if path.suffix == PUBLIC)
     except OSError as error:
         raise KeysError(f"cannot read the list of clients {folder}: {reason(folder, error)}") from None
@@ -421,7 +418,7 @@ def _entry(folder: Path, name: str) -> Path:
 
 
 def _let_in(folder: Path, name: str, public: Path) -> None:
-    """At once and whole: a running service may look at any moment."""
+    """Write the entry atomically: a running service may read it at any moment."""
     entry = _entry(folder, name)
     unready = entry.with_suffix(".new")
     _copy(public, unready)
@@ -430,7 +427,7 @@ def _let_in(folder: Path, name: str, public: Path) -> None:
 
 def _make_pair(folder: Path, role: str) -> None:
     for suffix in (PUBLIC, SECRET):
-        if os.path.lexists(folder / f"{role}{suffix}"):  # a dangling link would be written through
+        if os.path.lexists(folder / f"{role}{suffix}"):  # a dangling link would be followed
             raise KeysError(f"there is a key already: {folder / role}{suffix}")
     before = os.umask(0o077)
     try:
@@ -442,10 +439,10 @@ def _make_pair(folder: Path, role: str) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """The public half alone, whatever else the file holds."""
+    """Copy only the public half, whatever else the file holds."""
     lines = [line for line in source.read_bytes().splitlines() if b"secret-key" not in line]
-    with contextlib.suppress(FileNotFoundError):  # of a command that was killed; nothing else is written into
+    with contextlib.suppress(FileNotFoundError):  # the file of a killed command: it is never written into
         target.unlink()
     with target.open("xb") as file:
         file.write(b"\n".join(lines) + b"\n")
-    target.chmod(0o644)  # whatever the umask: one that others can change is not trusted
+    target.chmod(0o644)  # whatever the umask: a key that others can change is not trusted

@@ -1,17 +1,12 @@
 """Checks of what peers send: field types, announced lengths, and a bounded log of what is malformed.
 
-What is wrong with what peers say: counted, and logged in a form that can do no harm.
+Text of a peer is never logged as it is: a line break would forge a line of the log, and an escape sequence
+would control the reader's terminal. Nor is every fault logged: a million bad frames would fill the disk.
 
-A peer's words are never logged as they are: a line break would forge a line of the log, and an escape
-sequence would speak to the terminal of whoever reads it. Nor is every fault logged: whoever sends a million
-bad frames would fill the disk.
-
-Unpacking what may announce more than it holds.
-
-A list of msgpack says first how long it is, and its reader makes room for so many at once. Five bytes may
-announce as many as the whole message has bytes, and lists may stand in each other a thousand deep: a megabyte
-would have eight gigabytes made room for. To skip over a value makes no room, and fails where anything is
-missing.
+A msgpack list begins with its length, and the reader allocates that many elements at once. Five bytes may
+announce as many elements as the whole message has bytes, and lists may be nested a thousand deep: a message
+of a megabyte could make the reader allocate eight gigabytes. So `unpack` first skips over the value, which
+allocates nothing, and fails if anything is missing.
 """
 
 from __future__ import annotations
@@ -22,11 +17,11 @@ from typing import Any
 import msgpack
 
 LONGEST_NAME = 200
-"""Characters of a name: of an end, an agent, a worker, a tag. All of them are printable."""
+"""Characters of a name (of a client, an agent, a worker, a tag), all of them printable."""
 LONGEST_TEXT = 10_000
-"""Characters of what is told to a person: it may hold anything, and is escaped where it is shown."""
+"""Characters of a text for the user: it may contain anything, and is escaped when shown."""
 SHORTEST_LEASE, LONGEST_LEASE = 0.001, 1e6
-"""Seconds: less would have a peer do nothing but beat, more is no number that a poll takes."""
+"""Seconds: with less, a peer would only send heartbeats; more is too large for a poll."""
 
 
 def natural(value: Any) -> bool:
@@ -54,15 +49,15 @@ def name(value: Any) -> bool:
 
 
 LONGEST_SHOWN = 200
-"""Characters of a peer's words in a line of the log, or in an error's text."""
+"""Characters of a peer's text in a line of the log, or in an error's text."""
 MOST_LINES = 20
-"""Lines of the log in a `PERIOD`; the faults beyond are only counted, and told of as a number."""
+"""Lines of the log in a `PERIOD`; further faults are only counted, and logged as a number."""
 PERIOD = 60.0
 """Seconds."""
 
 
 def shown(words: object, longest: int = LONGEST_SHOWN) -> str:
-    """`words` of a peer for a person: what is not printable is escaped, what is too long is cut off."""
+    """`words` of a peer, fit to be shown: unprintable characters are escaped, and long text is cut off."""
     said = str(words)
     more = len(said) > longest
     said = said[:longest]
@@ -78,10 +73,10 @@ def _escaped(character: str) -> str:
 
 
 class ProtocolErrors:
-    """Logs faults as warnings, a bounded number of them, and counts all. For one thread at a time."""
+    """Logs a bounded number of faults as warnings, and counts all. For one thread at a time."""
 
     def __init__(self, log: logging.Logger, more: str = "%d more such faults were not logged") -> None:
-        """`more` tells of those that were only counted, with %d for their number."""
+        """`more` is the text for those that were only counted, with %d for their number."""
         self.count = 0
         self._log = log
         self._more = more
@@ -99,12 +94,12 @@ class ProtocolErrors:
             self._unsaid += 1
 
     def note_again(self, now: float) -> None:
-        """Count a fault that was logged before: it is only told of as a number."""
+        """Count a fault that was logged before, without logging it again."""
         self._begin(now)
         self._unsaid += 1
 
     def tick(self, now: float) -> None:
-        """Tell how many were only counted, once the period is over, though no other comes."""
+        """Once the period is over, log how many faults were only counted, even if no further one comes."""
         if self._unsaid and now - self._since >= PERIOD:
             self._sum_up(now)
 
@@ -120,11 +115,11 @@ class ProtocolErrors:
 
 
 HARMLESS = 16 * 1024
-"""Bytes: the room that a shorter message can announce is little, and soon given back."""
+"""Bytes: what a shorter message can make the reader allocate is little, and soon freed."""
 
 
 def unpack(data: Any, longest: int, **options: Any) -> Any:
-    """The one value in `data`, no list of which may be longer than `longest`. Raises what msgpack raises."""
+    """The value in `data`, without lists longer than `longest`. Raises what msgpack raises."""
     if len(data) > HARMLESS:
         check(data)
     return msgpack.unpackb(
@@ -133,12 +128,12 @@ def unpack(data: Any, longest: int, **options: Any) -> Any:
 
 
 def long_lists(data: bytes) -> bool:
-    """False if certainly no list in `data`, but the one that it may begin with, is of more than 15."""
+    """False if surely no list in `data` has more than 15 elements, except one at its very beginning."""
     return data.find(b"\xdd", 1) >= 0 or data.find(b"\xdc", 1) >= 0
 
 
 def check(data: Any) -> None:
-    """Raise what msgpack raises unless `data` begins with a whole value: then nothing in it lies."""
+    """Raise what msgpack raises unless `data` begins with a complete value, in which all lengths are true."""
     unpacker = msgpack.Unpacker(max_buffer_size=len(data))
     unpacker.feed(data)
     unpacker.skip()

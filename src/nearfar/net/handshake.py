@@ -1,8 +1,7 @@
-"""The connecting side: a socket that connects, and the reason why it is not let in.
+"""The connecting side: a socket that connects, and the reason if it is not admitted.
 
-Asks a TCP port what it speaks: the first 64 bytes of ZMTP 3 name the mechanism, before any key is used.
-
-Source: ZMTP 3.1, RFC 37, "Greeting".
+ZeroMQ does not report every reason. A `Probe` therefore asks the TCP port for its mechanism: the first 64
+bytes of ZMTP 3 name it, before any key is used (ZMTP 3.1, RFC 37, "Greeting").
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from nearfar.net.addresses import Address
 from nearfar.net.auth import CLIENT, Access, read_pair, read_server_key
 
 HELLO: Final = b"\xff" + bytes(8) + b"\x7f\x03\x01"
-"""Signature and version: enough for the other side to say the rest."""
+"""Signature and version: enough for the other side to send the rest."""
 GREETING = 64
 MECHANISM = slice(12, 32)
 PATIENCE = 1.0
@@ -34,8 +33,8 @@ PATIENCE = 1.0
 
 
 class Probe:
-    """Asks once, without blocking; close it. `found` is the mechanism: ``"CURVE"``, ``"NULL"``; "": no
-    answer.
+    """Asks a port once for its mechanism, without blocking; must be closed. `found` is ``"CURVE"`` or
+    ``"NULL"``; "": no answer.
     """
 
     def __init__(self, address: Address, now: float) -> None:
@@ -56,7 +55,7 @@ class Probe:
             self.over = True
 
     def look(self, now: float) -> None:
-        """Go on, as far as it goes now."""
+        """Continue as far as possible without waiting."""
         if self.over or self._socket is None:
             return
         try:
@@ -89,7 +88,7 @@ WATCHED = (
     | FAILED
 )
 LOOK_EVERY = 0.1
-"""Seconds between two looks at what is well: each costs some microseconds, in every turn of a loop."""
+"""Seconds between two checks of a working connection: each costs some microseconds, in every turn."""
 PROBE_EVERY = 0.5
 """Seconds between two probes of a port."""
 
@@ -99,8 +98,8 @@ _numbers = itertools.count()
 class Connection:
     """Connects a new socket to `address`. For one thread at a time.
 
-    After a failure that `look` tells, ZeroMQ may not try again: dial anew. Raises `KeysError`,
-    `AddressError`.
+    After a failure that `look` reports, ZeroMQ may not try again: make a new `Connection`. Raises
+    `KeysError`, `AddressError`.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class Connection:
         largest: int = sockets.LARGEST_FRAME,
     ) -> None:
         self.succeeded = False
-        """Whether the last handshake came to its end."""
+        """Whether the last handshake succeeded."""
         self._address = address
         self._access = access
         self._twin = _twin(address) if access.own and not address.path else None
@@ -121,7 +120,7 @@ class Connection:
         self._probe_next = time.monotonic() + PROBE_EVERY
         self._broke_off = False
         self.look_next = 0.0
-        """Until when there is nothing to look at (`time.monotonic`)."""
+        """The time before which no check is needed (`time.monotonic`)."""
         self._wary = access.own and bool(address.path) and _others_may_bind(address)
         pair = read_pair(Path(access.keys), CLIENT) if access.keys else None
         server = read_server_key(Path(access.keys)) if access.keys else b""
@@ -137,13 +136,13 @@ class Connection:
             raise
 
     def look(self, now: float) -> str:
-        """Why it was not let in since the last look; nothing if it was, or is still on its way."""
+        """Why it was refused since the last call; empty if it was admitted, or is still connecting."""
         if now < self.look_next:
             return ""
         why = ""
         with contextlib.suppress(zmq.Again):
             while sockets.readable(self._monitor):
-                # zmq_socket_monitor(3); pyzmq's own reader would load all of asyncio first.
+                # zmq_socket_monitor(3); pyzmq's own reader would import asyncio.
                 event, value = struct.unpack("=hi", self._monitor.recv_multipart(zmq.NOBLOCK)[0])
                 why = self._weigh(event, value) or why
         self.look_next = now + LOOK_EVERY if self.succeeded and not self._wary else 0.0
@@ -177,8 +176,8 @@ class Connection:
         return ""
 
     def _ask_port(self, now: float) -> str:
-        """A handshake that breaks off may be a wrong key, or nobody behind a relay; a twin that is not there,
-        another's host, or none: ask the port itself what it speaks."""
+        """Probe the port in case of doubt: a handshake that breaks off may mean a wrong key, or a relay
+        without a service; a missing twin may mean another user's host, or none."""
         if self._address.path:
             return self._explain_mechanism("CURVE") if self._broke_off and self._access.keys else ""
         doubtful = self._twin is not None or (self._broke_off and bool(self._access.keys))
@@ -200,36 +199,38 @@ class Connection:
         return self._explain_mechanism(found) if doubtful else ""
 
     def _held_by_others(self) -> bool:
-        """Whether the port is only held, by a service for its own user's processes, and not for this one."""
+        """Whether the port is held by a service that is only for another user's processes."""
         if not self._address.local or not addresses.known(self._address):
             return False
         return self._twin is None or addresses.find(self._address) is None
 
     def _follow_twin(self) -> None:
-        """A host that has come since may have another folder than was expected."""
+        """Reconnect if a host has come meanwhile and uses another folder than expected."""
         if self._twin is not None and (twin := addresses.find(self._address)) not in (None, self._twin):
             self.socket.disconnect(str(self._twin))
             self._twin = twin
             self.socket.connect(str(twin))
 
     def _explain_mechanism(self, found: str) -> str:
-        """Why what speaks `found` is not what was looked for."""
+        """Why a service with the mechanism `found` does not match this side's access."""
         if self._access.keys and found == "CURVE":
             own = "" if self._address.path else ", or runs without keys"
             return f"it has another key than {self._access.keys} says (server.key){own}"
         if self._access.keys and found:
-            return f"it asks for no keys, and may be anybody: it does not use those of {self._access.keys}"
+            return f"it uses no keys, so it cannot be verified (this side uses those of {self._access.keys})"
         if found == "CURVE":
             if self._access.insecure:
-                return "it is not open to everybody: give keys (keys=DIR, --keys DIR), or leave insecure out"
+                return "it is not open to everyone: give keys (keys=DIR, --keys DIR), or leave insecure out"
             own = "" if self._address.path else ", or is another user's"
             return f"it asks for keys (keys=DIR, --keys DIR){own}"
         if found:
-            return "it is open to everybody, and may be anybody's: say insecure=True (--insecure) to use it"
+            return (
+                "it is open to everyone, so it cannot be verified: say insecure=True (--insecure) to use it"
+            )
         return ""
 
     def _stranger(self, descriptor: int) -> str:
-        """Who listens at the path, if that is neither this user nor root."""
+        """An error text if the listener at the path is neither this user nor root."""
         if not self._access.own:
             return ""
         try:
@@ -251,12 +252,12 @@ class Connection:
 
 
 def _twin(address: Address) -> Address:
-    """The path in the place of a loopback address: where a host is, or where one is expected."""
+    """The path that replaces a loopback address: that of the host, or the expected one."""
     return addresses.find(address) or addresses.place_of(address)
 
 
 def _others_may_bind(address: Address) -> bool:
-    """Whether another user could put a socket file in this place, once it is free."""
+    """Whether another user could make a socket file at this path once it is free."""
     try:
         found = Path(address.path).parent.stat()
     except OSError:
@@ -265,26 +266,26 @@ def _others_may_bind(address: Address) -> bool:
 
 
 BELIEVED = 1.5
-"""Seconds of failures without a success after which it is no accident, such as a host that starts again."""
+"""Seconds of failures without a success, after which they are reported: a restarting host causes some."""
 
 
 class HandshakeFailures:
-    """Why the other side does not let this one in, or is not the one it should be."""
+    """Collects failed handshakes, and reports the reason once they last for `BELIEVED` seconds."""
 
     def __init__(self) -> None:
         self._why = ""
         self._since = 0.0
 
     def failed(self, why: str, now: float) -> None:
-        """A handshake failed."""
+        """Record a failed handshake."""
         if not self._why:
             self._since = now
         self._why = why
 
     def succeeded(self) -> None:
-        """One did not."""
+        """Record a successful handshake."""
         self._why = ""
 
     def believed(self, now: float) -> str:
-        """Why, once they have failed for long enough; else nothing."""
+        """The reason, once they have failed for long enough; else empty."""
         return self._why if self._why and now >= self._since + BELIEVED else ""

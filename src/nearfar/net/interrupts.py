@@ -1,20 +1,18 @@
-"""Signals and exceptions from outside, held back from a step that they must not tear.
+"""Keeps signals and asynchronous exceptions from interrupting a critical step.
 
-A thread of ours that does in a caller's place what no exception may tear.
-
-A signal's handler can be held back (`nearfar.net.interrupts`). What else is raised in a thread from outside
-cannot: `PyThreadState_SetAsyncExc` by another thread, a trace function that raises at any bytecode, a stack
-that is nearly full. A thread that is `exposed` to such a thing therefore touches nothing that could be torn:
-it posts an deferred call, and waits. A thread that nobody else knows of does the deferred call, to its end.
+Signal handlers can be delayed: `Shield`. Other exceptions raised in a thread from outside cannot:
+`PyThreadState_SetAsyncExc` by another thread, a trace function that raises at any bytecode, a stack that is
+nearly full. A thread that is `exposed` to these therefore does not run critical steps itself: it posts a
+`DeferredCall`, and waits. A deputy, a thread that runs only this library's code, does the call to its end.
 
 ::
 
     caller:  post --put--> SimpleQueue --get--> deputy: do ... release the lock
              wait on the lock <--------------------------------+
-    an exception strikes the caller: the deferred call is abandoned, its wait is cut short, what it got is
-    given back
+    an exception in the caller: the deferred call is abandoned, its wait is cut short, its result is given
+    back
 
-All that the caller does is single calls into C, each of which happens or does not.
+All steps of the caller are single calls into C, each of which happens completely or not at all.
 """
 
 from __future__ import annotations
@@ -49,19 +47,19 @@ __all__ = [
 ]
 
 
-# Straight from C, in every step of every pool: what `signal` adds is to make enums of numbers, at 1 us each.
+# From `_signal`, for every step of every pool uses these: `signal` only adds enums, which cost 1 us each.
 
 _SIGINT = int(signal.SIGINT)
 _NUMBERS = sorted(int(number) for number in signal.valid_signals())
 _SYSTEMS = frozenset((None, int(signal.SIG_DFL), int(signal.SIG_IGN)))
-"""What stands in place of a handler that is not Python's."""
+"""The values of `getsignal` for a handler that is not Python's."""
 _ident = threading.get_ident
 
 
 class _Guard:
-    """Stands in place of one signal's handler: notes the signal while the shield is up, and else hands it on.
+    """Replaces the handler of one signal: records the signal while the shield is up, else calls the handler.
 
-    A guard that an exception left in its place is therefore as good as the handler itself.
+    So a guard that is left in place after an exception works like the handler itself.
     """
 
     __slots__ = ("handler", "number")
@@ -81,27 +79,27 @@ class _Guard:
         return self.run(frame)
 
     def run(self, frame: FrameType | None) -> object:
-        """Do what the signal is there for, whose turn it is now."""
-        if callable(self.handler):  # not sent again: a `set_wakeup_fd` has heard of it
+        """Call the handler of the recorded signal, or raise the signal again."""
+        if callable(self.handler):  # not raised again: a `set_wakeup_fd` has received it already
             return self.handler(self.number, frame)
         signal.raise_signal(self.number)
         return None
 
 
 class _State:
-    """Of the main thread; there is only one."""
+    """The state of the shield, of the main thread; there is only one."""
 
     __slots__ = ("came", "complete", "depth", "found", "guards", "thread", "up")
 
     def __init__(self) -> None:
         self.thread = threading.main_thread().ident
         self.up = False
-        """Whether signals are noted. From when this is set, nothing can be raised by a handler."""
+        """Whether signals are recorded. While this is set, no handler can raise."""
         self.depth = 0
         self.complete = False
-        """Whether every handler has a guard in its place."""
+        """Whether guards replace all handlers."""
         self.found: list[Any] = []
-        """The handlers as they were when the guards were made: while they stay, the guards do."""
+        """The handlers when the guards were made: as long as these are the same, the guards are reused."""
         self.guards: tuple[_Guard, ...] = ()
         self.came: deque[_Guard] = deque()
 
@@ -112,9 +110,9 @@ _state = _State()
 class Shield:
     """A context manager: inside, the handlers of all signals wait until its end. For the main thread.
 
-    Python runs signal handlers in the main thread, between any two steps of it, and each may raise. A signal
-    that nobody handles is not held back: it does what the system does with it. An exception of a handler
-    comes before the first step inside, or after the last one; all shields are one, however many objects.
+    Python runs signal handlers in the main thread, between any two of its steps, and each may raise. A signal
+    without a Python handler is not delayed: it has the system's default effect. An exception of a handler is
+    raised before the first step inside, or after the last one. All `Shield` objects share one state.
     """
 
     __slots__ = ()
@@ -135,7 +133,7 @@ class Shield:
                 _drop_shield(sys._getframe(1))
 
     def lower(self) -> int:
-        """Let signals through until `lift`, however deep this is; raises what their handlers raise."""
+        """Let signals through until `lift`, at any depth of nesting; raises what their handlers raise."""
         if not _state.up or _ident() != _state.thread:
             return 0
         depth = _state.depth
@@ -149,7 +147,7 @@ class Shield:
         return depth
 
     def lift(self, depth: int) -> None:
-        """Hold signals back again, as before `lower` gave this; so it is, too, when a handler raises here."""
+        """Delay signals again, with the depth that `lower` returned, even if a handler raises here."""
         if depth:
             try:
                 _raise_shield(depth)
@@ -158,7 +156,7 @@ class Shield:
                     self.lift(depth)
 
     def forget_parent(self) -> None:
-        """In a child that was forked meanwhile: its main thread may be another, which never comes out."""
+        """In a child that was forked inside: its main thread may be another one, which never leaves."""
         _forget_parent()
 
 
@@ -175,7 +173,7 @@ def _raise_shield(depth: int) -> None:
 
 
 def _drop_shield(frame: FrameType) -> None:
-    # Of what follows, anything may be left undone by what a handler raises: the rest is done all the same.
+    # A handler may raise at any point below; the remaining steps are still done.
     _state.up = False
     try:
         _remove_guards()
@@ -186,7 +184,7 @@ def _drop_shield(frame: FrameType) -> None:
 
 def _place_guards() -> None:
     found = list(map(get_handler, _NUMBERS))
-    if found != _state.found:  # seldom: programs set their handlers once
+    if found != _state.found:  # rare: programs set their handlers once
         _state.guards = tuple(
             _Guard(number, handler.handler if type(handler) is _Guard else handler)
             for number, handler in zip(_NUMBERS, found, strict=True)
@@ -206,7 +204,7 @@ def _remove_guards() -> None:
 
 
 def _deliver(frame: FrameType | None) -> None:
-    """As if they came behind the shield: the frame they came in would keep alive all it had in hand."""
+    """Run the recorded handlers with this `frame`: the original one would keep all its objects alive."""
     while _state.came:
         guard = _state.came.popleft()
         try:
@@ -230,22 +228,22 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 HEADROOM = 200
-"""Frames that a step may need on the stack."""
+"""Stack frames that a step may need."""
 _RAISER = "PyThreadState_SetAsyncExc"
-"""The function of Python by which one thread raises an exception in another."""
+"""The C API function by which one thread raises an exception in another."""
 
 _modules = sys.modules
 _frame, _limit, _tracer, _profiler = sys._getframe, sys.getrecursionlimit, sys.gettrace, sys.getprofile
 _ours: set[int] = set()
-"""The threads that run nothing but nearfar's code, from when they began to just before they end."""
+"""The threads that run only nearfar's code, from their beginning to just before their end."""
 
 
 class Abandoned(BaseException):
-    """Raised in a deputy whose caller does not wait any more."""
+    """Raised in a deputy whose caller no longer waits."""
 
 
 def ours(run: Callable[[], object]) -> Callable[[], None]:
-    """`run`, as what a thread of ours does: nobody raises anything in it."""
+    """`run` as the target of a thread of nearfar's own, which is not `exposed`."""
 
     def run_ours() -> None:
         _ours.add(get_ident())
@@ -263,17 +261,17 @@ def _monitored() -> bool:
 
 
 def _raiser_is_in_use() -> bool:
-    """Whether a thread of this program may raise something in another.
+    """Whether a thread of this program may raise exceptions in another.
 
-    That is so once `_RAISER` was looked up in `ctypes.pythonapi`, and where the script itself imports ctypes.
-    That ctypes is loaded says nothing: numpy loads it, and so does nearfar.
+    True once `_RAISER` was looked up in `ctypes.pythonapi`, or if the script itself imports ctypes. That
+    ctypes is loaded is not enough: numpy loads it, and so does nearfar.
     """
     api = getattr(_modules.get("ctypes"), "pythonapi", None)
     return api is not None and (_RAISER in vars(api) or "ctypes" in vars(_modules["__main__"]))
 
 
 def struck_anywhere() -> bool:
-    """Whether an exception may be raised here at any bytecode: by another thread, or by what traces this."""
+    """Whether an exception may be raised here at any bytecode: by another thread, or by a tracer."""
     if _ours and get_ident() in _ours:
         return False
     if count_threads() > len(_ours) and _raiser_is_in_use():
@@ -282,13 +280,13 @@ def struck_anywhere() -> bool:
 
 
 def exposed() -> bool:
-    """Whether an exception that cannot be held back may be raised in the middle of something here."""
+    """Whether an exception that cannot be delayed may be raised at any point in this thread."""
     if struck_anywhere():
         return True
     shallow = False
     try:
         _frame(_limit() - HEADROOM)
-    except ValueError:  # no call in here: Ctrl-C would come with this error as its context
+    except ValueError:  # no call in this block: Ctrl-C would have this error as its context
         shallow = True
     return _limit() <= HEADROOM if shallow else get_ident() not in _ours
 
@@ -297,26 +295,26 @@ _HAS_MONITORING = hasattr(sys, "monitoring")
 
 
 class DeferredCall(Generic[T]):
-    """Something that is done to its end, whatever is raised in the caller's thread meanwhile.
+    """A call that runs to its end, whatever is raised in the caller's thread meanwhile.
 
-    It is done by a deputy, or behind a shield, and sleeps in `Shield.lower` only. ::
+    A deputy runs it, or the caller behind a shield; it may sleep only after `Shield.lower`. ::
 
-        deferred call = Errand(do, undo)
+        deferred_call = DeferredCall(do, undo)
         try:
-            return deferred call.run()
+            return deferred_call.run()
         except BaseException as error:
-            deferred call.interrupted(error)
+            deferred_call.interrupted(error)
             raise
     """
 
     __slots__ = ("_do", "_lock", "_post", "_undo", "abandoned", "done", "error", "ident", "stir", "value")
 
     def __init__(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> None:
-        """`undo` gets what it brought, where that does not reach the caller."""
+        """`undo` is called with the result of `do` if that does not reach the caller."""
         self._do: Callable[[], T] | None = do
         self._undo = undo
         self.stir: Callable[[], object] | None = None
-        """What waits inside sets it: to be called, in a thread of ours, when it is to look at `abandoned`."""
+        """Set by a wait inside the call: a function that makes it check `abandoned`, called by a deputy."""
         self.abandoned = False
         self.done = False
         self.error: BaseException | None = None
@@ -327,7 +325,7 @@ class DeferredCall(Generic[T]):
         self._lock.acquire()
 
     def run(self) -> T:
-        """Have it done; the value, or raises its error."""
+        """Run the call; returns its value, or raises its error."""
         if self._post is None:
             with _shield:
                 self()
@@ -346,7 +344,7 @@ class DeferredCall(Generic[T]):
             del self  # its traceback holds this frame
 
     def interrupted(self, error: BaseException) -> None:
-        """The caller gets `error`. If that is not its own, cut it short, and undo it."""
+        """Handle an `error` in the caller: unless it is the call's own, cut the call short, and undo it."""
         if error is self.error:
             return
         self.abandoned = True
@@ -360,7 +358,7 @@ class DeferredCall(Generic[T]):
 
     @property
     def pending(self) -> bool:
-        """Whether its caller still waits for it."""
+        """Whether the caller still waits for it."""
         return not (self.done or self.abandoned)
 
     # -- in the deputy -----------------------------------------------------------------------------
@@ -388,7 +386,7 @@ class DeferredCall(Generic[T]):
 
 
 def safely(do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-    """`DeferredCall(do, undo)`, done."""
+    """Run `do` as a `DeferredCall(do, undo)`, and return its value."""
     if undo is None and not exposed():
         with _shield:
             return do()
@@ -401,7 +399,7 @@ def safely(do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
 
 
 def soon(do: Callable[[], object]) -> None:
-    """`do` safely; whoever is `exposed` need not wait for it. It must not raise."""
+    """Run `do` safely; a caller that is `exposed` does not wait for it. `do` must not raise."""
     post = _my_post() if exposed() else None
     if post is not None:
         post.put(do)
@@ -411,7 +409,7 @@ def soon(do: Callable[[], object]) -> None:
 
 
 def safe(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """A method that is done `safely`."""
+    """A decorator: runs a method `safely`."""
 
     @wraps(method)
     def done_safely(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -421,7 +419,7 @@ def safe(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], 
 
 
 def checkpoint() -> None:
-    """Between two parts of something long that is done safely: an interruption ends it here."""
+    """Called between two parts of a long call that is done safely: an interruption ends it here."""
     deferred_call = _here.deferred_call
     if deferred_call is None:
         _shield.lift(_shield.lower())
@@ -430,12 +428,12 @@ def checkpoint() -> None:
 
 
 def errand_here() -> DeferredCall[Any] | None:
-    """What this thread, if it is a deputy, does in its caller's place now."""
+    """The deferred call that this thread runs now; None if it is not a deputy."""
     return _here.deferred_call
 
 
 def whose() -> int:
-    """The ident of the thread on whose behalf this one works: its own, or a deputy's caller's."""
+    """The ident of the thread for which this one works: its own, or that of a deputy's caller."""
     deferred_call = _here.deferred_call
     return get_ident() if deferred_call is None else deferred_call.ident
 
@@ -444,7 +442,7 @@ def whose() -> int:
 
 
 class _Here(threading.local):
-    """What this thread does for another, and where it posts its own deferred calls."""
+    """The deferred call that this thread runs, the one it has posted, and where it posts."""
 
     deferred_call: DeferredCall[Any] | None = None
     posted: DeferredCall[Any] | None = None
@@ -452,7 +450,7 @@ class _Here(threading.local):
 
 
 class _Post:
-    """Where one thread posts its deferred calls: one deputy does them, in order, until the thread has
+    """The post box for one thread's deferred calls: one deputy runs them, in order, until the thread has
     ended."""
 
     __slots__ = ("put",)
@@ -460,7 +458,7 @@ class _Post:
     def __init__(self) -> None:
         queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.put = queue.put
-        start_new_thread(_serve, (queue,))  # in one call: nothing can be raised inside
+        start_new_thread(_serve, (queue,))  # a single call into C, which no exception can interrupt
 
     def __del__(self) -> None:
         if hasattr(self, "put"):
@@ -483,8 +481,8 @@ def _serve(queue: SimpleQueue[Callable[[], object] | None]) -> None:
 
 
 def _my_post() -> _Post | None:
-    """One deputy for a thread, which keeps its deferred calls in order; another where it waits for that
-    already, and a signal's handler or a finalizer runs meanwhile.
+    """The post box of this thread, whose deputy keeps the calls in order; a new one for a signal handler or a
+    finalizer that runs while the thread waits for its deputy.
     """
     posted = _here.posted
     if posted is not None and posted.pending:
@@ -502,7 +500,7 @@ def _my_post() -> _Post | None:
 
 
 def _stirrers() -> _Post:
-    """Of one for all: what wakes a deputy may have to wait for a lock, which its caller must not."""
+    """A common post box for `stir` functions: they may have to wait for a lock, which a caller must not."""
     if not _stirring:
         _stirring.append(_Post())
     return _stirring[0]

@@ -1,5 +1,4 @@
-"""This process: its identity, its forks, its end, the wake-up of its threads, and the deaths of its
-neighbours."""
+"""This process: its identity, forks and exit, the waking of its threads; and the deaths of others."""
 
 from __future__ import annotations
 
@@ -18,42 +17,42 @@ from typing import Any, Protocol
 from nearfar.net.frames import LONGEST_NAME
 
 PYTHON = f"{platform.python_implementation()} {platform.python_version()}".replace("CPython", "Python")
-"""This interpreter, for a person: ``Python 3.11.7``."""
+"""This interpreter, for the user: ``Python 3.11.7``."""
 BYTECODE = f"{platform.python_implementation()}-{int.from_bytes(MAGIC_NUMBER[:2], 'little')}"
-"""The format of this interpreter's bytecode. Code of another format would run here and give wrong answers."""
+"""This interpreter's bytecode format. Code of another format would run here, with wrong results."""
 
 
 def about_me() -> dict[str, Any]:
-    """What HELLO says of this process.
+    """The facts about this process in HELLO.
 
-    The boot, the pid namespace and the pid let a host see whether this process is on its machine; ``python``
-    and ``bytecode`` say which functions by value it can run.
+    The boot, the pid namespace and the pid show a host whether this process is on its machine; ``python`` and
+    ``bytecode`` determine which functions by value it can run.
     """
     return {"pid": os.getpid(), "machine": machine_id(), "python": PYTHON, "bytecode": BYTECODE}
 
 
 def new_name() -> str:
-    """A name for something of this process, like no other: ``host-pid-suffix``."""
+    """A unique name for an object of this process: ``host-pid-suffix``."""
     host = socket.gethostname()[: LONGEST_NAME // 2]
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def new_session_stem(name: str) -> str:
-    """What the names of the sessions of `name` begin with: its secret, so that nobody else can call by them.
+    """A secret prefix for the session names of `name`, so that no other process can use them.
 
-    ``stem.1``, ``stem.2`` are then the sessions. A host or a coordinator lets nobody take the place of `name`
-    whose session has another `stem`.
+    The sessions are then ``stem.1``, ``stem.2``. A host or a coordinator does not let a session with another
+    `stem` replace one of `name`.
     """
     return f"{name}.{secrets.token_hex(8)}"
 
 
 def stem(session: str) -> str:
-    """What all sessions of one end, agent or client have in common."""
+    """The common prefix of all sessions of one client or agent."""
     return session.rpartition(".")[0]
 
 
 def machine_id() -> str:
-    """Names this boot of this machine and this pid namespace; empty where neither can be told."""
+    """An id of this boot of this machine and this pid namespace; empty if it cannot be determined."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
@@ -62,7 +61,7 @@ def machine_id() -> str:
 
 
 class ProcessWatcher:
-    """The processes watched, by descriptor. A peer elsewhere is not watched: its silence tells."""
+    """Watches processes through pidfds. A peer on another machine is not watched: silence shows its death."""
 
     def __init__(self) -> None:
         self._machine = machine_id()
@@ -76,20 +75,20 @@ class ProcessWatcher:
         try:
             descriptor = os.pidfd_open(pid)
         except (AttributeError, OSError, OverflowError):
-            return None  # not Linux, not permitted, dead already, or no pid: its silence will tell
+            return None  # not Linux, not permitted, dead already, or no pid: its silence will show
         self._sessions[descriptor] = (session, pid)
         return descriptor
 
     def ended(self, descriptor: int) -> tuple[str, int] | None:
-        """The session and pid behind a readable descriptor, which is closed; None if it is not ours."""
+        """The session and pid of a readable descriptor, which is closed; None if it is not watched here."""
         found = self._sessions.pop(descriptor, None)
         if found is not None:
-            with contextlib.suppress(OSError):  # it is closed all the same
+            with contextlib.suppress(OSError):  # it is closed in any case
                 os.close(descriptor)
         return found
 
     def idle(self, wanted: Container[str]) -> list[int]:
-        """The descriptors for sessions that are not in `wanted`: poll them no more, then say `ended`."""
+        """The descriptors of sessions that are not in `wanted`: stop polling them, then call `ended`."""
         return [descriptor for descriptor, (session, _) in self._sessions.items() if session not in wanted]
 
     def __len__(self) -> int:
@@ -103,10 +102,10 @@ class ProcessWatcher:
 
 
 class Forked(Protocol):
-    """Something with threads, sockets or locks, which a fork does not copy."""
+    """An object with threads, sockets or locks, which do not work after a fork."""
 
     def forget_parent(self) -> None:
-        """Called in the child: begin anew, and `keep` what is the parent's."""
+        """Called in the child: begin anew, and `keep` what belongs to the parent."""
 
 
 def watch(one: Forked) -> None:
@@ -115,7 +114,7 @@ def watch(one: Forked) -> None:
 
 
 def keep(*inherited: object) -> None:
-    """Never let the garbage collector close these here."""
+    """Keep these objects from being closed by the garbage collector in this process."""
     _kept.extend(inherited)
 
 
@@ -147,9 +146,7 @@ class Waker:
 
     def clear(self) -> None:
         """Make the descriptor unreadable until the next `wake`."""
-        with contextlib.suppress(
-            OSError
-        ):  # readable still, if it was another error than that nothing lies there
+        with contextlib.suppress(OSError):  # nothing to read; after any other error it stays readable
             os.read(self._read, 4096)
 
     def close(self) -> None:
@@ -162,23 +159,23 @@ class Waker:
 
 
 def left_behind() -> bool:
-    """Whether this is a daemon thread of a program that has ended: only `atexit` still runs, elsewhere.
+    """Whether this is a daemon thread of a program whose main thread has ended and runs `atexit`.
 
-    What it waits for may never come, and nobody wants to hear of that: a call raises `SystemExit` then, which
-    ends the thread without a word, and lets go of what it holds.
+    What such a thread waits for may never come, and nobody needs an error for it: a call then raises
+    `SystemExit`, which ends the thread without a message and releases what it holds.
     """
     main = threading.main_thread()
     return not main.is_alive() and threading.current_thread() is not main
 
 
 def on_service_failure(tell: Callable[[str], object]) -> None:
-    """Have `tell` called with a sentence when the loop of any service in this process has ended by an error,
-    in that service's thread."""
+    """Have `tell` called with a sentence when an error has ended the loop of any service in this process. It
+    is called in that service's thread."""
     _told.append(tell)
 
 
 def service_failed(sentence: str) -> None:
-    """The loop of a service has ended by an error."""
+    """Report that an error has ended the loop of a service."""
     for tell in _told:
         tell(sentence)
 

@@ -1,8 +1,9 @@
-"""A reliable line between two peers, as a pure machine: numbers, cumulative acks, sending again.
+"""A reliable channel between two peers, pure: sequence numbers, cumulative acks, retransmission.
 
-ZeroMQ keeps messages in order and whole, but what was under way when a connection broke is gone, and
-what travels on two sockets overtakes. A line numbers the messages of one direction over all its sockets,
-hands them out in order, and sends again what is not acked in time (go-back-N, with early messages kept)."""
+ZeroMQ keeps messages in order and complete, but messages under way when a connection breaks are lost, and
+messages on different sockets may overtake each other. `SendWindow` numbers the messages of one direction over
+all its sockets and sends again what is not acked in time; `ReceiveWindow` hands them out in order (go-back-N,
+with early messages kept)."""
 
 from __future__ import annotations
 
@@ -16,24 +17,24 @@ from nearfar.net.resources import Budget
 T = TypeVar("T")
 
 ACK_EVERY = 64
-"""Messages after which an ack does not wait any longer."""
+"""Messages after which an ack is sent at once."""
 ACK_WEIGHT = 64 * 1024
-"""Bytes of a body that weigh as much as a message."""
+"""Bytes of a body that count as one more message."""
 FURTHEST_AHEAD = 1 << 16
-"""Messages: one that is further ahead of its turn than this is dropped, and will be sent again."""
+"""Messages: one that is further ahead of the next number is dropped, and will be sent again."""
 HEAVIEST_AHEAD = 64 << 20
-"""Bytes of messages that came ahead of their turn: those beyond are dropped, and will be sent again."""
+"""Bytes of early messages that are kept: those beyond are dropped, and will be sent again."""
 MESSAGE_WEIGHS = 512
-"""Bytes that a message costs here besides its body."""
+"""Bytes that a message costs here in addition to its body."""
 MOST_UNACKED = FURTHEST_AHEAD
-"""Messages: a peer that leaves more than this unacked does not listen, and its session is ended."""
+"""Messages: the session of a peer that leaves more unacked is ended, because it does not receive."""
 
 
 class SendWindow(Generic[T]):
-    """Messages on their way out, kept until the peer says that it has them.
+    """Messages sent, kept until the peer acks them.
 
-    `patience` is in seconds: how long without progress before everything unacked is sent again. It
-    doubles with every fruitless round, up to eight times, so that a frozen peer is not buried.
+    `patience`: seconds without progress before everything unacked is sent again. It doubles with every round
+    without progress, up to eight times, so that a frozen peer is not flooded.
     """
 
     __slots__ = ("_patience", "_progress", "_tries", "_unacked", "received", "sent", "when")
@@ -46,7 +47,7 @@ class SendWindow(Generic[T]):
         self.received = 0
         """The number of the last message that the peer is known to have."""
         self.when = inf
-        """When `overdue` wants to be asked; never while nothing is unacked."""
+        """When to call `overdue`; `inf` while nothing is unacked."""
         self._progress = 0.0
         self._tries = 0
 
@@ -55,7 +56,7 @@ class SendWindow(Generic[T]):
 
     @property
     def unheard(self) -> bool:
-        """True if the peer leaves so much unacked that it cannot be listening."""
+        """True if the peer leaves so much unacked that it does not receive."""
         return len(self._unacked) > MOST_UNACKED
 
     def send(self, message: T, now: float) -> int:
@@ -69,7 +70,7 @@ class SendWindow(Generic[T]):
         return self.sent
 
     def acked(self, upto: int, now: float) -> None:
-        """The peer has every message up to `upto`. An old or impossible number changes nothing."""
+        """Record that the peer has all messages up to `upto`. An old or impossible number changes nothing."""
         fresh = upto - self.received
         if not 0 < fresh <= len(self._unacked):
             return
@@ -81,11 +82,11 @@ class SendWindow(Generic[T]):
         self.when = now + self._patience if self._unacked else inf
 
     def deadline(self) -> float | None:
-        """When `overdue` wants to be asked; None while nothing is unacked."""
+        """When to call `overdue`; None while nothing is unacked."""
         return self.when if self._unacked else None
 
     def overdue(self, now: float) -> list[tuple[int, T]]:
-        """What has to be sent again now: all that is unacked, or nothing."""
+        """What to send again now: everything unacked, or nothing."""
         if now < self.when:
             return []
         self._tries += 1
@@ -93,11 +94,11 @@ class SendWindow(Generic[T]):
         return self.unacked()
 
     def stuck(self, now: float) -> float:
-        """For how many seconds the peer has had nothing new, though there is something."""
+        """Seconds without progress while messages are unacked; else 0."""
         return now - self._progress if self._unacked else 0.0
 
     def postpone(self, seconds: float) -> None:
-        """This process stood still: that much of the time without progress does not count."""
+        """Exclude `seconds` from the time without progress: this process was suspended."""
         self._progress += seconds
 
     def unacked(self) -> list[tuple[int, T]]:
@@ -106,9 +107,9 @@ class SendWindow(Generic[T]):
 
 
 class ReceiveWindow(Generic[T]):
-    """Messages as they come in, handed out once each and in order.
+    """Messages received, handed out once each and in order.
 
-    `weigh` tells the bytes of a message's body; only of one that comes ahead of its turn. Up to `heaviest`
+    `weigh` returns the bytes of a message's body; it is called only for early messages. Up to `heaviest`
     bytes of those are kept.
     """
 
@@ -116,18 +117,18 @@ class ReceiveWindow(Generic[T]):
 
     def __init__(self, weigh: Callable[[T], int] = lambda message: 0, heaviest: int = HEAVIEST_AHEAD) -> None:
         self.received = 0
-        """The last message handed out: what to ack."""
+        """The number of the last message handed out, which is to be acked."""
         self.repeated = 0
         """Messages that came more than once, or too early to keep."""
         self.allowance: tuple[Budget, str] | None = None
-        """What the lines of all peers may keep so, and the name under which this one does."""
+        """The budget for the early messages of all peers, and the name of this one in it."""
         self._early: dict[int, T] = {}
         self._heaviest = heaviest
         self._weigh = weigh
         self._weight = 0
 
     def accept(self, number: int, message: T) -> list[T]:
-        """The messages whose turn has come, `message` among them or not."""
+        """The messages that are next in order, which may include `message`."""
         ahead = number - self.received
         if ahead < 1 or ahead > FURTHEST_AHEAD or number in self._early:
             self.repeated += 1
@@ -153,7 +154,7 @@ class ReceiveWindow(Generic[T]):
         self._add(weight)
 
     def close(self) -> None:
-        """Nothing more comes: forget what came ahead of its turn."""
+        """Drop the early messages: no more will come."""
         self._early.clear()
         self._add(-self._weight)
 
@@ -164,10 +165,10 @@ class ReceiveWindow(Generic[T]):
 
 
 class Heartbeat:
-    """When to speak with nothing to say: an ack that is owed, or a beat, so that silence means death.
+    """When to send a bare ack, or a heartbeat, so that silence means death.
 
-    An ack waits for company for `lease` / 100 seconds, or until `ACK_EVERY` messages (or their weight in
-    bytes) have come; a beat is due after `lease` / 5 seconds of saying nothing.
+    An ack waits for a message to go with for `lease` / 100 seconds, or until `ACK_EVERY` messages (or their
+    weight in bytes) have come; a heartbeat is due after `lease` / 5 seconds without sending.
     """
 
     __slots__ = ("_beat", "_delay", "_owed", "when")
@@ -177,10 +178,10 @@ class Heartbeat:
         self._delay = lease / 100
         self._owed = 0
         self.when = now + self._beat
-        """When a bare ack, or a beat, is due if nothing happens."""
+        """When a bare ack, or a heartbeat, is due if nothing happens."""
 
     def heard(self, now: float, size: int = 0) -> None:
-        """A numbered message with a body of `size` bytes came."""
+        """Record that a numbered message with a body of `size` bytes came."""
         if not self._owed:
             self.when = min(self.when, now + self._delay)
         self._owed += 1 + size // ACK_WEIGHT
@@ -188,12 +189,12 @@ class Heartbeat:
             self.when = now
 
     def spoke(self, now: float) -> None:
-        """A message went out, and with it an ack of all that came."""
+        """Record that a message was sent, with an ack of everything received."""
         self._owed = 0
         self.when = now + self._beat
 
     def due(self, now: float) -> bool:
-        """True if a bare ack, or a beat, is due."""
+        """True if a bare ack, or a heartbeat, is due."""
         return now >= self.when
 
     def deadline(self) -> float:

@@ -1,9 +1,7 @@
-"""What a process may use: descriptors, memory, and the bytes that it keeps for its peers.
+"""The resources of a process: file descriptors, memory, and the bytes that it keeps for its peers.
 
-How many files this process may open: as many as the system lets it, and enough for what it begins.
-
-ZeroMQ ends the process (SIGABRT) where it gets no descriptor for one of its threads, or for somebody who
-connects to a socket file. So nothing is begun here without room for it.
+ZeroMQ aborts the process (SIGABRT) if it gets no descriptor for one of its threads, or for a peer that
+connects to a socket file. So `make_room` and `DescriptorLimit` check first that there are enough.
 """
 
 from __future__ import annotations
@@ -19,28 +17,28 @@ from time import monotonic
 from nearfar.net.frames import ProtocolErrors
 
 ENOUGH = 32_768
-"""For as many peers as there may be (`nearfar.net.sockets.MOST_PEERS`). More are not asked for: some systems
-allow a billion, and there are libraries that walk through them."""
+"""Descriptors for the most peers (`nearfar.net.sockets.MOST_PEERS`). The limit is not raised further: some
+systems allow a billion, and some libraries iterate over all of them."""
 SERVICE = 24
-"""Descriptors of a service that nobody has called."""
+"""Descriptors of a service without peers."""
 CALLER = 32
-"""Of one that connects to a service, to the end, with what a service in the same process needs for it."""
+"""Descriptors of a client of a service, including those that the service needs in the same process."""
 LEAST_LEFT, MOST_LEFT = 8, 32
-"""Left to others when a peer is let in: one of 32 that the process may have, within these bounds."""
+"""Descriptors to leave free when a peer is admitted: a 32nd of the limit, within these bounds."""
 FULL = 2.0
-"""Seconds without room after which a peer is refused; before, it only gets no answer, and asks again."""
+"""Seconds without room after which a peer is refused; before that, it gets no answer, and asks again."""
 
 
 def limit() -> int:
-    """The descriptors that this process may have now; no less than those it has."""
+    """The number of descriptors that this process may have now (the soft limit)."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
 def lift_limit() -> int:
-    """Raise the soft limit towards the hard one, as far as is of use; returns what it is then.
+    """Raise the soft limit towards the hard one, as far as is useful; returns the new one.
 
-    Whoever uses select(2) must know: it takes no descriptor beyond 1,023, and there may be such now.
+    Note for users of select(2): it accepts no descriptor above 1,023, and there may be such ones now.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
@@ -50,9 +48,9 @@ def lift_limit() -> int:
 
 
 def make_room(count: int, what: str) -> None:
-    """See that `count` descriptors can be opened for `what`; raise the soft limit if it takes that.
+    """Ensure that `count` descriptors can be opened for `what`; raises the soft limit if needed.
 
-    Raises `OSError` (EMFILE), with a sentence, where they cannot.
+    Raises `OSError` (EMFILE), with a sentence, if they cannot be opened.
     """
     if not _free(count):
         lift_limit()
@@ -65,17 +63,17 @@ def make_room(count: int, what: str) -> None:
 
 
 class DescriptorLimit:
-    """Whether there is room for another peer of a service. For one thread at a time; pure but for a look."""
+    """Whether there are descriptors for another peer of a service. For one thread at a time."""
 
     REFUSAL = "its process may open no more files at a time: raise its limit (ulimit -n)"
 
     def __init__(self, each: int) -> None:
-        """`each`: descriptors that a peer takes."""
+        """`each`: descriptors per peer."""
         self._each = each
         self._full_since: float | None = None
 
     def lacks(self, probe: int, now: float) -> bool:
-        """Whether a peer that calls now is not let in. `probe`: any descriptor that is open."""
+        """Whether a new peer cannot be admitted now. `probe`: any open descriptor."""
         most = limit()
         left = max(LEAST_LEFT, min(MOST_LEFT, most // 32))
         if lowest_free(probe) + self._each + left <= most:
@@ -86,13 +84,12 @@ class DescriptorLimit:
         return True
 
     def refuses(self, now: float) -> bool:
-        """Whether it is to be told so: there has been no room for long enough."""
+        """Whether to refuse new peers, because there has been no room for `FULL` seconds."""
         return self._full_since is not None and now - self._full_since >= FULL
 
 
 def lowest_free(probe: int) -> int:
-    """The lowest descriptor that is free: all below are in use; the limit where none is. `probe`: any that is
-    open."""
+    """The lowest free descriptor: all below are in use; the limit if none is free. `probe`: any open one."""
     try:
         found = os.dup(probe)
     except OSError:
@@ -115,16 +112,16 @@ def _free(count: int) -> bool:
 
 
 MUCH = 8 << 20
-"""Bytes that were let go, after which it is worth the while."""
+"""Freed bytes after which trimming is worthwhile."""
 EVERY = 1.0
-"""Seconds between two times: each takes some milliseconds."""
+"""Seconds between two trims: each takes some milliseconds."""
 
 
 class Trim:
-    """Watches how much a service keeps.
+    """Returns freed memory to the system after a service has kept much.
 
-    The allocator keeps what was freed for what comes next. That is right in a stream of messages, and wrong
-    after a heap of them that had waited for a peer which is gone.
+    The allocator keeps freed memory for reuse. That is right for a stream of messages, but wrong after many
+    of them had waited for a peer that is gone.
     """
 
     def __init__(self) -> None:
@@ -132,7 +129,7 @@ class Trim:
         self._last = float("-inf")
 
     def look(self, kept: int, now: float) -> None:
-        """So many bytes are kept now: give back what was freed, if it was much. `now` is in seconds."""
+        """Return freed memory if it is much; `kept` bytes are in use now. `now` is in seconds."""
         if kept >= self._most:
             self._most = kept
         elif self._most - kept >= MUCH and kept * 2 <= self._most and now >= self._last + EVERY:
@@ -141,7 +138,7 @@ class Trim:
 
 
 def give_back() -> None:
-    """Have the C library give back what was freed; where it cannot, nothing happens."""
+    """Have the C library return freed memory to the system, if it can."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -153,11 +150,11 @@ SHORTAGES = frozenset(
 
 
 PAUSE = 0.01
-"""Seconds for which a loop stands still that could not wait: it would else burn its processor."""
+"""Seconds that a loop sleeps when its poll fails, so that it does not use up the processor."""
 
 
 def shortage(error: BaseException) -> str | None:
-    """One sentence; None for any other error."""
+    """A sentence for an error about lack of memory or threads; None for any other error."""
     if isinstance(error, RuntimeError) and "start new thread" not in str(error):
         return None
     if not isinstance(error, MemoryError | RuntimeError):
@@ -166,61 +163,60 @@ def shortage(error: BaseException) -> str | None:
 
 
 def short(error: BaseException | None) -> bool:
-    """Whether it tells that the system lacks something now: what failed may be tried again a little later."""
+    """Whether the error is a lack of resources: the call may succeed a little later."""
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in SHORTAGES
 
 
 class LoopFailures:
-    """What fails in a service's loop, for want of something or otherwise, does not end it: it is logged,
-    within bounds, and the loop goes on. For one thread at a time.
+    """Logs errors in a service's loop, within bounds, so that the loop can go on. For one thread at a time.
 
-    Use it where an error has spoiled nothing: what was to be done is done again, or comes again.
+    For errors that have broken nothing: what failed is done again, or comes again.
     """
 
     def __init__(self, log: logging.Logger, place: object) -> None:
-        """`place`: of the service, for a person."""
+        """`place` names the service in the log."""
         self._place = place
         self._complaints = ProtocolErrors(log)
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """The number of errors."""
         return self._complaints.count
 
     def note(self, error: BaseException, doing: str = "a call failed") -> None:
-        """Tell of an error that the loop has survived."""
+        """Log an error that the loop has survived."""
         self._complaints.note(f"{self._place} goes on, though {doing}: %s", error, monotonic())
 
 
 EACH = 512
-"""Bytes that a message or a task costs besides what it carries."""
+"""Bytes that a message or a task costs in addition to its content."""
 
 
 class Budget:
-    """`most` bytes, for holders by name. Bytes are never refused here: ask `fits` first.
+    """A budget of `most` bytes for named holders. `add` never refuses bytes: check `fits` first.
 
-    No holder is to have more than it leaves free. So one alone may have half of all; where several take as
-    much as they may, each has the same, and as much again is free for the next who comes: nobody who takes
-    what it is given waits behind those who do not.
+    No holder may have more than it leaves free. So a single one may have half of all. If several take as much
+    as they may, each has the same share, and the same is free for the next one: a holder that uses up its
+    bytes does not wait behind those that do not.
 
-    Who is refused may say that it still wants them (`want`): those that come after it do not get between.
+    A holder that was refused may register its demand (`want`): later ones do not overtake it.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.used = 0
-        """Bytes of all holders."""
+        """Bytes of all holders together."""
         self.held: dict[str, int] = {}
         self.wanted: dict[str, int] = {}
-        """Who waits, in order, and for how many bytes more."""
+        """The holders that wait, in order, and for how many more bytes."""
 
     @property
     def largest(self) -> int:
-        """Bytes that one holder can have at most, if nobody else has any."""
+        """The most bytes that one holder can have, if no other has any."""
         return self.most // 2
 
     def fits(self, name: str, size: int) -> bool:
-        """True if `name` may have so many bytes more."""
+        """True if `name` may have `size` more bytes."""
         free = self.most - self.used - size
         for other, wanted in self.wanted.items():
             if other == name:
@@ -229,23 +225,23 @@ class Budget:
         return self.held.get(name, 0) + size <= free
 
     def want(self, name: str, size: int) -> None:
-        """`name` waits for so many bytes more, or, with none, for nothing; it has to say so again and again,
-        or to be forgotten. More than it can ever have counts as nothing."""
+        """Register that `name` waits for `size` more bytes (0: no longer). It stays registered until another
+        call, or `forget`. More than it can ever have counts as 0."""
         if not 0 < size <= self.largest - self.held.get(name, 0):
             self.wanted.pop(name, None)
         else:
             self.wanted[name] = size
 
     def strained(self, name: str) -> bool:
-        """True if `name` has more than half of what it may have: what makes more for it is to stop."""
+        """True if `name` has more than half of what it may have: its source should pause."""
         return 2 * self.held.get(name, 0) > self.most - self.used
 
     def eased(self, name: str) -> bool:
-        """True if it has less than a quarter of that."""
+        """True if `name` has at most about a quarter of what it may have."""
         return 4 * self.held.get(name, 0) <= self.most - self.used
 
     def add(self, name: str, size: int) -> None:
-        """`name` has so many bytes more, or, with a negative number, fewer."""
+        """Add `size` bytes to those of `name`; a negative number removes them."""
         self.used += size
         held = self.held.get(name, 0) + size
         if held:
@@ -254,6 +250,6 @@ class Budget:
             self.held.pop(name, None)
 
     def forget(self, name: str) -> None:
-        """`name` has nothing any more, and wants nothing."""
+        """Remove the bytes and the demand of `name`."""
         self.wanted.pop(name, None)
         self.used -= self.held.pop(name, 0)

@@ -1,4 +1,4 @@
-"""The only place where a ZeroMQ socket is made and gets its options."""
+"""The only module that makes ZeroMQ sockets and sets their options."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from nearfar.net.auth import Pair
 from nearfar.net.frames import name
 
 LARGEST_FRAME = 1 << 31
-"""Bytes: a peer that announces a larger frame is disconnected. As much as the largest item takes."""
+"""Bytes: a peer that announces a larger frame is disconnected. The size of the largest item."""
 LARGEST_CONTROL = (1 << 20) + (1 << 12)
-"""Bytes of a frame on a socket that carries no items: a little more than a message without body may have."""
+"""Bytes of a frame on a socket without items: a little more than the longest message without a body."""
 MOST_UNREAD = 1000
-"""Messages of one connection that may lie here unread: beyond, its peer has to wait, by TCP's own means."""
+"""Unread messages of one connection: beyond that, its peer must wait, by TCP's flow control."""
 MOST_UNSENT = 10_000
-"""Messages that a bound socket keeps for one peer that does not read; those beyond are dropped (and those
-that matter are sent again)."""
+"""Messages that a bound socket keeps for a peer that does not read; those beyond are dropped (numbered ones
+are sent again)."""
 HANDSHAKE = 5_000
-"""Milliseconds in which a connection must have said what ZeroMQ wants to hear, or it is closed."""
+"""Milliseconds after which a connection with an incomplete handshake is closed."""
 MOST_SOCKETS = 65_535
-"""ZeroMQ's own bound on the sockets of a process, at its largest: each consumer of a queue needs one at the
-host. What really bounds them is how many descriptors the process may open."""
+"""The largest value of ZeroMQ's bound on the sockets of a process: each consumer of a queue needs one at the
+host. The actual bound is the process's limit of descriptors."""
 MOST_PEERS = 4096
-"""Sessions that a host or a coordinator has at a time."""
+"""Sessions of a host or a coordinator, at most."""
 SPARE_DESCRIPTORS = 40
-"""For what a program opens besides: a host that nobody has called has 30."""
+"""Descriptors for the rest of the program: a host without clients has 30."""
 COPIED = 64 * 1024
-"""Bytes of items: what is longer is sent and received in place."""
+"""Bytes of items: longer ones are sent and received without copying."""
 MADE_UP = 5
-"""Bytes of a name that a ROUTER gives; the first is 0."""
+"""Bytes of an identity that a ROUTER generates; the first is 0."""
 KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
@@ -50,22 +50,22 @@ KEEPALIVE = {
     zmq.TCP_KEEPALIVE_CNT: 3,
     zmq.TCP_MAXRT: 20_000,
 }
-"""A connection that a firewall has forgotten, or whose other machine is gone, is closed and made again
-(seconds, tries; the last: milliseconds). The kernels find out, and not the protocol: a message may take as
-long to travel as it likes."""
+"""A connection that a firewall has dropped, or whose other machine is gone, is closed and made again
+(seconds, tries; the last: milliseconds). The kernels detect this, not the protocol, which sets no time limit
+for a message under way."""
 
-# As numbers, for these are needed for each message: to join two members of an enum costs as much as to send.
+# As numbers, as each message needs them: combining two members of an enum costs as much as sending.
 _EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
 _NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
 FAILURES = (OSError, zmq.ZMQError, MemoryError)
-"""What a call of the system, or of ZeroMQ, raises that cannot do its work now."""
+"""What a system call, or ZeroMQ, raises if it lacks resources now."""
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
-    """This process's context: one that came over a fork is of no use here, and must not be touched."""
+    """This process's context: one inherited over a fork does not work, and must not be used."""
     pid = os.getpid()
     if pid not in _contexts:
         _contexts[pid] = new_context()
@@ -73,7 +73,7 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
-    """A context with room for as many sockets as there may be."""
+    """A context that allows the most sockets possible."""
     made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     made.set(zmq.MAX_SOCKETS, min(MOST_SOCKETS, made.get(zmq.SOCKET_LIMIT)))
     return made
@@ -88,9 +88,9 @@ def make(
 ) -> zmq.Socket[bytes]:
     """A socket with the options that every socket here has; `within` another context than the process's.
 
-    What is sent has no high-water mark but to a peer that does not read (bounds are counted by the
-    protocol), and no linger (what has to arrive is acked). `largest` is in bytes of one frame. Raises
-    `zmq.ZMQError` where there is no room for another.
+    Sending has no high-water mark except for a ROUTER (the protocol counts the bounds), and no linger (what
+    must arrive is acked). `largest` is in bytes of one frame. Raises `zmq.ZMQError` if no more sockets can be
+    made.
     """
     made = (within or context()).socket(kind)
     try:
@@ -120,7 +120,7 @@ def _set_options(made: zmq.Socket[bytes], kind: int, identity: str, largest: int
 
 
 def guard(made: zmq.Socket[bytes], pair: Pair, domain: str = "") -> None:
-    """What is bound from now on takes only CURVE, as this server; with a `domain`, ZAP says whom."""
+    """From now on, bind with CURVE only, as this server; with a `domain`, ZAP decides who is admitted."""
     made.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
     made.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
     made.setsockopt(zmq.CURVE_SERVER, 1)
@@ -130,26 +130,26 @@ def guard(made: zmq.Socket[bytes], pair: Pair, domain: str = "") -> None:
 
 
 def guard_own(made: zmq.Socket[bytes]) -> None:
-    """What is bound from now on, to a path, takes only this user's processes."""
+    """From now on, a bound path accepts only this user's processes."""
     made.setsockopt(zmq.CURVE_SERVER, 0)
-    with contextlib.suppress(zmq.ZMQError):  # where the kernel cannot tell, the file's mode guards it
+    with contextlib.suppress(zmq.ZMQError):  # without support by the kernel, the file's mode protects it
         made.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
 
 
 def show(made: zmq.Socket[bytes], pair: Pair, server: bytes) -> None:
-    """What is connected from now on shows this key, and only to the server with that public key."""
+    """From now on, connect with this key, and only to the server with that public key."""
     made.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
     made.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
     made.setsockopt(zmq.CURVE_SERVERKEY, server)
 
 
 class Nameless(ProtocolError):
-    """A message came under a name that ZeroMQ made up: of a peer that gave none, or of a connection whose
-    peer has called again since, so that its name is another's. It is sent again by whom it matters to."""
+    """A message with an identity that ZeroMQ generated: of a peer without one, or of a connection whose peer
+    has reconnected since, so that the name is the new connection's. The sender repeats it if needed."""
 
 
 def peer_name(identity: bytes | memoryview) -> str:
-    """The name by which a peer calls; raises `ProtocolError` for one that is none."""
+    """The name of a peer, by its identity; raises `ProtocolError` if it is not a name."""
     if len(identity) == MADE_UP and not identity[0]:
         raise Nameless("a peer without a name")
     try:
@@ -162,7 +162,7 @@ def peer_name(identity: bytes | memoryview) -> str:
 
 
 def most_peers(descriptors: int) -> int:
-    """How many peers this process has room for that take so many `descriptors` each, by ``ulimit -n``."""
+    """How many peers with `descriptors` each this process has room for, by ``ulimit -n``."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MOST_PEERS
@@ -172,46 +172,46 @@ def most_peers(descriptors: int) -> int:
 def receive(
     made: zmq.Socket[bytes], copied: int, first: bytes | None = None, *, small: int = -1
 ) -> list[Any]:
-    """The frames of the next message: `copied` as bytes, and those after them, which may be large, in place,
-    as memory views; but as bytes those of up to `small` bytes.
+    """The frames of the next message: the first `copied` ones as bytes, and the others, which may be large,
+    as memory views without a copy, except that those of up to `small` bytes are bytes, too.
 
-    `first` is the first one, where it has been read. Raises `zmq.Again` if there is none.
+    `first` is the first one, if it has been read already. Raises `zmq.Again` if there is no message.
     """
     frames: list[Any] = [] if first is None else [first]
     if frames and not made.getsockopt(zmq.RCVMORE):
         return frames
     while True:
-        frame = made.recv(_NOBLOCK, copy=False)  # it knows whether more follows: to ask costs more
+        frame = made.recv(_NOBLOCK, copy=False)  # has `more`, which is cheaper than getsockopt
         frames.append(frame.bytes if len(frames) < copied or len(frame) <= small else frame.buffer)
         if not frame.more:
             return frames
 
 
 def send(made: zmq.Socket[bytes], frames: Sequence[Any], copied: int) -> None:
-    """Send `frames`; where there are more than `copied`, they are not copied, and must not change.
+    """Send `frames`; if there are more than `copied`, they are not copied, and must not change.
 
-    Raises `zmq.Again` where the peer does not read, or is gone.
+    Raises `zmq.Again` if the peer does not read, or is gone.
     """
     copy, last = len(frames) <= copied, len(frames) - 1
     for place, frame in enumerate(frames):
         try:
             made.send(frame, _MORE if place < last else _NOBLOCK, copy=copy)
-        except RuntimeError:  # the interpreter ends, and pyzmq takes nothing in place any more
+        except RuntimeError:  # at interpreter exit, pyzmq can no longer send without copying
             made.send(frame, _MORE if place < last else _NOBLOCK)
 
 
 def send_items(made: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
-    """As `send`, of a message whose last frame holds items: in place, if they are long."""
+    """As `send`, for a message whose last frame holds items: without copying, if they are long."""
     send(made, frames, len(frames) if len(frames[-1]) < COPIED else 0)
 
 
 def readable(made: zmq.Socket[bytes]) -> bool:
-    """True if messages lie here to be read."""
+    """True if there are messages to read."""
     return bool(int(made.getsockopt(_EVENTS)) & _READABLE)
 
 
 def bind(made: zmq.Socket[bytes], address: Address) -> Address:
-    """Bind, and return the address with the port it got. Raises `AddressError`."""
+    """Bind, and return the address with the actual port. Raises `AddressError`."""
     if address.path:
         _claim_path(address)
     try:
@@ -231,8 +231,8 @@ def bind(made: zmq.Socket[bytes], address: Address) -> Address:
 
 
 def hold(address: Address) -> socket.socket:
-    """Bind a loopback address, so that nobody else can, and accept nobody: the kernel keeps one connection
-    waiting, and drops the others, which costs no descriptor here. Raises `AddressError`."""
+    """Bind a loopback address, so that no other process can, without accepting connections: the kernel keeps
+    one waiting and drops the others, which costs no descriptor here. Raises `AddressError`."""
     host = "127.0.0.1" if address.host == "localhost" else address.host
     held = None
     try:
@@ -263,7 +263,7 @@ def bind_in(
         return suffix
     if ports is None:
         return bind(made, Address(host=beside.host)).port
-    for port in random.sample(ports, len(ports)):  # an end of an earlier host may still call at its lane
+    for port in random.sample(ports, len(ports)):  # a client of an earlier host may still connect to its lane
         with contextlib.suppress(AddressError):
             return bind(made, beside.beside(port)).port
     raise AddressError(f"no free port among {ports.start}-{ports.stop - 1} on {beside.host}")
@@ -287,7 +287,7 @@ def _reason(error: zmq.ZMQError | OSError) -> str:
 
 
 def _claim_path(address: Address) -> None:
-    """ZeroMQ binds over any socket file, even one in use: look first. Raises `AddressError`."""
+    """Check that the path is not in use, because ZeroMQ binds over any socket file. Raises `AddressError`."""
     path = Path(address.path)
     try:
         kind = path.lstat().st_mode
@@ -304,9 +304,9 @@ def _claim_path(address: Address) -> None:
             probe.setblocking(False)
             probe.connect(address.path)
     except (ConnectionRefusedError, FileNotFoundError):
-        return  # who listened there is gone
+        return  # the process that listened there is gone
     except BlockingIOError:
-        pass  # many wait there to be accepted
+        pass  # its backlog is full, so it is in use
     except OSError as error:
         raise AddressError(
             f"cannot bind {address}: there is a socket, and it cannot be told whether it is in use:"

@@ -7,21 +7,21 @@ from math import inf
 from typing import Generic, Protocol, TypeVar
 
 FEW = 64
-"""Stale entries that the heap may have."""
+"""Stale entries in the heap, at most."""
 
 
 class Timer(Protocol):
-    """What can be given a time."""
+    """An object with a due time."""
 
     due: float
-    """When it wants the clock, as far as its `Timers` know: at first never (`inf`)."""
+    """When it is due, as set in its `Timers`; initially `inf`."""
 
 
 S = TypeVar("S", bound=Timer)
 
 
 class Timers(Generic[S]):
-    """A heap, with stale entries that are swept out: what one session says costs no look at the others."""
+    """A heap of timers whose stale entries are removed now and then: setting one needs no scan of all."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, S]] = []
@@ -29,7 +29,7 @@ class Timers(Generic[S]):
         self._most = FEW
 
     def set(self, session: S, when: float) -> None:
-        """Ring at `when`, or before: where it was to ring earlier, it will, and may be set anew then."""
+        """Ring at `when`. A timer with an earlier time keeps that, and can be set again then."""
         if when >= session.due:
             return
         session.due = when
@@ -41,7 +41,7 @@ class Timers(Generic[S]):
             self._most = 2 * len(self._heap) + FEW
 
     def ring(self, now: float) -> list[S]:
-        """Those whose time has come, perhaps of sessions that are over; each is to be set anew."""
+        """The timers that are due, perhaps of ended sessions; each must be set again."""
         rung = []
         while self._heap and self._heap[0][0] <= now:
             when, _, session = heapq.heappop(self._heap)
@@ -51,16 +51,16 @@ class Timers(Generic[S]):
         return rung
 
     def deadline(self) -> float | None:
-        """When to ask next; None: not for now."""
+        """When to call `ring` next; None if no timer is set."""
         return self._heap[0][0] if self._heap else None
 
 
 AFTER = 3.0
-"""Seconds of waiting before it is said."""
+"""Seconds of waiting before a warning."""
 
 
 class DelayedWarning:
-    """Told again and again what is waited for, it finds when that has not changed for `AFTER` seconds."""
+    """Warns when what is missing has not changed for `AFTER` seconds."""
 
     def __init__(self) -> None:
         self._missing = ""
@@ -68,9 +68,10 @@ class DelayedWarning:
         self._said = False
 
     def look(self, missing: str, now: float) -> str:
-        """What is to be said now, or nothing.
+        """The warning to give now, or empty.
 
-        `missing` is a sentence, the same as long as the same is missing; nothing if nothing is.
+        `missing` is a sentence about what is missing, the same as long as that does not change; empty if
+        nothing is missing.
         """
         if missing != self._missing:
             self._missing, self._since, self._said = missing, now, False
@@ -80,17 +81,17 @@ class DelayedWarning:
         return ""
 
     def deadline(self) -> float | None:
-        """When `look` is wanted next, if nothing happens."""
+        """When to call `look` next, if nothing happens."""
         return self._since + AFTER if self._missing and not self._said else None
 
 
 class SuspendDetector:
-    """Told the time several times a lease, it finds when this process did not run: it was frozen."""
+    """Called several times a lease, detects that this process did not run: it was suspended."""
 
     def __init__(self, now: float) -> None:
         self._last = now
 
     def seconds(self, now: float, lease: float) -> float:
-        """For how many seconds it stood still since the last call; 0 for what is less than half a lease."""
+        """For how many seconds it was suspended since the last call; 0 if for less than half a lease."""
         stood, self._last = now - self._last, now
         return stood if stood > lease / 2 else 0.0

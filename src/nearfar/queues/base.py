@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Promises:
-    """What a transport guarantees. Data, so that a program can ask before it relies on something.
+    """What a transport guarantees, as data: a program can check a guarantee before it relies on it.
 
     The fields differ between transports; the methods of a queue never do.
     """
@@ -44,33 +44,33 @@ class Promises:
     consumer gave back unused, may come later)."""
     crosses_machines: bool = False
     redelivers: bool = False
-    """An item that a killed or frozen consumer held reaches another one."""
+    """An item that a killed or frozen consumer held is delivered to another consumer."""
     survives_killed_consumer: bool = False
     """A consumer killed at any point, even inside `get`, never stalls the others."""
     survives_killed_host: bool = False
-    """What live producers put is sent again to a host that returns at the same address."""
+    """Live producers send what they put again to a new host at the same address."""
     counts_end: bool = False
-    """Iteration ends by itself once every producer said goodbye; otherwise someone calls `shutdown`."""
+    """Iteration ends by itself once every producer has left; otherwise the program must call `shutdown`."""
     dead_letters: bool = False
-    """An item that keeps failing is put aside with its history instead of going round."""
+    """An item that keeps failing is stored with its history instead of being redelivered for ever."""
 
 
 class Delivery(abc.ABC):
-    """One item in hand, until `ack` says it is done or `nack` gives it back.
+    """One item that this consumer holds until it calls `ack` (done) or `nack` (give it back).
 
     Leaving a ``with`` block acks, or nacks when the block raised.
     """
 
     item: Any
     attempt: int
-    """1 the first time; more when an earlier consumer may already have seen the item."""
+    """1 for the first delivery; more when an earlier consumer may already have seen the item."""
 
     @abc.abstractmethod
     def ack(self) -> None:
-        """Say that the item is done. A second call does nothing.
+        """Mark the item as done. A second call does nothing.
 
-        Does not wait, and does not promise that the ack was in time: the ack of a superseded
-        attempt is refused and counted by the host.
+        Does not wait, and does not guarantee that the ack was in time: the broker refuses and counts the ack
+        of a superseded attempt.
         """
 
     @abc.abstractmethod
@@ -90,9 +90,9 @@ class Delivery(abc.ABC):
 
 
 class BatchDelivery(Delivery):
-    """Several items in hand. `item` is the list of them, `attempt` the highest of theirs.
+    """Several items, delivered together. `item` is the list of them, `attempt` their highest attempt.
 
-    `ack` and `nack` concern all that were not acked or nacked by themselves, as one of `deliveries`.
+    `ack` and `nack` apply to every item that was not acked or nacked on its own through `deliveries`.
     """
 
     def __init__(self, deliveries: list[Delivery]) -> None:
@@ -113,7 +113,7 @@ class BatchDelivery(Delivery):
 
 
 class BaseQueue(abc.ABC):
-    """`multiprocessing.Queue`'s interface, with what the standard library grew since, and a little more.
+    """The interface of `multiprocessing.Queue`, with later additions of the standard library and a few more.
 
     A queue may be passed to a `Process` under fork, forkserver and spawn. Methods may be called from
     several threads.
@@ -123,22 +123,22 @@ class BaseQueue(abc.ABC):
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Put `obj`, waiting up to `timeout` seconds (None: for ever) while the queue is full.
 
-        Raises `Full` at the bound, `ShutDown` after `shutdown`, `ValueError` after `close`, and whatever
-        pickling raises (`ItemError` where pickle is not trusted) for an item that cannot travel; a raise
-        means that the item is not in the queue.
+        Raises `Full` at the bound, `ShutDown` after `shutdown`, `ValueError` after `close`, and any error of
+        pickling (`ItemError` where pickle is not trusted) for an item that cannot be serialized. If it
+        raises, the item is not in the queue.
         """
 
     @abc.abstractmethod
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the next item, waiting up to `timeout` seconds (None: for ever) while there is none.
 
-        Raises `Empty` when there was none in time, `ShutDown` when there will be none, `ValueError` after
-        `close`.
+        Raises `Empty` when no item came in time, `ShutDown` when no item will come any more, `ValueError`
+        after `close`.
         """
 
     @abc.abstractmethod
     def receive(self, block: bool = True, timeout: float | None = None) -> Delivery:
-        """Like `get`, but the item stays this consumer's until its `Delivery` is acked or nacked."""
+        """Like `get`, but this consumer holds the item until its `Delivery` is acked or nacked."""
 
     @abc.abstractmethod
     def qsize(self) -> int:
@@ -154,14 +154,14 @@ class BaseQueue(abc.ABC):
 
     @abc.abstractmethod
     def shutdown(self, immediate: bool = False) -> None:
-        """Refuse further puts, in every process; gets go on until the queue is empty.
+        """Refuse further puts, in every process; gets continue until the queue is empty.
 
-        With `immediate`, what is in the queue is dropped, and gets raise `ShutDown` at once.
+        With `immediate`, the items in the queue are dropped, and gets raise `ShutDown` at once.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Say that this process will neither put nor get again. What it put is still sent."""
+        """Stop using the queue in this process: no more puts and gets. What was put is still sent."""
 
     @abc.abstractmethod
     def join_thread(self) -> None:
@@ -173,15 +173,15 @@ class BaseQueue(abc.ABC):
 
     @abc.abstractmethod
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that this process put before this call is safe from its death.
+        """Wait until everything that this process put before this call would survive its death.
 
-        Near, it is in the pipe then; far, the host has it, and what was acked here as well. Until then a
-        `put` that has returned is a promise of this process alone: it holds if the process ends normally, and
-        not if it is killed.
+        For a near queue, the items are then in the pipe; for a far queue, the host has them, and also the
+        acks sent here. Before that, a `put` that has returned is safe only if the process ends normally, not
+        if it is killed.
 
-        Raises `TimeoutError`, which says how many items may not be there, after `timeout` seconds (None:
-        wait for ever); `QueueLost` where a far queue's host is away for the queue's `wait` seconds; and
-        `ValueError` after `close`. What was not there in time is sent all the same.
+        Raises `TimeoutError`, which gives the number of items that may not have arrived, after `timeout`
+        seconds (None: wait for ever); `QueueLost` if a far queue's host is away for the queue's `wait`
+        seconds; and `ValueError` after `close`. Items that did not arrive in time are still sent.
         """
 
     @abc.abstractmethod
@@ -200,16 +200,16 @@ class BaseQueue(abc.ABC):
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         """Put `items` in order, cheaper than one by one. May wait in the middle; `timeout` is for the whole.
 
-        An item that cannot travel raises before any is put. `Full` carries how many went in as its
-        first argument: those are in the queue, the others are not.
+        If an item cannot be serialized, this raises before any is put. The first argument of `Full` is the
+        number of items put: those are in the queue, the others are not.
         """
 
     @abc.abstractmethod
     def get_many(self, most: int, block: bool = True, timeout: float | None = None) -> list[Any]:
-        """Take at least one and up to `most` items: those that are there, without waiting for more."""
+        """Take at least one and up to `most` items: those that are available, without waiting for more."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Take items until there will be none: after `shutdown`, or at the counted end (`promises`)."""
+        """Take items until no more will come: after `shutdown`, or at the counted end (`promises`)."""
         while True:
             try:
                 yield self.get()
@@ -217,14 +217,14 @@ class BaseQueue(abc.ABC):
                 return
 
     def batches(self, most: int, least: int = 1, timeout: float | None = None) -> Iterator[list[Any]]:
-        """Take lists of 1 to `most` items until there will be none, as iteration takes single items.
+        """Take lists of 1 to `most` items until no more will come, as iteration takes single items.
 
-        A list comes as soon as `least` items are there, with the others that lie there by then, up to `most`.
-        It comes with fewer than `least` at the end, and `timeout` seconds after it was asked for (None: it
-        waits). If there was no item at all by then, the iterator raises `Empty` and is over.
+        A list is returned as soon as `least` items are available, with any others that are available then, up
+        to `most`. It has fewer than `least` items at the end, and `timeout` seconds after it was requested
+        (None: it waits). If no item came by then, the iterator raises `Empty` and ends.
 
-        Of a far queue, the items of a list are done when the thread asks for its next list or item, as with
-        `get`; the end is the counted one (`promises`), and `ProducerLost` is raised where a producer died.
+        The items of a list of a far queue are done when the thread requests its next list or item, as with
+        `get`. Iteration ends at the counted end (`promises`), and raises `ProducerLost` if a producer died.
 
         Raises `ValueError` for a `most` or `least` below 1, or a `least` above `most`.
         """
@@ -234,7 +234,7 @@ class BaseQueue(abc.ABC):
     def receive_batches(
         self, most: int, least: int = 1, timeout: float | None = None
     ) -> Iterator[BatchDelivery]:
-        """As `batches`, but the items stay this consumer's until their `BatchDelivery` is acked or nacked."""
+        """As `batches`, but this consumer holds the items until their `BatchDelivery` is acked or nacked."""
         _check_sizes(most, least)
         return self._until_end(lambda: self._receive_batch(most, least, timeout))
 
@@ -244,7 +244,7 @@ class BaseQueue(abc.ABC):
 
     @abc.abstractmethod
     def _receive_batch(self, most: int, least: int, timeout: float | None) -> BatchDelivery:
-        """The same, of `receive_batches`."""
+        """The next batch of `receive_batches`. Raises as `_take_batch`."""
 
     @staticmethod
     def _until_end(take: Callable[[], T]) -> Iterator[T]:
@@ -271,22 +271,22 @@ def _check_sizes(most: int, least: int) -> None:
 
 
 class BaseJoinableQueue(BaseQueue):
-    """A queue whose consumers say when each item is done, as `multiprocessing.JoinableQueue`."""
+    """A queue whose consumers mark each item as done, as `multiprocessing.JoinableQueue`."""
 
     @abc.abstractmethod
     def task_done(self) -> None:
-        """Say that the oldest item this thread (else this process) took is done.
+        """Mark the oldest open item that this thread (else this process) took as done.
 
-        Raises `ValueError` when it took none that is still open.
+        Raises `ValueError` if there is no such item.
         """
 
     @abc.abstractmethod
     def join(self) -> None:
-        """Wait until every item put was said to be done."""
+        """Wait until every item put has been marked as done."""
 
 
 def waits(block: bool, timeout: float | None) -> bool:
-    """Whether a call waits at all: one with no time to wait is one that does not block."""
+    """Whether a call waits at all: a call with a timeout of 0 does not."""
     return block and (timeout is None or timeout > 0)
 
 

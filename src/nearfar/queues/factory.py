@@ -1,4 +1,4 @@
-"""The one name for both: a queue without an address is near, one with an address is far."""
+"""`Queue` and `JoinableQueue`: without an address they make near queues, with an address far ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ F = TypeVar("F", bound=FarQueue)
 
 
 class QueueFactory(Generic[N, F]):
-    """Makes queues: called like `multiprocessing.Queue`, with an address if it is to be far."""
+    """Makes queues: called like `multiprocessing.Queue`, with an address for a far queue."""
 
     def __init__(self, near: type[N], far: type[F]) -> None:
         self._near = near
@@ -28,14 +28,15 @@ class QueueFactory(Generic[N, F]):
     def __call__(self, maxsize: int = 0, address: str | None = None, **options: Any) -> N | F:
         """A queue of at most `maxsize` items (0: no bound).
 
-        Without an address it is near: `multiprocessing`'s own, for this process and its children (`ctx`
-        chooses their start method). With one, this process hosts it there, and every other process that
-        can reach the address may `connect`; see `FarQueue` for the options. Raises `AddressError`.
+        Without an address the queue is near: `multiprocessing`'s own, for this process and its children
+        (`ctx` chooses their start method). With an address, this process hosts the queue there, and every
+        other process that can reach the address may `connect`; see `FarQueue` for the options. Raises
+        `AddressError`.
         """
         if isinstance(maxsize, str) and "://" in maxsize:
             raise TypeError(
-                f"maxsize is a number of items, not an address: Queue.connect({maxsize!r}) is an end of the"
-                f" queue that is hosted there, Queue(0, {maxsize!r}) hosts one"
+                f"maxsize is a number of items, not an address: use Queue.connect({maxsize!r}) to use the"
+                f" queue that is hosted there, Queue(0, {maxsize!r}) to host one"
             )
         if not isinstance(maxsize, int):
             raise TypeError(f"maxsize is a number of items, not {maxsize!r}")
@@ -51,11 +52,11 @@ class QueueFactory(Generic[N, F]):
         insecure: bool = False,
         wait: float = 60.0,
     ) -> F:
-        """An end of the queue that another process hosts at `address`. Nothing is sent before it is used.
+        """A client of the queue that another process hosts at `address`. Nothing is sent before first use.
 
-        `keys` and `insecure` are to be as its host's. Calls raise `QueueLost` once no host has answered for
-        `wait` seconds, and `NotAdmitted` where the keys do not fit. Raises `AddressError` at once for an
-        address that cannot be read, and `KeysError`.
+        `keys` and `insecure` must match those of the host. Calls raise `QueueLost` once no host has answered
+        for `wait` seconds, and `NotAdmitted` if the keys do not match. Raises `AddressError` at once for an
+        address that cannot be parsed, and `KeysError`.
         """
         return self._far.connect(address, keys=keys, insecure=insecure, wait=wait)
 

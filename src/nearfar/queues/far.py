@@ -26,14 +26,14 @@ from nearfar.queues.client.producer import MANY, PutBuffer
 from nearfar.serialization import item_codec
 
 _leaving: set[QueueClient] = set()
-"""Ends of forgotten queues that have not said goodbye yet."""
+"""Clients of garbage-collected queues that have not said goodbye yet."""
 
 
 def finish(end: QueueClient, owner: weakref.ref[Any]) -> None:
-    """At the normal end of the process, or when the queue is forgotten: what was put must arrive.
+    """Close the client at the normal exit of the process, or when its queue is garbage-collected.
 
-    A queue is forgotten wherever its last reference goes, perhaps by a garbage collection: nothing is waited
-    for there. Its end says goodbye in the background, and only the end of the process waits for that.
+    What was put must arrive. A queue may be collected anywhere, so this does not wait there: the client says
+    goodbye in the background, and only the exit of the process waits for that.
     """
     queue = owner()
     if queue is not None:
@@ -68,43 +68,43 @@ util.Finalize(None, _finish_rest, exitpriority=10)
 log = logging.getLogger(__name__)
 
 MOST = (1 << 63) - 1
-"""Items, and bytes: a larger bound is none, and is no number that can be told."""
+"""The largest bound, in items and in bytes, that can be sent; a larger one is as good as none."""
 MAX_UNSETTLED = 1 << 30
-"""Bytes that the consumers of a queue may have and not be done with, unless it is told otherwise."""
+"""The default of `max_unsettled`, in bytes."""
 
 
 class FarQueue(BaseQueue):
-    """A queue over ZeroMQ. Creating one hosts it here; `connect` gives an end of it anywhere else.
+    """A queue over ZeroMQ. Creating one hosts it here; `connect` makes a client of it in any other process.
 
-    ``tcp://host:*`` takes any free port, which `address` then tells.
+    ``tcp://host:*`` takes any free port; `address` has the result.
 
-    Without `keys`, only processes of this user on this machine get in; a folder of `keys` (or the
-    environment's ``NEARFAR_KEYS``) lets in who has a key that it names, from anywhere. `insecure` lets in
-    everyone who can reach the address, and refuses pickle.
+    Without `keys`, only processes of this user on this machine are admitted. With a folder of `keys` (or
+    ``NEARFAR_KEYS`` in the environment), every process with a key that the folder lists is admitted, from
+    anywhere. `insecure` admits every process that can reach the address, and refuses pickle.
 
-    * `maxsize`, `maxbytes`: bounds on what was put and not taken, in items, and in bytes as they travel (0:
-      none). `put` raises ValueError for an item larger than `maxbytes`. Items that were given back may stand
-      above the bound, until as many were taken.
-    * `max_unsettled`: bytes that consumers may have in all and not be done with (0: no bound). One that has
+    * `maxsize`, `maxbytes`: bounds on what was put and not taken, in items, and in bytes as serialized (0:
+      none). `put` raises ValueError for an item larger than `maxbytes`. Items that were given back may exceed
+      the bound until as many were taken.
+    * `max_unsettled`: unsettled bytes that all consumers together may have (0: no bound). A consumer that has
       as many as it leaves to the others (half of all, if it is alone) gets nothing more until it settles
-      some: its `get` waits, or raises `Empty`. The others go on.
-    * `lease`: seconds of silence after which an end counts as dead, and what it held goes to others. A dead
-      process on the host's own machine is seen at once.
-    * `max_attempts`: consumers that an item may be lost with before it goes to the `dead_letters`.
-    * `producers`: how many must have come and said goodbye before iteration ends by itself.
-    * `standing`: after that end, once everybody has left, count anew for those who come next; otherwise a
-      latecomer's iteration ends at once.
-    * `lanes`: the ports that the sockets beside the address may use, such as ``"5600-5700"``.
+      some: its `get` waits, or raises `Empty`. The others continue.
+    * `lease`: seconds of silence after which a client counts as dead, and what it held goes to others. The
+      death of a process on the host's own machine is detected at once.
+    * `max_attempts`: consumers with which an item may be lost before it goes to the `dead_letters`.
+    * `producers`: how many must have come and left before iteration ends by itself.
+    * `standing`: after that end, once all clients have left, count again from 0 for the next ones; otherwise
+      the iteration of a later client ends at once.
+    * `lanes`: the ports that the additional sockets may use, such as ``"5600-5700"``.
     * `wait`: seconds that a call waits for a host that does not answer before it raises `QueueLost`.
 
-    An item is done when the thread that got it asks for its next one, or when the queue is closed there, at
-    the latest by the normal end of the process. Until then it is redelivered if its consumer dies.
+    An item is done when the thread that got it requests its next one, or when the queue is closed there, at
+    the latest by the normal exit of the process. Until then it is redelivered if its consumer dies.
 
-    The host's memory holds the items, and a live producer keeps what it put until it is done: items of
+    The host's memory holds the items, and a live producer keeps what it put until it is done. Items of
     producers that have left are lost with the host.
     """
 
-    _settles = True  # who asks for its next item is done with the one before
+    _settles = True  # requesting the next item settles the one before
 
     def __init__(
         self,
@@ -122,13 +122,13 @@ class FarQueue(BaseQueue):
         insecure: bool = False,
         wait: float = 60.0,
     ) -> None:
-        """Raises `AddressError`, `KeysError`, and `ValueError` for a lease that cannot be."""
+        """Raises `AddressError`, `KeysError`, and `ValueError` for a lease out of range."""
         if not frames.lease(lease):
             least, most = frames.SHORTEST_LEASE, frames.LONGEST_LEASE
             raise ValueError(f"a lease is {least:g} to {most:,g} seconds, not {lease!r}")
         place = Address.parse(address)
         access = admit(place, keys, insecure=insecure)
-        approach(place, keys, insecure=insecure)  # for this process is an end, too
+        approach(place, keys, insecure=insecure)  # because this process is a client, too
         if insecure:
             log.warning("the queue at %s is open to everyone who can reach it", address)
         ledger = Ledger(
@@ -184,7 +184,7 @@ class FarQueue(BaseQueue):
 
     @property
     def address(self) -> str:
-        """Where other processes find the queue."""
+        """The address at which other processes reach the queue."""
         return str(self._place)
 
     # -- the standard interface ------------------------------------------------------------------
@@ -200,7 +200,7 @@ class FarQueue(BaseQueue):
                 return
         except BaseException:
             if self._end is not None:
-                self._end.schedule_flush(MANY)  # it may lie there, and nobody would see that it goes
+                self._end.schedule_flush(MANY)  # it may be in the buffer, and would not be sent otherwise
             raise
         try:
             self._reached().put([obj], block=waits(block, timeout), timeout=timeout)
@@ -273,8 +273,8 @@ class FarQueue(BaseQueue):
             raise
 
     def __iter__(self) -> Iterator[Any]:
-        """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done;
-        `ProducerLost` if one died instead."""
+        """Take items until a shutdown, or until every producer has left and every item is done. Raises
+        `ProducerLost` if a producer died instead."""
         while True:
             thread, items, chunk = self._hand.getting
             if items and thread == get_ident():
@@ -307,7 +307,7 @@ class FarQueue(BaseQueue):
         items, bytes_ = int(end.facts["maxsize"]), int(end.facts["maxbytes"])
         if not (items or bytes_):
             return False
-        size = self.qsize()  # by then the host knows what every end knows
+        size = self.qsize()  # after this, the host has the reports of all clients
         return 0 < items <= size or 0 < bytes_ <= int(end.ask("counts")["bytes"])
 
     def shutdown(self, immediate: bool = False) -> None:
@@ -319,14 +319,14 @@ class FarQueue(BaseQueue):
         if end is not None:
             self._settle_rest(end)
             if self._host is not None and self._host.failure is not None:
-                end.abandon()  # nobody answers
+                end.abandon()  # the broker no longer answers
             end.close()
 
     def join_thread(self) -> None:
-        """After `close`: wait until everything this process put is with the host, at most `wait` seconds.
+        """After `close`: wait until the host has everything this process put, at most `wait` seconds.
 
         Raises `QueueLost` when the host is away for longer. In the process that hosts the queue this does
-        not stop the hosting: `stop_hosting` or the end of the process does.
+        not stop the hosting: `stop_hosting` or the exit of the process does.
         """
         if not self._closed:
             raise ValueError("the queue is not closed")
@@ -356,12 +356,12 @@ class FarQueue(BaseQueue):
             dead_letters=True,
         )
 
-    # -- what only a hosted queue has ------------------------------------------------------------
+    # -- only for far queues ---------------------------------------------------------------------
 
     def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
-        """The latest items put aside after `max_attempts`: (item, attempts, what happened each time).
+        """The latest items given up after `max_attempts`: (item, attempts, the reason of each failure).
 
-        The host keeps 10,000 of them, or 64 MiB, and forgets the oldest; `counts` counts them all.
+        The host keeps 10,000 of them, or 64 MiB, and drops the oldest; `counts` counts them all.
         """
         end = self._reached()
         trusted = bool(end.facts["trusted"])
@@ -372,11 +372,11 @@ class FarQueue(BaseQueue):
         ]
 
     def counts(self) -> dict[str, int]:
-        """The host's ledger in figures, such as stored, settled, waiting, dead, late."""
+        """The figures of the host's ledger, such as stored, settled, size, dead, late."""
         return dict(self._reached().ask("counts"))
 
     def stop_hosting(self) -> None:
-        """Stop being the host, once the other ends have left, or after two seconds; drops what is there."""
+        """Stop hosting, once the other clients have left, or after two seconds; drops the items left."""
         if self._host is not None:
             self._host = None
             self._close_host()
@@ -433,9 +433,10 @@ class FarQueue(BaseQueue):
         return taken[0]
 
     def _struck(self, error: BaseException, chunk: Chunk, lying: int) -> None:
-        """Something was raised while an item was taken from `chunk`, with `lying` items in it.
+        """Handle an exception raised while an item was taken from `chunk`, with `lying` items in it.
 
-        Raises it, unless it is that the items were taken away meanwhile. What was taken goes back.
+        An item that was taken is given back. Raises `error`, unless it only means that the items were
+        withdrawn meanwhile.
         """
         self._hand.getting = self._hand.receiving = NOTHING
         if self._end is not None:
@@ -444,7 +445,7 @@ class FarQueue(BaseQueue):
             raise error
 
     def _take_back(self, taken: DeliveredItem) -> None:
-        """It never reached who asked for it."""
+        """Give back an item that never reached the caller."""
         self._reached().let_go([run_of(taken)])
 
     def _take_items(self, most: int, block: bool, timeout: float | None) -> tuple[list[Any], Runs]:
@@ -482,13 +483,13 @@ class FarQueue(BaseQueue):
             end.done_by()
 
     def forget_parent(self) -> None:
-        """In the child of a fork: threads, sockets and locks of the parent are not ours."""
+        """Start anew in the child of a fork, which must not use the parent's threads, sockets and locks."""
         process.keep(self._end, self._host)
         self._set_up(self._place, self._access, self._wait)
 
 
 class FarJoinableQueue(FarQueue, BaseJoinableQueue):
-    """A `FarQueue` whose items are done when `task_done` says so; a leaving consumer gives back the rest."""
+    """A `FarQueue` whose items are done with `task_done`; a leaving consumer gives back the others."""
 
     _settles = False
 

@@ -1,9 +1,9 @@
-"""Messages end to end in a pipe, each behind a word that tells its length and its kind.
+"""Framing of messages in a pipe: a word with length and kind precedes each message.
 
-A pickle of less than 2 GiB is framed as `multiprocessing.connection` does it. The standard writes and reads
-each message by itself. Here several small ones are one write, and one read brings those that are in the pipe:
-two system calls for an item cost more than the item. A large one is copied into the pipe and out of it, and
-nowhere else.
+A pickle of less than 2 GiB is framed as in `multiprocessing.connection`. The standard library writes and
+reads each message by itself. Here one write sends several small ones, and one read takes those that are in
+the pipe: two system calls per item cost more than the item. A large message is copied only into the pipe and
+out of it.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ __all__ = [
 ]
 
 SMALL = 32 * 1024
-"""Bytes of a message that most likely lies in the pipe as a whole."""
+"""Bytes of a message that is most likely in the pipe as a whole."""
 TOGETHER = 500
 """Messages in one write: the kernel takes up to 1,024 pieces, and each message is two."""
 LEAST = 8
 """Bytes of a frame with the shortest item: no pickle has fewer than four."""
 STUCK = 1.0
-"""Seconds in the middle of a message without a byte, after which its writer counts as stuck."""
+"""Seconds without a byte in the middle of a message, after which its writer counts as stuck."""
 
 PAGE = select.PIPE_BUF
-"""Bytes that a pipe takes in whole, and at once if it is writable at all."""
+"""Bytes that a writable pipe takes at once and as a whole."""
 WIDE = 1 << 20
-"""Bytes of a pipe that large messages go through: as much as any user may ask for."""
+"""The capacity, in bytes, set for the pipe of large messages: the most that any user may set."""
 
 _WORD = struct.Struct("!I")
 HEADER = _WORD.size
 """Bytes before a message of less than 2 GiB."""
 _RAW = 0x80000000
 _LONG = 0x7FFFFFFF
-"""A length that says: the true one follows in 8 bytes."""
+"""A length that means: the true one follows in 8 bytes."""
 _LENGTH = struct.Struct("!Q")
 
 
 @dataclass(slots=True)
 class Raw:
-    """A message that is no pickle: these bytes are the item itself."""
+    """A message without pickle: these bytes are the item itself."""
 
     body: bytes
 
@@ -73,14 +73,14 @@ Message = bytes | Raw
 
 
 def frame(message: Message) -> bytes:
-    """What stands before `message`."""
+    """The header of `message`."""
     size = len(message)
     kind = _RAW if isinstance(message, Raw) else 0
     return _WORD.pack(size | kind) if size < _LONG else _WORD.pack(_LONG | kind) + _LENGTH.pack(size)
 
 
 def write(descriptor: int, messages: Sequence[Message]) -> None:
-    """All of them, each in its frame, in one system call if they are not too many. Raises `OSError`."""
+    """Write `messages`, each in its frame, in one system call if they are not too many. Raises `OSError`."""
     for at in range(0, len(messages), TOGETHER):
         parts = []
         for message in messages[at : at + TOGETHER]:
@@ -101,7 +101,7 @@ def _write_rest(descriptor: int, parts: list[bytes], written: int) -> None:
 
 
 def read(descriptor: int) -> Message:
-    """The next message; waits for it. Raises `EOFError` where nobody can write any more, and `OSError`."""
+    """The next message; waits for it. Raises `EOFError` if no process can write any more, and `OSError`."""
     header = os.read(descriptor, HEADER)
     if len(header) == HEADER:
         (word,) = _WORD.unpack(header)
@@ -115,16 +115,16 @@ def read(descriptor: int) -> Message:
 
 
 def read_waiting(descriptor: int, most: int) -> list[Message]:
-    """Up to `most` messages of those that lie there, without empty ones. Raises as `read` does.
+    """Up to `most` messages that are in the pipe, without empty ones. Raises as `read` does.
 
-    Ctrl-C waits until they are whole, but for one whose writer is stuck in the middle: there it tears the
-    pipe, as it does with the standard's.
+    Ctrl-C waits until they are read as a whole, except for a message whose writer is stuck in the middle:
+    there it breaks the pipe, as with the standard library's.
     """
     found: list[Message] = []
     with Shield() as shield:
         waiting = unread(descriptor)
         while waiting > 0 and len(found) < most:
-            # No more than so many messages can begin in that many bytes, whatever their sizes are.
+            # At most that many messages can begin in that many bytes, whatever their sizes.
             chunk = os.read(descriptor, min(waiting, LEAST * (most - len(found))))
             waiting -= len(chunk)
             if begun := _cut(chunk, found):
@@ -136,7 +136,7 @@ def read_waiting(descriptor: int, most: int) -> list[Message]:
 
 
 def _cut(chunk: bytes, found: list[Message]) -> bytes:
-    """Add the whole messages of a chunk to `found`; returns what begins another."""
+    """Add the complete messages of a chunk to `found`; returns the beginning of the next one."""
     at, end = 0, len(chunk)
     while at + HEADER <= end:
         (word,) = _WORD.unpack_from(chunk, at)
@@ -155,7 +155,7 @@ def _cut(chunk: bytes, found: list[Message]) -> bytes:
 
 
 def _complete(descriptor: int, begun: bytes, shield: Shield, *, there: bool) -> Message:
-    """The message whose frame begins with these bytes; some more are `there`."""
+    """The message whose frame begins with these bytes; with `there`, more bytes are in the pipe."""
     depth = 0 if there or _come_soon(descriptor) else shield.lower()
     try:
         return _message(descriptor, begun)
@@ -170,7 +170,7 @@ def _come_soon(descriptor: int) -> bool:
 
 
 def _message(descriptor: int, begun: bytes) -> Message:
-    """The message of a frame of which so much has been read."""
+    """The message of a frame of which `begun` has been read."""
     begun = _longer(descriptor, begun, HEADER)
     (word,) = _WORD.unpack_from(begun)
     start, size = HEADER, word & _LONG
@@ -183,10 +183,10 @@ def _message(descriptor: int, begun: bytes) -> Message:
 
 
 def _longer(descriptor: int, begun: bytes, size: int) -> bytes:
-    """`begun`, and what follows it in the pipe, up to `size` bytes in all; not a byte more is read.
+    """`begun` and what follows it in the pipe, `size` bytes in total; reads not a byte more.
 
-    What has not begun yet comes straight into the bytes that are returned: a buffer of one byte is one that
-    nothing is read into.
+    The rest is read directly into the result, without another copy: with a buffer of one byte,
+    `BufferedReader` reads nothing ahead.
     """
     rest = size - len(begun)
     if rest <= 0:
@@ -199,8 +199,8 @@ def _longer(descriptor: int, begun: bytes, size: int) -> bytes:
 
 
 def capacity(descriptor: int) -> int:
-    """Bytes that the pipe holds at most, once it was made as large as this user may make it."""
-    with suppress(OSError):  # too many pages in the pipes of this user
+    """The capacity of the pipe in bytes, after raising it to `WIDE` if this user may."""
+    with suppress(OSError):  # this user's pipes have too many pages
         if fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) < WIDE:
             fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, WIDE)
     return fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)

@@ -1,35 +1,32 @@
-"""The messages between a hosted queue and its clients, and how they stand in a frame.
-
-The words between a hosted queue and its ends, and how they stand in a frame.
+"""The messages between a far queue's broker and its clients, and their encoding in frames. Pure.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
-What is sent for every batch of items (a PUT to anyone, LEND, a REPORT of one range that is done, SETTLED of
-one range) is a fixed header instead, which begins with the kind.
-Both directions are lines (`nearfar.net.reliable`): `number` counts the messages of a session over its
-sockets, `ack` says what arrived. A number of 0 is for the words that open, keep and end a session.
+The messages sent for every batch of items (a PUT without a tag, LEND, a REPORT of one range that is done,
+SETTLED of one range) have a fixed binary header instead, which begins with the kind.
+Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session over all its
+sockets, and `ack` is the last number that arrived. Messages that open, keep and end a session have number 0.
 
 ::
 
-    end                                       host
-     | HELLO --------------------------------> |   a session begins; WELCOME says where the sockets are
+    client                                   broker
+     | HELLO --------------------------------> |   begins a session; WELCOME gives the place of the inbox
      | <------------------------------ WELCOME |
-     | NEED -------------------------------->  |   bounded: room for so many items and bytes; what is unused
+     | NEED -------------------------------->  |   bounded queues: the room that is needed, and unused room
      | <--------------------------------- ROOM |
      | PUT  ==items========================>   |
-     | REPORT ------------------------------>  |   how much may lie untaken in this end's buffer;
+     | REPORT ------------------------------>  |   how much may wait in this client's buffer;
      | <=========================items== LEND  |   what was taken, what is done, what is given back
-     | <------------------------------ SETTLED |   what became of what was put
+     | <------------------------------ SETTLED |   the outcomes of items that were put
      | ASK --------------------------------->  |   qsize, join, shutdown, a get or put that cannot wait
-     | <--------------------------------- SYNC |   before a "no": tell all you know and return what is unused
+     | <--------------------------------- SYNC |   before a "no": report everything, return what is unused
      | SYNCED ------------------------------>  |
      | <------------------------------- ANSWER |
-     | BYE --------------------------------->  |   PART -> the end is counted
+     | BYE --------------------------------->  |   PART -> the goodbye is counted
 
-When a line that makes no progress counts as broken, though its peer is heard. Pure.
-
-A session has several connections. One of them may be dead while the others live, and nobody is told: where a
-proxy or a tunnel stands between, not even the kernel. What is sent on it again and again does not arrive, and
-what comes behind it waits for its turn. Then a new session, with new connections, is what helps.
+A session has several connections. One of them may be dead while the others work, without notice: behind a
+proxy or a tunnel, not even the kernel detects it. Messages sent again on it do not arrive, and later ones
+wait behind them. `broken` detects such a session, although its peer is still heard; only a new session, with
+new connections, helps.
 """
 
 from __future__ import annotations
@@ -51,31 +48,31 @@ VERSION = 3
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 MOST_RANGES = 4_000
-"""Ranges, rows or names that one field may carry: those of a REPORT, with its answers, fit into a frame."""
+"""Ranges, rows or names in one field, at most: those of a REPORT, with its answers, fit into a frame."""
 MOST_TAGS = 64
-"""Names under which one consumer can be addressed, besides its own."""
+"""Tags of one consumer, in addition to its own name."""
 MOST_ITEMS = 4096
-"""Items of one batch: the host may have to cut it between any two."""
+"""Items of one batch: the broker may have to cut it between any two."""
 LARGEST_BATCH = 1 << 20
-"""Bytes of a batch: what is larger travels as a single item, up to `LARGEST_ITEM`, and is never cut."""
+"""Bytes of a batch. A larger item is sent alone, up to `LARGEST_ITEM`, and is never cut."""
 LONGEST_ANSWER = 512 * 1024
-"""Bytes of what a consumer may answer to one item."""
+"""Bytes of a consumer's answer to one item, at most."""
 ANSWERS_TOGETHER = 128 * 1024
 """Bytes of answers after which a message is full."""
 
 
 class QueueMessageType(IntEnum):
-    """What a message is."""
+    """The kind of a message."""
 
     # unnumbered, both ways
     BEAT = 1
-    # unnumbered, end to host
+    # unnumbered, client to broker
     HELLO = 2
-    # unnumbered, host to end
+    # unnumbered, broker to client
     WELCOME = 10
     STRANGER = 11
     REFUSED = 12
-    # numbered, end to host
+    # numbered, client to broker
     PUT = 20
     NEED = 21
     REPORT = 22
@@ -83,7 +80,7 @@ class QueueMessageType(IntEnum):
     SYNCED = 24
     BYE = 25
     JOIN = 26
-    # numbered, host to end
+    # numbered, broker to client
     LEND = 40
     ROOM = 41
     SETTLED = 42
@@ -96,7 +93,7 @@ class QueueMessageType(IntEnum):
 
 
 class QueueMessage(NamedTuple):
-    """A word with its fields; `body` holds items (PUT and LEND only)."""
+    """A message with its fields; `body` holds items (PUT and LEND only)."""
 
     kind: QueueMessageType
     fields: tuple[Any, ...] = ()
@@ -104,7 +101,7 @@ class QueueMessage(NamedTuple):
 
 
 class QueueFrame(NamedTuple):
-    """A message under way."""
+    """A message with its number and ack, as sent."""
 
     number: int
     ack: int
@@ -112,7 +109,7 @@ class QueueFrame(NamedTuple):
 
 
 class WrongQueueHello(ProtocolError):
-    """A HELLO that cannot be read: its sender is to be told `why`."""
+    """A HELLO that cannot be read; `why` is sent to its sender."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(what)
@@ -188,7 +185,7 @@ def _about_queue(value: Any) -> bool:
 
 
 def place(value: Any) -> bool:
-    """True for what `Address.beside` takes, if it is of the right kind."""
+    """True for an argument that `Address.beside` accepts, if it fits the kind of address."""
     return (type(value) is int and 0 < value < 65536) or (
         type(value) is str and len(value) <= LONGEST_SUFFIX and name(value) and "/" not in value
     )
@@ -216,15 +213,15 @@ _FACTS: dict[str, Check] = {
     "maxbytes": natural,
     "maxsize": natural,
     "shut": flag,
-    "stored": natural,  # the number of this end's last item that the host had
-    "ticket": name,  # what this end's items come with, so that no other can send any in its name
+    "stored": natural,  # the number of this client's last item that the broker had
+    "ticket": name,  # comes with this client's items, so that no other client can send any in its name
     "trusted": flag,
 }
 
 
 _SHAPES: dict[QueueMessageType, tuple[Check, ...]] = {
     QueueMessageType.BEAT: (),
-    QueueMessageType.HELLO: (natural, name, _table),  # version, the end's name, about the process
+    QueueMessageType.HELLO: (natural, name, _table),  # version, the client's name, about the process
     QueueMessageType.WELCOME: (name, _about_queue),  # session, about the queue
     QueueMessageType.STRANGER: (),
     QueueMessageType.REFUSED: (text,),  # why
@@ -235,8 +232,8 @@ _SHAPES: dict[QueueMessageType, tuple[Check, ...]] = {
         flag,
     ),  # as producer, as consumer, tags; as a producer's helper
     QueueMessageType.PUT: (positive, _count, _name_or_none),  # first, count, to
-    # items, bytes, and bytes with which the next item fits, in all since the session began; items and bytes
-    # of room returned, for that item does not fit into them; ask or 0
+    # items, bytes, and bytes with which the next item fits, each in total since the session began; items and
+    # bytes of room returned, because that item does not fit into them; ask or 0
     QueueMessageType.NEED: (natural, natural, natural, natural, natural, natural),
     # window in items, in bytes, ask or 0; taken up to, done, failed, unreadable, returned, answers
     QueueMessageType.REPORT: (
@@ -256,20 +253,21 @@ _SHAPES: dict[QueueMessageType, tuple[Check, ...]] = {
     QueueMessageType.LEND: (positive, _count, positive),  # position, count, attempt
     QueueMessageType.ROOM: (natural, natural),  # items, bytes more
     QueueMessageType.SETTLED: (_rows,),  # [first, count, outcome, answer]
-    QueueMessageType.SYNC: (positive, flag),  # round, give back what is untaken and nobody waits for
+    QueueMessageType.SYNC: (positive, flag),  # round; whether to give back items that no call waits for
     QueueMessageType.ANSWER: (positive, _anything),  # ask, value
-    QueueMessageType.OVER: (flag, _names),  # nothing more will come; the producers that were lost
+    QueueMessageType.OVER: (flag, _names),  # no more items will come; the producers that were lost
     QueueMessageType.SHUT: (flag,),  # immediate
     QueueMessageType.PART: (),
-    QueueMessageType.TAGS: (_names,),  # the names under which consumers can be addressed now
+    QueueMessageType.TAGS: (_names,),  # the tags by which consumers can be addressed now
 }
 
 
 BATCH = Struct("<BxHIQQQ")
-"""Kind, items, attempt (LEND), number, ack, first item: of PUT and LEND; of SETTLED with the items in place
-of the attempt."""
+"""The header of PUT and LEND: kind, items, attempt (LEND), number, ack, first item. In a SETTLED, the number
+of items is in the place of the attempt."""
 DONE = Struct("<BxxxIQQQQQQ")
-"""Of a REPORT: kind, window in items, number, ack, window in bytes, taken up to, first and last done."""
+"""The header of a REPORT: kind, window in items, number, ack, window in bytes, taken up to, first and last
+done."""
 _PUT, _LEND, _REPORT, _SETTLED = (
     int(QueueMessageType.PUT),
     int(QueueMessageType.LEND),
@@ -309,13 +307,13 @@ def _is_simply_done(row: list[Any]) -> bool:
 
 
 def unpack(frames: list[bytes]) -> QueueFrame:
-    """The message that `frames` hold; raises `ProtocolError` for anything else."""
+    """The message in `frames`; raises `ProtocolError` if they hold none."""
     if not 1 <= len(frames) <= 2 or len(frames[0]) > LONGEST_CONTROL:
         raise ProtocolError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
     if frames[0] and frames[0][0] in _FIXED:
         return _unpack_fixed(frames)
     try:
-        # only text and bytes as keys: others can be chosen so that they collide
+        # only text and bytes as keys: the hashes of others can be made to collide
         words = msgpack.unpackb(frames[0], max_array_len=MOST_RANGES)
     except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
         raise ProtocolError(f"not a message: {error!r}") from error
@@ -387,7 +385,7 @@ def _check_body(kind: QueueMessageType, first: int, count: int, size: int) -> No
 
 
 def _misfit(kind: QueueMessageType, fields: list[Any], what: str) -> ProtocolError:
-    """A HELLO is looked at once more: whoever speaks another version, or means a pool, is to be told so."""
+    """The error for a misshapen message. For a HELLO of another version, or to a pool, it holds a refusal."""
     if kind is not QueueMessageType.HELLO:
         return ProtocolError(f"{kind.name} {what}")
     of_a_pool = [type(field) for field in fields] == [int, str, str, dict]
@@ -396,19 +394,19 @@ def _misfit(kind: QueueMessageType, fields: list[Any], what: str) -> ProtocolErr
 
 
 def refusal(version: int | None) -> str:
-    """What is told to somebody whose HELLO is of `version`, or of none."""
+    """The text sent to a peer whose HELLO has this `version` (None: no valid one)."""
     if version is not None and version != VERSION:
-        return f"the host speaks version {VERSION} of the protocol, this end version {version}"
-    return "there is a queue here, and what called is not an end of one"
+        return f"the host uses version {VERSION} of the protocol, this client version {version}"
+    return "there is a queue here, and what connected is not a client of a queue"
 
 
 LEASES = 3
-"""Leases without progress after which a line is broken, if what is on its way is small."""
+"""Leases without progress after which a session is broken, if little is under way."""
 SLOWEST = 20_000
-"""Bytes a second that a line is expected to carry: for what is large, it gets as much more time."""
+"""The lowest expected rate, in bytes per second: large messages get that much more time."""
 
 
 def broken(line: SendWindow[QueueMessage], lease: float, now: float) -> bool:
-    """True if the peer has had nothing new of this line for too long. `lease` is in seconds."""
+    """True if the peer has acked nothing new for too long. `lease` is in seconds."""
     stuck = line.stuck(now) - LEASES * lease
     return stuck >= 0 and stuck >= sum(len(message.body or b"") for _, message in line.unacked()) / SLOWEST

@@ -18,18 +18,18 @@ __all__ = ["NearDelivery", "NearJoinableQueue", "NearMessage", "NearQueue", "ite
 
 
 LARGE = 4096
-"""Bytes of an item from which it travels as it is: a pickle would be one more copy at each end."""
+"""Bytes from which a `bytes` item is sent as it is: a pickle would be one more copy on each side."""
 
 
 class _Redelivery(NamedTuple):
-    """Travels for an item that was given back: its message as it was first sent, and which attempt comes."""
+    """The envelope of an item that was given back: its original message, and its next attempt."""
 
     message: Message
     attempt: int
 
 
 class NearMessage(NamedTuple):
-    """An opened message."""
+    """A message that was read: its item, the attempt, and the message itself."""
 
     item: Any
     attempt: int
@@ -44,19 +44,19 @@ class NearMessage(NamedTuple):
         return cls(item, 1, message)
 
     def again(self) -> bytes:
-        """The message for the next attempt. The item is not pickled anew, so this cannot fail."""
+        """The message for the next attempt. The item is not pickled again, so this cannot fail."""
         return pickler.dumps_for_family(_Redelivery(self.message, self.attempt + 1))
 
 
 def message_of(item: Any) -> Message:
-    """`item` as it is now, to be sent. Raises what pickling it raises."""
+    """The message for `item` in its present state. Raises what pickling it raises."""
     if type(item) is bytes and len(item) >= LARGE:
         return Raw(item)
     return pickler.dumps_for_family(item)
 
 
 def item_in(message: Message) -> Any:
-    """As `NearMessage.open`, of which nothing but the item is wanted."""
+    """As `NearMessage.open`, but returns only the item."""
     item = _read(message)
     return _read(item.message) if type(item) is _Redelivery else item
 
@@ -66,7 +66,7 @@ def _read(message: Message) -> Any:
 
 
 class NearDelivery(Delivery):
-    """An item of a near queue in hand: the queue's `settle` or `give_back` is called once, or neither."""
+    """A delivery of a near queue: calls `settle` or `give_back` at most once."""
 
     def __init__(
         self, parcel: NearMessage, settle: Callable[[], None], give_back: Callable[[Message], None]
@@ -94,22 +94,22 @@ T = TypeVar("T")
 
 
 class NearQueue(PipedQueue, BaseQueue):
-    """`multiprocessing.Queue` with `BaseQueue`'s additions. Children inherit it; nobody can connect to it.
+    """`multiprocessing.Queue` with `BaseQueue`'s additions. Children inherit it; others cannot connect to it.
 
     `maxsize` counts items (0 or less: no bound). `ctx` is a context of `multiprocessing` (None: the default
-    one), the one that starts the processes.
+    one): the one that starts the processes.
 
-    An item is pickled in `put`: one that cannot be raises there, where the standard prints a traceback and
-    loses it, and a change made to an item after `put` does not travel. `bytes` of 4 KiB or more are not
+    An item is pickled in `put`: if that fails, `put` raises, where the standard library prints a traceback
+    and loses the item; and a change made to an item after `put` is not sent. `bytes` of 4 KiB or more are not
     pickled, and not copied until they are written into the pipe.
 
-    Not promised, as by the standard: an item that a killed consumer held is gone. A consumer killed inside
-    `get` may stall all others for ever, because it held the reader lock. A producer killed before its feeder
-    thread had sent everything leaves items counted that never arrive, for which takers wait even after
-    `shutdown`; killed in the middle of a message, it stalls takers, other producers and `shutdown` as well.
-    A producer that is killed loses what it has put and not yet written into the pipe: the last few items of
-    many that it put at once, all that the pipe has no room for, and nothing that it put before a `flush`.
-    `qsize`, and with it the end, needs a semaphore that tells its value: not on macOS.
+    Not guaranteed, as in the standard library: an item that a killed consumer held is lost. A consumer killed
+    inside `get` may block all others for ever, because it held the reader lock. A producer killed before its
+    feeder thread had sent everything leaves items counted that never arrive, for which consumers wait even
+    after `shutdown`; killed in the middle of a message, it blocks consumers, other producers and `shutdown`
+    as well. A killed producer loses what it put and had not yet written into the pipe: the last few of many
+    items that it put at once, and all that the pipe has no room for, but nothing that it put before a
+    `flush`. `qsize`, and with it the end, needs a semaphore with a readable value: not on macOS.
     """
 
     def __init__(self, maxsize: int = 0, *, ctx: BaseContext | None = None) -> None:
@@ -165,7 +165,7 @@ class NearQueue(PipedQueue, BaseQueue):
         return self._items_in(self._take_many(most, deadline_of(block, timeout)), item_in)
 
     def receive(self, block: bool = True, timeout: float | None = None) -> Delivery:
-        """As `BaseQueue.receive`. Until the ack nobody else knows of the item."""
+        """As `BaseQueue.receive`. Before the ack, the item is lost if this process dies."""
         parcel = NearMessage.open(self._take(deadline_of(block, timeout)))
         return NearDelivery(parcel, self._settle, self._give_back)
 
@@ -179,7 +179,7 @@ class NearQueue(PipedQueue, BaseQueue):
         return BatchDelivery([NearDelivery(parcel, self._settle, self._give_back) for parcel in parcels])
 
     def _items_in(self, messages: list[Message], read: Callable[[Message], T]) -> list[T]:
-        """What `read` finds in `messages`. What cannot be read raises by itself, now or in a later call."""
+        """What `read` returns for `messages`. An unreadable one raises alone, now or in a later call."""
         found = []
         unreadable = []
         for message in messages:
@@ -189,13 +189,14 @@ class NearQueue(PipedQueue, BaseQueue):
                 unreadable.append((message, error))
         first = None if found else unreadable.pop(0)[1]
         for message, _ in unreadable:
-            self._give_back(message)  # those in hand must not be lost with it
+            self._give_back(message)  # the readable ones must not be lost with it
         if first is not None:
             raise first
         return found
 
     def empty(self) -> bool:
-        """As `BaseQueue.empty`. What a feeder thread has to send counts, though no `get` sees it yet."""
+        """As `BaseQueue.empty`. Items that a feeder thread has still to send count, though no `get` can take
+        them yet."""
         return self.qsize() == 0
 
     def full(self) -> bool:
@@ -216,7 +217,7 @@ class NearQueue(PipedQueue, BaseQueue):
         if missing := self._outbox.flush(deadline_of(True, timeout)):
             raise TimeoutError(
                 f"{missing} of the items put here are not in the pipe after {timeout:g} s: it is full, and"
-                " nobody takes items, or not fast enough"
+                " no process takes items, or not fast enough"
             )
 
     def promises(self) -> Promises:
@@ -226,7 +227,7 @@ class NearQueue(PipedQueue, BaseQueue):
 class NearJoinableQueue(NearQueue, queues.JoinableQueue, BaseJoinableQueue):  # type: ignore[type-arg,misc]
     """`multiprocessing.JoinableQueue` with `BaseQueue`'s additions.
 
-    As by the standard, `task_done` counts over all processes and does not ask who took the item.
+    As in the standard library, `task_done` counts over all processes, no matter which one took the item.
     """
 
     _unfinished_tasks: Semaphore

@@ -1,37 +1,32 @@
-r"""The standard's process queue over one pipe: messages, slots, and the thread that writes what was put.
-
-What one process has put into a near queue and not yet written into its pipe, and who writes it.
-
-::
-
-    put -> messages --by who puts, as far as the pipe has room for sure--> pipe
-                    \--by the feeder thread: what may have to wait, what is left over-/
-
-A put that follows none for `QUIET` seconds is written at once, by the thread that puts. While puts follow one
-another they gather, up to `FEW` or about `MUCH` bytes, and are one write. What is left in the end is written
-by the feeder thread, `GATHER` seconds later. So a process that is killed loses little more than what the pipe
-had no room for.
-
-Whoever writes holds the queue's writer lock, and takes a message out only after it was written. Other
-processes wait for that lock, so no exception may come in between: who puts writes
-safely (see `nearfar.net.interrupts`).
-
-The standard's process queue with a shared end: messages, slots and stages.
+r"""The standard library's process queue over one pipe, extended by messages, stages, and direct writes.
 
 ::
 
     claim a slot -> outbox ==pipe==> take -> give the slot back
     `_sem`, shared  (per process)    `_rlock`: one reader at a time
 
-What `multiprocessing.Queue` does stays as it is: the slots are the bound and the count, the reader lock
-orders the takers, and there is a feeder thread. Three things are new.
+The mechanism of `multiprocessing.Queue` is kept: the slots are the bound and the count, the reader lock
+serializes the consumers, and there is a feeder thread. `PipedQueue` adds three things.
 
-* Items come as messages, and the caller of `put` writes them, if that needs no waiting
-  (`nearfar.queues.pipe`).
-* The end is a shared stage that only goes up, plus an empty message (no pickle is empty) that wakes the one
-  reader who may be blocked on an empty pipe. Those behind it find the stage when the lock comes to them.
-  From then on the slots say whether messages may still come, from whichever feeder thread.
-* A message given back at the bound goes in above it, counted in `_surplus`: who gives back must not wait.
+* Items come as messages, and the caller of `put` writes them itself if it need not wait.
+* The end is a shared stage that only rises, plus an empty message (no pickle is empty) that wakes the one
+  reader that may be blocked on an empty pipe. The readers behind it see the stage when they get the lock.
+  From then on the slots show whether messages may still come, from any feeder thread.
+* A message given back while the queue is at its bound exceeds it, counted in `_surplus`: giving back must not
+  wait.
+
+An `Outbox` holds what one process has put and not yet written into the pipe::
+
+    put -> messages --by the putting thread, as far as the pipe surely has room--> pipe
+                    \--by the feeder thread: what may have to wait, and the rest--/
+
+A put after `QUIET` seconds without one is written at once, by the putting thread. Puts in quick succession
+are collected, up to `FEW` messages or about `MUCH` bytes, and written together. The feeder thread writes the
+rest `GATHER` seconds later. So a killed process loses little more than what the pipe had no room for.
+
+A thread that writes holds the queue's writer lock, and removes a message only after it was written. Other
+processes wait for that lock, so no exception may interrupt this: the putting thread writes safely (see
+`nearfar.net.interrupts`).
 """
 
 from __future__ import annotations
@@ -74,39 +69,39 @@ __all__ = ["DROPPED", "SHUT", "Bell", "Outbox", "PipedQueue"]
 QUIET = 0.00002
 """Seconds since the last write after which a put is written at once."""
 FEW = 32
-"""Messages that may gather before who puts writes them."""
+"""Messages that may collect before the putting thread writes them."""
 MUCH = 32 * 1024
-"""Bytes that may gather: as many as all waiting messages have if they are as long as the last one."""
+"""Bytes that may collect, estimated as if all waiting messages were as long as the last one."""
 GATHER = 0.0005
 """Seconds that messages may wait for more."""
 BATCH = 64 * 1024
-"""Bytes that the feeder thread sends in one go, the last message as a whole, before the feeder threads of
-others have their turn."""
+"""Bytes that the feeder thread writes at once before it lets other processes write. The last message is
+written as a whole."""
 
 
 class Bell:
-    """Wakes the feeder thread: what it uses of the `InterruptibleCondition` of `multiprocessing.Queue`.
+    """Wakes the feeder thread: replaces the condition variable of `multiprocessing.Queue`.
 
-    There is no lock that a signal's handler, or an exception in the middle, could find held: a put in a
-    handler that interrupts a put is just another put.
+    It has no lock that a signal handler, or an exception halfway, could find held: a put in a handler that
+    interrupts a put is just another put.
     """
 
     def __init__(self) -> None:
         self.wrote = 0.0
-        """When something was written last."""
+        """When something was last written."""
         self.writing = False
-        """Who puts is writing now."""
+        """Whether a putting thread is writing now."""
         self._rung: SimpleQueue[bool] = SimpleQueue()
 
     def notify(self, *, patiently: bool = False) -> None:
-        """Wake it now, or `patiently`: once nothing was written for `GATHER` seconds."""
+        """Wake the feeder thread now, or `patiently`: once nothing was written for `GATHER` seconds."""
         self._rung.put(patiently)
 
     def wait(self) -> None:
-        """The thread: sleep until woken. It may be woken for nothing.
+        """In the feeder thread: sleep until woken. It may be woken without need.
 
-        It does not compete with a thread that puts and writes, which lets go of the interpreter just while it
-        writes: this one would get the writer lock next, and hold it until it gets the interpreter back.
+        It does not compete with a putting thread that writes and releases the interpreter only meanwhile: the
+        feeder thread would then get the writer lock, and hold it until it gets the interpreter.
         """
         patiently = self._rung.get()
         while patiently:
@@ -126,15 +121,15 @@ class Bell:
     def __exit__(self, *_: object) -> None: ...
 
     def _at_fork_reinit(self) -> None:
-        """Called in the child of a fork, which makes a new one."""
+        """Called in the child of a fork, which makes a new `Bell`."""
 
 
 class Outbox:
     """`tokens` is the standard queue's buffer: each tells its feeder thread to call `feed` once.
 
-    `writer` tells the descriptor of the pipe's end.
+    `writer` returns the descriptor of the pipe's writing end.
 
-    Refers to no queue: the feeder thread, which has it, must not keep one alive.
+    Has no reference to the queue: the feeder thread, which has the outbox, must not keep the queue alive.
     """
 
     def __init__(self, tokens: deque[None], bell: Bell, writer: Callable[[], int], wlock: Lock) -> None:
@@ -146,15 +141,15 @@ class Outbox:
         self._poll: select.poll | None = None
         self._capacity = 0
         self._behind = False
-        """The feeder thread is about to write all there is."""
+        """Whether the feeder thread is about to write everything."""
         self._sent = 0
         """Messages written."""
         self._waiters: list[threading.Lock] = []
 
     def add(self, messages: Sequence[Message]) -> None:
-        """Take in `messages`; they are written by now, or soon. Needs the feeder thread to be there.
+        """Add `messages`, and write them now or soon. The feeder thread must have been started.
 
-        A signal's handler may call this in the midst of itself.
+        A signal handler may call this while it is running.
         """
         waiting = self._messages
         try:
@@ -168,29 +163,29 @@ class Outbox:
             elif not self._tokens:
                 self.call_feeder(patiently=True)
         except BaseException:
-            self.call_feeder()  # they may wait here, and nobody would write them
+            self.call_feeder()  # they may be here already, and would not be written otherwise
             raise
 
     def call_feeder(self, *, patiently: bool = False) -> None:
-        """Have the feeder thread write what waits."""
+        """Have the feeder thread write what is waiting."""
         self._tokens.append(None)
         self._bell.notify(patiently=patiently)
 
     def feed(self, *_: object) -> None:
-        """The feeder thread, with the writer lock held: write a good deal of what waits, and wait for it."""
+        """In the feeder thread, with the writer lock held: write the first messages, waiting if needed."""
         batch = self._first(BATCH) or list(islice(self._messages, 1))
         try:
             if batch:
                 write(self._writer(), batch)
-        finally:  # as by the standard, what could not be written is gone
+        finally:  # as in the standard library, what could not be written is lost
             self._take_out(len(batch))
             self._behind = False
-            if self._messages:  # looked at after `_behind`: what came meanwhile may have counted on it
+            if self._messages:  # checked after `_behind`: what was added meanwhile relied on it
                 self._behind = True
                 self._tokens.appendleft(None)
 
     def flush(self, deadline: float | None) -> int:
-        """Wait until all that is here now is in the pipe, or for the deadline; tells how much is not."""
+        """Wait until all messages here are in the pipe, or for the deadline; returns how many are not."""
         target = self._sent + len(self._messages)
         while missing := max(0, min(target - self._sent, len(self._messages))):
             if not self._behind:
@@ -206,12 +201,12 @@ class Outbox:
         return missing
 
     def _write_now(self) -> None:
-        """Write what waits, as far as that needs no waiting; leave the rest to the feeder thread."""
+        """Write the messages for which the pipe has room; leave the rest to the feeder thread."""
         safely(self._write_what_fits)
 
     def _write_what_fits(self) -> None:
         try:
-            with suppress(OSError):  # the feeder thread meets it again, and does as the standard's
+            with suppress(OSError):  # the feeder thread meets the error again, and reports it as usual
                 while self._messages and self._write_some():
                     pass
         finally:
@@ -220,7 +215,7 @@ class Outbox:
                 self.call_feeder()
 
     def _write_some(self) -> bool:
-        """Write messages that the pipe has room for, if nobody else writes. Tells whether there were some."""
+        """Write messages for which the pipe has room, if no one else writes. Returns whether it wrote any."""
         if not self._wlock.acquire(False):
             return False
         try:
@@ -249,11 +244,11 @@ class Outbox:
         return batch
 
     def _room(self) -> int:
-        """Bytes that the pipe takes now without waiting, while nobody else writes.
+        """Bytes that the pipe surely takes without waiting, while no one else writes.
 
-        A pipe is a row of pages. A write begins a new one where what is over in the last one is not enough
-        for what it has over whole pages. So of any two neighbours more than one page is filled, but for the
-        first, which may be nearly read, and the last.
+        A pipe is a sequence of pages. A write begins a new page if the free part of the last one cannot hold
+        the write's remainder over whole pages. So any two neighbours together hold more than one page, except
+        at the first page, which may be nearly read, and at the last.
         """
         try:
             first = len(self._messages[0]) + HEADER
@@ -274,7 +269,7 @@ class Outbox:
         return [events for _, events in self._poll.poll(0)] == [select.POLLOUT]
 
     def _take_out(self, count: int) -> None:
-        """The first `count` messages are written."""
+        """Remove the first `count` messages, which were written."""
         for _ in range(count):
             self._messages.popleft()
         self._sent += count
@@ -292,21 +287,21 @@ T = TypeVar("T")
 
 
 SHUT, DROPPED = 1, 2
-"""Stages of a queue: 0 is open, `SHUT` takes no more items, `DROPPED` gives none out either."""
+"""Stages of a queue: 0 is open, `SHUT` accepts no more items, `DROPPED` delivers none either."""
 
 SLICE = 0.05
-"""Seconds between two looks at what wakes nobody: the stage while a put waits, the slots after the end."""
+"""Seconds between two checks of what has no wake-up: the stage while a put waits, the slots after the end."""
 
 GRACE = 1.0
-"""Seconds without any arrival after which `_drop_waiting` stops waiting for messages under way."""
+"""Seconds without an arrival after which `_drop_waiting` stops waiting for messages under way."""
 
 WAKE = b""
 
 
 class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no Queue[Any] at run time
-    """Moves messages between processes; `nearfar.queues.near` makes queues of items of it."""
+    """Moves messages between processes; the queues in `nearfar.queues.near` are built on it."""
 
-    # The parts of the standard's queue that are used here; typeshed does not name them.
+    # The parts of the standard library's queue that are used here; typeshed lacks them.
     _buffer: deque[None]
     _closed: bool
     _maxsize: int
@@ -349,13 +344,13 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
             raise ValueError(f"Queue {self!r} is closed")
 
     def _settle(self) -> None:
-        """Called for each message that is done with, or dropped."""
+        """Called for each message that is done, or dropped."""
 
     def _claim(self, block: bool, deadline: float | None) -> None:
         """Take one of the slots, or raise `Full` or `ShutDown`.
 
-        The stage is read after the slot was taken: whoever finds it set and no slot taken knows that no
-        message is on its way. It is read before, too, so that late puts do not flicker in `qsize`.
+        The stage is read after the slot was taken: so if the stage is set and no slot is taken, no message is
+        on its way. It is read before as well, so that late puts do not show in `qsize` for a moment.
         """
         while not self._stage.get_value():
             if self._sem.acquire(False) or (block and self._sem.acquire(True, left(deadline, SLICE))):
@@ -367,7 +362,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
         raise ShutDown
 
     def _free(self) -> None:
-        """Give back what one message took: its place above the bound if there is one, else its slot."""
+        """Free what one message used: a place above the bound if there is one, else its slot."""
         if not self._surplus.acquire(False):
             self._sem.release()
 
@@ -382,7 +377,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
                 self._start_thread()
 
     def _give_back(self, message: Message) -> None:
-        """Put at the tail what was taken before: without waiting, and after the end too."""
+        """Put a taken message at the end of the queue: without waiting, and even after the shutdown."""
         if self._stage.get_value() >= DROPPED:
             self._settle()
             return
@@ -395,9 +390,9 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
         return self._alone(deadline, partial(self._read, deadline, dropping))
 
     def _alone(self, deadline: float | None, do: Callable[[], T]) -> T:
-        """`do()`, as the one reader. Raises `Empty` where others read for too long.
+        """`do()`, as the only reader. Raises `Empty` if others read for too long.
 
-        Raises `RuntimeError` in a signal's handler, or a finalizer, of a thread that reads.
+        Raises `RuntimeError` in a signal handler, or a finalizer, of a thread that reads.
         """
         self._check_open()
         lock = self._rlock
@@ -409,7 +404,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
                 if not lock.acquire(True, left(deadline)):
                     raise Empty
                 return do()
-            finally:  # twice, as a signal's handler may raise here, and others would wait for ever
+            finally:  # twice, as a signal handler may raise here, and others would wait for ever
                 if mine():
                     lock.release()
         finally:
@@ -417,7 +412,7 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
                 lock.release()
 
     def _take_many(self, most: int, deadline: float | None) -> list[Message]:
-        """The next message, and those behind it that lie there already. Raises as `_take`."""
+        """The next message, and those that are in the pipe behind it. Raises as `_take`."""
 
         def read() -> list[Message]:
             first = self._read(deadline, dropping=False)
@@ -456,16 +451,16 @@ class PipedQueue(queues.Queue):  # type: ignore[type-arg]  # Python 3.11 has no 
                 raise Empty
 
     def _end(self, stage: int) -> None:
-        """Raise the stage to `stage` at least, and let those who wait find it."""
+        """Raise the stage to at least `stage`, and wake the readers that wait."""
         for _ in range(self._stage.get_value(), stage):
             self._stage.release()
         self._wake_reader()
 
     def _wake_reader(self) -> None:
-        """Wake a reader who blocks on an empty pipe. One who has something to read finds the stage anyway.
+        """Wake a reader that blocks on an empty pipe. One that has something to read sees the stage anyway.
 
-        The pipe is written only while it is empty and nobody else may write, so that this never blocks on a
-        full one; a feeder thread may hold the lock in just that state, hence the slices.
+        The pipe is written only while it is empty and no one else can write, so that this never blocks on a
+        full pipe; a feeder thread may hold the lock in exactly that state, hence the slices.
         """
         while not self._poll(0.0):
             safely(self._try_to_wake)

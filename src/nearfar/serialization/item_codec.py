@@ -1,8 +1,8 @@
-"""Items to bytes and back: msgpack for plain objects, pickle for the rest where the peer is trusted.
+"""Items to bytes and back: msgpack for plain objects, pickle for the rest if the peer is trusted.
 
-An item is one msgpack value; a batch is its items end to end, so that it can be cut between any two
-without reading them. What msgpack would change on the way travels in an extension type of ours: tuples, sets,
-byte arrays, integers beyond 64 bits, and pickles.
+An item is one msgpack value; a batch is its items concatenated, so that it can be cut between any two without
+reading them. What msgpack would change has an extension type of its own: tuples, sets, byte arrays, integers
+beyond 64 bits, and pickles.
 """
 
 from __future__ import annotations
@@ -20,49 +20,48 @@ from nearfar.serialization.pickles import pickler
 TUPLE, SET, FROZENSET, BYTEARRAY, INTEGER, PICKLE = 0x11, 0x12, 0x13, 0x14, 0x15, 0x1F
 
 LEAVES = frozenset({type(None), bool, int, float, str, bytes})
-"""What is packed as it is, by itself."""
+"""The types that msgpack packs without conversion."""
 _PLAIN = LEAVES | {list, dict, tuple}
 _PORTABLE = _PLAIN | {set, frozenset, bytearray}
 _DEEPEST = 32
-"""Levels of nesting that travel as msgpack; deeper objects (and circular ones) are pickle's.
+"""Levels of nesting in msgpack; deeper objects (and circular ones) are pickled.
 
-Each level of tuples or sets costs its reader some 40 KiB of the C stack, which nothing else bounds.
+Each level of tuples or sets costs the reader some 40 KiB of the C stack, which has no other bound.
 """
 LARGEST_ITEM = (1 << 31) - (1 << 20)
 """Bytes of an item: a larger one would not fit into a frame."""
 BIN32 = 0xC6
-"""How msgpack begins bytes that are longer than 64 KiB."""
+"""The first byte in msgpack of bytes longer than 64 KiB."""
 LARGEST_KEPT = 1 << 20
-"""Bytes of an item after which its packer is not used again: its buffer never shrinks."""
+"""Bytes of an item above which its packer is not used again, because its buffer never shrinks."""
 
 
 LARGEST_RUN = 1 << 20
-"""Bytes of items that are encoded as one."""
+"""Bytes of items that are encoded together, at most."""
 
 
 def encode(item: Any, *, trusted: bool) -> bytes:
-    """`item` as bytes that `decode` makes equal and of the same types.
+    """`item` as bytes, from which `decode` makes an equal item of the same types.
 
-    Raises `ItemError` when it can't be had without pickle and the peer is not `trusted`, or when it is
-    too large for a frame; and whatever pickle raises when it can't be had with it. References shared inside
-    an item come back as copies, except in what pickle carries.
+    Raises `ItemError` if it needs pickle and the peer is not `trusted`, or if it is too large for a frame;
+    and whatever pickle raises. References shared inside an item come back as copies, except inside a pickle.
     """
     packed = _plain(item)
     if packed is None:
         if not trusted:
             raise ItemError(
-                f"an object of type {type(item).__qualname__} cannot travel as plain data (numbers, strings,"
+                f"an object of type {type(item).__qualname__} cannot be sent as plain data (numbers, strings,"
                 f" bytes, lists, tuples, sets and dicts, up to {_DEEPEST} deep), and this queue's peers are"
                 " not trusted with pickle"
             )
         packed = _pack(msgpack.ExtType(PICKLE, pickler.dumps(item)))
     if len(packed) > LARGEST_ITEM:
-        raise ItemError(f"an item of {len(packed)} bytes is too large: at most {LARGEST_ITEM} can travel")
+        raise ItemError(f"an item of {len(packed)} bytes is too large: at most {LARGEST_ITEM} can be sent")
     return packed
 
 
 def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """Runs of `items`, as (count, body): of up to `most` of them, and about `size` bytes if they are alike.
+    """Runs of `items`, as (count, body), of up to `most` items and, if they are similar, about `size` bytes.
 
     Raises as `encode`.
     """
@@ -79,7 +78,7 @@ def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Ite
 
 
 def encode_leaves(items: list[Any]) -> bytes:
-    """Items of types that are `LEAVES`, end to end, by one call of msgpack.
+    """Items of types in `LEAVES`, concatenated, by one call of msgpack.
 
     Raises `UnicodeEncodeError` for a string that is not valid Unicode.
     """
@@ -87,7 +86,7 @@ def encode_leaves(items: list[Any]) -> bytes:
 
 
 def _leaves(items: list[Any]) -> bytes | None:
-    """Leaves end to end, or None if they have to be encoded one by one."""
+    """Leaves, concatenated, or None if they must be encoded one by one."""
     try:
         body = encode_leaves(items)
     except (UnicodeEncodeError, ValueError):
@@ -98,8 +97,8 @@ def _leaves(items: list[Any]) -> bytes | None:
 def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
     """The `count` items of `body`.
 
-    Raises `ItemError` when one of them cannot be read, `Untrusted` for a pickle from a peer that is not
-    `trusted`, `ProtocolError` when there are not just `count`.
+    Raises `ItemError` if one of them cannot be read, `Untrusted` for a pickle from a peer that is not
+    `trusted`, `ProtocolError` if there are not exactly `count`.
     """
     if count > len(body):
         raise ProtocolError(f"a body of {len(body)} bytes is not {count} items")
@@ -153,7 +152,7 @@ def fitting(body: bytes, count: int, size: int) -> tuple[int, int]:
 
 
 def split(body: bytes) -> Iterator[bytes]:
-    """The items of `body` one by one, unread; raises `ProtocolError` on coming to what is none."""
+    """The items of `body` one by one, as bytes; raises `ProtocolError` at the first malformed one."""
     unpacker = _unpacker(body)
     start = 0
     while start < len(body):
@@ -176,9 +175,9 @@ def _plain(item: Any) -> bytes | None:
         if _all(item, _PORTABLE, _DEEPEST):
             return _pack(_portable(item))
     except UnicodeEncodeError:
-        pass  # a lone surrogate: no UTF-8 for it, but pickle knows how
+        pass  # a lone surrogate: it has no UTF-8, but can be pickled
     except ValueError as error:
-        raise ItemError(f"an object of type {type(item).__qualname__} cannot travel: {error}") from error
+        raise ItemError(f"an object of type {type(item).__qualname__} cannot be sent: {error}") from error
     return None
 
 
@@ -203,7 +202,7 @@ def _members(items: Any, allowed: frozenset[type], depth: int) -> bool:
 
 
 def _portable(item: Any) -> Any:
-    """`item` with what msgpack would change replaced by our extension types."""
+    """`item`, with our extension types for what msgpack would change."""
     kind = type(item)
     if kind is bytearray:
         return msgpack.ExtType(BYTEARRAY, bytes(item))
@@ -218,17 +217,17 @@ def _portable(item: Any) -> Any:
 
 
 def foreign(item: Any) -> Any:
-    """What msgpack asks for an object that it does not know by itself."""
+    """msgpack's hook for objects that it cannot pack itself."""
     if type(item) is tuple:
         return msgpack.ExtType(TUPLE, _pack(list(item)))
     if type(item) is int:
         return msgpack.ExtType(INTEGER, item.to_bytes(item.bit_length() // 8 + 1, "big", signed=True))
-    raise ItemError(f"an object of type {type(item).__qualname__} cannot travel as msgpack")
+    raise ItemError(f"an object of type {type(item).__qualname__} cannot be sent as msgpack")
 
 
 _BIN32 = bytes([BIN32])
 _idle_packers: list[msgpack.Packer] = []
-"""Packers to use again: making one costs more than packing a small item, and a nested tuple needs its own."""
+"""Packers for reuse: making one costs more than packing a small item, and a nested tuple needs its own."""
 
 
 def _pack(item: Any) -> bytes:
@@ -243,7 +242,7 @@ def _pack(item: Any) -> bytes:
 
 
 _idle_unpackers: dict[bool, list[msgpack.Unpacker]] = {True: [], False: []}
-"""The same for runs of items, one for each thread that reads at a time, by whether peers are trusted."""
+"""Unpackers for runs of items, for reuse, one per concurrent reader, by whether peers are trusted."""
 _HARMLESS = frames.HARMLESS
 _UNREADABLE = (ValueError, MemoryError, msgpack.UnpackException)
 
@@ -261,8 +260,8 @@ def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
 
 
 def _unpack_run(head: bytes, body: bytes, trusted: bool) -> list[Any]:
-    """The list of that `head` and `body`, checked first. The memory in between was used before: to have as
-    much given by the system, page by page, costs several times as much as all the rest."""
+    """The list with that `head` and `body`, checked first. Its buffer is reused: getting new memory from the
+    system, page by page, costs several times as much as everything else."""
     try:
         unpacker = _idle_unpackers[trusted].pop()
     except IndexError:
@@ -276,13 +275,13 @@ def _unpack_run(head: bytes, body: bytes, trusted: bool) -> list[Any]:
         items: list[Any] = read()
         start += len(head) + len(body)
         if unpacker.tell() != start:
-            raise ValueError("there is more behind them")
+            raise ValueError("there are more bytes after them")
     _idle_unpackers[trusted].append(unpacker)  # not after an error: it may hold half an item
     return items
 
 
 def _read(trusted: bool, depth: int, code: int, data: bytes) -> Any:
-    """What msgpack asks for an extension type inside `depth` others."""
+    """msgpack's hook for an extension type inside `depth` others."""
     if code in _COLLECTIONS:
         if depth == _DEEPEST:
             raise ProtocolError(f"an item nests its data more than {_DEEPEST} deep")

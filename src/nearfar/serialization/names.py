@@ -1,4 +1,4 @@
-"""Functions and modules by name: how a name becomes an object, and an object a name."""
+"""Functions and modules by name: from an object to its name, and back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nearfar.errors import ItemError
 
 
 def import_for(qualname: str, module: str) -> ModuleType:
-    """The module in which `qualname` is said to be, which importing it may run. Whose name it is, the caller
-    has judged. Raises `ImportError` if it is not here, and whatever its own code raises.
+    """Import and return the module that should define `qualname`; importing may run its code, so the caller
+    must have checked the name. Raises `ImportError` if it is not here, and whatever its own code raises.
     """
     try:
         return import_module(module)
@@ -26,26 +26,26 @@ def import_for(qualname: str, module: str) -> ModuleType:
 
 
 def lacks(module: str, qualname: str, error: object = None) -> ImportError:
-    """What is raised where the module is here, and what was looked for in it is not."""
+    """The error for a module that is here, but lacks `qualname`."""
     reason = "" if error is None else f": {error}"
     return ImportError(f"{here()} has another {module}, without {qualname}{reason}", name=module)
 
 
 def here() -> str:
-    """This process, for a person elsewhere."""
+    """A description of this process for users on other machines."""
     return f"the worker on {socket.gethostname()}"
 
 
 STDIN = "<stdin>"
 """The `__file__` of a program that is read from standard input."""
 MAINS = frozenset({"__main__", "__mp_main__"})
-"""What a program's own module is called: the second where `multiprocessing` spawned the process."""
+"""The names of a program's own module; the second one in a process that `multiprocessing` spawned."""
 
 
 def name_of(thing: Any, main: Mapping[str, Any] | None) -> bytes | None:
-    """The name under which a worker finds just this object, or None.
+    """The name under which a worker finds exactly this object, or None.
 
-    `main` holds what of `__main__` the worker has, by name; None: nothing.
+    `main`: the part of `__main__` that the worker has, by name; None: nothing.
     """
     module = getattr(thing, "__module__", None) or getattr(
         getattr(thing, "__objclass__", None), "__module__", None
@@ -61,8 +61,8 @@ def name_of(thing: Any, main: Mapping[str, Any] | None) -> bytes | None:
 
 
 def is_named(thing: Any, main: Mapping[str, Any]) -> bool:
-    """Whether `thing`, of `__main__`, is what `main`, which the reader has of that, holds under its name, and
-    what is found under that name here now.
+    """Whether `thing`, of `__main__`, is found under its name both in `main`, the part of `__main__` that the
+    reader has, and in this process now.
     """
     return main.get(thing.__qualname__) is thing and is_found(thing)
 
@@ -73,7 +73,8 @@ def is_found(thing: Any) -> bool:
 
 
 def find(name: bytes) -> Any:
-    """Import what `name_of` named. Raises `ItemError` if it is no name, `ImportError` if it is not here."""
+    """Import the object that `name_of` named. Raises `ItemError` for an invalid name, `ImportError` if it is
+    not here."""
     module, colon, qualname = bytes(name).decode(errors="replace").partition(":")
     if not (module and colon and qualname):
         raise ItemError(f"{bytes(name)!r} is not the name of a function")
@@ -87,11 +88,11 @@ def find(name: bytes) -> Any:
 
 
 def inherited_main(method: str) -> dict[str, Any]:
-    """What workers that `multiprocessing` starts now by `method` will have of `__main__`, by name.
+    """The part of `__main__`, by name, that workers will have if `multiprocessing` starts them by `method`.
 
-    All of it where they are forked; otherwise what importing the main module gives, which may lack what
-    stands below ``if __name__ == "__main__"``, and nothing where there is no module to import (``python
-    -c``, a session, ``python -m package``).
+    All of it if they are forked; otherwise the result of importing the main module, which may lack what is
+    below ``if __name__ == "__main__"``, and nothing if there is no module to import (``python -c``, an
+    interactive session, ``python -m package``).
     """
     main = sys.modules["__main__"]
     if method != "fork":
@@ -104,7 +105,8 @@ def inherited_main(method: str) -> dict[str, Any]:
 
 @contextmanager
 def without_stdin() -> Iterator[None]:
-    """Inside, a main module read from standard input names no file: a spawned process would look for it."""
+    """Inside, hides the `__file__` of a main module read from standard input: a spawned process would try to
+    open it."""
     main = sys.modules["__main__"]
     hidden = vars(main).pop("__file__") if getattr(main, "__file__", None) == STDIN else None
     try:
@@ -115,7 +117,7 @@ def without_stdin() -> Iterator[None]:
 
 
 def by_value_modules() -> bool:
-    """Whether the user told cloudpickle to send some modules' contents by value."""
+    """Whether the user registered modules with cloudpickle whose contents are to be sent by value."""
     cloudpickle = sys.modules.get("cloudpickle")
     return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
 

@@ -1,15 +1,12 @@
-"""Calls and answers without pickle: functions by allowed name, and plain data for the rest.
+"""Calls and results without pickle: functions by allowed name, and plain data for the rest.
 
-Calls and answers without pickle: functions by name, and plain data for the rest.
+The function field of a call is ``b"module:function"``, a function at the top level of a module. A blob is
+`PLAIN`, then one item of `nearfar.serialization.item_codec`, which reads no pickle here; large bytes are sent
+beside it. `PlainCalls` is the client's side; `PlainLoader` and `Allowed` are the worker's; `dump_result` and
+`dump_error` write what goes back. Pickles are never read here.
 
-``function`` field: ``b"module:function"``, a function at the top of a module. Blobs: `PLAIN`, then one item
-of `nearfar.serialization.item_codec`, which reads no pickle here; large bytes travel beside it. `calls` is
-the client's end, `loader` and `names` are the worker's, `answers` travel home. Nobody in here imports
-`nearfar.serialization.pickles.pickler`.
-
-Which functions may be called by name, and finding one.
-
-A name reaches nothing but a function at the top of its module: no attribute of anything, no method, no class.
+`Allowed` decides which functions may be called. A name refers only to a function at the top level of its
+module: not to an attribute, a method, or a class.
 """
 
 from __future__ import annotations
@@ -27,14 +24,13 @@ from nearfar.serialization.tracebacks import described, quietly, traceback_of, w
 
 
 class PlainName(bytes):
-    """A function field in the client that worded the call: who asked plainly reads the answer so, too."""
+    """A function field in the client that made the call: it marks that the result is plain, too."""
 
     __slots__ = ()
 
 
 PLAIN = b"P"
-"""The first byte of a plain blob. What `nearfar.serialization.pickles.pickler` writes begins with 0x80, C
-or F."""
+"""The first byte of a plain blob. The blobs of `nearfar.serialization.pickles` begin with 0x80, C, F or G."""
 
 
 LONGEST = 1000
@@ -45,18 +41,18 @@ _MISSING = object()
 
 
 class Allowed:
-    """The functions that a worker runs: of the `names` that its operator gave.
+    """The functions that a worker runs, by the `names` that its operator gave.
 
-    * ``module``, or ``package`` with each module below it: the functions that stand in it, and those that its
-      ``__all__`` lists; not what else it imports, nor what begins with an underscore.
-    * ``module:function``: just that, whatever can be called, as it was asked for.
+    * ``module``, or ``package`` with each module below it: the functions defined there, and those in its
+      ``__all__``; not its other imports, nor names that begin with an underscore.
+    * ``module:function``: exactly this callable.
 
-    Nothing of any other module is imported; but as always in Python, importing ``package.module`` runs
-    ``package``. What an allowed function does with its arguments is the operator's concern.
+    No other module is imported; but as always in Python, importing ``package.module`` runs ``package``. What
+    an allowed function does with its arguments is the operator's responsibility.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Raises `ValueError` for what is no name."""
+        """Raises `ValueError` for an invalid name."""
         self.names = tuple(dict.fromkeys(names))
         for name in self.names:
             _check(name)
@@ -66,7 +62,7 @@ class Allowed:
     def find(self, name: bytes) -> Callable[..., Any]:
         """The function called ``module:function``.
 
-        Raises `Untrusted` for what is not allowed, `ImportError` if it is not here, and what importing its
+        Raises `Untrusted` if it is not allowed, `ImportError` if it is not here, and what importing its
         module raises.
         """
         found = self._found.get(name)
@@ -80,7 +76,7 @@ class Allowed:
         if not exactly and (function.startswith("_") or not self._covers(module)):
             raise _refusal(module, function)
         space = vars(import_for(function, module) if exactly else _import_in_steps(function, module))
-        # Not getattr: a module's own __getattr__ would be called with a stranger's words.
+        # Not getattr: a module's own __getattr__ would be called with a peer's text.
         found = space.get(function, _MISSING)
         if found is _MISSING:
             raise lacks(module, function)
@@ -89,7 +85,7 @@ class Allowed:
         return cast(Callable[..., Any], found)
 
     def _covers(self, module: str) -> bool:
-        """Whether the module is allowed, or stands below a package that is, not in a private corner of it."""
+        """Whether the module is allowed, or is a public module below a package that is."""
         parts = module.split(".")
         for count in range(len(parts), 0, -1):
             if ".".join(parts[:count]) in self._modules:
@@ -100,7 +96,7 @@ class Allowed:
 
 
 def split(name: bytes) -> tuple[str, str]:
-    """The module and the function of a name. Raises `Untrusted` for what is none, or has a dot too many."""
+    """The module and the function of a name. Raises `Untrusted` for an invalid name."""
     try:
         module, colon, function = bytes(name[:LONGEST]).decode().partition(":")
     except UnicodeDecodeError:
@@ -126,8 +122,8 @@ def _is_special(function: str) -> bool:
 
 
 def _import_in_steps(function: str, module: str) -> ModuleType:
-    """Import a module that is allowed, but not by way of a name that stands for another one: packages may
-    keep what is not theirs under names of theirs, as ``os.path`` is `posixpath`.
+    """Import an allowed module, but not through an alias: a package may hold another module under a name of
+    its own, as ``os.path`` is `posixpath`.
     """
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
@@ -154,10 +150,10 @@ def _refusal(module: str, function: str, reason: str = "") -> Untrusted:
 
 
 BESIDE = 32 * 1024
-"""Length from which bytes travel beside the blob, uncopied, instead of in it."""
+"""Length from which bytes are sent beside the blob, without a copy, instead of in it."""
 
 DATA = "numbers, strings, bytes, lists, tuples, sets and dicts"
-"""What travels, for a person."""
+"""The types that can be sent, as text."""
 
 
 def pack(values: Sequence[Any], more: Any = None) -> tuple[bytes, list[bytes]]:
@@ -187,7 +183,7 @@ def unpack(blob: bytes | memoryview, buffers: Sequence[Any]) -> tuple[list[Any],
 
 
 def fits(value: Any) -> bool:
-    """Whether `value` may stand in a blob."""
+    """Whether `value` can be sent in a blob."""
     try:
         item_codec.encode(value, trusted=False)
     except ItemError:
@@ -201,10 +197,10 @@ _ALLOWED_TYPES = (FunctionType, BuiltinFunctionType, type(lru_cache(abs)))
 
 
 class PlainCalls:
-    """As `nearfar.serialization.pickles.calls.CallPickler`, without pickle. Threads may share it.
+    """Like `nearfar.serialization.pickles.calls.CallPickler`, without pickle. Threads may share it.
 
-    Its methods raise `ItemError` for a function that has no name at the top of a module which workers can
-    import, too, and for arguments that are no plain data. Functions that it has named are kept alive.
+    Its methods raise `ItemError` for a function that is not at the top level of a module that workers can
+    import, too, and for arguments that are not plain data. Functions that it has named are kept alive.
     """
 
     def __init__(self) -> None:
@@ -240,7 +236,7 @@ class PlainCalls:
 
 
 def name_of(func: Any) -> PlainName:
-    """The name by which a worker finds `func`. Raises `ItemError`, which says why there is none."""
+    """The name by which a worker finds `func`. Raises `ItemError`, with the reason, if there is none."""
     if not isinstance(func, _ALLOWED_TYPES):
         article = "a class" if isinstance(func, type) else f"an object of type {type(func).__qualname__}"
         raise _nameless(f"{article} is none", func)
@@ -257,9 +253,9 @@ def name_of(func: Any) -> PlainName:
 
 
 def _public(module: str, name: str, func: Any) -> str:
-    """The module to ask for `func`: its own, or if that is private, the package above it that exports `func`.
+    """The module under which `func` is called: its own, or if that is private, the package that exports it.
 
-    Workers let nobody into the private corners of a package that they offer.
+    Workers refuse the private modules of a package that they allow.
     """
     parts = module.split(".")
     private = next((place for place, part in enumerate(parts) if part.startswith("_")), len(parts))
@@ -278,7 +274,7 @@ def _nameless(reason: str, func: Any) -> ItemError:
 def _call_refusal(
     name: bytes, values: Sequence[Any], keywords: Mapping[str, Any], error: ItemError
 ) -> ItemError:
-    """What to tell of arguments that cannot travel: which one it is, if it is one."""
+    """The error for arguments that cannot be sent; names the first such argument."""
     places = [*((str(place), value) for place, value in enumerate(values, 1)), *keywords.items()]
     for place, value in places:
         if not fits(value):
@@ -294,10 +290,10 @@ _NOTHING: dict[str, Any] = {}
 
 
 class PlainLoader:
-    """Reads what `PlainCalls` wrote, and nothing else."""
+    """Reads only what `PlainCalls` wrote."""
 
     def __init__(self, find: Callable[[bytes], Callable[..., Any]]) -> None:
-        """`find` makes a function of its name, or raises for what is not to be run."""
+        """`find` returns the function of a name, or raises for one that must not be run."""
         self._find = find
 
     def load(
@@ -305,8 +301,8 @@ class PlainLoader:
     ) -> tuple[Callable[..., Any], Any, dict[str, Any]]:
         """The function, its positional arguments (of a chunk: its items), and its keyword arguments.
 
-        Raises `Untrusted` for a pickle and for a function that is not to be run, `ItemError` for what is no
-        call, `ImportError` for what this host cannot import. Then nothing of the call has run.
+        Raises `Untrusted` for a pickle and for a function that must not be run, `ItemError` for a malformed
+        call, `ImportError` for what this host cannot import. Then no part of the call has run.
         """
         if blob[:1] != PLAIN or not function:
             raise Untrusted(
@@ -324,17 +320,17 @@ class PlainLoader:
 
 
 LONGEST_TEXT = 100_000
-"""Characters of what an error says, and of its traceback: what is over is cut from the middle."""
+"""Characters of an error's message, and of its traceback: longer text is cut in the middle."""
 
 _SINGLE, _LIST, _TUPLE = range(3)
 _OWN: dict[str, type[NearfarError]] = {
     f"nearfar.errors.{kind.__name__}": kind for kind in (ItemError, Untrusted)
 }
-"""The errors that come home as themselves: those by which a worker refuses a call."""
+"""The errors that are restored as themselves: those by which a worker refuses a call."""
 
 
 def dump_result(value: Any) -> tuple[bytes, list[bytes]]:
-    """`value`, and the large bytes that it is or that a list or tuple holds. Raises `ItemError`."""
+    """`value` as a blob, and its large bytes (itself, or elements of a list or tuple). Raises `ItemError`."""
     kind = type(value)
     if kind is list or kind is tuple:
         return pack(value, _LIST if kind is list else _TUPLE)
@@ -342,7 +338,7 @@ def dump_result(value: Any) -> tuple[bytes, list[bytes]]:
 
 
 def load_result(blob: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
-    """What `dump_result` dumped. Raises `Untrusted` for a pickle, `ItemError` for what else is none."""
+    """What `dump_result` dumped. Raises `Untrusted` for a pickle, `ItemError` for any other blob."""
     if blob[:1] != PLAIN:
         raise Untrusted("a result came that is not plain data: this pool is plain, and reads no pickle")
     values, kind = unpack(blob, buffers)
@@ -356,12 +352,12 @@ def load_result(blob: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
 
 
 def dump_error(error: BaseException) -> bytes:
-    """`error` in words. Never raises."""
+    """`error` as text. Never raises."""
     return _in_words(*described(error), traceback_of(error))
 
 
 def dump_unsendable(error: BaseException, value: Any) -> bytes:
-    """What the caller gets for a result that `dump_result` refused. Never raises."""
+    """The error for a result that `dump_result` refused. Never raises."""
     kind = quietly(lambda: str(type(value).__qualname__), "?")
     what = f"the result, of type {kind}, is or holds what does not travel without pickle"
     return _in_words("nearfar.errors.ItemError", f"{what}: {DATA} do", "")
@@ -370,7 +366,7 @@ def dump_unsendable(error: BaseException, value: Any) -> bytes:
 def load_error(blob: bytes | memoryview) -> BaseException:
     """What `dump_error` dumped: mostly a `RemoteError`, with the traceback as its cause. Never raises.
 
-    For a pickle: `Untrusted`; for what else is none: `ItemError`.
+    For a pickle: `Untrusted`; for any other blob: `ItemError`.
     """
     if blob[:1] != PLAIN:
         return Untrusted("an error came that is not plain data: this pool is plain, and reads no pickle")
@@ -390,7 +386,7 @@ def _in_words(*words: str) -> bytes:
 
 
 def _sendable(text: str) -> str:
-    """`text` without what has no UTF-8, and not too long."""
+    """`text` with escapes for what has no UTF-8, and shortened to `LONGEST_TEXT`."""
     if len(text) > LONGEST_TEXT:
         half = LONGEST_TEXT // 2
         text = f"{text[:half]} [...] {text[-half:]}"

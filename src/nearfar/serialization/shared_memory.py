@@ -1,12 +1,11 @@
-"""Large payloads between processes of one machine, in shared memory; a message carries only a descriptor.
+"""Large payloads in memory shared by processes of one machine; a message carries only a descriptor.
 
-Memory that processes of one machine and one user share: how all of it is made, and mapped.
+A segment of memory has no name in any file system. It is a sealed memfd: its size cannot change, so that no
+reader is killed by SIGBUS, and the kernel frees it with the last process that has it, however that process
+ends.
 
-A piece of memory has no name in any file system. It is a sealed memfd: its size cannot change, so that no
-reader is killed by SIGBUS, and it ends with the last process that has it, however that process ends.
-
-ctypes is imported with the first mapping, not with this module: most workers never see a large payload,
-and all of them have to start.
+ctypes is imported with the first mapping, not with this module: most workers never receive a large payload,
+and the import would slow down the start of all.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ MAP_FIXED = 0x10
 
 
 def create(size: int) -> int:
-    """The file descriptor of `size` bytes of new memory, which are zero. Raises OSError."""
+    """The file descriptor of `size` bytes of new, zeroed memory. Raises OSError."""
     fd = os.memfd_create("nearfar", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
@@ -66,7 +65,7 @@ def create(size: int) -> int:
 
 
 def allowed(size: int) -> int:
-    """`size`, or as much of it as ``ulimit -f`` lets a file have."""
+    """`size`, or the largest size of a file by ``ulimit -f`` if that is less."""
     longest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return size if longest == resource.RLIM_INFINITY else min(size, longest)
 
@@ -76,7 +75,7 @@ if sys.version_info >= (3, 13):
     def map_shared(fd: int, size: int, *, read_only: bool = False, populate: bool = False) -> mmap.mmap:
         """Map memory; the mapping keeps no file descriptor. Raises OSError.
 
-        With `populate`, no page of it has to be faulted in later.
+        With `populate`, all its pages are loaded at once.
         """
         flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
         access = mmap.PROT_READ | (0 if read_only else mmap.PROT_WRITE)
@@ -87,11 +86,11 @@ else:
     def map_shared(fd: int, size: int, *, read_only: bool = False, populate: bool = False) -> mmap.mmap:
         """Map memory; the mapping keeps no file descriptor. Raises OSError.
 
-        With `populate`, no page of it has to be faulted in later.
+        With `populate`, all its pages are loaded at once.
 
-        `mmap.mmap` would keep a duplicate of `fd` for ever, and a user who keeps a thousand results would
-        run out of descriptors. So the memory is laid over an anonymous mapping, which then owns its place.
-        That one counts as writable for Python: hand out no more than a read-only view of `read_only` memory.
+        `mmap.mmap` would keep a duplicate of `fd`, and a program that keeps a thousand results would run out
+        of descriptors. So the memory is mapped over an anonymous mapping, which then owns the address range.
+        Python takes that one for writable: expose only read-only views of `read_only` memory.
         """
         import ctypes
 
@@ -116,21 +115,21 @@ else:
 
 
 class Ring:
-    """Hands out places of `size` bytes in the order in which, by and large, they are given back. Pure.
+    """Allocates ranges in `size` bytes, for users that free them roughly in the order of allocation. Pure.
 
-    A ring of which nothing is held starts again at 0, in memory that was used lately.
+    An empty ring starts again at 0, in memory that was used lately.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._next = 0
         self._held: deque[int] = deque()
-        """Where the places that are held start, the oldest first."""
+        """The starts of the allocated ranges, the oldest first."""
         self._free: set[int] = set()
-        """Those of them that were given back after an older one that is still held."""
+        """Those of them that were freed while an older one is still in use."""
 
     def take(self, size: int) -> int | None:
-        """The start of a place of `size` bytes (1 or more), or None when there is none now."""
+        """The start of a new range of `size` bytes (1 or more), or None if there is no room now."""
         start = self._start(size)
         if start is not None:
             self._held.append(start)
@@ -154,13 +153,13 @@ class Ring:
 
 
 INLINE = 64 * 1024
-"""Bytes: smaller payloads travel in the message itself, where copying them is cheaper.
+"""Bytes: smaller payloads are sent in the message itself, where copying them is cheaper.
 
-Up to 128 KiB both take the same time, but a socket holds few messages of that size.
+Up to 128 KiB both ways take the same time, but a socket holds few messages of that size.
 """
 
 IDLE = 64 * 1024 * 1024
-"""Bytes of segments that may lie idle, for one direction."""
+"""Bytes of idle segments that are kept, for one direction."""
 
 SMALLEST = 64 * 1024
 LARGEST_POWER = 64 * 1024 * 1024
@@ -177,8 +176,8 @@ def size_class(length: int) -> int:
 def size_of(fd: int) -> int:
     """The size in bytes of the segment `fd` that a peer sent.
 
-    Raises ProtocolError for what is none: not sealed, so that the peer could cut it short and have
-    whoever reads it killed by SIGBUS, or not of a size class.
+    Raises ProtocolError for an invalid one: not sealed, so that the peer could truncate it and have its
+    reader killed by SIGBUS, or not of a size class.
     """
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
@@ -192,7 +191,7 @@ def size_of(fd: int) -> int:
 
 @cache
 def _bytes_type() -> Any:
-    """A byte whose arrays have the buffer format "B", as those of bytes have: c_ubyte has "<B"."""
+    """A byte type whose arrays have the buffer format "B", like bytes: c_ubyte has "<B"."""
     import ctypes
 
     class Byte(ctypes.Union):
@@ -202,20 +201,20 @@ def _bytes_type() -> Any:
 
 
 def export(mapping: mmap.mmap, size: int) -> Buffer:
-    """An object of its own for one use of `mapping`, that takes weak references.
+    """A new object for one use of `mapping`, which supports weak references.
 
-    Whatever is made over it keeps it alive: views, their slices, arrays of numpy. They do not keep the
-    memoryview that they were made from, so that one would not do. ctypes remembers each length that it
-    was ever asked for: only sizes of segments may come here.
+    Everything made over it keeps it alive: views, their slices, numpy arrays. (They do not keep alive the
+    memoryview from which they were made, so a memoryview would not do.) ctypes keeps a type for each length
+    it was ever given: pass only sizes of segments.
     """
     array: Buffer = (_bytes_type() * size).from_buffer(mapping)
     return array
 
 
 def exported(mapping: mmap.mmap) -> bool:
-    """Whether anything still looks into `mapping`.
+    """Whether anything still uses `mapping`.
 
-    A mapping in use refuses to be resized before it looks at the size, and no mapping takes this one.
+    A mapping in use refuses to be resized before it checks the size, and every mapping refuses this size.
     """
     try:
         mapping.resize(-1)
@@ -228,18 +227,18 @@ def exported(mapping: mmap.mmap) -> bool:
 
 ALIGNMENT = 64
 HEADER = Struct("<QBII")
-"""The segment's number, whether it is new, how many lengths and how many numbers follow."""
+"""The segment's number, whether it is new, and how many lengths and numbers follow."""
 
 
 class SegmentDescriptor(NamedTuple):
-    """Where the parts of a payload lie."""
+    """The place of the parts of a payload."""
 
     number: int
-    """The segment's; no other segment of the same sender ever has it."""
+    """The segment's number, unique for its sender."""
     new: bool
-    """Whether the segment's file descriptor travels with the message."""
+    """Whether the segment's file descriptor comes with the message."""
     lengths: tuple[int, ...]
-    """Bytes of each part; `layout` says where they are."""
+    """Bytes of each part; `layout` gives their offsets."""
     dropped: tuple[int, ...] = ()
     """Numbers of segments that will not be used again."""
 
@@ -250,7 +249,7 @@ class SegmentDescriptor(NamedTuple):
 
     @classmethod
     def decode(cls, encoded: bytes | memoryview) -> Self:
-        """Read what `encode` made. Raises ProtocolError."""
+        """Decode what `encode` made. Raises ProtocolError."""
         if len(encoded) < HEADER.size:
             raise ProtocolError(f"a descriptor of {len(encoded)} bytes")
         number, new, lengths, dropped = HEADER.unpack_from(encoded)
@@ -262,7 +261,7 @@ class SegmentDescriptor(NamedTuple):
 
 
 def layout(lengths: Sequence[int]) -> tuple[list[int], int]:
-    """Where parts of these lengths begin, each aligned to 64 bytes, and where the last one ends; in bytes."""
+    """The offsets of parts of these lengths, each aligned to 64 bytes, and the end of the last one."""
     offsets = []
     end = 0
     for length in lengths:
@@ -273,26 +272,26 @@ def layout(lengths: Sequence[int]) -> tuple[list[int], int]:
 
 
 LARGEST_WRITE = 0x7FFFF000
-"""Bytes that one call of write(2) takes."""
+"""Bytes that one call of write(2) accepts."""
 
 
 class _Segment(NamedTuple):
     number: int
     mapping: mmap.mmap
     freed: int = 0
-    """When it was last freed: the larger, the later."""
+    """The tick at which it was last freed."""
 
 
 class SegmentSender:
     """Puts payloads into segments.
 
-    A segment is free again once the receiver says so, or the message that told of it is taken back. One that
-    a user of the result keeps is never free: then new ones are made. Not safe to be used by two threads at
-    once; a child process that inherits one must leave it alone.
+    A segment is free again once the receiver has released it, or the message with its descriptor is taken
+    back. While a user keeps a result, its segment is not free: then new ones are made. Not thread-safe; a
+    child process that inherits one must not use it.
     """
 
     def __init__(self, idle: int = IDLE) -> None:
-        """`idle`: bytes of free segments that are kept; of those beyond, the longest unused go first."""
+        """`idle`: bytes of free segments that are kept; beyond that, the longest unused are dropped first."""
         self._limit = idle
         self._idle = 0
         self._numbers = count()
@@ -310,8 +309,8 @@ class SegmentSender:
         """Copy `parts`, which are C-contiguous, into one segment.
 
         Return the descriptor to put into the message, and the file descriptors to send with it: one if the
-        receiver does not have that segment yet, else none. They are the caller's, to close once sent. The
-        messages may arrive in any order. Raises OSError or MemoryError if there is no memory or no file
+        receiver does not have that segment yet, else none. The caller must close them once they are sent.
+        The messages may arrive in any order. Raises OSError or MemoryError if there is no memory or no file
         descriptor, BufferError for a part that is not contiguous; nothing is changed then.
         """
         lengths = tuple(memoryview(part).nbytes for part in parts)
@@ -328,10 +327,10 @@ class SegmentSender:
         return SegmentDescriptor(segment.number, bool(fds), lengths, dropped).encode(), fds
 
     def unplace(self, descriptor: bytes, fds: Iterable[int] = ()) -> None:
-        """Take back what was placed, because the message was not sent, or was read back unread.
+        """Take back a placed payload whose message was not sent, or came back unread.
 
-        `fds` are the file descriptors that belong to it, if the caller still has them; they are closed.
-        Raises ValueError for what is not placed.
+        `fds` are its file descriptors, if the caller still has them; they are closed. Raises ValueError if it
+        is not placed.
         """
         for fd in fds:
             os.close(fd)
@@ -346,7 +345,8 @@ class SegmentSender:
             self._keep(segment)
 
     def released(self, numbers: Iterable[int]) -> None:
-        """Hear what `Receiver.take_released` said. Raises ProtocolError for what is not placed."""
+        """Free the segments that `SegmentReceiver.take_released` returned. Raises ProtocolError for one that
+        is not placed."""
         for number in numbers:
             gone = number < 0
             segment = self._placed.pop(~number if gone else number, None)
@@ -358,7 +358,7 @@ class SegmentSender:
                 self._keep(segment)
 
     def close(self) -> None:
-        """Give up all memory. What the receiver has mapped stays until it is not used there."""
+        """Release all memory. Segments mapped by the receiver remain until they are no longer used there."""
         segments = [*self._placed.values(), *(each for row in self._free.values() for each in row)]
         self._placed.clear()
         self._free.clear()
@@ -367,7 +367,7 @@ class SegmentSender:
             segment.mapping.close()
 
     def _take(self, size: int) -> _Segment | None:
-        """The free segment of this size that was used last: the most likely to be in the CPU's cache."""
+        """The most recently freed segment of this size, which is the most likely to be in the CPU's cache."""
         row = self._free.get(size)
         if not row:
             return None
@@ -392,7 +392,7 @@ class SegmentSender:
         except BaseException:
             os.close(fd)
             raise
-        if size <= self._limit:  # else it will not be kept, and nothing has to make room for it
+        if size <= self._limit:  # a larger one will not be kept, so it needs no room
             self._shrink(self._limit - size)
         return _Segment(next(self._numbers), mapping), fd
 
@@ -413,8 +413,8 @@ class SegmentSender:
 
 
 def _write(fd: int, mapping: mmap.mmap, part: Buffer, offset: int) -> None:
-    """Fill fresh memory. Writing to the file takes half the time of faulting in page by page, and where
-    there is no memory left it is an error instead of a signal.
+    """Fill new memory. Writing to the file takes half the time of page faults, and without free memory it
+    fails with an error instead of a signal.
     """
     length = memoryview(part).nbytes
     written = os.pwrite(fd, part, offset)
@@ -425,11 +425,11 @@ def _write(fd: int, mapping: mmap.mmap, part: Buffer, offset: int) -> None:
 
 
 USES = 4096
-"""Segments in use at a time; the kernel allows a process 65,530 mappings in all."""
+"""Segments in use at a time; the kernel allows a process 65,530 mappings in total."""
 
 
 class _Forks:
-    """How often this process forked. A child keeps looking at what its parent has ceased to use."""
+    """How often this process forked. A child may still use what its parent no longer uses."""
 
     count = 0
 
@@ -442,7 +442,7 @@ os.register_at_fork(before=_Forks.add)
 
 
 class _Use(weakref.ref[Any]):
-    """One use of a segment: a weak reference to what all views of this use keep alive."""
+    """One use of a segment: a weak reference to the object that all views of this use keep alive."""
 
     __slots__ = ("forks", "number")
 
@@ -450,7 +450,7 @@ class _Use(weakref.ref[Any]):
     forks: int
 
     def __new__(cls, exporter: Buffer, number: int, ended: Callable[[Self], None]) -> Self:
-        """`ended` may be called in any thread, in the middle of anything: it must be atomic."""
+        """`ended` may be called in any thread, at any point: it must be atomic."""
         use = super().__new__(cls, exporter, ended)
         use.number = number
         use.forks = _Forks.count
@@ -461,15 +461,15 @@ class _Use(weakref.ref[Any]):
 
 
 class SegmentReceiver:
-    """Shows payloads in place.
+    """Provides views of payloads in shared memory.
 
-    Not safe to be used by two threads at once, but views may come to their end in any thread at any time. A
-    child process that inherits one must leave it alone; views that it inherited stay as they are.
+    Not thread-safe, but views may be deleted in any thread at any time. A child process that inherits one
+    must not use it; views that it inherits remain valid.
     """
 
     def __init__(self, idle: int = IDLE, uses: int = USES) -> None:
-        """`idle`: bytes of mapped segments that may lie unused. `uses`: how many may be in use; payloads
-        beyond are copied out.
+        """`idle`: bytes of unused segments that stay mapped. `uses`: how many may be in use; payloads beyond
+        that are copied out.
         """
         self._limit = idle
         self._most = uses
@@ -487,16 +487,16 @@ class SegmentReceiver:
 
     @property
     def uses(self) -> int:
-        """How many segments are in use, or were when `take_released` was last called."""
+        """How many segments were in use when `take_released` was last called, or are since."""
         return len(self._uses)
 
     def map(self, descriptor: bytes | memoryview, fds: list[int]) -> list[memoryview]:
-        """The parts that were placed: writable, and unchanged by anybody else while there is a view of them.
+        """The parts that were placed: writable, and not changed by other processes while a view exists.
 
         `fds` are the file descriptors that came with the message; if the descriptor needs one, the first is
-        taken out of the list, and closed. Raises OSError or MemoryError if there is no room to map it: the
-        sender will hear that the segment is released. Raises ProtocolError for what no `Sender` sends; all
-        of `fds` are closed then, and taken out of the list.
+        removed from the list, and closed. Raises OSError or MemoryError if it cannot be mapped: then the
+        segment is released to the sender. Raises ProtocolError for what no `SegmentSender` sends; then all of
+        `fds` are closed, and removed from the list.
         """
         try:
             return self._map(SegmentDescriptor.decode(descriptor), fds)
@@ -506,13 +506,13 @@ class SegmentReceiver:
             raise
 
     def take_released(self) -> list[int]:
-        """What to tell `Sender.released`: a segment's number, or its complement (~) if it is gone here."""
+        """The numbers for `SegmentSender.released`: a segment's, or its complement (~) if it is unmapped."""
         waiting, self._lingering = self._lingering, []
         while self._ended:
             waiting.append(self._ended.popleft())
         for use in waiting:
-            # A use that ends as part of a circle of garbage is told before the finalizers of that circle
-            # run, and they may still read it, or even save it: so the mapping has the last word.
+            # A use that ends in a garbage cycle is reported before the finalizers of that cycle run, and they
+            # may still read it, or even resurrect it: so the mapping itself is checked.
             if exported(self._mapped[use.number]):
                 self._lingering.append(use)
             else:
@@ -521,7 +521,7 @@ class SegmentReceiver:
         return released
 
     def close(self) -> None:
-        """Give up all that is not in use. Views stay good, and their memory goes with the last of them."""
+        """Release everything that is not in use. Views remain valid; the last one frees their memory."""
         self._uses.clear()
         self._lingering.clear()
         self._ended.clear()
@@ -547,7 +547,7 @@ class SegmentReceiver:
             raise
 
     def _check(self, told: SegmentDescriptor, fds: list[int]) -> int:
-        """The size of the segment that is told of, if it may be used now."""
+        """The size of the described segment, if it may be used now."""
         number = told.number
         if not told.new:
             if number not in self._mapped or number in self._uses:
@@ -583,7 +583,7 @@ class SegmentReceiver:
         self._free(use.number, use.forks == _Forks.count)
 
     def _free(self, number: int, again: bool = True) -> None:
-        """Release a segment, and unmap it if it is not to be used `again`, or too much would lie idle."""
+        """Release a segment, and unmap it if it must not be used `again`, or if too much would be idle."""
         if again and self._idle <= self._limit:
             self._released.append(number)
         else:

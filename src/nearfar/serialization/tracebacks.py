@@ -1,4 +1,4 @@
-"""Errors in words, for a way on which they cannot travel as themselves; and one error for many calls."""
+"""Errors as text, if they cannot be sent as themselves; tracebacks; and copies of an error for many calls."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 
 def described(error: Any) -> tuple[str, str]:
-    """The kind of an error (``module.name``) and what it says."""
+    """The kind of an error (``module.name``) and its message."""
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    # join: what str() gives may be of a subclass of str, which would not travel.
+    # join: str() may return a subclass of str, which could not be sent.
     return kind, "".join(quietly(lambda: str(error), "<its str() raises>"))
 
 
@@ -23,16 +23,16 @@ _place = ""
 
 
 def set_place(place: str) -> None:
-    """Called once, by a worker's process: where the tracebacks of this process come from."""
+    """Set the text that tells where tracebacks come from. Called once, by a worker's process."""
     global _place
     _place = f"In {place}:\n"
 
 
 def traceback_of(error: BaseException) -> str:
-    """Its traceback as Python prints it; empty where that cannot be had. Never raises.
+    """The traceback of `error` as Python prints it; empty if it cannot be formatted. Never raises.
 
-    In a worker, a line before it says where. Warnings of the formatting itself are dropped: Python 3.15 gives
-    one about the main module of a spawned process.
+    In a worker, a line with its place precedes it. Warnings of the formatting itself are dropped: Python 3.15
+    issues one about the main module of a spawned process.
     """
     with warnings.catch_warnings() if sys.version_info >= (3, 15) else nullcontext():
         if sys.version_info >= (3, 15):
@@ -42,7 +42,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def with_traceback(error: BaseException, text: Any) -> BaseException:
-    """`error`, whose `__cause__` shows the traceback `text`, if there is one, as the standard's pool does."""
+    """`error`, whose `__cause__` shows the traceback `text`, if any, as in `multiprocessing.Pool`."""
     if isinstance(text, str) and text:
         cause = RemoteTraceback(f'\n"""\n{text}"""')
         quietly(lambda: setattr(error, "__cause__", cause), None)
@@ -50,10 +50,10 @@ def with_traceback(error: BaseException, text: Any) -> BaseException:
 
 
 def anew(error: BaseException) -> BaseException:
-    """An exception of the same type that says the same, for one more call.
+    """A copy of the exception, for one more call.
 
-    Each `raise` of an exception object adds to its traceback, which keeps alive what the callers' frames
-    hold: so no two calls get the same object. One that cannot be copied is returned itself.
+    Each `raise` of an exception object adds to its traceback, which keeps the objects in the callers' frames
+    alive: so no two calls get the same object. One that cannot be copied is returned itself.
     """
     made = quietly(lambda: copy.copy(error), None)
     if type(made) is not type(error):
@@ -63,7 +63,7 @@ def anew(error: BaseException) -> BaseException:
 
 
 def quietly(do: Callable[[], Any], otherwise: Any) -> Any:
-    """What `do` returns, or `otherwise` where the user's code, which it runs, raises."""
+    """What `do` returns, or `otherwise` if the user's code that it runs raises."""
     try:
         return do()
     except (Exception, SystemExit):

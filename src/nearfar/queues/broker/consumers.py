@@ -1,4 +1,4 @@
-"""The host's side towards consumers: items out, what they say of them, and the end."""
+"""The broker's side towards consumers: it delivers items, takes their reports, and announces the end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from nearfar.queues.broker.sessions import CloseLane, Peer, PeerTable
 from nearfar.queues.messages import QueueMessage, QueueMessageType
 
 MOST_NAMES = 1000
-"""Names that one message tells, of lost producers or of who can be addressed: so it fits into a frame."""
+"""The most names in one message (lost producers, or tags that can be addressed), so that it fits a frame."""
 
 
 class ConsumerSide:
-    """Lends in turn, so that a run is spread over those who wait."""
+    """Lends to consumers in turn, so that a run of items is spread over all that wait."""
 
     def __init__(self, desk: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
         self._desk = desk
@@ -22,21 +22,21 @@ class ConsumerSide:
         self._rounds = rounds
         self._has_capacity: dict[str, None] = {}
         self.full: set[str] = set()
-        """Those who want something, and have as many bytes unsettled as they may."""
+        """The sessions that want items, but have as many unsettled bytes as they may."""
         self._joined = self._failures = 0
         self._told_at: tuple[object, ...] = ()
-        """What was so when consumers were last told whether all is over."""
+        """The state at which consumers were last told whether the queue has ended."""
 
     def join(self, peer: Peer, tags: list[str]) -> None:
-        """A session begins to get. Raises `ProtocolError` where there are too many names already."""
+        """Register a session as a consumer. Raises `ProtocolError` if there would be too many tags."""
         if len(self._ledger.shared_tags) + len(tags) > MOST_NAMES:
-            raise ProtocolError(f"{peer.uid} wants more names than there may be: {MOST_NAMES} in all")
+            raise ProtocolError(f"{peer.uid} asks for too many tags: a queue has at most {MOST_NAMES}")
         peer.consumes = True
         self._joined += 1
         self._ledger.admit(peer.session, frozenset(tags))
 
     def end(self, peer: Peer, why: str, *, cleanly: bool) -> None:
-        """A session ends."""
+        """End a consumer's session."""
         self._has_capacity.pop(peer.session, None)
         self.full.discard(peer.session)
         self._ledger.dismiss(peer.session, why, cleanly=cleanly)
@@ -50,7 +50,7 @@ class ConsumerSide:
         leases = self._ledger.consumers[session].leases
         for _, last in (*done, *failed, *unreadable, *returned, *([at, at] for at, _ in answers)):
             if last > leases.last:
-                raise ProtocolError(f"{peer.uid} reports on item {last} of {leases.last} that it was lent")
+                raise ProtocolError(f"{peer.uid} reports on item {last}, but was lent only {leases.last}")
         self._ledger.took(session, taken)
         for position, answer in answers:
             self._ledger.settle(session, position, position, answer)
@@ -59,7 +59,7 @@ class ConsumerSide:
         for first, last in failed:
             self._ledger.fail(session, first, last, f"{peer.uid} gave it up")
             self._failures += 1
-            peer.told_over = False  # it took back its belief in the end by itself
+            peer.told_over = False  # after a nack, the client itself no longer takes the queue as ended
         for first, last in unreadable:
             self._ledger.bury(session, first, last, f"{peer.uid} could not read it")
         for first, last in returned:
@@ -74,12 +74,12 @@ class ConsumerSide:
             self._rounds.start(peer, lambda later: self._answer(peer, before, ask, later), now, recall=True)
 
     def lend_addressed(self, to: str, now: float) -> None:
-        """An item came for those who are called `to`."""
+        """Lend to the consumers with the tag `to`: an item for them came."""
         for session in self._ledger.bearers.get(to, ()):
             self._lend_to(session, now)
 
     def lend(self, now: float) -> None:
-        """Lend what waits for anyone, one run to a consumer in turn."""
+        """Lend the items that any consumer may have: one run to each consumer in turn."""
         for session in list(self.full):
             self._queue_up(session)
         while self._has_capacity and self._ledger.waiting.items:
@@ -90,10 +90,10 @@ class ConsumerSide:
             self._queue_up(session)
 
     def tell_over(self, now: float) -> None:
-        """Tell consumers when nothing more will come for them, and when that turns out wrong."""
+        """Tell consumers when no more items will come for them, and if that no longer holds."""
         ledger = self._ledger
         finished = ledger.shut or (not ledger.producer_registry.here and ledger.producer_registry.over())
-        open_ = ledger.unsettled if finished and not ledger.size else -1  # else it is over for nobody
+        open_ = ledger.unsettled if finished and not ledger.size else -1  # -1: not over for any consumer
         at = (open_, self._joined, self._failures)
         if at == self._told_at:
             return
@@ -106,7 +106,7 @@ class ConsumerSide:
                 self._desk.send(peer, QueueMessageType.OVER, over, self._ledger.lost[:MOST_NAMES], now=now)
 
     def _lend_to(self, session: str, now: float) -> bool:
-        """Lend to one consumer what waits for it, up to its window; tells whether anything was."""
+        """Lend to one consumer what waits for it, up to its window; returns whether there was anything."""
         lent = False
         while (delivered_batch := self._ledger.lend(session)) is not None:
             self._send(session, *delivered_batch, now)
@@ -119,7 +119,7 @@ class ConsumerSide:
         self._desk.send(peer, QueueMessageType.LEND, position, run.count, run.attempt, body=run.body, now=now)
 
     def _queue_up(self, session: str) -> None:
-        """At the end of the line, if it still wants something."""
+        """Move the session to the end of the queue of consumers, if it still wants items."""
         self._has_capacity.pop(session, None)
         self.full.discard(session)
         if not self._ledger.consumers[session].has_capacity:

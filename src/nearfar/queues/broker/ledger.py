@@ -1,7 +1,6 @@
-"""The ledger: every item of a hosted queue, where it is, and whose it is; and which producers came and
-left. Pure.
+"""The ledger: the state and the holder of every item of a hosted queue, and which producers came and left.
 
-The ledger: every item of a hosted queue, where it is, and whose it is. Pure: no clock, no sockets.
+Pure: no clock, no sockets.
 
 ::
 
@@ -10,7 +9,7 @@ The ledger: every item of a hosted queue, where it is, and whose it is. Pure: no
                         ^             |  give back     | lost, nacked
                         +-------------+----------------+----> DEAD after `max_attempts` strikes
 
-The queue's size is WAITING and LENT: what was put and no program has taken. Cost is per run, not per item.
+The queue's size counts WAITING and LENT: items put that no program has taken. Cost is per run, not per item.
 """
 
 from __future__ import annotations
@@ -38,42 +37,43 @@ from nearfar.queues.broker.records import (
 MOST_LOST = 10_000
 """Names of lost producers that are kept."""
 MOST_ARRIVALS = 10_000
-"""Newcomers that are remembered; for whom the earlier half of more stands in is settled for good."""
+"""New producers that are remembered. Beyond that, the replacements by the earlier half become final."""
 
 
 class ProducerRegistry:
-    """`expected` producers make a round: when as many have come and none is left, nobody will put again.
+    """Counts producers: once `expected` of them have come and all have left, the queue's round is over.
 
-    A new one stands in for one that was lost, and the two count as one. It may come before the loss is seen,
-    which may take a lease: so whoever came after the lost one last said anything may stand in for it, too.
-    It is not held who stands in for whom, but found anew from these times: one that was taken for lost and
-    returns may have been paired with somebody else's successor.
+    A new producer replaces one that was lost, and the two count as one. It may come before the loss is seen,
+    which may take a lease: so any producer that came after the last message of the lost one may replace it.
+    The pairs are not stored, but computed from these times: a producer that was taken for lost and returns
+    may have been paired with the replacement of another.
 
-    Helpers are not counted. Who sent them stays for as long as they may put, and makes good what they lose.
+    Helpers are not counted. The producer that vouches for them stays connected for as long as they may put,
+    and sends again what they lose.
     """
 
     def __init__(self, expected: int) -> None:
         self._expected = expected
         self.here = 0
-        """Those who came and did not leave."""
+        """Producers that came and did not leave."""
         self._came = self._round = 0
         self._arrivals: list[float] = []
-        """When each newcomer came: no two at the same time, so that none comes after itself."""
+        """When each new producer came: no two at the same time, so that none replaces itself."""
         self._absent: dict[str, float] = {}
-        """Those who were lost and did not return, and from when on a newcomer may stand in for each."""
+        """Producers that were lost and did not return, and from when on a new producer may replace each."""
         self._lost: list[str] | None = []
-        """Those of them for whom nobody does; None where that has to be found anew."""
+        """Those of them that were not replaced; None: to be computed again."""
 
     @property
     def lost(self) -> list[str]:
-        """The names of those who died or fell silent, and were not replaced, the first lost first."""
+        """The names of producers that died or fell silent and were not replaced, the first lost first."""
         if self._lost is None:
             replaced = self._replaced_by(self._arrivals)
             self._lost = [name for name in self._absent if name not in replaced]
         return self._lost
 
     def enter(self, producer: ProducerRecord, now: float) -> None:
-        """A producer comes, or comes back."""
+        """Count a producer that comes, or comes back."""
         if producer.helper:
             producer.state = ProducerState.OPEN
             return
@@ -87,7 +87,7 @@ class ProducerRegistry:
         producer.state = ProducerState.OPEN
 
     def leave(self, producer: ProducerRecord, state: ProducerState, heard: float | None) -> None:
-        """A producer has said goodbye (GONE), or was lost (LOST) and last heard then, if that is known."""
+        """Count a producer that left (GONE), or was lost (LOST) and last `heard` then, if that is known."""
         if producer.helper:
             producer.state = state
         elif producer.state is ProducerState.OPEN:
@@ -99,11 +99,11 @@ class ProducerRegistry:
                 self._lost = None
 
     def over(self) -> bool:
-        """True if all that were expected came and went."""
+        """True if all expected producers came and left."""
         return self.here == 0 and self._came - len(self._absent) + len(self.lost) >= self._expected
 
     def begin_anew(self) -> None:
-        """Count from nought."""
+        """Start a new round: count from 0."""
         self._round += 1
         self._came = 0
         self._arrivals.clear()
@@ -126,10 +126,10 @@ class ProducerRegistry:
         return nextafter(self._arrivals[-1], inf) if self._arrivals else -inf
 
     def _replaced_by(self, arrivals: Sequence[float]) -> set[str]:
-        """Those of the absent that newcomers stand in for: as many as can be, and of these the first lost.
+        """The absent producers that new ones replace: as many as possible, and of these the first lost.
 
-        Whom a newcomer may stand in for, all after it may, too: so each takes any of them, and none of the
-        later has less to choose from than it needs.
+        If a new producer may replace an absent one, so may all later ones. So each can take any that it may
+        replace, without leaving too little choice for the later ones.
         """
         replaced: set[str] = set()
         coming = sorted((since, order, name) for order, (name, since) in enumerate(self._absent.items()))
@@ -149,7 +149,7 @@ UNBOUNDED = 1 << 62
 
 
 class Ledger:
-    """See the module. Methods raise `KeyError` for a consumer that is not there: ask first."""
+    """See the module. Methods raise `KeyError` for a consumer that is not registered: check first."""
 
     def __init__(
         self,
@@ -161,9 +161,8 @@ class Ledger:
         standing: bool = False,
         max_unsettled: int = 0,
     ) -> None:
-        """`max_unsettled`: bytes that consumers may have in all and not have settled (0: no bound), those
-        that are on their way to them among these. A consumer may have as many as it leaves free
-        (`net.budget`), and always one batch."""
+        """`max_unsettled`: unsettled bytes that all consumers together may have, also on their way (0: no
+        bound). A consumer may have as many bytes as it leaves free (`Budget`), and always one batch."""
         self.maxsize = maxsize
         self.maxbytes = maxbytes
         self.max_attempts = max_attempts
@@ -171,59 +170,59 @@ class Ledger:
         self.shut = self._drops = False
         self.producers: dict[str, ProducerRecord] = {}
         self.newsworthy: set[str] = set()
-        """Producers with news to be told."""
+        """Producers with news not sent yet."""
         self.consumers: dict[str, ConsumerRecord] = {}
         self.bearers: dict[str, set[str]] = {}
         self.dead: deque[DeadLetter] = deque()
         self.dead_bytes = 0
         self.lent = Budget(max_unsettled or UNBOUNDED)
-        """What consumers have, by their names."""
+        """Bytes that consumers have, by consumer name."""
         self.stored = self.settled = self.died = self.dropped = self.undeliverable = self.late = 0
         self.waiting = ReadyList()
-        """What any consumer may have."""
+        """Items that any consumer may have."""
         self._addressed: dict[str, ReadyList] = {}
         self.size = self.size_bytes = 0
-        """Items put and not taken, what `qsize` answers; and their bytes."""
+        """Items put and not taken (the value of `qsize`), and their bytes."""
         self.shared_tags: list[str] = []
-        """The tags under which consumers can be addressed, besides their own names."""
+        """The tags by which consumers can be addressed, in addition to their own names."""
         self._granted_items = self._granted_bytes = 0
         self.producer_registry = ProducerRegistry(expected)
         """Which producers came and left."""
 
-    # -- what there is ---------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------
 
     @property
     def lost(self) -> list[str]:
-        """Producers that died or fell silent, and were not replaced."""
+        """Names of producers that died or fell silent and were not replaced."""
         return self.producer_registry.lost
 
     @property
     def unsettled(self) -> int:
-        """Items stored that have come to no end yet."""
+        """Items stored and not settled, dead, dropped or undeliverable yet."""
         return self.stored - self.settled - self.died - self.dropped - self.undeliverable
 
     # -- producers -------------------------------------------------------------------------------
 
     def enter(self, name: str, now: float = 0.0, *, helper: bool = False) -> ProducerRecord:
-        """A producer comes, or comes back; a helper is one that another producer vouches for."""
+        """Register a producer that comes, or comes back; another producer vouches for a helper."""
         producer = self.producers.setdefault(name, ProducerRecord(name, ProducerState.GONE, helper=helper))
         self.producer_registry.enter(producer, now)
         return producer
 
     def room(self) -> tuple[int, int]:
-        """How many items, and bytes, may still be granted. Meaningless where there is no bound."""
+        """The items and bytes that may still be granted. Meaningless without a bound."""
         items = self.maxsize - self.size - self._granted_items
         return items, self.maxbytes - self.size_bytes - self._granted_bytes
 
     def grant(self, name: str, items: int, size: int) -> None:
-        """Let a producer put so much (or, with negative numbers, so much less)."""
+        """Grant a producer credit for `items` and `size` bytes (negative numbers take it back)."""
         producer = self.producers[name]
         producer.granted = (producer.granted[0] + items, producer.granted[1] + size)
         self._granted_items += items
         self._granted_bytes += size
 
     def store(self, name: str, first: int, count: int, body: bytes, to: str | None) -> bool:
-        """Take in a run. One that was stored before, in an earlier session, is not taken again."""
+        """Store a run. Returns False for a run that was already stored, in an earlier session."""
         producer = self.producers[name]
         if self.maxsize or self.maxbytes:
             used = (min(count, producer.granted[0]), min(len(body), producer.granted[1]))
@@ -237,26 +236,27 @@ class Ledger:
         return True
 
     def revoke(self, name: str) -> None:
-        """A producer's session ended: what it was granted and did not use is free again."""
+        """Free the unused credit of a producer whose session ended."""
         items, size = self.producers[name].granted
         self.grant(name, -items, -size)
 
     def leave(self, name: str, state: ProducerState, heard: float | None = None) -> None:
-        """A producer has said goodbye (GONE) or was lost (LOST), last `heard` then."""
+        """Record that a producer left (GONE) or was lost (LOST), last `heard` then."""
         self.revoke(name)
         self.producer_registry.leave(self.producers[name], state, heard)
         if state is ProducerState.GONE and self.producers[name].helper:
             del self.producers[name]  # there may be one for each task of a pool
 
     def part(self) -> None:
-        """No producer or consumer is left. If all is done, a standing queue counts anew for the next ones."""
+        """Note that no producer or consumer is connected. If every item is settled, a standing queue then
+        starts a new round."""
         if self.standing and self.finished() and not self.unsettled:
             self.producer_registry.begin_anew()
 
     # -- consumers -------------------------------------------------------------------------------
 
     def admit(self, name: str, tags: frozenset[str]) -> ConsumerRecord:
-        """A consumer comes. Its own name is one of its tags."""
+        """Register a consumer. Its own name is one of its tags."""
         consumer = self.consumers[name] = ConsumerRecord(name, tags | {name})
         for tag in consumer.tags:
             self.bearers.setdefault(tag, set()).add(name)
@@ -264,7 +264,7 @@ class Ledger:
         return consumer
 
     def lend(self, name: str) -> tuple[int, ItemRange] | None:
-        """The next run for a hungry consumer and its position; None when nothing waits for it."""
+        """The position and the next run for a consumer with capacity; None if no run waits for it."""
         consumer = self.consumers[name]
         leases = consumer.leases
         ready_list = self._next_shelf(consumer.tags)
@@ -277,12 +277,12 @@ class Ledger:
         return leases.lend(run), run
 
     def has_its_fill(self, name: str) -> bool:
-        """True if a consumer has as many bytes as it may, and gets no more until it, or another, settles."""
+        """True if a consumer has as many bytes as it may: it gets no more until it or another one settles."""
         leases = self.consumers[name].leases
         return leases.untaken_items + leases.held_items > 0 and not self.lent.fits(name, 0)
 
     def took(self, name: str, upto: int) -> None:
-        """The consumer's program has every item up to position `upto`."""
+        """Record that the consumer's program has every item up to position `upto`."""
         leases = self.consumers[name].leases
         items, size = leases.untaken_items, leases.untaken_bytes
         leases.take(upto)
@@ -290,7 +290,7 @@ class Ledger:
         self.size_bytes -= size - leases.untaken_bytes
 
     def settle(self, name: str, first: int, last: int, answer: bytes | None = None) -> None:
-        """The consumer is done with positions `first` to `last`; those it no longer holds are late."""
+        """Settle positions `first` to `last` of the consumer; those it no longer holds are late."""
         runs = self._remove(name, first, last)
         for run in runs:
             self._tell(run, Settlement.DONE if answer is None else Settlement.ANSWERED, answer)
@@ -299,29 +299,30 @@ class Ledger:
         self.late += last - first + 1 - done
 
     def give_back(self, name: str, first: int, last: int) -> None:
-        """The consumer returns what no program of its saw; that is no attempt."""
+        """Take back items that the consumer's program did not see; that does not count as an attempt."""
         for run in self._remove(name, first, last):
             self._shelve(run)
 
     def fail(self, name: str, first: int, last: int, why: str, *, guilty: bool = True) -> None:
-        """The consumer gives up on positions `first` to `last`; a guilty one strikes the items."""
+        """Redeliver positions `first` to `last`, which the consumer failed. If `guilty`, the items get a
+        strike."""
         runs = self._remove(name, first, last)
         self.late += last - first + 1 - sum(run.count for run in runs)
         for run in runs:
             self._again(run, why, guilty)
 
     def bury(self, name: str, first: int, last: int, why: str) -> None:
-        """The consumer cannot read positions `first` to `last`: another attempt would be no better."""
+        """Make positions `first` to `last` dead letters: the consumer cannot read them, nor could another."""
         for run in self._remove(name, first, last):
             run.strikes = self.max_attempts
             self._again(run, why, guilty=True)
 
     def dismiss(self, name: str, why: str, *, cleanly: bool = False) -> None:
-        """A consumer is gone: what it had goes to another.
+        """Remove a consumer that is gone and redeliver its items.
 
-        Any of it may have been seen, so all of it counts as another attempt; but only what is known to have
-        been in a program's hands, or was next, is struck. After a clean goodbye nothing is struck, and what
-        was never taken is no attempt.
+        Its program may have seen any of them, so each counts as another attempt; but only the items that the
+        program is known to have taken, and the next one, get a strike. After a clean goodbye no item gets a
+        strike, and for items never taken it does not count as an attempt.
         """
         consumer = self.consumers[name]
         held, last = consumer.leases.taken, consumer.leases.last
@@ -341,7 +342,7 @@ class Ledger:
     # -- the end ---------------------------------------------------------------------------------
 
     def close(self, *, immediate: bool) -> None:
-        """Shut down: no item is expected any more; with `immediate`, what nobody holds is dropped."""
+        """Shut down: expect no more items; with `immediate`, drop those that no consumer holds."""
         self.shut = True
         if immediate:
             self._drops = True
@@ -350,14 +351,14 @@ class Ledger:
                     self._drop(run)
 
     def finished(self) -> bool:
-        """True if no producer will put again: shut down, or all that were expected came and went."""
+        """True if no producer will put again: shut down, or all expected producers came and left."""
         return self.shut or self.producer_registry.over()
 
     def over(self, name: str) -> bool:
-        """True if nothing more will come for this consumer.
+        """True if no more items will come for this consumer.
 
-        After a shutdown that is so as soon as the queue is empty, as with `queue.Queue`. At the counted end
-        all that is unsettled must be in its own hands: what others hold may still come back.
+        After a shutdown, that holds as soon as the queue is empty, as with `queue.Queue`. At the counted end,
+        this consumer must hold all unsettled items: those that others hold may be redelivered.
         """
         if self.shut:
             return self.size == 0

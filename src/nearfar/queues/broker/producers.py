@@ -1,4 +1,4 @@
-"""The host's side towards producers: room under the bound, items in, and what became of them."""
+"""The broker's side towards producers: it grants room, stores their items, and reports the outcomes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from nearfar.queues.messages import QueueMessage, QueueMessageType, share_of_ans
 
 NEWS_PER_MESSAGE = 1000
 MOST_AHEAD = 1024
-"""Items that a producer may be granted besides what it asked for, where items are bounded."""
+"""Items that a producer may be granted beyond its request, where items are bounded."""
 MOST_BYTES_AHEAD = 4 << 20
 """The same in bytes, where these are."""
 MOST_PRODUCERS = 10_000
-"""Producers that the ledger remembers: when there are more, it forgets some of those that have left."""
+"""Producers that the ledger remembers: beyond that, it forgets some of those that have left."""
 
 
 class ProducerSide:
     """Grants room in turn, so that no producer starves another.
 
-    A producer that asks holds no room: it returned what its next item does not fit into. So it is given
-    nothing, or enough for that item, and no two wait for what the other has. While the first in line waits
-    for a large item, smaller ones may pass it: as many bytes as the whole queue may have, and then it is its
-    turn. So nobody waits while there is room, unless others take items and make more.
+    A producer that asks holds no room: it returned any room that is too small for its next item. So it is
+    granted either nothing or enough for that item, and no two producers wait for each other's room. While the
+    first in line waits for a large item, smaller items may overtake it, up to as many bytes as the whole
+    queue may hold; then it comes first. So a producer waits only while there is too little room.
 
-    Where only bytes are bounded, as many items are granted as bytes: none has fewer than one.
+    Where only bytes are bounded, as many items as bytes are granted: an item has at least one byte.
     """
 
     def __init__(self, desk: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
@@ -36,22 +36,22 @@ class ProducerSide:
         self._ledger = ledger
         self._rounds = rounds
         self.needy: dict[str, None] = {}
-        """The sessions that wait for room, in line."""
+        """The sessions that wait for room, in order."""
         self._ahead: dict[str, Peer] = {}
-        """Those who were granted more than they asked for, and may still have it."""
+        """Producers that were granted more than they asked for, and may still have it."""
         self._recalling = False
         self._first = ""
         """The session that was first in line when room was last granted."""
         self._passed = 0
-        """Bytes granted to others since it is, and did not fit."""
+        """Bytes granted to others since then, while its own item did not fit."""
         self._producing = 0
         self.tags: list[str] = []
-        """Those that the producers were told."""
+        """The tags last sent to the producers."""
         self.newcomers: list[Peer] = []
-        """Producers that were not told any."""
+        """Producers to which no tags were sent yet."""
 
     def join(self, peer: Peer, now: float, *, helper: bool) -> None:
-        """A session begins to put."""
+        """Register a session as a producer."""
         peer.produces = True
         self._producing += 1
         self._forget_some()
@@ -60,7 +60,7 @@ class ProducerSide:
             self._ledger.newsworthy.add(peer.uid)
 
     def end(self, peer: Peer, *, cleanly: bool) -> None:
-        """A session ends; what it may not have heard is told again if its producer returns."""
+        """End a producer's session; the news it did not ack is sent again if the producer returns."""
         self._producing -= 1
         self.needy.pop(peer.session, None)
         self._ahead.pop(peer.session, None)
@@ -73,7 +73,7 @@ class ProducerSide:
         )
 
     def put(self, peer: Peer, message: QueueMessage, now: float) -> None:
-        """Raises `ProtocolError` for items that nobody granted room for."""
+        """Store items. Raises `ProtocolError` for items for which no room was granted."""
         first, count, to = message.fields
         if peer.produces:
             body = message.body or b""
@@ -91,7 +91,7 @@ class ProducerSide:
             self.needy[peer.session] = None
         else:
             self.needy.pop(peer.session, None)
-            self._ahead[peer.session] = peer  # it may have been granted what it does not want any more
+            self._ahead[peer.session] = peer  # it may have been granted room that it no longer wants
         self.grant(now)
         if ask and peer.in_need:
             self._rounds.start(peer, lambda later: self._answer(peer, ask, later), now, recall=True)
@@ -101,10 +101,10 @@ class ProducerSide:
             self._recall(now)
 
     def grant(self, now: float) -> None:
-        """Give out room, a share to each that is in need.
+        """Grant room, a share to each producer that waits for it.
 
-        When that is done, the last gets more than it asked for, if there is plenty: so that it need not ask
-        for each item. What of that is not used comes back when another is in need.
+        The last one gets more than it asked for if there is plenty, so that it need not ask for each item.
+        What it does not use is recalled when another producer waits.
         """
         most = self._ledger.room()[0] if self._ledger.maxsize else len(self.needy)
         line = list(islice(self.needy, max(0, most)))
@@ -120,14 +120,14 @@ class ProducerSide:
                 return
 
     def take_back(self, peer: Peer, items: int, size: int) -> None:
-        """A producer returned room that it does not use."""
+        """Free room that a producer returned unused."""
         granted = self._ledger.producers[peer.uid].granted
         items, size = min(items, granted[0]), min(size, granted[1])
         self._ledger.grant(peer.uid, -items, -size)
         peer.granted = (peer.granted[0] - items, peer.granted[1] - size)
 
     def tell_news(self, now: float) -> None:
-        """Tell producers what became of their items."""
+        """Send producers the outcomes of their items."""
         for uid in self._ledger.newsworthy:
             peer = self._desk.peers.get(self._desk.session_of.get(uid, ""))
             if peer is None or not peer.produces:
@@ -142,7 +142,7 @@ class ProducerSide:
         self._ledger.newsworthy.clear()
 
     def tell_tags(self, now: float) -> None:
-        """Tell producers under which names consumers can be addressed, when that changes."""
+        """Send producers the tags by which consumers can be addressed, when these change."""
         tags = self._ledger.shared_tags
         for peer in self.newcomers if tags == self.tags else self._desk.peers.values():
             if peer.produces and self._desk.peers.get(peer.session) is peer:
@@ -163,7 +163,7 @@ class ProducerSide:
         if len(producers) < MOST_PRODUCERS:
             return
         absent = [each for each in producers.values() if each.state is not ProducerState.OPEN]
-        absent.sort(key=lambda each: each.state is ProducerState.LOST)  # those may come back
+        absent.sort(key=lambda each: each.state is ProducerState.LOST)  # last: these may come back
         for each in absent[: MOST_PRODUCERS // 10]:
             del producers[each.name]
             self._ledger.newsworthy.discard(each.name)
@@ -171,7 +171,7 @@ class ProducerSide:
     def _give(self, peer: Peer, now: float) -> int:
         """Grant `peer` its share of the room, if its next item fits; returns the bytes.
 
-        Where bytes are bounded, and it wants more, it asks again, and says how large its next item is.
+        Where bytes are bounded and the peer wants more, it asks again, with the size of its next item.
         """
         items, size = self._grantable(peer)
         if items or size:
@@ -187,7 +187,8 @@ class ProducerSide:
         return size
 
     def _grantable(self, peer: Peer) -> tuple[int, int]:
-        """Items and bytes of what `peer` asked for that it can have; (0, 0) if its next item does not fit."""
+        """The part of its request, in items and bytes, that `peer` can have; (0, 0) if its next item does not
+        fit."""
         (items, size), (free, free_bytes) = peer.unmet, self._ledger.room()
         sharers = max(1, len(self.needy))
         if self._ledger.maxbytes:
@@ -204,7 +205,8 @@ class ProducerSide:
         return items, size if self._ledger.maxbytes else 0
 
     def _surplus(self, peer: Peer, items: int, size: int) -> tuple[int, int]:
-        """Items and bytes more than the last who is in need asked for: the others may come any time."""
+        """Items and bytes to grant beyond the request of the last producer in need. The others may ask at any
+        time."""
         ledger = self._ledger
         if len(self.needy) > 1 or size < peer.unmet[1] or (ledger.maxsize and items < peer.unmet[0]):
             return 0, 0
@@ -219,7 +221,7 @@ class ProducerSide:
         return (more, more_bytes) if more and more_bytes else (0, 0)
 
     def _recall(self, now: float) -> None:
-        """Somebody waits for room: have it back where it lies unused."""
+        """If a producer waits for room, recall what others have and do not use."""
         if self._recalling or not self._ahead or not self.needy:
             return
         asker = self._desk.peers[next(iter(self.needy))]
@@ -236,6 +238,6 @@ class ProducerSide:
 
     def _answer(self, peer: Peer, ask: int, now: float) -> None:
         self.grant(now)
-        if peer.in_need:  # whoever asks does not wait in line: it may have all that is free
+        if peer.in_need:  # a call that cannot wait does not queue: it may have all that is free
             self._give(peer, now)
         self._desk.answer(peer, ask, not peer.in_need, now)

@@ -1,15 +1,15 @@
-"""The host's side of the protocol as a pure machine: messages go in, actions come out.
+"""The broker's side of the protocol, pure: messages go in, actions come out.
 
 ::
 
-    receive --> sessions and lines --> Supply     (producers: room, items in, news)
-                                       Demand     (consumers: items out, reports, the end)
-                                       Questions  (size, join, shutdown)
-                                          |
-    flush  <-- actions <-- Desk <---------+------> Ledger (the items)
+    receive --> sessions and windows --> ProducerSide  (room, items in, news)
+                                         ConsumerSide  (items out, reports, the end)
+                                         Queries       (size, join, shutdown)
+                                            |
+    flush  <-- actions <-- PeerTable <------+------> Ledger (the items)
 
-`receive`, `dead`, `tick` and `lane_opened` take what happened and the time (seconds, any monotonic clock);
-`flush` gives everything that is to be done about it."""
+`receive`, `dead`, `tick` and `lane_opened` take an event and the time (seconds of any monotonic clock);
+`flush` returns the actions that follow."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from nearfar.queues.broker.sessions import Action, Peer, PeerTable, SendTo
 from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, broken, refusal
 
 AHEAD_OF_ALL = 256 << 20
-"""Bytes of messages of all ends that came ahead of their turn: those beyond are dropped, and sent again."""
+"""Bytes of all clients' messages that came out of order: those beyond are dropped, and sent again."""
 
 
 class BrokerProtocol:
-    """`about` is what WELCOME tells of the queue; `lease` is in seconds; `secret`: what tickets are made of.
+    """`about` describes the queue in WELCOME; `lease` is in seconds; tickets are derived from `secret`.
 
-    A peer whose words cannot be true loses its session, with what it held, and is told why. `receive` raises
-    nothing.
+    A peer that breaks the protocol loses its session, with what it held, and is sent the reason. `receive`
+    raises nothing.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class BrokerProtocol:
     ) -> None:
         self.ledger = ledger
         self.refused = 0
-        """Ends that were not let in."""
+        """Clients that were refused."""
         self.complaints: list[str] = []
-        """What was wrong with what peers said, until `take_complaints`."""
+        """Protocol errors of peers, until `take_complaints`."""
         self._secret = secret
         self._most_peers = most_peers
         self._about = about
         self._lease = lease
         self._desk = PeerTable()
         self.peers = self._desk.peers
-        """The sessions there are."""
+        """The open sessions."""
         self._rounds = Barriers(self._desk)
         self._producer_side = ProducerSide(self._desk, ledger, self._rounds)
         self._consumer_side = ConsumerSide(self._desk, ledger, self._rounds)
@@ -68,13 +68,13 @@ class BrokerProtocol:
         self._ahead = Budget(AHEAD_OF_ALL)
         self._standstill: SuspendDetector | None = None
         self._turned = 0.0
-        """When all that had come was read: what comes now was said after that."""
+        """When all that had come was last read: what is read now was sent after that."""
         self._late_until = 0.0
 
-    # -- what happens ----------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------
 
     def receive(self, session: str, envelope: QueueFrame, now: float) -> None:
-        """A message came."""
+        """Process a message."""
         number, ack, message = envelope
         peer = self.peers.get(session)
         if message.kind is QueueMessageType.HELLO:
@@ -98,42 +98,43 @@ class BrokerProtocol:
             self.give_up(session, str(error), now)
 
     def give_up(self, session: str, why: str, now: float) -> None:
-        """A session broke the protocol: it is over, and its end is told why."""
+        """End a session that broke the protocol, and send its client the reason."""
         self.complaints.append(why)
         self.dead(session, "it broke the protocol", now)
         self.refuse(session, f"it broke the protocol: {why}")
 
     def take_complaints(self) -> list[str]:
-        """What was wrong with what peers said since this was last asked, for the log."""
+        """The protocol errors of peers since the last call, for the log."""
         taken, self.complaints = self.complaints, []
         return taken
 
     def refuse(self, session: str, why: str) -> None:
-        """Whoever calls by that name is not let in."""
+        """Refuse the client that uses this session name."""
         self.refused += 1
         self._desk.send_unnumbered(session, QueueMessageType.REFUSED, why)
 
     def dead(self, session: str, why: str, now: float) -> None:
-        """A session's process died, or was silent for too long."""
+        """End a session whose process died, or was silent for too long."""
         peer = self.peers.get(session)
         if peer is not None:
             self._end(peer, why, cleanly=False, now=now)
 
     def expel(self, session: str, why: str, now: float) -> None:
-        """A session is to end, whatever its process thinks; that is told so."""
+        """End a session from the broker's side, and notify its client."""
         self.dead(session, why, now)
         self._desk.send_unnumbered(session, QueueMessageType.STRANGER)
 
     def tick(self, now: float) -> None:
-        """Time passed: send again what got lost, give up on the silent.
+        """Send again what got lost, and end the sessions of silent peers.
 
-        If nobody ticked for long, this process stood still, and heard nothing: that is no peer's silence.
+        After a long time without a tick this process was suspended and received nothing: that does not count
+        as silence of the peers.
         """
         stood = self._standstill.seconds(now, self._lease) if self._standstill else 0.0
         self._standstill = self._standstill or SuspendDetector(now)
         if stood:
             self._rounds.postpone(stood)
-            self._late_until = now + self._lease / 2  # ZeroMQ, too, needs a while to bring all
+            self._late_until = now + self._lease / 2  # ZeroMQ, too, needs a while to deliver everything
             for peer in self.peers.values():
                 peer.heard = min(now, peer.heard + stood)
                 peer.out.postpone(stood)
@@ -157,13 +158,13 @@ class BrokerProtocol:
         self._rounds.expire(now)
 
     def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
-        """The lane that `OpenLane` asked for is bound at `place`."""
+        """Tell the client that the lane requested by `OpenLane` is bound at `place`."""
         peer = self.peers.get(session)
         if peer is not None:
             self._desk.answer(peer, ask, place, now)
 
     def flush(self, now: float) -> list[Action]:
-        """Lend, grant, tell: and then everything that is to be done."""
+        """Lend items, grant room and send news; returns all actions to perform."""
         ledger, producer_side, consumer_side = self.ledger, self._producer_side, self._consumer_side
         if ledger.waiting.items or consumer_side.full:
             consumer_side.lend(now)
@@ -186,17 +187,17 @@ class BrokerProtocol:
         return actions
 
     def deadline(self, now: float) -> float:
-        """When `tick` is wanted next."""
+        """When to call `tick` next."""
         latest = now + self._lease / 5
         due = self._timers.deadline()
         return min(latest, latest if due is None else due, self._rounds.deadline(latest))
 
     def counts(self) -> dict[str, int]:
-        """The queue in figures."""
+        """The figures of the queue."""
         return self._questions.counts() | {"refused": self.refused}
 
     def _beat_if_due(self, peer: Peer, now: float) -> None:
-        """Ack or beat, if that is due, and see to it that the peer is looked at again in time."""
+        """Send an ack or heartbeat if it is due, and schedule the next check of the peer."""
         if now >= peer.heartbeat.when:
             self._desk.send_unnumbered(peer.session, QueueMessageType.BEAT, ack=peer.inbox.received)
             peer.heartbeat.spoke(now)
@@ -215,10 +216,10 @@ class BrokerProtocol:
         if peer is None:
             earlier = self._desk.peer_of(uid)
             if earlier is not None and stem(earlier.session) != stem(session):
-                self.refuse(session, "another end has this name")
+                self.refuse(session, "another client has this name")
                 return
             if earlier is None and len(self.peers) >= self._most_peers:
-                self.refuse(session, f"there are {len(self.peers)} ends, as many as there may be")
+                self.refuse(session, f"there are {len(self.peers)} clients, the most the host can serve")
                 return
             if earlier is not None:
                 self._end(earlier, f"{uid} began anew", cleanly=False, now=now)
@@ -242,7 +243,7 @@ class BrokerProtocol:
         return peer
 
     def _reject(self, session: str, message: QueueMessage) -> None:
-        """Nobody we know, or no more: what it says of its items comes too late."""
+        """Answer a peer without a session. What it reports of its items counts as late."""
         if message.kind is QueueMessageType.REPORT:
             *_, done, failed, _unreadable, _returned, answers = message.fields
             self.ledger.late += len(answers) + sum(last - first + 1 for first, last in [*done, *failed])
@@ -260,7 +261,7 @@ class BrokerProtocol:
             case QueueMessageType.NEED:
                 self._producer_side.need(peer, message, now)
             case QueueMessageType.ASK:
-                self._producer_side.tell_news(now)  # whoever is told that so many are done knows which
+                self._producer_side.tell_news(now)  # first, so that the answer agrees with the news
                 self._questions.ask(peer, message, now)
             case QueueMessageType.SYNCED:
                 number, items, size = message.fields
@@ -274,7 +275,7 @@ class BrokerProtocol:
                 self._desk.send(peer, QueueMessageType.PART, now=now)
                 self._end(peer, f"{peer.uid} left", cleanly=True, now=now)
             case _:
-                pass  # a word that only a host says
+                pass  # a kind that only a broker sends
 
     def _join(self, peer: Peer, message: QueueMessage, now: float) -> None:
         produces, consumes, tags, helper = message.fields

@@ -1,4 +1,4 @@
-"""Questions about the queue as a whole, and the barrier before each answer that says no."""
+"""Queries about the queue as a whole, and the barrier that precedes each negative answer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nearfar.queues.broker.sessions import MOST_HEAVY, MOST_JOINS, MOST_ROUNDS, 
 from nearfar.queues.messages import QueueMessage, QueueMessageType
 
 PATIENCE = 1.0
-"""Seconds after which a round ends without those who have not answered: a frozen end must not stop all."""
+"""Seconds after which a barrier ends without the missing answers: a frozen client must not block others."""
 
 Then = Callable[[float], None]
 
 
 @dataclass(slots=True)
 class Barrier:
-    """One round, and what to do when it is over."""
+    """One round of SYNC and SYNCED, and the callback for its end."""
 
     asker: Peer
     missing: set[str]
@@ -28,7 +28,7 @@ class Barrier:
 
 
 class Barriers:
-    """The rounds under way."""
+    """The barriers under way."""
 
     def __init__(self, desk: PeerTable) -> None:
         self._desk = desk
@@ -45,11 +45,11 @@ class Barriers:
         whom: Iterable[Peer] | None = None,
         always: bool = False,
     ) -> None:
-        """Ask every other end (or those of `whom`), then call `then(now)`, unless the asker is
-        gone by then (or `always`).
+        """Ask every other client (or those of `whom`) to report, then call `then(now)`, if the asker is
+        still there (or with `always`).
 
-        With `recall` they also return the room and the items that lie unused with them. Raises
-        `ProtocolError` for an asker that asks too much at a time.
+        With `recall` they also return unused room and items. Raises `ProtocolError` for an asker with too
+        many questions at a time.
         """
         if asker.rounds >= MOST_ROUNDS:
             raise ProtocolError(f"{asker.uid} asks more than {MOST_ROUNDS} things at a time")
@@ -66,7 +66,7 @@ class Barriers:
             then(now)
 
     def reply(self, number: int, session: str, now: float) -> None:
-        """`session` has told what it knows."""
+        """Record that `session` has reported everything."""
         pending = self._rounds.get(number)
         if pending is not None:
             pending.missing.discard(session)
@@ -74,25 +74,25 @@ class Barriers:
                 self._finish(number, now)
 
     def excuse(self, session: str, now: float) -> None:
-        """`session` is gone: nobody waits for it."""
+        """Stop waiting for `session`, which is gone."""
         for number in list(self._rounds):
             self.reply(number, session, now)
 
     def expire(self, now: float) -> None:
-        """End the rounds that took too long."""
+        """End the barriers that took too long."""
         while self._rounds:
-            number = next(iter(self._rounds))  # the oldest, whose time is over first
+            number = next(iter(self._rounds))  # the oldest, whose deadline is the first
             if now < self._rounds[number].deadline:
                 return
             self._finish(number, now)
 
     def postpone(self, seconds: float) -> None:
-        """The host stood still: nobody could be heard meanwhile."""
+        """Extend the deadlines: the broker was suspended and could not receive answers meanwhile."""
         for pending in self._rounds.values():
             pending.deadline += seconds
 
     def deadline(self, otherwise: float) -> float:
-        """When `expire` is wanted next."""
+        """When to call `expire` next."""
         return next(iter(self._rounds.values())).deadline if self._rounds else otherwise
 
     def _finish(self, number: int, now: float) -> None:
@@ -103,7 +103,7 @@ class Barriers:
 
 
 MOST_COUNTED = (1 << 63) - 1
-"""What a figure is told to be at most: that of late items grows with whatever peers say."""
+"""The largest figure that is sent: the number of late items grows with whatever peers report."""
 LETTERS_PER_ANSWER = 1000
 LETTER_BYTES_PER_ANSWER = 512 * 1024
 
@@ -116,11 +116,11 @@ class Queries:
         self._ledger = ledger
         self._rounds = rounds
         self.shut = False
-        """True from the moment that ends are told; for the ledger, only when they all know."""
+        """True once SHUT was sent to the clients; the ledger is closed when all have answered."""
         self.joiners: list[tuple[Peer, int]] = []
-        """Those who wait for everything to be done, and their asks."""
+        """Clients that wait until every item is done, with the numbers of their questions."""
         self._died_when_read = 0
-        """How many items had died when somebody last read the dead letters."""
+        """How many items had died when the dead letters were last read."""
 
     def ask(self, peer: Peer, message: QueueMessage, now: float) -> None:
         ask, what, argument = message.fields
@@ -150,7 +150,7 @@ class Queries:
                 desk.answer(peer, ask, None, now)
 
     def settle(self, now: float) -> None:
-        """Answer those who wait for everything to be done."""
+        """Answer the clients that wait for every item to be done, if it is."""
         if self._ledger.unsettled == 0:
             joiners, self.joiners = self.joiners, []
             for peer, ask in joiners:
@@ -158,7 +158,7 @@ class Queries:
                 self._desk.answer(peer, ask, None, now)
 
     def counts(self) -> dict[str, int]:
-        """The whole of the ledger in figures."""
+        """The figures of the ledger and of the sessions."""
         ledger = self._ledger
         helpers = [ledger.producers[peer.uid].helper for peer in self._desk.peers.values() if peer.produces]
         return {
@@ -212,7 +212,7 @@ class Queries:
         self._rounds.start(peer, answer, now)
 
     def _dead_letters(self) -> list[list[object]]:
-        """The latest, as many as fit into an answer."""
+        """The latest dead letters, as many as fit into an answer."""
         letters: list[list[object]] = []
         size = 0
         for letter in reversed(self._ledger.dead):

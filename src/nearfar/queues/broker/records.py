@@ -1,4 +1,4 @@
-"""What the ledger notes: producers, consumers, deliveries, and ranges of items."""
+"""The records of the ledger: producers, consumers, deliveries, and ranges of items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nearfar.serialization import item_codec
 
 @dataclass(slots=True)
 class ItemRange:
-    """Items `first` to ``first + count - 1`` of a producer, end to end in `body`."""
+    """Items `first` to ``first + count - 1`` of a producer, concatenated in `body`."""
 
     producer: str
     first: int
@@ -24,18 +24,18 @@ class ItemRange:
     order: int
     """The place of the first item among all items of the queue."""
     to: str | None = None
-    """A tag: only a consumer that bears it may have these."""
+    """A tag: only a consumer with this tag may have these items."""
     attempt: int = 1
     strikes: int = 0
-    """Consumers that were lost, or gave up, with an item of this run in hand."""
+    """Consumers that were lost, or gave up, while they held an item of this run."""
     history: tuple[str, ...] = ()
     """What became of each earlier attempt."""
 
     def cut(self, count: int) -> tuple[Self, Self]:
         """The first `count` items and the others.
 
-        A body that holds fewer items than its producer said leaves nothing for the last: no consumer can
-        read those, so that they end among the dead letters like other unreadable ones.
+        If a body holds fewer items than its producer announced, the last ones get no bytes: no consumer can
+        read them, so they become dead letters, like other unreadable items.
         """
         try:
             at = item_codec.cut(self.body, count)
@@ -72,13 +72,13 @@ class ReadyList:
 
     @property
     def oldest(self) -> int:
-        """The order of the next item; the shelf must not be empty."""
+        """The order of the next item; the list must not be empty."""
         return self._heap[0][0]
 
     def take(self, items: int, size: int) -> ItemRange:
         """Up to `items` items of the oldest run, at least one.
 
-        `size`, in bytes, cuts a run that is larger by the average of its items: what comes may be larger.
+        A run larger than `size` bytes is cut by the average size of its items: the result may be larger.
         """
         run = heapq.heappop(self._heap)[1]
         self.items -= run.count
@@ -100,9 +100,9 @@ class ReadyList:
 class Deliveries:
     """The items lent to one consumer and not settled yet.
 
-    Each item lent gets the next *position*, from 1, and none is used twice, so that a position names one
-    attempt at one item: an ack for a position that is not here is late. Items up to `taken` are in the hands
-    of the consumer's program, the others wait in its buffer.
+    Each item lent gets the next *position*, from 1. No position is used twice, so it identifies one attempt
+    at one item: an ack for a position that is not here is late. The consumer's program has taken the items up
+    to `taken`; the others wait in its buffer.
     """
 
     __slots__ = ("_positions", "_runs", "held_items", "last", "taken", "untaken_bytes", "untaken_items")
@@ -113,7 +113,7 @@ class Deliveries:
         self.last = 0
         self.taken = 0
         self.held_items = 0
-        """Items in the hands of the program."""
+        """Items that the program has taken and not settled."""
         self.untaken_items = 0
         self.untaken_bytes = 0
 
@@ -128,7 +128,7 @@ class Deliveries:
         return position
 
     def take(self, upto: int) -> None:
-        """The program has every item up to position `upto`; never goes back."""
+        """Record that the program has every item up to position `upto`; a lower one changes nothing."""
         upto = min(upto, self.last)
         if upto <= self.taken:
             return
@@ -139,7 +139,7 @@ class Deliveries:
         self.taken = upto
 
     def remove(self, first: int, last: int) -> list[ItemRange]:
-        """Take out what is here of positions `first` to `last`."""
+        """Remove and return what is here of positions `first` to `last`."""
         start, stop = self._index(first), self._index(last + 1)
         removed = self._runs[start:stop]
         for position, run in zip(self._positions[start:stop], removed, strict=True):
@@ -152,7 +152,7 @@ class Deliveries:
         return removed
 
     def _index(self, position: int) -> int:
-        """Where the runs from `position` on begin; one that reaches across it is cut there."""
+        """The index of the first run from `position` on; a run that spans it is cut there."""
         index = bisect_left(self._positions, position)
         if index:
             first, run = self._positions[index - 1], self._runs[index - 1]
@@ -168,7 +168,7 @@ DEAD_BYTES_KEPT = 64 << 20
 
 
 class Settlement(IntEnum):
-    """What became of an item, as its producer is told."""
+    """The outcome of an item, as reported to its producer."""
 
     DONE = 0
     ANSWERED = 1
@@ -178,7 +178,7 @@ class Settlement(IntEnum):
 
 
 class ProducerState(IntEnum):
-    """A producer's: may it still put?"""
+    """Whether a producer may still put."""
 
     OPEN = 0
     GONE = 1
@@ -189,7 +189,7 @@ class ProducerState(IntEnum):
 
 @dataclass(slots=True)
 class News:
-    """What a producer has not been told yet: `count` items from `first` on came to this end."""
+    """An outcome not yet reported to the producer, of `count` items from `first` on."""
 
     first: int
     count: int
@@ -199,7 +199,7 @@ class News:
 
 @dataclass(slots=True)
 class ProducerRecord:
-    """One producer, for as long as the queue lives: its numbers outlast its connections."""
+    """One producer, for as long as the queue exists: its numbers outlast its connections."""
 
     name: str
     state: ProducerState = ProducerState.OPEN
@@ -209,14 +209,14 @@ class ProducerRecord:
     """Items and bytes it may still put under the bound."""
     news: list[News] = field(default_factory=list)
     round: int = -1
-    """The last round of a standing queue that it came in."""
+    """The last round of a standing queue in which it came."""
     arrived: float = -inf
     """When it first came."""
     helper: bool = False
-    """Another producer vouches for it: nobody expects it, misses it, or waits for its goodbye."""
+    """Another producer vouches for it: it does not count among the expected or the lost producers."""
 
     def note(self, news: News) -> None:
-        """Keep `news` to be told; what is done right after its neighbour is told with it."""
+        """Store `news` to be sent; adjacent items that are done are merged."""
         last = self.news[-1] if self.news else None
         if (
             last is not None
@@ -240,7 +240,7 @@ class ConsumerRecord:
 
     @property
     def has_capacity(self) -> bool:
-        """True if it may be lent something now. One item may always be larger than the window."""
+        """True if it may be lent items now. A single item may be larger than the window."""
         leases = self.leases
         if not leases.untaken_items:
             return self.window_items > 0
@@ -249,7 +249,7 @@ class ConsumerRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Items put aside."""
+    """Items given up after `max_attempts`, or unreadable."""
 
     count: int
     body: bytes

@@ -1,4 +1,4 @@
-"""The broker's thread: it owns the sockets of one queue, and does what its protocol says."""
+"""The broker's thread: it owns the sockets of one queue, and performs the actions of `BrokerProtocol`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from nearfar.queues.messages import QueueFrame, QueueMessageType
 
 
 class DeliverySocket:
-    """The PUSH socket of one consumer. It refuses messages until its consumer has connected: they wait."""
+    """The PUSH socket of one consumer (its lane). Messages wait here until the consumer has connected."""
 
     def __init__(self, place: int | str, socket: zmq.Socket[bytes]) -> None:
         self.place = place
@@ -44,27 +44,28 @@ class DeliverySocket:
         self._waiting: set[int] = set()
 
     def send(self, number: int, frames: list[bytes]) -> None:
-        """Send message `number`, unless it waits here since it was sent first."""
+        """Send message `number`, unless it still waits here since it was first sent."""
         if number not in self._waiting:
             self._waiting.add(number)
             self.backlog.append((number, frames))
             self.push()
 
     def push(self) -> None:
-        """Send what waits, as far as it goes."""
+        """Send the waiting messages, as many as the socket accepts."""
         with contextlib.suppress(zmq.Again):
             while self.backlog:
                 number, frames = self.backlog[0]
-                # in place, if it is long: what its consumer does not read is to lie here once
+                # without a copy if it is long: what the consumer does not read is kept here only once
                 send_items(self.socket, frames)
                 self.backlog.popleft()
                 self._waiting.discard(number)
 
 
 def clear_lanes(address: Address) -> None:
-    """Remove the lanes of `address` at which nobody listens. Only who has bound `address` may call this.
+    """Remove the lane sockets of `address` at which no process listens. Only the process that has bound
+    `address` may call this.
 
-    A frozen host's sockets still listen, and stay.
+    The sockets of a frozen host still listen, and stay.
     """
     if not address.path:
         return
@@ -86,7 +87,7 @@ def _listens(path: Path) -> bool:
 
 
 def warn_of_losses(address: Address, counts: Mapping[str, int]) -> None:
-    """Log a warning if a queue ended with something in it, by the last figures of its host."""
+    """Log a warning if a queue ended with items in it, according to the last figures of its host."""
     if said := losses(counts):
         log.warning(
             "the queue at %s ended with %s", address, said, extra={"event": "ended", "fields": dict(counts)}
@@ -94,13 +95,13 @@ def warn_of_losses(address: Address, counts: Mapping[str, int]) -> None:
 
 
 def losses(counts: Mapping[str, int]) -> str:
-    """``3 items waiting, 1 item in hand and not acknowledged; it is lost: …``; empty for none."""
+    """``3 items waiting, 1 item delivered and not acknowledged; it is lost: …``; empty for none."""
     waiting, letters = counts["size"], counts["unread letters"]
     in_hand = counts["unsettled"] - waiting
     parts = [
         f"{number(waiting, 'item')} waiting" if waiting else "",
-        f"{number(in_hand, 'item')} in hand and not acknowledged" if in_hand else "",
-        f"{number(letters, 'dead letter')} that nobody read" if letters else "",
+        f"{number(in_hand, 'item')} delivered and not acknowledged" if in_hand else "",
+        f"{number(letters, 'dead letter')} unread" if letters else "",
     ]
     what = ", ".join(filter(None, parts))
     if not counts["unsettled"]:
@@ -120,26 +121,26 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 DRAIN = 256
-"""Messages read from one socket before the others get their turn."""
+"""Messages read from one socket before the others are read."""
 DESCRIPTORS = 6
-"""That an end takes here: connections, its lane, what tells of its process's death; 7 if it puts and gets."""
+"""Descriptors per client: connections, its lane, the pidfd of its process; 7 if it puts and gets."""
 LANE_EVERY = 0.1
-"""Seconds between two tries to make a lane for which there was no room."""
+"""Seconds between two attempts to open a lane for which there were no resources."""
 LANE_WITHIN = 2.0
-"""Seconds after which the consumer that waits for one is refused."""
+"""Seconds after which a consumer that waits for a lane is refused."""
 LOOK_EVERY = 0.5
-"""Seconds between two looks at the door when nobody is there, at least."""
+"""The most seconds between two checks of the authenticator without a new connection."""
 MOST_NAMES = 10_000
-"""Names of those who called that are kept."""
+"""Socket identities whose names are kept."""
 BODY = 3
-"""Which frame of what comes to the inbox holds items."""
+"""The index of the frame with items, in messages to the inbox."""
 
 
 class Broker:
     """Hosts one queue at `address` in a thread of this process, until `close`.
 
-    `lease` is in seconds; `ports` are those that the sockets beside the address may use (None: any free one).
-    `access` says who gets in. Raises `AddressError`, `KeysError`.
+    `lease` is in seconds; the additional sockets use `ports` (None: any free one). `access` defines who is
+    admitted. Raises `AddressError`, `KeysError`.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Broker:
         ports: range | None = None,
     ) -> None:
         resources.make_room(resources.SERVICE, "a queue's host")
-        resources.lift_limit()  # for as many ends as may come, strangers or not
+        resources.lift_limit()  # for as many clients as may connect, admitted or not
         self._room = resources.DescriptorLimit(DESCRIPTORS)
         self._ports = ports
         self._authenticator = Authenticator(access)
@@ -187,7 +188,7 @@ class Broker:
         self._lanes: dict[str, DeliverySocket] = {}
         self._behind: set[str] = set()
         """The sessions whose lanes have a backlog."""
-        # an end of an earlier host at this address may still call at its lane: it must not find another's
+        # a client of an earlier host at this address may still connect to its lane: it must not reach another
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = ProcessWatcher()
         self._waker = Waker()
@@ -203,17 +204,17 @@ class Broker:
             if source is not None:
                 self._poller.register(source, zmq.POLLIN)
         self.failure: BaseException | None = None
-        """What has ended the hosting before `close`, if something has."""
+        """The error that ended the hosting before `close`, if any."""
         self._mishaps = LoopFailures(log, f"the queue at {self.address}")
         self._lanes_due: dict[str, tuple[int, float]] = {}
-        """The sessions that wait for a lane, because there was none to be had; with their ask, and until
-        when."""
+        """The sessions that wait for a lane, because none could be opened; with their question's number and
+        the time at which they are refused."""
         self._next_lanes = 0.0
         self._closing: float | None = None
         self._next_tick = self._next_look = 0.0
         self._door_due: float | None = 0.0
         self._names: dict[bytes, str] = {}
-        """How those who called are called, as ZeroMQ says it and as text."""
+        """The names of clients as text, by ZeroMQ's identity."""
         self._soon = lease / 100
         self._lock = threading.Lock()
         self._thread = threading.Thread(
@@ -222,8 +223,8 @@ class Broker:
         self._thread.start()
 
     def counts(self) -> dict[str, int]:
-        """The ledger in figures, how many messages could not be true, or had no name, and how many ends were
-        turned away."""
+        """The ledger's figures, the numbers of malformed messages and of messages without a name, and the
+        number of connections turned away."""
         with self._lock:
             return self._machine.counts() | {
                 "malformed": self._complaints.count,
@@ -232,7 +233,7 @@ class Broker:
             }
 
     def close(self, timeout: float = 2.0) -> None:
-        """Stop, when every end has said goodbye, or after `timeout` seconds. What is left then is logged."""
+        """Stop when every client has left, or after `timeout` seconds. Items left then are logged."""
         self._closing = time.monotonic() + timeout
         self._waker.wake()
         self._thread.join()
@@ -254,8 +255,8 @@ class Broker:
             )
 
     def _turn(self) -> None:
-        """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
-        end: what was not read lies here still, and what was not sent is sent again."""
+        """One iteration of the loop. If one part fails, the others still run and the loop goes on: what was
+        not read is still in the socket, and what was not sent is sent again."""
         nothing: list[tuple[object, int]] = []
         events = self._try(self._wait, otherwise=nothing) or nothing
         with self._lock:
@@ -272,7 +273,7 @@ class Broker:
             self._act(now)
             if len(self._watch) > len(self._machine.peers):
                 self._forget_idle()
-            if events:  # what came may be due before anything that was known
+            if events:  # the new messages may bring an earlier deadline
                 self._next_tick = min(self._next_tick, now + self._soon)
 
     def _try(self, do: Callable[..., T], *given: object, otherwise: T | None = None) -> T | None:
@@ -295,7 +296,7 @@ class Broker:
             raise
 
     def _failed(self, error: BaseException) -> None:
-        """The loop has ended, by a fault of ours."""
+        """Record that a bug ended the loop."""
         log.error("the loop of the queue at %s failed", self.address, exc_info=error)
         self.failure = error
 
@@ -304,7 +305,7 @@ class Broker:
         return closing is not None and (not self._machine.peers or time.monotonic() >= closing)
 
     def _attend(self, source: object) -> None:
-        """See to what `source` has to tell."""
+        """Process the event of `source`."""
         if source is self._inbox:
             self._read(self._inbox, sockets.COPIED)
         elif source is self._control:
@@ -316,7 +317,7 @@ class Broker:
             session, pid = found
             self._machine.dead(session, f"process {pid} ended", time.monotonic())
         else:
-            self._next_look = 0.0  # somebody is at the door
+            self._next_look = 0.0  # the authenticator has a new connection or question
 
     def _read(self, socket: zmq.Socket[bytes], small: int) -> None:
         with contextlib.suppress(zmq.Again):
@@ -328,11 +329,11 @@ class Broker:
                         self._receive(socket, frames, user)
                 else:
                     self._receive(socket, sockets.receive(socket, BODY, small=small))
-                if not sockets.readable(socket):  # to be told by an error costs more
+                if not sockets.readable(socket):  # cheaper than zmq.Again
                     break
 
     def _keep_the_door(self, now: float) -> None:
-        """End the sessions of whose key was revoked: what they hold goes to others."""
+        """Run the authenticator, and end the sessions whose key was revoked: others get what they hold."""
         self._next_look = now + LOOK_EVERY
         for session in self._authenticator.turn(now, self._machine.peers):
             self._machine.expel(session, "its key was revoked", now)
@@ -341,7 +342,7 @@ class Broker:
             self._next_look = min(self._next_look, self._door_due)
 
     def _receive(self, socket: zmq.Socket[bytes], frames: list[bytes], user: str = "") -> None:
-        """Nothing that a peer says ends this thread."""
+        """Process one message. No message of a peer ends this thread."""
         now = time.monotonic()
         session = self._names.get(frames[0], "")
         machine = self._machine
@@ -353,10 +354,10 @@ class Broker:
             if socket is self._inbox:
                 if len(frames) != 4:
                     raise ProtocolError(f"{len(frames)} frames in the inbox")
-                # everybody may write there in everybody's name: the ticket tells
+                # any client can send there under any name: the ticket proves the sender
                 peer = machine.peers.get(session)
                 if peer is not None and not secrets.compare_digest(frames[1], peer.ticket.encode()):
-                    raise ProtocolError("items in the name of another end")
+                    raise ProtocolError("items in the name of another client")
                 envelope = messages.unpack(frames[2:])
             else:
                 envelope = messages.unpack(frames[1:])
@@ -373,15 +374,15 @@ class Broker:
             self._nameless += 1
         except ProtocolError as error:
             self._complaints.note("dropped a malformed message: %s", error, now)
-        except Exception:  # a fault of ours, which one peer found: it is not to cost the others their host
-            log.exception("what %s said could not be taken in", shown(session))
-            machine.give_up(session, "the host failed to understand it", now)
+        except Exception:  # a bug that one peer triggers must not end the host for the others
+            log.exception("a message of %s could not be processed", shown(session))
+            machine.give_up(session, "the host failed to process its message", now)
         if machine.complaints:
             for fault in machine.take_complaints():
                 self._complaints.note("ended a session: %s", fault, now)
 
     def _learn_name(self, identity: bytes) -> str:
-        """How its sender is called; remembered of those who have a session."""
+        """The name of the sender; kept for clients with a session."""
         session = sockets.peer_name(identity)
         if session in self._machine.peers:
             if len(self._names) >= MOST_NAMES:
@@ -390,7 +391,7 @@ class Broker:
         return session
 
     def _has_room(self, session: str, hello: QueueFrame, now: float) -> bool:
-        """Whether there is room for one more end, whose process is watched then."""
+        """Whether there are descriptors for one more client; if so, its process is watched."""
         if self._room.lacks(self._waker.fileno(), now):
             if self._room.refuses(now):
                 self._machine.refuse(session, self._room.REFUSAL)
@@ -401,13 +402,13 @@ class Broker:
         return True
 
     def _forget_idle(self) -> None:
-        """Watch no more the processes of ends that have left."""
+        """Stop watching the processes of clients that have left."""
         for idle in self._watch.idle(self._machine.peers):
             self._poller.unregister(idle)
             self._watch.ended(idle)
 
     def _act(self, now: float) -> None:
-        """Do what the machine says; a new lane gives it more to say."""
+        """Perform the protocol's actions; opening a lane yields further ones."""
         more = True
         while more:
             more = False
@@ -421,7 +422,7 @@ class Broker:
                             self._open_lane(session, ask, now)
                         case CloseLane(session):
                             self._close_lane(session)
-                except sockets.FAILURES as error:  # what matters is sent again by its line
+                except sockets.FAILURES as error:  # numbered messages are sent again
                     self._mishaps.note(error)
         if self._behind:
             for session in list(self._behind):
@@ -447,7 +448,7 @@ class Broker:
                 self._behind.add(session)
 
     def _open_lane(self, session: str, ask: int, now: float, until: float | None = None) -> None:
-        """`until`: when its consumer is refused, if there is no lane to be had."""
+        """`until`: when the consumer is refused, if no lane can be opened."""
         if session not in self._lanes:
             try:
                 self._lanes[session] = self._make_lane(session)
@@ -456,16 +457,16 @@ class Broker:
                 if now < until and session in self._machine.peers:
                     self._lanes_due[session] = ask, until
                     self._next_lanes = now + LANE_EVERY
-                    self._mishaps.note(error, "there is no lane for a consumer now")
+                    self._mishaps.note(error, "cannot open a lane for a consumer now")
                     return
-                log.error("no lane for %s: %s", session, error)
-                self._machine.refuse(session, f"the host has no lane for it: {error}")
-                self._machine.dead(session, "there was no lane for it", now)
+                log.error("cannot open a lane for %s: %s", session, error)
+                self._machine.refuse(session, f"the host cannot open a lane for it: {error}")
+                self._machine.dead(session, "the host could not open a lane for it", now)
                 return
         self._machine.lane_opened(session, ask, self._lanes[session].place, now)
 
     def _open_due_lanes(self, now: float) -> None:
-        """Try again to open the lanes for which there was no room."""
+        """Try again to open the lanes for which there were no resources."""
         if self._lanes_due and now >= self._next_lanes:
             due, self._lanes_due = self._lanes_due, {}
             for session, (ask, until) in due.items():
@@ -473,7 +474,7 @@ class Broker:
                     self._open_lane(session, ask, now, until)
 
     def _make_lane(self, session: str) -> DeliverySocket:
-        """Raises `AddressError`, and `sockets.FAILURES` where there are no more sockets to be had."""
+        """Raises `AddressError`, and `sockets.FAILURES` if no socket can be made."""
         socket = self._authenticator.make(zmq.PUSH, sockets.LARGEST_CONTROL)
         self._lanes_opened += 1
         suffix = f".lane-{self._lanes_opened % 100_000}"
@@ -502,7 +503,7 @@ class Broker:
 
 
 def _largest_item(maxbytes: int) -> int:
-    """Bytes of a frame in the inbox: what is larger than the whole queue may be is never put."""
+    """The largest frame of the inbox, in bytes: an item larger than the whole queue is never put."""
     if not maxbytes:
         return sockets.LARGEST_FRAME
     return min(sockets.LARGEST_FRAME, max(maxbytes, sockets.LARGEST_CONTROL))

@@ -1,4 +1,4 @@
-"""What the broker knows of each client's session, and the table of all of them."""
+"""The broker's record of each client session, and the table of all sessions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
 
 MOST_ROUNDS = 1000
-"""Questions of one end that may wait for the others' word at a time: one for each thread of a program."""
+"""Questions of one client that may wait for the other clients at a time: one for each thread of a program."""
 MOST_JOINS = 1000
-"""Calls of `join` that one end may have waiting."""
+"""Calls of `join` that one client may have waiting."""
 MOST_HEAVY = 16
-"""Answers with dead letters that one end may leave unacked."""
+"""Answers with dead letters that one client may leave unacked."""
 
 
 class SendTo(NamedTuple):
@@ -25,14 +25,14 @@ class SendTo(NamedTuple):
 
 
 class OpenLane(NamedTuple):
-    """An action: bind a lane for the session, then tell the machine where (`lane_opened`)."""
+    """An action: bind a lane for the session, then report its place (`BrokerProtocol.lane_opened`)."""
 
     session: str
     ask: int
 
 
 class CloseLane(NamedTuple):
-    """An action: the session is over."""
+    """An action: close the lane of a session that ended."""
 
     session: str
 
@@ -50,28 +50,28 @@ class Peer:
     out: SendWindow[QueueMessage]
     heartbeat: Heartbeat
     ticket: str
-    """What its items come with, in ASCII; nobody else is told."""
+    """What its items come with, in ASCII; no other client learns it."""
     inbox: ReceiveWindow[QueueMessage] = field(default_factory=lambda: ReceiveWindow(_weight))
     produces: bool = False
     consumes: bool = False
     needs: tuple[int, int] = (0, 0)
-    """Items and bytes it wants to have been granted in all."""
+    """Items and bytes it wants granted in total."""
     least: int = 0
-    """Bytes it wants to have been granted in all for its next item to fit."""
+    """Bytes it needs granted in total for its next item to fit."""
     said: float = inf
-    """The earliest that what it said last can have been said; it may have lain here unread."""
+    """The earliest time at which its last message can have been sent; it may have waited here unread."""
     granted: tuple[int, int] = (0, 0)
-    """Items and bytes it was granted in all, since the session began."""
+    """Items and bytes it was granted in total, since the session began."""
     due: float = inf
-    """When it is looked at next, as far as `Timers` knows."""
+    """When its next check is due, as set in `Timers`."""
     told_over: bool = False
     rounds: int = 0
-    """Rounds that it has under way."""
+    """Barriers that it has under way."""
     joins: int = 0
     underway: dict[str, int] = field(default_factory=dict)
-    """What it said last of work that it has not put yet: figures of its own, added up for who asks."""
+    """Its last figures of work that it has not put yet; `counts` adds up those of all clients."""
     heavy: list[int] = field(default_factory=list)
-    """The numbers of the answers with dead letters that it may not have."""
+    """The numbers of the answers with dead letters that it has not acked."""
 
     @property
     def in_need(self) -> bool:
@@ -89,24 +89,24 @@ def _weight(message: QueueMessage) -> int:
 
 
 class PeerTable:
-    """The sessions there are, and the actions that have gathered."""
+    """The open sessions, and the actions collected since the last flush."""
 
     def __init__(self) -> None:
         self.peers: dict[str, Peer] = {}
         self.session_of: dict[str, str] = {}
-        """The session of each end that has one, by the end's name."""
+        """The open session of each client, by the client's name."""
         self.spoken: dict[str, Peer] = {}
-        """The sessions that heard or said something since they were last looked at."""
+        """The sessions that sent or received something since they were last checked."""
         self.actions: list[Action] = []
 
     def peer_of(self, uid: str) -> Peer | None:
-        """The session that the end `uid` has now."""
+        """The present session of the client `uid`."""
         return self.peers.get(self.session_of.get(uid, ""))
 
     def send(
         self, peer: Peer, kind: QueueMessageType, *fields: Any, body: bytes | None = None, now: float
     ) -> None:
-        """Send a message of the line."""
+        """Send a numbered message."""
         message = QueueMessage(kind, fields, body)
         number = peer.out.send(message, now)
         self.actions.append(SendTo(peer.session, QueueFrame(number, peer.inbox.received, message)))
@@ -114,10 +114,10 @@ class PeerTable:
         self.spoken[peer.session] = peer
 
     def send_unnumbered(self, session: str, kind: QueueMessageType, *fields: Any, ack: int = 0) -> None:
-        """Send one of the words that open, keep and end a session."""
+        """Send one of the messages that open, keep and end a session."""
         self.actions.append(SendTo(session, QueueFrame(0, ack, QueueMessage(kind, fields))))
 
     def answer(self, peer: Peer, ask: int, value: Any, now: float) -> None:
-        """Answer a question, unless who asked is gone."""
+        """Answer a question, unless the asker is gone."""
         if self.peers.get(peer.session) is peer:
             self.send(peer, QueueMessageType.ANSWER, ask, value, now=now)

@@ -36,14 +36,14 @@ from nearfar.serialization import item_codec
 
 
 class ClientConnection:
-    """Connects to the queue at `address` when it is first used, as `access` says.
+    """Connects to the queue at `address` on first use, according to `access`.
 
-    `wait` (seconds) is how long a host may be away before calls raise `QueueLost`. `tags` are names under
-    which this end's consumer can be addressed, besides its own. A `helper` puts for another producer that
-    stays for as long: neither its coming nor its loss matters for the counted end.
+    `wait` (seconds) is how long the host may be away before calls raise `QueueLost`. `tags` are names by
+    which this client's consumer can be addressed, in addition to its own. A `helper` puts for another
+    producer that stays for as long: it is not counted for the end of the queue.
 
-    `on_change` is called by the end's thread after anything came from the host: it must be quick and never
-    raise.
+    `on_change` is called by the client's thread after anything came from the broker: it must be quick and
+    never raise.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class ClientConnection:
         self._glimpse = 0
         self._glimpsed: dict[str, int] = {}
         self.waited_for = True
-        """Whether its program waits at its end for what was put to be with the host."""
+        """Whether the program waits at its exit until the host has what was put."""
         self.waiting = 0
-        """Calls that wait for something now."""
+        """Calls that are waiting now."""
 
     @safe
     def reach(self, timeout: float) -> bool:
-        """Look for a host for up to `timeout` seconds; tells whether one has answered. Raises `QueueLost`."""
+        """Wait up to `timeout` seconds for a host; returns whether one answered. Raises `QueueLost`."""
         with self._hold:
             self._begin()
             self._wait_until(lambda: bool(self._machine.facts), time.monotonic() + timeout)
@@ -88,16 +88,16 @@ class ClientConnection:
 
     @safe
     def ask(self, what: str, argument: Any = None) -> Any:
-        """Ask the host."""
+        """Ask the broker, and return its answer."""
         with self._hold:
             self._open()
             return self._ask(QueueMessageType.ASK, what, argument)
 
     @safe
     def mention(self, what: str, figure: int) -> None:
-        """Tell the host a figure, one of `asks.TOLD`, which it forgets with this end.
+        """Send the broker a figure, one of `session.TOLD`, which it keeps as long as this session.
 
-        Never waits: a figure is left out while the host has not confirmed the one before.
+        Never waits: a figure is skipped while the broker has not confirmed the previous one.
         """
         with self._hold:
             asks = self._machine.asks
@@ -107,7 +107,7 @@ class ClientConnection:
 
     @safe
     def glimpse_counts(self) -> dict[str, int]:
-        """The queue's figures as the host told them last, and ask for them anew. Never waits."""
+        """The queue's figures as last received; also requests new ones. Never waits."""
         with self._hold:
             asks = self._machine.asks
             if asks.answered(self._glimpse):
@@ -119,7 +119,7 @@ class ClientConnection:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the host told about the queue; asks it if it has not yet."""
+        """The broker's facts about the queue; waits for them on first use."""
         return safely(self._facts)
 
     def _facts(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class ClientConnection:
         return answer
 
     def _asked(self, what: str, deadline: float | None) -> bool:
-        """Ask something of which only that it is answered matters; tells whether it was, in time."""
+        """Ask a question whose answer has no content; returns whether it was answered in time."""
         asks = self._machine.asks
         number = asks.add(QueueMessageType.ASK, what)
         try:
@@ -151,11 +151,12 @@ class ClientConnection:
         finally:
             asks.take(number)
 
-    # -- the end of an end -----------------------------------------------------------------------
+    # -- closing ---------------------------------------------------------------------------------
 
     @safe
     def close(self) -> None:
-        """Say goodbye, in the background; `join` waits for it. Calls that wait raise `ValueError`."""
+        """Send what was put and then BYE, in the background; `join` waits for it. Calls that wait raise
+        `ValueError`."""
         with self._hold:
             if self._closed:
                 return
@@ -177,14 +178,14 @@ class ClientConnection:
 
     @property
     def gone(self) -> bool:
-        """Whether nothing of it runs any more."""
+        """Whether its thread has ended, or never ran."""
         return self._loop is None or not self._loop.running
 
     @safe
     def join(self, timeout: float | None = None) -> None:
-        """After `close`: wait until the host has said goodbye, or is away and there is nothing to tell it.
+        """After `close`: wait until the broker has answered, or is away and nothing remains to be sent.
 
-        Raises `QueueLost` when the host does not come back for what was put.
+        Raises `QueueLost` when the host does not return to take what was put.
         """
         if self._loop is None:
             return
@@ -193,7 +194,7 @@ class ClientConnection:
             with self._hold:
                 self._wait_until(self._may_go, deadline, leaving=True)
                 if not self._may_go():
-                    raise QueueLost(f"the queue at {self._address} did not take in all within {timeout:g} s")
+                    raise QueueLost(f"the queue at {self._address} did not take all items in {timeout:g} s")
         finally:
             self.abandon()
             self._loop.join(5.0)
@@ -207,7 +208,7 @@ class ClientConnection:
     # -- inside (with the lock held) -------------------------------------------------------------
 
     def _open(self, *, produces: bool = False, consumes: bool = False) -> ClientProtocol:
-        """Connect if this is the first use, wait for the host's welcome, and take on a role."""
+        """Connect on first use, wait for WELCOME, and add roles."""
         machine = self._machine
         self._begin()
         if not machine.facts:
@@ -222,7 +223,7 @@ class ClientConnection:
         self._check_admitted()
         machine = self._machine
         if machine.state is ClientState.NEW:
-            make_room(CALLER, "an end of a queue")
+            make_room(CALLER, "a client of a queue")
             machine.connect(time.monotonic())
             self._loop = ClientLoop(machine, self._address, self._access, self._hold, self._on_change)
 
@@ -236,8 +237,8 @@ class ClientConnection:
         return self._loop
 
     def _wait_until(self, done: Callable[[], Any], deadline: float | None, *, leaving: bool = False) -> None:
-        """Wait until `done`, or the deadline, or the host has been away for too long, or until `close`: what
-        a put has no room for would else never let it say goodbye."""
+        """Wait until `done`, the deadline, or `close`, or until the host has been away for too long. (A put
+        that waits for room would otherwise keep `close` from finishing.)"""
         loop, seated, called = self._need_loop(), False, False
         if loop.turning:
             raise RuntimeError(BUSY)
@@ -267,7 +268,7 @@ class ClientConnection:
                 loop.leave_seat()
 
     def _patience(self, deadline: float | None, leaving: bool) -> float:
-        """Seconds to wait at most; raises what the wait ends with, if not with the deadline."""
+        """Seconds to wait at most; raises if the wait must end for another reason than the deadline."""
         machine, now = self._machine, time.monotonic()
         self._check_host(now)
         if machine.state is ClientState.CLOSED or (self._closed and not leaving):
@@ -278,7 +279,7 @@ class ClientConnection:
     def _check_admitted(self) -> None:
         machine = self._machine
         if machine.refused:
-            raise QueueLost(f"the queue at {self._address} refused this end: {machine.refused}")
+            raise QueueLost(f"the queue at {self._address} refused this client: {machine.refused}")
         if machine.barred:
             raise NotAdmitted(f"cannot use the queue at {self._address}: {machine.barred}")
 
@@ -290,20 +291,20 @@ class ClientConnection:
 
 
 QUIET = 0.00005
-"""Seconds without a turn after which what is put is sent by who puts it."""
+"""Seconds without a turn after which the putting thread sends what it puts."""
 GATHER = 0.001
-"""Seconds that what is put may wait for more, while puts follow one another."""
+"""Seconds that items may wait for more, while puts follow one another."""
 
 
 class ProducerCalls(ClientConnection):
     """Puts, for any number of threads."""
 
     _slept = 0
-    """What `ClientLoop.sleeps` was when something was last sent at once."""
+    """The value of `ClientLoop.sleeps` when items were last sent at once."""
 
     @safe
     def put(self, items: list[Any], *, block: bool, timeout: float | None, to: str | None = None) -> int:
-        """Put `items` in order and return the number of the last. Raises `Full` with how many went in."""
+        """Put `items` in order and return the number of the last. Raises `Full` with the number put."""
         deadline = None if timeout is None else time.monotonic() + timeout
         encoded = self._encode(items)
         with self._hold:
@@ -328,14 +329,14 @@ class ProducerCalls(ClientConnection):
         finally:
             if entry.items:
                 self._machine.sender.withdraw(entry)
-                self._need_loop().wake()  # what waits behind it may fit now
+                self._need_loop().wake()  # later items may fit now
                 self._hold.notify()
 
     def schedule_flush(self, lying: int) -> None:
-        """So many items lie in the put buffer, the latest slipped in just now: see that they go.
+        """See that the items in the put buffer are sent: `lying` of them, the latest just added.
 
-        They go at once where it has been quiet, or where a caller slept since, for then they may be what
-        another waits for; else when there are many, or after a moment.
+        They are sent at once if there was no turn lately, or if a caller has slept since, because another may
+        then wait for them; otherwise when there are many, or after `GATHER` seconds.
         """
         soon(partial(self._schedule_flush, lying))
 
@@ -351,12 +352,12 @@ class ProducerCalls(ClientConnection):
 
     @property
     def put_buffer(self) -> PutBuffer:
-        """Where small items may be put without more ado, but for `schedule_flush`."""
+        """Takes small items without the lock; call `schedule_flush` afterwards."""
         return self._machine.sender.put_buffer
 
     @safe
     def post(self, item: Any, to: str | None = None) -> PutRequest:
-        """Queue one item for sending and return at once; `Entry.last` is its number once it is admitted."""
+        """Queue one item and return at once; `PutRequest.last` is its number once it is admitted."""
         encoded = self._encode([item])
         with self._hold:
             entry = self._submit(encoded, to)
@@ -365,25 +366,25 @@ class ProducerCalls(ClientConnection):
 
     @safe
     def attend(self) -> None:
-        """Be counted as a producer from now on, whether anything is put or not. Raises `QueueLost`."""
+        """Count as a producer from now on, whether anything is put or not. Raises `QueueLost`."""
         with self._hold:
             self._open(produces=True)
             self._need_loop().wake()
 
     @safe
     def tags(self) -> frozenset[str]:
-        """The names under which consumers can be addressed now, besides their own."""
+        """The tags by which consumers can be addressed now, in addition to their own names."""
         with self._hold:
             return self._session.tags if self._machine.session else frozenset()
 
     @safe
     def flush(self, timeout: float | None) -> None:
-        """Wait until the host has all that was put before, and has heard of all that is done.
+        """Wait until the broker has everything that was put before, and all acks.
 
         Raises `TimeoutError` after `timeout` seconds, and `QueueLost`.
 
-        A question comes behind all that was sent before it, so its answer says that this is there. A host
-        that came anew in between is sent again what it lacks, and asked again.
+        A question arrives after everything sent before it, so its answer confirms all of that. A host that
+        was restarted meanwhile is sent again what it lacks, and asked again.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._hold:
@@ -395,15 +396,15 @@ class ProducerCalls(ClientConnection):
                 if not answered and deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutError(
                         f"the host at {self._address} may lack {sender.unstored(upto)} of the items put here:"
-                        f" it has not confirmed all within {timeout:g} s; what it lacks is sent all the same"
+                        f" it has not confirmed all within {timeout:g} s; what it lacks is still sent"
                     )
 
     @safe
     def join_items(self) -> None:
         """Wait until every item of the queue is done. Raises `QueueLost`.
 
-        A host that was started again does not know of items until their producers have sent them again: it
-        is not asked before all that was put here is done, and asked anew if it is another by then.
+        A restarted host has no record of items until their producers have sent them again. So this asks only
+        after everything put here is done, and asks again if another host has taken over by then.
         """
         with self._hold:
             machine, epoch = self._open(), None
@@ -413,7 +414,8 @@ class ProducerCalls(ClientConnection):
                 self._ask(QueueMessageType.ASK, "join")
 
     def _submit(self, encoded: deque[bytes | Batch], to: str | None, *, waits: bool = True) -> PutRequest:
-        """Put what does not wait before what does: of two that do not fit, one may be small."""
+        """Put items of a call that does not wait before those of calls that wait: they may be smaller and
+        fit."""
         machine = self._open(produces=True)
         if self._session.shut:
             raise ShutDown
@@ -424,7 +426,7 @@ class ProducerCalls(ClientConnection):
         return entry
 
     def _encode(self, items: list[Any]) -> deque[bytes | Batch]:
-        """Without the lock: pickling runs the program's code, which may use the queue."""
+        """Serialize `items`, without the lock: pickling runs the program's code, which may use the queue."""
         with self._hold:
             machine = self._open(produces=True)
             if self._session.shut:
@@ -438,16 +440,14 @@ class ProducerCalls(ClientConnection):
             encoded = deque(item_codec.encode(item, trusted=trusted) for item in items)
         long = [some for some in map(several, encoded) if len(some.body) > most > 0]
         if (largest := max(map(_largest, long), default=0)) > most:
-            raise ValueError(
-                f"an item of {largest} bytes is larger than the whole queue may be: maxbytes is {most}"
-            )
+            raise ValueError(f"an item of {largest} bytes is larger than the whole queue: maxbytes is {most}")
         return encoded
 
     @safe
     def outcomes(self) -> list[Settled]:
-        """What was settled with more than "done" since the last call (dead, undeliverable, answered).
+        """The outcomes other than "done" since the last call (dead, undeliverable, answered).
 
-        Raises `QueueLost` when there is none and the host has been away for too long.
+        Raises `QueueLost` when there are none and the host has been away for too long.
         """
         with self._hold:
             outcomes = list(self._machine.sender.outcomes)
@@ -463,7 +463,7 @@ def _largest(some: Batch) -> int:
 
 
 Runs = list[tuple[int, int, int]]
-"""Items in the program's hands: (session, first, last) each."""
+"""Items that the program holds: (session, first, last) each."""
 DELIVERY = 0
 """The holder of items taken by `receive`: no thread's next `get` settles them."""
 
@@ -474,7 +474,7 @@ def run_of(one: DeliveredItem) -> tuple[int, int, int]:
 
 
 class QueueClient(ProducerCalls):
-    """Puts and takes. Items are known to the caller by their position in a session (`Taken`)."""
+    """Puts and takes. The caller names items by their position in a session (`DeliveredItem`)."""
 
     _taker = 0
     """The thread that last took a single item."""
@@ -496,10 +496,10 @@ class QueueClient(ProducerCalls):
         """At least one item and up to `most`, for `holder` (a thread, or any other number).
 
         Raises `Empty`, `ShutDown` after a shutdown, and what reading the item raises. With `to_the_end`
-        also at the counted end: `ShutDown`, or `ProducerLost` if not every producer said goodbye.
+        also at the counted end: `ShutDown`, or `ProducerLost` if a producer was lost.
 
-        With `hand_out` this thread may have what follows without asking (see `Receiver.hand_out`), if it
-        also took what went before. Not through a deputy: what is given back for its caller comes later.
+        With `hand_out` this thread may take the next items without the lock (see `ItemReceiver.hand_out`),
+        if it also took the last one. Not in a deferred call, which may still give items back afterwards.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         taken: list[DeliveredItem] = []
@@ -523,7 +523,7 @@ class QueueClient(ProducerCalls):
     def take_items(
         self, most: int, holder: int, *, block: bool, timeout: float | None, to_the_end: bool = False
     ) -> tuple[list[Any], Runs]:
-        """As `take`, without what is known of each item; and what to `let_go` where it is not wanted."""
+        """As `take`, but returns the plain items, and the runs for `let_go` if they are not wanted."""
         deadline = None if timeout is None else time.monotonic() + timeout
         items: list[Any] = []
         runs: Runs = []
@@ -546,20 +546,20 @@ class QueueClient(ProducerCalls):
             raise
         if items:
             return items, runs
-        # it may be one that raises
+        # the next one may be unreadable, and raise
         (one,) = self.take(1, holder, block=block, timeout=left(deadline), to_the_end=to_the_end)
         return [one.item], [run_of(one)]
 
     @safe
     def take_batch(self, most: int, least: int, holder: int, *, timeout: float | None) -> list[DeliveredItem]:
-        """As `take` to the end, but waits for `least` items where there is one.
+        """As `take` to the end, but once there is an item, waits for `least` of them.
 
-        Fewer come after `timeout` seconds, at the end, or before an item that cannot be read.
+        Returns fewer after `timeout` seconds, at the end, or before an item that cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         taken = self.take(most, holder, block=waits(True, timeout), timeout=timeout, to_the_end=True)
         try:
-            with suppress(Empty, ShutDown, ProducerLost):  # if it is the end, the next call says so
+            with suppress(Empty, ShutDown, ProducerLost):  # at the end, the next call raises
                 while len(taken) < least and not self._next_is_unreadable():
                     more = most - len(taken)
                     taken += self.take(more, holder, block=True, timeout=left(deadline), to_the_end=True)
@@ -584,7 +584,7 @@ class QueueClient(ProducerCalls):
 
     @safe
     def let_go(self, runs: Runs) -> None:
-        """What was taken (session, first, last) never reached who asked for it: the host has it again."""
+        """Give back runs of taken items (session, first, last) that never reached the caller."""
         with self._hold:
             for session, first, last in runs:
                 if session == self._machine.sessions:
@@ -593,7 +593,7 @@ class QueueClient(ProducerCalls):
 
     @safe
     def let_go_taken(self, chunk: Chunk, lying: int) -> None:
-        """Who took from `chunk`, with `lying` items in it, was interrupted: the host has that item again."""
+        """Give back the item that an interrupted thread took from `chunk` when it had `lying` items."""
         with self._hold:
             if chunk.session == self._machine.sessions:
                 receiver = self._machine.receiver
@@ -636,10 +636,10 @@ class QueueClient(ProducerCalls):
         raise ShutDown
 
     def _tell_of_takes(self, machine: ClientProtocol) -> bool:
-        """Whether to tell the host of takes now: `help` the loop.
+        """Whether to report takes to the broker now: then call `help` of the loop.
 
-        News of takes may gather for a moment, but not until the buffer runs dry, nor while a good part of the
-        room is in it that puts may wait for.
+        Takes may be collected for a moment, but not until the buffer is empty, nor if they free a good part
+        of the room that puts may wait for.
         """
         if self._session.takes_press():
             return True
@@ -654,7 +654,7 @@ class QueueClient(ProducerCalls):
             receiver.hand_out(holder, thread, most, settles=settles, whole=holder == DELIVERY)
 
     def _step(self, machine: ClientProtocol) -> int:
-        """Takes until it is to be asked again whether the host is to be told."""
+        """The number of takes until the next check whether to report them."""
         receiver, facts = machine.receiver, machine.facts
         told = receiver.taken - receiver.told_taken
         most = receiver.due - told
@@ -666,11 +666,11 @@ class QueueClient(ProducerCalls):
 
     @property
     def hand(self) -> Hand:
-        """What can be taken, and said to be done, without the lock."""
+        """The items that can be taken, and the acks that can be given, without the lock."""
         return self._machine.hand
 
     def tell_of_acks(self) -> None:
-        """Have the host told of the acks in `hand`. Never waits, and never raises."""
+        """Have the acks in `hand` reported to the broker. Never waits, and never raises."""
         soon(self._count_acks)
 
     def _count_acks(self) -> None:
@@ -680,17 +680,17 @@ class QueueClient(ProducerCalls):
                 self._machine.receiver.count()
                 self._tell_of_done()
 
-    # -- saying what became of it ----------------------------------------------------------------
+    # -- settling --------------------------------------------------------------------------------
 
     @safe
     def session_name(self) -> str:
-        """The name by which this end's consumer can be addressed, in this session."""
+        """The name by which this client's consumer can be addressed, in this session."""
         with self._hold:
             return self._open(consumes=True).session_name
 
     @safe
     def done(self, session: int, position: int, answer: bytes | None = None) -> None:
-        """An item is done; one of an earlier session is somebody else's by now."""
+        """Mark an item as done. One of an earlier session is ignored: it goes to another consumer."""
         with self._hold:
             if session == self._machine.sessions:
                 self._machine.receiver.done(position, answer)
@@ -698,7 +698,7 @@ class QueueClient(ProducerCalls):
 
     @safe
     def failed(self, session: int, position: int) -> None:
-        """An item was given up."""
+        """Give up an item, for another attempt."""
         with self._hold:
             if session == self._machine.sessions:
                 self._session.fail(position)
@@ -706,7 +706,7 @@ class QueueClient(ProducerCalls):
 
     @safe
     def done_by(self, holder: int | None = None) -> None:
-        """All that `holder` took is done (None: all that anyone took, but for deliveries)."""
+        """Mark everything that `holder` took as done (None: everything that was taken, except deliveries)."""
         with self._hold:
             if self._machine.session is not None:
                 self._session.receiver.done_by(holder)
@@ -716,9 +716,9 @@ class QueueClient(ProducerCalls):
 
     @safe
     def done_oldest(self, holder: int) -> bool:
-        """The oldest item that `holder`, or else anyone here, took is done; False if there is none."""
+        """Mark as done the oldest item of `holder`, or else of any thread; False if there is none."""
         with self._hold:
-            if holder in self._machine.superseded:  # somebody else's by now
+            if holder in self._machine.superseded:  # its item goes to another consumer
                 self._machine.superseded.remove(holder)
                 return True
             if self._machine.session is None:
@@ -728,7 +728,7 @@ class QueueClient(ProducerCalls):
             return found
 
     def _tell_of_done(self) -> None:
-        """Have the host told: at once where others may wait for just that, else in a moment, with more."""
+        """Have the acks reported: at once if others may wait for them, else in a moment, with more."""
         if self._loop is not None:
             if self._session.receiver.rests:
                 self._loop.wake()
@@ -737,21 +737,21 @@ class QueueClient(ProducerCalls):
 
 
 class FarDelivery(Delivery):
-    """An item of a far queue in hand."""
+    """A delivery of a far queue."""
 
     def __init__(self, end: QueueClient, taken: DeliveredItem) -> None:
         _, self.item, self.attempt, _ = self._taken = taken
         self._end = end
 
     def let_go(self) -> None:
-        """It never reached who asked for it."""
+        """Give back the item: it never reached the caller."""
         one = self._taken
         self._end.let_go([(one.session, one.position, one.position)])
 
     def ack(self) -> None:
         hand = self._end.hand
         hand.acks.append(self._taken)
-        if not hand.called or not hand.receiving[1]:  # nobody looks soon, or it was the last that is here
+        if not hand.called or not hand.receiving[1]:  # no report is due soon, or this was the last item here
             self._end.tell_of_acks()
 
     def nack(self) -> None:

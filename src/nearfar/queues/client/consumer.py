@@ -1,10 +1,9 @@
-"""The get side of a client, as a pure machine: the prefetch window, deliveries, and acknowledgements.
+"""The get side of a client, pure: the prefetch window, deliveries, and acks.
 
-The getting half of an end, as a pure machine: what the host lent, what the program took, what is done.
-
-Every item has a *position* in the session (see `host.leases`). `window` is how much the host may lend ahead
-of the program: what somebody waits for now, and as much more as the program lately took in a few
-milliseconds, so that a quick consumer never waits and a slow one holds nothing that another could have.
+Every item has a *position* in the session (see `broker.records.Deliveries`). The window is the number of
+items that the broker may lend ahead of the program: those that calls wait for now, and as many more as the
+program lately took in `AHEAD` seconds. So a quick consumer never waits, and a slow one holds no items that
+another could have.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from nearfar.serialization import item_codec
 
 
 class DeliveredItem(NamedTuple):
-    """An item in the program's hands."""
+    """An item that the program has taken."""
 
     position: int
     item: Any
     attempt: int
     session: int = 0
-    """Which session of its end the position belongs to."""
+    """The number of the client's session to which the position belongs."""
 
 
 @dataclass(slots=True)
@@ -46,14 +45,14 @@ class DeliveredBatch:
     body: bytes
     items: list[Any] | None = None
     at: int = 0
-    """Where among `items` the next one is."""
+    """The index of the next one in `items`."""
     weight: int = 0
-    """Bytes that all of it came in."""
+    """Bytes of the whole batch, as received."""
     plain: bool = False
-    """It was read, and nothing in it is `Unreadable`."""
+    """Whether it was read, and nothing in it is `Unreadable`."""
 
     def read(self, *, trusted: bool) -> None:
-        """Read the items. In the place of one that cannot be read stands `Unreadable`."""
+        """Read the items. An `Unreadable` replaces an item that cannot be read."""
         try:
             self.items = item_codec.decode(self.body, self.count, trusted=trusted)
             self.plain = True
@@ -74,34 +73,34 @@ class DeliveredBatch:
 
 @dataclass(slots=True)
 class Chunk:
-    """The next items, which one thread takes by itself, without the lock: one step of C each.
+    """The next items, which one thread takes without the lock: each by one atomic step in C.
 
-    The thread takes from the left, and nobody else does. What it took is read off the length. Whoever holds
-    the lock may take away what is left, from the right, item by item: so each item is taken once.
+    Only that thread takes from the left; the length shows how many it took. A thread that holds the lock may
+    withdraw the remaining items from the right, one by one: so each item is taken once.
     """
 
     session: int
     first: int
     """The position of its first item."""
     items: deque[Any]
-    """The items, or a `Taken` for each."""
+    """The items, or a `DeliveredItem` for each."""
     size: int
     holder: int
     settles: bool
-    """With each item that is taken, the one before is done."""
+    """Whether taking an item settles the one before."""
     holding: int
-    """The position of the item that the holder had in hand before, if that is then done."""
+    """The position of the item that the holder took before, if the next take settles it."""
     counted: int = 0
-    """Items of which is known that they were taken."""
+    """Items already counted as taken."""
     left: int = -1
-    """Items that were taken away; -1 while they are there."""
+    """Items that were withdrawn; -1 before that."""
 
     def taken(self) -> int:
         """How many items the thread took."""
         return self.size - (len(self.items) if self.left < 0 else self.left)
 
     def take_away(self) -> None:
-        """Let the thread have nothing more."""
+        """Withdraw the remaining items from the thread."""
         left = 0
         try:
             while True:
@@ -112,48 +111,49 @@ class Chunk:
 
 
 Portion = tuple[int, deque[Any], Chunk]
-"""Who may take items from where."""
+"""The thread that may take items, the items, and their chunk."""
 NOTHING: Portion = (0, deque(), Chunk(0, 0, deque(), 0, 0, False, 0))
 
 
 @dataclass(slots=True)
 class Hand:
-    """What a program takes, and says to be done, without the lock. It outlasts the sessions of its end."""
+    """What a program takes and acks without the lock. It outlasts the sessions of its client."""
 
     getting: Portion = NOTHING
-    """The thread that may take these items."""
+    """The items for `get`."""
     receiving: Portion = NOTHING
-    """The same, of deliveries."""
+    """The items for `receive`."""
     acks: list[DeliveredItem] = field(default_factory=list)
-    """Deliveries that are done, until the machine counts them."""
+    """Acked deliveries, until `ItemReceiver.count` reads them."""
     called: bool = False
-    """Somebody is about to count them."""
+    """Whether they are about to be counted."""
 
 
 class Unreadable(NamedTuple):
-    """What reading an item raised."""
+    """The error raised by reading an item."""
 
     error: Exception
 
 
 AHEAD = 0.02
-"""Seconds of the program's work that may lie in the buffer."""
+"""The size of the buffer, in seconds of the program's work."""
 PAUSE = 0.05
-"""Seconds without a take after which what lies in the buffer is given back to others."""
+"""Seconds without a take after which the items in the buffer are given back, for others."""
 
 
 @dataclass(slots=True)
 class RateEstimator:
-    """The time is looked at once for many takes: those before it, `untimed`, were spread evenly."""
+    """Estimates the seconds per take. The clock is read once for many takes: the `untimed` ones before are
+    assumed to be spread evenly."""
 
     since: float = -PAUSE
-    """When the last item was taken, as far as is known."""
+    """When the last item was taken, by the last reading of the clock."""
     seconds: float = AHEAD
-    """From one take to the next, smoothed."""
+    """Seconds from one take to the next, smoothed."""
     untimed: int = 0
 
     def time(self, now: float) -> None:
-        """It is `now`."""
+        """Include the untimed takes up to `now` in the estimate."""
         takes = self.untimed
         if takes:
             self.untimed = 0
@@ -162,28 +162,28 @@ class RateEstimator:
             self.since = now
 
     def waited(self, since: float, now: float) -> None:
-        """The program waited for an item: that is none of the time that it takes for one."""
+        """Exclude the time from `since` to `now`, in which the program waited for an item."""
         self.time(since)
         self.since += now - since
 
 
 Ranges = list[list[int]]
-"""First and last position of each, in the order in which it became so."""
+"""The first and last position of each range, in the order in which it was added."""
 
 
 @dataclass(slots=True)
 class AckBatch:
-    """What became of items, until it is told."""
+    """The outcomes of items, until they are reported."""
 
     done: Ranges = field(default_factory=list)
     failed: Ranges = field(default_factory=list)
     unreadable: Ranges = field(default_factory=list)
     returned: Ranges = field(default_factory=list)
     answers: list[list[Any]] = field(default_factory=list)
-    """Positions of items that are done, and what is to be said to those who put them."""
+    """Positions of items that are done, with the answers for their producers."""
 
     def pressing(self) -> bool:
-        """True if somebody needs to hear of it to go on."""
+        """True if others may wait for these outcomes."""
         return bool(self.failed or self.unreadable or self.returned or self.answers)
 
     @property
@@ -194,7 +194,7 @@ class AckBatch:
         )
 
     def take(self) -> list[list[list[Any]]]:
-        """As much as fits into a message, by the order of the fields above; it is told by that."""
+        """Remove and return as much as fits into a message, in the order of the fields above."""
         parts: list[list[list[Any]]] = []
         for rows in (self.done, self.failed, self.unreadable, self.returned):
             parts.append(rows[:MOST_RANGES])
@@ -206,7 +206,7 @@ class AckBatch:
 
 
 def extend(ranges: Ranges, first: int, last: int = 0) -> None:
-    """Add `first` to `last` (0: that one alone) to `ranges`."""
+    """Add `first` to `last` (0: only `first`) to `ranges`."""
     if ranges and ranges[-1][1] == first - 1:
         ranges[-1][1] = last or first
     else:
@@ -214,39 +214,39 @@ def extend(ranges: Ranges, first: int, last: int = 0) -> None:
 
 
 MOST_AHEAD = 2000
-"""Items that may lie in the buffer."""
+"""Items that may be in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
 FEW = 16
-"""Takes of which the host need not be told at once."""
+"""Takes that need not be reported at once."""
 _make_taken = partial(tuple.__new__, DeliveredItem)
-"""In one step of C."""
+"""Makes a `DeliveredItem` in one step in C."""
 
 
 @dataclass(slots=True)
 class ItemReceiver:
-    """All that was lent to one end in one session."""
+    """The items lent to one client in one session."""
 
     trusted: bool = False
     taken: int = 0
     closed: bool = False
-    """The host is to lend nothing, whoever waits."""
+    """The window is 0, even if calls wait."""
     waiters: int = 0
     """Items that calls of the program wait for now."""
     buffered: int = 0
     hands: dict[int, int] = field(default_factory=dict)
-    """The positions in the program's hands, oldest first, and the thread that took each."""
+    """The positions that the program holds, oldest first, and the thread that took each."""
     session: int = 0
     hand: Hand = field(default_factory=Hand)
     due: int = 16
-    """Takes after which it is to be told."""
+    """Takes after which a report is due."""
     heavy: int = 0
-    """Bytes of the batches that were taken to their end since the host was told."""
+    """Bytes of the batches fully taken since the last report."""
     average: int = 0
-    """Bytes of an item of the batch that came last."""
+    """The average bytes of an item in the latest batch."""
     rests: bool = False
-    """The program said that it is done with all that it had: somebody may wait for that."""
+    """The program has settled everything it had: others may wait for that."""
     _chunk: Chunk | None = None
-    """What was handed out, to be taken without the lock."""
+    """The items handed out, to be taken without the lock."""
     _buffer: deque[DeliveredBatch] = field(default_factory=deque)
     _last: int = 0
     _ack_batch: AckBatch = field(default_factory=AckBatch)
@@ -256,13 +256,13 @@ class ItemReceiver:
 
     @property
     def next_position(self) -> int:
-        """That of the next item to come."""
+        """The position of the next item to come."""
         return self._last + 1
 
-    # -- from the host ---------------------------------------------------------------------------
+    # -- from the broker -------------------------------------------------------------------------
 
     def lend(self, position: int, count: int, attempt: int, body: bytes) -> None:
-        """A batch came."""
+        """Store a batch in the buffer."""
         self._buffer.append(DeliveredBatch(position, count, attempt, body, weight=len(body)))
         self._last = position + count - 1
         self.buffered += count
@@ -270,7 +270,7 @@ class ItemReceiver:
         self.due = max(FEW, self.buffered // 2)
 
     def at_hand(self) -> bool:
-        """Whether anything lies in the buffer, which nobody can take without the lock then."""
+        """Whether there are items in the buffer; afterwards, none can be taken without the lock."""
         self.collect()
         return self.buffered > 0
 
@@ -280,7 +280,7 @@ class ItemReceiver:
         return self._chunk is not None and len(self._chunk.items) > 0
 
     def waited(self, since: float, now: float) -> None:
-        """The program waited for an item."""
+        """Exclude a wait of the program from its rate."""
         self._pace.waited(since, now)
 
     # -- from the program ------------------------------------------------------------------------
@@ -308,10 +308,10 @@ class ItemReceiver:
         return DeliveredItem(position, item, delivered_batch.attempt, self.session)
 
     def hand_out(self, holder: int, thread: int, most: int, *, settles: bool, whole: bool) -> None:
-        """Let `thread` take up to `most` of the next items by itself, for `holder`.
+        """Let `thread` take up to `most` of the next items without the lock, for `holder`.
 
-        With `settles`, each item is done when the thread takes its next, also the one that it has in hand
-        now. With `whole` it takes each as a `Taken`.
+        With `settles`, each item is done when the thread takes its next one, including the one it holds now.
+        With `whole` it takes each as a `DeliveredItem`.
         """
         self.collect()
         items: list[Any] = []
@@ -344,7 +344,7 @@ class ItemReceiver:
             self.hand.getting = portion
 
     def count(self) -> None:
-        """Note what was taken, and done, without the lock."""
+        """Count what was taken and acked without the lock."""
         chunk = self._chunk
         if chunk is not None and (taken := chunk.taken()) > chunk.counted:
             self._note_taken(chunk, taken)
@@ -358,7 +358,7 @@ class ItemReceiver:
             self.rests = not self.hands and not self.buffered
 
     def collect(self) -> None:
-        """As `count`; what was handed out and not taken is not to be had without the lock any more."""
+        """As `count`, and withdraw the items that were handed out and not taken."""
         chunk = self._chunk
         if chunk is not None:
             self.hand.getting = self.hand.receiving = NOTHING
@@ -367,7 +367,7 @@ class ItemReceiver:
         self._chunk = None
 
     def taken_from(self, chunk: Chunk, lying: int) -> int:
-        """The position of what a thread took from `chunk` when `lying` items were in it; 0 if it did not."""
+        """The position of the item that a thread took from `chunk` when it had `lying` items; 0 for none."""
         self.count()
         return chunk.first + chunk.size - lying if chunk.taken() > chunk.size - lying else 0
 
@@ -385,8 +385,8 @@ class ItemReceiver:
         self._step(last - first + 1)
 
     def take_run(self, most: int, thread: int, now: float) -> tuple[int, list[Any]]:
-        """The position of the next item, and up to `most` items from it on; none where `take` is to be asked,
-        or the buffer is empty."""
+        """The position of the next item, and up to `most` items from there; no items if the buffer is empty,
+        or if `take` must be used."""
         self.collect()
         if not self._buffer:
             return 0, []
@@ -403,13 +403,13 @@ class ItemReceiver:
         return position, items
 
     def let_go(self, position: int) -> None:
-        """The item at `position` never reached who took it: the host has it again."""
+        """Give back the item at `position`, which never reached the caller."""
         self.count()
         if self.hands.pop(position, None) is not None:
             self._ack_batch.returned.append([position, position])
 
     def next_is_unreadable(self) -> bool:
-        """True if the next `take` is going to raise."""
+        """True if the next `take` will raise."""
         self.collect()
         if not self._buffer:
             return False
@@ -419,13 +419,13 @@ class ItemReceiver:
         return isinstance(delivered_batch.items[delivered_batch.at], Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
-        """The program is done with an item; a position no longer in its hands is ignored.
+        """Mark an item as done; a position that the program no longer holds is ignored.
 
-        Raises `ItemError` for an answer that is too long to send; the item then stays in hand.
+        Raises `ItemError` for an answer that is too long to send; the program then still holds the item.
         """
         if answer is not None and len(answer) > LONGEST_ANSWER:
             raise ItemError(
-                f"an answer of {len(answer)} bytes is too long: at most {LONGEST_ANSWER} can travel"
+                f"an answer of {len(answer)} bytes is too long: at most {LONGEST_ANSWER} can be sent"
             )
         self.count()
         if answer is None:
@@ -439,7 +439,7 @@ class ItemReceiver:
             extend(self._ack_batch.done, position)
 
     def done_by(self, holder: int | None) -> None:
-        """All that `holder` took is done; None: all but what holder 0 took."""
+        """Mark everything that `holder` took as done; None: everything except what holder 0 took."""
         self.collect()
         hands = self.hands
         mine = [p for p, h in hands.items() if h == holder or (holder is None and h)]
@@ -452,7 +452,7 @@ class ItemReceiver:
                 extend(self._ack_batch.done, position)
 
     def done_oldest(self, holder: int) -> bool:
-        """The oldest item of `holder`, or else of anyone but holder 0, is done; False if there is none."""
+        """Mark as done the oldest item of `holder`, or else of any but holder 0; False if there is none."""
         self.count()
         mine = (p for p, h in self.hands.items() if h == holder)
         anyones = (p for p, h in self.hands.items() if h)
@@ -463,23 +463,23 @@ class ItemReceiver:
         return True
 
     def fail(self, position: int) -> None:
-        """The program gives an item up."""
+        """Give up an item."""
         self.count()
         if self.hands.pop(position, None) is not None:
             extend(self._ack_batch.failed, position)
 
     def give_back(self) -> None:
-        """Return all that lies in the buffer."""
+        """Give back everything in the buffer."""
         self.collect()
         if self._buffer:
             self._ack_batch.returned.append([self._buffer[0].position, self._last])
             self._buffer.clear()
             self.buffered = 0
 
-    # -- to the host -----------------------------------------------------------------------------
+    # -- to the broker ---------------------------------------------------------------------------
 
     def window(self, now: float) -> int:
-        """How many items may lie in the buffer."""
+        """How many items may be in the buffer."""
         if self.closed:
             return 0
         self._pace.time(now)
@@ -488,26 +488,26 @@ class ItemReceiver:
         return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace.seconds, 1e-6))))
 
     def untold(self) -> int:
-        """How many items the program took that the host was not told the end of."""
+        """How many items the program took whose outcome was not reported."""
         return len(self.hands) + self._ack_batch.ended
 
     def news(self) -> bool:
-        """True if there is something to tell besides the window."""
+        """True if there is something to report, apart from the window."""
         return self.taken != self.told_taken or bool(self._ack_batch.done) or self._ack_batch.pressing()
 
     def pressing(self, now: float) -> bool:
-        """True if the host is to be told now: it might lend too little or too much, or others wait."""
+        """True if a report is due now: the broker might lend too little or too much, or others wait."""
         told, untold, window = self._told_window, self.taken - self.told_taken, self.window(now)
         short = told - untold < max(self.waiters, told // 2)
         wide = window * 2 < told or (window < told and now - self._pace.since >= PAUSE)
         return short or wide or self.rests or self._ack_batch.pressing()
 
     def idle_items(self) -> bool:
-        """True if more lies in the buffer than the program waits for."""
+        """True if the buffer has more items than the program waits for."""
         return self.buffered > self.waiters
 
     def paused(self, now: float) -> bool:
-        """True if the program stopped taking: what it does not wait for belongs to others."""
+        """True if the program stopped taking, so that surplus items should go to others."""
         self._pace.time(now)
         return now - self._pace.since >= PAUSE and self.idle_items()
 
@@ -518,7 +518,7 @@ class ItemReceiver:
         return None
 
     def report(self, now: float, ask: int = 0) -> QueueMessage | None:
-        """What the host has to know; None when it knows."""
+        """The REPORT to send; None if there is nothing new."""
         window = self.window(now)
         if not (ask or window != self._told_window or self.news()):
             return None
@@ -530,7 +530,7 @@ class ItemReceiver:
         )
 
     def _step(self, count: int) -> None:
-        """The next `count` items are taken."""
+        """Advance over the next `count` items, which were taken."""
         self._pace.untimed += count
         self.buffered -= count
         while count:

@@ -1,15 +1,13 @@
-"""A client's sockets and its loop: it does what the protocol says, in one thread at a time.
+"""A client's sockets and its loop: performs the actions of `ClientProtocol`, in one thread at a time.
 
-An end's input and output: owns the sockets that connect one process to one queue, and does what its
-machine says.
+Any thread may take a *turn* at the sockets: act, read, act upon what was read, until nothing more comes. The
+loop's own thread takes turns when no other thread does. A put takes a turn itself when there is enough to
+send. A caller that waits takes the *seat*: it sleeps on the sockets and takes the turns, so that no item is
+passed from one thread to another. While the seat is taken, and for `GRACE` seconds after, the loop's thread
+stands by.
 
-Any thread may take a *turn* at the sockets: act, read, act upon what came, until nothing more comes. A thread
-of its own does when nobody else is about to. A put takes a turn itself when there is enough to send; a caller
-who waits takes the *seat*: it sleeps where the messages come in, and takes the turns, so that no item
-is handed from one thread to another. While there is a sitter the thread stands by, and for `GRACE` after.
-
-Who sleeps does not touch the sockets, but their descriptors, which only tell that something is new since they
-were last read: each turn reads them to the end, after all that it sends.
+A sleeping thread polls only the descriptors of the sockets. They signal only what is new since the last read,
+so each turn reads the sockets to the end, after everything that it sends.
 """
 
 from __future__ import annotations
@@ -52,19 +50,19 @@ from nearfar.queues.messages import QueueFrame
 
 
 class WaitHandle:
-    """Where a thread sleeps until it is woken, or something comes."""
+    """Lets a thread sleep until it is woken, or until a message comes."""
 
     def __init__(self) -> None:
         self.waker = Waker()
         self.until = inf
-        """When who sleeps here wakes at the latest."""
+        """When the thread that sleeps here wakes at the latest."""
         self._watched: list[int] = []
         self._poll = _poll(self.waker.fileno())
         self._sleeping = False
 
     def sleep(self, watched: list[int], until: float) -> bool:
-        """Sleep until that time (by `time.monotonic`), until woken, or until one of `watched` is readable:
-        whether it is that."""
+        """Sleep until that time (by `time.monotonic`), until woken, or until one of `watched` is readable;
+        returns True for the latter."""
         self.until = until
         if self._sleeping:  # in a signal's handler, while this thread sleeps here
             return self._sleep(_poll(self.waker.fileno(), *watched), until)
@@ -97,10 +95,10 @@ BUSY = "the queue cannot be used in the middle of its own work, by a finalizer o
 
 
 class Hold:
-    """A context manager, for a thread that is not `exposed`: inside, the lock is held, and the shield is up.
+    """A context manager, for a thread that is not `exposed`: inside, it holds the lock, and signals wait.
 
-    A garbage collection may start anywhere, and what it runs may use the queue: in the middle of a thread's
-    own work that raises `RuntimeError`, before anything is changed.
+    A garbage collection may start anywhere, and a finalizer may use the queue: in a thread that is inside
+    already, that raises `RuntimeError`, before anything is changed.
     """
 
     __slots__ = ("_busy", "_waiters", "lock")
@@ -108,7 +106,7 @@ class Hold:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._busy = False
-        """Whether the thread that holds the lock is in the middle of something."""
+        """Whether the thread that holds the lock is inside."""
         self._waiters: deque[Any] = deque()
 
     def __enter__(self) -> None:
@@ -126,17 +124,17 @@ class Hold:
         _shield.__exit__()
 
     def give_up(self) -> Any:
-        """Let others have the lock until `take_back`. The shield stays up."""
+        """Release the lock until `take_back`. Signals still wait."""
         self._busy = False
         return self.lock._release_save()  # type: ignore[attr-defined]
 
     def take_back(self, held: Any) -> None:
-        """With what `give_up` returned."""
+        """Acquire the lock again, with the value that `give_up` returned."""
         self.lock._acquire_restore(held)  # type: ignore[attr-defined]
         self._busy = True
 
     def wait(self, seconds: float) -> None:
-        """Inside: give up the lock until `notify`, or for so long. Raises what a signal's handler raises."""
+        """Inside: release the lock until `notify`, or for `seconds`. Raises what a signal handler raises."""
         waiter = allocate_lock()
         waiter.acquire()
         self._waiters.append(waiter)
@@ -153,7 +151,7 @@ class Hold:
                 self._waiters.remove(waiter)
 
     def notify(self, most: int | None = None) -> None:
-        """Inside: wake those who `wait`, or up to `most` of them."""
+        """Inside: wake the threads that `wait`, or up to `most` of them."""
         count = len(self._waiters) if most is None else min(most, len(self._waiters))
         for _ in range(count):
             self._waiters.popleft().release()
@@ -165,22 +163,22 @@ _shield = Shield()
 log = logging.getLogger(__name__)
 
 DRAIN = 256
-"""Messages read from one socket before the machine gets to answer."""
+"""Messages read from one socket before they are processed."""
 
 GRACE = 0.005
-"""Seconds without a sitter after which the thread watches the sockets."""
+"""Seconds without a thread in the seat, after which the loop's thread watches the sockets."""
 
 
 class ClientLoop:
-    """Runs `machine` against the queue at `address`, as `access` says; `hold` guards the machine, and is
-    notified.
+    """Runs `machine` against the queue at `address`, according to `access`. `hold` guards the machine, and is
+    notified of changes.
 
-    `on_change` is called without the lock after anything came in, by the thread alone: where it is given, no
-    other takes turns.
+    `on_change` is called without the lock after anything came in, and only by the loop's thread: if it is
+    given, no other thread takes turns.
     """
 
     sleeps = 0
-    """How often a caller has slept until something came, at any queue of this process."""
+    """How often a caller has slept in the seat, at any queue of this process."""
 
     def __init__(
         self,
@@ -195,30 +193,30 @@ class ClientLoop:
         self._access = access
         self._hold = hold
         self._complaints = ProtocolErrors(log)
-        self._mishaps = LoopFailures(log, f"the end of the queue at {address}")
+        self._mishaps = LoopFailures(log, f"the client of the queue at {address}")
         self._control: Connection | None = None
         self._inbox: Connection | None = None
         self._lane: Connection | None = None
         self._watched: list[int] = []
         """The descriptors of the sockets to read: a new list whenever they change."""
         self._look_next = 0.0
-        """When it is to be asked next why a socket was not let in."""
+        """When to check next whether a socket was refused."""
         self._wait_handle, self._seat = WaitHandle(), WaitHandle()
         self._on_change = on_change
         self._turns = threading.Lock()
         self._wanted = False
-        """Somebody found the sockets taken, and wants another turn."""
+        """A thread found the sockets in use, and needs another turn."""
         self._woken = False
         self._sleeps_until = 0.0
         self._sitter: int | None = None
         self._seats = 0
-        """How often it has taken the seat: again in a signal's handler, while it sleeps there."""
+        """How often that thread has taken the seat: a signal handler may take it again while it sleeps."""
         self._turner: int | None = None
         self._sits = 0
         self._near = False
-        """The thread is going to look by itself, within `GRACE`."""
+        """The loop's thread is going to check by itself, within `GRACE`."""
         self._deep = False
-        """The thread sleeps until the sitter leaves."""
+        """The loop's thread sleeps until the seat is left."""
         self._over = False
         self._heard = 0
         self.turned = 0.0
@@ -232,13 +230,13 @@ class ClientLoop:
         return self._thread.is_alive()
 
     def wake(self) -> None:
-        """Have somebody look at the machine now. Call with the lock held."""
+        """Have a thread take a turn now. Call with the lock held."""
         if not self._woken:
             self._woken = True
             (self._wait_handle if self._sitter is None else self._seat).waker.wake()
 
     def wake_within(self, seconds: float, now: float) -> None:
-        """Have somebody look at the machine within `seconds`. Call with the lock held."""
+        """Have a thread take a turn within `seconds`. Call with the lock held."""
         if self._sleeps_until > now + seconds:
             self._sleeps_until = now + seconds
             wait_handle = self._wait_handle if self._sitter is None else self._seat
@@ -246,14 +244,15 @@ class ClientLoop:
                 wait_handle.waker.wake()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for the thread to end; tells whether it did."""
+        """Wait for the thread to end; returns whether it did."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     # -- other threads ---------------------------------------------------------------------------
 
     def help(self) -> None:
-        """Take a turn here; where another thread is at it, it takes one more. Call without the lock."""
+        """Take a turn in this thread; if another one is taking a turn, that one takes one more. Call without
+        the lock."""
         if self._on_change is not None:
             with self._hold:
                 self.wake()
@@ -267,7 +266,7 @@ class ClientLoop:
                     self._turns.release()
 
     def take_seat(self) -> bool:
-        """Become the one who sleeps where messages come in, if nobody is. Call with the lock held."""
+        """Take the seat, if no thread has it; returns whether it did. Call with the lock held."""
         here = threading.get_ident()
         taken = self._sitter not in (None, here) or self._machine.state is ClientState.CLOSED
         if taken or self._on_change is not None:
@@ -277,7 +276,7 @@ class ClientLoop:
         return True
 
     def leave_seat(self) -> None:
-        """With the lock held. Whoever waits besides may take the seat."""
+        """Leave the seat to another thread that waits. Call with the lock held."""
         self._seats -= 1
         if self._seats:
             return
@@ -295,15 +294,15 @@ class ClientLoop:
         return self._turner == threading.get_ident()
 
     def stir(self) -> None:
-        """Have those who wait look at what they wait for."""
+        """Have all waiting threads check what they wait for."""
         with self._hold:
             self._hold.notify()
             if self._sitter is not None:
                 self._seat.waker.wake()
 
     def sit(self, seconds: float) -> None:
-        """Take a turn, and sleep if nothing came: up to `seconds`. Call with the lock and the shield held,
-        and the seat; returns with them, and may raise what a signal's handler raises."""
+        """Take a turn, and sleep up to `seconds` if nothing came. Call with the lock, the shield and the seat
+        held; they are held on return, too. May raise what a signal handler raises."""
         self._sits += 1
         until = time.monotonic() + seconds
         held = self._hold.give_up()
@@ -327,7 +326,7 @@ class ClientLoop:
             self._watch()
         except Exception as error:
             log.exception("the thread of the queue at %s failed", self._address)
-            self._machine.refused = f"its thread in this process failed: {error!r}"  # for all who call it
+            self._machine.refused = f"its thread in this process failed: {error!r}"  # raised by all calls
             raise
         finally:
             with self._turns:
@@ -360,13 +359,13 @@ class ClientLoop:
                 time.sleep(PAUSE)
 
     def _may_sleep_on(self, sits: int) -> bool:
-        """Whether the thread was only woken to sleep for a shorter time, or with other sockets."""
+        """Whether the thread was woken only to sleep for a shorter time, or with other sockets."""
         if self._woken or self._sits != sits or self._machine.state is ClientState.CLOSED:
             return False
         return time.monotonic() < self._sleeps_until
 
     def _stand_by(self, sits: int) -> None:
-        """Sleep for `GRACE`, or, once the sitter sleeps as well, until it leaves; but come when called."""
+        """Sleep for `GRACE`, or, once the thread in the seat sleeps, too, until it leaves; or until woken."""
         self._near = True
         self._wait_handle.sleep([], time.monotonic() + GRACE)
         with self._hold:
@@ -382,7 +381,8 @@ class ClientLoop:
     # -- a turn ----------------------------------------------------------------------------------
 
     def _turn_when_free(self) -> list[int]:
-        """Take a turn, and another if somebody found the sockets taken meanwhile; what to watch then."""
+        """Take a turn, and another if a thread found the sockets in use meanwhile; returns the descriptors to
+        watch."""
         with self._turns:
             self._turn()
             watched = self._watched
@@ -391,7 +391,7 @@ class ClientLoop:
         return watched
 
     def _turn(self) -> None:
-        """Act, read, and again, as long as anything comes. Call with `_turns` held."""
+        """Act and read, as long as anything comes. Call with `_turns` held."""
         self._turner = threading.get_ident()
         try:
             self._act_and_read()
@@ -402,10 +402,10 @@ class ClientLoop:
         before, first = self._heard, True
         while True:
             control, lane = self._read(self._control), self._read(self._lane)
-            # After reading: a stranger that took the host's place was seen to connect before it spoke.
+            # After reading: so a connection to an impostor at the address is detected before its messages.
             turned_away = self._look()
             if not (first or control or lane or turned_away or self._wanted):
-                break  # nothing came since all that was to be sent was sent
+                break  # nothing came since everything was sent
             first = self._wanted = False
             actions = self._decide(control, lane, turned_away)
             for action in actions:
@@ -413,13 +413,13 @@ class ClientLoop:
             if self._machine.state is ClientState.CLOSED:
                 break
             if not (actions or self._wanted) and DRAIN not in (len(control), len(lane)):
-                break  # nothing was sent: the sockets are still as they were when all had been read
+                break  # nothing was sent, so the sockets are unchanged since everything was read
         if before != self._heard and self._sitter not in (None, threading.get_ident()):
             self._seat.waker.wake()
         self.turned = time.monotonic()
 
     def _decide(self, control: list[QueueFrame], lane: list[QueueFrame], turned_away: str) -> list[Action]:
-        """Have the machine take in what came, and tell what is to be done."""
+        """Pass what came to the machine; returns the actions to perform."""
         machine, came = self._machine, bool(control or lane or turned_away)
         with self._hold:
             self._woken = False
@@ -442,7 +442,7 @@ class ClientLoop:
     # -- the sockets -----------------------------------------------------------------------------
 
     def _look(self) -> str:
-        """Why one of the sockets was not let in; nothing if all were."""
+        """Why one of the sockets was refused; empty if none was."""
         now = time.monotonic()
         if now < self._look_next:
             return ""
@@ -467,8 +467,8 @@ class ClientLoop:
         return heard
 
     def _act(self, action: Action) -> None:
-        """Do it. What fails for want of something is done again: a message is sent again by its line, and a
-        session without all of its sockets begins anew."""
+        """Perform an action. If it fails for lack of resources, it is repeated: numbered messages are sent
+        again, and a new session replaces one that lacks a socket."""
         try:
             if type(action) is SendControl:
                 self._send(action.envelope)
@@ -508,7 +508,7 @@ class ClientLoop:
         largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL
         try:
             dialed = Connection(kind, address, self._access, identity=identity, largest=largest)
-        except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
+        except (AddressError, KeysError) as error:  # the keys were valid when the queue was made
             with self._hold:
                 self._machine.turned_away(str(error), time.monotonic())
             return None

@@ -1,17 +1,13 @@
-"""The put side of a client, as a pure machine: the put buffer, batches, credit, and items that are not
-acknowledged.
+"""The put side of a client, pure: the put buffer, batches, credit, and items that are not settled.
 
-Where small items of single puts gather until the end's loop takes them in: a put that has to wait for
-nothing does not touch the machine.
+An item is kept from `put` until it is settled::
 
-The putting half of an end, as a pure machine: from `put` to the host, and kept until the item is settled.
+    put -> PutRequest (waits for room) -> Unsent (has a number) -> InFlight (sent) -> settled
+    put -> PutBuffer (has its room) ------^
 
-::
-
-    put -> Entry (waits for room) -> fresh (has a number) -> Batch (sent) -> settled
-    put -> Tray (has its room) ------^
-
-What is in a Batch is sent again to a host that comes back without it.
+Small items of single puts collect in the `PutBuffer` until the client's loop takes them, so that a put that
+need not wait does not use the protocol's lock. Items in flight are sent again to a broker that returns
+without them.
 """
 
 from __future__ import annotations
@@ -30,67 +26,68 @@ from nearfar.serialization import item_codec
 from nearfar.serialization.item_codec import encode, encode_leaves
 
 LARGEST = 64 * 1024
-"""Bytes or characters of an item that may lie here: larger ones go by themselves."""
+"""Bytes or characters of an item in the put buffer, at most: larger ones are put without it."""
 LIGHT = 255
-"""Bytes or characters of an item that is kept as it is, and packed with the others of its batch."""
+"""Bytes or characters up to which an item is stored as it is, and packed with the others of its batch."""
 HEADER = 2
-"""Bytes that stand before such an item when it is packed, at most."""
+"""Bytes before such an item when it is packed, at most."""
 NUMBER = 9
-"""Bytes of a number when it is packed, at most."""
+"""Bytes of a packed number, at most."""
 MOST = 1024
-"""Items that may lie here."""
+"""Items in the put buffer, at most."""
 MANY = 512
-"""Items after which the loop is to take them in, whoever comes by."""
+"""Items after which the loop takes them at once."""
 HEAVY = 256 * 1024
-"""Bytes after which it is to do so."""
+"""Bytes after which the loop takes them at once."""
 ANY = 1 << 62
-"""Bytes: more than ever lie here."""
+"""Bytes: no bound."""
 UNITS = 16 * MOST
-"""Room is taken in as many units, so that it is a step of C to take some: what an item does not fill of its
-last unit is at most a sixteenth of what all have."""
+"""The room is divided into as many units, so that taking some is one step in C. The unused parts of last
+units are at most a sixteenth of the room."""
 
 WayIn = tuple[Callable[[Any], object], Iterator[int], Iterator[int], int]
 _LEAST, _GREATEST = -(1 << 63), (1 << 64) - 1
-"""The integers that msgpack has by itself."""
+"""The range of msgpack's integers."""
 _NUMBERS = frozenset({bool, float, type(None)})
 _SIZED = frozenset({bytes, str})
 
 
 class Packed(bytes):
-    """An item that was packed when it was put: it may change afterwards, or is not light."""
+    """An item that was packed when it was put, because it may change afterwards or is not `LIGHT`."""
 
 
 class PutBuffer:
-    """`append_now` may be called by any thread, and in the middle of itself, by a signal's handler or a
-    finalizer; all else only with the machine's lock held.
+    """`append_now` may be called by any thread, and inside itself, by a signal handler or a finalizer;
+    everything else only with the client's lock held.
 
-    What lies here is in the queue. In a bounded queue room for it was set aside with `open`, and an item
-    comes in by a single step of C, which takes one of the permits, and room, and adds to the items: there is
-    nothing to be torn. Without a bound, threads that put at once may exceed the limit by one item each.
+    Items here count as put. In a bounded queue, `open` has reserved room for them, and an item is added by a
+    single step in C, which takes a permit and room and appends the item, so that no exception can interrupt
+    it halfway. Without a bound, threads that put at the same time may exceed the limit by one item each.
     """
 
     __slots__ = ("_free", "_way_in", "_weight", "called", "items", "limit", "trusted")
 
     def __init__(self) -> None:
         self.items: list[Any] = []
-        """Leaves, which cannot change, as they were put; others as `Packed`."""
+        """Immutable leaves as they were put; others as `Packed`."""
         self.limit = 0
-        """How many items may lie here."""
+        """How many items may be here."""
         self.called = False
-        """Somebody was told of the items that lie here. Who puts one and finds this false has to tell."""
+        """Whether the loop was notified of the items here. A thread that puts one while this is false must
+        notify it."""
         self.trusted = False
         self._free = False
-        """There is no bound."""
+        """Whether there is no bound."""
         self._way_in: WayIn = (self.items.append, iter(()), iter(()), 1)
-        """Where items are added; the permits: how many there are then, for each that may come; the units of
-        room; and the bytes of one."""
+        """The function that adds an item; the permits (for each item that may come, the count with it); the
+        units of room; and the bytes of a unit."""
         self._weight = 0
 
     def append_now(self, item: Any) -> int:
-        """Take in `item`, and tell how many lie here now, or `MANY` when they have become heavy; 0 if it was
-        not taken, and is to be put in the other way.
+        """Add `item`, and return how many items are here now, or `MANY` if they exceed `HEAVY` bytes; 0 if it
+        was not added, and must be put the other way.
 
-        Raises what `codec.encode` raises. Called for each item, hence so flat.
+        Raises what `item_codec.encode` raises. Called for each item, hence without helper functions.
         """
         kind = type(item)
         if kind is bytes or (kind is str and item.isascii()):
@@ -133,7 +130,7 @@ class PutBuffer:
         return 0
 
     def open(self, limit: int, room: int = ANY) -> None:
-        """After `clear`: let in up to `limit` items, of up to `room` bytes together."""
+        """After `clear`: admit up to `limit` items, of up to `room` bytes together."""
         if not room:
             return
         self.limit = min(limit, MOST)
@@ -143,12 +140,12 @@ class PutBuffer:
         self._free = limit == ANY
 
     def clear(self) -> list[Any]:
-        """Take out what lies here, and let in nothing more until `open`."""
+        """Remove and return the items, and admit no more until `open`."""
         self.called = False
         if not self.items and not self.limit:
             return []
         self._free = False
-        list(self._way_in[1])  # use up the permits: who is about to come in does not
+        list(self._way_in[1])  # use up the permits, so that concurrent puts are not admitted
         self.limit = self._weight = 0
         items = self.items[:]
         del self.items[: len(items)]  # the same list: a put without a bound may be about to add to it
@@ -156,8 +153,8 @@ class PutBuffer:
 
 
 def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """`items` of a put buffer end to end, as (count, body): up to `most` of them, and about `size` bytes,
-    each."""
+    """`items` of a put buffer, concatenated, as (count, body): each with up to `most` items and about `size`
+    bytes."""
     if Packed not in set(map(type, items)):
         for start in range(0, len(items), most):
             chunk = items[start : start + most]
@@ -177,16 +174,16 @@ def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, bytes]
 
 
 def _some(room: Iterator[int], units: int) -> Iterator[int]:
-    """What takes so many units of `room` in one step, and gives nothing where there are fewer.
+    """An iterator that takes `units` of `room` in one step, and yields nothing if there are fewer.
 
-    Where others have taken some since this looked, what is left is taken in vain.
+    If others took some in between, the rest is taken without effect.
     """
     return islice(room, units - 1, None) if length_hint(room) >= units else iter(())
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Items end to end."""
+    """Concatenated items."""
 
     count: int
     body: bytes
@@ -204,7 +201,7 @@ class Unsent:
 
 @dataclass(slots=True, eq=False)
 class PutRequest:
-    """Items of one call of `put` or `put_many`, waiting for room: one by one, or `Batch` as one."""
+    """Items of one call of `put` or `put_many` that wait for room: single ones, or each `Batch` as one."""
 
     items: deque[bytes | Batch]
     to: str | None = None
@@ -215,7 +212,7 @@ class PutRequest:
 
 @dataclass(slots=True)
 class InFlight:
-    """Items sent as one and not all settled."""
+    """Items sent in one message and not all settled."""
 
     first: int
     count: int
@@ -225,7 +222,7 @@ class InFlight:
     """The ranges of numbers that are not settled."""
 
     def settle(self, first: int, last: int) -> int:
-        """Items `first` to `last` are settled; tells how many of them had not been."""
+        """Settle items `first` to `last`; returns how many of them were not settled before."""
         pieces, settled = [], 0
         for start, stop in self.open:
             low, high = max(start, first), min(stop, last)
@@ -249,17 +246,17 @@ class InFlight:
 
 
 def several(item: bytes | Batch) -> Batch:
-    """An item, or several, as several."""
+    """An item, or a batch, as a batch."""
     return item if isinstance(item, Batch) else Batch(1, item)
 
 
 def count_of(item: bytes | Batch) -> int:
-    """How many items that is."""
+    """The number of items."""
     return item.count if isinstance(item, Batch) else 1
 
 
 def one_by_one(fresh: Unsent) -> Iterator[Unsent]:
-    """Each item for itself."""
+    """Each item of `fresh` as an `Unsent` of its own."""
     for number, body in enumerate(item_codec.split(fresh.body), fresh.first):
         yield Unsent(number, 1, body, fresh.to)
 
@@ -267,27 +264,26 @@ def one_by_one(fresh: Unsent) -> Iterator[Unsent]:
 BATCH_ITEMS = 512
 BATCH_BYTES = 240 * 1024
 MOST_ASKED = 4096
-"""Items that room is asked for at once."""
+"""Items for which room is requested at once, at most."""
 MOST_ROOM = 1 << 62
-"""Items, and bytes, that a host may grant in one session: more could not be told back."""
+"""Items, and bytes, that a broker may grant in one session: larger numbers could not be sent back."""
 UNSTORED_BYTES = 64 * 1024 * 1024
-"""Bytes that may be on their way to the host at once (a single larger item may go alone)."""
+"""Bytes that may be on their way to the broker at once (a single larger item may be sent alone)."""
 
 
 class CreditRequest(NamedTuple):
-    """The room that is asked for, as totals since the session began, so that what crosses on the way counts
-    once."""
+    """The requested room, as totals since the session began, so that crossing messages count only once."""
 
     items: int
     size: int
-    """Bytes; 0 where they are not bounded."""
+    """Bytes; 0 if they are not bounded."""
     least: int
-    """Bytes without which the next item does not fit."""
+    """Bytes that the next item needs."""
 
 
 @dataclass(slots=True)
 class Settled:
-    """What became of one item, or of several that were simply done."""
+    """The outcome of one item, or of several that were simply done."""
 
     first: int
     count: int
@@ -297,7 +293,7 @@ class Settled:
 
 @dataclass(slots=True)
 class ItemSender:
-    """All that one end put. `bounded` and `bounded_bytes` are known once the host has welcomed it."""
+    """Everything that one client put. `bounded` and `bounded_bytes` are known from WELCOME on."""
 
     bounded: bool = True
     bounded_bytes: int = 0
@@ -306,29 +302,29 @@ class ItemSender:
     settled: int = 0
     entries: deque[PutRequest] = field(default_factory=deque)
     outcomes: deque[Settled] = field(default_factory=deque)
-    """What was settled with more than "done", until `take_outcomes`."""
+    """The outcomes other than "done", until `ProducerCalls.outcomes` takes them."""
     put_buffer: PutBuffer = field(default_factory=PutBuffer)
     gave_up: bool = False
-    """Something was withdrawn for which the host may have granted room: it is to be told so."""
+    """Whether items were withdrawn for which the broker may have granted room: it must be told."""
     barred: bool = True
-    """Nothing is to be put by way of the put buffer: the queue is closed, or shut, or not known yet."""
+    """Whether the put buffer is not to be used: the queue is closed or shut down, or there is no session."""
     _again: deque[Unsent] = field(default_factory=deque)
-    """One by one."""
+    """Items to be sent again, one by one."""
     _fresh: deque[Unsent] = field(default_factory=deque)
     _batches: dict[int, InFlight] = field(default_factory=dict)
     _firsts: list[int] = field(default_factory=list)
-    """The keys of `_batches`, which rise."""
+    """The keys of `_batches`, in ascending order."""
     _waiting: int = 0
     """Items in `entries`."""
     _room: tuple[int, int] = (0, 0)
     _received: tuple[int, int] = (0, 0)
     _unstored: deque[tuple[int, int, int, int]] = field(default_factory=deque)
-    """PUTs that the host may lack: number in the line, bytes, first item and count."""
+    """PUTs that the broker may lack: message number, bytes, first item and count."""
     _unstored_bytes: int = 0
 
     @property
     def idle(self) -> bool:
-        """True if everything admitted was sent, and nothing waits for room."""
+        """True if everything admitted was sent, and no items wait for room."""
         return not (self.entries or self._again or self._fresh or self.put_buffer.items)
 
     @property
@@ -337,7 +333,7 @@ class ItemSender:
 
     @property
     def handed_over(self) -> bool:
-        """True if a host has, or had, everything that was put."""
+        """True if a broker has, or had, everything that was put."""
         return self.idle and not self._unstored
 
     # -- from the program ------------------------------------------------------------------------
@@ -353,7 +349,7 @@ class ItemSender:
         self.admit()
 
     def withdraw(self, entry: PutRequest) -> None:
-        """Take back what was not admitted of `entry`; those behind it may be smaller, and fit."""
+        """Withdraw the items of `entry` that were not admitted; later ones may be smaller, and fit."""
         if entry.items:
             self.entries.remove(entry)
             self._waiting -= sum(map(count_of, entry.items))
@@ -362,12 +358,12 @@ class ItemSender:
             self.admit()
 
     def bar(self) -> None:
-        """Let nothing more in by way of the put buffer, in this session."""
+        """Close the put buffer for this session."""
         self.barred = True
         self._clear_tray()
 
     def admit(self) -> None:
-        """Let in what there is room for."""
+        """Admit the items for which there is room."""
         self._clear_tray()
         while self._again and self._fits(1, self._again[0].body)[0]:
             again = self._again.popleft()
@@ -382,7 +378,7 @@ class ItemSender:
         self._open_tray()
 
     def _admit_from(self, entry: PutRequest) -> bool:
-        """Let in what fits of the next that `entry` has; False if nothing does."""
+        """Admit as many of the next items of `entry` as fit; False if none does."""
         some = several(entry.items[0])
         count, body = some.count, some.body
         fits, size = self._fits(count, body)
@@ -400,21 +396,21 @@ class ItemSender:
         entry.last = self.last
         return True
 
-    # -- to the host -----------------------------------------------------------------------------
+    # -- to the broker ---------------------------------------------------------------------------
 
     def need(self) -> CreditRequest | None:
-        """The room to ask for; None when nothing waits for it."""
+        """The room to ask for; None if no items wait for it."""
         items = len(self._again) + self._waiting
         if not (self.bounded and items):
             return None
         size, least = self._waiting_bytes() if self.bounded_bytes else (0, 0)
         if self._room[0] and self._room[1] >= least:
-            return None  # it has its room, and waits for the host to have what is on its way
+            return None  # there is room: the items wait until the broker has acked those under way
         used = self.used()
         return CreditRequest(used.items + min(items, MOST_ASKED), used.size + size, used.size + least)
 
     def used(self) -> CreditRequest:
-        """The same, of an end that asks for nothing: all that it has used."""
+        """The totals of a client that asks for nothing: the room that it has used."""
         items, size = self._received[0] - self._room[0], self._received[1] - self._room[1]
         return CreditRequest(items, size, 0)
 
@@ -444,29 +440,29 @@ class ItemSender:
             self._open_tray()
 
     def sent(self, line_number: int, size: int, first: int, count: int) -> None:
-        """A PUT of `size` bytes, with items from `first` on, went out as message `line_number`."""
+        """Record that a PUT of `size` bytes, with items from `first` on, was sent as `line_number`."""
         self._unstored.append((line_number, size, first, count))
 
     def number(self) -> int:
-        """Give what lies in the put buffer its numbers, and return the last."""
+        """Number the items in the put buffer, and return the last number."""
         self._clear_tray()
         if not (self.entries or self._again):
             self._open_tray()
         return self.last
 
     def unsent(self, upto: int) -> int:
-        """How many items up to that number have not been sent to this host."""
+        """How many items up to that number were not sent to this broker."""
         return sum(_share(one.first, one.count, upto) for one in (*self._again, *self._fresh))
 
     def unstored(self, upto: int) -> int:
-        """How many items up to that number the host may not have: never sent, or not confirmed."""
+        """How many items up to that number the broker may lack: not sent, or not acked."""
         waiting = sum(_share(first, count, upto) for _, _, first, count in self._unstored)
         return waiting + self.unsent(upto)
 
-    # -- from the host ---------------------------------------------------------------------------
+    # -- from the broker -------------------------------------------------------------------------
 
     def acked(self, line_number: int) -> None:
-        """The host has every message of the line up to `line_number`."""
+        """Record that the broker has every message up to `line_number`."""
         if not self._unstored or self._unstored[0][0] > line_number:
             return
         while self._unstored and self._unstored[0][0] <= line_number:
@@ -474,14 +470,14 @@ class ItemSender:
         self.admit()
 
     def gain(self, items: int, size: int) -> None:
-        """The host granted more room. Raises `ProtocolError` where that comes to more than there can be."""
+        """Add room that the broker granted. Raises `ProtocolError` for a total above `MOST_ROOM`."""
         if max(self._received[0] + items, self._received[1] + size) > MOST_ROOM:
-            raise ProtocolError(f"room for {items} items and {size} bytes more than can be told")
+            raise ProtocolError(f"room for {items} items and {size} bytes: the total is too large")
         self._room = (self._room[0] + items, self._room[1] + size)
         self._received = (self._received[0] + items, self._received[1] + size)
 
     def spare(self) -> tuple[int, int]:
-        """Give back the room that is not used."""
+        """Give back unused room, and return it."""
         self._clear_tray()
         room = self._room
         self._room = (0, 0)
@@ -489,13 +485,13 @@ class ItemSender:
         return room
 
     def settle(self, rows: Iterable[tuple[int, int, int, bytes | None]]) -> None:
-        """The host says what became of items, perhaps again: (first, count, outcome, answer)."""
+        """Record outcomes from the broker, perhaps repeated: (first, count, outcome, answer)."""
         for first, count, outcome, answer in rows:
             if self._settle(first, first + count - 1) and outcome:
                 self.outcomes.append(Settled(first, count, outcome, answer))
 
     def begin(self, stored: int, *, maxsize: int, maxbytes: int) -> None:
-        """A new session: the host has, or had, everything up to number `stored`; the rest goes again."""
+        """Begin a session: the broker has, or had, everything up to number `stored`; send the rest again."""
         self._clear_tray()
         self.bounded = bool(maxsize or maxbytes)
         self.bounded_bytes = maxbytes
@@ -515,7 +511,7 @@ class ItemSender:
     # -- inside ----------------------------------------------------------------------------------
 
     def _fits(self, count: int, body: bytes) -> tuple[int, int]:
-        """How many of the `count` items of `body` there is room for now, and their bytes."""
+        """How many of the `count` items of `body` fit into the room now, and their bytes."""
         size = len(body)
         if self._unstored_bytes and self._unstored_bytes + size > UNSTORED_BYTES:
             return 0, 0
@@ -528,7 +524,7 @@ class ItemSender:
         return item_codec.fitting(body, most, room) if count > 1 and most else (0, 0)
 
     def _waiting_bytes(self) -> tuple[int, int]:
-        """Of what waits: how many bytes to ask for, and how many its next item has."""
+        """The bytes to ask for, for the waiting items, and those of the next one."""
         size = items = least = 0
         for count, body in self._all_waiting():
             least = least or (len(body) if count == 1 else item_codec.cut(body, 1))
@@ -552,21 +548,21 @@ class ItemSender:
             self._room = (self._room[0] - count, self._room[1] - size if self.bounded_bytes else 0)
 
     def _open_tray(self) -> None:
-        """Set room aside for what may come by way of the put buffer: it is used when that is cleared."""
+        """Reserve room for the put buffer: it is used when the buffer is cleared."""
         if self.barred or self._unstored_bytes > UNSTORED_BYTES // 2:
             return
         items, size = self._room
         self.put_buffer.open(items if self.bounded else ANY, size if self.bounded_bytes else ANY)
 
     def _clear_tray(self) -> None:
-        """Give numbers to what came by way of the put buffer: it was admitted when it got there."""
+        """Number the items of the put buffer, which were admitted when they were added."""
         for count, body in packed(self.put_buffer.clear(), BATCH_ITEMS, BATCH_BYTES):
             self._use_room(count, len(body))
             self._fresh.append(Unsent(self.last + 1, count, body, None))
             self.last += count
 
     def _settle(self, first: int, last: int) -> int:
-        """Settle what is open of items `first` to `last`; tells how many there were."""
+        """Settle the open ones of items `first` to `last`; returns how many there were."""
         start = max(0, bisect_right(self._firsts, first) - 1)
         stop = bisect_right(self._firsts, last)
         settled, still_open = 0, []
@@ -583,12 +579,12 @@ class ItemSender:
 
 
 def _share(first: int, count: int, upto: int) -> int:
-    """How many of `count` numbers from `first` on are up to that one."""
+    """How many of `count` numbers from `first` on are at most `upto`."""
     return max(0, min(count, upto - first + 1))
 
 
 def _pieces(count: int, body: bytes, fits: int, size: int) -> list[bytes | Batch]:
-    """`count` items cut up: those that fit, which take `size` bytes; the next one; the rest."""
+    """`count` items in pieces: the `fits` ones that fit, of `size` bytes; the next one; the rest."""
     pieces: list[bytes | Batch] = []
     if fits:
         pieces.append(Batch(fits, body[:size]))

@@ -1,10 +1,10 @@
-"""An end's side of the protocol as a pure machine: one session after another, and what outlasts them.
+"""The client's side of the protocol, pure: one session after another, and the state that outlasts them.
 
 ::
 
     NEW --connect--> GREETING --WELCOME--> OPEN --BYE, PART--> CLOSED
                         ^                   |
-                        +--silence, STRANGER+   a new session: what the host lacks is sent again"""
+                        +--silence, STRANGER+   a new session: what the broker lacks is sent again"""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMess
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
 DIAL_EVERY = 5.0
-"""Seconds without a welcome after which another connection is tried: this one may be dead."""
+"""Seconds without a WELCOME after which a new connection is opened: the present one may be dead."""
 GOODBYE = 2.0
-"""Seconds that a producer without a session waits for a host to say goodbye to: it may be taken for lost; and
-of silence, after which one that has said goodbye goes without an answer."""
+"""Seconds that a leaving producer without a session waits for a broker, lest it be taken for lost; and the
+seconds of silence after which a client that has sent BYE leaves without an answer."""
 IDLE = 3600.0
-"""Seconds until a machine with nothing to do wants to be asked again."""
+"""The deadline, in seconds, of a client with nothing to do."""
 
 
 class ClientState(IntEnum):
-    """Of the end as a whole."""
+    """The state of the client as a whole."""
 
     NEW = 0
     GREETING = 1
@@ -51,10 +51,11 @@ class ClientState(IntEnum):
 
 
 class ClientProtocol:
-    """`name` is new for every end; `about` tells the host of the process; `tags` are its consumer's.
+    """`name` is new for every client; `about` describes the process to the broker; `tags` are those of its
+    consumer.
 
-    `stem` is what the names of its sessions begin with (`nearfar.net.process.new_session_stem`). `trusts`:
-    whether this end reads pickles of its peers, and sends them, if the host allows it.
+    `stem` begins the names of its sessions (`nearfar.net.process.new_session_stem`). `trusts`: whether this
+    client reads and sends pickles, if the broker allows it.
     """
 
     def __init__(
@@ -71,11 +72,11 @@ class ClientProtocol:
         self.state = ClientState.NEW
         self.refused: str | None = None
         self.barred = ""
-        """Why host and end do not let each other in."""
+        """Why broker and client do not admit each other."""
         self.session: BrokerSession | None = None
-        """The present one, or the last while a new one is sought."""
+        """The present session, or the last one while a new one is being opened."""
         self.superseded: list[int] = []
-        """The threads that took items in earlier sessions and have not said that they are done."""
+        """The threads that took items in earlier sessions and did not settle them."""
         self.sessions = 0
         self.greeting_since = 0.0
         self.sender = ItemSender()
@@ -99,12 +100,12 @@ class ClientProtocol:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the host told about the queue; empty before its first welcome."""
+        """The facts about the queue in the broker's WELCOME; empty before the first one."""
         return self.session.facts if self.session else {}
 
     @property
     def receiver(self) -> ItemReceiver:
-        """The present session's; there must have been a welcome."""
+        """The receiver of the present session; there must have been a WELCOME."""
         assert self.session is not None
         return self.session.receiver
 
@@ -126,7 +127,7 @@ class ClientProtocol:
             self.leaving = True
 
     def may_go(self, now: float) -> bool:
-        """True if no host has to hear of this end any more."""
+        """True if the client need not wait for a broker any more."""
         if self.state is ClientState.OPEN:
             return now >= self._farewell()
         if self.state is not ClientState.GREETING:
@@ -135,7 +136,7 @@ class ClientProtocol:
         return self.sender.handed_over and not (missed and now < self.greeting_since + GOODBYE)
 
     def _farewell(self) -> float:
-        """When it goes though the host, which has all that was put, does not answer its goodbye."""
+        """When the client leaves although the broker, which has all that was put, does not answer its BYE."""
         if self.session is None or not self.sender.handed_over:
             return inf
         return max(self._leaving_since, self.session.heard) + GOODBYE
@@ -148,10 +149,10 @@ class ClientProtocol:
             self.session.receiver.collect()
         self._actions.append(Close())
 
-    # -- what happens ----------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------
 
     def receive(self, envelope: QueueFrame, now: float) -> None:
-        """A message came."""
+        """Process a message."""
         message = envelope.message
         kind = message.kind
         if kind is QueueMessageType.WELCOME:
@@ -166,7 +167,7 @@ class ClientProtocol:
             self._hear(self.session, envelope, now)
 
     def turned_away(self, why: str, now: float) -> None:
-        """A socket of the present session was not let in, and has to be made anew."""
+        """Reconnect after a socket of the present session was not admitted; give up if that goes on."""
         if self.state is ClientState.OPEN:
             self._begin_session(now)
         elif self.state is ClientState.GREETING:
@@ -179,12 +180,13 @@ class ClientProtocol:
             self.abandon()
 
     def begin_again(self, now: float) -> None:
-        """A socket of the present session could not be opened."""
+        """Begin a new session: a socket of the present one could not be opened."""
         if self.state is ClientState.OPEN:
             self._begin_session(now)
 
     def tick(self, now: float) -> None:
-        """Time passed. If nobody ticked for long, it stood still: that is not the host's silence."""
+        """Do what is due. After a long time without a tick the process was suspended: that does not count as
+        silence of the broker."""
         session = self.session
         stood = self._standstill.seconds(now, session.lease if session is not None else IDLE)
         if stood and session is not None:
@@ -203,14 +205,14 @@ class ClientProtocol:
                 session.tick(now)
 
     def flush(self, now: float) -> list[Action]:
-        """Everything that is to be done."""
+        """All actions to perform."""
         if self.state is ClientState.OPEN and self.session is not None:
             self._actions += self.session.flush(now, leaving=self.leaving)
         actions, self._actions = self._actions, []
         return actions
 
     def deadline(self, now: float) -> float:
-        """When `tick` and `flush` are wanted next."""
+        """When to call `tick` and `flush` next."""
         if self.state is ClientState.GREETING:
             return self._greeted + GREET_EVERY
         if self.state is ClientState.OPEN and self.session is not None:
@@ -225,7 +227,7 @@ class ClientProtocol:
             self.greeting_since = now
         self.state = ClientState.GREETING
         if self.session is not None:
-            self.session.receiver.give_back()  # it is lent to others by now
+            self.session.receiver.give_back()  # the broker lends these items to others now
         self.sessions += 1
         self._dial(now)
         self._greet(now)

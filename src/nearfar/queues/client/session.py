@@ -20,20 +20,20 @@ class ConnectControl(NamedTuple):
 
 
 class ConnectInbox(NamedTuple):
-    """Connect to the host's inbox; what goes there is to come with the ticket."""
+    """Connect to the broker's inbox; messages to it carry the ticket."""
 
     place: int | str
     ticket: str
 
 
 class ConnectLane(NamedTuple):
-    """Connect to this end's lane."""
+    """Connect to this client's lane, the broker's `DeliverySocket` for it."""
 
     place: int | str
 
 
 class SendControl(NamedTuple):
-    """Send this, to the inbox if it carries items."""
+    """Send this message: to the inbox if it carries items, else over the control socket."""
 
     envelope: QueueFrame
 
@@ -46,24 +46,24 @@ Action = ConnectControl | ConnectInbox | ConnectLane | SendControl | Close
 
 
 TOLD = frozenset({"underway bytes", "underway parts"})
-"""No questions, but figures that the host adds up; see `Connection.mention`."""
+"""Not questions, but figures that the broker adds up; see `ClientConnection.mention`."""
 UNATTENDED = frozenset({"lane", "fence", "late"}) | TOLD
 Ask = tuple[int, QueueMessageType, str, Any]
 
 
 class PendingRequests:
-    """Numbers the questions and keeps the answers until somebody takes them."""
+    """Numbers the questions and keeps the answers until they are taken."""
 
     def __init__(self) -> None:
         self._last = 0
         self._open: dict[int, Ask] = {}
         self._unsent: list[int] = []
         self.any_unsent = False
-        """Something may have to be asked."""
+        """True if there may be unsent questions."""
         self._answers: dict[int, Any] = {}
 
     def add(self, kind: QueueMessageType, what: str = "", argument: Any = None) -> int:
-        """Ask: by itself (ASK), or along with a NEED or REPORT that wants a "no" rather than to wait."""
+        """Add a question: as an ASK, or with a NEED or REPORT that prefers a "no" to waiting."""
         self._last += 1
         self._open[self._last] = (self._last, kind, what, argument)
         self._unsent.append(self._last)
@@ -71,7 +71,7 @@ class PendingRequests:
         return self._last
 
     def unsent(self, *, lane: bool) -> Iterator[Ask]:
-        """What has to be asked now; a REPORT can only go once there is a lane."""
+        """The questions to send now; a REPORT can only be sent once there is a lane."""
         later = []
         for number in self._unsent:
             ask = self._open.get(number)
@@ -85,13 +85,13 @@ class PendingRequests:
         self.any_unsent = bool(later)
 
     def again(self) -> None:
-        """A new session: the host knows of no question."""
+        """Mark all questions as unsent, for a new session."""
         self._open = {number: ask for number, ask in self._open.items() if ask[2] not in ("lane", "fence")}
         self._unsent = list(self._open)
         self.any_unsent = bool(self._unsent)
 
     def answer(self, number: int, value: Any) -> None:
-        """The host answered; what the end itself asked (a lane, say) nobody comes to take."""
+        """Store an answer, unless the client itself asked (for a lane, say): no caller takes that one."""
         ask = self._open.pop(number, None)
         if ask is not None and ask[2] not in UNATTENDED:
             self._answers[number] = value
@@ -103,32 +103,32 @@ class PendingRequests:
         return number in self._answers
 
     def take(self, number: int) -> Any:
-        """The answer, once; None for a question that was not answered."""
+        """Remove and return the answer; None for a question that was not answered."""
         self._open.pop(number, None)
         return self._answers.pop(number, None)
 
 
 FAILED = 5
-"""The field of a REPORT that lists what was given up."""
+"""The field of a REPORT that lists failed items."""
 HEAVY = 1024 * 1024
-"""Bytes taken after which the host is told at once."""
+"""Bytes taken after which a report is sent at once."""
 LINGER = 0.01
-"""Seconds that news of takes may wait for more of it."""
+"""Seconds that a report of takes may wait for more of them."""
 
 
 @dataclass(slots=True)
 class Roles:
-    """What an end does in its queue, and the names of its consumer besides the session's."""
+    """The roles of a client, and the tags of its consumer in addition to the session's name."""
 
     tags: tuple[str, ...] = ()
     produces: bool = False
     consumes: bool = False
     helper: bool = False
-    """It puts for another producer, which vouches for it: it is not counted."""
+    """It puts for another producer, which vouches for it, and is not counted."""
 
 
 class BrokerSession:
-    """`facts` is what WELCOME told; `sender`, `asks` and `roles` outlast the session."""
+    """`facts` come from WELCOME; `sender`, `asks` and `roles` outlast the session."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class BrokerSession:
         self.over = False
         self.lost: tuple[str, ...] = ()
         self.tags: frozenset[str] = frozenset()
-        """Names under which consumers can be addressed now."""
+        """Tags by which consumers can be addressed now."""
         self.shut = bool(facts["shut"])
         self.shut_immediately = False
         self.parted = False
@@ -154,7 +154,7 @@ class BrokerSession:
         self._in: ReceiveWindow[QueueMessage] = ReceiveWindow(_weight)
         self._heartbeat = Heartbeat(self.lease, now)
         self._acked = 0
-        """The last of our messages that the host had when it sent what came last."""
+        """The last of our messages that the broker had when it sent its latest message."""
         self._sender = sender
         self._asks = asks
         self._roles = roles
@@ -169,17 +169,17 @@ class BrokerSession:
         self._failed_since_report = False
         self._said_bye = False
         self._told_at = now
-        """When the host knew all that there was to report."""
+        """When everything had last been reported to the broker."""
         sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
         if self.shut:
             sender.bar()
         sender.admit()
         asks.again()
 
-    # -- what happens ----------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------
 
     def hear(self, envelope: QueueFrame, now: float) -> None:
-        """A message of the host's came."""
+        """Process a message of the broker."""
         self.heard = now
         number, self._acked, message = envelope
         if self._acked > self._out.received:
@@ -191,34 +191,34 @@ class BrokerSession:
                 _HANDLERS[ready.kind](self, ready)
 
     def postpone(self, seconds: float, now: float) -> None:
-        """This process stood still: that is not the host's silence."""
+        """This process was suspended for `seconds`: that does not count as silence of the broker."""
         self.heard = min(now, self.heard + seconds)
         self._out.postpone(seconds)
 
     def broken(self, now: float) -> bool:
-        """True if the host is silent for too long, or what is sent to it does not arrive any more."""
+        """True if the broker is silent for too long, or messages to it no longer arrive."""
         return now - self.heard >= self.lease or (len(self._out) > 0 and broken(self._out, self.lease, now))
 
     def tick(self, now: float) -> None:
-        """Time passed: send again what may have got lost, and give back what is not taken."""
+        """Send again what may have got lost, and give back items that are not taken."""
         for number, message in self._out.overdue(now):
             self._actions.append(SendControl(QueueFrame(number, self._in.received, message)))
         if self.receiver.buffered > self.receiver.waiters and self.receiver.paused(now):
             self._close_window()
 
     def fail(self, position: int) -> None:
-        """The program gives an item up. It may come again, so the end is none until it is told anew."""
+        """The program gives up an item. It may be redelivered, so an announced end no longer holds."""
         self.receiver.fail(position)
         self._failed_since_report = True
         self.over = False
 
     def ended(self, *, counted: bool) -> bool:
-        """True if nothing more will come: after a shutdown, or, if `counted`, as every producer has left."""
+        """True if no more items will come: after a shutdown, or, if `counted`, once every producer left."""
         return self.shut_immediately or (self.over and (self.shut or counted))
 
     def takes_press(self) -> bool:
-        """True if the host is to be told of takes now: they are many, or a good part of the room is in them
-        that puts may wait for."""
+        """True if takes must be reported now: they are many, or they free a good part of the room that puts
+        may wait for."""
         receiver = self.receiver
         untold = receiver.taken - receiver.told_taken
         if untold and self._sender.bounded:
@@ -228,7 +228,7 @@ class BrokerSession:
         return untold >= receiver.due or receiver.heavy >= HEAVY
 
     def flush(self, now: float, *, leaving: bool) -> list[Action]:
-        """Everything that is to be done: items first, so that questions come after them."""
+        """All actions to perform: items first, so that questions come after them."""
         self.receiver.hand.called = False
         self.receiver.count()
         roles = self._roles
@@ -254,23 +254,23 @@ class BrokerSession:
         return actions
 
     def deadline(self) -> float:
-        """When `tick` and `flush` are wanted next."""
+        """When to call `tick` and `flush` next."""
         receiver = self.receiver
         when = min(self.heard + self.lease, self._heartbeat.when, self._out.when)
-        if receiver.handed_out or receiver.news():  # what is taken without the lock is news to come
+        if receiver.handed_out or receiver.news():  # items may be taken without the lock, to be reported
             when = min(when, self._told_at + LINGER)
         if not self._fence and (pause := receiver.deadline()) is not None:
             when = min(when, pause)
         return when
 
     def _send(self, message: QueueMessage, now: float) -> int:
-        """Send a message of the line, and return its number."""
+        """Send a numbered message, and return its number."""
         number = self._out.send(message, now)
         self._actions.append(SendControl(QueueFrame(number, self._in.received, message)))
         self._heartbeat.spoke(now)
         return number
 
-    # -- to the host -----------------------------------------------------------------------------
+    # -- to the broker ---------------------------------------------------------------------------
 
     def _join(self, now: float) -> None:
         if self._roles.consumes and not self._lane_ask:
@@ -296,8 +296,8 @@ class BrokerSession:
             self._told_need = need
 
     def _tell_need(self, need: CreditRequest | None, ask: int, now: float) -> None:
-        """Ask for room, or say that none is wanted. What room there is goes back to the host where the next
-        item does not fit into it: with that of others it may do for another."""
+        """Ask for room, or tell that none is needed. Room that is too small for the next item goes back to
+        the broker: together with that of others it may suffice for another producer."""
         self._sender.gave_up = False
         if need is None:
             self._send(QueueMessage(QueueMessageType.NEED, (*self._sender.used(), 0, 0, ask)), now)
@@ -305,7 +305,7 @@ class BrokerSession:
             self._send(QueueMessage(QueueMessageType.NEED, (*need, *self._sender.spare(), ask)), now)
 
     def _report(self, now: float, *, all_: bool) -> None:
-        """Tell the host what it has to know by now, or `all_`."""
+        """Send the reports that are due, or `all_`."""
         if not self.receiver.news():
             self._told_at = now
         elif now >= self._told_at + LINGER:
@@ -330,7 +330,7 @@ class BrokerSession:
                 self._send(report, now)
 
     def _sync(self, now: float) -> None:
-        """Answer a round: what went before was told by now, and what lies unused is back."""
+        """Answer SYNC: everything before is reported by now, and unused room and items are given back."""
         rounds, self._rounds = self._rounds, []
         for number, recall in rounds:
             if recall and self.receiver.idle_items():
@@ -344,15 +344,15 @@ class BrokerSession:
             self._ask(now)
 
     def _close_window(self) -> None:
-        """Give back what lies unused, in order: once the host lends no more, and all it lent is here.
+        """Give back unused items, in order: once the broker lends no more, and all it lent is here.
 
-        The answer to the fence comes behind everything the host had lent before it saw the window closed.
+        The answer to the fence arrives after everything the broker had lent before it saw the closed window.
         """
         if not self._fence:
             self.receiver.closed = True
             self._fence = self._asks.add(QueueMessageType.ASK, "fence")
 
-    # -- from the host ---------------------------------------------------------------------------
+    # -- from the broker -------------------------------------------------------------------------
 
     def _lend(self, message: QueueMessage) -> None:
         position, count, attempt = message.fields
@@ -376,7 +376,7 @@ class BrokerSession:
         ask, value = message.fields
         if ask == self._lane_ask:
             if not place(value):
-                raise ProtocolError("a lane that is at no place")
+                raise ProtocolError("the place of the lane is malformed")
             self._lane_open = True
             self._actions.append(ConnectLane(value))
         elif ask == self._fence:
@@ -409,7 +409,7 @@ def _weight(message: QueueMessage) -> int:
 
 
 def _ignore(session: BrokerSession, message: QueueMessage) -> None:
-    """A word that only an end says."""
+    """Ignore a kind that only a client sends."""
 
 
 _HANDLERS: dict[QueueMessageType, Callable[[BrokerSession, QueueMessage], None]] = dict.fromkeys(

@@ -1,4 +1,4 @@
-"""What cloudpickle adds. Import this module late: its import costs some 20 ms, and most pools do without."""
+"""Functions and classes by value. Import this module late: cloudpickle costs about 20 ms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nearfar.serialization.pickles.classes import by_name, is_of_the_language, r
 from nearfar.serialization.pickles.pickler import BY_VALUE, Buffers, held_by, keep_large, place_of
 
 Substitutes = Mapping[Callable[..., Any], Callable[..., Any]]
-"""What a reader uses in the place of functions that a pickle names."""
+"""Functions that a reader uses instead of those that a pickle names."""
 
 _NO_REDUCE: Any = object.__reduce__
 _NOWHERE = "<dynamic-code>"
@@ -43,8 +43,8 @@ def dump_by_value(
 ) -> tuple[bytes, list[pickle.PickleBuffer]]:
     """`value` by cloudpickle, marked as such, and its large buffers.
 
-    What `main` holds of `__main__`, the reader has: it travels by name. `family` says that the reader is
-    a process of this machine, started by this one. Raises what pickling raises.
+    `main` is the part of `__main__` that the reader has: it is sent by name. `family`: the reader is a
+    process of this machine, started by this one. Raises what pickling raises.
     """
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
@@ -60,17 +60,17 @@ def load_by_value(blob: Any, buffers: Buffers, substitutes: Substitutes) -> Any:
     return ValueUnpickler(check_heading(blob), buffers, substitutes).load()
 
 
-# -- which Python can read it ------------------------------------------------------------------------
+# -- compatibility of bytecode -----------------------------------------------------------------------
 
 
 def heading(has_code: bool) -> bytes:
-    """What stands before pickles by value: the Python whose code they hold, or nothing."""
+    """The bytes before a pickle by value: the Python whose code it contains, or none."""
     words = f"{BYTECODE} {PYTHON}".encode() if has_code else b""
     return bytes((len(words),)) + words
 
 
 def check_heading(blob: Any) -> memoryview:
-    """What follows a `heading`. Raises `ItemError` where this Python cannot run the code that follows."""
+    """What follows a `heading`. Raises `ItemError` if this Python cannot run the code that follows."""
     view = memoryview(blob)
     end = 1 + (view[0] if view else 0)
     if end > 1:
@@ -79,7 +79,7 @@ def check_heading(blob: Any) -> memoryview:
             raise ItemError(
                 f"a function or class came by value from {shown(python)}, whose bytecode {PYTHON} cannot run"
                 f" (process {os.getpid()} on {socket.gethostname()}): put it into a module that both can"
-                " import, so that it travels by name, or use the same Python on both sides"
+                " import, so that it is sent by name, or use the same Python on both sides"
             )
     return view[end:]
 
@@ -106,13 +106,13 @@ def _reduce_partial_method(thing: Any) -> Any:
 def _reduce_dispatching_method(thing: Any) -> Any:
     reduced: Any = object.__reduce_ex__(thing, 5)
     make, arguments, state, *rest = reduced
-    if "_method_cache" in state:  # of Python 3.13: weak references; None makes it do without
+    if "_method_cache" in state:  # of Python 3.13: weak references; None disables it
         state = {**state, "_method_cache": None}
     return make, arguments, state, *rest
 
 
 def _reduce_parameter(thing: Any) -> Any:
-    """A type parameter or a new type, which pickle knows by its name only."""
+    """A type parameter or a new type, which pickle can only send by name."""
     name: str = thing.__name__
     if thing.__module__ not in MAINS and vars(sys.modules[thing.__module__]).get(name) is thing:
         return name
@@ -121,11 +121,11 @@ def _reduce_parameter(thing: Any) -> Any:
 
 
 class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
-    """cloudpickle's, whose copies behave as the originals do.
+    """cloudpickle's pickler, extended so that copies behave like the originals.
 
-    It also knows what of `__main__` the reader has; makes whole classes (`classes`), functions with a cache
-    and generic functions; and keeps objects that a module holds as that module's (`singletons`). It does not
-    make a string of an open file or bytes of a memoryview: as with pickle, they cannot travel.
+    It sends by name what the reader has of `__main__`; supports complete classes (`classes`), functions with
+    a cache and generic functions; and sends singletons of a module by name (`place_of`). Unlike cloudpickle,
+    it does not turn an open file into a string or a memoryview into bytes: like pickle, it refuses them.
     """
 
     dispatch_table: ClassVar[ChainMap[Any, Any]] = ChainMap(
@@ -145,7 +145,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
         super().__init__(file, protocol=5, buffer_callback=keep)
         self._main = main
         self.has_code = False
-        """Whether there is bytecode in what was pickled."""
+        """Whether bytecode was pickled."""
 
     def reducer_override(self, thing: Any) -> Any:
         if self.is_definition(thing):
@@ -169,11 +169,11 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
         return NotImplemented
 
     def _reduce_global(self, thing: Any, name: str) -> Any:
-        """What pickles an object that says to be the program's global of that name."""
+        """The reduction of an object that claims to be the program's global of that name."""
         return main_global, (name,)
 
     def is_definition(self, thing: Any) -> bool:
-        """Whether `thing` is a function or a class, and the reader has it under no name."""
+        """Whether `thing` is a function or a class that the reader cannot find by name."""
         if isinstance(thing, type):
             if is_of_the_language(thing):
                 return False
@@ -202,12 +202,12 @@ class FamilyValuePickler(ValuePickler):
 
 
 def pickler_for(family: bool) -> type[ValuePickler]:
-    """The pickler for a reader that is a process of this machine, started by this one, or for any other."""
+    """The pickler for a process of this machine, started by this one (`family`), or for any other."""
     return FamilyValuePickler if family else ValuePickler
 
 
 def _reduce_code(code: CodeType) -> Any:
-    """As cloudpickle, which from 3.1.3 on forgets in which file it stands: tracebacks are to tell."""
+    """As cloudpickle, but with the file name, which it drops from 3.1.3 on: tracebacks need it."""
     make, parts = internals._code_reduce(code)
     return make, tuple(code.co_filename if part == _NOWHERE else part for part in parts)
 
@@ -217,7 +217,7 @@ def main_global(name: str) -> Any:
     return getattr(sys.modules["__main__"], name)
 
 
-# -- what the standard library makes of functions ----------------------------------------------------
+# -- wrappers of the standard library ----------------------------------------------------------------
 
 
 def is_dispatching(function: FunctionType) -> bool:
@@ -226,7 +226,7 @@ def is_dispatching(function: FunctionType) -> bool:
 
 
 def parts_of(thing: Any) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
-    """Of a function with a cache, or a generic function: what makes it, of what, and its state."""
+    """The maker of a function with a cache, or of a generic function, its arguments, and the state."""
     attributes = {name: value for name, value in vars(thing).items() if name not in _DISPATCHERS}
     if type(thing) is CACHED:
         parameters = thing.cache_parameters()
@@ -241,7 +241,7 @@ _DISPATCHERS = frozenset({"register", "dispatch", "registry", "_clear_cache"})
 
 
 def set_state(made: Any, state: tuple[dict[str, Any], list[tuple[Any, Any]]]) -> Any:
-    """Set the state that `parts_of` gave."""
+    """Set the state that `parts_of` returned."""
     attributes, registry = state
     vars(made).update(attributes)
     for kind, implementation in registry:
@@ -274,7 +274,7 @@ def _parameter(kind: type, name: str, *rest: Any) -> Any:
 
 
 class ValueUnpickler(pickle.Unpickler):
-    """Reads what a `ValuePickler` wrote, with other functions in the places of some that it names."""
+    """Reads what a `ValuePickler` wrote, with substitutes for some of the functions that it names."""
 
     def __init__(
         self,
@@ -283,7 +283,7 @@ class ValueUnpickler(pickle.Unpickler):
         substitutes: Substitutes,
         shared: Callable[[Any], Any] | None = None,
     ) -> None:
-        """`shared` gives the objects that stand elsewhere."""
+        """`shared` returns the objects that are in other parts."""
         super().__init__(io.BytesIO(data), buffers=buffers)
         self._shared = shared
         self._substitutes = {(each.__module__, each.__name__): own for each, own in substitutes.items()}
@@ -293,14 +293,14 @@ class ValueUnpickler(pickle.Unpickler):
 
     def persistent_load(self, place: Any) -> Any:
         if self._shared is None:
-            raise pickle.UnpicklingError("an object is said to stand elsewhere, where nothing else is")
+            raise pickle.UnpicklingError("the pickle refers to an object of another part, but has no parts")
         return self._shared(place)
 
 
 class KnownClasses:
-    """Classes that came by value to a process that may have them already, during one reading.
+    """Reuses known classes while a pickle by value is read.
 
-    A class that is known here is the one that is meant: it stays as it is. Another one is made.
+    A class that is known in this process is used as it is. Another one is made.
     """
 
     def __init__(self) -> None:

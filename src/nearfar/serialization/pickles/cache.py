@@ -11,10 +11,10 @@ from typing import Any
 from nearfar.serialization.pickles.pickler import is_constant
 
 NamesIt = Callable[[Any], object]
-"""Whether (truth) an object travels by name."""
+"""Returns a true value for an object that is sent by name."""
 
 MOST_KEPT = 256
-"""Functions that are kept alive here: a program may make new ones for ever."""
+"""Functions that are kept alive here, at most: a program may make new ones for ever."""
 
 _MISSING = object()
 _GLOBALS = frozenset(
@@ -23,20 +23,20 @@ _GLOBALS = frozenset(
 
 
 class KeptFunctions:
-    """Pickles of functions that are provably still what they were when they were pickled.
+    """A cache of pickles of functions that provably have not changed since.
 
     Such a function, and each that it refers to by value, has no closure, no attributes and constant
-    defaults; each global that they refer to is a module, a constant, or what travels by name; and all are
+    defaults; each global that they refer to is a module, a constant, or an object sent by name; and all are
     still the same objects.
     """
 
     def __init__(self, by_name: NamesIt, dump: Callable[[Any], bytes]) -> None:
         self._by_name = by_name
         self._dump = dump
-        self._kept: dict[int, tuple[FunctionType, _Kept | None]] = {}  # by id, which stays taken in here
+        self._kept: dict[int, tuple[FunctionType, _Kept | None]] = {}  # by id; keeps the function alive
 
     def get(self, function: FunctionType) -> bytes | None:
-        """The pickle of `function`; None if it must be made for each call. Raises what pickling raises."""
+        """The pickle of `function`; None if it must be pickled for each call. Raises what pickling raises."""
         place = id(function)
         known, kept = self._kept.get(place, (None, None))
         if known is not None and (kept is None or kept.still_holds()):
@@ -50,14 +50,14 @@ class KeptFunctions:
 
 
 class _Kept:
-    """A function's pickle and what it was made of."""
+    """A function's pickle and the facts on which it depends."""
 
     __slots__ = ("blob", "facts", "modules")
 
     def __init__(self, facts: _Facts, blob: bytes) -> None:
         self.facts = facts
         self.blob = blob
-        self.modules = len(sys.modules)  # a package's submodules travel with it: those that are imported
+        self.modules = len(sys.modules)  # the pickle lists a package's imported submodules
 
     def still_holds(self) -> bool:
         functions, names = self.facts
@@ -78,7 +78,7 @@ _Facts = tuple[list[tuple[FunctionType, CodeType, Any]], list[tuple[dict[str, An
 
 
 def list_facts(function: FunctionType, by_name: NamesIt) -> _Facts | None:
-    """The functions that travel with `function`, itself first, and their globals; None if any may change."""
+    """The functions sent with `function`, itself first, and their globals; None if any may change."""
     functions: list[tuple[FunctionType, CodeType, Any]] = []
     names: list[tuple[dict[str, Any], str, Any]] = []
     waiting = [function]

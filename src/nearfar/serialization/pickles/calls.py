@@ -1,6 +1,4 @@
-"""A call to bytes and back: the function by name or by value, its arguments beside it.
-
-A function and its arguments to bytes; `loader` is the other end.
+"""A call to bytes (`CallPickler`) and back (`CallLoader`): the function by name or value, and its arguments.
 
 ======================  =====================================================================================
 function field          blob
@@ -8,11 +6,11 @@ function field          blob
 ``b"module:qualname"``  the arguments
 ``b""``                 ``F``, 4 bytes of length, the function, the arguments: a function that has not changed
 ``b""``                 ``G`` and the same: a function that may have changed
-``b""``                 ``(function, arguments)``: any other that can be called
+``b""``                 ``(function, arguments)``: any other callable
 ======================  =====================================================================================
 
-The arguments are a tuple, or a list of tuple and dict where there are keyword arguments, or a chunk's
-items. What cloudpickle wrote begins with ``C``, what pickle wrote with 0x80.
+The arguments are a tuple, or a list of tuple and dict if there are keyword arguments, or a chunk's items. A
+part that cloudpickle wrote begins with ``C``, one that pickle wrote with 0x80.
 """
 
 from __future__ import annotations
@@ -54,17 +52,17 @@ Parts = tuple[bytes, list[pickle.PickleBuffer]]
 
 _MAIN = b"_main__"
 _INSIDE = SIMPLE - {bytes}
-"""Types that leave nothing beside their pickle, either."""
+"""Simple types that leave no buffer beside their pickle."""
 _FEW = 4
-"""Arguments, or items of a chunk, that are worth a look at their types."""
+"""Arguments, or items of a chunk, up to which checking their types is worthwhile."""
 
 
 class CallPickler:
     """Pickles calls for the workers of one pool. Threads may share it.
 
-    `far`: workers may live on other machines, so nothing of `__main__` is found there by name. Otherwise
-    `main` is what ``vars(sys.modules["__main__"])`` was when the workers were started: what it holds travels
-    by name, and arguments pickle as the standard's pool pickles them (`ForkingPickler`).
+    `far`: workers may be on other machines, so nothing of `__main__` is found there by name. Otherwise `main`
+    is ``vars(sys.modules["__main__"])`` when the workers were started: its objects are sent by name, and
+    arguments are pickled as in `multiprocessing.Pool` (`ForkingPickler`).
 
     A function's name is looked up once; the functions that have one are kept alive.
     """
@@ -78,7 +76,7 @@ class CallPickler:
 
     @property
     def names(self) -> Mapping[int, bytes]:
-        """The function fields of the functions named so far, by their ids."""
+        """The function fields of the functions named so far, by the functions' ids."""
         return self._names
 
     def dump_call(
@@ -145,15 +143,15 @@ class CallPickler:
         return blob, buffers
 
     def _is_wrong(self, blob: bytes) -> bool:
-        """Whether plain pickle may have named what the worker lacks, or not done as `ForkingPickler` does."""
+        """Whether plain pickle may have named what the worker lacks, or differs from `ForkingPickler`."""
         if self._main is None:
             return _MAIN in blob or is_mistaken(blob, family=False) or by_value_modules()
         return (_MAIN in blob and self._has_changed()) or is_mistaken(blob, family=True)
 
     def _has_changed(self) -> bool:
-        """Whether `__main__` holds a class or function that the workers have not."""
+        """Whether `__main__` has a class or function that the workers lack."""
         assert self._main is not None
-        now = dict(vars(sys.modules["__main__"]))  # a copy, for other threads may change it
+        now = dict(vars(sys.modules["__main__"]))  # a copy, because other threads may change it
         for name, value in now.items():
             if not isinstance(value, type | FunctionType) or value.__module__ not in MAINS:
                 continue
@@ -166,7 +164,7 @@ class CallPickler:
         return False
 
     def _dump_otherwise(self, payload: Any, error: Exception | None) -> Parts:
-        """Pickle what plain pickle cannot, or not rightly. Raises its `error` if nothing can."""
+        """Pickle what plain pickle cannot, or not correctly. Raises its `error` if that fails, too."""
         family = None if self._main is None else dump_parts_for_family(payload)
         if family is not None and not (_MAIN in family[0] and self._has_changed()):
             return family
@@ -201,8 +199,8 @@ class CallLoader:
     """Reads what a `CallPickler` wrote. One in each worker process, for one thread.
 
     `main_of` names the client whose `__main__` this process has as its own, because it was forked from it
-    or imported its main module; None: no client's. `far` is what that client's pickler was told. Make the
-    loader before any task runs.
+    or imported its main module; None: no client. `far` is that of the client's pickler. Make the loader
+    before any task runs.
     """
 
     def __init__(self, main_of: str | None = None, *, far: bool = True) -> None:
@@ -218,8 +216,8 @@ class CallLoader:
         """The function, its positional arguments (of a chunk: its items), and its keyword arguments.
 
         Without keyword arguments, and for a chunk (`mode` is not 0), the last is one empty dict for all: not
-        to be changed. `client` says whose `__main__` is meant. Raises `ImportError` for what this host
-        cannot import, `ItemError` for what is no call, and what unpickling raises.
+        to be changed. `client` is the owner of the `__main__` in question. Raises `ImportError` for what this
+        host cannot import, `ItemError` for a malformed call, and what unpickling raises.
         """
         if function:
             func = self.find(function)
@@ -241,7 +239,7 @@ class CallLoader:
         return func
 
     def space(self, client: str) -> Namespace:
-        """The globals of a client's `__main__`, as far as they have come here."""
+        """The globals of a client's `__main__`, as far as they were received here."""
         space = self._spaces.get(client)
         if space is None:
             from nearfar.serialization.pickles.main_module import Namespace
@@ -254,12 +252,12 @@ class CallLoader:
         return space
 
     def forget(self, client: str) -> None:
-        """Drop what was kept of a client that will not come again."""
+        """Drop what was kept of a client that will not return."""
         self._spaces.pop(client, None)
 
     def _find(self, function: bytes) -> Callable[..., Any]:
         module, _, name = function.decode(errors="replace").partition(":")
-        # A task may since have put another under that name.
+        # A task may have replaced it since.
         found = self._start.get(name, MUTABLE) if module in MAINS else MUTABLE
         if found is MUTABLE:
             found = find(function)

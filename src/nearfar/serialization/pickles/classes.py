@@ -1,9 +1,9 @@
-"""Classes by value: what is taken from a class, and how another is made of it that behaves as the first does.
+"""Classes by value: takes a class apart, and makes a copy that behaves like the original.
 
-cloudpickle makes a class without its slots, runs the metaclass and `__init_subclass__` of the program once
-more, and makes the members of an enum without what its `__init__` gave them. Here a class is made first
-without what is in it (its *skeleton*, which has its slots), and then gets its attributes (its *state*): no
-code of the program runs.
+cloudpickle makes a class without its slots, runs the metaclass and `__init_subclass__` of the program again,
+and makes the members of an enum without the attributes that its `__init__` set. Here a class is first made
+empty (its *skeleton*, which has its slots), and then gets its attributes (its *state*): no code of the
+program runs.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from nearfar.serialization.names import MAINS
 Reduced = tuple[Any, ...]
 
 _PLAIN_INIT = {object, typing.Generic, typing.Protocol, enum.Enum}
-"""Classes whose `__init_subclass__` does nothing that is not part of a class's attributes."""
+"""Classes whose `__init_subclass__` only sets attributes of the class."""
 _MADE_WITH_IT = frozenset(
     {"__slots__", "__module__", "__qualname__", "__dict__", "__weakref__", "_abc_impl", "__annotate_func__"}
 )
-"""Attributes that a class has from its making on."""
+"""Attributes that a class has from its creation on."""
 _TYPED_DICT: type = type(typing.TypedDict("_AnyTypedDict", {}))  # type: ignore[operator]
 _SINGULAR = (type(None), type(...), type(NotImplemented))
 _MEMBERS = "<members>"
-"""In the state of an enum: the attributes of its members."""
+"""The key, in the state of an enum, of the attributes of its members."""
 _MADE_BY_ENUM = (
     "_generate_next_value_",
     "_member_names_",
@@ -54,47 +54,47 @@ _MADE_BY_ENUM = (
 
 
 def by_name(thing: Any) -> bool:
-    """Whether a class or a function is what its module holds, and is not of the program's own module."""
+    """Whether a class or a function is found in its module, which is not the program's own."""
     return thing.__module__ not in MAINS and bool(internals._should_pickle_by_reference(thing))
 
 
 def is_of_the_language(kind: type) -> bool:
-    """Whether `kind` is a type such as that of None, which no module holds under its own name."""
+    """Whether `kind` is a type such as that of None, which is in no module under its own name."""
     return kind in _SINGULAR or kind in internals._BUILTIN_TYPE_NAMES
 
 
 METHODS = (FunctionType, staticmethod, classmethod, property)
-"""What a class holds of its program's code; its other attributes hold data."""
+"""Attributes with the program's code; the other attributes of a class are data."""
 
 
 def tracker_id(kind: type) -> str:
-    """What names a class that travels by value, in every process that it has come to."""
+    """The id of a class that is sent by value, the same in every process that receives it."""
     return cast(str, internals._get_or_create_tracker_id(kind))
 
 
 def tracked(identity: str) -> type | None:
-    """The class of that name here, if it has come here or is from here."""
+    """The class with that id, if it was received here or was sent from here."""
     return cast("type | None", internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(identity))
 
 
 def track(identity: str, kind: type) -> type:
-    """Note that `kind` is the class of that name. Returns the class that is."""
+    """Register `kind` as the class with that id. Returns the class that is registered."""
     return cast(type, internals._lookup_class_or_track(identity, kind))
 
 
 def is_tracked(kind: type) -> bool:
-    """Whether a class has a name by which it travels."""
+    """Whether a class has an id."""
     return kind in internals._DYNAMIC_CLASS_TRACKER_BY_CLASS
 
 
 def reduce_class(kind: type) -> Reduced:
-    """What pickles a class whole: how to make its skeleton, of what, its state, and how to set that."""
+    """The reduction of a complete class: the maker of its skeleton, its arguments, the state, its setter."""
     make, arguments = skeleton_of(kind)
     return make, arguments, state_of(kind), None, None, set_class_state
 
 
 def skeleton_of(kind: type) -> Reduced:
-    """The function that makes the skeleton of `kind`, and its arguments: the last is the class's name."""
+    """The function that makes the skeleton of `kind`, and its arguments: the last is the class's id."""
     namespace: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     if isinstance(kind, enum.EnumMeta):
         raw: Any = kind._member_type_  # type: ignore[attr-defined]
@@ -122,7 +122,7 @@ def state_of(kind: type) -> dict[str, Any]:
         if name in _MADE_WITH_IT or isinstance(value, MemberDescriptorType | GetSetDescriptorType):
             del attributes[name]
     if isinstance(kind, abc.ABCMeta):
-        # Who was registered, but not what was asked for since.
+        # The registered classes, but not the cache of checks.
         attributes["_abc_impl"] = [each() for each in internals.abc._get_dump(kind)[0]]
     if isinstance(kind, enum.EnumMeta):
         for name in (*_MADE_BY_ENUM, *kind.__members__):
@@ -143,12 +143,12 @@ def make_class(
     quiet: bool,
     identity: str,
 ) -> type:
-    """The skeleton of a class. `quiet`: the `__init_subclass__` of its bases is not to run once more."""
+    """The skeleton of a class. `quiet`: do not run the `__init_subclass__` of its bases again."""
     make = _constructor(metaclass)
-    if metaclass is _TYPED_DICT:  # whose classes tell of another base than they are made with
+    if metaclass is _TYPED_DICT:  # whose classes have another base than they are made with
         bases = types.resolve_bases(namespace["__orig_bases__"])
     for first in (_Quiet, _QuietWithAttributes) if quiet else ():
-        with contextlib.suppress(TypeError):  # one of them has what the layout of instances wants
+        with contextlib.suppress(TypeError):  # one of them fits the layout of instances
             made = make(metaclass, name, (first, *bases), namespace.copy())
             made.__bases__ = bases
             return track(identity, made)
@@ -163,7 +163,7 @@ def make_enum(
     members: dict[str, tuple[Any, Any]],
     identity: str,
 ) -> type:
-    """The skeleton of an enum: its members have their values, and nothing that its own code gave them."""
+    """The skeleton of an enum: its members have only their values, without attributes that its code set."""
 
     def new(cls: Any, *arguments: Any) -> Any:
         value, raw = waiting.pop(0)
@@ -189,7 +189,7 @@ def make_enum(
 
 
 def set_class_state(kind: type, attributes: dict[str, Any]) -> type:
-    """Give a class the attributes that `state_of` took."""
+    """Set the attributes that `state_of` returned."""
     attributes = dict(attributes)
     for subclass in attributes.pop("_abc_impl", ()):
         cast(abc.ABCMeta, kind).register(subclass)
@@ -197,13 +197,13 @@ def set_class_state(kind: type, attributes: dict[str, Any]) -> type:
         vars(cast(Any, kind)[name]).update(own)
     for name, value in attributes.items():
         type.__setattr__(kind, name, value)
-    if "__firstlineno__" in attributes:  # which setting other attributes has deleted
+    if "__firstlineno__" in attributes:  # setting other attributes has deleted it
         type.__setattr__(kind, "__firstlineno__", attributes["__firstlineno__"])
     return kind
 
 
 class _Quiet:
-    """The first base of a class that is being made: no other `__init_subclass__` runs."""
+    """The temporary first base of a class that is being made, so that no other `__init_subclass__` runs."""
 
     __slots__ = ()
 
@@ -232,8 +232,8 @@ def _slots_of(kind: type) -> Any:
 
 
 def _constructor(metaclass: type) -> Callable[..., Any]:
-    """How classes of `metaclass` are made without the program's own code: by its first base that travels by
-    name.
+    """The constructor of classes of `metaclass` without the program's code: that of its first base that is
+    found by name.
     """
     maker = next(base for base in metaclass.__mro__ if by_name(base))
     return cast(Callable[..., Any], maker.__new__)

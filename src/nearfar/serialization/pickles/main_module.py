@@ -1,4 +1,4 @@
-"""What a client's functions by value see in a worker process; `replica` says in which parts they come."""
+"""The namespace of a client's functions by value in a worker process; `replica` defines their parts."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ from nearfar.serialization.pickles.replica import (
 
 MOST_PASSING = 4096
 MOST_PASSING_BYTES = 64 << 20
-"""Parts of functions that are kept, and their bytes: a client may make new functions for ever."""
+"""Parts of functions that are kept, and their bytes, at most: a client may make new functions for ever."""
 LONGEST_SCALAR = 1000
-"""Characters or bytes of a value that is looked up among the equal ones."""
+"""Characters or bytes of a scalar that is shared by all equal ones, at most."""
 MOST_SCALARS = 4096
 _SCALARS = frozenset({bytes, int, float, complex})
 _MOST_KEPT = 256
 _ORDER = DEFINITION + STATE + CELL + ATTRIBUTE + GLOBAL
 _DEEPEST = 20
-"""Definitions read inside of one another; the others are read one after another."""
+"""Levels of nested definitions; beyond that, they are read one after another."""
 _MISSING = object()
 
 
 class _Read(NamedTuple):
-    """A part that was read: what it gave, and the objects in it by their numbers."""
+    """A part that was read: its value, and the objects in it by their numbers."""
 
     digest: bytes
     value: Any
@@ -61,23 +61,23 @@ class _Read(NamedTuple):
 
 
 class Namespace:
-    """One client's `__main__`, as far as it came with its functions: one dict for all of them, which lasts.
+    """One client's `__main__`, as far as it was received with functions: one lasting dict for all of them.
 
-    A global, an attribute of a class or a variable of a closure is set here when the client's own has changed
-    since it last came (its pickle differs), so that what tasks here made of an unchanged one stays. `names`
-    is the dict; `start` is what the process had of that `__main__` by itself (it was forked, or imported the
-    client's main module): it counts as having come. `unnamed`: the client sends even that by value, so a
-    class or function that comes may be one of those.
+    A global, an attribute of a class or a variable of a closure is only set here if the client's value has
+    changed since it was last received (its pickle differs), so that changes that tasks made here to an
+    unchanged one stay. `names` is the dict; `start` is the part of that `__main__` that the process had at
+    first (it was forked, or imported the client's main module): it counts as received. `unnamed`: the client
+    sends even that by value, so a received class or function may be one of those.
     """
 
     def __init__(self, names: dict[str, Any], start: Mapping[str, Any], unnamed: bool) -> None:
         self.names = names
         self.start = start
         self.revision = 0
-        """Grows when something is set."""
+        """Incremented whenever a value is set."""
         self.read: dict[Key, _Read] = {}
         self.bytes = 0
-        """Of the functions and classes that were read and are kept, without globals."""
+        """Bytes of the functions and classes that were read and are kept, without globals."""
         self._most, self._most_bytes = MOST_PASSING, MOST_PASSING_BYTES
         self.cells: dict[int, CellType] = {}
         self._unnamed = unnamed
@@ -97,7 +97,7 @@ class Namespace:
         return value
 
     def load_kept(self, blob: bytes) -> Any:
-        """The same for a function that depends on constants only: read once, while nothing was set anew."""
+        """As `load`, for a function that depends only on constants: read once, until a value is set."""
         function, revision = self._kept.get(blob, (None, -1))
         if revision != self.revision:
             function = self.load(memoryview(blob)[1:], ())
@@ -107,7 +107,7 @@ class Namespace:
         return function
 
     def space(self, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
-        """The globals of the client's functions that stand in the namespace called `name`."""
+        """The globals of the client's functions of the namespace called `name`."""
         names = self._spaces.setdefault(name, {})
         for key, value in about.items():
             names.setdefault(key, value)
@@ -115,7 +115,7 @@ class Namespace:
         return names
 
     def one_of(self, value: Any) -> Any:
-        """`value`; if it is a scalar, one object for all equal ones, which pickle does not tell apart."""
+        """`value`; for a scalar, one object for all equal ones, because pickle does not preserve identity."""
         kind = type(value)
         if kind is str:
             return sys.intern(value) if len(value) <= LONGEST_SCALAR else value
@@ -126,13 +126,13 @@ class Namespace:
         return self._scalars.setdefault((kind, repr(value)), value)
 
     def own(self, module: str, name: str) -> Any:
-        """What this process's own `__main__` has in the place of the client's definition; None: nothing."""
+        """The definition in this process's own `__main__` that corresponds to the client's; None: none."""
         found = self.start.get(name) if self._unnamed and module in MAINS else None
         is_it = isinstance(found, type | FunctionType | CACHED) and found.__qualname__ == name
         return found if is_it and found.__module__ in MAINS else None
 
     def _forget_passing(self, used: Mapping[Key, Any]) -> None:
-        """Forget functions that nothing here has a name for, if there are many of them."""
+        """Forget functions without a name here, if there are many of them."""
         if len(self.read) <= self._most and self.bytes <= self._most_bytes:
             return
         named = {id(value) for names in self._spaces.values() for value in names.values()}
@@ -156,7 +156,7 @@ class Namespace:
 
 
 def _is_passing(value: Any, named: set[int]) -> bool:
-    """Whether `value` is a function without a name of its own that is in no namespace either."""
+    """Whether `value` is an anonymous or local function that is not in a namespace."""
     return type(value) is FunctionType and "<" in value.__qualname__ and id(value) not in named
 
 
@@ -169,10 +169,10 @@ class _Reading:
         self._done: dict[Key, _Read] = {}
         self._open: dict[Key, ValueUnpickler] = {}
         self._own: list[Any] = []
-        """Definitions that this process had by itself, and that are heard of for the first time."""
+        """Definitions that this process had at first, and that are received for the first time."""
 
     def read_parts(self) -> None:
-        """Read those that are not known here."""
+        """Read the parts that are not known here."""
         waiting = sorted(self._parts, key=lambda key: _ORDER.index(key[0]))
         while waiting:
             left = [key for key in waiting if not self._try(key)]
@@ -181,7 +181,7 @@ class _Reading:
             waiting = left
 
     def unpickler(self, data: Any, buffers: Buffers = ()) -> ValueUnpickler:
-        """For what refers to the parts."""
+        """An unpickler for data that refers to the parts."""
         own = {definition: self._definition, global_value: self._global}
         return ValueUnpickler(data, buffers, own, self._shared)
 
@@ -189,7 +189,7 @@ class _Reading:
         return self._ensure(key).value
 
     def _try(self, key: Key) -> bool:
-        """Read a part; False if that has to wait until another one has been read."""
+        """Read a part; False if another one must be read first."""
         try:
             self._ensure(key)
         except _InTheMiddle:
@@ -240,7 +240,7 @@ class _Reading:
     # -- definitions -------------------------------------------------------------------------------
 
     def _definition(self, identity: Any) -> Any:
-        """A function or class, whole if that can be had now: what is being read may call it."""
+        """A function or class, complete if possible now: the data being read may call it."""
         made = self._ensure((DEFINITION, identity)).value
         state = (STATE, identity)
         if state not in self._done and len(self._open) < _DEEPEST:
@@ -308,7 +308,7 @@ class _Reading:
     def _set(
         self, key: Key, value: Any, memo: Mapping[int, Any], data: memoryview, known: _Read | None
     ) -> tuple[Any, Mapping[int, Any]]:
-        """Put what came in its place. Returns what is there, and the objects in it by number."""
+        """Set the received value. Returns the value that is there now, and the objects in it by number."""
         if key[0] == STATE:
             self._set_state(self._ensure((DEFINITION, key[1])).value, value, known)
         elif key[0] == CELL:
@@ -353,9 +353,10 @@ class _Reading:
             set_state(target, state)
 
     def _kept_in_place_of(self, key: Key, value: Any) -> Any:
-        """What this process had by itself of what comes for the first time, unless the client has changed it.
+        """The value that this process had at first, for one received for the first time, unless the client
+        has changed it.
 
-        Of a mutable object nobody knows any more what it was at first: it counts as the client's.
+        The original state of a mutable object is unknown: it counts as unchanged.
         """
         if key[0] == GLOBAL:
             here, first = self._namespace.names, self._namespace.start if key[1] == MAIN else {}
@@ -368,14 +369,14 @@ class _Reading:
         return here.get(key[2], _MISSING)
 
     def _aligned(self, kept: Any, value: Any, memo: Mapping[int, Any], data: memoryview) -> Mapping[int, Any]:
-        """The objects in `kept`, which stays in the place of `value`, by the numbers of those in that."""
+        """The objects in `kept`, which is used instead of `value`, by the numbers of those in `value`."""
         if is_constant(kept):
             return memo
         file = io.BytesIO()
         pickler = ValuePickler(file, None, self._namespace.start)
         try:
             pickler.dump(kept)
-        except Exception:  # whatever its own methods raise: then only the whole is known
+        except Exception:  # raised by its own methods: then only the object as a whole is known
             file.truncate(0)
         if file.getvalue() == data:
             return dict(pickler.memo.copy().values())
@@ -383,11 +384,11 @@ class _Reading:
 
 
 class _InTheMiddle(Exception):
-    """What is needed is just being read."""
+    """Raised if a part is needed that is being read."""
 
 
 def _is_another(first: Any, value: Any) -> bool:
-    """Whether `value` is not what was `first` (of `lasting`) in its place."""
+    """Whether `value` differs from `first` (of `lasting`), which was in its place."""
     if first is MUTABLE:
         return False
     if is_constant(first):
@@ -409,7 +410,7 @@ def _are_same(some: Sequence[Any] | None, others: Sequence[Any] | None) -> bool:
 
 
 def _code(value: Any) -> tuple[Any, ...]:
-    """The functions in an attribute of a class."""
+    """The functions in an attribute of a class, such as a property."""
     if isinstance(value, property):
         return value.fget, value.fset, value.fdel
     return (getattr(value, "__func__", value),)

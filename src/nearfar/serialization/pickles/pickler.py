@@ -1,19 +1,15 @@
 """Pickles: the base pickler, large buffers beside a pickle, constants, and what `multiprocessing` registers.
 
-The only package that touches pickle and cloudpickle.
+Only this package uses pickle and cloudpickle. The caller of `loads`, or of any other reader in this package,
+is responsible for the origin of the bytes: a pickle may run any code. `calls` writes and reads tasks;
+`results` writes and reads results and errors.
 
-Who calls `loads`, or any other reader in here, answers for where the bytes came from: a pickle may run
-any code.
+A *family* reader is a process of this machine that is related to this one (a child, parent or sibling). For
+it, objects are pickled as `multiprocessing` registers them, where plain pickle would not do; and a forked
+child has the classes of the program.
 
-`calls` and `loader` are the two ends of a task's way to a worker; `results` and `failures` travel home.
-
-What is different for a relative of this process: what `multiprocessing` registers for it, where plain
-pickle would not do, and the classes of the program, which a forked child has.
-
-Objects that a module holds and that programs compare by identity, such as `dataclasses.MISSING`.
-
-A copy of one is another object, so ``value is MISSING`` would be wrong where the copy is read. Such an object
-travels as the name under which its module holds it.
+Some objects of a module are compared by identity, such as `dataclasses.MISSING`: with a copy, ``value is
+MISSING`` would be false for the reader. They are sent by their name in that module (`place_of`).
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ from typing import Any
 from nearfar.serialization.names import MAINS, is_found
 
 SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
-"""Types whose pickles name nothing, and which no registry can have pickled otherwise."""
+"""Types whose pickles contain no names, and which no registry can change."""
 _REGISTERED: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
 
@@ -45,12 +41,12 @@ def _sizes_registered() -> tuple[int, int]:
 
 
 class FamilyPickler(pickle.Pickler):
-    """`ForkingPickler` without what its constructor costs: half the time of pickling a small item.
+    """`ForkingPickler` with a cheaper constructor, which takes half the time of pickling a small item.
 
-    Call `refresh` before making one, so that it knows the types that were registered in the meantime.
+    Call `refresh` before making one, so that it includes the types registered in the meantime.
     """
 
-    # A dict of its own: a ChainMap of both registries costs a microsecond for each object that is looked up.
+    # A separate dict: a ChainMap of both registries costs a microsecond for each lookup.
     dispatch_table = _all_registered()
     _sizes = _sizes_registered()
 
@@ -67,7 +63,7 @@ def dumps(item: Any) -> bytes:
 
 
 def dumps_for_family(item: Any) -> bytes:
-    """`item` for a child, parent or sibling, as the standard's queues pickle it. Raises what that raises."""
+    """`item` for a child, parent or sibling, as `multiprocessing` pickles it. Raises what that raises."""
     if type(item) in SIMPLE:
         return pickle.dumps(item, protocol=5)
     buffer = io.BytesIO()
@@ -77,30 +73,30 @@ def dumps_for_family(item: Any) -> bytes:
 
 
 def loads(data: bytes | bytearray) -> Any:
-    """Read a pickle, which may run any code: only from a peer that is trusted. Raises what it raises."""
+    """Read a pickle, which may run any code: only from a trusted peer. Raises what unpickling raises."""
     return pickle.loads(data)
 
 
 Buffers = Sequence[Any]
-"""What `dump_parts` left beside a pickle, or anything with the same bytes, in the same order."""
+"""The buffers that `dump_parts` left beside a pickle, or others with the same bytes, in the same order."""
 
 BESIDE = 32 * 1024
-"""Bytes from which a buffer travels beside its pickle, uncopied, instead of in it."""
+"""Bytes from which a buffer is sent beside its pickle, without a copy, instead of in it."""
 
 BY_VALUE = b"C"
 """The first byte before a pickle that cloudpickle wrote. A plain one begins with 0x80."""
 
 WITH_FUNCTION = b"F"
-"""The first byte of a blob that holds a function's pickle and then, by itself, that of its arguments."""
+"""The first byte of a blob with a function's pickle, followed by a separate one of its arguments."""
 
 WITH_CHANGEABLE_FUNCTION = b"G"
-"""The same for a function that was pickled for this call, and is looked at part by part."""
+"""The same for a function that was pickled for this call, and whose parts must be compared."""
 
 NAMES_SOMETHING = b"\x93"
-"""The opcode that is in every pickle that refers to a class or function (and by chance in others)."""
+"""The opcode in every pickle that refers to a class or function (and by chance in others)."""
 
 UNSUITED = (pickle.PicklingError, AttributeError, TypeError)
-"""What plain pickle raises for what cloudpickle may yet take: lambdas, local classes, modules."""
+"""What plain pickle raises for objects that cloudpickle may accept: lambdas, local classes, modules."""
 
 
 def dump_parts(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
@@ -110,7 +106,7 @@ def dump_parts(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
 
 
 class _Beside:
-    """Stands for large bytes in a pickle, so that they travel beside it: pickle itself would copy them."""
+    """Replaces large bytes in a pickle, so that they are sent beside it: pickle itself would copy them."""
 
     __slots__ = ("data",)
 
@@ -122,7 +118,7 @@ class _Beside:
 
 
 def with_bytes_beside(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments of a call, to be pickled: large bytes among them will travel beside the pickle."""
+    """The arguments of a call for pickling, so that large bytes among them are sent beside the pickle."""
     for each in args:
         if type(each) is bytes and len(each) >= BESIDE:
             return tuple(_Beside(x) if type(x) is bytes and len(x) >= BESIDE else x for x in args)
@@ -133,7 +129,7 @@ def keep_large(buffers: list[pickle.PickleBuffer], buffer: pickle.PickleBuffer) 
     """A `buffer_callback` for `partial`: moves large ones to `buffers`, leaves small ones in the pickle."""
     try:
         large = buffer.raw().nbytes >= BESIDE
-    except BufferError:  # not contiguous: pickle says so in its own words
+    except BufferError:  # not contiguous: pickle raises its own error
         return True
     if large:
         buffers.append(buffer)
@@ -144,7 +140,7 @@ _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, type(..
 
 
 MUTABLE = object()
-"""Stands in the place of a value that may change."""
+"""Replaces a value that may change."""
 
 _INNER = (type, FunctionType, type(lru_cache(abs)))
 _DEFINITIONS = (*_INNER, ModuleType)
@@ -153,7 +149,7 @@ _DEFINITIONS = (*_INNER, ModuleType)
 def lasting(names: Mapping[str, Any]) -> dict[str, Any]:
     """The definitions, modules and constants in `names`; `MUTABLE` for the rest, which is not kept alive.
 
-    What is defined in a class among them stands there, too, under its ``__qualname__``.
+    Includes the definitions inside its classes, under their ``__qualname__``.
     """
     kept = {
         name: value if isinstance(value, _DEFINITIONS) or is_constant(value) else MUTABLE
@@ -190,22 +186,22 @@ def is_constant(value: Any) -> bool:
 
 _CONNECTION = b"multiprocessing.connection"
 _UNMISTAKABLE = frozenset({"builtins", "functools", "socket"})
-"""Modules whose registered types plain pickle refuses, or sends just as well."""
+"""Modules whose registered types plain pickle refuses, or handles correctly."""
 
 _marked = 0
 _marks: tuple[bytes, ...] = ()
 
 
 def is_mistaken(blob: bytes, family: bool) -> bool:
-    """Whether the plain pickle `blob` may hold what should not have been pickled so.
+    """Whether the plain pickle `blob` may contain objects that plain pickle should not have pickled.
 
-    `family`: its reader is a relative of this process. For another, a connection is just a number.
+    `family`: the reader is related to this process. For another one, a connection is just a number.
     """
     return any(map(blob.__contains__, _family_marks())) if family else _CONNECTION in blob
 
 
 def dump_parts_for_family(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]] | None:
-    """As `dump_parts`, but as `ForkingPickler` pickles; None for what neither can."""
+    """As `dump_parts`, but with `ForkingPickler`'s rules; None for what cannot be pickled so."""
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
     FamilyPickler.refresh()
@@ -217,10 +213,11 @@ def dump_parts_for_family(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]
 
 
 def name_unreachable_classes() -> None:
-    """Give those classes of the program a name that a process forked now has, too, which have none that leads
-    to them: they stand in functions, or a launcher runs the program in a namespace that is not `__main__`.
+    """Give an id to classes of the program that cannot be found by name, so that a process forked now has the
+    ids, too: they are defined in functions, or a launcher runs the program in a namespace other than
+    `__main__`.
 
-    So what a task makes of such a class comes home as the class that is here.
+    So an instance of such a class in a task's result is read here as one of the original class.
     """
     seen: set[int] = set()
     waiting: list[type] = [object]
@@ -251,7 +248,7 @@ _bare_modules = 0
 
 
 def place_of(thing: Any) -> tuple[str, str] | None:
-    """The module and the name that hold `thing`, an object without any state; None for any other."""
+    """The module and the name of `thing`, if it is a stateless object held by a module; else None."""
     kind = type(thing)
     if kind is object:
         if _bare_modules != len(sys.modules):
@@ -266,7 +263,7 @@ def place_of(thing: Any) -> tuple[str, str] | None:
 
 
 def held_by(module: str, name: str) -> Any:
-    """What `module` holds as `name`; a new bare object where this process has no such module."""
+    """The object `name` of `module`; a new `object()` if it is missing in this process."""
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
@@ -274,7 +271,7 @@ def held_by(module: str, name: str) -> Any:
 
 
 def _index_bare() -> None:
-    """Find the instances of `object` itself in all modules but the program's own."""
+    """Find the instances of `object` itself in all modules except the program's own."""
     global _bare_modules
     _bare_modules = len(sys.modules)
     _bare.clear()
@@ -286,7 +283,7 @@ def _index_bare() -> None:
 
 
 def _instances(kind: type) -> dict[int, tuple[Any, str]]:
-    """Those instances of `kind` without state that the module of `kind` holds, by id."""
+    """The stateless instances of `kind` in the module of `kind`, by id."""
     module = sys.modules.get(kind.__module__)
     usual = all(getattr(kind, way) is getattr(object, way) for way in ("__reduce__", "__reduce_ex__"))
     if kind.__module__ in MAINS or module is None or not usual:
@@ -301,6 +298,6 @@ def _instances(kind: type) -> dict[int, tuple[Any, str]]:
 def _is_stateless(value: Any) -> bool:
     try:
         _, _, state, items, pairs = value.__reduce_ex__(4)
-    except Exception:  # what cannot be reduced is no sentinel
+    except Exception:  # an object that cannot be reduced is not a sentinel
         return False
     return state is None and items is None and pairs is None

@@ -1,22 +1,22 @@
-"""What travels by value to a worker, in parts that it need not read twice; `mains` is the other end.
+"""Functions and classes by value, in parts that a worker need not read twice; `main_module` reads them.
 
-A worker keeps a replica of what its client sends by value. Each part of that has a key:
+A worker keeps a replica of what its client sends by value. Each part has a key:
 
 =======================  ===================================================================================
 key                      part
 =======================  ===================================================================================
-``(DEFINITION, n)``      what a function or class is made of: code, bases, slots. Others refer to it by `n`
-``(STATE, n)``           what it has beyond that: defaults, methods
+``(DEFINITION, n)``      the skeleton of a function or class: code, bases, slots. Others refer to it by `n`
+``(STATE, n)``           its state: defaults, methods
 ``(ATTRIBUTE, n, name)`` the value of an attribute of a class
 ``(CELL, n)``            the value of a variable that closures share
 ``(GLOBAL, space, name)``  the value of a global
 =======================  ===================================================================================
 
-The parts of a call are all sent each time; a worker reads those whose bytes it does not know. So what tasks
-made of a value stays, until the client changes its own.
+All parts of a call are sent each time; a worker reads only those whose bytes are new. So changes that tasks
+make to a value stay until the client changes its own.
 
-An object that several parts reach is in one of them, and the others refer to its place there (the number that
-pickle's memo gives it): it is one object at the worker, too."""
+An object that several parts reach is in one of them, and the others refer to its place there (its number in
+pickle's memo): so it is one object at the worker, too."""
 
 from __future__ import annotations
 
@@ -48,43 +48,43 @@ Key = tuple[Any, ...]
 
 DEFINITION, STATE, ATTRIBUTE, CELL, GLOBAL = "d", "s", "a", "c", "g"
 FUNCTION, CLASS, MADE = range(3)
-"""What a definition is; `MADE` by the standard library, of a function."""
+"""The kinds of definitions; `MADE`: by a wrapper of the standard library, from a function."""
 MAIN = "__main__"
 """The space of the client's own module."""
 HEAP_TYPE = 1 << 9
 """The flag of classes that are made by Python code."""
 MOST_PICKLED = 1024
-"""Functions and classes whose parts are kept here, and they with them."""
+"""Functions and classes that are kept here with their parts, at most."""
 MOST_SPACES = 256
-"""Namespaces that are kept alive here: a program may execute code in new ones for ever."""
+"""Namespaces that are kept alive here, at most: a program may execute code in new ones for ever."""
 
 _RANK = {GLOBAL: 0, ATTRIBUTE: 1, CELL: 2, STATE: 3, DEFINITION: 4}
 _NO_IDENTITY = (str, bytes, type, CodeType, ModuleType, FunctionType, BuiltinFunctionType, by_value.CACHED)
-"""Types whose objects are not compared by identity, or have an identity of their own everywhere."""
+"""Types whose objects are not compared by identity, or whose identity is kept by other means."""
 _ABOUT_MODULE = ("__package__", "__name__", "__path__", "__file__")
 
 Place = tuple[Key, int, bytes]
-"""Where an object is: the part, its number there, and the digest of the part."""
+"""The place of an object: the part, its number there, and the digest of the part."""
 
 
 def definition(identity: Any) -> Any:
-    """Stands in a pickle for a function or class; the reader puts its own in the place of this."""
+    """Represents a function or class in a pickle; the reader substitutes its own function for this one."""
     raise pickle.UnpicklingError(f"definition {identity!r} outside of a call")
 
 
 def global_value(key: Key) -> Any:
-    """Stands in a pickle for the value of a global; the reader puts its own in the place of this."""
+    """Represents the value of a global in a pickle; the reader substitutes its own function for this one."""
     raise pickle.UnpicklingError(f"global {key!r} outside of a call")
 
 
 def bare(kind: type) -> Any:
-    """An instance of `kind`, made without its own `__new__`, which may ask for this very instance."""
+    """An instance of `kind`, made without its own `__new__`, which may need this very instance."""
     base: Any = next(each for each in kind.__mro__ if not each.__flags__ & HEAP_TYPE)
     return base.__new__(kind)
 
 
 def digest_of(data: bytes | memoryview) -> bytes:
-    """What tells a part from others with the same key."""
+    """The digest that distinguishes parts with the same key."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -99,11 +99,11 @@ class PartLedger:
         self._spaces: dict[int, tuple[dict[str, Any], str]] = {}
         self._order: dict[Key, int] = {}
         self.owners: dict[Key, frozenset[Key]] = {}
-        """The globals whose parts hold objects that others refer to."""
-        self._pickled: dict[int, Pickled] = {}  # by id, which stays taken in here
+        """The globals whose parts contain objects that others refer to."""
+        self._pickled: dict[int, Pickled] = {}  # by id; keeps the object alive
 
     def number(self, function: Any) -> int:
-        """That of a function."""
+        """The number of a function."""
         with self._lock:
             found = self._functions.get(function)
             if found is None:
@@ -128,7 +128,7 @@ class PartLedger:
             del self._cells[place]
 
     def space(self, names: dict[str, Any]) -> str:
-        """What a namespace is called: `MAIN`, or its module's name, with a number if no module has it."""
+        """The name of a namespace: `MAIN`, or its module's name, with a number if it is not that module's."""
         known = self._spaces.get(id(names))
         if known is not None:
             return known[1]
@@ -143,22 +143,22 @@ class PartLedger:
         return name
 
     def named(self, space: str) -> dict[str, Any]:
-        """The namespace that is called `space`; empty if it is gone."""
+        """The namespace called `space`; empty if it is gone."""
         return next((names for names, name in list(self._spaces.values()) if name == space), {})
 
     def pickled(self, thing: Any, facts: Facts) -> Pickled | None:
-        """The parts of a function or class, if it still consists of the same things."""
+        """The stored parts of a function or class, if its facts are unchanged."""
         known = self._pickled.get(id(thing))
         return known if known is not None and known.facts.are(facts) else None
 
     def keep(self, pickled: Pickled) -> None:
-        """Keep what `pickled` is to give."""
+        """Store parts for `pickled`."""
         if len(self._pickled) >= MOST_PICKLED:
             self._pickled.clear()
         self._pickled[id(pickled.thing)] = pickled
 
     def order(self, key: Key) -> tuple[int, int]:
-        """Parts with shared objects are written in this order: globals first, in that of their coming."""
+        """The sort key of parts with shared objects: globals first, in the order of their first use."""
         if key[0] != GLOBAL:
             return _RANK[key[0]], 0
         return 0, self._order.setdefault(key, len(self._order))
@@ -169,11 +169,11 @@ def _nobody() -> FunctionType | None:
 
 
 class Part(NamedTuple):
-    """A part as it is sent, and what there is to know of it here."""
+    """A part as it is sent, and the client's data about it."""
 
     data: bytes
     shared: Mapping[int, tuple[int, Any]]
-    """The objects in it that others may reach, too: by id, their numbers and they."""
+    """The objects in it that others may reach, too: by id, their numbers and the objects."""
     mentions: tuple[Any, ...]
     """The functions and classes that it refers to."""
     has_code: bool
@@ -182,7 +182,7 @@ class Part(NamedTuple):
 
 
 class Pickled(NamedTuple):
-    """The parts of a function or class, which are good as long as it consists of the same things."""
+    """The parts of a function or class, which are valid as long as its facts are unchanged."""
 
     thing: Any
     facts: Facts
@@ -191,7 +191,7 @@ class Pickled(NamedTuple):
 
 
 class Shipment:
-    """The parts of one call. `main` and `family` as for `CallPickler`."""
+    """The parts of one call. `main` as in `CallPickler`; `family` as in `dump_by_value`."""
 
     def __init__(self, ledger: PartLedger, main: Mapping[str, Any] | None, family: bool) -> None:
         self._ledger = ledger
@@ -202,7 +202,7 @@ class Shipment:
         self._known: set[Key] = set()
 
     def write(self, root: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
-        """`root` and the parts that it needs, marked as such, and the large buffers of `root`.
+        """`root` and the parts that it needs, with the mark, and the large buffers of `root`.
 
         Raises what pickling raises.
         """
@@ -237,7 +237,7 @@ class Shipment:
     # -- objects that several parts reach ----------------------------------------------------------
 
     def _share(self) -> None:
-        """Let each object be in one part only."""
+        """Write each shared object into only one part."""
         owned: dict[int, tuple[Key, int]] = {}
         for key in sorted(self._parts, key=self._ledger.order):
             part = self._parts[key]
@@ -252,10 +252,10 @@ class Shipment:
             for place, (index, _) in part.shared.items():
                 owned.setdefault(place, (key, index))
 
-    # -- what there is to send ---------------------------------------------------------------------
+    # -- collecting parts --------------------------------------------------------------------------
 
     def refer(self, thing: Any) -> Any:
-        """The identity of a function or class, which is sent along."""
+        """The identity of a function or class, which is added to the shipment."""
         identity = tracker_id(thing) if isinstance(thing, type) else self._ledger.number(thing)
         if (DEFINITION, identity) not in self._known:
             self._known.add((DEFINITION, identity))
@@ -299,7 +299,7 @@ class Shipment:
         return skeleton, (attributes, slots, modules)
 
     def _needs_of(self, thing: Any, identity: Any) -> Iterator[Key]:
-        """The values that a function or class uses, which are parts of their own."""
+        """The keys of the values that a function or class uses, which are separate parts."""
         if isinstance(thing, type):
             for name, value in list(vars(thing).items()):
                 if _is_data(name, value) and name in state_of(thing):
@@ -318,14 +318,14 @@ class Shipment:
                     continue
 
     def refer_to_global(self, thing: Any, name: str) -> Key | None:
-        """The key of the global of `__main__` that `thing` says to be; None if it is not."""
+        """The key of the global of `__main__` that `thing` claims to be; None if it is not."""
         names = vars(sys.modules["__main__"])
         if names.get(name) is not thing:
             return None
         return self._need((GLOBAL, self._ledger.space(names), name), thing)
 
     def _owners_of(self, key: Key) -> Iterator[Key]:
-        """The globals that hold what that of `key` shares with them, so that it stays there."""
+        """The globals that own objects shared with that of `key`, so that these stay there."""
         for owner in self._ledger.owners.get(key, ()):
             names = self._ledger.named(owner[1]) if owner[0] == GLOBAL else {}
             if owner[0] == GLOBAL and owner not in self._known and owner[2] in names:
@@ -344,7 +344,7 @@ class Shipment:
 
 
 class _Referring:
-    """A pickler of parts: functions and classes are named in them, and stand in parts of their own."""
+    """A pickler of parts: refers to functions and classes, which are separate parts."""
 
     def __init__(
         self,
@@ -357,7 +357,7 @@ class _Referring:
         self._shipment = shipment
         self.mentions: list[Any] = []
         self.root: Any = None
-        """What is being pickled."""
+        """The object being pickled."""
 
     def _reduce_global(self, thing: Any, name: str) -> Any:
         key = None if thing is self.root else self._shipment.refer_to_global(thing, name)
@@ -379,12 +379,12 @@ class _FamilyPartPickler(_Referring, by_value.FamilyValuePickler):
 
 
 def _is_data(name: str, value: Any) -> bool:
-    """Whether an attribute of a class is a part of its own."""
+    """Whether an attribute of a class is a separate part."""
     return not isinstance(value, METHODS) and not name.startswith(("__", "<", "_abc_impl"))
 
 
 def read_table(blob: memoryview) -> tuple[dict[Key, tuple[memoryview, tuple[Key, ...]]], memoryview]:
-    """The parts that `Shipment.write` wrote, and its root, in what follows the heading."""
+    """The parts and the root that `Shipment.write` wrote, from the bytes after the heading."""
     start = 4 + int.from_bytes(blob[:4], "big")
     table, last = pickle.loads(blob[4:start])
     parts = {}
@@ -394,11 +394,11 @@ def read_table(blob: memoryview) -> tuple[dict[Key, tuple[memoryview, tuple[Key,
     return parts, blob[start : start + last]
 
 
-# -- when parts can be sent again --------------------------------------------------------------------
+# -- reuse of parts ----------------------------------------------------------------------------------
 
 
 class Facts(NamedTuple):
-    """What a function or class consists of: all of it things that do not change by themselves."""
+    """The components of a function or class, all of them immutable."""
 
     things: tuple[Any, ...]
     names: tuple[str, ...]
@@ -413,7 +413,7 @@ class Facts(NamedTuple):
 
 
 def facts_of(thing: Any) -> Facts | None:
-    """Those of a function or class; None if it may change without that being seen."""
+    """The facts of a function or class; None if it may change unnoticed."""
     if isinstance(thing, type):
         return _facts_of_class(thing)
     if type(thing) is not FunctionType or is_dispatching(thing):
@@ -430,13 +430,13 @@ def facts_of(thing: Any) -> Facts | None:
         thing.__module__,
         thing.__doc__,
     )
-    # A package's submodules travel with a function that uses them: those that are imported.
+    # The imported submodules of a package are sent with a function that uses them.
     names = [str(len(sys.modules)), *(name for space in spaces for name in space)]
     return Facts((*own, *values, *(thing.__closure__ or ())), tuple(names))
 
 
 def _holds_data(function: FunctionType) -> bool:
-    """Whether its closure is more than that of a method: what is kept here must not keep large data alive."""
+    """Whether its closure has more than classes: the parts kept here must not keep large data alive."""
     try:
         return not all(isinstance(cell.cell_contents, type) for cell in function.__closure__ or ())
     except ValueError:
@@ -473,7 +473,7 @@ _MADE_ONCE = frozenset(
         "__weakref__",
     }
 )
-"""What the interpreter and the standard library make with a class, and leave as it is."""
+"""What the interpreter and the standard library make with a class, and do not change."""
 
 
 def _is_fixed(value: Any) -> bool:

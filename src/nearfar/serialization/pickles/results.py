@@ -1,4 +1,4 @@
-"""What a task returned or raised, to bytes and back; a traceback always goes along."""
+"""A task's result or error, to bytes and back; an error always comes with its traceback."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def dump_result(
 ) -> tuple[bytes, list[pickle.PickleBuffer]]:
     """`value` and its buffers of 32 KiB or more, which are parts of it, not copies.
 
-    `family` says that the client who reads it is this process's parent, `main` that its `__main__` is this
-    process's, too. Raises what pickling raises.
+    `family`: the client that reads it is this process's parent. `main`: it has the same `__main__` as this
+    process. Raises what pickling raises.
     """
     if type(value) in SIMPLE:
         return pickle.dumps(value, 5), []
@@ -61,7 +61,7 @@ def load_result(blob: bytes | memoryview, buffers: Buffers = ()) -> Any:
 def _dump_otherwise(
     value: Any, main: bool, family: bool, error: Exception | None
 ) -> tuple[bytes, list[pickle.PickleBuffer]]:
-    """Pickle what plain pickle cannot, or not rightly. Raises its `error` if nothing can."""
+    """Pickle what plain pickle cannot, or not correctly. Raises its `error` if that fails, too."""
     parts = dump_parts_for_family(value) if family else None
     if parts is not None and (main or _MAIN not in parts[0]):
         return parts
@@ -76,24 +76,24 @@ def _dump_otherwise(
 
 
 LONGEST_CHAIN = 8
-"""Exceptions that come home: one, what it was raised from, and so on. The traceback tells of all."""
+"""Exceptions sent back, at most: one, the one it was raised from, and so on. The traceback shows all."""
 DEEPEST = 8
-"""Exceptions inside of one another that are looked at."""
+"""Levels of nested exceptions that are compared."""
 LARGEST = 1 << 20
-"""Bytes of the pickle of an attribute or argument that comes home with its exception."""
+"""Bytes of the pickle of an attribute or argument that is sent with its exception, at most."""
 _MADE_BY_PROGRAM = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _TOLD_OTHERWISE = frozenset(
     {"args", "__dict__", "__weakref__", "__traceback__", "__context__", "__cause__", "__suppress_context__"}
     | {"message", "exceptions"}
 )
-"""What needs no place of its own: it is set with the exception, or says where it was."""
+"""Attributes that are not sent separately: they are set with the exception, or belong to its traceback."""
 
 
 def dump_error(error: BaseException, traceback_text: str | None = None, *, main: bool = False) -> bytes:
     """`error` for `load_error`. Never raises.
 
-    `traceback_text` stands in the place of the error's own traceback; empty: none. `main` is as for
-    `dump_result`. An attribute of the error that cannot travel is left out; an argument becomes its `repr`.
+    `traceback_text` replaces the error's own traceback; empty: none. `main` as in `dump_result`. An attribute
+    of the error that cannot be sent is left out; such an argument becomes its `repr`.
     """
     if traceback_text is None:
         traceback_text = traceback_of(error)
@@ -102,7 +102,7 @@ def dump_error(error: BaseException, traceback_text: str | None = None, *, main:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """`error`, and what it was raised from or in the handling of, and so on, up to `LONGEST_CHAIN`."""
+    """`error`, its cause or context, and so on, up to `LONGEST_CHAIN`."""
     chain = [error]
     while len(chain) < LONGEST_CHAIN:
         last = chain[-1]
@@ -114,10 +114,10 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def load_error(blob: bytes | memoryview) -> BaseException:
-    """The exception, with `RemoteTraceback` as its `__cause__` as the standard's pool does. Never raises.
+    """The exception, with `RemoteTraceback` as its `__cause__`, as in `multiprocessing.Pool`. Never raises.
 
-    What it was raised from, or while what was handled, is its `__context__`. One that cannot be read here
-    comes as `RemoteError`; for a blob that is none: `ItemError`.
+    Its original cause or context is its `__context__`. An exception that cannot be read here becomes a
+    `RemoteError`; a malformed blob gives an `ItemError`.
     """
     try:
         errors, text = pickle.loads(blob)
@@ -136,10 +136,10 @@ def _read_or_stand_in(kind: str, message: str, pickled: list[bytes]) -> BaseExce
 
 
 def dump_unsendable(error: BaseException, value: Any) -> bytes:
-    """What the caller gets for a result `value` that pickling refused with `error`. Never raises.
+    """The error for a result `value` that pickling refused with `error`. Never raises.
 
-    It reads as the `MaybeEncodingError` that the standard's pool raises; `original_of` it is `error`, which
-    the standard's executor raises.
+    It reads as the `MaybeEncodingError` that `multiprocessing.Pool` raises; its `original_of` is `error`,
+    which the standard library's executor raises.
     """
     shown = quietly(lambda: repr(value), f"<a {type(value).__name__} whose repr() raises>")
     said = quietly(lambda: repr(error), type(error).__name__)
@@ -149,13 +149,13 @@ def dump_unsendable(error: BaseException, value: Any) -> bytes:
 
 
 def original_of(error: BaseException) -> BaseException:
-    """What pickling raised, if `error` says that a result could not be sent; else `error` itself."""
+    """What pickling raised, if `error` means that a result could not be sent; else `error` itself."""
     blob = getattr(error, "original", None) if type(error) is MaybeEncodingError else None
     return load_error(blob) if isinstance(blob, bytes) else error
 
 
 class _Shown:
-    """Its `repr` is known."""
+    """An object with a given `repr`."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -165,21 +165,21 @@ class _Shown:
 
 
 def _dump(error: BaseException, main: bool) -> list[bytes]:
-    """`error` as a pickle and its buffers; nothing if no way leads to what can be read again."""
+    """`error` as a pickle and its buffers; empty if no pickle of it can be read again."""
     portable = _portable(error, main)
     return [] if portable is None else _pickle(portable, main)
 
 
 def _portable(error: BaseException, main: bool) -> Any:
-    """What reads as `error` when it was pickled: itself, or what makes it again of what can travel."""
+    """An object whose pickle reads as `error`: itself, or a `_Remade` of the parts that can be sent."""
     if _is_like(_read_back(error, main), error):
-        return error  # not so where the constructor takes other arguments than it passes on
+        return error  # false if the constructor takes other arguments than it passes on
     remade = quietly(lambda: _Remade(error, main), None)
     return remade if type(_read_back(remade, main)) is type(error) else None
 
 
 def _is_like(copy: Any, error: BaseException, depth: int = 0) -> bool:
-    """Whether a copy says what `error` says, and has all that it has, as far as that can be seen."""
+    """Whether a copy has the same message and, as far as can be checked, the same content as `error`."""
     if described(copy) != described(error) or depth > DEEPEST:
         return False
     parts, copied = _parts(error), _parts(copy)
@@ -199,8 +199,8 @@ def _parts(error: BaseException) -> dict[Any, Any]:
 
 
 def _facts(error: BaseException) -> dict[tuple[type, str], Any]:
-    """What an exception holds outside of `args` and its dict: in C, as `errno`, or in slots. By the class
-    that has it, and the name.
+    """An exception's values outside of `args` and its dict: in C fields, such as `errno`, or in slots. By the
+    defining class and the name.
     """
     return {
         (kind, name): value
@@ -237,7 +237,7 @@ def _read(parts: list[bytes]) -> Any:
 
 
 class _Remade:
-    """Reads as an exception whose own pickle cannot be written, or not read, or says less."""
+    """Replaces an exception whose own pickle cannot be written or read, or loses content."""
 
     def __init__(self, error: BaseException, main: bool) -> None:
         self._kind = type(error)
@@ -268,7 +268,7 @@ def _make_again(
     attributes: dict[str, Any],
     facts: list[tuple[int, str, Any]],
 ) -> BaseException:
-    """Without the program's own code: by the `__new__` of the standard exception below `kind`."""
+    """Make an exception without the program's code: with the `__new__` of its standard base class."""
     base: Any = next(filter(_is_standard, kind.__mro__))
     made: BaseException = base.__new__(kind, *(group or args))
     made.args = args
