@@ -1,8 +1,6 @@
-"""The producer: downloads URLs and puts the files on a queue; with `--queue local`, saves them itself.
+"""The producer: downloads URLs and puts the files on a queue; with ``--queue local``, also saves them.
 
-The producer: downloads URLs and puts the files on a queue; with ``--queue local``, saves them, too.
-
-With ``--pool``, the workers of a pool download and put, on as many machines as they are.
+With ``--pool``, the workers of a pool download and put the files, on any number of machines.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Worker:
         """The clients whose initializer it has run."""
         self.recall = Revocation.UNASKED
         self.verdict: BaseException | None = None
-        """What its head task is to be told once it is dead, other than `WorkerLost`."""
+        """The error of its first task once it is dead, if not `WorkerLost`."""
         self.ran = 0
         """Tasks that it answered, initializers among them: they raise its quota."""
 
@@ -218,10 +218,10 @@ class Client:
         self.error: BaseException | None = None
         """Why its tasks can't be run."""
         self.held_back = False
-        """None of its tasks is to be given to a worker: it does not take what those bring."""
+        """Its tasks are not given to workers: it does not take their results."""
 
     def next(self) -> Task | None:
-        """The task whose turn it is, left where it is; None if none waits, or it is held back."""
+        """The next task, not removed; None if none waits, or the client is held back."""
         if self.held_back:
             return None
         waiting = self.waiting
@@ -233,7 +233,7 @@ class Client:
 
 
 class RoundRobin:
-    """Whose turn it is: of the clients with waiting tasks, the one with the fewest batches given out.
+    """The next client: of those with waiting tasks, the one with the fewest batches given out.
 
     So one client's long tasks never keep another from its share of the workers. Among equals, who has
     waited longest. A heap with stale entries: any number of clients cost the logarithm.
@@ -259,7 +259,7 @@ class RoundRobin:
             heapq.heappush(self._heap, entry)
 
     def first(self) -> Client | None:
-        """Who is next; None if nobody has a task waiting."""
+        """The next client; None if no client has a task waiting."""
         while self._heap:
             entry = self._heap[0]
             client = entry[2]

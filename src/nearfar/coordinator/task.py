@@ -36,12 +36,12 @@ class TaskStatus(IntEnum):
 
 
 class TaskOutcome(IntEnum):
-    """What became of a task, as a client is told: the first two are those of `Status`."""
+    """How a task ended, as its client is told: the first two are those of `TaskStatus`."""
 
     VALUE = 0
     ERROR = 1
     FAILED = 2
-    """No worker answered; the blob is a failure's description (`coordinator.failures`)."""
+    """No worker answered; the blob is a failure's description (`describe`)."""
 
 
 class TaskState(IntEnum):

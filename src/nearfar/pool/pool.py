@@ -97,7 +97,7 @@ class Pool:
         """A pool of the workers of the coordinator at `address`, which other programs may use as well.
 
         `wait`: seconds without an answer of the coordinator, after which every call fails with
-        `CoordinatorLost`. `keys` and `insecure` are to be as the coordinator's; where they do not fit, every
+        `CoordinatorLost`. `keys` and `insecure` must match the coordinator's; if they do not, every
         call fails with `NotAdmitted`. Nothing is sent before the pool is used. `plain` as for a new pool.
         Raises `AddressError`, `KeysError`, and `ItemError` for an initializer that cannot travel plainly.
         """

@@ -201,7 +201,7 @@ class WorkerHandle:
 
     def inherit(self) -> int:
         """Take back the messages that it had not begun when it died; returns how many."""
-        with suppress(OSError):  # it only throws away what nobody will read
+        with suppress(OSError):  # it only drops what no process will read
             unread(self.theirs)
         return self._take_back(self._given - self._outbox.begun())
 
@@ -212,7 +212,7 @@ class WorkerHandle:
         return count
 
     def last_words(self) -> list[Answers]:
-        """All that a dead worker answered and nobody has read."""
+        """All unread answers of a dead worker."""
         found: list[Answers] = []
         if self.fault:  # after an answer that is missing, no other has its place
             return found

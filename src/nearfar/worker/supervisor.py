@@ -117,7 +117,7 @@ class Supervisor(PollSet):
         inherited: Inherited | None = None,
         plain: tuple[str, ...] | None = None,
     ) -> None:
-        """`quota`: tasks after which a worker is to be replaced. `plain`: as in `WorkerConfig`.
+        """`quota`: tasks after which a worker is replaced. `plain`: as in `WorkerConfig`.
 
         `main_of`: the client whose `__main__` these processes have, because they are its children. `far`:
         what the pickler of their clients was told. Daemonic processes may have no children of their own.
@@ -145,7 +145,7 @@ class Supervisor(PollSet):
         self._batched: dict[str, WorkerHandle] = {}
         """Those that may have answers which wait for company."""
         self._recalled: dict[str, WorkerHandle] = {}
-        """Those of whom it is not known yet what they have not read."""
+        """Dead workers whose unread batches are not known yet."""
         self._next_recall = 0.0
         self._next_look = 0.0
         self._next_try = inf
