@@ -63,8 +63,8 @@ class CoordinatorServer:
         poll fileno() for reading, until deadline(), unless pending()
         turn(now) -> Scheduler.tick(now), Scheduler.flush(now) -> tell Scheduler.outcomes -> say(now)
 
-    `access` decides which peers are admitted: those can run any code in the workers. `lease` is in seconds, and
-    more than the largest message takes to travel. `clients`: it accepts clients as well as agents.
+    `access` decides which peers are admitted: those can run any code in the workers. `lease` is in seconds,
+    and longer than the largest message takes to travel. `clients`: it accepts clients as well as agents.
     `max_bytes`: see `StandaloneCoordinator`. Raises `AddressError` for an address that cannot be bound, and
     `KeysError`.
     """

@@ -302,7 +302,7 @@ class Pooled:
         self._no_worker.look(lambda: workers > 0)
         if not consumers_here:
             return
-        # While no worker is known, a first share is submitted to find the pool: waiting here would block the loop.
+        # While no worker is known, a first share is submitted to find the pool: waiting would block the loop.
         while len(self._out) < (AHEAD * workers or 1) and (share := self._next_share(workers)):
             future = self._executor.submit(fetch_share, self._make_order(tuple(share)))
             self._out[future] = share

@@ -425,7 +425,7 @@ class Routes:
 
 
 class NearRequestSender:
-    """A producer's end. A second thread waits for answers: one cannot wait for a queue and for the network."""
+    """A producer's end. A second thread waits for answers: no thread can wait for a queue and the network."""
 
     def __init__(self, routes: Routes, number: int) -> None:
         self.on_event: Callable[[], None] = lambda: None
