@@ -84,7 +84,7 @@ def add_logging_options(parser: argparse.ArgumentParser) -> None:
     )
     level = group.add_mutually_exclusive_group()
     level.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors; no progress")
-    level.add_argument("-v", "--verbose", action="store_true", help="also what helps to find a fault")
+    level.add_argument("-v", "--verbose", action="store_true", help="also details that help to find a fault")
 
 
 def set_up_logging(options: argparse.Namespace) -> None:
@@ -300,7 +300,7 @@ def give_up_output(error: OSError) -> None:
         return
     reason = (error.strerror or str(error)).lower()
     gone = isinstance(error, BrokenPipeError)
-    said = "nobody reads the standard output any more" if gone else f"cannot write standard output: {reason}"
+    said = "the reader of standard output is gone" if gone else f"cannot write standard output: {reason}"
     raise OutputLost(said) from None
 
 

@@ -268,4 +268,4 @@ def refusal(version: int | None) -> str:
     """The reason for refusing a HELLO of `version` (None: of none)."""
     if version is not None and version != VERSION:
         return f"the coordinator speaks version {VERSION} of the protocol, this peer version {version}"
-    return "there is a pool here, and what called is neither an agent nor a client of one"
+    return "this is a pool's coordinator; the peer is neither an agent nor a client of a pool"

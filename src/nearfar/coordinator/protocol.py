@@ -289,7 +289,7 @@ class CoordinatorProtocol:
             if stem(earlier.name) != stem(session.name):
                 raise ProtocolError("another one has this name")
             self._leave(earlier)
-            self._agents.depart(earlier.name, "was given up by its agent, which began anew")
+            self._agents.depart(earlier.name, "was given up by its agent, which started a new session")
         session.handlers = self._handlers[session.role]
         (self._agents if session.role == AGENT else self._remote_clients).arrive(session)
         self.sessions[session.name] = session

@@ -76,7 +76,9 @@ def make_engine(
     place = access = None
     if address is None:
         if any(of_an_address.values()):
-            raise ValueError(f"without an address, nobody joins: {named(of_an_address)} would mean nothing")
+            raise ValueError(
+                f"{named(of_an_address)} would mean nothing without address=: no worker can join"
+            )
     else:
         # Only here: a pool without an address needs no ZeroMQ.
         from nearfar.net.addresses import Address

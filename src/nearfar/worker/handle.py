@@ -316,7 +316,7 @@ class WorkerHandle:
 def describe_exit(code: int | None) -> str:
     """What became of a process, as the end of a sentence about it."""
     if code is None:
-        return "ended, and nobody knows how"
+        return "ended in an unknown way"
     if code >= 0:
         return f"exited with code {code}"
     with suppress(ValueError):
