@@ -266,7 +266,7 @@ def warn(options: argparse.Namespace) -> None:
 def make_crew(
     listener: WorkerListener, count: int, quota: int | None = None, plain: tuple[str, ...] | None = None
 ) -> Supervisor:
-    """A supervisor of `count` processes for clients elsewhere. `plain`: as in `worker.run.Birth`.
+    """A supervisor of `count` processes for clients elsewhere. `plain`: as in `worker.main.WorkerConfig`.
 
     Modules are looked for in the working directory first, as ``python -m`` does. Processes are forked by a
     server that has neither threads nor sockets, and like them does not hear SIGTERM: it is for the program.

@@ -229,7 +229,7 @@ class AgentProtocol:
             self._bury(record, now)
 
     def returned(self, worker: str, batches: int, now: float) -> None:
-        """What `Recall` brought."""
+        """What `RevokeBatch` brought."""
         record = self._records.get(worker)
         if record is not None:
             record.take_back(batches)
