@@ -1,4 +1,4 @@
-"""What the coordinator knows of each worker and of each client, and when a running task is over its time."""
+"""The coordinator's state of each worker and each client, and the timeouts of running tasks."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ FEW = 64
 
 
 class Client:
-    """Whose tasks these are."""
+    """A client: the owner of tasks."""
 
     __slots__ = (
         "eager",
@@ -298,7 +298,7 @@ class TaskTimeouts:
         self.due = self._heap[0][0]
 
     def ring(self, now: float) -> list[Worker]:
-        """Those whose time is over."""
+        """The workers whose task exceeded its timeout."""
         rung = []
         while self._heap and self._heap[0][0] <= now:
             entry = heapq.heappop(self._heap)

@@ -87,7 +87,7 @@ class Task:
     state: TaskState
 
     def describe(self) -> str:
-        """What it runs, for a person."""
+        """The name of its function, for messages to users."""
         return shown(self.function.decode(errors="replace")) or "a function sent by value"
 
     def lose(self) -> None:
@@ -103,7 +103,7 @@ class Task:
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
-        """It will have no answer."""
+        """End with `error`, without an answer."""
         raise NotImplementedError
 
 

@@ -63,9 +63,9 @@ class Engine(Protocol):
         """Drop those of `calls` that have not begun. True: none ever runs, and each is settled with
         `CancelledError`.
 
-        Whether one has begun, a worker elsewhere may have to be asked: that is waited for, some seconds for
-        all of them together. Without `wait` they are dropped as far as that can be, and the answer says
-        nothing.
+        A remote worker may have to be asked whether a call has begun: `cancel` waits some seconds for that,
+        for all calls together. Without `wait`, calls are dropped as far as possible, and the return value
+        has no meaning.
         """
 
     def cancel_waiting(self) -> None:
@@ -86,14 +86,14 @@ class Engine(Protocol):
     def end_workers(self, signum: int) -> None:
         """Close, drop what has not begun, and send `signum` (SIGTERM, SIGKILL) to every worker process.
 
-        Raises `RuntimeError` where the workers belong to an executor of others.
+        Raises `RuntimeError` if the workers belong to a foreign executor.
         """
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end after `close` or `terminate`; False after `timeout` seconds."""
 
     def counts(self) -> dict[str, int]:
-        """``workers``, ``running``, ``waiting`` and ``done``, and what else an engine counts."""
+        """``workers``, ``running``, ``waiting`` and ``done``, and further counts of an engine."""
 
 
 def check_callable(func: Any) -> None:

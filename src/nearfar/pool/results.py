@@ -166,7 +166,7 @@ class AsyncResult(Call):
 
 
 class Applied(AsyncResult):
-    """That of a call whose caller waits for it at once."""
+    """The result of a call whose caller waits for it at once."""
 
     __slots__ = ()
 
@@ -192,7 +192,7 @@ class MapResult(AsyncResult):
         super().__init__(engine, keeper, list, (), None, callbacks)
         self._chunks: list[Part] = []
         self._failed: list[Part] = []
-        """Those that failed, in the order of their ends."""
+        """Failed chunks, in the order of their ends."""
         self._counter = count(1)
         """Of chunks that have ended, and `send`. Counted in one step of C, in whichever thread."""
         self._total = 0
