@@ -1,4 +1,4 @@
-"""Tasks, clients and workers for the coordinator's tests: workers that do only what they are told to."""
+"""Tasks, clients and workers for the coordinator's tests: workers that only do what the test says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agents and clients that say anything: well-formed words, in any order, with any numbers in them."""
+"""Agents and clients that send well-formed messages in any order, with any numbers in them."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def names(count: int) -> list[bytes]:
 def test_who_takes_what_it_may_leaves_as_much_to_the_next(changes: list[tuple[str, int]]) -> None:
     """Given holders that take what fits, and give some back,
 
-    I expect the sum never to be above the bound, and, as long as nobody gives back, as much free for a
+    I expect the sum never to be above the bound, and, as long as no client gives back, as much free for a
     newcomer as anybody has.
     """
     budget = Budget(200)

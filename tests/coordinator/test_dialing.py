@@ -1,4 +1,4 @@
-"""Who calls a coordinator and is not welcomed tries another connection."""
+"""A peer that gets no WELCOME tries another connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of a coordinator come through its wire as what they were."""
+"""Errors of a coordinator keep their type over the network."""
 
 from __future__ import annotations
 

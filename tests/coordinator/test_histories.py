@@ -1,4 +1,4 @@
-"""Random histories: any events in any order, the books checked after each."""
+"""Random histories: any events in any order, the invariants checked after each."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ class History(RuleBasedStateMachine):
         self.flush()
 
     def settle(self) -> None:
-        """Whoever lives works until all is quiet."""
+        """The living workers run until no message is left."""
         for _ in range(10_000):
             before = self.progress()
             for worker in list(self.machine.workers.values()):

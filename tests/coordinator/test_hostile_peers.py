@@ -1,4 +1,4 @@
-"""Whatever agents and clients say to a coordinator, its books are right, and honest ones are served."""
+"""Whatever agents and clients send, the coordinator's state stays valid, and honest ones are served."""
 
 from __future__ import annotations
 

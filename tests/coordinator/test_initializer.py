@@ -1,4 +1,4 @@
-"""Stories: what a worker runs before a client's first task."""
+"""The initializer that a worker runs before a client's first task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stories: workers die, tasks are cancelled or too slow, clients leave."""
+"""Workers die, tasks are cancelled or too slow, clients leave."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ def test_a_client_that_leaves_harms_nothing_that_runs_before_its_own(prompt: boo
 
 
 def test_a_task_that_began_meanwhile_is_not_killed_for_the_one_before_it() -> None:
-    """The gone client's task has ended, and its worker runs another's: the recall says so."""
+    """The gone client's task has ended, and its worker runs another's: the recall shows it."""
     stage = Stage(Client("a"), Client("b"))
     worker = stage.worker()
     stage.jobs(1, "a")

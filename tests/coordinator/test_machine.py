@@ -1,4 +1,4 @@
-"""Stories: who is given what, and when."""
+"""The scheduler: which worker is given which tasks, and when."""
 
 from __future__ import annotations
 

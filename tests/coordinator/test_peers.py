@@ -1,4 +1,4 @@
-"""Agents and clients of a coordinator: what is run once, what is told, who is given up."""
+"""Agents and clients of a coordinator: what runs once, what is reported, and which peers are given up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every word comes through as it was said; nothing else is taken for one."""
+"""Every message is decoded as it was encoded; nothing else is accepted as one."""
 
 from __future__ import annotations
 

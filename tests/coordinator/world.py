@@ -238,7 +238,7 @@ class World:
         return self.clients[-1]
 
     def settle(self) -> None:
-        """Until nobody has anything to say."""
+        """Until no side has a message to send."""
         for _ in range(1000):
             said = [each.act() for each in (*self.agents, *self.clients)]
             if not self.turn() and not any(said):

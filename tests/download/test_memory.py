@@ -1,4 +1,4 @@
-"""What a message took is there for the next one."""
+"""The memory of a message is reused for the next one."""
 
 from __future__ import annotations
 

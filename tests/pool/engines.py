@@ -1,4 +1,4 @@
-"""An engine that runs nothing by itself: the test says which call ends when, and how."""
+"""An engine that runs nothing by itself: the test ends each call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers elsewhere run, and are killed over."""
+"""Tasks for remote workers, which are killed while they run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.pool.tasks import wait_for
 
 
 def append(path: str, line: object) -> None:
-    """Add a line, whole, whoever else does."""
+    """Add a line, whole, though other processes do so, too."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{line}\n".encode())
     os.close(descriptor)

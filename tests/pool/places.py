@@ -62,7 +62,7 @@ class Place:
 
 
 def free_port() -> str:
-    """An address where nobody is."""
+    """An address where no coordinator is."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 

@@ -1,4 +1,4 @@
-"""Stories of a client of a coordinator elsewhere."""
+"""A client of a remote coordinator."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Story:
         self.turn()
 
     def turn(self) -> None:
-        """Until nobody has anything to say."""
+        """Until no side has a message to send."""
         self.answer()
         while actions := self.machine.flush(self.now):
             for action in actions:

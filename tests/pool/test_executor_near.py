@@ -147,7 +147,7 @@ def test_a_broken_pool_raises_a_new_error_for_each_call() -> None:
 
 
 def test_an_interrupted_map_is_dropped_at_once_though_the_coordinator_is_away() -> None:
-    """As Ctrl-C does it: `obtain` drops the chunks, and waits for nobody's word."""
+    """As Ctrl-C does it: `obtain` drops the chunks, and waits for no answer."""
     from tests.pool.pools import coordinated
 
     with coordinated(1) as address:

@@ -1,4 +1,4 @@
-"""What becomes of unfinished work when the program ends."""
+"""How unfinished calls end when the program ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine over somebody's executor: the window, and what executors do wrong or break at."""
+"""An engine over a foreign executor: its window, and faults of executors."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_terminate_does_not_wait_for_what_runs(recorder: Recorder) -> None:
     engine.terminate()
     assert all(result.cancelled() for result in results)
     assert engine.join(0)
-    recorder.end()  # heard by nobody
+    recorder.end()  # the answer is dropped
     assert engine.counts()["done"] == 5
 
 

@@ -1,4 +1,4 @@
-"""Our future, in the hands of the standard's functions."""
+"""nearfar's future, used by the standard library's functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pool with keys: agents, clients and questions that are let in, turned away, or heard no more."""
+"""A pool with keys: agents, clients and status requests that are admitted, refused or revoked."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_a_restarted_coordinator_loses_nothing_and_runs_nothing_twice(
     ]
     assert traced(trace, 2)
     far.kill_coordinator()
-    gate.touch()  # what runs is answered while there is nobody to tell
+    gate.touch()  # the running task is answered while no coordinator is there
     late = pool.apply_async(far_tasks.note, (str(trace), 100))
     far.coordinate()
     assert [result.get(LIMIT) for result in results] == [n * n for n in range(20)]
@@ -377,7 +377,7 @@ def test_a_script_may_send_what_it_defines_itself(far: Place, tmp_path: Path) ->
 
 
 def test_a_pool_whose_coordinator_is_gone_ends_at_once(far: Place) -> None:
-    """Given Ctrl-C while a coordinator is away, I expect no farewell that nobody hears."""
+    """Given Ctrl-C while a coordinator is away, I expect no BYE while no coordinator can receive it."""
     pool = far.pool()
     far.agent(1)
     pool.apply(os.getpid)

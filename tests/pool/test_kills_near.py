@@ -1,4 +1,4 @@
-"""Workers that are killed: only the task that ran is lost, says so, and the pool goes on."""
+"""Workers that are killed: only the running task fails, with `WorkerLost`, and the pool goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who leads, who follows, who is woken: with work that does what the test says."""
+"""Which thread leads, follows and is woken, with work that the test controls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support import injector
 from tests.support.waiting import eventually
 
 LONG = 10.0
-"""Seconds that nothing here takes, unless somebody was not woken."""
+"""Seconds that nothing here takes, unless a thread was not woken."""
 
 
 class Bench:
@@ -99,7 +99,7 @@ def unexposed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """Without its background thread; what a caller misses, nobody makes up for."""
+    """Without its background thread; no other thread makes up for what a caller misses."""
     made = Bench()
     yield made
     made.waker.close()
@@ -418,7 +418,7 @@ def test_an_exception_at_any_bytecode_wakes_the_background(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_many_threads(watched: Bench, seed: int) -> None:
-    """Each brings its own answer, or somebody else's, and waits, hurries and helps as dice fall."""
+    """Each brings its own answer, or another thread's, and waits, hurries and helps as dice fall."""
     until = time.monotonic() + 1
     slow: list[float] = []
 

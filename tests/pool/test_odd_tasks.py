@@ -118,7 +118,7 @@ def test_it_may_close_what_is_not_its_own(pool: Pool) -> None:
 def test_a_callback_that_exits_stops_nothing(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     came = threading.Event()
     pool.apply_async(tasks.square, (1,), callback=sys.exit)
-    for _ in range(2):  # nobody waits in the pool: its own thread tells
+    for _ in range(2):  # no caller waits in the pool: the background thread delivers
         came.clear()
         pool.apply_async(tasks.square, (2,), callback=lambda _: came.set())
         assert came.wait(10)

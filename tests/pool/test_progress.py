@@ -1,4 +1,4 @@
-"""How a map says how far it is."""
+"""The progress of a map."""
 
 from __future__ import annotations
 

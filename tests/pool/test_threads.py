@@ -1,4 +1,4 @@
-"""Many threads with one pool, callbacks that do odd things, and collections of garbage in the middle."""
+"""Many threads with one pool, callbacks that do odd things, and garbage collections meanwhile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nearfar.pool.base_engine import BaseEngine
 from tests.pool import tasks
 
 LONG = 20.0
-"""Seconds that nothing here takes, unless somebody was not woken."""
+"""Seconds that nothing here takes, unless a thread was not woken."""
 
 
 @pytest.fixture

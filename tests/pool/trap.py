@@ -1,4 +1,4 @@
-"""A module that is not offered: nobody may have it imported."""
+"""A module that is not allowed: no client may have it imported."""
 
 from __future__ import annotations
 

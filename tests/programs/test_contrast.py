@@ -1,4 +1,4 @@
-"""``nearfar contrast`` prints, writes, and says in its exit code how it went."""
+"""``nearfar contrast`` prints, writes, and reports its result by its exit code."""
 
 from __future__ import annotations
 

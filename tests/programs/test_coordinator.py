@@ -1,4 +1,4 @@
-"""``nearfar coordinator``: its words, its status, and its ways to end."""
+"""``nearfar coordinator``: its messages, its status, and how it ends."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_without_workers_there_is_nothing_to_be_plain(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as left:
         main(["--plain", "tests"])
     assert left.value.code == Exit.USAGE
-    assert "--plain is about --workers: workers elsewhere say so themselves" in capsys.readouterr().err
+    assert "--plain applies to --workers only: give it to nearfar worker" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_closed_standard_output_is_no_traceback(shell: Shell) -> None:
     os.close(writing)
     code, _, err = ended(coordinator)
     assert code == Exit.FAILED
-    assert err == "nearfar coordinator: nobody reads the standard output any more\n"
+    assert err == "nearfar coordinator: the reader of standard output is gone\n"
 
 
 def test_a_status_names_trouble_only_if_there_is_some() -> None:

@@ -1,4 +1,4 @@
-"""A service whose loop has ended by a fault of ours: its program ends, and says so by its exit code."""
+"""A service whose loop failed: its program ends, with an exit code for that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody without a key connects to a service as often as it can: who is let in is served all the same."""
+"""A peer without a key connects to a service as often as it can: admitted peers are served all the same."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_a_folder_is_made_added_to_listed_and_taken_from(
     assert heads.split() == ["name", "public", "key", "since"]
     assert [row.split()[0] for row in rows] == ["laptop", "local"]
     assert read_public(tmp_path / "keys" / "client.key").decode() in rows[1]
-    assert run(capsys, "revoke", "laptop", "--keys", keys) == (Exit.OK, "laptop is let in no more\n", "")
+    assert run(capsys, "revoke", "laptop", "--keys", keys) == (Exit.OK, "laptop is no longer admitted\n", "")
     _, out, _ = run(capsys, "list", "--keys", keys)
     assert "laptop" not in out
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.pure
     ]
 )
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], int | None]:
-    """What is set by whom has this soft and this hard limit, and what is to be set."""
+    """Given these soft and hard limits, and the limit to set."""
     soft, hard, wanted = request.param
     given: list[int] = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, hard))

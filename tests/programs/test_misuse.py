@@ -1,4 +1,4 @@
-"""Every program, used wrongly in every way that can be tabled: it says what is wrong, in a line, and ends.
+"""Every program, used wrongly in every way that can be tabled: it reports the error, in a line, and ends.
 
 In this process, where a program takes milliseconds; what needs streams of its own is at the end.
 """

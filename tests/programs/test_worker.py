@@ -1,4 +1,4 @@
-"""``nearfar worker``: its words, and its ways to end."""
+"""``nearfar worker``: its messages, and how it ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.pool import tasks
 from tests.support.shell import ANYWHERE, Shell, alive, ended, first_line, insist, interrupt
 from tests.support.waiting import eventually
 
-LEFT = "left; nothing that was begun is lost\n"
+LEFT = "stopped; every task that had begun was answered\n"
 STOPPING = "stopping: finishing what is in hand (again: leave at once)\n"
 
 

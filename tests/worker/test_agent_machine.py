@@ -58,7 +58,7 @@ class Story:
         ]
 
     def deeds(self) -> list[Action]:
-        """What it does besides speaking."""
+        """Its actions other than messages."""
         return [action for action in self.flush() if not isinstance(action, SendMessage)]
 
     def hear(self, kind: PoolMessageType, *fields: Any, rows: list[Row] | None = None, ack: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes: started, told, killed, replaced; with real processes."""
+"""The supervisor's worker processes: started, given tasks, killed, replaced; with real processes."""
 
 from __future__ import annotations
 

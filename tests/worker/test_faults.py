@@ -1,4 +1,4 @@
-"""Workers that say what cannot be read, messages that do not arrive, ends that multiprocessing cannot see."""
+"""Workers that send unreadable messages, messages that are lost, deaths that multiprocessing cannot see."""
 
 from __future__ import annotations
 

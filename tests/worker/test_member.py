@@ -1,4 +1,4 @@
-"""What a parent knows of a worker's answers: those on the line come before those in the outbox."""
+"""The order of a worker's answers at its parent: those sent come before those in the result buffer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers wait in shared memory, and the parent can read what a killed worker left there."""
+"""Result buffers: the parent can read the answers that a killed worker left in shared memory."""
 
 from __future__ import annotations
 

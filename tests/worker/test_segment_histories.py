@@ -65,7 +65,7 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: self.seen)
     @rule(which=PICK)
     def write(self, which: int) -> None:
-        """Whoever sees a payload may change it."""
+        """The holder of a payload may change it."""
         place = which % len(self.seen)
         view, expected = self.seen[place]
         view[:] = expected[::-1].swapcase()

@@ -123,7 +123,7 @@ def test_a_killed_process_leaves_what_it_sent_and_nothing_else() -> None:
 
 
 def test_a_killed_sender_takes_unread_payloads_with_it_when_the_socket_is_closed() -> None:
-    """Given payloads that nobody has read, from a process that was killed,
+    """Given payloads that no process has read, from a process that was killed,
 
     If the socket is closed,
     I expect nothing of them to stay: a segment has no name.

@@ -46,7 +46,7 @@ class Exit(IntEnum):
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now, from a signal handler: nothing is finished, nobody is told.
+    """End this process now, from a signal handler: nothing is finished, no peer is told.
 
     Only files that would stay for ever are removed: sockets, and multiprocessing's folder for its own.
     Modules that are not loaded have made none.
@@ -84,7 +84,7 @@ def add_logging_options(parser: argparse.ArgumentParser) -> None:
     )
     level = group.add_mutually_exclusive_group()
     level.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors; no progress")
-    level.add_argument("-v", "--verbose", action="store_true", help="also what helps to find a fault")
+    level.add_argument("-v", "--verbose", action="store_true", help="also details that help to find a fault")
 
 
 def set_up_logging(options: argparse.Namespace) -> None:
@@ -149,7 +149,7 @@ def announce(message: str, event: str) -> None:
     record = logging.LogRecord("nearfar", logging.WARNING, "", 0, message, None, None)
     record.event = event
     handlers = logging.getLogger().handlers or [logging.Handler()]
-    with contextlib.suppress(OSError):  # nobody reads it any more
+    with contextlib.suppress(OSError):  # its reader is gone
         os.write(2, f"{handlers[0].format(record)}\n".encode(errors="replace"))
 
 
@@ -261,7 +261,7 @@ def why(error: Exception) -> str:
 
 
 class OutputLost(Exception):
-    """The standard output cannot be written: nobody reads it any more, or its disk is full."""
+    """The standard output cannot be written: its reader is gone, or its disk is full."""
 
 
 class Unheeded(io.FileIO):
@@ -300,7 +300,7 @@ def give_up_output(error: OSError) -> None:
         return
     reason = (error.strerror or str(error)).lower()
     gone = isinstance(error, BrokenPipeError)
-    said = "nobody reads the standard output any more" if gone else f"cannot write standard output: {reason}"
+    said = "the reader of standard output is gone" if gone else f"cannot write standard output: {reason}"
     raise OutputLost(said) from None
 
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging(options)
     keep_freed_memory()
     if options.export and options.export[0] not in ("jsonl", "csv"):
-        parser.error(f"--export knows jsonl and csv, not {options.export[0]!r}")
+        parser.error(f"--export takes jsonl or csv, not {options.export[0]!r}")
     try:
         if options.export:
             return _export(options.output, *options.export)
@@ -63,19 +63,19 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where to save (%(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are not ours")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that nearfar did not save")
     parser.add_argument(
         "--export",
         nargs=2,
         metavar=("jsonl|csv", "FILE"),
-        help="write what DIR's manifest tells to FILE (-: standard output), and leave",
+        help="write DIR's manifest to FILE (-: standard output), and exit",
     )
     parser.add_argument(
         "--producers",
         type=positive,
         default=1,
         metavar="N",
-        help="with --bind: the end comes once so many have said goodbye (1)",
+        help="with --bind: the queue ends once so many producers have finished (1)",
     )
     add_queue_options(parser)
     return parser

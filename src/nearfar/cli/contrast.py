@@ -1,5 +1,4 @@
-"""``nearfar contrast``: the same work and the same faults over every queue and every pool, measured on this
-machine."""
+"""``nearfar contrast``: the same work and faults over every queue and pool, measured on this machine."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if 0 < options.max_bytes < LEAST:
         parser.error(f"--max-bytes: at least {LEAST >> 20}MiB, or 0 for no bound")
     if options.plain and not options.workers:
-        parser.error("--plain is about --workers: workers elsewhere say so themselves")
+        parser.error("--plain applies to --workers only: give it to nearfar worker for workers elsewhere")
     set_up_logging(options)
     try:
         if options.status is not None:
@@ -90,21 +90,21 @@ def make_parser() -> argparse.ArgumentParser:
         type=seconds,
         default=30.0,
         metavar="S",
-        help="seconds that what runs here has to finish, when told to stop (30)",
+        help="seconds that running tasks have to finish after a signal to stop (30)",
     )
     add(
         "--status-every",
         type=seconds,
         default=30.0,
         metavar="S",
-        help="seconds between two lines that say what changed (30)",
+        help="seconds between two status lines, written when something changed (30)",
     )
     add(
         "--status",
         nargs="?",
         const=DEFAULT_POOL_ADDRESS,
         metavar="ADDRESS",
-        help="print workers, tasks and rates of the coordinator there (%(const)s), and end",
+        help="print workers, tasks and rates of the coordinator there (%(const)s), and exit",
     )
     add("--wait", type=seconds, default=5.0, metavar="S", help="with --status: seconds for an answer (5)")
     add_logging_options(parser)

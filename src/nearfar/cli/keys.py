@@ -31,31 +31,29 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
     parser = argparse.ArgumentParser(
         "nearfar keys",
-        description="Make keys, and say whose are let in. A running service takes a change at once.",
+        description="Make keys, and admit or revoke them. A running service applies a change at once.",
         epilog="On the service's machine: init, then add NAME for each machine or person that is to connect,"
         " and move the folder that it made there. Start everything with --keys DIR.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     init = commands.add_parser(
-        "init", help="make a folder of keys for services, and for who connects from it"
+        "init", help="make a folder of keys for services, and for the programs that connect with it"
     )
     init.set_defaults(run=_init)
     init.add_argument(
         "--server",
         type=Path,
         metavar="FILE",
-        help="for who only connects: make a client's key alone, for the service with this public key",
+        help="make a client's key only, for the service with this public key",
     )
-    add = commands.add_parser(
-        "add", help="let NAME in: make keys for it, or take the public key that it made"
-    )
+    add = commands.add_parser("add", help="admit NAME: make keys for it, or take the public key that it made")
     add.set_defaults(run=_add)
     add.add_argument("name", metavar="NAME")
     add.add_argument("--public", type=Path, metavar="FILE", help="its public key (client.key), made by init")
-    revoke = commands.add_parser("revoke", help="let NAME in no more, and hear nothing more of it")
+    revoke = commands.add_parser("revoke", help="admit NAME no more, and end its connections")
     revoke.set_defaults(run=_revoke)
     revoke.add_argument("name", metavar="NAME")
-    listing = commands.add_parser("list", help="say who is let in")
+    listing = commands.add_parser("list", help="list the admitted clients")
     listing.set_defaults(run=_list)
     default = os.environ.get(VARIABLE) or "keys"
     for command in (init, add, revoke, listing):
@@ -68,18 +66,18 @@ def make_parser() -> argparse.ArgumentParser:
 def _init(options: argparse.Namespace, folder: Path) -> None:
     if options.server is not None:
         public = auth.init_client(folder, options.server)
-        tell(f"made a client's key in {folder}; have the service let it in:")
+        tell(f"made a client's key in {folder}; have the service admit it:")
         tell(f"  nearfar keys add NAME --public {public.name}      (with {public}, copied to it)")
         return
     auth.init(folder)
-    tell(f"made a service's keys in {folder}, and a client's, which is let in as {auth.OWN_NAME}")
-    tell(f"  start services, and who connects to them here, with --keys {folder}")
-    tell(f"  let others in: nearfar keys add NAME --keys {folder}")
+    tell(f"made a service's keys in {folder}, and a client's, which is admitted as {auth.OWN_NAME}")
+    tell(f"  start services, and the programs that connect to them here, with --keys {folder}")
+    tell(f"  admit others: nearfar keys add NAME --keys {folder}")
 
 
 def _add(options: argparse.Namespace, folder: Path) -> None:
     made = auth.add(folder, options.name, options.public)
-    tell(f"{options.name} is let in")
+    tell(f"{options.name} is admitted")
     if made is None:
         tell(f"  it needs the service's public key, {folder / 'server.key'}, in its own folder of keys")
     else:
@@ -88,12 +86,12 @@ def _add(options: argparse.Namespace, folder: Path) -> None:
 
 def _revoke(options: argparse.Namespace, folder: Path) -> None:
     auth.revoke(folder, options.name)
-    tell(f"{options.name} is let in no more")
+    tell(f"{options.name} is no longer admitted")
 
 
 def _list(options: argparse.Namespace, folder: Path) -> None:
     rows = [(name, key, _date(since)) for name, key, since in auth.listing(folder)]
-    tell(table(("name", "public key", "since"), rows) if rows else "nobody is let in")
+    tell(table(("name", "public key", "since"), rows) if rows else "no client is admitted")
 
 
 def _date(since: float) -> str:

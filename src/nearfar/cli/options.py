@@ -152,11 +152,11 @@ def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
     side.add_argument(
         "--keys",
         metavar="DIR",
-        help="let in, and connect to, who has the keys in DIR (default: what NEARFAR_KEYS names; see nearfar"
-        " keys)",
+        help="admit, and connect to, peers with the keys in DIR (default: what NEARFAR_KEYS names; see"
+        " nearfar keys)",
     )
     side.add_argument(
-        "--insecure", action="store_true", help="without keys: let anybody in, and connect to anybody"
+        "--insecure", action="store_true", help="without keys: admit every peer, and connect to any"
     )
 
 
@@ -181,7 +181,7 @@ def add_fetching(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="TYPE",
-        help="refuse other kinds of files, by media type and first bytes: image/*",
+        help="refuse files of another kind, by media type and first bytes: image/*",
     )
     add(
         "--header",
@@ -198,7 +198,7 @@ def add_fetching(group: argparse._ArgumentGroup) -> None:
         metavar="SIZE",
         help="refuse larger files: 500k, 2M, 1GiB (1T, or 10G unannounced)",
     )
-    add("--decode", action="store_true", help="ask for gzip and deflate, and save what comes of them")
+    add("--decode", action="store_true", help="ask for gzip and deflate, and save the decoded data")
     add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
     add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS")
     add("--stall-timeout", type=positive, metavar="S", help="below 100 bytes a second (30)")
@@ -215,7 +215,7 @@ def add_fetching(group: argparse._ArgumentGroup) -> None:
     add(
         "--no-private",
         action="store_true",
-        help="connect to public addresses only, and to no proxy: for lists that others wrote",
+        help="connect to public addresses only, and to no proxy: for lists from others",
     )
 
 
@@ -266,7 +266,7 @@ def warn(options: argparse.Namespace) -> None:
 def make_crew(
     listener: WorkerListener, count: int, quota: int | None = None, plain: tuple[str, ...] | None = None
 ) -> Supervisor:
-    """A supervisor of `count` processes for clients elsewhere. `plain`: as in `worker.run.Birth`.
+    """A supervisor of `count` processes for clients elsewhere. `plain`: as in `worker.main.WorkerConfig`.
 
     Modules are looked for in the working directory first, as ``python -m`` does. Processes are forked by a
     server that has neither threads nor sockets, and like them does not hear SIGTERM: it is for the program.

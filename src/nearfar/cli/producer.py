@@ -1,8 +1,6 @@
-"""The producer: downloads URLs and puts the files on a queue; with `--queue local`, saves them itself.
+"""The producer: downloads URLs and puts the files on a queue; with --queue local, also saves them.
 
-The producer: downloads URLs and puts the files on a queue; with ``--queue local``, saves them, too.
-
-With ``--pool``, the workers of a pool download and put, on as many machines as they are.
+With --pool, the workers of a pool download and put the files, on any number of machines.
 """
 
 from __future__ import annotations
@@ -179,12 +177,12 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("nearfar-failures.txt"),
         metavar="FILE",
-        help="what failed, to be used as -i again (%(default)s)",
+        help="file for failed URLs, usable as -i again (%(default)s)",
     )
     add_fetching(parser.add_argument_group("fetching"))
     local = parser.add_argument_group("with --queue local")
     local.add_argument("-o", "--output", type=Path, metavar="DIR", help="where to save the files")
-    local.add_argument("--overwrite", action="store_true", help="replace files that are not ours")
+    local.add_argument("--overwrite", action="store_true", help="replace files that nearfar did not save")
     local.add_argument("-P", "--producers", type=positive, default=1, metavar="N", help="processes (1)")
     local.add_argument("-C", "--consumers", type=positive, default=1, metavar="N", help="processes (1)")
     pool = parser.add_argument_group("with a pool")

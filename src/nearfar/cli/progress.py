@@ -1,9 +1,7 @@
-"""How a long job reports: bars, lines, counts and tables.
+"""The progress report of a long job: bars, lines, counts and tables.
 
-What a long job tells a reader: counts, sizes, rates and time left, as a bar, as lines, or not at all; and
-tables.
-
-Nothing here has a thread or a clock: the program calls `Progress.show` as often as it likes, with the time.
+It shows counts, sizes, rates and the time left, as a bar, as lines, or not at all. It has no thread and no
+clock: the program calls `Progress.show` with the time, as often as it likes.
 """
 
 from __future__ import annotations

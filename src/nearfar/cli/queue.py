@@ -64,22 +64,22 @@ def make_parser() -> argparse.ArgumentParser:
         type=byte_count,
         default="1GiB",
         metavar="SIZE",
-        help="bytes that consumers may have and not be done with (%(default)s; 0: no bound); one that has"
-        " its share gets no more until it is done with some",
+        help="bytes that consumers may hold without an ack (%(default)s; 0: no bound); one that has its"
+        " share gets no more until it acks some",
     )
     add(
         "--lease",
         type=lease_seconds,
         default=10.0,
         metavar="S",
-        help="seconds of silence after which an end counts as dead (10)",
+        help="seconds of silence after which a producer or consumer counts as dead (10)",
     )
     add(
         "--producers",
         type=positive,
         default=1,
         metavar="N",
-        help="the end comes once so many have said goodbye (1)",
+        help="the queue ends once so many producers have finished (1)",
     )
     add("--lanes", metavar="FROM-TO", help="the ports for items, for a firewall")
     add_access_options(parser)
@@ -88,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=seconds,
         default=30.0,
         metavar="S",
-        help="seconds between two lines that say what changed (30)",
+        help="seconds between two status lines, written when something changed (30)",
     )
     add_logging_options(parser)
     return parser

@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         " the digests that the files had when they were saved.",
         epilog="LIST has a line for each URL, with sha256=... after a tab, as producer -i takes it. `nearfar"
         " gallery` serves such a list of its images, as /digests.txt. Exit code: 0 if all of the list is"
-        " there and good, also where the folders hold more; 1 if not; 2 if something cannot be read.",
+        " there and good, even if the folders hold more; 1 if not; 2 if something cannot be read.",
     )
     parser.add_argument(
         "list", metavar="LIST", help="a file, or an http address; a folder: no list, but this folder, too"
@@ -66,8 +66,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repair",
         action="store_true",
-        help="have what is wrong fetched again by the next run of the producer: wrong files are renamed"
-        " (NAME.spoilt...), and forgotten",
+        help="have wrong files fetched again by the next run of the producer: they are renamed"
+        " (NAME.spoilt...), and removed from the manifest",
     )
     return parser
 

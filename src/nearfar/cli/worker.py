@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"nearfar worker: cannot start a worker process: {why(error)}", file=sys.stderr)
         return Exit.FAILED
-    log.info("left; nothing that was begun is lost")
+    log.info("stopped; every task that had begun was answered")
     return Exit.OK
 
 
@@ -78,8 +78,8 @@ def make_parser() -> argparse.ArgumentParser:
         "nearfar worker",
         description=__doc__.partition(": ")[2],
         epilog="Modules of the pool's clients are imported from this working directory, or from where Python"
-        " finds them. After the first SIGINT or SIGTERM it takes no more work, and leaves when what runs is"
-        " answered; the second leaves at once.",
+        " finds them. After the first SIGINT or SIGTERM it takes no more tasks, and exits once its running"
+        " tasks are answered; after the second it exits at once.",
     )
     add = parser.add_argument
     add("--connect", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="of the coordinator (%(default)s)")

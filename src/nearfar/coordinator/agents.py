@@ -74,7 +74,7 @@ class AgentSession:
 
 
 class Agents:
-    """By the names of their sessions. Their words raise `ProtocolError` when they cannot be true."""
+    """The agents by the names of their sessions. Messages that cannot be true raise `ProtocolError`."""
 
     def __init__(
         self, desk: SessionTable, coordinator: Scheduler, remote_clients: RemoteClients, patience: float
@@ -158,7 +158,7 @@ class Agents:
             self._remote_clients.keep(client, tuple(row), agent.session.name)
 
     def died(self, agent: AgentSession, name: str, how: str, unread: int, given: int) -> None:
-        """A worker ended. What was still on its way to it was read by nobody."""
+        """A worker ended. It did not read what was still on its way."""
         worker = agent.workers.get(name)
         if worker is not None:
             on_the_way = agent.given[name] - given
@@ -189,7 +189,7 @@ class Agents:
         return None if since is None else since + self._patience
 
     def flush(self) -> None:
-        """Say what there is to be told."""
+        """Send the answers to release."""
         releases = self._remote_clients.releases
         if self._desk.now < (releases.since or 0.0) + self._patience and releases.weight < RELEASE_EVERY:
             return

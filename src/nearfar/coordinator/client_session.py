@@ -2,7 +2,7 @@
 
 ::
 
-    NEW --begin--> GREETING --WELCOME--> OPEN        CLOSED is for the caller to say
+    NEW --begin--> GREETING --WELCOME--> OPEN        CLOSED is set by the owner
                       ^                   |
                       +----- STRANGER ----+
 
@@ -43,7 +43,7 @@ class SendMessage(NamedTuple):
 
 
 class SessionStage(IntEnum):
-    """Of the caller as a whole."""
+    """The stage of an agent's or a client's sessions as a whole."""
 
     NEW = 0
     GREETING = 1
@@ -142,7 +142,7 @@ class ClientSession:
             self._greet(now)
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
-        """Everything that is to be done."""
+        """The actions to do now."""
         actions = self._actions
         if actions:
             self._actions = []

@@ -1,11 +1,8 @@
-"""Rows of a message in frames: one column for each field, checks of its values, and a frame for each large
-part.
+"""Rows of a message: one column for each field, checks of its values, and a frame for each large part.
 
-Rows of a message: their columns, which stand in its first frame, and a frame for each large part.
-
-``number of rows, *columns``: a column has a value for each row, or one for all. So what the rows of a
-message share, such as their function, is said once, and what differs is checked by the column. A single row
-is ``1, *values``.
+The columns stand in the message's first frame: ``number of rows, *columns``. A column has a value for each
+row, or one for all. So a value that all rows share, such as their function, is sent once, and differing
+values are checked by column. A single row is ``1, *values``.
 """
 
 from __future__ import annotations

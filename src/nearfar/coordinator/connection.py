@@ -1,4 +1,4 @@
-"""The socket of whoever calls a coordinator: an agent, or a client."""
+"""The socket with which an agent or a client connects to a coordinator."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class CoordinatorConnection:
             return int(self._dialed.socket.getsockopt(zmq.FD))
         except (KeysError, AddressError) as error:
             self._trouble = str(error)
-        except sockets.FAILURES as error:  # whoever calls opens one again, until its patience ends
+        except sockets.FAILURES as error:  # the caller opens it again, until it gives up
             self._mishaps.note(error, "it cannot call now")
         return -1
 

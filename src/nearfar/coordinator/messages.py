@@ -1,11 +1,10 @@
-"""The messages between a coordinator, its agents and its clients, and how they stand in frames.
-
-The words between a coordinator, its agents and its clients, and how they stand in frames.
+"""The messages between a coordinator, its agents and its clients, and their encoding in frames.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``; some have rows after their fields,
 ``number of rows, *columns``, and further frames for large parts of these (`nearfar.coordinator.columns`).
-Both directions are lines (`nearfar.net.reliable`): `number` counts the messages of a session, `ack` says what
-arrived. A number of 0 is for the words that open, keep and end a session, and for asking after the status.
+Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session, `ack` is the
+last one that arrived. The number 0 is for the messages that open, keep and end a session, and for requests of
+the status.
 
 ::
 
@@ -25,10 +24,10 @@ arrived. A number of 0 is for the words that open, keep and end a session, and f
      | BYE -----------------------------> | | <-------------------------------------- BYE |
      | <---------------------------- PART | | PART -------------------------------------> |
 
-A session is a socket's identity, new each time: whoever is told STRANGER begins another. An *epoch* names one
-life of a coordinator.
+A session is a socket's identity, new each time: a peer that receives STRANGER begins another session. An
+*epoch* names one life of a coordinator.
 
-A task's name is that of its client and its number there, which outlast sessions and coordinators.
+A task is identified by its client's name and its number there, which outlast sessions and coordinators.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ class PoolMessageType(IntEnum):
 
 
 class PoolMessage(NamedTuple):
-    """A word with its fields; `rows` for the kinds in `FORMS` only, and for those always."""
+    """A message's kind and fields; `rows` for the kinds in `FORMS` only, and for those always."""
 
     kind: PoolMessageType
     fields: tuple[Any, ...] = ()
@@ -118,7 +117,7 @@ class PoolMessage(NamedTuple):
 
 
 class WrongPoolHello(ProtocolError):
-    """A HELLO that cannot be read: its sender is to be told `why`."""
+    """A HELLO that cannot be read: its sender is refused, with the reason `why`."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(what)
@@ -126,7 +125,7 @@ class WrongPoolHello(ProtocolError):
 
 
 class PoolFrame(NamedTuple):
-    """A message under way."""
+    """A message with its number and ack."""
 
     number: int
     ack: int
@@ -257,7 +256,7 @@ def unpack(frames: Sequence[Any]) -> PoolFrame:
 
 
 def _misfit(kind: PoolMessageType, fields: list[Any], what: str) -> ProtocolError:
-    """A HELLO is looked at once more: who speaks another version, or means a queue, is to be told so."""
+    """The error for a misshapen message. For HELLO, `WrongPoolHello` names another version, or a queue."""
     if kind is not PoolMessageType.HELLO:
         return ProtocolError(f"{kind.name} {what}")
     of_a_queue = [type(field) for field in fields] == [int, str, dict]
@@ -266,7 +265,7 @@ def _misfit(kind: PoolMessageType, fields: list[Any], what: str) -> ProtocolErro
 
 
 def refusal(version: int | None) -> str:
-    """What is told to somebody whose HELLO is of `version`, or of none."""
+    """The reason for refusing a HELLO of `version` (None: of none)."""
     if version is not None and version != VERSION:
         return f"the coordinator speaks version {VERSION} of the protocol, this peer version {version}"
-    return "there is a pool here, and what called is neither an agent nor a client of one"
+    return "this is a pool's coordinator; the peer is neither an agent nor a client of a pool"

@@ -86,16 +86,16 @@ class Placement:
         return worker.name in self.idle or worker.name in self.half
 
     def stocked(self) -> Worker | None:
-        """Somebody with a batch unread, while another has nothing at all to do."""
+        """A worker with an unread batch, while another is idle."""
         if self.idle:
             for worker in self.ahead.values():
                 return worker
         return None
 
     def handover(self) -> tuple[Worker, Worker] | None:
-        """Somebody whose batch waits for the initializer that it runs, and somebody idle who has run that.
+        """A worker whose batch waits for its running initializer, and an idle worker that has run that one.
 
-        Only whoever fell idle last is looked at: the others were found unfit before.
+        Only the worker that became idle last is checked: the others did not fit before.
         """
         if self.held_back and self.idle:
             heir = self.idle[next(reversed(self.idle))]
@@ -105,7 +105,7 @@ class Placement:
         return None
 
     def holder_ahead(self, task: Task) -> Worker | None:
-        """Whoever holds `task` in a batch that it may not have read."""
+        """The worker that holds `task` in a batch that it may not have read."""
         for worker in self.all.values():
             if any(task in batch.tasks for batch in islice(worker.batches, 1, None)):
                 return worker

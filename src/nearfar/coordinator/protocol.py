@@ -1,14 +1,14 @@
-"""All that speak with a coordinator over a network, as a pure machine: messages go in, messages come out.
+"""The coordinator's protocol with agents and clients, as a pure state machine: messages in, messages out.
 
 ::
 
-    receive --> sessions and lines --> Agents (workers come, answer, die)  --> Coordinator
-                                       Guests (clients submit, cancel)     -->      |
-    flush  <------------- Desk <-- Agent (a Link), RemoteTask (outcomes) <----------+
+    receive --> sessions, channels --> Agents (workers come, answer, die)          --> Scheduler
+                                       RemoteClients (clients submit, cancel)      -->     |
+    flush  <--- SessionTable <-- AgentSession (a Link), RemoteTask (outcomes) <------------+
 
-`receive`, `dead` and `tick` take what happened and the time (seconds, any steady clock). Then whoever runs
-the machines calls `Scheduler.flush`, tells the `Scheduler.outcomes` to their tasks, and sends what
-`flush` gives."""
+`receive`, `dead` and `tick` take events and the time (seconds, any steady clock). Then the driver of the
+machines calls `Scheduler.flush`, delivers `Scheduler.outcomes` to their tasks, and sends what `flush`
+returns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CoordinatorProtocol:
 
     `clients`: it takes clients; a pool's own coordinator has but the pool. `most_peers`: agents and clients
     that may have a session at a time. `most_bytes`: of arguments and results that it keeps for clients
-    (`coordinator.accounts`; 0: any number). `receive` raises nothing: whoever's words cannot be true loses
+    (`PayloadBytes`; 0: any number). `receive` raises nothing: a peer whose messages cannot be true loses
     its session.
     """
 
@@ -58,7 +58,7 @@ class CoordinatorProtocol:
         self.coordinator = coordinator
         self.epoch = epoch
         self.malformed = 0
-        """Frames that were no message (whoever reads them counts those), and words that cannot be true."""
+        """Frames that were no message (counted by their reader), and messages that cannot be true."""
         self.nameless = 0
         """Messages of connections without a name, or whose name another has taken over."""
         self.refused = 0
@@ -172,7 +172,7 @@ class CoordinatorProtocol:
             self._end(session, why, for_good=True)
 
     def expel(self, name: str, why: str, now: float) -> None:
-        """A session is to end, whatever its process thinks; that is told so."""
+        """End a session from this side, and tell its peer."""
         if name in self.sessions:
             self.dead(name, why, now)
             self._desk.reply(name, PoolMessageType.STRANGER)
@@ -180,7 +180,7 @@ class CoordinatorProtocol:
     def tick(self, now: float) -> None:
         """Time passed: send again what got lost, give up on the silent.
 
-        If nobody ticked for long, this process stood still, and heard nothing: that is no peer's silence.
+        If `tick` was not called for long, this process was stopped and received nothing: no peer was silent.
         """
         self._desk.now = now
         stood = now - self._ticked
@@ -202,7 +202,7 @@ class CoordinatorProtocol:
         self._remote_clients.tick()
 
     def flush(self, now: float) -> list[tuple[str, PoolFrame]]:
-        """Everything that is to be sent, with the name of the socket that it is for."""
+        """The messages to send, each with the name of its socket."""
         self._desk.now = now
         self._remote_clients.flush()
         if self._remote_clients.releases.since is not None:
@@ -228,7 +228,7 @@ class CoordinatorProtocol:
         return self._remote_clients.settled()
 
     def heard(self) -> bool:
-        """True if everybody has heard all that was said."""
+        """True if every peer has acked every message."""
         return not any(session.talk.unacked() for session in self.sessions.values())
 
     # -- what there is to know ---------------------------------------------------------------------
@@ -289,7 +289,7 @@ class CoordinatorProtocol:
             if stem(earlier.name) != stem(session.name):
                 raise ProtocolError("another one has this name")
             self._leave(earlier)
-            self._agents.depart(earlier.name, "was given up by its agent, which began anew")
+            self._agents.depart(earlier.name, "was given up by its agent, which started a new session")
         session.handlers = self._handlers[session.role]
         (self._agents if session.role == AGENT else self._remote_clients).arrive(session)
         self.sessions[session.name] = session
@@ -337,7 +337,7 @@ class CoordinatorProtocol:
         self._desk.reply(name, PoolMessageType.STRANGER)
 
     def refuse(self, name: str, why: str) -> None:
-        """Whoever calls by that name is not let in."""
+        """The peer of that name is not admitted."""
         self.refused += 1
         self._desk.reply(name, PoolMessageType.REFUSED, why)
 

@@ -1,4 +1,4 @@
-"""The clients' book: whose tasks wait, whose turn it is, and what tasks have come to."""
+"""The clients and their waiting tasks: which client is next, and the outcomes of tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import InitializerFailed, WorkerLost
 
 POISON = 5
-"""Worker processes that a task may crash, whatever its `retries` say; a lost machine is not its fault."""
+"""Worker processes that a task may crash, regardless of its `retries`; a lost machine does not count."""
 START_FAILURES = 3
 """Workers in a row that may die in a client's initializer."""
 
@@ -24,14 +24,14 @@ _WAITING, _SETTLED, _PREPARE = TaskState.WAITING, TaskState.SETTLED, int(Mode.PR
 
 
 class TaskRegistry:
-    """The tasks that no worker has, and the ends of all."""
+    """The tasks that no worker has, and the outcomes of all tasks."""
 
     def __init__(self) -> None:
         self.clients: dict[str, Client] = {}
         self.outcomes: deque[tuple[Task, Answer | BaseException]] = deque()
-        """Tasks that have come to an end; the one who runs the machine empties it and tells them."""
+        """Ended tasks; the driver of the machine empties it and delivers them."""
         self.cancelled: set[Task] = set()
-        """Those that a worker was asked to give back."""
+        """Tasks that a worker was asked to give back."""
         self.done = 0
         """Tasks that a worker answered."""
         self.lost = 0
@@ -40,7 +40,7 @@ class TaskRegistry:
         """Answers to tasks that had been given up."""
         self._turns = RoundRobin()
         self._only: Client | None = None
-        """The client, if there is just one: then it is always its turn."""
+        """The client, if there is only one: then it is always next."""
 
     def came(self, client: Client) -> None:
         self.clients[client.name] = client
@@ -68,13 +68,13 @@ class TaskRegistry:
             self._turns.enter(client)
 
     def drop(self, tasks: Iterable[Task]) -> None:
-        """They come to no outcome: nobody waits for them any more."""
+        """Drop tasks without an outcome: their client is gone."""
         for task in tasks:
             task.state = TaskState.SETTLED
             self.cancelled.discard(task)
 
     def hold(self, client: Client, back: bool) -> None:
-        """Give out none of its tasks, or go on with it."""
+        """`back`: give out none of its tasks; else resume."""
         client.held_back = back
         if not back:
             self._enter(client)
@@ -91,7 +91,7 @@ class TaskRegistry:
             self._turns.enter(client)
 
     def submit_all(self, client: Client, tasks: deque[Any]) -> None:
-        """As `submit`, of all that are there, of one client. Other threads may add to them meanwhile."""
+        """As `submit`, for all tasks in the deque, of one client. Other threads may append meanwhile."""
         waiting, before = client.waiting, len(client.waiting)
         while tasks and client.error is None:
             task = tasks.popleft()
@@ -103,7 +103,7 @@ class TaskRegistry:
             self.submit(tasks.popleft())
 
     def whose_turn(self) -> Client | None:
-        """The client whose task is to be given out next."""
+        """The client whose task is given out next."""
         only = self._only
         if only is None:
             return self._turns.first()
@@ -185,7 +185,7 @@ class TaskRegistry:
             self.end(task, error)
 
     def refuse(self, task: Task, worker: Worker, error: BaseException) -> None:
-        """It cannot be sent to `worker`."""
+        """`task` cannot be sent to `worker`."""
         if task.state is TaskState.SETTLED:
             return
         if not isinstance(task, Preparation):
@@ -200,13 +200,13 @@ class TaskRegistry:
             self.break_client(client, InitializerFailed(f"the initializer cannot be sent: {error}"))
 
     def end(self, task: Task, error: BaseException) -> None:
-        """It will have no answer."""
+        """End `task` with `error`."""
         task.state = TaskState.SETTLED
         self.cancelled.discard(task)
         self.outcomes.append((task, error))
 
     def _prepared(self, task: Preparation, outcome: Answer | BaseException) -> None:
-        """How the initializer went in one worker."""
+        """The initializer has ended in one worker."""
         client = self.clients.get(task.client)
         task.state = TaskState.SETTLED
         if client is None or client.error is not None:
@@ -225,14 +225,14 @@ class TaskRegistry:
             self.break_client(client, client.read_error(outcome[1]))
 
     def fail_client(self, client: Client, error: BaseException, given: Iterable[Task]) -> None:
-        """All its tasks come to this end, also the `given` ones: what they do from here on is stale."""
+        """End all its tasks with `error`, also the `given` ones: their answers are stale from then on."""
         for task in given:
             if task.state is TaskState.GIVEN and not isinstance(task, Preparation):
                 self.end(task, error)
         self.break_client(client, error)
 
     def break_client(self, client: Client, error: BaseException) -> None:
-        """Nothing of this client can be run any more."""
+        """No task of this client can run any more."""
         client.error = error
         waiting = list(client.waiting)
         client.waiting.clear()

@@ -1,4 +1,4 @@
-"""One remote client: its tasks by number, what it has not been told, and what its payloads weigh. Pure."""
+"""One remote client: its tasks by number, outcomes not sent yet, and the bytes of its payloads. Pure."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ _NEW, _TOO_LARGE, _FAILED = TaskState.NEW, int(TaskStatus.TOO_LARGE), int(TaskOu
 
 
 class RemoteTask(Task):
-    """A task of a client elsewhere."""
+    """A task of a remote client."""
 
     __slots__ = (
         "filled",
@@ -172,21 +172,21 @@ class Withheld:
 
 
 class Lists:
-    """Those among all clients, by name, whom a turn or a tick has to look at: they may be few of many."""
+    """The clients, by name, that a turn or a tick must process: they may be few of many."""
 
     def __init__(self) -> None:
         self.settling: dict[str, RemoteClient] = {}
-        """Whose tasks have come to outcomes that are to be taken in."""
+        """Clients with outcomes to take in."""
         self.telling: dict[str, RemoteClient] = {}
-        """Who may have something to be told."""
+        """Clients that may have outcomes to send."""
         self.expected: dict[str, RemoteClient] = {}
-        """Of whom something may change as time passes."""
+        """Clients whose state may change as time passes."""
         self.held_back: dict[str, RemoteClient] = {}
-        """Whose tasks are not given out until they take results, or for whom answers are to be fetched."""
+        """Clients whose tasks are held until they take results, or whose answers must be fetched."""
 
 
 class RemoteClient:
-    """One client, here or away."""
+    """One client, connected or away."""
 
     def __init__(self, name: str, now: float, lists: Lists, accounts: PayloadBytes) -> None:
         """It enters itself in the `lists`."""
@@ -203,19 +203,19 @@ class RemoteClient:
         self.highest = 0
         """The highest number of a task that was ever heard of: those above are new for certain."""
         self._settled: list[tuple[RemoteTask, Row]] = []
-        """Outcomes that are to be taken in."""
+        """Outcomes to take in."""
         self.held: dict[int, RemoteTask] = {}
         """Submitted again, and not claimed yet."""
         self.unwanted: set[int] = set()
-        """Those among them that are to be cancelled."""
+        """The tasks of `held` to cancel."""
         self.outcomes: list[Row] = []
         """To be told."""
         self.kept: dict[int, Row] = {}
         """Outcomes of tasks that this session has not submitted: told if it does, and not run."""
         self.claimed: set[int] = set()
-        """What agents brought along, as long as it is hollow."""
+        """Tasks that agents brought along, while they are hollow."""
         self.origins: dict[int, str] = {}
-        """Who keeps answers that the client may not have, by number."""
+        """The agents' sessions that keep answers the client may not have, by task number."""
         self.weights: dict[int, int] = {}
         """Bytes of the outcomes that are here and may not have arrived, or for which room is set aside."""
         self.withheld: dict[int, Withheld] = {}
@@ -223,7 +223,7 @@ class RemoteClient:
         self.wanted_at = now
         """When something of it was put off last."""
         self.workers = -1
-        """How many it was told of."""
+        """The number of workers last sent to it."""
 
     def check_room(self, count: int) -> None:
         """Raise `ProtocolError` unless `count` more tasks or outcomes may come."""
@@ -231,12 +231,12 @@ class RemoteClient:
             raise ProtocolError(f"{self.name} has {MOST_TASKS} tasks already")
 
     def settle(self, task: RemoteTask, row: Row) -> None:
-        """A task has come to an outcome: it is taken in with others, by `take_in_all`."""
+        """A task has its outcome: `take_in_all` takes it in with others."""
         self._settled.append((task, row))
         self._lists.settling[self.name] = self
 
     def take_in_all(self) -> None:
-        """Take in what tasks have come to."""
+        """Take in the outcomes of tasks."""
         settled, self._settled = self._settled, []
         accounts, tasks, largest = self.accounts, self.tasks, self.accounts.largest
         freed = came = 0
@@ -378,7 +378,7 @@ class RemoteClient:
         self.weights.clear()
 
     def forget_unread(self) -> None:
-        """What agents brought along, was not run, and is not submitted again: nobody wants it."""
+        """Drop tasks that agents brought along, that did not run, and that were not submitted again."""
         for number in list(self.claimed):
             task = self.tasks.get(number)
             if task is None or not task.hollow:

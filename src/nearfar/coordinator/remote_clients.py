@@ -1,14 +1,12 @@
-"""Remote clients, as the coordinator sees them: their tasks, and outcomes that are not acknowledged. Pure.
-
-Clients elsewhere, as the coordinator sees them: their tasks, and outcomes they may not have yet. Pure.
+"""Remote clients, as the coordinator sees them: their tasks, and outcomes they may not have yet. Pure.
 
 A client's name and its tasks' numbers outlast its sessions, and coordinators. In each new session it submits
-*again* what it has no outcome for. That must not run twice: it may still be here (then it is only attached to
-the session), or an agent may bring it along from an earlier coordinator (*claim* it). For a lease after its
-start, a coordinator therefore holds what is submitted again and not claimed, or was claimed and comes back
-unread; then it runs.
+*again* the tasks without an outcome. Those must not run twice: a task may still be here (then it is only
+attached to the session), or an agent may have it from an earlier coordinator and *claim* it. So for a lease
+after its start, a coordinator holds tasks that are submitted again and not claimed, or that were claimed and
+are returned unread; then it runs them.
 
-What had begun when its client was given up is told as lost if the client comes after all.
+Tasks that had begun when their client was given up are reported as lost if the client returns.
 """
 
 from __future__ import annotations
@@ -81,9 +79,9 @@ class RemoteClients:
         self.releases = ResultAcks(desk)
         self.lists = Lists()
         self._workers = 0
-        """How many there were when everybody was told last."""
+        """The number of workers when the clients were last told."""
         self._asked: set[Task] = set()
-        """To be cancelled; their workers were asked to give them back."""
+        """Tasks to cancel that their workers were asked to give back."""
 
     # -- coming and going --------------------------------------------------------------------------
 
@@ -113,7 +111,7 @@ class RemoteClients:
         self._coordinator.client_came(remote_client.client, self._desk.now)
 
     def depart(self, uid: str, why: str) -> None:
-        """A client is gone: `why` is told should it come after all; nothing: it never will."""
+        """A client is gone. `why`: sent to it if it returns after all; empty: it never returns."""
         remote_client = self.all.pop(uid, None)
         if remote_client is None:
             return
@@ -131,7 +129,7 @@ class RemoteClients:
         self._coordinator.client_gone(uid)
 
     def find(self, uid: str) -> RemoteClient:
-        """The client of that name, or one made up that is waited for; `ProtocolError` for one too many."""
+        """The client of that name, or a new one that is waited for; `ProtocolError` for one too many."""
         remote_client = self.all.get(uid)
         if remote_client is None:
             if len(self.all) >= MOST_GUESTS:
@@ -320,7 +318,7 @@ class RemoteClients:
         remote_client.offer(row, withheld.session)
 
     def lost(self, session: PeerSession) -> None:
-        """An agent is gone, and with it the answers that there was no room for here."""
+        """An agent is gone, and with it the answers that it kept for lack of room here."""
         for remote_client in list(self.lists.held_back.values()):
             for number, withheld in list(remote_client.withheld.items()):
                 if withheld.origin == session.name:
@@ -483,7 +481,7 @@ class RemoteClients:
         return min(times, default=None)
 
     def flush(self) -> None:
-        """Say what there is to be told."""
+        """Send what the clients must be told."""
         lists = self.lists
         if lists.settling:
             for remote_client in lists.settling.values():

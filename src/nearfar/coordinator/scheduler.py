@@ -1,9 +1,7 @@
-"""The scheduler, as a pure machine: which task goes to which worker, and what becomes of it.
+"""The scheduler, as a pure state machine: which task goes to which worker, and how each task ends.
 
-The coordinator, as a pure machine: which task goes to which worker, and what becomes of it.
-
-Events are method calls. What is to be done goes out through each worker's `Link`; what tasks have come to
-lies in `outcomes`, for whoever runs the machine to tell once it holds no lock.
+Events are method calls. Actions go out through each worker's `Link`; ended tasks lie in `outcomes`, for the
+driver of the machine to deliver while it holds no lock.
 
 ::
 
@@ -11,9 +9,9 @@ lies in `outcomes`, for whoever runs the machine to tell once it holds no lock.
                   ^                  | |
                   +- returned, died -+ +- died while it ran, or too slow --> WAITING (retries) or SETTLED
 
-A worker has one batch that it runs and at most one ahead. It answers in the order it was given, so no answer
-needs a name. Of a dead worker, what it had not read moves on unharmed, and so does what came after the task
-that it ran: that one alone is guilty.
+A worker has one batch that it runs and at most one ahead. It answers in the order in which it was given
+tasks, so answers carry no name. When a worker dies, the batches it had not read, and the tasks after the one
+that it ran, are given to other workers: only the running task counts as lost.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ class Dispatcher:
 
     @property
     def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
-        """Tasks that have come to an end; who runs the machine empties it, and tells them."""
+        """Ended tasks; the driver of the machine empties it and delivers them."""
         return self.book.outcomes
 
     def _give(self, worker: Worker, client: Client, now: float) -> None:
@@ -82,9 +80,9 @@ class Dispatcher:
             self._place(worker)
 
     def _heir(self, worker: Worker, client: Client) -> Client:
-        """Who is next behind what `worker` runs: among equals the same client.
+        """The client whose batch goes behind the one `worker` runs: among equals, the same client.
 
-        Or one that keeps its own workers busy for long would get between the short tasks of another.
+        Otherwise a client with long tasks would get in between the short tasks of another.
         """
         if worker.batches and worker.batches[0].client != client.name:
             own = self.book.clients.get(worker.batches[0].client)
@@ -118,7 +116,7 @@ class Dispatcher:
         worker.link.give(worker, batch)
 
     def _begin(self, worker: Worker, now: float) -> None:
-        """The head batch of `worker`, if there is one, has its turn now."""
+        """The first batch of `worker`, if it has one, begins now."""
         if worker.recall is Revocation.IN_VAIN:
             worker.recall = Revocation.UNASKED
         if not worker.batches:
@@ -138,7 +136,7 @@ class Dispatcher:
             self._alarms.set(now + timeout, worker)
 
     def _place(self, worker: Worker) -> None:
-        """Note what room `worker` has, or let it go."""
+        """Record what room `worker` has, or retire it."""
         if worker.stage is _READY and (worker.batches or worker.quota is None):
             self._placement.place(worker)  # it has something to do, or will get something
         elif worker.stage is WorkerStage.GONE:
@@ -151,7 +149,7 @@ class Dispatcher:
             self._placement.place(worker)
 
     def _take_back(self, worker: Worker, batches: int = 1) -> None:
-        """The last of what `worker` was given is nobody's again."""
+        """Take the last `batches` from `worker`."""
         worker.unsent = None
         for _ in range(min(batches, len(worker.batches))):
             batch = worker.batches.pop()
@@ -175,7 +173,7 @@ class Dispatcher:
             worker.link.kill(worker)
 
     def _free(self, worker: Worker) -> None:
-        """Kill it if all that it has is for clients that are gone: what others have there is back first."""
+        """Kill it if it only has tasks of clients that are gone; other clients' tasks are recalled first."""
         clients, batches = self.book.clients, worker.batches
         if not batches or batches[0].client in clients or worker.recall is Revocation.ASKED:
             return
@@ -215,12 +213,12 @@ class Scheduler(Dispatcher):
                 self._free(worker)
 
     def fail_client(self, client: Client, error: BaseException) -> None:
-        """All its tasks come to this end now; what its workers run of them goes on unheard."""
+        """End all its tasks with `error` now; running ones go on, and their answers are dropped."""
         given = [task for worker in self.workers.values() for task in worker.unanswered()]
         self.book.fail_client(client, error, (task for task in given if task.client == client.name))
 
     def hold(self, client: Client, back: bool) -> None:
-        """Give no worker a task of this client, and have back what they have not read; or go on with it."""
+        """`back`: give no worker a task of this client, and recall its unread ones; else resume."""
         self.book.hold(client, back)
         if back:
             for worker in list(self.workers.values()):
@@ -228,13 +226,13 @@ class Scheduler(Dispatcher):
                     self._ask_back(worker)
 
     def submit(self, task: Task) -> None:
-        """Take a task of a client that came; a broken client's comes to its end at once."""
+        """Take a task of a known client; a broken client's task ends at once."""
         self.book.submit(task)
 
     def cancel(self, task: Task) -> bool | None:
-        """True: it will never run, and this answer is its only outcome. False: too late, it may have begun.
+        """True: it will never run, and gets no other outcome. False: too late, it may have begun.
 
-        None: its worker was asked to give it back; its outcome will tell, `CancelledError` or an answer.
+        None: its worker was asked to give it back; its outcome will be `CancelledError` or an answer.
         """
         if task.state is TaskState.GIVEN:
             holder = self._placement.holder_ahead(task)
@@ -271,7 +269,7 @@ class Scheduler(Dispatcher):
                 self._begin(worker, now)
 
     def drain(self, worker: Worker) -> None:
-        """Give it no more; it is retired once it has answered what it runs."""
+        """Give it no more tasks; it is retired once it has answered what it runs."""
         if worker.stage is WorkerStage.READY:
             worker.stage = WorkerStage.DRAINING
             self._ask_back(worker)
@@ -321,10 +319,10 @@ class Scheduler(Dispatcher):
         self._place(worker)
 
     def died(self, worker: Worker, how: str, unread: int | None) -> None:
-        """A worker is gone, and all its answers have been told.
+        """A worker is gone, and all its answers have been reported.
 
-        `unread`: how many of its last batches it never read. None: nobody can tell (its machine fell silent),
-        so all that it had may have begun, and counts as lost with it.
+        `unread`: how many of its last batches it never read. None: unknown (its machine fell silent), so all
+        of its tasks may have begun, and count as lost with it.
         """
         if worker.stage is WorkerStage.GONE:
             return
@@ -367,13 +365,13 @@ class Scheduler(Dispatcher):
                 return
 
     def tick(self, now: float) -> None:
-        """Kill the workers whose task is over its time."""
+        """Kill the workers whose task exceeded its timeout."""
         for worker in self._alarms.ring(now):
             task = worker.batches[0].tasks[0]
             self._doom(worker, TaskTimeout(f"ran longer than {task.timeout:g} s, and was killed"))
 
     def deadline(self) -> float | None:
-        """When `tick` wants to be called; None: not for now."""
+        """When `tick` must be called next; None: not for now."""
         return self._alarms.due
 
 

@@ -58,13 +58,13 @@ DOOR_EVERY = 0.1
 class CoordinatorServer:
     """Binds `address` for a coordinator. Driven from outside, by one thread at a time.
 
-    A turn of whoever drives it::
+    A turn of its driver::
 
         poll fileno() for reading, until deadline(), unless pending()
-        turn(now) -> Coordinator.tick(now), Coordinator.flush(now) -> tell Coordinator.outcomes -> say(now)
+        turn(now) -> Scheduler.tick(now), Scheduler.flush(now) -> tell Scheduler.outcomes -> say(now)
 
-    `access` says who gets in: whoever does can run any code in the workers. `lease` is in seconds, and more
-    than the largest message takes to travel. `clients` says whether it takes clients besides agents.
+    `access` decides which peers are admitted: those can run any code in the workers. `lease` is in seconds,
+    and longer than the largest message takes to travel. `clients`: it accepts clients as well as agents.
     `max_bytes`: see `StandaloneCoordinator`. Raises `AddressError` for an address that cannot be bound, and
     `KeysError`.
     """
@@ -119,7 +119,7 @@ class CoordinatorServer:
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._unread = True
-        """Whether messages may lie here, of which the descriptor has not told since."""
+        """Whether unread messages may lie here that the descriptor no longer reports."""
         self._doors: set[int] = set()
         """The descriptors that tell of something for the door."""
         if self._authenticator.questions is not None:
@@ -132,7 +132,7 @@ class CoordinatorServer:
     def fileno(self) -> int:
         """A descriptor that becomes readable when there may be something to read.
 
-        ZeroMQ's part of it says so once for many messages, so ask `pending` before each wait.
+        ZeroMQ signals it once for many messages, so call `pending` before each wait.
         """
         return self._poll.fileno()
 
@@ -419,7 +419,7 @@ class StandaloneCoordinator:
 
     `access` says who gets in. `hire` makes a supervisor of local workers, if there are to be any. `lease`
     is in seconds: how long an agent or a client may be silent. Raises `AddressError` and `KeysError` as
-    `CoordinatorServer` does, and ValueError for a `max_bytes` below `accounts.LEAST`.
+    `CoordinatorServer` does, and `ValueError` for a `max_bytes` below `remote_client.LEAST`.
 
     `max_bytes` bounds the arguments and results that it keeps, and that agents keep, in all: half of it each
     way, of which a client may have as much as it leaves free (0: no bound). At the bound nothing is lost:

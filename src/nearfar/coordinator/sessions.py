@@ -1,4 +1,4 @@
-"""The sessions at a coordinator, their reliable channels, and what is to be sent in them. Pure."""
+"""The sessions at a coordinator, their reliable channels, and the messages to send in them. Pure."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ReliableChannel:
         return number
 
     def hear(self, envelope: PoolFrame, now: float) -> Sequence[PoolMessage]:
-        """Take what came; returns the messages whose turn it is."""
+        """Take a received message; returns the messages that are next in order."""
         self.heard = now
         number, ack, message = envelope
         if ack > self.out.received:
@@ -80,7 +80,7 @@ class ReliableChannel:
         self._ready += [PoolFrame(number, received, message) for number, message in self.out.overdue(now)]
 
     def flush(self, now: float) -> list[PoolFrame]:
-        """All that is to be sent, a beat among it if one is due."""
+        """The messages to send, with a heartbeat if one is due."""
         ready = self._ready
         if now >= self.heartbeat.when:
             ready.append(PoolFrame(0, self._in.received, _BEAT))
@@ -146,7 +146,7 @@ class PeerSession:
         """Bytes of answers that an agent may keep; 0: any number."""
         self.talk = talk
         self.peer: Any = None
-        """What it is the session of: an `Agent`, or a `RemoteClient`."""
+        """What it is the session of: an `AgentSession`, or a `RemoteClient`."""
         self.handlers: dict[PoolMessageType, Callable[..., None]] = {}
         """What is done with a message: of the peer, its fields, and its rows if it has some."""
         self.due = inf
@@ -154,9 +154,9 @@ class PeerSession:
         self.handled: set[int] = set()
         """Tasks in messages that were put off, but for which no room was needed: not to be handled again."""
         self.words: deque[PoolMessage] = deque()
-        """What is to be said, in order; numbered when it goes."""
+        """The messages to send, in order; numbered when they are sent."""
         self.flying: deque[tuple[int, int]] = deque()
-        """What went and is not known to have arrived: numbers of messages, and their bytes."""
+        """Messages sent and not acked: their numbers and bytes."""
         self.flying_bytes = 0
         self.told: deque[tuple[int, Sequence[Row]]] = deque()
         """The OUTCOMES said and not seen to be acked: their messages' numbers and rows."""
@@ -177,11 +177,11 @@ class SessionTable:
         self.timers: Timers[PeerSession] = Timers()
         """When each session wants the clock."""
         self.stale = 0
-        """Answers of workers that are nobody's."""
+        """Answers of workers for which no task is known."""
         self.now = now
         """Of the event in hand."""
         self.touched: dict[str, PeerSession] = {}
-        """Heard from, or with something to be said: what `flush` looks at."""
+        """Sessions with received messages or messages to send: `flush` checks these."""
         self._status_since = float("-inf")
         self._status_told = 0
         self._loose: list[tuple[str, PoolFrame]] = []
@@ -211,7 +211,7 @@ class SessionTable:
         return self._status_told <= STATUS_PER_SECOND
 
     def flush(self, now: float) -> list[tuple[str, PoolFrame]]:
-        """What is to be sent, with the name of the session's socket."""
+        """The messages to send, with the name of the session's socket."""
         ready, self._loose = self._loose, []
         for name, session in self.touched.items():
             talk = session.talk
@@ -226,7 +226,7 @@ class SessionTable:
         return ready
 
     def _say_some(self, session: PeerSession, now: float) -> None:
-        """Say what is to be said, as long as not too much is on its way."""
+        """Send messages while the window has room."""
         flying, words, talk = session.flying, session.words, session.talk
         acked = talk.out.received
         while flying and flying[0][0] <= acked:

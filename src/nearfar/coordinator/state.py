@@ -1,4 +1,4 @@
-"""What the coordinator knows of each worker and of each client, and when a running task is over its time."""
+"""The coordinator's state of each worker and each client, and the timeouts of running tasks."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Worker:
         """The clients whose initializer it has run."""
         self.recall = Revocation.UNASKED
         self.verdict: BaseException | None = None
-        """What its head task is to be told once it is dead, other than `WorkerLost`."""
+        """The error of its first task once it is dead, if not `WorkerLost`."""
         self.ran = 0
         """Tasks that it answered, initializers among them: they raise its quota."""
 
@@ -178,7 +178,7 @@ FEW = 64
 
 
 class Client:
-    """Whose tasks these are."""
+    """A client: the owner of tasks."""
 
     __slots__ = (
         "eager",
@@ -218,10 +218,10 @@ class Client:
         self.error: BaseException | None = None
         """Why its tasks can't be run."""
         self.held_back = False
-        """None of its tasks is to be given to a worker: it does not take what those bring."""
+        """Its tasks are not given to workers: it does not take their results."""
 
     def next(self) -> Task | None:
-        """The task whose turn it is, left where it is; None if none waits, or it is held back."""
+        """The next task, not removed; None if none waits, or the client is held back."""
         if self.held_back:
             return None
         waiting = self.waiting
@@ -233,7 +233,7 @@ class Client:
 
 
 class RoundRobin:
-    """Whose turn it is: of the clients with waiting tasks, the one with the fewest batches given out.
+    """The next client: of those with waiting tasks, the one with the fewest batches given out.
 
     So one client's long tasks never keep another from its share of the workers. Among equals, who has
     waited longest. A heap with stale entries: any number of clients cost the logarithm.
@@ -259,7 +259,7 @@ class RoundRobin:
             heapq.heappush(self._heap, entry)
 
     def first(self) -> Client | None:
-        """Who is next; None if nobody has a task waiting."""
+        """The next client; None if no client has a task waiting."""
         while self._heap:
             entry = self._heap[0]
             client = entry[2]
@@ -298,7 +298,7 @@ class TaskTimeouts:
         self.due = self._heap[0][0]
 
     def ring(self, now: float) -> list[Worker]:
-        """Those whose time is over."""
+        """The workers whose task exceeded its timeout."""
         rung = []
         while self._heap and self._heap[0][0] <= now:
             entry = heapq.heappop(self._heap)

@@ -36,12 +36,12 @@ class TaskStatus(IntEnum):
 
 
 class TaskOutcome(IntEnum):
-    """What became of a task, as a client is told: the first two are those of `Status`."""
+    """How a task ended, as its client is told: the first two are those of `TaskStatus`."""
 
     VALUE = 0
     ERROR = 1
     FAILED = 2
-    """No worker answered; the blob is a failure's description (`coordinator.failures`)."""
+    """No worker answered; the blob is a failure's description (`describe`)."""
 
 
 class TaskState(IntEnum):
@@ -87,7 +87,7 @@ class Task:
     state: TaskState
 
     def describe(self) -> str:
-        """What it runs, for a person."""
+        """The name of its function, for messages to users."""
         return shown(self.function.decode(errors="replace")) or "a function sent by value"
 
     def lose(self) -> None:
@@ -103,7 +103,7 @@ class Task:
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
-        """It will have no answer."""
+        """End with `error`, without an answer."""
         raise NotImplementedError
 
 

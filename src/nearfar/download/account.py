@@ -105,7 +105,7 @@ class Account:
         self._counts.failed[bad.failure.reason] += 1
 
     def pass_by(self, lines: int) -> None:
-        """Enter lines of which nobody will make anything: a stopped run leaves them."""
+        """Count lines that will not be processed, because the run was stopped."""
         self._counts.urls += lines
         self._passed += lines
 
@@ -145,7 +145,7 @@ _FAILED = re.compile(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % "|".join(map(re.escap
 class Failures:
     """Collects failed lines beside `path`, and gives them its name at the end.
 
-    URLs stand in it whole, secrets included, for it is input again: nobody but its owner may read it.
+    It has whole URLs, secrets included, since it is input again: only its owner may read it.
 
     Until `close`, a file of an earlier run keeps its content, so that it can be this run's input. When
     nothing failed, `close` removes it if it is a failures file (`is_own`): it speaks of a run that is over.
@@ -154,7 +154,7 @@ class Failures:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `OSError` where `path` can be no file, or nobody reads the FIFO that it is."""
+        """Raises `OSError` if `path` cannot be a file, or is a FIFO without a reader."""
         check(path)
         self.path = path
         self.count = 0
@@ -253,7 +253,7 @@ class JobSource(Protocol):
 
 
 class InputJobs:
-    """The desk that reads the input itself, keeps the account, and writes down failures."""
+    """The `JobSource` that reads the input itself, keeps the account, and writes down failures."""
 
     def __init__(
         self,
@@ -288,7 +288,7 @@ class InputJobs:
         return self._intake.waiting()
 
     def take(self, most: int) -> list[tuple[int, Job]]:
-        """As `Desk.take`. Raises `OSError` when the input cannot be read."""
+        """As `JobSource.take`. Raises `OSError` when the input cannot be read."""
         jobs: list[tuple[int, Job]] = []
         while not jobs and (entries := self._intake.take(most)):
             for entry in entries:

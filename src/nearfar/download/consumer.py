@@ -125,7 +125,7 @@ GROUP_SIZE = 8 * 1024 * 1024
 COMPANY = 0.05
 """Seconds that a file waits for others to be committed with: a commit itself costs as much as six files."""
 LONGEST_WAIT = 1.0
-"""Seconds between two turns when nothing comes, for a stop and for whoever watches the progress."""
+"""Seconds between two turns when nothing comes, for a stop and for the progress display."""
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Received:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A letter whose files are in the present group: answered when each has its verdict."""
+    """A request whose files are in the present group: answered when each has its verdict."""
 
     letter: IncomingRequest
     verdicts: list[Verdict | None]
@@ -190,7 +190,7 @@ class Consumer:
         self._group_size = 0
         self._letters: list[_Waiting] = []
         self._due = 0.0
-        """When the present group must be committed, if it has a letter."""
+        """When the present group must be committed, if a request waits for it."""
         self._kept_back: list[IncomingRequest] = []
         self._stopping = False
 
@@ -297,7 +297,7 @@ class Consumer:
             self._group_size += len(file.data)
 
     def _before(self, letter: IncomingRequest, files: tuple[File, ...]) -> list[Saved | None]:
-        """What is saved already of a message that somebody may have had in hand before."""
+        """The files of a message that are saved already: another consumer may have had it before."""
         if letter.attempt > 1:
             try:
                 return self._store.known([file.job for file in files])
@@ -316,7 +316,7 @@ class Consumer:
                 self._group.append((draft, self._wait(letter, 1), 0))
 
     def _wait(self, letter: IncomingRequest, files: int) -> _Waiting:
-        """Let the answer to `letter` wait for the commit of its files."""
+        """Delay the answer to `letter` until its files are committed."""
         if not self._letters:
             self._due = self._clock() + COMPANY
         waiting = _Waiting(letter, [None] * files)

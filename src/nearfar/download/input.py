@@ -1,17 +1,14 @@
 """The input: one job a line, read a little ahead in bounded memory, without duplicates.
 
-The input: one job a line, read as it arrives, in bounded memory.
-
 ::
 
     https://host/a.png
     https://host/b.png <TAB> name=cats/b.png <TAB> sha256=9f86d0...
     https://host/c.png <TAB> name*=cats/%1Bc.png                   percent-encoded UTF-8
-    https://host/d.png <TAB> # http-5xx: 503 after 4 requests      what a failures file says is ignored
+    https://host/d.png <TAB> # http-5xx: 503 after 4 requests      a failures file's reason is ignored
 
-White space around a line, a field, or the two sides of its ``=`` says nothing. Blank lines and lines that
-start with ``#`` are skipped. A line that cannot be read becomes a `Bad` with its number; it never stops the
-run.
+White space around a line, a field, or the two sides of its ``=`` is ignored. Blank lines and lines that start
+with ``#`` are skipped. A line that cannot be read becomes a `Bad` with its number; it never stops the run.
 """
 
 from __future__ import annotations
@@ -248,7 +245,7 @@ class Arguments:
 
 
 class DescriptorSource:
-    """An open file descriptor, closed with it; gives what is there, and waits only while that is nothing."""
+    """An open file descriptor, closed with it; returns available bytes, and waits only if there are none."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

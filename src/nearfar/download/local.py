@@ -1,20 +1,16 @@
-"""One command's producers and consumers as processes: started, fed, watched, and started again.
+"""The producer and consumer processes of one command, on near queues: started, fed, watched, and restarted.
 
-The processes of one command, each with a pipe to its parent.
-
-::
+Each process has a pipe to its parent::
 
     parent -> producer    jobs  [(number, *job)...] | end | stop
     producer -> parent    want  how many            | ended [(number, saved, *what)...] | underway (size, ...)
     parent -> consumer    end
 
-A child whose parent is gone leaves at once.
+A child whose parent is gone exits at once.
 
-One command's producers and consumers, on near queues: started, fed, watched, and begun anew when one dies.
-
-A process killed inside a near queue may take a lock of that queue with it, and stall all the others for
-ever. So a death ends the whole generation: its processes are killed, queues and processes are made anew,
-and what has no ending yet is handed out again. The stores are asked first, so nothing saved is fetched twice.
+A process killed inside a near queue may leave a lock of that queue taken, and block all others for ever. So
+one death ends the whole generation: its processes are killed, queues and processes are made anew, and jobs
+without an ending are handed out again. The stores are asked first, so nothing saved is fetched twice.
 """
 
 from __future__ import annotations
@@ -91,7 +87,7 @@ class ProcessPlan:
 
 
 class PipeJobs:
-    """A producer's desk whose other side is the parent."""
+    """A producer's `JobSource` whose other side is the parent process."""
 
     def __init__(self, pipe: Connection[Any, Any], on_stop: Callable[[], None]) -> None:
         self.on_event: Callable[[], None] = lambda: None
@@ -236,7 +232,7 @@ SMALLEST_SHARE = 8
 PIPE = 1024 * 1024
 """Bytes that a queue's pipe holds: a message of files passes at once, without a switch for each 64 KiB."""
 LONGEST_WAIT = 1.0
-"""Seconds between two turns when nothing happens, for whoever watches the progress."""
+"""Seconds between two turns when nothing happens, for the progress display."""
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +259,7 @@ class LocalProcess:
 
 
 class LocalDownload:
-    """Runs the processes of one command until every job of `desk` has ended."""
+    """Runs the processes of one command until every job of `desk`, its `InputJobs`, has ended."""
 
     def __init__(
         self,

@@ -1,24 +1,21 @@
-"""The messages of producer and consumer, and their form as rows of msgpack.
-
-The words of producer and consumer: what is asked, and what is answered. `spelling.py` writes them down.
+"""The messages between producer and consumer, and their encoding as rows of msgpack.
 
 ::
 
     producer                                     consumer
     offer   jobs                            ->   known     what is saved already, job by job
     files   (job, head, body, data)...      ->   verdicts  one for each
-    open    stream, job, head               ->   taken     by whom: the rest goes to that one
+    open    stream, job, head               ->   taken     by which consumer: the rest goes to that one
     chunk   stream, offset, data            ->   written
     finish  stream, body                    ->   verdicts  one
     abandon stream                          ->   written
 
-Any request may be answered by `failed` (its work cannot be done) or, about a stream, by `lost` (this consumer
-has it no longer; the file must start again).
+Any request may be answered by `failed` (it cannot be carried out) or, about a stream, by `lost` (this
+consumer no longer has it; the file must start again).
 
-How the words travel: as flat rows of what msgpack knows.
-
-Decoding checks the shape of everything, since a peer may be of another version, or no friend. A message of
-many files is checked column by column, so that a file costs no call of its own.
+`encode` and `decode` turn messages into flat rows of msgpack types, and back. Decoding checks the shape of
+everything, since a peer may be of another version, or hostile. A message of many files is checked column by
+column, so that a file costs no call of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""The nouns of a download: what is asked, what a server said, how it ended, and why a file could not be kept.
+"""The data types of a download: a job, a server's response, its ending, and why a file could not be kept.
 
-The nouns of a download: what is asked, what a server said, and how it ended.
-
-Tuples with names, for there are several to each file: they are made, pickled and spelled at the least cost.
+They are named tuples, since each file takes several: these are the cheapest to make, pickle and encode.
 """
 
 from __future__ import annotations
@@ -81,7 +79,7 @@ class Body(NamedTuple):
     size: int
     """Bytes."""
     sha256: str | None
-    """Lower-case hex; None: whoever saves it counts it, and nothing lies between that could change it."""
+    """Lower-case hex; None: the consumer computes it, since nothing in between could change the data."""
     attempts: int = 1
     """Attempts it took; following redirects is part of one."""
 

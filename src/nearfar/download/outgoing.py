@@ -120,7 +120,7 @@ STREAM_ROOM = 8 * 1024 * 1024
 class Upload:
     """Sends one body. `settle` is called once, with its verdict, or with `StreamLost` if it must start again.
 
-    Requests wait here until somebody has taken the stream, since before that nobody can be addressed.
+    Requests wait here until a consumer has accepted the stream: before that, none can be addressed.
     """
 
     def __init__(

@@ -1,24 +1,18 @@
-"""One list of URLs fetched by the workers of a pool: the shares, and the task that fetches one.
-
-A share of a download: what one task of a pool does, in its worker's process.
+"""One list of URLs fetched by the workers of a pool, here or on other machines, in shares of jobs.
 
 ::
 
-    Order: jobs, the queue, how to fetch  -->  fetch_share  -->  Report: how the jobs ended
-
-The worker puts as a helper of whoever sent the order: the queue's consumers neither expect it nor miss it.
-
-One list of URLs, fetched by the workers of a pool, here or on other machines.
-
-::
-
-    input --> Pooled --shares--> workers (share.py) ==files==> far queue ==> consumers
+    input --> Pooled --shares--> workers (fetch_share) ==files==> far queue ==> consumers
                 ^                   |
                 +---- reports ------+
 
-Only the account is kept here: no byte of a file passes through. A share whose worker died is handed out
-again; the stores are asked first, so nothing that is saved is fetched twice. It goes in pieces, so that a job
-that kills its workers is soon alone, and fails alone.
+A share is one task of the pool: `fetch_share` takes an `Order` (jobs, the queue, how to fetch) and returns a
+`ShareReport` (how the jobs ended). The worker joins the queue as a helper of the order's sender: consumers
+neither wait for it nor report its loss.
+
+`Pooled` keeps the account only: no byte of a file passes through it. A share whose worker died is handed out
+again; the stores are asked first, so nothing saved is fetched twice. It is split for that, so that a job that
+kills its workers is soon alone in a share, and only that job fails.
 """
 
 from __future__ import annotations
@@ -83,7 +77,7 @@ class Unfit(PoolBroken):
 
 
 class ShareJobs:
-    """A producer's desk whose jobs are all there from the beginning."""
+    """A producer's `JobSource` whose jobs are all there from the beginning."""
 
     def __init__(
         self,
@@ -179,7 +173,7 @@ FRUITLESS = 20
 LONELY = 5.0
 """Seconds without any consumer, or any worker, after which that is said."""
 LONGEST_WAIT = 0.5
-"""Seconds between two turns when nothing happens, for whoever watches the progress."""
+"""Seconds between two turns when nothing happens, for the progress display."""
 
 Share = Sequence[Numbered]
 
@@ -214,7 +208,7 @@ class ShareSizer:
 
 
 class Pooled:
-    """Runs the shares of one download until every job of `desk` has ended."""
+    """Runs the shares of one download until every job of `desk`, its `InputJobs`, has ended."""
 
     def __init__(
         self,
@@ -300,7 +294,7 @@ class Pooled:
     # -- out -----------------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
-        """Give each worker a share, and one to follow it; to nobody while there is no consumer."""
+        """Give each worker a share, and one to follow it; none while there is no consumer."""
         engine = self._executor.engine
         consumers_here = bool(self._request_sender.stores())
         self._no_consumer.look(lambda: consumers_here)
@@ -308,7 +302,7 @@ class Pooled:
         self._no_worker.look(lambda: workers > 0)
         if not consumers_here:
             return
-        # While nobody is known, a first share goes ahead and finds the pool: to wait for it here were deaf.
+        # While no worker is known, a first share is submitted to find the pool: waiting would block the loop.
         while len(self._out) < (AHEAD * workers or 1) and (share := self._next_share(workers)):
             future = self._executor.submit(fetch_share, self._make_order(tuple(share)))
             self._out[future] = share
@@ -379,7 +373,7 @@ class Pooled:
 
 
 class WaitWarning:
-    """Somebody without whom nothing goes on: if they take long to come, that is said once."""
+    """A missing worker or consumer: if it does not come for long, that is logged once."""
 
     def __init__(self, said: str) -> None:
         self._said: str | None = said
@@ -402,4 +396,4 @@ def _line(error: BaseException) -> str:
 
 
 def _nothing() -> None:
-    """Until somebody listens."""
+    """Does nothing, until a callback is set."""

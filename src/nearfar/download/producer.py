@@ -1,12 +1,11 @@
 """The producer: takes jobs, asks the stores, fetches what they lack, and sends it to the consumers.
 
-The producer: takes jobs, asks the stores, fetches what they lack, and sends it to the consumers.
-
 ::
 
-    desk --jobs--> Offers --ready--> Fetcher --bytes--> Passage --> Dock --> Post --> transport
-      ^               |                                    ^                  |
-      +--- endings ---+------------------------------------+---- verdicts ----+
+    JobSource --jobs--> SavedLookup --ready--> Fetcher --bytes--> Upload --> Batcher --> RequestQueue
+        ^                   |                                       ^                      |     |
+        +----- endings -----+---------------------------------------+------- verdicts -----+     v
+                                                                                           RequestSender
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class SavedLookup:
         """Jobs that a store has yet to answer for."""
 
     def offer(self, batch: Sequence[Numbered]) -> None:
-        """Ask the stores that are there; when none is known, whoever comes first."""
+        """Ask the known stores; if none is known, the first that comes."""
         self.pending += len(batch)
         self._ask(_Round(batch), self._stores() or {None})
 
@@ -192,7 +191,7 @@ class TransferSink:
             self._upload = None
 
     def leave(self) -> None:
-        """The transfer was dropped; nobody is told."""
+        """The transfer was dropped; no consumer is told."""
         self.fetched = True
         self.restart()
 
@@ -225,7 +224,7 @@ TRIES = 5
 LONELY = 5.0
 """Seconds without any consumer after which that is said."""
 LONGEST_WAIT = 1.0
-"""Seconds between two turns when nothing happens, for whoever watches the progress."""
+"""Seconds between two turns when nothing happens, for the progress display."""
 
 log = logging.getLogger(__name__)
 

@@ -1,27 +1,20 @@
-"""The messages of a download over a near or a far queue, with their answers.
+"""The transport between producers and consumers: messages and their answers over a near or a far queue.
 
-The seam between producer and consumer: messages go out, each is answered, near or far.
+A `RequestSender` sends messages and receives one answer to each; a `RequestReceiver` receives messages and
+answers them. Both carry msgpack types and tuples; `nearfar.download.messages` gives them a meaning.
 
-Messages and answers are built of what msgpack knows and tuples. What the words mean is `words.py`'s affair.
-
-The bytes of messages between processes of one command: in shared memory, written once and read in place.
-
-A queue would copy them four times: into a pickle, into a pipe, out of it, and out of the pickle.
-
-The transport between the processes of one command, over near queues.
-
-::
+Far, they use a far queue. Between the processes of one command, they use near queues::
 
     producer 0 --+                        +-- consumer 0
-                 +--> parcels (shared) ---+                  to nobody in particular: who is idle takes it
+                 +--> requests (shared) --+                  for any consumer: an idle one takes it
     producer 1 --+                        +-- consumer 1
-                 +--> one queue for each consumer            to just this one
+                 +--> one queue for each consumer            for this consumer only
     each producer's own answers  <--------+
 
-The bytes of files do not travel in the queues, but lie in the producer's `Arena` meanwhile.
-Nothing is redelivered here: whoever runs the processes watches them, and begins anew when one dies
-(`nearfar.download.local`). The queues have no bound of their own, since producers bound what they have on
-the way in bytes.
+The bytes of files do not travel in near queues, which would copy them four times (into a pickle, into a pipe,
+out of the pipe, out of the pickle). They lie in the producer's `Arena`, in shared memory, written once and
+read in place. Near, nothing is redelivered: the parent watches the processes, and restarts them when one dies
+(`nearfar.download.local`). The queues are unbounded, since producers limit the bytes that are in flight.
 """
 
 from __future__ import annotations
@@ -72,7 +65,7 @@ class RequestSender(Protocol):
         Returns the message's ticket, or None when there is no room now. `message` is the transport's from
         then on: it may take it apart.
 
-        A message to nobody in particular is delivered again if its consumer dies, and so may be seen
+        A message to any consumer is delivered again if its consumer dies, and so may be seen
         twice; one to an addressee who dies is answered by `Undeliverable`.
         """
 
@@ -311,7 +304,7 @@ def _reach(address: str, host: FarQueue | None, keys: str | None, insecure: bool
 
 
 def _nothing() -> None:
-    """Until somebody listens."""
+    """Does nothing, until a callback is set."""
 
 
 SIZE = 24 * 1024 * 1024
@@ -347,7 +340,7 @@ class Arena:
     def lay_out(self, message: list[Any]) -> tuple[list[Place], int | None]:
         """Move the bytes of `message`, its own and the last field of each of its rows, to this memory.
 
-        Returns where they are, and what is to be given back later. Where there is no room, nothing is moved.
+        Returns where they are, and what to give back later. Where there is no room, nothing is moved.
         """
         parts = [(index, _bytes_of(part)) for index, part in enumerate(message)]
         found = [(index, data) for index, data in parts if data is not None]
@@ -365,7 +358,7 @@ class Arena:
         return places, start
 
     def give_back(self, start: int) -> None:
-        """Say that nobody reads what `lay_out` moved to `start` any more."""
+        """Release what `lay_out` moved to `start`: no process reads it any more."""
         self._ring.give_back(start)
 
     def fill_in(self, message: list[Any], places: list[Place]) -> None:
@@ -432,7 +425,7 @@ class Routes:
 
 
 class NearRequestSender:
-    """A producer's end. A thread waits for answers, since nobody can wait for a queue and for the network."""
+    """A producer's end. A second thread waits for answers: no thread can wait for a queue and the network."""
 
     def __init__(self, routes: Routes, number: int) -> None:
         self.on_event: Callable[[], None] = lambda: None

@@ -1,9 +1,7 @@
-"""URLs as we accept, join, compare and show them, and which addresses are public.
+"""URLs as nearfar accepts, joins, compares and shows them, and which addresses are public.
 
-URLs as we accept, join, compare and show them: http and https only, rebuilt from checked parts.
-
-A URL is taken apart once, here, and put together again from its parts, so that no other parser
-(libcurl's, a proxy's) can read another host out of the same text.
+Only http and https. A URL is taken apart once, here, and rebuilt from its checked parts, so that no other
+parser (libcurl's, a proxy's) can read another host out of the same text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Whether what was saved is there and good: the files themselves, read again.
-
-Against digests that a list tells, or against the manifest's own.
-"""
+"""Reads saved files again, and compares them with a list's digests, or with the manifest's own."""
 
 from __future__ import annotations
 

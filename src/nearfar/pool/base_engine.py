@@ -1,4 +1,4 @@
-"""What the near and the far engine share."""
+"""The base class of the near and the far engine."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ log = logging.getLogger("nearfar.pool")
 
 
 class PoolWarnings:
-    """Found under an engine's lock, and told without it: a handler is others' code, and may use the pool."""
+    """Warnings found under an engine's lock and logged without it: a log handler may use the pool."""
 
     def __init__(self) -> None:
         self._patience = DelayedWarning()
         self.found: deque[str] = deque()
-        """What there is to tell."""
+        """Warnings to log."""
 
     def look(self, missing: str, now: float) -> None:
         """As `DelayedWarning.look`."""
@@ -92,19 +92,19 @@ class PoolWarnings:
 
 
 def no_workers(address: str | None) -> str:
-    """What is missing in a pool that nobody has joined."""
+    """What is missing in a pool that no worker has joined."""
     return f"no worker has joined {address} yet; start one with: nearfar worker --connect {address}"
 
 
 HELP_EVERY = 128
-"""Calls handed in after which whoever does so does some of the I/O, too."""
+"""Submitted calls after which the submitting thread does some of the I/O."""
 
 LONGEST_CANCEL = 5.0
 """Seconds that `cancel` waits for workers, that may not have begun, to give calls back."""
 
 
 class BaseEngine(ABC):
-    """An engine whose work is done by whoever waits; what differs between them is abstract here.
+    """An engine whose I/O is done by waiting threads; what differs between engines is abstract here.
 
     See `Engine`. Any thread may use it; a child that inherits it by a fork may not.
 
@@ -132,13 +132,13 @@ class BaseEngine(ABC):
         self._closing = False
         self._stopping = False
         self._shut = False
-        """Whether the workers are sent home: no call runs any more."""
+        """Whether the workers are shut down: no call runs any more."""
         self.over = False
         """As `Work.over`."""
         self._outcomes: Outcomes
-        """What tasks have come to; what does the work puts it there."""
+        """The outcomes of tasks, added by the subclass's state machine."""
         self._loud: Outcomes = deque()
-        """Outcomes of which callers' callbacks are to be told, in the background."""
+        """Outcomes that run callers' callbacks: delivered in the background thread."""
         self._notices = PoolWarnings()
         self._waker = Waker()
         self._driver = Driver(self, self._waker, f"nearfar-pool-{name}")
@@ -190,7 +190,7 @@ class BaseEngine(ABC):
     def _send_now(self) -> None:
         self.step([])  # tells nothing: a caller may hold a lock that some callback takes
         self._schedule_flush()
-        if self.over:  # nobody else will
+        if self.over:  # no other thread will
             self.tell()
 
     @property
@@ -209,7 +209,7 @@ class BaseEngine(ABC):
         return all(call.settled and call.cancelled() for call in calls)
 
     def _is_undecided(self, call: Call) -> bool:
-        """Whether it is not known yet if `call` has begun: a worker is asked, or an outcome is to be told."""
+        """Whether it is unknown if `call` has begun: a worker was asked, or its outcome is undelivered."""
         return not call.settled and (call.state is TaskState.SETTLED or call in self._asked_back())
 
     def _cancel_here(self, calls: Sequence[Call]) -> None:
@@ -254,7 +254,7 @@ class BaseEngine(ABC):
         if self._owner != os.getpid():
             return
         self._closing = self._stopping = True
-        if self._alone.here:  # a garbage collection: whoever leads does it then
+        if self._alone.here:  # a garbage collection: the leader does it then
             self._waker.wake()
             return
         safely(self._terminate_here)
@@ -354,7 +354,7 @@ class BaseEngine(ABC):
 
     @abstractmethod
     def _cancel(self, calls: Sequence[Call]) -> list[Call]:
-        """Those that never run, and nobody else will say so. The others have begun, or are asked back."""
+        """Those that never run and get no other outcome. The others have begun, or are asked back."""
 
     @abstractmethod
     def _asked_back(self) -> Container[Task]:
@@ -362,15 +362,15 @@ class BaseEngine(ABC):
 
     @abstractmethod
     def _waiting(self) -> list[Call]:
-        """The calls that have not gone out."""
+        """The calls that were not sent."""
 
     @abstractmethod
     def _fail_all(self, error: BaseException) -> None:
-        """Every call without an outcome comes to this one."""
+        """End every call without an outcome with this error."""
 
     @abstractmethod
     def _step(self, events: list[tuple[int, int]], now: float) -> None:
-        """Do all that is to be done now, and then say whether it is `_has_capacity`."""
+        """Do all work that is due now, and then set `_has_capacity`."""
 
     @abstractmethod
     def _deadline(self) -> float | None:
@@ -378,7 +378,7 @@ class BaseEngine(ABC):
 
     @abstractmethod
     def _leave_now(self) -> None:
-        """Stop what runs, and see to it that `_end` is called."""
+        """Stop running calls, and have `_end` called."""
 
     @abstractmethod
     def _let_go(self) -> None:
@@ -391,7 +391,7 @@ class BaseEngine(ABC):
             if not self.over:
                 self._step(events, monotonic())
             while self._inbox and self._has_capacity and not self.over:
-                # Handed in since, by one who saw that it was not hungry: there may be no event any more.
+                # Submitted since, by a thread that saw no capacity: there may be no further event.
                 self._step([], monotonic())
             if self._stopping and not self.over:
                 self._stop()
@@ -431,14 +431,14 @@ class BaseEngine(ABC):
             self._outcomes.append((inbox.popleft(), self._broken or error))
 
     def _end(self) -> None:
-        """Nothing is left to do, or to wait for."""
+        """The engine is over."""
         if not self.over:
             self.over = True
             self._let_go()
             self._waker.wake()
 
     def _break(self, reason: str | BaseException, cause: BaseException | None = None) -> None:
-        """Nothing works any more: say so to every caller, now and later."""
+        """No call can run any more: every caller gets `PoolBroken`, now and later."""
         if self._broken is None:
             self._broken = reason if isinstance(reason, PoolBroken) else PoolBroken(str(reason))
             self._broken.__cause__ = cause or self._broken.__cause__

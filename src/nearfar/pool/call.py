@@ -70,7 +70,7 @@ class Call(Task):
         kwargs: Mapping[str, Any] | None = None,
         mode: int = _CALL,
     ) -> None:
-        """A call of `func`; `mode` (`coordinator.tasks.Mode`) says what `args` are to it."""
+        """A call of `func`; `mode` (`coordinator.task.Mode`) is how `args` are passed to it."""
         self.function: Any = func
         self.blob: Any = args
         self.buffers: Any = kwargs
@@ -99,7 +99,7 @@ class Call(Task):
         self.losses += 1
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
-        """Settle with what a worker sent; it is read when somebody asks for it."""
+        """Settle with what a worker sent; it is decoded when a caller asks for it."""
         self.blob = blob
         self.buffers = buffers
         self._how = RAW_VALUE if status == _STATUS_VALUE else RAW_ERROR
@@ -248,7 +248,7 @@ class Part(Call):
         return False
 
     def on_settled(self) -> None:
-        """Tell the owner, and let go of it."""
+        """Tell the owner, and drop the reference to it."""
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(self)

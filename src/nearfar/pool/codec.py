@@ -1,4 +1,4 @@
-"""The two ways in which a client words calls: in pickles, and plainly; it reads answers as it asked."""
+"""The two encodings of a client's calls, pickled and plain; answers are decoded in the same one."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ClientCodec(NamedTuple):
 def pickled(*, far: bool, main: Mapping[str, Any]) -> ClientCodec:
     """Anything that can be pickled; `far` and `main` as for `CallPickler`.
 
-    Answers may run any code here: whoever gives them has to be trusted.
+    Answers may run any code here: their sender must be trusted.
     """
     pickler = CallPickler(far=far, main=main)
     return ClientCodec(pickler.dump_call, pickler.dump_chunk, load_any_error, {} if far else pickler.names)
 
 
 def without_pickle() -> ClientCodec:
-    """Functions by name and plain data; nothing that comes is unpickled, whoever sends it."""
+    """Functions by name and plain data; nothing that is received is unpickled."""
     calls = PlainCalls()
     return ClientCodec(calls.dump_call, calls.dump_chunk, answers.load_error, plain=True)
 

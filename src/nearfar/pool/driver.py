@@ -1,20 +1,18 @@
-"""Who does a pool's I/O: the caller who waits, and a background thread when nobody waits.
+"""Which thread does a pool's I/O: a waiting caller, or a background thread when no caller waits.
 
-Who does a pool's I/O: the caller who waits, and a thread in the background when nobody waits.
+Passing an answer from an I/O thread to the caller costs two thread switches and contention for the GIL: more
+than the task. So the first caller that waits *leads*: it polls and dispatches for all. Other waiting callers
+follow: the leader wakes each follower whose answer has arrived, and one of them takes over when the leader
+leaves. The background thread leads when no caller has led for `GRACE`, and yields to a caller that arrives.
 
-Handing an answer from an I/O thread to the caller costs two changes of thread and a fight for the
-interpreter's lock: more than the task. So the first caller who waits *leads*: it polls and dispatches by
-itself, for all. Others who wait follow: the leader wakes each whose answer has come, and one takes over when
-it leaves. The background thread leads when no caller has for a while, and yields to one who comes.
-
-No exception may tear what a leader does. A caller in the main thread holds signals back but for while it
-sleeps; in the place of one to whom more than that may happen, a deputy waits (see `nearfar.net.interrupts`).
+No exception may interrupt a leader's step. A caller in the main thread blocks signals except while it sleeps;
+for a thread in which other exceptions may be raised as well, a deputy waits (see `nearfar.net.interrupts`).
 
 ::
 
-    caller A  --wait_until--> leads: poll, step, tell, wake whom it concerns ... leaves --> promotes B
+    caller A  --wait_until--> leads: poll, step, tell, wake ready followers ... leaves --> promotes B
     caller B  --wait_until--> follows: sleeps on its own lock
-    background                leads while nobody waits; yields to A; comes back after `GRACE` without a leader
+    background                leads while no caller waits; yields to A; leads again after `GRACE`
 """
 
 from __future__ import annotations
@@ -45,27 +43,27 @@ class Work(Protocol):
         """Wait for something to do, up to `timeout` seconds."""
 
     def send(self) -> None:
-        """Do what was handed in and waits here, if anything. From any thread."""
+        """Process submitted calls that wait here, if any. From any thread."""
 
     def step(self, events: list[tuple[int, int]]) -> None:
-        """Do it. From any thread. Must not raise but for what signals raise."""
+        """Process these events. From any thread. Must raise nothing but what signal handlers raise."""
 
     def tell(self) -> bool:
-        """Tell those concerned what has come of it, if anything. From any thread: callers' callbacks run in
-        the background thread alone.
+        """Deliver outcomes, if there are any. From any thread: callers' callbacks run in the background
+        thread only.
         """
 
     @property
     def untold(self) -> bool:
-        """Whether there is something that the background thread is to tell."""
+        """Whether there are outcomes that the background thread must deliver."""
 
     def deadline(self) -> float | None:
-        """When `step` has to be called without an event; by `time.monotonic`. From any thread."""
+        """When `step` must be called without an event (`time.monotonic`). From any thread."""
 
     failed: bool
-    """Whether a step has failed, after which nobody may be told what others wait for."""
+    """Whether a step has failed; after that, outcomes may never be delivered."""
     over: bool
-    """True once there will never be anything to do again."""
+    """True once no work is left and none can come."""
 
 
 class _Follower:
@@ -82,9 +80,9 @@ class _Follower:
 class Driver:
     """See the module. `waker` must be among what `work.poll` waits for.
 
-    Whoever tells something without leading wakes the leader afterwards: it may wait for that itself, and it
-    alone wakes followers. What a finalizer does may come at any point of a thread: hence the locks that a
-    thread may take twice.
+    A thread that delivers outcomes without leading wakes the leader afterwards: the leader may wait for them
+    itself, and only the leader wakes followers. A finalizer may run at any point of a thread: hence the
+    reentrant locks.
     """
 
     def __init__(self, work: Work, waker: Waker, name: str) -> None:
@@ -93,7 +91,7 @@ class Driver:
         self._seats = threading.RLock()
         self._leader: int | None = None
         self._followers: deque[_Follower] = deque()
-        """Each takes itself out."""
+        """Each follower removes itself."""
         self._background = threading.Thread(target=ours(self._watch), name=name, daemon=True)
         self._background_runs = False
         self._background_leads = False
@@ -112,18 +110,18 @@ class Driver:
 
     @property
     def in_background(self) -> bool:
-        """Whether callbacks are to be run here: this is the background thread, or there is none any more."""
+        """Whether callbacks run in this thread: it is the background thread, or that has ended."""
         return not self._background_runs or threading.get_ident() == self._background.ident
 
     def call_background(self) -> None:
-        """There is something for the background thread to tell."""
+        """Have the background thread deliver outcomes."""
         self._calls.put(None)
         if self._background_leads:
             self._waker.wake()
 
     def join(self) -> None:
-        """Wait for the background thread, once `work` is over. Not from that thread itself, and not from one
-        that leads, in a callback: that thread ends when this one does not lead any more.
+        """Wait for the background thread, once `work` is over. Returns at once in that thread itself, and in
+        a callback of a leading thread: the background thread ends when this thread stops leading.
         """
         here = threading.get_ident()
         if self._background.is_alive() and here not in (self._background.ident, self._leader):
@@ -148,7 +146,7 @@ class Driver:
         return self._lead_or_follow(thread, ready, deadline)
 
     def _wait_in_callback(self, thread: int, ready: Callable[[], bool], deadline: float | None) -> bool:
-        """In the background thread: perhaps for something that no other thread tells."""
+        """In the background thread: perhaps for an outcome that no other thread delivers."""
         while True:
             self._work.tell()
             if ready():
@@ -170,7 +168,7 @@ class Driver:
             self._leave(thread, follower)
 
     def help(self) -> None:
-        """Do what is there to do, without waiting, if nobody else is about to. Tells nobody of it."""
+        """Do one step without waiting, unless another thread is about to. Delivers no outcomes."""
         if self._leader is None or (self._background_leads and self.asleep_until):
             safely(self._help)
 
@@ -189,7 +187,7 @@ class Driver:
             self._leave(thread, follower)
 
     def reconsider(self) -> None:
-        """The work's deadline may have come nearer than the leader thinks."""
+        """Wake the leader if the work's deadline is now earlier than the end of its poll."""
         deadline = self._work.deadline()
         if deadline is not None and deadline < self.asleep_until:
             self._waker.wake()
@@ -227,8 +225,8 @@ class Driver:
         return True
 
     def _patience(self, deadline: float | None) -> float | None:
-        """Seconds that the leader may sleep; notes until when."""
-        self.asleep_until = inf  # before the look: who brings the deadline nearer after it wakes us
+        """Seconds that the leader may sleep; stores the end in `asleep_until`."""
+        self.asleep_until = inf  # before reading it: a thread that makes the deadline earlier then wakes us
         due = self._work.deadline()
         if deadline is not None and (due is None or deadline < due):
             due = deadline
@@ -247,7 +245,7 @@ class Driver:
                         follower.lock.release()
 
     def _leave(self, thread: int, follower: _Follower | None = None) -> None:
-        """Neither lead nor follow any more."""
+        """Stop leading and following."""
         with self._seats:
             if follower is not None and follower in self._followers:
                 self._followers.remove(follower)
@@ -265,7 +263,7 @@ class Driver:
     # -- following ---------------------------------------------------------------------------------
 
     def _follow(self, follower: _Follower, deadline: float | None) -> bool:
-        """Sleep until it is ready, or its time is over; True if it is to lead now."""
+        """Sleep until it is ready, or until the deadline; True if this thread leads now."""
         with self._seats:
             if self._leader is None:
                 self._leader = follower.thread
@@ -310,7 +308,7 @@ class Driver:
             self._close_waker(thread)
 
     def _close_waker(self, thread: int) -> None:
-        """Not while somebody may be polling on it."""
+        """Close the waker once no thread can poll on it."""
         while not self._take_over(thread):
             self._waker.wake()
             self._sleep_until_called(GRACE)
@@ -321,7 +319,7 @@ class Driver:
         return self._asked_to_yield or bool(self._followers) or self._work.over
 
     def _stand_by(self) -> None:
-        """Return when nobody has led for `GRACE`."""
+        """Return when no thread has led for `GRACE`."""
         looks = 0
         while not self._work.over:
             steps = self._steps
@@ -344,7 +342,7 @@ class Driver:
             self._tell_for_others()
 
     def _tell_for_others(self) -> None:
-        """Tell what those who only hand in have found, and what is to be told in the background."""
+        """Deliver the outcomes found by threads that only submit, and those for the background thread."""
         if self._work.tell() and self._leader is not None:
             self._waker.wake()
 
@@ -354,7 +352,7 @@ class Driver:
 
 
 _shield = Shield()
-"""Up whenever this waits or helps, but for while it sleeps."""
+"""Raised while a thread waits or helps, except while it sleeps."""
 
 
 def _ready_or_abandoned(deferred_call: DeferredCall[Any], ready: Callable[[], bool]) -> bool:
@@ -366,10 +364,10 @@ T = TypeVar("T")
 
 
 class ReentrantGuard:
-    """A lock at which no garbage collection gets stuck.
+    """A lock that a garbage collection in the thread that holds it cannot deadlock on.
 
-    What is done under it may start a collection, in the same thread, and that may end a forgotten pool: this
-    very one, perhaps. Only for what is done `safely` (see `nearfar.net.interrupts`), or in a thread of ours.
+    Code under the lock may start a collection, in the same thread, and that may end an unreferenced pool,
+    even this one. Only for code that runs `safely` (see `nearfar.net.interrupts`), or in nearfar's threads.
     """
 
     __slots__ = ("lock", "thread")
@@ -379,7 +377,7 @@ class ReentrantGuard:
         self.thread: int | None = None
 
     def __call__(self, otherwise: T, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `do` returns; `otherwise`, without doing it, in the middle of another call by this thread."""
+        """What `do` returns; `otherwise`, without calling `do`, inside another call by this thread."""
         thread = threading.get_ident()
         with self.lock:
             if self.thread is not None:
@@ -391,15 +389,15 @@ class ReentrantGuard:
                 self.thread = None
 
     def look(self, do: Callable[[], T]) -> T:
-        """What `do` returns, which only looks: done in the middle of another call, too."""
+        """What `do` returns; `do` only reads, so it also runs inside another call by this thread."""
         return do() if self.here else cast(T, self(None, do))
 
     @property
     def here(self) -> bool:
-        """Whether this thread is in the middle of a call."""
+        """Whether this thread is inside a call."""
         return self.thread == threading.get_ident()
 
     def forget_parent(self) -> None:
-        """In a forked child: whoever was in the middle of a call is not there."""
+        """In a forked child: reset, since the thread that was inside a call does not exist there."""
         self.lock = threading.RLock()
         self.thread = None

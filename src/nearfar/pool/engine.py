@@ -1,4 +1,4 @@
-"""The seam under `Pool` and `Executor`: what runs calls is an engine; several users may share one."""
+"""The interface under `Pool` and `Executor`: an engine runs calls; several users may share one."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class Engine(Protocol):
         """Drop those of `calls` that have not begun. True: none ever runs, and each is settled with
         `CancelledError`.
 
-        Whether one has begun, a worker elsewhere may have to be asked: that is waited for, some seconds for
-        all of them together. Without `wait` they are dropped as far as that can be, and the answer says
-        nothing.
+        A remote worker may have to be asked whether a call has begun: `cancel` waits some seconds for that,
+        for all calls together. Without `wait`, calls are dropped as far as possible, and the return value
+        has no meaning.
         """
 
     def cancel_waiting(self) -> None:
@@ -86,14 +86,14 @@ class Engine(Protocol):
     def end_workers(self, signum: int) -> None:
         """Close, drop what has not begun, and send `signum` (SIGTERM, SIGKILL) to every worker process.
 
-        Raises `RuntimeError` where the workers belong to an executor of others.
+        Raises `RuntimeError` if the workers belong to a foreign executor.
         """
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end after `close` or `terminate`; False after `timeout` seconds."""
 
     def counts(self) -> dict[str, int]:
-        """``workers``, ``running``, ``waiting`` and ``done``, and what else an engine counts."""
+        """``workers``, ``running``, ``waiting`` and ``done``, and further counts of an engine."""
 
 
 def check_callable(func: Any) -> None:
@@ -115,7 +115,7 @@ def hand_in(engine: Engine, call: Call, but: tuple[type[Exception], ...] = ()) -
 
 
 def _hand_in_again(engine: Engine, call: Call, what: tuple[Any, Any, Any], error: Exception) -> None:
-    """Was that the call's own error, or a signal handler's? Done safely only the first comes again."""
+    """Submit again, safely, to tell the call's own error from a signal handler's: only the former recurs."""
     if call.state is TaskState.NEW and not hasattr(call, "client"):  # it has not been taken
         call.function, call.blob, call.buffers = what
         try:
@@ -136,7 +136,7 @@ T = TypeVar("T")
 
 
 class WeakBag(Generic[T]):
-    """Things that are here as long as somebody else keeps them."""
+    """A set of objects that it does not keep alive."""
 
     def __init__(self) -> None:
         self._members: weakref.WeakSet[T] = weakref.WeakSet()
@@ -164,7 +164,7 @@ NOT_OURS = "these workers belong to the executor that was given, whose own metho
 
 
 class SharedEngine:
-    """One user's calls on an engine of somebody else, which outlives it.
+    """One user's calls on a shared engine, which outlives this user.
 
     `close` and `terminate` end this user's part only. What has begun cannot be stopped: after `terminate` it
     runs to its end.

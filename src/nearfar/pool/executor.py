@@ -65,7 +65,7 @@ class Single(Item):
 
 
 class _Watched:
-    """What a future needs once somebody else than the caller of `result` looks at it."""
+    """What a future needs once it is used other than by calling `result`."""
 
     __slots__ = ("callbacks", "condition", "waiters")
 

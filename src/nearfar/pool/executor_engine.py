@@ -230,7 +230,7 @@ class ForeignEngine:
     def _answered(self, call: Call, future: Future[Any]) -> None:
         """The executor has ended a call. Runs in a thread of its own choosing, perhaps under its locks."""
         if future.cancelled():
-            # Not by us. Whoever cancels all may hold the lock that `submit` needs: hand on nothing here.
+            # Not by us. The canceller may hold the lock that `submit` needs: hand on nothing here.
             self._answer(call, None, CancelledError())
             self._drop(CancelledError)
             return

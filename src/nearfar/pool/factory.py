@@ -23,7 +23,7 @@ WAIT = 60.0
 
 @dataclass(frozen=True)
 class Workers:
-    """What the workers are to be: the constructor's arguments of `multiprocessing.Pool`."""
+    """What workers to start: the constructor's arguments of `multiprocessing.Pool`."""
 
     processes: int | None = None
     initializer: Callable[..., object] | None = None
@@ -76,7 +76,9 @@ def make_engine(
     place = access = None
     if address is None:
         if any(of_an_address.values()):
-            raise ValueError(f"without an address, nobody joins: {named(of_an_address)} would mean nothing")
+            raise ValueError(
+                f"{named(of_an_address)} would mean nothing without address=: no worker can join"
+            )
     else:
         # Only here: a pool without an address needs no ZeroMQ.
         from nearfar.net.addresses import Address
@@ -124,7 +126,7 @@ def connect_engine(
 
 
 def over(executor: futures.Executor, workers: Workers, given: dict[str, bool]) -> Engine:
-    """An engine over somebody's executor; a nearfar one's engine is shared. `given`: what else was asked."""
+    """An engine over an executor; a nearfar executor's engine is shared. `given`: the other arguments."""
     given = given | {
         "initializer": workers.initializer is not None,
         "initargs": bool(tuple(workers.initargs)),
@@ -143,7 +145,7 @@ def over(executor: futures.Executor, workers: Workers, given: dict[str, bool]) -
 
 
 def count_of(number: Any, name: str, kind: str) -> int | None:
-    """`number`, which is to be one of workers, or None. Raises `TypeError`; an address gets a hint."""
+    """`number`, which must be a number of workers, or None. Raises `TypeError`; an address gets a hint."""
     if number is None or (isinstance(number, int) and not isinstance(number, bool)):
         return number
     if isinstance(number, str) and "://" in number:

@@ -1,11 +1,4 @@
-"""A client of a coordinator, as a pure machine, and its tasks in flight.
-
-A far client's tasks: what waits here, what the coordinator has, and what they have come to. Pure.
-
-Tasks are numbered as they are sent. No more is sent than keeps the coordinator's workers busy, so that a
-million tasks do not lie there and here.
-
-A client of a coordinator elsewhere, as a pure machine: one session after another, and what outlasts them.
+"""A client of a remote coordinator, as a pure state machine: its sessions, and its tasks in flight.
 
 ::
 
@@ -13,12 +6,13 @@ A client of a coordinator elsewhere, as a pure machine: one session after anothe
                         ^                   |
                         +----- STRANGER ----+     silent or away for `wait` seconds: every task fails
 
-Tasks are numbered as they are sent; the numbers outlast sessions and coordinators, so that what has no answer
-is submitted *again* in the next session and runs once all the same. No more is sent than keeps the workers
-busy: the rest waits here. The sessions are those of `nearfar.coordinator.client_session`.
+`InFlightTasks` numbers tasks as they are sent. The numbers outlast sessions and coordinators: a task without
+an answer is submitted *again* in the next session, and still runs only once. The client sends no more than
+keeps the coordinator's workers busy; the other tasks wait here, so that a million tasks are not stored twice.
+`FarClient` holds the sessions (`nearfar.coordinator.client_session`).
 
-Whoever waits drives it: `receive` and `tick` take what happened, `flush` gives what is to be done, `outcomes`
-what tasks have come to. It must be driven several times a lease, or the coordinator takes it for dead.
+The thread that waits drives it: `receive` and `tick` take events, `flush` returns the actions, `outcomes`
+holds the ended tasks. It must be driven several times a lease, or the coordinator counts the client as dead.
 """
 
 from __future__ import annotations
@@ -51,7 +45,7 @@ WINDOW = 1000
 WINDOW_EACH = 512
 """More tasks for each worker: two of its largest batches."""
 PLENTY_EACH = 64
-"""Tasks for each worker that keep it busy longer than more of them wait for company."""
+"""Tasks for each worker that keep it busy for longer than further tasks are delayed to form a batch."""
 WINDOW_BYTES = 4 << 20
 FEW_EACH = 4
 """Tasks for each worker that may be under way, however large they are."""
@@ -69,19 +63,19 @@ _WAITING, _GIVEN, _SETTLED, _FAILED = (
 
 
 class InFlightTasks:
-    """`read_error` reads what an initializer raised, as a worker pickled it."""
+    """The tasks without an outcome. `read_error` reads an initializer's error, as a worker pickled it."""
 
     def __init__(self, read_error: Callable[[bytes], BaseException]) -> None:
         self.outcomes: deque[tuple[Task, Answer | BaseException]] = deque()
-        """Tasks that have come to an end."""
+        """Ended tasks, each with its answer or error."""
         self.cancels: set[int] = set()
-        """Of the sent, those to be cancelled: said in every session until there is an answer."""
+        """Numbers of sent tasks to cancel: repeated in every session until the coordinator answers."""
         self.done = 0
         """Tasks that a worker answered."""
         self.stale = 0
         """Outcomes of tasks that had one."""
         self.unsent: deque[Task] = deque()
-        """Cancelled ones are passed over when their turn comes."""
+        """Cancelled tasks stay until they come first, and are skipped then."""
         self.asked_back: set[Task] = set()
         """The tasks of `cancels`."""
         self._sent: dict[int, Task] = {}
@@ -100,12 +94,12 @@ class InFlightTasks:
         return len(self.unsent) - self._withdrawn, len(self._sent)
 
     def withdraw(self, task: Task) -> None:
-        """It was not sent yet, and will not be."""
+        """Drop a task that was not sent."""
         task.state = TaskState.SETTLED
         self._withdrawn += 1
 
     def ask_back(self, tasks: Set[Task]) -> list[int]:
-        """The numbers of those of `tasks`, which were sent, that are to be cancelled from now on."""
+        """Mark sent `tasks` for cancelling; returns the numbers of those not marked before."""
         fresh = tasks - self.asked_back
         if not fresh:
             return []
@@ -117,7 +111,7 @@ class InFlightTasks:
     # -- to the coordinator ------------------------------------------------------------------------
 
     def plenty(self, workers: int) -> bool:
-        """True if so much is sent that the workers are busy for a while: more may wait for company."""
+        """True if the sent tasks keep the workers busy for a while: further tasks may wait for a batch."""
         return len(self._sent) >= PLENTY_EACH * (workers + 1)
 
     def room(self, workers: int) -> bool:
@@ -127,7 +121,7 @@ class InFlightTasks:
         return len(self._sent) < WINDOW + WINDOW_EACH * workers
 
     def send(self, workers: int) -> list[Row]:
-        """Rows of SUBMIT: those that are to be sent now."""
+        """Rows of SUBMIT: the tasks to send now."""
         rows: list[Row] = []
         unsent, sent, largest = self.unsent, self._sent, self.largest
         most = WINDOW + WINDOW_EACH * workers
@@ -160,8 +154,8 @@ class InFlightTasks:
         return rows
 
     def sent(self) -> list[Row]:
-        """Rows of SUBMIT: those that were sent and have no outcome, in their order."""
-        if self.largest:  # another coordinator may take less
+        """Rows of SUBMIT: the sent tasks without an outcome, in order."""
+        if self.largest:  # a new coordinator may accept less
             for number, task in list(self._sent.items()):
                 if (size := _size(task)) > self.largest and self._take(number) is not None:
                     self.end(task, self._too_large(size))
@@ -176,7 +170,7 @@ class InFlightTasks:
     # -- the ends of tasks -------------------------------------------------------------------------
 
     def settle(self, rows: Iterable[Row]) -> None:
-        """The coordinator told outcomes: rows of OUTCOMES."""
+        """Store outcomes from the coordinator: rows of OUTCOMES."""
         sent, cancels = self._sent, self.cancels
         for number, outcome, blob, buffers in rows:
             if cancels:
@@ -198,7 +192,7 @@ class InFlightTasks:
                 self.end(task, error)
 
     def cancelled(self, number: int, never: bool) -> None:
-        """The coordinator answered: it will `never` run, or it is too late."""
+        """The coordinator answered CANCEL: the task will `never` run, or it was too late."""
         self._answered(number)
         if never and (task := self._take(number)) is not None:
             self.end(task, CancelledError())
@@ -208,7 +202,7 @@ class InFlightTasks:
         self.outcomes.append((task, error))
 
     def fail(self, error: BaseException) -> None:
-        """Every task comes to this end."""
+        """End every task with `error`."""
         for task in [*self._sent.values(), *self.unsent]:
             if task.state is not TaskState.SETTLED:
                 self.end(task, error)
@@ -219,7 +213,7 @@ class InFlightTasks:
         self._bytes = self._withdrawn = 0
 
     def _answered(self, number: int) -> None:
-        """The coordinator has said what became of a wish to cancel."""
+        """The coordinator has answered for this task: it need not be asked to cancel it."""
         if number in self.cancels:
             self.cancels.discard(number)
             self.asked_back.discard(self._sent[number])
@@ -240,16 +234,16 @@ def _size(task: Task) -> int:
 T = TypeVar("T", bound=Task)
 
 GATHER = 0.001
-"""Seconds that tasks wait for company while `TALKATIVE` messages are under way, or there is plenty to do."""
+"""Seconds that tasks wait to form a batch while `TALKATIVE` messages are unacked, or the workers are busy."""
 TALKATIVE = 8
 ENOUGH = 256
-"""Tasks that are company enough."""
+"""Tasks that make a batch large enough to send at once."""
 
 _LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
 
 
 class FarClient:
-    """`name` is new for every client; `about` is what HELLO tells of its process."""
+    """See the module. `name` is new for every client; `about` describes its process in HELLO."""
 
     def __init__(
         self,
@@ -263,39 +257,39 @@ class FarClient:
         place: str = "its address",
         stem: str = "",
     ) -> None:
-        """`initializer`: function, blob and buffers; `read_error` reads what that raised, as pickled there.
+        """`initializer`: function, blob and buffers; `read_error` reads its error, as a worker pickled it.
 
-        `wait`: seconds without a coordinator after which everything fails with `CoordinatorLost`, which
-        says that it was looked for at `place`.
+        `wait`: seconds without a coordinator after which every task fails with `CoordinatorLost`, whose
+        message names `place`.
         """
         self.error: BaseException | None = None
-        """Why nothing can be run any more."""
+        """Why no task can run any more."""
         self.workers = 0
-        """How many the coordinator has."""
+        """Workers of the coordinator."""
         self.calling = ClientSession(CLIENT, name, about, wait, stem)
         """The session with the coordinator: its `stage` is this machine's."""
         self._join = (eager, [] if initializer is None else [initializer])
         self._pending = InFlightTasks(read_error)
         self.outcomes = self._pending.outcomes
-        """Tasks that have come to an end; who runs the machine empties it, and tells them."""
+        """Ended tasks; the driver of this machine empties it and delivers them."""
         self._cancels: list[int] = []
-        """What is to be cancelled and has not been said in this session."""
+        """Numbers of tasks to cancel for which no CANCEL was sent in this session."""
         self._said = 0
         self._unsent_since: float | None = None
         self._place = place
         self._lost = CoordinatorLost(f"no coordinator has answered at {place} for {wait:g} s")
         self._leaving = False
         self._said_bye: float | None = None
-        """When it said goodbye, which it does once every task has its outcome."""
+        """When BYE was sent, which happens once every task has its outcome."""
 
     @property
     def session_name(self) -> str:
-        """That of the session's socket."""
+        """The name of the session's socket."""
         return self.calling.session_name
 
     @property
     def stage(self) -> SessionStage:
-        """CLOSED: nothing can be run any more."""
+        """CLOSED: no task can run any more."""
         return self.calling.stage
 
     @property
@@ -305,7 +299,7 @@ class FarClient:
 
     @property
     def stale(self) -> int:
-        """Outcomes that came of tasks that had one."""
+        """Outcomes received for tasks that had one."""
         return self._pending.stale
 
     @property
@@ -337,7 +331,7 @@ class FarClient:
             self.calling.begin(now)
 
     def submit(self, task: Task) -> None:
-        """Take a task; once nothing can be run any more it comes to its end at once."""
+        """Take a task; after `error` is set, it ends at once with that error."""
         if self.error is not None:
             self._pending.end(task, self.error)
         else:
@@ -345,9 +339,10 @@ class FarClient:
             self._pending.unsent.append(task)
 
     def cancel(self, tasks: Sequence[T]) -> list[T]:
-        """Those that will never run: this answer is their only outcome.
+        """Returns the tasks that will never run: they get no other outcome.
 
-        Of the others that have no outcome the coordinator is asked: `CancelledError` or an answer will tell.
+        The coordinator is asked to cancel the others without an outcome: each ends with `CancelledError` or
+        its answer.
         """
         never = [task for task in tasks if task.state is TaskState.WAITING]
         for task in never:
@@ -357,19 +352,19 @@ class FarClient:
 
     @property
     def cancelling(self) -> Set[Task]:
-        """The tasks that the coordinator was asked to cancel, and has not answered for."""
+        """The tasks that the coordinator was asked to cancel and has not answered."""
         return self._pending.asked_back
 
     def fail(self, error: BaseException) -> None:
-        """Every task comes to this end; what runs of them goes on unheard."""
+        """End every task with `error`; running ones go on, and their outcomes are dropped."""
         self._pending.fail(error)
 
     def leave(self) -> None:
-        """Say goodbye once every task has its outcome; submit no more."""
+        """Send BYE once every task has its outcome; submit no more."""
         self._leaving = True
 
     def terminate(self) -> None:
-        """Every task ends with `CancelledError`, and what runs of them is killed; then say goodbye."""
+        """End every task with `CancelledError` and send BYE; the coordinator kills the running ones."""
         self._pending.fail(CancelledError())
         self._leaving = True
 
@@ -391,13 +386,13 @@ class FarClient:
                 self._welcome(message, now)
             case PoolMessageType.REFUSED:
                 self._break(PoolBroken(f"the coordinator refused: {shown(message.fields[0])}"))
-            case _ if self._said_bye is not None:  # it has forgotten us, as it was asked to
+            case _ if self._said_bye is not None:  # the coordinator dropped this client after its BYE
                 self.calling.stage = SessionStage.CLOSED
             case _ if self.stage is SessionStage.OPEN:
                 self.calling.begin(now)
 
     def turned_away(self, why: str, now: float) -> None:
-        """The socket of the session was not let in."""
+        """The session's socket was not admitted."""
         self.calling.turned_away(why, now)
         if self.calling.barred:
             self._break(NotAdmitted(f"cannot use the coordinator at {self._place}: {self.calling.barred}"))
@@ -412,7 +407,7 @@ class FarClient:
             self._break(self._lost)
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
-        """Everything that is to be done."""
+        """The actions to do now."""
         talk = self.calling.open_talk()
         if talk is not None:
             if self._pending.unsent:
@@ -431,18 +426,18 @@ class FarClient:
         return self.calling.flush(now)
 
     def deadline(self, now: float) -> float:
-        """When `tick` and `flush` are wanted next."""
+        """When `tick` and `flush` must be called next."""
         deadline = self.calling.deadline(now)
         if self._said_bye is not None:
             deadline = min(deadline, self._farewell())
         return deadline if self._unsent_since is None else min(deadline, self._unsent_since + GATHER)
 
     def away(self, now: float) -> float:
-        """For how many seconds no coordinator has answered; 0 if one does."""
+        """Seconds since a coordinator last answered; 0 if one answers."""
         return self.calling.away(now)
 
     def _farewell(self) -> float:
-        """When it goes without an answer to its goodbye."""
+        """When it closes without an answer to BYE."""
         return inf if self._said_bye is None else self.calling.silent_since(self._said_bye) + FAREWELL
 
     def _welcome(self, message: PoolMessage, now: float) -> None:
@@ -460,7 +455,7 @@ class FarClient:
     # -- to the coordinator ------------------------------------------------------------------------
 
     def _submit_unsent(self, talk: ReliableChannel, now: float) -> None:
-        """At once while little is on its way; else what gathers within a moment."""
+        """Submit at once while few messages are unacked; else after `GATHER` seconds, as a batch."""
         if not self._pending.room(self.workers):
             self._unsent_since = None
             return
@@ -473,7 +468,7 @@ class FarClient:
         self._submit(talk, self._pending.send(self.workers), now, again=False)
 
     def _gathers(self, talk: ReliableChannel) -> bool:
-        """Whether what is to be submitted waits for company."""
+        """Whether tasks wait to form a batch before they are submitted."""
         return self._said - talk.out.received >= TALKATIVE or self._pending.plenty(self.workers)
 
     def _submit(self, talk: ReliableChannel, rows: list[Row], now: float, *, again: bool) -> None:
@@ -493,7 +488,7 @@ class FarClient:
             case PoolMessageType.PART:
                 self.calling.stage = SessionStage.CLOSED
             case _:
-                pass  # a word for agents
+                pass  # a message for agents
 
     def _break(self, error: BaseException) -> None:
         self.error = error

@@ -1,4 +1,4 @@
-"""The engine that is a client of a coordinator elsewhere."""
+"""The engine that is a client of a remote coordinator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nearfar.pool.codec import pickled, without_pickle
 from nearfar.pool.far_client import FarClient
 
 FAREWELL = 2.0
-"""Seconds that a terminated pool waits for its coordinator to have heard so."""
+"""Seconds that a terminated pool waits for its coordinator to be told."""
 
 
 class FarEngine(BaseEngine):
@@ -65,12 +65,12 @@ class FarEngine(BaseEngine):
         self._poll.register(self._waker.fileno(), select.EPOLLIN)
         self._descriptor = -1
         self._unread = False
-        """Whether messages lie here, of which the descriptor has not told since."""
+        """Whether unread messages may lie here that the descriptor no longer reports."""
         self._last_moment = float("inf")
         self._patience: float | None = None
-        """When what is missing is to be told of."""
+        """When to warn of what is missing."""
         self._look_at = 0.0
-        """When a step is to look at more than what has come, and what was handed in."""
+        """When a step must check more than received messages and submitted calls."""
         self._begin()
 
     @property
@@ -87,7 +87,7 @@ class FarEngine(BaseEngine):
         return max(1, self._machine.workers)
 
     def counts(self) -> dict[str, int]:
-        """As `Engine.counts`: of what is this client's, but the workers, whom it shares."""
+        """As `Engine.counts`: of this client's calls; the workers are shared."""
         (waiting, given), handed_in = safely(
             partial(self._alone.look, lambda: (self._machine.counts(), len(self._inbox)))
         )

@@ -1,9 +1,8 @@
-"""`imap` and `imap_unordered`: results one by one, over an input that a thread reads ahead of the workers.
+"""`imap` and `imap_unordered`: results one by one, over an input that is read ahead of the results.
 
-The input of an `imap` on its way to the workers: read in a thread of its own, ahead of the results.
-
-An input may block: it may wait for what the caller does with a result, as in
-``for r in pool.imap(f, iter(q.get, None)): q.put(...)``. So the caller's thread reads only what cannot.
+`InputFeed` reads the input in a thread of its own and submits it. An input may block: it may wait for what
+the caller does with a result, as in ``for r in pool.imap(f, iter(q.get, None)): q.put(...)``. So the caller's
+thread reads only inputs that cannot block.
 """
 
 from __future__ import annotations
@@ -31,23 +30,24 @@ __all__ = ["IMapIterator", "IMapUnorderedIterator", "InputFeed", "default_window
 
 
 AT_HAND = (list, tuple, range, str, bytes, bytearray, dict, set, frozenset)
-"""Inputs that are there already: to read one runs no code of others, and never blocks."""
+"""Inputs that are complete: reading one runs no foreign code and never blocks."""
 ITEM_WITHIN = 0.1
 """Seconds that `finish` waits for the item that is being read, which may never come."""
 ENDLESS = 1 << 62
 EACH_CHECK = 0.005
-"""Seconds of reading in the caller's thread after which it is looked whether that was interrupted."""
+"""Seconds of reading in the caller's thread between two checks for an interruption."""
 
 
 class InputFeed:
-    """Reads `source` and hands it in, in chunks; `head` is the next that has ended.
+    """Reads `source` and submits it in chunks; `head` is the next ended chunk.
 
-    At most `window` items are read and not done with. No method holds a lock while code of others runs, so
-    that a garbage collection finds none held. The thread keeps this alive, and not the iterator that takes
-    from it: that one calls `stop` when it is forgotten.
+    At most `window` items are read and not yet done with. No method holds a lock while foreign code runs, so
+    that a garbage collection finds none held. The reading thread keeps the feed alive, but not the iterator
+    that takes from it: the iterator calls `stop` when it is deleted.
 
     `wait`, `head`, `over` and `make_room` are for a thread that is not `exposed` (see
-    `nearfar.net.interrupts`). The thread that reads is, as it runs the caller's input: it hands in safely.
+    `nearfar.net.interrupts`). The reading thread is exposed, as it runs the caller's input: it submits with
+    `safely`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class InputFeed:
         self._chunksize = chunksize
         self._window = window
         self._low = max(chunksize, window // 4)
-        """Items that there is to be room for before the thread is woken: each change of threads is dear."""
+        """Room, in items, at which the thread is woken: each thread switch is expensive."""
         self._limits = limits
         self._loud = reporter is not None
         self._reporter = reporter
@@ -81,21 +81,21 @@ class InputFeed:
         self._reading = True
         self._finishing = self._stopped = False
         self._items: list[Any] = []
-        """Of the chunk that is being read."""
+        """Items of the chunk that is being read."""
         self._read = self._done = 0
         """Items."""
         self._submitted = self.taken = 0
-        """Chunks. Only who reads counts what was read and submitted, only who takes the others."""
+        """Chunks. Only the reader changes `_read` and `_submitted`, only the taker `_done` and `taken`."""
         self.queue: deque[Part] = deque()
-        """Those to be taken: all that were submitted, or, not `ordered`, all that have ended."""
+        """The chunks to take: if `ordered`, all submitted ones, else all ended ones."""
         self._unsettled: set[Part] = set()
-        """Where they are not `ordered`."""
+        """The submitted chunks that have not ended; only used if not `ordered`."""
         self._room = InterruptibleCondition()
         self._news = InterruptibleCondition()
         self._thread: threading.Thread | None = None
 
     def begin(self, on_end: Callable[[InputFeed], object] | None) -> None:
-        """Read as far as the window goes. `on_end` is called once no more is read, in any thread."""
+        """Read up to the window. `on_end` is called, in any thread, once no more will be read."""
         self._on_end = on_end
         if self._at_hand:
             safely(self._read_on)
@@ -103,25 +103,25 @@ class InputFeed:
             self._thread = threading.Thread(target=self._run, name="nearfar-imap-input", daemon=True)
             self._thread.start()
 
-    # -- for who takes -----------------------------------------------------------------------------
+    # -- for the taker -----------------------------------------------------------------------------
 
     def wait(self, deadline: float | None) -> bool:
-        """Wait until `head` tells something, by `deadline` of `time.monotonic` (None: for ever)."""
+        """Wait until `head` is known, until `deadline` of `time.monotonic` (None: no limit)."""
         if self._submitted == self.taken and not self._news.wait(self._is_known, deadline):
             return False
         return self._is_next() or self._engine.wait_until(self._is_next, left(deadline))
 
     def head(self) -> Part | None:
-        """The next part, which has ended; None if another caller has taken it meanwhile, or at the end."""
+        """The next ended part; None at the end, or if another caller has taken it meanwhile."""
         return self.queue[0] if self.queue and self._is_next() else None
 
     @property
     def over(self) -> bool:
-        """Whether there will be no chunk any more."""
+        """Whether no further chunk will come."""
         return not self._may_come() and self._submitted == self.taken
 
     def make_room(self, items: int) -> None:
-        """The caller is done with so many items more."""
+        """The caller is done with `items` more items."""
         self._done += items
         if self._read - self._done + self._low <= self._window:
             if not self._at_hand:
@@ -130,7 +130,7 @@ class InputFeed:
                 self._read_on()
 
     def read_all(self) -> None:
-        """Read the input to its end, whatever the window, and return then."""
+        """Read the input to its end, regardless of the window; returns at the end."""
         self._window = ENDLESS
         if self._at_hand:
             safely(self._read_on)
@@ -140,7 +140,7 @@ class InputFeed:
 
     @safe
     def finish(self) -> None:
-        """Read no more than the chunk that is being read, and drop what has not begun."""
+        """Read no further than the current chunk, and drop the chunks that have not begun."""
         self._finishing = True
         if self._thread is not None and self._thread.ident != whose():
             self._room.notify()
@@ -151,7 +151,7 @@ class InputFeed:
 
     @safe
     def stop(self) -> None:
-        """Read no more, and hand in no more: an item for which the input still blocks is dropped."""
+        """Read and submit no more: an item for which the input still blocks is dropped."""
         self._finishing = self._stopped = True
         self._room.notify()
         self._news.notify()
@@ -178,7 +178,7 @@ class InputFeed:
             while self._reading:
                 self._read_on()
                 self._room.wait(self._may_read, None)
-        except BaseException as error:  # another thread raised it here: the caller is to know
+        except BaseException as error:  # another thread raised it here: pass it on to the caller
             self.error = self.error or error
             soon(self._end)
 
@@ -198,7 +198,7 @@ class InputFeed:
             self._end()
 
     def _read_at_hand(self) -> None:
-        """In the caller's thread, and safely: what is read is submitted."""
+        """In the caller's thread, and safely: every item that is read is submitted."""
         size, checked = self._chunksize, monotonic()
         while self._reading and not self._finishing and (room := self._room_now() // size) > 0:
             pieces: Any = zip(islice(self._source, room)) if size == 1 else chunks(self._source, size)
@@ -278,7 +278,7 @@ class InputFeed:
         self._forget()
 
     def _forget(self) -> None:
-        """Tell of the end, once. What blocks in its input for ever is to keep no pool alive."""
+        """Call `on_end`, once. A feed whose input blocks for ever must not keep its pool alive."""
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(self)
@@ -288,12 +288,12 @@ Notice = Callable[[InputFeed], object]
 
 
 def default_window(workers: int, chunksize: int) -> int:
-    """Items that are read ahead if nobody says: four chunks for each worker, and 256 at least."""
+    """Items that are read ahead by default: four chunks for each worker, at least 256."""
     return max(256, 4 * workers * chunksize)
 
 
 class _Failed(NamedTuple):
-    """Stands among the values: in the place of a chunk that failed, or of an input that raised."""
+    """Takes the place of a failed chunk's values, or of an input's error."""
 
     error: BaseException
 
@@ -301,14 +301,14 @@ class _Failed(NamedTuple):
 class IMapIterator:
     """Results in the order of the input, as `multiprocessing.Pool.imap` gives them, in bounded memory.
 
-    At most `window` items are read and not done with: a result is done with when the next one is asked for.
+    At most `window` items are read and not done with: a result is done with when the next one is requested.
     The input is read in a thread of its own, from the start, so it may block, and `next` keeps its timeout; a
-    list, a range and the like are read in the caller's.
+    list, a range and the like are read in the caller's thread.
 
     A task that failed raises at its place (with its whole chunk, if there is more than one item in it), and
     iteration goes on after it. For a task's StopIteration, `RuntimeError` is raised, as a generator does.
     What the input raises comes after all earlier results; items of a chunk that was not yet full are
-    dropped, as the standard does. An iterator that is forgotten reads no more.
+    dropped, as in the standard library. An iterator that is deleted reads no more.
     """
 
     _feed: InputFeed | None = None  # until there is one: `__del__` of an iterator whose making failed
@@ -327,8 +327,8 @@ class IMapIterator:
         read: Notice | None = None,
         keeper: object = None,
     ) -> None:
-        """`limits`: those of each chunk. `begun` is called before the input is read, `read` when it is at its
-        end, in any thread. `keeper` (the pool) is kept alive until the end.
+        """`limits`: those of each chunk. `begun` is called before the input is read, `read` at its end, in
+        any thread. `keeper` (the pool) is kept alive until the end.
 
         Raises `ValueError` for a chunk of no items, or one larger than the window.
         """
@@ -343,13 +343,13 @@ class IMapIterator:
         # Reentrant: a callback that runs while this waits may ask for the next result, too.
         self._lock = threading.RLock()
         self._values: deque[Any] = deque()
-        """Those that `next` gives next."""
+        """The values that `next` returns next."""
         self._thread: int | None = None
-        """The only thread that takes from them without the lock: the first that asks, until another does."""
+        """The only thread that takes values without the lock: the first caller, until another one calls."""
         self._in_hand = 0
-        """Items that were put there, and of which the feed does not know yet that they are done with."""
+        """Items put into `_values` that were not yet reported to the feed as done with."""
         self._block = max(1, window // 4)
-        """Items that are put there at once, if so many have ended."""
+        """Items that are put into `_values` at once, if so many have ended."""
         feed = InputFeed(engine, func, iterable, chunksize, window, limits, reporter, ordered=self._ordered)
         self._feed = feed
         if begun is not None:
@@ -403,12 +403,12 @@ class IMapIterator:
     __next__ = next
 
     def close(self) -> None:
-        """Read no more input, and drop what has not begun. Results that are there can still be had."""
+        """Read no more input, and drop tasks that have not begun. Finished results can still be taken."""
         if self._feed is not None:
             self._feed.finish()
 
     def _take(self, deadline: float | None) -> Any:
-        """The next value, or what stands in its place."""
+        """The next value, or a `_Failed` in its place."""
         patience = left(deadline)
         if not self._lock.acquire(timeout=-1 if patience is None else patience):
             raise TimeoutError
@@ -416,7 +416,7 @@ class IMapIterator:
             if self._thread is None:
                 self._thread = whose()
             elif self._thread != whose():
-                self._thread = 0  # from now on, everybody takes under the lock
+                self._thread = 0  # from now on, every thread takes under the lock
             feed = self._feed
             assert feed is not None
             while not self._values:
@@ -429,12 +429,12 @@ class IMapIterator:
             self._lock.release()
 
     def _give_back(self, found: Any) -> None:
-        """It never reached the caller that asked for it."""
+        """Put back a value that did not reach its caller."""
         with self._lock:
             self._values.appendleft(found)
 
     def _take_block(self, feed: InputFeed, deadline: float | None) -> None:
-        """Wait for the next part and unpack it, and what has ended after it; or say that this is the end."""
+        """Wait for the next part and unpack it, with the ended ones after it. `StopIteration` at the end."""
         if not feed.wait(deadline):
             raise TimeoutError
         deferred_call = errand_here()
@@ -474,6 +474,6 @@ class IMapIterator:
 
 
 class IMapUnorderedIterator(IMapIterator):
-    """Results as they come. Otherwise as `IMapIterator`; errors, too, come when they happen."""
+    """Results, and errors, in the order in which tasks end. Otherwise as `IMapIterator`."""
 
     _ordered = False

@@ -1,4 +1,4 @@
-"""The engine whose coordinator is this process: its workers are children, and whoever joins at an address."""
+"""The engine whose scheduler runs in this process: its workers are children, and those that join it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from nearfar.net.auth import Access
 
 FAREWELL = 2.0
-"""Seconds that a terminated pool waits for workers elsewhere to have heard so."""
+"""Seconds that a terminated pool waits for remote workers to be told."""
 
 
 class NearEngine(BaseEngine):
-    """Worker processes of this process; with an address, those that join there, too."""
+    """Worker processes of this process and, with an address, workers that join there."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class NearEngine(BaseEngine):
         self._processes = count
         self._gate: CoordinatorServer | None = None
         self._last_signal: int | None = None
-        """What its workers are to be ended with."""
+        """The signal that ends its workers."""
         self._last_moment: float | None = None
         """Once it is terminated: when it is over at the latest."""
         self._supervisor.watch(self._waker.fileno(), self._waker.clear)
@@ -126,7 +126,7 @@ class NearEngine(BaseEngine):
         return now | {"waiting": now["waiting"] + ahead}
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `Work.poll`. What lies at the gate unread, the step before has told the waker."""
+        """As `Work.poll`. If the server had unread messages, the step before has woken the waker."""
         try:
             return self._supervisor.epoll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
@@ -222,7 +222,7 @@ class NearEngine(BaseEngine):
     def _leave_now(self) -> None:
         if self._gate is None or not self._coordinator.workers:
             self._end()
-        elif self._last_moment is None:  # workers elsewhere are to be told
+        elif self._last_moment is None:  # remote workers must be told first
             self._last_moment = monotonic() + FAREWELL
             self._coordinator.client_gone(self.name)
             self._supervisor.resize(0)
@@ -251,7 +251,7 @@ def earlier(one: float | None, other: float | None) -> float | None:
 
 
 def _nothing() -> None:
-    """The gate has its turn in every step."""
+    """Does nothing: the server has its turn in every step."""
 
 
 def _usable_cpus() -> int:

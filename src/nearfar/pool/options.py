@@ -186,7 +186,7 @@ def checked(timeout: float | None, retries: int) -> Limits:
 
 
 class Sized(Protocol):
-    """Whoever knows the number of its workers."""
+    """An object with the number of its workers."""
 
     @property
     def size(self) -> int: ...

@@ -97,7 +97,7 @@ class Pool:
         """A pool of the workers of the coordinator at `address`, which other programs may use as well.
 
         `wait`: seconds without an answer of the coordinator, after which every call fails with
-        `CoordinatorLost`. `keys` and `insecure` are to be as the coordinator's; where they do not fit, every
+        `CoordinatorLost`. `keys` and `insecure` must match the coordinator's; if they do not, every
         call fails with `NotAdmitted`. Nothing is sent before the pool is used. `plain` as for a new pool.
         Raises `AddressError`, `KeysError`, and `ItemError` for an initializer that cannot travel plainly.
         """
@@ -118,7 +118,7 @@ class Pool:
 
     @property
     def address(self) -> str | None:
-        """Where other workers may join, or of the coordinator; None for a pool of this process alone."""
+        """The address where workers may join, or of the coordinator; None for a pool of this process only."""
         return self._engine.address
 
     def __reduce__(self) -> NoReturn:
@@ -245,16 +245,16 @@ class Pool:
             self._close_when_read()
 
     def terminate(self) -> None:
-        """Kill the workers at once. What had not ended raises `CancelledError` for those who ask."""
+        """Kill the workers at once. Results of unfinished calls raise `CancelledError`."""
         self._state = TERMINATE
         for feed in self._reading.members():
             feed.stop()
         self._engine.terminate()
 
     def join(self) -> None:
-        """Wait for the workers' end. Raises `ValueError` unless `close` or `terminate` came before.
+        """Wait for the workers' end. Raises `ValueError` unless `close` or `terminate` was called before.
 
-        What inputs of `imap` still hold is read now, and waits for those who ask, as with the standard.
+        The rest of the inputs of `imap` is read now; its results can be taken later, as with the standard.
         """
         if self._state == RUN:
             raise ValueError("Pool is still running")
@@ -280,7 +280,7 @@ class Pool:
         return result
 
     def _asked(self, options: Mapping[str, Any], allowed: type) -> Limits:
-        """The limits of a call. Raises `TypeError` and `ValueError` for what is not to be asked for."""
+        """The limits of a call. Raises `TypeError` and `ValueError` for invalid options."""
         if not options:
             return self._limits
         asked = limits(options, self._limits, allowed)
@@ -331,6 +331,6 @@ class Pool:
         self._close_when_read()
 
     def _close_when_read(self) -> None:
-        """Close the engine, unless an `imap` has still to submit what its input holds."""
+        """Close the engine, unless an `imap` has not yet read its input to the end."""
         if self._state == CLOSE and not self._reading.members():
             self._engine.close()

@@ -123,7 +123,7 @@ class AsyncResult(Call):
         return not self.settled and self._engine.cancel(self)
 
     def drop(self) -> None:
-        """Drop what has not begun, without waiting to hear what that was: nobody wants the outcome."""
+        """Drop the tasks that have not begun, without waiting for an answer: the outcome is not needed."""
         self._engine.cancel(self, wait=False)
 
     def returned(self, value: Any) -> None:
@@ -166,7 +166,7 @@ class AsyncResult(Call):
 
 
 class Applied(AsyncResult):
-    """That of a call whose caller waits for it at once."""
+    """The result of a call whose caller waits for it at once."""
 
     __slots__ = ()
 
@@ -192,11 +192,11 @@ class MapResult(AsyncResult):
         super().__init__(engine, keeper, list, (), None, callbacks)
         self._chunks: list[Part] = []
         self._failed: list[Part] = []
-        """Those that failed, in the order of their ends."""
+        """Failed chunks, in the order of their ends."""
         self._counter = count(1)
         """Of chunks that have ended, and `send`. Counted in one step of C, in whichever thread."""
         self._total = 0
-        """How many there are to be, once that is known."""
+        """The final count, once that is known."""
         self._reporter = reporter
 
     def send(
@@ -318,13 +318,13 @@ def obtain(result: Obtainable[T_co]) -> T_co:
 
 
 def drop(result: Obtainable[Any]) -> None:
-    """What has not begun of a result that nobody will get: its caller was interrupted."""
+    """Drop the tasks of `result` that have not begun: its caller was interrupted."""
     if not result.ready():
         result.drop()
 
 
 class InterruptibleCondition:
-    """Whoever brings something about notifies; those who wait look again. Nobody holds a lock meanwhile.
+    """Waiting threads check a condition again at each `notify`. No thread holds a lock meanwhile.
 
     Several threads may wait, and a signal's handler in the middle of another wait of its thread: each has a
     lock of its own to sleep on.
@@ -347,7 +347,7 @@ class InterruptibleCondition:
             deferred_call.stir = self.notify
         waiter = allocate_lock()
         waiter.acquire()
-        self._waiters.append(waiter)  # before the look: whoever brings it about after that notifies
+        self._waiters.append(waiter)  # before the check: a change after it notifies this waiter
         try:
             while not ready():
                 if deferred_call is not None and deferred_call.abandoned:
@@ -365,7 +365,7 @@ class InterruptibleCondition:
             self._waiters.remove(waiter)
 
     def notify(self) -> None:
-        """Something was brought about."""
+        """Wake the waiting threads: something changed."""
         for waiter in tuple(self._waiters):
             with suppress(RuntimeError):  # it was woken already
                 waiter.release()

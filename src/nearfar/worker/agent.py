@@ -1,4 +1,4 @@
-"""The agent: workers of this machine for a coordinator elsewhere. One thread, the caller's."""
+"""The agent: offers this machine's workers to a remote coordinator, in the caller's thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 GIVE_EVERY = 0.05
 """Seconds between two tries to give a worker a batch for which there was no room."""
 GIVE_WITHIN = 5.0
-"""Seconds after which there is to be room for it."""
+"""Seconds within which there must be room for it; after that, the worker is given up."""
 LAST_WORDS = 1.0
 """Seconds for telling the coordinator of what was killed."""
 
@@ -42,7 +42,7 @@ Batch = tuple[str, str, bytes, int, list[TaskRow]]
 
 @dataclass(slots=True)
 class Late:
-    """What a worker is to be given, in this order, and there was no room for."""
+    """Batches for a worker, in order, for which there was no room."""
 
     batches: deque[Batch]
     next: float

@@ -1,6 +1,4 @@
-"""The agent's side of the conversation with its coordinator, as a pure machine.
-
-The agent's side of the protocol as a pure machine: one session after another, and what outlasts them.
+"""The agent's side of the protocol with its coordinator, as a pure state machine.
 
 ::
 
@@ -8,13 +6,12 @@ The agent's side of the protocol as a pure machine: one session after another, a
                         ^                   |
                         +----- STRANGER ----+
 
-It passes work on to its workers and their answers back, unread. Its sessions are those of
-`nearfar.coordinator.client_session`; only a STRANGER ends one. If the next WELCOME names the same epoch,
-it took
-this agent for dead, and has said so of all that ran here: those workers are killed. If the epoch is another,
-the coordinator was restarted and knows nothing: what runs goes on, and is told of, as are the answers that
-were not released yet, for their clients may not have them. Times are in seconds of any steady clock.
-"""
+The agent passes tasks to its workers and their answers back, both undecoded. Its sessions are those of
+`nearfar.coordinator.client_session`; only STRANGER ends one. If the next WELCOME names the same epoch, the
+coordinator counted this agent as dead and reported everything that ran here as lost: those workers are
+killed. If the epoch is another, the coordinator was restarted without any state: running tasks go on and are
+reported to it, and so are the answers that were not released yet, since their clients may not have them.
+Times are in seconds of any steady clock."""
 
 from __future__ import annotations
 
@@ -139,7 +136,7 @@ class AgentProtocol:
         self.epoch = ""
         """That of the last coordinator."""
         self.stale = 0
-        """Answers that were nobody's."""
+        """Answers for which no task is known."""
         self.calling = ClientSession(AGENT, name, about, wait, stem)
         """The session with the coordinator: its `stage` is this machine's; CLOSED: it is over."""
         self._records: dict[str, Journal] = {}
@@ -213,7 +210,7 @@ class AgentProtocol:
             first = record.ran + 1
             spent_here = spent * len(share) / len(rows)
             number = self._say(now, PoolMessageType.ANSWERS, record.wired, first, spent_here, rows=share)
-            self._last_answer = number or inf  # without a session nobody has heard of it
+            self._last_answer = number or inf  # without a session, no coordinator has received it
             place = 0
             for client, numbers in record.answer(len(share)):
                 answers = share[place : place + len(numbers)]
@@ -232,7 +229,7 @@ class AgentProtocol:
             self._bury(record, now)
 
     def returned(self, worker: str, batches: int, now: float) -> None:
-        """What `Recall` brought."""
+        """What `RevokeBatch` brought."""
         record = self._records.get(worker)
         if record is not None:
             record.take_back(batches)
@@ -263,7 +260,7 @@ class AgentProtocol:
         self.calling.tick(now)
 
     def flush(self, now: float) -> list[Action]:
-        """Everything that is to be done."""
+        """The actions to do now."""
         if self._leaving and self.stage is not SessionStage.CLOSED:
             self._go(now)
         actions = self._actions
@@ -429,7 +426,7 @@ class AgentProtocol:
         assert record.end is not None
         how, unread = record.end
         if not record.told and not record.batches:
-            del self._records[record.name]  # nobody knew it
+            del self._records[record.name]  # no coordinator knew it
         else:
             record.end_message = self._say(now, PoolMessageType.DIED, record.wired, how, unread, record.given)
             if record not in self._ended:

@@ -1,28 +1,25 @@
-"""The private channel between a worker process and its parent: its messages, and answers kept in shared
-memory.
+"""The private channel between a worker process and its parent: its messages, its sockets, and result buffers.
 
-What stands in the messages between a worker process and its parent, each one msgpack array.
+Messages
+    Each is one msgpack array. To the worker, a batch: ``[extra, client, function, mode, *payloads]``. From
+    the worker, answers: ``[extra, number, spent, *answers]``, each ``[status, payload, []]``, or ``[value]``
+    for a bare value; `number` counts the answers before these, `spent` is in microseconds. A first
+    ``[nil, READY]`` reports that the worker has started.
 
-Down, a batch: ``[extra, client, function, mode, *payloads]``.
-Up, answers: ``[extra, number, spent, *answers]``, each ``[status, payload, []]``, or ``[value]`` for a value
-that is bare; `number` counts the answers before these, `spent` is in microseconds. A first ``[nil, READY]``
-says that the worker is there.
+    A payload is a blob; or the number of its buffers, when the blob and the buffers lie in shared memory, in
+    this order; or an array of bare arguments. Bare values (`are_bare`) stand in the message as they are:
+    msgpack packs a whole batch of them at once, for a fraction of the cost of pickling each one. `extra` is
+    nil, or ``[descriptor or nil, segments that are free again]`` (`nearfar.serialization.shared_memory`).
 
-A payload is a blob, or the number of its buffers: then the blob and they lie in shared memory, in this
-order; or an array of arguments that are bare. What is bare (`are_bare`) stands in the message as it is:
-msgpack packs a whole batch of it at once, for a fraction of what pickling each by itself takes. `extra` is
-nil, or ``[descriptor or nil, segments that are free again]`` (`nearfar.serialization.shared_memory`).
+Sockets
+    `make_pair` makes a pair of sockets that keeps messages apart: a message is sent whole or not at all, and
+    read whole. The sender keeps a copy of the other end and can read back what was sent and not yet read: so
+    the parent revokes batches that a worker has not begun, and knows exactly what a dead worker had read.
 
-The private line between a worker process and its parent: a pair of sockets that keeps messages apart.
-
-A message is sent whole or not at all, and read whole. What was sent and not read can still be read by the
-sender, who keeps a copy of the other end: so the parent calls back what a worker has not begun, and knows of
-a dead one exactly what it had.
-
-Answers that survive their worker: in shared memory before the next task starts, sent a few at a time.
-
-A worker killed between two tasks of a batch must not take finished answers with it, and a message for each
-tiny task would cost more than the task. So answers gather here, and the parent reads what is left.
+Result buffers
+    A worker killed between two tasks of a batch must not lose finished answers, and a message for each tiny
+    task would cost more than the task. So a `ResultBuffer` in shared memory holds each answer before the next
+    task starts; the worker sends a few at a time, and the parent reads the rest.
 """
 
 from __future__ import annotations
@@ -78,7 +75,7 @@ def are_bare(values: tuple[Any, ...]) -> bool:
     """Whether these can stand in a message as they are: a few numbers, None, short strings and bytes.
 
     None of them can change later, so they may be packed at any time. A few strings and integers msgpack
-    refuses all the same: `pack` raises `OverflowError` or `ValueError`, and they are to be pickled.
+    refuses all the same: `pack` raises `OverflowError` or `ValueError`, and they must be pickled.
     """
     if len(values) > MOST_BARE:
         return False
@@ -264,7 +261,7 @@ class ChannelEnd:
 
 
 def unread(theirs: socket.socket) -> int:
-    """Read back what the other side sent to `theirs` and nobody has read; returns how many messages.
+    """Read back the messages sent to `theirs` that were not read; returns their number.
 
     Raises `OSError`, having taken none.
     """

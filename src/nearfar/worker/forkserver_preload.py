@@ -1,7 +1,7 @@
-"""Imported by the server that forks a program's workers: it hears neither SIGTERM nor SIGHUP, nor do they.
+"""Imported by the fork server of a program: it and the workers it forks ignore SIGTERM and SIGHUP.
 
-Service managers, and timeout(1), send SIGTERM to every process of a program, and the kernel SIGHUP when a
-terminal is closed. It asks the program to finish what is in hand, which it could not without its workers.
+Service managers, and timeout(1), send SIGTERM to every process of a program, and the kernel sends SIGHUP when
+a terminal is closed. The program then finishes its running tasks, and needs its workers for that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ for _signum in UNHEARD:
 
 
 def stay_deaf() -> None:
-    """In a worker: go on so, but for its children, whom others may stop as they are used to."""
+    """In a worker: keep ignoring them, but have its children take them as usual."""
     for signum in UNHEARD:
         # A handler that does nothing: a program that is executed is not deaf, as it would be with SIG_IGN.
         signal.signal(signum, lambda signum, frame: None)

@@ -51,7 +51,7 @@ class Answers(NamedTuple):
 
 
 class WorkerHandle:
-    """A process, its line, and how far it has come. Not for several threads at once."""
+    """A process, its channel, and its progress. For one thread at a time."""
 
     def __init__(
         self, name: str, context: BaseContext, worker_config: main.WorkerConfig, *, daemon: bool
@@ -62,7 +62,7 @@ class WorkerHandle:
         self.ready = False
         self.retiring = False
         self.fault = ""
-        """Why nothing that it says is read any more."""
+        """Why its messages are not read any more."""
         with ExitStack() as on_error, ExitStack() as passed_on:
             ours, self.theirs = make_pair()
             self.end = ChannelEnd(ours)
@@ -83,7 +83,7 @@ class WorkerHandle:
         """Messages that were given and not taken back."""
         self._answered = 0
         self._seen = 0
-        """Of the answers in the outbox, how many a first look has found."""
+        """How many of the answers in the result buffer an earlier look has found."""
         self.pidfd = -1
         self._signalled: set[int] = set()
         self._forks = context.get_start_method() == "fork"
@@ -128,7 +128,7 @@ class WorkerHandle:
 
     @property
     def gathering(self) -> bool:
-        """True if it may have answers that wait for company."""
+        """True if it may have answers that it has not sent yet."""
         return bool(self._sent) and self._sent[0][0] > 1 and not self.fault
 
     def give(self, client: str, function: bytes, mode: int, payloads: Sequence[Payload]) -> None:
@@ -176,7 +176,7 @@ class WorkerHandle:
         return self._take(number, answers, spent / 1e6, parts)
 
     def look(self) -> Answers | None:
-        """Answers that wait for company while their worker runs another task, as the last look found."""
+        """Unsent answers of a worker that runs another task, as the last look found them."""
         first, count, content = self._outbox.look()
         known = self._seen - first
         self._seen = first + count
@@ -201,7 +201,7 @@ class WorkerHandle:
 
     def inherit(self) -> int:
         """Take back the messages that it had not begun when it died; returns how many."""
-        with suppress(OSError):  # it only throws away what nobody will read
+        with suppress(OSError):  # it only drops what no process will read
             unread(self.theirs)
         return self._take_back(self._given - self._outbox.begun())
 
@@ -212,7 +212,7 @@ class WorkerHandle:
         return count
 
     def last_words(self) -> list[Answers]:
-        """All that a dead worker answered and nobody has read."""
+        """All unread answers of a dead worker."""
         found: list[Answers] = []
         if self.fault:  # after an answer that is missing, no other has its place
             return found
@@ -267,14 +267,14 @@ class WorkerHandle:
         return bool(poll.poll(timeout * 1000))
 
     def abort(self) -> None:
-        """Undo what `start` did, how far it may have come."""
+        """Undo `start`, also if it failed half-way."""
         if self.process.pid is not None:
             self.process.kill()
             self.process.join()
         self.close()
 
     def close(self) -> None:
-        """Forget it. Its process has been reaped."""
+        """Release everything. Its process has been reaped."""
         self.let_go()
         # Not the process object itself: a program that holds it may still ask it how its process ended.
         popen = getattr(self.process, "_popen", None)
@@ -316,7 +316,7 @@ class WorkerHandle:
 def describe_exit(code: int | None) -> str:
     """What became of a process, as the end of a sentence about it."""
     if code is None:
-        return "ended, and nobody knows how"
+        return "ended in an unknown way"
     if code >= 0:
         return f"exited with code {code}"
     with suppress(ValueError):

@@ -1,20 +1,15 @@
-"""Who the worker is, what it inherits, and that it never outlives its parent.
+"""A worker process's identity, what it inherits from its parent, and its end with its parent.
 
-A worker never outlives its parent, whatever it is doing.
+A worker never outlives its parent. The parent holds the writing end of a pipe (`lifeline`). When the last
+copy of it is closed, at the latest by the parent's death, the kernel sends SIGKILL to the owner of the
+reading end. No thread has to check, so this also ends a task that never releases the GIL.
 
-The parent holds the writing end of a pipe. When the last copy of it is closed, by the parent's death if not
-before, the kernel sends SIGKILL to the owner of the reading end: no thread has to look, so that not even a
-task that holds the interpreter's lock for ever can miss it.
-
-An initializer that reaches its worker through the start of the process, as the standard's does.
-
-So it may have arguments that cannot be pickled, or only for a child: locks, queues, open files.
-
-What a forked worker inherits of the thread that starts it, and what it must not inherit.
+An initializer that cannot be pickled reaches its worker through the start of the process, as in the standard
+library (`inherit`). So its arguments may be locks, queues or open files, which only a child can receive.
 
 The first workers of a pool are forked by the thread that makes it, a replacement by whichever thread does the
-pool's work then. What a fork takes over of the whole process is as it is at that moment, for all alike; what
-belongs to a thread is noted when the pool is made, and set up in each worker.
+pool's I/O then. Process-wide state is inherited as it is at the fork, by all workers alike; state of a thread
+is recorded when the pool is made, and set up in each worker (`Surroundings`).
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def main(line: socket.socket, worker_config: WorkerConfig) -> None:
 
 def work(line: socket.socket, worker_config: WorkerConfig) -> None:
     """Do what a worker does until `line` is closed."""
-    # Ctrl-C is for whoever waits at the terminal. No SIG_IGN: a task's own commands would inherit it.
+    # Ctrl-C is for the program at the terminal. No SIG_IGN: a task's own commands would inherit it.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if deaf := sys.modules.get("nearfar.worker.forkserver_preload"):  # only where a program has asked for it
@@ -157,7 +157,7 @@ class TaskRunner:
         blob: Any,
         buffers: Sequence[Buffer],
     ) -> tuple[int, Buffer, Sequence[Buffer]]:
-        """Status, payload and buffers; or BARE, and the answer as it is to be sent."""
+        """Status, payload and buffers; or BARE, and the answer as it is sent."""
         try:
             value: Any
             if type(blob) is tuple:

@@ -65,7 +65,7 @@ class PollSet:
 
 
 class WorkerListener(Protocol):
-    """Who hears of a supervisor. Every answer that a worker gave is told before its death."""
+    """Receives a supervisor's events. Every answer of a worker is reported before its death."""
 
     def came(self, name: str, pid: int) -> None:
         """A worker is ready."""
@@ -96,7 +96,7 @@ MOST_TRIES = 50
 RECALL_EVERY = 0.001
 """Seconds between two attempts to take back what a worker that is about to begin has not read."""
 LOOK_EVERY = 0.005
-"""Seconds between two looks at answers that wait for company."""
+"""Seconds between two checks for unsent answers."""
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Supervisor(PollSet):
         inherited: Inherited | None = None,
         plain: tuple[str, ...] | None = None,
     ) -> None:
-        """`quota`: tasks after which a worker is to be replaced. `plain`: as in `WorkerConfig`.
+        """`quota`: tasks after which a worker is replaced. `plain`: as in `WorkerConfig`.
 
         `main_of`: the client whose `__main__` these processes have, because they are its children. `far`:
         what the pickler of their clients was told. Daemonic processes may have no children of their own.
@@ -143,9 +143,9 @@ class Supervisor(PollSet):
         self._closed = False
         self._starting: WorkerHandle | None = None
         self._batched: dict[str, WorkerHandle] = {}
-        """Those that may have answers which wait for company."""
+        """Workers that may have unsent answers."""
         self._recalled: dict[str, WorkerHandle] = {}
-        """Those of whom it is not known yet what they have not read."""
+        """Dead workers whose unread batches are not known yet."""
         self._next_recall = 0.0
         self._next_look = 0.0
         self._next_try = inf
@@ -256,11 +256,11 @@ class Supervisor(PollSet):
     # -- what they say -----------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Read what came, see who died, start who is missing."""
+        """Read messages, bury dead workers, start missing ones."""
         self.dispatch(self.epoll.poll(0))
 
     def deadline(self) -> float | None:
-        """When `tick` wants to be called."""
+        """When `tick` must be called next."""
         due = self._next_try
         if self._batched and self._next_look < due:
             due = self._next_look
@@ -269,7 +269,7 @@ class Supervisor(PollSet):
         return None if due == inf else due
 
     def tick(self, now: float) -> None:
-        """Look for answers that wait for company; try again to start what could not be started."""
+        """Check for unsent answers; try again to start processes that could not be started."""
         if now >= self._next_try:
             self._start_again()
         if self._recalled and now >= self._next_recall:

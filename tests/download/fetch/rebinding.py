@@ -95,7 +95,7 @@ def story(resolver: Resolver) -> None:
         assert refused(fetch(inside.url("/a", host="rebind.test")))
         assert resolver.asked.count("rebind.test") == 2
 
-        # Of two addresses only the public one is tried, be it the one where nobody answers.
+        # Of two addresses only the public one is tried, even if no server answers there.
         assert bytes(fetch(outside.url("/a", host="both.test")).data) == b"outside"
         assert fetch(inside.url("/a", host="both.test")).failure is not None
         assert inside.connections == 0 and not inside.log

@@ -180,7 +180,7 @@ def test_a_page_under_the_name_of_something_else_is_told(
     kind: str | None,
     warned: bool,
 ) -> None:
-    """One whose type says that it is a page is told by the desk, which sees types and no bytes."""
+    """A page that is declared as one is reported by the `JobSource`, which sees types and no bytes."""
     web.routes[path] = content(PAGE, **({"content_type": kind} if kind else {}))
     (sink,) = fetch_all(fetcher(), web.url(path))
     assert bytes(sink.data) == PAGE

@@ -1,4 +1,4 @@
-"""A name is given in one step, and never over what is there unasked."""
+"""A file gets its name in one step, and replaces no other file unless told to."""
 
 from __future__ import annotations
 

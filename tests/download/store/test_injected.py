@@ -84,7 +84,7 @@ def work(store: Store) -> dict[Job, Saved | Failure]:
 
 
 def prepare(folder: Path) -> None:
-    """A file of somebody else's has a name that is wished for."""
+    """A foreign file has the wanted name."""
     folder.mkdir()
     (folder / "b.png").write_bytes(OLD)
 

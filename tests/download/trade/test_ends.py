@@ -1,4 +1,4 @@
-"""Each end by itself: what a passage leaves unsent, what a stopped consumer leaves unanswered."""
+"""Each end by itself: what an upload leaves unsent, what a stopped consumer leaves unanswered."""
 
 from __future__ import annotations
 

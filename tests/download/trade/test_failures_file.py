@@ -40,7 +40,7 @@ def run(folder: Path, *options: str) -> tuple[int, str, str]:
 
 
 def test_a_list_that_is_its_own_failures_file_is_refused_and_kept(web: Web, tmp_path: Path) -> None:
-    """Given somebody's list as input and as failures file, I expect a sentence before anything is fetched."""
+    """Given one list as input and as failures file, I expect an error message before anything is fetched."""
     listed = tmp_path / "my-list.txt"
     listed.write_text(f"{web.url('/good')}\n")
     (tmp_path / "link").symlink_to(listed)

@@ -68,7 +68,7 @@ def end_all(troop: Troop, within: float) -> dict[str, Ended]:
 def verify(troop: Troop, endings: dict[str, Ended]) -> None:
     """Each command ended well, and what the producers say they did adds up.
 
-    All files are there, whole, in the manifest, and nothing besides; none was asked for after it was saved.
+    All files are there, whole, in the manifest, and nothing else; none was asked for after it was saved.
     """
     files, count = troop.files, len(troop.files.paths)
     assert {name: ended.code for name, ended in endings.items()} == dict.fromkeys(endings, Exit.OK), endings

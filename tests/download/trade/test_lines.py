@@ -274,7 +274,7 @@ def test_failures_that_cannot_be_written_are_counted_and_an_old_file_stays(tmp_p
 )
 @pytest.mark.parametrize("mode", [0o600, 0o644])
 def test_only_a_failures_file_is_removed_when_nothing_failed(tmp_path: Path, content: str, mode: int) -> None:
-    """Given somebody's own list where the failures file is to be, I expect it to be there afterwards."""
+    """Given a user's own list in place of the failures file, I expect it to be there afterwards."""
     path = tmp_path / "my-list.txt"
     path.write_text(content)
     path.chmod(mode)

@@ -103,7 +103,7 @@ def all_there(folder: Path) -> bool:
 
 
 def partial_files(folder: Path) -> list[str]:
-    """What is in the directory besides files under their names and the manifest."""
+    """What the directory holds other than files under their names and the manifest."""
     names = (path.name for path in (folder / "files").iterdir())
     return [name for name in names if not name.endswith(".png") and not name.startswith(".nearfar.sqlite")]
 

@@ -1,4 +1,4 @@
-"""What was saved is not fetched again, though whoever should have said so is gone."""
+"""A saved file is not fetched again, though the consumer that should have reported it is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets in URLs and headers: sent to their server, kept in the failures file, and told to nobody else."""
+"""Secrets in URLs and headers: sent to their server, kept in the failures file, and sent nowhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said arrives as it was said; what cannot be read is refused."""
+"""Messages are decoded as they were encoded; malformed ones are refused."""
 
 from __future__ import annotations
 

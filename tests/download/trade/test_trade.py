@@ -71,7 +71,7 @@ def test_an_offer_waits_for_the_first_consumer_and_then_asks_its_neighbours(
     late = iter(enumerate(directories))
 
     def arrive() -> bool:
-        """Both come, in one moment, after the first offer went to whoever there might be."""
+        """Both arrive at once, after the first offer was sent to any consumer."""
         for number, directory in late:
             world.consumer(f"late{number}", directory)
         return True
@@ -142,7 +142,7 @@ def test_a_large_file_that_kills_every_consumer_fails_in_the_end(make_world: Mak
     world.consumer(next(names), tmp_path)
 
     def die() -> bool:
-        """Whoever has taken a chunk of the file dies; another takes its place."""
+        """The consumer that has a chunk of the file dies; another takes its place."""
         (name,) = world.consumers
         if world.post.sent[-1][0] == "chunk":
             world.kill(name)

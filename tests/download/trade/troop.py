@@ -61,7 +61,7 @@ class Files:
         self._held = frozenset(self.paths[count * 4 // 5 :])
         self._open = threading.Event()
         self.waited_for = threading.Event()
-        """Somebody asked for what is kept back."""
+        """A producer asked for a file that is held back."""
         self._web = web
         web.routes["*"] = self._answer
 

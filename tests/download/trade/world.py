@@ -16,7 +16,7 @@ from tests.support.transport import Inbox, Outbox, Post
 
 
 class ListDesk:
-    """A `Desk` over a list."""
+    """A `JobSource` over a list."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.on_event: Callable[[], None] = lambda: None
@@ -67,7 +67,7 @@ class World:
         self.post.join(name, store.id)
 
     def kill(self, name: str) -> None:
-        """As kill -9: its drafts are forgotten, its letters are not answered."""
+        """As kill -9: its drafts are dropped, its requests are not answered."""
         del self.consumers[name]
         self.stores.pop(name).close()
         self.post.kill(name)

@@ -1,4 +1,4 @@
-"""A private module: nobody may have it imported."""
+"""A private module: no client may have it imported."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
     """Set what `options` say. Redirects and cookies are ours: libcurl's are left off."""
     setopt = curl.setopt
     setopt(pycurl.NOSIGNAL, 1)
-    # `urls.py` lets nothing else through; this is for the day when it has a hole.
+    # `nearfar.download.urls` lets nothing else through; this is for the day when it has a hole.
     setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
     setopt(pycurl.HTTP_VERSION, VERSIONS[options.http])
     # What is decoded comes whole: as much at a time must fit into memory a thousandfold.

@@ -17,7 +17,7 @@ OURS = frozenset(
 )
 """Fields that decide which bytes come; a user's value would break resumption or the length check."""
 ANNOUNCED_AT_MOST = 10**12
-"""Bytes: nobody means to fetch a terabyte unasked, but a server may announce it."""
+"""Bytes: a terabyte is rarely wanted, but a server may announce one."""
 ENDLESS = 10**10
 """Bytes after which a body of unannounced length is taken for one without an end."""
 MOST_CONNECTIONS = 500

@@ -1,9 +1,7 @@
 """The fields of a request, its cookies, and its proxies.
 
-Cookies among the redirects of one URL (RFC 6265). Pure; they are forgotten with the last redirect.
-
-Many a server sets one, redirects, and goes on only if it comes back. No cookie of one URL is sent for
-another.
+Cookies are kept among the redirects of one URL (RFC 6265), and dropped after the last redirect: many servers
+set a cookie, redirect, and continue only if it comes back. No cookie of one URL is sent for another. Pure.
 """
 
 from __future__ import annotations
@@ -172,7 +170,7 @@ def _may_set(host: str, domain: str) -> bool:
 
 
 def _over(told: dict[str, str], now: float) -> bool:
-    """True if the cookie is to be forgotten."""
+    """True if the cookie must be dropped."""
     age = told.get("max-age", "")
     if NUMBER.fullmatch(age):
         return int(age) <= 0
@@ -219,7 +217,7 @@ def _place(text: str) -> str:
 
 
 def _name(name: str) -> str:
-    """`name` itself if it is none: then nobody finds it, and libcurl says so."""
+    """`name` itself if it is no host name: then it is not found, and libcurl reports that."""
     with suppress(UrlError):
         return ascii_host(name)
     return name

@@ -1,13 +1,11 @@
-"""One URL's way to its file, attempt by attempt, and when to try again. Pure.
-
-One URL's way to its file, attempt by attempt: decides on every answer; does no I/O, and knows no clock.
+"""One URL's transfer, attempt by attempt: decides on every response, and when to try again. No I/O, no clock.
 
 ::
 
-    request -> answered -> take* -> finish --> ENDED    the sink was told
+    request -> answered -> take* -> finish --> ENDED    the sink has the file or the failure
        ^                               |-----> FOLLOW   `url` is the next hop
        |                               |-----> RETRY    call `again` first
-       +-------------------------------+-----> WAIT     the host asked for patience: `again`, or `give_up`
+       +-------------------------------+-----> WAIT     the host asked to wait: `again`, or `give_up`
 """
 
 from __future__ import annotations
@@ -419,7 +417,7 @@ class Transfer:
         return Reason.REFUSED, f"{kind or 'no media type'}{by} where {wanted} was expected"
 
     def _warn_of_page(self, data: bytes) -> None:
-        """Tell of a page that is called something else. One that is called a page is its desk's affair."""
+        """Warn of a page that is declared as something else. The `JobSource` handles declared pages."""
         if not looks_like_page(data):
             return
         kind = promised(self.job.name or self.start.split()[1])

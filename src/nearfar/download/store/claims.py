@@ -1,9 +1,9 @@
 """Which name a file gets, decided inside one transaction, so that several consumers never share a name.
 
 ====================================  =========================  =============================
-who bears the wished name             chosen by the store        chosen by the user
+what has the wanted name              chosen by the store        chosen by the user
 ====================================  =========================  =============================
-nobody                                take it                    take it
+no file                               take it                    take it
 the same URL, the same bytes          saved already              saved already
 the same URL, other bytes             replace                    replace
 the same URL, changed since; the job  set aside, take it         set aside, take it

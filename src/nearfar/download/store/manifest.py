@@ -1,12 +1,11 @@
-"""The manifest: one SQLite file beside the files, a row for each; and its export.
+"""The manifest: an SQLite file beside the files, with a row for each saved file and each intent; its export.
 
-The manifest: one SQLite file beside the files, a row for each that is saved and for each about to be.
+An *intent* is written before a file gets its final name, and becomes a row of `files` afterwards. If its
+owner died, the file itself shows whether that was before or after the rename.
 
-An *intent* is written before a file gets its final name, and becomes a row of `files` after: whoever finds
-an intent without its owner can tell from the file itself which side of the rename the owner died on.
-
-Several processes may share it. Each transaction is synced to the disk: an intent that a power cut took back
-would make its file a stranger's. For groups of 250 files its cost was lost in the noise, on ext4.
+Several processes may share the manifest. Each transaction is synced to the disk: if a power cut undid an
+intent, its file would count as one that the store did not write. For groups of 250 files, the cost of
+syncing was below the noise, on ext4.
 """
 
 from __future__ import annotations
@@ -167,7 +166,7 @@ class Manifest:
         )
 
     def intents_of(self, owner: str) -> dict[str, ManifestEntry]:
-        """The intents that `owner` announced and nobody took over, by fold."""
+        """The intents of `owner` that no other store took over, by fold."""
         found = self._db.execute(f"SELECT {_FIELDS} FROM intents WHERE owner = ?", (owner,))
         return {entry.fold: entry for entry in map(ManifestEntry._make, found)}
 

@@ -1,10 +1,9 @@
-"""File names that are safe on every common system, and what kind of file a name promises.
+"""File names that are safe on every common system, made from what users, servers and URLs suggest.
 
-File names that are safe on every common system, from what users, servers and URLs suggest.
-
-Pure. A name made here has no separator, control, format or surrogate character, none that Windows forbids
-(so the directory can be copied anywhere), no leading dot (those are the store's own, see `OWN`), no trailing
-dot or space, is no device, is in Unicode NFC and takes at most `LIMIT` bytes of UTF-8.
+Also which kind of file a name promises. Pure. A name made here has no separator, control, format or surrogate
+character, none that Windows forbids (so the directory can be copied anywhere), no leading dot (those are the
+store's own, see `OWN`), no trailing dot or space, is no device, is in Unicode NFC and takes at most `LIMIT`
+bytes of UTF-8.
 """
 
 from __future__ import annotations

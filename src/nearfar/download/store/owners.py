@@ -1,7 +1,7 @@
-"""Who is writing into a directory, so that what a killed process left is told from what a living one holds.
+"""Which processes write into a directory, so that leftovers of a killed process can be told from live files.
 
 Each store has a random token, and holds a lock (flock) on ``.nearfar-TOKEN.owner`` as long as it lives: the
-kernel drops the lock at death, however the process died, also where process ids mean nothing (containers
+kernel drops the lock at death, however the process died, also where process ids are ambiguous (containers
 that share a directory). Temporaries are named ``.nearfar-TOKEN-NUMBER.part``. The owner file lists the
 sub-directories it has temporaries in, so that a sweep need not walk the whole tree.
 """
@@ -76,7 +76,7 @@ def _file(token: str) -> str:
 def _held(token: str, root: int) -> Iterator[list[tuple[str, ...]] | None]:
     """Hold the lock of `token`: its sub-directories if its owner is dead, None while it lives.
 
-    What is no regular file was made by somebody else, and says nothing of an owner.
+    Anything but a regular file was made by another program, and shows no owner.
     """
     try:
         lock = os.open(_file(token), _LOCKABLE, dir_fd=root)
