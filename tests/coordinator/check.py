@@ -39,7 +39,7 @@ def check(machine: Scheduler, *, resumed: bool = False, liars: bool = False) -> 
     for worker in machine.workers.values():
         if not liars:
             check_worker(machine, worker, resumed=resumed)
-    check_roster(machine._placement)
+    check_placement(machine._placement)
 
 
 def check_worker(machine: Scheduler, worker: Worker, *, resumed: bool) -> None:
@@ -62,7 +62,7 @@ def check_worker(machine: Scheduler, worker: Worker, *, resumed: bool) -> None:
         assert len(batch.tasks) == 1 or not any(task.timeout for task in batch.tasks)
 
 
-def check_roster(placement: Placement) -> None:
+def check_placement(placement: Placement) -> None:
     """Who has room is known."""
     for worker in placement.all.values():
         open_ = worker.willing() and worker.recall is not Revocation.ASKED

@@ -15,13 +15,13 @@ def check(ledger: Ledger, *, honest: bool = True) -> None:
 
     A helper that left is forgotten: one that is not `honest` may come under its name again, and number anew.
     """
-    shelves = [ledger.waiting, *ledger._addressed.values()]
-    for ready_list in shelves:
-        check_shelf(ready_list)
+    ready_lists = [ledger.waiting, *ledger._addressed.values()]
+    for ready_list in ready_lists:
+        check_ready_list(ready_list)
     for consumer in ledger.consumers.values():
         check_leases(consumer.leases)
     leases = [consumer.leases for consumer in ledger.consumers.values()]
-    waiting = [run for ready_list in shelves for _, run in ready_list._heap]
+    waiting = [run for ready_list in ready_lists for _, run in ready_list._heap]
     lent = [run for lease in leases for run in lease._runs]
 
     orders = sorted(order for run in (*waiting, *lent) for order in range(run.order, run.order + run.count))
@@ -33,8 +33,10 @@ def check(ledger: Ledger, *, honest: bool = True) -> None:
     ended = ledger.settled + ledger.died + ledger.dropped + ledger.undeliverable
     held = sum(lease.held_items for lease in leases)
     assert ledger.stored == ledger.size + held + ended
-    assert ledger.size == sum(s.items for s in shelves) + sum(lease.untaken_items for lease in leases)
-    assert ledger.size_bytes == sum(s.bytes for s in shelves) + sum(lease.untaken_bytes for lease in leases)
+    assert ledger.size == sum(s.items for s in ready_lists) + sum(lease.untaken_items for lease in leases)
+    assert ledger.size_bytes == sum(s.bytes for s in ready_lists) + sum(
+        lease.untaken_bytes for lease in leases
+    )
     assert all(run.strikes < ledger.max_attempts for run in (*waiting, *lent))
     had = {name: sum(len(run.body) for run in c.leases._runs) for name, c in ledger.consumers.items()}
     assert ledger.lent.held == {name: size for name, size in had.items() if size}
@@ -70,7 +72,7 @@ def check_producers(ledger: Ledger) -> None:
     assert {producer.name for producer in here if producer.news} <= ledger.newsworthy
 
 
-def check_shelf(ready_list: ReadyList) -> None:
+def check_ready_list(ready_list: ReadyList) -> None:
     """Its counts are those of its runs."""
     runs = [run for _, run in ready_list._heap]
     assert ready_list.items == sum(run.count for run in runs)

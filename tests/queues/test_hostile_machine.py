@@ -96,7 +96,7 @@ def test_honest_ends_are_served_beside_hostile_ones(seed: int) -> None:
         world.host._act()
         world.later(0.02, attack)
 
-    world.run(until=lambda: world.host.machine._desk.session_of.keys() >= set(names), most=60.0)
+    world.run(until=lambda: world.host.machine._peer_table.session_of.keys() >= set(names), most=60.0)
     attack()
 
     def done() -> Counter[tuple[str, int]]:

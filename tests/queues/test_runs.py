@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.queues.broker.records import ItemRange, ReadyList
-from tests.queues.ledger_check import body_of, check_shelf, items_of
+from tests.queues.ledger_check import body_of, check_ready_list, items_of
 
 pytestmark = pytest.mark.pure
 
@@ -89,14 +89,14 @@ def test_a_shelf_gives_out_what_a_plain_list_would(
         if not ready_list:
             break
         run = ready_list.take(items, size)
-        check_shelf(ready_list)
+        check_ready_list(ready_list)
         assert 1 <= run.count <= items
         assert items_of(run) == model[: run.count]
         if put_back:
             ready_list.add(run)
         else:
             del model[: run.count]
-        check_shelf(ready_list)
+        check_ready_list(ready_list)
         assert ready_list.items == len(model)
         assert ready_list.bytes == len(body_of(model))
     assert [item for run in ready_list.clear() for item in items_of(run)] == model

@@ -17,7 +17,7 @@ from nearfar.cli.options import (
     add_plain_option,
     byte_count,
     lease_seconds,
-    make_crew,
+    make_supervisor,
     natural,
     plain_names,
     seconds,
@@ -129,7 +129,7 @@ def _coordinate(options: argparse.Namespace) -> int:
     address = Address.parse(options.bind)
     access = admit(address, options.keys, insecure=options.insecure)
     plain = plain_names(options)
-    hire = partial(make_crew, count=options.workers, plain=plain) if options.workers else None
+    hire = partial(make_supervisor, count=options.workers, plain=plain) if options.workers else None
     with StopRequest() as stop:
         coordinator = StandaloneCoordinator(
             address, hire, access=access, lease=options.lease, max_bytes=options.max_bytes

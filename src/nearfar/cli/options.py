@@ -263,7 +263,7 @@ def warn(options: argparse.Namespace) -> None:
         log.warning("--no-private: the proxy of the environment is not used")
 
 
-def make_crew(
+def make_supervisor(
     listener: WorkerListener, count: int, quota: int | None = None, plain: tuple[str, ...] | None = None
 ) -> Supervisor:
     """A supervisor of `count` processes for clients elsewhere. `plain`: as in `worker.main.WorkerConfig`.

@@ -63,7 +63,7 @@ class ProducerRun:
         self.summary = Summary()
         """The counts, after `close`."""
         self._failures = Failures(failures)
-        self.desk = InputJobs(self.intake, self.account, self._failures, self._show)
+        self.job_source = InputJobs(self.intake, self.account, self._failures, self._show)
         self._progress = make_progress(quiet=quiet, log_format=log_format)
         self._shown = 0.0
         self._all_counted = True
@@ -101,7 +101,7 @@ class ProducerRun:
             tell(f"failures: written to {self._failures.path}")
         elif self._failures.count:
             tell(f"failures: {self._failures.path} (try them again with -i {self._failures.path})")
-        if pages := self.desk.pages:
+        if pages := self.job_source.pages:
             kind, _ = pages.most_common(1)[0]
             tell(
                 f"{number(pages.total(), 'web page')} saved where a name promises another kind of file"
@@ -127,7 +127,7 @@ class ProducerRun:
         now = time.monotonic()
         if now - self._shown >= SHOWN_EVERY:
             self._shown = now
-            self._progress.show(self._counts(self.account.summary(), self.desk.underway()), now)
+            self._progress.show(self._counts(self.account.summary(), self.job_source.underway()), now)
 
     def _counts(self, summary: Summary, underway: Underway = _NOTHING) -> Counts:
         total = summary.urls + self.intake.waiting() if self.intake.ended else None
@@ -259,7 +259,7 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun
         prepare=partial(set_up_logging, options),
     )
     with StopRequest() as stop:
-        near = LocalDownload(plan, run.desk, before_spawning=start_tracker)
+        near = LocalDownload(plan, run.job_source, before_spawning=start_tracker)
         stop.tell(near.stop)
         near.run()
     return stop
@@ -282,7 +282,7 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
             wait=options.wait,
         )
         try:
-            producer = Producer(run.desk, fetcher, request_sender, jobs=options.jobs)
+            producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
             stop.tell(producer.stop)
             log.info("%s", describe_place(request_sender.address, hosts=bind))
             if stop.reaches(request_sender.reach):
@@ -345,7 +345,7 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRu
             order = partial(
                 Order, request_sender.address, options.wait, fetching, options.jobs, insecure=options.insecure
             )
-            pooled = Pooled(run.desk, executor, request_sender, order)
+            pooled = Pooled(run.job_source, executor, request_sender, order)
             stop.tell(pooled.stop)
             log.info("%s", describe_place(request_sender.address, hosts=bind))
             if stop.reaches(request_sender.reach):

@@ -16,7 +16,7 @@ from nearfar.cli.options import (
     add_plain_option,
     byte_count,
     describe,
-    make_crew,
+    make_supervisor,
     plain_names,
     positive,
     seconds,
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if access.keys:
         os.environ[VARIABLE] = access.keys  # what runs here may connect to a queue
     plain = plain_names(options)
-    hire = partial(make_crew, count=options.processes, quota=options.max_tasks, plain=plain)
+    hire = partial(make_supervisor, count=options.processes, quota=options.max_tasks, plain=plain)
     agent = Agent(
         address.seen_from_here(),
         hire,

@@ -36,13 +36,13 @@ _SETTLED = TaskState.SETTLED  # once, for it is compared with each task's
 class AgentSession:
     """One session of an agent; also the `Link` of its workers."""
 
-    def __init__(self, desk: SessionTable, session: PeerSession) -> None:
+    def __init__(self, session_table: SessionTable, session: PeerSession) -> None:
         self.session = session
         self.workers: dict[str, Worker] = {}
         self.given: dict[str, int] = {}
         """Batches sent to each worker, those among them that it brought along."""
         self.leaving = False
-        self._desk = desk
+        self._session_table = session_table
 
     def give(self, worker: Worker, batch: TaskBatch) -> None:
         self.given[worker.name] += 1
@@ -56,17 +56,17 @@ class AgentSession:
             )
             for task in batch.tasks
         ]
-        self._desk.say(self.session, PoolMessageType.WORK, worker.name, batch.client, rows=rows)
+        self._session_table.say(self.session, PoolMessageType.WORK, worker.name, batch.client, rows=rows)
 
     def recall(self, worker: Worker) -> None:
-        self._desk.say(self.session, PoolMessageType.RECALL, worker.name)
+        self._session_table.say(self.session, PoolMessageType.RECALL, worker.name)
 
     def kill(self, worker: Worker) -> None:
-        self._desk.say(self.session, PoolMessageType.KILL, worker.name)
+        self._session_table.say(self.session, PoolMessageType.KILL, worker.name)
 
     def retire(self, worker: Worker) -> None:
         self.forget(worker.name)
-        self._desk.say(self.session, PoolMessageType.RETIRE, worker.name)
+        self._session_table.say(self.session, PoolMessageType.RETIRE, worker.name)
 
     def forget(self, name: str) -> None:
         self.workers.pop(name, None)
@@ -77,18 +77,22 @@ class Agents:
     """The agents by the names of their sessions. Messages that cannot be true raise `ProtocolError`."""
 
     def __init__(
-        self, desk: SessionTable, coordinator: Scheduler, remote_clients: RemoteClients, patience: float
+        self,
+        session_table: SessionTable,
+        coordinator: Scheduler,
+        remote_clients: RemoteClients,
+        patience: float,
     ) -> None:
         """`patience`: seconds that a few small answers wait for company before they are released."""
         self.all: dict[str, AgentSession] = {}
         self._patience = patience
-        self._desk = desk
+        self._session_table = session_table
         self._coordinator = coordinator
         self._remote_clients = remote_clients
 
     def arrive(self, session: PeerSession) -> None:
         """A session of an agent begins."""
-        session.peer = self.all[session.name] = AgentSession(self._desk, session)
+        session.peer = self.all[session.name] = AgentSession(self._session_table, session)
         self._remote_clients.accounts.enter(session.name, session.most_bytes)
 
     def depart(self, name: str, why: str) -> None:
@@ -128,7 +132,7 @@ class Agents:
             worker.batches.append(TaskBatch(client, tasks, None))
         agent.workers[name] = worker
         agent.given[name] = len(batches)
-        self._coordinator.worker_came(worker, self._desk.now)
+        self._coordinator.worker_came(worker, self._session_table.now)
         if agent.leaving:
             self._coordinator.drain(worker)
 
@@ -136,7 +140,7 @@ class Agents:
         """The next tasks of a worker ran."""
         worker = agent.workers.get(name)
         if worker is None:
-            self._desk.stale += len(rows)
+            self._session_table.stale += len(rows)
             return
         if first != worker.ran + 1:
             raise ProtocolError(f"{name} answers task {first} after {worker.ran}")
@@ -150,7 +154,7 @@ class Agents:
             left -= len(batch.tasks) - batch.answered
             if left <= 0:
                 break
-        self._coordinator.answered(worker, rows, spent, self._desk.now)
+        self._coordinator.answered(worker, rows, spent, self._session_table.now)
 
     def kept(self, agent: AgentSession, rows: list[Row]) -> None:
         """Answers that an earlier coordinator had, and perhaps not their clients."""
@@ -191,7 +195,10 @@ class Agents:
     def flush(self) -> None:
         """Send the answers to release."""
         releases = self._remote_clients.releases
-        if self._desk.now < (releases.since or 0.0) + self._patience and releases.weight < RELEASE_EVERY:
+        if (
+            self._session_table.now < (releases.since or 0.0) + self._patience
+            and releases.weight < RELEASE_EVERY
+        ):
             return
         for name, clients in releases.numbers.items():
             agent = self.all.get(name)
@@ -202,7 +209,9 @@ class Agents:
                     for start in range(0, len(numbers), MOST_ROWS)
                 ]
                 for start in range(0, len(lists), MOST_LISTS):
-                    self._desk.say(agent.session, PoolMessageType.RELEASE, lists[start : start + MOST_LISTS])
+                    self._session_table.say(
+                        agent.session, PoolMessageType.RELEASE, lists[start : start + MOST_LISTS]
+                    )
         releases.clear()
 
     def _claimed(self, worker: Worker, client: str, number: int) -> Task:

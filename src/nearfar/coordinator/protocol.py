@@ -77,13 +77,13 @@ class CoordinatorProtocol:
         self._lease = lease
         self._clients = clients
         self._ticked = now
-        self._desk = SessionTable(now)
-        self.sessions = self._desk.sessions
+        self._session_table = SessionTable(now)
+        self.sessions = self._session_table.sessions
         """By the names of their sockets."""
         self._accounts = PayloadBytes(most_bytes)
         self._ahead = Budget(AHEAD_OF_ALL)
-        self._remote_clients = RemoteClients(self._desk, coordinator, lease, now, self._accounts)
-        self._agents = Agents(self._desk, coordinator, self._remote_clients, lease / 100)
+        self._remote_clients = RemoteClients(self._session_table, coordinator, lease, now, self._accounts)
+        self._agents = Agents(self._session_table, coordinator, self._remote_clients, lease / 100)
         self._handlers: dict[str, dict[PoolMessageType, Callable[..., None]]] = {
             AGENT: {
                 PoolMessageType.CAME: self._agents.came,
@@ -109,14 +109,14 @@ class CoordinatorProtocol:
 
     def receive(self, name: str, envelope: PoolFrame, now: float) -> None:
         """A message came from the socket called `name`."""
-        self._desk.now = now
+        self._session_table.now = now
         message = envelope.message
         kind, _, rows = message
         session = self.sessions.get(name)
         if session is None or kind is PoolMessageType.HELLO or kind is PoolMessageType.QUERY:
             self._receive_loose(name, message)
             return
-        self._desk.touched[name] = session
+        self._session_table.touched[name] = session
         if kind is PoolMessageType.SUBMIT and not self._remote_clients.has_room(session, rows or ()):
             # As if it had been lost: it will be sent again, until there is room. Its client waits meanwhile.
             self.put_off += 1
@@ -143,7 +143,7 @@ class CoordinatorProtocol:
                 raise ProtocolError(
                     f"{'an agent' if session.role == AGENT else 'a client'} does not say {kind.name}"
                 )
-            self._desk.say(session, PoolMessageType.PART)
+            self._session_table.say(session, PoolMessageType.PART)
             self._end(session, "was left by its agent", for_good=True)
         elif rows is None:
             handle(session.peer, *fields)
@@ -155,18 +155,18 @@ class CoordinatorProtocol:
         if message.kind is PoolMessageType.HELLO:
             self._hello(name, message)
         elif message.kind is PoolMessageType.QUERY:
-            if self._desk.may_tell_status():
-                self._desk.reply(
-                    name, PoolMessageType.STATUS, self.counts(), rows=self.status(self._desk.now)
+            if self._session_table.may_tell_status():
+                self._session_table.reply(
+                    name, PoolMessageType.STATUS, self.counts(), rows=self.status(self._session_table.now)
                 )
         else:
             if message.kind is PoolMessageType.ANSWERS:
-                self._desk.stale += len(message.rows or ())
-            self._desk.reply(name, PoolMessageType.STRANGER)
+                self._session_table.stale += len(message.rows or ())
+            self._session_table.reply(name, PoolMessageType.STRANGER)
 
     def dead(self, name: str, why: str, now: float) -> None:
         """The process behind a session died."""
-        self._desk.now = now
+        self._session_table.now = now
         session = self.sessions.get(name)
         if session is not None:
             self._end(session, why, for_good=True)
@@ -175,20 +175,20 @@ class CoordinatorProtocol:
         """End a session from this side, and tell its peer."""
         if name in self.sessions:
             self.dead(name, why, now)
-            self._desk.reply(name, PoolMessageType.STRANGER)
+            self._session_table.reply(name, PoolMessageType.STRANGER)
 
     def tick(self, now: float) -> None:
         """Time passed: send again what got lost, give up on the silent.
 
         If `tick` was not called for long, this process was stopped and received nothing: no peer was silent.
         """
-        self._desk.now = now
+        self._session_table.now = now
         stood = now - self._ticked
         self._ticked = now
         if stood > self._lease / 2:
             for session in self.sessions.values():
                 session.talk.heard = min(now, session.talk.heard + stood)
-        for session in self._desk.timers.ring(now):
+        for session in self._session_table.timers.ring(now):
             if self.sessions.get(session.name) is not session:
                 continue
             if session.talk.silent(now):
@@ -198,20 +198,20 @@ class CoordinatorProtocol:
                 self._end(session, "not listening", for_good=False)
                 continue
             session.talk.tick(now)
-            self._desk.touched[session.name] = session
+            self._session_table.touched[session.name] = session
         self._remote_clients.tick()
 
     def flush(self, now: float) -> list[tuple[str, PoolFrame]]:
         """The messages to send, each with the name of its socket."""
-        self._desk.now = now
+        self._session_table.now = now
         self._remote_clients.flush()
         if self._remote_clients.releases.since is not None:
             self._agents.flush()
-        return self._desk.flush(now)
+        return self._session_table.flush(now)
 
     def deadline(self, now: float) -> float:
         """When `tick` is wanted next, as far as the last `flush` knew."""
-        due = self._desk.timers.deadline()
+        due = self._session_table.timers.deadline()
         if due is None:
             due = now + self._lease / 4
         if self._remote_clients.lists.expected and (expected := self._remote_clients.deadline()) is not None:
@@ -249,7 +249,7 @@ class CoordinatorProtocol:
             "bytes": self.bytes,
             "done": coordinator.book.done,
             "lost": coordinator.book.lost,
-            "stale": coordinator.book.stale + self._desk.stale,
+            "stale": coordinator.book.stale + self._session_table.stale,
             "malformed": self.malformed,
             "nameless": self.nameless,
             "refused": self.refused,
@@ -268,7 +268,9 @@ class CoordinatorProtocol:
             return
         if name not in self.sessions:
             try:
-                self._begin(PeerSession(name, role, uid, about, ReliableChannel(self._lease, self._desk.now)))
+                self._begin(
+                    PeerSession(name, role, uid, about, ReliableChannel(self._lease, self._session_table.now))
+                )
             except ProtocolError as error:
                 self.refuse(name, str(error))
                 return
@@ -278,11 +280,11 @@ class CoordinatorProtocol:
             "workers": len(self.coordinator.workers),
             "largest": max(0, self._accounts.largest - EACH),
         }
-        self._desk.reply(name, PoolMessageType.WELCOME, name, facts)
+        self._session_table.reply(name, PoolMessageType.WELCOME, name, facts)
 
     def _begin(self, session: PeerSession) -> None:
         """Raises `ProtocolError` for a session that there cannot be."""
-        earlier = self._desk.of(session.role, session.uid)
+        earlier = self._session_table.of(session.role, session.uid)
         if earlier is None and len(self.sessions) >= self._most_peers:
             raise ProtocolError(f"there are {len(self.sessions)} agents and clients, as many as there may be")
         if earlier is not None:
@@ -294,7 +296,7 @@ class CoordinatorProtocol:
         (self._agents if session.role == AGENT else self._remote_clients).arrive(session)
         self.sessions[session.name] = session
         session.talk.allow(self._ahead, session.name)
-        self._desk.touched[session.name] = session
+        self._session_table.touched[session.name] = session
         self._compare(session)
 
     def _compare(self, session: PeerSession) -> None:
@@ -334,12 +336,12 @@ class CoordinatorProtocol:
         session = self.sessions.get(name)
         if session is not None:
             self._end(session, "was given up, for its agent broke the protocol", for_good=False)
-        self._desk.reply(name, PoolMessageType.STRANGER)
+        self._session_table.reply(name, PoolMessageType.STRANGER)
 
     def refuse(self, name: str, why: str) -> None:
         """The peer of that name is not admitted."""
         self.refused += 1
-        self._desk.reply(name, PoolMessageType.REFUSED, why)
+        self._session_table.reply(name, PoolMessageType.REFUSED, why)
 
     def _end(self, session: PeerSession, why: str, *, for_good: bool) -> None:
         """`for_good`: its peer will not come back under its name."""

@@ -33,21 +33,21 @@ LARGE_WEIGHS = 64
 class ResultAcks:
     """Of all clients."""
 
-    def __init__(self, desk: SessionTable) -> None:
+    def __init__(self, session_table: SessionTable) -> None:
         self.numbers: dict[str, dict[str, list[int]]] = {}
         """By the agents' sessions and the clients."""
         self.weight = 0
         """How many these are; a large one counts for many."""
         self.since: float | None = None
         """When the first of them was released."""
-        self._desk = desk
+        self._session_table = session_table
 
     def add(self, uid: str, numbers: list[int], origin: str, *, large: bool = False) -> None:
         """The agent of the session `origin` need not keep these answers; `large`: one of them is."""
         self.numbers.setdefault(origin, {}).setdefault(uid, []).extend(numbers)
         self.weight += len(numbers) + LARGE_WEIGHS if large else len(numbers)
         if self.since is None:
-            self.since = self._desk.now
+            self.since = self._session_table.now
 
     def clear(self) -> None:
         """The agents were told."""
@@ -67,16 +67,21 @@ class RemoteClients:
     """`lease` is in seconds; `now` that of the coordinator's start."""
 
     def __init__(
-        self, desk: SessionTable, coordinator: Scheduler, lease: float, now: float, accounts: PayloadBytes
+        self,
+        session_table: SessionTable,
+        coordinator: Scheduler,
+        lease: float,
+        now: float,
+        accounts: PayloadBytes,
     ) -> None:
         self.accounts = accounts
         self.all: dict[str, RemoteClient] = {}
-        self._desk = desk
+        self._session_table = session_table
         self._coordinator = coordinator
         self._lease = lease
         self._holds_until = now + lease
         self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
-        self.releases = ResultAcks(desk)
+        self.releases = ResultAcks(session_table)
         self.lists = Lists()
         self._workers = 0
         """The number of workers when the clients were last told."""
@@ -88,7 +93,7 @@ class RemoteClients:
     def arrive(self, session: PeerSession) -> None:
         """A session of a client begins."""
         remote_client = self.find(session.uid)
-        remote_client.detach(self._desk.now)
+        remote_client.detach(self._session_table.now)
         remote_client.session = session
         session.peer = remote_client
         self.lists.telling[remote_client.name] = remote_client
@@ -108,14 +113,14 @@ class RemoteClients:
         self.accounts.arguments.add(remote_client.name, size)
         remote_client.client.initializer = Initializer(*rows[0])
         remote_client.client.eager = eager
-        self._coordinator.client_came(remote_client.client, self._desk.now)
+        self._coordinator.client_came(remote_client.client, self._session_table.now)
 
     def depart(self, uid: str, why: str) -> None:
         """A client is gone. `why`: sent to it if it returns after all; empty: it never returns."""
         remote_client = self.all.pop(uid, None)
         if remote_client is None:
             return
-        remote_client.detach(self._desk.now)
+        remote_client.detach(self._session_table.now)
         self.lists.expected.pop(uid, None)
         if why and (began := remote_client.began()):
             self._ghosts[uid] = (began, why)
@@ -134,9 +139,11 @@ class RemoteClients:
         if remote_client is None:
             if len(self.all) >= MOST_GUESTS:
                 raise ProtocolError(f"there are {MOST_GUESTS} clients already")
-            remote_client = self.all[uid] = RemoteClient(uid, self._desk.now, self.lists, self.accounts)
+            remote_client = self.all[uid] = RemoteClient(
+                uid, self._session_table.now, self.lists, self.accounts
+            )
             remote_client.expect()
-            self._coordinator.client_came(remote_client.client, self._desk.now)
+            self._coordinator.client_came(remote_client.client, self._session_table.now)
         return remote_client
 
     # -- tasks -------------------------------------------------------------------------------------
@@ -160,7 +167,7 @@ class RemoteClients:
             arguments.want(remote_client.name, 0)
             return True
         arguments.want(remote_client.name, size)
-        remote_client.wanted_at = self._desk.now
+        remote_client.wanted_at = self._session_table.now
         known = [row for row in rows if remote_client.has(row[0]) and row[0] not in session.handled]
         self.submit(remote_client, True, known)
         session.handled.update(row[0] for row in known)
@@ -231,7 +238,7 @@ class RemoteClients:
         if task.number in began:
             remote_client.tasks[task.number] = task
             task.failed(WorkerLost("(unknown)", "", 0, f"was killed, for {why}", task.describe()))
-        elif again and self._desk.now < self._holds_until:
+        elif again and self._session_table.now < self._holds_until:
             remote_client.held[task.number] = task
             remote_client.expect()
         else:
@@ -249,13 +256,13 @@ class RemoteClients:
             if task.state is TaskState.NEW:
                 self._enter(remote_client, remote_client.tasks.pop(task.number), again=True)
             else:
-                self._coordinator.resumed(task, self._desk.now)
+                self._coordinator.resumed(task, self._session_table.now)
 
     def claim(self, uid: str, number: int) -> RemoteTask:
         """A task that a worker was given by an earlier coordinator."""
         remote_client = self.find(uid)
         if remote_client.session is None:
-            remote_client.since = self._desk.now
+            remote_client.since = self._session_table.now
         task = self._known(remote_client, number)
         if task is None:
             task = RemoteTask(remote_client, number)
@@ -281,7 +288,7 @@ class RemoteClients:
             self._fetched(remote_client, row, origin)
             return
         remote_client.check_room(1)
-        remote_client.since = self._desk.now
+        remote_client.since = self._session_table.now
         task = self._known(remote_client, number)
         if task is None:
             if remote_client.take_in(row, origin, None):
@@ -351,12 +358,12 @@ class RemoteClients:
                 or remote_client.session is None
             ):
                 continue
-            agent = self._desk.sessions.get(withheld.origin)
+            agent = self._session_table.sessions.get(withheld.origin)
             if agent is None or not self.accounts.results.fits(remote_client.name, withheld.size):
                 return
             withheld.fetched = True
             remote_client.weigh(number, withheld.size)
-            self._desk.say(agent, PoolMessageType.FETCH, [[remote_client.name, [number]]])
+            self._session_table.say(agent, PoolMessageType.FETCH, [[remote_client.name, [number]]])
 
     def _release(self, remote_client: RemoteClient, numbers: Sequence[int]) -> None:
         """Outcomes are not needed any more: neither here, nor at the agents that keep them."""
@@ -410,7 +417,7 @@ class RemoteClients:
 
     def _say_cancelled(self, remote_client: RemoteClient, number: int, never: bool) -> None:
         if remote_client.session is not None:
-            self._desk.say(remote_client.session, PoolMessageType.CANCELLED, number, never)
+            self._session_table.say(remote_client.session, PoolMessageType.CANCELLED, number, never)
 
     def returned(self, worker: Worker) -> None:
         """`worker` gave back what it had not read: what it still has can't be cancelled any more."""
@@ -420,7 +427,9 @@ class RemoteClients:
             if task in self._asked and isinstance(task, RemoteTask):
                 self._coordinator.book.cancelled.discard(task)
                 if task.remote_client.session is not None:
-                    self._desk.say(task.remote_client.session, PoolMessageType.CANCELLED, task.number, False)
+                    self._session_table.say(
+                        task.remote_client.session, PoolMessageType.CANCELLED, task.number, False
+                    )
         self._asked = {task for task in self._asked if task in self._coordinator.book.cancelled}
 
     def settled(self) -> bool:
@@ -433,7 +442,7 @@ class RemoteClients:
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        now = self._desk.now
+        now = self._session_table.now
         for name in list(self.accounts.arguments.wanted):
             if now >= self.all[name].wanted_at + self._lease:  # it would have said it again by now
                 self.accounts.arguments.want(name, 0)
@@ -475,7 +484,7 @@ class RemoteClients:
             return None
         expected = self.lists.expected.values()
         times = [g.since + self._lease for g in expected if g.kept or g.session is None or g.unasked()]
-        holding = self._desk.now < self._holds_until
+        holding = self._session_table.now < self._holds_until
         if holding and any(remote_client.held or remote_client.claimed for remote_client in expected):
             times.append(self._holds_until)
         return min(times, default=None)
@@ -500,9 +509,9 @@ class RemoteClients:
                 continue
             if remote_client.outcomes:
                 for rows in shares(remote_client.outcomes, messages.FORMS[PoolMessageType.OUTCOMES].blob):
-                    self._desk.say(remote_client.session, PoolMessageType.OUTCOMES, rows=rows)
+                    self._session_table.say(remote_client.session, PoolMessageType.OUTCOMES, rows=rows)
                 remote_client.outcomes = []
             if remote_client.workers != count:
                 remote_client.workers = count
-                self._desk.say(remote_client.session, PoolMessageType.WORKERS, count)
+                self._session_table.say(remote_client.session, PoolMessageType.WORKERS, count)
         lists.telling.clear()

@@ -444,17 +444,17 @@ class StandaloneCoordinator:
         if 0 < max_bytes < LEAST:
             raise ValueError(f"max_bytes must be 0, for no bound, or at least {LEAST}, not {max_bytes}")
         self._coordinator = Scheduler()
-        self._gate = CoordinatorServer(
+        self._server = CoordinatorServer(
             address, self._coordinator, access, lease=lease, clients=True, max_bytes=max_bytes
         )
-        self.address = self._gate.address
+        self.address = self._server.address
         """Where it is found, with the port that it got."""
         self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)
         self._lock = threading.Lock()
         self._waker = Waker()
         self._woken = self._waker.fileno()
         self._poll = select.poll()
-        for descriptor in (self._woken, self._gate.fileno()):
+        for descriptor in (self._woken, self._server.fileno()):
             self._poll.register(descriptor, select.POLLIN)
         if self._local is not None:
             self._local.supervisor.start()
@@ -472,12 +472,12 @@ class StandaloneCoordinator:
     def counts(self) -> dict[str, int]:
         """In figures: agents, clients, workers, running, waiting, held, done, lost, stale, malformed."""
         with self._lock:
-            return self._gate.counts()
+            return self._server.counts()
 
     def status(self) -> list[Row]:
         """A row of each worker: name, host, pid, tasks answered, what it runs (or ""), seconds so far."""
         with self._lock:
-            return self._gate.peers.status(time.monotonic())
+            return self._server.peers.status(time.monotonic())
 
     def stop(self, grace: float = 5.0) -> None:
         """Stop, once the local workers have finished what they run and its clients have it, or after `grace`
@@ -520,7 +520,7 @@ class StandaloneCoordinator:
         with self._lock:
             now = time.monotonic()
             try:
-                self._gate.turn(now)
+                self._server.turn(now)
             except FAILURES as error:
                 self._mishaps.note(error)
             if self._local is not None:
@@ -531,7 +531,7 @@ class StandaloneCoordinator:
             self._coordinator.tick(now)
             self._coordinator.flush(now)
             tell(self._coordinator.outcomes)
-            self._gate.say(now)
+            self._server.say(now)
 
     def _try(self, do: Callable[..., object], *given: object) -> bool:
         """Whether it could be done."""
@@ -544,9 +544,9 @@ class StandaloneCoordinator:
 
     def _wait(self) -> None:
         """Sleep until there is something to do."""
-        if self._gate.pending():
+        if self._server.pending():
             return
-        deadline = self._gate.deadline()
+        deadline = self._server.deadline()
         if self._local is not None and (due := self._local.supervisor.deadline()) is not None:
             deadline = min(deadline, due)
         if (due := self._coordinator.deadline()) is not None:
@@ -562,10 +562,10 @@ class StandaloneCoordinator:
         if self._ends is None:
             return False
         busy = self._local is not None and self._local.busy()
-        return time.monotonic() >= self._ends or not (busy or not self._gate.peers.settled())
+        return time.monotonic() >= self._ends or not (busy or not self._server.peers.settled())
 
     def _close(self) -> None:
         if self._local is not None:
             self._try(self._local.supervisor.close)
-        self._try(self._gate.close)
+        self._try(self._server.close)
         self._try(self._waker.close)

@@ -156,13 +156,13 @@ class Received:
 class _Waiting:
     """A request whose files are in the present group: answered when each has its verdict."""
 
-    letter: IncomingRequest
+    incoming: IncomingRequest
     verdicts: list[Verdict | None]
 
     def answer(self) -> None:
         verdicts = tuple(verdict for verdict in self.verdicts if verdict is not None)
         assert len(verdicts) == len(self.verdicts), "a commit gives every draft a verdict"
-        self.letter.answer(encode_answer(Verdicts(verdicts)))
+        self.incoming.answer(encode_answer(Verdicts(verdicts)))
 
 
 class Consumer:
@@ -188,7 +188,7 @@ class Consumer:
         self._streams = Streams(store)
         self._group: list[tuple[Draft, _Waiting, int]] = []
         self._group_size = 0
-        self._letters: list[_Waiting] = []
+        self._incoming: list[_Waiting] = []
         self._due = 0.0
         """When the present group must be committed, if a request waits for it."""
         self._kept_back: list[IncomingRequest] = []
@@ -229,35 +229,35 @@ class Consumer:
     def turn(self) -> None:
         """Receive one message and act on it; commit when it is time. Raises as `run`, and `ShutDown`."""
         self._on_turn()
-        letter = self._request_receiver.receive(self._patience())
-        if letter is not None:
-            self._handle(letter)
+        incoming = self._request_receiver.receive(self._patience())
+        if incoming is not None:
+            self._handle(incoming)
         else:
             self._streams.forget_silent(self._clock())
         full = len(self._group) >= GROUP or self._group_size >= GROUP_SIZE
-        if letter is None or full or not self._patience():
+        if incoming is None or full or not self._patience():
             self._commit()
 
     def _patience(self) -> float:
-        return max(0.0, self._due - self._clock()) if self._letters else LONGEST_WAIT
+        return max(0.0, self._due - self._clock()) if self._incoming else LONGEST_WAIT
 
-    def _handle(self, letter: IncomingRequest) -> None:
+    def _handle(self, incoming: IncomingRequest) -> None:
         try:
-            request = decode(letter.message)
+            request = decode(incoming.message)
         except ProtocolError as error:
             log.warning("dropped a message: %s", error)
-            letter.answer(encode_answer(Failure(Reason.REFUSED, f"the consumer cannot read it: {error}")))
+            incoming.answer(encode_answer(Failure(Reason.REFUSED, f"the consumer cannot read it: {error}")))
             return
         if self._stopping and not self._in_hand(request):
-            self._kept_back.append(letter)
+            self._kept_back.append(incoming)
             return
         match request:
             case Files(files):
-                self._keep(letter, files)
+                self._keep(incoming, files)
             case Finish():
-                self._finish(letter, request)
+                self._finish(incoming, request)
             case _:
-                letter.answer(encode_answer(self._reply(request)))
+                incoming.answer(encode_answer(self._reply(request)))
 
     def _in_hand(self, request: Request) -> bool:
         """True for what concerns a stream that is open here."""
@@ -282,9 +282,9 @@ class Consumer:
                 self._streams.abandon(stream)
                 return ChunkAck()
 
-    def _keep(self, letter: IncomingRequest, files: tuple[File, ...]) -> None:
-        waiting = self._wait(letter, len(files))
-        for index, (file, saved) in enumerate(zip(files, self._before(letter, files), strict=True)):
+    def _keep(self, incoming: IncomingRequest, files: tuple[File, ...]) -> None:
+        waiting = self._wait(incoming, len(files))
+        for index, (file, saved) in enumerate(zip(files, self._before(incoming, files), strict=True)):
             if saved is not None:
                 waiting.verdicts[index] = saved
                 continue
@@ -296,41 +296,41 @@ class Consumer:
             self._group.append((draft, waiting, index))
             self._group_size += len(file.data)
 
-    def _before(self, letter: IncomingRequest, files: tuple[File, ...]) -> list[Saved | None]:
+    def _before(self, incoming: IncomingRequest, files: tuple[File, ...]) -> list[Saved | None]:
         """The files of a message that are saved already: another consumer may have had it before."""
-        if letter.attempt > 1:
+        if incoming.attempt > 1:
             try:
                 return self._store.known([file.job for file in files])
             except StoreError as error:
                 log.warning("cannot tell what is saved already: %s", error)
         return [None] * len(files)
 
-    def _finish(self, letter: IncomingRequest, request: Finish) -> None:
+    def _finish(self, incoming: IncomingRequest, request: Finish) -> None:
         match self._streams.finish(request):
             case StreamLost() as lost:
-                letter.answer(encode_answer(lost))
+                incoming.answer(encode_answer(lost))
             case Failure() as failure:
                 self.received.count(failure)
-                letter.answer(encode_answer(Verdicts((failure,))))
+                incoming.answer(encode_answer(Verdicts((failure,))))
             case draft:
-                self._group.append((draft, self._wait(letter, 1), 0))
+                self._group.append((draft, self._wait(incoming, 1), 0))
 
-    def _wait(self, letter: IncomingRequest, files: int) -> _Waiting:
+    def _wait(self, incoming: IncomingRequest, files: int) -> _Waiting:
         """Delay the answer to `letter` until its files are committed."""
-        if not self._letters:
+        if not self._incoming:
             self._due = self._clock() + COMPANY
-        waiting = _Waiting(letter, [None] * files)
-        self._letters.append(waiting)
+        waiting = _Waiting(incoming, [None] * files)
+        self._incoming.append(waiting)
         return waiting
 
     def _commit(self) -> None:
         """Make the group safe, then answer."""
         group, self._group, self._group_size = self._group, [], 0
-        letters, self._letters = self._letters, []
+        incoming_requests, self._incoming = self._incoming, []
         verdicts = dict(self._store.commit([draft for draft, _, _ in group])) if group else {}
         for draft, waiting, index in group:
             self._count(waiting, index, verdicts[draft])
-        for waiting in letters:
+        for waiting in incoming_requests:
             waiting.answer()
 
     def _count(self, waiting: _Waiting, index: int, verdict: Verdict) -> None:

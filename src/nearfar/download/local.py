@@ -172,9 +172,9 @@ def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any
 
     fetcher = plan.make_fetcher()
     request_sender = NearRequestSender(routes, number)
-    desk = PipeJobs(pipe, lambda: producer.stop())
-    producer = Producer(desk, fetcher, request_sender, jobs=plan.jobs, ahead=16 * plan.jobs)
-    Thread(target=desk.listen, name="parent", daemon=True).start()
+    job_source = PipeJobs(pipe, lambda: producer.stop())
+    producer = Producer(job_source, fetcher, request_sender, jobs=plan.jobs, ahead=16 * plan.jobs)
+    Thread(target=job_source.listen, name="parent", daemon=True).start()
     # What there is when the work begins stays to its end: no collection need look at it again.
     gc.freeze()
     producer.run()
@@ -264,7 +264,7 @@ class LocalDownload:
     def __init__(
         self,
         plan: ProcessPlan,
-        desk: InputJobs,
+        job_source: InputJobs,
         clock: Callable[[], float] = time.time,
         *,
         before_spawning: Callable[[], None] = lambda: None,
@@ -274,7 +274,7 @@ class LocalDownload:
         `before_spawning` is called where processes cannot be forked.
         """
         self._plan = plan
-        self._desk = desk
+        self._job_source = job_source
         self._started = clock()
         self._context: BaseContext = multiprocessing.get_context("spawn")
         self._before_spawning = before_spawning
@@ -288,8 +288,8 @@ class LocalDownload:
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
-        desk.on_event = self.wake
-        desk.underway = self._underway
+        job_source.on_event = self.wake
+        job_source.underway = self._underway
 
     def wake(self) -> None:
         """Let `run` look around. From any thread or signal handler."""
@@ -315,7 +315,7 @@ class LocalDownload:
                     raise QueueLost(f"the processes died {fruitless} times without getting anything done")
                 log.warning("starting queues and processes anew", extra={"event": "anew"})
         finally:
-            self._desk.on_event = lambda: None
+            self._job_source.on_event = lambda: None
             self._waker.close()
             self._woken.close()
 
@@ -376,7 +376,7 @@ class LocalDownload:
                 self._tell(working, "stop" if self._stopping else "end")
             elif not self._stopping:
                 self._feed()
-            self._desk.turn()
+            self._job_source.turn()
             ready = wait(self._watched(working), LONGEST_WAIT)
             if self._woken in ready:
                 self._woken.recv(4096)
@@ -399,7 +399,11 @@ class LocalDownload:
         return dead
 
     def _all_given_back(self) -> bool:
-        return self._desk.exhausted and not self._again and not any(child.given for child in self._producers)
+        return (
+            self._job_source.exhausted
+            and not self._again
+            and not any(child.given for child in self._producers)
+        )
 
     def _watched(self, working: list[LocalProcess]) -> list[Any]:
         pipes = [child.pipe for child in working if not child.pipe.closed]
@@ -411,10 +415,10 @@ class LocalDownload:
         for child in self._producers:
             if not child.has_capacity:
                 continue
-            waiting = len(self._again) + self._desk.waiting()
+            waiting = len(self._again) + self._job_source.waiting()
             share = min(child.has_capacity, max(SMALLEST_SHARE, waiting // (2 * len(self._producers))))
             jobs = [self._again.popleft() for _ in range(min(share, len(self._again)))]
-            jobs = jobs or list(self._desk.take(share))
+            jobs = jobs or list(self._job_source.take(share))
             if jobs:
                 child.has_capacity = 0
                 child.given.update(jobs)
@@ -438,7 +442,7 @@ class LocalDownload:
             self._ended += 1
             ended = read_ending(*ending)
             child.end(ended)
-            self._desk.end(number, self._in_this_run(number, ended))
+            self._job_source.end(number, self._in_this_run(number, ended))
 
     def _underway(self) -> Underway:
         told = [child.underway for child in self._producers]

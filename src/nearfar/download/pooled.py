@@ -129,7 +129,7 @@ class ShareJobs:
 def fetch_share(order: Order) -> ShareReport:
     """Fetch, and return once each job that was begun has ended. Raises `Unfit`."""
     started = time.monotonic()
-    desk = ShareJobs(
+    job_source = ShareJobs(
         order.jobs,
         started + LONGEST,
         lambda: producer.finish(),
@@ -139,14 +139,14 @@ def fetch_share(order: Order) -> ShareReport:
         fetcher = _kept_fetcher(order.fetching)
         request_sender = open_outbound(order.queue, insecure=order.insecure, wait=order.wait, helper=True)
         try:
-            producer = Producer(desk, fetcher, request_sender, jobs=order.at_once)
+            producer = Producer(job_source, fetcher, request_sender, jobs=order.at_once)
             producer.run()
         finally:
             fetcher.cancel()
             request_sender.close(FAREWELL)
     except (ImportError, QueueLost, NotAdmitted, AddressError, KeysError) as error:
         raise Unfit(f"the worker process {os.getpid()} on {socket.gethostname()}: {error}") from error
-    return ShareReport(desk.ended, time.monotonic() - started)
+    return ShareReport(job_source.ended, time.monotonic() - started)
 
 
 _kept: dict[FetchOptions, Fetcher] = {}
@@ -212,7 +212,7 @@ class Pooled:
 
     def __init__(
         self,
-        desk: InputJobs,
+        job_source: InputJobs,
         executor: Executor,
         request_sender: Watched,
         make_order: Callable[[tuple[Numbered, ...]], Order],
@@ -223,7 +223,7 @@ class Pooled:
 
         `clock`: seconds since the epoch, by which files say when they were saved.
         """
-        self._desk = desk
+        self._job_source = job_source
         self._executor = executor
         self._request_sender = request_sender
         self._make_order = make_order
@@ -239,8 +239,8 @@ class Pooled:
         self._no_worker = WaitWarning("no worker has come to the pool yet: waiting for one")
         self._no_consumer = WaitWarning("no consumer has come to the queue yet: waiting for one")
         self._stopping = self._called_back = False
-        request_sender.on_event = desk.on_event = self.wake
-        desk.underway = self._underway
+        request_sender.on_event = job_source.on_event = self.wake
+        job_source.underway = self._underway
 
     def wake(self) -> None:
         """Let `run` look around. From any thread or signal handler."""
@@ -262,7 +262,7 @@ class Pooled:
                 with suppress(Empty):
                     self._settled(self._events.get(timeout=LONGEST_WAIT))
         finally:
-            self._desk.on_event = self._request_sender.on_event = _nothing
+            self._job_source.on_event = self._request_sender.on_event = _nothing
 
     def _underway(self) -> Underway:
         """What the workers tell the queue's host. Other pools' workers at the same queue are counted, too."""
@@ -279,7 +279,7 @@ class Pooled:
             while True:
                 self._settled(self._events.get_nowait())
         self._request_sender.answers()  # there are none; but it tells when the queue is lost
-        self._desk.turn()
+        self._job_source.turn()
         if not self._stopping:
             self._hand_out()
         elif not self._called_back:
@@ -289,7 +289,7 @@ class Pooled:
         return bool(self._out) or not (self._stopping or self._all_given_back())
 
     def _all_given_back(self) -> bool:
-        return self._desk.exhausted and not self._again and not self._pieces
+        return self._job_source.exhausted and not self._again and not self._pieces
 
     # -- out -----------------------------------------------------------------------------------------
 
@@ -311,10 +311,10 @@ class Pooled:
     def _next_share(self, workers: int) -> Share:
         if self._pieces:
             return self._pieces.popleft()
-        waiting = len(self._again) + self._desk.waiting()
+        waiting = len(self._again) + self._job_source.waiting()
         size = self._pace.share(waiting, workers) if workers else self._pace.LEAST
         share = [self._again.popleft() for _ in range(min(size, len(self._again)))]
-        return share or self._desk.take(size)
+        return share or self._job_source.take(size)
 
     # -- back ----------------------------------------------------------------------------------------
 
@@ -337,7 +337,7 @@ class Pooled:
         self._fruitless = 0
         self._pace.note(len(report.ended), report.seconds)
         for number, ended in report.ended:
-            self._desk.end(number, self._in_this_run(number, ended))
+            self._job_source.end(number, self._in_this_run(number, ended))
         done = {number for number, _ in report.ended}
         again = [job for job in share if job[0] not in done]
         self._again.extend(again)
@@ -369,7 +369,7 @@ class Pooled:
             self._pieces.append(share)
         else:
             failure = Failure(Reason.WORKER, f"tried {TRIES} times by itself; the last time, {_line(error)}")
-            self._desk.end(number, Ended(Ending.FAILED, failure))
+            self._job_source.end(number, Ended(Ending.FAILED, failure))
 
 
 class WaitWarning:

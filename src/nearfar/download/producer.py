@@ -238,7 +238,7 @@ class Producer:
 
     def __init__(
         self,
-        desk: JobSource,
+        job_source: JobSource,
         fetcher: Fetcher,
         request_sender: RequestSender,
         *,
@@ -246,7 +246,7 @@ class Producer:
         ahead: int = BATCH,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._desk = desk
+        self._job_source = job_source
         self._fetcher = fetcher
         self._jobs = jobs
         self._ahead = ahead
@@ -255,14 +255,14 @@ class Producer:
         self._post = RequestQueue(request_sender)
         self._batcher = Batcher(self._post)
         self._offers = SavedLookup(self._post, request_sender.stores, self._known)
-        self._passages: set[TransferSink] = set()
+        self._transfer_sinks: set[TransferSink] = set()
         self._fetching: set[TransferSink] = set()
         self._losses: dict[int, int] = {}
         self._stopping = self._leaving = False
         self._alone_since: float | None = clock()
         """Since when a consumer is waited for; None when one has come, or its absence was said."""
-        request_sender.on_event = desk.on_event = fetcher.wake
-        desk.underway = self.underway
+        request_sender.on_event = job_source.on_event = fetcher.wake
+        job_source.underway = self.underway
 
     @property
     def on_way(self) -> int:
@@ -272,15 +272,15 @@ class Producer:
     def underway(self) -> Underway:
         """What has come of the files that have no verdict."""
         size, files = 0, 0.0
-        for transfer_sink in self._passages:
+        for transfer_sink in self._transfer_sinks:
             if came := transfer_sink.came:
                 size += came
                 files += came / transfer_sink.length if transfer_sink.length else 0.0
         if any(not (transfer_sink.paused or transfer_sink.fetched) for transfer_sink in self._fetching):
             waits_for = "host"
         else:
-            waits_for = "consumer" if self._passages or self._offers.pending else ""
-        return Underway(size, min(files, len(self._passages)), waits_for)
+            waits_for = "consumer" if self._transfer_sinks or self._offers.pending else ""
+        return Underway(size, min(files, len(self._transfer_sinks)), waits_for)
 
     def stop(self) -> None:
         """As `finish`, and leave alone what only waits for its host: it has no ending then."""
@@ -314,8 +314,8 @@ class Producer:
         self._take()
         self._fetch()
         self._batcher.turn(self._clock())
-        self._desk.turn()
-        return bool(self._passages) or not (self._stopping or self._all_taken())
+        self._job_source.turn()
+        return bool(self._transfer_sinks) or not (self._stopping or self._all_taken())
 
     def _look_for_company(self) -> None:
         if self._alone_since is None:
@@ -327,7 +327,7 @@ class Producer:
             log.warning("no consumer has come to the queue yet: waiting for one")
 
     def _all_taken(self) -> bool:
-        return self._desk.exhausted and not self._offers.ready and not self._offers.pending
+        return self._job_source.exhausted and not self._offers.ready and not self._offers.pending
 
     def _patience(self) -> float:
         deadline = self._batcher.deadline()
@@ -336,7 +336,7 @@ class Producer:
     def _take(self) -> None:
         """Keep an offer ahead of the fetcher, so that it never waits for stores."""
         while not self._stopping and len(self._offers.ready) + self._offers.pending < self._ahead:
-            batch = self._desk.take(self._ahead)
+            batch = self._job_source.take(self._ahead)
             if not batch:
                 return
             self._offers.offer(batch)
@@ -346,11 +346,11 @@ class Producer:
             self._offers.ready
             and not self._stopping
             and (len(self._fetching) < self._jobs or self._fetcher.has_capacity)
-            and len(self._passages) < UNSETTLED
+            and len(self._transfer_sinks) < UNSETTLED
             and self._post.free_slots
         ):
             transfer_sink = TransferSink(*self._offers.ready.popleft(), self._batcher, self._ended)
-            self._passages.add(transfer_sink)
+            self._transfer_sinks.add(transfer_sink)
             self._fetching.add(transfer_sink)
             self._fetcher.add(transfer_sink.job, transfer_sink)
 
@@ -361,7 +361,7 @@ class Producer:
             transfer_sink for transfer_sink in self._fetching if id(transfer_sink) in waiting
         ]:
             self._fetching.discard(transfer_sink)
-            self._passages.discard(transfer_sink)
+            self._transfer_sinks.discard(transfer_sink)
             transfer_sink.leave()
 
     def _resume(self) -> None:
@@ -374,10 +374,10 @@ class Producer:
 
     def _known(self, number: int, saved: Saved) -> None:
         lost = self._losses.pop(number, 0)
-        self._desk.end(number, Ended(Ending.SAVED if lost else Ending.ALREADY, saved))
+        self._job_source.end(number, Ended(Ending.SAVED if lost else Ending.ALREADY, saved))
 
     def _ended(self, transfer_sink: TransferSink, verdict: Verdict | StreamLost) -> None:
-        self._passages.discard(transfer_sink)
+        self._transfer_sinks.discard(transfer_sink)
         if not transfer_sink.fetched:
             self._fetching.discard(transfer_sink)
             self._fetcher.drop(transfer_sink)
@@ -386,7 +386,7 @@ class Producer:
         else:
             self._losses.pop(transfer_sink.number, None)
             ending = Ending.FAILED if isinstance(verdict, Failure) else Ending.SAVED
-            self._desk.end(transfer_sink.number, Ended(ending, verdict))
+            self._job_source.end(transfer_sink.number, Ended(ending, verdict))
 
     def _again(self, transfer_sink: TransferSink) -> None:
         """The consumer was lost before it said that the file is safe: it is fetched again unless it is."""
@@ -396,4 +396,4 @@ class Producer:
             self._offers.offer([(transfer_sink.number, transfer_sink.job)])
         else:
             failure = Failure(Reason.DISK, f"lost with its consumer {losses} times")
-            self._desk.end(transfer_sink.number, Ended(Ending.FAILED, failure))
+            self._job_source.end(transfer_sink.number, Ended(Ending.FAILED, failure))

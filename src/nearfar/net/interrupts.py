@@ -36,7 +36,7 @@ __all__ = [
     "Abandoned",
     "DeferredCall",
     "checkpoint",
-    "errand_here",
+    "deferred_call_here",
     "exposed",
     "ours",
     "safe",
@@ -427,7 +427,7 @@ def checkpoint() -> None:
         raise Abandoned
 
 
-def errand_here() -> DeferredCall[Any] | None:
+def deferred_call_here() -> DeferredCall[Any] | None:
     """The deferred call that this thread runs now; None if it is not a deputy."""
     return _here.deferred_call
 

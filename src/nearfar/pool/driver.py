@@ -27,7 +27,7 @@ from math import inf
 from time import monotonic, sleep
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
-from nearfar.net.interrupts import DeferredCall, Shield, errand_here, ours, safely
+from nearfar.net.interrupts import DeferredCall, Shield, deferred_call_here, ours, safely
 from nearfar.net.process import Waker
 
 GRACE = 0.005
@@ -134,7 +134,7 @@ class Driver:
         return safely(partial(self._wait_until, ready, timeout))
 
     def _wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        deferred_call = errand_here()
+        deferred_call = deferred_call_here()
         if deferred_call is not None:
             deferred_call.stir = self._waker.wake
             ready = partial(_ready_or_abandoned, deferred_call, ready)

@@ -19,7 +19,16 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from nearfar.coordinator.task import Mode
-from nearfar.net.interrupts import Abandoned, DeferredCall, checkpoint, errand_here, safe, safely, soon, whose
+from nearfar.net.interrupts import (
+    Abandoned,
+    DeferredCall,
+    checkpoint,
+    deferred_call_here,
+    safe,
+    safely,
+    soon,
+    whose,
+)
 from nearfar.pool.call import Chunk, Item, Part, raise_from
 from nearfar.pool.engine import Closed, Engine
 from nearfar.pool.options import Limits, Reporter, chunks
@@ -437,7 +446,7 @@ class IMapIterator:
         """Wait for the next part and unpack it, with the ended ones after it. `StopIteration` at the end."""
         if not feed.wait(deadline):
             raise TimeoutError
-        deferred_call = errand_here()
+        deferred_call = deferred_call_here()
         if deferred_call is not None and deferred_call.abandoned:
             raise Abandoned
         part = feed.head()

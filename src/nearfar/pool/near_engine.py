@@ -92,7 +92,7 @@ class NearEngine(BaseEngine):
         self._local = LocalWorkers(self._coordinator, hire, self._break)
         self._supervisor = self._local.supervisor
         self._processes = count
-        self._gate: CoordinatorServer | None = None
+        self._server: CoordinatorServer | None = None
         self._last_signal: int | None = None
         """The signal that ends its workers."""
         self._last_moment: float | None = None
@@ -100,8 +100,8 @@ class NearEngine(BaseEngine):
         self._supervisor.watch(self._waker.fileno(), self._waker.clear)
         try:
             if place is not None and access is not None:
-                self._gate = _open_gate(place, self._coordinator, access, lease)
-                self._supervisor.watch(self._gate.fileno(), _nothing)
+                self._server = _open_server(place, self._coordinator, access, lease)
+                self._supervisor.watch(self._server.fileno(), _nothing)
             self._supervisor.start()
         except BaseException:
             self._let_go()
@@ -112,7 +112,7 @@ class NearEngine(BaseEngine):
     @property
     def address(self) -> str | None:
         """Where other workers may join, with the port that it got."""
-        return None if self._gate is None else str(self._gate.address)
+        return None if self._server is None else str(self._server.address)
 
     @property
     def size(self) -> int:
@@ -136,8 +136,8 @@ class NearEngine(BaseEngine):
         deadline, other = self._coordinator.deadline(), self._supervisor.deadline()
         if deadline is None or (other is not None and other < deadline):
             deadline = other
-        if self._gate is not None:
-            deadline = earlier(deadline, earlier(self._gate.deadline(), self._last_moment))
+        if self._server is not None:
+            deadline = earlier(deadline, earlier(self._server.deadline(), self._last_moment))
             deadline = earlier(deadline, self._notices.deadline())
         return deadline
 
@@ -161,8 +161,8 @@ class NearEngine(BaseEngine):
     def _step(self, events: list[tuple[int, int]], now: float) -> None:
         if events:
             self._supervisor.dispatch(events)
-        if self._gate is not None:
-            self._gate.turn(now)
+        if self._server is not None:
+            self._server.turn(now)
         if self._inbox:
             self._take_in()
         if self._due is not None and now >= self._due:
@@ -176,11 +176,11 @@ class NearEngine(BaseEngine):
             self._end_workers(self._last_signal)
         if self._closing and idle(self._coordinator):
             self._let_workers_go()
-        if self._gate is not None and not self.over:
+        if self._server is not None and not self.over:
             alone = not (self._processes or self._coordinator.workers or idle(self._coordinator))
             self._notices.look(no_workers(self.address) if alone else "", now)
-            self._gate.say(now)
-            if self._gate.pending():  # its descriptor may not say so again
+            self._server.say(now)
+            if self._server.pending():  # its descriptor may not say so again
                 self._waker.wake()
 
     def _count(self) -> dict[str, int]:
@@ -220,23 +220,23 @@ class NearEngine(BaseEngine):
             self._end()
 
     def _leave_now(self) -> None:
-        if self._gate is None or not self._coordinator.workers:
+        if self._server is None or not self._coordinator.workers:
             self._end()
         elif self._last_moment is None:  # remote workers must be told first
             self._last_moment = monotonic() + FAREWELL
             self._coordinator.client_gone(self.name)
             self._supervisor.resize(0)
-        elif monotonic() >= self._last_moment or self._gate.peers.heard():
+        elif monotonic() >= self._last_moment or self._server.peers.heard():
             self._end()
 
     def _let_go(self) -> None:
-        if self._gate is not None:
-            self._supervisor.unwatch(self._gate.fileno())
-            self._gate.close()
+        if self._server is not None:
+            self._supervisor.unwatch(self._server.fileno())
+            self._server.close()
         self._supervisor.close()
 
 
-def _open_gate(place: Address, coordinator: Scheduler, access: Access, lease: float) -> CoordinatorServer:
+def _open_server(place: Address, coordinator: Scheduler, access: Access, lease: float) -> CoordinatorServer:
     # Only here: a pool without an address needs no ZeroMQ.
     from nearfar.coordinator.server import CoordinatorServer
 

@@ -14,7 +14,7 @@ from types import GenericAlias
 from typing import Any, Protocol, TypeVar
 
 from nearfar.coordinator.task import Mode, TaskState
-from nearfar.net.interrupts import Abandoned, Shield, checkpoint, errand_here, safely
+from nearfar.net.interrupts import Abandoned, Shield, checkpoint, deferred_call_here, safely
 from nearfar.pool.call import ERROR, PENDING, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk, Part, call_back
 from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits, Reporter
@@ -342,7 +342,7 @@ class InterruptibleCondition:
         """
         if ready():
             return True
-        deferred_call = errand_here()
+        deferred_call = deferred_call_here()
         if deferred_call is not None:
             deferred_call.stir = self.notify
         waiter = allocate_lock()

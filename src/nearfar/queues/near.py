@@ -69,25 +69,25 @@ class NearDelivery(Delivery):
     """A delivery of a near queue: calls `settle` or `give_back` at most once."""
 
     def __init__(
-        self, parcel: NearMessage, settle: Callable[[], None], give_back: Callable[[Message], None]
+        self, near_message: NearMessage, settle: Callable[[], None], give_back: Callable[[Message], None]
     ) -> None:
-        self.item = parcel.item
-        self.attempt = parcel.attempt
+        self.item = near_message.item
+        self.attempt = near_message.attempt
         self._settle = settle
         self._give_back = give_back
-        self._parcel: NearMessage | None = parcel
+        self._near_message: NearMessage | None = near_message
 
     def ack(self) -> None:
         if self._let_go():
             self._settle()
 
     def nack(self) -> None:
-        if parcel := self._let_go():
-            self._give_back(parcel.again())
+        if near_message := self._let_go():
+            self._give_back(near_message.again())
 
     def _let_go(self) -> NearMessage | None:
-        parcel, self._parcel = self._parcel, None
-        return parcel
+        near_message, self._near_message = self._near_message, None
+        return near_message
 
 
 T = TypeVar("T")
@@ -166,17 +166,19 @@ class NearQueue(PipedQueue, BaseQueue):
 
     def receive(self, block: bool = True, timeout: float | None = None) -> Delivery:
         """As `BaseQueue.receive`. Before the ack, the item is lost if this process dies."""
-        parcel = NearMessage.open(self._take(deadline_of(block, timeout)))
-        return NearDelivery(parcel, self._settle, self._give_back)
+        near_message = NearMessage.open(self._take(deadline_of(block, timeout)))
+        return NearDelivery(near_message, self._settle, self._give_back)
 
     def _take_batch(self, most: int, least: int, timeout: float | None) -> list[Any]:
         return self._items_in(self._take_batched(most, least, deadline_of(True, timeout)), item_in)
 
     def _receive_batch(self, most: int, least: int, timeout: float | None) -> BatchDelivery:
-        parcels = self._items_in(
+        near_messages = self._items_in(
             self._take_batched(most, least, deadline_of(True, timeout)), NearMessage.open
         )
-        return BatchDelivery([NearDelivery(parcel, self._settle, self._give_back) for parcel in parcels])
+        return BatchDelivery(
+            [NearDelivery(near_message, self._settle, self._give_back) for near_message in near_messages]
+        )
 
     def _items_in(self, messages: list[Message], read: Callable[[Message], T]) -> list[T]:
         """What `read` returns for `messages`. An unreadable one raises alone, now or in a later call."""

@@ -85,13 +85,13 @@ class Agent:
         self._caller = CoordinatorConnection(address, access)
         self._descriptor = -1
         self._waker = Waker()
-        self._waker_fileno, self._crew_fileno = self._waker.fileno(), self._supervisor.fileno()
+        self._waker_fileno, self._supervisor_fileno = self._waker.fileno(), self._supervisor.fileno()
         self._poll = select.poll()
-        for each in (self._waker_fileno, self._crew_fileno):
+        for each in (self._waker_fileno, self._supervisor_fileno):
             self._poll.register(each, select.POLLIN)
         self._look_at = 0.0
         """When `_look` is wanted, as far as the last sleep knew."""
-        self._crew_due: float | None = None
+        self._supervisor_due: float | None = None
         """The same of the supervisor's tick."""
         self._patience_due: float | None = None
         self._patience = DelayedWarning()
@@ -114,7 +114,7 @@ class Agent:
         is answered first. The workers are gone afterwards, in any case.
         """
         try:
-            self._start_crew()
+            self._start_supervisor()
             self._machine.connect(time.monotonic())
             self._act()
             while self._calling.stage is not SessionStage.CLOSED:
@@ -160,7 +160,7 @@ class Agent:
 
     # -- steps of the loop -------------------------------------------------------------------------
 
-    def _start_crew(self) -> None:
+    def _start_supervisor(self) -> None:
         try:
             self._supervisor.start()
         except OSError as error:
@@ -250,8 +250,8 @@ class Agent:
         for due in (self._ends, self._patience_due):
             if due is not None:
                 self._look_at = min(self._look_at, due)
-        self._crew_due = self._supervisor.deadline()
-        due = self._look_at if self._crew_due is None else min(self._look_at, self._crew_due)
+        self._supervisor_due = self._supervisor.deadline()
+        due = self._look_at if self._supervisor_due is None else min(self._look_at, self._supervisor_due)
         for late in self._late.values():
             due = min(due, late.next)
         timeout = max(0, int((due - now) * 1000) + 1)
@@ -268,11 +268,11 @@ class Agent:
         if self._descriptor in ready:
             self._try(self._hear)
             self._act()  # before a worker's death is heard of: what was given to it counts as unread then
-        said = self._crew_fileno in ready
+        said = self._supervisor_fileno in ready
         if said:
             self._try(self._supervisor.turn)
         now = time.monotonic()
-        if self._crew_due is not None and now >= self._crew_due:
+        if self._supervisor_due is not None and now >= self._supervisor_due:
             said = self._try(self._supervisor.tick, now) or said
         if self._late:
             self._give_late(now)

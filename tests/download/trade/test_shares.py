@@ -88,9 +88,11 @@ class Story:
         self.failures = Failures(folder / "failures")
         self.post = transport.Post()
         self.post.join("consumer", "store")
-        desk = InputJobs(self.intake, self.account, self.failures)
+        job_source = InputJobs(self.intake, self.account, self.failures)
         executor: Any = self.hands
-        self.pooled = Pooled(desk, executor, transport.Outbox(self.post), order_of, clock=lambda: STARTED)
+        self.pooled = Pooled(
+            job_source, executor, transport.Outbox(self.post), order_of, clock=lambda: STARTED
+        )
 
     def run(self) -> str:
         assert eventually(lambda: self.intake.ended)
@@ -213,7 +215,7 @@ def test_nothing_is_handed_out_before_a_consumer_is_there(
     story = tell(10)
     story.post.kill("consumer")
     looks = iter(range(5))
-    turn = story.pooled._desk.turn
+    turn = story.pooled._job_source.turn
 
     def count_turns() -> None:
         turn()
@@ -221,7 +223,7 @@ def test_nothing_is_handed_out_before_a_consumer_is_there(
             assert story.hands.shares == []
             story.post.join("consumer", "store")
 
-    monkeypatch.setattr(story.pooled._desk, "turn", count_turns)
+    monkeypatch.setattr(story.pooled._job_source, "turn", count_turns)
     assert story.run() == "10 urls: 10 saved, 0 already there, 0 failed"
     assert [record.getMessage() for record in caplog.records] == [
         "no consumer has come to the queue yet: waiting for one"
@@ -248,13 +250,13 @@ def test_a_share_is_about_a_second_of_work_and_less_when_few_are_left() -> None:
 def test_a_share_hands_back_what_it_could_not_begin_in_time() -> None:
     late: list[str] = []
     jobs = [(number, Job(url(number))) for number in range(5)]
-    desk = ShareJobs(jobs, float("-inf"), lambda: late.append("late"))
-    assert (desk.take(2), desk.exhausted) == (jobs[:2], False)
-    assert (desk.take(9), desk.exhausted) == (jobs[2:], True)
+    job_source = ShareJobs(jobs, float("-inf"), lambda: late.append("late"))
+    assert (job_source.take(2), job_source.exhausted) == (jobs[:2], False)
+    assert (job_source.take(9), job_source.exhausted) == (jobs[2:], True)
     failure = Ended(Ending.FAILED, Failure(Reason.DNS, "no such host"))
-    desk.end(1, failure)
-    desk.turn()
-    assert (desk.ended, late) == ([(1, failure)], ["late"])
+    job_source.end(1, failure)
+    job_source.turn()
+    assert (job_source.ended, late) == ([(1, failure)], ["late"])
 
 
 def test_a_worker_without_pycurl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

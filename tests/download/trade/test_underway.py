@@ -123,14 +123,14 @@ def test_a_consumer_counts_the_files_that_come_in(make_world: Callable[..., Worl
 
 
 def test_a_producer_says_who_is_waited_for() -> None:
-    desk = ListDesk([])
+    job_source = ListDesk([])
     fetcher = FakeFetcher({}, meanwhile=lambda: None)
-    Producer(desk, fetcher, transport.Outbox(transport.Post()))
-    assert desk.underway() == Underway(0, 0.0, "")
-    desk = ListDesk([Job("http://h/a")])
-    producer = Producer(desk, fetcher, transport.Outbox(transport.Post()))
+    Producer(job_source, fetcher, transport.Outbox(transport.Post()))
+    assert job_source.underway() == Underway(0, 0.0, "")
+    job_source = ListDesk([Job("http://h/a")])
+    producer = Producer(job_source, fetcher, transport.Outbox(transport.Post()))
     producer.turn()
-    assert desk.underway().waits_for == "consumer", "nobody has said what it has already"
+    assert job_source.underway().waits_for == "consumer", "nobody has said what it has already"
 
 
 def test_what_came_of_a_voided_attempt_counts_no_more(

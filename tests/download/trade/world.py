@@ -78,14 +78,14 @@ class World:
         self.events = [event for event in self.events if not event()]
 
     def fetch(self, *jobs: Job | str, at_once: int = 4) -> Summary:
-        desk = self.desk = ListDesk([Job(job) if isinstance(job, str) else job for job in jobs])
-        self.producer = Producer(desk, self.fetcher, Outbox(self.post), jobs=at_once, clock=self.clock)
+        job_source = self.job_source = ListDesk([Job(job) if isinstance(job, str) else job for job in jobs])
+        self.producer = Producer(job_source, self.fetcher, Outbox(self.post), jobs=at_once, clock=self.clock)
         self.producer.run()
         while self.post.waiting or self.post.answered:
             self.step()
             self.producer.turn()
         assert self.producer.on_way == 0
-        return desk.account.summary()
+        return job_source.account.summary()
 
     def close(self) -> None:
         for store in self.stores.values():

@@ -16,10 +16,10 @@ MOST_NAMES = 1000
 class ConsumerSide:
     """Lends to consumers in turn, so that a run of items is spread over all that wait."""
 
-    def __init__(self, desk: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
-        self._desk = desk
+    def __init__(self, peer_table: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
+        self._peer_table = peer_table
         self._ledger = ledger
-        self._rounds = rounds
+        self._barriers = rounds
         self._has_capacity: dict[str, None] = {}
         self.full: set[str] = set()
         """The sessions that want items, but have as many unsettled bytes as they may."""
@@ -40,7 +40,7 @@ class ConsumerSide:
         self._has_capacity.pop(peer.session, None)
         self.full.discard(peer.session)
         self._ledger.dismiss(peer.session, why, cleanly=cleanly)
-        self._desk.actions.append(CloseLane(peer.session))
+        self._peer_table.actions.append(CloseLane(peer.session))
 
     def report(self, peer: Peer, message: QueueMessage, now: float) -> None:
         if not peer.consumes:
@@ -71,7 +71,7 @@ class ConsumerSide:
         if ask and lent:
             self._answer(peer, before, ask, now)
         elif ask:
-            self._rounds.start(peer, lambda later: self._answer(peer, before, ask, later), now, recall=True)
+            self._barriers.start(peer, lambda later: self._answer(peer, before, ask, later), now, recall=True)
 
     def lend_addressed(self, to: str, now: float) -> None:
         """Lend to the consumers with the tag `to`: an item for them came."""
@@ -99,11 +99,13 @@ class ConsumerSide:
             return
         self._told_at = at
         for session in ledger.consumers:
-            peer = self._desk.peers[session]
+            peer = self._peer_table.peers[session]
             over = finished and self._ledger.over(session)
             if over is not peer.told_over:
                 peer.told_over = over
-                self._desk.send(peer, QueueMessageType.OVER, over, self._ledger.lost[:MOST_NAMES], now=now)
+                self._peer_table.send(
+                    peer, QueueMessageType.OVER, over, self._ledger.lost[:MOST_NAMES], now=now
+                )
 
     def _lend_to(self, session: str, now: float) -> bool:
         """Lend to one consumer what waits for it, up to its window; returns whether there was anything."""
@@ -115,8 +117,10 @@ class ConsumerSide:
         return lent
 
     def _send(self, session: str, position: int, run: ItemRange, now: float) -> None:
-        peer = self._desk.peers[session]
-        self._desk.send(peer, QueueMessageType.LEND, position, run.count, run.attempt, body=run.body, now=now)
+        peer = self._peer_table.peers[session]
+        self._peer_table.send(
+            peer, QueueMessageType.LEND, position, run.count, run.attempt, body=run.body, now=now
+        )
 
     def _queue_up(self, session: str) -> None:
         """Move the session to the end of the queue of consumers, if it still wants items."""
@@ -132,4 +136,4 @@ class ConsumerSide:
     def _answer(self, peer: Peer, before: int, ask: int, now: float) -> None:
         self._lend_to(peer.session, now)
         lent = self._ledger.consumers[peer.session].leases.last > before
-        self._desk.answer(peer, ask, lent, now)
+        self._peer_table.answer(peer, ask, lent, now)

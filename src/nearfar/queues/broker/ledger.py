@@ -267,7 +267,7 @@ class Ledger:
         """The position and the next run for a consumer with capacity; None if no run waits for it."""
         consumer = self.consumers[name]
         leases = consumer.leases
-        ready_list = self._next_shelf(consumer.tags)
+        ready_list = self._next_ready_list(consumer.tags)
         if ready_list is None or not consumer.has_capacity or self.has_its_fill(name):
             return None
         run = ready_list.take(
@@ -390,12 +390,12 @@ class Ledger:
         self.size_bytes -= ready_list.bytes
         return ready_list.clear()
 
-    def _next_shelf(self, tags: frozenset[str]) -> ReadyList | None:
+    def _next_ready_list(self, tags: frozenset[str]) -> ReadyList | None:
         if not self._addressed:
             return self.waiting if self.waiting.items else None
-        shelves = [self.waiting] if self.waiting.items else []
-        shelves += [self._addressed[tag] for tag in tags if self._addressed.get(tag)]
-        return min(shelves, key=lambda ready_list: ready_list.oldest, default=None)
+        ready_lists = [self.waiting] if self.waiting.items else []
+        ready_lists += [self._addressed[tag] for tag in tags if self._addressed.get(tag)]
+        return min(ready_lists, key=lambda ready_list: ready_list.oldest, default=None)
 
     def _remove(self, name: str, first: int, last: int) -> list[ItemRange]:
         leases = self.consumers[name].leases

@@ -31,10 +31,10 @@ class ProducerSide:
     Where only bytes are bounded, as many items as bytes are granted: an item has at least one byte.
     """
 
-    def __init__(self, desk: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
-        self._desk = desk
+    def __init__(self, peer_table: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
+        self._peer_table = peer_table
         self._ledger = ledger
-        self._rounds = rounds
+        self._barriers = rounds
         self.needy: dict[str, None] = {}
         """The sessions that wait for room, in order."""
         self._ahead: dict[str, Peer] = {}
@@ -94,7 +94,7 @@ class ProducerSide:
             self._ahead[peer.session] = peer  # it may have been granted room that it no longer wants
         self.grant(now)
         if ask and peer.in_need:
-            self._rounds.start(peer, lambda later: self._answer(peer, ask, later), now, recall=True)
+            self._barriers.start(peer, lambda later: self._answer(peer, ask, later), now, recall=True)
         elif ask:
             self._answer(peer, ask, now)
         elif peer.in_need:
@@ -112,7 +112,7 @@ class ProducerSide:
             self._first, self._passed = line[0], 0
         waits = False
         for session in line:
-            size = self._give(self._desk.peers[session], now)
+            size = self._give(self._peer_table.peers[session], now)
             if size and waits:
                 self._passed += size
             waits = waits or session in self.needy
@@ -129,7 +129,7 @@ class ProducerSide:
     def tell_news(self, now: float) -> None:
         """Send producers the outcomes of their items."""
         for uid in self._ledger.newsworthy:
-            peer = self._desk.peers.get(self._desk.session_of.get(uid, ""))
+            peer = self._peer_table.peers.get(self._peer_table.session_of.get(uid, ""))
             if peer is None or not peer.produces:
                 continue
             news = self._ledger.producers[uid].news
@@ -137,16 +137,16 @@ class ProducerSide:
             news.clear()
             while rows:
                 share = share_of_answers(rows, NEWS_PER_MESSAGE)
-                self._desk.send(peer, QueueMessageType.SETTLED, rows[:share], now=now)
+                self._peer_table.send(peer, QueueMessageType.SETTLED, rows[:share], now=now)
                 del rows[:share]
         self._ledger.newsworthy.clear()
 
     def tell_tags(self, now: float) -> None:
         """Send producers the tags by which consumers can be addressed, when these change."""
         tags = self._ledger.shared_tags
-        for peer in self.newcomers if tags == self.tags else self._desk.peers.values():
-            if peer.produces and self._desk.peers.get(peer.session) is peer:
-                self._desk.send(peer, QueueMessageType.TAGS, tags, now=now)
+        for peer in self.newcomers if tags == self.tags else self._peer_table.peers.values():
+            if peer.produces and self._peer_table.peers.get(peer.session) is peer:
+                self._peer_table.send(peer, QueueMessageType.TAGS, tags, now=now)
         self.tags = tags
         self.newcomers.clear()
 
@@ -181,7 +181,7 @@ class ProducerSide:
             items, size = items + more, size + more_bytes
             self._ledger.grant(peer.uid, items, size)
             peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
-            self._desk.send(peer, QueueMessageType.ROOM, items, size, now=now)
+            self._peer_table.send(peer, QueueMessageType.ROOM, items, size, now=now)
         if not peer.in_need or size:
             self.needy.pop(peer.session, None)
         return size
@@ -224,12 +224,12 @@ class ProducerSide:
         """If a producer waits for room, recall what others have and do not use."""
         if self._recalling or not self._ahead or not self.needy:
             return
-        asker = self._desk.peers[next(iter(self.needy))]
+        asker = self._peer_table.peers[next(iter(self.needy))]
         whom = [peer for session, peer in self._ahead.items() if session not in self.needy]
         self._ahead.clear()
         if whom and asker.rounds < MOST_ROUNDS:
             self._recalling = True
-            self._rounds.start(asker, self._recalled, now, recall=True, whom=whom, always=True)
+            self._barriers.start(asker, self._recalled, now, recall=True, whom=whom, always=True)
 
     def _recalled(self, now: float) -> None:
         self._recalling = False
@@ -240,4 +240,4 @@ class ProducerSide:
         self.grant(now)
         if peer.in_need:  # a call that cannot wait does not queue: it may have all that is free
             self._give(peer, now)
-        self._desk.answer(peer, ask, not peer.in_need, now)
+        self._peer_table.answer(peer, ask, not peer.in_need, now)

@@ -57,13 +57,13 @@ class BrokerProtocol:
         self._most_peers = most_peers
         self._about = about
         self._lease = lease
-        self._desk = PeerTable()
-        self.peers = self._desk.peers
+        self._peer_table = PeerTable()
+        self.peers = self._peer_table.peers
         """The open sessions."""
-        self._rounds = Barriers(self._desk)
-        self._producer_side = ProducerSide(self._desk, ledger, self._rounds)
-        self._consumer_side = ConsumerSide(self._desk, ledger, self._rounds)
-        self._questions = Queries(self._desk, ledger, self._rounds)
+        self._barriers = Barriers(self._peer_table)
+        self._producer_side = ProducerSide(self._peer_table, ledger, self._barriers)
+        self._consumer_side = ConsumerSide(self._peer_table, ledger, self._barriers)
+        self._questions = Queries(self._peer_table, ledger, self._barriers)
         self._timers: Timers[Peer] = Timers()
         self._ahead = Budget(AHEAD_OF_ALL)
         self._standstill: SuspendDetector | None = None
@@ -89,7 +89,7 @@ class BrokerProtocol:
         if not number:
             return
         peer.heartbeat.heard(now, len(message.body or b""))
-        self._desk.spoken[session] = peer
+        self._peer_table.spoken[session] = peer
         try:
             for ready in peer.inbox.accept(number, message):
                 if self.peers.get(session) is peer:
@@ -111,7 +111,7 @@ class BrokerProtocol:
     def refuse(self, session: str, why: str) -> None:
         """Refuse the client that uses this session name."""
         self.refused += 1
-        self._desk.send_unnumbered(session, QueueMessageType.REFUSED, why)
+        self._peer_table.send_unnumbered(session, QueueMessageType.REFUSED, why)
 
     def dead(self, session: str, why: str, now: float) -> None:
         """End a session whose process died, or was silent for too long."""
@@ -122,7 +122,7 @@ class BrokerProtocol:
     def expel(self, session: str, why: str, now: float) -> None:
         """End a session from the broker's side, and notify its client."""
         self.dead(session, why, now)
-        self._desk.send_unnumbered(session, QueueMessageType.STRANGER)
+        self._peer_table.send_unnumbered(session, QueueMessageType.STRANGER)
 
     def tick(self, now: float) -> None:
         """Send again what got lost, and end the sessions of silent peers.
@@ -133,12 +133,12 @@ class BrokerProtocol:
         stood = self._standstill.seconds(now, self._lease) if self._standstill else 0.0
         self._standstill = self._standstill or SuspendDetector(now)
         if stood:
-            self._rounds.postpone(stood)
+            self._barriers.postpone(stood)
             self._late_until = now + self._lease / 2  # ZeroMQ, too, needs a while to deliver everything
             for peer in self.peers.values():
                 peer.heard = min(now, peer.heard + stood)
                 peer.out.postpone(stood)
-        for peer in [*self._timers.ring(now), *self._desk.spoken.values()]:
+        for peer in [*self._timers.ring(now), *self._peer_table.spoken.values()]:
             if self.peers.get(peer.session) is not peer:
                 continue
             if now - peer.heard >= self._lease:
@@ -153,15 +153,15 @@ class BrokerProtocol:
                     continue
                 for number, message in peer.out.overdue(now):
                     envelope = QueueFrame(number, peer.inbox.received, message)
-                    self._desk.actions.append(SendTo(peer.session, envelope))
+                    self._peer_table.actions.append(SendTo(peer.session, envelope))
             self._beat_if_due(peer, now)
-        self._rounds.expire(now)
+        self._barriers.expire(now)
 
     def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
         """Tell the client that the lane requested by `OpenLane` is bound at `place`."""
         peer = self.peers.get(session)
         if peer is not None:
-            self._desk.answer(peer, ask, place, now)
+            self._peer_table.answer(peer, ask, place, now)
 
     def flush(self, now: float) -> list[Action]:
         """Lend items, grant room and send news; returns all actions to perform."""
@@ -177,20 +177,20 @@ class BrokerProtocol:
         if producer_side.newcomers or ledger.shared_tags is not producer_side.tags:
             producer_side.tell_tags(now)
         consumer_side.tell_over(now)
-        for peer in self._desk.spoken.values():
+        for peer in self._peer_table.spoken.values():
             if self.peers.get(peer.session) is peer:
                 self._beat_if_due(peer, now)
-        self._desk.spoken.clear()
+        self._peer_table.spoken.clear()
         if now >= self._late_until:
             self._turned = now
-        actions, self._desk.actions = self._desk.actions, []
+        actions, self._peer_table.actions = self._peer_table.actions, []
         return actions
 
     def deadline(self, now: float) -> float:
         """When to call `tick` next."""
         latest = now + self._lease / 5
         due = self._timers.deadline()
-        return min(latest, latest if due is None else due, self._rounds.deadline(latest))
+        return min(latest, latest if due is None else due, self._barriers.deadline(latest))
 
     def counts(self) -> dict[str, int]:
         """The figures of the queue."""
@@ -199,7 +199,7 @@ class BrokerProtocol:
     def _beat_if_due(self, peer: Peer, now: float) -> None:
         """Send an ack or heartbeat if it is due, and schedule the next check of the peer."""
         if now >= peer.heartbeat.when:
-            self._desk.send_unnumbered(peer.session, QueueMessageType.BEAT, ack=peer.inbox.received)
+            self._peer_table.send_unnumbered(peer.session, QueueMessageType.BEAT, ack=peer.inbox.received)
             peer.heartbeat.spoke(now)
         when = min(peer.heard + self._lease, peer.heartbeat.when, peer.out.when)
         if when < peer.due:
@@ -214,7 +214,7 @@ class BrokerProtocol:
             return
         peer = self.peers.get(session)
         if peer is None:
-            earlier = self._desk.peer_of(uid)
+            earlier = self._peer_table.peer_of(uid)
             if earlier is not None and stem(earlier.session) != stem(session):
                 self.refuse(session, "another client has this name")
                 return
@@ -231,14 +231,14 @@ class BrokerProtocol:
             "shut": self._questions.shut,
             "ticket": peer.ticket,
         }
-        self._desk.send_unnumbered(session, QueueMessageType.WELCOME, session, about)
+        self._peer_table.send_unnumbered(session, QueueMessageType.WELCOME, session, about)
 
     def _begin(self, session: str, uid: str, now: float) -> Peer:
         ticket = blake2b(session.encode(), key=self._secret, digest_size=16).hexdigest()
         out: SendWindow[QueueMessage] = SendWindow(self._lease / 10)
         self.peers[session] = peer = Peer(session, uid, now, out, Heartbeat(self._lease, now), ticket)
         peer.inbox.allowance = (self._ahead, session)
-        self._desk.session_of[uid] = session
+        self._peer_table.session_of[uid] = session
         self._beat_if_due(peer, now)
         return peer
 
@@ -247,7 +247,7 @@ class BrokerProtocol:
         if message.kind is QueueMessageType.REPORT:
             *_, done, failed, _unreadable, _returned, answers = message.fields
             self.ledger.late += len(answers) + sum(last - first + 1 for first, last in [*done, *failed])
-        self._desk.send_unnumbered(session, QueueMessageType.STRANGER)
+        self._peer_table.send_unnumbered(session, QueueMessageType.STRANGER)
 
     def _handle(self, peer: Peer, message: QueueMessage, now: float) -> None:
         if message.kind is QueueMessageType.PUT:
@@ -267,12 +267,12 @@ class BrokerProtocol:
                 number, items, size = message.fields
                 if peer.produces:
                     self._producer_side.take_back(peer, items, size)
-                self._rounds.reply(number, peer.session, now)
+                self._barriers.reply(number, peer.session, now)
             case QueueMessageType.JOIN:
                 self._join(peer, message, now)
             case QueueMessageType.BYE:
                 self._producer_side.tell_news(now)
-                self._desk.send(peer, QueueMessageType.PART, now=now)
+                self._peer_table.send(peer, QueueMessageType.PART, now=now)
                 self._end(peer, f"{peer.uid} left", cleanly=True, now=now)
             case _:
                 pass  # a kind that only a broker sends
@@ -287,12 +287,12 @@ class BrokerProtocol:
     def _end(self, peer: Peer, why: str, *, cleanly: bool, now: float) -> None:
         del self.peers[peer.session]
         peer.inbox.close()
-        if self._desk.session_of.get(peer.uid) == peer.session:
-            del self._desk.session_of[peer.uid]
+        if self._peer_table.session_of.get(peer.uid) == peer.session:
+            del self._peer_table.session_of[peer.uid]
         if peer.produces:
             self._producer_side.end(peer, cleanly=cleanly)
         if peer.consumes:
             self._consumer_side.end(peer, why, cleanly=cleanly)
-        self._rounds.excuse(peer.session, now)
+        self._barriers.excuse(peer.session, now)
         if not any(other.produces or other.consumes for other in self.peers.values()):
             self.ledger.part()

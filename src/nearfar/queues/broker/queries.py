@@ -30,9 +30,9 @@ class Barrier:
 class Barriers:
     """The barriers under way."""
 
-    def __init__(self, desk: PeerTable) -> None:
-        self._desk = desk
-        self._rounds: dict[int, Barrier] = {}
+    def __init__(self, peer_table: PeerTable) -> None:
+        self._peer_table = peer_table
+        self._barriers: dict[int, Barrier] = {}
         self._last = 0
 
     def start(
@@ -53,21 +53,21 @@ class Barriers:
         """
         if asker.rounds >= MOST_ROUNDS:
             raise ProtocolError(f"{asker.uid} asks more than {MOST_ROUNDS} things at a time")
-        ends = self._desk.peers.values() if whom is None else whom
+        ends = self._peer_table.peers.values() if whom is None else whom
         others = [p for p in ends if p is not asker and (p.produces or p.consumes)]
         self._last += 1
         for other in others:
-            self._desk.send(other, QueueMessageType.SYNC, self._last, recall, now=now)
+            self._peer_table.send(other, QueueMessageType.SYNC, self._last, recall, now=now)
         if others:
             asker.rounds += 1
             missing = {other.session for other in others}
-            self._rounds[self._last] = Barrier(asker, missing, then, now + PATIENCE, always)
+            self._barriers[self._last] = Barrier(asker, missing, then, now + PATIENCE, always)
         else:
             then(now)
 
     def reply(self, number: int, session: str, now: float) -> None:
         """Record that `session` has reported everything."""
-        pending = self._rounds.get(number)
+        pending = self._barriers.get(number)
         if pending is not None:
             pending.missing.discard(session)
             if not pending.missing:
@@ -75,30 +75,30 @@ class Barriers:
 
     def excuse(self, session: str, now: float) -> None:
         """Stop waiting for `session`, which is gone."""
-        for number in list(self._rounds):
+        for number in list(self._barriers):
             self.reply(number, session, now)
 
     def expire(self, now: float) -> None:
         """End the barriers that took too long."""
-        while self._rounds:
-            number = next(iter(self._rounds))  # the oldest, whose deadline is the first
-            if now < self._rounds[number].deadline:
+        while self._barriers:
+            number = next(iter(self._barriers))  # the oldest, whose deadline is the first
+            if now < self._barriers[number].deadline:
                 return
             self._finish(number, now)
 
     def postpone(self, seconds: float) -> None:
         """Extend the deadlines: the broker was suspended and could not receive answers meanwhile."""
-        for pending in self._rounds.values():
+        for pending in self._barriers.values():
             pending.deadline += seconds
 
     def deadline(self, otherwise: float) -> float:
         """When to call `expire` next."""
-        return next(iter(self._rounds.values())).deadline if self._rounds else otherwise
+        return next(iter(self._barriers.values())).deadline if self._barriers else otherwise
 
     def _finish(self, number: int, now: float) -> None:
-        over = self._rounds.pop(number)
+        over = self._barriers.pop(number)
         over.asker.rounds -= 1
-        if over.always or self._desk.peers.get(over.asker.session) is over.asker:
+        if over.always or self._peer_table.peers.get(over.asker.session) is over.asker:
             over.then(now)
 
 
@@ -111,10 +111,10 @@ LETTER_BYTES_PER_ANSWER = 512 * 1024
 class Queries:
     """Size, join, shutdown, figures, dead letters."""
 
-    def __init__(self, desk: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
-        self._desk = desk
+    def __init__(self, peer_table: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
+        self._peer_table = peer_table
         self._ledger = ledger
-        self._rounds = rounds
+        self._barriers = rounds
         self.shut = False
         """True once SHUT was sent to the clients; the ledger is closed when all have answered."""
         self.joiners: list[tuple[Peer, int]] = []
@@ -124,20 +124,22 @@ class Queries:
 
     def ask(self, peer: Peer, message: QueueMessage, now: float) -> None:
         ask, what, argument = message.fields
-        desk = self._desk
+        peer_table = self._peer_table
         match what:
             case "fence" | "flush":
-                desk.answer(peer, ask, None, now)
+                peer_table.answer(peer, ask, None, now)
             case "late":
                 self._ledger.late += argument if type(argument) is int else 0
-                desk.answer(peer, ask, None, now)
+                peer_table.answer(peer, ask, None, now)
             case "underway bytes" | "underway parts":
                 peer.underway[what] = argument if type(argument) is int else 0
-                desk.answer(peer, ask, None, now)
+                peer_table.answer(peer, ask, None, now)
             case "lane":
-                desk.actions.append(OpenLane(peer.session, ask))
+                peer_table.actions.append(OpenLane(peer.session, ask))
             case "size":
-                self._rounds.start(peer, lambda later: desk.answer(peer, ask, self._ledger.size, later), now)
+                self._barriers.start(
+                    peer, lambda later: peer_table.answer(peer, ask, self._ledger.size, later), now
+                )
             case "join":
                 self._join(peer, ask, now)
             case "shutdown":
@@ -145,9 +147,9 @@ class Queries:
             case "dead letters":
                 self._tell_letters(peer, ask, now)
             case "counts":
-                desk.answer(peer, ask, self.counts(), now)
+                peer_table.answer(peer, ask, self.counts(), now)
             case _:
-                desk.answer(peer, ask, None, now)
+                peer_table.answer(peer, ask, None, now)
 
     def settle(self, now: float) -> None:
         """Answer the clients that wait for every item to be done, if it is."""
@@ -155,12 +157,14 @@ class Queries:
             joiners, self.joiners = self.joiners, []
             for peer, ask in joiners:
                 peer.joins -= 1
-                self._desk.answer(peer, ask, None, now)
+                self._peer_table.answer(peer, ask, None, now)
 
     def counts(self) -> dict[str, int]:
         """The figures of the ledger and of the sessions."""
         ledger = self._ledger
-        helpers = [ledger.producers[peer.uid].helper for peer in self._desk.peers.values() if peer.produces]
+        helpers = [
+            ledger.producers[peer.uid].helper for peer in self._peer_table.peers.values() if peer.produces
+        ]
         return {
             "stored": ledger.stored,
             "settled": ledger.settled,
@@ -173,7 +177,7 @@ class Queries:
             "maxsize": ledger.maxsize,
             "bytes": ledger.size_bytes,
             "unsettled bytes": min(ledger.lent.used, MOST_COUNTED),
-            "ends": len(self._desk.peers),
+            "ends": len(self._peer_table.peers),
             "producers": helpers.count(False),
             "helpers": helpers.count(True),
             "consumers": len(ledger.consumers),
@@ -184,32 +188,32 @@ class Queries:
         }
 
     def _underway(self, what: str) -> int:
-        return min(sum(peer.underway.get(what, 0) for peer in self._desk.peers.values()), MOST_COUNTED)
+        return min(sum(peer.underway.get(what, 0) for peer in self._peer_table.peers.values()), MOST_COUNTED)
 
     def _join(self, peer: Peer, ask: int, now: float) -> None:
         if peer.joins >= MOST_JOINS:
             raise ProtocolError(f"{peer.uid} joins more than {MOST_JOINS} times at once")
         peer.joins += 1
-        self._rounds.start(peer, lambda _: self.joiners.append((peer, ask)), now)
+        self._barriers.start(peer, lambda _: self.joiners.append((peer, ask)), now)
 
     def _tell_letters(self, peer: Peer, ask: int, now: float) -> None:
         peer.heavy = [number for number in peer.heavy if number > peer.out.received]
         if len(peer.heavy) >= MOST_HEAVY:
             raise ProtocolError(f"{peer.uid} asks for dead letters, and does not take them")
-        self._desk.answer(peer, ask, self._dead_letters(), now)
+        self._peer_table.answer(peer, ask, self._dead_letters(), now)
         peer.heavy.append(peer.out.sent)
         self._died_when_read = self._ledger.died
 
     def _shut_down(self, peer: Peer, ask: int, immediate: bool, now: float) -> None:
         self.shut = True
-        for other in self._desk.peers.values():
-            self._desk.send(other, QueueMessageType.SHUT, immediate, now=now)
+        for other in self._peer_table.peers.values():
+            self._peer_table.send(other, QueueMessageType.SHUT, immediate, now=now)
 
         def answer(later: float) -> None:
             self._ledger.close(immediate=immediate)
-            self._desk.answer(peer, ask, None, later)
+            self._peer_table.answer(peer, ask, None, later)
 
-        self._rounds.start(peer, answer, now)
+        self._barriers.start(peer, answer, now)
 
     def _dead_letters(self) -> list[list[object]]:
         """The latest dead letters, as many as fit into an answer."""

@@ -13,7 +13,7 @@ from typing import Any
 from nearfar.errors import Empty, Full, NotAdmitted, ProducerLost, QueueLost, ShutDown
 from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
-from nearfar.net.interrupts import Abandoned, errand_here, safe, safely, soon
+from nearfar.net.interrupts import Abandoned, deferred_call_here, safe, safely, soon
 from nearfar.net.process import about_me, left_behind, new_name, new_session_stem
 from nearfar.net.resources import CALLER, make_room
 from nearfar.queues.base import Delivery, left, waits
@@ -242,7 +242,7 @@ class ClientConnection:
         loop, seated, called = self._need_loop(), False, False
         if loop.turning:
             raise RuntimeError(BUSY)
-        deferred_call = errand_here()
+        deferred_call = deferred_call_here()
         if deferred_call is not None:
             deferred_call.stir = loop.stir
         self.waiting += 1
@@ -510,7 +510,7 @@ class QueueClient(ProducerCalls):
                 if not taken:
                     self._explain_nothing(machine, to_the_end)
                 tell = self._tell_of_takes(machine)
-                if hand_out and errand_here() is None:
+                if hand_out and deferred_call_here() is None:
                     self._hand_out(machine, holder, settles)
             if tell:
                 self._need_loop().help()

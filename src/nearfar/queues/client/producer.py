@@ -340,7 +340,7 @@ class ItemSender:
 
     def put(self, entry: PutRequest, *, first: bool = False) -> None:
         """Queue the items of `entry` behind those that wait already, or before them."""
-        self._clear_tray()
+        self._clear_put_buffer()
         if first:
             self.entries.appendleft(entry)
         else:
@@ -360,11 +360,11 @@ class ItemSender:
     def bar(self) -> None:
         """Close the put buffer for this session."""
         self.barred = True
-        self._clear_tray()
+        self._clear_put_buffer()
 
     def admit(self) -> None:
         """Admit the items for which there is room."""
-        self._clear_tray()
+        self._clear_put_buffer()
         while self._again and self._fits(1, self._again[0].body)[0]:
             again = self._again.popleft()
             self._use_room(1, len(again.body))
@@ -375,7 +375,7 @@ class ItemSender:
                 if not self._admit_from(entry):
                     return
             self.entries.popleft()
-        self._open_tray()
+        self._open_put_buffer()
 
     def _admit_from(self, entry: PutRequest) -> bool:
         """Admit as many of the next items of `entry` as fit; False if none does."""
@@ -416,7 +416,7 @@ class ItemSender:
 
     def messages(self) -> Iterator[QueueMessage]:
         """PUT messages for all that was admitted and not sent."""
-        self._clear_tray()
+        self._clear_put_buffer()
         while self._fresh:
             fresh = self._fresh.popleft()
             first, count, body, to = fresh.first, fresh.count, fresh.body, fresh.to
@@ -437,7 +437,7 @@ class ItemSender:
             self._batches[first] = InFlight(first, count, body, to, [(first, first + count - 1)])
             yield QueueMessage(QueueMessageType.PUT, (first, count, to), body)
         if not (self.entries or self._again):
-            self._open_tray()
+            self._open_put_buffer()
 
     def sent(self, line_number: int, size: int, first: int, count: int) -> None:
         """Record that a PUT of `size` bytes, with items from `first` on, was sent as `line_number`."""
@@ -445,9 +445,9 @@ class ItemSender:
 
     def number(self) -> int:
         """Number the items in the put buffer, and return the last number."""
-        self._clear_tray()
+        self._clear_put_buffer()
         if not (self.entries or self._again):
-            self._open_tray()
+            self._open_put_buffer()
         return self.last
 
     def unsent(self, upto: int) -> int:
@@ -478,7 +478,7 @@ class ItemSender:
 
     def spare(self) -> tuple[int, int]:
         """Give back unused room, and return it."""
-        self._clear_tray()
+        self._clear_put_buffer()
         room = self._room
         self._room = (0, 0)
         self._received = (self._received[0] - room[0], self._received[1] - room[1])
@@ -492,7 +492,7 @@ class ItemSender:
 
     def begin(self, stored: int, *, maxsize: int, maxbytes: int) -> None:
         """Begin a session: the broker has, or had, everything up to number `stored`; send the rest again."""
-        self._clear_tray()
+        self._clear_put_buffer()
         self.bounded = bool(maxsize or maxbytes)
         self.bounded_bytes = maxbytes
         self._room = self._received = (0, 0)
@@ -547,14 +547,14 @@ class ItemSender:
         if self.bounded:
             self._room = (self._room[0] - count, self._room[1] - size if self.bounded_bytes else 0)
 
-    def _open_tray(self) -> None:
+    def _open_put_buffer(self) -> None:
         """Reserve room for the put buffer: it is used when the buffer is cleared."""
         if self.barred or self._unstored_bytes > UNSTORED_BYTES // 2:
             return
         items, size = self._room
         self.put_buffer.open(items if self.bounded else ANY, size if self.bounded_bytes else ANY)
 
-    def _clear_tray(self) -> None:
+    def _clear_put_buffer(self) -> None:
         """Number the items of the put buffer, which were admitted when they were added."""
         for count, body in packed(self.put_buffer.clear(), BATCH_ITEMS, BATCH_BYTES):
             self._use_room(count, len(body))
