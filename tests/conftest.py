@@ -28,7 +28,7 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.register_profile("local", deadline=None, print_blob=True)
 watch_shared_memory()
 TESTS = Path(__file__).parent
-EDGES = {"chaos", "contrast", "demo", "deploy", "download", "examples", "exits", "programs"}
+EDGES = {"chaos", "contrast", "demo", "deploy", "download", "examples", "exits", "cli"}
 """Folders whose tests are of our own programs, files and connections, above what interpreters do differently:
 they show all that they can show under the oldest and the newest Python."""
 LONGEST_ROOT = 20

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import pytest
 
-from nearfar.pool.options import Reporter, reporter
+from nearfar.pool.progress import Reporter, reporter
 
 
 class Terminal(io.StringIO):

@@ -31,7 +31,8 @@ from nearfar.net.interrupts import (
 )
 from nearfar.pool.call import Chunk, Item, Part, raise_from
 from nearfar.pool.engine import Closed, Engine
-from nearfar.pool.options import Limits, Reporter, chunks
+from nearfar.pool.options import Limits, chunks
+from nearfar.pool.progress import Reporter
 from nearfar.pool.results import InterruptibleCondition
 from nearfar.queues.base import deadline_of, left
 

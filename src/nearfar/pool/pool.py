@@ -13,7 +13,8 @@ from nearfar.coordinator.task import Mode
 from nearfar.pool.engine import Engine, WeakBag, describe, hand_in
 from nearfar.pool.factory import WAIT, Workers, connect_engine, make_engine
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, InputFeed
-from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, cut, limits, reporter
+from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, cut, limits
+from nearfar.pool.progress import reporter
 from nearfar.pool.results import Applied, AsyncResult, Callback, Callbacks, MapResult, drop, obtain, paired
 
 __all__ = ["Pool"]

@@ -17,7 +17,8 @@ from nearfar.coordinator.task import Mode, TaskState
 from nearfar.net.interrupts import Abandoned, Shield, checkpoint, deferred_call_here, safely
 from nearfar.pool.call import ERROR, PENDING, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk, Part, call_back
 from nearfar.pool.engine import Engine, hand_in
-from nearfar.pool.options import Limits, Reporter
+from nearfar.pool.options import Limits
+from nearfar.pool.progress import Reporter
 from nearfar.queues.base import left
 
 __all__ = [
