@@ -35,4 +35,4 @@ def test_a_program_ends_with_its_service(shell: Shell, program: str) -> None:
     assert process.returncode == 1, err
     last = err.splitlines()[-1]
     assert last.startswith("nearfar: the ")
-    assert "failed, and serves nobody any more: KeyError('a fault')" in last
+    assert "failed and has stopped: KeyError('a fault')" in last

@@ -505,9 +505,7 @@ class StandaloneCoordinator:
             with self._lock:
                 self._close()
         if self.failure is not None:
-            service_failed(
-                f"the coordinator at {self.address} failed, and serves nobody any more: {self.failure!r}"
-            )
+            service_failed(f"the coordinator at {self.address} failed and has stopped: {self.failure!r}")
 
     def _turn(self) -> None:
         """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to

@@ -46,13 +46,13 @@ def paired(callback: Callback | None, error_callback: Callback | None) -> Callba
     return None if callback is None and error_callback is None else (callback, error_callback)
 
 
-class _Here(threading.local):
+class _InWait(threading.local):
     """The result whose callback runs in this thread."""
 
     result: AsyncResult | None = None
 
 
-_here = _Here()
+_here = _InWait()
 
 
 class AsyncResult(Call):

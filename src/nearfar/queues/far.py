@@ -21,7 +21,7 @@ from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Pro
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.server import Broker
 from nearfar.queues.client.client import DELIVERY, FarDelivery, QueueClient, Runs, run_of
-from nearfar.queues.client.consumer import NOTHING, Chunk, DeliveredItem, Hand
+from nearfar.queues.client.consumer import NOTHING, DeliveredChunk, DeliveredItem, Hand
 from nearfar.queues.client.producer import MANY, PutBuffer
 from nearfar.serialization import item_codec
 
@@ -432,7 +432,7 @@ class FarQueue(BaseQueue):
         )
         return taken[0]
 
-    def _struck(self, error: BaseException, chunk: Chunk, lying: int) -> None:
+    def _struck(self, error: BaseException, chunk: DeliveredChunk, lying: int) -> None:
         """Handle an exception raised while an item was taken from `chunk`, with `lying` items in it.
 
         An item that was taken is given back. Raises `error`, unless it only means that the items were

@@ -71,8 +71,8 @@ class FetchOptions:
     decode: bool = False
     """Ask for gzip and deflate, and save what comes of them. Else every body is saved as it was sent."""
     digest: bool = True
-    """Count SHA-256 of every file. False: only where a job or a server names a digest, for whoever saves the
-    file counts it anyhow, and nothing comes between."""
+    """Count SHA-256 of every file. False: only where a job or a server names a digest, for the process
+    that saves the file counts it anyhow, and nothing comes between."""
     no_private: bool = False
     """Connect to public addresses only (`addresses.is_public`), whatever a name or a redirect says, and to
     no proxy."""

@@ -85,7 +85,8 @@ def park(trouble: Trouble, options: FetchOptions) -> float:
 class HostConcurrency:
     """How many requests at a time a host bears: additive increase, multiplicative decrease.
 
-    The rule by which TCP shares a line (D. Chiu, R. Jain, 1989): whoever asks too much halves, and tries one
+    The rule by which TCP shares a line (D. Chiu, R. Jain, 1989): a sender that asks too much halves, and
+    tries one
     more after each round that went well. A host that never complains is asked as often as it may be.
     """
 

@@ -250,9 +250,7 @@ class Broker:
             self._close_everything()
             warn_of_losses(self.address, self._machine.counts())
         if self.failure is not None:
-            service_failed(
-                f"the queue at {self.address} failed, and serves nobody any more: {self.failure!r}"
-            )
+            service_failed(f"the queue at {self.address} failed and has stopped: {self.failure!r}")
 
     def _turn(self) -> None:
         """One iteration of the loop. If one part fails, the others still run and the loop goes on: what was

@@ -17,7 +17,7 @@ from nearfar.net.interrupts import Abandoned, deferred_call_here, safe, safely, 
 from nearfar.net.process import about_me, left_behind, new_name, new_session_stem
 from nearfar.net.resources import CALLER, make_room
 from nearfar.queues.base import Delivery, left, waits
-from nearfar.queues.client.consumer import Chunk, DeliveredItem, Hand
+from nearfar.queues.client.consumer import DeliveredChunk, DeliveredItem, Hand
 from nearfar.queues.client.io import BUSY, ClientLoop, Hold
 from nearfar.queues.client.producer import (
     BATCH_BYTES,
@@ -592,7 +592,7 @@ class QueueClient(ProducerCalls):
                         self._machine.receiver.let_go(position)
 
     @safe
-    def let_go_taken(self, chunk: Chunk, lying: int) -> None:
+    def let_go_taken(self, chunk: DeliveredChunk, lying: int) -> None:
         """Give back the item that an interrupted thread took from `chunk` when it had `lying` items."""
         with self._hold:
             if chunk.session == self._machine.sessions:

@@ -72,7 +72,7 @@ class DeliveredBatch:
 
 
 @dataclass(slots=True)
-class Chunk:
+class DeliveredChunk:
     """The next items, which one thread takes without the lock: each by one atomic step in C.
 
     Only that thread takes from the left; the length shows how many it took. A thread that holds the lock may
@@ -110,9 +110,9 @@ class Chunk:
             self.left = left
 
 
-Portion = tuple[int, deque[Any], Chunk]
+Portion = tuple[int, deque[Any], DeliveredChunk]
 """The thread that may take items, the items, and their chunk."""
-NOTHING: Portion = (0, deque(), Chunk(0, 0, deque(), 0, 0, False, 0))
+NOTHING: Portion = (0, deque(), DeliveredChunk(0, 0, deque(), 0, 0, False, 0))
 
 
 @dataclass(slots=True)
@@ -245,7 +245,7 @@ class ItemReceiver:
     """The average bytes of an item in the latest batch."""
     rests: bool = False
     """The program has settled everything it had: others may wait for that."""
-    _chunk: Chunk | None = None
+    _chunk: DeliveredChunk | None = None
     """The items handed out, to be taken without the lock."""
     _buffer: deque[DeliveredBatch] = field(default_factory=deque)
     _last: int = 0
@@ -336,7 +336,9 @@ class ItemReceiver:
             return
         first, size = self._buffer[0].position, len(items)
         holding = self.taken if settles and self.hands.get(self.taken) == holder else 0
-        self._chunk = chunk = Chunk(self.session, first, deque(items), size, holder, settles, holding)
+        self._chunk = chunk = DeliveredChunk(
+            self.session, first, deque(items), size, holder, settles, holding
+        )
         portion = (thread, chunk.items, chunk)
         if whole:
             self.hand.receiving = portion
@@ -366,12 +368,12 @@ class ItemReceiver:
         self.count()
         self._chunk = None
 
-    def taken_from(self, chunk: Chunk, lying: int) -> int:
+    def taken_from(self, chunk: DeliveredChunk, lying: int) -> int:
         """The position of the item that a thread took from `chunk` when it had `lying` items; 0 for none."""
         self.count()
         return chunk.first + chunk.size - lying if chunk.taken() > chunk.size - lying else 0
 
-    def _note_taken(self, chunk: Chunk, taken: int) -> None:
+    def _note_taken(self, chunk: DeliveredChunk, taken: int) -> None:
         first, last = chunk.first + chunk.counted, chunk.first + taken - 1
         chunk.counted = taken
         if not chunk.settles:

@@ -168,7 +168,7 @@ def _nobody() -> FunctionType | None:
     return None
 
 
-class Part(NamedTuple):
+class ShippedPart(NamedTuple):
     """A part as it is sent, and the client's data about it."""
 
     data: bytes
@@ -186,8 +186,8 @@ class Pickled(NamedTuple):
 
     thing: Any
     facts: Facts
-    skeleton: Part
-    state: Part
+    skeleton: ShippedPart
+    state: ShippedPart
 
 
 class Shipment:
@@ -197,7 +197,7 @@ class Shipment:
         self._ledger = ledger
         self._main = main or {}
         self._pickler = _pickler_of_parts(family)
-        self._parts: dict[Key, Part] = {}
+        self._parts: dict[Key, ShippedPart] = {}
         self._waiting: deque[Callable[[], None]] = deque()
         self._known: set[Key] = set()
 
@@ -220,7 +220,7 @@ class Shipment:
 
     def _dump(
         self, value: Any, keep: Callable[[Any], Any] | None = None, owned: Mapping[int, Place] | None = None
-    ) -> Part:
+    ) -> ShippedPart:
         file = io.BytesIO()
         pickler = self._pickler(self, file, keep, self._main)
         if owned is not None:
@@ -232,7 +232,7 @@ class Shipment:
             for place, numbered in pickler.memo.copy().items()
             if not isinstance(numbered[1], _NO_IDENTITY)
         }
-        return Part(file.getvalue(), shared, tuple(pickler.mentions), pickler.has_code, value)
+        return ShippedPart(file.getvalue(), shared, tuple(pickler.mentions), pickler.has_code, value)
 
     # -- objects that several parts reach ----------------------------------------------------------
 
@@ -337,7 +337,7 @@ class Shipment:
             if key[0] == GLOBAL:
                 self._ledger.order(key)
             if type(value) in SIMPLE:
-                self._parts[key] = Part(pickle.dumps(value, 5), {}, (), False, value)
+                self._parts[key] = ShippedPart(pickle.dumps(value, 5), {}, (), False, value)
             else:
                 self._waiting.append(partial(self._add_value, key, value))
         return key
