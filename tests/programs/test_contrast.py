@@ -42,7 +42,7 @@ def test_it_prints_tables_and_writes_a_page(asked: Asked, capsys: pytest.Capture
     assert contrast.main([]) == 0
     assert asked == [(set(PARTS), FULL)]
     said = capsys.readouterr().out
-    assert "\nQueues\n" in said and "When to use which" in said
+    assert "\nQueues: items after faults\n" in said and "When to use which" in said
     assert said.endswith("written: nearfar-contrast.html\n")
     assert Path("nearfar-contrast.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 

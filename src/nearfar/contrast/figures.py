@@ -117,11 +117,6 @@ def median_cell(found: Spread | None, form: Format) -> str:
     return form(found.median) if found else "-"
 
 
-def spread_cell(value: Spread | None, form: Format) -> str:
-    """``28.3 k (25.1 k-30.2 k)``."""
-    return f"{form(value.median)} ({form(value.low)}-{form(value.high)})" if value else "-"
-
-
 # -- kinds of figures: their texts are in texts.toml ------------------------------------------------
 
 Extra = Mapping[str, Callable[[list[dict[str, Any]]], str]]
@@ -141,20 +136,21 @@ def fate_figure(
     groups, table = [], []
     for work, text in works.items():
         rows = []
+        if len(works) > 1 and results.has(part, work):
+            table.append([work])
         for name in contestants:
             if trials := trials_of(results, part, work, name):
                 rows.append(fate_row(name, fates, trials))
                 worst = fates.worst(trials)
-                counts = [f"{worst[key]:,}" for key in (fates.total, fates.good, *fates.bad)]
+                counts = [f"{worst[key]:,}" for key in (fates.total, *fates.bad)]
                 cells = [*counts, *(cell(trials) for cell in extra.values())]
-                label = f"{work}: {name}" if len(works) > 1 else name
-                table.append([label, *cells, f"{fates.harmed(trials)} of {len(trials)}"])
+                table.append([name, *cells, f"{fates.harmed(trials)} of {len(trials)}"])
             elif results.has(part, work, name):
                 rows.append(BarRow(name, [], "no result"))
         if rows:
             groups.append(BarGroup(work if len(works) > 1 else "", rows, text))
     if groups:
-        heads = ["", fates.total, *fates.legend.values(), *extra, "trials with harm"]
+        heads = ["", fates.total, *fates.bad.values(), *extra, "trials with harm"]
         chart = BarChart(groups, words.share, most=1.0)
         yield Figure(title, chart, Table(heads, table), list(fates.legend.items()))
 
@@ -197,9 +193,15 @@ def ratio_figure(
                 rows.append(BarRow(name, [], "no result"))
         if any(found.values()):
             groups.append(BarGroup(line, rows, f"{baseline}: {words.rate(base.median)}" if base else ""))
-            table.append([line, *(spread_cell(found[name], words.scaled) for name in contestants)])
+            table.append([line])
+        for name in contestants:
+            if value := found[name]:
+                ratio = results.ratio(*where, name, baseline, pick)
+                cells = [words.scaled(each) for each in (value.median, value.low, value.high)]
+                table.append([name, *cells, words.times(ratio.median) if ratio else "-"])
     if groups:
-        yield Figure(title, BarChart(groups, words.times, log=True), Table([head, *contestants], table))
+        heads = ["", head, "lowest", "highest", "times the baseline"]
+        yield Figure(title, BarChart(groups, words.times, log=True), Table(heads, table))
 
 
 def spread_figure(
@@ -218,9 +220,9 @@ def spread_figure(
             text = form(found.median)
             rows.append(BarRow(name, [Segment(found.median, KINDS[name])], text, found.low, found.high))
             cells = [cell(trials_of(results, *where, name)) for cell in extra.values()]
-            table.append([name, text, f"{form(found.low)} to {form(found.high)}", *cells])
+            table.append([name, text, form(found.low), form(found.high), *cells])
     if rows:
-        heads = ["", "median", "all rounds", *extra]
+        heads = ["", "median", "lowest", "highest", *extra]
         yield Figure(title, BarChart([BarGroup("", rows)], form), Table(heads, table))
 
 
@@ -249,7 +251,7 @@ def memory_figure(results: Results) -> Iterator[Figure]:
             rows.append(BarRow(name, segments, f"{whole} bytes"))
             table.append([name, *(f"{result[r]:,.0f}" if r in result else "-" for r in ROLES), whole])
     if rows:
-        heads = ["bytes for each item of 1 KiB", *ROLES.values(), "together"]
+        heads = ["bytes per item", *ROLES.values(), "together"]
         chart = BarChart([BarGroup("", rows)], lambda value: f"{value:,.0f}")
         yield Figure("Memory for each waiting item", chart, Table(heads, table), list(ROLES.items()))
 
@@ -287,8 +289,8 @@ def stuck_for(trial: dict[str, Any]) -> str:
 def queue_figures(results: Results) -> Iterator[Figure]:
     for mode, title in MODES.items():
         lines = {words.bytes_of(size): rate_of(mode, size) for size in sizes_of(results, mode)}
-        where, head = ("queue", "throughput"), f"items per second, {title}"
-        yield from ratio_figure(results, f"Throughput, {title}", where, lines, QUEUES, head)
+        where = ("queue", "throughput")
+        yield from ratio_figure(results, f"Throughput, {title}", where, lines, QUEUES, "items/s")
     yield from curve_figure(results, "Round trips", ("queue", "latency"), QUEUES)
     yield from memory_figure(results)
     extra: Extra = {
@@ -318,7 +320,7 @@ def pool_figures(results: Results) -> Iterator[Figure]:
         "submitted one by one": entry("singly"),
         "map over a list of numbers, default chunks": entry("map"),
     }
-    yield from ratio_figure(results, "Tasks per second", speed, lines, POOLS, "tasks per second")
+    yield from ratio_figure(results, "Tasks per second", speed, lines, POOLS, "tasks/s")
     yield from curve_figure(results, "One blocking call", speed, POOLS)
     title = "From opening to the first result"
     yield from spread_figure(results, title, speed, entry("start"), POOLS, words.milliseconds, {})

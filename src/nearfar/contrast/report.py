@@ -49,6 +49,8 @@ FOLDER = Path(__file__).parent
 PRODUCER_FAULTS = [name for name, fault in FAULTS.items() if fault.producer_dies]
 """Apart from the others: what has not left a producer is lost with it, on every queue."""
 OTHER_FAULTS = [name for name, fault in FAULTS.items() if not fault.producer_dies]
+LEAST_WIDTH = 80
+"""Characters of a line; every table fits into them."""
 BUSY = 0.5
 """Load for each core above which times are not reliable."""
 
@@ -83,11 +85,13 @@ def summary(results: Results) -> Iterator[tuple[str, Table]]:
         return title, partial(harm_cell, results, part, works, fates, what)
 
     trip, speed = ("queue", "latency"), ("pool", "speed")
-    queues = [
+    faults = [
         harm("lost", "faults", OTHER_FAULTS, ITEMS, "lost"),
         harm("lost with its producer", "faults", PRODUCER_FAULTS, ITEMS, "lost"),
         harm("stuck", "faults", list(FAULTS), ITEMS, "stuck"),
         harm("handled twice", "faults", list(FAULTS), ITEMS, "duplicated"),
+    ]
+    costs = [
         *(measured(f"round trip p{point}", *trip, percentile(point), words.time) for point in ("50", "99")),
         measured(
             "memory per 1 KiB item", "queue", "memory", lambda r: float(sum(r.values())), words.bytes_of
@@ -98,19 +102,25 @@ def summary(results: Results) -> Iterator[tuple[str, Table]]:
     pools = [
         harm("failed", "pool", list(WORKER_DEATHS), TASKS, "failed"),
         harm("never answered", "pool", list(WORKER_DEATHS), TASKS, "hung"),
+    ]
+    speeds = [
         measured("tasks/s one by one", *speed, entry("singly"), words.scaled),
         measured("tasks/s by map", *speed, entry("map"), words.scaled),
         *(measured(f"call p{point}", *speed, percentile(point), words.time) for point in ("50", "99")),
         measured("start", *speed, entry("start", 1e3), words.time),
     ]
-    tables: list[tuple[str, Sequence[str], list[Column]]] = [("Queues", QUEUES, queues)]
+    tables: list[tuple[str, Sequence[str], list[Column]]] = [
+        ("Queues: items after faults", QUEUES, faults),
+        ("Queues: time and memory", QUEUES, costs),
+    ]
     for mode, title in MODES.items():
         columns = [
             measured(words.bytes_of(size), "queue", "throughput", rate_of(mode, size), words.scaled)
             for size in sizes_of(results, mode)
         ]
         tables.append((f"Queues: items per second, {title}", QUEUES, columns))
-    for title, names, columns in [*tables, ("Pools", POOLS, pools)]:
+    tables += [("Pools: tasks after faults", POOLS, pools), ("Pools: speed", POOLS, speeds)]
+    for title, names, columns in tables:
         cells = {head: [cell(name) for name in names] for head, cell in columns}
         shown = {head: column for head, column in cells.items() if set(column) != {"-"}}
         if shown:
@@ -261,11 +271,12 @@ def page(report: ContrastReport) -> str:
 
 
 def terminal(report: ContrastReport, width: int) -> str:
-    """The report as text, `width` characters wide: details first, so that what matters most ends next to the
-    prompt."""
-    console = Console(
-        file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False
-    )
+    """The report as text, `width` characters wide, and at least 80.
+
+    Details come first, so that what matters most ends next to the prompt.
+    """
+    stream, width = io.StringIO(), max(width, LEAST_WIDTH)
+    console = Console(file=stream, width=width, color_system=None, highlight=False, markup=False, emoji=False)
 
     def show(title: str, shown: RenderableType) -> None:
         console.print(f"{title}\n")
@@ -293,5 +304,5 @@ def terminal(report: ContrastReport, width: int) -> str:
     if report.troubles:
         explain("Without a result", (("!", trouble) for trouble in report.troubles))
     explain("Where and how", report.setting)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = stream.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"

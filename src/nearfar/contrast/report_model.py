@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from nearfar.contrast.settings import (
@@ -121,15 +122,17 @@ class Table:
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
+    """A row of one cell is a heading for those below it."""
 
     def drawn(self) -> RichTable:
         """The table as rich prints it on a terminal."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
 
-        drawn = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        drawn = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         for index, head in enumerate(self.heads):
-            drawn.add_column(head, justify="right" if index else "left", overflow="fold")
+            lines = "\n".join(wrap(head, 8, break_long_words=False))
+            drawn.add_column(lines, justify="right" if index else "left", no_wrap=index > 0)
         for row in self.rows:
             drawn.add_row(*row)
         return drawn
