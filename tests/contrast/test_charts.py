@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from nearfar.contrast import report_model as words
@@ -71,6 +71,7 @@ def test_a_row_without_a_result_has_no_bar() -> None:
 
 
 @given(st.lists(POSITIVE, min_size=1, max_size=6), st.booleans())
+@example([299083.0, 8736855.91741253], True)
 def test_an_axis_has_room_for_all_values_and_a_few_ticks_between_its_ends(
     values: list[float], log: bool
 ) -> None:

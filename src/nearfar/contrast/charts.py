@@ -36,8 +36,8 @@ class Scale:
         """The place of `value`; of one beyond an end, that end."""
         inside = min(max(value, self.least), self.most)
         if self.log:
-            return 100 * math.log(inside / self.least) / math.log(self.most / self.least)
-        return 100 * (inside - self.least) / (self.most - self.least)
+            return 100 * (math.log(inside / self.least) / math.log(self.most / self.least))
+        return 100 * ((inside - self.least) / (self.most - self.least))
 
     def ticks(self, text: Format, most: int = 6) -> Ticks:
         """At most so many round values."""
@@ -46,7 +46,7 @@ class Scale:
 
 
 def scale_for(values: Sequence[float], *, log: bool) -> Scale:
-    """A scale with room for all `values`, and for 0 or, on a logarithmic axis, 1."""
+    """A scale with room for all `values`, and for 0 if it is linear."""
     if not log:
         return Scale(0.0, max(values, default=0.0) * 1.04 or 1.0)
     positive = [value for value in values if value > 0] or [1.0]
