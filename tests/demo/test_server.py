@@ -219,6 +219,16 @@ def test_the_end_closes_what_is_open() -> None:
         socket.create_connection((server.host, server.port))
 
 
+@pytest.mark.parametrize("host", ["localhost", "::1"])
+def test_it_listens_at_a_name_and_over_ipv6(host: str) -> None:
+    try:
+        server = GalleryServer(GALLERY, host)
+    except OSError as error:
+        pytest.skip(f"this machine has no {host}: {error}")
+    with server, urllib.request.urlopen(f"{server.url}/images/0001.png", timeout=10) as answer:
+        assert answer.read() == GALLERY.picture("0001.png")
+
+
 def test_an_address_in_use_is_an_error_at_once(server: GalleryServer) -> None:
     with pytest.raises(OSError, match="in use"):
         GalleryServer(GALLERY, port=server.port)

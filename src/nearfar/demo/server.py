@@ -57,7 +57,9 @@ class GalleryServer(socketserver.ThreadingTCPServer):
         """The busy paths that were asked for before."""
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # Of a name with several addresses, IPv4: clients that know the name try all of them.
+        family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         self.address_family = family
         super().__init__(address, GalleryHandler)  # type: ignore[arg-type]
         self.host, self.port = host, self.server_address[1]
