@@ -14,7 +14,7 @@ PYTHONS := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/nearfar/pyth
 PYENVS := $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.[0-9]+\.[0-9]+$$' | sort -rV | paste -sd: -)
 
 FORECAST = for minor in 11 12 13 14 15; do "python3.$$minor" -c '' 2>/dev/null && found="$$found 3.$$minor"; done; \
-	echo "Python$$found: about 3 minutes for the oldest and the newest, 2 for each between, on 2 cores;"; \
+	echo "Python$$found: about 4 minutes for the oldest and the newest, 2 for each between, on 2 cores;"; \
 	echo "then lint and types: 1 minute. One alone: make test TOX='-e py311'";
 
 help:  ## this list

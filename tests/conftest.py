@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import util
 from pathlib import Path
 
@@ -55,20 +57,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--between",
         action="store_true",
-        help="leave out what is marked pure or edges if an older and a newer Python are on this machine",
+        help="leave out pure tests and those of programs if there is an older and a newer Python here",
     )
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Each process of xdist begins to import the tests elsewhere, so that one compiles a module, not all."""
+    name, count = (os.environ.get(f"PYTEST_XDIST_WORKER{more}", "") for more in ("", "_COUNT"))
+    if name and session.config.args == session.config.getini("testpaths"):
+        paths = [path for path in sorted(TESTS.rglob("test_*.py")) if path.with_name("__init__.py").exists()]
+        first = len(paths) * int(name.removeprefix("gw")) // int(count)
+        for path in paths[first:] + paths[:first]:
+            with suppress(Exception, pytest.skip.Exception):  # the collection comes to it, and tells
+                importlib.import_module(".".join(path.relative_to(TESTS.parent).with_suffix("").parts))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if collection_path.parent == TESTS and collection_path.name in EDGES and leaves_out(config):
+        return True
+    return None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the folders of `EDGES`; under a Python between others, leave out what those run."""
-    for item in items:
-        if item.path.relative_to(TESTS).parts[0] in EDGES:
-            item.add_marker(pytest.mark.edges)
-    if config.getoption("--between") and is_between():
-        marks = ("pure", "edges")
-        left_out = [item for item in items if any(map(item.get_closest_marker, marks))]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not any(map(item.get_closest_marker, marks))]
+    if leaves_out(config):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("pure")])
+        items[:] = [item for item in items if not item.get_closest_marker("pure")]
+
+
+def leaves_out(config: pytest.Config) -> bool:
+    """Whether this Python leaves the pure tests and those of `EDGES` to the oldest and the newest."""
+    return bool(config.getoption("--between")) and is_between()
 
 
 def pytest_collection_finish() -> None:

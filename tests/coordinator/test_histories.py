@@ -338,10 +338,11 @@ class LongHistory(History):
 
 
 LongHistory.TestCase.settings = settings(
-    max_examples=1000, stateful_step_count=120, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=300, stateful_step_count=120, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
 class TestLongHistories(LongHistory.TestCase):
     pass

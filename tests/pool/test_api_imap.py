@@ -184,7 +184,7 @@ def test_an_input_may_be_read_after_close_and_join(new_pool: Any) -> None:
 def test_an_endless_input_is_read_a_window_ahead_at_most(pool: Any, method: str, chunksize: int) -> None:
     source = Counted()
     iterator = getattr(pool, method)(tasks.square, source, chunksize, window=12)
-    for taken in range(300):
+    for taken in range(100):
         next(iterator)
         assert source.read - taken <= 12
     iterator.close()
@@ -199,7 +199,7 @@ def test_an_endless_input_is_read_a_window_ahead_at_most(pool: Any, method: str,
             break
         else:
             rest += 1
-    assert source.read == read == 300 + rest
+    assert source.read == read == 100 + rest
 
 
 @pytest.mark.usefixtures("ours")

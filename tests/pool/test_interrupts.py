@@ -42,7 +42,7 @@ def workers(pool: Pool) -> set[Any]:
 INPUTS: list[Callable[[int], Iterable[int]]] = [range, lambda count: iter(range(count))]
 EVERY = pytest.param(1, marks=[pytest.mark.exhaustive, pytest.mark.timeout(900)])
 STRIDES = [61, EVERY]
-MAP_STRIDES = [181, EVERY]
+MAP_STRIDES = [331, EVERY]
 
 
 @pytest.mark.parametrize("stride", STRIDES)

@@ -9,7 +9,7 @@ from pickle import PicklingError
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from nearfar.errors import Empty, Full
 from tests.queues.contract import (
@@ -113,12 +113,16 @@ def test_a_value_comes_out_equal_and_of_its_type(make_queue: Maker, value: objec
     assert same(queue.get(timeout=LIMIT), value)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(values=PLAIN)
-def test_plain_objects_come_out_as_they_went_in(make_queue: Maker, values: object) -> None:
+def test_plain_objects_come_out_as_they_went_in(make_queue: Maker) -> None:
     queue = make_queue()
-    queue.put(values)
-    assert same(queue.get(timeout=LIMIT), values)
+
+    @settings(max_examples=60)
+    @given(values=PLAIN)
+    def come_out(values: object) -> None:
+        queue.put(values)
+        assert same(queue.get(timeout=LIMIT), values)
+
+    come_out()
 
 
 def test_what_is_changed_after_put_does_not_travel(make_queue: Maker) -> None:

@@ -67,6 +67,7 @@ def test_any_words_in_any_order(random: Random, options: dict[str, int]) -> None
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
 def test_very_many_words() -> None:
     seed = int(os.environ.get("NEARFAR_SEED", "0")) or Random().randrange(1 << 32)
     print(f"NEARFAR_SEED={seed}")

@@ -26,6 +26,7 @@ def another_python() -> str | None:
     return None
 
 
+@functools.cache
 def is_between() -> bool:
     """Whether there is an older and a newer Python on the path, among those that nearfar runs on."""
     named = [shutil.which(f"python3.{minor}") for minor in range(OLDEST, NEWEST + 1)]

@@ -78,8 +78,16 @@ def children() -> frozenset[int]:
     found: set[int] = set()
     for thread in os.listdir("/proc/self/task"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            found.update(map(int, Path(f"/proc/self/task/{thread}/children").read_text().split()))
+            found.update(map(int, _content(f"/proc/self/task/{thread}/children").split()))
     return frozenset(found - keepers)
+
+
+def _content(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 1 << 16)
+    finally:
+        os.close(descriptor)
 
 
 def open_files() -> frozenset[tuple[int, str]]:

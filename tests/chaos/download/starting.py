@@ -10,18 +10,28 @@ Spawned children of a command import this module again: points are armed, and th
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
 import resource
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.faults.starting import serve, settle_in
+
 RUN, ROLE, LEASE = "NEARFAR_CHAOS_RUN", "NEARFAR_CHAOS_ROLE", "NEARFAR_CHAOS_LEASE"
-SUBREAPER = 36
+PRELOADED = (
+    "nearfar.download.couriers.far",
+    "nearfar.download.fetch.curl.loop",
+    "nearfar.download.near",
+    "nearfar.download.pooled",
+    "nearfar.programs.consumer",
+    "nearfar.programs.coordinator",
+    "nearfar.programs.producer",
+    "nearfar.programs.queue",
+    "nearfar.programs.worker",
+)
+"""What commands will import is imported once, before they are forked."""
 true_time = time.time
 
 
@@ -69,52 +79,10 @@ def command(arguments: list[str]) -> int:
     return main(arguments)
 
 
-def serve() -> int:
-    """Start commands until standard input ends; returns, in a command, its exit code."""
-    # What they will import is imported once, here.
-    import nearfar.download.couriers.far
-    import nearfar.download.fetch.curl.loop
-    import nearfar.download.near
-    import nearfar.download.pooled
-    import nearfar.programs.consumer
-    import nearfar.programs.coordinator
-    import nearfar.programs.producer
-    import nearfar.programs.queue
-    import nearfar.programs.worker  # noqa: F401
-
-    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-    ended: dict[int, int] = {}
-    while line := os.read(0, 1 << 20):
-        if line == b"ends\n":
-            _reap(ended)
-            answer, ended = json.dumps(ended), {}
-        else:
-            order = json.loads(line)
-            pid = os.fork()
-            if not pid:
-                return _become(order)
-            answer = str(pid)
-        os.write(1, f"{answer}\n".encode())
-    return 0
-
-
-def _reap(ended: dict[int, int]) -> None:
-    try:
-        while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            ended[found[0]] = os.waitstatus_to_exitcode(found[1])
-    except ChildProcessError:
-        return
-
-
-def _become(order: dict[str, Any]) -> int:
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def become(order: dict[str, Any]) -> int:
+    """Be the command of an order."""
+    settle_in(order)
     os.chdir(order["folder"])
-    os.environ.update(order["environment"])
-    out, err = (os.open(f"{order['said']}.{name}", os.O_WRONLY | os.O_CREAT) for name in ("out", "err"))
-    for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
     if order["afresh"]:
         for limit, value in order["limits"].items():
             resource.setrlimit(getattr(resource, limit), (value, value))
@@ -125,7 +93,7 @@ def _become(order: dict[str, Any]) -> int:
 
 if __name__ == "__main__":
     time.time = bent_time
-    sys.exit(serve())
+    sys.exit(serve(PRELOADED, become))
 elif __name__ == "__mp_main__":
     time.time = bent_time
     prepare()

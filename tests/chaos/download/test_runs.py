@@ -21,14 +21,8 @@ from tests.chaos.download.run import Run
 from tests.chaos.download.starter import Starter
 from tests.support.web import Web
 
-SEEDS = os.environ.get("NEARFAR_CHAOS_SEEDS", "1-8")
 FIGURES = os.environ.get("NEARFAR_CHAOS_FIGURES")
 """A file to which each run that is green adds its figures."""
-
-
-def seeds() -> range:
-    first, _, last = SEEDS.partition("-")
-    return range(int(first), int(last or first) + 1)
 
 
 def go(seed: int, starter: Starter) -> Counter[str]:
@@ -58,7 +52,7 @@ def said_in(folder: Path) -> list[str]:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.seeds("1-8")
 def test_whatever_dies_nothing_is_lost(seed: int, starter: Starter) -> None:
     began = time.monotonic()
     figures = go(seed, starter)

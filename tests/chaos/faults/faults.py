@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 LEASE = 1.0
 """Seconds of silence after which somebody is declared dead, in every run."""
@@ -84,11 +85,34 @@ def proxy_fault(at: float, dice: Random) -> Fault:
             return Fault(at, kind, "proxy", 0.0)
 
 
-def chosen_seeds(default: str, seed: int | None = None) -> list[int]:
-    """The seeds to run: `seed`, or what the environment says, or those of `default` (``first-last``)."""
+def chosen_seeds(default: str | Sequence[int], seed: int | None = None) -> list[int]:
+    """The seeds to run: `seed`, or what the environment says, or `default` (a list, or ``first-last``)."""
     if seed is not None:
         return [seed]
-    first, _, last = os.environ.get(SEEDS, default).partition("-")
+    if SEEDS in os.environ or isinstance(default, str):
+        first, _, last = os.environ.get(SEEDS, default).partition("-")
+        default = range(int(first), int(last or first) + 1)
     if SEEDS not in os.environ and RUNS in os.environ:
-        last = str(int(first) + int(os.environ[RUNS]) - 1)
-    return list(range(int(first), int(last or first) + 1))
+        default = default[: int(os.environ[RUNS])]
+    return list(default)
+
+
+def telling_seeds(draw: Callable[[int], Any], count: int) -> list[int]:
+    """So many of the seeds 1 to 200: those whose plans together have the most kinds of things in them."""
+    kinds = {seed: kinds_of(draw(seed)) for seed in range(1, 201)}
+    chosen: list[int] = []
+    met: set[object] = set()
+    for _ in range(count):
+        chosen.append(max(kinds, key=lambda seed: (len(kinds[seed] - met), -seed)))
+        met |= kinds[chosen[-1]]
+    return sorted(chosen)
+
+
+def kinds_of(plan: Any) -> set[object]:
+    """What a plan of a queue or pool has in it: its transport, faults and their targets, failpoints."""
+    kinds: set[object] = {plan.transport}
+    for fault in plan.faults:
+        kinds |= {fault.kind, (fault.kind, fault.target.rstrip("0123456789"))}
+    for role, failpoint in plan.failpoints:
+        kinds |= {failpoint.point, (failpoint.action, role.rstrip("0123456789"))}
+    return kinds

@@ -16,53 +16,26 @@ from tests.support.waiting import eventually
 ROOT = Path(__file__).parents[3]
 
 
-class Starter:
-    """Starts roles and tells how they ended. Close it: then none of its processes is left."""
+class Server:
+    """A process that runs a start module, and what it has started. Close it: then none of these is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.faults.starting"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
-        self._own = self._ask("own shared memory") == "yes\n"
-        """The roles have a /dev/shm of their own, where nobody else leaves anything."""
-
-    def start(
-        self, role: str, arguments: list[str], said: Path, environment: dict[str, str], network: str = ""
-    ) -> int:
-        """Start ``module:function``; what it says goes to `said` with ``.out`` and ``.err`` added."""
-        order = {
-            "arguments": arguments,
-            "said": str(said),
-            "environment": environment | {"NEARFAR_CHAOS_ROLE": role},
-            "network": network,
-        }
-        return int(self._ask(json.dumps(order)))
-
     def ends(self) -> dict[int, int]:
         """The exit codes (negative: signals) of all that have ended since the last call, by process id."""
         return {int(pid): code for pid, code in json.loads(self._ask("ends")).items()}
 
     def alive(self) -> list[int]:
-        """All processes that roles are or have left."""
+        """All processes that it has started, or that these have left."""
         self.ends()
         return below(self._server.pid)
-
-    def below(self, pid: int) -> list[int]:
-        """All processes below one."""
-        return below(pid)
-
-    def shared_memory(self) -> list[str]:
-        """What roles have left in their /dev/shm."""
-        return (
-            [path.name for path in Path(f"/proc/{self._server.pid}/root/dev/shm").iterdir()]
-            if self._own
-            else []
-        )
 
     def kill_all(self) -> None:
         """End whatever is there."""
@@ -87,3 +60,36 @@ class Starter:
         self._server.stdin.write(f"{line}\n".encode())
         self._server.stdin.flush()
         return self._server.stdout.readline().decode()
+
+
+class Starter(Server):
+    """Starts roles and tells how they ended."""
+
+    def __init__(self) -> None:
+        super().__init__("tests.chaos.faults.starting")
+        self._own = self._ask("own shared memory") == "yes\n"
+        """The roles have a /dev/shm of their own, where nobody else leaves anything."""
+
+    def start(
+        self, role: str, arguments: list[str], said: Path, environment: dict[str, str], network: str = ""
+    ) -> int:
+        """Start ``module:function``; what it says goes to `said` with ``.out`` and ``.err`` added."""
+        order = {
+            "arguments": arguments,
+            "said": str(said),
+            "environment": environment | {"NEARFAR_CHAOS_ROLE": role},
+            "network": network,
+        }
+        return int(self._ask(json.dumps(order)))
+
+    def below(self, pid: int) -> list[int]:
+        """All processes below one."""
+        return below(pid)
+
+    def shared_memory(self) -> list[str]:
+        """What roles have left in their /dev/shm."""
+        return (
+            [path.name for path in Path(f"/proc/{self._server.pid}/root/dev/shm").iterdir()]
+            if self._own
+            else []
+        )

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -64,9 +65,9 @@ def watch_stalls(journal: Journal, worth: float) -> None:
     threading.Thread(target=watch, name="pulse", daemon=True).start()
 
 
-def serve() -> int:
-    """Start roles until standard input ends; returns, in a role, its exit code."""
-    for name in PRELOADED:
+def serve(preloaded: Sequence[str], become: Callable[[dict[str, Any]], int]) -> int:
+    """Fork for each order until standard input ends; returns, in a child, what `become` returns."""
+    for name in preloaded:
         importlib.import_module(name)
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     ended: dict[int, int] = {}
@@ -80,7 +81,7 @@ def serve() -> int:
             order = json.loads(line)
             pid = os.fork()
             if not pid:
-                return _become(order)
+                return become(order)
             answer = str(pid)
         os.write(1, f"{answer}\n".encode())
     _end_all()
@@ -105,7 +106,8 @@ def _reap(ended: dict[int, int]) -> None:
         return
 
 
-def _become(order: dict[str, Any]) -> int:
+def settle_in(order: dict[str, Any]) -> None:
+    """Have a process group, the usual SIGINT, and the environment and streams of an order."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(order["environment"])
@@ -113,6 +115,11 @@ def _become(order: dict[str, Any]) -> int:
     for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
         os.dup2(descriptor, number)
         os.close(descriptor)
+
+
+def become_role(order: dict[str, Any]) -> int:
+    """Be the role of an order, with its failpoint armed."""
+    settle_in(order)
     if order["network"]:
         enter_network(order["network"])
     prepare()
@@ -146,6 +153,6 @@ def enter_network(name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve())
+    sys.exit(serve(PRELOADED, become_role))
 elif __name__ == "__mp_main__":
     prepare()

@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from tests.chaos.faults.failpoints import Failpoint, Point
-from tests.chaos.faults.faults import chosen_seeds
+from tests.chaos.faults.faults import chosen_seeds, kinds_of, telling_seeds
 from tests.chaos.faults.hosts import Hosts, missing
 from tests.chaos.faults.places import free_ports
 from tests.chaos.faults.proxied import LISTEN, TARGET, Proxied
@@ -49,6 +49,19 @@ def test_two_hundred_seeds_come_to_every_failpoint(points: dict[str, Point]) -> 
 
 
 @pytest.mark.parametrize("plan", [queues.Plan, pools.Plan])
+def test_a_few_telling_seeds_come_to_more_than_many_others(
+    plan: type[queues.Plan] | type[pools.Plan],
+) -> None:
+    telling = set().union(*(kinds_of(plan.draw(seed)) for seed in telling_seeds(plan.draw, 14)))
+    others = set().union(*(kinds_of(plan.draw(seed)) for seed in range(1, 26)))
+    assert len(telling) > 1.2 * len(others)
+    everything = set().union(*(kinds_of(plan.draw(seed)) for seed in range(1, 201)))
+    faults = {fault.kind for seed in range(1, 201) for fault in plan.draw(seed).faults}
+    transports = {plan.draw(seed).transport for seed in range(1, 201)}
+    assert (faults | transports) <= telling <= everything
+
+
+@pytest.mark.parametrize("plan", [queues.Plan, pools.Plan])
 def test_a_seed_always_draws_the_same(plan: type[queues.Plan] | type[pools.Plan]) -> None:
     for seed in range(50):
         assert plan.draw(seed) == plan.draw(seed)
@@ -58,10 +71,12 @@ def test_a_seed_always_draws_the_same(plan: type[queues.Plan] | type[pools.Plan]
 def test_seeds_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen_seeds("1-3") == [1, 2, 3]
     assert chosen_seeds("1-3", 7) == [7]
+    assert chosen_seeds([4, 9, 2]) == [4, 9, 2]
     monkeypatch.setenv("NEARFAR_CHAOS_RUNS", "2")
     assert chosen_seeds("1-3") == [1, 2]
+    assert chosen_seeds([4, 9, 2]) == [4, 9]
     monkeypatch.setenv("NEARFAR_CHAOS_SEEDS", "5-6")
-    assert chosen_seeds("1-3") == [5, 6]
+    assert chosen_seeds("1-3") == chosen_seeds([4, 9, 2]) == [5, 6]
 
 
 # -- networks --------------------------------------------------------------------------------------

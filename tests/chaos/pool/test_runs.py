@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.faults.faults import telling_seeds
 from tests.chaos.faults.figures import play
 from tests.chaos.faults.hosts import Hosts
 from tests.chaos.faults.starter import Starter
@@ -24,7 +25,7 @@ def test_a_first_run(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | N
 
 @pytest.mark.chaos
 @pytest.mark.timeout(150)
-@pytest.mark.seeds("1-25")
+@pytest.mark.seeds(telling_seeds(Plan.draw, 14))
 def test_whatever_dies_every_call_has_its_outcome(
     seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None
 ) -> None:
