@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from nearfar.errors import ProtocolError
+from nearfar.net.shared_memory import create
 from nearfar.worker.segments.descriptor import HEADER, Descriptor
-from nearfar.worker.segments.memory import SMALLEST, create
+from nearfar.worker.segments.memory import SMALLEST
 from tests.worker.channels import Channel, mapped, open_fds
 
 # Peers that lie

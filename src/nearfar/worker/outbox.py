@@ -10,6 +10,8 @@ import mmap
 import os
 import struct
 
+from nearfar.net import shared_memory
+
 SIZE = 64 * 1024
 _HEAD = struct.Struct("=QII")
 """Answers before the first one here; answers here; their bytes."""
@@ -18,14 +20,8 @@ _START = _HEAD.size + _BEGUN.size
 
 
 def create() -> int:
-    """A descriptor of empty shared memory without a name."""
-    descriptor = os.memfd_create("nearfar-outbox", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(descriptor, SIZE)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    """A descriptor of empty shared memory without a name. Raises OSError."""
+    return shared_memory.create(SIZE)
 
 
 class Outbox:
@@ -34,7 +30,7 @@ class Outbox:
     def __init__(self, descriptor: int) -> None:
         """Takes over `descriptor`."""
         try:
-            self._memory = mmap.mmap(descriptor, SIZE)
+            self._memory = mmap.mmap(descriptor, SIZE)  # not `map_shared`, which may import ctypes
         finally:
             os.close(descriptor)
         self._first = 0

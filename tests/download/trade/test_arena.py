@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.download.couriers.arena import LEAST, Arena, Ring
+from nearfar.download.couriers.arena import LEAST, Arena
+from nearfar.net.shared_memory import Ring
 
 SIZE = 100
 

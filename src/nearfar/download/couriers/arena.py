@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import mmap
 import os
-import resource
-from collections import deque
 from contextlib import suppress
 from multiprocessing.reduction import DupFd
 from typing import Any
+
+from nearfar.net.shared_memory import Ring, allowed, create, map_shared
 
 SIZE = 24 * 1024 * 1024
 """Bytes: what a producer has on its way at most, and some room for the gaps at the end."""
@@ -22,41 +22,6 @@ Place = tuple[int, int, int]
 """Which part of a message, and from where to where its bytes lie."""
 
 
-class Ring:
-    """Hands out places of `size` bytes in the order in which, by and large, they are given back. Pure."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._next = 0
-        self._held: deque[int] = deque()
-        """Where the places that are held start, the oldest first."""
-        self._free: set[int] = set()
-        """Those of them that were given back after an older one that is still held."""
-
-    def take(self, size: int) -> int | None:
-        """The start of a place of `size` bytes (1 or more), or None when there is none now."""
-        start = self._start(size)
-        if start is not None:
-            self._held.append(start)
-            self._next = start + size
-        return start
-
-    def _start(self, size: int) -> int | None:
-        if not self._held:
-            return 0 if size <= self._size else None
-        oldest, start = self._held[0], self._next
-        if start > oldest:
-            if start + size <= self._size:
-                return start
-            start = 0
-        return start if start + size < oldest else None
-
-    def give_back(self, start: int) -> None:
-        self._free.add(start)
-        while self._held and self._held[0] in self._free:
-            self._free.discard(self._held.popleft())
-
-
 class Arena:
     """Shared memory of one producer and all consumers, inherited by them. Only the producer writes.
 
@@ -64,10 +29,8 @@ class Arena:
     """
 
     def __init__(self, size: int = SIZE) -> None:
-        longest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        self._size = size if longest == resource.RLIM_INFINITY else min(size, longest)
-        self._descriptor = os.memfd_create("nearfar", os.MFD_CLOEXEC)
-        os.ftruncate(self._descriptor, self._size)
+        self._size = allowed(size)
+        self._descriptor = create(self._size)
         self._map: mmap.mmap | None = None
         self._view = memoryview(b"")
         self._ring = Ring(self._size)
@@ -123,7 +86,7 @@ class Arena:
 
     def _bytes(self) -> memoryview:
         if self._map is None:
-            self._map = mmap.mmap(self._descriptor, self._size)
+            self._map = map_shared(self._descriptor, self._size)
             self._view = memoryview(self._map)
         return self._view
 

@@ -1,24 +1,20 @@
-"""Segments: memory without a name, that two processes map.
-
-ctypes is imported with the first mapping, not with this module: most workers never see a large payload,
-and all of them have to start.
-"""
+"""Segments of shared memory: their sizes, and who still looks into one."""
 
 from __future__ import annotations
 
 import fcntl
 import mmap
 import os
-import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import ProtocolError
+from nearfar.net.shared_memory import SEALS
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-__all__ = ["IDLE", "INLINE", "create", "export", "exported", "map_shared", "size_class", "size_of"]
+__all__ = ["IDLE", "INLINE", "export", "exported", "size_class", "size_of"]
 
 INLINE = 64 * 1024
 """Bytes: smaller payloads travel in the message itself, where copying them is cheaper.
@@ -32,8 +28,6 @@ IDLE = 64 * 1024 * 1024
 SMALLEST = 64 * 1024
 LARGEST_POWER = 64 * 1024 * 1024
 STEP = 16 * 1024 * 1024
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-MAP_FIXED = 0x10
 
 
 def size_class(length: int) -> int:
@@ -41,18 +35,6 @@ def size_class(length: int) -> int:
     if length > LARGEST_POWER:
         return -(-length // STEP) * STEP
     return max(SMALLEST, 1 << (length - 1).bit_length())
-
-
-def create(size: int) -> int:
-    """A new segment's file descriptor. Its size can never change. Raises OSError."""
-    fd = os.memfd_create("nearfar", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def size_of(fd: int) -> int:
@@ -69,44 +51,6 @@ def size_of(fd: int) -> int:
     if seals & SEALS != SEALS or size <= 0 or size != size_class(size):
         raise ProtocolError(f"a segment of {size} bytes with seals {seals:#x}")
     return size
-
-
-if sys.version_info >= (3, 13):
-
-    def map_shared(fd: int, size: int) -> mmap.mmap:
-        """Map a segment; the mapping keeps no file descriptor. Raises OSError."""
-        return mmap.mmap(fd, size, trackfd=False)
-
-else:
-
-    def map_shared(fd: int, size: int) -> mmap.mmap:
-        """Map a segment; the mapping keeps no file descriptor. Raises OSError.
-
-        `mmap.mmap` would keep a duplicate of `fd` for ever, and a user who keeps a thousand results would
-        run out of descriptors. So the segment is laid over an anonymous mapping, which then owns its place.
-        """
-        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        _lay_over(mapping, fd, size)
-        return mapping
-
-    def _lay_over(mapping: mmap.mmap, fd: int, size: int) -> None:
-        import ctypes
-
-        address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
-        access = mmap.PROT_READ | mmap.PROT_WRITE
-        if _libc_mmap()(address, size, access, mmap.MAP_SHARED | MAP_FIXED, fd, 0) != address:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-
-    @cache
-    def _libc_mmap() -> Any:
-        import ctypes
-
-        function = ctypes.CDLL(None, use_errno=True).mmap
-        function.restype = ctypes.c_void_p
-        number = ctypes.c_int
-        function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, number, number, number, ctypes.c_long]
-        return function
 
 
 @cache

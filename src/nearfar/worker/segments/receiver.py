@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from nearfar.errors import ProtocolError
+from nearfar.net.shared_memory import map_shared
 from nearfar.worker.segments.descriptor import Descriptor, layout
-from nearfar.worker.segments.memory import IDLE, export, exported, map_shared, size_of
+from nearfar.worker.segments.memory import IDLE, export, exported, size_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer

@@ -11,8 +11,9 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from nearfar.errors import ProtocolError
+from nearfar.net.shared_memory import create, map_shared
 from nearfar.worker.segments.descriptor import Descriptor, layout
-from nearfar.worker.segments.memory import IDLE, create, map_shared, size_class
+from nearfar.worker.segments.memory import IDLE, size_class
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
