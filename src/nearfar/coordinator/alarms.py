@@ -17,6 +17,8 @@ class Alarms:
         self._heap: list[tuple[float, int, Worker, Batch]] = []
         self._serial = 0
         self._most = FEW
+        self.due: float | None = None
+        """When to `ring` next; None: not for now."""
 
     def set(self, when: float, worker: Worker) -> None:
         """Ring at `when`, if `worker` still runs the batch that it has begun by now."""
@@ -26,6 +28,7 @@ class Alarms:
             self._heap = [entry for entry in self._heap if _runs(entry)]
             heapq.heapify(self._heap)
             self._most = 2 * len(self._heap) + FEW
+        self.due = self._heap[0][0]
 
     def ring(self, now: float) -> list[Worker]:
         """Those whose time is over."""
@@ -34,12 +37,8 @@ class Alarms:
             entry = heapq.heappop(self._heap)
             if _runs(entry):
                 rung.append(entry[2])
+        self.due = self._heap[0][0] if self._heap else None
         return rung
-
-    @property
-    def due(self) -> float | None:
-        """When to ask next; None: not for now."""
-        return self._heap[0][0] if self._heap else None
 
 
 def _runs(entry: tuple[float, int, Worker, Batch]) -> bool:

@@ -98,7 +98,7 @@ class Book:
             task = tasks.popleft()
             task.state = _WAITING
             waiting.append(task)
-        if not before:
+        if not before and self._only is None:
             self._enter(client)
         while tasks:
             self.submit(tasks.popleft())
@@ -108,7 +108,9 @@ class Book:
         only = self._only
         if only is None:
             return self._turns.first()
-        return only if only.waiting and only.next() is not None else None
+        if only.waiting and only.waiting[0].state is _WAITING and not only.held_back:
+            return only  # as nearly always
+        return only if only.next() is not None else None
 
     def given(self, batch: Batch) -> None:
         """A worker has it now."""

@@ -194,7 +194,7 @@ class Coordinator(Giving):
         while roster.idle or roster.half:
             client = self.book.whose_turn()
             if client is not None:
-                worker = roster.roomy()
+                worker = next(iter((roster.idle or roster.half).values()))
                 self._give(worker, self._heir(worker, client) if worker.batches else client, now)
             elif not (roster.idle and (roster.ahead or roster.held_back)):
                 return

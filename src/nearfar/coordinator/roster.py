@@ -80,10 +80,6 @@ class Roster:
     def has_room(self, worker: Worker) -> bool:
         return worker.name in self.idle or worker.name in self.half
 
-    def roomy(self) -> Worker:
-        """Who is to be given the next batch: an idle one if there is one. Only if anybody has room."""
-        return next(iter((self.idle or self.half).values()))
-
     def stocked(self) -> Worker | None:
         """Somebody with a batch unread, while another has nothing at all to do."""
         if self.idle:

@@ -239,7 +239,6 @@ class Item(Part):
         args: tuple[Any, ...],
         ended: Callable[[Part], object] | None,
         limits: tuple[float | None, int],
-        *,
         loud: bool = False,
     ) -> None:
         """``func(*args)``; the rest as for `Chunk`."""

@@ -86,13 +86,15 @@ class FarEngine(DrivenEngine):
 
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`: of what is this client's, but the workers, whom it shares."""
-        waiting, given = safely(partial(self._alone.look, self._machine.counts))
+        (waiting, given), handed_in = safely(
+            partial(self._alone.look, lambda: (self._machine.counts(), len(self._inbox)))
+        )
         running = min(given, self._machine.workers)
         ahead = given - running
         return {
             "workers": self._machine.workers,
             "running": running,
-            "waiting": waiting + ahead + len(self._inbox),
+            "waiting": waiting + ahead + handed_in,
             "done": self._machine.done,
             "stale": self._machine.stale,
         }

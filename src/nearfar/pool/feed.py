@@ -17,6 +17,7 @@ from typing import Any
 from nearfar.coordinator.tasks import Mode
 from nearfar.net.deputy import checkpoint, safe, safely, soon, whose
 from nearfar.pool.call import Chunk, Item, Part
+from nearfar.pool.chunks import chunks
 from nearfar.pool.condition import Condition
 from nearfar.pool.engine import Engine
 from nearfar.pool.options import Limits
@@ -69,6 +70,7 @@ class Feed:
         self._low = max(chunksize, window // 4)
         """Items that there is to be room for before the thread is woken: each change of threads is dear."""
         self._limits = limits
+        self._loud = reporter is not None
         self._reporter = reporter
         self._ordered = ordered
         self._on_end: Callable[[Feed], object] | None = None
@@ -180,7 +182,7 @@ class Feed:
         return self._finishing or not self._reading or self._has_room()
 
     def _has_room(self) -> bool:
-        return self._read - self._done + self._chunksize <= self._window
+        return self._room_now() >= self._chunksize
 
     def _read_on(self) -> None:
         if self._at_hand:
@@ -194,16 +196,22 @@ class Feed:
     def _read_at_hand(self) -> None:
         """In the caller's thread, and safely: what is read is submitted."""
         size, checked = self._chunksize, monotonic()
-        while self._reading and not self._finishing and self._read - self._done + size <= self._window:
-            items = tuple(islice(self._source, size))
-            if items:
+        while self._reading and not self._finishing and (room := self._room_now() // size) > 0:
+            pieces: Any = zip(islice(self._source, room)) if size == 1 else chunks(self._source, size)
+            for items in islice(pieces, room):
+                room -= 1
                 self._submit(items)
-            if len(items) < size:
+                if self._finishing:
+                    break
+                if monotonic() - checked > EACH_CHECK:
+                    checkpoint()
+                    checked = monotonic()
+            if room and not self._finishing:
                 self._end()
-            if monotonic() - checked > EACH_CHECK:
-                checkpoint()
-                checked = monotonic()
         self._news.notify()
+
+    def _room_now(self) -> int:
+        return self._window - self._read + self._done
 
     def _read_part(self) -> None:
         try:
@@ -233,13 +241,13 @@ class Feed:
 
     def _submit(self, items: tuple[Any, ...]) -> None:
         part: Part
-        loud = self._reporter is not None
         if self._chunksize == 1:
-            part = Item(self._func, items, self._ended, self._limits, loud=loud)
+            part = Item(self._func, items, self._ended, self._limits, self._loud)
+            self._read += 1
         else:
-            part = Chunk(self._func, items, Mode.MAP, self._ended, loud=loud)
+            part = Chunk(self._func, items, Mode.MAP, self._ended, loud=self._loud)
             part.timeout, part.retries = self._limits
-        self._read += part.size
+            self._read += part.size
         if self._ordered:
             self.queue.append(part)
         else:

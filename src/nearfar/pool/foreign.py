@@ -96,13 +96,13 @@ class ForeignEngine:
             self._submit(call)
 
     def _submit(self, call: Call) -> None:
-        check_callable(call.function)
         self.check_limits(call.timeout, call.retries)
         with _shield, self._lock:
             if self._broken is not None:
                 raise anew(self._broken)
             if self._closed:
                 raise Closed(SHUT)
+            check_callable(call.function)
             call.state = State.WAITING
             self._waiting.append(call)
             self._taken += 1

@@ -119,7 +119,7 @@ class NearEngine(DrivenEngine):
         """As `Engine.counts`."""
         now = safely(partial(self._alone.look, self._count))
         ahead = now["given"] - now["running"]
-        return now | {"waiting": now["waiting"] + ahead + len(self._inbox)}
+        return now | {"waiting": now["waiting"] + ahead}
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`. What lies at the gate unread, the step before has told the waker."""
@@ -181,6 +181,7 @@ class NearEngine(DrivenEngine):
 
     def _count(self) -> dict[str, int]:
         now = counts(self._coordinator)
+        now["waiting"] += len(self._inbox)  # here, or they might be taken in between two looks
         now["workers"] += sum(not member.ready for member in self._crew.members.values())
         return now
 

@@ -17,7 +17,7 @@ from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
 from nearfar.pool.making import WAIT, Workers, connect_engine, make_engine
 from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, limits
 from nearfar.pool.progress import reporter
-from nearfar.pool.results import Applied, AsyncResult, Callback, Callbacks, MapResult, obtain, paired
+from nearfar.pool.results import Applied, AsyncResult, Callback, Callbacks, MapResult, drop, obtain, paired
 from nearfar.pool.weak import WeakBag
 
 __all__ = ["Pool"]
@@ -154,7 +154,12 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> Any:
         """``func(*args, **kwds)`` in a worker: its value, or raises its error."""
-        return obtain(self._apply(Applied, func, args, kwds, None, options))
+        result = self._apply(Applied, func, args, kwds, None, options)
+        try:
+            return result.get()
+        except BaseException:
+            drop(result)
+            raise
 
     def apply_async(
         self,

@@ -18,7 +18,7 @@ from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
 
-__all__ = ["AsyncResult", "Callback", "Callbacks", "MapResult", "obtain", "paired"]
+__all__ = ["AsyncResult", "Callback", "Callbacks", "MapResult", "drop", "obtain", "paired"]
 
 T_co = TypeVar("T_co", covariant=True)
 Callback = Callable[[Any], object]
@@ -301,6 +301,11 @@ def obtain(result: Obtainable[T_co]) -> T_co:
     try:
         return result.get()
     except BaseException:
-        if not result.ready():
-            result.drop()
+        drop(result)
         raise
+
+
+def drop(result: Obtainable[Any]) -> None:
+    """What has not begun of a result that nobody will get: its caller was interrupted."""
+    if not result.ready():
+        result.drop()
