@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from random import Random
 from typing import Any
+
+import msgpack
 
 from nearfar.errors import ProtocolError
 from nearfar.queues.wire import VERSION, Envelope, Kind, Message, pack, unpack
@@ -27,6 +30,16 @@ ASKS = (
 TRUTHS = (Kind.JOIN, Kind.PUT, Kind.NEED, Kind.REPORT, Kind.ASK, Kind.SYNCED, Kind.BYE)
 
 
+def packed(envelope: Envelope) -> list[bytes]:
+    """The frames of what need not be true: an array where no fixed header can hold it."""
+    number, ack, message = envelope
+    try:
+        return pack(*envelope)
+    except (TypeError, ValueError, IndexError, struct.error):
+        header = msgpack.packb((message.kind, number, ack, *message.fields))
+        return [header] if message.body is None else [header, message.body]
+
+
 class Hostile:
     """A few sessions of wrong or hostile ends. `names`: those of honest ones, which they try to be."""
 
@@ -42,7 +55,7 @@ class Hostile:
         while True:
             with contextlib.suppress(ProtocolError):
                 session, envelope = self._any_word()
-                return session, unpack([bytes(frame) for frame in pack(*envelope)])
+                return session, unpack([bytes(frame) for frame in packed(envelope)])
 
     def _any_word(self) -> tuple[str, Envelope]:
         choose = self.random

@@ -16,7 +16,7 @@ def check(ledger: Ledger, *, honest: bool = True) -> None:
 
     A helper that left is forgotten: one that is not `honest` may come under its name again, and number anew.
     """
-    shelves = [ledger._shelf, *ledger._addressed.values()]
+    shelves = [ledger.waiting, *ledger._addressed.values()]
     for shelf in shelves:
         check_shelf(shelf)
     for consumer in ledger.consumers.values():
@@ -53,7 +53,7 @@ def check_names(ledger: Ledger, waiting: list[Run]) -> None:
         )
     assert {tag for consumer in ledger.consumers.values() for tag in consumer.tags} == ledger.bearers.keys()
     assert {run.to for run in waiting} - {None} <= ledger.bearers.keys()
-    assert all(run.to is None for _, run in ledger._shelf._heap)
+    assert all(run.to is None for _, run in ledger.waiting._heap)
     assert all(run.to == tag for tag, shelf in ledger._addressed.items() for _, run in shelf._heap)
 
 
@@ -64,7 +64,7 @@ def check_producers(ledger: Ledger) -> None:
     assert sum(producer.granted[1] for producer in producers) == ledger._granted_bytes
     assert all(min(producer.granted) >= 0 for producer in producers)
     assert (
-        sum(not producer.helper and producer.state == 0 for producer in producers) == ledger._attendance._here
+        sum(not producer.helper and producer.state == 0 for producer in producers) == ledger.attendance.here
     )
     here = [producer for producer in producers if producer.state == 0]  # others are told when they return
     assert {producer.name for producer in here if producer.news} <= ledger.newsworthy

@@ -12,7 +12,7 @@ import pytest
 
 from nearfar import AddressError, Empty, Full, JoinableQueue, ProducerLost, Queue, QueueLost, ShutDown
 from nearfar.net.addresses import Address
-from nearfar.queues.ends import loop, plugs
+from nearfar.queues.ends import loop
 from nearfar.queues.ends.end import End
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from tests.support.waiting import eventually
@@ -228,7 +228,7 @@ def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
 
     I expect both to be read: what it would be woken by next is an ack, six seconds later.
     """
-    monkeypatch.setattr(plugs, "DRAIN", 1)
+    monkeypatch.setattr(loop, "DRAIN", 1)
     monkeypatch.setattr(loop, "DRAIN", 1)
     with FarQueue(8, "tcp://127.0.0.1:*", lease=600.0) as queue, FarQueue.connect(queue.address) as other:
         other.put_many(range(3))

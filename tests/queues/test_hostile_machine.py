@@ -16,7 +16,7 @@ from nearfar.queues.host.ledger import Ledger
 from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.host.peers import MOST_HEAVY, MOST_JOINS, MOST_ROUNDS, Action, Send
 from nearfar.queues.wire import MOST_TAGS, VERSION, Envelope, Kind, Message
-from tests.queues.hostile import Hostile
+from tests.queues.hostile import Hostile, packed
 from tests.queues.ledger_check import body_of, check
 from tests.queues.simulation import SimConsumer, SteadyProducer, World
 
@@ -52,9 +52,7 @@ def act(machine: HostMachine, now: float) -> list[Action]:
     actions = machine.flush(now)
     for action in actions:
         if isinstance(action, Send):
-            wire.unpack(
-                wire.pack(*action.envelope)
-            ) if action.envelope.message.kind is not Kind.WELCOME else None
+            wire.unpack(packed(action.envelope)) if action.envelope.message.kind is not Kind.WELCOME else None
         elif hasattr(action, "ask"):
             machine.lane_opened(action.session, action.ask, 5, now)
     return actions

@@ -221,7 +221,7 @@ def test_nobody_speaks_in_the_session_of_another(folder: Path, host: FarQueue, c
         forged = wire.pack(2, 0, Message(Kind.PUT, (2, 1, None), b"\xa6forged"))
         assert dialed.socket.poll(5000, zmq.POLLOUT)
         assert host._host is not None
-        ticket = host._host._machine.ticket(session)  # though it had learned that, too
+        ticket = host._host._machine.peers[session].ticket  # though it had learned that, too
         assert ticket is not None
         dialed.socket.send_multipart([session.encode(), ticket.encode(), *forged])
         assert eventually(lambda: host._host.counts()["malformed"] > 0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -63,7 +66,7 @@ def test_items_are_taken_in_order_with_their_positions_and_attempts() -> None:
     assert receiver.take(7, 0.0) == Taken(3, "c", 3)
     assert receiver.take(7, 0.0) is None
     assert receiver.hands == {1: 7, 2: 8, 3: 7}
-    assert (receiver.buffered, receiver.taken, receiver.unreported()) == (0, 3, 3)
+    assert (receiver.buffered, receiver.taken) == (0, 3)
 
 
 def test_an_item_that_cannot_be_read_is_told_of_once_and_harms_no_other() -> None:
@@ -105,45 +108,124 @@ def test_a_batch_of_more_items_than_it_was_said_to_hold_is_read_as_far_as_that()
     assert [take(receiver) for _ in range(4)] == [1, 2, "next", None]
 
 
-def test_who_snatches_its_next_item_is_done_with_the_one_before() -> None:
-    receiver = Receiver()
+def hand_out(receiver: Receiver, most: int, *, settles: bool = True, whole: bool = False) -> deque[Any]:
+    """What thread 7 may take by itself."""
+    receiver.hand_out(7, 7, most, settles=settles, whole=whole)
+    return (receiver.hand.receiving if whole else receiver.hand.getting)[1]
+
+
+def test_items_of_several_batches_are_handed_out_up_to_one_that_cannot_be_read() -> None:
+    receiver = Receiver(trusted=False)
     lend(receiver, *"abc")
-    assert receiver.snatch(7, settle=True) is None  # nobody has read the batch
-    assert receiver.take(7, 0.0) == Taken(1, "a", 1)
-    assert receiver.snatch(7, settle=True) == ("b",)
-    assert receiver.snatch(8, settle=True) == ("c",)
-    assert receiver.snatch(8, settle=True) is None
-    assert receiver.hands == {2: 7, 3: 8}
-    assert report(receiver)["done"] == [[1, 1]]
+    lend(receiver, *"de")
+    lend(receiver, "f", UNREADABLE)
+    assert list(hand_out(receiver, 4)) == ["a", "b", "c", "d"]
+    items = hand_out(receiver, 9)
+    assert list(items) == ["a", "b", "c", "d", "e"]
+    while items:
+        items.popleft()
+    receiver.count()
+    assert (receiver.taken, receiver.buffered, receiver.hands) == (5, 2, {5: 7})
 
 
-def test_who_has_more_in_hand_than_its_last_item_cannot_snatch() -> None:
+def test_who_takes_its_next_item_is_done_with_the_one_before() -> None:
     receiver = Receiver()
     lend(receiver, *"abcd")
-    assert receiver.take_run(2, 7, 0.0) == (1, ["a", "b"])
-    assert receiver.snatch(7, settle=True) is None
-    receiver.done_by(7)
-    assert receiver.snatch(7, settle=True) == ("c",)
+    assert receiver.take(7, 0.0) == Taken(1, "a", 1)
+    items = hand_out(receiver, 5)
+    assert [items.popleft(), items.popleft()] == ["b", "c"]
+    receiver.count()
+    assert (receiver.hands, receiver.taken, receiver.buffered) == ({3: 7}, 3, 1)
     assert report(receiver)["done"] == [[1, 2]]
+    items.popleft()
+    receiver.count()
+    assert (receiver.hands, receiver.buffered) == ({4: 7}, 0)
+
+
+def test_what_was_handed_out_and_not_taken_can_be_taken_by_another() -> None:
+    receiver = Receiver()
+    lend(receiver, *"abcd")
+    receiver.take(7, 0.0)
+    items = hand_out(receiver, 5)
+    items.popleft()
+    assert receiver.take(8, 0.0) == Taken(3, "c", 1)
+    assert (list(items), receiver.hand.getting[0], receiver.hands) == ([], 0, {2: 7, 3: 8})
+    assert take(receiver) == "d"
+
+
+def test_what_was_handed_out_and_not_taken_can_be_given_back() -> None:
+    receiver = Receiver()
+    lend(receiver, *"abcd")
+    receiver.take(7, 0.0)
+    hand_out(receiver, 2).popleft()
+    receiver.give_back()
+    told = report(receiver)
+    assert (told["taken"], told["done"], told["returned"]) == (2, [[1, 1]], [[3, 4]])
 
 
 def test_without_settling_everything_stays_in_hand() -> None:
     receiver = Receiver()
     lend(receiver, *"abc")
     receiver.take(7, 0.0)
-    assert [receiver.snatch(7, settle=False) for _ in range(3)] == [("b",), ("c",), None]
-    assert list(receiver.hands) == [1, 2, 3]
+    items = hand_out(receiver, 5, settles=False)
+    assert [items.popleft(), items.popleft()] == ["b", "c"]
+    receiver.count()
+    assert receiver.hands == {1: 7, 2: 7, 3: 7}
+
+
+def test_deliveries_are_handed_out_with_what_is_known_of_them_and_acked_together() -> None:
+    receiver = Receiver(session=3)
+    lend(receiver, *"abc", attempt=2)
+    receiver.take(7, 0.0)
+    items = hand_out(receiver, 5, settles=False, whole=True)
+    assert list(items) == [Taken(2, "b", 2, 3), Taken(3, "c", 2, 3)]
+    receiver.hand.acks += [items.popleft(), items.popleft(), Taken(1, "of another session", 1, 2)]
+    receiver.count()
+    assert (receiver.hands, receiver.hand.acks, report(receiver)["done"]) == ({1: 7}, [], [[2, 3]])
 
 
 def test_what_never_reached_who_took_it_is_given_back() -> None:
+    """Whether it was taken is read off the items that were there before."""
     receiver = Receiver()
-    lend(receiver, *"ab")
+    lend(receiver, *"abc")
     receiver.take(7, 0.0)
-    receiver.snatch(7, settle=True)
-    receiver.let_go(2)
-    receiver.let_go(2)
+    items = hand_out(receiver, 5)
+    chunk = receiver.hand.getting[2]
+    assert receiver.taken_from(chunk, 2) == 0
+    items.popleft()
+    receiver.collect()
+    for _ in range(2):
+        receiver.let_go(receiver.taken_from(chunk, 2))
+    assert receiver.taken_from(chunk, 1) == 0
     told = report(receiver)
     assert (told["done"], told["returned"], receiver.hands) == ([[1, 1]], [[2, 2]], {})
+
+
+def test_an_item_is_taken_by_its_thread_or_taken_away() -> None:
+    """Given a thread that takes while another takes away, I expect each item at one of them."""
+    for _ in range(50):
+        receiver = Receiver()
+        lend(receiver, *range(300))
+        receiver.take(7, 0.0)
+        items, start = hand_out(receiver, 300), threading.Barrier(2)
+        found = []
+
+        def get(
+            items: deque[Any] = items, start: threading.Barrier = start, found: list[Any] = found
+        ) -> None:
+            start.wait()
+            with suppress(IndexError):
+                while True:
+                    found.append(items.popleft())
+
+        thread = threading.Thread(target=get)
+        thread.start()
+        start.wait()
+        receiver.collect()
+        thread.join()
+        assert found == list(range(1, 1 + len(found)))
+        assert receiver.taken == 1 + len(found)
+        assert receiver.buffered == 299 - len(found)
 
 
 def test_a_run_is_taken_as_far_as_its_batch_goes_and_not_if_one_of_it_cannot_be_read() -> None:
@@ -326,6 +408,15 @@ class Histories(RuleBasedStateMachine):
         else:
             assert self.receiver.take(1, self.now) == Taken(position, self.items[position - 1], 1)
             self.hands.add(position)
+
+    @rule(most=st.integers(1, 5), takes=st.integers(0, 5))
+    def take_from_what_is_handed_out(self, most: int, takes: int) -> None:
+        items = hand_out(self.receiver, most, settles=False)
+        for _ in range(min(takes, len(items))):
+            assert items.popleft() == self.items[self.next - 1]
+            self.hands.add(self.next)
+            self.next += 1
+        self.receiver.count()
 
     @precondition(lambda self: self.items)
     @rule(data=st.data(), how=st.sampled_from(["done", "failed", "answers"]))

@@ -63,7 +63,8 @@ class Dialed:
         self._probe: Probe | None = None
         self._probe_next = time.monotonic() + PROBE_EVERY
         self._broke_off = False
-        self._look_next = 0.0
+        self.look_next = 0.0
+        """Until when there is nothing to look at (`time.monotonic`)."""
         self._wary = access.own and bool(address.path) and _others_may_bind(address)
         pair = read_pair(Path(access.keys), CLIENT) if access.keys else None
         server = read_server_key(Path(access.keys)) if access.keys else b""
@@ -80,15 +81,15 @@ class Dialed:
 
     def look(self, now: float) -> str:
         """Why it was not let in since the last look; nothing if it was, or is still on its way."""
-        if self.succeeded and now < self._look_next and not self._wary:
+        if now < self.look_next:
             return ""
-        self._look_next = now + LOOK_EVERY
         why = ""
         with contextlib.suppress(zmq.Again):
             while sockets.readable(self._monitor):
                 # zmq_socket_monitor(3); pyzmq's own reader would load all of asyncio first.
                 event, value = struct.unpack("=hi", self._monitor.recv_multipart(zmq.NOBLOCK)[0])
                 why = self._weigh(event, value) or why
+        self.look_next = now + LOOK_EVERY if self.succeeded and not self._wary else 0.0
         if self.succeeded:
             self._forget_probe()
         elif not why:

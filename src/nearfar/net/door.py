@@ -48,6 +48,8 @@ class Door:
 
     def __init__(self, access: Access) -> None:
         self.access = access
+        self.guarded = bool(access.keys)
+        """Whether who gets in is known by a key."""
         self.turned_away = 0
         """Handshakes that were refused."""
         self._told: set[str] = set()

@@ -16,12 +16,12 @@ from nearfar.errors import Full, QueueLost, ShutDown
 from nearfar.net import codec, forks, shapes
 from nearfar.net.access import Access, admit, approach
 from nearfar.net.addresses import Address, parse_ports
-from nearfar.net.deputy import Errand, safe, struck_anywhere, whose
+from nearfar.net.deputy import Errand, safe, whose
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises
 from nearfar.queues.deadlines import waits
-from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
-from nearfar.queues.ends.end import End, Runs, run_of
-from nearfar.queues.ends.loans import Taken
+from nearfar.queues.ends.delivery import FarDelivery
+from nearfar.queues.ends.end import DELIVERY, End, Runs, run_of
+from nearfar.queues.ends.loans import NOTHING, Chunk, Hand, Taken
 from nearfar.queues.ends.tray import MANY, Tray
 from nearfar.queues.finish import finish
 from nearfar.queues.host.ledger import Ledger
@@ -135,6 +135,7 @@ class FarQueue(BaseQueue):
         self._lock = threading.RLock()
         self._end: End | None = None
         self._tray = Tray()
+        self._hand = Hand()
         self._finish: Callable[[], None] | None = None
         self._join_at_exit = True
         self._closed = False
@@ -174,10 +175,13 @@ class FarQueue(BaseQueue):
             self._reached().put(items, block=waits(block, timeout), timeout=timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        if (end := self._end) is not None and not self._closed and not struck_anywhere():
-            found = end.snatch(get_ident(), settle=self._settles)
-            if found is not None:
-                return found[0]
+        thread, items, chunk = self._hand.getting
+        if items and thread == get_ident():
+            lying = len(items)
+            try:
+                return items.popleft()
+            except BaseException as error:
+                self._struck(error, chunk, lying)
         errand = Errand(partial(self._take, block, timeout, False), self._take_back)
         try:
             return errand.run().item
@@ -212,6 +216,13 @@ class FarQueue(BaseQueue):
             raise
 
     def receive(self, block: bool = True, timeout: float | None = None) -> FarDelivery:
+        thread, items, chunk = self._hand.receiving
+        if items and thread == get_ident() and self._end is not None:
+            lying = len(items)
+            try:
+                return FarDelivery(self._end, items.popleft())
+            except BaseException as error:
+                self._struck(error, chunk, lying)
         errand = Errand(partial(self._receive, block, timeout), FarDelivery.let_go)
         try:
             return errand.run()
@@ -223,6 +234,16 @@ class FarQueue(BaseQueue):
         """Take items to the end: a shutdown, or that every producer has said goodbye and every item is done;
         `ProducerLost` if one died instead."""
         while True:
+            thread, items, chunk = self._hand.getting
+            if items and thread == get_ident():
+                lying = len(items)
+                try:
+                    item = items.popleft()
+                except BaseException as error:
+                    self._struck(error, chunk, lying)
+                else:
+                    yield item
+                    continue
             errand = Errand(partial(self._take, True, None, True), self._take_back)
             try:
                 item = errand.run().item
@@ -348,7 +369,7 @@ class FarQueue(BaseQueue):
         with self._lock:
             if self._end is None:
                 end = End(self._place.seen_from_here(), self._access, wait=self._wait)
-                self._tray = end.tray
+                self._tray, self._hand = end.tray, end.hand
                 end.waited_for = self._join_at_exit
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
@@ -358,8 +379,27 @@ class FarQueue(BaseQueue):
     def _take(self, block: bool, timeout: float | None, to_the_end: bool) -> Taken:
         end = self._reached()
         self._settle_previous(end)
-        block, thread = waits(block, timeout), whose()
-        return end.take(1, thread, block=block, timeout=timeout, to_the_end=to_the_end)[0]
+        taken = end.take(
+            1,
+            whose(),
+            block=waits(block, timeout),
+            timeout=timeout,
+            to_the_end=to_the_end,
+            hand_out=True,
+            settles=self._settles,
+        )
+        return taken[0]
+
+    def _struck(self, error: BaseException, chunk: Chunk, lying: int) -> None:
+        """Something was raised while an item was taken from `chunk`, with `lying` items in it.
+
+        Raises it, unless it is that the items were taken away meanwhile. What was taken goes back.
+        """
+        self._hand.getting = self._hand.receiving = NOTHING
+        if self._end is not None:
+            self._end.let_go_taken(chunk, lying)
+        if type(error) is not IndexError or chunk.left < 0:
+            raise error
 
     def _take_back(self, taken: Taken) -> None:
         """It never reached who asked for it."""
@@ -388,7 +428,8 @@ class FarQueue(BaseQueue):
 
     def _receive(self, block: bool, timeout: float | None) -> FarDelivery:
         end = self._reached()
-        return FarDelivery(end, end.take(1, DELIVERY, block=waits(block, timeout), timeout=timeout)[0])
+        block = waits(block, timeout)
+        return FarDelivery(end, end.take(1, DELIVERY, block=block, timeout=timeout, hand_out=True)[0])
 
     def _settle_previous(self, end: End) -> None:
         if self._settles:

@@ -1,6 +1,8 @@
 """The words between a hosted queue and its ends, and how they stand in a frame.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
+What is sent for every batch of items (a PUT to anyone, LEND, a REPORT of one range that is done, SETTLED of
+one range) is a fixed header instead, which begins with the kind.
 Both directions are lines (`nearfar.net.line`): `number` counts the messages of a session over its
 sockets, `ack` says what arrived. A number of 0 is for the words that open, keep and end a session.
 
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from struct import Struct
 from typing import Any, NamedTuple
 
 import msgpack
@@ -35,7 +38,7 @@ from nearfar.net.addresses import LONGEST_SUFFIX
 from nearfar.net.codec import LARGEST_ITEM
 from nearfar.net.shapes import flag, lease, name, natural, positive, text
 
-VERSION = 2
+VERSION = 3
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 MOST_RANGES = 4_000
@@ -238,19 +241,50 @@ _SHAPES: dict[Kind, tuple[Check, ...]] = {
 }
 
 
+BATCH = Struct("<BxHIQQQ")
+"""Kind, items, attempt (LEND), number, ack, first item: of PUT and LEND; of SETTLED with the items in place
+of the attempt."""
+DONE = Struct("<BxxxIQQQQQQ")
+"""Of a REPORT: kind, window in items, number, ack, window in bytes, taken up to, first and last done."""
+_PUT, _LEND, _REPORT, _SETTLED = int(Kind.PUT), int(Kind.LEND), int(Kind.REPORT), int(Kind.SETTLED)
+_SMALL = 1 << 32
+"""Larger numbers do not fit into the smaller fields of a fixed header."""
+
 _KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
 def pack(number: int, ack: int, message: Message) -> list[bytes]:
     """The frames of a message."""
-    header = msgpack.packb((message.kind, number, ack, *message.fields))
-    return [header] if message.body is None else [header, message.body]
+    kind, fields, body = message
+    if kind is Kind.LEND and fields[2] < _SMALL:
+        header = BATCH.pack(_LEND, fields[1], fields[2], number, ack, fields[0])
+    elif kind is Kind.PUT and fields[2] is None:
+        header = BATCH.pack(_PUT, fields[1], 0, number, ack, fields[0])
+    elif kind is Kind.REPORT and _reports_one_range(fields):
+        first, last = fields[4][0] if fields[4] else (0, 0)
+        header = DONE.pack(_REPORT, fields[0], number, ack, fields[1], fields[3], first, last)
+    elif kind is Kind.SETTLED and len(fields[0]) == 1 and _is_simply_done(fields[0][0]):
+        header = BATCH.pack(_SETTLED, 0, fields[0][0][1], number, ack, fields[0][0][0])
+    else:
+        header = msgpack.packb((kind, number, ack, *fields))
+    return [header] if body is None else [header, body]
+
+
+def _reports_one_range(fields: tuple[Any, ...]) -> bool:
+    window, _, ask, _, done, *others = fields
+    return not ask and len(done) < 2 and window < _SMALL and not any(others)
+
+
+def _is_simply_done(row: list[Any]) -> bool:
+    return not row[2] and row[3] is None and row[1] < _SMALL
 
 
 def unpack(frames: list[bytes]) -> Envelope:
     """The message that `frames` hold; raises `ProtocolError` for anything else."""
     if not 1 <= len(frames) <= 2 or len(frames[0]) > LONGEST_CONTROL:
         raise ProtocolError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
+    if frames[0] and frames[0][0] in _FIXED:
+        return _unpack_fixed(frames)
     try:
         # only text and bytes as keys: others can be chosen so that they collide
         words = msgpack.unpackb(frames[0], max_array_len=MOST_RANGES)
@@ -272,6 +306,44 @@ def unpack(frames: list[bytes]) -> Envelope:
     if body is not None:
         _check_body(kind, fields[0], fields[1], len(body))
     return Envelope(number, ack, Message(kind, tuple(fields), body))
+
+
+def _unpack_fixed(frames: list[bytes]) -> Envelope:
+    """The message of a fixed header, whose first byte is one of `_FIXED`."""
+    header = frames[0]
+    kind = header[0]
+    layout = DONE if kind == _REPORT else BATCH
+    carries = kind in (_PUT, _LEND)
+    if len(header) != layout.size or len(frames) != 1 + carries:
+        raise ProtocolError(f"a header of {len(header)} bytes, with {len(frames)} frames, for kind {kind}")
+    if kind == _REPORT:
+        _, window, number, ack, size, taken, first, last = DONE.unpack(header)
+        if (
+            (number | ack | size | taken | first | last) >> 63
+            or first > last
+            or bool(first) is not bool(last)
+        ):
+            raise ProtocolError("REPORT with a field of the wrong kind")
+        done = [[first, last]] if last else []
+        return Envelope(number, ack, Message(Kind.REPORT, (window, size, 0, taken, done, [], [], [], [])))
+    _, count, more, number, ack, first = BATCH.unpack(header)
+    if (number | ack | first) >> 63 or not first:
+        raise ProtocolError(f"{_KINDS[kind].name} with a field of the wrong kind")
+    if kind == _SETTLED:
+        if not more or count:
+            raise ProtocolError("SETTLED with a field of the wrong kind")
+        return Envelope(number, ack, Message(Kind.SETTLED, ([[first, more, 0, None]],)))
+    body = frames[1]
+    if not 0 < count <= MOST_ITEMS or bool(more) is not (kind == _LEND):
+        raise ProtocolError(f"{_KINDS[kind].name} with a field of the wrong kind")
+    if count > 1 or len(body) > LARGEST_BATCH:
+        _check_body(_KINDS[kind], first, count, len(body))
+    if kind == _LEND:
+        return Envelope(number, ack, Message(Kind.LEND, (first, count, more), body))
+    return Envelope(number, ack, Message(Kind.PUT, (first, count, None), body))
+
+
+_FIXED = frozenset({_PUT, _LEND, _REPORT, _SETTLED})
 
 
 def _check_body(kind: Kind, first: int, count: int, size: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
-from nearfar.errors import ProducerLost, QueueLost, ShutDown
+from nearfar.errors import Empty, ProducerLost, QueueLost, ShutDown
 from nearfar.net.here import new_name
-from nearfar.queues.ends.delivery import DELIVERY, FarDelivery
+from nearfar.queues.ends.delivery import FarDelivery
+from nearfar.queues.ends.end import DELIVERY
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from nearfar.queues.host.machine import HostMachine
 from nearfar.queues.host.peers import Peer
@@ -29,8 +31,11 @@ class ToTheEnd(FarQueue):
     """Deliveries up to the counted end."""
 
     def take(self) -> FarDelivery:
+        if self._hand.receiving[1]:  # without the lock, as a program's `receive` does
+            with suppress(Empty):
+                return self.receive(block=False)
         end = self._reached()
-        taken = end.take(1, DELIVERY, block=True, timeout=None, to_the_end=True)
+        taken = end.take(1, DELIVERY, block=True, timeout=None, to_the_end=True, hand_out=True)
         return FarDelivery(end, taken[0])
 
 
@@ -90,7 +95,7 @@ def consumer(arguments: list[str]) -> int:
     try:
         while True:
             delivery = queue.take()
-            session = f"{stem}.{delivery._session}"
+            session = f"{stem}.{delivery._taken.session}"
             journal.note("got", item=delivery.item, attempt=delivery.attempt, session=session)
             pause.wait(order["pace"])
             delivery.ack()

@@ -11,8 +11,7 @@ from nearfar.errors import Empty, QueueLost
 from nearfar.net import codec
 from nearfar.net.access import Access, approach
 from nearfar.net.addresses import Address
-from nearfar.queues.ends.delivery import DELIVERY
-from nearfar.queues.ends.end import End
+from nearfar.queues.ends.end import DELIVERY, End
 from nearfar.queues.ends.loans import Taken
 from nearfar.queues.far import FarQueue
 from nearfar.queues.host.records import Outcome

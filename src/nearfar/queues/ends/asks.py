@@ -20,6 +20,8 @@ class Asks:
         self._last = 0
         self._open: dict[int, Ask] = {}
         self._unsent: list[int] = []
+        self.any_unsent = False
+        """Something may have to be asked."""
         self._answers: dict[int, Any] = {}
 
     def add(self, kind: Kind, what: str = "", argument: Any = None) -> int:
@@ -27,6 +29,7 @@ class Asks:
         self._last += 1
         self._open[self._last] = (self._last, kind, what, argument)
         self._unsent.append(self._last)
+        self.any_unsent = True
         return self._last
 
     def unsent(self, *, lane: bool) -> Iterator[Ask]:
@@ -41,15 +44,13 @@ class Asks:
             else:
                 yield ask
         self._unsent = later
-
-    def any_unsent(self) -> bool:
-        """True if something may have to be asked."""
-        return bool(self._unsent)
+        self.any_unsent = bool(later)
 
     def again(self) -> None:
         """A new session: the host knows of no question."""
         self._open = {number: ask for number, ask in self._open.items() if ask[2] not in ("lane", "fence")}
         self._unsent = list(self._open)
+        self.any_unsent = bool(self._unsent)
 
     def answer(self, number: int, value: Any) -> None:
         """The host answered; what the end itself asked (a lane, say) nobody comes to take."""

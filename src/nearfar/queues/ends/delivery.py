@@ -6,26 +6,24 @@ from nearfar.queues.base import Delivery
 from nearfar.queues.ends.end import End
 from nearfar.queues.ends.loans import Taken
 
-DELIVERY = 0
-"""The holder of items taken by `receive`: no thread's next `get` settles them."""
-
 
 class FarDelivery(Delivery):
     """An item of a far queue in hand."""
 
     def __init__(self, end: End, taken: Taken) -> None:
-        self.item = taken.item
-        self.attempt = taken.attempt
+        _, self.item, self.attempt, _ = self._taken = taken
         self._end = end
-        self._session = taken.session
-        self._position = taken.position
 
     def let_go(self) -> None:
         """It never reached who asked for it."""
-        self._end.let_go([(self._session, self._position, self._position)])
+        one = self._taken
+        self._end.let_go([(one.session, one.position, one.position)])
 
     def ack(self) -> None:
-        self._end.done(self._session, self._position)
+        hand = self._end.hand
+        hand.acks.append(self._taken)
+        if not hand.called or not hand.receiving[1]:  # nobody looks soon, or it was the last that is here
+            self._end.tell_of_acks()
 
     def nack(self) -> None:
-        self._end.failed(self._session, self._position)
+        self._end.failed(self._taken.session, self._taken.position)

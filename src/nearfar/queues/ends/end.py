@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
+from _thread import get_ident
 from contextlib import suppress
 from typing import Any
 
 from nearfar.errors import Empty, ProducerLost, ShutDown
-from nearfar.net.deputy import safe
+from nearfar.net.deputy import errand_here, safe, soon
 from nearfar.queues.deadlines import left, waits
-from nearfar.queues.ends.loans import Taken
+from nearfar.queues.ends.loans import Chunk, Hand, Taken
 from nearfar.queues.ends.machine import EndMachine
 from nearfar.queues.ends.putting import Putting
-from nearfar.queues.ends.receiver import Receiver
 from nearfar.queues.ends.session import LINGER
 from nearfar.queues.wire import Kind
 
 Runs = list[tuple[int, int, int]]
 """Items in the program's hands: (session, first, last) each."""
+DELIVERY = 0
+"""The holder of items taken by `receive`: no thread's next `get` settles them."""
 
 
 def run_of(one: Taken) -> tuple[int, int, int]:
@@ -28,16 +30,30 @@ def run_of(one: Taken) -> tuple[int, int, int]:
 class End(Putting):
     """Puts and takes. Items are known to the caller by their position in a session (`Taken`)."""
 
+    _taker = 0
+    """The thread that last took a single item."""
+
     # -- taking ----------------------------------------------------------------------------------
 
     @safe
     def take(
-        self, most: int, holder: int, *, block: bool, timeout: float | None, to_the_end: bool = False
+        self,
+        most: int,
+        holder: int,
+        *,
+        block: bool,
+        timeout: float | None,
+        to_the_end: bool = False,
+        hand_out: bool = False,
+        settles: bool = False,
     ) -> list[Taken]:
         """At least one item and up to `most`, for `holder` (a thread, or any other number).
 
         Raises `Empty`, `ShutDown` after a shutdown, and what reading the item raises. With `to_the_end`
         also at the counted end: `ShutDown`, or `ProducerLost` if not every producer said goodbye.
+
+        With `hand_out` this thread may have what follows without asking (see `Receiver.hand_out`), if it
+        also took what went before. Not through a deputy: what is given back for its caller comes later.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         taken: list[Taken] = []
@@ -48,6 +64,8 @@ class End(Putting):
                 if not taken:
                     self._explain_nothing(machine, to_the_end)
                 tell = self._tell_of_takes(machine)
+                if hand_out and errand_here() is None:
+                    self._hand_out(machine, holder, settles)
             if tell:
                 self._need_loop().help()
             return taken
@@ -112,7 +130,7 @@ class End(Putting):
         machine = self._open(consumes=True)
         if self._session.shut_immediately:
             raise ShutDown
-        if not machine.receiver.buffered:
+        if not machine.receiver.at_hand():
             self._await_items(machine, most, block, deadline, to_the_end)
         return machine
 
@@ -125,54 +143,13 @@ class End(Putting):
                     for position in range(first, last + 1):
                         self._machine.receiver.let_go(position)
 
-    def snatch(self, holder: int, *, settle: bool) -> tuple[Any] | None:
-        """The next item for the thread `holder`, if it is at hand and all is simple; else None: `take` it.
-
-        With `settle`, what it took before is done. Not for a thread that is `struck_anywhere`. What a
-        signal's handler raises, at a call and nowhere else, and a stack that is full are made good here.
-        """
-        lock = self._hold.lock
-        if lock._is_owned():  # type: ignore[attr-defined]  # a finalizer, in the middle of something
-            return None
-        receiver, mark, tell = None, 0, False
-        try:
-            try:
-                lock.acquire()
-                machine = self._machine
-                session = machine.session
-                if session is None or machine.superseded:
-                    return None
-                receiver = session.receiver
-                mark = receiver.taken
-                found = receiver.snatch(holder, settle=settle)
-                tell = found is not None and receiver.taken in receiver.tell_at
-            finally:
-                if lock._is_owned():  # type: ignore[attr-defined]  # not where `acquire` was interrupted
-                    lock.release()
-            if tell:
-                self._tell_of_snatches()
-            return found
-        except BaseException:
-            if lock._is_owned():  # type: ignore[attr-defined]
-                lock.release()
-            if receiver is not None:
-                self._let_go_latest(receiver, holder, mark)
-            raise
-
     @safe
-    def _tell_of_snatches(self) -> None:
+    def let_go_taken(self, chunk: Chunk, lying: int) -> None:
+        """Who took from `chunk`, with `lying` items in it, was interrupted: the host has that item again."""
         with self._hold:
-            if self._machine.session is None:
-                return
-            tell = self._tell_of_takes(self._machine)
-        if tell:
-            self._need_loop().help()
-
-    @safe
-    def _let_go_latest(self, receiver: Receiver, holder: int, mark: int) -> None:
-        with self._hold:
-            if receiver.latest.get(holder, 0) > mark:
-                receiver.let_go(receiver.latest[holder])
+            if chunk.session == self._machine.sessions:
+                receiver = self._machine.receiver
+                receiver.let_go(receiver.taken_from(chunk, lying))
 
     def _await_items(
         self, machine: EndMachine, most: int, block: bool, deadline: float | None, to_the_end: bool
@@ -182,10 +159,10 @@ class End(Putting):
         try:
             if block:
                 self._wait_until(
-                    lambda: machine.receiver.buffered or self._session.ended(counted=to_the_end), deadline
+                    lambda: machine.receiver.at_hand() or self._session.ended(counted=to_the_end), deadline
                 )
             else:
-                self._ask(Kind.REPORT, until=lambda: machine.receiver.buffered > 0)
+                self._ask(Kind.REPORT, until=machine.receiver.at_hand)
         finally:
             machine.receiver.waiters -= most
             machine.receiver.waited(since, time.monotonic())
@@ -214,24 +191,44 @@ class End(Putting):
         News of takes may gather for a moment, but not until the buffer runs dry, nor while a good part of the
         room is in it that puts may wait for.
         """
-        receiver = machine.receiver
         if self._session.takes_press():
-            receiver.tell_at = (0, receiver.taken + receiver.due)
             return True
-        receiver.tell_at = (receiver.told_taken + 1, receiver.taken + self._step(machine))
         self._need_loop().wake_within(LINGER, time.monotonic())
         return False
+
+    def _hand_out(self, machine: EndMachine, holder: int, settles: bool) -> None:
+        thread, before = get_ident(), self._taker
+        receiver, self._taker = machine.receiver, thread
+        if thread == before and not receiver.waiters:
+            most = self._step(machine)
+            receiver.hand_out(holder, thread, most, settles=settles, whole=holder == DELIVERY)
 
     def _step(self, machine: EndMachine) -> int:
         """Takes until it is to be asked again whether the host is to be told."""
         receiver, facts = machine.receiver, machine.facts
-        told = receiver.unreported()
+        told = receiver.taken - receiver.told_taken
         most = receiver.due - told
         if facts["maxsize"]:
             most = min(most, facts["maxsize"] // 8 - told)
         if facts["maxbytes"] and receiver.average:
             most = min(most, facts["maxbytes"] // (8 * receiver.average) - told)
         return max(1, most)
+
+    @property
+    def hand(self) -> Hand:
+        """What can be taken, and said to be done, without the lock."""
+        return self._machine.hand
+
+    def tell_of_acks(self) -> None:
+        """Have the host told of the acks in `hand`. Never waits, and never raises."""
+        soon(self._count_acks)
+
+    def _count_acks(self) -> None:
+        with self._hold:
+            if self._machine.session is not None:
+                self._machine.hand.called = True
+                self._machine.receiver.count()
+                self._tell_of_done()
 
     # -- saying what became of it ----------------------------------------------------------------
 

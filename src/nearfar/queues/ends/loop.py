@@ -12,35 +12,50 @@ were last read: each turn reads them to the end, after all that it sends.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 
+import zmq
+
+from nearfar.errors import AddressError, KeysError, ProtocolError
+from nearfar.net import sockets
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
+from nearfar.net.complaints import Complaints
 from nearfar.net.deputy import ours
+from nearfar.net.dialing import Dialed
 from nearfar.net.shield import Shield
-from nearfar.net.shortage import PAUSE
+from nearfar.net.shortage import PAUSE, Mishaps
 from nearfar.net.sockets import FAILURES
 from nearfar.queues import wire
+from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, ConnectLane, Send
+from nearfar.queues.ends.bed import Bed
 from nearfar.queues.ends.hold import Hold
 from nearfar.queues.ends.machine import EndMachine, State
-from nearfar.queues.ends.plugs import DRAIN, Plugs
+from nearfar.queues.wire import Envelope
 
 log = logging.getLogger(__name__)
+
+DRAIN = 256
+"""Messages read from one socket before the machine gets to answer."""
 
 GRACE = 0.005
 """Seconds without a sitter after which the thread watches the sockets."""
 
 
-class EndLoop(Plugs):
+class EndLoop:
     """Runs `machine` against the queue at `address`, as `access` says; `hold` guards the machine, and is
     notified.
 
     `on_change` is called without the lock after anything came in, by the thread alone: where it is given, no
     other takes turns.
     """
+
+    sleeps = 0
+    """How often a caller has slept until something came, at any queue of this process."""
 
     def __init__(
         self,
@@ -50,7 +65,20 @@ class EndLoop(Plugs):
         hold: Hold,
         on_change: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(machine, address, access, hold)
+        self._machine = machine
+        self._address = address
+        self._access = access
+        self._hold = hold
+        self._complaints = Complaints(log)
+        self._mishaps = Mishaps(log, f"the end of the queue at {address}")
+        self._control: Dialed | None = None
+        self._inbox: Dialed | None = None
+        self._lane: Dialed | None = None
+        self._watched: list[int] = []
+        """The descriptors of the sockets to read: a new list whenever they change."""
+        self._look_next = 0.0
+        """When it is to be asked next why a socket was not let in."""
+        self._bed, self._seat = Bed(), Bed()
         self._on_change = on_change
         self._turns = threading.Lock()
         self._wanted = False
@@ -156,10 +184,9 @@ class EndLoop(Plugs):
         held = self._hold.give_up()
         try:
             heard = self._heard
-            with self._turns:
-                self._turn()
-                watched = self._watched
+            watched = self._turn_when_free()
             if heard == self._heard and self._machine.state is not State.CLOSED:
+                EndLoop.sleeps += 1
                 depth = _shield.lower()
                 try:
                     self._seat.sleep(watched, min(until, self._sleeps_until))
@@ -195,9 +222,7 @@ class EndLoop(Plugs):
         while self._machine.state is not State.CLOSED or self._watched:
             try:
                 if self._sitter is None and self._sits == sits:
-                    with self._turns:
-                        self._turn()
-                        watched = self._watched
+                    watched = self._turn_when_free()
                     while not self._bed.sleep(watched, self._sleeps_until) and self._may_sleep_on(sits):
                         watched = self._watched
                 else:
@@ -223,12 +248,20 @@ class EndLoop(Plugs):
             self._deep = deep = self._sitter is not None and self._sits == sits
             self._near = False
         if due:
-            with self._turns:
-                self._turn()
+            self._turn_when_free()
         while deep and self._deep and self._machine.state is not State.CLOSED:
             self._bed.sleep([], time.monotonic() + 60)
 
     # -- a turn ----------------------------------------------------------------------------------
+
+    def _turn_when_free(self) -> list[int]:
+        """Take a turn, and another if somebody found the sockets taken meanwhile; what to watch then."""
+        with self._turns:
+            self._turn()
+            watched = self._watched
+        if self._wanted:
+            self.help()
+        return watched
 
     def _turn(self) -> None:
         """Act, read, and again, as long as anything comes. Call with `_turns` held."""
@@ -239,44 +272,135 @@ class EndLoop(Plugs):
             self._turner = None
 
     def _act_and_read(self) -> None:
-        before, unread = self._heard, True
+        before, first = self._heard, True
         while True:
-            self._wanted = False
-            with self._hold:
-                self._woken = False
-                now = time.monotonic()
-                self._machine.tick(now)
-                actions = self._machine.flush(now)
-                self._sleeps_until = self._machine.deadline(now)
-                closed = self._machine.state is State.CLOSED
+            control, lane = self._read(self._control), self._read(self._lane)
+            # After reading: a stranger that took the host's place was seen to connect before it spoke.
+            turned_away = self._look()
+            if not (first or control or lane or turned_away or self._wanted):
+                break  # nothing came since all that was to be sent was sent
+            first = self._wanted = False
+            actions = self._decide(control, lane, turned_away)
             for action in actions:
                 self._act(action)
-            if closed or not (actions or unread):
-                break  # nothing was sent: the sockets are still as they were when all had been read
-            control, lane = self._read(self._control), self._read(self._lane)
-            heard, unread = control + lane, DRAIN in (len(control), len(lane))
-            # After reading: a stranger that took the host's place was seen to connect before it spoke.
-            if not self._take_in(heard, self._look()):
+            if self._machine.state is State.CLOSED:
                 break
+            if not (actions or self._wanted) and DRAIN not in (len(control), len(lane)):
+                break  # nothing was sent: the sockets are still as they were when all had been read
         if before != self._heard and self._sitter not in (None, threading.get_ident()):
             self._seat.waker.wake()
         self.turned = time.monotonic()
 
-    def _take_in(self, heard: list[wire.Envelope], turned_away: str) -> bool:
-        if not heard and not turned_away:
-            return False
-        self._heard += 1
+    def _decide(self, control: list[Envelope], lane: list[Envelope], turned_away: str) -> list[Action]:
+        """Have the machine take in what came, and tell what is to be done."""
+        machine, came = self._machine, bool(control or lane or turned_away)
         with self._hold:
+            self._woken = False
             now = time.monotonic()
             if turned_away:
-                self._machine.turned_away(turned_away, now)
+                machine.turned_away(turned_away, now)
             else:
-                for envelope in heard:
-                    self._machine.receive(envelope, now)
-            self._hold.notify()
-        if self._on_change is not None:
+                for envelope in control + lane:
+                    machine.receive(envelope, now)
+            if came:
+                self._heard += 1
+                self._hold.notify()
+            machine.tick(now)
+            actions = machine.flush(now)
+            self._sleeps_until = machine.deadline(now)
+        if came and self._on_change is not None:
             self._on_change()
-        return True
+        return actions
+
+    # -- the sockets -----------------------------------------------------------------------------
+
+    def _look(self) -> str:
+        """Why one of the sockets was not let in; nothing if all were."""
+        now = time.monotonic()
+        if now < self._look_next:
+            return ""
+        dialed = [each for each in (self._control, self._inbox, self._lane) if each is not None]
+        looks = [each.look(now) for each in dialed]
+        self._look_next = min([each.look_next for each in dialed], default=0.0)
+        return next(filter(None, looks), "")
+
+    def _read(self, dialed: Dialed | None) -> list[Envelope]:
+        heard: list[Envelope] = []
+        if dialed is None:
+            return heard
+        socket = dialed.socket
+        while len(heard) < DRAIN and sockets.readable(socket):
+            try:
+                heard.append(wire.unpack(sockets.receive(socket, 1, small=sockets.COPIED)))
+            except zmq.Again:
+                break
+            except ProtocolError as error:
+                text = f"dropped a malformed message from {self._address}: %s"
+                self._complaints.note(text, error, time.monotonic())
+        return heard
+
+    def _act(self, action: Action) -> None:
+        """Do it. What fails for want of something is done again: a message is sent again by its line, and a
+        session without all of its sockets begins anew."""
+        try:
+            if type(action) is Send:
+                self._send(action.envelope)
+            else:
+                self._change_sockets(action)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            if isinstance(action, ConnectInbox | ConnectLane):
+                with self._hold:
+                    self._machine.begin_again(time.monotonic())
+
+    def _change_sockets(self, action: Action) -> None:
+        self._look_next = 0.0
+        match action:
+            case Connect(session):
+                self._close_sockets()
+                self._session = session.encode()
+                self._control = self._open(zmq.DEALER, self._address, identity=session)
+            case ConnectInbox(place, ticket):
+                self._ticket = ticket.encode()
+                self._inbox = self._open(zmq.PUSH, self._address.beside(place))
+            case ConnectLane(place):
+                self._lane = self._open(zmq.PULL, self._address.beside(place))
+            case Close():
+                self._close_sockets()
+
+    def _send(self, envelope: Envelope) -> None:
+        frames = wire.pack(*envelope)
+        with contextlib.suppress(zmq.Again):
+            if envelope.message.body is None:
+                if self._control is not None:
+                    self._control.socket.send_multipart(frames, zmq.NOBLOCK)
+            elif self._inbox is not None:
+                sockets.send_items(self._inbox.socket, [self._session, self._ticket, *frames])
+
+    def _open(self, kind: int, address: Address, *, identity: str = "") -> Dialed | None:
+        largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL
+        try:
+            dialed = Dialed(kind, address, self._access, identity=identity, largest=largest)
+        except (AddressError, KeysError) as error:  # the keys were fine when the queue was made
+            with self._hold:
+                self._machine.turned_away(str(error), time.monotonic())
+            return None
+        if kind != zmq.PUSH:
+            self._watch_others([*self._watched, int(dialed.socket.getsockopt(zmq.FD))])
+        return dialed
+
+    def _close_sockets(self) -> None:
+        for dialed in (self._control, self._inbox, self._lane):
+            if dialed is not None:
+                dialed.close()
+        self._control = self._inbox = self._lane = None
+        if self._watched:
+            self._watch_others([])
+
+    def _watch_others(self, descriptors: list[int]) -> None:
+        self._watched = descriptors
+        for bed in (self._bed, self._seat):
+            bed.waker.wake()
 
 
 _shield = Shield()

@@ -19,6 +19,7 @@ from nearfar.net.refusals import Refusals
 from nearfar.net.standstill import Standstill
 from nearfar.queues.ends.actions import Action, Close, Connect, ConnectInbox, Send
 from nearfar.queues.ends.asks import Asks
+from nearfar.queues.ends.loans import Hand
 from nearfar.queues.ends.receiver import Receiver
 from nearfar.queues.ends.sender import Sender
 from nearfar.queues.ends.session import Roles, Session
@@ -73,6 +74,7 @@ class EndMachine:
         self.sessions = 0
         self.greeting_since = 0.0
         self.sender = Sender()
+        self.hand = Hand()
         self.asks = Asks()
         self.roles = Roles(tags, helper=helper)
         self.leaving = False
@@ -111,6 +113,8 @@ class EndMachine:
 
     def leave(self) -> None:
         """Say goodbye once all that was put is sent. Until PART comes, the session goes on."""
+        if self.session is not None:
+            self.session.receiver.collect()
         if self.state is State.NEW:
             self.abandon()
         elif self.state is not State.CLOSED:
@@ -135,6 +139,8 @@ class EndMachine:
         """Close at once."""
         self.state = State.CLOSED
         self.sender.bar()
+        if self.session is not None:
+            self.session.receiver.collect()
         self._actions.append(Close())
 
     # -- what happens ----------------------------------------------------------------------------
@@ -142,15 +148,17 @@ class EndMachine:
     def receive(self, envelope: Envelope, now: float) -> None:
         """A message came."""
         message = envelope.message
-        match message.kind:
-            case Kind.WELCOME:
-                self._welcome(message, now)
-            case Kind.REFUSED:
-                self._refuse(message.fields[0])
-            case Kind.STRANGER if self.state is State.OPEN:
-                self._begin_session(now)
-            case _ if self.state is State.OPEN and self.session is not None:
-                self._hear(self.session, envelope, now)
+        kind = message.kind
+        if kind is Kind.WELCOME:
+            self._welcome(message, now)
+        elif kind is Kind.REFUSED:
+            self._refuse(message.fields[0])
+        elif self.state is not State.OPEN or self.session is None:
+            return
+        elif kind is Kind.STRANGER:
+            self._begin_session(now)
+        else:
+            self._hear(self.session, envelope, now)
 
     def turned_away(self, why: str, now: float) -> None:
         """A socket of the present session was not let in, and has to be made anew."""
@@ -172,20 +180,22 @@ class EndMachine:
 
     def tick(self, now: float) -> None:
         """Time passed. If nobody ticked for long, it stood still: that is not the host's silence."""
-        stood = self._standstill.seconds(now, float(self.facts.get("lease", IDLE)))
-        if self.session is not None:
-            self.session.postpone(stood, now)
+        session = self.session
+        stood = self._standstill.seconds(now, session.lease if session is not None else IDLE)
+        if stood and session is not None:
+            session.postpone(stood, now)
         if self.state is State.GREETING:
             self._call_again(now)
-        elif self.state is State.OPEN and self.session is not None:
+        elif self.state is State.OPEN and session is not None:
             if self.leaving:
                 self._leaving_since = min(self._leaving_since, now)
-            if now >= self._farewell():
-                self.abandon()
-            elif self.session.broken(now):
+                if now >= self._farewell():
+                    self.abandon()
+                    return
+            if session.broken(now):
                 self._begin_session(now)
             else:
-                self.session.tick(now)
+                session.tick(now)
 
     def flush(self, now: float) -> list[Action]:
         """Everything that is to be done."""
@@ -199,8 +209,8 @@ class EndMachine:
         if self.state is State.GREETING:
             return self._greeted + GREET_EVERY
         if self.state is State.OPEN and self.session is not None:
-            silent = self.session.heard + float(self.session.facts["lease"])
-            return min(silent, self.session.deadline(), self._farewell())
+            when = self.session.deadline()
+            return min(when, self._farewell()) if self.leaving else when
         return now + IDLE
 
     # -- sessions --------------------------------------------------------------------------------
@@ -255,13 +265,12 @@ class EndMachine:
         self.state = State.OPEN
         self._refusals.succeeded()
         facts = {**facts, "trusted": facts["trusted"] and self._trusts}
-        waiters = 0
+        receiver = Receiver(trusted=facts["trusted"], hand=self.hand, session=self.sessions)
         if self.session is not None:
-            waiters = self.session.receiver.waiters
+            receiver.waiters = self.session.receiver.waiters
             self.superseded += self.session.receiver.hands.values()
             superseded = self.session.receiver.untold()
             if superseded and facts["epoch"] == self.facts["epoch"]:
                 self.asks.add(Kind.ASK, "late", superseded)
-        self.session = Session(facts, self.sender, self.asks, self.roles, waiters, now)
-        self.session.receiver.session = self.sessions
+        self.session = Session(facts, self.sender, self.asks, self.roles, receiver, now)
         self._actions.append(ConnectInbox(facts["inbox"], facts["ticket"]))

@@ -25,6 +25,9 @@ GATHER = 0.001
 class Putting(Connection):
     """Puts, for any number of threads."""
 
+    _slept = 0
+    """What `EndLoop.sleeps` was when something was last sent at once."""
+
     @safe
     def put(self, items: list[Any], *, block: bool, timeout: float | None, to: str | None = None) -> int:
         """Put `items` in order and return the number of the last. Raises `Full` with how many went in."""
@@ -58,14 +61,16 @@ class Putting(Connection):
     def nudge(self, lying: int) -> None:
         """So many items lie in the tray, the latest slipped in just now: see that they go.
 
-        Where it has been quiet they go at once, and else when there are many, or after a moment.
+        They go at once where it has been quiet, or where a caller slept since, for then they may be what
+        another waits for; else when there are many, or after a moment.
         """
         soon(partial(self._nudge, lying))
 
     def _nudge(self, lying: int) -> None:
         loop = self._need_loop()
         now = time.monotonic()
-        if lying >= MANY or now - loop.turned > QUIET:
+        if lying >= MANY or now - loop.turned > QUIET or loop.sleeps != self._slept:
+            self._slept = loop.sleeps
             loop.help()
         else:
             with self._hold:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, repeat
 from typing import Any
 
 from nearfar.errors import ItemError
-from nearfar.queues.ends.loans import Loan, Taken, Unreadable
+from nearfar.queues.ends.loans import NOTHING, Chunk, Hand, Loan, Taken, Unreadable
 from nearfar.queues.ends.pace import AHEAD, PAUSE, Pace
 from nearfar.queues.ends.tidings import Tidings, extend
 from nearfar.queues.wire import LONGEST_ANSWER, Kind, Message
@@ -22,6 +24,8 @@ MOST_AHEAD = 2000
 WINDOW_BYTES = 8 * 1024 * 1024
 FEW = 16
 """Takes of which the host need not be told at once."""
+_make_taken = partial(tuple.__new__, Taken)
+"""In one step of C."""
 
 
 @dataclass(slots=True)
@@ -38,12 +42,7 @@ class Receiver:
     hands: dict[int, int] = field(default_factory=dict)
     """The positions in the program's hands, oldest first, and the thread that took each."""
     session: int = 0
-    plain: Loan | None = None
-    """The first loan, once it is read and nothing in it is unreadable."""
-    latest: dict[int, int] = field(default_factory=dict)
-    """The last position that each thread took, if that is all that it has in hand."""
-    tell_at: tuple[int, int] = (1, 0)
-    """The positions whose take is a reason to think of telling the host."""
+    hand: Hand = field(default_factory=Hand)
     due: int = 16
     """Takes after which it is to be told."""
     heavy: int = 0
@@ -52,6 +51,8 @@ class Receiver:
     """Bytes of an item of the batch that came last."""
     rests: bool = False
     """The program said that it is done with all that it had: somebody may wait for that."""
+    _chunk: Chunk | None = None
+    """What was handed out, to be taken without the lock."""
     _buffer: deque[Loan] = field(default_factory=deque)
     _last: int = 0
     _tidings: Tidings = field(default_factory=Tidings)
@@ -73,7 +74,16 @@ class Receiver:
         self.buffered += count
         self.average = len(body) // count
         self.due = max(FEW, self.buffered // 2)
-        self.tell_at = (self.told_taken + 1, self.taken + self.due)
+
+    def at_hand(self) -> bool:
+        """Whether anything lies in the buffer, which nobody can take without the lock then."""
+        self.collect()
+        return self.buffered > 0
+
+    @property
+    def handed_out(self) -> bool:
+        """Whether items may be taken without the lock."""
+        return self._chunk is not None and len(self._chunk.items) > 0
 
     def waited(self, since: float, now: float) -> None:
         """The program waited for an item."""
@@ -86,92 +96,125 @@ class Receiver:
 
         Raises what reading the item raises, once: it becomes a dead letter.
         """
+        self.collect()
         if not self._buffer:
             return None
         loan = self._buffer[0]
         if loan.items is None:
-            self._read(loan)
+            loan.read(trusted=self.trusted)
         position = loan.position
         item = loan.items[loan.at]  # type: ignore[index]
-        self._step(loan)
+        self._step(1)
         self._pace.time(now)
         if isinstance(item, Unreadable):
             extend(self._tidings.unreadable, position)
             unpickling = isinstance(item.error, ItemError) and item.error.__cause__
             raise unpickling or item.error
         self.hands[position] = thread
-        if self.latest.get(thread, 0) in self.hands:
-            self.latest.pop(thread)
-        else:
-            self.latest[thread] = position
         return Taken(position, item, loan.attempt, self.session)
 
-    def snatch(self, thread: int, *, settle: bool) -> tuple[Any] | None:
-        """The next item for a thread that has taken nothing but what `snatch` gave it; None if `take` is to
-        be asked. With `settle`, what it took before is done.
+    def hand_out(self, holder: int, thread: int, most: int, *, settles: bool, whole: bool) -> None:
+        """Let `thread` take up to `most` of the next items by itself, for `holder`.
 
-        Called for each item, hence so flat. A signal's handler may raise at a call, and nowhere else: before
-        the item is in hand, or where `let_go` is said for it.
+        With `settles`, each item is done when the thread takes its next, also the one that it has in hand
+        now. With `whole` it takes each as a `Taken`.
         """
-        loan, hands = self.plain, self.hands
-        if loan is None:
-            return None
-        if settle:
-            before = self.latest.get(thread, 0)
-            if before in hands:
-                done = self._tidings.done
-                del hands[before]
-                if done and done[-1][1] == before - 1:
-                    done[-1][1] = before
-                else:
-                    done.append([before, before])
-            elif hands and thread in hands.values():
-                return None
-        position = loan.position
-        found = (loan.items[loan.at],)  # type: ignore[index]
-        self.taken = self.latest[thread] = position
-        hands[position] = thread
-        self._pace.untimed += 1
-        self.buffered -= 1
-        loan.at += 1
-        loan.position += 1
-        loan.count -= 1
-        if not loan.count:
-            self.plain = None
-            self.heavy += loan.weight
-            self._buffer.popleft()
-        return found
+        self.collect()
+        items: list[Any] = []
+        for loan in self._buffer:
+            if loan.items is None:
+                loan.read(trusted=self.trusted)
+            if not loan.plain or loan.items is None or len(items) >= most:
+                break
+            some = loan.items[loan.at : loan.at + min(most - len(items), loan.count)]
+            if whole:
+                each = zip(count(loan.position), some, repeat(loan.attempt), repeat(self.session))
+                some = list(map(_make_taken, each))
+            items += some
+        if not items:
+            return
+        first, size = self._buffer[0].position, len(items)
+        holding = self.taken if settles and self.hands.get(self.taken) == holder else 0
+        self._chunk = chunk = Chunk(self.session, first, deque(items), size, holder, settles, holding)
+        portion = (thread, chunk.items, chunk)
+        if whole:
+            self.hand.receiving = portion
+        else:
+            self.hand.getting = portion
+
+    def count(self) -> None:
+        """Note what was taken, and done, without the lock."""
+        chunk = self._chunk
+        if chunk is not None and (taken := chunk.taken()) > chunk.counted:
+            self._note_taken(chunk, taken)
+        acks = self.hand.acks
+        if acks:
+            some = acks[:]
+            del acks[: len(some)]
+            for one in some:
+                if one.session == self.session:
+                    self._done(one.position)
+            self.rests = not self.hands and not self.buffered
+
+    def collect(self) -> None:
+        """As `count`; what was handed out and not taken is not to be had without the lock any more."""
+        chunk = self._chunk
+        if chunk is not None:
+            self.hand.getting = self.hand.receiving = NOTHING
+            chunk.take_away()
+        self.count()
+        self._chunk = None
+
+    def taken_from(self, chunk: Chunk, lying: int) -> int:
+        """The position of what a thread took from `chunk` when `lying` items were in it; 0 if it did not."""
+        self.count()
+        return chunk.first + chunk.size - lying if chunk.taken() > chunk.size - lying else 0
+
+    def _note_taken(self, chunk: Chunk, taken: int) -> None:
+        first, last = chunk.first + chunk.counted, chunk.first + taken - 1
+        chunk.counted = taken
+        if not chunk.settles:
+            self.hands.update(dict.fromkeys(range(first, last + 1), chunk.holder))
+        else:
+            self._done(chunk.holding)
+            if last > first:
+                extend(self._tidings.done, first, last - 1)
+            self.hands[last] = chunk.holder
+            chunk.holding = last
+        self._step(last - first + 1)
 
     def take_run(self, most: int, thread: int, now: float) -> tuple[int, list[Any]]:
         """The position of the next item, and up to `most` items from it on; none where `take` is to be asked,
         or the buffer is empty."""
+        self.collect()
         if not self._buffer:
             return 0, []
         loan = self._buffer[0]
         if loan.items is None:
-            self._read(loan)
-        if self.plain is not loan:
+            loan.read(trusted=self.trusted)
+        if not loan.plain:
             return 0, []
         position, count = loan.position, min(most, loan.count)
         items = loan.items[loan.at : loan.at + count]  # type: ignore[index]
         self.hands.update(dict.fromkeys(range(position, position + count), thread))
-        self.latest.pop(thread, None)
-        self._step(loan, count)
+        self._step(count)
         self._pace.time(now)
         return position, items
 
     def let_go(self, position: int) -> None:
         """The item at `position` never reached who took it: the host has it again."""
+        self.count()
         if self.hands.pop(position, None) is not None:
             self._tidings.returned.append([position, position])
 
     def next_is_unreadable(self) -> bool:
         """True if the next `take` is going to raise."""
+        self.collect()
         if not self._buffer:
             return False
         loan = self._buffer[0]
         if loan.items is None:
-            self._read(loan)
+            loan.read(trusted=self.trusted)
         return isinstance(loan.items[loan.at], Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
@@ -183,16 +226,20 @@ class Receiver:
             raise ItemError(
                 f"an answer of {len(answer)} bytes is too long: at most {LONGEST_ANSWER} can travel"
             )
-        if self.hands.pop(position, None) is None:
-            return
+        self.count()
         if answer is None:
-            extend(self._tidings.done, position)
-        else:
+            self._done(position)
+        elif self.hands.pop(position, None) is not None:
             self._tidings.answers.append([position, answer])
         self.rests = not self.hands and not self.buffered
 
+    def _done(self, position: int) -> None:
+        if self.hands.pop(position, None) is not None:
+            extend(self._tidings.done, position)
+
     def done_by(self, holder: int | None) -> None:
         """All that `holder` took is done; None: all but what holder 0 took."""
+        self.collect()
         hands = self.hands
         mine = [p for p, h in hands.items() if h == holder or (holder is None and h)]
         for position in mine:
@@ -205,6 +252,7 @@ class Receiver:
 
     def done_oldest(self, holder: int) -> bool:
         """The oldest item of `holder`, or else of anyone but holder 0, is done; False if there is none."""
+        self.count()
         mine = (p for p, h in self.hands.items() if h == holder)
         anyones = (p for p, h in self.hands.items() if h)
         oldest = next(mine, None) or next(anyones, None)
@@ -215,14 +263,15 @@ class Receiver:
 
     def fail(self, position: int) -> None:
         """The program gives an item up."""
+        self.count()
         if self.hands.pop(position, None) is not None:
             extend(self._tidings.failed, position)
 
     def give_back(self) -> None:
         """Return all that lies in the buffer."""
+        self.collect()
         if self._buffer:
             self._tidings.returned.append([self._buffer[0].position, self._last])
-            self.plain = None
             self._buffer.clear()
             self.buffered = 0
 
@@ -241,20 +290,16 @@ class Receiver:
         """How many items the program took that the host was not told the end of."""
         return len(self.hands) + self._tidings.ended
 
-    def unreported(self) -> int:
-        """How many takes the host has not been told of."""
-        return self.taken - self.told_taken
-
     def news(self) -> bool:
         """True if there is something to tell besides the window."""
-        return bool(self._tidings) or self.taken != self.told_taken
+        return self.taken != self.told_taken or bool(self._tidings.done) or self._tidings.pressing()
 
     def pressing(self, now: float) -> bool:
         """True if the host is to be told now: it might lend too little or too much, or others wait."""
-        told, untold, window = self._told_window, self.unreported(), self.window(now)
+        told, untold, window = self._told_window, self.taken - self.told_taken, self.window(now)
         short = told - untold < max(self.waiters, told // 2)
         wide = window * 2 < told or (window < told and now - self._pace.since >= PAUSE)
-        return short or wide or self.rests or self._tidings.pressing
+        return short or wide or self.rests or self._tidings.pressing()
 
     def idle_items(self) -> bool:
         """True if more lies in the buffer than the program waits for."""
@@ -279,22 +324,20 @@ class Receiver:
         self.told_taken, self._told_window = self.taken, window
         self.heavy, self.rests = 0, False
         self.due = max(FEW, self.buffered // 2)
-        self.tell_at = (self.taken + 1, self.taken + self.due)
         return Message(Kind.REPORT, (window, WINDOW_BYTES, ask, self.taken, *self._tidings.take()))
 
-    def _read(self, loan: Loan) -> None:
-        if loan.read(trusted=self.trusted) and loan is self._buffer[0]:
-            self.plain = loan
-
-    def _step(self, loan: Loan, count: int = 1) -> None:
-        """The next items of `loan`, which is the first, are taken."""
-        self.taken = loan.position + count - 1
+    def _step(self, count: int) -> None:
+        """The next `count` items are taken."""
         self._pace.untimed += count
         self.buffered -= count
-        loan.at += count
-        loan.position += count
-        loan.count -= count
-        if not loan.count:
-            self.plain = None
-            self.heavy += loan.weight
-            self._buffer.popleft()
+        while count:
+            loan = self._buffer[0]
+            some = min(count, loan.count)
+            count -= some
+            self.taken = loan.position + some - 1
+            loan.at += some
+            loan.position += some
+            loan.count -= some
+            if not loan.count:
+                self.heavy += loan.weight
+                self._buffer.popleft()

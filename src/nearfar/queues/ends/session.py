@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearfar.errors import ProtocolError
-from nearfar.queues.ends.actions import Action, ConnectLane
+from nearfar.net.line import Incoming, Outgoing, Voice
+from nearfar.queues.ends.actions import Action, ConnectLane, Send
 from nearfar.queues.ends.asks import Asks
 from nearfar.queues.ends.receiver import Receiver
 from nearfar.queues.ends.sender import Need, Sender
-from nearfar.queues.ends.talk import Talk
 from nearfar.queues.ends.tray import ANY
+from nearfar.queues.stuck import broken
 from nearfar.queues.wire import Envelope, Kind, Message, place
 
 FAILED = 5
@@ -38,11 +39,17 @@ class Session:
     """`facts` is what WELCOME told; `sender`, `asks` and `roles` outlast the session."""
 
     def __init__(
-        self, facts: dict[str, Any], sender: Sender, asks: Asks, roles: Roles, waiters: int, now: float
+        self,
+        facts: dict[str, Any],
+        sender: Sender,
+        asks: Asks,
+        roles: Roles,
+        receiver: Receiver,
+        now: float,
     ) -> None:
         self.facts = facts
         self.heard = now
-        self.receiver = Receiver(trusted=bool(facts["trusted"]), waiters=waiters)
+        self.receiver = receiver
         self.over = False
         self.lost: tuple[str, ...] = ()
         self.tags: frozenset[str] = frozenset()
@@ -50,7 +57,12 @@ class Session:
         self.shut = bool(facts["shut"])
         self.shut_immediately = False
         self.parted = False
-        self._talk = Talk(facts["lease"], now)
+        self.lease = float(facts["lease"])
+        self._out: Outgoing[Message] = Outgoing(self.lease / 10)
+        self._in: Incoming[Message] = Incoming(_weight)
+        self._voice = Voice(self.lease, now)
+        self._acked = 0
+        """The last of our messages that the host had when it sent what came last."""
         self._sender = sender
         self._asks = asks
         self._roles = roles
@@ -77,25 +89,29 @@ class Session:
     def hear(self, envelope: Envelope, now: float) -> None:
         """A message of the host's came."""
         self.heard = now
-        ready = self._talk.hear(envelope, now)
-        self._sender.acked(self._talk.received)
-        for message in ready:
-            _HANDLERS[message.kind](self, message)
+        number, self._acked, message = envelope
+        if self._acked > self._out.received:
+            self._out.acked(self._acked, now)
+            self._sender.acked(self._out.received)
+        if number:
+            self._voice.heard(now, len(message.body or b""))
+            for ready in self._in.accept(number, message):
+                _HANDLERS[ready.kind](self, ready)
 
     def postpone(self, seconds: float, now: float) -> None:
         """This process stood still: that is not the host's silence."""
         self.heard = min(now, self.heard + seconds)
-        self._talk.postpone(seconds)
+        self._out.postpone(seconds)
 
     def broken(self, now: float) -> bool:
         """True if the host is silent for too long, or what is sent to it does not arrive any more."""
-        lease = float(self.facts["lease"])
-        return now - self.heard >= lease or self._talk.broken(lease, now)
+        return now - self.heard >= self.lease or (len(self._out) > 0 and broken(self._out, self.lease, now))
 
     def tick(self, now: float) -> None:
-        """Time passed."""
-        self._talk.tick(now)
-        if self.receiver.paused(now):
+        """Time passed: send again what may have got lost, and give back what is not taken."""
+        for number, message in self._out.overdue(now):
+            self._actions.append(Send(Envelope(number, self._in.received, message)))
+        if self.receiver.buffered > self.receiver.waiters and self.receiver.paused(now):
             self._close_window()
 
     def fail(self, position: int) -> None:
@@ -112,7 +128,7 @@ class Session:
         """True if the host is to be told of takes now: they are many, or a good part of the room is in them
         that puts may wait for."""
         receiver = self.receiver
-        untold = receiver.unreported()
+        untold = receiver.taken - receiver.told_taken
         if untold and self._sender.bounded:
             size = max(receiver.heavy, untold * receiver.average)
             if untold * 8 >= (self.facts["maxsize"] or ANY) or size * 8 >= (self.facts["maxbytes"] or ANY):
@@ -121,26 +137,44 @@ class Session:
 
     def flush(self, now: float, *, leaving: bool) -> list[Action]:
         """Everything that is to be done: items first, so that questions come after them."""
-        self._join(now)
-        self._put(now)
-        self._report(now, all_=leaving or bool(self._rounds) or self._asks.any_unsent())
-        self._ask(now)
-        self._sync(now)
+        self.receiver.hand.called = False
+        self.receiver.count()
+        roles = self._roles
+        if roles.consumes is not self._joined[1] or roles.produces is not self._joined[0]:
+            self._join(now)
+        if roles.produces:
+            self._put(now)
+        if self._lane_open:
+            self._report(now, all_=leaving or bool(self._rounds) or self._asks.any_unsent)
+        if self._asks.any_unsent:
+            self._ask(now)
+        if self._rounds:
+            self._sync(now)
         if leaving and not self._said_bye and self._sender.idle:
             self._said_bye = True
-            self._talk.send(Message(Kind.BYE), now)
+            self._send(Message(Kind.BYE), now)
+        if now >= self._voice.when:
+            self._actions.append(Send(Envelope(0, self._in.received, Message(Kind.BEAT))))
+            self._voice.spoke(now)
         actions, self._actions = self._actions, []
-        return actions + self._talk.actions(now)
+        return actions
 
     def deadline(self) -> float:
         """When `tick` and `flush` are wanted next."""
-        times = [self._talk.deadline()]
-        if self.receiver.news():
-            times.append(self._told_at + LINGER)
-        pause = self.receiver.deadline()
-        if pause is not None and not self._fence:
-            times.append(pause)
-        return min(times)
+        receiver = self.receiver
+        when = min(self.heard + self.lease, self._voice.when, self._out.when)
+        if receiver.handed_out or receiver.news():  # what is taken without the lock is news to come
+            when = min(when, self._told_at + LINGER)
+        if not self._fence and (pause := receiver.deadline()) is not None:
+            when = min(when, pause)
+        return when
+
+    def _send(self, message: Message, now: float) -> int:
+        """Send a message of the line, and return its number."""
+        number = self._out.send(message, now)
+        self._actions.append(Send(Envelope(number, self._in.received, message)))
+        self._voice.spoke(now)
+        return number
 
     # -- to the host -----------------------------------------------------------------------------
 
@@ -150,41 +184,41 @@ class Session:
         roles = (self._roles.produces, self._lane_open)
         if roles != self._joined:
             self._joined = roles
-            self._talk.send(Message(Kind.JOIN, (*roles, list(self._roles.tags), self._roles.helper)), now)
+            self._send(Message(Kind.JOIN, (*roles, list(self._roles.tags), self._roles.helper)), now)
 
     def _put(self, now: float) -> None:
-        if not self._roles.produces:
-            return
-        for message in self._sender.messages():
-            number = self._talk.send(message, now)
-            first, count, _ = message.fields
-            self._sender.sent(number, len(message.body or b""), first, count)
-        need = self._sender.need()
-        if (need is not None and need != self._told_need) or self._sender.gave_up:
-            self._tell_need(need, 0, now)
-        self._told_need = need
+        sender = self._sender
+        if not sender.idle:
+            for message in sender.messages():
+                number = self._send(message, now)
+                first, count, _ = message.fields
+                sender.sent(number, len(message.body or b""), first, count)
+        if sender.bounded:
+            need = sender.need()
+            if (need is not None and need != self._told_need) or sender.gave_up:
+                self._tell_need(need, 0, now)
+            self._told_need = need
 
     def _tell_need(self, need: Need | None, ask: int, now: float) -> None:
         """Ask for room, or say that none is wanted. What room there is goes back to the host where the next
         item does not fit into it: with that of others it may do for another."""
         self._sender.gave_up = False
         if need is None:
-            self._talk.send(Message(Kind.NEED, (*self._sender.used(), 0, 0, ask)), now)
+            self._send(Message(Kind.NEED, (*self._sender.used(), 0, 0, ask)), now)
         else:
-            self._talk.send(Message(Kind.NEED, (*need, *self._sender.spare(), ask)), now)
+            self._send(Message(Kind.NEED, (*need, *self._sender.spare(), ask)), now)
 
     def _report(self, now: float, *, all_: bool) -> None:
         """Tell the host what it has to know by now, or `all_`."""
-        if not self._lane_open:
-            return
         if not self.receiver.news():
             self._told_at = now
-        waited = now >= self._told_at + LINGER
-        if not (all_ or waited or self.takes_press() or self.receiver.pressing(now)):
+        elif now >= self._told_at + LINGER:
+            all_ = True
+        if not (all_ or self.takes_press() or self.receiver.pressing(now)):
             return
         self._told_at = now
         while (message := self.receiver.report(now)) is not None:
-            number = self._talk.send(message, now)
+            number = self._send(message, now)
             if message.fields[FAILED]:
                 self._last_failure = number
                 self._failed_since_report = False
@@ -192,12 +226,12 @@ class Session:
     def _ask(self, now: float) -> None:
         for ask, kind, what, argument in self._asks.unsent(lane=self._lane_open):
             if kind is Kind.ASK:
-                self._talk.send(Message(Kind.ASK, (ask, what, argument)), now)
+                self._send(Message(Kind.ASK, (ask, what, argument)), now)
             elif kind is Kind.NEED:
                 self._told_need = self._sender.need()
                 self._tell_need(self._told_need, ask, now)
             elif (report := self.receiver.report(now, ask)) is not None:
-                self._talk.send(report, now)
+                self._send(report, now)
 
     def _sync(self, now: float) -> None:
         """Answer a round: what went before was told by now, and what lies unused is back."""
@@ -208,7 +242,7 @@ class Session:
                 self._rounds.append((number, recall))
                 continue
             spare = self._sender.spare() if recall and not self._sender.entries else (0, 0)
-            self._talk.send(Message(Kind.SYNCED, (number, *spare)), now)
+            self._send(Message(Kind.SYNCED, (number, *spare)), now)
         if self._rounds:
             self._report(now, all_=True)
             self._ask(now)
@@ -256,7 +290,7 @@ class Session:
         self._asks.answer(ask, value)
 
     def _told_over(self, message: Message) -> None:
-        if not self._failed_since_report and self._last_failure <= self._talk.acked:
+        if not self._failed_since_report and self._last_failure <= self._acked:
             self.over = message.fields[0]
         self.lost = tuple(message.fields[1])
 
@@ -272,6 +306,10 @@ class Session:
 
     def _part(self, message: Message) -> None:
         self.parted = True
+
+
+def _weight(message: Message) -> int:
+    return len(message.body or b"")
 
 
 def _ignore(session: Session, message: Message) -> None:

@@ -22,10 +22,6 @@ class Tidings:
     answers: list[list[Any]] = field(default_factory=list)
     """Positions of items that are done, and what is to be said to those who put them."""
 
-    def __bool__(self) -> bool:
-        return bool(self.done) or self.pressing
-
-    @property
     def pressing(self) -> bool:
         """True if somebody needs to hear of it to go on."""
         return bool(self.failed or self.unreadable or self.returned or self.answers)

@@ -28,7 +28,9 @@ class Attendance:
 
     def __init__(self, expected: int) -> None:
         self._expected = expected
-        self._here = self._came = self._round = 0
+        self.here = 0
+        """Those who came and did not leave."""
+        self._came = self._round = 0
         self._arrivals: list[float] = []
         """When each newcomer came: no two at the same time, so that none comes after itself."""
         self._absent: dict[str, float] = {}
@@ -55,7 +57,7 @@ class Attendance:
             self._arrive(producer, now)
         self._came += producer.round != self._round
         producer.round = self._round
-        self._here += producer.state is not State.OPEN
+        self.here += producer.state is not State.OPEN
         producer.state = State.OPEN
 
     def leave(self, producer: Producer, state: State, heard: float | None) -> None:
@@ -64,7 +66,7 @@ class Attendance:
             producer.state = state
         elif producer.state is State.OPEN:
             producer.state = state
-            self._here -= 1
+            self.here -= 1
             if state is State.LOST and len(self._absent) < MOST_LOST:
                 later = nextafter(producer.arrived, inf)
                 self._absent[producer.name] = self._next_arrival() if heard is None else max(heard, later)
@@ -72,7 +74,7 @@ class Attendance:
 
     def over(self) -> bool:
         """True if all that were expected came and went."""
-        return self._here == 0 and self._came - len(self._absent) + len(self.lost) >= self._expected
+        return self.here == 0 and self._came - len(self._absent) + len(self.lost) >= self._expected
 
     def begin_anew(self) -> None:
         """Count from nought."""

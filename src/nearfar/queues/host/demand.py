@@ -22,7 +22,7 @@ class Demand:
         self._ledger = ledger
         self._rounds = rounds
         self._hungry: dict[str, None] = {}
-        self._full: set[str] = set()
+        self.full: set[str] = set()
         """Those who want something, and have as many bytes unsettled as they may."""
         self._joined = self._failures = 0
         self._told_at: tuple[object, ...] = ()
@@ -39,7 +39,7 @@ class Demand:
     def end(self, peer: Peer, why: str, *, cleanly: bool) -> None:
         """A session ends."""
         self._hungry.pop(peer.session, None)
-        self._full.discard(peer.session)
+        self.full.discard(peer.session)
         self._ledger.dismiss(peer.session, why, cleanly=cleanly)
         self._desk.actions.append(CloseLane(peer.session))
 
@@ -81,9 +81,9 @@ class Demand:
 
     def lend(self, now: float) -> None:
         """Lend what waits for anyone, one run to a consumer in turn."""
-        for session in list(self._full):
+        for session in list(self.full):
             self._queue_up(session)
-        while self._hungry and self._ledger.anything_for_anyone():
+        while self._hungry and self._ledger.waiting.items:
             session = next(iter(self._hungry))
             loan = self._ledger.lend(session)
             if loan is not None:
@@ -93,7 +93,7 @@ class Demand:
     def tell_over(self, now: float) -> None:
         """Tell consumers when nothing more will come for them, and when that turns out wrong."""
         ledger = self._ledger
-        finished = ledger.finished()
+        finished = ledger.shut or (not ledger.attendance.here and ledger.attendance.over())
         open_ = ledger.unsettled if finished and not ledger.size else -1  # else it is over for nobody
         at = (open_, self._joined, self._failures)
         if at == self._told_at:
@@ -122,11 +122,11 @@ class Demand:
     def _queue_up(self, session: str) -> None:
         """At the end of the line, if it still wants something."""
         self._hungry.pop(session, None)
-        self._full.discard(session)
+        self.full.discard(session)
         if not self._ledger.consumers[session].hungry:
             return
         if self._ledger.has_its_fill(session):
-            self._full.add(session)
+            self.full.add(session)
         else:
             self._hungry[session] = None
 

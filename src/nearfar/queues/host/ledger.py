@@ -63,37 +63,35 @@ class Ledger:
         self.lent = Budget(max_unsettled or UNBOUNDED)
         """What consumers have, by their names."""
         self.stored = self.settled = self.died = self.dropped = self.undeliverable = self.late = 0
-        self._shelf = Shelf()
+        self.waiting = Shelf()
+        """What any consumer may have."""
         self._addressed: dict[str, Shelf] = {}
         self.size = self.size_bytes = 0
         """Items put and not taken, what `qsize` answers; and their bytes."""
         self.shared_tags: list[str] = []
         """The tags under which consumers can be addressed, besides their own names."""
         self._granted_items = self._granted_bytes = 0
-        self._attendance = Attendance(expected)
+        self.attendance = Attendance(expected)
+        """Which producers came and left."""
 
     # -- what there is ---------------------------------------------------------------------------
 
     @property
     def lost(self) -> list[str]:
         """Producers that died or fell silent, and were not replaced."""
-        return self._attendance.lost
+        return self.attendance.lost
 
     @property
     def unsettled(self) -> int:
         """Items stored that have come to no end yet."""
         return self.stored - self.settled - self.died - self.dropped - self.undeliverable
 
-    def anything_for_anyone(self) -> bool:
-        """True if an item waits that any consumer may have."""
-        return bool(self._shelf)
-
     # -- producers -------------------------------------------------------------------------------
 
     def enter(self, name: str, now: float = 0.0, *, helper: bool = False) -> Producer:
         """A producer comes, or comes back; a helper is one that another producer vouches for."""
         producer = self.producers.setdefault(name, Producer(name, State.GONE, helper=helper))
-        self._attendance.enter(producer, now)
+        self.attendance.enter(producer, now)
         return producer
 
     def room(self) -> tuple[int, int]:
@@ -111,8 +109,9 @@ class Ledger:
     def store(self, name: str, first: int, count: int, body: bytes, to: str | None) -> bool:
         """Take in a run. One that was stored before, in an earlier session, is not taken again."""
         producer = self.producers[name]
-        used = (min(count, producer.granted[0]), min(len(body), producer.granted[1]))
-        self.grant(name, -used[0], -used[1])
+        if self.maxsize or self.maxbytes:
+            used = (min(count, producer.granted[0]), min(len(body), producer.granted[1]))
+            self.grant(name, -used[0], -used[1])
         if first <= producer.stored:
             return False
         producer.stored = first + count - 1
@@ -129,14 +128,14 @@ class Ledger:
     def leave(self, name: str, state: State, heard: float | None = None) -> None:
         """A producer has said goodbye (GONE) or was lost (LOST), last `heard` then."""
         self.revoke(name)
-        self._attendance.leave(self.producers[name], state, heard)
+        self.attendance.leave(self.producers[name], state, heard)
         if state is State.GONE and self.producers[name].helper:
             del self.producers[name]  # there may be one for each task of a pool
 
     def part(self) -> None:
         """No producer or consumer is left. If all is done, a standing queue counts anew for the next ones."""
         if self.standing and self.finished() and not self.unsettled:
-            self._attendance.begin_anew()
+            self.attendance.begin_anew()
 
     # -- consumers -------------------------------------------------------------------------------
 
@@ -230,13 +229,13 @@ class Ledger:
         self.shut = True
         if immediate:
             self._drops = True
-            for shelf in (self._shelf, *self._addressed.values()):
+            for shelf in (self.waiting, *self._addressed.values()):
                 for run in self._clear(shelf):
                     self._drop(run)
 
     def finished(self) -> bool:
         """True if no producer will put again: shut down, or all that were expected came and went."""
-        return self.shut or self._attendance.over()
+        return self.shut or self.attendance.over()
 
     def over(self, name: str) -> bool:
         """True if nothing more will come for this consumer.
@@ -259,7 +258,7 @@ class Ledger:
             self._drop(run)
             return
         if run.to is None:
-            shelf = self._shelf
+            shelf = self.waiting
         elif self.bearers.get(run.to):
             shelf = self._addressed.setdefault(run.to, Shelf())
         else:
@@ -275,9 +274,10 @@ class Ledger:
         return shelf.clear()
 
     def _next_shelf(self, tags: frozenset[str]) -> Shelf | None:
-        shelves = [self._shelf] if self._shelf else []
-        if self._addressed:
-            shelves += [self._addressed[tag] for tag in tags if self._addressed.get(tag)]
+        if not self._addressed:
+            return self.waiting if self.waiting.items else None
+        shelves = [self.waiting] if self.waiting.items else []
+        shelves += [self._addressed[tag] for tag in tags if self._addressed.get(tag)]
         return min(shelves, key=lambda shelf: shelf.oldest, default=None)
 
     def _remove(self, name: str, first: int, last: int) -> list[Run]:

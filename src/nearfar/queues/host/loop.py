@@ -44,6 +44,10 @@ LANE_EVERY = 0.1
 """Seconds between two tries to make a lane for which there was no room."""
 LANE_WITHIN = 2.0
 """Seconds after which the consumer that waits for one is refused."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the door when nobody is there, at least."""
+MOST_NAMES = 10_000
+"""Names of those who called that are kept."""
 BODY = 3
 """Which frame of what comes to the inbox holds items."""
 
@@ -106,8 +110,8 @@ class Host:
         self._waker = Waker()
         self._poller = zmq.Poller()
         sources = (
-            self._control,
             self._inbox,
+            self._control,
             self._waker.fileno(),
             self._door.questions,
             self._door.arrivals,
@@ -123,7 +127,10 @@ class Host:
         when."""
         self._next_lanes = 0.0
         self._closing: float | None = None
-        self._next_tick = 0.0
+        self._next_tick = self._next_look = 0.0
+        self._door_due: float | None = 0.0
+        self._names: dict[bytes, str] = {}
+        """How those who called are called, as ZeroMQ says it and as text."""
         self._soon = lease / 100
         self._lock = threading.Lock()
         self._thread = threading.Thread(
@@ -166,18 +173,22 @@ class Host:
     def _turn(self) -> None:
         """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
         end: what was not read lies here still, and what was not sent is sent again."""
-        nothing: dict[object, int] = {}
+        nothing: list[tuple[object, int]] = []
         events = self._try(self._wait, otherwise=nothing) or nothing
         with self._lock:
-            self._try(self._read, events)
-            self._try(self._see_deaths, events)
+            for source, _ in events:
+                self._try(self._attend, source)
             now = time.monotonic()
-            self._try(self._keep_the_door, now)
+            if now >= self._next_look:
+                self._try(self._keep_the_door, now)
             if now >= self._next_tick or not events:
                 self._machine.tick(now)
                 self._next_tick = self._machine.deadline(now)
-            self._try(self._open_due_lanes, now)
+            if self._lanes_due:
+                self._try(self._open_due_lanes, now)
             self._act(now)
+            if len(self._watch) > len(self._machine.peers):
+                self._forget_idle()
             if events:  # what came may be due before anything that was known
                 self._next_tick = min(self._next_tick, now + self._soon)
 
@@ -189,9 +200,13 @@ class Host:
             self._mishaps.note(error)
             return otherwise
 
-    def _wait(self) -> dict[object, int]:
+    def _wait(self) -> list[tuple[object, int]]:
+        when, now = self._next_tick, time.monotonic()
+        for other in (self._closing, self._door_due, self._next_lanes if self._lanes_due else None):
+            if other is not None and other < when:
+                when = other
         try:
-            return dict(self._poller.poll(self._patience()))
+            return self._poller.poll(max(0, int((when - now) * 1000) + 1))
         except sockets.FAILURES:
             time.sleep(PAUSE)
             raise
@@ -205,87 +220,108 @@ class Host:
         closing = self._closing
         return closing is not None and (not self._machine.peers or time.monotonic() >= closing)
 
-    def _patience(self) -> int:
-        now = time.monotonic()
-        lanes = self._next_lanes if self._lanes_due else None
-        times = (self._next_tick, self._closing, self._door.deadline(), lanes)
-        deadline = min(each for each in times if each is not None)
-        return max(0, int((deadline - now) * 1000) + 1)
-
-    def _read(self, events: dict[object, int]) -> None:
-        if self._waker.fileno() in events:
+    def _attend(self, source: object) -> None:
+        """See to what `source` has to tell."""
+        if source is self._inbox:
+            self._read(self._inbox, sockets.COPIED)
+        elif source is self._control:
+            self._read(self._control, sockets.LARGEST_CONTROL)
+        elif source == self._waker.fileno():
             self._waker.clear()
-        for socket, open_, small in (
-            (self._inbox, self._open_items, sockets.COPIED),
-            (self._control, wire.unpack, sockets.LARGEST_CONTROL),
-        ):
-            if socket not in events:
-                continue
-            with contextlib.suppress(zmq.Again):
-                for _ in range(DRAIN):
+        elif isinstance(source, int) and (found := self._watch.ended(source)) is not None:
+            self._poller.unregister(source)
+            session, pid = found
+            self._machine.dead(session, f"process {pid} ended", time.monotonic())
+        else:
+            self._next_look = 0.0  # somebody is at the door
+
+    def _read(self, socket: zmq.Socket[bytes], small: int) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(DRAIN):
+                if self._door.guarded:
                     user, first = self._door.receive(socket)
                     frames = sockets.receive(socket, BODY, first, small=small)
                     if self._door.admits(user):
-                        self._receive(user, frames, open_)
-                    if not sockets.readable(socket):  # to be told by an error costs more
-                        break
+                        self._receive(socket, frames, user)
+                else:
+                    self._receive(socket, sockets.receive(socket, BODY, small=small))
+                if not sockets.readable(socket):  # to be told by an error costs more
+                    break
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked: what they hold goes to others."""
+        self._next_look = now + LOOK_EVERY
         for session in self._door.turn(now, self._machine.peers):
             self._machine.expel(session, "its key was revoked", now)
+        self._door_due = self._door.deadline()
+        if self._door_due is not None:
+            self._next_look = min(self._next_look, self._door_due)
 
-    def _receive(self, user: str, frames: list[bytes], open_: Callable[[list[bytes]], Envelope]) -> None:
+    def _receive(self, socket: zmq.Socket[bytes], frames: list[bytes], user: str = "") -> None:
         """Nothing that a peer says ends this thread."""
         now = time.monotonic()
-        session = ""
+        session = self._names.get(frames[0], "")
+        machine = self._machine
         try:
-            session = sockets.peer_name(frames[0])
-            self._door.check_session(session, user, self._machine.peers)
-            self._hear(session, open_(frames if open_ == self._open_items else frames[1:]), now)
+            if not session:
+                session = self._learn_name(frames[0])
+            if self._door.guarded:
+                self._door.check_session(session, user, machine.peers)
+            if socket is self._inbox:
+                if len(frames) != 4:
+                    raise ProtocolError(f"{len(frames)} frames in the inbox")
+                # everybody may write there in everybody's name: the ticket tells
+                peer = machine.peers.get(session)
+                if peer is not None and not secrets.compare_digest(frames[1], peer.ticket.encode()):
+                    raise ProtocolError("items in the name of another end")
+                envelope = wire.unpack(frames[2:])
+            else:
+                envelope = wire.unpack(frames[1:])
+            if (
+                session in machine.peers
+                or envelope.message.kind is not Kind.HELLO
+                or self._has_room(session, envelope, now)
+            ):
+                machine.receive(session, envelope, now)
         except wire.WrongHello as error:
             self._complaints.note("refused a peer: %s", error, now)
-            self._machine.refuse(session, error.why)
+            machine.refuse(session, error.why)
         except sockets.Nameless:
             self._nameless += 1
         except ProtocolError as error:
             self._complaints.note("dropped a malformed message: %s", error, now)
         except Exception:  # a fault of ours, which one peer found: it is not to cost the others their host
             log.exception("what %s said could not be taken in", shown(session))
-            self._machine.give_up(session, "the host failed to understand it", now)
-        for fault in self._machine.take_complaints():
-            self._complaints.note("ended a session: %s", fault, now)
+            machine.give_up(session, "the host failed to understand it", now)
+        if machine.complaints:
+            for fault in machine.take_complaints():
+                self._complaints.note("ended a session: %s", fault, now)
 
-    def _open_items(self, frames: list[bytes]) -> Envelope:
-        """What came to the inbox, where everybody may write in everybody's name: the ticket tells."""
-        if len(frames) != 4:
-            raise ProtocolError(f"{len(frames)} frames in the inbox")
-        expected = self._machine.ticket(frames[0].decode())
-        if expected is not None and not secrets.compare_digest(frames[1], expected.encode()):
-            raise ProtocolError("items in the name of another end")
-        return wire.unpack(frames[2:])
+    def _learn_name(self, identity: bytes) -> str:
+        """How its sender is called; remembered of those who have a session."""
+        session = sockets.peer_name(identity)
+        if session in self._machine.peers:
+            if len(self._names) >= MOST_NAMES:
+                self._names.clear()
+            self._names[identity] = session
+        return session
 
-    def _hear(self, session: str, envelope: Envelope, now: float) -> None:
-        if envelope.message.kind is Kind.HELLO and session not in self._machine.peers:
-            if self._room.lacks(self._waker.fileno(), now):
-                if self._room.refuses(now):
-                    self._machine.refuse(session, self._room.REFUSAL)
-                return
-            descriptor = self._watch.add(session, envelope.message.fields[2])
-            if descriptor is not None:
-                self._poller.register(descriptor, zmq.POLLIN)
-        self._machine.receive(session, envelope, now)
-        if len(self._watch) > len(self._machine.peers):
-            for idle in self._watch.idle(self._machine.peers):
-                self._poller.unregister(idle)
-                self._watch.ended(idle)
+    def _has_room(self, session: str, hello: Envelope, now: float) -> bool:
+        """Whether there is room for one more end, whose process is watched then."""
+        if self._room.lacks(self._waker.fileno(), now):
+            if self._room.refuses(now):
+                self._machine.refuse(session, self._room.REFUSAL)
+            return False
+        descriptor = self._watch.add(session, hello.message.fields[2])
+        if descriptor is not None:
+            self._poller.register(descriptor, zmq.POLLIN)
+        return True
 
-    def _see_deaths(self, events: dict[object, int]) -> None:
-        for source in events:
-            if isinstance(source, int) and (found := self._watch.ended(source)) is not None:
-                self._poller.unregister(source)
-                session, pid = found
-                self._machine.dead(session, f"process {pid} ended", time.monotonic())
+    def _forget_idle(self) -> None:
+        """Watch no more the processes of ends that have left."""
+        for idle in self._watch.idle(self._machine.peers):
+            self._poller.unregister(idle)
+            self._watch.ended(idle)
 
     def _act(self, now: float) -> None:
         """Do what the machine says; a new lane gives it more to say."""
@@ -304,8 +340,9 @@ class Host:
                             self._close_lane(session)
                 except sockets.FAILURES as error:  # what matters is sent again by its line
                     self._mishaps.note(error)
-        for session in list(self._behind):
-            self._try(self._push, session)
+        if self._behind:
+            for session in list(self._behind):
+                self._try(self._push, session)
 
     def _push(self, session: str) -> None:
         lane = self._lanes.get(session)

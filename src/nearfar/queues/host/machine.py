@@ -56,12 +56,15 @@ class HostMachine:
         self.ledger = ledger
         self.refused = 0
         """Ends that were not let in."""
-        self._complaints: list[str] = []
+        self.complaints: list[str] = []
+        """What was wrong with what peers said, until `take_complaints`."""
         self._secret = secret
         self._most_peers = most_peers
         self._about = about
         self._lease = lease
         self._desk = Desk()
+        self.peers = self._desk.peers
+        """The sessions there are."""
         self._rounds = Rounds(self._desk)
         self._supply = Supply(self._desk, ledger, self._rounds)
         self._demand = Demand(self._desk, ledger, self._rounds)
@@ -73,58 +76,47 @@ class HostMachine:
         """When all that had come was read: what comes now was said after that."""
         self._late_until = 0.0
 
-    @property
-    def peers(self) -> dict[str, Peer]:
-        """The sessions there are."""
-        return self._desk.peers
-
     # -- what happens ----------------------------------------------------------------------------
 
     def receive(self, session: str, envelope: Envelope, now: float) -> None:
         """A message came."""
-        message = envelope.message
+        number, ack, message = envelope
+        peer = self.peers.get(session)
         if message.kind is Kind.HELLO:
             self._hello(session, message, now)
-        elif (peer := self.peers.get(session)) is None:
+            return
+        if peer is None:
             self._reject(session, message)
-        else:
-            try:
-                self._hear(peer, envelope, now)
-            except ProtocolError as error:
-                self.give_up(session, str(error), now)
+            return
+        peer.heard, peer.said = now, self._turned
+        if ack > peer.out.received:
+            peer.out.acked(ack, now)
+        if not number:
+            return
+        peer.voice.heard(now, len(message.body or b""))
+        self._desk.spoken[session] = peer
+        try:
+            for ready in peer.inbox.accept(number, message):
+                if self.peers.get(session) is peer:
+                    self._handle(peer, ready, now)
+        except ProtocolError as error:
+            self.give_up(session, str(error), now)
 
     def give_up(self, session: str, why: str, now: float) -> None:
         """A session broke the protocol: it is over, and its end is told why."""
-        self._complaints.append(why)
+        self.complaints.append(why)
         self.dead(session, "it broke the protocol", now)
         self.refuse(session, f"it broke the protocol: {why}")
 
     def take_complaints(self) -> list[str]:
         """What was wrong with what peers said since this was last asked, for the log."""
-        taken, self._complaints = self._complaints, []
+        taken, self.complaints = self.complaints, []
         return taken
 
     def refuse(self, session: str, why: str) -> None:
         """Whoever calls by that name is not let in."""
         self.refused += 1
         self._desk.send_unnumbered(session, Kind.REFUSED, why)
-
-    def ticket(self, session: str) -> str | None:
-        """What the items of a session must come with; None if there is no such session."""
-        peer = self.peers.get(session)
-        return peer.ticket if peer is not None else None
-
-    def _hear(self, peer: Peer, envelope: Envelope, now: float) -> None:
-        number, ack, message = envelope
-        session = peer.session
-        peer.heard, peer.said = now, self._turned
-        peer.out.acked(ack, now)
-        if number:
-            peer.voice.heard(now, len(message.body or b""))
-            self._desk.spoken[session] = peer
-            for ready in peer.inbox.accept(number, message):
-                if self.peers.get(session) is peer:
-                    self._handle(peer, ready, now)
 
     def dead(self, session: str, why: str, now: float) -> None:
         """A session's process died, or was silent for too long."""
@@ -159,14 +151,14 @@ class HostMachine:
             if peer.out.unheard:
                 self.dead(peer.session, f"{peer.uid} did not listen", now)
                 continue
-            if broken(peer.out, self._lease, now):
-                self.dead(peer.session, f"{peer.uid} was heard, and got nothing any more", now)
-                continue
-            for number, message in peer.out.overdue(now):
-                envelope = Envelope(number, peer.inbox.received, message)
-                self._desk.actions.append(Send(peer.session, envelope))
-            self._beat(peer, now)
-            self._dues.set(peer, peer.wanted(self._lease))
+            if len(peer.out):
+                if broken(peer.out, self._lease, now):
+                    self.dead(peer.session, f"{peer.uid} was heard, and got nothing any more", now)
+                    continue
+                for number, message in peer.out.overdue(now):
+                    envelope = Envelope(number, peer.inbox.received, message)
+                    self._desk.actions.append(Send(peer.session, envelope))
+            self._beat_if_due(peer, now)
         self._rounds.expire(now)
 
     def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
@@ -177,16 +169,21 @@ class HostMachine:
 
     def flush(self, now: float) -> list[Action]:
         """Lend, grant, tell: and then everything that is to be done."""
-        self._demand.lend(now)
-        self._supply.grant(now)
-        self._questions.settle(now)
-        self._supply.tell_news(now)
-        self._supply.tell_tags(now)
-        self._demand.tell_over(now)
+        ledger, supply, demand = self.ledger, self._supply, self._demand
+        if ledger.waiting.items or demand.full:
+            demand.lend(now)
+        if supply.needy:
+            supply.grant(now)
+        if self._questions.joiners:
+            self._questions.settle(now)
+        if ledger.newsworthy:
+            supply.tell_news(now)
+        if supply.newcomers or ledger.shared_tags is not supply.tags:
+            supply.tell_tags(now)
+        demand.tell_over(now)
         for peer in self._desk.spoken.values():
             if self.peers.get(peer.session) is peer:
-                self._beat(peer, now)
-                self._dues.set(peer, peer.wanted(self._lease))
+                self._beat_if_due(peer, now)
         self._desk.spoken.clear()
         if now >= self._late_until:
             self._turned = now
@@ -203,10 +200,14 @@ class HostMachine:
         """The queue in figures."""
         return self._questions.counts() | {"refused": self.refused}
 
-    def _beat(self, peer: Peer, now: float) -> None:
-        if peer.voice.due(now):
+    def _beat_if_due(self, peer: Peer, now: float) -> None:
+        """Ack or beat, if that is due, and see to it that the peer is looked at again in time."""
+        if now >= peer.voice.when:
             self._desk.send_unnumbered(peer.session, Kind.BEAT, ack=peer.inbox.received)
             peer.voice.spoke(now)
+        when = min(peer.heard + self._lease, peer.voice.when, peer.out.when)
+        if when < peer.due:
+            self._dues.set(peer, when)
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -242,7 +243,7 @@ class HostMachine:
         self.peers[session] = peer = Peer(session, uid, now, out, Voice(self._lease, now), ticket)
         peer.inbox.allowance = (self._ahead, session)
         self._desk.session_of[uid] = session
-        self._dues.set(peer, peer.wanted(self._lease))
+        self._beat_if_due(peer, now)
         return peer
 
     def _reject(self, session: str, message: Message) -> None:
@@ -253,11 +254,12 @@ class HostMachine:
         self._desk.send_unnumbered(session, Kind.STRANGER)
 
     def _handle(self, peer: Peer, message: Message, now: float) -> None:
+        if message.kind is Kind.PUT:
+            self._supply.put(peer, message, now)
+            if message.fields[2] is not None:
+                self._demand.lend_addressed(message.fields[2], now)
+            return
         match message.kind:
-            case Kind.PUT:
-                self._supply.put(peer, message, now)
-                if message.fields[2] is not None:
-                    self._demand.lend_addressed(message.fields[2], now)
             case Kind.REPORT:
                 self._demand.report(peer, message, now)
             case Kind.NEED:

@@ -50,7 +50,7 @@ class Peer:
     out: Outgoing[Message]
     voice: Voice
     ticket: str
-    """What its items come with; nobody else is told."""
+    """What its items come with, in ASCII; nobody else is told."""
     inbox: Incoming[Message] = field(default_factory=lambda: Incoming(_weight))
     produces: bool = False
     consumes: bool = False
@@ -73,21 +73,10 @@ class Peer:
     heavy: list[int] = field(default_factory=list)
     """The numbers of the answers with dead letters that it may not have."""
 
-    def wanted(self, lease: float) -> float:
-        """When the clock is to look at it: to beat, to send again, or as it has been silent for a `lease`."""
-        times = min(self.heard + lease, self.voice.deadline())
-        overdue = self.out.deadline()
-        return times if overdue is None or times < overdue else overdue
-
     @property
     def in_need(self) -> bool:
         """True if it waits for room."""
         return self.granted[0] < self.needs[0] or self.granted[1] < self.needs[1]
-
-    @property
-    def acked(self) -> int:
-        """The last of the host's messages that it has."""
-        return self.out.sent - len(self.out)
 
     @property
     def unmet(self) -> tuple[int, int]:

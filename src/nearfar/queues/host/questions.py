@@ -24,7 +24,8 @@ class Questions:
         self._rounds = rounds
         self.shut = False
         """True from the moment that ends are told; for the ledger, only when they all know."""
-        self._joiners: list[tuple[Peer, int]] = []
+        self.joiners: list[tuple[Peer, int]] = []
+        """Those who wait for everything to be done, and their asks."""
         self._died_when_read = 0
         """How many items had died when somebody last read the dead letters."""
 
@@ -57,8 +58,8 @@ class Questions:
 
     def settle(self, now: float) -> None:
         """Answer those who wait for everything to be done."""
-        if self._joiners and self._ledger.unsettled == 0:
-            joiners, self._joiners = self._joiners, []
+        if self._ledger.unsettled == 0:
+            joiners, self.joiners = self.joiners, []
             for peer, ask in joiners:
                 peer.joins -= 1
                 self._desk.answer(peer, ask, None, now)
@@ -96,10 +97,10 @@ class Questions:
         if peer.joins >= MOST_JOINS:
             raise ProtocolError(f"{peer.uid} joins more than {MOST_JOINS} times at once")
         peer.joins += 1
-        self._rounds.start(peer, lambda _: self._joiners.append((peer, ask)), now)
+        self._rounds.start(peer, lambda _: self.joiners.append((peer, ask)), now)
 
     def _tell_letters(self, peer: Peer, ask: int, now: float) -> None:
-        peer.heavy = [number for number in peer.heavy if number > peer.acked]
+        peer.heavy = [number for number in peer.heavy if number > peer.out.received]
         if len(peer.heavy) >= MOST_HEAVY:
             raise ProtocolError(f"{peer.uid} asks for dead letters, and does not take them")
         self._desk.answer(peer, ask, self._dead_letters(), now)

@@ -36,7 +36,8 @@ class Supply:
         self._desk = desk
         self._ledger = ledger
         self._rounds = rounds
-        self._needy: dict[str, None] = {}
+        self.needy: dict[str, None] = {}
+        """The sessions that wait for room, in line."""
         self._ahead: dict[str, Peer] = {}
         """Those who were granted more than they asked for, and may still have it."""
         self._recalling = False
@@ -45,22 +46,24 @@ class Supply:
         self._passed = 0
         """Bytes granted to others since it is, and did not fit."""
         self._producing = 0
-        self._tags: list[str] = []
-        self._newcomers: list[Peer] = []
+        self.tags: list[str] = []
+        """Those that the producers were told."""
+        self.newcomers: list[Peer] = []
+        """Producers that were not told any."""
 
     def join(self, peer: Peer, now: float, *, helper: bool) -> None:
         """A session begins to put."""
         peer.produces = True
         self._producing += 1
         self._forget_some()
-        self._newcomers.append(peer)
+        self.newcomers.append(peer)
         if self._ledger.enter(peer.uid, now, helper=helper).news:
             self._ledger.newsworthy.add(peer.uid)
 
     def end(self, peer: Peer, *, cleanly: bool) -> None:
         """A session ends; what it may not have heard is told again if its producer returns."""
         self._producing -= 1
-        self._needy.pop(peer.session, None)
+        self.needy.pop(peer.session, None)
         self._ahead.pop(peer.session, None)
         told = [message for _, message in peer.out.unacked() if message.kind is Kind.SETTLED]
         rows = [row for message in told for row in message.fields[0]]
@@ -73,7 +76,8 @@ class Supply:
         first, count, to = message.fields
         if peer.produces:
             body = message.body or b""
-            self._check_room(peer, count, len(body))
+            if self._ledger.maxsize or self._ledger.maxbytes:
+                self._check_room(peer, count, len(body))
             self._ledger.store(peer.uid, first, count, body, to)
 
     def need(self, peer: Peer, message: Message, now: float) -> None:
@@ -83,9 +87,9 @@ class Supply:
         peer.needs, peer.least = (items, size), least
         self.take_back(peer, returned, returned_size)
         if peer.in_need:
-            self._needy[peer.session] = None
+            self.needy[peer.session] = None
         else:
-            self._needy.pop(peer.session, None)
+            self.needy.pop(peer.session, None)
             self._ahead[peer.session] = peer  # it may have been granted what it does not want any more
         self.grant(now)
         if ask and peer.in_need:
@@ -101,8 +105,8 @@ class Supply:
         When that is done, the last gets more than it asked for, if there is plenty: so that it need not ask
         for each item. What of that is not used comes back when another is in need.
         """
-        most = self._ledger.room()[0] if self._ledger.maxsize else len(self._needy)
-        line = list(islice(self._needy, max(0, most)))
+        most = self._ledger.room()[0] if self._ledger.maxsize else len(self.needy)
+        line = list(islice(self.needy, max(0, most)))
         if line and line[0] != self._first:
             self._first, self._passed = line[0], 0
         waits = False
@@ -110,7 +114,7 @@ class Supply:
             size = self._give(self._desk.peers[session], now)
             if size and waits:
                 self._passed += size
-            waits = waits or session in self._needy
+            waits = waits or session in self.needy
             if waits and self._passed >= self._ledger.maxbytes > 0:
                 return
 
@@ -124,7 +128,7 @@ class Supply:
     def tell_news(self, now: float) -> None:
         """Tell producers what became of their items."""
         for uid in self._ledger.newsworthy:
-            peer = self._desk.peer_of(uid)
+            peer = self._desk.peers.get(self._desk.session_of.get(uid, ""))
             if peer is None or not peer.produces:
                 continue
             news = self._ledger.producers[uid].news
@@ -139,16 +143,16 @@ class Supply:
     def tell_tags(self, now: float) -> None:
         """Tell producers under which names consumers can be addressed, when that changes."""
         tags = self._ledger.shared_tags
-        for peer in self._newcomers if tags == self._tags else self._desk.peers.values():
+        for peer in self.newcomers if tags == self.tags else self._desk.peers.values():
             if peer.produces and self._desk.peers.get(peer.session) is peer:
                 self._desk.send(peer, Kind.TAGS, tags, now=now)
-        self._tags = tags
-        self._newcomers.clear()
+        self.tags = tags
+        self.newcomers.clear()
 
     def _check_room(self, peer: Peer, count: int, size: int) -> None:
         ledger = self._ledger
         items, bytes_ = ledger.producers[peer.uid].granted
-        if (ledger.maxsize or ledger.maxbytes) and count > items:
+        if count > items:
             raise ProtocolError(f"{peer.uid} puts {count} items, with room for {items}")
         if ledger.maxbytes and size > bytes_:
             raise ProtocolError(f"{peer.uid} puts {size} bytes, with room for {bytes_}")
@@ -178,13 +182,13 @@ class Supply:
             peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
             self._desk.send(peer, Kind.ROOM, items, size, now=now)
         if not peer.in_need or size:
-            self._needy.pop(peer.session, None)
+            self.needy.pop(peer.session, None)
         return size
 
     def _grantable(self, peer: Peer) -> tuple[int, int]:
         """Items and bytes of what `peer` asked for that it can have; (0, 0) if its next item does not fit."""
         (items, size), (free, free_bytes) = peer.unmet, self._ledger.room()
-        sharers = max(1, len(self._needy))
+        sharers = max(1, len(self.needy))
         if self._ledger.maxbytes:
             least = max(0, peer.least - peer.granted[1])
             if least > free_bytes:
@@ -201,7 +205,7 @@ class Supply:
     def _surplus(self, peer: Peer, items: int, size: int) -> tuple[int, int]:
         """Items and bytes more than the last who is in need asked for: the others may come any time."""
         ledger = self._ledger
-        if len(self._needy) > 1 or size < peer.unmet[1] or (ledger.maxsize and items < peer.unmet[0]):
+        if len(self.needy) > 1 or size < peer.unmet[1] or (ledger.maxsize and items < peer.unmet[0]):
             return 0, 0
         free, free_bytes = ledger.room()
         parts = 2 * self._producing
@@ -215,10 +219,10 @@ class Supply:
 
     def _recall(self, now: float) -> None:
         """Somebody waits for room: have it back where it lies unused."""
-        if self._recalling or not self._ahead or not self._needy:
+        if self._recalling or not self._ahead or not self.needy:
             return
-        asker = self._desk.peers[next(iter(self._needy))]
-        whom = [peer for session, peer in self._ahead.items() if session not in self._needy]
+        asker = self._desk.peers[next(iter(self.needy))]
+        whom = [peer for session, peer in self._ahead.items() if session not in self.needy]
         self._ahead.clear()
         if whom and asker.rounds < MOST_ROUNDS:
             self._recalling = True
