@@ -48,6 +48,8 @@ class Door:
 
     def __init__(self, access: Access) -> None:
         self.access = access
+        self.keyed = bool(access.keys)
+        """Whether it knows in each message who sent it, by the key."""
         self.turned_away = 0
         """Handshakes that were refused."""
         self._told: set[str] = set()

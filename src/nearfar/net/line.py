@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Generic, TypeVar
 
 from nearfar.net.budget import Budget
@@ -36,13 +37,17 @@ class Outgoing(Generic[T]):
     doubles with every fruitless round, up to eight times, so that a frozen peer is not buried.
     """
 
-    __slots__ = ("_patience", "_progress", "_sent", "_since", "_tries", "_unacked")
+    __slots__ = ("_patience", "_progress", "_sent", "_tries", "_unacked", "due", "known")
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self._unacked: deque[T] = deque()
         self._sent = 0
-        self._since = self._progress = 0.0
+        self.known = 0
+        """The number of the last message that the peer has."""
+        self.due = inf
+        """When `overdue` wants to be asked."""
+        self._progress = 0.0
         self._tries = 0
 
     def __len__(self) -> int:
@@ -61,35 +66,35 @@ class Outgoing(Generic[T]):
     def send(self, message: T, now: float) -> int:
         """Keep `message` and return its number, from 1."""
         if not self._unacked:
-            self._since = self._progress = now
+            self._progress = now
             self._tries = 0
+            self.due = now + self._patience
         self._unacked.append(message)
         self._sent += 1
         return self._sent
 
     def acked(self, upto: int, now: float) -> None:
         """The peer has every message up to `upto`. An old or impossible number changes nothing."""
-        fresh = upto - (self._sent - len(self._unacked))
-        if not 0 < fresh <= len(self._unacked):
+        unacked = self._unacked
+        if not self.known < upto <= self._sent:
             return
-        for _ in range(fresh):
-            self._unacked.popleft()
-        self._since = self._progress = now
+        for _ in range(upto - self.known):
+            unacked.popleft()
+        self.known = upto
+        self._progress = now
         self._tries = 0
+        self.due = now + self._patience if unacked else inf
 
     def deadline(self) -> float | None:
         """When `overdue` wants to be asked; None while nothing is unacked."""
-        if not self._unacked:
-            return None
-        return self._since + self._patience * (1 << min(self._tries, 3))
+        return self.due if self._unacked else None
 
     def overdue(self, now: float) -> list[tuple[int, T]]:
         """What has to be sent again now: all that is unacked, or nothing."""
-        deadline = self.deadline()
-        if deadline is None or now < deadline:
+        if now < self.due:
             return []
-        self._since = now
         self._tries += 1
+        self.due = now + self._patience * (1 << min(self._tries, 3))
         return self.unacked()
 
     def stuck(self, now: float) -> float:
@@ -102,7 +107,7 @@ class Outgoing(Generic[T]):
 
     def unacked(self) -> list[tuple[int, T]]:
         """The messages that the peer may not have, with their numbers."""
-        return list(enumerate(self._unacked, self._sent - len(self._unacked) + 1))
+        return list(enumerate(self._unacked, self.known + 1))
 
 
 class Incoming(Generic[T]):
@@ -170,31 +175,32 @@ class Voice:
     bytes) have come; a beat is due after `lease` / 5 seconds of saying nothing.
     """
 
-    __slots__ = ("_beat", "_delay", "_owed", "_owed_since", "_spoken")
+    __slots__ = ("_beat", "_delay", "_owed", "at")
 
     def __init__(self, lease: float, now: float) -> None:
         self._beat = lease / 5
         self._delay = lease / 100
         self._owed = 0
-        self._owed_since = now
-        self._spoken = now
+        self.at = now + self._beat
+        """When a bare ack, or a beat, is due."""
 
     def heard(self, now: float, size: int = 0) -> None:
         """A numbered message with a body of `size` bytes came."""
         if not self._owed:
-            self._owed_since = now
+            self.at = min(self.at, now + self._delay)
         self._owed += 1 + size // ACK_WEIGHT
+        if self._owed >= ACK_EVERY:
+            self.at = -inf
 
     def spoke(self, now: float) -> None:
         """A message went out, and with it an ack of all that came."""
         self._owed = 0
-        self._spoken = now
+        self.at = now + self._beat
 
     def due(self, now: float) -> bool:
         """True if a bare ack, or a beat, is due."""
-        return self._owed >= ACK_EVERY or now >= self.deadline()
+        return now >= self.at
 
     def deadline(self) -> float:
         """When `due` will be true if nothing happens."""
-        beat = self._spoken + self._beat
-        return min(beat, self._owed_since + self._delay) if self._owed else beat
+        return self.at
