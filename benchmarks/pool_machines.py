@@ -85,7 +85,7 @@ class SimulatedAgent:
         actions = self._machine.flush(now)
         for action in actions:
             if isinstance(action, Give):
-                answers = [(0, row[2], []) for row in action.rows]
+                answers = [(0, row[3], []) for row in action.rows]
                 self._machine.answered(action.worker, answers, 1e-5 * len(answers), now)
             elif isinstance(action, Recall):
                 self._machine.returned(action.worker, 0, now)

@@ -102,7 +102,7 @@ def check_bytes(peers: Peers) -> None:
         there = guest.weights.keys() - {number for number, each in guest.withheld.items() if each.fetched}
         assert guest.kept.keys() | {row[0] for row in guest.outcomes} <= there
         assert not guest.withheld.keys() & there
-        assert not guest.withheld or guest.name in guests._lists.held_back
+        assert not guest.withheld or guest.name in guests.lists.held_back
         assert guest.withheld.keys() <= guest.origins.keys()
         # What no agent keeps, such as a failure that is told, has to be kept here, though there is no room.
         small = sum(size for size in guest.weights.values() if size < 1024)

@@ -252,7 +252,7 @@ class SimWorker:
             self.reading.extend(self.unread.popleft())
         if self.reading:
             self.busy = True
-            function, mode, blob, _ = self.reading[0]
+            _, mode, function, blob, _ = self.reading[0]
             if mode == Mode.PREPARE:
                 self.world.prepared[f"{self.agent.name}/{self.name}", bytes(blob)] += 1
             else:
@@ -266,7 +266,7 @@ class SimWorker:
     def finish(self, spent: float) -> None:
         if self.dead or not self.agent.alive:
             return
-        _, mode, blob, _ = self.reading.popleft()
+        _, mode, _, blob, _ = self.reading.popleft()
         self.busy = False
         status = Status.ERROR if mode == Mode.PREPARE and blob.startswith(b"bad") else Status.VALUE
         self.agent.machine.answered(self.name, [(status, bytes(blob)[::-1], [])], spent, self.world.now)

@@ -228,7 +228,7 @@ def test_only_so_much_is_on_its_way_to_a_peer_and_is_sent_again(world: World) ->
     (session,) = [each for each in world.peers.sessions.values() if each.uid == "client"]
     assert WINDOW <= session.flying_bytes <= WINDOW + (1 << 20) + EACH
     assert len(session.words) > 1
-    assert session.talk._out.sent - session.talk.acked < 12
+    assert session.talk.out.sent - session.talk.out.received < 12
     go_on(world, client)
     assert len(told(client)) == 30
     assert session.flying_bytes == 0

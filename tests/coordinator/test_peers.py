@@ -714,8 +714,8 @@ def test_answers_of_a_stranger_are_counted(world: World) -> None:
 )
 def test_a_lie_ends_the_session_and_nothing_else(world: World, lie: Message) -> None:
     agent = world.agent()
-    assert agent.machine._calling.talk is not None
-    agent.machine._calling.talk.say(world.now, lie.kind, *lie.fields, rows=lie.rows)
+    assert agent.machine.calling.talk is not None
+    agent.machine.calling.talk.say(world.now, lie.kind, *lie.fields, rows=lie.rows)
     world.settle()
     world.pass_time(1)
     assert world.peers.malformed == 1

@@ -68,7 +68,7 @@ class FakeAgent:
         self.read(name)
         if not self.reading[name]:
             return False
-        blob = bytes(self.reading[name].popleft()[2])
+        blob = bytes(self.reading[name].popleft()[3])
         self.ran.append(blob)
         self.machine.answered(name, [(status, self.value(blob), [])], 0.01, self.world.now)
         return True

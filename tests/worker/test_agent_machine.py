@@ -130,7 +130,7 @@ def test_work_goes_to_its_worker_and_answers_come_back(story: Story) -> None:
     story.meet()
     story.work(5, 6)
     assert story.deeds() == [
-        Give("0.1", "client", [(b"m:f", 0, b"5", []), (b"m:f", 0, b"6", [])]),
+        Give("0.1", "client", [(5, 0, b"m:f", b"5", []), (6, 0, b"m:f", b"6", [])]),
     ]
     story.answer(5)
     story.answer(6)
@@ -248,7 +248,7 @@ def test_answers_are_kept_until_they_are_released(story: Story) -> None:
     story.answer(1, 2, 3)
     story.flush()
     story.hear(Kind.RELEASE, [["client", [1, 3]], ["other", [2]]], ack=story.heard)
-    assert story.machine.kept == {("client", 2): (0, b"-2", [])}
+    assert story.machine.kept == {"client": {2: (0, b"-2", [])}}
     story.another("two")
     assert (Kind.KEPT, [("client", 2, 0, b"-2", [])]) in story.words()
 

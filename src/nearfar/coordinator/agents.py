@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any
 
 from nearfar.coordinator.desk import Desk, Session
@@ -26,8 +25,12 @@ MOST_TASKS = 1024
 """Tasks in all of these together."""
 LONGEST_END = 500
 """Characters of what is told of a worker's end."""
+LOCAL = 0
+"""What an agent calls an initializer, and what lives and dies with this process."""
 MOST_LISTS = 16
 """Clients in one RELEASE: so it fits into a frame."""
+
+_SETTLED = State.SETTLED  # once, for it is compared with each task's
 
 
 class Agent:
@@ -43,7 +46,16 @@ class Agent:
 
     def give(self, worker: Worker, batch: Batch) -> None:
         self.given[worker.name] += 1
-        rows = [(_number(t), t.mode, t.function, t.blob, t.buffers) for t in batch.tasks]
+        rows = [
+            (
+                task.number if type(task) is RemoteTask else LOCAL,
+                task.mode,
+                task.function,
+                task.blob,
+                task.buffers,
+            )
+            for task in batch.tasks
+        ]
         self._desk.say(self.session, Kind.WORK, worker.name, batch.client, rows=rows)
 
     def recall(self, worker: Worker) -> None:
@@ -74,7 +86,7 @@ class Agents:
 
     def arrive(self, session: Session) -> None:
         """A session of an agent begins."""
-        self.all[session.name] = Agent(self._desk, session)
+        session.peer = self.all[session.name] = Agent(self._desk, session)
         self._guests.accounts.enter(session.name, session.most_bytes)
 
     def depart(self, name: str, why: str) -> None:
@@ -120,11 +132,16 @@ class Agents:
             return
         if first != worker.ran + 1:
             raise ProtocolError(f"{name} answers task {first} after {worker.ran}")
-        for task in islice(worker.unanswered(), len(rows)):
-            if isinstance(task, RemoteTask):
-                task.origin = agent.session.name
-                if task.state is State.SETTLED:
-                    self._guests.releases.add(task.client, task.number, task.origin)
+        origin, left = agent.session.name, len(rows)
+        for batch in worker.batches:
+            for task in batch.tasks[batch.answered : batch.answered + left]:
+                if type(task) is RemoteTask:
+                    task.origin = origin
+                    if task.state is _SETTLED:
+                        self._guests.releases.add(task.client, [task.number], origin)
+            left -= len(batch.tasks) - batch.answered
+            if left <= 0:
+                break
         self._coordinator.answered(worker, rows, spent, self._desk.now)
 
     def kept(self, agent: Agent, rows: list[Row]) -> None:
@@ -165,10 +182,10 @@ class Agents:
 
     def flush(self) -> None:
         """Say what there is to be told."""
-        due = self.deadline()
-        if due is None or (self._desk.now < due and self._guests.releases.weight < RELEASE_EVERY):
+        releases = self._guests.releases
+        if self._desk.now < (releases.since or 0.0) + self._patience and releases.weight < RELEASE_EVERY:
             return
-        for name, clients in self._guests.releases.numbers.items():
+        for name, clients in releases.numbers.items():
             agent = self.all.get(name)
             if agent is not None:
                 lists = [
@@ -178,15 +195,10 @@ class Agents:
                 ]
                 for start in range(0, len(lists), MOST_LISTS):
                     self._desk.say(agent.session, Kind.RELEASE, lists[start : start + MOST_LISTS])
-        self._guests.releases.clear()
+        releases.clear()
 
     def _claimed(self, worker: Worker, client: str, number: int) -> Task:
         if number:
             return self._guests.claim(client, number)
         self._guests.find(client)
         return Preparation(client, worker, Initializer(b"", b""))
-
-
-def _number(task: Task) -> int:
-    """What an agent calls it: 0 for an initializer, and for what lives and dies with this process."""
-    return task.number if isinstance(task, RemoteTask) else 0

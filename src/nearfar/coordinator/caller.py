@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 DRAIN = 256
 """Messages read in one turn."""
-SMALL = 2
+SMALL = 1
 """Frames of a message without large parts."""
 
 

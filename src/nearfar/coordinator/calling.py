@@ -52,6 +52,9 @@ class Stage(IntEnum):
     CLOSED = 3
 
 
+_OPEN = Stage.OPEN  # once, for it is looked at in every step
+
+
 class Calling:
     """`role` and `name` are those of HELLO, `about` is what it tells; `name` is new for every caller.
 
@@ -73,7 +76,7 @@ class Calling:
         self._stem = stem or name
         self._wait = wait
         self._sessions = 0
-        self._greeted = self._called = self._ticked = self._away_since = 0.0
+        self._greeted = self._called = self._ticked = self._wanted = self._away_since = 0.0
         self._actions: list[Connect | Send] = []
 
     @property
@@ -82,7 +85,7 @@ class Calling:
 
     def open_talk(self) -> Talk | None:
         """The present session's, if one is open."""
-        return self.talk if self.stage is Stage.OPEN else None
+        return self.talk if self.stage is _OPEN else None
 
     def begin(self, now: float) -> None:
         """Begin a session, the first or the next."""
@@ -122,8 +125,9 @@ class Calling:
         self.barred = self._refusals.believed(now)
 
     def tick(self, now: float) -> None:
-        """Time passed. If nobody ticked for long, this process stood still: that is not another's silence."""
-        stood, self._ticked = now - self._ticked, now
+        """Time passed. Where this comes long after it was wanted, this process stood still and heard nothing:
+        that is not another's silence."""
+        stood, self._ticked = now - max(self._ticked, self._wanted), now
         talk = self.open_talk()
         if stood > (4 * GREET_EVERY if talk is None else talk.lease / 2):
             self._away_since = min(now, self._away_since + stood)
@@ -131,7 +135,7 @@ class Calling:
                 talk.heard = min(now, talk.heard + stood)
         if talk is not None:
             talk.tick(now)
-            if now >= self._call_due(talk):
+            if now >= max(talk.heard, self._called) + talk.lease:  # what it was called by may be broken
                 self._dial(now)
         elif self.stage is Stage.GREETING and now - self._greeted >= GREET_EVERY:
             if now - self._called >= DIAL_EVERY:
@@ -140,21 +144,26 @@ class Calling:
 
     def flush(self, now: float) -> list[Connect | Send]:
         """Everything that is to be done."""
-        talk = self.open_talk()
-        if talk is not None:
-            self._actions += [Send(envelope) for envelope in talk.flush(now)]
-        actions, self._actions = self._actions, []
+        actions = self._actions
+        if actions:
+            self._actions = []
+        if self.stage is _OPEN and self.talk is not None:
+            return [*actions, *map(Send, self.talk.flush(now))]
         return actions
 
     def deadline(self, now: float) -> float:
         """When `tick`, `flush` or `lost` is wanted next."""
-        talk = self.open_talk()
-        if talk is not None:
-            lost = talk.heard + max(self._wait, talk.lease / 2)
-            return min(self._call_due(talk), talk.line_deadline(), lost)
-        if self.stage is Stage.GREETING:
-            return min(self._greeted + GREET_EVERY, self._away_since + self._wait)
-        return now + IDLE
+        talk = self.talk
+        if talk is not None and self.stage is _OPEN:
+            heard, out, voice = talk.heard, talk.out, talk.voice
+            lost = heard + max(self._wait, talk.lease / 2)
+            call = max(heard, self._called) + talk.lease
+            self._wanted = min(call, out.when, voice.when, lost)
+        elif self.stage is Stage.GREETING:
+            self._wanted = min(self._greeted + GREET_EVERY, self._away_since + self._wait)
+        else:
+            return now + IDLE
+        return self._wanted
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
@@ -183,7 +192,3 @@ class Calling:
             self._dial_again = False
             self._actions.append(Connect(self.session_name))
         self._actions.append(Send(Envelope(0, 0, self._hello)))
-
-    def _call_due(self, talk: Talk) -> float:
-        """When a silent coordinator is to be called anew: what it was called by may be broken."""
-        return max(talk.heard, self._called) + talk.lease

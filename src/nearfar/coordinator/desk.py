@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
 from nearfar.coordinator.parts import Row
 from nearfar.coordinator.talk import Talk, weight
 from nearfar.coordinator.wire import Envelope, Kind, Message
+from nearfar.net.dues import Dues
 
 
 class Session:
@@ -21,9 +22,11 @@ class Session:
         "flying",
         "flying_bytes",
         "handled",
+        "handlers",
         "host",
         "most_bytes",
         "name",
+        "peer",
         "pid",
         "python",
         "quota",
@@ -46,6 +49,10 @@ class Session:
         self.most_bytes = int(about.get("bytes", 0))
         """Bytes of answers that an agent may keep; 0: any number."""
         self.talk = talk
+        self.peer: Any = None
+        """What it is the session of: an `Agent`, or a `Guest`."""
+        self.handlers: dict[Kind, Callable[..., None]] = {}
+        """What is done with a message: of the peer, its fields, and its rows if it has some."""
         self.due = inf
         """When it wants the clock, as far as `Dues` knows."""
         self.handled: set[int] = set()
@@ -69,13 +76,16 @@ STATUS_PER_SECOND = 100
 class Desk:
     """`say` may be called at any time; `flush` gives what goes out."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self.sessions: dict[str, Session] = {}
+        self.dues: Dues[Session] = Dues()
+        """When each session wants the clock."""
         self.stale = 0
         """Answers of workers that are nobody's."""
-        self.now = 0.0
+        self.now = now
         """Of the event in hand."""
-        self._touched: dict[str, Session] = {}
+        self.touched: dict[str, Session] = {}
+        """Heard from, or with something to be said: what `flush` looks at."""
         self._status_since = float("-inf")
         self._status_told = 0
         self._loose: list[tuple[str, Envelope]] = []
@@ -84,14 +94,10 @@ class Desk:
         """The present session of a peer."""
         return next((s for s in self.sessions.values() if s.uid == uid and s.role == role), None)
 
-    def touch(self, session: Session) -> None:
-        """It was heard from, or its time came: it may have to be answered."""
-        self._touched[session.name] = session
-
     def say(self, session: Session, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> None:
         """Say this in its session, after all that was said before; said even if the session ends now."""
         session.words.append(Message(kind, fields, rows))
-        self._touched[session.name] = session
+        self.touched[session.name] = session
 
     def reply(self, name: str, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> None:
         """Say this to a socket, outside of any session."""
@@ -104,28 +110,31 @@ class Desk:
         self._status_told += 1
         return self._status_told <= STATUS_PER_SECOND
 
-    def touched(self) -> Iterable[Session]:
-        """Those that `flush` will look at."""
-        return self._touched.values()
-
     def flush(self, now: float) -> list[tuple[str, Envelope]]:
         """What is to be sent, with the name of the session's socket."""
         ready, self._loose = self._loose, []
-        for name, session in self._touched.items():
-            self._say_some(session, now)
-            ready += [(name, envelope) for envelope in session.talk.flush(now)]
-        self._touched.clear()
+        for name, session in self.touched.items():
+            talk = session.talk
+            if session.words or (session.flying and session.flying[0][0] <= talk.out.received):
+                self._say_some(session, now)
+            for envelope in talk.flush(now):
+                ready.append((name, envelope))
+            due = talk.deadline()
+            if due < session.due:
+                self.dues.set(session, due)
+        self.touched.clear()
         return ready
 
     def _say_some(self, session: Session, now: float) -> None:
         """Say what is to be said, as long as not too much is on its way."""
-        flying, words = session.flying, session.words
-        while flying and flying[0][0] <= session.talk.acked:
+        flying, words, talk = session.flying, session.words, session.talk
+        acked = talk.out.received
+        while flying and flying[0][0] <= acked:
             session.flying_bytes -= flying.popleft()[1]
         while words and session.flying_bytes < WINDOW:
             message = words.popleft()
             kind, fields, rows = message
-            number = session.talk.say(now, kind, *fields, rows=rows)
+            number = talk.say(now, kind, *fields, rows=rows)
             if kind is Kind.OUTCOMES:
                 session.told.append((number, rows or ()))
             if rows and (size := weight(message)):

@@ -38,8 +38,12 @@ LONGEST_NOTICE = 500
 """Characters of a notice in the log."""
 BESIDE = 4 << 20
 """Bytes that a frame may have besides one task's, or one answer's: those of other rows."""
-SMALL = 3
+SMALL = 2
 """Frames of a message without large parts, its sender's name among them."""
+FEW_NAMES = 64
+"""Names of sessions that are over, or never were, which may be remembered."""
+DOOR_EVERY = 0.1
+"""Seconds after which a turn looks whether there is something to be done at the door, though nothing told."""
 
 
 class Gate:
@@ -97,19 +101,23 @@ class Gate:
         self._complaints = Complaints(log)
         self._mishaps = Mishaps(log, f"the coordinator at {self.address}")
         self._next_tick = now
+        self._due = now
+        self._names: dict[bytes, str] = {}
+        """The names of sessions, as their messages bring them."""
+        self._door_at = now
+        """When the door is to have its turn."""
         self._watch = Watch()
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
-        self._poll.register(self._descriptor, select.EPOLLIN)
         self._unread = True
         """Whether messages may lie here, of which the descriptor has not told since."""
-        self._own = {self._descriptor}
-        """The descriptors that tell of something else than a process's death."""
+        self._doors: set[int] = set()
+        """The descriptors that tell of something for the door."""
         if self._door.questions is not None:
-            self._own.add(int(self._door.questions.getsockopt(zmq.FD)))
+            self._doors.add(int(self._door.questions.getsockopt(zmq.FD)))
         if self._door.arrivals is not None:
-            self._own.add(self._door.arrivals)
-        for descriptor in self._own - {self._descriptor}:
+            self._doors.add(self._door.arrivals)
+        for descriptor in {self._descriptor} | self._doors:
             self._poll.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
@@ -129,34 +137,39 @@ class Gate:
         return self._unread
 
     def deadline(self) -> float:
-        """When `turn` is wanted at the latest (`time.monotonic`)."""
-        refresh = self._door.deadline()
-        return self._next_tick if refresh is None else min(self._next_tick, refresh)
+        """When `turn` is wanted at the latest (`time.monotonic`), as far as the last `say` knew."""
+        return self._due
 
     def turn(self, now: float) -> None:
         """Take in what has come, and what has become of those who are silent or dead. Never blocks, and
         raises nothing for what fails in it: what was not read lies here still."""
-        self._try(self._keep_the_door, now)
-        told = self._try(self._ask) or []
+        told: list[tuple[int, int]] = []
+        try:
+            told = self._poll.poll(0)
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+        if now >= self._door_at or (self._doors and not self._doors.isdisjoint([each for each, _ in told])):
+            self._door_at = now + DOOR_EVERY
+            self._try(self._keep_the_door, now)
         if told or self._unread:
-            self._try(self._read, now)
-        for descriptor in told:
-            if descriptor not in self._own:
+            self._read(now)
+        for descriptor, _ in told:
+            if descriptor != self._descriptor and descriptor not in self._doors:
                 self._try(self._see_death, descriptor, now)
         if now >= self._next_tick:
             self.peers.tick(now)
             self._try(self._forget_idle)
+            self._trim.look(self.peers.bytes, now)
 
     def say(self, now: float) -> None:
         """Send all that is to be said. Never blocks, and raises nothing: what matters is sent again by its
         line."""
         for name, envelope in self.peers.flush(now):
-            try:
-                self._send(name, envelope)
-            except sockets.FAILURES as error:
-                self._mishaps.note(error)
-        self._next_tick = self.peers.deadline(now)
-        self._trim.look(self.peers.bytes, now)
+            self._send(name, envelope)
+        self._due = self._next_tick = self.peers.deadline(now)
+        if (door := self._door.deadline()) is not None:
+            self._door_at = min(self._door_at, door)
+            self._due = min(self._due, door)
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
@@ -179,34 +192,36 @@ class Gate:
             self._mishaps.note(error)
             return None
 
-    def _ask(self) -> list[int]:
-        """The descriptors that have something to tell."""
-        return [descriptor for descriptor, _ in self._poll.poll(0)]
-
     def _read(self, now: float) -> None:
-        heard = 0
-        with contextlib.suppress(zmq.Again):
-            while heard < DRAIN:
-                user, first = self._door.receive(self._socket)
-                name, *frames = sockets.receive(self._socket, SMALL, first)
-                heard += 1
-                if self._door.admits(user):
+        made, door = self._socket, self._door
+        try:
+            for _ in range(DRAIN):
+                user, first = door.receive(made) if door.guarded else ("", None)
+                name, *frames = sockets.receive(made, SMALL, first)
+                if not door.guarded or door.admits(user):
                     self._receive(user, name, frames, now)
+        except zmq.Again:
+            self._unread = False
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
 
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of whose key was revoked, as if they had died."""
         for session in self._door.turn(now, self.peers.sessions):
             self.peers.expel(session, "was lost: its agent's key was revoked", now)
 
-    def _receive(
-        self, user: str, name: bytes | memoryview, frames: list[bytes | memoryview], now: float
-    ) -> None:
+    def _receive(self, user: str, name: bytes, frames: list[bytes | memoryview], now: float) -> None:
         """Nothing that a peer says ends this thread."""
         session = ""
         try:
-            session = sockets.peer_name(name)
-            self._door.check_session(session, user, self.peers.sessions)
-            self._hear(session, wire.unpack(frames), now)
+            session = self._names.get(name) or self._peer_name(name)
+            if self._door.guarded:
+                self._door.check_session(session, user, self.peers.sessions)
+            envelope = wire.unpack(frames)
+            if envelope.message.kind is not Kind.HELLO or session in self.peers.sessions:
+                self.peers.receive(session, envelope, now)
+            else:
+                self._let_in(session, envelope, now)
         except wire.WrongHello as error:
             self.peers.malformed += 1
             self._complaints.note("refused a peer: %s", error, now)
@@ -219,21 +234,29 @@ class Gate:
         except Exception:  # a fault of ours, which one peer found: it is not to cost the others theirs
             log.exception("what %s said could not be taken in", shown(session))
             self.peers.give_up(session, "the coordinator failed to understand it")
-        for fault in self.peers.take_complaints():
-            self._complaints.note("ended a session: %s", fault, now)
-        for notice in self.peers.take_notices():
-            log.warning("%s", shown(notice, LONGEST_NOTICE))
+        if self.peers.complaints or self.peers.notices:
+            for fault in self.peers.take_complaints():
+                self._complaints.note("ended a session: %s", fault, now)
+            for notice in self.peers.take_notices():
+                log.warning("%s", shown(notice, LONGEST_NOTICE))
 
-    def _hear(self, session: str, envelope: Envelope, now: float) -> None:
-        known = session in self.peers.sessions
-        comes = not known and envelope.message.kind is Kind.HELLO
-        if comes and self._room.lacks(self._descriptor, now):
+    def _peer_name(self, name: bytes) -> str:
+        """The session of who calls by this name. Raises `ProtocolError` for a name that is none."""
+        session = sockets.peer_name(name)
+        if len(self._names) > 2 * len(self.peers.sessions) + FEW_NAMES:
+            self._names.clear()
+        self._names[name] = session
+        return session
+
+    def _let_in(self, session: str, hello: Envelope, now: float) -> None:
+        """One who is not known yet says HELLO."""
+        if self._room.lacks(self._descriptor, now):
             if self._room.refuses(now):
                 self.peers.refuse(session, self._room.REFUSAL)
             return
-        self.peers.receive(session, envelope, now)
-        if not known and session in self.peers.sessions:
-            self._watch_process(session, envelope.message.fields[3])
+        self.peers.receive(session, hello, now)
+        if session in self.peers.sessions:
+            self._watch_process(session, hello.message.fields[3])
         if len(self._watch) > len(self.peers.sessions):
             self._forget_idle()
 
@@ -264,5 +287,9 @@ class Gate:
             self.peers.dead(session, f"was lost with its agent, process {pid}", now)
 
     def _send(self, name: str, envelope: Envelope) -> None:
-        with contextlib.suppress(zmq.Again):
+        try:
             sockets.send(self._socket, [name.encode(), *wire.pack(*envelope)], SMALL)
+        except zmq.Again:
+            pass  # its peer does not read, or is gone
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)

@@ -14,11 +14,15 @@ from nearfar.coordinator.parts import Row
 from nearfar.coordinator.tasks import Outcome, State, Status, Task
 from nearfar.coordinator.wire import Kind
 from nearfar.errors import NearfarError, ProtocolError
+from nearfar.net.budget import EACH
 
 MOST_TASKS = 1 << 20
 """Tasks of one client without an outcome, and outcomes that it has not asked for: far more than one sends."""
 UNKNOWN = b"(not told yet)"
 """The function of a task that an agent brought along."""
+
+# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+_NEW, _TOO_LARGE, _FAILED = State.NEW, int(Status.TOO_LARGE), int(Outcome.FAILED)
 
 
 class RemoteTask(Task):
@@ -37,23 +41,28 @@ class RemoteTask(Task):
         "weight",
     )
 
-    def __init__(self, guest: Guest, number: int) -> None:
-        """Empty until `fill`, and hollow until it may be given to any worker."""
+    def __init__(self, guest: Guest, number: int, row: Row | None = None) -> None:
+        """With a `row` of SUBMIT it is fit for any worker. Without one it is empty until `fill`, and hollow
+        until it may be given to any worker."""
         self.guest = guest
         self.number = number
         self.client = guest.name
-        self.session: Session | None = None
+        self.session = guest.session if row is not None else None
         """Where it was submitted last: its outcome is told in no other."""
         self.origin = ""
         """The session of the agent that answered it, and keeps the answer until it is released."""
-        self.state = State.NEW
+        self.state = _NEW
         self.losses = 0
-        self.weight = 0
-        """Bytes that its arguments cost here."""
-        self.hollow = True
-        self.filled = False
-        self.mode, self.function, self.blob, self.buffers = 0, UNKNOWN, b"", ()
-        self.timeout, self.retries = None, 0
+        if row is None:
+            self.mode, self.function, self.blob, self.buffers = 0, UNKNOWN, b"", ()
+            self.timeout, self.retries = None, 0
+            self.weight = 0
+            """Bytes that its arguments cost here."""
+            self.hollow, self.filled = True, False
+        else:
+            _, self.mode, self.function, self.blob, self.buffers, self.timeout, self.retries = row
+            self.weight = weight(self.blob, self.buffers) if self.buffers else EACH + len(self.blob)
+            self.hollow, self.filled = False, True
 
     def fill(self, row: Row) -> None:
         """What it carries, from a row of SUBMIT."""
@@ -73,16 +82,14 @@ class RemoteTask(Task):
         self.losses += 1
 
     def answered(self, status: int, blob: Any, buffers: Any) -> None:
-        accounts, size = self.guest.accounts, weight(blob, buffers)
-        if status == Status.TOO_LARGE:
+        row = (self.number, status, blob, buffers)
+        if status == _TOO_LARGE:  # its agent said no more of it than how large it is
             size = int(blob) if bytes(blob).isdigit() and len(blob) < 20 else 0
-        elif not accounts.too_large(size):
-            self.guest.settle(self, (self.number, status, blob, list(buffers)))
-            return
-        self.failed(NearfarError(too_large("result", size, accounts.largest)))
+            row = self.guest.too_large(self.number, size)
+        self.guest.settle(self, row)
 
     def failed(self, error: BaseException) -> None:
-        self.guest.settle(self, (self.number, Outcome.FAILED, failures.describe(error), []))
+        self.guest.settle(self, (self.number, Outcome.FAILED, failures.describe(error), ()))
 
 
 @dataclass(slots=True)
@@ -101,6 +108,8 @@ class Lists:
     """Those among all clients, by name, whom a turn or a tick has to look at: they may be few of many."""
 
     def __init__(self) -> None:
+        self.settling: dict[str, Guest] = {}
+        """Whose tasks have come to outcomes that are to be taken in."""
         self.telling: dict[str, Guest] = {}
         """Who may have something to be told."""
         self.expected: dict[str, Guest] = {}
@@ -124,6 +133,10 @@ class Guest:
         self.joined = False
         self.tasks: dict[int, RemoteTask] = {}
         """By number: those without an outcome."""
+        self.highest = 0
+        """The highest number of a task that was ever heard of: those above are new for certain."""
+        self._settled: list[tuple[RemoteTask, Row]] = []
+        """Outcomes that are to be taken in."""
         self.held: dict[int, RemoteTask] = {}
         """Submitted again, and not claimed yet."""
         self.unwanted: set[int] = set()
@@ -151,12 +164,64 @@ class Guest:
             raise ProtocolError(f"{self.name} has {MOST_TASKS} tasks already")
 
     def settle(self, task: RemoteTask, row: Row) -> None:
-        if self.tasks.get(task.number) is not task:
-            return
-        del self.tasks[task.number]
-        task.empty()
-        if self.take_in(row, task.origin, task.session):
-            self.offer(row, task.session)
+        """A task has come to an outcome: it is taken in with others, by `take_in_all`."""
+        self._settled.append((task, row))
+        self._lists.settling[self.name] = self
+
+    def take_in_all(self) -> None:
+        """Take in what tasks have come to."""
+        settled, self._settled = self._settled, []
+        accounts, tasks, largest = self.accounts, self.tasks, self.accounts.largest
+        freed = came = 0
+        fresh: list[tuple[RemoteTask, Row, int]] = []
+        for task, row in settled:
+            number, status, blob, buffers = row
+            if tasks.get(number) is not task:
+                continue
+            del tasks[number]
+            if task.weight:
+                freed += task.weight
+                task.weight, task.blob, task.buffers = 0, b"", ()
+            size = weight(blob, buffers) if buffers else EACH + len(blob)
+            if 0 < largest < size and status != _FAILED:
+                row = self.too_large(number, size)
+                size = weight(row[2], ())
+            came += size
+            fresh.append((task, row, size))
+        if freed:
+            accounts.arguments.add(self.name, -freed)
+        if accounts.results.fits(self.name, came):
+            self._take_in_fitting(fresh, came)
+        else:
+            for task, row, _ in fresh:
+                if self.take_in(row, task.origin, task.session):
+                    self.offer(row, task.session)
+
+    def _take_in_fitting(self, fresh: list[tuple[RemoteTask, Row, int]], came: int) -> None:
+        """What there is room for."""
+        weights, origins, outcomes, session = self.weights, self.origins, self.outcomes, self.session
+        agents: dict[str, int] = {}
+        for task, row, size in fresh:
+            number, origin = row[0], task.origin
+            weights[number] = size
+            if origin:
+                origins[number] = origin
+                agents[origin] = agents.get(origin, 0) + size
+            if task.session is session is not None:
+                outcomes.append(row)
+            else:
+                self.offer(row, task.session)
+        if outcomes:
+            self._lists.telling[self.name] = self
+        self.accounts.results.add(self.name, came)
+        strained = [self.accounts.keep(origin, self.name, size) for origin, size in agents.items()]
+        if any(strained) or self.accounts.results.strained(self.name):
+            self.hold_back()
+
+    def too_large(self, number: int, size: int) -> Row:
+        """What is told of an answer that can never be taken in."""
+        error = NearfarError(too_large("result", size, self.accounts.largest))
+        return (number, Outcome.FAILED, failures.describe(error), ())
 
     def take_in(self, row: Row, origin: str, session: Session | None) -> bool:
         """An outcome came, of a task that was submitted in that session; the agent of the session `origin`,
@@ -239,6 +304,7 @@ class Guest:
     def clear(self) -> None:
         """It is gone: nothing that is still under way to it counts."""
         self.tasks.clear()
+        self._settled.clear()
         self.held.clear()
         self.kept.clear()
         self.withheld.clear()

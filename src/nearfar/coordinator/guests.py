@@ -48,7 +48,7 @@ class Guests:
         self._holds_until = now + lease
         self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
         self.releases = Releases(desk)
-        self._lists = Lists()
+        self.lists = Lists()
         self._workers = 0
         """How many there were when everybody was told last."""
         self._asked: set[Task] = set()
@@ -61,9 +61,10 @@ class Guests:
         guest = self.find(session.uid)
         guest.detach(self._desk.now)
         guest.session = session
-        self._lists.telling[guest.name] = guest
+        session.peer = guest
+        self.lists.telling[guest.name] = guest
 
-    def join(self, guest: Guest, eager: bool, rows: list[Row]) -> None:
+    def join(self, guest: Guest, eager: bool, rows: Sequence[Row]) -> None:
         """Its initializer, if there is a row."""
         if guest.joined:
             return
@@ -86,12 +87,12 @@ class Guests:
         if guest is None:
             return
         guest.detach(self._desk.now)
-        self._lists.expected.pop(uid, None)
+        self.lists.expected.pop(uid, None)
         if why and (began := guest.began()):
             self._ghosts[uid] = (began, why)
             if len(self._ghosts) > MOST_GHOSTS:
                 self._ghosts.popitem(last=False)
-        self._lists.held_back.pop(uid, None)
+        self.lists.held_back.pop(uid, None)
         self._asked.difference_update(guest.tasks.values())
         self._release(guest, list(guest.origins))
         guest.clear()
@@ -104,7 +105,7 @@ class Guests:
         if guest is None:
             if len(self.all) >= MOST_GUESTS:
                 raise ProtocolError(f"there are {MOST_GUESTS} clients already")
-            guest = self.all[uid] = Guest(uid, self._desk.now, self._lists, self.accounts)
+            guest = self.all[uid] = Guest(uid, self._desk.now, self.lists, self.accounts)
             guest.expect()
             self._coordinator.client_came(guest.client, self._desk.now)
         return guest
@@ -120,7 +121,8 @@ class Guests:
         if guest is None:
             return True
         if arguments.fits(guest.name, EACH * len(rows) + parts.weight(rows, BLOB)):
-            arguments.want(guest.name, 0)
+            if arguments.wanted:
+                arguments.want(guest.name, 0)
             return True
         fresh = [row for row in rows if not guest.has(row[0]) and row[0] not in session.handled]
         sizes = [weight(row[BLOB], row[BLOB + 1]) for row in fresh]
@@ -135,11 +137,37 @@ class Guests:
         session.handled.update(row[0] for row in known)
         return False
 
-    def submit(self, guest: Guest, again: bool, rows: list[Row]) -> None:
+    def submit(self, guest: Guest, again: bool, rows: Sequence[Row]) -> None:
+        """Tasks of a client that is here; `again`: an earlier coordinator may have had them."""
         guest.check_room(len(rows))
+        if again or guest.session is None or guest.session.handled:
+            self._submit_each(guest, again, rows)
+            return
+        highest, tasks, submit = guest.highest, guest.tasks, self._coordinator.book.submit
+        largest, total = self.accounts.largest, 0
+        rest: Sequence[Row] = ()
+        for place, row in enumerate(rows):
+            number = row[0]
+            task = RemoteTask(guest, number, row)
+            if number <= highest or 0 < largest < task.weight:  # known already, perhaps, or too large
+                rest = rows[place:]
+                break
+            highest = number
+            total += task.weight
+            tasks[number] = task
+            submit(task)
+        guest.highest = highest
+        if total:
+            self.accounts.arguments.add(guest.name, total)
+        if rest:
+            self._submit_each(guest, again, rest)
+
+    def _submit_each(self, guest: Guest, again: bool, rows: Sequence[Row]) -> None:
+        """The same, of tasks that may be known here."""
         handled = guest.session.handled if guest.session is not None else set()
         for row in rows:
             number = row[0]
+            guest.highest = max(guest.highest, number)
             if number in handled:
                 handled.discard(number)
                 continue
@@ -208,6 +236,7 @@ class Guests:
             guest.client.waiting.remove(task)
         task.state = State.GIVEN
         guest.tasks[number] = task
+        guest.highest = max(guest.highest, number)
         guest.claimed.add(number)
         guest.expect()
         return task
@@ -216,6 +245,7 @@ class Guests:
         """An agent has an answer that an earlier coordinator did not release."""
         guest = self.find(uid)
         number = row[0]
+        guest.highest = max(guest.highest, number)
         if number in guest.withheld:
             self._fetched(guest, row, origin)
             return
@@ -226,7 +256,7 @@ class Guests:
             if guest.take_in(row, origin, None):
                 guest.offer(row, None)
         elif task.state is State.SETTLED:
-            self.releases.add(uid, number, origin)
+            self.releases.add(uid, [number], origin)
         else:
             guest.tasks[number] = task
             task.origin = origin
@@ -249,7 +279,7 @@ class Guests:
         number = row[0]
         withheld = guest.withheld[number]
         if withheld.origin != origin:
-            self.releases.add(guest.name, number, origin)
+            self.releases.add(guest.name, [number], origin)
             return
         if not withheld.fetched or weight(row[2], row[3]) != withheld.size:
             raise ProtocolError(f"task {number} of {guest.name} had another answer before")
@@ -258,7 +288,7 @@ class Guests:
 
     def lost(self, session: Session) -> None:
         """An agent is gone, and with it the answers that there was no room for here."""
-        for guest in list(self._lists.held_back.values()):
+        for guest in list(self.lists.held_back.values()):
             for number, withheld in list(guest.withheld.items()):
                 if withheld.origin == session.name:
                     del guest.withheld[number]
@@ -273,13 +303,13 @@ class Guests:
     def reconsider(self) -> None:
         """Hold back the tasks of clients that do not take their results, or go on with them; have agents say
         what there is room for now."""
-        for guest in list(self._lists.held_back.values()):
+        for guest in list(self.lists.held_back.values()):
             if not guest.client.held_back:
                 self._coordinator.hold(guest.client, True)
             if guest.withheld:
                 self._fetch(guest)
             elif self.accounts.eased(guest.name):
-                del self._lists.held_back[guest.name]
+                del self.lists.held_back[guest.name]
                 self._coordinator.hold(guest.client, False)
 
     def _fetch(self, guest: Guest) -> None:
@@ -293,21 +323,39 @@ class Guests:
             guest.weigh(number, withheld.size)
             self._desk.say(agent, Kind.FETCH, [[guest.name, [number]]])
 
-    def _release(self, guest: Guest, numbers: list[int]) -> None:
+    def _release(self, guest: Guest, numbers: Sequence[int]) -> None:
+        """Outcomes are not needed any more: neither here, nor at the agents that keep them."""
+        weights, origins = guest.weights, guest.origins
+        freed = 0
+        agents: dict[str, list[int]] = {}
+        sizes: dict[str, int] = {}
+        large: set[str] = set()
         for number in numbers:
-            withheld = guest.withheld.pop(number, None)
-            size = guest.unweigh(number)
-            size = size if withheld is None else withheld.size
-            origin = guest.origins.pop(number, "")
-            if origin:
-                self.accounts.keep(origin, guest.name, -size)
-                self.releases.add(guest.name, number, origin, large=size > LARGE)
+            size = weights.pop(number, 0)
+            freed += size
+            if guest.withheld and (withheld := guest.withheld.pop(number, None)) is not None:
+                size = withheld.size
+            origin = origins.pop(number, "")
+            if not origin:
+                continue
+            if origin in agents:
+                agents[origin].append(number)
+                sizes[origin] += size
+            else:
+                agents[origin], sizes[origin] = [number], size
+            if size > LARGE:
+                large.add(origin)
+        if freed:
+            self.accounts.results.add(guest.name, -freed)
+        for origin, released in agents.items():
+            self.accounts.keep(origin, guest.name, -sizes[origin])
+            self.releases.add(guest.name, released, origin, large=origin in large)
 
     def heard(self, session: Session) -> None:
         """A client spoke: it may have acked outcomes."""
-        guest = self.all[session.uid]
-        while session.told and session.told[0][0] <= session.talk.acked:
-            self._release(guest, [row[0] for row in session.told.popleft()[1]])
+        acked, told = session.talk.out.received, session.told
+        while told and told[0][0] <= acked:
+            self._release(session.peer, [row[0] for row in told.popleft()[1]])
 
     def cancel(self, guest: Guest, number: int) -> None:
         task = guest.tasks.get(number)
@@ -354,9 +402,9 @@ class Guests:
         for name in list(self.accounts.arguments.wanted):
             if now >= self.all[name].wanted_at + self._lease:  # it would have said it again by now
                 self.accounts.arguments.want(name, 0)
-        for guest in list(self._lists.expected.values()):
+        for guest in list(self.lists.expected.values()):
             if not guest.unclear:
-                del self._lists.expected[guest.name]
+                del self.lists.expected[guest.name]
                 continue
             if now >= self._holds_until:
                 self._stop_holding(guest)
@@ -388,7 +436,9 @@ class Guests:
 
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
-        expected = self._lists.expected.values()
+        if not self.lists.expected:
+            return None
+        expected = self.lists.expected.values()
         times = [g.since + self._lease for g in expected if g.kept or g.session is None or g.unasked()]
         holding = self._desk.now < self._holds_until
         if holding and any(guest.held or guest.claimed for guest in expected):
@@ -397,12 +447,20 @@ class Guests:
 
     def flush(self) -> None:
         """Say what there is to be told."""
-        self.reconsider()
+        lists = self.lists
+        if lists.settling:
+            for guest in lists.settling.values():
+                guest.take_in_all()
+            lists.settling.clear()
+        if lists.held_back:
+            self.reconsider()
         count = len(self._coordinator.workers)
         if count != self._workers:
             self._workers = count
-            self._lists.telling.update(self.all)
-        for guest in self._lists.telling.values():
+            lists.telling.update(self.all)
+        if not lists.telling:
+            return
+        for guest in lists.telling.values():
             if guest.session is None:
                 continue
             if guest.outcomes:
@@ -412,4 +470,4 @@ class Guests:
             if guest.workers != count:
                 guest.workers = count
                 self._desk.say(guest.session, Kind.WORKERS, count)
-        self._lists.telling.clear()
+        lists.telling.clear()

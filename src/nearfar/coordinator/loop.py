@@ -64,8 +64,9 @@ class LoneCoordinator:
         self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)
         self._lock = threading.Lock()
         self._waker = Waker()
+        self._woken = self._waker.fileno()
         self._poll = select.poll()
-        for descriptor in (self._waker.fileno(), self._gate.fileno()):
+        for descriptor in (self._woken, self._gate.fileno()):
             self._poll.register(descriptor, select.POLLIN)
         if self._local is not None:
             self._local.crew.start()
@@ -107,7 +108,7 @@ class LoneCoordinator:
 
     def _run(self) -> None:
         try:
-            while not self._may_end():
+            while self._ends is None or not self._may_end():
                 self._turn()
         except BaseException as error:
             log.error("the loop of the coordinator at %s failed", self.address, exc_info=error)
@@ -123,15 +124,24 @@ class LoneCoordinator:
     def _turn(self) -> None:
         """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
         end: what was not read lies here still, and what was not sent is sent again."""
-        if not self._try(self._wait):
+        try:
+            self._wait()
+        except FAILURES as error:
+            self._mishaps.note(error)
             time.sleep(PAUSE)
         with self._lock:
             now = time.monotonic()
-            self._try(self._gate.turn, now)
+            try:
+                self._gate.turn(now)
+            except FAILURES as error:
+                self._mishaps.note(error)
             if self._local is not None:
                 self._try(self._local.crew.turn)
                 self._try(self._local.crew.tick, now)
-            self._decide(now)
+                if self._ends is not None:
+                    self._local.drain()
+            self._coordinator.tick(now)
+            self._coordinator.flush(now)
             tell(self._coordinator.outcomes)
             self._gate.say(now)
 
@@ -146,24 +156,19 @@ class LoneCoordinator:
 
     def _wait(self) -> None:
         """Sleep until there is something to do."""
-        deadlines = [self._gate.deadline()]
+        if self._gate.pending():
+            return
+        deadline = self._gate.deadline()
         if self._local is not None and (due := self._local.crew.deadline()) is not None:
-            deadlines.append(due)
+            deadline = min(deadline, due)
         if (due := self._coordinator.deadline()) is not None:
-            deadlines.append(due)
+            deadline = min(deadline, due)
         if self._ends is not None:
-            deadlines.append(self._ends)
-        if not self._gate.pending():
-            timeout = max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
-            woken = self._waker.fileno()
-            if any(descriptor == woken for descriptor, _ in self._poll.poll(timeout)):
+            deadline = min(deadline, self._ends)
+        timeout = max(0, int((deadline - time.monotonic()) * 1000) + 1)
+        for descriptor, _ in self._poll.poll(timeout):
+            if descriptor == self._woken:
                 self._waker.clear()
-
-    def _decide(self, now: float) -> None:
-        if self._ends is not None and self._local is not None:
-            self._local.drain()
-        self._coordinator.tick(now)
-        self._coordinator.flush(now)
 
     def _may_end(self) -> bool:
         if self._ends is None:

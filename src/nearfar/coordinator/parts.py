@@ -1,19 +1,22 @@
-"""Rows of a message in frames: one msgpack array of their columns, and a frame for each large part.
+"""Rows of a message: their columns, which stand in its first frame, and a frame for each large part.
 
-``[number of rows, *columns]``: a column has a value for each row, or one for all. So what the rows of a
-message share, such as their function, is said once, and what differs is checked by the column.
+``number of rows, *columns``: a column has a value for each row, or one for all. So what the rows of a
+message share, such as their function, is said once, and what differs is checked by the column. A single row
+is ``1, *values``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgpack
 
+from nearfar.coordinator.shapes import Shape
 from nearfar.errors import ProtocolError
-from nearfar.net import announced, shapes
+from nearfar.net import announced
 
 LARGE = 32 * 1024
 """Bytes: a longer part travels in a frame of its own, and is not copied."""
@@ -28,44 +31,47 @@ AT_ONCE = 2 << 20
 """Bytes of rows that are unpacked without looking at each value first: lists of nothing, a byte each, would
 take sixty times as much here."""
 
-_MOST_NATURAL = (1 << 63) - 1
-
 Row = tuple[Any, ...]
-Check = Callable[[Any], bool]
 
 
 class Form(NamedTuple):
     """What a row holds. Where `blob` is not negative, a part stands there, and a list of parts after it."""
 
-    checks: tuple[Check, ...]
+    shape: Shape
     blob: int = -1
 
 
-def shares(rows: Iterable[Row], blob: int) -> Iterator[list[Row]]:
+def shares(rows: Sequence[Row], blob: int) -> list[Sequence[Row]]:
     """`rows` cut into messages of their own, none empty; `blob` says where their parts are.
 
     A row of more than `TOGETHER` bytes has a message for itself.
     """
-    share: list[Row] = []
-    size = 0
-    for row in rows:
+    if len(rows) == 1:
+        return [rows]
+    shares: list[Sequence[Row]] = []
+    start = size = 0
+    for place, row in enumerate(rows):
         more = len(row[blob])
         if row[blob + 1]:
             more += sum(map(_size, row[blob + 1]))
-        if share and (size + more > TOGETHER or len(share) == MOST_ROWS):
-            yield share
-            share, size = [], 0
-        share.append(row)
+        if place > start and (size + more > TOGETHER or place - start == MOST_ROWS):
+            shares.append(rows[start:place])
+            start, size = place, 0
         size += more
-    if share:
-        yield share
+    if rows:
+        shares.append(rows[start:])
+    return shares
 
 
 def weight(rows: Sequence[Row], blob: int) -> int:
     """Bytes of the parts of `rows`."""
-    if len(rows) == 1:
-        return size_of(rows[0][blob], rows[0][blob + 1])
-    return sum([size_of(row[blob], row[blob + 1]) for row in rows])
+    size = 0
+    beside = blob + 1
+    for row in rows:
+        size += len(row[blob])
+        if row[beside]:
+            size += sum(map(_size, row[beside]))
+    return size
 
 
 def size_of(blob: Any, buffers: Sequence[Any]) -> int:
@@ -73,93 +79,116 @@ def size_of(blob: Any, buffers: Sequence[Any]) -> int:
     return len(blob) + sum(map(_size, buffers)) if buffers else len(blob)
 
 
-def pack(rows: Sequence[Row], form: Form) -> list[Any]:
-    """The frames of `rows`. A part is bytes, or any buffer; a large one must not change until it is sent."""
+def pack(rows: Sequence[Row], form: Form) -> tuple[list[Any], list[Any]]:
+    """The number of `rows` and their columns, and the frames of their large parts. A part is bytes, or any
+    buffer; a large one must not change until it is sent."""
     large: list[Any] = []
+    count, blob = len(rows), form.blob
+    if count == 1:
+        row = rows[0]
+        if blob >= 0 and (row[blob + 1] or len(row[blob]) > LARGE):
+            placed = _place(row[blob], large), [_place(each, large) for each in row[blob + 1]]
+            row = (*row[:blob], *placed, *row[blob + 2 :])
+        return [1, *row], large
     columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
-    if rows and form.blob >= 0:
-        blobs, buffers = columns[form.blob : form.blob + 2]
+    if count and blob >= 0:
+        blobs, buffers = columns[blob : blob + 2]
         if any(buffers) or max(map(len, blobs)) > LARGE:
-            placed = [
+            both = [
                 (_place(part, large), [_place(each, large) for each in beside])
                 for part, beside in zip(blobs, buffers, strict=True)
             ]
-            columns[form.blob : form.blob + 2] = zip(*placed, strict=True)
-    if len(rows) > 1:
-        columns = [_told(column, place, form.blob) for place, column in enumerate(columns)]
-    return [msgpack.packb([len(rows), *columns]), *large]
+            columns[blob : blob + 2] = zip(*both, strict=True)
+    return [count, *(_told(column, place, blob) for place, column in enumerate(columns))], large
 
 
-def unpack(frames: Sequence[Any], form: Form) -> list[Row]:
-    """The rows in `frames`, whose parts are bytes, or the frames themselves. Raises `ProtocolError`."""
-    if not 1 <= len(frames) <= 1 + MOST_PARTS:
-        raise ProtocolError(f"rows in {len(frames)} frames")
-    try:
-        if len(frames[0]) > AT_ONCE:
-            words = _columns_singly(frames[0], len(form.checks), form.blob)
-        else:
-            words = announced.unpack(frames[0], MOST_BUFFERS)
-    except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"not rows: {error!r}") from error
-    if type(words) is not list or not words or type(words[0]) is not int or not 0 <= words[0] <= MOST_ROWS:
-        raise ProtocolError("not rows")
+def read(frame: Any, fields: int, form: Form) -> list[Any]:
+    """The values in the long first frame of a message with so many `fields`, the kind among them, before its
+    rows. Raises what msgpack raises, and ValueError."""
+    if len(frame) <= AT_ONCE:
+        words: list[Any] = announced.unpack(frame, MOST_BUFFERS)
+        return words
+    return _read_singly(frame, fields, form)
+
+
+def unpack(words: list[Any], large: Sequence[Any], form: Form) -> list[Row]:
+    """The rows of which these are the number and the columns, and of whose large parts these are the frames.
+    Their parts are bytes, or the frames themselves. Raises `ProtocolError`."""
+    shape, blob = form
     count, *columns = words
-    large = iter(frames[1:])
-    rows = _rows(count, columns, form, large) if count else []
-    if next(large, None) is not None:
-        raise ProtocolError("a part that no row names")
-    return rows
-
-
-def _rows(count: int, columns: list[Any], form: Form, large: Iterator[Any]) -> list[Row]:
-    checks, blob = form
-    if len(columns) != len(checks) or set(map(type, columns)) != {list}:
+    if type(count) is not int or not 0 <= count <= MOST_ROWS or len(large) > MOST_PARTS:
+        raise ProtocolError(f"{count} rows, {len(large)} large parts")
+    if len(columns) != (shape.count if count else 0):
         raise ProtocolError("rows of the wrong shape")
-    if not {1, count}.issuperset(map(len, columns)) or (blob >= 0 and len(columns[blob]) != count):
+    if count == 1:  # so it is most often where calls are waited for
+        if blob >= 0 and (large or columns[blob] is None or columns[blob + 1]):
+            columns = _fetched(columns, large, blob)
+        if not shape.holds(columns):
+            raise ProtocolError("a row with a field of the wrong kind")
+        return [tuple(columns)]
+    if not count:
+        if large:
+            raise ProtocolError("a part that no row names")
+        return []
+    if set(map(type, columns)) != {list} or not {1, count}.issuperset(map(len, columns)):
         raise ProtocolError("rows of the wrong shape")
     if blob >= 0:
+        if len(columns[blob]) != count:
+            raise ProtocolError("rows that share their blob")
         _fetch(columns, blob, large)
-    for check, column in zip(checks, columns, strict=True):
-        if not (check(column[0]) if len(column) == 1 else _holds_in_all(check, column)):
+    for field, column in zip(shape.fields, columns, strict=True):
+        if not field.holds_in(column):
             raise ProtocolError("rows with a field of the wrong kind")
-    if count == 1:
-        return [tuple([column[0] for column in columns])]
     spread = [column if len(column) == count else repeat(column[0], count) for column in columns]
     return list(zip(*spread, strict=True))
 
 
-def _fetch(columns: list[Any], blob: int, large: Iterator[Any]) -> None:
+def _fetched(values: list[Any], large: Sequence[Any], blob: int) -> list[Any]:
+    """The same values of the only row of a message, with its large parts in their places."""
+    columns = [[value] for value in values]
+    _fetch(columns, blob, large)
+    return [value for (value,) in columns]
+
+
+def _fetch(columns: list[Any], blob: int, frames: Sequence[Any]) -> None:
     """Put the large parts where they are named, row by row."""
+    large = iter(frames)
     blobs, buffers = columns[blob : blob + 2]
     if set(map(type, buffers)) != {list}:
         raise ProtocolError("a row without parts")
     if not any(buffers):
         if None in blobs:
             columns[blob] = [next(large, None) if part is None else part for part in blobs]
-        return
-    if len(buffers) != len(blobs):
+    elif len(buffers) != len(blobs):
         raise ProtocolError("rows that share their parts")
-    for place, beside in enumerate(buffers):
-        if blobs[place] is None:
-            blobs[place] = next(large, None)
-        buffers[place] = [next(large, None) if part is None else part for part in beside]
+    else:
+        for place, beside in enumerate(buffers):
+            if blobs[place] is None:
+                blobs[place] = next(large, None)
+            buffers[place] = [next(large, None) if part is None else part for part in beside]
+            if not _PART_TYPES.issuperset(map(type, buffers[place])):
+                raise ProtocolError("a part that is none")
+    if next(large, None) is not None:
+        raise ProtocolError("a part that no row names")
 
 
-def _columns_singly(frame: Any, fields: int, blob: int) -> list[Any]:
+_PART_TYPES = {bytes, memoryview}
+
+
+def _read_singly(frame: Any, fields: int, form: Form) -> list[Any]:
     """The same of a long frame, value by value: lists where there are to be some, and nowhere else."""
     unpacker = msgpack.Unpacker(
         max_buffer_size=len(frame), max_array_len=0, max_map_len=0, max_ext_len=0, max_str_len=AT_ONCE
     )
     unpacker.feed(frame)
-    if unpacker.read_array_header() != 1 + fields:
+    if unpacker.read_array_header() != fields + 1 + form.shape.count:
         raise ValueError("rows of the wrong shape")
-    words: list[Any] = [unpacker.unpack()]
-    for place in range(fields):
-        count = _length(unpacker, MOST_ROWS)
-        if blob < 0 or place != blob + 1:
-            words.append([unpacker.unpack() for _ in range(count)])
-        else:
-            words.append([_beside(unpacker) for _ in range(count)])
+    words: list[Any] = [unpacker.unpack() for _ in range(fields + 1)]
+    single = words[-1] == 1
+    for place in range(form.shape.count):
+        beside = form.blob >= 0 and place == form.blob + 1
+        read = partial(_beside, unpacker) if beside else unpacker.unpack
+        words.append(read() if single else [read() for _ in range(_length(unpacker, MOST_ROWS))])
     return words
 
 
@@ -206,36 +235,3 @@ def _flat(part: Any) -> Any:
 
 def _size(part: Any) -> int:
     return len(part) if type(part) is bytes else memoryview(part).nbytes
-
-
-def is_part(value: Any) -> bool:
-    return type(value) is bytes or type(value) is memoryview
-
-
-def are_parts(value: Any) -> bool:
-    return type(value) is list and all(map(is_part, value))
-
-
-def _holds_in_all(check: Check, column: list[Any]) -> bool:
-    whole = _IN_ALL.get(check)
-    return all(map(check, column)) if whole is None else whole(column)
-
-
-def _all_natural(column: list[Any]) -> bool:
-    return set(map(type, column)) == {int} and min(column) >= 0 and max(column) <= _MOST_NATURAL
-
-
-def _all_positive(column: list[Any]) -> bool:
-    return _all_natural(column) and min(column) > 0
-
-
-def _all_parts(column: list[Any]) -> bool:
-    return {bytes, memoryview}.issuperset(map(type, column))
-
-
-_IN_ALL: dict[Check, Callable[[list[Any]], bool]] = {
-    shapes.natural: _all_natural,
-    shapes.positive: _all_positive,
-    is_part: _all_parts,
-}
-"""The checks of what differs from row to row, of a whole column: a fifth of the cost."""

@@ -13,8 +13,8 @@ the machines calls `Coordinator.flush`, tells the `Coordinator.outcomes` to thei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 from nearfar.coordinator import wire
 from nearfar.coordinator.accounts import Accounts
@@ -28,7 +28,6 @@ from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.wire import AGENT, CLIENT, VERSION, Envelope, Kind, Message
 from nearfar.errors import ProtocolError
 from nearfar.net.budget import EACH, Budget
-from nearfar.net.dues import Dues
 from nearfar.net.here import BYTECODE, PYTHON, stem
 
 MOST_PYTHONS = 16
@@ -68,9 +67,11 @@ class Peers:
         """Peers that were not let in."""
         self.put_off = 0
         """Messages with arguments for which there was no room when they came."""
+        self.complaints: list[str] = []
+        """What was wrong with what peers said, for the log."""
+        self.notices: list[str] = []
+        """What should be known, and is no fault, for the log."""
         self._most_peers = most_peers
-        self._complaints: list[str] = []
-        self._notices: list[str] = []
         self._pythons: dict[str, dict[str, str]] = {AGENT: {}, CLIENT: {}}
         """By role, the formats of bytecode and the Pythons of those that came, as they say."""
         if not clients:
@@ -78,18 +79,28 @@ class Peers:
         self._lease = lease
         self._clients = clients
         self._ticked = now
-        self._dues: Dues[Session] = Dues()
-        self._desk = Desk()
-        self._desk.now = now
+        self._desk = Desk(now)
+        self.sessions = self._desk.sessions
+        """By the names of their sockets."""
         self._accounts = Accounts(most_bytes)
         self._ahead = Budget(AHEAD_OF_ALL)
         self._guests = Guests(self._desk, coordinator, lease, now, self._accounts)
         self._agents = Agents(self._desk, coordinator, self._guests, lease / 100)
-
-    @property
-    def sessions(self) -> dict[str, Session]:
-        """By the names of their sockets."""
-        return self._desk.sessions
+        self._handlers: dict[str, dict[Kind, Callable[..., None]]] = {
+            AGENT: {
+                Kind.CAME: self._agents.came,
+                Kind.ANSWERS: self._agents.answers,
+                Kind.KEPT: self._agents.kept,
+                Kind.DIED: self._agents.died,
+                Kind.RETURNED: self._agents.returned,
+                Kind.LEAVING: self._agents.leaving,
+            },
+            CLIENT: {
+                Kind.JOIN: self._guests.join,
+                Kind.SUBMIT: self._guests.submit,
+                Kind.CANCEL: self._guests.cancel,
+            },
+        }
 
     @property
     def bytes(self) -> int:
@@ -102,17 +113,56 @@ class Peers:
         """A message came from the socket called `name`."""
         self._desk.now = now
         message = envelope.message
+        kind, _, rows = message
+        session = self.sessions.get(name)
+        if session is None or kind is Kind.HELLO or kind is Kind.QUERY:
+            self._receive_loose(name, message)
+            return
+        self._desk.touched[name] = session
+        if kind is Kind.SUBMIT and not self._guests.has_room(session, rows or ()):
+            # As if it had been lost: it will be sent again, until there is room. Its client waits meanwhile.
+            self.put_off += 1
+            envelope = Envelope(0, envelope.ack, Message(Kind.BEAT))
+        for message in session.talk.hear(envelope, now):
+            if self.sessions.get(name) is not session:
+                return
+            try:
+                self._handle(session, message)
+            except ProtocolError as error:
+                self.give_up(name, f"{session.uid}: {error}")
+                return
+        told = session.told
+        if told and told[0][0] <= session.talk.out.received and self.sessions.get(name) is session:
+            self._guests.heard(session)
+        if self._guests.lists.held_back:
+            self._guests.reconsider()
+
+    def _handle(self, session: Session, message: Message) -> None:
+        kind, fields, rows = message
+        handle = session.handlers.get(kind)
+        if handle is None:
+            if kind is not Kind.BYE:
+                raise ProtocolError(
+                    f"{'an agent' if session.role == AGENT else 'a client'} does not say {kind.name}"
+                )
+            self._desk.say(session, Kind.PART)
+            self._end(session, "was left by its agent", for_good=True)
+        elif rows is None:
+            handle(session.peer, *fields)
+        else:
+            handle(session.peer, *fields, rows)
+
+    def _receive_loose(self, name: str, message: Message) -> None:
+        """A message outside of any session, or one that opens one."""
         if message.kind is Kind.HELLO:
             self._hello(name, message)
         elif message.kind is Kind.QUERY:
             if self._desk.may_tell_status():
-                self._desk.reply(name, Kind.STATUS, self.counts(), rows=self.status(now))
-        elif (session := self.sessions.get(name)) is None:
+                self._desk.reply(name, Kind.STATUS, self.counts(), rows=self.status(self._desk.now))
+        else:
             if message.kind is Kind.ANSWERS:
                 self._desk.stale += len(message.rows or ())
             self._desk.reply(name, Kind.STRANGER)
-        else:
-            self._hear(session, envelope)
 
     def dead(self, name: str, why: str, now: float) -> None:
         """The process behind a session died."""
@@ -138,7 +188,7 @@ class Peers:
         if stood > self._lease / 2:
             for session in self.sessions.values():
                 session.talk.heard = min(now, session.talk.heard + stood)
-        for session in self._dues.ring(now):
+        for session in self._desk.dues.ring(now):
             if self.sessions.get(session.name) is not session:
                 continue
             if session.talk.silent(now):
@@ -148,25 +198,27 @@ class Peers:
                 self._end(session, "not listening", for_good=False)
                 continue
             session.talk.tick(now)
-            self._desk.touch(session)
+            self._desk.touched[session.name] = session
         self._guests.tick()
 
     def flush(self, now: float) -> list[tuple[str, Envelope]]:
         """Everything that is to be sent, with the name of the socket that it is for."""
         self._desk.now = now
         self._guests.flush()
-        self._agents.flush()
-        touched = list(self._desk.touched())
-        said = self._desk.flush(now)
-        for session in touched:
-            self._dues.set(session, session.talk.deadline())
-        return said
+        if self._guests.releases.since is not None:
+            self._agents.flush()
+        return self._desk.flush(now)
 
     def deadline(self, now: float) -> float:
         """When `tick` is wanted next, as far as the last `flush` knew."""
-        deadlines = (self._dues.deadline(), self._guests.deadline(), self._agents.deadline())
-        times = [due for due in deadlines if due is not None]
-        return min(times, default=now + self._lease / 4)
+        due = self._desk.dues.deadline()
+        if due is None:
+            due = now + self._lease / 4
+        if self._guests.lists.expected and (expected := self._guests.deadline()) is not None:
+            due = min(due, expected)
+        if self._guests.releases.since is not None and (release := self._agents.deadline()) is not None:
+            due = min(due, release)
+        return due
 
     def settled(self) -> bool:
         """True if every client has all outcomes that there are."""
@@ -235,10 +287,11 @@ class Peers:
                 raise ProtocolError("another one has this name")
             self._leave(earlier)
             self._agents.depart(earlier.name, "was given up by its agent, which began anew")
+        session.handlers = self._handlers[session.role]
         (self._agents if session.role == AGENT else self._guests).arrive(session)
         self.sessions[session.name] = session
         session.talk.allow(self._ahead, session.name)
-        self._desk.touch(session)
+        self._desk.touched[session.name] = session
         self._compare(session)
 
     def _compare(self, session: Session) -> None:
@@ -249,14 +302,19 @@ class Peers:
         own[session.bytecode] = session.python
         for bytecode, python in others.items():
             if bytecode != session.bytecode:
-                self._notices.append(
+                self.notices.append(
                     f"{session.role} {session.uid} runs {session.python}, others run {python}: between these,"
                     " functions and classes of a script are refused; those of modules that both have work"
                 )
 
     def take_notices(self) -> list[str]:
         """What should be known, and is no fault, since this was last asked, for the log."""
-        taken, self._notices = self._notices, []
+        taken, self.notices = self.notices, []
+        return taken
+
+    def take_complaints(self) -> list[str]:
+        """What was wrong with what peers said since this was last asked, for the log."""
+        taken, self.complaints = self.complaints, []
         return taken
 
     def _refusal(self, version: int, role: str) -> str:
@@ -266,29 +324,10 @@ class Peers:
             return "this coordinator is a pool's own: it takes agents (nearfar worker), and no clients"
         return ""
 
-    def _hear(self, session: Session, envelope: Envelope) -> None:
-        self._desk.touch(session)
-        message = envelope.message
-        if message.kind is Kind.SUBMIT and not self._guests.has_room(session, message.rows or ()):
-            # As if it had been lost: it will be sent again, until there is room. Its client waits meanwhile.
-            self.put_off += 1
-            envelope = Envelope(0, envelope.ack, Message(Kind.BEAT))
-        for message in session.talk.hear(envelope, self._desk.now):
-            if self.sessions.get(session.name) is not session:
-                return
-            try:
-                self._handle(session, message)
-            except ProtocolError as error:
-                self.give_up(session.name, f"{session.uid}: {error}")
-                return
-        if session.role == CLIENT and self.sessions.get(session.name) is session:
-            self._guests.heard(session)
-        self._guests.reconsider()
-
     def give_up(self, name: str, why: str) -> None:
         """A session broke the protocol: it is over."""
         self.malformed += 1
-        self._complaints.append(why)
+        self.complaints.append(why)
         session = self.sessions.get(name)
         if session is not None:
             self._end(session, "was given up, for its agent broke the protocol", for_good=False)
@@ -298,53 +337,6 @@ class Peers:
         """Whoever calls by that name is not let in."""
         self.refused += 1
         self._desk.reply(name, Kind.REFUSED, why)
-
-    def take_complaints(self) -> list[str]:
-        """What was wrong with what peers said since this was last asked, for the log."""
-        taken, self._complaints = self._complaints, []
-        return taken
-
-    def _handle(self, session: Session, message: Message) -> None:
-        if message.kind is Kind.BYE:
-            self._desk.say(session, Kind.PART)
-            self._end(session, "was left by its agent", for_good=True)
-        elif session.role == AGENT:
-            self._from_agent(session, message)
-        else:
-            self._from_client(session, message)
-
-    def _from_agent(self, session: Session, message: Message) -> None:
-        agent = self._agents.all[session.name]
-        fields: Any = message.fields
-        match message.kind:
-            case Kind.CAME:
-                self._agents.came(agent, *fields)
-            case Kind.ANSWERS:
-                worker, first, spent = fields
-                self._agents.answers(agent, worker, first, spent, list(message.rows or ()))
-            case Kind.KEPT:
-                self._agents.kept(agent, list(message.rows or ()))
-            case Kind.DIED:
-                self._agents.died(agent, *fields)
-            case Kind.RETURNED:
-                self._agents.returned(agent, *fields)
-            case Kind.LEAVING:
-                self._agents.leaving(agent)
-            case _:
-                raise ProtocolError(f"an agent does not say {message.kind.name}")
-
-    def _from_client(self, session: Session, message: Message) -> None:
-        guest = self._guests.all[session.uid]
-        rows = list(message.rows or ())
-        match message.kind:
-            case Kind.JOIN:
-                self._guests.join(guest, message.fields[0], rows)
-            case Kind.SUBMIT:
-                self._guests.submit(guest, message.fields[0], rows)
-            case Kind.CANCEL:
-                self._guests.cancel(guest, message.fields[0])
-            case _:
-                raise ProtocolError(f"a client does not say {message.kind.name}")
 
     def _end(self, session: Session, why: str, *, for_good: bool) -> None:
         """`for_good`: its peer will not come back under its name."""

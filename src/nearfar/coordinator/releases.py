@@ -20,10 +20,10 @@ class Releases:
         """When the first of them was released."""
         self._desk = desk
 
-    def add(self, uid: str, number: int, origin: str, *, large: bool = False) -> None:
-        """The agent of the session `origin` need not keep this answer."""
-        self.numbers.setdefault(origin, {}).setdefault(uid, []).append(number)
-        self.weight += 1 + LARGE_WEIGHS if large else 1
+    def add(self, uid: str, numbers: list[int], origin: str, *, large: bool = False) -> None:
+        """The agent of the session `origin` need not keep these answers; `large`: one of them is."""
+        self.numbers.setdefault(origin, {}).setdefault(uid, []).extend(numbers)
+        self.weight += len(numbers) + LARGE_WEIGHS if large else len(numbers)
         if self.since is None:
             self.since = self._desk.now
 

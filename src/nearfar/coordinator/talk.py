@@ -7,7 +7,7 @@ from typing import Any
 
 from nearfar.coordinator import parts
 from nearfar.coordinator.parts import Row
-from nearfar.coordinator.wire import FORMS, Envelope, Kind, Message
+from nearfar.coordinator.wire import BLOBS, Envelope, Kind, Message
 from nearfar.net.budget import Budget
 from nearfar.net.line import Incoming, Outgoing, Voice
 
@@ -19,17 +19,22 @@ order, but where a connection broke: then all is sent again."""
 SOON = 4
 """How much a byte weighs until it is acked: a message of 1 MiB is so at once, for the other side keeps it."""
 
+_BEAT = Message(Kind.BEAT)
+
 
 class Talk:
     """Numbers what goes out, puts in order what comes in. `lease` is in seconds."""
+
+    __slots__ = ("_in", "_ready", "heard", "lease", "out", "voice")
 
     def __init__(self, lease: float, now: float) -> None:
         self.lease = lease
         self.heard = now
         """When anything last came."""
-        self._out: Outgoing[Message] = Outgoing(lease / 10)
+        # What goes out; `out.received` is the last of our messages that the other side has.
+        self.out: Outgoing[Message] = Outgoing(lease / 10)
         self._in: Incoming[Message] = Incoming(weight, HEAVIEST_AHEAD)
-        self._voice = Voice(lease, now)
+        self.voice = Voice(lease, now)
         self._ready: list[Envelope] = []
 
     def allow(self, ahead: Budget, name: str) -> None:
@@ -40,27 +45,26 @@ class Talk:
         """The session is over: nothing more comes."""
         self._in.close()
 
-    @property
-    def acked(self) -> int:
-        """The last of our messages that the other side has."""
-        return self._out.sent - len(self._out)
-
     def say(self, now: float, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> int:
         """Send a numbered message, and return its number."""
         message = Message(kind, fields, rows)
-        number = self._out.send(message, now)
+        number = self.out.send(message, now)
         self._ready.append(Envelope(number, self._in.received, message))
-        self._voice.spoke(now)
+        self.voice.spoke(now)
         return number
 
-    def hear(self, envelope: Envelope, now: float) -> list[Message]:
+    def hear(self, envelope: Envelope, now: float) -> Sequence[Message]:
         """Take what came; returns the messages whose turn it is."""
         self.heard = now
         number, ack, message = envelope
-        self._out.acked(ack, now)
+        if ack > self.out.received:
+            self.out.acked(ack, now)
         if not number:
-            return []
-        self._voice.heard(now, SOON * weight(message))
+            return ()
+        rows, size = message.rows, 0
+        if rows and (blob := BLOBS.get(message.kind)) is not None:
+            size = parts.weight(rows, blob)
+        self.voice.heard(now, SOON * size)
         return self._in.accept(number, message)
 
     def silent(self, now: float) -> bool:
@@ -69,41 +73,34 @@ class Talk:
 
     def tick(self, now: float) -> None:
         """Send again what may have got lost."""
-        self._ready += [
-            Envelope(number, self._in.received, message) for number, message in self._out.overdue(now)
-        ]
+        received = self._in.received
+        self._ready += [Envelope(number, received, message) for number, message in self.out.overdue(now)]
 
     def flush(self, now: float) -> list[Envelope]:
         """All that is to be sent, a beat among it if one is due."""
-        if self._voice.due(now):
-            self._ready.append(Envelope(0, self._in.received, Message(Kind.BEAT)))
-            self._voice.spoke(now)
-        ready, self._ready = self._ready, []
+        ready = self._ready
+        if now >= self.voice.when:
+            ready.append(Envelope(0, self._in.received, _BEAT))
+            self.voice.spoke(now)
+        if ready:
+            self._ready = []
         return ready
 
     def deadline(self) -> float:
         """When `tick`, `flush` or `silent` is wanted next."""
-        return min(self.line_deadline(), self.heard + self.lease)
-
-    def line_deadline(self) -> float:
-        """The same, for who does not care for `silent`."""
-        beat = self._voice.deadline()
-        overdue = self._out.deadline()
-        return beat if overdue is None else min(beat, overdue)
+        return min(self.voice.when, self.out.when, self.heard + self.lease)
 
     @property
     def unheard(self) -> bool:
         """True if the other side leaves so much unacked that it cannot be listening."""
-        return self._out.unheard
+        return self.out.unheard
 
     def unacked(self) -> list[Message]:
         """What the other side may not have."""
-        return [message for _, message in self._out.unacked()]
+        return [message for _, message in self.out.unacked()]
 
 
 def weight(message: Message) -> int:
     """Bytes that its rows carry."""
-    if not message.rows:
-        return 0
-    blob = FORMS[message.kind].blob
-    return parts.weight(message.rows, blob) if blob >= 0 else 0
+    blob = BLOBS.get(message.kind)
+    return parts.weight(message.rows, blob) if message.rows and blob is not None else 0

@@ -16,7 +16,6 @@ what tasks have come to. It must be driven several times a lease, or the coordin
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import CancelledError
 from math import inf
@@ -29,15 +28,18 @@ from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.wire import CLIENT, FORMS, Envelope, Kind, Message
 from nearfar.errors import CoordinatorLost, InitializerFailed, NotAdmitted, PoolBroken
 from nearfar.net.complaints import shown
-from nearfar.pool.pending import Answer, Pending
+from nearfar.pool.pending import Pending
 
 T = TypeVar("T", bound=Task)
 
 GATHER = 0.001
-"""Seconds that tasks wait for company while `TALKATIVE` messages are on their way."""
+"""Seconds that tasks wait for company while `TALKATIVE` messages are under way, or there is plenty to do."""
 TALKATIVE = 8
 ENOUGH = 256
 """Tasks that are company enough."""
+
+_WAITING = State.WAITING
+_LOOSE = frozenset((Kind.WELCOME, Kind.REFUSED, Kind.STRANGER))
 
 
 class ClientMachine:
@@ -64,9 +66,12 @@ class ClientMachine:
         """Why nothing can be run any more."""
         self.workers = 0
         """How many the coordinator has."""
-        self._calling = Calling(CLIENT, name, about, wait, stem)
+        self.calling = Calling(CLIENT, name, about, wait, stem)
+        """The session with the coordinator: its `stage` is this machine's."""
         self._join = (eager, [] if initializer is None else [initializer])
         self._pending = Pending(read_error)
+        self.outcomes = self._pending.outcomes
+        """Tasks that have come to an end; who runs the machine empties it, and tells them."""
         self._cancels: list[int] = []
         """What is to be cancelled and has not been said in this session."""
         self._said = 0
@@ -80,17 +85,12 @@ class ClientMachine:
     @property
     def session_name(self) -> str:
         """That of the session's socket."""
-        return self._calling.session_name
+        return self.calling.session_name
 
     @property
     def stage(self) -> Stage:
         """CLOSED: nothing can be run any more."""
-        return self._calling.stage
-
-    @property
-    def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
-        """Tasks that have come to an end; who runs the machine empties it, and tells them."""
-        return self._pending.outcomes
+        return self.calling.stage
 
     @property
     def done(self) -> int:
@@ -110,10 +110,10 @@ class ClientMachine:
     @property
     def hungry(self) -> bool:
         """True if one more task would be sent at once."""
-        talk = self._calling.open_talk()
+        talk = self.calling.open_talk()
         if talk is None:
             return self.stage is Stage.NEW
-        return self._said - talk.acked < TALKATIVE and self._pending.room(self.workers)
+        return not self._gathers(talk) and self._pending.room(self.workers)
 
     def counts(self) -> tuple[int, int]:
         """How many tasks wait here, and how many the coordinator has."""
@@ -128,14 +128,15 @@ class ClientMachine:
     def connect(self, now: float) -> None:
         """Begin the first session."""
         if self.stage is Stage.NEW:
-            self._calling.begin(now)
+            self.calling.begin(now)
 
     def submit(self, task: Task) -> None:
         """Take a task; once nothing can be run any more it comes to its end at once."""
         if self.error is not None:
             self._pending.end(task, self.error)
         else:
-            self._pending.add(task)
+            task.state = _WAITING
+            self._pending.unsent.append(task)
 
     def cancel(self, tasks: Sequence[T]) -> list[T]:
         """Those that will never run: this answer is their only outcome.
@@ -170,68 +171,77 @@ class ClientMachine:
 
     def receive(self, envelope: Envelope, now: float) -> None:
         """A message came."""
-        kind, fields, _ = envelope.message
-        match kind:
+        kind = envelope.message.kind
+        if kind in _LOOSE:
+            self._receive_loose(envelope.message, now)
+        elif (talk := self.calling.open_talk()) is not None:
+            for message in talk.hear(envelope, now):
+                self._handle(message)
+
+    def _receive_loose(self, message: Message, now: float) -> None:
+        """A message that opens or ends a session."""
+        match message.kind:
             case Kind.WELCOME:
-                self._welcome(envelope.message, now)
+                self._welcome(message, now)
             case Kind.REFUSED:
-                self._break(PoolBroken(f"the coordinator refused: {shown(fields[0])}"))
-            case Kind.STRANGER:
-                if self._said_bye is not None:  # it has forgotten us, as it was asked to
-                    self._calling.stage = Stage.CLOSED
-                elif self.stage is Stage.OPEN:
-                    self._calling.begin(now)
-            case _:
-                talk = self._calling.open_talk()
-                for message in () if talk is None else talk.hear(envelope, now):
-                    self._handle(message)
+                self._break(PoolBroken(f"the coordinator refused: {shown(message.fields[0])}"))
+            case _ if self._said_bye is not None:  # it has forgotten us, as it was asked to
+                self.calling.stage = Stage.CLOSED
+            case _ if self.stage is Stage.OPEN:
+                self.calling.begin(now)
 
     def turned_away(self, why: str, now: float) -> None:
         """The socket of the session was not let in."""
-        self._calling.turned_away(why, now)
-        if self._calling.barred:
-            self._break(NotAdmitted(f"cannot use the coordinator at {self._place}: {self._calling.barred}"))
+        self.calling.turned_away(why, now)
+        if self.calling.barred:
+            self._break(NotAdmitted(f"cannot use the coordinator at {self._place}: {self.calling.barred}"))
 
     def tick(self, now: float) -> None:
         """Time passed."""
-        self._calling.tick(now)
-        talk = self._calling.open_talk()
+        self.calling.tick(now)
+        talk = self.calling.open_talk()
         if talk is not None and now >= self._farewell():
-            self._calling.stage = Stage.CLOSED
-        elif self._calling.lost(now):
+            self.calling.stage = Stage.CLOSED
+        elif self.calling.lost(now):
             self._break(self._lost)
 
     def flush(self, now: float) -> list[Connect | Send]:
         """Everything that is to be done."""
-        talk = self._calling.open_talk()
+        talk = self.calling.open_talk()
         if talk is not None:
-            self._submit_unsent(talk, now)
-            for number in self._cancels:
-                self._said = talk.say(now, Kind.CANCEL, number)
-            self._cancels.clear()
+            if self._pending.unsent:
+                self._submit_unsent(talk, now)
+            else:
+                self._unsent_since = None
+            if self._cancels:
+                for number in self._cancels:
+                    self._said = talk.say(now, Kind.CANCEL, number)
+                self._cancels.clear()
             if self._leaving and not self._pending and self._said_bye is None:
                 self._said_bye = now
                 talk.say(now, Kind.BYE)
         elif self._leaving and not self._pending:
-            self._calling.stage = Stage.CLOSED
-        return self._calling.flush(now)
+            self.calling.stage = Stage.CLOSED
+        return self.calling.flush(now)
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
-        deadline = min(self._calling.deadline(now), self._farewell())
+        deadline = self.calling.deadline(now)
+        if self._said_bye is not None:
+            deadline = min(deadline, self._farewell())
         return deadline if self._unsent_since is None else min(deadline, self._unsent_since + GATHER)
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
-        return self._calling.away(now)
+        return self.calling.away(now)
 
     def _farewell(self) -> float:
         """When it goes without an answer to its goodbye."""
-        return inf if self._said_bye is None else self._calling.silent_since(self._said_bye) + FAREWELL
+        return inf if self._said_bye is None else self.calling.silent_since(self._said_bye) + FAREWELL
 
     def _welcome(self, message: Message, now: float) -> None:
-        facts = self._calling.welcome(message, now)
-        talk = self._calling.open_talk()
+        facts = self.calling.welcome(message, now)
+        talk = self.calling.open_talk()
         if facts is None or talk is None:
             return
         self.workers = facts["workers"]
@@ -245,17 +255,20 @@ class ClientMachine:
 
     def _submit_unsent(self, talk: Talk, now: float) -> None:
         """At once while little is on its way; else what gathers within a moment."""
-        unsent = self._pending.unsent
-        if not unsent or not self._pending.room(self.workers):
+        if not self._pending.room(self.workers):
             self._unsent_since = None
             return
-        if self._said - talk.acked >= TALKATIVE and len(unsent) < ENOUGH:
+        if len(self._pending.unsent) < ENOUGH and self._gathers(talk):
             if self._unsent_since is None:
                 self._unsent_since = now
             if now < self._unsent_since + GATHER:
                 return
         self._unsent_since = None
         self._submit(talk, self._pending.send(self.workers), now, again=False)
+
+    def _gathers(self, talk: Talk) -> bool:
+        """Whether what is to be submitted waits for company."""
+        return self._said - talk.out.received >= TALKATIVE or self._pending.plenty(self.workers)
 
     def _submit(self, talk: Talk, rows: list[Row], now: float, *, again: bool) -> None:
         for share in shares(rows, FORMS[Kind.SUBMIT].blob):
@@ -266,18 +279,17 @@ class ClientMachine:
     def _handle(self, message: Message) -> None:
         match message.kind:
             case Kind.OUTCOMES:
-                for number, outcome, blob, buffers in message.rows or ():
-                    self._pending.settle(number, outcome, blob, buffers)
+                self._pending.settle(message.rows or ())
             case Kind.CANCELLED:
                 self._pending.cancelled(*message.fields)
             case Kind.WORKERS:
                 self.workers = message.fields[0]
             case Kind.PART:
-                self._calling.stage = Stage.CLOSED
+                self.calling.stage = Stage.CLOSED
             case _:
                 pass  # a word for agents
 
     def _break(self, error: BaseException) -> None:
         self.error = error
-        self._calling.stage = Stage.CLOSED
+        self.calling.stage = Stage.CLOSED
         self._pending.fail(error)

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 from nearfar.coordinator.caller import Caller
-from nearfar.coordinator.calling import Connect, Send, Stage
+from nearfar.coordinator.calling import Send, Stage
 from nearfar.coordinator.tasks import Task
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
@@ -69,6 +69,10 @@ class FarEngine(DrivenEngine):
         self._unread = False
         """Whether messages lie here, of which the descriptor has not told since."""
         self._last_moment = float("inf")
+        self._patience: float | None = None
+        """When what is missing is to be told of."""
+        self._look_at = 0.0
+        """When a step is to look at more than what has come, and what was handed in."""
         self._begin()
 
     @property
@@ -81,7 +85,7 @@ class FarEngine(DrivenEngine):
         """As `Engine.size`. Before it is known, a coordinator is asked, and waited for."""
         if not self._machine.workers and not self.over:
             safely(self._connect)
-            self.wait_until(lambda: self._machine.stage >= Stage.OPEN or self.over, None)
+            self.wait_until(lambda: self._machine.calling.stage >= Stage.OPEN or self.over, None)
         return max(1, self._machine.workers)
 
     def counts(self) -> dict[str, int]:
@@ -107,11 +111,12 @@ class FarEngine(DrivenEngine):
             return []
 
     def _deadline(self) -> float | None:
-        if self._machine.stage in (Stage.NEW, Stage.CLOSED):
+        if self._machine.calling.stage in (Stage.NEW, Stage.CLOSED):
             return None
-        deadline = min(self._machine.deadline(monotonic()), self._last_moment)
-        patience = self._notices.deadline()
-        return deadline if patience is None else min(deadline, patience)
+        self._look_at = min(self._machine.deadline(monotonic()), self._last_moment)
+        if self._patience is not None:
+            self._look_at = min(self._look_at, self._patience)
+        return self._look_at
 
     def end_workers(self, signum: int) -> None:
         """As `Engine.end_workers`: the coordinator has those killed that run something of this client."""
@@ -126,46 +131,55 @@ class FarEngine(DrivenEngine):
 
     def _step(self, events: list[tuple[int, int]], now: float) -> None:
         for descriptor, _ in events:
-            if descriptor == self._waker.fileno():
-                self._waker.clear()
-            else:
+            if descriptor == self._descriptor:
                 self._unread = True
+            else:
+                self._waker.clear()
         machine = self._machine
-        heard, why = self._caller.receive(read=self._unread)
-        for envelope in heard:
-            machine.receive(envelope, now)
-        if why:
-            machine.turned_away(why, now)
+        looks = now >= self._look_at or machine.calling.stage is not Stage.OPEN or self._closing
+        if self._unread or looks:
+            heard, why = self._caller.receive(read=self._unread)
+            for envelope in heard:
+                machine.receive(envelope, now)
+            if why:
+                machine.turned_away(why, now)
         if self._inbox:
             machine.connect(now)
             self._take_in()
-        machine.tick(now)
-        if self._closing:
-            machine.leave()
-            self._shut = not machine  # goodbye is said now
-        while actions := machine.flush(now):
-            for action in actions:
-                match action:
-                    case Connect(session):
-                        self._open(session)
-                    case Send(envelope):
-                        self._caller.send(envelope)
+        if looks:
+            machine.tick(now)
+            if self._closing:
+                machine.leave()
+                self._shut = not machine  # goodbye is said now
+        for action in machine.flush(now):
+            if isinstance(action, Send):
+                self._caller.send(action.envelope)
+            else:
+                self._open(action.session)
         self._unread = self._caller.pending()
         if self._unread:  # its descriptor may not say so again
             self._waker.wake()
+        self._hungry = machine.hungry or machine.error is not None or self._broken is not None
+        if looks or machine.error is not None or machine.calling.stage is not Stage.OPEN:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        """What not every step looks at: what is missing, and whether it is over."""
+        machine = self._machine
+        self._look_at = now  # until `_deadline` knows better
         self._notices.look(self._missing(now), now)
+        self._patience = self._notices.deadline()
         if machine.error is not None and self._broken is None:
             self._break(machine.error)
-        self._hungry = machine.hungry or self._broken is not None
-        over = machine.stage is Stage.CLOSED or (machine.stage is Stage.NEW and self._closing)
+        over = machine.calling.stage is Stage.CLOSED or (machine.calling.stage is Stage.NEW and self._closing)
         if (over and (self._closing or machine.error is not None)) or now >= self._last_moment:
             self._end()
 
     def _missing(self, now: float) -> str:
         machine = self._machine
-        if machine.away(now) or machine.stage is Stage.GREETING:
+        if machine.away(now) or machine.calling.stage is Stage.GREETING:
             return f"no coordinator answers at {self.address}; waiting for one"
-        waiting = machine.stage is Stage.OPEN and not machine.workers and len(machine)
+        waiting = machine.calling.stage is Stage.OPEN and not machine.workers and len(machine)
         return no_workers(self.address) if waiting else ""
 
     def _open(self, session: str) -> None:
@@ -196,7 +210,7 @@ class FarEngine(DrivenEngine):
     def _leave_now(self) -> None:
         self._machine.leave()
         self._last_moment = min(self._last_moment, monotonic() + FAREWELL)
-        if self._machine.stage is not Stage.OPEN or self._machine.away(monotonic()):
+        if self._machine.calling.stage is not Stage.OPEN or self._machine.away(monotonic()):
             self._end()
 
     def _let_go(self) -> None:

@@ -7,7 +7,7 @@ million tasks do not lie there and here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -21,12 +21,17 @@ from nearfar.net.budget import EACH
 WINDOW = 1000
 WINDOW_EACH = 512
 """More tasks for each worker: two of its largest batches."""
+PLENTY_EACH = 64
+"""Tasks for each worker that keep it busy longer than more of them wait for company."""
 WINDOW_BYTES = 4 << 20
 FEW_EACH = 4
 """Tasks for each worker that may be under way, however large they are."""
 
 Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
+
+# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+_WAITING, _GIVEN, _SETTLED, _FAILED = State.WAITING, State.GIVEN, State.SETTLED, int(Outcome.FAILED)
 
 
 class Pending:
@@ -60,10 +65,6 @@ class Pending:
         """How many tasks wait here, and how many the coordinator has."""
         return len(self.unsent) - self._withdrawn, len(self._sent)
 
-    def add(self, task: Task) -> None:
-        task.state = State.WAITING
-        self.unsent.append(task)
-
     def withdraw(self, task: Task) -> None:
         """It was not sent yet, and will not be."""
         task.state = State.SETTLED
@@ -81,6 +82,10 @@ class Pending:
 
     # -- to the coordinator ------------------------------------------------------------------------
 
+    def plenty(self, workers: int) -> bool:
+        """True if so much is sent that the workers are busy for a while: more may wait for company."""
+        return len(self._sent) >= PLENTY_EACH * (workers + 1)
+
     def room(self, workers: int) -> bool:
         """True if one more may be sent to a coordinator with so many workers."""
         if self._bytes >= WINDOW_BYTES:
@@ -89,23 +94,35 @@ class Pending:
 
     def send(self, workers: int) -> list[Row]:
         """Rows of SUBMIT: those that are to be sent now."""
-        rows = []
-        while self.unsent and self.room(workers):
-            task = self.unsent[0]
-            size = _size(task)
-            if task.state is not State.WAITING:
+        rows: list[Row] = []
+        unsent, sent, largest = self.unsent, self._sent, self.largest
+        most = WINDOW + WINDOW_EACH * workers
+        while unsent and len(sent) < most and (self._bytes < WINDOW_BYTES or self.room(workers)):
+            task = unsent[0]
+            size = _size(task) if task.buffers else len(task.blob)
+            if task.state is not _WAITING:
                 self._withdrawn -= 1
-            elif 0 < self.largest < size:
+            elif 0 < largest < size:
                 self.end(task, self._too_large(size))
-            elif self._sent and 0 < self.largest < 2 * (self._bytes + size + EACH * (len(self._sent) + 1)):
+            elif sent and 0 < largest < 2 * (self._bytes + size + EACH * (len(sent) + 1)):
                 break
             else:
-                task.state = State.GIVEN
+                task.state = _GIVEN
                 self._serial += 1
-                self._sent[self._serial] = task
+                sent[self._serial] = task
                 self._bytes += size
-                rows.append(_row(self._serial, task))
-            self.unsent.popleft()
+                rows.append(
+                    (
+                        self._serial,
+                        task.mode,
+                        task.function,
+                        task.blob,
+                        task.buffers,
+                        task.timeout,
+                        task.retries,
+                    )
+                )
+            unsent.popleft()
         return rows
 
     def sent(self) -> list[Row]:
@@ -114,28 +131,37 @@ class Pending:
             for number, task in list(self._sent.items()):
                 if (size := _size(task)) > self.largest and self._take(number) is not None:
                     self.end(task, self._too_large(size))
-        return [_row(number, task) for number, task in self._sent.items()]
+        return [
+            (number, task.mode, task.function, task.blob, task.buffers, task.timeout, task.retries)
+            for number, task in self._sent.items()
+        ]
 
     def _too_large(self, size: int) -> NearfarError:
         return NearfarError(too_large("arguments", size, self.largest))
 
     # -- the ends of tasks -------------------------------------------------------------------------
 
-    def settle(self, number: int, outcome: int, blob: Any, buffers: Any) -> None:
-        """The coordinator told an outcome."""
-        task = self._take(number)
-        if task is None:
-            self.stale += 1
-        elif outcome != Outcome.FAILED:
-            task.state = State.SETTLED
-            self.done += 1
-            self.outcomes.append((task, (outcome, blob, buffers)))
-        else:
-            try:
-                error = failures.read(blob, self._read_error)
-            except ProtocolError as unreadable:
-                error = unreadable
-            self.end(task, error)
+    def settle(self, rows: Iterable[Row]) -> None:
+        """The coordinator told outcomes: rows of OUTCOMES."""
+        sent, cancels = self._sent, self.cancels
+        for number, outcome, blob, buffers in rows:
+            if cancels:
+                self._answered(number)
+            task = sent.pop(number, None)
+            if task is None:
+                self.stale += 1
+                continue
+            self._bytes -= _size(task) if task.buffers else len(task.blob)
+            if outcome != _FAILED:
+                task.state = _SETTLED
+                self.done += 1
+                self.outcomes.append((task, (outcome, blob, buffers)))
+            else:
+                try:
+                    error = failures.read(blob, self._read_error)
+                except ProtocolError as unreadable:
+                    error = unreadable
+                self.end(task, error)
 
     def cancelled(self, number: int, never: bool) -> None:
         """The coordinator answered: it will `never` run, or it is too late."""
@@ -175,8 +201,3 @@ class Pending:
 def _size(task: Task) -> int:
     size = len(task.blob)
     return size + sum(memoryview(part).nbytes for part in task.buffers) if task.buffers else size
-
-
-def _row(number: int, task: Task) -> Row:
-    parts = (task.blob, list(task.buffers))
-    return (number, task.mode, task.function, *parts, task.timeout, task.retries)

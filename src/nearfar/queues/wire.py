@@ -359,7 +359,8 @@ def _misfit(kind: Kind, fields: list[Any], what: str) -> ProtocolError:
     """A HELLO is looked at once more: whoever speaks another version, or means a pool, is to be told so."""
     if kind is not Kind.HELLO:
         return ProtocolError(f"{kind.name} {what}")
-    version = fields[0] if fields and natural(fields[0]) else None
+    of_a_pool = [type(field) for field in fields] == [int, str, str, dict]
+    version = fields[0] if fields and natural(fields[0]) and not of_a_pool else None
     return WrongHello(f"{kind.name} {what}", refusal(version))
 
 

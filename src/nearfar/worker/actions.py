@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from nearfar.coordinator.calling import Connect, Send
@@ -9,11 +10,11 @@ from nearfar.coordinator.parts import Row
 
 
 class Give(NamedTuple):
-    """Give a worker a batch: rows of function, mode, blob, buffers."""
+    """Give a worker a batch: rows of WORK, which are task, mode, function, blob, buffers."""
 
     worker: str
     client: str
-    rows: list[Row]
+    rows: Sequence[Row]
 
 
 class Recall(NamedTuple):

@@ -40,11 +40,15 @@ LAST_WORDS = 1.0
 """Seconds for telling the coordinator of what was killed."""
 
 
+Batch = tuple[str, str, bytes, int, list[Row]]
+"""Worker, client, function, mode, and the tasks."""
+
+
 @dataclass(slots=True)
 class Late:
     """What a worker is to be given, in this order, and there was no room for."""
 
-    batches: deque[tuple[str, list[Row]]]
+    batches: deque[Batch]
     next: float
     """When it is tried again."""
     until: float
@@ -79,14 +83,21 @@ class Agent:
         self._address = address
         self._wait = wait
         self._machine = AgentMachine(self.name, about, wait=wait, stem=new_session_stem(self.name))
+        self._calling = self._machine.calling
         self._crew = hire(self)
         self._crew.label = f"{self.name}/"
         self._caller = Caller(address, access)
         self._descriptor = -1
         self._waker = Waker()
+        self._waker_fileno, self._crew_fileno = self._waker.fileno(), self._crew.fileno()
         self._poll = select.poll()
-        for each in (self._waker.fileno(), self._crew.fileno()):
+        for each in (self._waker_fileno, self._crew_fileno):
             self._poll.register(each, select.POLLIN)
+        self._look_at = 0.0
+        """When `_look` is wanted, as far as the last sleep knew."""
+        self._crew_due: float | None = None
+        """The same of the crew's tick."""
+        self._patience_due: float | None = None
         self._patience = Patience()
         self._trim = Trim()
         self._joined = ""
@@ -109,9 +120,9 @@ class Agent:
         try:
             self._start_crew()
             self._machine.connect(time.monotonic())
-            while self._goes_on():
-                self._take_in(self._sleep())
-                self._check()
+            self._act()
+            while self._calling.stage is not Stage.CLOSED:
+                self._turn()
             if self._hopeless:
                 raise PoolBroken(self._hopeless)
             if self._machine.refused:
@@ -132,8 +143,7 @@ class Agent:
         self._machine.came(name, pid, time.monotonic())
 
     def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
-        rows = [(status, blob, list(buffers)) for status, blob, buffers in answers]
-        self._machine.answered(name, rows, spent, time.monotonic())
+        self._machine.answered(name, list(map(tuple, answers)), spent, time.monotonic())
 
     def returned(self, name: str, batches: int) -> None:
         self._machine.returned(name, batches, time.monotonic())
@@ -160,16 +170,17 @@ class Agent:
         except OSError as error:
             raise PoolBroken(f"no worker can be started: {error}") from error
 
-    def _goes_on(self) -> bool:
-        """False once the machine has said its last."""
-        self._act()
-        return self._machine.stage is not Stage.CLOSED
-
     def _act(self) -> None:
-        """Do what the machine says; doing may give it more to say."""
-        while actions := self._machine.flush(time.monotonic()):
-            for action in actions:
-                self._try(self._do, action)
+        """Do what the machine says; a recall may give it more to say at once."""
+        again = True
+        while again:
+            again = False
+            for action in self._machine.flush(time.monotonic()):
+                if type(action) is Send:
+                    self._caller.send(action.envelope)
+                else:
+                    self._try(self._do, action)
+                    again = again or type(action) is not Give
 
     def _try(self, do: Callable[..., object], *given: object) -> bool:
         """Whether it could be done. What fails is no reason to end, nor to leave out the rest: what was not
@@ -190,10 +201,10 @@ class Agent:
                 self._descriptor = self._caller.open(session)
                 if self._descriptor >= 0:
                     self._poll.register(self._descriptor, select.POLLIN)
-            case Send(envelope):
-                self._caller.send(envelope)
             case Give(worker, client, rows):
-                self._give(worker, client, [Row(*row[:4]) for row in rows])
+                _, mode, function, *_ = rows[0]  # as of all, which the machine has seen to
+                tasks = [Row(function, mode, blob, buffers) for _, _, _, blob, buffers in rows]
+                self._give((worker, client, function, mode, tasks))
             case Recall(worker) if worker in self._late:
                 self.returned(worker, len(self._late.pop(worker).batches))
             case Recall(worker):
@@ -204,17 +215,18 @@ class Agent:
             case Retire(worker):
                 self._crew.retire(worker)
 
-    def _give(self, worker: str, client: str, rows: list[Row]) -> None:
+    def _give(self, batch: Batch) -> None:
         """Give a worker a batch; later, if there is no room for it on this machine now."""
+        worker = batch[0]
         if worker not in self._late:
             try:
-                self._crew.give(worker, client, rows)
+                self._crew.give_tasks(*batch)
             except (OSError, MemoryError) as error:
                 self._mishaps.note(error, f"there is no room to give tasks to worker {worker} now")
                 now = time.monotonic()
-                self._late[worker] = Late(deque([(client, rows)]), now + GIVE_EVERY, now + GIVE_WITHIN)
+                self._late[worker] = Late(deque([batch]), now + GIVE_EVERY, now + GIVE_WITHIN)
         else:
-            self._late[worker].batches.append((client, rows))
+            self._late[worker].batches.append(batch)
 
     def _give_late(self, now: float) -> None:
         """Try again. Where there is no room in time, the worker is killed, which tells its clients."""
@@ -224,7 +236,7 @@ class Agent:
             late.next = now + GIVE_EVERY
             try:
                 while late.batches:
-                    self._crew.give(worker, *late.batches[0])
+                    self._crew.give_tasks(*late.batches[0])
                     late.batches.popleft()
                 del self._late[worker]
             except (OSError, MemoryError) as error:
@@ -235,50 +247,61 @@ class Agent:
 
     def _sleep(self) -> set[int]:
         """Wait for something to do, and return the descriptors that have it."""
+        if self._caller.pending():
+            return {self._descriptor, *(descriptor for descriptor, _ in self._poll.poll(0))}
+        now = time.monotonic()
+        self._look_at = self._machine.deadline(now)
+        for due in (self._ends, self._patience_due):
+            if due is not None:
+                self._look_at = min(self._look_at, due)
+        self._crew_due = self._crew.deadline()
+        due = self._look_at if self._crew_due is None else min(self._look_at, self._crew_due)
+        for late in self._late.values():
+            due = min(due, late.next)
+        timeout = max(0, int((due - now) * 1000) + 1)
+        return {descriptor for descriptor, _ in self._poll.poll(timeout)}
+
+    def _turn(self) -> None:
+        """What comes: from the network, from the workers, from the clock, and from who stops this agent."""
         try:
-            return self._poll_all()
+            ready = self._sleep()
         except FAILURES as error:
             self._mishaps.note(error)
             time.sleep(PAUSE)
-            return set()
-
-    def _poll_all(self) -> set[int]:
-        if self._caller.pending():
-            return {self._descriptor, *(each for each, _ in self._poll.poll(0))}
-        now = time.monotonic()
-        deadline = self._machine.deadline(now)
-        if self._ends is not None:
-            deadline = min(deadline, self._ends)
-        if (due := self._crew.deadline()) is not None:
-            deadline = min(deadline, due)
-        if (due := self._patience.deadline()) is not None:
-            deadline = min(deadline, due)
-        for late in self._late.values():
-            deadline = min(deadline, late.next)
-        return {each for each, _ in self._poll.poll(max(0, int((deadline - now) * 1000) + 1))}
-
-    def _take_in(self, ready: set[int]) -> None:
-        """What came: from the network, from the workers, from the clock, and from who stops this agent."""
-        if self._waker.fileno() in ready:
-            self._waker.clear()
+            ready = set()
         if self._descriptor in ready:
             self._try(self._hear)
             self._act()  # before a worker's death is heard of: what was given to it counts as unread then
-        if self._crew.fileno() in ready:
+        said = self._crew_fileno in ready
+        if said:
             self._try(self._crew.turn)
         now = time.monotonic()
-        if self._machine.stage is Stage.GREETING and self._descriptor not in ready:
-            self._try(self._hear)  # what its descriptor does not tell: that it was not let in
-        self._try(self._crew.tick, now)
+        if self._crew_due is not None and now >= self._crew_due:
+            said = self._try(self._crew.tick, now) or said
         if self._late:
             self._give_late(now)
-        self._machine.tick(now)
+        if now >= self._look_at or self._leaves or self._hopeless or self._calling.stage is not Stage.OPEN:
+            self._look(now, ready)
+        elif said:
+            self._act()
+
+    def _look(self, now: float, ready: set[int]) -> None:
+        """What not every turn looks at: the clock, who stops this agent, whether there is a coordinator."""
+        machine = self._machine
+        if self._waker_fileno in ready:
+            self._waker.clear()
+        if machine.stage is Stage.GREETING and self._descriptor not in ready:
+            self._try(self._hear)  # what its descriptor does not tell: that it was not let in
+        machine.tick(now)
         if self._leaves or self._hopeless:
             self._crew.resize(0)
-            self._machine.leave()
+            machine.leave()
         if self._leaves > 1 and self._ends is None:
             self._ends = now + LAST_WORDS
-            self._machine.abort()
+            machine.abort()
+        self._act()
+        self._check(now)
+        self._act()
 
     def _hear(self) -> None:
         heard, why = self._caller.receive()
@@ -287,8 +310,7 @@ class Agent:
         if why:
             self._machine.turned_away(why, time.monotonic())
 
-    def _check(self) -> None:
-        now = time.monotonic()
+    def _check(self, now: float) -> None:
         self._trim.look(self._machine.kept_bytes, now)
         self._report(now)
         if self._machine.barred:
@@ -308,6 +330,7 @@ class Agent:
             missing = f"no coordinator answers at {self._address}; waiting for one"
         if said := self._patience.look(missing, now):
             log.warning("%s", said)
+        self._patience_due = self._patience.deadline()
 
     def _close(self) -> None:
         for close in (self._crew.close, self._caller.close, self._waker.close):

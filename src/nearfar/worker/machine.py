@@ -20,7 +20,7 @@ from math import inf
 from typing import Any
 
 from nearfar.coordinator.calling import FAREWELL, Calling, Stage
-from nearfar.coordinator.parts import Row, shares, size_of
+from nearfar.coordinator.parts import Row, shares, size_of, weight
 from nearfar.coordinator.talk import Talk
 from nearfar.coordinator.tasks import Mode, Status
 from nearfar.coordinator.wire import AGENT, FORMS, Envelope, Kind, Message
@@ -29,8 +29,11 @@ from nearfar.net.complaints import shown
 from nearfar.worker.actions import Action, Give, Kill, Recall, Retire
 from nearfar.worker.records import Record
 
+ANSWERS_BLOB = FORMS[Kind.ANSWERS].blob
 LONGEST_END = 500
 """Characters of what is told of a worker's end."""
+
+_PREPARE = int(Mode.PREPARE)  # once, for it is compared at each batch
 
 
 class AgentMachine:
@@ -46,9 +49,12 @@ class AgentMachine:
         """That of the last coordinator."""
         self.stale = 0
         """Answers that were nobody's."""
-        self._calling = Calling(AGENT, name, about, wait, stem)
+        self.calling = Calling(AGENT, name, about, wait, stem)
+        """The session with the coordinator: its `stage` is this machine's; CLOSED: it is over."""
         self._records: dict[str, Record] = {}
-        self.kept: dict[tuple[str, int], Row] = {}
+        self._ended: list[Record] = []
+        """Those whose end was told, until that is acked."""
+        self.kept: dict[str, dict[int, Row]] = {}
         """Answers by client and number, until the coordinator releases them."""
         self.kept_bytes = 0
         self.largest = 0
@@ -63,19 +69,19 @@ class AgentMachine:
     @property
     def session_name(self) -> str:
         """That of the session's socket."""
-        return self._calling.session_name
+        return self.calling.session_name
 
     @property
     def stage(self) -> Stage:
         """CLOSED: it is over."""
-        return self._calling.stage
+        return self.calling.stage
 
     # -- from the program --------------------------------------------------------------------------
 
     def connect(self, now: float) -> None:
         """Begin the first session."""
         if self.stage is Stage.NEW:
-            self._calling.begin(now)
+            self.calling.begin(now)
 
     def leave(self) -> None:
         """Take no more, and go once all that runs is answered, and the coordinator has it.
@@ -93,7 +99,7 @@ class AgentMachine:
 
     def abandon(self) -> None:
         """Go at once."""
-        self._calling.stage = Stage.CLOSED
+        self.calling.stage = Stage.CLOSED
 
     # -- from the crew -----------------------------------------------------------------------------
 
@@ -109,18 +115,23 @@ class AgentMachine:
         if record is None:
             self.stale += len(rows)
             return
-        for share in shares(map(self._fitted, rows), FORMS[Kind.ANSWERS].blob):
+        fitted = rows
+        if 0 < self.largest < weight(rows, ANSWERS_BLOB):  # all of them together
+            fitted = [self._fitted(row) for row in rows]
+        for share in shares(fitted, ANSWERS_BLOB):
             first = record.ran + 1
             spent_here = spent * len(share) / len(rows)
             number = self._say(now, Kind.ANSWERS, record.wired, first, spent_here, rows=share)
             self._last_answer = number or inf  # without a session nobody has heard of it
-            named = zip(record.answer(len(share)), share, strict=True)
-            for task, row in named:
-                if task[1]:
-                    self.kept[task] = row
-                    self.kept_bytes += size_of(row[1], row[2])
-                elif row[0] == Status.ERROR:
-                    record.prepared.discard(task[0])
+            place = 0
+            for client, numbers in record.answer(len(share)):
+                answers = share[place : place + len(numbers)]
+                place += len(numbers)
+                if numbers[0]:
+                    self.kept.setdefault(client, {}).update(zip(numbers, answers, strict=True))
+                    self.kept_bytes += weight(answers, ANSWERS_BLOB)
+                elif answers[0][0] == Status.ERROR:
+                    record.prepared.discard(client)
 
     def died(self, worker: str, how: str, unread: int, now: float) -> None:
         """A worker ended, and all its answers were told."""
@@ -147,9 +158,9 @@ class AgentMachine:
                 self._refuse(envelope.message.fields[0])
             case Kind.STRANGER:
                 if self.stage is Stage.OPEN:
-                    self._calling.begin(now)
+                    self.calling.begin(now)
             case _:
-                talk = self._calling.open_talk()
+                talk = self.calling.open_talk()
                 if talk is not None:
                     try:
                         self._hear(talk, envelope, now)
@@ -158,39 +169,41 @@ class AgentMachine:
 
     def tick(self, now: float) -> None:
         """Time passed."""
-        self._calling.tick(now)
+        self.calling.tick(now)
 
     def flush(self, now: float) -> list[Action]:
         """Everything that is to be done."""
         if self._leaving and self.stage is not Stage.CLOSED:
             self._go(now)
-        calls = self._calling.flush(now)
-        actions, self._actions = [*self._actions, *calls], []
-        return actions
+        actions = self._actions
+        if actions:
+            self._actions = []
+        return [*actions, *self.calling.flush(now)]
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
-        return min(self._calling.deadline(now), self._farewell())
+        due = self.calling.deadline(now)
+        return min(due, self._farewell()) if self._leaving else due
 
     def away(self, now: float) -> float:
         """For how many seconds no coordinator has answered; 0 if one does."""
-        return self._calling.away(now)
+        return self.calling.away(now)
 
     @property
     def barred(self) -> str:
         """Why the coordinator and this agent do not let each other in, once that is clear."""
-        return self._calling.barred
+        return self.calling.barred
 
     def turned_away(self, why: str, now: float) -> None:
         """The socket was not let in."""
-        self._calling.turned_away(why, now)
+        self.calling.turned_away(why, now)
 
     def lost(self, now: float) -> bool:
         """True if none has answered for too long."""
-        return self._calling.lost(now)
+        return self.calling.lost(now)
 
     def _welcome(self, message: Message, now: float) -> None:
-        facts = self._calling.welcome(message, now)
+        facts = self.calling.welcome(message, now)
         if facts is None:
             return
         self._said_leaving = self._said_bye = False
@@ -200,7 +213,7 @@ class AgentMachine:
         self.largest = facts.get("largest", 0)
         for record in list(self._records.values()):
             self._announce(record, now)
-        self._say_kept(list(self.kept), now)
+        self._say_kept([[client, list(answers)] for client, answers in self.kept.items()], now)
 
     def _refuse(self, why: str) -> None:
         self.refused = shown(why)
@@ -217,11 +230,17 @@ class AgentMachine:
 
     def _hear(self, talk: Talk, envelope: Envelope, now: float) -> None:
         ready = talk.hear(envelope, now)
-        for record in list(self._records.values()):
-            if 0 < record.end_message <= talk.acked:
-                del self._records[record.name]
+        if self._ended:
+            self._forget_ended(talk.out.received)
         for message in ready:
             self._handle(message, now)
+
+    def _forget_ended(self, acked: int) -> None:
+        """The coordinator knows of these ends."""
+        for record in self._ended:
+            if 0 < record.end_message <= acked:
+                self._records.pop(record.name, None)
+        self._ended = [record for record in self._ended if record.name in self._records]
 
     def _forget_kept(self) -> None:
         self.kept.clear()
@@ -234,50 +253,71 @@ class AgentMachine:
         size = size_of(row[1], row[2])
         return row if size <= self.largest else (Status.TOO_LARGE, b"%d" % size, [])
 
-    def _say_kept(self, tasks: Sequence[tuple[str, int]], now: float) -> None:
-        """Say these answers again, those of them that are kept."""
-        rows = [(*task, *self._fitted(self.kept[task])) for task in tasks if task in self.kept]
+    def _say_kept(self, tasks: Sequence[Sequence[Any]], now: float) -> None:
+        """Say these answers again, those of them that are kept; by clients and numbers."""
+        rows = [
+            (client, number, *self._fitted(answers[number]))
+            for client, numbers in tasks
+            if (answers := self.kept.get(client)) is not None
+            for number in numbers
+            if number in answers
+        ]
         for share in shares(rows, FORMS[Kind.KEPT].blob):
             self._last_answer = self._say(now, Kind.KEPT, rows=share)
 
-    def _handle(self, message: Message, now: float) -> None:
-        if message.kind is Kind.PART:
-            self.abandon()
-        elif message.kind is Kind.RELEASE:
-            for client, numbers in message.fields[0]:
-                for number in numbers:
-                    if (row := self.kept.pop((client, number), None)) is not None:
-                        self.kept_bytes -= size_of(row[1], row[2])
-        elif message.kind is Kind.FETCH:
-            for client, numbers in message.fields[0]:
-                self._say_kept([(client, number) for number in numbers], now)
-        else:
-            self._handle_for_worker(message)
+    def _release(self, tasks: Sequence[Sequence[Any]]) -> None:
+        """Forget these answers: their clients have them. By clients and numbers."""
+        for client, numbers in tasks:
+            answers = self.kept.get(client)
+            if answers is None:
+                continue
+            gone = [row for number in numbers if (row := answers.pop(number, None)) is not None]
+            self.kept_bytes -= weight(gone, ANSWERS_BLOB)
+            if not answers:
+                del self.kept[client]
 
-    def _handle_for_worker(self, message: Message) -> None:
-        worker = str(message.fields[0]).removeprefix(f"{self.name}/") if message.fields else ""
-        record = self._records.get(worker)
-        if record is None or record.end is not None:
-            return  # it died, and the coordinator will know
+    def _handle(self, message: Message, now: float) -> None:
         match message.kind:
             case Kind.WORK:
-                client = message.fields[1]
-                rows = message.rows or ()
-                if len({(row[1], row[2]) for row in rows}) != 1:
-                    raise ProtocolError("a batch that is not of one function and mode")
-                record.give(client, [row[0] for row in rows], initializer=rows[0][1] == Mode.PREPARE)
-                self._actions.append(
-                    Give(worker, client, [(function, mode, *parts) for _, mode, function, *parts in rows])
-                )
-            case Kind.RECALL:
-                self._actions.append(Recall(worker))
-            case Kind.KILL:
-                self._actions.append(Kill(worker))
-            case Kind.RETIRE:
-                del self._records[worker]
-                self._actions.append(Retire(worker))
+                self._handle_work(message)
+            case Kind.RELEASE:
+                self._release(message.fields[0])
+            case Kind.FETCH:
+                self._say_kept(message.fields[0], now)
+            case Kind.PART:
+                self.abandon()
+            case Kind.RECALL | Kind.KILL | Kind.RETIRE:
+                self._handle_for_worker(message)
             case _:
                 pass  # a word for clients
+
+    def _addressed(self, wired: str) -> Record | None:
+        """The worker that the coordinator calls so; None for one that died: the coordinator will know."""
+        record = self._records.get(wired.removeprefix(f"{self.name}/"))
+        return None if record is None or record.end is not None else record
+
+    def _handle_work(self, message: Message) -> None:
+        (wired, client), rows = message.fields, message.rows or ()
+        record = self._addressed(wired)
+        if record is None:
+            return
+        if len({(row[1], row[2]) for row in rows}) != 1:
+            raise ProtocolError("a batch that is not of one function and mode")
+        record.give(client, [row[0] for row in rows], initializer=rows[0][1] == _PREPARE)
+        self._actions.append(Give(record.name, client, rows))
+
+    def _handle_for_worker(self, message: Message) -> None:
+        record = self._addressed(message.fields[0])
+        if record is None:
+            return
+        match message.kind:
+            case Kind.RECALL:
+                self._actions.append(Recall(record.name))
+            case Kind.KILL:
+                self._actions.append(Kill(record.name))
+            case _:
+                del self._records[record.name]
+                self._actions.append(Retire(record.name))
 
     # -- to the coordinator ------------------------------------------------------------------------
 
@@ -301,16 +341,18 @@ class AgentMachine:
             del self._records[record.name]  # nobody knew it
         else:
             record.end_message = self._say(now, Kind.DIED, record.wired, how, unread, record.given)
+            if record not in self._ended:
+                self._ended.append(record)
 
     def _say(self, now: float, kind: Kind, *fields: Any, rows: Sequence[Row] | None = None) -> int:
         """Say it if there is a session; what matters is said again in the next."""
-        return self._calling.say(now, kind, *fields, rows=rows)
+        return self.calling.say(now, kind, *fields, rows=rows)
 
     def _farewell(self) -> float:
         """When it goes though no coordinator answers."""
-        talk = self._calling.talk
-        had = not self.kept or (talk is not None and talk.acked >= self._last_answer)
-        return self._calling.silent_since(self._idle_since) + FAREWELL if had else inf
+        talk = self.calling.talk
+        had = not self.kept or (talk is not None and talk.out.received >= self._last_answer)
+        return self.calling.silent_since(self._idle_since) + FAREWELL if had else inf
 
     def _go(self, now: float) -> None:
         """Leave: with the coordinator's leave if it is there, or no sooner than nothing would be lost."""

@@ -50,14 +50,16 @@ class Record:
             if 0 in numbers:
                 self.prepared.discard(client)
 
-    def answer(self, count: int) -> list[tuple[str, int]]:
-        """It answered its next `count` tasks: these, by client and number."""
+    def answer(self, count: int) -> list[Given]:
+        """It answered its next `count` tasks: these."""
         self.ran += count
-        answered: list[tuple[str, int]] = []
-        while len(answered) < count:
-            client, numbers = self.batches.popleft()
-            rest = count - len(answered)
-            answered += [(client, number) for number in numbers[:rest]]
-            if rest < len(numbers):
-                self.batches.appendleft(Given(client, numbers[rest:]))
+        answered: list[Given] = []
+        while count:
+            given = self.batches.popleft()
+            if len(given.numbers) > count:
+                client, numbers = given
+                self.batches.appendleft(Given(client, numbers[count:]))
+                given = Given(client, numbers[:count])
+            answered.append(given)
+            count -= len(given.numbers)
         return answered

@@ -9,7 +9,7 @@ TOLD = "nearfar.coordinator.gate:Gate._send"
 
 OF_CLIENT = {
     "client-hello": Point(SENT, kind="HELLO"),
-    "submitted": Point("nearfar.pool.pending:Pending.add"),
+    "submitted": Point("nearfar.pool.client:ClientMachine.submit"),
     "submitting": Point(SENT, "before", "SUBMIT"),
     "submit-sent": Point(SENT, kind="SUBMIT"),
     "outcome-heard": Point("nearfar.pool.pending:Pending.settle"),
