@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.coordinator import parts
-from nearfar.coordinator.wire import FORMS, Kind
+from nearfar.coordinator import wire as pool_wire
+from nearfar.coordinator.wire import Kind, Message
 from nearfar.errors import ItemError, ProtocolError, Untrusted
 from nearfar.net import announced, codec
 from nearfar.net.complaints import LONGEST_SHOWN, MOST_LINES, PERIOD, Complaints, shown
@@ -65,8 +66,9 @@ def test_what_an_item_announces_is_not_made_room_for(body: bytes, first: bytes) 
 
 @pytest.mark.parametrize("body", ANNOUNCED)
 def test_what_rows_announce_is_not_made_room_for(body: bytes) -> None:
-    for frame in (body, body[: MIB // 2]):
-        room, seconds = cost(lambda frame=frame: parts.unpack([frame], FORMS[Kind.SUBMIT]), ProtocolError)
+    start = bytes((0x96, Kind.SUBMIT, 1, 0, 0xC2))  # number, ack, and whether an earlier coordinator had them
+    for frame in (start + body, start + body[: MIB // 2]):
+        room, seconds = cost(lambda frame=frame: pool_wire.unpack([frame]), ProtocolError)
         assert room < 3 * len(body)
         assert seconds < 2
 
@@ -79,18 +81,19 @@ def test_what_a_short_message_announces_is_little() -> None:
 
 
 def test_a_long_message_of_empty_lists_is_refused_at_the_first_of_them() -> None:
-    row = b"\x91\x00" * 2 + b"\x91\xc4\x00" * 2 + b"\x91\xdd\x00\x0f\xff\xff"
-    rows = b"\x96\x01" + row + b"\x90" * (4 * MIB)
-    room, _ = cost(lambda: parts.unpack([rows], FORMS[Kind.WORK]), ProtocolError)
-    assert room < 4 * len(rows)
+    start = bytes((0x9B, Kind.WORK, 1, 0)) + b"\xa1w\xa1c\x01"  # number, ack, worker, client, one row
+    row = b"\x00\x00" + b"\xc4\x00" * 2 + b"\xdd\x00\x0f\xff\xff"
+    frame = start + row + b"\x90" * (4 * MIB)
+    room, _ = cost(lambda: pool_wire.unpack([frame]), ProtocolError)
+    assert room < 4 * len(frame)
 
 
 def test_long_rows_come_through_as_short_ones_do() -> None:
     row = (7, 0, b"m:f", b"x" * parts.LARGE, [b"y" * 100] * 30_000, None, 3)
     for rows in ([row], [row, (8, 1, b"", b"", [], 1.5, 0)]):
-        frames = parts.pack(rows, FORMS[Kind.SUBMIT])
+        frames = pool_wire.pack(1, 0, Message(Kind.SUBMIT, (False,), rows))
         assert len(frames[0]) > parts.AT_ONCE
-        assert parts.unpack(frames, FORMS[Kind.SUBMIT]) == rows
+        assert pool_wire.unpack(frames).message.rows == rows
 
 
 @pytest.mark.parametrize("levels", [1_000, 100_000])
