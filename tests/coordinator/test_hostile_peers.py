@@ -133,7 +133,7 @@ def test_another_version_is_told_so_however_its_hello_looks() -> None:
     assert error.value.why == why
     with pytest.raises(messages.WrongPoolHello) as error:
         messages.unpack(messages.pack(0, 0, PoolMessage(PoolMessageType.HELLO, (VERSION, "end", {}))))
-    assert "there is a pool here" in error.value.why
+    assert "this is a pool's coordinator" in error.value.why
 
 
 def test_what_an_agent_tells_of_a_death_cannot_write_on_a_terminal() -> None:

@@ -126,7 +126,7 @@ def test_an_end_of_a_queue_that_calls_at_a_pool_is_told_so() -> None:
         FarQueue.connect(str(coordinator.address), insecure=True, wait=20.0) as queue,
     ):
         queue.cancel_join_thread()
-        with pytest.raises(QueueLost, match="there is a pool here"):
+        with pytest.raises(QueueLost, match="this is a pool's coordinator"):
             queue.put(1)
 
 
