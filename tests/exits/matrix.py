@@ -152,7 +152,7 @@ def broken() -> Iterator[Cell]:
         yield Cell(program, "robbed", "none", failed, TURN + HOST_STOPS + AT_ONCE, leaves=DRAFTS)
     for program in ("consumer host", "producer", "queue", "coordinator", "worker"):
         blow = "TERM" if program in STOPS_WELL else "none"
-        for how, said in (("broken", "nobody reads"), ("full", "no space left")):
+        for how, said in (("broken", "the reader of standard output is gone"), ("full", "no space left")):
             out = (("out", how),)
             phase = "middle" if blow == "none" else "tells"
             failed = frozenset({Exit.FAILED})
