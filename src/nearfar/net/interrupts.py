@@ -48,6 +48,8 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
+
 # Straight from C, in every step of every pool: what `signal` adds is to make enums of numbers, at 1 us each.
 
 _SIGINT = int(signal.SIGINT)
@@ -156,6 +158,18 @@ class Shield:
                 if not _state.up:
                     self.lift(depth)
 
+    def let_through(self, do: Callable[..., T], *given: object) -> T:
+        """What `do` returns; meanwhile signals come through, and what their handlers raise is raised.
+
+        A function of its own: where one `try` stands in another, the step at which the inner one begins
+        belongs to neither, and an exception there would leave out what the outer one has to do.
+        """
+        depth = self.lower()
+        try:
+            return do(*given)
+        finally:
+            self.lift(depth)
+
     def forget_parent(self) -> None:
         """In a child that was forked meanwhile: its main thread may be another, which never comes out."""
         _forget_parent()
@@ -226,7 +240,6 @@ os.register_at_fork(after_in_child=_forget_parent)
 
 P = ParamSpec("P")
 S = TypeVar("S")
-T = TypeVar("T")
 
 HEADROOM = 200
 """Frames that a step may need on the stack."""

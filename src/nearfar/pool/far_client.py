@@ -338,11 +338,18 @@ class FarClient:
 
     def submit(self, task: Task) -> None:
         """Take a task; once nothing can be run any more it comes to its end at once."""
-        if self.error is not None:
-            self._pending.end(task, self.error)
-        else:
-            task.state = _WAITING
-            self._pending.unsent.append(task)
+        self.submit_all(deque((task,)))
+
+    def submit_all(self, tasks: deque[Any]) -> None:
+        """The same of all that are there. Other threads may add to them meanwhile."""
+        unsent = self._pending.unsent
+        while tasks:
+            task = tasks.popleft()
+            if self.error is not None:
+                self._pending.end(task, self.error)
+            else:
+                task.state = _WAITING
+                unsent.append(task)
 
     def cancel(self, tasks: Sequence[T]) -> list[T]:
         """Those that will never run: this answer is their only outcome.

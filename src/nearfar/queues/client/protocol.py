@@ -80,6 +80,8 @@ class ClientProtocol:
         self.greeting_since = 0.0
         self.sender = ItemSender()
         self.hand = Hand()
+        self.receiver = ItemReceiver(hand=self.hand)
+        """The present session's; before the first welcome nothing comes."""
         self.asks = PendingRequests()
         self.roles = Roles(tags, helper=helper)
         self.leaving = False
@@ -101,12 +103,6 @@ class ClientProtocol:
     def facts(self) -> dict[str, Any]:
         """What the host told about the queue; empty before its first welcome."""
         return self.session.facts if self.session else {}
-
-    @property
-    def receiver(self) -> ItemReceiver:
-        """The present session's; there must have been a welcome."""
-        assert self.session is not None
-        return self.session.receiver
 
     # -- from the program ------------------------------------------------------------------------
 
@@ -270,7 +266,9 @@ class ClientProtocol:
         self.state = ClientState.OPEN
         self._refusals.succeeded()
         facts = {**facts, "trusted": facts["trusted"] and self._trusts}
-        receiver = ItemReceiver(trusted=facts["trusted"], hand=self.hand, session=self.sessions)
+        self.receiver = receiver = ItemReceiver(
+            trusted=facts["trusted"], hand=self.hand, session=self.sessions
+        )
         if self.session is not None:
             receiver.waiters = self.session.receiver.waiters
             self.superseded += self.session.receiver.hands.values()
