@@ -144,9 +144,11 @@ def test_damaged_messages_are_a_message_or_a_protocol_error(
 def test_other_fields_are_a_message_or_a_protocol_error(
     kind: PoolMessageType, fields: list[Any], rows: Any
 ) -> None:
-    frames = [msgpack.packb([kind, 1, 0, *fields, *(rows or ())])]
+    words = [*fields, *(rows or ())]
+    frames = [msgpack.packb([kind, 1, 0, *words])]
     with contextlib.suppress(ProtocolError):
-        assert wire.unpack(frames).message.fields == tuple(fields)
+        read = wire.unpack(frames).message.fields
+        assert read == tuple(words[: len(read)])
 
 
 WORK = (1, 0, b"m:f", b"blob", [])

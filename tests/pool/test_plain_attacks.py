@@ -17,7 +17,7 @@ import msgpack
 import pytest
 
 from nearfar import Executor, InitializerFailed, ItemError, NearfarError, Pool, Untrusted
-from nearfar.coordinator import task as failures
+from nearfar.coordinator import task
 from nearfar.coordinator.messages import PoolMessageType
 from nearfar.coordinator.server import StandaloneCoordinator
 from nearfar.coordinator.task import Mode, TaskOutcome, TaskStatus
@@ -124,7 +124,7 @@ def test_no_pickle_in_an_initializer_is_read(
         assert stranger.until(stranger.done, 20)
     outcome, description, _ = stranger.outcomes[1]
     assert outcome == TaskOutcome.FAILED
-    assert isinstance(failures.read(description, plain.load_error), Untrusted)
+    assert isinstance(task.read(description, plain.load_error), Untrusted)
     assert not crater.exists()
 
 
@@ -224,7 +224,7 @@ def test_a_plain_client_reads_no_pickle_in_a_failure_that_a_coordinator_tells(tm
     for words in (("InitializerRaised", shell), ("WorkerLost", shell), (shell,), shell):
         blob = msgpack.packb(words)
         with pytest.raises(NearfarError):
-            raise failures.read(blob, plain.load_error)
+            raise task.read(blob, plain.load_error)
     assert not crater.exists()
 
 

@@ -153,10 +153,15 @@ class RemoteTask(Task):
         if status == _TOO_LARGE:  # its agent said no more of it than how large it is
             size = int(blob) if bytes(blob).isdigit() and len(blob) < 20 else 0
             row = self.remote_client.too_large(self.number, size)
-        self.remote_client.settle(self, row)
+        remote_client = self.remote_client
+        if not remote_client.settled:
+            remote_client.lists.settling[remote_client.name] = remote_client
+        remote_client.settled.append((self, row))
 
     def failed(self, error: BaseException) -> None:
-        self.remote_client.settle(self, (self.number, TaskOutcome.FAILED, failures.describe(error), ()))
+        remote_client = self.remote_client
+        remote_client.lists.settling[remote_client.name] = remote_client
+        remote_client.settled.append((self, (self.number, TaskOutcome.FAILED, failures.describe(error), ())))
 
 
 @dataclass(slots=True)
@@ -192,7 +197,7 @@ class RemoteClient:
         """It enters itself in the `lists`."""
         self.name = name
         self.accounts = accounts
-        self._lists = lists
+        self.lists = lists
         self.client = Client(name, read_error=Unread)
         self.session: PeerSession | None = None
         self.since = now
@@ -202,8 +207,8 @@ class RemoteClient:
         """By number: those without an outcome."""
         self.highest = 0
         """The highest number of a task that was ever heard of: those above are new for certain."""
-        self._settled: list[tuple[RemoteTask, Row]] = []
-        """Outcomes to take in."""
+        self.settled: list[tuple[RemoteTask, Row]] = []
+        """Outcomes that `take_in_all` takes in."""
         self.held: dict[int, RemoteTask] = {}
         """Submitted again, and not claimed yet."""
         self.unwanted: set[int] = set()
@@ -230,14 +235,9 @@ class RemoteClient:
         if len(self.tasks) + len(self.held) + len(self.kept) + len(self.withheld) + count > MOST_TASKS:
             raise ProtocolError(f"{self.name} has {MOST_TASKS} tasks already")
 
-    def settle(self, task: RemoteTask, row: Row) -> None:
-        """A task has its outcome: `take_in_all` takes it in with others."""
-        self._settled.append((task, row))
-        self._lists.settling[self.name] = self
-
     def take_in_all(self) -> None:
         """Take in the outcomes of tasks."""
-        settled, self._settled = self._settled, []
+        settled, self.settled = self.settled, []
         accounts, tasks, largest = self.accounts, self.tasks, self.accounts.largest
         freed = came = 0
         fresh: list[tuple[RemoteTask, Row, int]] = []
@@ -279,7 +279,7 @@ class RemoteClient:
             else:
                 self.offer(row, task.session)
         if outcomes:
-            self._lists.telling[self.name] = self
+            self.lists.telling[self.name] = self
         self.accounts.results.add(self.name, came)
         strained = [self.accounts.keep(origin, self.name, size) for origin, size in agents.items()]
         if any(strained) or self.accounts.results.strained(self.name):
@@ -323,7 +323,7 @@ class RemoteClient:
 
     def hold_back(self) -> None:
         """Have none of its tasks given out until it has taken results."""
-        self._lists.held_back[self.name] = self
+        self.lists.held_back[self.name] = self
 
     def unweigh(self, number: int) -> int:
         """That outcome is not here any more; returns what it cost."""
@@ -335,7 +335,7 @@ class RemoteClient:
     def tell(self, row: Row) -> None:
         """Have it told an outcome."""
         self.outcomes.append(row)
-        self._lists.telling[self.name] = self
+        self.lists.telling[self.name] = self
 
     def detach(self, now: float) -> None:
         """Its session is over: what it may not have been told is kept."""
@@ -352,7 +352,7 @@ class RemoteClient:
 
     def expect(self) -> None:
         """Have the clock look after it: it is away, or something of it is unclear."""
-        self._lists.expected[self.name] = self
+        self.lists.expected[self.name] = self
 
     @property
     def unclear(self) -> bool:
@@ -371,7 +371,7 @@ class RemoteClient:
     def clear(self) -> None:
         """It is gone: nothing that is still under way to it counts."""
         self.tasks.clear()
-        self._settled.clear()
+        self.settled.clear()
         self.held.clear()
         self.kept.clear()
         self.withheld.clear()

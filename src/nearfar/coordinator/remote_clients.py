@@ -11,7 +11,7 @@ Tasks that had begun when their client was given up are reported as lost if the 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from nearfar.coordinator import columns, messages
@@ -179,7 +179,8 @@ class RemoteClients:
         if again or remote_client.session is None or remote_client.session.handled:
             self._submit_each(remote_client, again, rows)
             return
-        highest, tasks, submit = remote_client.highest, remote_client.tasks, self._coordinator.book.submit
+        highest, tasks = remote_client.highest, remote_client.tasks
+        fresh: deque[RemoteTask] = deque()
         largest, total = self.accounts.largest, 0
         rest: Sequence[Row] = ()
         for place, row in enumerate(rows):
@@ -191,10 +192,11 @@ class RemoteClients:
             highest = number
             total += task.weight
             tasks[number] = task
-            submit(task)
+            fresh.append(task)
         remote_client.highest = highest
         if total:
             self.accounts.arguments.add(remote_client.name, total)
+        self._coordinator.book.submit_all(remote_client.client, fresh)
         if rest:
             self._submit_each(remote_client, again, rest)
 

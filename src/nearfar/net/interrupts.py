@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
+
 # From `_signal`, for every step of every pool uses these: `signal` only adds enums, which cost 1 us each.
 
 _SIGINT = int(signal.SIGINT)
@@ -155,6 +157,18 @@ class Shield:
                 if not _state.up:
                     self.lift(depth)
 
+    def let_through(self, do: Callable[..., T], *given: object) -> T:
+        """What `do` returns; meanwhile signals come through, and what their handlers raise is raised.
+
+        A function of its own: where one `try` stands in another, the step at which the inner one begins
+        belongs to neither, and an exception there would leave out what the outer one has to do.
+        """
+        depth = self.lower()
+        try:
+            return do(*given)
+        finally:
+            self.lift(depth)
+
     def forget_parent(self) -> None:
         """In a child that was forked inside: its main thread may be another one, which never leaves."""
         _forget_parent()
@@ -225,7 +239,6 @@ os.register_at_fork(after_in_child=_forget_parent)
 
 P = ParamSpec("P")
 S = TypeVar("S")
-T = TypeVar("T")
 
 HEADROOM = 200
 """Stack frames that a step may need."""

@@ -332,11 +332,18 @@ class FarClient:
 
     def submit(self, task: Task) -> None:
         """Take a task; after `error` is set, it ends at once with that error."""
-        if self.error is not None:
-            self._pending.end(task, self.error)
-        else:
-            task.state = _WAITING
-            self._pending.unsent.append(task)
+        self.submit_all(deque((task,)))
+
+    def submit_all(self, tasks: deque[Any]) -> None:
+        """Take all of `tasks`; other threads may append to them meanwhile."""
+        unsent = self._pending.unsent
+        while tasks:
+            task = tasks.popleft()
+            if self.error is not None:
+                self._pending.end(task, self.error)
+            else:
+                task.state = _WAITING
+                unsent.append(task)
 
     def cancel(self, tasks: Sequence[T]) -> list[T]:
         """Returns the tasks that will never run: they get no other outcome.

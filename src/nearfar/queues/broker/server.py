@@ -192,6 +192,7 @@ class Broker:
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = ProcessWatcher()
         self._waker = Waker()
+        self._wakes = self._waker.fileno()
         self._poller = zmq.Poller()
         sources = (
             self._inbox,
@@ -308,7 +309,7 @@ class Broker:
             self._read(self._inbox, sockets.COPIED)
         elif source is self._control:
             self._read(self._control, sockets.LARGEST_CONTROL)
-        elif source == self._waker.fileno():
+        elif source == self._wakes:
             self._waker.clear()
         elif isinstance(source, int) and (found := self._watch.ended(source)) is not None:
             self._poller.unregister(source)

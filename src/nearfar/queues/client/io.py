@@ -54,10 +54,11 @@ class WaitHandle:
 
     def __init__(self) -> None:
         self.waker = Waker()
+        self._own = self.waker.fileno()
         self.until = inf
         """When the thread that sleeps here wakes at the latest."""
         self._watched: list[int] = []
-        self._poll = _poll(self.waker.fileno())
+        self._poll = _poll(self._own)
         self._sleeping = False
 
     def sleep(self, watched: list[int], until: float) -> bool:
@@ -65,9 +66,9 @@ class WaitHandle:
         returns True for the latter."""
         self.until = until
         if self._sleeping:  # in a signal's handler, while this thread sleeps here
-            return self._sleep(_poll(self.waker.fileno(), *watched), until)
+            return self._sleep(_poll(self._own, *watched), until)
         if watched is not self._watched:
-            self._poll = _poll(self.waker.fileno(), *watched)
+            self._poll = _poll(self._own, *watched)
             self._watched = watched
         self._sleeping = True
         try:
@@ -77,11 +78,13 @@ class WaitHandle:
 
     def _sleep(self, poll: select.poll, until: float) -> bool:
         patience = max(0.0, until - time.monotonic())
-        found = [each for each, _ in poll.poll(int(patience * 1000) + 1 if patience else 0)]
-        if self.waker.fileno() in found:
-            self.waker.clear()
-            found.remove(self.waker.fileno())
-        return bool(found)
+        came = False
+        for descriptor, _ in poll.poll(int(patience * 1000) + 1 if patience else 0):
+            if descriptor == self._own:
+                self.waker.clear()
+            else:
+                came = True
+        return came
 
 
 def _poll(*descriptors: int) -> select.poll:
@@ -140,11 +143,7 @@ class Hold:
         self._waiters.append(waiter)
         held = self.give_up()
         try:
-            depth = _shield.lower()
-            try:
-                waiter.acquire(True, min(seconds, threading.TIMEOUT_MAX))
-            finally:
-                _shield.lift(depth)
+            _shield.let_through(waiter.acquire, True, min(seconds, threading.TIMEOUT_MAX))
         finally:
             self.take_back(held)
             with suppress(ValueError):
@@ -311,11 +310,7 @@ class ClientLoop:
             watched = self._turn_when_free()
             if heard == self._heard and self._machine.state is not ClientState.CLOSED:
                 ClientLoop.sleeps += 1
-                depth = _shield.lower()
-                try:
-                    self._seat.sleep(watched, min(until, self._sleeps_until))
-                finally:
-                    _shield.lift(depth)
+                _shield.let_through(self._seat.sleep, watched, min(until, self._sleeps_until))
         finally:
             self._hold.take_back(held)
 
@@ -401,9 +396,11 @@ class ClientLoop:
     def _act_and_read(self) -> None:
         before, first = self._heard, True
         while True:
-            control, lane = self._read(self._control), self._read(self._lane)
+            control = self._read(self._control.socket) if self._control is not None else []
+            lane = self._read(self._lane.socket) if self._lane is not None else []
             # After reading: so a connection to an impostor at the address is detected before its messages.
-            turned_away = self._look()
+            now = time.monotonic()
+            turned_away = self._look(now) if now >= self._look_next else ""
             if not (first or control or lane or turned_away or self._wanted):
                 break  # nothing came since everything was sent
             first = self._wanted = False
@@ -441,21 +438,15 @@ class ClientLoop:
 
     # -- the sockets -----------------------------------------------------------------------------
 
-    def _look(self) -> str:
+    def _look(self, now: float) -> str:
         """Why one of the sockets was refused; empty if none was."""
-        now = time.monotonic()
-        if now < self._look_next:
-            return ""
         dialed = [each for each in (self._control, self._inbox, self._lane) if each is not None]
         looks = [each.look(now) for each in dialed]
         self._look_next = min([each.look_next for each in dialed], default=0.0)
         return next(filter(None, looks), "")
 
-    def _read(self, dialed: Connection | None) -> list[QueueFrame]:
+    def _read(self, socket: zmq.Socket[bytes]) -> list[QueueFrame]:
         heard: list[QueueFrame] = []
-        if dialed is None:
-            return heard
-        socket = dialed.socket
         while len(heard) < DRAIN and sockets.readable(socket):
             try:
                 heard.append(messages.unpack(sockets.receive(socket, 1, small=sockets.COPIED)))

@@ -81,6 +81,8 @@ class ClientProtocol:
         self.greeting_since = 0.0
         self.sender = ItemSender()
         self.hand = Hand()
+        self.receiver = ItemReceiver(hand=self.hand)
+        """The present session's; before the first welcome nothing comes."""
         self.asks = PendingRequests()
         self.roles = Roles(tags, helper=helper)
         self.leaving = False
@@ -102,12 +104,6 @@ class ClientProtocol:
     def facts(self) -> dict[str, Any]:
         """The facts about the queue in the broker's WELCOME; empty before the first one."""
         return self.session.facts if self.session else {}
-
-    @property
-    def receiver(self) -> ItemReceiver:
-        """The receiver of the present session; there must have been a WELCOME."""
-        assert self.session is not None
-        return self.session.receiver
 
     # -- from the program ------------------------------------------------------------------------
 
@@ -272,7 +268,9 @@ class ClientProtocol:
         self.state = ClientState.OPEN
         self._refusals.succeeded()
         facts = {**facts, "trusted": facts["trusted"] and self._trusts}
-        receiver = ItemReceiver(trusted=facts["trusted"], hand=self.hand, session=self.sessions)
+        self.receiver = receiver = ItemReceiver(
+            trusted=facts["trusted"], hand=self.hand, session=self.sessions
+        )
         if self.session is not None:
             receiver.waiters = self.session.receiver.waiters
             self.superseded += self.session.receiver.hands.values()

@@ -197,12 +197,15 @@ class BrokerSession:
 
     def broken(self, now: float) -> bool:
         """True if the broker is silent for too long, or messages to it no longer arrive."""
-        return now - self.heard >= self.lease or (len(self._out) > 0 and broken(self._out, self.lease, now))
+        return now - self.heard >= self.lease or (
+            self._out.sent > self._out.received and broken(self._out, self.lease, now)
+        )
 
     def tick(self, now: float) -> None:
         """Send again what may have got lost, and give back items that are not taken."""
-        for number, message in self._out.overdue(now):
-            self._actions.append(SendControl(QueueFrame(number, self._in.received, message)))
+        if now >= self._out.when:
+            for number, message in self._out.overdue(now):
+                self._actions.append(SendControl(QueueFrame(number, self._in.received, message)))
         if self.receiver.buffered > self.receiver.waiters and self.receiver.paused(now):
             self._close_window()
 
