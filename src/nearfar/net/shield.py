@@ -9,8 +9,11 @@ import threading
 from _signal import getsignal as get_handler
 from _signal import signal as set_handler
 from collections import deque
+from collections.abc import Callable
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 # Straight from C, in every step of every pool: what `signal` adds is to make enums of numbers, at 1 us each.
 
@@ -119,6 +122,18 @@ class Shield:
             finally:
                 if not _state.up:
                     self.lift(depth)
+
+    def let_through(self, do: Callable[..., T], *given: object) -> T:
+        """What `do` returns; meanwhile signals come through, and what their handlers raise is raised.
+
+        A function of its own: where one `try` stands in another, the step at which the inner one begins
+        belongs to neither, and an exception there would leave out what the outer one has to do.
+        """
+        depth = self.lower()
+        try:
+            return do(*given)
+        finally:
+            self.lift(depth)
 
     def forget_parent(self) -> None:
         """In a child that was forked meanwhile: its main thread may be another, which never comes out."""

@@ -14,10 +14,11 @@ class Bed:
 
     def __init__(self) -> None:
         self.waker = Waker()
+        self._own = self.waker.fileno()
         self.until = inf
         """When who sleeps here wakes at the latest."""
         self._watched: list[int] = []
-        self._poll = _poll(self.waker.fileno())
+        self._poll = _poll(self._own)
         self._sleeping = False
 
     def sleep(self, watched: list[int], until: float) -> bool:
@@ -25,9 +26,9 @@ class Bed:
         whether it is that."""
         self.until = until
         if self._sleeping:  # in a signal's handler, while this thread sleeps here
-            return self._sleep(_poll(self.waker.fileno(), *watched), until)
+            return self._sleep(_poll(self._own, *watched), until)
         if watched is not self._watched:
-            self._poll = _poll(self.waker.fileno(), *watched)
+            self._poll = _poll(self._own, *watched)
             self._watched = watched
         self._sleeping = True
         try:
@@ -37,11 +38,13 @@ class Bed:
 
     def _sleep(self, poll: select.poll, until: float) -> bool:
         patience = max(0.0, until - time.monotonic())
-        found = [each for each, _ in poll.poll(int(patience * 1000) + 1 if patience else 0)]
-        if self.waker.fileno() in found:
-            self.waker.clear()
-            found.remove(self.waker.fileno())
-        return bool(found)
+        came = False
+        for descriptor, _ in poll.poll(int(patience * 1000) + 1 if patience else 0):
+            if descriptor == self._own:
+                self.waker.clear()
+            else:
+                came = True
+        return came
 
 
 def _poll(*descriptors: int) -> select.poll:

@@ -59,11 +59,7 @@ class Hold:
         self._waiters.append(waiter)
         held = self.give_up()
         try:
-            depth = _shield.lower()
-            try:
-                waiter.acquire(True, min(seconds, threading.TIMEOUT_MAX))
-            finally:
-                _shield.lift(depth)
+            _shield.let_through(waiter.acquire, True, min(seconds, threading.TIMEOUT_MAX))
         finally:
             self.take_back(held)
             with suppress(ValueError):

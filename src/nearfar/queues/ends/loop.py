@@ -187,11 +187,7 @@ class EndLoop:
             watched = self._turn_when_free()
             if heard == self._heard and self._machine.state is not State.CLOSED:
                 EndLoop.sleeps += 1
-                depth = _shield.lower()
-                try:
-                    self._seat.sleep(watched, min(until, self._sleeps_until))
-                finally:
-                    _shield.lift(depth)
+                _shield.let_through(self._seat.sleep, watched, min(until, self._sleeps_until))
         finally:
             self._hold.take_back(held)
 
@@ -274,9 +270,11 @@ class EndLoop:
     def _act_and_read(self) -> None:
         before, first = self._heard, True
         while True:
-            control, lane = self._read(self._control), self._read(self._lane)
+            control = self._read(self._control.socket) if self._control is not None else []
+            lane = self._read(self._lane.socket) if self._lane is not None else []
             # After reading: a stranger that took the host's place was seen to connect before it spoke.
-            turned_away = self._look()
+            now = time.monotonic()
+            turned_away = self._look(now) if now >= self._look_next else ""
             if not (first or control or lane or turned_away or self._wanted):
                 break  # nothing came since all that was to be sent was sent
             first = self._wanted = False
@@ -314,21 +312,15 @@ class EndLoop:
 
     # -- the sockets -----------------------------------------------------------------------------
 
-    def _look(self) -> str:
+    def _look(self, now: float) -> str:
         """Why one of the sockets was not let in; nothing if all were."""
-        now = time.monotonic()
-        if now < self._look_next:
-            return ""
         dialed = [each for each in (self._control, self._inbox, self._lane) if each is not None]
         looks = [each.look(now) for each in dialed]
         self._look_next = min([each.look_next for each in dialed], default=0.0)
         return next(filter(None, looks), "")
 
-    def _read(self, dialed: Dialed | None) -> list[Envelope]:
+    def _read(self, socket: zmq.Socket[bytes]) -> list[Envelope]:
         heard: list[Envelope] = []
-        if dialed is None:
-            return heard
-        socket = dialed.socket
         while len(heard) < DRAIN and sockets.readable(socket):
             try:
                 heard.append(wire.unpack(sockets.receive(socket, 1, small=sockets.COPIED)))

@@ -75,6 +75,8 @@ class EndMachine:
         self.greeting_since = 0.0
         self.sender = Sender()
         self.hand = Hand()
+        self.receiver = Receiver(hand=self.hand)
+        """The present session's; before the first welcome nothing comes."""
         self.asks = Asks()
         self.roles = Roles(tags, helper=helper)
         self.leaving = False
@@ -96,12 +98,6 @@ class EndMachine:
     def facts(self) -> dict[str, Any]:
         """What the host told about the queue; empty before its first welcome."""
         return self.session.facts if self.session else {}
-
-    @property
-    def receiver(self) -> Receiver:
-        """The present session's; there must have been a welcome."""
-        assert self.session is not None
-        return self.session.receiver
 
     # -- from the program ------------------------------------------------------------------------
 
@@ -265,7 +261,7 @@ class EndMachine:
         self.state = State.OPEN
         self._refusals.succeeded()
         facts = {**facts, "trusted": facts["trusted"] and self._trusts}
-        receiver = Receiver(trusted=facts["trusted"], hand=self.hand, session=self.sessions)
+        self.receiver = receiver = Receiver(trusted=facts["trusted"], hand=self.hand, session=self.sessions)
         if self.session is not None:
             receiver.waiters = self.session.receiver.waiters
             self.superseded += self.session.receiver.hands.values()

@@ -105,12 +105,15 @@ class Session:
 
     def broken(self, now: float) -> bool:
         """True if the host is silent for too long, or what is sent to it does not arrive any more."""
-        return now - self.heard >= self.lease or (len(self._out) > 0 and broken(self._out, self.lease, now))
+        return now - self.heard >= self.lease or (
+            self._out.sent > self._out.received and broken(self._out, self.lease, now)
+        )
 
     def tick(self, now: float) -> None:
         """Time passed: send again what may have got lost, and give back what is not taken."""
-        for number, message in self._out.overdue(now):
-            self._actions.append(Send(Envelope(number, self._in.received, message)))
+        if now >= self._out.when:
+            for number, message in self._out.overdue(now):
+                self._actions.append(Send(Envelope(number, self._in.received, message)))
         if self.receiver.buffered > self.receiver.waiters and self.receiver.paused(now):
             self._close_window()
 

@@ -108,6 +108,7 @@ class Host:
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = Watch()
         self._waker = Waker()
+        self._wakes = self._waker.fileno()
         self._poller = zmq.Poller()
         sources = (
             self._inbox,
@@ -226,7 +227,7 @@ class Host:
             self._read(self._inbox, sockets.COPIED)
         elif source is self._control:
             self._read(self._control, sockets.LARGEST_CONTROL)
-        elif source == self._waker.fileno():
+        elif source == self._wakes:
             self._waker.clear()
         elif isinstance(source, int) and (found := self._watch.ended(source)) is not None:
             self._poller.unregister(source)
