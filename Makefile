@@ -13,6 +13,10 @@ PYTHONS := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/nearfar/pyth
 # Where pyenv rules, only the versions named in PYENV_VERSION answer: name them all, so that tox finds each.
 PYENVS := $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.[0-9]+\.[0-9]+$$' | sort -rV | paste -sd: -)
 
+FORECAST = for minor in 11 12 13 14 15; do "python3.$$minor" -c '' 2>/dev/null && found="$$found 3.$$minor"; done; \
+	echo "Python$$found: about 3 minutes for the oldest and the newest, 2 for each between, on 2 cores;"; \
+	echo "then lint and types: 1 minute. One alone: make test TOX='-e py311'";
+
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile
 	@echo '  tox list	the menu of checks (after make test: $(VENV)/bin/tox list)'
@@ -21,7 +25,9 @@ demo: $(BUILT)  ## draw images, serve them, download them near and far, verify; 
 	@$(VENV)/bin/python -m nearfar demo
 
 test: $(BUILT)  ## tests under every Python from 3.11 found here, then lint and types (or TOX='-e slow')
-	@PATH="$(PYTHONS)/bin:$$PATH" $(if $(PYENVS),PYENV_VERSION=$(PYENVS)) $(VENV)/bin/tox run $(TOX)
+	@export PATH="$(PYTHONS)/bin:$$PATH" $(if $(PYENVS),PYENV_VERSION=$(PYENVS)); \
+	$(if $(TOX),,$(FORECAST)) \
+	$(VENV)/bin/tox run $(TOX)
 
 pythons:  ## Python 3.14 and 3.15 for make test, from Debian's unstable suite, into the user's cache folder
 	@.ci/newer-pythons "$(PYTHONS)" 3.14 3.15
@@ -41,5 +47,5 @@ $(BUILT): pyproject.toml
 	fi; \
 	echo "building $(VENV) with $$($$found --version)"; \
 	"$$found" -m venv --clear $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[download,test]' 'tox>=4.20'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[download,contrast,test]' 'tox>=4.20'
 	@touch $@

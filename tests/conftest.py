@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from multiprocessing import util
@@ -16,12 +18,17 @@ from hypothesis import settings
 
 from nearfar.net import sockets
 from nearfar.net.access import VARIABLE
+from tests.support.interpreters import is_between
 from tests.support.keys import make_keys
 from tests.support.leaks import Belongings, leaks_since, watch_shared_memory
 
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("local", deadline=None, print_blob=True)
 watch_shared_memory()
+TESTS = Path(__file__).parent
+EDGES = {"chaos", "contrast", "demo", "deploy", "download", "examples", "exits", "programs"}
+"""Folders whose tests are of our own programs, files and connections, above what interpreters do differently:
+they show all that they can show under the oldest and the newest Python."""
 LONGEST_ROOT = 20
 """Characters of a temporary folder in which the path of a Unix socket stays below the system's limit of 107,
 with what pytest and pytest-xdist add to it."""
@@ -29,10 +36,39 @@ if len(tempfile.gettempdir()) > LONGEST_ROOT and os.access("/tmp", os.W_OK):
     os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+if sys.dont_write_bytecode:
+    # Containers forbid it, to stay small. Then every process of a run compiles the tests, and every program
+    # that a test starts compiles the package: half of the processor time.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so, and the programs that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Processes for ``-n auto``: one more than there are cores, since many tests wait for other processes."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Processes for ``-n auto``: twice as many as cores and one, since most tests wait for others."""
+    return 2 * len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--between",
+        action="store_true",
+        help="leave out what is marked pure or edges if an older and a newer Python are on this machine",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the folders of `EDGES`; under a Python between others, leave out what those run."""
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in EDGES:
+            item.add_marker(pytest.mark.edges)
+    if config.getoption("--between") and is_between():
+        marks = ("pure", "edges")
+        left_out = [item for item in items if any(map(item.get_closest_marker, marks))]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not any(map(item.get_closest_marker, marks))]
 
 
 def pytest_collection_finish() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from nearfar.download.redact import written
 from nearfar.programs.common import JsonFormatter, TextFormatter, why
+from nearfar.programs.progress import table
 from nearfar.programs.streams import tell
-from nearfar.programs.tables import table
 from nearfar.readable import hidden, json_line, percent, readable
 
 NASTY = "\x1b[2J\x07\x9b31m\r\u202etxt\u2028\ud800"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nearfar import Queue
-from nearfar.demo.tables import MEANINGS
+from nearfar.contrast.report_model import PROMISES
 from nearfar.queues.base import Promises
 
 README = Path(__file__).parents[1] / "README.md"
@@ -29,7 +29,7 @@ def test_the_table_of_promises_is_what_the_queues_say() -> None:
     assert [each.transport for each in promises] == ["near", "ipc", "tcp"]
     said = ROW.findall(README.read_text(encoding="utf-8"))
     assert said == [
-        (name, meaning, *(answers(each, name) for each in promises)) for name, meaning in MEANINGS.items()
+        (name, meaning, *(answers(each, name) for each in promises)) for name, meaning in PROMISES.items()
     ]
 
 

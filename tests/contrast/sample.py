@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nearfar.contrast import names
-from nearfar.contrast.job import Job
-from nearfar.contrast.jobs import PARTS, plan
-from nearfar.contrast.quantiles import percentiles
-from nearfar.contrast.results import document
-from nearfar.contrast.runner import Outcome
-from nearfar.contrast.settings import QUICK, Settings
+from nearfar.contrast import settings as names
+from nearfar.contrast.runner import PARTS, MeasurementOutcome, document, plan
+from nearfar.contrast.settings import QUICK, Measurement, Settings, percentiles
 
 PACE = {
     names.QUEUE: 1.0,
@@ -27,34 +23,38 @@ LOSSES = {names.QUEUE: (1, 0), names.RAW: (889, 0), names.NEAR: (0, 1000), names
 """Lost and stuck, of 2,000."""
 
 
-def outcomes(parts: Sequence[str] = PARTS, settings: Settings = QUICK) -> list[Outcome]:
-    return [Outcome(job, made_up(job)) for batch in plan(parts, settings) for job in batch.jobs]
+def outcomes(parts: Sequence[str] = PARTS, settings: Settings = QUICK) -> list[MeasurementOutcome]:
+    return [
+        MeasurementOutcome(each, made_up(each))
+        for group in plan(parts, settings)
+        for each in group.measurements
+    ]
 
 
 def sample(
-    parts: Sequence[str] = PARTS, *, extra: Sequence[Outcome] = (), load: float = 0.0
+    parts: Sequence[str] = PARTS, *, extra: Sequence[MeasurementOutcome] = (), load: float = 0.0
 ) -> dict[str, Any]:
-    """As `results.document` makes it."""
+    """As `runner.document` makes it."""
     all_outcomes = [*outcomes(parts), *extra]
     return document(QUICK, all_outcomes, planned=len(all_outcomes), took=42.0, load=load)
 
 
-def made_up(job: Job) -> Any:
-    """A result of the form that the stage of `job` tells."""
+def made_up(job: Measurement) -> Any:
+    """A result of the form that `job` gives."""
     pace = PACE[job.contestant] * (1.0 + 0.1 * job.turn)
     if job.part == "faults":
         return fault(job)
     if job.work == "throughput":
         return [
             {
-                "way": way,
+                "mode": mode,
                 "size": size,
                 "batch": 1,
                 "rate": pace * 1e8 / (size + 1000),
                 "sent": 9,
                 "received": 9,
             }
-            for way in ("singly", "batched", "bounded")
+            for mode in ("singly", "batched", "bounded")
             for size in QUICK.sizes
         ]
     if job.work == "latency":
@@ -85,7 +85,7 @@ def made_up(job: Job) -> Any:
     }
 
 
-def fault(job: Job) -> dict[str, Any]:
+def fault(job: Measurement) -> dict[str, Any]:
     lost, stuck = LOSSES.get(job.contestant, (0, 0)) if job.turn == 0 else (0, 0)
     return {
         "sent": 2000,

@@ -1,134 +1,112 @@
-"""The charts: what a bar's length says, where the ticks are, and that no text lies on another."""
+"""The charts: what the length of a bar means, where the ticks are, and that names of curves stay apart."""
 
 from __future__ import annotations
 
 import math
-from itertools import combinations, pairwise
-from xml.etree import ElementTree
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nearfar.contrast.report import numbers
-from nearfar.contrast.report.build import build
-from nearfar.contrast.report.charts.bars import LEAST, draw_bars
-from nearfar.contrast.report.charts.curves import apart, nines
-from nearfar.contrast.report.charts.scale import Scale, around
-from nearfar.contrast.report.charts.sheet import Sheet
-from nearfar.contrast.report.model import Bars, Curve, Curves, Figure, Group, Piece, Row
-from nearfar.contrast.report.page import WIDTHS, draw
-from tests.contrast.sample import sample
+from nearfar.contrast import report_model as words
+from nearfar.contrast.charts import HEIGHT, LINE, Scale, apart, nines, place_bars, place_curves, scale_for
+from nearfar.contrast.report_model import BarChart, BarGroup, BarRow, Curve, CurveChart, Segment
 
 pytestmark = pytest.mark.pure
 
-SVG = "{http://www.w3.org/2000/svg}"
-FIGURES = [figure for section in build(sample()).sections for figure in section.figures]
 POSITIVE = st.floats(1e-3, 1e7)
 
 
-def rects(sheet: Sheet) -> list[tuple[str, float, float]]:
-    """Kind, left and width of every filled piece."""
-    root = ElementTree.fromstring(sheet.svg("x", "title", "words"))
-    return [
-        (each.get("class", ""), float(each.get("x", "")), float(each.get("width", "")))
-        for each in root.iter(f"{SVG}rect")
-    ]
+def bars(*rows: BarRow, log: bool = False, most: float | None = None) -> list[tuple[float, float]]:
+    """Left end and width of each bar."""
+    placed = place_bars(BarChart([BarGroup("", rows)], words.plain, log=log, most=most))
+    return [(bar.left, bar.width) for _, _, group in placed.groups for bar in group]
 
 
-def bars(*rows: Row, log: bool = False, most: float | None = None) -> Sheet:
-    drawn = Bars([Group("", rows)], numbers.plain, log=log, origin=1.0 if log else 0.0, most=most)
-    return draw_bars(drawn, 800.0)
-
-
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-@pytest.mark.parametrize("figure", FIGURES, ids=[figure.title for figure in FIGURES])
-def test_texts_lie_on_the_sheet_and_not_on_each_other(figure: Figure, width: float) -> None:
-    sheet = draw(figure, width)
-    for box in sheet.boxes:
-        assert box.left >= -0.5, box
-        assert box.right <= sheet.width + 0.5, box
-        assert 0 <= box.top < box.bottom <= sheet.height + 1, box
-    assert [pair for pair in combinations(sheet.boxes, 2) if pair[0].overlaps(pair[1])] == []
-
-
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-@pytest.mark.parametrize("figure", FIGURES, ids=[figure.title for figure in FIGURES])
-def test_a_drawing_is_well_formed_and_says_in_words_what_it_shows(figure: Figure, width: float) -> None:
-    root = ElementTree.fromstring(draw(figure, width).svg("name", figure.title, "words & <words>"))
-    assert root.get("role") == "img"
-    labels = root.get("aria-labelledby", "").split()
-    said = {each.get("id"): each.text for each in root if each.get("id")}
-    assert [said[label] for label in labels] == [figure.title, "words & <words>"]
+def row(*values: float) -> BarRow:
+    return BarRow("a", [Segment(value, "near") for value in values], "")
 
 
 def test_lengths_are_as_the_values() -> None:
-    sheet = bars(Row("a", [Piece(10.0, "near")], ""), Row("b", [Piece(40.0, "ipc")], ""))
-    (_, left, short), (_, same, long) = rects(sheet)
-    assert left == same
-    assert long == pytest.approx(4 * short, abs=0.5)
+    (left, short), (same, long) = bars(row(10.0), row(40.0))
+    assert left == same == 0.0
+    assert long == pytest.approx(4 * short)
+    assert long < 100.0
 
 
 def test_ratios_grow_from_one_to_both_sides_by_equal_steps() -> None:
-    sheet = bars(Row("a", [Piece(0.1, "near")], ""), Row("b", [Piece(10.0, "ipc")], ""), log=True)
-    (_, left, down), (_, origin, up) = rects(sheet)
-    assert left + down == pytest.approx(origin, abs=0.2)
-    assert down == pytest.approx(up, abs=0.2)
+    (left, down), (origin, up) = bars(row(0.1), row(10.0), log=True)
+    assert left + down == pytest.approx(origin)
+    assert down == pytest.approx(up)
 
 
-def test_a_single_lost_item_of_many_can_be_seen_and_the_bar_is_no_longer_for_it() -> None:
-    whole = rects(bars(Row("a", [Piece(1.0, "received")], ""), most=1.0))[0][2]
-    pieces = rects(bars(Row("a", [Piece(0.9995, "received"), Piece(0.0005, "lost")], ""), most=1.0))
-    assert [kind for kind, _, _ in pieces] == ["fill received", "fill lost"]
-    assert pieces[1][2] == LEAST
-    assert sum(width for _, _, width in pieces) == pytest.approx(whole, abs=0.2)
+def test_segments_share_a_bar_and_nothing_takes_no_room() -> None:
+    chart = BarChart([BarGroup("", [row(0.9995, 0.0005, 0.0)])], words.share, most=1.0)
+    [(_, _, [bar])] = place_bars(chart).groups
+    assert bar.width == pytest.approx(100.0)
+    assert [share for share, _ in bar.segments] == pytest.approx([99.95, 0.05])
 
 
-def test_nothing_takes_no_room() -> None:
-    assert len(rects(bars(Row("a", [Piece(1.0, "received"), Piece(0.0, "lost")], ""), most=1.0))) == 1
+@given(st.lists(POSITIVE, min_size=1, max_size=4), st.booleans())
+def test_segments_fill_their_bar(values: list[float], log: bool) -> None:
+    """I expect 100 percent: shares of less than 1 in all would leave a part of the bar empty."""
+    chart = BarChart([BarGroup("", [row(*values[:1] if log else values)])], words.plain, log=log)
+    [(_, _, [bar])] = place_bars(chart).groups
+    assert sum(share for share, _ in bar.segments) == pytest.approx(100.0)
+
+
+def test_a_whisker_goes_from_the_lowest_to_the_highest_round() -> None:
+    chart = BarChart([BarGroup("", [BarRow("a", [Segment(5.0, "near")], "", 4.0, 10.0)])], words.plain)
+    [(_, _, [bar])] = place_bars(chart).groups
+    assert bar.whisker is not None
+    left, width = bar.whisker
+    assert left < bar.width < left + width <= 100.0
+    assert left / (left + width) == pytest.approx(0.4)
+
+
+def test_a_row_without_a_result_has_no_bar() -> None:
+    [(_, width)] = bars(BarRow("a", [], "no result"))
+    assert width == 0.0
 
 
 @given(st.lists(POSITIVE, min_size=1, max_size=6), st.booleans())
 def test_an_axis_has_room_for_all_values_and_a_few_ticks_between_its_ends(
     values: list[float], log: bool
 ) -> None:
-    scale = Scale(*around(values, log=log, origin=1.0 if log else 0.0), 100.0, 500.0, log)
+    scale = scale_for(values, log=log)
     places = [scale(value) for value in sorted(values)]
     assert places == sorted(places)
-    assert all(100.0 <= place <= 500.0 for place in places)
-    ticks = scale.ticks(6)
+    assert all(0.0 <= place <= 100.0 for place in places)
+    ticks = [place for place, _ in scale.ticks(words.plain, 6)]
     assert 1 <= len(ticks) <= 7
     assert ticks == sorted(set(ticks))
-    assert all(scale.least * 0.999 <= tick <= scale.most * 1.001 for tick in ticks)
+    assert all(0.0 <= place <= 100.0 for place in ticks)
 
 
 @given(POSITIVE, POSITIVE)
 def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_axis(one: float, other: float) -> None:
     assume(abs(math.log(one / other)) > 1e-6)
-    scale = Scale(1e-4, 1e8, 0.0, 100.0, log=True)
+    scale = Scale(1e-4, 1e8, log=True)
     assert scale(2 * one) - scale(one) == pytest.approx(scale(2 * other) - scale(other), abs=1e-6)
 
 
 @given(st.lists(st.floats(20.0, 280.0), min_size=1, max_size=6))
 def test_names_that_would_meet_move_apart_and_keep_their_order(places: list[float]) -> None:
-    moved = apart(places, 17.0, 8.0, 300.0)
-    pairs = sorted(zip(places, moved, strict=True))
-    assert all(b - a >= 17.0 - 1e-6 for (_, a), (_, b) in pairwise(pairs)) or len(set(places)) < len(places)
-    ordered = sorted(moved)
-    assert all(b - a >= 17.0 - 1e-6 for a, b in pairwise(ordered))
-    assert all(0.0 <= place <= 300.0 + 1e-6 for place in moved)
+    moved = apart(sorted(places), LINE, HEIGHT)
+    assert all(after - before >= LINE - 1e-6 for before, after in pairwise(moved))
+    assert all(-1e-6 <= place <= HEIGHT + 1e-6 for place in moved)
 
 
 def test_each_nine_is_as_far_as_the_one_before() -> None:
     assert [round(nines(point), 9) for point in (0.0, 90.0, 99.0, 99.9)] == [0, 1, 2, 3]
 
 
-def test_a_slower_curve_is_above_a_quicker_one() -> None:
+def test_a_slower_curve_is_above_a_quicker_one_and_listed_first() -> None:
     points = [(50.0, 100.0), (90.0, 100.0), (99.9, 100.0)]
     slow = Curve("slow", "tcp", [(point, 10 * value) for point, value in points])
-    figure = Curves([Curve("quick", "near", points), slow], numbers.time)
-    root = ElementTree.fromstring(draw(Figure("t", "", figure, FIGURES[0].table), 800.0).svg("x", "t", "d"))
-    quick, slower = (each.get("points", "").split() for each in root.iter(f"{SVG}polyline"))
-    assert all(
-        float(low.split(",")[1]) < float(high.split(",")[1]) for low, high in zip(slower, quick, strict=True)
-    )
+    placed = place_curves(CurveChart([Curve("quick", "near", points), slow], words.time))
+    slower, quick = placed.curves
+    assert (slower.name, quick.name) == ("slow", "quick")
+    assert all(low[1] < high[1] for low, high in zip(slower.points, quick.points, strict=True))
+    assert [text for _, _, text in slower.dots] == [f"slow: {point:g}% within 1 ms" for point, _ in points]

@@ -10,23 +10,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from nearfar.contrast import names
-from nearfar.contrast.job import Job
-from nearfar.contrast.jobs import Batch
-from nearfar.contrast.runner import Outcome, Runner
-from nearfar.contrast.settings import QUICK
+from nearfar.contrast.runner import MeasurementGroup, MeasurementOutcome, MeasurementRunner
+from nearfar.contrast.settings import FAR_IPC, QUICK, Measurement
 from tests.support.shell import alive
 from tests.support.waiting import eventually
 
 ENDLESS = replace(QUICK, trips=10**9, limit=50.0)
-TRIPS = Job("queue", "latency", names.FAR_IPC, 0)
+TRIPS = Measurement("queue", "latency", FAR_IPC, 0)
 RUNNER = """
 import sys, threading
-from nearfar.contrast.runner import Runner
+from nearfar.contrast.runner import MeasurementRunner
 from tests.contrast.test_runner import ENDLESS, TRIPS
-runner = Runner(ENDLESS, print)
-stage = runner._start(TRIPS)
-print(stage.process.pid, stage.folder, flush=True)
+runner = MeasurementRunner(ENDLESS, print)
+sandbox = runner._start(TRIPS)
+print(sandbox.process.pid, sandbox.folder, flush=True)
 threading.Event().wait()
 """
 
@@ -44,40 +41,40 @@ def of_group(leader: int) -> list[int]:
     return found
 
 
-def run(job: Job) -> Outcome:
-    with Runner(ENDLESS, lambda outcome: None) as runner:
-        [outcome] = runner.run(Batch([job]))
+def run(job: Measurement) -> MeasurementOutcome:
+    with MeasurementRunner(ENDLESS, lambda outcome: None) as runner:
+        [outcome] = runner.run(MeasurementGroup([job]))
     return outcome
 
 
 def test_what_does_not_end_is_stuck_and_none_of_its_processes_lives_on() -> None:
     """Given round trips without end, with two hosts and two ends, I expect the time limit to end them all."""
-    with Runner(ENDLESS, lambda outcome: None) as runner:
-        stage = runner._start(TRIPS)
-        runner._running.append(stage)
-        assert eventually(lambda: len(of_group(stage.process.pid)) == 5, 30.0)
-        stage.until = 0.0  # its time is over
-        [outcome] = runner.run(Batch([]))
+    with MeasurementRunner(ENDLESS, lambda outcome: None) as runner:
+        sandbox = runner._start(TRIPS)
+        runner._running.append(sandbox)
+        assert eventually(lambda: len(of_group(sandbox.process.pid)) == 5, 30.0)
+        sandbox.until = 0.0  # its time is over
+        [outcome] = runner.run(MeasurementGroup([]))
     assert outcome.trouble == "stuck for 50 s"
-    assert eventually(lambda: not of_group(stage.process.pid))
-    assert not stage.folder.exists()
+    assert eventually(lambda: not of_group(sandbox.process.pid))
+    assert not sandbox.folder.exists()
 
 
 def test_what_fails_says_why() -> None:
-    outcome = run(Job("queue", "latency", "carrier pigeon", 0))
+    outcome = run(Measurement("queue", "latency", "carrier pigeon", 0))
     assert outcome.trouble == "failed: KeyError: 'carrier pigeon'"
     assert outcome.result is None
 
 
 def test_leaving_early_kills_what_runs() -> None:
-    with Runner(ENDLESS, print) as runner:
-        stage = runner._start(TRIPS)
-        runner._running.append(stage)
-        assert eventually(lambda: len(of_group(stage.process.pid)) > 1, 30.0)
-    assert eventually(lambda: not of_group(stage.process.pid))
+    with MeasurementRunner(ENDLESS, print) as runner:
+        sandbox = runner._start(TRIPS)
+        runner._running.append(sandbox)
+        assert eventually(lambda: len(of_group(sandbox.process.pid)) > 1, 30.0)
+    assert eventually(lambda: not of_group(sandbox.process.pid))
 
 
-def test_stages_end_with_a_runner_that_is_killed() -> None:
+def test_sandboxes_end_with_a_runner_that_is_killed() -> None:
     program = subprocess.Popen(
         [sys.executable, "-c", RUNNER], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )

@@ -67,9 +67,9 @@ def check_roster(roster: Roster) -> None:
     """Who has room is known."""
     for worker in roster.all.values():
         open_ = worker.willing() and worker.recall is not Recall.ASKED
-        assert (worker.name in roster._idle) is (open_ and not worker.batches)
-        assert worker.name not in roster._half or (open_ and len(worker.batches) == 1)
-    for names in (roster._idle, roster._half, roster._stocked):
+        assert (worker.name in roster.idle) is (open_ and not worker.batches)
+        assert worker.name not in roster.half or (open_ and len(worker.batches) == 1)
+    for names in (roster.idle, roster.half, roster.ahead):
         assert names.keys() <= roster.all.keys(), "a worker that is gone has room"
 
 

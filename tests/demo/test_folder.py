@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.demo.folder import MARK, Unusable, output_folder
+from nearfar.demo.tour import MARK, FolderUnusable, output_folder
 
 pytestmark = pytest.mark.pure
 
@@ -39,7 +39,7 @@ def test_an_earlier_demo_is_removed(tmp_path: Path) -> None:
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "near").mkdir()
     (tmp_path / "near" / "0001.png").touch()
-    with pytest.raises(Unusable, match="not from a demo"), output_folder(tmp_path, NAMES):
+    with pytest.raises(FolderUnusable, match="not from a demo"), output_folder(tmp_path, NAMES):
         pass
     assert left(tmp_path) == {"near", "near/0001.png"}
 
@@ -47,7 +47,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_file_that_no_demo_makes_stays_and_is_named(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "far" / "notes.txt").touch()
-    with pytest.raises(Unusable, match=r"holds 'notes\.txt'"), output_folder(tmp_path, NAMES):
+    with pytest.raises(FolderUnusable, match=r"holds 'notes\.txt'"), output_folder(tmp_path, NAMES):
         pass
     assert (tmp_path / "far" / "notes.txt").exists()
 
@@ -60,7 +60,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (root / "near" / ".nearfar.sqlite").unlink()
     (root / "near").rename(root / "near-before")
     (root / "near").symlink_to(elsewhere)
-    with pytest.raises(Unusable, match="is a link"), output_folder(root, NAMES):
+    with pytest.raises(FolderUnusable, match="is a link"), output_folder(root, NAMES):
         pass
     assert (elsewhere / "0001.png").exists()
 
@@ -68,7 +68,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_two_demos_in_one_folder_do_not_meet(tmp_path: Path) -> None:
     with (
         output_folder(tmp_path, NAMES),
-        pytest.raises(Unusable, match="another demo"),
+        pytest.raises(FolderUnusable, match="another demo"),
         output_folder(tmp_path, NAMES),
     ):
         pass
@@ -76,7 +76,7 @@ def test_two_demos_in_one_folder_do_not_meet(tmp_path: Path) -> None:
 
 def test_what_cannot_be_a_folder_is_a_short_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Unusable, match=r"cannot use .*file"), output_folder(tmp_path / "file", NAMES):
+    with pytest.raises(FolderUnusable, match=r"cannot use .*file"), output_folder(tmp_path / "file", NAMES):
         pass
 
 
@@ -89,6 +89,6 @@ def test_a_mark_that_is_no_regular_file_is_refused(tmp_path: Path, plant: str) -
         os.mkfifo(root / MARK)
     else:
         (root / MARK).symlink_to(outside)
-    with pytest.raises(Unusable), output_folder(root, NAMES):
+    with pytest.raises(FolderUnusable), output_folder(root, NAMES):
         pass
     assert outside.read_text() == "precious"

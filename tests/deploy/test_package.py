@@ -112,6 +112,7 @@ def test_it_works_where_nothing_else_is_installed(
     assert run(python, "smoke.py", cwd=tmp_path) == "2 4 6\n2 4 6\n0 2 4 6\n"
     bare = run(command, "producer", "http://127.0.0.1:1/x", cwd=tmp_path, code=2)
     assert "pip install 'nearfar[download]'" in bare
+    assert "pip install 'nearfar[contrast]'" in run(command, "contrast", cwd=tmp_path, code=2)
 
     run(*install, f"{packages[kind]}[download]")
     download(command, tmp_path)

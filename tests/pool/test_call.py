@@ -69,8 +69,8 @@ def test_a_call_lets_go_of_its_arguments_when_they_are_taken_and_when_it_is_sett
     taken, settled = Call(print, (1,), {"sep": ""}), Call(print, (1,))
     assert taken.take() == (print, (1,), {"sep": ""})
     settled.settle(5, None)
-    for each in (taken, settled):
-        assert (each.func, each.args, each.kwargs) == (None, None, None)
+    assert (taken.function, taken.blob, taken.buffers) == (None, None, None)
+    assert (settled.function, settled.blob, settled.buffers) == (b"", b"", ())
     assert settled.result() == 5
 
 

@@ -30,7 +30,7 @@ class Bench:
         self.waker = Waker()
         self.found: deque[Callable[[], object]] = deque()
         self.unsaid: deque[Callable[[], object]] = deque()
-        self.over = False
+        self.over = self.failed = False
         self.due: float | None = None
         self.on_deadline: Callable[[], object] = bool
         self.polls = self.steps = 0
@@ -49,6 +49,9 @@ class Bench:
             return poll.poll(None if timeout is None else timeout * 1000)
         finally:
             self.polling = None
+
+    def send(self) -> None:
+        pass
 
     def step(self, events: list[tuple[int, int]]) -> None:
         self.steps += 1

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.contrast.job import Job
-from nearfar.contrast.jobs import PARTS, Batch
-from nearfar.contrast.runner import Outcome
-from nearfar.contrast.settings import FULL, QUICK, Settings
+from nearfar.contrast.runner import PARTS, MeasurementGroup, MeasurementOutcome
+from nearfar.contrast.settings import FULL, QUICK, Measurement, Settings
 from nearfar.programs import contrast
 from tests.contrast.sample import outcomes
 from tests.support.shell import Shell
@@ -27,8 +25,10 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     """What would have been measured; made-up figures take its place. Signals are left as they are."""
     made: Asked = []
 
-    def measure(batches: Sequence[Batch], settings: Settings, told: list[Outcome], *, quiet: bool) -> None:
-        parts = {job.part for batch in batches for job in batch.jobs}
+    def measure(
+        groups: Sequence[MeasurementGroup], settings: Settings, told: list[MeasurementOutcome], *, quiet: bool
+    ) -> None:
+        parts = {each.part for group in groups for each in group.measurements}
         made.append((parts, settings))
         told += outcomes([part for part in PARTS if part in parts], settings)
 
@@ -42,7 +42,7 @@ def test_it_prints_tables_and_writes_a_page(asked: Asked, capsys: pytest.Capture
     assert contrast.main([]) == 0
     assert asked == [(set(PARTS), FULL)]
     said = capsys.readouterr().out
-    assert "Queues at a glance" in said
+    assert "\nQueues\n" in said and "When to use which" in said
     assert said.endswith("written: nearfar-contrast.html\n")
     assert Path("nearfar-contrast.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
@@ -60,10 +60,21 @@ def test_parts_and_amounts_may_be_chosen(asked: Asked, capsys: pytest.CaptureFix
 def test_a_measurement_without_a_result_is_exit_code_1(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lame = Outcome(Job("queue", "latency", "near", 0), trouble="stuck for 20 s")
-    monkeypatch.setattr(contrast, "measure", lambda batches, settings, told, quiet: told.append(lame))
+    lame = MeasurementOutcome(Measurement("queue", "latency", "near", 0), trouble="stuck for 20 s")
+    monkeypatch.setattr(contrast, "measure", lambda groups, settings, told, quiet: told.append(lame))
     assert contrast.main([]) == 1
-    assert "! no result: queue: latency, near: stuck for 20 s" in capsys.readouterr().out
+    assert "!  queue: latency, near: stuck for 20 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "rich"])
+def test_without_the_extra_it_names_it_before_anything_is_measured(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    monkeypatch.setattr(contrast, "find_spec", lambda name: None if name == missing else name)
+    assert contrast.main([]) == 2
+    needed = "the report needs jinja2 and rich: pip install 'nearfar[contrast]'"
+    assert capsys.readouterr() == ("", f"nearfar contrast: {needed}\n")
+    assert asked == [] and list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize("option", ["-o", "--json"])
@@ -93,7 +104,9 @@ def test_stopped_by_a_signal_it_writes_what_was_measured(
     """Given a page that is there, I expect it to be kept where there is nothing to write."""
     Path("page.html").write_text("old")
 
-    def stop(batches: Sequence[Batch], settings: Settings, told: list[Outcome], *, quiet: bool) -> None:
+    def stop(
+        groups: Sequence[MeasurementGroup], settings: Settings, told: list[MeasurementOutcome], *, quiet: bool
+    ) -> None:
         told += outcomes()[:some]
         raise KeyboardInterrupt(signal.SIGINT)
 
@@ -120,7 +133,7 @@ def test_a_signal_ends_it_and_all_that_it_started(shell: Shell, tmp_path: Path) 
     out, err = program.communicate(timeout=20)
     assert program.returncode == 143
     assert err.endswith("stopped; what was measured is written\n")
-    assert "! no result: stopped after " in out
+    assert "!  stopped after " in out
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.demo.check import Checked
 from nearfar.demo.gallery import Gallery
-from nearfar.demo.runs import FOLDERS, Run
-from nearfar.demo.tour import tell, tell_nothing
+from nearfar.demo.tour import FOLDERS, CheckedFiles, DemoRun, tell
 from nearfar.programs import demo
 from nearfar.programs.common import Exit
 from tests.support.waiting import eventually
@@ -50,15 +48,29 @@ def test_the_demo_runs_near_and_far_and_survives_a_kill(
 def test_what_went_wrong_fails_the_demo(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small: None
 ) -> None:
-    run = Run("near", "3", 1.0, [], Checked())
+    run = DemoRun("near", "3", 1.0, [], CheckedFiles())
 
     def tour(root: Path, gallery: Gallery) -> list[str]:
-        tell(run, ["a is not b"], tell_nothing)
+        tell(run, ["a is not b"], lambda checked: "")
         return ["a is not b"]
 
     monkeypatch.setattr(demo, "give_tour", tour)
     assert demo.main(["--output", str(tmp_path)]) == Exit.FAILED
-    assert capsys.readouterr() == ("   WRONG: a is not b\n", "nearfar demo: 1 thing went WRONG, see above\n")
+    assert capsys.readouterr() == (
+        "   WRONG: a is not b\n",
+        "nearfar demo: 1 check failed: see WRONG above\n",
+    )
+
+
+@pytest.mark.parametrize("missing", ["pycurl", "rich"])
+def test_without_the_extra_it_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == missing else name)
+    assert demo.main(["--output", str(tmp_path / "out")]) == Exit.USAGE
+    needed = "downloading needs pycurl and rich: pip install 'nearfar[download]'"
+    assert capsys.readouterr() == ("", f"nearfar demo: {needed}\n")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -74,7 +86,7 @@ def test_a_signal_ends_the_demo_and_all_it_started(tmp_path: Path, signum: signa
         program.send_signal(signum)
         _, err = program.communicate(timeout=20)
     assert program.returncode == code
-    assert err == "\nstopped; the next demo begins anew\n"
+    assert err == "\nstopped; the next demo removes what this one saved\n"
     assert eventually(lambda: not running(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""Progress tells the truth, when it is due, to whom it suits."""
+"""Progress is shown correctly, when it is due, in the form that suits its reader."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from nearfar.programs import progress
-from nearfar.programs.bars import Bars
-from nearfar.programs.counts import Counts, Pace, describe, describe_pace, duration, size
-from nearfar.programs.progress import Lines, Silent, make_progress
+from nearfar.programs.progress import (
+    Counts,
+    NoProgress,
+    ProgressBar,
+    ProgressLines,
+    TransferRate,
+    describe,
+    describe_rate,
+    duration,
+    make_progress,
+    size,
+)
 
 
 def test_every_ending_is_counted_and_named() -> None:
@@ -26,16 +35,16 @@ def test_every_ending_is_counted_and_named() -> None:
 
 
 def test_an_unknown_total_is_not_invented() -> None:
-    pace = Pace()
+    pace = TransferRate()
     pace.note(Counts(), 0)
     counts = Counts(saved=7, bytes=999)
     assert describe(counts) == "7: 7 saved, 999 B"
-    assert describe_pace(pace, counts, 2) == "3.5 files/s, 500 B/s"
+    assert describe_rate(pace, counts, 2) == "3.5 files/s, 500 B/s"
 
 
 def test_the_pace_is_that_of_the_last_seconds() -> None:
     """Given 100 files a second for 10 s and 10 a second since, I expect 10, and the rest at that."""
-    pace = Pace(window=10)
+    pace = TransferRate(window=10)
     for second in range(31):
         counts = Counts(saved=100 * min(second, 10) + 10 * max(second - 10, 0), total=1300)
         pace.note(counts, second)
@@ -44,7 +53,7 @@ def test_the_pace_is_that_of_the_last_seconds() -> None:
 
 
 def test_a_pace_of_nothing_promises_no_end() -> None:
-    pace = Pace()
+    pace = TransferRate()
     assert pace.rates(Counts(total=5), 1) == (0, 0)
     pace.note(Counts(total=5), 1)
     assert pace.left(Counts(total=5), 60) is None
@@ -52,7 +61,7 @@ def test_a_pace_of_nothing_promises_no_end() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 50), st.integers(0, 1000)), min_size=1))
 def test_no_history_gives_a_negative_pace(steps: list[tuple[float, int]]) -> None:
-    pace, counts, now = Pace(), Counts(total=10**6), 0.0
+    pace, counts, now = TransferRate(), Counts(total=10**6), 0.0
     for pause, files in steps:
         now += pause
         counts.saved += files
@@ -83,7 +92,7 @@ def test_durations_are_read_like_a_clock(seconds: float, said: str) -> None:
 
 def test_lines_come_when_due_and_no_sooner() -> None:
     said: list[str] = []
-    lines = Lines(every=10, say=said.append)
+    lines = ProgressLines(every=10, say=said.append)
     for now in range(26):
         lines.show(Counts(saved=now * 20, bytes=now * 2_000_000, total=1000), now)
     lines.close(Counts(), 26)
@@ -96,7 +105,7 @@ def test_lines_come_when_due_and_no_sooner() -> None:
 def test_bars_draw_the_counts_without_a_thread() -> None:
     screen = io.StringIO()
     threads = threading.active_count()
-    bars = Bars(Console(file=screen, force_terminal=True, width=120))
+    bars = ProgressBar(Console(file=screen, force_terminal=True, width=120))
     bars.show(Counts(total=None), 0)
     bars.show(Counts(saved=5, bytes=5000, total=10), 1)
     assert threading.active_count() == threads
@@ -110,7 +119,7 @@ def test_bars_draw_the_counts_without_a_thread() -> None:
 
 def test_bars_that_never_showed_leave_the_terminal_alone() -> None:
     screen = io.StringIO()
-    Bars(Console(file=screen, force_terminal=True)).close(Counts(), 1)
+    ProgressBar(Console(file=screen, force_terminal=True)).close(Counts(), 1)
     assert screen.getvalue() == ""
 
 
@@ -121,54 +130,54 @@ class Terminal(io.StringIO):
 
 def test_who_gets_to_see_what(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert isinstance(make_progress(quiet=True), Silent)
-    assert isinstance(make_progress(quiet=False), Bars)
-    assert isinstance(make_progress(quiet=False, log_format="json"), Lines)
+    assert isinstance(make_progress(quiet=True), NoProgress)
+    assert isinstance(make_progress(quiet=False), ProgressBar)
+    assert isinstance(make_progress(quiet=False, log_format="json"), ProgressLines)
     monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
-    assert isinstance(make_progress(quiet=False), Lines)
+    assert isinstance(make_progress(quiet=False), ProgressLines)
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert isinstance(make_progress(quiet=False), Lines)
+    assert isinstance(make_progress(quiet=False), ProgressLines)
 
 
 def test_parts_of_files_count_for_the_pace_and_the_time_left() -> None:
     """Given one large file at a steady rate, I expect bytes, rate and time left from the beginning."""
-    pace = Pace()
+    pace = TransferRate()
     for second in range(6):
         counts = Counts(bytes=300_000 * second, total=1, underway=second / 20, waits_for="host")
         pace.note(counts, second)
     assert describe(counts) == "0 of 1: 0 saved, 1.5 MB"
-    assert describe_pace(pace, counts, 5) == "0.1 files/s, 300.0 kB/s, 0:15 left"
+    assert describe_rate(pace, counts, 5) == "0.1 files/s, 300.0 kB/s, 0:15 left"
 
 
 def test_an_outage_is_said_and_promises_no_end() -> None:
-    pace, counts = Pace(), Counts(saved=0, total=1000, waits_for="host")
+    pace, counts = TransferRate(), Counts(saved=0, total=1000, waits_for="host")
     for second in range(10):
         counts.saved, counts.bytes = 10 * second, 1000 * second
         pace.note(counts, second)
     said = []
     for second in range(10, 40):
         pace.note(counts, second)
-        said.append(describe_pace(pace, counts, second))
+        said.append(describe_rate(pace, counts, second))
     assert all("left" in each and "answered" not in each for each in said[:4])
     assert all("left" not in each for each in said[4:])
     assert said[4].endswith("no host has answered for 5 s") and said[-1].endswith("answered for 30 s")
     assert said[-1].startswith("0.0 files/s, 0 B/s, ")
     counts.saved += 1
     pace.note(counts, 40)
-    assert "answered" not in describe_pace(pace, counts, 40)
+    assert "answered" not in describe_rate(pace, counts, 40)
 
 
-def test_who_does_not_answer_is_named_and_nobody_where_nobody_has_to() -> None:
+def test_what_does_not_answer_is_named_if_something_has_to() -> None:
     for waits_for, expected in (("consumer", True), ("worker", True), ("", False)):
-        pace, counts = Pace(), Counts(total=5, waits_for=waits_for)
+        pace, counts = TransferRate(), Counts(total=5, waits_for=waits_for)
         pace.note(counts, 0)
         pace.note(counts, 7)
-        assert (f"no {waits_for} has answered for 7 s" in describe_pace(pace, counts, 7)) is expected
+        assert (f"no {waits_for} has answered for 7 s" in describe_rate(pace, counts, 7)) is expected
 
 
 def test_a_time_left_that_says_nothing_is_not_told() -> None:
-    pace, counts = Pace(window=100), Counts(total=10**6)
+    pace, counts = TransferRate(window=100), Counts(total=10**6)
     pace.note(counts, 0)
     counts.saved = 1
     pace.note(counts, 50)
@@ -176,14 +185,14 @@ def test_a_time_left_that_says_nothing_is_not_told() -> None:
 
 
 def test_bytes_of_a_file_that_failed_make_no_negative_rate() -> None:
-    pace = Pace()
+    pace = TransferRate()
     pace.note(Counts(bytes=1000, underway=0.5), 0)
     assert pace.rates(Counts(bytes=0), 1) == (0, 0)
 
 
 def test_a_bar_grows_with_parts_of_files() -> None:
     screen = io.StringIO()
-    bars = Bars(Console(file=screen, force_terminal=True, width=120))
+    bars = ProgressBar(Console(file=screen, force_terminal=True, width=120))
     bars.show(Counts(total=1), 0)
     bars.show(Counts(bytes=500, total=1, underway=0.5, waits_for="host"), 1)
     assert bars._rich.tasks[0].completed == 0.5

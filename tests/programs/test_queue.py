@@ -9,8 +9,7 @@ import pytest
 
 from nearfar import Queue
 from nearfar.demo.gallery import Gallery
-from nearfar.demo.server import Server
-from nearfar.demo.site import Site
+from nearfar.demo.server import GalleryServer
 from nearfar.programs.common import Exit
 from nearfar.programs.queue import describe, main
 from tests.support.shell import ANYWHERE, Shell, ended
@@ -22,7 +21,7 @@ GALLERY = Gallery(count=100, large=0, seed="queue")
 @pytest.mark.slow
 def test_a_killed_and_restarted_queue_loses_nothing(shell: Shell, tmp_path: Path) -> None:
     """Given a queue killed in the middle, I expect its producer and its consumer to go on and finish."""
-    with Server(Site(GALLERY)) as server:
+    with GalleryServer(GALLERY) as server:
         urls = [url for url in server.urls if "/images/0" in url]
         (tmp_path / "urls.txt").write_text("\n".join(urls))
         queue, address = shell.queue()

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.demo.gallery import Gallery
-from nearfar.demo.server import Server
-from nearfar.demo.site import Site
+from nearfar.demo.server import GalleryServer
 from nearfar.download.model import Body, Head, Job
 from nearfar.download.store import Store
 from nearfar.programs.verify import main
@@ -171,7 +170,7 @@ def test_a_gallery_lists_the_digests_of_its_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gallery = Gallery(count=2, large=0, seed="verify")
-    with Server(Site(gallery)) as server:
+    with GalleryServer(gallery) as server:
         for name in gallery.names():
             url = f"{server.url}/images/{name}"
             FILES[url] = gallery.picture(name) or b""

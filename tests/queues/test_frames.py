@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import signal
@@ -15,10 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.queues import frames
+from nearfar.queues.frames import Message, Raw
 
 Ends = tuple[Any, Any]
 """Connections: where to read, and where to write."""
-SIZES = st.lists(st.integers(4, 40) | st.integers(4, 9000), min_size=1, max_size=30)
+SIZES = st.lists(
+    st.tuples(st.booleans(), st.integers(4, 40) | st.integers(4, 9000) | st.integers(30_000, 140_000)),
+    min_size=1,
+    max_size=30,
+)
+"""Of each message, whether it is raw, and its bytes."""
 
 
 @pytest.fixture
@@ -28,13 +36,14 @@ def ends() -> Iterator[Ends]:
         yield reader, writer
 
 
-def messages_of(sizes: list[int]) -> list[bytes]:
-    return [random.Random(number).randbytes(size) for number, size in enumerate(sizes)]
+def messages_of(sizes: list[tuple[bool, int]]) -> list[Message]:
+    bodies = [random.Random(number).randbytes(size) for number, (_, size) in enumerate(sizes)]
+    return [Raw(body) if raw else body for body, (raw, _) in zip(bodies, sizes, strict=True)]
 
 
 def test_a_connection_reads_what_was_written(ends: Ends) -> None:
     reader, writer = ends
-    frames.write(writer.fileno(), [b"one", bytearray(b"two"), b"t" * 20_000])
+    frames.write(writer.fileno(), [b"one", b"two", b"t" * 20_000])
     assert [reader.recv_bytes() for _ in range(3)] == [b"one", b"two", b"t" * 20_000]
 
 
@@ -48,7 +57,7 @@ def test_what_a_connection_wrote_is_read(ends: Ends) -> None:
 @settings(max_examples=60, deadline=None)
 @given(sizes=SIZES, asked=st.lists(st.integers(1, 12), min_size=1, max_size=40))
 def test_every_message_comes_once_in_order_and_never_more_than_asked_for(
-    sizes: list[int], asked: list[int]
+    sizes: list[tuple[bool, int]], asked: list[int]
 ) -> None:
     """Given messages of any sizes, read by so many at a time, I expect each whole, and no more at a time."""
     sent = messages_of(sizes)
@@ -56,7 +65,7 @@ def test_every_message_comes_once_in_order_and_never_more_than_asked_for(
     with reader, writer:
         feeder = threading.Thread(target=frames.write, args=(writer.fileno(), sent))
         feeder.start()
-        found: list[bytes | bytearray] = []
+        found: list[Message] = []
         turn = 0
         while len(found) < len(sent):
             most = min(asked[turn % len(asked)], len(sent) - len(found))
@@ -78,28 +87,47 @@ def test_empty_messages_wake_but_are_no_items(ends: Ends) -> None:
 
 def test_what_does_not_fit_into_one_write_arrives(ends: Ends) -> None:
     reader, writer = ends
-    sent = messages_of([5] * 1200 + [300_000])
+    sent = messages_of([(False, 5)] * 1200 + [(False, 300_000), (True, 300_000)])
     feeder = threading.Thread(target=frames.write, args=(writer.fileno(), sent))
     feeder.start()
     assert [frames.read(reader.fileno()) for _ in sent] == sent
     feeder.join()
 
 
-def test_a_message_beyond_two_gib_says_so_as_the_standards_do() -> None:
+def test_the_length_of_a_message_beyond_two_gib_is_in_eight_bytes() -> None:
     class Huge(bytes):
         def __len__(self) -> int:
             return 1 << 31
 
-    assert frames.frame(Huge()) == b"\xff\xff\xff\xff" + (1 << 31).to_bytes(8, "big")
+    assert frames.frame(Huge()) == b"\x7f\xff\xff\xff" + (1 << 31).to_bytes(8, "big")
+    assert frames.frame(Raw(Huge())) == b"\xff\xff\xff\xff" + (1 << 31).to_bytes(8, "big")
 
 
-def test_a_length_in_eight_bytes_is_read(ends: Ends) -> None:
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_length_in_eight_bytes_is_read(ends: Ends, one_by_one: bool) -> None:
     reader, writer = ends
-    os.write(
-        writer.fileno(), b"\xff\xff\xff\xff" + (5).to_bytes(8, "big") + b"large" + frames.frame(b"x") + b"x"
-    )
-    assert frames.read(reader.fileno()) == b"large"
-    assert frames.read(reader.fileno()) == b"x"
+    for word in (b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"):
+        os.write(writer.fileno(), word + (5).to_bytes(8, "big") + b"large")
+    os.write(writer.fileno(), frames.frame(b"last") + b"last")
+    if one_by_one:
+        found = [frames.read(reader.fileno()) for _ in range(3)]
+    else:
+        found = frames.read_waiting(reader.fileno(), 9)
+    assert found == [b"large", Raw(b"large"), b"last"]
+
+
+def test_a_pipe_that_may_not_grow_stays_as_it_is(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, writer = ends
+    before = fcntl.fcntl(writer.fileno(), fcntl.F_GETPIPE_SZ)
+    ask = fcntl.fcntl
+
+    def refuse(descriptor: int, what: int, argument: int = 0) -> int:
+        if what == fcntl.F_SETPIPE_SZ:
+            raise PermissionError(errno.EPERM, "too many pages")
+        return ask(descriptor, what, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    assert frames.capacity(writer.fileno()) == before
 
 
 def test_a_pipe_nobody_can_write_to_any_more_is_at_its_end() -> None:

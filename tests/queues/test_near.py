@@ -123,3 +123,24 @@ def _hold(connection: Connection[str, str], queue: NearQueue) -> None:
     with queue.receive() as delivery:
         connection.send(delivery.item)
         connection.poll(LIMIT)
+
+
+@pytest.mark.parametrize("size", [4095, 4096, 40_000, 300_000])
+def test_large_bytes_come_back_as_they_were_when_they_are_given_back(queue: NearQueue, size: int) -> None:
+    item = bytes(range(256)) * (size // 256 + 1)
+    item = item[:size]
+    queue.put_many([item, b"small"])
+    queue.receive(timeout=LIMIT).nack()
+    assert queue.get(timeout=LIMIT) == b"small"
+    again = queue.receive(timeout=LIMIT)
+    assert (again.item == item, type(again.item), again.attempt) == (True, bytes, 2)
+    again.ack()
+
+
+def test_bytes_of_a_class_of_its_own_keep_it(queue: NearQueue) -> None:
+    queue.put(Named(b"x" * 5000))
+    assert type(queue.get(timeout=LIMIT)) is Named
+
+
+class Named(bytes):
+    pass

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nearfar.queues import frames, outbox
-from nearfar.queues.outbox import FEW, PAGE, QUIET, Bell, Outbox
+from nearfar.queues.frames import PAGE
+from nearfar.queues.outbox import FEW, MUCH, QUIET, Bell, Outbox
 from tests.queues.contract import LIMIT, MOMENT
 from tests.support.waiting import eventually
 
@@ -27,10 +33,10 @@ class Pipe:
         self.bell = Bell()
         self.outbox = Outbox(self.tokens, self.bell, self.writer.fileno, self.wlock)
 
-    def arrived(self) -> list[bytes]:
+    def arrived(self) -> list[frames.Message]:
         found = []
         while self.reader.poll(0):
-            found.append(bytes(frames.read(self.reader.fileno())))
+            found.append(frames.read(self.reader.fileno()))
         return found
 
     def feed(self) -> None:
@@ -83,17 +89,59 @@ def test_who_puts_never_waits_for_a_full_pipe(pipe: Pipe) -> None:
     assert received == sent
 
 
-def test_what_is_larger_than_a_page_is_left_to_the_feeder_with_all_behind_it(pipe: Pipe) -> None:
-    sent = [b"small", b"x" * PAGE, b"after"]
+def test_no_more_than_some_bytes_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeypatch: Any) -> None:
+    monkeypatch.setattr(outbox, "QUIET", 1e9)
+    sent = messages(20, size=10_000)
+    for number, message in enumerate(sent, 1):
+        pipe.outbox.add([message])
+        assert (number - pipe.outbox._sent) * len(message) < MUCH
+    while pipe.tokens:
+        pipe.feed()
+    assert pipe.arrived() == sent
+
+
+def test_what_the_pipe_may_have_no_room_for_is_left_to_the_feeder_with_all_behind_it(
+    pipe: Pipe, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(frames, "WIDE", 0)
+    sent = [b"small", b"x" * (60 * 1024), b"after"]
     for message in sent:
         pipe.outbox.add([message])
     assert pipe.arrived() == [b"small"]
     while pipe.tokens:  # one or two: a put that comes fast calls the feeder, too
         pipe.feed()
-    assert pipe.arrived() == [b"x" * PAGE, b"after"]
+    assert pipe.arrived() == [b"x" * (60 * 1024), b"after"]
     assert eventually(lambda: time.monotonic() - pipe.bell.wrote > QUIET)
     pipe.outbox.add([b"again by itself"])
     assert not pipe.tokens
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.booleans(), st.integers(1, 3 * PAGE) | st.integers(1, 300) | st.sampled_from([PAGE, 8192])
+        ),
+        max_size=40,
+    ),
+    capacity=st.sampled_from([1, 2, 4, 16, 64]),
+)
+def test_a_pipe_takes_what_it_is_said_to_have_room_for(steps: list[tuple[bool, int]], capacity: int) -> None:
+    """Given writes and reads of any sizes, I expect that a pipe that never waits takes as much at once."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer:
+        outbox = Outbox(deque(), Bell(), writer.fileno, multiprocessing.get_context("fork").Lock())
+        os.set_blocking(writer.fileno(), False)
+        outbox._capacity = fcntl.fcntl(writer.fileno(), fcntl.F_SETPIPE_SZ, capacity * PAGE)
+        outbox._messages.append(b"x" * PAGE)
+        for is_write, size in steps:
+            if is_write:
+                with suppress(BlockingIOError):
+                    os.write(writer.fileno(), b"x" * size)
+            elif frames.unread(reader.fileno()):
+                os.read(reader.fileno(), size)
+        if room := outbox._room():
+            assert os.write(writer.fileno(), b"x" * room) == room
 
 
 def test_who_puts_does_not_wait_for_others_that_write(pipe: Pipe) -> None:
@@ -120,18 +168,20 @@ def test_a_put_in_the_middle_of_a_put_keeps_its_place(pipe: Pipe, monkeypatch: A
     assert pipe.arrived() == [b"interrupted", b"handler"]
 
 
-def test_flush_tells_how_much_is_not_in_the_pipe(pipe: Pipe) -> None:
+def test_flush_tells_how_much_is_not_in_the_pipe(pipe: Pipe, monkeypatch: Any) -> None:
+    monkeypatch.setattr(frames, "WIDE", 0)
     sent = messages(100, size=PAGE)
     pipe.outbox.add(sent)
-    assert pipe.outbox.flush(0.0) == 100
+    assert 0 < (missing := pipe.outbox.flush(0.0)) < 100
+    assert missing == 100 - pipe.outbox._sent
     fed = threading.Thread(target=lambda: [pipe.feed() for _ in iter(lambda: len(pipe.tokens), 0)])
     fed.start()
     flushed: list[int] = []
     flushing = threading.Thread(target=lambda: flushed.append(pipe.outbox.flush(None)))
     flushing.start()
-    received: list[bytes] = []
+    received: list[frames.Message] = []
     while len(received) < len(sent):
-        received.append(bytes(frames.read(pipe.reader.fileno())))
+        received.append(frames.read(pipe.reader.fileno()))
     for thread in (fed, flushing):
         thread.join(LIMIT)
         assert not thread.is_alive()

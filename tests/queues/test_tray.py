@@ -12,7 +12,7 @@ from nearfar.errors import ItemError
 from nearfar.net import codec
 from nearfar.queues.ends.batches import Entry
 from nearfar.queues.ends.sender import Sender
-from nearfar.queues.ends.tray import HEAVY, LARGEST, MANY, MOST, Tray
+from nearfar.queues.ends.tray import ANY, HEAVY, LARGEST, MANY, MOST, Tray, packed
 
 
 def opened(limit: int = MOST) -> Tray:
@@ -21,12 +21,17 @@ def opened(limit: int = MOST) -> Tray:
     return tray
 
 
+def contents(tray: Tray) -> bytes:
+    """What lies there, end to end; it is cleared."""
+    return b"".join(body for _, body in packed(tray.clear(), MOST, ANY))
+
+
 def test_nothing_gets_in_before_it_is_open_nor_beyond_its_limit() -> None:
     tray = Tray()
     assert tray.slip("early") == 0
     tray.open(2)
     assert [tray.slip(item) for item in "abc"] == [1, 2, 0]
-    assert codec.decode(b"".join(tray.clear()), 2, trusted=False) == ["a", "b"]
+    assert codec.decode(contents(tray), 2, trusted=False) == ["a", "b"]
     assert tray.slip("late") == 0
 
 
@@ -39,10 +44,10 @@ def test_what_lies_there_never_exceeds_its_room(room: int, size: int) -> None:
     item = bytes(size)
     while tray.slip(item):
         pass
-    items = tray.clear()
-    used = sum(map(len, items))
+    count = len(tray.items)
+    used = len(contents(tray))
     assert used <= room
-    assert len(items) == MOST or used + len(codec.encode(item, trusted=False)) > room - room // 16
+    assert count == MOST or used + len(codec.encode(item, trusted=False)) > room - room // 16
 
 
 def test_many_threads_do_not_exceed_the_room() -> None:
@@ -61,7 +66,7 @@ def test_many_threads_do_not_exceed_the_room() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert 2500 < sum(map(len, tray.clear())) <= 5000
+        assert 2500 < len(contents(tray)) <= 5000
 
 
 @pytest.mark.parametrize(
@@ -70,23 +75,72 @@ def test_many_threads_do_not_exceed_the_room() -> None:
 def test_an_item_comes_out_as_it_went_in(item: Any) -> None:
     tray = opened()
     assert tray.slip(item) == 1
-    assert codec.decode(tray.clear()[0], 1, trusted=False) == [item]
+    assert codec.decode(contents(tray), 1, trusted=False) == [item]
 
 
-@pytest.mark.parametrize(
-    "item", [bytes(LARGEST + 1), "x" * (LARGEST + 1), [bytes(LARGEST)], "\ud800"], ids=type
-)
-def test_what_is_large_or_odd_goes_another_way(item: Any) -> None:
+def test_what_can_change_is_packed_when_it_is_put() -> None:
+    tray, item = opened(), [1]
+    tray.slip(item)
+    item.append(2)
+    assert codec.decode(contents(tray), 1, trusted=False) == [[1]]
+
+
+def test_batches_hold_no_more_than_they_may() -> None:
+    """By their number, and, where some are not light, by their bytes."""
+    tray = opened(ANY)
+    for number in range(10):
+        tray.slip(number)
+    assert [count for count, _ in packed(tray.clear(), 4, ANY)] == [4, 4, 2]
+    tray.open(ANY)
+    for _ in range(5):
+        tray.slip(bytes(1000))
+        tray.slip("light")
+    assert [count for count, _ in packed(tray.clear(), MOST, 2500)] == [4, 4, 2]
+
+
+def test_without_a_bound_no_thread_loses_an_item() -> None:
+    """While another clears the tray again and again."""
+    tray, over, found = opened(ANY), threading.Event(), []
+
+    def put(name: int) -> None:
+        for number in range(2000):
+            while not tray.slip((name << 16) + number):
+                pass
+
+    def clear() -> None:
+        while not over.is_set():
+            found.extend(tray.clear())
+            tray.open(ANY)
+
+    clearing = threading.Thread(target=clear)
+    clearing.start()
+    threads = [threading.Thread(target=put, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    clearing.join()
+    found += tray.clear()
+    assert len(found) == len(set(found)) == 6000
+    assert [sorted(n for n in found if n >> 16 == name) for name in range(3)] == [
+        [n for n in found if n >> 16 == name] for name in range(3)
+    ]
+
+
+@pytest.mark.parametrize("item", [bytes(LARGEST + 1), "x" * (LARGEST + 1), [bytes(LARGEST)]], ids=type)
+def test_what_is_large_goes_another_way(item: Any) -> None:
     tray = opened()
     assert tray.slip(item) == 0
     assert tray.clear() == []
 
 
-def test_what_cannot_travel_raises_and_leaves_the_others() -> None:
+@pytest.mark.parametrize("item", [Decimal(1), "\ud800"])
+def test_what_cannot_travel_raises_and_leaves_the_others(item: Any) -> None:
     tray = opened()
     tray.slip(1)
     with pytest.raises(ItemError):
-        tray.slip(Decimal(1))
+        tray.slip(item)
     assert (tray.slip(2), len(tray.clear())) == (2, 2)
 
 

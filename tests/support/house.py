@@ -30,8 +30,8 @@ ONLY_IN = {
         "coordinator",
         "worker",
         "pool",
-        "contrast.transports.raw",  # bare PUSH/PULL is what nearfar is contrasted with
-        "contrast.results",  # tells which version was measured
+        "contrast.transports",  # bare PUSH/PULL is one of the contestants
+        "contrast.runner",  # says which version was measured
     ),
     "pycurl": ("download.fetch.curl",),
     "pickle": ("net.pickles",),
@@ -74,10 +74,11 @@ PURE = (
     "worker.actions",
     "worker.machine",
     "worker.records",
-    "contrast.faults.verdict",
-    "contrast.names",
-    "contrast.quantiles",
-    "contrast.report",
+    "contrast.charts",
+    "contrast.figures",
+    "contrast.report_model",
+    "contrast.settings",
+    "contrast.verdict",
 )
 IMPURE = frozenset({"asyncio", "multiprocessing", "random", "select", "socket", "threading", "time", "zmq"})
 """Machines decide: no sockets, no threads, no clock, no dice."""

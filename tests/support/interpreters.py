@@ -1,4 +1,4 @@
-"""Other Pythons of this machine, whose bytecode is not ours."""
+"""Other Pythons of this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
@@ -19,8 +20,23 @@ def another_python() -> str | None:
     named = [shutil.which(f"python3.{minor}") for minor in range(OLDEST, NEWEST + 1)]
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     for path in [*filter(None, named), *map(str, sorted(root.glob("versions/3.*/bin/python3")))]:
-        asked = subprocess.run([path, "-c", _ASK], capture_output=True, text=True, timeout=20, check=False)
-        match asked.stdout.split():
+        match _ask(path):
             case [magic, minor] if magic != MAGIC_NUMBER.hex() and int(minor) >= OLDEST:
                 return path
     return None
+
+
+def is_between() -> bool:
+    """Whether there is an older and a newer Python on the path, among those that nearfar runs on."""
+    named = [shutil.which(f"python3.{minor}") for minor in range(OLDEST, NEWEST + 1)]
+    found = {int(answer[1]) for answer in map(_ask, filter(None, named)) if answer}
+    return any(minor < sys.version_info[1] for minor in found) and any(
+        minor > sys.version_info[1] for minor in found
+    )
+
+
+def _ask(path: str) -> list[str]:
+    """The format of its bytecode and its minor version; nothing if it does not run."""
+    return subprocess.run(
+        [path, "-c", _ASK], capture_output=True, text=True, timeout=20, check=False
+    ).stdout.split()

@@ -181,7 +181,7 @@ def test_an_event_of_a_number_that_is_in_use_again() -> None:
     assert not called
     watchers.dispatch([event for event in watchers.poll(0) if event[0] != first[0]])
     assert called == ["another"]
-    watchers._poll.close()
+    watchers.epoll.close()
     for descriptor in (*first, *second):
         os.close(descriptor)
 

@@ -10,7 +10,7 @@ import pytest
 
 from nearfar.worker.channel import End
 from nearfar.worker.member import Answers, Member
-from nearfar.worker.messages import Row, join, pack
+from nearfar.worker.messages import Row, join
 from nearfar.worker.outbox import Outbox
 from nearfar.worker.run import Birth
 
@@ -28,11 +28,12 @@ class Worker:
         self._sent = 0
 
     def keep(self, blob: bytes) -> None:
-        assert self._outbox.add(pack((0, blob, ())))
+        assert self._outbox.add(self._end.pack((0, blob, ())))
 
     def send(self) -> None:
         count = len(self._outbox)
-        self._end.send_packed(join(None, self._sent, 0, count, self._outbox.content()))
+        head = self._end.pack((None, self._sent, 0))
+        self._end.send_packed(join(head, count, self._outbox.content()))
         self._sent += count
         self._outbox.empty(self._sent)
 

@@ -1,6 +1,7 @@
-"""The project's own question, answered with numbers on this machine: what does a queue or a pool cost, near
-and far, and what does a fault cost?
+"""Compare nearfar with the standard library and bare ZeroMQ on this machine: speed, memory, and the cost of
+faults.
 
-The same work and the same faults over every transport and every pool: `jobs` says which, `runner` runs each
-in processes of its own (`stage`) and in bounded time, `results` gathers, and `report` tells.
+`settings` holds amounts and names, `runner` plans the measurements and runs each in a process group of its
+own with a time limit, `transports` and `pools` open what is compared, `workloads` and `faults` measure it,
+and `report` tells the results on a terminal and as an HTML page.
 """

@@ -1,10 +1,15 @@
-"""Runs jobs, each in a stage of its own and in bounded time, so that what hangs is reported, and not
-suffered."""
+"""Plans the measurements, and runs each in a process group of its own with a time limit.
+
+A measurement that hangs, as some of these queues do after a fault, is killed and reported as stuck. The
+process of a measurement is ``python -m nearfar.contrast.runner ORDER``; see `run_measurement`.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import platform
 import select
 import shutil
 import signal
@@ -13,57 +18,149 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nearfar.contrast.job import Job
-from nearfar.contrast.jobs import Batch
-from nearfar.contrast.settings import Settings
-from nearfar.contrast.stage import RESULT
-from nearfar.demo.commands import postponed_signals
-from nearfar.worker.life import lifeline
+from nearfar.contrast.faults import FAULTS, measure_download, measure_fault
+from nearfar.contrast.pools import OPENERS, WORKER_DEATHS, measure_death, measure_speed
+from nearfar.contrast.settings import LEASE, Measurement, Settings
+from nearfar.contrast.transports import TRANSPORTS
+from nearfar.contrast.workloads import WORKLOADS
+from nearfar.net.shield import Shield
+from nearfar.worker.life import hang_on, lifeline
 
+PARTS = ("queue", "faults", "download", "pool")
+"""What ``--only`` may name."""
+PARALLEL = 5
+"""Measurements that run at the same time if they count and are not timed: they wait most of the time."""
+RESULT = "result.json"
 GRACE = 2.0
-"""Seconds that a stage has to end once it has told its result."""
-LOOK_EVERY = 0.1
+"""Seconds that a process has to end once it has written its result."""
+POLL = 0.1
+
+# -- the plan --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a job ended: with a `result`, or with a `trouble`, which says what went wrong."""
+class MeasurementGroup:
+    """Measurements of which at most `parallel` run at the same time. What is timed runs alone."""
 
-    job: Job
+    measurements: Sequence[Measurement]
+    parallel: int = 1
+
+
+def plan(parts: Sequence[str], settings: Settings) -> Iterator[MeasurementGroup]:
+    """Everything to measure, in rounds of all contestants, each round begun by another one."""
+    if "queue" in parts:
+        for work in ("throughput", "latency", "start-up"):
+            yield MeasurementGroup(rounds_of("queue", work, list(TRANSPORTS), settings.rounds))
+        yield MeasurementGroup(rounds_of("queue", "memory", list(TRANSPORTS), 1), PARALLEL)
+    if "faults" in parts:
+        for name, fault in FAULTS.items():
+            able = [each.name for each in TRANSPORTS.values() if each.hosted or not fault.needs_host]
+            yield MeasurementGroup(rounds_of("faults", name, able, settings.trials), PARALLEL)
+    if "download" in parts:
+        yield MeasurementGroup(rounds_of("download", "getfile", list(TRANSPORTS), settings.rounds))
+        killed = rounds_of("download", "getfile killed", list(TRANSPORTS), settings.trials)
+        yield MeasurementGroup(killed, PARALLEL)
+    if "pool" in parts:
+        yield MeasurementGroup(rounds_of("pool", "speed", list(OPENERS), settings.rounds))
+        for name in WORKER_DEATHS:
+            yield MeasurementGroup(rounds_of("pool", name, list(OPENERS), settings.trials), PARALLEL)
+
+
+def rounds_of(part: str, work: str, contestants: Sequence[str], rounds: int) -> list[Measurement]:
+    """So many rounds of all contestants."""
+    measurements: list[Measurement] = []
+    for turn in range(rounds):
+        shift = turn % len(contestants)
+        order = (*contestants[shift:], *contestants[:shift])
+        measurements += [Measurement(part, work, contestant, turn) for contestant in order]
+    return measurements
+
+
+# -- in the process of a measurement ---------------------------------------------------------------
+
+
+def run_measurement(order: str) -> None:
+    """Do the ``measurement`` of the order (JSON) with its ``settings``, and write the result into its
+    ``folder``.
+
+    ``lifeline``: a descriptor whose other end the runner holds. When that is closed, the kernel kills this
+    process and all that it started.
+    """
+    parsed = json.loads(order)
+    hang_on(parsed["lifeline"])
+    fcntl.fcntl(parsed["lifeline"], fcntl.F_SETOWN, -os.getpgrp())
+    folder = Path(parsed["folder"])
+    settings = Settings(**parsed["settings"] | {"sizes": tuple(parsed["settings"]["sizes"])})
+    perform(Measurement(**parsed["measurement"]), settings, folder, partial(_write_result, folder))
+
+
+def perform(measurement: Measurement, settings: Settings, folder: Path, tell: Callable[[Any], None]) -> None:
+    """Measure, and call `tell` with the result, once."""
+    name, work, turn = measurement.contestant, measurement.work, measurement.turn
+    if measurement.part == "pool" and work == "speed":
+        tell(measure_speed(name, settings, folder))
+    elif measurement.part == "pool":
+        measure_death(name, settings, folder, work, tell)
+    elif measurement.part == "faults":
+        tell(measure_fault(TRANSPORTS[name], settings, folder, work, turn))
+    elif measurement.part == "download":
+        kill = work == "getfile killed"
+        tell(measure_download(TRANSPORTS[name], settings, folder, kill=kill, number=turn))
+    else:
+        tell(WORKLOADS[work](TRANSPORTS[name], settings, folder))
+
+
+def _write_result(folder: Path, result: Any) -> None:
+    """Write the result whole or not at all."""
+    draft = folder / "draft.json"
+    draft.write_text(json.dumps(result), encoding="utf-8")
+    draft.replace(folder / RESULT)
+
+
+# -- in the process of the program -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementOutcome:
+    """How a measurement ended: with a `result`, or with `trouble`, which says what went wrong."""
+
+    measurement: Measurement
     result: Any = None
     trouble: str = ""
 
 
 @dataclass(slots=True)
-class Stage:
-    """One running job. Everything that it starts is in its process group."""
+class Sandbox:
+    """A running measurement. Everything that it starts is in its process group."""
 
-    job: Job
+    measurement: Measurement
     folder: Path
     process: subprocess.Popen[bytes]
     ended: int
     """Readable when the process has ended."""
     lifeline: int
     until: float
-    told: bool = field(default=False)
+    has_result: bool = field(default=False)
 
-    def look(self, now: float) -> bool:
-        """Whether it is over: ended, or out of time."""
-        if not self.told and (self.folder / RESULT).exists():
-            self.told = True
+    def is_over(self, now: float) -> bool:
+        """Whether it has ended, or its time is over."""
+        if not self.has_result and (self.folder / RESULT).exists():
+            self.has_result = True
             self.until = min(self.until, now + GRACE)
         return now >= self.until or bool(select.select([self.ended], [], [], 0)[0])
 
-    def clear(self) -> None:
-        """Kill what is left of it, and remove its files."""
-        # Before its leader is waited for: from then on, the group's number might be another one's.
+    def remove(self) -> None:
+        """Kill all of its processes, and remove its files."""
+        # Before its leader is waited for: after that, the number of the group may belong to another one.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -71,68 +168,69 @@ class Stage:
         os.close(self.lifeline)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def outcome(self, limit: float) -> Outcome:
-        """What it said, before it is cleared."""
+    def outcome(self, limit: float) -> MeasurementOutcome:
+        """What it wrote, read before it is removed."""
         with suppress(FileNotFoundError):
-            return Outcome(self.job, json.loads((self.folder / RESULT).read_text(encoding="utf-8")))
-        said = (self.folder / "said").read_text(encoding="utf-8", errors="replace").strip()
-        last = f": {said.splitlines()[-1]}" if said else ""
+            result = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))
+            return MeasurementOutcome(self.measurement, result)
+        output = (self.folder / "output").read_text(encoding="utf-8", errors="replace").strip()
+        last = f": {output.splitlines()[-1]}" if output else ""
         if select.select([self.ended], [], [], 0)[0]:
-            return Outcome(self.job, trouble=f"failed{last}")
-        return Outcome(self.job, trouble=f"stuck for {limit:g} s{last}")
+            return MeasurementOutcome(self.measurement, trouble=f"failed{last}")
+        return MeasurementOutcome(self.measurement, trouble=f"stuck for {limit:g} s{last}")
 
 
-class Runner:
-    """Use it as a context manager, in the main thread; leaving it kills what still runs.
+class MeasurementRunner:
+    """Use it as a context manager, in the main thread. Leaving it kills what is still running.
 
-    If it is itself killed, the kernel kills its stages; their temporary folders stay.
+    If this process is killed, the kernel kills the measurements; their temporary folders stay.
     """
 
-    def __init__(self, settings: Settings, note: Callable[[Outcome], None]) -> None:
-        """`note` is told each outcome as it comes."""
+    def __init__(self, settings: Settings, report: Callable[[MeasurementOutcome], None]) -> None:
+        """`report` is called with each outcome."""
         self._settings = settings
-        self._note = note
-        self._running: list[Stage] = []
+        self._report = report
+        self._running: list[Sandbox] = []
 
-    def run(self, batch: Batch) -> list[Outcome]:
-        """All jobs of the batch, in its width."""
-        waiting = deque(batch.jobs)
+    def run(self, group: MeasurementGroup) -> list[MeasurementOutcome]:
+        """Run all measurements of the group."""
+        waiting = deque(group.measurements)
         outcomes = []
         while waiting or self._running:
-            while waiting and len(self._running) < batch.width:
-                with postponed_signals():  # or one would fall between a process and the note of it
+            while waiting and len(self._running) < group.parallel:
+                with Shield():  # otherwise one could strike between the start and its registration
                     self._running.append(self._start(waiting.popleft()))
-            select.select([stage.ended for stage in self._running], [], [], LOOK_EVERY)
+            select.select([sandbox.ended for sandbox in self._running], [], [], POLL)
             now = time.monotonic()
-            for stage in [stage for stage in self._running if stage.look(now)]:
-                outcomes.append(stage.outcome(self._settings.limit))
-                with postponed_signals():
-                    self._running.remove(stage)
-                    stage.clear()
-                self._note(outcomes[-1])
+            for sandbox in [sandbox for sandbox in self._running if sandbox.is_over(now)]:
+                outcomes.append(sandbox.outcome(self._settings.limit))
+                with Shield():
+                    self._running.remove(sandbox)
+                    sandbox.remove()
+                self._report(outcomes[-1])
         return outcomes
 
-    def _start(self, job: Job) -> Stage:
+    def _start(self, measurement: Measurement) -> Sandbox:
         folder = Path(tempfile.mkdtemp(prefix="nearfar-contrast-"))
         theirs, ours = lifeline()
         order = {
-            "job": asdict(job),
+            "measurement": asdict(measurement),
             "settings": asdict(self._settings),
             "folder": str(folder),
             "lifeline": theirs,
         }
-        with (folder / "said").open("wb") as said:
+        with (folder / "output").open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "nearfar.contrast.stage", json.dumps(order)],
+                [sys.executable, "-m", "nearfar.contrast.runner", json.dumps(order)],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 pass_fds=[theirs],
                 start_new_session=True,
             )
         os.close(theirs)
         until = time.monotonic() + self._settings.limit
-        return Stage(job, folder, process, os.pidfd_open(process.pid), ours, until)
+        return Sandbox(measurement, folder, process, os.pidfd_open(process.pid), ours, until)
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +238,64 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with postponed_signals():
+        with Shield():
             while self._running:
-                self._running.pop().clear()
+                self._running.pop().remove()
+
+
+# -- the document of a run -------------------------------------------------------------------------
+
+
+def document(
+    settings: Settings, outcomes: Sequence[MeasurementOutcome], *, planned: int, took: float, load: float
+) -> dict[str, Any]:
+    """What ``--json`` writes, and all that a report is made from.
+
+    `planned`: the number of measurements planned; `took`: seconds; `load`: of the machine in the minute
+    before.
+    """
+    return {
+        "machine": machine() | {"load": round(load, 2)},
+        "settings": asdict(settings) | {"lease": LEASE},
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "planned": planned,
+        "took": round(took, 1),
+        "outcomes": [
+            asdict(outcome.measurement) | {"result": outcome.result, "trouble": outcome.trouble}
+            for outcome in outcomes
+        ],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where this runs, and the versions of what is measured."""
+    import msgpack
+    import zmq
+
+    from nearfar import __version__
+
+    return {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(terse=True),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "nearfar": __version__,
+        "pyzmq": zmq.pyzmq_version(),
+        "libzmq": zmq.zmq_version(),
+        "msgpack": ".".join(map(str, msgpack.version)),
+    }
+
+
+def processor() -> str:
+    """The name of the processor, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+if __name__ == "__main__":
+    run_measurement(sys.argv[1])

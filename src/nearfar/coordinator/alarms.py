@@ -36,7 +36,8 @@ class Alarms:
                 rung.append(entry[2])
         return rung
 
-    def deadline(self) -> float | None:
+    @property
+    def due(self) -> float | None:
         """When to ask next; None: not for now."""
         return self._heap[0][0] if self._heap else None
 

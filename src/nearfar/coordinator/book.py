@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from nearfar.coordinator.clients import Client, Turns
-from nearfar.coordinator.tasks import State, Status, Task
+from nearfar.coordinator.tasks import Mode, State, Status, Task
 from nearfar.coordinator.workers import Batch, Preparation, Worker
 from nearfar.errors import InitializerFailed, WorkerLost
 
@@ -21,7 +21,7 @@ Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
 
 # Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
-_WAITING, _SETTLED = State.WAITING, State.SETTLED
+_WAITING, _SETTLED, _PREPARE = State.WAITING, State.SETTLED, int(Mode.PREPARE)
 
 
 class Book:
@@ -40,9 +40,12 @@ class Book:
         self.stale = 0
         """Answers to tasks that had been given up."""
         self._turns = Turns()
+        self._only: Client | None = None
+        """The client, if there is just one: then it is always its turn."""
 
     def came(self, client: Client) -> None:
         self.clients[client.name] = client
+        self._count()
 
     def gone(self, name: str) -> bool:
         """Drop a client with what waits for it; False if there is none of that name."""
@@ -50,9 +53,20 @@ class Book:
         if client is None:
             return False
         self._turns.leave(client)
+        self._count()
         self.drop(client.waiting)
         client.waiting.clear()
         return True
+
+    def _count(self) -> None:
+        clients = self.clients.values()
+        self._only = next(iter(clients)) if len(clients) == 1 else None
+        for client in clients:
+            self._enter(client)
+
+    def _enter(self, client: Client) -> None:
+        if self._only is None and client.waiting:
+            self._turns.enter(client)
 
     def drop(self, tasks: Iterable[Task]) -> None:
         """They come to no outcome: nobody waits for them any more."""
@@ -63,8 +77,8 @@ class Book:
     def hold(self, client: Client, back: bool) -> None:
         """Give out none of its tasks, or go on with it."""
         client.held_back = back
-        if not back and client.waiting:
-            self._turns.enter(client)
+        if not back:
+            self._enter(client)
 
     def submit(self, task: Task) -> None:
         client = self.clients[task.client]
@@ -74,19 +88,34 @@ class Book:
         task.state = _WAITING
         waiting = client.waiting
         waiting.append(task)
-        if len(waiting) == 1:  # else it has entered already
+        if len(waiting) == 1 and self._only is None:  # else it has entered already
             self._turns.enter(client)
+
+    def submit_all(self, client: Client, tasks: deque[Any]) -> None:
+        """As `submit`, of all that are there, of one client. Other threads may add to them meanwhile."""
+        waiting, before = client.waiting, len(client.waiting)
+        while tasks and client.error is None:
+            task = tasks.popleft()
+            task.state = _WAITING
+            waiting.append(task)
+        if not before:
+            self._enter(client)
+        while tasks:
+            self.submit(tasks.popleft())
 
     def whose_turn(self) -> Client | None:
         """The client whose task is to be given out next."""
-        return self._turns.first()
+        only = self._only
+        if only is None:
+            return self._turns.first()
+        return only if only.waiting and only.next() is not None else None
 
     def given(self, batch: Batch) -> None:
         """A worker has it now."""
         client = batch.owner = self.clients.get(batch.client)
         if client is not None:
             client.given += 1
-            if client.waiting:
+            if self._only is None and client.waiting:
                 self._turns.enter(client)
 
     def over(self, batch: Batch) -> None:
@@ -94,7 +123,7 @@ class Book:
         client: Client | None = batch.owner
         if client is not None:
             client.given -= 1
-            if client.waiting:
+            if self._only is None and client.waiting:
                 self._turns.enter(client)
 
     def answered(self, tasks: Iterable[Task], answers: Iterable[Answer]) -> None:
@@ -102,15 +131,18 @@ class Book:
         if self.cancelled:
             tasks = list(tasks)
             self.cancelled.difference_update(tasks)
-        for task, answer in zip(tasks, answers, strict=False):
+        add, done = self.outcomes.append, 0
+        for one in zip(tasks, answers, strict=False):
+            task = one[0]
             if task.state is _SETTLED:
                 self.stale += 1
-            elif isinstance(task, Preparation):
-                self._prepared(task, answer)
+            elif task.mode == _PREPARE and isinstance(task, Preparation):
+                self._prepared(task, one[1])
             else:
                 task.state = _SETTLED
-                self.done += 1
-                self.outcomes.append((task, answer))
+                done += 1
+                add(one)
+        self.done += done
 
     def requeue(self, tasks: Iterable[Task], worker: Worker) -> None:
         """`worker` has not begun them: they are first in line again, in their order."""
@@ -134,7 +166,7 @@ class Book:
         else:
             task.state = State.WAITING
             client.waiting.appendleft(task)
-            self._turns.enter(client)
+            self._enter(client)
 
     def blame(self, task: Task, worker: Worker, how: str, *, crashed: bool) -> None:
         """`worker` died while it ran `task`, or may have. `crashed`: its process alone, not its machine."""

@@ -12,31 +12,33 @@ from nearfar.net.telling import anew
 Outcomes = deque[tuple[Task, Sequence[Any] | BaseException]]
 
 
-def tell(outcomes: Outcomes) -> bool:
+def tell(outcomes: Outcomes, loud: Outcomes | None = None) -> bool:
     """Tell each task its outcome, which may run callers' callbacks: hold no lock that one of them may want.
+    With `loud`, those that would run them are put there instead.
 
     Several threads may do so at once, and a signal may interrupt it: nothing is told twice, or lost. An error
-    that ends many tasks reaches each as an object of its own. Returns whether there was anything to tell.
+    that ends many tasks reaches each as an object of its own. Returns whether anything was told.
     """
     told = False
     while outcomes:
         try:
-            task, outcome = outcomes.popleft()
+            one = outcomes.popleft()
         except IndexError:  # another thread tells, too
             break
+        task, outcome = one
+        if loud is not None and task.loud:
+            loud.append(one)
+            continue
         told = True
         try:
-            tell_one(task, outcome)
+            if isinstance(outcome, BaseException):
+                task.failed(anew(outcome))
+            elif len(outcome) == 1:
+                task.returned(outcome[0])
+            else:
+                task.answered(*outcome)
         except BaseException:
             if not task.told:
-                outcomes.appendleft((task, outcome))
+                outcomes.appendleft(one)
             raise
     return told
-
-
-def tell_one(task: Task, outcome: Sequence[Any] | BaseException) -> None:
-    """Tell one task its outcome. An error may end many tasks: each gets an object of its own."""
-    if isinstance(outcome, BaseException):
-        task.failed(anew(outcome))
-    else:
-        task.answered(*outcome)

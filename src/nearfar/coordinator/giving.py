@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 from nearfar.coordinator.alarms import Alarms
 from nearfar.coordinator.book import Answer, Book
@@ -11,6 +12,9 @@ from nearfar.coordinator.costs import Costs
 from nearfar.coordinator.roster import Roster
 from nearfar.coordinator.tasks import Task
 from nearfar.coordinator.workers import Batch, Preparation, Recall, Stage, Worker
+
+_READY = Stage.READY
+"""Looked up once: an attribute of an enum costs eight times a global."""
 
 
 class Giving:
@@ -28,9 +32,9 @@ class Giving:
         return self._roster.all
 
     @property
-    def hungry(self) -> bool:
-        """True if a worker could be given something."""
-        return self._roster.roomy() is not None
+    def idle(self) -> Mapping[str, Worker]:
+        """The workers that have nothing to do; the same object always."""
+        return self._roster.idle
 
     @property
     def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
@@ -38,7 +42,7 @@ class Giving:
         return self.book.outcomes
 
     def _give(self, worker: Worker, client: Client, now: float) -> None:
-        batch = self._costs.cut(client, worker, len(self.workers))
+        batch = self._costs.cut(client, worker, len(self._roster.all))
         if client.initializer is None or client.name in worker.prepared:
             self._hand(worker, batch, now)
         else:
@@ -80,7 +84,9 @@ class Giving:
     def _hand(self, worker: Worker, batch: Batch, now: float) -> None:
         worker.batches.append(batch)
         self.book.given(batch)
-        if len(worker.batches) == 1:
+        batch.since = now
+        special = batch.tasks[0].timeout is not None or worker.recall is not Recall.UNASKED
+        if special and len(worker.batches) == 1:
             self._begin(worker, now)
         self._place(worker)
         worker.link.give(worker, batch)
@@ -107,9 +113,11 @@ class Giving:
 
     def _place(self, worker: Worker) -> None:
         """Note what room `worker` has, or let it go."""
-        if worker.stage is Stage.GONE:
+        if worker.stage is _READY and (worker.batches or worker.quota is None):
+            self._roster.place(worker)  # it has something to do, or will get something
+        elif worker.stage is Stage.GONE:
             return
-        if worker.retirable():
+        elif worker.retirable():
             worker.stage = Stage.GONE
             self._roster.remove(worker)
             worker.link.retire(worker)

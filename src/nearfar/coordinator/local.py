@@ -26,6 +26,7 @@ class LocalWorkers:
         """`on_hopeless` is told why no worker can be started any more."""
         self.crew = hire(self)
         self._coordinator = coordinator
+        self._workers = coordinator.workers
         self._on_hopeless = on_hopeless
         self._host = socket.gethostname()
         self._draining = False
@@ -91,7 +92,7 @@ class LocalWorkers:
 
     def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
         """As `Listener.answered`."""
-        worker = self._coordinator.workers.get(name)
+        worker = self._workers.get(name)
         if worker is None:
             return
         try:

@@ -26,6 +26,9 @@ from nearfar.coordinator.tasks import State, Task
 from nearfar.coordinator.workers import NOBODY, Recall, Stage, Worker
 from nearfar.errors import ProtocolError, TaskTimeout
 
+_UNASKED = Recall.UNASKED
+"""Looked up once: an attribute of an enum costs eight times a global."""
+
 
 class Coordinator(Giving):
     """See the module. `now` is in seconds of any steady clock."""
@@ -137,8 +140,9 @@ class Coordinator(Giving):
             if batch.answered == len(batch.tasks):
                 worker.batches.popleft()
                 self.book.over(batch)
-                self._begin(worker, now)
-                self._free(worker)
+                if worker.batches or worker.recall is not _UNASKED:
+                    self._begin(worker, now)
+                    self._free(worker)
         self._place(worker)
 
     def returned(self, worker: Worker, batches: int) -> None:
@@ -186,13 +190,17 @@ class Coordinator(Giving):
 
     def flush(self, now: float) -> None:
         """Give out what can be given."""
-        while (worker := self._roster.roomy()) is not None:
+        roster = self._roster
+        while roster.idle or roster.half:
             client = self.book.whose_turn()
             if client is not None:
-                self._give(worker, self._heir(worker, client), now)
-            elif (stocked := self._roster.stocked()) is not None:
+                worker = roster.roomy()
+                self._give(worker, self._heir(worker, client) if worker.batches else client, now)
+            elif not (roster.idle and (roster.ahead or roster.held_back)):
+                return
+            elif (stocked := roster.stocked()) is not None:
                 self._ask_back(stocked)
-            elif (pair := self._roster.handover()) is not None:
+            elif (pair := roster.handover()) is not None:
                 holder, heir = pair
                 client = self.book.clients[holder.batches[-1].client]
                 self._ask_back(holder)
@@ -209,4 +217,4 @@ class Coordinator(Giving):
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called; None: not for now."""
-        return self._alarms.deadline()
+        return self._alarms.due

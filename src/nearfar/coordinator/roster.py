@@ -11,7 +11,7 @@ REMOTE_AHEAD = 0.002
 """Seconds: where unread work can't be had back for certain, only so short a batch gets another behind it."""
 
 # Looked up once, for they are needed at each batch: an attribute of an enum costs eight times a global.
-_READY, _ASKED, _UNASKED, _PREPARE = Stage.READY, Recall.ASKED, Recall.UNASKED, Mode.PREPARE
+_READY, _ASKED, _UNASKED, _PREPARE = Stage.READY, Recall.ASKED, Recall.UNASKED, int(Mode.PREPARE)
 
 
 class Roster:
@@ -22,10 +22,14 @@ class Roster:
 
     def __init__(self) -> None:
         self.all: dict[str, Worker] = {}
-        self._idle: dict[str, Worker] = {}
-        self._half: dict[str, Worker] = {}
-        self._stocked: dict[str, Worker] = {}
-        self._unsent: dict[str, Worker] = {}
+        self.idle: dict[str, Worker] = {}
+        """Those with nothing to do."""
+        self.half: dict[str, Worker] = {}
+        """Those that may have a batch ahead of the one they run."""
+        self.ahead: dict[str, Worker] = {}
+        """Those that have one, and may be asked for it."""
+        self.held_back: dict[str, Worker] = {}
+        """Those whose batch ahead waits for the initializer that they run."""
         self._homes: dict[str, dict[str, Worker]] = {}
         """In which of these four each worker is, if in any."""
 
@@ -34,7 +38,29 @@ class Roster:
 
         None while it is asked for what it has: it would give back what it was given after that.
         """
-        name, home = worker.name, self._home(worker)
+        name = worker.name
+        batches = len(worker.batches)
+        home: dict[str, Worker] | None = None
+        if batches > 1:
+            if batches == 2 and worker.unsent is not None:
+                home = self.held_back
+            elif worker.stage is _READY and worker.recall is _UNASKED:
+                home = self.ahead
+        elif (
+            worker.stage is _READY
+            and worker.recall is not _ASKED
+            and (worker.quota is None or worker.willing())
+        ):
+            if not batches:
+                home = self.idle
+            else:
+                head = worker.batches[0]
+                first = head.tasks[0]
+                # Not behind an initializer: if that fails, nothing of its client may run. Not behind a task
+                # that may be killed just when it has ended and the next has begun.
+                plain = first.mode != _PREPARE and first.timeout is None
+                if plain and (worker.ahead or (head.cost is not None and head.cost <= REMOTE_AHEAD)):
+                    home = self.half
         before = self._homes.get(name)
         if before is not home:
             if before is not None:
@@ -45,19 +71,6 @@ class Roster:
                 home[name] = worker
                 self._homes[name] = home
 
-    def _home(self, worker: Worker) -> dict[str, Worker] | None:
-        batches = len(worker.batches)
-        if batches > 1:
-            if batches == 2 and worker.unsent is not None:
-                return self._unsent
-            unasked = worker.stage is _READY and worker.recall is _UNASKED
-            return self._stocked if unasked else None
-        if not worker.willing() or worker.recall is _ASKED:
-            return None
-        if not batches:
-            return self._idle
-        return self._half if _may_stock(worker) else None
-
     def remove(self, worker: Worker) -> None:
         self.all.pop(worker.name, None)
         home = self._homes.pop(worker.name, None)
@@ -65,19 +78,16 @@ class Roster:
             del home[worker.name]
 
     def has_room(self, worker: Worker) -> bool:
-        return worker.name in self._idle or worker.name in self._half
+        return worker.name in self.idle or worker.name in self.half
 
-    def roomy(self) -> Worker | None:
-        """Who is to be given the next batch: an idle one if there is one."""
-        for names in (self._idle, self._half):
-            for worker in names.values():
-                return worker
-        return None
+    def roomy(self) -> Worker:
+        """Who is to be given the next batch: an idle one if there is one. Only if anybody has room."""
+        return next(iter((self.idle or self.half).values()))
 
     def stocked(self) -> Worker | None:
         """Somebody with a batch unread, while another has nothing at all to do."""
-        if self._idle:
-            for worker in self._stocked.values():
+        if self.idle:
+            for worker in self.ahead.values():
                 return worker
         return None
 
@@ -86,9 +96,9 @@ class Roster:
 
         Only whoever fell idle last is looked at: the others were found unfit before.
         """
-        if self._unsent and self._idle:
-            heir = self._idle[next(reversed(self._idle))]
-            for worker in self._unsent.values():
+        if self.held_back and self.idle:
+            heir = self.idle[next(reversed(self.idle))]
+            for worker in self.held_back.values():
                 if worker.unsent is not None and worker.unsent.client in heir.prepared:
                     return worker, heir
         return None
@@ -99,15 +109,3 @@ class Roster:
             if any(task in batch.tasks for batch in islice(worker.batches, 1, None)):
                 return worker
         return None
-
-
-def _may_stock(worker: Worker) -> bool:
-    head = worker.batches[0]
-    if head.tasks[0].mode == _PREPARE:
-        return False  # if that fails, nothing of its client may run
-    if head.tasks[0].timeout is not None:
-        return False  # it may be killed just when that task has ended and the next has begun
-    if worker.ahead:
-        return True
-    cost = head.cost
-    return cost is not None and cost <= REMOTE_AHEAD

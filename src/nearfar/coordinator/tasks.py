@@ -75,7 +75,9 @@ class Task:
     function: bytes
     """``module:qualname``, or nothing if the function travels inside the blob."""
     mode: int
-    blob: bytes
+    blob: bytes | tuple[Any, ...]
+    """The arguments: pickled, or in a pool of this process alone, where they are bare
+    (`nearfar.worker.messages`), a tuple as it is."""
     buffers: Sequence[Any]
     """Large parts that travel beside the blob."""
     state: State
@@ -90,6 +92,10 @@ class Task:
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
         """A worker ran it: what it said, unread. Called once at most, as is `failed`; one of them ends it."""
+        raise NotImplementedError
+
+    def returned(self, value: Any) -> None:
+        """As `answered`, of a value that came as it is."""
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:

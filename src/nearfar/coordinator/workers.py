@@ -131,11 +131,18 @@ class Worker:
 
     def holds(self) -> int:
         """How many tasks it has not answered."""
-        return sum(len(batch.tasks) - batch.answered for batch in self.batches)
+        held = 0
+        for batch in self.batches:
+            held += len(batch.tasks) - batch.answered
+        return held
 
     def asked(self) -> int:
         """How many it has been sent and has not answered."""
-        return self.holds() - (len(self.unsent.tasks) if self.unsent is not None else 0)
+        sent = 0
+        for batch in self.batches:
+            if batch is not self.unsent:
+                sent += len(batch.tasks) - batch.answered
+        return sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Something real to download, for the demo and for tests: pictures, and a server that shows them."""
+"""Something real to download, for the demo and for tests: drawn pictures, a server for them, and the tour."""

@@ -68,7 +68,7 @@ def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Ite
     start, step = 0, 1
     while start < len(items):
         chunk = items[start : start + step]
-        if step > 1 and set(map(type, chunk)) <= LEAVES and (body := _plain_run(chunk)) is not None:
+        if step > 1 and set(map(type, chunk)) <= LEAVES and (body := _leaves(chunk)) is not None:
             count = len(chunk)
         else:
             count, body = 1, encode(chunk[0], trusted=trusted)
@@ -77,15 +77,21 @@ def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Ite
         step = max(1, min(most, size * count // len(body)))
 
 
-def _plain_run(items: list[Any]) -> bytes | None:
+def encode_leaves(items: list[Any]) -> bytes:
+    """Items of types that are `LEAVES`, end to end, by one call of msgpack.
+
+    Raises `UnicodeEncodeError` for a string that is not valid Unicode.
+    """
+    return _pack(items)[1 if len(items) < 16 else 3 if len(items) < 1 << 16 else 5 :]
+
+
+def _leaves(items: list[Any]) -> bytes | None:
     """Leaves end to end, or None if they have to be encoded one by one."""
     try:
-        body = _pack(items)
+        body = encode_leaves(items)
     except (UnicodeEncodeError, ValueError):
         return None
-    if len(body) > LARGEST_RUN:
-        return None
-    return body[1 if len(items) < 16 else 3 if len(items) < 1 << 16 else 5 :]
+    return body if len(body) <= LARGEST_RUN else None
 
 
 def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:

@@ -102,11 +102,12 @@ def exposed() -> bool:
     """Whether an exception that cannot be held back may be raised in the middle of something here."""
     if struck_anywhere():
         return True
+    shallow = False
     try:
         _frame(_limit() - HEADROOM)
-    except ValueError:  # the stack is not that deep
-        return _limit() <= HEADROOM
-    return get_ident() not in _ours
+    except ValueError:  # no call in here: Ctrl-C would come with this error as its context
+        shallow = True
+    return _limit() <= HEADROOM if shallow else get_ident() not in _ours
 
 
 _HAS_MONITORING = hasattr(sys, "monitoring")

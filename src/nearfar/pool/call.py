@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NoReturn
@@ -18,6 +19,9 @@ __all__ = ["Call", "Chunk", "raise_from"]
 PENDING, RAW_VALUE, RAW_ERROR, VALUE, ERROR = range(5)
 """What a call holds; raw is what a worker sent, unread."""
 
+SMALL = 1024
+"""Bytes of an answer that may be read before it is asked for."""
+
 # Looked up once: an attribute of an enum costs as much as the rest of `Call.__init__`.
 _CALL, _NEW, _SETTLED, _STATUS_VALUE = Mode.CALL, State.NEW, State.SETTLED, int(Status.VALUE)
 
@@ -25,18 +29,13 @@ _CALL, _NEW, _SETTLED, _STATUS_VALUE = Mode.CALL, State.NEW, State.SETTLED, int(
 class Call(Task):
     """A function and its arguments until an engine takes them, and the outcome once it is there."""
 
-    __slots__ = (
-        "__weakref__",
-        "_how",
-        "_value",
-        "args",
-        "func",
-        "kwargs",
-        "losses",
-        "retries",
-        "settled",
-        "timeout",
-    )
+    __slots__ = ("__weakref__", "_how", "_value", "losses", "retries", "settled", "timeout")
+
+    awaited = False
+    """Whether its caller waits for it at once, and so sends it, too."""
+
+    # Until an engine takes them, the function, its args and its kwargs are in `function`, `blob` and
+    # `buffers`: there may be a million pending calls.
 
     def __init__(
         self,
@@ -46,9 +45,9 @@ class Call(Task):
         mode: int = _CALL,
     ) -> None:
         """A call of `func`; `mode` (`coordinator.tasks.Mode`) says what `args` are to it."""
-        self.func: Callable[..., Any] | None = func
-        self.args: Sequence[Any] | None = args
-        self.kwargs: Mapping[str, Any] | None = kwargs
+        self.function: Any = func
+        self.blob: Any = args
+        self.buffers: Any = kwargs
         self.mode = mode
         self.state = _NEW
         self.timeout = None
@@ -65,8 +64,8 @@ class Call(Task):
 
     def take(self) -> tuple[Any, Any, Any]:
         """The function, its args and its kwargs (or None), held no longer after this."""
-        taken = self.func, self.args, self.kwargs
-        self.func = self.args = self.kwargs = None
+        taken = self.function, self.blob, self.buffers
+        self.function = self.blob = self.buffers = None
         return taken
 
     def lose(self) -> None:
@@ -80,21 +79,26 @@ class Call(Task):
         self._how = RAW_VALUE if status == _STATUS_VALUE else RAW_ERROR
         self._end()
 
+    def returned(self, value: Any) -> None:
+        """Settle with `value`, which came as it is: not pickled."""
+        self.blob = b""
+        self._value = value
+        self._how = VALUE
+        self._end()
+
     def failed(self, error: BaseException) -> None:
         """Settle with `error`."""
         self.settle(None, error)
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         """Settle with `error`, or with `value` if that is None. Called once, without any lock held."""
-        self.blob = b""
+        self.function = self.blob = b""
         self.buffers = ()
         self._value = value if error is None else error
         self._how = VALUE if error is None else ERROR
         self._end()
 
     def _end(self) -> None:
-        if self.func is not None:
-            self.func = self.args = self.kwargs = None
         self.state = _SETTLED
         try:
             self.on_settled()
@@ -140,6 +144,10 @@ class Call(Task):
     def cancelled(self) -> bool:
         """Whether it was cancelled, or dropped by `terminate`."""
         return self._how == ERROR and isinstance(self._value, CancelledError)
+
+    def is_small(self) -> bool:
+        """Whether its outcome, which is there, takes no time and no room to speak of to read."""
+        return self._how >= VALUE or (not self.buffers and len(self.blob) <= SMALL)
 
     @property
     def raised(self) -> bool:
@@ -195,17 +203,94 @@ def raise_from(error: StopIteration) -> NoReturn:
     raise RuntimeError("a task raised StopIteration") from error
 
 
-class Chunk(Call):
-    """A call for several items at once; its owner is told when it has ended."""
+class Part(Call):
+    """A part of a map: a call for one of its items, or for several. Its owner is told when it has ended."""
 
     __slots__ = ("_ended", "loud", "size")
+
+    size: int
+    """Items."""
+    loud: bool
+    _ended: Callable[[Part], object] | None
+
+    def values(self) -> Sequence[Any]:
+        """The values of its items, or raises the error. Only when settled."""
+        raise NotImplementedError
+
+    def put_into(self, values: deque[Any]) -> bool:
+        """Append what `values` gives, if it is there and need not be read first."""
+        return False
+
+    def on_settled(self) -> None:
+        """Tell the owner, and let go of it."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(self)
+
+
+class Item(Part):
+    """A call for one item."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        ended: Callable[[Part], object] | None,
+        limits: tuple[float | None, int],
+        *,
+        loud: bool = False,
+    ) -> None:
+        """``func(*args)``; the rest as for `Chunk`."""
+        # As `Call.__init__` does, whose call would cost a third of all this.
+        self.function, self.blob, self.buffers = func, args, None
+        self.mode = _CALL
+        self.state = _NEW
+        self.timeout, self.retries = limits
+        self.losses = 0
+        self.settled = False
+        self._how = PENDING
+        self.size = 1
+        self.loud = loud
+        self._ended = ended
+
+    def values(self) -> Sequence[Any]:
+        """As `Part.values`."""
+        return (self.result(),)
+
+    def put_into(self, values: deque[Any]) -> bool:
+        """As `Part.put_into`."""
+        if self._how != VALUE:
+            return False
+        values.append(self._value)
+        return True
+
+    def returned(self, value: Any) -> None:
+        """As `Call.returned`, in one step."""
+        self.blob = b""
+        self._value = value
+        self._how = VALUE
+        self.state = _SETTLED
+        ended, self._ended = self._ended, None
+        try:
+            if ended is not None:
+                ended(self)
+        finally:
+            self.settled = True
+
+
+class Chunk(Part):
+    """A call for several items at once."""
+
+    __slots__ = ()
 
     def __init__(
         self,
         func: Callable[..., Any],
         items: Sequence[Any],
         mode: int,
-        ended: Callable[[Chunk], object] | None,
+        ended: Callable[[Part], object] | None,
         *,
         loud: bool = False,
     ) -> None:
@@ -217,6 +302,11 @@ class Chunk(Call):
         self.loud = loud
         self._ended = ended
 
+    def values(self) -> Sequence[Any]:
+        """As `Part.values`."""
+        values: Sequence[Any] = self.result()
+        return values
+
     def settle(self, value: Any, error: BaseException | None) -> None:
         """As that of a call; there must be as many values as there were items."""
         super().settle(value, error or wrong_count(value, self.size))
@@ -226,9 +316,3 @@ class Chunk(Call):
         if read == VALUE and (wrong := wrong_count(value, self.size)) is not None:
             return wrong, ERROR
         return value, read
-
-    def on_settled(self) -> None:
-        """Tell the owner, and let go of it."""
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended(self)

@@ -6,28 +6,28 @@ import atexit
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from time import monotonic
-from typing import Any
 
-from nearfar.coordinator.endings import tell, tell_one
+from nearfar.coordinator.endings import Outcomes, tell
 from nearfar.coordinator.tasks import State, Task
 from nearfar.errors import PoolBroken
 from nearfar.net import forks
-from nearfar.net.deputy import exposed, safely
+from nearfar.net.deputy import exposed, safely, struck_anywhere
 from nearfar.net.ending import left_behind
 from nearfar.net.telling import anew
 from nearfar.net.waker import Waker
 from nearfar.pool.alone import Alone
 from nearfar.pool.call import Call
-from nearfar.pool.engine import SHUT, Closed
-from nearfar.pool.insides import Insides
+from nearfar.pool.engine import SHUT, Closed, check_callable
 from nearfar.pool.leader import Leadership
 from nearfar.pool.notices import Notices
 from nearfar.pool.speech import Speech
+from nearfar.worker.messages import NUMBERS, are_bare
 
 HELP_EVERY = 128
 """Calls handed in after which whoever does so does some of the I/O, too."""
@@ -36,8 +36,10 @@ LONGEST_CANCEL = 5.0
 """Seconds that `cancel` waits for workers, that may not have begun, to give calls back."""
 
 
-class DrivenEngine(Insides):
-    """See `Engine`. Any thread may use it; a child that inherits it by a fork may not.
+class DrivenEngine(ABC):
+    """An engine whose work is done by whoever waits; what differs between them is abstract here.
+
+    See `Engine`. Any thread may use it; a child that inherits it by a fork may not.
 
     What moves tasks is touched in `_alone` only, and by no thread that is `exposed`: a deputy does that in
     its place (see `nearfar.net.deputy`). What a signal's handler raises waits until it is done.
@@ -48,6 +50,7 @@ class DrivenEngine(Insides):
         self.name = name
         self.daemon = daemon
         self._speech = speech
+        self._names = speech.names
         self._owner = os.getpid()
         self._alone = Alone()
         self._inbox: deque[Call] = deque()
@@ -57,14 +60,17 @@ class DrivenEngine(Insides):
         self._due: float | None = None
         """When the next step is due, as the last one left it."""
         self._broken: PoolBroken | None = None
-        self._failed = False
-        """Whether a step raised, which may have lost sight of a call."""
+        self.failed = False
+        """As `Work.failed`: a step raised."""
         self._closing = False
         self._stopping = False
         self._shut = False
         """Whether the workers are sent home: no call runs any more."""
-        self._over = False
-        self._loud: deque[tuple[Task, Any]] = deque()
+        self.over = False
+        """As `Work.over`."""
+        self._outcomes: Outcomes
+        """What tasks have come to; what does the work puts it there."""
+        self._loud: Outcomes = deque()
         """Outcomes of which callers' callbacks are to be told, in the background."""
         self._notices = Notices()
         self._waker = Waker()
@@ -82,14 +88,17 @@ class DrivenEngine(Insides):
         """As `Engine.submit`."""
         if self._closing or self._broken:
             self._refuse()
-        func, args, kwargs = call.take()
-        if call.mode:
-            call.function, call.blob, call.buffers = self._speech.dump_chunk(func, args)
+        name, args = self._names.get(id(call.function)), call.blob
+        bare = name is not None and type(args) is tuple and not call.buffers
+        if bare and ((len(args) == 1 and type(args[0]) in NUMBERS) or are_bare(args)):
+            call.function, call.buffers = name, ()
+        elif struck_anywhere():
+            safely(partial(self._pickle, call))
         else:
-            call.function, call.blob, call.buffers = self._speech.dump_call(func, args, kwargs)
+            self._pickle(call)
         call.client = self.name
         self._inbox.append(call)
-        if self._hungry or self._closing:  # looked at after that: see `_work`
+        if (self._hungry and not call.awaited) or self._closing:  # looked at after that: see `_work`
             safely(self._send_now)
         else:
             self._handed_in += 1
@@ -97,10 +106,24 @@ class DrivenEngine(Insides):
                 self._handed_in = 0
                 self._leadership.help()
 
+    def _pickle(self, call: Call) -> None:
+        check_callable(call.function)
+        func, args, kwargs = call.take()
+        if call.mode:
+            call.function, call.blob, call.buffers = self._speech.dump_chunk(func, args)
+        else:
+            call.function, call.blob, call.buffers = self._speech.dump_call(func, args, kwargs)
+
+    def send(self) -> None:
+        """As `Work.send`."""
+        if self._inbox:
+            self.step([])
+            self._nudge()
+
     def _send_now(self) -> None:
         self.step([])  # tells nothing: a caller may hold a lock that some callback takes
         self._nudge()
-        if self._over:  # nobody else will
+        if self.over:  # nobody else will
             self.tell()
 
     @property
@@ -108,7 +131,7 @@ class DrivenEngine(Insides):
         """Why nothing can run any more, if that is so."""
         return self._broken
 
-    def check_limits(self, timeout: float | None, retries: int) -> None:
+    def check_limits(self, timeout: float | None, retries: int) -> None:  # noqa: B027
         """As `Engine.check_limits`: all can be kept."""
 
     def cancel(self, *calls: Call, wait: bool = True) -> bool:
@@ -140,12 +163,12 @@ class DrivenEngine(Insides):
 
         Raises `RuntimeError` in a finalizer that runs in the middle of the pool's own work.
         """
-        if self._alone.here and not ready():
+        if self._alone.thread == threading.get_ident() and not ready():
             raise RuntimeError("a finalizer cannot wait for the pool in the middle of whose work it runs")
-        met = self._leadership.wait_until(lambda: ready() or self._failed, timeout)
-        if self._over and left_behind():
+        met = self._leadership.wait_until(ready, timeout)
+        if self.over and left_behind():
             raise SystemExit
-        if self._failed and self._broken is not None and not ready():
+        if self.failed and self._broken is not None and not ready():
             raise anew(self._broken)
         return met
 
@@ -182,21 +205,23 @@ class DrivenEngine(Insides):
         """As `Engine.join`."""
         if self._owner != os.getpid():
             return True
-        if not self._leadership.wait_until(lambda: self._over, timeout):
+        if not self._leadership.wait_until(lambda: self.over, timeout):
             return False
         self._leadership.join()
         return True
 
     # -- the work, for who leads -------------------------------------------------------------------
 
-    @property
-    def over(self) -> bool:
-        """As `Work.over`."""
-        return self._over
-
     def step(self, events: list[tuple[int, int]]) -> None:
         """As `Work.step`. Not from a thread that is `exposed`."""
-        self._alone(None, self._work, events)
+        alone = self._alone
+        with alone.lock:
+            if alone.thread is None:
+                alone.thread = threading.get_ident()
+                try:
+                    self._work(events)
+                finally:
+                    alone.thread = None
 
     def deadline(self) -> float | None:
         """As `Work.deadline`."""
@@ -204,40 +229,33 @@ class DrivenEngine(Insides):
 
     def tell(self) -> bool:
         """As `Work.tell`."""
+        if not (self._outcomes or self._loud or self._notices.found):
+            return False
         if self._leadership.in_background:
             self._notices.tell()
             told = tell(self._loud)
             return tell(self._outcomes) or told
-        told = False
-        while self._outcomes:
-            try:
-                one = self._outcomes.popleft()
-            except IndexError:  # another thread tells, too
-                break
-            if one[0].loud:
-                self._loud.append(one)
-            else:
-                tell_one(*one)
-                told = True
-        if self.untold:
+        told = tell(self._outcomes, self._loud)
+        if self._loud or self._notices.found:
             self._leadership.call_background()
         return told
 
     @property
     def untold(self) -> bool:
         """As `Work.untold`."""
-        return bool(self._loud or self._notices)
+        return bool(self._loud or self._notices.found)
 
     def forget_parent(self) -> None:
         """In a forked child: no use of this engine works there."""
         self._alone.forget_parent()
         self._broken = PoolBroken("this pool belongs to the process that made it")
-        self._failed = True
+        self.failed = True
         forks.keep(self._waker, self._leadership)
 
     def _nudge(self) -> None:
         """After a step: if it was not the leader's, that has to know what is due now, and to be told."""
-        self._leadership.reconsider()
+        if self._leadership.asleep_until:
+            self._leadership.reconsider()
         if self._outcomes:
             self._waker.wake()
 
@@ -248,22 +266,73 @@ class DrivenEngine(Insides):
         finally:
             self._waker.wake()  # the leader may wait for one of them, or a follower
 
+    # -- what differs: all but `size`, `counts` and `poll` is called under the lock only -------------
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """As `Engine.size`."""
+
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """As `Engine.counts`."""
+
+    @abstractmethod
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """As `Work.poll`."""
+
+    @abstractmethod
+    def _submit(self, calls: deque[Call]) -> None:
+        """Take in all these, to which other threads may add."""
+
+    @abstractmethod
+    def _cancel(self, calls: Sequence[Call]) -> list[Call]:
+        """Those that never run, and nobody else will say so. The others have begun, or are asked back."""
+
+    @abstractmethod
+    def _asked_back(self) -> Container[Task]:
+        """Those of which a worker has still to say whether it has begun."""
+
+    @abstractmethod
+    def _waiting(self) -> list[Call]:
+        """The calls that have not gone out."""
+
+    @abstractmethod
+    def _fail_all(self, error: BaseException) -> None:
+        """Every call without an outcome comes to this one."""
+
+    @abstractmethod
+    def _step(self, events: list[tuple[int, int]], now: float) -> None:
+        """Do all that is to be done now, and then say whether it is `_hungry`."""
+
+    @abstractmethod
+    def _deadline(self) -> float | None:
+        """When the next step is due without an event."""
+
+    @abstractmethod
+    def _leave_now(self) -> None:
+        """Stop what runs, and see to it that `_end` is called."""
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Close everything."""
+
     # -- under the lock ----------------------------------------------------------------------------
 
     def _work(self, events: list[tuple[int, int]]) -> None:
         try:
-            if not self._over:
+            if not self.over:
                 self._step(events, monotonic())
-            while self._inbox and self._hungry and not self._over:
+            while self._inbox and self._hungry and not self.over:
                 # Handed in since, by one who saw that it was not hungry: there may be no event any more.
                 self._step([], monotonic())
-            if self._stopping and not self._over:
+            if self._stopping and not self.over:
                 self._stop()
-            if self._over:
+            if self.over:
                 self._take_in()
-            self._due = None if self._over else self._deadline()
+            self._due = None if self.over else self._deadline()
         except BaseException as error:
-            self._failed = True
+            self.failed = True
             self._hungry = True
             self._due = None
             try:
@@ -287,21 +356,17 @@ class DrivenEngine(Insides):
         self._leave_now()
 
     def _take_in(self) -> None:
-        inbox, submit = self._inbox, self._submit
-        if self._broken is not None or self._stopping or self._shut or self._over:
-            submit = self._drop
-        while inbox:
-            submit(inbox.popleft())
-
-    def _drop(self, call: Call) -> None:
-        """It was handed in just when this ended, and too late to be refused."""
-        error = CancelledError() if self._stopping else Closed(SHUT)
-        self._outcomes.append((call, self._broken or error))
+        inbox = self._inbox
+        if not (self._broken is not None or self._stopping or self._shut or self.over):
+            self._submit(inbox)
+        while inbox:  # handed in just when this ended, and too late to be refused
+            error = CancelledError() if self._stopping else Closed(SHUT)
+            self._outcomes.append((inbox.popleft(), self._broken or error))
 
     def _end(self) -> None:
         """Nothing is left to do, or to wait for."""
-        if not self._over:
-            self._over = True
+        if not self.over:
+            self.over = True
             self._let_go()
             self._waker.wake()
 

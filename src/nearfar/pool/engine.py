@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from nearfar.coordinator.tasks import State
-from nearfar.net.deputy import safely, struck_anywhere
+from nearfar.net.deputy import safely
 from nearfar.pool.call import Call
 
-__all__ = ["SHUT", "Closed", "Engine", "describe", "hand_in", "submit"]
+__all__ = ["SHUT", "Closed", "Engine", "check_callable", "describe", "hand_in"]
 
 SHUT = "cannot schedule new futures after shutdown"
 
@@ -38,8 +38,9 @@ class Engine(Protocol):
     def submit(self, call: Call) -> None:
         """Take `call`; it will be settled, whatever happens.
 
-        Raises, and has not taken it: what pickling raises, `BrokenExecutor` (or a kind of it) when nothing
-        can run any more, `Closed` after `close`, `ValueError` for an option that cannot be kept.
+        Raises, and has not taken it: what pickling raises, `TypeError` for what cannot be called,
+        `BrokenExecutor` (or a kind of it) when nothing can run any more, `Closed` after `close`, `ValueError`
+        for an option that cannot be kept.
         """
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
@@ -82,38 +83,30 @@ class Engine(Protocol):
         """``workers``, ``running``, ``waiting`` and ``done``, and what else an engine counts."""
 
 
-def submit(engine: Engine, call: Call) -> None:
-    """Have `engine` take `call`. Raises as `Engine.submit`, and `TypeError` for what cannot be called."""
-    if not callable(call.func):
-        raise TypeError(f"the first argument is the function to call; {call.func!r} cannot be called")
-    engine.submit(call)
+def check_callable(func: Any) -> None:
+    """Raise `TypeError` for what cannot be called."""
+    if not callable(func):
+        raise TypeError(f"the first argument is the function to call; {func!r} cannot be called")
 
 
-def hand_in(engine: Engine, call: Call) -> None:
-    """Submit `call`; what `submit` raises becomes the call's own error. What interrupts it is raised."""
-    if struck_anywhere():
-        safely(partial(_hand_in, engine, call))
-        return
-    what = call.func, call.args, call.kwargs
+def hand_in(engine: Engine, call: Call, but: tuple[type[Exception], ...] = ()) -> None:
+    """Submit `call`; what `submit` raises becomes the call's own error, `but` for these, which are raised as
+    is what interrupts it."""
+    what = call.function, call.blob, call.buffers
     try:
-        submit(engine, call)
+        engine.submit(call)
+    except but:
+        raise
     except Exception as error:
         safely(partial(_hand_in_again, engine, call, what, error))
 
 
-def _hand_in(engine: Engine, call: Call) -> None:
-    try:
-        submit(engine, call)
-    except Exception as error:
-        call.settle(None, error)
-
-
 def _hand_in_again(engine: Engine, call: Call, what: tuple[Any, Any, Any], error: Exception) -> None:
-    """Was that the call's own error, or a signal handler's? Behind a shield only the first comes again."""
+    """Was that the call's own error, or a signal handler's? Done safely only the first comes again."""
     if call.state is State.NEW and not hasattr(call, "client"):  # it has not been taken
-        call.func, call.args, call.kwargs = what
+        call.function, call.blob, call.buffers = what
         try:
-            submit(engine, call)
+            engine.submit(call)
         except Exception as own:
             call.settle(None, own)
             return

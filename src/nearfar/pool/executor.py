@@ -8,17 +8,15 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
-from functools import partial
 from itertools import islice
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
 from nearfar.coordinator.tasks import Mode
-from nearfar.net.deputy import safely
-from nearfar.pool.call import Call, raise_from
-from nearfar.pool.engine import SHUT, Closed, Engine, describe, submit
-from nearfar.pool.futures import Future, Piece
+from nearfar.pool.call import Call, Part, raise_from
+from nearfar.pool.engine import SHUT, Closed, Engine, describe, hand_in
+from nearfar.pool.futures import Future, Piece, Single
 from nearfar.pool.making import WAIT, Workers, connect_engine, count_of, make_engine
 from nearfar.pool.options import Limits, checked
 from nearfar.queues.deadlines import deadline_of, left
@@ -154,15 +152,7 @@ class Executor(futures.Executor):
     def _submit(self, call: Call) -> None:
         self._check_open()
         call.timeout, call.retries = self._limits
-        safely(partial(self._hand_in, call))
-
-    def _hand_in(self, call: Call) -> None:
-        try:
-            submit(self._core.engine, call)
-        except (futures.BrokenExecutor, Closed):
-            raise
-        except Exception as error:
-            call.settle(None, error)
+        hand_in(self._core.engine, call, (futures.BrokenExecutor, Closed))
 
     def map(
         self,
@@ -255,19 +245,23 @@ class Executor(futures.Executor):
 
     def _chunks(
         self, fn: Callable[..., Any], source: Iterator[Sequence[Any]], size: int, most: int | None
-    ) -> Iterator[Call]:
+    ) -> Iterator[Part]:
         """Submit up to `most` chunks of `source`."""
         while most is None or most > 0:
             items = tuple(islice(source, size))
             if not items:
                 return
-            call = Piece(fn, items, Mode.STARMAP, None)
-            self._submit(call)
-            yield call
+            part: Part
+            if size == 1:
+                part = Single(fn, tuple(items[0]), None, self._limits)
+            else:
+                part = Piece(fn, items, Mode.STARMAP, None)
+            self._submit(part)
+            yield part
             most = None if most is None else most - 1
 
     def _results(
-        self, calls: deque[Call], deadline: float | None, more: Callable[[], Iterable[Call]]
+        self, calls: deque[Part], deadline: float | None, more: Callable[[], Iterable[Part]]
     ) -> Iterator[Any]:
         try:
             while calls:
@@ -278,14 +272,14 @@ class Executor(futures.Executor):
         finally:
             self.engine.cancel(*calls, wait=False)
 
-    def _take(self, calls: deque[Call], deadline: float | None) -> list[Any]:
+    def _take(self, calls: deque[Part], deadline: float | None) -> list[Any]:
         """The values of the next chunk, last one first."""
         call = calls[0]
         if not call.settled and not self.engine.wait_until(lambda: call.settled, left(deadline)):
             raise TimeoutError
         calls.popleft()
         try:
-            values: list[Any] = call.result()
+            values = list(call.values())
         except StopIteration as error:
             raise_from(error)
         values.reverse()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+from collections import deque
 from collections.abc import Callable, Container, Sequence
 from functools import partial
 from time import monotonic
@@ -11,7 +12,6 @@ from typing import Any
 
 from nearfar.coordinator.caller import Caller
 from nearfar.coordinator.calling import Send, Stage
-from nearfar.coordinator.endings import Outcomes
 from nearfar.coordinator.tasks import Task
 from nearfar.net.access import Access
 from nearfar.net.addresses import Address
@@ -62,6 +62,7 @@ class FarEngine(DrivenEngine):
             place=self.address,
             stem=new_session_stem(self.name),
         )
+        self._outcomes = self._machine.outcomes
         self._poll = select.epoll()
         self._poll.register(self._waker.fileno(), select.EPOLLIN)
         self._descriptor = -1
@@ -82,9 +83,9 @@ class FarEngine(DrivenEngine):
     @property
     def size(self) -> int:
         """As `Engine.size`. Before it is known, a coordinator is asked, and waited for."""
-        if not self._machine.workers and not self._over:
+        if not self._machine.workers and not self.over:
             safely(self._connect)
-            self.wait_until(lambda: self._machine.calling.stage >= Stage.OPEN or self._over, None)
+            self.wait_until(lambda: self._machine.calling.stage >= Stage.OPEN or self.over, None)
         return max(1, self._machine.workers)
 
     def counts(self) -> dict[str, int]:
@@ -120,10 +121,6 @@ class FarEngine(DrivenEngine):
         self.terminate()
 
     # -- under the lock ----------------------------------------------------------------------------
-
-    @property
-    def _outcomes(self) -> Outcomes:
-        return self._machine.outcomes
 
     def _connect(self) -> None:
         self._alone(None, self._machine.connect, monotonic())
@@ -192,8 +189,8 @@ class FarEngine(DrivenEngine):
             self._poll.register(descriptor, select.EPOLLIN)
         self._descriptor = descriptor
 
-    def _submit(self, call: Call) -> None:
-        self._machine.submit(call)
+    def _submit(self, calls: deque[Call]) -> None:
+        self._machine.submit_all(calls)
 
     def _cancel(self, calls: Sequence[Call]) -> list[Call]:
         return self._machine.cancel(calls)

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
+from time import monotonic
 from typing import Any
 
 from nearfar.coordinator.tasks import Mode
 from nearfar.net.deputy import checkpoint, safe, safely, soon, whose
-from nearfar.pool.call import Chunk
+from nearfar.pool.call import Chunk, Item, Part
 from nearfar.pool.condition import Condition
-from nearfar.pool.engine import Engine, hand_in
+from nearfar.pool.engine import Engine
 from nearfar.pool.options import Limits
 from nearfar.pool.progress import Reporter
 from nearfar.queues.deadlines import left
@@ -29,6 +30,8 @@ AT_HAND = (list, tuple, range, str, bytes, bytearray, dict, set, frozenset)
 ITEM_WITHIN = 0.1
 """Seconds that `finish` waits for the item that is being read, which may never come."""
 ENDLESS = 1 << 62
+EACH_CHECK = 0.005
+"""Seconds of reading in the caller's thread after which it is looked whether that was interrupted."""
 
 
 class Feed:
@@ -38,7 +41,7 @@ class Feed:
     that a garbage collection finds none held. The thread keeps this alive, and not the iterator that takes
     from it: that one calls `stop` when it is forgotten.
 
-    `wait`, `head`, `take`, `over` and `make_room` are for a thread that is not `exposed` (see
+    `wait`, `head`, `over` and `make_room` are for a thread that is not `exposed` (see
     `nearfar.net.deputy`). The thread that reads is, as it runs the caller's input: it hands in safely.
     """
 
@@ -75,11 +78,12 @@ class Feed:
         """Of the chunk that is being read."""
         self._read = self._done = 0
         """Items."""
-        self._submitted = self._taken = 0
+        self._submitted = self.taken = 0
         """Chunks. Only who reads counts what was read and submitted, only who takes the others."""
-        self._queue: deque[Chunk] = deque()
+        self.queue: deque[Part] = deque()
         """Those to be taken: all that were submitted, or, not `ordered`, all that have ended."""
-        self._unsettled: set[Chunk] = set()
+        self._unsettled: set[Part] = set()
+        """Where they are not `ordered`."""
         self._room = Condition()
         self._news = Condition()
         self._thread: threading.Thread | None = None
@@ -97,23 +101,18 @@ class Feed:
 
     def wait(self, deadline: float | None) -> bool:
         """Wait until `head` tells something, by `deadline` of `time.monotonic` (None: for ever)."""
-        if self._submitted == self._taken and not self._news.wait(self._is_known, deadline):
+        if self._submitted == self.taken and not self._news.wait(self._is_known, deadline):
             return False
         return self._is_next() or self._engine.wait_until(self._is_next, left(deadline))
 
-    def head(self) -> Chunk | None:
-        """The next chunk, which has ended; None if another caller has taken it meanwhile, or at the end."""
-        return self._queue[0] if self._queue and self._is_next() else None
-
-    def take(self) -> None:
-        """The head has been had."""
-        self._queue.popleft()
-        self._taken += 1
+    def head(self) -> Part | None:
+        """The next part, which has ended; None if another caller has taken it meanwhile, or at the end."""
+        return self.queue[0] if self.queue and self._is_next() else None
 
     @property
     def over(self) -> bool:
         """Whether there will be no chunk any more."""
-        return not self._may_come() and self._submitted == self._taken
+        return not self._may_come() and self._submitted == self.taken
 
     def make_room(self, items: int) -> None:
         """The caller is done with so many items more."""
@@ -141,7 +140,8 @@ class Feed:
             self._room.notify()
             self._thread.join(ITEM_WITHIN)
         self.stop()
-        self._engine.cancel(*self._unsettled, wait=False)
+        parts = list(self.queue) if self._ordered else self._unsettled
+        self._engine.cancel(*(part for part in parts if not part.settled), wait=False)
 
     @safe
     def stop(self) -> None:
@@ -155,15 +155,15 @@ class Feed:
         return self._reading and not self._stopped
 
     def _is_known(self) -> bool:
-        return self._submitted != self._taken or not self._may_come()
+        return self._submitted != self.taken or not self._may_come()
 
     def _is_next(self) -> bool:
-        if self._queue:
+        if self.queue:
             try:
-                return not self._ordered or self._queue[0].settled
+                return not self._ordered or self.queue[0].settled
             except IndexError:  # taken by another thread
                 return True
-        return self._ordered or self._submitted == self._taken
+        return self._ordered or self._submitted == self.taken
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -183,58 +183,80 @@ class Feed:
         return self._read - self._done + self._chunksize <= self._window
 
     def _read_on(self) -> None:
-        while self._reading and not self._finishing and self._has_room():
-            self._read_chunk()
-            if self._at_hand:
-                checkpoint()  # the caller's thread reads, and perhaps much
+        if self._at_hand:
+            self._read_at_hand()
+        else:
+            while self._reading and not self._finishing and self._has_room():
+                self._read_part()
         if self._finishing:
             self._end()
 
-    def _read_chunk(self) -> None:
+    def _read_at_hand(self) -> None:
+        """In the caller's thread, and safely: what is read is submitted."""
+        size, checked = self._chunksize, monotonic()
+        while self._reading and not self._finishing and self._read - self._done + size <= self._window:
+            items = tuple(islice(self._source, size))
+            if items:
+                self._submit(items)
+            if len(items) < size:
+                self._end()
+            if monotonic() - checked > EACH_CHECK:
+                checkpoint()
+                checked = monotonic()
+        self._news.notify()
+
+    def _read_part(self) -> None:
         try:
             more = self._fill()
         except BaseException as error:
-            if self._at_hand and not isinstance(error, Exception):
-                raise  # of the handler of a signal, in the caller's own thread
             self.error = error  # what was read of a chunk that is not full is dropped, as the standard does
             self._end()
             return
         if self._items and not self._stopped:
-            safely(partial(self._submit, tuple(self._items)))
+            safely(partial(self._submit_and_notify, tuple(self._items)))
         self._items.clear()
         if not more:
             self._end()
 
     def _fill(self) -> bool:
-        """Read the items of one chunk; False if they are the last."""
+        """Read the items of one part; False if they are the last."""
         items = self._items
-        if self._at_hand:
-            items.extend(islice(self._source, self._chunksize - len(items)))
-            return len(items) == self._chunksize
         for item in self._source:
             items.append(item)
             if self._stopped or len(items) == self._chunksize:
                 return True
         return False
 
-    def _submit(self, items: tuple[Any, ...]) -> None:
-        chunk = Chunk(self._func, items, Mode.MAP, self._ended, loud=self._reporter is not None)
-        chunk.timeout, chunk.retries = self._limits
-        self._read += chunk.size
-        self._unsettled.add(chunk)
-        if self._ordered:
-            self._queue.append(chunk)
-        self._submitted += 1
-        hand_in(self._engine, chunk)
+    def _submit_and_notify(self, items: tuple[Any, ...]) -> None:
+        self._submit(items)
         self._news.notify()
 
-    def _ended(self, chunk: Chunk) -> None:
-        """A chunk is about to be settled. Runs in any thread."""
-        self._unsettled.discard(chunk)
+    def _submit(self, items: tuple[Any, ...]) -> None:
+        part: Part
+        loud = self._reporter is not None
+        if self._chunksize == 1:
+            part = Item(self._func, items, self._ended, self._limits, loud=loud)
+        else:
+            part = Chunk(self._func, items, Mode.MAP, self._ended, loud=loud)
+            part.timeout, part.retries = self._limits
+        self._read += part.size
+        if self._ordered:
+            self.queue.append(part)
+        else:
+            self._unsettled.add(part)
+        self._submitted += 1
+        try:
+            self._engine.submit(part)
+        except Exception as error:
+            part.settle(None, error)
+
+    def _ended(self, part: Part) -> None:
+        """A part is about to be settled. Runs in any thread."""
         if not self._ordered:
-            self._queue.append(chunk)
+            self._unsettled.discard(part)
+            self.queue.append(part)
         if self._reporter is not None:
-            self._reporter.add(chunk.size)
+            self._reporter.add(part.size)
 
     @safe
     def _end(self) -> None:

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 from nearfar.coordinator.tasks import Mode, State
 from nearfar.errors import WorkerLost
-from nearfar.net.deputy import safely
+from nearfar.net.deputy import safely, struck_anywhere
 from nearfar.net.shield import Shield
 from nearfar.net.telling import anew
 from nearfar.pool.call import Call
 from nearfar.pool.condition import Condition
-from nearfar.pool.engine import SHUT, Closed
+from nearfar.pool.engine import SHUT, Closed, check_callable
 from nearfar.pool.shared import NOT_OURS
 from nearfar.queues.deadlines import deadline_of
 
@@ -90,6 +90,13 @@ class ForeignEngine:
 
     def submit(self, call: Call) -> None:
         """As `Engine.submit`. What pickling raises is the call's outcome: executors pickle later."""
+        if struck_anywhere():
+            safely(partial(self._submit, call))
+        else:
+            self._submit(call)
+
+    def _submit(self, call: Call) -> None:
+        check_callable(call.function)
         self.check_limits(call.timeout, call.retries)
         with _shield, self._lock:
             if self._broken is not None:

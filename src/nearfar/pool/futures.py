@@ -13,11 +13,11 @@ from typing import Any
 
 from nearfar.coordinator.tasks import State
 from nearfar.net.pickles.failures import original_of
-from nearfar.pool.call import Call, Chunk
+from nearfar.pool.call import Call, Chunk, Item
 from nearfar.pool.callbacks import call_back
 from nearfar.pool.engine import Engine
 
-__all__ = ["Future", "Piece"]
+__all__ = ["Future", "Piece", "Single"]
 
 # Held for a few stores only: while a future gets its condition, and while it is settled. Reentrant: a garbage
 # collection inside may run a finalizer that does so, too.
@@ -37,6 +37,16 @@ def as_executors_do(error: BaseException) -> BaseException:
 
 class Piece(Chunk):
     """Some items of an executor's map."""
+
+    __slots__ = ()
+
+    def seen(self, error: BaseException) -> BaseException:
+        """As `Call.seen`."""
+        return as_executors_do(error)
+
+
+class Single(Item):
+    """One item of an executor's map."""
 
     __slots__ = ()
 

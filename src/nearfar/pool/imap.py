@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
@@ -10,7 +11,7 @@ from functools import partial
 from multiprocessing import TimeoutError
 from typing import Any, NamedTuple
 
-from nearfar.net.deputy import Abandoned, Errand, errand_here
+from nearfar.net.deputy import Abandoned, Errand, errand_here, whose
 from nearfar.pool.call import raise_from
 from nearfar.pool.engine import Closed, Engine
 from nearfar.pool.feed import Feed
@@ -32,8 +33,6 @@ class _Failed(NamedTuple):
     """Stands among the values: in the place of a chunk that failed, or of an input that raised."""
 
     error: BaseException
-    size: int
-    """Items of the input that it stands for."""
 
 
 class IMapIterator:
@@ -81,7 +80,13 @@ class IMapIterator:
         # Reentrant: a callback that runs while this waits may ask for the next result, too.
         self._lock = threading.RLock()
         self._values: deque[Any] = deque()
+        """Those that `next` gives next."""
+        self._thread: int | None = None
+        """The only thread that takes from them without the lock: the first that asks, until another does."""
         self._in_hand = 0
+        """Items that were put there, and of which the feed does not know yet that they are done with."""
+        self._block = max(1, window // 4)
+        """Items that are put there at once, if so many have ended."""
         feed = Feed(engine, func, iterable, chunksize, window, limits, reporter, ordered=self._ordered)
         self._feed = feed
         if begun is not None:
@@ -90,9 +95,6 @@ class IMapIterator:
 
     def __iter__(self) -> IMapIterator:
         return self
-
-    def __next__(self) -> Any:
-        return self.next()
 
     def __del__(self) -> None:
         if self._feed is not None:
@@ -103,6 +105,21 @@ class IMapIterator:
 
         Raises `multiprocessing.TimeoutError` if it is not there after `timeout` seconds.
         """
+        values = self._values
+        if values and self._thread == get_ident():
+            taken, count = False, len(values)
+            try:
+                # No signal's handler runs between these, and no other thread.
+                found = values[0]
+                del values[0]
+                taken = True
+                if type(found) is not _Failed:
+                    return found
+            except BaseException:
+                if taken or len(values) < count:
+                    values.appendleft(found)
+                raise
+            values.appendleft(found)
         errand = Errand(partial(self._take, deadline_of(True, timeout)), self._give_back)
         try:
             found = errand.run()
@@ -120,6 +137,8 @@ class IMapIterator:
         finally:
             del failed
 
+    __next__ = next
+
     def close(self) -> None:
         """Read no more input, and drop what has not begun. Results that are there can still be had."""
         if self._feed is not None:
@@ -131,43 +150,55 @@ class IMapIterator:
         if not self._lock.acquire(timeout=-1 if patience is None else patience):
             raise TimeoutError
         try:
+            if self._thread is None:
+                self._thread = whose()
+            elif self._thread != whose():
+                self._thread = 0  # from now on, everybody takes under the lock
             feed = self._feed
             assert feed is not None
-            if self._in_hand:
-                in_hand, self._in_hand = self._in_hand, 0
-                feed.make_room(in_hand)
             while not self._values:
-                self._take_chunk(feed, deadline)
-            found = self._values.popleft()
-            self._in_hand += _items_of(found)
-            return found
+                if self._in_hand:
+                    in_hand, self._in_hand = self._in_hand, 0
+                    feed.make_room(in_hand)
+                self._take_block(feed, deadline)
+            return self._values.popleft()
         finally:
             self._lock.release()
 
     def _give_back(self, found: Any) -> None:
         """It never reached the caller that asked for it."""
         with self._lock:
-            self._in_hand -= _items_of(found)
             self._values.appendleft(found)
 
-    def _take_chunk(self, feed: Feed, deadline: float | None) -> None:
-        """Wait for the next chunk and unpack it, or say that this is the end."""
+    def _take_block(self, feed: Feed, deadline: float | None) -> None:
+        """Wait for the next part and unpack it, and what has ended after it; or say that this is the end."""
         if not feed.wait(deadline):
             raise TimeoutError
         errand = errand_here()
         if errand is not None and errand.abandoned:
             raise Abandoned
-        chunk = feed.head()
-        if chunk is None:
+        part = feed.head()
+        if part is None:
             if feed.over:
                 self._end(feed)
             return
-        error = chunk.error()  # read before it is taken, for reading may raise
-        if isinstance(error, Closed):  # the pool was terminated while its items were read
-            error = CancelledError()
-        values = (_Failed(error, chunk.size),) if error is not None else chunk.result()
-        feed.take()
-        self._values.extend(values)
+        values, queue = self._values, feed.queue
+        while True:
+            if not part.put_into(values):
+                if self._in_hand and not part.is_small():
+                    return
+                error = part.error()  # read before it is taken, for reading may raise
+                if isinstance(error, Closed):  # the pool was terminated while its items were read
+                    error = CancelledError()
+                values.extend((_Failed(error),) if error is not None else part.values())
+            queue.popleft()
+            feed.taken += 1
+            self._in_hand += part.size
+            if self._in_hand >= self._block or not queue:
+                return
+            part = queue[0]
+            if self._ordered and not part.settled:
+                return
 
     def _end(self, feed: Feed) -> None:
         error, feed.error = feed.error, None
@@ -176,11 +207,7 @@ class IMapIterator:
             self._reporter.close()
         if error is None:
             raise StopIteration
-        self._values.append(_Failed(error, 0))
-
-
-def _items_of(found: Any) -> int:
-    return found.size if type(found) is _Failed else 1
+        self._values.append(_Failed(error))
 
 
 class IMapUnorderedIterator(IMapIterator):

@@ -43,6 +43,9 @@ class Work(Protocol):
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """Wait for something to do, up to `timeout` seconds."""
 
+    def send(self) -> None:
+        """Do what was handed in and waits here, if anything. From any thread."""
+
     def step(self, events: list[tuple[int, int]]) -> None:
         """Do it. From any thread. Must not raise but for what signals raise."""
 
@@ -58,9 +61,10 @@ class Work(Protocol):
     def deadline(self) -> float | None:
         """When `step` has to be called without an event; by `time.monotonic`. From any thread."""
 
-    @property
-    def over(self) -> bool:
-        """True once there will never be anything to do again."""
+    failed: bool
+    """Whether a step has failed, after which nobody may be told what others wait for."""
+    over: bool
+    """True once there will never be anything to do again."""
 
 
 class _Follower:
@@ -94,12 +98,11 @@ class Leadership:
         self._background_leads = False
         self._asked_to_yield = False
         self._steps = 0
-        self._asleep_until = 0.0
+        self.asleep_until = 0.0
         """When the leader's poll ends at the latest."""
         self._deep_sleep = False
         self._calls: SimpleQueue[None] = SimpleQueue()
         """Wakes the background thread while it does not lead."""
-        self._shield = Shield()
 
     def start(self) -> None:
         """Start the background thread."""
@@ -129,8 +132,6 @@ class Leadership:
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Lead or follow until `ready()`; False after `timeout` seconds (None: no limit)."""
-        if ready():
-            return True
         return safely(partial(self._wait_until, ready, timeout))
 
     def _wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
@@ -139,10 +140,15 @@ class Leadership:
             errand.stir = self._waker.wake
             ready = partial(_ready_or_abandoned, errand, ready)
         deadline = None if timeout is None else monotonic() + timeout
+        self._work.send()
         thread = threading.get_ident()
-        if thread != self._background.ident:
-            return self._lead_or_follow(thread, ready, deadline)
-        while True:  # a callback waits, perhaps for something that no other thread tells
+        if thread == self._background.ident:
+            return self._wait_in_callback(thread, ready, deadline)
+        return self._lead_or_follow(thread, ready, deadline)
+
+    def _wait_in_callback(self, thread: int, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """In the background thread: perhaps for something that no other thread tells."""
+        while True:
             self._work.tell()
             if ready():
                 return True
@@ -150,42 +156,41 @@ class Leadership:
                 return ready()
 
     def _lead_or_follow(self, thread: int, ready: Callable[[], bool], deadline: float | None) -> bool:
-        with self._shield:
-            if self._leader == thread:  # in a callback, or a signal's handler, while this thread leads
-                return self._lead(ready, deadline)
-            follower = None
-            try:
-                if not self._take_over(thread):
-                    follower = _Follower(ready, thread)
-                    if not self._follow(follower, deadline):
-                        return ready()
-                return self._lead(ready, deadline)
-            finally:
-                self._leave(thread, follower)
+        if self._leader == thread:  # in a callback, or a signal's handler, while this thread leads
+            return self._lead(ready, deadline)
+        follower = None
+        try:
+            if not self._take_over(thread):
+                follower = _Follower(ready, thread)
+                if not self._follow(follower, deadline):
+                    return ready()
+            return self._lead(ready, deadline)
+        finally:
+            self._leave(thread, follower)
 
     def help(self) -> None:
         """Do what is there to do, without waiting, if nobody else is about to. Tells nobody of it."""
-        if self._background_leads:
-            self._ask_to_yield()
-        if self._leader is None:
+        if self._leader is None or (self._background_leads and self.asleep_until):
             safely(self._help)
 
     def _help(self) -> None:
-        thread = threading.get_ident()
-        with self._shield:
-            try:
-                if self._take_over(thread):
-                    self._steps += 1
-                    self._work.step(self._work.poll(0))
-            finally:
-                self._leave(thread)
+        thread, follower = threading.get_ident(), None
+        try:
+            if not self._take_over(thread):
+                # The background thread, which yields. It has to be waited for, or it would wait long for the
+                # interpreter's lock: whoever hands in one call after another has that all the time.
+                follower = _Follower(bool, thread)
+                if not self._background_leads or not self._follow(follower, monotonic() + GRACE):
+                    return
+            self._steps += 1
+            self._work.step(self._work.poll(0))
+        finally:
+            self._leave(thread, follower)
 
     def reconsider(self) -> None:
         """The work's deadline may have come nearer than the leader thinks."""
-        if not self._asleep_until:
-            return
         deadline = self._work.deadline()
-        if deadline is not None and deadline < self._asleep_until:
+        if deadline is not None and deadline < self.asleep_until:
             self._waker.wake()
 
     # -- leading -----------------------------------------------------------------------------------
@@ -198,43 +203,37 @@ class Leadership:
             return True
 
     def _lead(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        work = self._work
         self._tell()  # what the last leader, or who only handed in, has found and not told
         while not ready():
+            if work.failed:
+                return False
             timeout = self._patience(deadline)
-            if self._work.over:  # another thread still tells what we wait for
-                timeout = GRACE if timeout is None else min(timeout, GRACE)
-            events = self._open_to_signals(self._sleep_or_poll, timeout)
-            self._asleep_until = 0.0
+            depth = _shield.lower()
+            try:
+                if work.over:  # another thread still tells what we wait for
+                    sleep(GRACE if timeout is None else min(timeout, GRACE))
+                    timeout = 0.0
+                events = work.poll(timeout)
+            finally:
+                _shield.lift(depth)
+            self.asleep_until = 0.0
             self._steps += 1
-            self._work.step(events)
+            work.step(events)
             self._tell()
             if deadline is not None and monotonic() >= deadline:
                 return ready()
         return True
 
-    def _sleep_or_poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        if self._work.over:
-            sleep(timeout or 0.0)
-            timeout = 0.0
-        return self._work.poll(timeout)
-
-    def _open_to_signals(self, sleep: Callable[[Any], Any], timeout: Any) -> Any:
-        """Sleep so that signals come through."""
-        depth = self._shield.lower()
-        try:
-            return sleep(timeout)
-        finally:
-            self._shield.lift(depth)
-
     def _patience(self, deadline: float | None) -> float | None:
         """Seconds that the leader may sleep; notes until when."""
-        self._asleep_until = inf  # before the look: who brings the deadline nearer after it wakes us
+        self.asleep_until = inf  # before the look: who brings the deadline nearer after it wakes us
         due = self._work.deadline()
         if deadline is not None and (due is None or deadline < due):
             due = deadline
         if due is None:
             return None
-        self._asleep_until = due
+        self.asleep_until = due
         return max(0.0, due - monotonic())
 
     def _tell(self) -> None:
@@ -276,7 +275,11 @@ class Leadership:
         if self._background_leads:
             self._ask_to_yield()
         patience = -1 if deadline is None else max(0.0, deadline - monotonic())
-        self._open_to_signals(partial(follower.lock.acquire, True), patience)
+        depth = _shield.lower()
+        try:
+            follower.lock.acquire(True, patience)
+        finally:
+            _shield.lift(depth)
         with self._seats:
             self._followers.remove(follower)
         return self._leader == follower.thread
@@ -347,6 +350,10 @@ class Leadership:
     def _sleep_until_called(self, seconds: float | None) -> None:
         with suppress(Empty):
             self._calls.get(timeout=seconds)
+
+
+_shield = Shield()
+"""Up whenever this waits or helps, but for while it sleeps."""
 
 
 def _ready_or_abandoned(errand: Errand[Any], ready: Callable[[], bool]) -> bool:

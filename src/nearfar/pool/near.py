@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
@@ -13,7 +14,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from nearfar.coordinator.clients import Client
-from nearfar.coordinator.endings import Outcomes
 from nearfar.coordinator.local import LocalWorkers
 from nearfar.coordinator.machine import Coordinator
 from nearfar.coordinator.status import counts, idle
@@ -73,6 +73,8 @@ class NearEngine(DrivenEngine):
         self._client = Client(self.name, travels, read_error=read_error, eager=True)
         self._coordinator = Coordinator()
         self._coordinator.client_came(self._client, monotonic())
+        self._outcomes = self._coordinator.outcomes
+        self._idle = self._coordinator.idle
         hire = partial(
             Crew,
             count=count,
@@ -122,12 +124,14 @@ class NearEngine(DrivenEngine):
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`. What lies at the gate unread, the step before has told the waker."""
         try:
-            return self._crew.poll(timeout)
+            return self._crew.epoll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
             return []
 
     def _deadline(self) -> float | None:
-        deadline = earlier(self._coordinator.deadline(), self._crew.deadline())
+        deadline, other = self._coordinator.deadline(), self._crew.deadline()
+        if deadline is None or (other is not None and other < deadline):
+            deadline = other
         if self._gate is not None:
             deadline = earlier(deadline, earlier(self._gate.deadline(), self._last_moment))
             deadline = earlier(deadline, self._notices.deadline())
@@ -150,26 +154,25 @@ class NearEngine(DrivenEngine):
 
     # -- under the lock ----------------------------------------------------------------------------
 
-    @property
-    def _outcomes(self) -> Outcomes:
-        return self._coordinator.outcomes
-
     def _step(self, events: list[tuple[int, int]], now: float) -> None:
-        self._crew.dispatch(events)
+        if events:
+            self._crew.dispatch(events)
         if self._gate is not None:
             self._gate.turn(now)
-        self._take_in()
-        self._coordinator.tick(now)
-        self._crew.tick(now)
+        if self._inbox:
+            self._take_in()
+        if self._due is not None and now >= self._due:
+            self._coordinator.tick(now)
+            self._crew.tick(now)
         self._coordinator.flush(now)
         if self._client.error is not None and self._broken is None and not self._stopping:
             self._break(self._client.error)
-        self._hungry = self._coordinator.hungry or self._broken is not None
+        self._hungry = bool(self._idle) or self._broken is not None
         if self._last_signal is not None:
             self._end_workers(self._last_signal)
         if self._closing and idle(self._coordinator):
             self._let_workers_go()
-        if self._gate is not None and not self._over:
+        if self._gate is not None and not self.over:
             alone = not (self._processes or self._coordinator.workers or idle(self._coordinator))
             self._notices.look(no_workers(self.address) if alone else "", now)
             self._gate.say(now)
@@ -181,8 +184,8 @@ class NearEngine(DrivenEngine):
         now["workers"] += sum(not member.ready for member in self._crew.members.values())
         return now
 
-    def _submit(self, call: Call) -> None:
-        self._coordinator.book.submit(call)  # as `Coordinator.submit`, which would only be one call more
+    def _submit(self, calls: deque[Call]) -> None:
+        self._coordinator.book.submit_all(self._client, calls)
 
     def _cancel(self, calls: Sequence[Call]) -> list[Call]:
         return [call for call in calls if self._coordinator.cancel(call)]

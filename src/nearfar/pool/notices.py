@@ -16,26 +16,23 @@ class Notices:
 
     def __init__(self) -> None:
         self._patience = Patience()
-        self._found: deque[str] = deque()
+        self.found: deque[str] = deque()
+        """What there is to tell."""
 
     def look(self, missing: str, now: float) -> None:
         """As `Patience.look`."""
         if said := self._patience.look(missing, now):
-            self._found.append(said)
+            self.found.append(said)
 
     def deadline(self) -> float | None:
         """As `Patience.deadline`."""
         return self._patience.deadline()
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to tell."""
-        return bool(self._found)
-
     def tell(self) -> None:
         """Log what was found. From any thread."""
-        while self._found:
+        while self.found:
             with suppress(IndexError):  # another thread tells, too
-                log.warning("%s", self._found.popleft())
+                log.warning("%s", self.found.popleft())
 
 
 def no_workers(address: str | None) -> str:

@@ -17,7 +17,7 @@ from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator
 from nearfar.pool.making import WAIT, Workers, connect_engine, make_engine
 from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, limits
 from nearfar.pool.progress import reporter
-from nearfar.pool.results import AsyncResult, Callback, Callbacks, MapResult, obtain, paired
+from nearfar.pool.results import Applied, AsyncResult, Callback, Callbacks, MapResult, obtain, paired
 from nearfar.pool.weak import WeakBag
 
 __all__ = ["Pool"]
@@ -154,7 +154,7 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> Any:
         """``func(*args, **kwds)`` in a worker: its value, or raises its error."""
-        return obtain(self.apply_async(func, args, kwds, **options))
+        return obtain(self._apply(Applied, func, args, kwds, None, options))
 
     def apply_async(
         self,
@@ -166,12 +166,8 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> AsyncResult:
         """As `apply`, without waiting. A callback gets the value, or the error."""
-        self._check_running()
-        asked = self._asked(options, CallOptions)
-        result = AsyncResult(self._engine, self, func, tuple(args), kwds, paired(callback, error_callback))
-        result.timeout, result.retries = asked
-        hand_in(self._engine, result)
-        return result
+        callbacks = None if callback is None and error_callback is None else (callback, error_callback)
+        return self._apply(AsyncResult, func, args, kwds, callbacks, options)
 
     def map(
         self,
@@ -265,6 +261,22 @@ class Pool:
             feed.read_all()
         self._engine.close()
         self._engine.join()
+
+    def _apply(
+        self,
+        kind: type[AsyncResult],
+        func: Callable[..., Any],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any] | None,
+        callbacks: Callbacks | None,
+        options: CallOptions,
+    ) -> AsyncResult:
+        if self._state != RUN:
+            self._check_running()
+        limits = self._asked(options, CallOptions) if options else self._limits
+        result = kind(self._engine, self, func, tuple(args), kwds, callbacks, limits)
+        hand_in(self._engine, result)
+        return result
 
     def _asked(self, options: Mapping[str, Any], allowed: type) -> Limits:
         """The limits of a call. Raises `TypeError` and `ValueError` for what is not to be asked for."""

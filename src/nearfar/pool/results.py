@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from nearfar.coordinator.tasks import Mode, State
 from nearfar.net.deputy import checkpoint, safely
-from nearfar.pool.call import ERROR, PENDING, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk
+from nearfar.pool.call import ERROR, PENDING, RAW_ERROR, RAW_VALUE, VALUE, Call, Chunk, Part
 from nearfar.pool.callbacks import call_back
 from nearfar.pool.engine import Engine, hand_in
 from nearfar.pool.options import Limits
@@ -25,7 +25,7 @@ Callback = Callable[[Any], object]
 Callbacks = tuple[Callback | None, Callback | None]
 """What is called with a value, and with an error."""
 
-_CALL, _NEW = Mode.CALL, State.NEW
+_CALL, _NEW, _SETTLED = Mode.CALL, State.NEW, State.SETTLED
 
 
 def paired(callback: Callback | None, error_callback: Callback | None) -> Callbacks | None:
@@ -50,7 +50,7 @@ class AsyncResult(Call):
     dropped by `terminate`, neither callback runs.
     """
 
-    __slots__ = ("_callbacks", "_engine", "_keeper")
+    __slots__ = ("_callbacks", "_engine", "_keeper", "loud")
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
@@ -62,17 +62,21 @@ class AsyncResult(Call):
         args: Sequence[Any],
         kwargs: Mapping[str, Any] | None = None,
         callbacks: Callbacks | None = None,
+        limits: Limits = (None, 0),
     ) -> None:
         """`keeper` (the pool) is kept alive until the call has ended. `callbacks`: for a value, an error."""
         # As `Call.__init__` does, whose call would cost a third of all this.
-        self.func, self.args, self.kwargs = func, args, kwargs
-        self.mode, self.state = _CALL, _NEW
-        self.timeout, self.retries, self.losses = None, 0, 0
+        self.function, self.blob, self.buffers = func, args, kwargs
+        self.mode = _CALL
+        self.state = _NEW
+        self.timeout, self.retries = limits
+        self.losses = 0
         self.settled = False
         self._how = PENDING
         self._engine = engine
         self._keeper: object = keeper
         self._callbacks = callbacks
+        self.loud = callbacks is not None
 
     def get(self, timeout: float | None = None) -> Any:
         """The value, or raises the call's error.
@@ -82,10 +86,10 @@ class AsyncResult(Call):
         for another call of a foreign executor.
         """
         if not self.settled and _here.result is not self:
-            self.wait(timeout)
+            self._engine.wait_until(self.ready, timeout)
             if not self.settled:
                 raise TimeoutError
-        return self.result()
+        return self._value if self._how == VALUE else self.result()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait for the outcome, for up to `timeout` seconds."""
@@ -106,14 +110,29 @@ class AsyncResult(Call):
         """Drop the call. True: it never runs, and `get` raises `CancelledError`. False: it began."""
         return not self.settled and self._engine.cancel(self)
 
-    @property
-    def loud(self) -> bool:  # type: ignore[override]
-        """Whether it has callbacks."""
-        return self._callbacks is not None
-
     def drop(self) -> None:
         """Drop what has not begun, without waiting to hear what that was: nobody wants the outcome."""
         self._engine.cancel(self, wait=False)
+
+    def returned(self, value: Any) -> None:
+        """As `Call.returned`; in one step, where there is no callback."""
+        if self._callbacks is None:
+            self.blob = b""
+            self._value = value
+            self._how = VALUE
+            self._keeper = None
+            self.state = _SETTLED
+            self.settled = True
+        else:
+            super().returned(value)
+
+    def _end(self) -> None:
+        if self._callbacks is None:
+            self.state = _SETTLED
+            self._keeper = None
+            self.settled = True
+        else:
+            super()._end()
 
     def on_settled(self) -> None:
         """Run the callback."""
@@ -134,6 +153,14 @@ class AsyncResult(Call):
             _here.result = outer
 
 
+class Applied(AsyncResult):
+    """That of a call whose caller waits for it at once."""
+
+    __slots__ = ()
+
+    awaited = True
+
+
 class MapResult(AsyncResult):
     """The outcome of many calls in chunks: a list of all values, or the error of the chunk that failed first.
 
@@ -151,8 +178,8 @@ class MapResult(AsyncResult):
     ) -> None:
         """A result of nothing yet: `send` fills it."""
         super().__init__(engine, keeper, list, (), None, callbacks)
-        self._chunks: list[Chunk] = []
-        self._failed: list[Chunk] = []
+        self._chunks: list[Part] = []
+        self._failed: list[Part] = []
         """Those that failed, in the order of their ends."""
         self._counter = count(1)
         """Of chunks that have ended, and `send`. Counted in one step of C, in whichever thread."""
@@ -218,12 +245,12 @@ class MapResult(AsyncResult):
         """As `AsyncResult.drop`."""
         self._engine.cancel(*self._chunks, wait=False)
 
-    def _ended(self, chunk: Chunk) -> None:
+    def _ended(self, chunk: Part) -> None:
         if self._reporter is not None:
             self._reporter.add(chunk.size)
         self._count(chunk)
 
-    def _count(self, chunk: Chunk | None) -> None:
+    def _count(self, chunk: Part | None) -> None:
         if chunk is not None and chunk.raised:
             self._failed.append(chunk)
         if next(self._counter) == self._total:

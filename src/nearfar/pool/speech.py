@@ -21,6 +21,8 @@ class Speech(NamedTuple):
     ]
     dump_chunk: Callable[[Callable[..., Any], Any], tuple[bytes, bytes, Sequence[Any]]]
     load_error: Callable[[Any], BaseException]
+    names: Mapping[int, bytes] = {}
+    """The function fields, by the ids of the functions, of those whose arguments may travel bare."""
     plain: bool = False
 
 
@@ -30,7 +32,7 @@ def pickled(*, far: bool, main: Mapping[str, Any]) -> Speech:
     Answers may run any code here: whoever gives them has to be trusted.
     """
     pickler = CallPickler(far=far, main=main)
-    return Speech(pickler.dump_call, pickler.dump_chunk, load_any_error)
+    return Speech(pickler.dump_call, pickler.dump_chunk, load_any_error, {} if far else pickler.names)
 
 
 def without_pickle() -> Speech:

@@ -18,8 +18,7 @@ from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, Q
 from nearfar.output import Output
 from nearfar.programs.arguments import add_queue_options, describe_place, positive, queue_address
 from nearfar.programs.common import Exit, StopRequest, set_up_logging, why
-from nearfar.programs.counts import Counts
-from nearfar.programs.progress import Progress, make_progress
+from nearfar.programs.progress import Counts, Progress, make_progress
 from nearfar.programs.streams import OutputLost, give_up_output, tell
 
 FAREWELL = 30.0

@@ -1,5 +1,5 @@
-"""``nearfar contrast``: the same work and the same faults over every transport and every pool, measured on
-this machine."""
+"""``nearfar contrast``: the same work and the same faults over every queue and every pool, measured on this
+machine."""
 
 from __future__ import annotations
 
@@ -7,32 +7,45 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from nearfar.contrast.jobs import PARTS, Batch, plan
-from nearfar.contrast.report.build import build
-from nearfar.contrast.report.page import page
-from nearfar.contrast.report.terminal import terminal
-from nearfar.contrast.results import document
-from nearfar.contrast.runner import Outcome, Runner
+from nearfar.contrast.runner import (
+    PARTS,
+    MeasurementGroup,
+    MeasurementOutcome,
+    MeasurementRunner,
+    document,
+    plan,
+)
 from nearfar.contrast.settings import FULL, QUICK, Settings
 from nearfar.output import Output
 from nearfar.programs.common import Exit, StopRequest, why
 
+WIDE = 160
+"""Characters of a line where the output is not a terminal."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; return an exit code (`Exit`): `FAILED` if a measurement came to no result.
+    """Measure, print, write; return an exit code (`Exit`): `FAILED` if a measurement has no result.
 
-    A signal ends the measuring, not the report: it is made of what there is by then.
+    A signal ends the measuring, and the report is made of what was measured by then.
     """
     options = make_parser().parse_args(argv)
+    if find_spec("jinja2") is None or find_spec("rich") is None:
+        print(
+            "nearfar contrast: the report needs jinja2 and rich: pip install 'nearfar[contrast]'",
+            file=sys.stderr,
+        )
+        return Exit.USAGE
     try:
-        # Opened now: what cannot be written is to be said before minutes are spent.
+        # Opened now: a file that cannot be written is reported before minutes are spent.
         with contextlib.ExitStack() as held:
             page_file = held.enter_context(discarding(options.output))
             json_file = None if options.json is None else held.enter_context(discarding(options.json))
@@ -57,26 +70,29 @@ def discarding(path: Path) -> Iterator[Output]:
 
 
 def _run(options: argparse.Namespace, page_file: Output, json_file: Output | None) -> int:
+    from nearfar.contrast.report import build_report, page, terminal
+
     for signum in StopRequest.SIGNALS:
         signal.signal(signum, interrupt)
     settings = QUICK if options.quick else FULL
-    batches = list(plan(options.only or PARTS, settings))
-    outcomes: list[Outcome] = []
+    groups = list(plan(options.only or PARTS, settings))
+    outcomes: list[MeasurementOutcome] = []
     stopped = 0
     begun, load = time.monotonic(), os.getloadavg()[0]
     try:
-        measure(batches, settings, outcomes, quiet=options.quiet)
+        measure(groups, settings, outcomes, quiet=options.quiet)
     except KeyboardInterrupt as interruption:
         stopped = int(interruption.args[0])
         if not outcomes:
             print("\nstopped; nothing is written", file=sys.stderr)
             return 128 + stopped
         print("\nstopped; what was measured is written", file=sys.stderr)
-    planned = sum(len(batch.jobs) for batch in batches)
+    planned = sum(len(group.measurements) for group in groups)
     took = time.monotonic() - begun
     result = document(settings, outcomes, planned=planned, took=took, load=load)
-    report = build(result)
-    print(terminal(report), end="", flush=True)
+    report = build_report(result)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+    print(terminal(report, width), end="", flush=True)
     try:
         page_file.file.write(page(report))
         page_file.commit()
@@ -95,8 +111,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
     parser = argparse.ArgumentParser(
         "nearfar contrast",
-        description="The same work and the same faults over multiprocessing, bare ZeroMQ and nearfar,"
-        " measured on this machine: a table here, and a page with charts.",
+        description="Measure the same work and the same faults over the queues and pools of"
+        " multiprocessing, bare ZeroMQ sockets and nearfar, on this machine. Tables are printed here; a"
+        " page with charts is written to a file.",
     )
     add = parser.add_argument
     add(
@@ -105,28 +122,44 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("nearfar-contrast.html"),
         metavar="FILE",
-        help="the page, one file that needs nothing else (%(default)s)",
+        help="the page: one file, which needs no network (%(default)s)",
     )
-    add("--json", type=Path, metavar="FILE", help="every outcome, for programs")
-    add("--only", action="append", choices=PARTS, help="leave out the other parts; may be said again")
-    add("--quick", action="store_true", help="a minute or two, instead of several: fewer rounds, less sure")
+    add("--json", type=Path, metavar="FILE", help="every single result, for programs")
+    add("--only", action="append", choices=PARTS, help="measure this part only; may be given several times")
+    add("--quick", action="store_true", help="a minute or two instead of several: fewer rounds, less precise")
     add("-q", "--quiet", action="store_true", help="no progress on standard error")
     return parser
 
 
-def measure(batches: Sequence[Batch], settings: Settings, outcomes: list[Outcome], *, quiet: bool) -> None:
-    """Add every outcome to `outcomes` as it comes, with a line of progress for each."""
-    total = sum(len(batch.jobs) for batch in batches)
+def measure(
+    groups: Sequence[MeasurementGroup],
+    settings: Settings,
+    outcomes: list[MeasurementOutcome],
+    *,
+    quiet: bool,
+) -> None:
+    """Add every outcome to `outcomes` as it comes, and show the progress: as a bar on a terminal, else as
+    lines."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    def note(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        if not quiet:
+    total = sum(len(group.measurements) for group in groups)
+    bars = not quiet and sys.stderr.isatty()
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not bars, auto_refresh=False) as progress:
+        task = progress.add_task("", total=total)
+
+        def report(outcome: MeasurementOutcome) -> None:
+            outcomes.append(outcome)
             trouble = f": {outcome.trouble}" if outcome.trouble else ""
-            print(f"[{len(outcomes)}/{total}] {outcome.job}{trouble}", file=sys.stderr, flush=True)
+            progress.update(task, advance=1, description=str(outcome.measurement), refresh=bars)
+            if not quiet and (trouble or not bars):
+                line = f"[{len(outcomes)}/{total}] {outcome.measurement}{trouble}"
+                print(line, file=sys.stderr, flush=True)
 
-    with Runner(settings, note) as runner:
-        for batch in batches:
-            runner.run(batch)
+        with MeasurementRunner(settings, report) as runner:
+            for group in groups:
+                runner.run(group)
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:

@@ -25,12 +25,11 @@ from nearfar.programs.arguments import (
     seconds,
 )
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, timestamp, why
-from nearfar.programs.counts import number
 from nearfar.programs.hiring import make_crew
 from nearfar.programs.plainly import add_plain_option, plain_names
 from nearfar.programs.plainly import describe as describe_plain
+from nearfar.programs.progress import number, table
 from nearfar.programs.streams import tell
-from nearfar.programs.tables import table
 
 SAMPLE = 1.0
 """Seconds between the two looks from which rates are told."""

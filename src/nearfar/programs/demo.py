@@ -8,13 +8,13 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from nearfar.demo.folder import Unusable
+from nearfar.demo.commands import DemoError
 from nearfar.demo.gallery import Gallery
-from nearfar.demo.tour import farewell, give_tour
-from nearfar.demo.trouble import Trouble
+from nearfar.demo.tour import FolderUnusable, farewell, give_tour
 from nearfar.programs.common import Exit, StopRequest
 
 PICTURES = Gallery(count=200, large=2)
@@ -23,23 +23,28 @@ PICTURES = Gallery(count=200, large=2)
 def main(argv: Sequence[str] | None = None) -> int:
     """Give the demo and return its exit code (`Exit`); a signal ends it at once."""
     options = make_parser().parse_args(argv)
+    if find_spec("pycurl") is None or find_spec("rich") is None:
+        print(
+            "nearfar demo: downloading needs pycurl and rich: pip install 'nearfar[download]'",
+            file=sys.stderr,
+        )
+        return Exit.USAGE
     try:
         with interruptible():
             wrong = give_tour(options.output, PICTURES)
     except KeyboardInterrupt as stopped:
-        print("\nstopped; the next demo begins anew", file=sys.stderr)
+        print("\nstopped; the next demo removes what this one saved", file=sys.stderr)
         return 128 + int(stopped.args[0])
     except BrokenPipeError:
-        # Whoever read the output has left; Python would complain of it once more at exit.
+        # The reader of the output has left; Python would complain about it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except Trouble as trouble:
-        print(f"nearfar demo: {trouble}", file=sys.stderr)
-        return Exit.USAGE if isinstance(trouble, Unusable) else Exit.FAILED
+    except DemoError as error:
+        print(f"nearfar demo: {error}", file=sys.stderr)
+        return Exit.USAGE if isinstance(error, FolderUnusable) else Exit.FAILED
     if wrong:
-        print(
-            f"nearfar demo: {len(wrong)} thing{'s' * (len(wrong) > 1)} went WRONG, see above", file=sys.stderr
-        )
+        things = "1 check" if len(wrong) == 1 else f"{len(wrong)} checks"
+        print(f"nearfar demo: {things} failed: see WRONG above", file=sys.stderr)
         return Exit.FAILED
     farewell(options.output)
     return Exit.OK
@@ -47,14 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(prog="nearfar demo", description="Show all of it on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="nearfar demo",
+        description="The same download near, far, far with a consumer killed, and by a pool; verified. All"
+        " of it on this machine, in under a minute.",
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         default=Path("demo-output"),
         metavar="DIR",
-        help="new, empty, or from an earlier demo, which is removed (%(default)s)",
+        help="where to save: a new or empty folder, or one of an earlier demo, which is removed"
+        " (%(default)s)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""``nearfar gallery``: serve drawn images over HTTP until told to stop."""
+"""``nearfar gallery``: serve drawn pictures over HTTP until told to stop."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import os
 from collections.abc import Sequence
 
 from nearfar.demo.gallery import Gallery
-from nearfar.demo.server import Server
-from nearfar.demo.site import Site
+from nearfar.demo.server import GalleryServer
 from nearfar.programs.arguments import positive
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging
 
@@ -18,14 +17,11 @@ logger = logging.getLogger(__name__)
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(prog="nearfar gallery", description="Serve drawn images over HTTP.")
-    parser.add_argument(
-        "--bind", metavar="HOST:PORT", type=address, default="127.0.0.1:8000", help="%(default)s"
-    )
-    parser.add_argument(
-        "--count", type=positive, default=200, metavar="N", help="how many images (%(default)s)"
-    )
-    parser.add_argument("--seed", default="nearfar", help="what the images are drawn from (%(default)s)")
+    parser = argparse.ArgumentParser(prog="nearfar gallery", description="Serve drawn pictures over HTTP.")
+    add = parser.add_argument
+    add("--bind", metavar="HOST:PORT", type=address, default="127.0.0.1:8000", help="where (%(default)s)")
+    add("--count", type=positive, default=200, metavar="N", help="how many pictures (%(default)s)")
+    add("--seed", default="nearfar", help="text that determines the pictures (%(default)s)")
     add_logging_options(parser)
     return parser
 
@@ -39,17 +35,17 @@ def address(text: str) -> tuple[str, int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM, which is its good end; return an exit code."""
+    """Serve until SIGINT or SIGTERM, which is a normal end; return an exit code."""
     options = make_parser().parse_args(argv)
     set_up_logging(options)
     host, port = options.bind
-    site = Site(Gallery(options.count, large=min(2, options.count), seed=options.seed))
+    gallery = Gallery(options.count, large=min(2, options.count), seed=options.seed)
     try:
-        with StopRequest() as stop, Server(site, host, port) as server:
+        with StopRequest() as stop, GalleryServer(gallery, host, port) as server:
             logger.info("serving %d images at %s/ (list: %s/urls.txt)", options.count, server.url, server.url)
             stop.wait()
     except OSError as error:
-        known = (error.errno or 0) > 0  # below, it is the resolver's
+        known = (error.errno or 0) > 0  # a negative number is one of the resolver
         why = os.strerror(error.errno or 0) if known else error.strerror or error
         logger.error("cannot listen at %s:%d: %s", host, port, why)
         return Exit.USAGE

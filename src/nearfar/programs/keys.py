@@ -13,8 +13,8 @@ from nearfar.errors import KeysError
 from nearfar.net import keyring
 from nearfar.net.access import VARIABLE
 from nearfar.programs.common import Exit, why
+from nearfar.programs.progress import table
 from nearfar.programs.streams import tell
-from nearfar.programs.tables import table
 
 
 def main(argv: Sequence[str] | None = None) -> int:

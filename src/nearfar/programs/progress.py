@@ -1,4 +1,5 @@
-"""How a long job says how far it is, and who gets to see it.
+"""What a long job tells a reader: counts, sizes, rates and time left, as a bar, as lines, or not at all; and
+tables.
 
 Nothing here has a thread or a clock: the program calls `Progress.show` as often as it likes, with the time.
 """
@@ -8,10 +9,165 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable
-from typing import Protocol
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from nearfar.programs.counts import Counts, Pace, describe, describe_pace
+from nearfar.readable import readable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+SILENT = 5.0
+"""Seconds without any progress after which the line says what the job waits for."""
+LONGEST_LEFT = 360_000.0
+"""Seconds. Of a time left of more than a hundred hours, only its length is known."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the program counts and changes; nothing here changes it."""
+
+    saved: int = 0
+    already: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+    bytes: int = 0
+    """Received so far, with those of unfinished files."""
+    total: int | None = None
+    """How many there are going to be in all; None while that is not known."""
+    underway: float = 0.0
+    """What the received parts of unfinished files amount to, in files."""
+    waits_for: str = ""
+    """What has to answer before the job continues, such as ``host``; empty if nothing has to."""
+
+    @property
+    def done(self) -> int:
+        """How many have ended, in whatever way."""
+        return self.saved + self.already + self.failed.total()
+
+    @property
+    def progress(self) -> float:
+        """`done`, and the received parts of unfinished files."""
+        return self.done + self.underway
+
+
+class TransferRate:
+    """Files and bytes per second over the last `window` seconds, parts of unfinished files included."""
+
+    def __init__(self, window: float = 10.0) -> None:
+        self._window = window
+        self._seen: deque[tuple[float, float, int]] = deque()
+        self._last: tuple[float, int] | None = None
+        self._changed = 0.0
+
+    def note(self, counts: Counts, now: float) -> None:
+        """Remember where `counts` stands at `now` (seconds, of any clock that does not go back)."""
+        if (counts.progress, counts.bytes) != self._last:
+            self._last = (counts.progress, counts.bytes)
+            self._changed = now
+        if self._seen and now - self._seen[-1][0] < self._window / 100:
+            return
+        self._seen.append((now, counts.progress, counts.bytes))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= self._window:
+            self._seen.popleft()
+
+    def rates(self, counts: Counts, now: float) -> tuple[float, float]:
+        """Files and bytes per second at `now`; zeros before any time has passed."""
+        if not self._seen or now <= self._seen[0][0]:
+            return 0.0, 0.0
+        then, files, size = self._seen[0]
+        # The received part of a file that has failed does not count any more.
+        return max(0.0, counts.progress - files) / (now - then), max(0, counts.bytes - size) / (now - then)
+
+    def left(self, counts: Counts, now: float) -> float | None:
+        """Seconds to the end at this rate; None when the total or the rate is unknown, or the rate is too
+        low."""
+        files, _ = self.rates(counts, now)
+        if counts.total is None or files <= 0:
+            return None
+        left = max(counts.total - counts.progress, 0) / files
+        return left if left < LONGEST_LEFT else None
+
+    def silence(self, now: float) -> float:
+        """Seconds since anything changed."""
+        return now - self._changed if self._seen else 0.0
+
+
+# -- in words --------------------------------------------------------------------------------------
+
+
+def describe(counts: Counts) -> str:
+    """``1,204 of 5,000: 1,200 saved, 4 failed (dns 3, http-4xx 1), 26.1 MB``."""
+    parts = [f"{counts.saved:,} saved"]
+    if counts.already:
+        parts.append(f"{counts.already:,} already there")
+    if failed := counts.failed.total():
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.failed.most_common())
+        parts.append(f"{failed:,} failed ({reasons})")
+    total = "" if counts.total is None else f" of {counts.total:,}"
+    return f"{counts.done:,}{total}: {', '.join([*parts, size(counts.bytes)])}"
+
+
+def describe_rate(rate: TransferRate, counts: Counts, now: float) -> str:
+    """``312 files/s, 14.0 MB/s, 0:28 left``, as far as it is known.
+
+    After `SILENT` seconds without an answer, what the job waits for takes the place of the time left.
+    """
+    files, volume = rate.rates(counts, now)
+    left, silence = rate.left(counts, now), rate.silence(now)
+    parts = [f"{files:,.0f} files/s" if files >= 10 else f"{files:.1f} files/s", f"{size(volume)}/s"]
+    if counts.waits_for and silence >= SILENT:
+        return ", ".join([*parts, f"no {counts.waits_for} has answered for {silence:.0f} s"])
+    return ", ".join(parts if left is None else [*parts, f"{duration(left)} left"])
+
+
+def number(count: int, noun: str) -> str:
+    """``1 worker``, ``1,204 workers``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def size(count: float) -> str:
+    """Bytes, in powers of 1,000."""
+    power = 0
+    while count >= 999.95 and power < len(UNITS) - 1:
+        count /= 1000
+        power += 1
+    return f"{count:,.1f} {UNITS[power]}" if power else f"{count:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """``0:28``, ``12:05`` or ``3:00:00``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Heads and rows in columns, numbers to the right, without spaces at the ends of lines.
+
+    Programs read this output, too, and it needs no package: what the demo and the contrast print is drawn by
+    rich.
+    """
+    lines = [heads, *([readable(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    right = [all(_is_number(row[column]) for row in rows) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(",", "").replace(".", "").isdigit()
+
+
+# -- how it is shown -------------------------------------------------------------------------------
 
 
 class Progress(Protocol):
@@ -21,10 +177,10 @@ class Progress(Protocol):
         """Show `counts` at `now` (seconds of a clock that does not go back), if it is time to."""
 
     def close(self, counts: Counts, now: float) -> None:
-        """Show where it ended, and leave the terminal as it was. Called once, and last."""
+        """Show where the job ended, and leave the terminal as it was. Called once, and last."""
 
 
-class Silent:
+class NoProgress:
     """Shows nothing."""
 
     def show(self, counts: Counts, now: float) -> None:
@@ -34,43 +190,87 @@ class Silent:
         """Show nothing."""
 
 
-def log(line: str) -> None:
-    """Log one line of progress, so that it follows ``--log-format``."""
+def log_line(line: str) -> None:
+    """Log one line of progress, in the format that ``--log-format`` asks for."""
     logging.getLogger("nearfar").info("%s", line, extra={"event": "progress"})
 
 
-class Lines:
-    """One line now and then, and none at all for a job that ends before the first is due."""
+class ProgressLines:
+    """One line every few seconds, and none for a job that ends before the first one is due."""
 
-    def __init__(self, every: float = 10.0, say: Callable[[str], None] = log) -> None:
+    def __init__(self, every: float = 10.0, say: Callable[[str], None] = log_line) -> None:
         """Say a line every `every` seconds."""
         self._every = every
         self._say = say
-        self._pace = Pace(window=2 * every)
+        self._rate = TransferRate(window=2 * every)
         self._due: float | None = None
 
     def show(self, counts: Counts, now: float) -> None:
         """Say a line if the last one is long enough ago."""
-        self._pace.note(counts, now)
+        self._rate.note(counts, now)
         if self._due is None:
             self._due = now + self._every
         elif now >= self._due:
             self._due = now + self._every
-            self._say(f"{describe(counts)}; {describe_pace(self._pace, counts, now)}")
+            self._say(f"{describe(counts)}; {describe_rate(self._rate, counts, now)}")
 
     def close(self, counts: Counts, now: float) -> None:
         """Nothing: the program itself says how it ended."""
 
 
-def make_progress(*, quiet: bool, log_format: str = "text", every: float = 10.0) -> Progress:
-    """What suits: nothing if `quiet`, bars on a terminal that reads text, else a line every `every` seconds.
+class ProgressBar:
+    """A bar with counts, rates and the time left, drawn by rich. It pulses while the total is unknown."""
 
-    Without rich (the extra ``download``) a terminal gets lines too.
+    def __init__(self, console: Console | None = None, every: float = 0.1) -> None:
+        """Draw at most once in `every` seconds, on `console` (default: standard error)."""
+        from rich import progress
+        from rich.console import Console
+        from rich.table import Column
+
+        self._every = every
+        self._now = 0.0
+        self._due: float | None = None
+        self._rate = TransferRate()
+        self._rich = progress.Progress(
+            progress.BarColumn(bar_width=30),
+            progress.TextColumn("{task.description}", table_column=Column(ratio=1), markup=False),
+            console=console or Console(stderr=True),
+            auto_refresh=False,
+            expand=True,
+            get_time=lambda: self._now,
+        )
+        self._bar = self._rich.add_task("", total=None)
+
+    def show(self, counts: Counts, now: float) -> None:
+        """Draw, if the last time is long enough ago."""
+        self._rate.note(counts, now)
+        if self._due is None:
+            self._rich.start()
+        elif now < self._due:
+            return
+        self._due = now + self._every
+        self._draw(counts, now)
+
+    def close(self, counts: Counts, now: float) -> None:
+        """Draw the end, and leave it on the terminal."""
+        if self._due is not None:
+            self._draw(counts, now)
+            self._rich.stop()
+
+    def _draw(self, counts: Counts, now: float) -> None:
+        self._now = now
+        text = f"{describe(counts)}; {describe_rate(self._rate, counts, now)}"
+        done, total = counts.progress, counts.total
+        self._rich.update(self._bar, description=text, total=total, completed=done, refresh=True)
+
+
+def make_progress(*, quiet: bool, log_format: str = "text", every: float = 10.0) -> Progress:
+    """Nothing if `quiet`; a bar on a terminal; else a line every `every` seconds.
+
+    Without rich (the extra ``download``), a terminal gets lines too.
     """
     if quiet:
-        return Silent()
+        return NoProgress()
     if log_format == "text" and sys.stderr.isatty() and importlib.util.find_spec("rich"):
-        from nearfar.programs.bars import Bars
-
-        return Bars()
-    return Lines(every)
+        return ProgressBar()
+    return ProgressLines(every)

@@ -19,7 +19,7 @@ from nearfar.programs.arguments import (
     seconds,
 )
 from nearfar.programs.common import Exit, StopRequest, add_logging_options, set_up_logging, why
-from nearfar.programs.counts import number, size
+from nearfar.programs.progress import number, size
 from nearfar.programs.streams import tell
 from nearfar.queues.far import FarQueue
 

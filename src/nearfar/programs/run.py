@@ -15,8 +15,7 @@ from nearfar.download.failures import Failures
 from nearfar.download.intake import Intake, Source
 from nearfar.download.model import Underway
 from nearfar.programs.common import why
-from nearfar.programs.counts import Counts, number
-from nearfar.programs.progress import make_progress
+from nearfar.programs.progress import Counts, make_progress, number
 from nearfar.programs.streams import tell
 
 SHOWN_EVERY = 0.1

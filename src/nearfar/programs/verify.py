@@ -13,7 +13,7 @@ from urllib.error import URLError
 from nearfar.download.store import StoreError
 from nearfar.download.verify import Verified, digests, verify, verify_saved
 from nearfar.programs.common import Exit, why
-from nearfar.programs.counts import number, size
+from nearfar.programs.progress import number, size
 from nearfar.programs.streams import tell
 
 LONGEST = 60.0

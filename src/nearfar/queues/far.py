@@ -151,10 +151,12 @@ class FarQueue(BaseQueue):
     # -- the standard interface ------------------------------------------------------------------
 
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        tray = self._tray
         try:
-            lying = self._tray.slip(obj)
+            lying = tray.slip(obj)
             if lying:
-                if (lying == 1 or lying == MANY) and self._end is not None:
+                if (lying == MANY or not tray.called) and self._end is not None:
+                    tray.called = True
                     self._end.nudge(lying)
                 return
         except BaseException:

@@ -1,22 +1,39 @@
-"""Messages end to end in a pipe, each behind its length, as `multiprocessing.connection` frames them.
+"""Messages end to end in a pipe, each behind a word that tells its length and its kind.
 
-The standard writes and reads each by itself. Here several small ones are one write, and one read brings
-those that lie there: two system calls for an item cost more than the item.
+A pickle of less than 2 GiB is framed as `multiprocessing.connection` does it. The standard writes and reads
+each message by itself. Here several small ones are one write, and one read brings those that are in the pipe:
+two system calls for an item cost more than the item. A large one is copied into the pipe and out of it, and
+nowhere else.
 """
 
 from __future__ import annotations
 
 import array
 import fcntl
+import io
 import os
 import select
 import struct
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from nearfar.net.shield import Shield
 
-__all__ = ["HEADER", "TOGETHER", "Message", "frame", "read", "read_waiting", "write"]
+__all__ = [
+    "HEADER",
+    "PAGE",
+    "TOGETHER",
+    "Message",
+    "Raw",
+    "capacity",
+    "frame",
+    "read",
+    "read_waiting",
+    "unread",
+    "write",
+]
 
 SMALL = 32 * 1024
 """Bytes of a message that most likely lies in the pipe as a whole."""
@@ -27,45 +44,74 @@ LEAST = 8
 STUCK = 1.0
 """Seconds in the middle of a message without a byte, after which its writer counts as stuck."""
 
-Message = bytes | bytearray
+PAGE = select.PIPE_BUF
+"""Bytes that a pipe takes in whole, and at once if it is writable at all."""
+WIDE = 1 << 20
+"""Bytes of a pipe that large messages go through: as much as any user may ask for."""
 
-_SIZE = struct.Struct("!i")
-HEADER = _SIZE.size
+_WORD = struct.Struct("!I")
+HEADER = _WORD.size
 """Bytes before a message of less than 2 GiB."""
-_LARGE = struct.Struct("!Q")
-_MOST = 0x7FFFFFFF
-_TOO_LONG = b"\xff\xff\xff\xff"
-"""A length of -1: the true one follows in 8 bytes."""
+_RAW = 0x80000000
+_LONG = 0x7FFFFFFF
+"""A length that says: the true one follows in 8 bytes."""
+_LENGTH = struct.Struct("!Q")
+
+
+@dataclass(slots=True)
+class Raw:
+    """A message that is no pickle: these bytes are the item itself."""
+
+    body: bytes
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+
+Message = bytes | Raw
+"""A pickle, or bytes that are the item itself."""
 
 
 def frame(message: Message) -> bytes:
     """What stands before `message`."""
     size = len(message)
-    return _SIZE.pack(size) if size <= _MOST else _TOO_LONG + _LARGE.pack(size)
+    kind = _RAW if isinstance(message, Raw) else 0
+    return _WORD.pack(size | kind) if size < _LONG else _WORD.pack(_LONG | kind) + _LENGTH.pack(size)
 
 
 def write(descriptor: int, messages: Sequence[Message]) -> None:
     """All of them, each in its frame, in one system call if they are not too many. Raises `OSError`."""
     for at in range(0, len(messages), TOGETHER):
-        parts: list[Message] = []
+        parts = []
         for message in messages[at : at + TOGETHER]:
-            parts += (frame(message), message)
+            parts.append(frame(message))
+            parts.append(message.body if isinstance(message, Raw) else message)
         written = os.writev(descriptor, parts)
         if written < sum(map(len, parts)):  # a signal came, or there were many bytes
-            _write(descriptor, b"".join(parts), written)
+            _write_rest(descriptor, parts, written)
+
+
+def _write_rest(descriptor: int, parts: list[bytes], written: int) -> None:
+    for part in parts:
+        at = min(written, len(part))
+        written -= at
+        with memoryview(part) as view:
+            while at < len(view):
+                at += os.write(descriptor, view[at:])
 
 
 def read(descriptor: int) -> Message:
     """The next message; waits for it. Raises `EOFError` where nobody can write any more, and `OSError`."""
-    header = os.read(descriptor, _SIZE.size)
-    if len(header) == _SIZE.size:
-        (size,) = _SIZE.unpack(header)
-        if 0 <= size <= SMALL:
-            message = os.read(descriptor, size) if size else b""
-            if len(message) == size:
-                return message
-            header += message
-    return _message(descriptor, bytearray(header))
+    header = os.read(descriptor, HEADER)
+    if len(header) == HEADER:
+        (word,) = _WORD.unpack(header)
+        size = word & _LONG
+        if size <= SMALL:
+            body = os.read(descriptor, size) if size else b""
+            if len(body) == size:
+                return Raw(body) if word & _RAW else body
+            header += body
+    return _message(descriptor, header)
 
 
 def read_waiting(descriptor: int, most: int) -> list[Message]:
@@ -76,35 +122,39 @@ def read_waiting(descriptor: int, most: int) -> list[Message]:
     """
     found: list[Message] = []
     with Shield() as shield:
-        waiting = _waiting(descriptor)
+        waiting = unread(descriptor)
         while waiting > 0 and len(found) < most:
             # No more than so many messages can begin in that many bytes, whatever their sizes are.
             chunk = os.read(descriptor, min(waiting, LEAST * (most - len(found))))
             waiting -= len(chunk)
             if begun := _cut(chunk, found):
-                waiting += len(begun)
-                message = _complete(descriptor, begun, shield, there=waiting > len(begun))
-                waiting -= _SIZE.size + len(message)
+                message = _complete(descriptor, begun, shield, there=waiting > 0)
+                waiting -= len(frame(message)) + len(message) - len(begun)
                 if message:
                     found.append(message)
     return found
 
 
-def _cut(chunk: bytes, found: list[Message]) -> bytearray:
+def _cut(chunk: bytes, found: list[Message]) -> bytes:
     """Add the whole messages of a chunk to `found`; returns what begins another."""
     at, end = 0, len(chunk)
-    while at + _SIZE.size <= end:
-        (size,) = _SIZE.unpack_from(chunk, at)
-        after = at + _SIZE.size + size
-        if size < 0 or after > end:
+    while at + HEADER <= end:
+        (word,) = _WORD.unpack_from(chunk, at)
+        start, size = at + HEADER, word & _LONG
+        if size == _LONG and start + _LENGTH.size <= end:
+            (size,) = _LENGTH.unpack_from(chunk, start)
+            start += _LENGTH.size
+        after = start + size
+        if after > end:
             break
         if size:
-            found.append(chunk[at + _SIZE.size : after])
+            body = chunk[start:after]
+            found.append(Raw(body) if word & _RAW else body)
         at = after
-    return bytearray(chunk[at:])
+    return chunk[at:]
 
 
-def _complete(descriptor: int, begun: bytearray, shield: Shield, *, there: bool) -> bytearray:
+def _complete(descriptor: int, begun: bytes, shield: Shield, *, there: bool) -> Message:
     """The message whose frame begins with these bytes; some more are `there`."""
     depth = 0 if there or _come_soon(descriptor) else shield.lower()
     try:
@@ -119,37 +169,45 @@ def _come_soon(descriptor: int) -> bool:
     return bool(poll.poll(STUCK * 1000))
 
 
-def _message(descriptor: int, begun: bytearray) -> bytearray:
+def _message(descriptor: int, begun: bytes) -> Message:
     """The message of a frame of which so much has been read."""
-    (size,) = _SIZE.unpack(_exactly(descriptor, _SIZE.size, begun))
-    if size < 0:
-        (size,) = _LARGE.unpack(_exactly(descriptor, _LARGE.size, begun))
-    return _exactly(descriptor, size, begun)
+    begun = _longer(descriptor, begun, HEADER)
+    (word,) = _WORD.unpack_from(begun)
+    start, size = HEADER, word & _LONG
+    if size == _LONG:
+        start += _LENGTH.size
+        begun = _longer(descriptor, begun, start)
+        (size,) = _LENGTH.unpack_from(begun, HEADER)
+    body = _longer(descriptor, begun[start:], size)
+    return Raw(body) if word & _RAW else body
 
 
-def _exactly(descriptor: int, size: int, begun: bytearray) -> bytearray:
-    """So many bytes, those first that were read before, which are taken out of `begun`."""
-    found = bytearray(size)
-    at = min(size, len(begun))
-    found[:at] = begun[:at]
-    del begun[:at]
-    with memoryview(found) as view:
-        while at < size:
-            count = os.readv(descriptor, [view[at:]])
-            if not count:
-                raise EOFError
-            at += count
-    return found
+def _longer(descriptor: int, begun: bytes, size: int) -> bytes:
+    """`begun`, and what follows it in the pipe, up to `size` bytes in all; not a byte more is read.
+
+    What has not begun yet comes straight into the bytes that are returned: a buffer of one byte is one that
+    nothing is read into.
+    """
+    rest = size - len(begun)
+    if rest <= 0:
+        return begun
+    with io.FileIO(descriptor, closefd=False) as file:
+        found = io.BufferedReader(file, 1).read(rest)
+    if len(found) < rest:
+        raise EOFError
+    return begun + found
 
 
-def _waiting(descriptor: int) -> int:
-    """Bytes that lie in the pipe."""
+def capacity(descriptor: int) -> int:
+    """Bytes that the pipe holds at most, once it was made as large as this user may make it."""
+    with suppress(OSError):  # too many pages in the pipes of this user
+        if fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) < WIDE:
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, WIDE)
+    return fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+
+
+def unread(descriptor: int) -> int:
+    """Bytes that are in the pipe."""
     count = array.array("i", [0])
     fcntl.ioctl(descriptor, termios.FIONREAD, count)
     return count[0]
-
-
-def _write(descriptor: int, data: bytes, at: int) -> None:
-    with memoryview(data) as view:
-        while at < len(view):
-            at += os.write(descriptor, view[at:])

@@ -9,11 +9,10 @@ from multiprocessing.synchronize import Semaphore
 from typing import Any, TypeVar
 
 from nearfar.errors import Full
-from nearfar.net.pickles import dumps_for_family
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Delivery, Promises
 from nearfar.queues.deadlines import deadline_of
 from nearfar.queues.frames import Message
-from nearfar.queues.parcels import NearDelivery, Parcel, item_in
+from nearfar.queues.parcels import NearDelivery, Parcel, item_in, message_of
 from nearfar.queues.piped import DROPPED, SHUT, PipedQueue
 
 __all__ = ["NearJoinableQueue", "NearQueue"]
@@ -28,7 +27,8 @@ class NearQueue(PipedQueue, BaseQueue):
     one), the one that starts the processes.
 
     An item is pickled in `put`: one that cannot be raises there, where the standard prints a traceback and
-    loses it, and a change made to an item after `put` does not travel.
+    loses it, and a change made to an item after `put` does not travel. `bytes` of 4 KiB or more are not
+    pickled, and not copied until they are written into the pipe.
 
     Not promised, as by the standard: an item that a killed consumer held is gone. A consumer killed inside
     `get` may stall all others for ever, because it held the reader lock. A producer killed before its feeder
@@ -55,17 +55,17 @@ class NearQueue(PipedQueue, BaseQueue):
 
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         self._check_open()
-        message = dumps_for_family(obj)
+        message = message_of(obj)
         self._claim(block, deadline_of(block, timeout))
         self._send(message)
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         """As `BaseQueue.put_many`. Each item has its own slot and message; they travel together."""
         self._check_open()
-        messages = [dumps_for_family(item) for item in items]
+        messages = [message_of(item) for item in items]
         deadline = deadline_of(block, timeout)
         sent = 0
-        claimed: list[bytes] = []
+        claimed: list[Message] = []
         try:
             for message in messages:
                 try:

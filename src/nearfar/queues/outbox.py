@@ -2,12 +2,13 @@
 
 ::
 
-    put -> messages --by who puts, a page at a time--> pipe
-                    \\--by the feeder thread: what is large, what finds the pipe full, what is left over-/
+    put -> messages --by who puts, as far as the pipe has room for sure--> pipe
+                    \\--by the feeder thread: what may have to wait, what is left over-/
 
 A put that follows none for `QUIET` seconds is written at once, by the thread that puts. While puts follow one
-another they gather, up to `FEW`, and are one write. What is left in the end is written by the feeder thread,
-`GATHER` seconds later. So a process that is killed loses little more than what the pipe had no room for.
+another they gather, up to `FEW` or about `MUCH` bytes, and are one write. What is left in the end is written
+by the feeder thread, `GATHER` seconds later. So a process that is killed loses little more than what the pipe
+had no room for.
 
 Whoever writes holds the queue's writer lock, and takes a message out only after it was written. Other
 processes wait for that lock, so no exception may come in between: who puts writes
@@ -28,7 +29,7 @@ from queue import Empty, SimpleQueue
 
 from nearfar.net.deputy import safely
 from nearfar.queues.deadlines import left
-from nearfar.queues.frames import HEADER, TOGETHER, Message, write
+from nearfar.queues.frames import HEADER, PAGE, TOGETHER, Message, capacity, unread, write
 
 __all__ = ["Bell", "Outbox"]
 
@@ -36,10 +37,10 @@ QUIET = 0.00002
 """Seconds since the last write after which a put is written at once."""
 FEW = 32
 """Messages that may gather before who puts writes them."""
+MUCH = 32 * 1024
+"""Bytes that may gather: as many as all waiting messages have if they are as long as the last one."""
 GATHER = 0.0005
 """Seconds that messages may wait for more."""
-PAGE = select.PIPE_BUF
-"""Bytes that a pipe takes in whole, and at once if it is writable at all."""
 BATCH = 64 * 1024
 """Bytes that the feeder thread sends in one go, the last message as a whole, before the feeder threads of
 others have their turn."""
@@ -105,6 +106,7 @@ class Outbox:
         self._writer = writer
         self._wlock = wlock
         self._poll: select.poll | None = None
+        self._capacity = 0
         self._behind = False
         """The feeder thread is about to write all there is."""
         self._sent = 0
@@ -121,7 +123,9 @@ class Outbox:
             waiting.extend(messages)
             if self._behind:
                 return
-            if len(waiting) >= FEW or time.monotonic() - self._bell.wrote > QUIET:
+            count = len(waiting)
+            much = count >= FEW or count * len(messages[-1]) >= MUCH
+            if much or time.monotonic() - self._bell.wrote > QUIET:
                 self._write_now()
             elif not self._tokens:
                 self.call_feeder(patiently=True)
@@ -136,7 +140,7 @@ class Outbox:
 
     def feed(self, *_: object) -> None:
         """The feeder thread, with the writer lock held: write a good deal of what waits, and wait for it."""
-        batch = self._first(BATCH)
+        batch = self._first(BATCH) or list(islice(self._messages, 1))
         try:
             if batch:
                 write(self._writer(), batch)
@@ -170,38 +174,30 @@ class Outbox:
     def _write_what_fits(self) -> None:
         try:
             with suppress(OSError):  # the feeder thread meets it again, and does as the standard's
-                while self._begins_small() and self._write_page():
+                while self._messages and self._write_some():
                     pass
         finally:
             if self._messages and not self._behind:
                 self._behind = True
                 self.call_feeder()
 
-    def _begins_small(self) -> bool:
-        """Whether there is a message that fits into a page."""
-        try:
-            return len(self._messages[0]) + HEADER <= PAGE
-        except IndexError:
-            return False
-
-    def _write_page(self) -> bool:
-        """Write what fits into a page, if nobody else writes and the pipe has room for one."""
+    def _write_some(self) -> bool:
+        """Write messages that the pipe has room for, if nobody else writes. Tells whether there were some."""
         if not self._wlock.acquire(False):
             return False
         try:
-            if not self._begins_small() or not self._has_room():
-                return False
-            self._bell.writing = True
-            page = self._first(PAGE)
-            write(self._writer(), page)
-            self._take_out(len(page))
-            return True
+            batch = self._first(self._room())
+            if batch:
+                self._bell.writing = True
+                write(self._writer(), batch)
+                self._take_out(len(batch))
+            return bool(batch)
         finally:
             self._bell.writing = False
             self._wlock.release()
 
     def _first(self, most: int) -> list[Message]:
-        """At least the first message, and as many as fit into `most` bytes with their headers."""
+        """The first messages: as many as fit into `most` bytes with their headers."""
         messages = self._messages
         if not messages:
             return []
@@ -211,10 +207,29 @@ class Outbox:
         for index, message in enumerate(batch):
             size += len(message) + HEADER
             if size > most:
-                return batch[: max(1, index)]
+                return batch[:index]
         return batch
 
-    def _has_room(self) -> bool:
+    def _room(self) -> int:
+        """Bytes that the pipe takes now without waiting, while nobody else writes.
+
+        A pipe is a row of pages. A write begins a new one where what is over in the last one is not enough
+        for what it has over whole pages. So of any two neighbours more than one page is filled, but for the
+        first, which may be nearly read, and the last.
+        """
+        try:
+            first = len(self._messages[0]) + HEADER
+        except IndexError:
+            return 0
+        if first <= PAGE:
+            return PAGE if self._is_writable() else 0
+        writer = self._writer()
+        if not self._capacity:
+            self._capacity = capacity(writer)
+        there = unread(writer)
+        return max(0, self._capacity - 2 * there - 4 * PAGE) if there else self._capacity
+
+    def _is_writable(self) -> bool:
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(self._writer(), select.POLLOUT)

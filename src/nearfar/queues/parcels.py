@@ -7,15 +7,18 @@ from typing import Any, NamedTuple, Self
 
 from nearfar.net import pickles
 from nearfar.queues.base import Delivery
-from nearfar.queues.frames import Message
+from nearfar.queues.frames import Message, Raw
 
-__all__ = ["NearDelivery", "Parcel", "item_in"]
+__all__ = ["NearDelivery", "Parcel", "item_in", "message_of"]
+
+LARGE = 4096
+"""Bytes of an item from which it travels as it is: a pickle would be one more copy at each end."""
 
 
 class _Again(NamedTuple):
-    """Travels for an item that was given back: its pickle as it was first sent, and which attempt comes."""
+    """Travels for an item that was given back: its message as it was first sent, and which attempt comes."""
 
-    pickled: Message
+    message: Message
     attempt: int
 
 
@@ -24,25 +27,36 @@ class Parcel(NamedTuple):
 
     item: Any
     attempt: int
-    pickled: Message
+    message: Message
 
     @classmethod
     def open(cls, message: Message) -> Self:
         """Read `message`. Raises what unpickling its item raises."""
-        item = pickles.loads(message)
+        item = _read(message)
         if type(item) is _Again:
-            return cls(pickles.loads(item.pickled), item.attempt, item.pickled)
+            return cls(_read(item.message), item.attempt, item.message)
         return cls(item, 1, message)
 
     def again(self) -> bytes:
         """The message for the next attempt. The item is not pickled anew, so this cannot fail."""
-        return pickles.dumps_for_family(_Again(self.pickled, self.attempt + 1))
+        return pickles.dumps_for_family(_Again(self.message, self.attempt + 1))
+
+
+def message_of(item: Any) -> Message:
+    """`item` as it is now, to be sent. Raises what pickling it raises."""
+    if type(item) is bytes and len(item) >= LARGE:
+        return Raw(item)
+    return pickles.dumps_for_family(item)
 
 
 def item_in(message: Message) -> Any:
     """As `Parcel.open`, of which nothing but the item is wanted."""
-    item = pickles.loads(message)
-    return pickles.loads(item.pickled) if type(item) is _Again else item
+    item = _read(message)
+    return _read(item.message) if type(item) is _Again else item
+
+
+def _read(message: Message) -> Any:
+    return message.body if isinstance(message, Raw) else pickles.loads(message)
 
 
 class NearDelivery(Delivery):

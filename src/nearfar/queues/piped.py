@@ -8,7 +8,8 @@
 What `multiprocessing.Queue` does stays as it is: the slots are the bound and the count, the reader lock
 orders the takers, and there is a feeder thread. Three things are new.
 
-* Items come pickled, and who puts them writes them, if that needs no waiting (`nearfar.queues.outbox`).
+* Items come as messages, and the caller of `put` writes them, if that needs no waiting
+  (`nearfar.queues.outbox`).
 * The end is a shared stage that only goes up, plus an empty message (no pickle is empty) that wakes the one
   reader who may be blocked on an empty pipe. Those behind it find the stage when the lock comes to them.
   From then on the slots say whether messages may still come, from whichever feeder thread.

@@ -14,7 +14,9 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nearfar.worker.messages import LARGEST, Buffer, Extra, pack, unpack
+import msgpack
+
+from nearfar.worker.messages import LARGEST, Buffer, Extra, packer
 from nearfar.worker.segments import Receiver, Sender
 
 MOST_DESCRIPTORS = 8
@@ -44,8 +46,11 @@ class End:
         self.socket = end
         self._buffer = bytearray(LARGEST)
         self._view = memoryview(self._buffer)
+        self.pack = packer()
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
+        self.receives = False
+        """Whether large parts have come, so that `extra` may have something to say."""
         self._unsaid: list[int] = []
         """Segments that are free again, of which a message told that has not arrived."""
 
@@ -56,12 +61,17 @@ class End:
         """Send ``[extra, *words]``, the `parts` in shared memory; returns the `extra`, for `take_back`.
 
         Raises `OSError` or `MemoryError`, having sent nothing: `BlockingIOError` where the other side does
-        not read.
+        not read. `OverflowError` or `ValueError` where something that is bare cannot be packed.
         """
-        extra, new = self._place(parts)
+        new: Sequence[int] = ()
+        extra: Extra = None
+        if parts:
+            extra, new = self._place(parts)
+        elif self.receives:
+            extra = self.extra()
         try:
-            self.send_packed(pack([extra, *words]), [*fds, *new])
-        except OSError:
+            self.send_packed(self.pack((extra, *words)), [*fds, *new])
+        except (OSError, OverflowError, ValueError):
             self.take_back(extra, new)
             raise
         for each in new:
@@ -94,10 +104,11 @@ class End:
         if descriptor is not None and self._sender is not None:
             self._sender.unplace(descriptor, fds)
 
-    def receive(self) -> tuple[list[Any], Iterator[Buffer], list[int]] | None:
+    def receive(self) -> tuple[Sequence[Any], Iterator[Buffer], list[int]] | None:
         """The next message without its `extra`, its large parts, and descriptors that came with it.
 
-        None at the end of the line. Raises `BlockingIOError` on an end that does not block, if there is none.
+        None at the end of the line. Raises `BlockingIOError` on an end that does not block, if there is none,
+        and what msgpack raises: there is only a parent or a child at the other end.
         """
         try:
             size, ancillary, _, _ = self.socket.recvmsg_into([self._buffer], _ANCILLARY)
@@ -113,8 +124,7 @@ class End:
             return None
         fds = _descriptors(ancillary) if ancillary else []
         try:
-            words = unpack(self._view[:size])
-            extra = words.pop(0)
+            extra, *words = msgpack.unpackb(self._view[:size], use_list=False)
             return words, iter(self._map(extra, fds)) if extra is not None else iter(()), fds
         except BaseException:
             while fds:
@@ -128,8 +138,6 @@ class End:
         self.socket.close()
 
     def _place(self, parts: Sequence[Buffer]) -> tuple[Extra, list[int]]:
-        if not parts:
-            return self.extra(), []
         if self._sender is None:
             self._sender = Sender()
         descriptor, fds = self._sender.place(parts)  # may raise: before what it says would be lost
@@ -144,6 +152,7 @@ class End:
             return ()
         if self._receiver is None:
             self._receiver = Receiver()
+            self.receives = True
         return self._receiver.map(descriptor, fds)
 
 

@@ -19,7 +19,6 @@ from nearfar.worker.inherited import Inherited
 from nearfar.worker.listener import Listener
 from nearfar.worker.member import Answers, Member
 from nearfar.worker.messages import Payload, Row
-from nearfar.worker.recalls import Recalls
 from nearfar.worker.run import Birth
 from nearfar.worker.surroundings import Surroundings
 from nearfar.worker.watchers import Watchers
@@ -32,6 +31,8 @@ TRY_EVERY = 0.1
 """Seconds between two tries to start a process where the system has no room for one."""
 MOST_TRIES = 50
 """So many tries in a row without any worker left, and no more are made."""
+RECALL_EVERY = 0.001
+"""Seconds between two attempts to take back what a worker that is about to begin has not read."""
 LOOK_EVERY = 0.005
 """Seconds between two looks at answers that wait for company."""
 
@@ -81,7 +82,9 @@ class Crew(Watchers):
         self._starting: Member | None = None
         self._batched: dict[str, Member] = {}
         """Those that may have answers which wait for company."""
-        self._recalls = Recalls(listener)
+        self._recalled: dict[str, Member] = {}
+        """Those of whom it is not known yet what they have not read."""
+        self._next_recall = 0.0
         self._next_look = 0.0
         self._next_try = inf
         self._tries = 0
@@ -131,7 +134,7 @@ class Crew(Watchers):
     def forget_parent(self) -> None:
         """In a forked child: close what is the parent's, or its workers would not notice its end."""
         self._closed = True
-        self._poll.close()
+        self.epoll.close()
         for member in self.members.values():
             # or multiprocessing would end the parent's workers when this child ends
             processes._children.discard(member.process)  # type: ignore[attr-defined]
@@ -158,9 +161,17 @@ class Crew(Watchers):
             self._batched[name] = member
 
     def recall(self, name: str) -> None:
-        """Take back what it has not read: `Listener.returned` follows, or its death."""
-        if name in self.members:
-            self._recalls.ask(self.members[name])
+        """Take back what it has not read: `Listener.returned` follows, now or later, or its death."""
+        if name in self.members and not self._take_back(self.members[name]):
+            self._recalled[name] = self.members[name]
+            self._next_recall = 0.0
+
+    def _take_back(self, member: Member) -> bool:
+        count = member.recall()
+        if count is None:
+            return False
+        self._listener.returned(member.name, count)
+        return True
 
     def kill(self, name: str) -> None:
         """End it at once; `Listener.died` follows."""
@@ -183,19 +194,26 @@ class Crew(Watchers):
 
     def turn(self) -> None:
         """Read what came, see who died, start who is missing."""
-        self.dispatch(self._poll.poll(0))
+        self.dispatch(self.epoll.poll(0))
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
-        look = self._next_look if self._batched else inf
-        due = min(look, self._next_try, self._recalls.deadline())
+        due = self._next_try
+        if self._batched and self._next_look < due:
+            due = self._next_look
+        if self._recalled and self._next_recall < due:
+            due = self._next_recall
         return None if due == inf else due
 
     def tick(self, now: float) -> None:
         """Look for answers that wait for company; try again to start what could not be started."""
         if now >= self._next_try:
             self._start_again()
-        self._recalls.tick(now)
+        if self._recalled and now >= self._next_recall:
+            self._next_recall = now + RECALL_EVERY
+            for member in list(self._recalled.values()):
+                if self._take_back(member):
+                    self._recalled.pop(member.name, None)
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
             for member in list(self._batched.values()):
@@ -216,7 +234,8 @@ class Crew(Watchers):
             self._condemn(member, error)
             return
         if found is not None:
-            self._tell(member, found)
+            if found.answers:
+                self._listener.answered(member.name, found.answers, found.spent)
         else:
             self._stillborn = 0
             self._listener.came(member.name, member.pid)
@@ -256,7 +275,7 @@ class Crew(Watchers):
         unread = member.inherit()
         how = member.reap()
         del self.members[member.name]
-        self._recalls.forget(member.name)
+        self._recalled.pop(member.name, None)
         member.close()
         if member.retiring:
             self._listener.left(member.name)
@@ -311,4 +330,4 @@ class Crew(Watchers):
             member.reap()
             member.close()
         self.members.clear()
-        self._poll.close()
+        self.epoll.close()

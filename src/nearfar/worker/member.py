@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 
 from nearfar.errors import ProtocolError
 from nearfar.net.complaints import shown
+from nearfar.net.pickles.calls import dump_bare
 from nearfar.net.pickles.family import name_unreachable_classes
 from nearfar.net.pickles.names import without_stdin
 from nearfar.worker import outbox, run
 from nearfar.worker.channel import End, make_pair, unread
 from nearfar.worker.life import lifeline
-from nearfar.worker.messages import READY, Extra, Payload, gather, scatter, unpack_first
+from nearfar.worker.messages import READY, Buffer, Extra, Payload, scatter, unpack_first
 from nearfar.worker.outbox import Outbox
+from nearfar.worker.segments import INLINE
 
 REAPED_WITHIN = 5.0
 """Seconds that a process may take from its last sign of life to its end."""
@@ -29,7 +31,7 @@ PAUSES = (0.0, 0.02, 0.2)
 """Seconds to wait for a killed fork server's end, before it is tried again whether another can be started."""
 
 Answer = Sequence[Any]
-"""Status, blob and buffers."""
+"""Status, blob and buffers; or a value alone, which is there as it is."""
 
 
 class Answers(NamedTuple):
@@ -37,16 +39,6 @@ class Answers(NamedTuple):
 
     answers: Sequence[Answer]
     spent: float
-
-
-class _Sent:
-    """A message that the worker has not answered in full."""
-
-    __slots__ = ("extra", "unanswered")
-
-    def __init__(self, unanswered: int, extra: Extra) -> None:
-        self.unanswered = unanswered
-        self.extra = extra
 
 
 class Member:
@@ -74,7 +66,8 @@ class Member:
             on_error.callback(self._outbox.close)
             self.end.send([], fds=[hold, memory])
             on_error.pop_all()
-        self._sent: deque[_Sent] = deque()
+        self._sent: deque[tuple[int, Extra]] = deque()
+        """The messages that the worker has not answered in full: how many tasks are left, and the `extra`."""
         self._given = 0
         """Messages that were given and not taken back."""
         self._answered = 0
@@ -122,19 +115,32 @@ class Member:
     @property
     def gathering(self) -> bool:
         """True if it may have answers that wait for company."""
-        return bool(self._sent) and self._sent[0].unanswered > 1 and not self.fault
+        return bool(self._sent) and self._sent[0][0] > 1 and not self.fault
 
     def give(self, client: str, function: bytes, mode: int, payloads: Sequence[Payload]) -> None:
         """Send a batch. To a worker that is dead it counts as sent and never read.
 
         Raises `OSError` or `MemoryError` where there is no room for large parts; nothing was sent then.
         """
-        inline, parts = gather(payloads)
+        inline: list[Any] = []
+        parts: list[Buffer] = []
+        for payload in payloads:
+            blob, buffers = payload.blob, payload.buffers
+            if not buffers and len(blob) <= INLINE:
+                inline.append(blob)
+            else:
+                inline.append(len(buffers))
+                parts.append(blob)
+                parts.extend(buffers)
         extra = None
         with suppress(BrokenPipeError, ConnectionResetError):
-            extra = self.end.send([client, function, mode, *inline], parts)
+            try:
+                extra = self.end.send([client, function, mode, *inline], parts)
+            except (OverflowError, ValueError):  # some bare argument is not for msgpack
+                inline = [dump_bare(each) if type(each) is tuple else each for each in inline]
+                extra = self.end.send([client, function, mode, *inline], parts)
         self._given += 1
-        self._sent.append(_Sent(len(payloads), extra))
+        self._sent.append((len(payloads), extra))
 
     def receive(self) -> Answers | None:
         """Read one message: answers, or None if it was the first, by which the worker is ready.
@@ -188,7 +194,7 @@ class Member:
     def _take_back(self, count: int) -> int:
         self._given -= count
         for _ in range(count):
-            self.end.take_back(self._sent.pop().extra)
+            self.end.take_back(self._sent.pop()[1])
         return count
 
     def last_words(self) -> list[Answers]:
@@ -281,17 +287,15 @@ class Member:
         if number > self._answered:
             raise ProtocolError(f"answer {number} comes where {self._answered} is next")
         fresh = answers[max(0, self._answered - number) :]
-        if fresh and _kind(fresh) is int:
+        if fresh and set(map(len, fresh)) != _BARE and _kind(fresh) is int:
             fresh = [(status, *scatter(payload, parts)) for status, payload, _ in fresh]
         self._answered += len(fresh)
         left = len(fresh)
-        while left and self._sent:
-            head = self._sent[0]
-            taken = min(left, head.unanswered)
-            head.unanswered -= taken
-            left -= taken
-            if not head.unanswered:
-                self._sent.popleft()
+        while left > 0 and self._sent:
+            unanswered, extra = self._sent.popleft()
+            if unanswered > left:
+                self._sent.appendleft((unanswered - left, extra))
+            left -= unanswered
         return Answers(fresh, spent)
 
 
@@ -306,11 +310,20 @@ def describe_exit(code: int | None) -> str:
     return f"was killed by signal {-code}"
 
 
+_BARE = {1}
+"""How long answers are that are values alone."""
+
+
 def _kind(answers: Sequence[Any]) -> type:
-    """Whether their payloads are blobs, or numbers of buffers. Raises `ProtocolError`, and what comes of
-    answers of any other form."""
-    kind = type(answers[0][1])
-    for status, payload, _ in answers:
+    """Whether the payloads of those that are not bare are blobs, or numbers of buffers.
+
+    Raises `ProtocolError`, and what comes of answers of any other form.
+    """
+    others = [answer for answer in answers if len(answer) != 1]
+    kind = type(others[0][1])
+    if kind is int and len(others) != len(answers):
+        raise ProtocolError("a large answer among others")
+    for status, payload, _ in others:
         if type(payload) is not kind or status not in (0, 1):
             raise ProtocolError("an answer of the wrong kind")
     if kind is not bytes and kind is not int:

@@ -18,7 +18,7 @@ from nearfar.worker.channel import End
 from nearfar.worker.current import WorkerInfo, set_current
 from nearfar.worker.inherited import Inherited, inherit
 from nearfar.worker.life import hang_on
-from nearfar.worker.messages import READY, Buffer, join, pack, packer, scatter
+from nearfar.worker.messages import NUMBERS, READY, Buffer, is_bare, join, scatter
 from nearfar.worker.outbox import Outbox
 from nearfar.worker.segments import INLINE
 from nearfar.worker.speech import Speech, Speeches
@@ -28,6 +28,12 @@ PROMPTLY = 0.0005
 """Seconds after which an answer that waits for company is sent."""
 INITIALIZER_FAILED = 66
 """The exit code of a worker whose initializer raised."""
+BARE = -1
+"""In the place of a status: the answer is packed already."""
+_NOTHING: dict[str, Any] = {}
+
+# Plain numbers: to compare with an attribute of an enum costs as much as the rest of a small task.
+_CALL, _MAP, _STARMAP, _PREPARE = map(int, (Mode.CALL, Mode.MAP, Mode.STARMAP, Mode.PREPARE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class Runner:
         self._speeches = Speeches(birth.main_of, far=birth.far, plain=birth.plain)
         self._harmless = False
         """Whether the last call could not be read, and has certainly run nothing."""
-        self._pack = packer()
+        self._pack = end.pack
         self._sent = 0
         self._since = 0.0
         self._forked = False
@@ -112,7 +118,7 @@ class Runner:
         self._harmless = False
         last = len(payloads) - 1
         for index, payload in enumerate(payloads):
-            blob, buffers = scatter(payload, parts)
+            blob, buffers = (payload, ()) if type(payload) is tuple else scatter(payload, parts)
             if not index:
                 speech = self._speeches.choose(client, blob)
             status, answer, large = self._one(speech, client, function, mode, blob, buffers)
@@ -124,22 +130,31 @@ class Runner:
                 try:
                     self._send_large(status, answer, large)
                 except (OSError, MemoryError) as error:
-                    self._send_one(Status.ERROR, speech.dump_error(error))
-            elif last == 0:
-                self._send_one(status, answer)
-            else:
-                self._keep(self._pack((status, answer, ())))
-                if index == last or perf_counter() - self._since > PROMPTLY:
-                    self._flush()
+                    self._send_packed(self._pack((Status.ERROR, speech.dump_error(error), ())))
+                continue
+            packed = answer if status == BARE else self._pack((status, answer, ()))
+            if last == 0:
+                self._send_packed(packed)
+                break
+            if not self._outbox.add(packed):
+                self._flush()
+                if not self._outbox.add(packed):
+                    self._send_packed(packed)
+            if index == last or perf_counter() - self._since > PROMPTLY:
+                self._flush()
         if mode == Mode.PREPARE and status == Status.ERROR and not self._harmless:
             sys.exit(INITIALIZER_FAILED)
 
     def _one(
-        self, speech: Speech, client: str, function: bytes, mode: int, blob: Buffer, buffers: Sequence[Buffer]
+        self, speech: Speech, client: str, function: bytes, mode: int, blob: Any, buffers: Sequence[Buffer]
     ) -> tuple[int, Buffer, Sequence[Buffer]]:
+        """Status, payload and buffers; or BARE, and the answer as it is to be sent."""
         try:
             value: Any
-            func, items, keywords = speech.load(function, mode, blob, buffers, client)
+            if type(blob) is tuple:
+                func, items, keywords = speech.find(function), blob, _NOTHING
+            else:
+                func, items, keywords = speech.load(function, mode, blob, buffers, client)
         except BaseException as error:
             if self._forked:
                 raise
@@ -147,9 +162,9 @@ class Runner:
             return Status.ERROR, speech.dump_error(error), ()
         try:
             # No map or starmap: where `func` raises StopIteration, they end as if there were no more items.
-            if mode == Mode.MAP:
+            if mode == _MAP:
                 value = [func(each) for each in items]
-            elif mode == Mode.STARMAP:
+            elif mode == _STARMAP:
                 value = [func(*each) for each in items]
             else:
                 value = func(*items, **keywords)
@@ -157,38 +172,35 @@ class Runner:
             if self._forked:
                 raise
             return Status.ERROR, speech.dump_error(error), ()
+        if mode == _CALL and speech.bare and (type(value) in NUMBERS or is_bare(value)):
+            try:
+                return BARE, self._pack((value,)), ()
+            except (OverflowError, ValueError):  # an integer, or a string, that is not for msgpack
+                pass
         try:
-            if mode == Mode.PREPARE:
+            if mode == _PREPARE:
                 value = None
             answer, large = speech.dump_result(value)
         except BaseException as error:
             return Status.ERROR, speech.dump_unsendable(error, value), ()
         return Status.VALUE, answer, large
 
-    def _keep(self, answer: bytes) -> None:
-        if not self._outbox.add(answer):
-            self._flush()
-            self._outbox.add(answer)
-
     def _flush(self) -> None:
-        count = len(self._outbox)
-        if count:
-            answers = self._outbox.content()
-            self._end.send_packed(join(self._end.extra(), self._sent, self._spent(), count, answers))
-            self._sent += count
-            self._outbox.empty(self._sent)
+        if len(self._outbox):
+            self._send_packed(self._outbox.content(), len(self._outbox))
 
-    def _send_one(self, status: int, answer: Buffer) -> None:
-        self._end.send_packed(pack((self._end.extra(), self._sent, self._spent(), (status, answer, ()))))
-        self._sent += 1
+    def _send_packed(self, answers: bytes, count: int = 1) -> None:
+        end = self._end
+        extra = end.extra() if end.receives else None
+        since, self._since = self._since, perf_counter()
+        head = self._pack((extra, self._sent, int((self._since - since) * 1e6)))
+        end.send_packed(join(head, count, answers))
+        self._sent += count
         self._outbox.empty(self._sent)
 
     def _send_large(self, status: int, answer: Buffer, large: Sequence[Buffer]) -> None:
-        self._end.send([self._sent, self._spent(), (status, len(large), ())], [answer, *large])
+        since, self._since = self._since, perf_counter()
+        spent = int((self._since - since) * 1e6)
+        self._end.send([self._sent, spent, (status, len(large), ())], [answer, *large])
         self._sent += 1
         self._outbox.empty(self._sent)
-
-    def _spent(self) -> int:
-        """Microseconds since this was last asked in this batch."""
-        since, self._since = self._since, perf_counter()
-        return int((self._since - since) * 1e6)

@@ -22,12 +22,16 @@ __all__ = ["Speech", "Speeches"]
 class Speech:
     """How calls are read, and answers written."""
 
+    find: Callable[[bytes], Callable[..., Any]]
+    """The function of a name, for arguments that are bare."""
     load: Callable[[bytes, int, Any, Sequence[Any], str], tuple[Callable[..., Any], Any, dict[str, Any]]]
     dump_result: Callable[[Any], tuple[bytes, Sequence[Buffer]]]
     dump_error: Callable[[BaseException], bytes]
     dump_unsendable: Callable[[BaseException, Any], bytes]
     harmless: bool
     """Whether a call that could not be read has certainly run nothing of its client's."""
+    bare: bool
+    """Whether values may be sent as they are (`nearfar.worker.messages`)."""
 
 
 class Speeches:
@@ -39,11 +43,13 @@ class Speeches:
         """
         look_up = find if plain is None else Allowed(plain).find
         self._plain = Speech(
+            look_up,
             PlainLoader(look_up).load,
             answers.dump_result,
             answers.dump_error,
             answers.dump_unsendable,
             harmless=True,
+            bare=False,
         )
         self._main_of = main_of
         self._of_main = self._of_others = self._plain
@@ -51,7 +57,7 @@ class Speeches:
             loader = CallLoader(main_of, far=far)
             self._of_main, self._of_others = (_pickled(loader, main=main, far=far) for main in (True, False))
 
-    def choose(self, client: str, blob: Buffer) -> Speech:
+    def choose(self, client: str, blob: Buffer | tuple[Any, ...]) -> Speech:
         """That of a client whose call's blob this is. The blob says what it wants; a worker that reads no
         pickle never does.
         """
@@ -68,4 +74,12 @@ def _pickled(loader: CallLoader, *, main: bool, far: bool) -> Speech:
     def dump_error(error: BaseException) -> bytes:
         return failures.dump_error(error, main=main)
 
-    return Speech(loader.load, dump, dump_error, failures.dump_unsendable, harmless=False)
+    return Speech(
+        loader.find,
+        loader.load,
+        dump,
+        dump_error,
+        failures.dump_unsendable,
+        harmless=False,
+        bare=not far,
+    )

@@ -66,6 +66,11 @@ class CallPickler:
         self._kept = KeptFunctions(self._name, self._dump_function)
         self._ledger: Ledger | None = None  # made late: its import costs some 20 ms
 
+    @property
+    def names(self) -> Mapping[int, bytes]:
+        """The function fields of the functions named so far, by their ids."""
+        return self._names
+
     def dump_call(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None = None
     ) -> tuple[bytes, bytes, list[pickle.PickleBuffer]]:
@@ -171,3 +176,8 @@ class CallPickler:
 
     def _dump_function(self, function: FunctionType) -> bytes:
         return self._dump_by_value(function)[0]
+
+
+def dump_bare(args: tuple[Any, ...]) -> bytes:
+    """The blob of arguments that are numbers, strings, bytes or None."""
+    return pickle.dumps(args, 5)

@@ -44,9 +44,7 @@ class CallLoader:
         cannot import, `ItemError` for what is no call, and what unpickling raises.
         """
         if function:
-            func = self._named.get(function)
-            if func is None:
-                func = self._named[bytes(function)] = self._find(bytes(function))
+            func = self.find(function)
             if blob[:1] == BY_VALUE:
                 payload = self.space(client).load(memoryview(blob)[1:], buffers)
             else:
@@ -56,6 +54,13 @@ class CallLoader:
         if mode != _CALL or type(payload) is tuple:
             return func, payload, _NOTHING
         return func, *_split(payload)
+
+    def find(self, function: bytes) -> Callable[..., Any]:
+        """The function of that name. Raises `ImportError` and `ItemError`."""
+        func = self._named.get(function)
+        if func is None:
+            func = self._named[bytes(function)] = self._find(bytes(function))
+        return func
 
     def space(self, client: str) -> Namespace:
         """The globals of a client's `__main__`, as far as they have come here."""

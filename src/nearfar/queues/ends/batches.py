@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nearfar.net import codec
@@ -87,13 +87,3 @@ def one_by_one(fresh: Fresh) -> Iterator[Fresh]:
     """Each item for itself."""
     for number, body in enumerate(codec.split(fresh.body), fresh.first):
         yield Fresh(number, 1, body, fresh.to)
-
-
-def first_share(sizes: Iterable[int], most: int, most_items: int) -> Iterator[int]:
-    """At least the first of `sizes`, and as many as `most` bytes and items allow."""
-    total = 0
-    for index, size in enumerate(sizes):
-        total += size
-        if index and (total > most or index >= most_items):
-            return
-        yield size

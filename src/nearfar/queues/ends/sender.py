@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
 from nearfar.errors import ProtocolError
@@ -25,11 +24,10 @@ from nearfar.queues.ends.batches import (
     Fresh,
     Several,
     count_of,
-    first_share,
     one_by_one,
     several,
 )
-from nearfar.queues.ends.tray import ANY, MOST, Tray
+from nearfar.queues.ends.tray import ANY, Tray, packed
 from nearfar.queues.wire import Kind, Message
 
 BATCH_ITEMS = 512
@@ -324,19 +322,14 @@ class Sender:
         if self.barred or self._unstored_bytes > UNSTORED_BYTES // 2:
             return
         items, size = self._room
-        self.tray.open(items if self.bounded else MOST, size if self.bounded_bytes else ANY)
+        self.tray.open(items if self.bounded else ANY, size if self.bounded_bytes else ANY)
 
     def _clear_tray(self) -> None:
         """Give numbers to what came by way of the tray: it was admitted when it got there."""
-        items = self.tray.clear()
-        start = 0
-        while start < len(items):
-            share = list(first_share(map(len, islice(items, start, None)), BATCH_BYTES, BATCH_ITEMS))
-            stop = start + len(share)
-            self._use_room(len(share), sum(share))
-            self._fresh.append(Fresh(self.last + 1, stop - start, b"".join(items[start:stop]), None))
-            self.last += stop - start
-            start = stop
+        for count, body in packed(self.tray.clear(), BATCH_ITEMS, BATCH_BYTES):
+            self._use_room(count, len(body))
+            self._fresh.append(Fresh(self.last + 1, count, body, None))
+            self.last += count
 
     def _settle(self, first: int, last: int) -> int:
         """Settle what is open of items `first` to `last`; tells how many there were."""
