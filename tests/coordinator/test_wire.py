@@ -136,9 +136,11 @@ def test_damaged_messages_are_a_message_or_a_protocol_error(message: Message, da
 @settings(max_examples=100)
 @given(st.sampled_from(Kind), st.lists(values, max_size=6), st.none() | st.lists(values, max_size=3))
 def test_other_fields_are_a_message_or_a_protocol_error(kind: Kind, fields: list[Any], rows: Any) -> None:
-    frames = [msgpack.packb([kind, 1, 0, *fields, *(rows or ())])]
+    words = [*fields, *(rows or ())]
+    frames = [msgpack.packb([kind, 1, 0, *words])]
     with contextlib.suppress(ProtocolError):
-        assert wire.unpack(frames).message.fields == tuple(fields)
+        read = wire.unpack(frames).message.fields
+        assert read == tuple(words[: len(read)])
 
 
 WORK = (1, 0, b"m:f", b"blob", [])

@@ -86,10 +86,15 @@ class RemoteTask(Task):
         if status == _TOO_LARGE:  # its agent said no more of it than how large it is
             size = int(blob) if bytes(blob).isdigit() and len(blob) < 20 else 0
             row = self.guest.too_large(self.number, size)
-        self.guest.settle(self, row)
+        guest = self.guest
+        if not guest.settled:
+            guest.lists.settling[guest.name] = guest
+        guest.settled.append((self, row))
 
     def failed(self, error: BaseException) -> None:
-        self.guest.settle(self, (self.number, Outcome.FAILED, failures.describe(error), ()))
+        guest = self.guest
+        guest.lists.settling[guest.name] = guest
+        guest.settled.append((self, (self.number, Outcome.FAILED, failures.describe(error), ())))
 
 
 @dataclass(slots=True)
@@ -125,7 +130,7 @@ class Guest:
         """It enters itself in the `lists`."""
         self.name = name
         self.accounts = accounts
-        self._lists = lists
+        self.lists = lists
         self.client = Client(name, read_error=Unread)
         self.session: Session | None = None
         self.since = now
@@ -135,8 +140,8 @@ class Guest:
         """By number: those without an outcome."""
         self.highest = 0
         """The highest number of a task that was ever heard of: those above are new for certain."""
-        self._settled: list[tuple[RemoteTask, Row]] = []
-        """Outcomes that are to be taken in."""
+        self.settled: list[tuple[RemoteTask, Row]] = []
+        """What tasks have come to: to be taken in by `take_in_all`."""
         self.held: dict[int, RemoteTask] = {}
         """Submitted again, and not claimed yet."""
         self.unwanted: set[int] = set()
@@ -163,14 +168,9 @@ class Guest:
         if len(self.tasks) + len(self.held) + len(self.kept) + len(self.withheld) + count > MOST_TASKS:
             raise ProtocolError(f"{self.name} has {MOST_TASKS} tasks already")
 
-    def settle(self, task: RemoteTask, row: Row) -> None:
-        """A task has come to an outcome: it is taken in with others, by `take_in_all`."""
-        self._settled.append((task, row))
-        self._lists.settling[self.name] = self
-
     def take_in_all(self) -> None:
         """Take in what tasks have come to."""
-        settled, self._settled = self._settled, []
+        settled, self.settled = self.settled, []
         accounts, tasks, largest = self.accounts, self.tasks, self.accounts.largest
         freed = came = 0
         fresh: list[tuple[RemoteTask, Row, int]] = []
@@ -212,7 +212,7 @@ class Guest:
             else:
                 self.offer(row, task.session)
         if outcomes:
-            self._lists.telling[self.name] = self
+            self.lists.telling[self.name] = self
         self.accounts.results.add(self.name, came)
         strained = [self.accounts.keep(origin, self.name, size) for origin, size in agents.items()]
         if any(strained) or self.accounts.results.strained(self.name):
@@ -256,7 +256,7 @@ class Guest:
 
     def hold_back(self) -> None:
         """Have none of its tasks given out until it has taken results."""
-        self._lists.held_back[self.name] = self
+        self.lists.held_back[self.name] = self
 
     def unweigh(self, number: int) -> int:
         """That outcome is not here any more; returns what it cost."""
@@ -268,7 +268,7 @@ class Guest:
     def tell(self, row: Row) -> None:
         """Have it told an outcome."""
         self.outcomes.append(row)
-        self._lists.telling[self.name] = self
+        self.lists.telling[self.name] = self
 
     def detach(self, now: float) -> None:
         """Its session is over: what it may not have been told is kept."""
@@ -285,7 +285,7 @@ class Guest:
 
     def expect(self) -> None:
         """Have the clock look after it: it is away, or something of it is unclear."""
-        self._lists.expected[self.name] = self
+        self.lists.expected[self.name] = self
 
     @property
     def unclear(self) -> bool:
@@ -304,7 +304,7 @@ class Guest:
     def clear(self) -> None:
         """It is gone: nothing that is still under way to it counts."""
         self.tasks.clear()
-        self._settled.clear()
+        self.settled.clear()
         self.held.clear()
         self.kept.clear()
         self.withheld.clear()

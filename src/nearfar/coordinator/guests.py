@@ -11,7 +11,7 @@ What had begun when its client was given up is told as lost if the client comes 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from nearfar.coordinator import failures, parts, wire
@@ -143,7 +143,8 @@ class Guests:
         if again or guest.session is None or guest.session.handled:
             self._submit_each(guest, again, rows)
             return
-        highest, tasks, submit = guest.highest, guest.tasks, self._coordinator.book.submit
+        highest, tasks = guest.highest, guest.tasks
+        fresh: deque[RemoteTask] = deque()
         largest, total = self.accounts.largest, 0
         rest: Sequence[Row] = ()
         for place, row in enumerate(rows):
@@ -155,10 +156,11 @@ class Guests:
             highest = number
             total += task.weight
             tasks[number] = task
-            submit(task)
+            fresh.append(task)
         guest.highest = highest
         if total:
             self.accounts.arguments.add(guest.name, total)
+        self._coordinator.book.submit_all(guest.client, fresh)
         if rest:
             self._submit_each(guest, again, rest)
 

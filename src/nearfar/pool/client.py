@@ -16,6 +16,7 @@ what tasks have come to. It must be driven several times a lease, or the coordin
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import CancelledError
 from math import inf
@@ -132,11 +133,18 @@ class ClientMachine:
 
     def submit(self, task: Task) -> None:
         """Take a task; once nothing can be run any more it comes to its end at once."""
-        if self.error is not None:
-            self._pending.end(task, self.error)
-        else:
-            task.state = _WAITING
-            self._pending.unsent.append(task)
+        self.submit_all(deque((task,)))
+
+    def submit_all(self, tasks: deque[Any]) -> None:
+        """The same of all that are there. Other threads may add to them meanwhile."""
+        unsent = self._pending.unsent
+        while tasks:
+            task = tasks.popleft()
+            if self.error is not None:
+                self._pending.end(task, self.error)
+            else:
+                task.state = _WAITING
+                unsent.append(task)
 
     def cancel(self, tasks: Sequence[T]) -> list[T]:
         """Those that will never run: this answer is their only outcome.

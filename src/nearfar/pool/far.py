@@ -192,8 +192,7 @@ class FarEngine(DrivenEngine):
         self._descriptor = descriptor
 
     def _submit(self, calls: deque[Call]) -> None:
-        while calls:
-            self._machine.submit(calls.popleft())
+        self._machine.submit_all(calls)
 
     def _cancel(self, calls: Sequence[Call]) -> list[Call]:
         return self._machine.cancel(calls)
