@@ -188,6 +188,8 @@ def _longer(descriptor: int, begun: bytes, size: int) -> bytes:
     What has not begun yet comes straight into the bytes that are returned: a buffer of one byte is one that
     nothing is read into.
     """
+    if 0 < size - len(begun) <= SMALL:
+        begun += os.read(descriptor, size - len(begun))
     rest = size - len(begun)
     if rest <= 0:
         return begun
@@ -195,7 +197,7 @@ def _longer(descriptor: int, begun: bytes, size: int) -> bytes:
         found = io.BufferedReader(file, 1).read(rest)
     if len(found) < rest:
         raise EOFError
-    return begun + found
+    return begun + found if begun else found
 
 
 def capacity(descriptor: int) -> int:
