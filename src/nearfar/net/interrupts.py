@@ -23,8 +23,8 @@ import sys
 import threading
 from _signal import getsignal as get_handler
 from _signal import signal as set_handler
+from _thread import LockType, allocate_lock, get_ident, start_new_thread
 from _thread import _count as count_threads
-from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 from collections.abc import Callable
 from functools import partial, wraps
@@ -462,6 +462,10 @@ class _Here(threading.local):
     post: _Post | None = None
 
 
+RESTART = 0.2
+"""Seconds after which a deputy that has not begun is started again."""
+
+
 class _Post:
     """The post box for one thread's deferred calls: one deputy runs them, in order, until the thread has
     ended."""
@@ -471,16 +475,25 @@ class _Post:
     def __init__(self) -> None:
         queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.put = queue.put
-        start_new_thread(_serve, (queue,))  # a single call into C, which no exception can interrupt
+        claim, began = allocate_lock(), allocate_lock()
+        began.acquire()
+        # A new thread has its creator's identity until it runs: an exception raised in the creator by another
+        # thread may end the deputy at its first step. So the creator waits for it, and starts another.
+        start_new_thread(_serve, (queue, claim, began))
+        while not began.acquire(timeout=RESTART):
+            start_new_thread(_serve, (queue, claim, began))
 
     def __del__(self) -> None:
         if hasattr(self, "put"):
             self.put(None)
 
 
-def _serve(queue: SimpleQueue[Callable[[], object] | None]) -> None:
+def _serve(queue: SimpleQueue[Callable[[], object] | None], claim: LockType, began: LockType) -> None:
+    if not claim.acquire(False):
+        return  # another deputy serves this post box: this one was started because that one was late
     ident = get_ident()
     _ours.add(ident)
+    began.release()
     try:
         while (do := queue.get()) is not None:
             try:
