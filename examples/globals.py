@@ -11,9 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from nearfar import Pool
-from nearfar import WorkerInfo
-from nearfar import current_worker
+from nearfar import Pool, WorkerInfo, current_worker
 
 m = 0
 greeting = "nobody greets"
