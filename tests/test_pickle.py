@@ -52,8 +52,8 @@ TRUSTED = {
     ("nearfar.download.local", ".Process()"): STARTS,
     ("nearfar.download.local", "multiprocessing.get_context"): STARTS,
     ("nearfar.download.local", "multiprocessing.connection.Connection"): TYPE,
-    ("nearfar.download.transport", "multiprocessing.connection.Connection"): TYPE,
-    ("nearfar.download.transport", "multiprocessing.reduction.DupFd"): (
+    ("nearfar.download.near_transport", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.download.near_transport", "multiprocessing.reduction.DupFd"): (
         "hands the descriptor of shared memory to a child of ours at its start"
     ),
     ("nearfar.queues.near", "multiprocessing.queues"): CHILD,

@@ -101,10 +101,10 @@ def _export(folder: Path, form: str, name: str) -> int:
 
 def _work(options: argparse.Namespace, store: Store) -> int:
     # Only here: an export needs no ZeroMQ.
-    from nearfar.download.transport import open_inbound
+    from nearfar.download.far_transport import open_request_receiver
 
     with StopRequest() as stop:
-        request_receiver = open_inbound(
+        request_receiver = open_request_receiver(
             queue_address(options),
             bind=options.queue is None,
             store=store.id,

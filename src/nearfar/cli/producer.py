@@ -44,6 +44,9 @@ from nearfar.net.addresses import Address
 
 if TYPE_CHECKING:
     from nearfar import Executor
+    from nearfar.download.far_transport import FarRequestSender
+    from nearfar.download.pooled import Pooled
+    from nearfar.download.producer import Producer
 
 
 SHOWN_EVERY = 0.1
@@ -268,30 +271,47 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun
 def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
     # Only here: a local download needs no ZeroMQ, and makes its producer in another process.
     from nearfar.download.producer import Producer
-    from nearfar.download.transport import open_outbound
 
     address = queue_address(options)
-    bind = options.bind is not None
-    with StopRequest() as stop, closing(make_fetcher(fetching)) as fetcher:
-        request_sender = open_outbound(
-            address,
-            bind=bind,
-            lanes=options.lanes,
-            keys=options.keys,
-            insecure=options.insecure,
-            wait=options.wait,
-        )
-        try:
-            producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
-            stop.tell(producer.stop)
-            log.info("%s", describe_place(request_sender.address, hosts=bind))
-            if stop.reaches(request_sender.reach):
-                # Consumers wait for a producer's goodbye, also for one of an empty list.
-                request_sender.attend()
-                producer.run()
-        finally:
-            request_sender.close(FAREWELL)
+    with (
+        StopRequest() as stop,
+        closing(make_fetcher(fetching)) as fetcher,
+        _request_sender(options, address) as request_sender,
+    ):
+        producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
+        _run(producer, request_sender, stop, hosts=options.bind is not None)
     return stop
+
+
+@contextmanager
+def _request_sender(options: argparse.Namespace, address: str) -> Iterator[FarRequestSender]:
+    """A sender to the consumers of the queue at `address`, which is closed in the end."""
+    from nearfar.download.far_transport import open_request_sender
+
+    request_sender = open_request_sender(
+        address,
+        bind=options.bind is not None,
+        lanes=options.lanes,
+        keys=options.keys,
+        insecure=options.insecure,
+        wait=options.wait,
+    )
+    try:
+        yield request_sender
+    finally:
+        request_sender.close(FAREWELL)
+
+
+def _run(
+    work: Producer | Pooled, request_sender: FarRequestSender, stop: StopRequest, *, hosts: bool
+) -> None:
+    """Run `work` once its queue is reached, unless a stop is asked for before."""
+    stop.tell(work.stop)
+    log.info("%s", describe_place(request_sender.address, hosts=hosts))
+    if stop.reaches(request_sender.reach):
+        # Consumers wait for a producer's goodbye, also for one of an empty list.
+        request_sender.attend()
+        work.run()
 
 
 @contextmanager
@@ -326,31 +346,18 @@ def _begin_worker(options: argparse.Namespace) -> None:
 
 def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
     from nearfar.download.pooled import Order, Pooled
-    from nearfar.download.transport import open_outbound
 
     address = queue_address(options)
-    bind = options.bind is not None
     if isinstance(options.pool, str) and Address.parse(address).everywhere:
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
-    with StopRequest() as stop, _executor(options) as executor:
-        request_sender = open_outbound(
-            address,
-            bind=bind,
-            lanes=options.lanes,
-            keys=options.keys,
-            insecure=options.insecure,
-            wait=options.wait,
+    with (
+        StopRequest() as stop,
+        _executor(options) as executor,
+        _request_sender(options, address) as request_sender,
+    ):
+        order = partial(
+            Order, request_sender.address, options.wait, fetching, options.jobs, insecure=options.insecure
         )
-        try:
-            order = partial(
-                Order, request_sender.address, options.wait, fetching, options.jobs, insecure=options.insecure
-            )
-            pooled = Pooled(run.job_source, executor, request_sender, order)
-            stop.tell(pooled.stop)
-            log.info("%s", describe_place(request_sender.address, hosts=bind))
-            if stop.reaches(request_sender.reach):
-                request_sender.attend()
-                pooled.run()
-        finally:
-            request_sender.close(FAREWELL)
+        pooled = Pooled(run.job_source, executor, request_sender, order)
+        _run(pooled, request_sender, stop, hosts=options.bind is not None)
     return stop

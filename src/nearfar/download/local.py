@@ -41,8 +41,8 @@ from typing import Any
 from nearfar.download.account import Ended, InputJobs
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.model import Ending, Failure, Job, Saved, Underway
+from nearfar.download.near_transport import Arena, NearRequestReceiver, NearRequestSender, Routes
 from nearfar.download.store.store import Store
-from nearfar.download.transport import Arena, NearRequestReceiver, NearRequestSender, Routes
 from nearfar.errors import QueueLost
 from nearfar.net.resources import shortage
 from nearfar.queues.near import NearQueue

@@ -31,12 +31,13 @@ from typing import NamedTuple, Protocol
 
 from nearfar import Executor
 from nearfar.download.account import Ended, InputJobs
+from nearfar.download.far_transport import open_request_sender
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.model import Ending, Failure, Job, Reason, Saved, Underway
 from nearfar.download.producer import Producer
-from nearfar.download.transport import RequestSender, open_outbound
+from nearfar.download.transport import RequestSender
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 
 LONGEST = 5.0
@@ -137,7 +138,9 @@ def fetch_share(order: Order) -> ShareReport:
     )
     try:
         fetcher = _kept_fetcher(order.fetching)
-        request_sender = open_outbound(order.queue, insecure=order.insecure, wait=order.wait, helper=True)
+        request_sender = open_request_sender(
+            order.queue, insecure=order.insecure, wait=order.wait, helper=True
+        )
         try:
             producer = Producer(job_source, fetcher, request_sender, jobs=order.at_once)
             producer.run()

@@ -193,7 +193,7 @@ def fits(value: Any) -> bool:
 
 Parts = tuple[PlainName, bytes, list[bytes]]
 
-_ALLOWED_TYPES = (FunctionType, BuiltinFunctionType, type(lru_cache(abs)))
+_NAMED_TYPES = (FunctionType, BuiltinFunctionType, type(lru_cache(abs)))
 
 
 class PlainCalls:
@@ -216,7 +216,7 @@ class PlainCalls:
         try:
             return name, *pack(args, keywords)
         except ItemError as error:
-            raise _call_refusal(name, args, keywords or {}, error) from None
+            raise _unsendable(name, args, keywords or {}, error) from None
 
     def dump_chunk(self, func: Callable[..., Any], items: list[Any] | tuple[Any, ...] | range) -> Parts:
         """The same for the calls of `func` with each of `items`."""
@@ -224,7 +224,7 @@ class PlainCalls:
         try:
             return name, *pack(items)
         except ItemError as error:
-            raise _call_refusal(name, items, {}, error) from None
+            raise _unsendable(name, items, {}, error) from None
 
     def _name(self, func: Any) -> PlainName:
         name = self._names.get(id(func))
@@ -237,7 +237,7 @@ class PlainCalls:
 
 def name_of(func: Any) -> PlainName:
     """The name by which a worker finds `func`. Raises `ItemError`, with the reason, if there is none."""
-    if not isinstance(func, _ALLOWED_TYPES):
+    if not isinstance(func, _NAMED_TYPES):
         article = "a class" if isinstance(func, type) else f"an object of type {type(func).__qualname__}"
         raise _nameless(f"{article} is none", func)
     module, name = func.__module__, func.__qualname__
@@ -271,7 +271,7 @@ def _nameless(reason: str, func: Any) -> ItemError:
     return ItemError(f"a plain pool calls functions by their names; {shown} cannot be called so: {reason}")
 
 
-def _call_refusal(
+def _unsendable(
     name: bytes, values: Sequence[Any], keywords: Mapping[str, Any], error: ItemError
 ) -> ItemError:
     """The error for arguments that cannot be sent; names the first such argument."""

@@ -21,7 +21,7 @@ from tests.chaos.faults.starting import serve, settle_in
 
 RUN, ROLE, LEASE = "NEARFAR_CHAOS_RUN", "NEARFAR_CHAOS_ROLE", "NEARFAR_CHAOS_LEASE"
 PRELOADED = (
-    "nearfar.download.transport",
+    "nearfar.download.far_transport",
     "nearfar.download.fetch.curl",
     "nearfar.download.local",
     "nearfar.download.pooled",

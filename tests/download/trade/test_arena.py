@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.download.transport import LEAST, Arena
+from nearfar.download.near_transport import LEAST, Arena
 from nearfar.serialization.shared_memory import Ring
 
 SIZE = 100

@@ -270,10 +270,10 @@ def test_a_worker_without_pycurl_says_what_to_install(monkeypatch: pytest.Monkey
 
 
 def test_a_worker_that_finds_no_queue_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_outbound(*_: object, **__: object) -> None:
+    def open_request_sender(*_: object, **__: object) -> None:
         raise QueueLost("no host has answered at tcp://h:1 for 1 s")
 
     monkeypatch.setattr(share, "_kept", {FetchOptions(): None})
-    monkeypatch.setattr(share, "open_outbound", open_outbound)
+    monkeypatch.setattr(share, "open_request_sender", open_request_sender)
     with pytest.raises(Unfit, match="no host has answered at tcp://h:1"):
         fetch_share(order_of(()))

@@ -116,7 +116,7 @@ class Cookies:
         """The value of the Cookie field for a request to `url`; None for none."""
         if not self._kept:
             return None
-        host, path = _cookie_name(url), url.split()[1]
+        host, path = _host_of(url), url.split()[1]
         fitting = [cookie for cookie in self._kept.values() if cookie.fits(url, host, path)]
         # Longer paths first; Python's sort keeps the order of those set earlier (5.4).
         fitting.sort(key=lambda cookie: -len(cookie.path))
@@ -136,7 +136,7 @@ class Cookies:
         if not (name or value) or len(name) + len(value) > LONGEST or CONTROL.search(pair):
             return
         told = _attributes(rest)
-        host, path = _cookie_name(url), told.get("path", "")
+        host, path = _host_of(url), told.get("path", "")
         domain = told.get("domain", "").lstrip(".").lower()
         if domain and domain != host and not _may_set(host, domain):
             return
@@ -178,7 +178,7 @@ def _over(told: dict[str, str], now: float) -> bool:
     return expires is not None and expires <= now
 
 
-def _cookie_name(url: Url) -> str:
+def _host_of(url: Url) -> str:
     return url.host.rpartition(":")[0]
 
 

@@ -29,7 +29,7 @@ OWN = ".nearfar"
 INDEX = "index"
 """The name of a file whose URL has none."""
 
-_EXTENSION = 24
+_LONGEST_EXTENSION = 24
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ ()+,=@~-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]')
 _EDGES = re.compile(r"^[\s.]+|[\s.]+$")
@@ -146,7 +146,7 @@ def _strip(name: str) -> str:
 def _split(name: str) -> tuple[str, str]:
     """Stem and extension with its dot; something too long to be an extension belongs to the stem."""
     stem, dot, extension = name.rpartition(".")
-    if not stem or not extension or len(extension.encode()) > _EXTENSION:
+    if not stem or not extension or len(extension.encode()) > _LONGEST_EXTENSION:
         return name, ""
     return stem, dot + extension
 
@@ -181,7 +181,7 @@ _PROMISES = {
     "text/csv": "csv tsv",
 }
 _PROMISED = {extension: kind for kind, names in _PROMISES.items() for extension in names.split()}
-_KNOWN_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,5})\Z")
+_SUFFIX = re.compile(r"\.([A-Za-z0-9]{1,5})\Z")
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -238,7 +238,7 @@ def matches(kind: str | None, patterns: Sequence[str]) -> bool:
 
 def promised(path: str) -> str | None:
     """The pattern of media types that a file's name, or the path of a URL, promises by its extension."""
-    found = _KNOWN_EXTENSION.search(path)
+    found = _SUFFIX.search(path)
     return _PROMISED.get(found[1].lower()) if found else None
 
 

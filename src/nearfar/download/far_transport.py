@@ -1,0 +1,216 @@
+"""The transport over a far queue: messages are items, and answers come back with their settlement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nearfar.download.model import Underway
+from nearfar.download.transport import IncomingRequest, RequestReceiver, RequestSender, Undeliverable
+from nearfar.errors import Empty, QueueLost
+from nearfar.net.addresses import Address
+from nearfar.net.auth import Access, approach
+from nearfar.queues.broker.records import Settlement
+from nearfar.queues.client.client import DELIVERY, QueueClient
+from nearfar.queues.client.consumer import DeliveredItem
+from nearfar.queues.far import FarQueue
+from nearfar.serialization import item_codec
+
+MOST_QUEUED = 32 * 1024 * 1024
+"""Bytes that may lie in the queue."""
+
+
+PARTS = 1_000_000
+"""Of a file: what is told of those that have come in part."""
+
+
+class FarRequestSender(RequestSender):
+    """A producer's end; each message is one item, and its ticket the item's number."""
+
+    def __init__(
+        self, address: Address, access: Access, wait: float, host: FarQueue | None, *, helper: bool = False
+    ) -> None:
+        self.on_event: Callable[[], None] = _nothing
+        self._host = host
+        self._address = address
+        self._end = QueueClient(
+            address.seen_from_here(), access, wait=wait, helper=helper, on_change=lambda: self.on_event()
+        )
+        self._to: dict[int, str] = {}
+        self._last_entry: Any = None
+        self._sent = 0
+
+    def reach(self, timeout: float) -> bool:
+        """Whether a host has answered, after up to `timeout` seconds. Raises `QueueLost`."""
+        return self._end.reach(timeout)
+
+    def attend(self) -> None:
+        """Be counted as a producer from now on, before anything is sent. Raises `QueueLost`."""
+        self._end.attend()
+
+    def send(self, message: Any, *, to: str | None = None) -> int | None:
+        if self._last_entry is not None and not self._last_entry.admitted:
+            return None
+        self._last_entry = self._end.post(message, to)
+        self._sent += 1
+        if to is not None:
+            self._to[self._sent] = to
+        return self._sent
+
+    def answers(self) -> list[tuple[int, Any]]:
+        answers: list[tuple[int, Any]] = []
+        for settled in self._end.outcomes():
+            for ticket in range(settled.first, settled.first + settled.count):
+                to = self._to.pop(ticket, "")
+                if settled.outcome == Settlement.ANSWERED and settled.answer is not None:
+                    answers.append((ticket, item_codec.decode(settled.answer, 1, trusted=False)[0]))
+                else:
+                    answers.append((ticket, Undeliverable(to)))
+        return answers
+
+    def stores(self) -> frozenset[str]:
+        return self._end.tags()
+
+    def tell_underway(self, underway: Underway) -> None:
+        """Have the host know what has come that was not put yet, or not answered. Never waits."""
+        self._end.mention("underway bytes", underway.size)
+        self._end.mention("underway parts", int(underway.files * PARTS))
+
+    def underway(self) -> tuple[int, float]:
+        """Bytes and files that all producers have told so, by the last word of the host. Never waits."""
+        counts = self._end.glimpse_counts()
+        return counts.get("underway bytes", 0), counts.get("underway parts", 0) / PARTS
+
+    @property
+    def address(self) -> str:
+        """Where consumers and other producers find the queue, its port never ``*``."""
+        return str(self._address)
+
+    def close(self, timeout: float | None) -> None:
+        self._end.close()
+        try:
+            self._end.join(timeout)
+        finally:
+            if self._host is not None:
+                self._host.stop_hosting()
+
+
+class FarIncomingRequest(IncomingRequest):
+    """A message in hand."""
+
+    def __init__(self, end: QueueClient, taken: DeliveredItem) -> None:
+        self.message = taken.item
+        self.attempt = taken.attempt
+        self._end = end
+        self._session = taken.session
+        self._position = taken.position
+
+    def answer(self, value: Any = None) -> None:
+        self._end.done(self._session, self._position, item_codec.encode(value, trusted=False))
+
+
+class FarRequestReceiver(RequestReceiver):
+    """A consumer's end, which may be addressed by its name and by its store's id."""
+
+    def __init__(
+        self, address: Address, access: Access, wait: float, host: FarQueue | None, store: str
+    ) -> None:
+        self._host = host
+        self._address = address
+        self._end = QueueClient(address.seen_from_here(), access, wait=wait, tags=(store,))
+
+    def reach(self, timeout: float) -> bool:
+        """Whether a host has answered, after up to `timeout` seconds. Raises `QueueLost`."""
+        return self._end.reach(timeout)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """New in every session: what was sent to an earlier one has been answered for us."""
+        return self._end.session_name()
+
+    @property
+    def address(self) -> str:
+        """Where producers and other consumers find the queue, its port never ``*``."""
+        return str(self._address)
+
+    def receive(self, timeout: float | None) -> FarIncomingRequest | None:
+        try:
+            taken = self._end.take(1, DELIVERY, block=timeout != 0, timeout=timeout, to_the_end=True)[0]
+        except Empty:
+            return None
+        return FarIncomingRequest(self._end, taken)
+
+    def close(self, timeout: float | None) -> None:
+        self._end.close()
+        try:
+            self._end.join(timeout)
+        except QueueLost:
+            if self._host is None:
+                raise
+        finally:
+            if self._host is not None:
+                self._host.stop_hosting()
+
+
+def open_request_sender(
+    address: str,
+    *,
+    bind: bool = False,
+    lanes: str | None = None,
+    keys: str | None = None,
+    insecure: bool = False,
+    wait: float = 60.0,
+    helper: bool = False,
+) -> FarRequestSender:
+    """A producer's end of the queue at `address`, hosting it if `bind`.
+
+    A `helper` is not counted as a producer: it works for one that stays there for as long.
+
+    Raises `AddressError`, `KeysError`; what is returned raises `QueueLost` once the host is away for `wait`
+    seconds, and `NotAdmitted`.
+    """
+    host = _host(address, lanes, keys, insecure, 1) if bind else None
+    place, access = _reach(address, host, keys, insecure)
+    return FarRequestSender(place, access, wait, host, helper=helper)
+
+
+def open_request_receiver(
+    address: str,
+    *,
+    store: str,
+    bind: bool = False,
+    lanes: str | None = None,
+    keys: str | None = None,
+    insecure: bool = False,
+    wait: float = 60.0,
+    producers: int = 1,
+) -> FarRequestReceiver:
+    """A consumer's end, for the store with the id `store`; as host it expects `producers` producers.
+
+    Raises as `open_request_sender`.
+    """
+    host = _host(address, lanes, keys, insecure, producers) if bind else None
+    place, access = _reach(address, host, keys, insecure)
+    return FarRequestReceiver(place, access, wait, host, store)
+
+
+def _host(address: str, lanes: str | None, keys: str | None, insecure: bool, producers: int) -> FarQueue:
+    return FarQueue(
+        0,
+        address,
+        maxbytes=MOST_QUEUED,
+        lanes=lanes,
+        keys=keys,
+        insecure=insecure,
+        producers=producers,
+        lease=10.0,
+    )
+
+
+def _reach(address: str, host: FarQueue | None, keys: str | None, insecure: bool) -> tuple[Address, Access]:
+    place = Address.parse_remote(address if host is None else host.address)
+    return place, approach(place, keys, insecure=insecure)
+
+
+def _nothing() -> None:
+    """Does nothing, until a callback is set."""
