@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.cli.common import JsonFormatter, TextFormatter, tell, why
+from nearfar.cli.common import JsonFormatter, TextFormatter, why
+from nearfar.cli.exits import tell
 from nearfar.cli.progress import table
 from nearfar.download.redact import written
 from nearfar.readable import hidden, json_line, percent, readable

@@ -7,10 +7,9 @@ import signal
 import sys
 
 from nearfar import __version__
-from nearfar.cli import common
-from nearfar.cli.common import Exit, leave
-from nearfar.net.process import on_service_failure
-from nearfar.net.resources import shortage
+from nearfar.cli import exits
+from nearfar.cli.exits import Exit, leave
+from nearfar.net.failures import on_service_failure, shortage
 
 TYPE_CHECKING = False  # not from typing, whose import would slow down the start of programs
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    common.secure()
+    exits.secure()
     on_service_failure(_leave)
     sys.exit(main(argv))
 
@@ -65,18 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _main(name, rest)
         finally:
-            common.flush()
-    except common.OutputLost as lost:
+            exits.flush()
+    except exits.OutputLost as lost:
         print(f"nearfar {name}".rstrip() + f": {lost}", file=sys.stderr)
         return Exit.FAILED
 
 
 def _main(name: str, rest: Sequence[str]) -> int:
     if name in ("-h", "--help"):
-        common.tell(usage())
+        exits.tell(usage())
         return Exit.OK
     if name in ("-V", "--version"):
-        common.tell(f"nearfar {__version__}")
+        exits.tell(f"nearfar {__version__}")
         return Exit.OK
     if not name:
         print(usage(), file=sys.stderr)

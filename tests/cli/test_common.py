@@ -12,7 +12,8 @@ from datetime import datetime
 
 import pytest
 
-from nearfar.cli.common import Exit, StopRequest, add_logging_options, announce, set_up_logging, why
+from nearfar.cli.common import StopRequest, add_logging_options, announce, set_up_logging, why
+from nearfar.cli.exits import Exit
 
 
 @pytest.fixture(autouse=True)

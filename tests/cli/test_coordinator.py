@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nearfar import CoordinatorLost, Pool, Untrusted
-from nearfar.cli.common import Exit
 from nearfar.cli.coordinator import describe, main
+from nearfar.cli.exits import Exit
 from tests.pool import tasks
 from tests.support.shell import ANYWHERE, Shell, alive, ended, insist, interrupt
 from tests.support.waiting import eventually

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.cli import demo
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.tour import FOLDERS, CheckedFiles, DemoRun, tell
 from tests.support.waiting import eventually

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from nearfar.cli.keys import main
 from nearfar.net.auth import read_pair, read_public
 from tests.support.shell import ANYWHERE, Shell, ended, interrupt

@@ -7,7 +7,8 @@ import resource
 import pytest
 
 from nearfar.__main__ import main
-from nearfar.cli.common import LEAST, Exit, lift_limit
+from nearfar.cli.common import LEAST, lift_limit
+from nearfar.cli.exits import Exit
 from nearfar.net.resources import ENOUGH
 
 pytestmark = pytest.mark.pure

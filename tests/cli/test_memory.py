@@ -8,7 +8,7 @@ import pytest
 
 from nearfar import Pool
 from nearfar.cli import coordinator as program
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from nearfar.coordinator.status import ask
 from nearfar.net.addresses import Address
 from tests.pool import tasks

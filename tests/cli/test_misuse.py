@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.__main__ import PROGRAMS, main
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from nearfar.cli.options import byte_count, lease_seconds, natural, positive, seconds
 from tests.support.shell import LIMIT, ROOT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nearfar import Queue
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from nearfar.cli.queue import describe, main
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import GalleryServer

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nearfar import Pool
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from nearfar.cli.worker import main
 from nearfar.coordinator.status import ask
 from nearfar.net.addresses import Address

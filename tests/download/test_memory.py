@@ -10,7 +10,7 @@ import pytest
 
 FAULTS = """
 import resource
-from nearfar.download.local import keep_freed_memory
+from nearfar.net.memory import keep_freed_memory
 keep_freed_memory()
 def take_and_free():
     blocks = [bytearray(16 << 20) for _ in range(3)]

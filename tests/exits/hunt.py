@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.exits.blows import BLOWS, signum_of
 from tests.exits.matrix import DOWNLOADS, LEASE, WAIT
 from tests.exits.play import ABREAST, NEVER

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.exits.blows import SIGNUM, signum_of
 
 AT_ONCE = 1.0

@@ -18,7 +18,7 @@ from nearfar.coordinator import columns
 from nearfar.coordinator import messages as pool_wire
 from nearfar.coordinator.messages import PoolMessage, PoolMessageType
 from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import frames as announced
+from nearfar.net import bounded_msgpack
 from nearfar.net.frames import LONGEST_SHOWN, MOST_LINES, PERIOD, ProtocolErrors, shown
 from nearfar.queues import messages as queue_wire
 from nearfar.serialization import item_codec
@@ -77,7 +77,7 @@ def test_what_rows_announce_is_not_made_room_for(body: bytes) -> None:
 
 
 def test_what_a_short_message_announces_is_little() -> None:
-    body = lists(1000, announced.HARMLESS, announced.HARMLESS)
+    body = lists(1000, bounded_msgpack.HARMLESS, bounded_msgpack.HARMLESS)
     room, seconds = cost(lambda: item_codec.decode(body, 1, trusted=False), (ProtocolError, ValueError))
     assert room < 200 * MIB
     assert seconds < 2

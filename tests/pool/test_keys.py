@@ -94,7 +94,7 @@ def test_an_agent_that_is_not_let_in_ends_and_says_why(
     said: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from nearfar.cli.common import Exit
+    from nearfar.cli.exits import Exit
     from nearfar.cli.worker import main
 
     options = access(folder)

@@ -10,16 +10,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from nearfar.cli.common import Exit, OutputLost, StopRequest, give_up_output, set_up_logging, tell, why
+from nearfar.cli.common import StopRequest, set_up_logging, why
+from nearfar.cli.exits import Exit, OutputLost, give_up_output, tell
 from nearfar.cli.options import add_queue_options, describe_place, positive, queue_address
 from nearfar.cli.progress import Counts, Progress, make_progress
 from nearfar.download.consumer import Consumer
-from nearfar.download.local import keep_freed_memory
 from nearfar.download.model import StoreError
 from nearfar.download.store.listing import Listing
 from nearfar.download.store.manifest import Form
 from nearfar.download.store.store import Store
 from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, QueueLost
+from nearfar.net.memory import keep_freed_memory
 from nearfar.output import Output
 
 FAREWELL = 30.0

@@ -15,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from nearfar.cli.common import Exit, StopRequest, why
+from nearfar.cli.common import StopRequest, why
+from nearfar.cli.exits import Exit
 from nearfar.contrast.runner import (
     PARTS,
     MeasurementGroup,

@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from nearfar.cli.common import Exit, StopRequest, add_logging_options, set_up_logging, tell, timestamp, why
+from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, timestamp, why
+from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
     DEFAULT_POOL_ADDRESS,
     add_access_options,

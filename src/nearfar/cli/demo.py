@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from nearfar.cli.common import Exit, StopRequest
+from nearfar.cli.common import StopRequest
+from nearfar.cli.exits import Exit
 from nearfar.demo.commands import DemoError
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.tour import FolderUnusable, farewell, give_tour

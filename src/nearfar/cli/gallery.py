@@ -7,7 +7,8 @@ import logging
 import os
 from collections.abc import Sequence
 
-from nearfar.cli.common import Exit, StopRequest, add_logging_options, set_up_logging
+from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging
+from nearfar.cli.exits import Exit
 from nearfar.cli.options import positive
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import GalleryServer

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nearfar.cli.common import Exit, tell, why
+from nearfar.cli.common import why
+from nearfar.cli.exits import Exit, tell
 from nearfar.cli.progress import table
 from nearfar.errors import KeysError
 from nearfar.net import auth

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from nearfar.cli.common import Exit, StopRequest, set_up_logging, start_tracker, tell, why
+from nearfar.cli.common import StopRequest, set_up_logging, start_tracker, why
+from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
     add_fetching,
     add_queue_options,
@@ -37,10 +38,11 @@ from nearfar.download.account import Account, Failures, InputJobs, Summary, is_o
 from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.input import Arguments, DescriptorSource, Intake, Source
-from nearfar.download.local import LocalDownload, ProcessPlan, keep_freed_memory
+from nearfar.download.local import LocalDownload, ProcessPlan
 from nearfar.download.model import StoreError, Underway
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 from nearfar.net.addresses import Address
+from nearfar.net.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from nearfar import Executor

@@ -10,7 +10,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
-from nearfar.cli.common import Exit, tell, why
+from nearfar.cli.common import why
+from nearfar.cli.exits import Exit, tell
 from nearfar.cli.progress import number, size
 from nearfar.download.model import StoreError
 from nearfar.download.verify import Verified, digests, verify, verify_saved

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from nearfar.cli.common import Exit, StopRequest, add_logging_options, set_up_logging, tell, why
+from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, why
+from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
     DEFAULT_POOL_ADDRESS,
     add_access_options,

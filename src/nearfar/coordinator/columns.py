@@ -18,7 +18,7 @@ import msgpack
 
 from nearfar.coordinator.task import Mode, TaskOutcome, TaskStatus
 from nearfar.errors import ProtocolError
-from nearfar.net import frames as announced
+from nearfar.net import bounded_msgpack
 from nearfar.net.frames import LONGEST_LEASE, LONGEST_NAME, LONGEST_TEXT, SHORTEST_LEASE, name, natural
 
 __all__ = ["LONGEST_NAME", "LONGEST_TEXT", "Field", "Shape"]
@@ -272,7 +272,7 @@ def read(frame: Any, fields: int, form: Columns) -> list[Any]:
     """The values in the long first frame of a message with so many `fields`, the kind among them, before its
     rows. Raises what msgpack raises, and ValueError."""
     if len(frame) <= AT_ONCE:
-        words: list[Any] = announced.unpack(frame, MOST_BUFFERS)
+        words: list[Any] = bounded_msgpack.unpack(frame, MOST_BUFFERS)
         return words
     return _read_singly(frame, fields, form)
 

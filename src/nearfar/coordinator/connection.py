@@ -14,9 +14,9 @@ from nearfar.errors import AddressError, KeysError, ProtocolError
 from nearfar.net import sockets
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access
+from nearfar.net.failures import LoopFailures
 from nearfar.net.frames import ProtocolErrors
 from nearfar.net.handshake import Connection
-from nearfar.net.resources import LoopFailures
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from nearfar.coordinator import columns as shapes
 from nearfar.coordinator.columns import AGENT, CLIENT, LONGEST_FUNCTION, MOST_NAMES, Columns, Row, Shape
 from nearfar.coordinator.task import TaskOutcome
 from nearfar.errors import ProtocolError
-from nearfar.net import frames as announced
+from nearfar.net import bounded_msgpack
 from nearfar.net.frames import LONGEST_NAME
 
 __all__ = [
@@ -233,7 +233,7 @@ def unpack(frames: Sequence[Any]) -> PoolFrame:
         raise ProtocolError(f"not a message: {len(frames)} frames, the first of {len(first)} bytes")
     form, length = FORMS.get(kind), _LENGTHS[kind]
     try:
-        if form is not None and len(first) <= announced.HARMLESS:
+        if form is not None and len(first) <= bounded_msgpack.HARMLESS:
             words = msgpack.unpackb(first)
         elif form is not None:
             words = parts.read(first, length, form)

@@ -41,8 +41,8 @@ from zmq.utils import z85
 
 from nearfar.errors import AddressError, KeysError
 from nearfar.net.addresses import Address
+from nearfar.net.failures import short
 from nearfar.net.frames import ProtocolErrors
-from nearfar.net.resources import short
 
 SERVER, CLIENT, CLIENTS = "server", "client", "clients"
 PUBLIC, SECRET = ".key", ".key_secret"

@@ -1,20 +1,13 @@
-"""Checks of what peers send: field types, announced lengths, and a bounded log of what is malformed.
+"""Checks of what peers send: the types of fields, and a bounded log of what is malformed.
 
 Text of a peer is never logged as it is: a line break would forge a line of the log, and an escape sequence
 would control the reader's terminal. Nor is every fault logged: a million bad frames would fill the disk.
-
-A msgpack list begins with its length, and the reader allocates that many elements at once. Five bytes may
-announce as many elements as the whole message has bytes, and lists may be nested a thousand deep: a message
-of a megabyte could make the reader allocate eight gigabytes. So `unpack` first skips over the value, which
-allocates nothing, and fails if anything is missing.
 """
 
 from __future__ import annotations
 
 import logging
 from typing import Any
-
-import msgpack
 
 LONGEST_NAME = 200
 """Characters of a name (of a client, an agent, a worker, a tag), all of them printable."""
@@ -112,28 +105,3 @@ class ProtocolErrors:
         if self._unsaid:
             self._log.warning(self._more, self._unsaid)
         self._since, self._lines, self._unsaid = now, 0, 0
-
-
-HARMLESS = 16 * 1024
-"""Bytes: what a shorter message can make the reader allocate is little, and soon freed."""
-
-
-def unpack(data: Any, longest: int, **options: Any) -> Any:
-    """The value in `data`, without lists longer than `longest`. Raises what msgpack raises."""
-    if len(data) > HARMLESS:
-        check(data)
-    return msgpack.unpackb(
-        data, strict_map_key=False, max_array_len=min(longest, max(1, len(data))), **options
-    )
-
-
-def long_lists(data: bytes) -> bool:
-    """False if surely no list in `data` has more than 15 elements, except one at its very beginning."""
-    return data.find(b"\xdd", 1) >= 0 or data.find(b"\xdc", 1) >= 0
-
-
-def check(data: Any) -> None:
-    """Raise what msgpack raises unless `data` begins with a complete value, in which all lengths are true."""
-    unpacker = msgpack.Unpacker(max_buffer_size=len(data))
-    unpacker.feed(data)
-    unpacker.skip()

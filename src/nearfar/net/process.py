@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Container
+from collections.abc import Container
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any, Protocol
@@ -166,18 +166,3 @@ def left_behind() -> bool:
     """
     main = threading.main_thread()
     return not main.is_alive() and threading.current_thread() is not main
-
-
-def on_service_failure(tell: Callable[[str], object]) -> None:
-    """Have `tell` called with a sentence when an error has ended the loop of any service in this process. It
-    is called in that service's thread."""
-    _told.append(tell)
-
-
-def service_failed(sentence: str) -> None:
-    """Report that an error has ended the loop of a service."""
-    for tell in _told:
-        tell(sentence)
-
-
-_told: list[Callable[[str], object]] = []

@@ -1,4 +1,4 @@
-"""The resources of a process: file descriptors, memory, and the bytes that it keeps for its peers.
+"""The limits of a process: how many descriptors it may open, and how many bytes it keeps for its peers.
 
 ZeroMQ aborts the process (SIGABRT) if it gets no descriptor for one of its threads, or for a peer that
 connects to a socket file. So `make_room` and `DescriptorLimit` check first that there are enough.
@@ -6,15 +6,9 @@ connects to a socket file. So `make_room` and `DescriptorLimit` check first that
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
-import logging
 import os
 import resource
-from time import monotonic
-
-from nearfar.net.frames import ProtocolErrors
 
 ENOUGH = 32_768
 """Descriptors for the most peers (`nearfar.net.sockets.MOST_PEERS`). The limit is not raised further: some
@@ -109,83 +103,6 @@ def _free(count: int) -> bool:
         for each in taken:
             os.close(each)
     return True
-
-
-MUCH = 8 << 20
-"""Freed bytes after which trimming is worthwhile."""
-EVERY = 1.0
-"""Seconds between two trims: each takes some milliseconds."""
-
-
-class Trim:
-    """Returns freed memory to the system after a service has kept much.
-
-    The allocator keeps freed memory for reuse. That is right for a stream of messages, but wrong after many
-    of them had waited for a peer that is gone.
-    """
-
-    def __init__(self) -> None:
-        self._most = 0
-        self._last = float("-inf")
-
-    def look(self, kept: int, now: float) -> None:
-        """Return freed memory if it is much; `kept` bytes are in use now. `now` is in seconds."""
-        if kept >= self._most:
-            self._most = kept
-        elif self._most - kept >= MUCH and kept * 2 <= self._most and now >= self._last + EVERY:
-            self._most, self._last = kept, now
-            give_back()
-
-
-def give_back() -> None:
-    """Have the C library return freed memory to the system, if it can."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-SHORTAGES = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN, errno.EINTR}
-)
-"""Errors of system calls that may succeed when they are made again a little later."""
-
-
-PAUSE = 0.01
-"""Seconds that a loop sleeps when its poll fails, so that it does not use up the processor."""
-
-
-def shortage(error: BaseException) -> str | None:
-    """A sentence for an error about lack of memory or threads; None for any other error."""
-    if isinstance(error, RuntimeError) and "start new thread" not in str(error):
-        return None
-    if not isinstance(error, MemoryError | RuntimeError):
-        return None
-    return f"{str(error) or 'out of memory'}: raise the limits of memory or processes (ulimit)"
-
-
-def short(error: BaseException | None) -> bool:
-    """Whether the error is a lack of resources: the call may succeed a little later."""
-    return isinstance(error, MemoryError) or getattr(error, "errno", None) in SHORTAGES
-
-
-class LoopFailures:
-    """Logs errors in a service's loop, within bounds, so that the loop can go on. For one thread at a time.
-
-    For errors that have broken nothing: what failed is done again, or comes again.
-    """
-
-    def __init__(self, log: logging.Logger, place: object) -> None:
-        """`place` names the service in the log."""
-        self._place = place
-        self._complaints = ProtocolErrors(log)
-
-    @property
-    def count(self) -> int:
-        """The number of errors."""
-        return self._complaints.count
-
-    def note(self, error: BaseException, doing: str = "a call failed") -> None:
-        """Log an error that the loop has survived."""
-        self._complaints.note(f"{self._place} goes on, though {doing}: %s", error, monotonic())
 
 
 EACH = 512

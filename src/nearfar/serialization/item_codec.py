@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import frames
+from nearfar.net import bounded_msgpack
 from nearfar.serialization.pickles import pickler
 
 TUPLE, SET, FROZENSET, BYTEARRAY, INTEGER, PICKLE = 0x11, 0x12, 0x13, 0x14, 0x15, 0x1F
@@ -243,7 +243,7 @@ def _pack(item: Any) -> bytes:
 
 _idle_unpackers: dict[bool, list[msgpack.Unpacker]] = {True: [], False: []}
 """Unpackers for runs of items, for reuse, one per concurrent reader, by whether peers are trusted."""
-_HARMLESS = frames.HARMLESS
+_HARMLESS = bounded_msgpack.HARMLESS
 _UNREADABLE = (ValueError, MemoryError, msgpack.UnpackException)
 
 
@@ -254,8 +254,8 @@ def _unpacker(body: bytes) -> msgpack.Unpacker:
 
 
 def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
-    if len(data) > _HARMLESS and frames.long_lists(data if type(data) is bytes else bytes(data)):
-        frames.check(data)
+    if len(data) > _HARMLESS and bounded_msgpack.long_lists(data if type(data) is bytes else bytes(data)):
+        bounded_msgpack.check(data)
     return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
 
 

@@ -17,8 +17,10 @@ from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
+from nearfar.net.failures import PAUSE, LoopFailures
+from nearfar.net.memory import Trim
 from nearfar.net.process import Waker, about_me, new_name, new_session_stem
-from nearfar.net.resources import CALLER, PAUSE, LoopFailures, Trim, make_room
+from nearfar.net.resources import CALLER, make_room
 from nearfar.net.sockets import FAILURES
 from nearfar.net.timers import DelayedWarning
 from nearfar.worker.agent_protocol import Action, AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch

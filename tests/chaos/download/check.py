@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.chaos.download.troop import Ended
 from tests.chaos.download.wares import Ware, Wares
 from tests.chaos.download.watch import OWN, Watch

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.chaos.download.check import check_end, check_producer, check_requests
 from tests.chaos.download.plan import LEASE, Blow, Plan
 from tests.chaos.download.starter import Starter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.chaos.download.starter import Starter
 from tests.chaos.download.troop import Ended, free_address
 from tests.support.routes import content

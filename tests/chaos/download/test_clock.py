@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.chaos.download.scene import Scene
 
 LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.chaos.download.conftest import Mount
 from tests.chaos.download.scene import Scene
 from tests.chaos.download.troop import Ended

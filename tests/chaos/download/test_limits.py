@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.chaos.download.scene import Scene
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(150)]

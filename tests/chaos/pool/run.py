@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.chaos.faults.faults import either
 from tests.chaos.faults.hosts import Hosts
 from tests.chaos.faults.leftovers import leftovers

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.support.routes import content, status
 from tests.support.waiting import eventually
 from tests.support.web import Web

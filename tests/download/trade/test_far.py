@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
 from tests.support.waiting import eventually

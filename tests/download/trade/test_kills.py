@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from nearfar.queues.far import FarQueue
 from tests.chaos.faults.faults import chosen_seeds
 from tests.download.trade.troop import Ended, Files, Troop

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.download.trade.gate import Gate
 from tests.support.exchange import Reply, Request
 from tests.support.routes import content, status

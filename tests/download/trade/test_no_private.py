@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.download.trade.commands import Commands, ended
 from tests.support.routes import content
 from tests.support.web import Web

@@ -16,7 +16,7 @@ from random import Random
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
 from tests.download.trade.troop import Files

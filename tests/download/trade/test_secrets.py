@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from tests.support.routes import content, redirect
 from tests.support.web import Web
 

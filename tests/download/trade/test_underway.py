@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.cli.common import Exit
+from nearfar.cli.exits import Exit
 from nearfar.download.model import Job, Underway
 from nearfar.download.producer import Producer
 from tests.download.trade.commands import Commands

@@ -30,11 +30,11 @@ from nearfar.errors import AddressError, KeysError, ProtocolError
 from nearfar.net import sockets
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access
+from nearfar.net.failures import PAUSE, LoopFailures
 from nearfar.net.frames import ProtocolErrors
 from nearfar.net.handshake import Connection
 from nearfar.net.interrupts import Shield, ours
 from nearfar.net.process import Waker
-from nearfar.net.resources import PAUSE, LoopFailures
 from nearfar.net.sockets import FAILURES
 from nearfar.queues import messages
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
