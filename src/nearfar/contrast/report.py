@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from rich.console import Console, RenderableType
@@ -145,24 +146,22 @@ def findings(results: Results) -> Iterator[str]:
     """What the figures say, in sentences; each one only if it was measured."""
     yield from _fault_findings(results)
     yield from _speed_findings(results)
-    worst = [
-        (name, FILES.worst(trials))
-        for name in QUEUES
-        if (trials := trials_of(results, "download", "getfile killed", name))
-    ]
-    if worst:
+    if worst := _worst(results, FILES, "download", "getfile killed", QUEUES):
         counts = ", ".join(f"{name} {each['torn'] + each['missing']:,}" for name, each in worst)
         wanted = worst[0][1]["wanted"]
         yield f"Files missing or incomplete, of {wanted:,}, with one of two savers killed: {counts}."
-    deaths = [
-        (name, TASKS.worst(trials))
-        for name in POOLS
-        if (trials := trials_of(results, "pool", "worker killed at work", name))
-    ]
-    if deaths:
+    if deaths := _worst(results, TASKS, "pool", "worker killed at work", POOLS):
         counts = ", ".join(f"{name} {each['failed']:,} and {each['hung']:,}" for name, each in deaths)
         tasks = deaths[0][1]["tasks"]
         yield f"Tasks failed and never answered, of {tasks:,}, when one task killed its worker: {counts}."
+
+
+def _worst(
+    results: Results, fates: Fates, group: str, fault: str, names: Iterable[str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The worst trial of each contestant in `names` that was tried."""
+    tried = ((name, trials_of(results, group, fault, name)) for name in names)
+    return [(name, fates.worst(trials)) for name, trials in tried if trials]
 
 
 def _fault_findings(results: Results) -> Iterator[str]:

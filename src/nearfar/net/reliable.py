@@ -81,10 +81,6 @@ class SendWindow(Generic[T]):
         self._tries = 0
         self.when = now + self._patience if self._unacked else inf
 
-    def deadline(self) -> float | None:
-        """When to call `overdue`; None while nothing is unacked."""
-        return self.when if self._unacked else None
-
     def overdue(self, now: float) -> list[tuple[int, T]]:
         """What to send again now: everything unacked, or nothing."""
         if now < self.when:
@@ -192,11 +188,3 @@ class Heartbeat:
         """Record that a message was sent, with an ack of everything received."""
         self._owed = 0
         self.when = now + self._beat
-
-    def due(self, now: float) -> bool:
-        """True if a bare ack, or a heartbeat, is due."""
-        return now >= self.when
-
-    def deadline(self) -> float:
-        """When `due` will be true if nothing happens."""
-        return self.when
