@@ -171,12 +171,7 @@ def _fault_findings(results: Results) -> Iterator[str]:
     ):
         parts = []
         for label, names in ((QUEUE, [QUEUE]), (RAW, [RAW]), (NEAR, [NEAR]), ("far", [FAR_IPC, FAR_TCP])):
-            found = [
-                ITEMS.worst(trials)
-                for name in names
-                for fault in faults
-                if (trials := trials_of(results, "faults", fault, name))
-            ]
+            found = [trial for fault in faults for _, trial in _worst(results, ITEMS, "faults", fault, names)]
             if found:
                 sent, lost, stuck = (sum(trial[key] for trial in found) for key in ("sent", "lost", "stuck"))
                 parts.append(f"{label} lost {lost:,} and left {stuck:,} stuck, of {sent:,}")

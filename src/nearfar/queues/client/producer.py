@@ -93,11 +93,11 @@ class PutBuffer:
         if kind is bytes or (kind is str and item.isascii()):
             size = len(item) + HEADER
             if size > LIGHT + HEADER:
-                return self._slip_packed(item)
+                return self._append_packed(item)
         elif kind in _NUMBERS or (kind is int and _LEAST <= item <= _GREATEST):
             size = NUMBER
         else:
-            return self._slip_packed(item)
+            return self._append_packed(item)
         if self._free:
             items = self.items
             lying = len(items)
@@ -105,15 +105,15 @@ class PutBuffer:
                 return 0
             items.append(item)
             return lying + 1
-        return self._slip_within_bounds(item, size)
+        return self._append_within_bounds(item, size)
 
-    def _slip_packed(self, item: Any) -> int:
+    def _append_packed(self, item: Any) -> int:
         if not self.limit or (item.__class__ in _SIZED and len(item) > LARGEST):
             return 0
         packed = Packed(encode(item, trusted=self.trusted))
         if len(packed) > LARGEST:
             return 0
-        lying = self._slip_within_bounds(packed, len(packed))
+        lying = self._append_within_bounds(packed, len(packed))
         if lying:
             before = self._weight
             self._weight = before + len(packed)
@@ -121,7 +121,7 @@ class PutBuffer:
                 return MANY
         return lying
 
-    def _slip_within_bounds(self, item: Any, size: int) -> int:
+    def _append_within_bounds(self, item: Any, size: int) -> int:
         add, permits, room, unit = self._way_in
         if size > unit:
             room = _some(room, -(-size // unit))
