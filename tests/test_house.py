@@ -11,7 +11,7 @@ from tests.support.house import LONGEST, complaints, modules
 
 pytestmark = pytest.mark.pure
 
-HOUSE = dict.fromkeys(("nearfar", "errors", "net", "net.frames", "queues", "queues.base", "download"), "")
+HOUSE = dict.fromkeys(("nearfar", "errors", "net", "net.validation", "queues", "queues.base", "download"), "")
 
 
 def test_the_house_keeps_its_rules() -> None:
@@ -27,9 +27,9 @@ def test_a_house_without_imports_has_nothing_to_complain_of() -> None:
     ("name", "source", "complaint"),
     [
         (
-            "net.frames",
+            "net.validation",
             "from nearfar.queues import base",
-            "net.frames imports queues.base, from a layer above",
+            "net.validation imports queues.base, from a layer above",
         ),
         ("queues.base", "def f():\n    import nearfar.download", "imports download, from a layer above"),
         ("net", "from nearfar import Queue", "net imports nearfar, from a layer above"),
@@ -42,7 +42,7 @@ def test_a_house_without_imports_has_nothing_to_complain_of() -> None:
             "from time import monotonic",
             "queues.broker.ledger decides and must not act",
         ),
-        ("net.frames", "from . import reliable", "net.frames imports ..reliable relatively"),
+        ("net.validation", "from . import reliable", "net.validation imports ..reliable relatively"),
         ("attic.box", "", "attic.box stands in no layer"),
         ("errors", "\n" * (LONGEST + 1), "errors has 801 lines, more than 800"),
     ],

@@ -12,7 +12,7 @@ from nearfar.net import auth, sockets
 from nearfar.net.addresses import Address
 from nearfar.net.admission import MOST_TOLD, Authenticator
 from nearfar.net.auth import Access, read_server_key
-from nearfar.net.frames import MOST_LINES, PERIOD
+from nearfar.net.validation import MOST_LINES, PERIOD
 from tests.support.waiting import eventually
 
 HERE = Address.parse("tcp://127.0.0.1:*")

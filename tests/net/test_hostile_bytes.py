@@ -19,7 +19,7 @@ from nearfar.coordinator import messages as pool_wire
 from nearfar.coordinator.messages import PoolMessage, PoolMessageType
 from nearfar.errors import ItemError, ProtocolError, Untrusted
 from nearfar.net import bounded_msgpack
-from nearfar.net.frames import LONGEST_SHOWN, MOST_LINES, PERIOD, ProtocolErrors, shown
+from nearfar.net.validation import LONGEST_SHOWN, MOST_LINES, PERIOD, ProtocolErrors, shown
 from nearfar.queues import messages as queue_wire
 from nearfar.serialization import item_codec
 

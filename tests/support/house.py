@@ -1,6 +1,6 @@
 """The rules of the house that a syntax tree can show: who may import whom, and how long a file may be.
 
-A module is named as Python names it, below ``nearfar``: ``net.frames``; the package itself is ``nearfar``.
+A module is named as Python names it, below ``nearfar``: ``net.reliable``; the package itself is ``nearfar``.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def foreign_breaches(name: str, imported: str) -> list[str]:
 
 
 def ours(imported: str, sources: Container[str]) -> str | None:
-    """The module of ours that `imported` is, or is in: ``nearfar.net.frames.Field`` is in net.frames."""
+    """The module of ours that `imported` is, or is in: ``nearfar.net.reliable.Heartbeat`` is in
+    net.reliable."""
     top, _, rest = imported.partition(".")
     if top != "nearfar":
         return None

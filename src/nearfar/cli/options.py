@@ -16,7 +16,7 @@ from pathlib import Path
 from nearfar.cli.common import add_logging_options, start_tracker, why
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.errors import AddressError
-from nearfar.net import frames
+from nearfar.net import validation
 from nearfar.net.addresses import Address
 from nearfar.serialization.plain import Allowed
 from nearfar.worker.supervisor import Supervisor, WorkerListener
@@ -84,8 +84,8 @@ def seconds(text: str) -> float:
 def lease_seconds(text: str) -> float:
     """The seconds of a lease."""
     value = seconds(text)
-    if not frames.lease(value):
-        least, most = frames.SHORTEST_LEASE, frames.LONGEST_LEASE
+    if not validation.lease(value):
+        least, most = validation.SHORTEST_LEASE, validation.LONGEST_LEASE
         raise argparse.ArgumentTypeError(f"{_short(text)} is not a lease of {least:g} to {most:,g} seconds")
     return value
 

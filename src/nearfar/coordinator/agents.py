@@ -13,7 +13,7 @@ from nearfar.coordinator.sessions import PeerSession, SessionTable
 from nearfar.coordinator.state import Initializer, Preparation, TaskBatch, Worker
 from nearfar.coordinator.task import Task, TaskState
 from nearfar.errors import ProtocolError
-from nearfar.net.frames import shown
+from nearfar.net.validation import shown
 
 RELEASE_EVERY = 64
 """Small answers that may be released: what waits for company costs its agent no message, and no wake-up."""

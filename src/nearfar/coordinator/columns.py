@@ -19,7 +19,7 @@ import msgpack
 from nearfar.coordinator.task import Mode, TaskOutcome, TaskStatus
 from nearfar.errors import ProtocolError
 from nearfar.net import bounded_msgpack
-from nearfar.net.frames import LONGEST_LEASE, LONGEST_NAME, LONGEST_TEXT, SHORTEST_LEASE, name, natural
+from nearfar.net.validation import LONGEST_LEASE, LONGEST_NAME, LONGEST_TEXT, SHORTEST_LEASE, name, natural
 
 __all__ = ["LONGEST_NAME", "LONGEST_TEXT", "Field", "Shape"]
 

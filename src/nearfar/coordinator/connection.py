@@ -15,8 +15,8 @@ from nearfar.net import sockets
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access
 from nearfar.net.failures import LoopFailures
-from nearfar.net.frames import ProtocolErrors
 from nearfar.net.handshake import Connection
+from nearfar.net.validation import ProtocolErrors
 
 log = logging.getLogger(__name__)
 

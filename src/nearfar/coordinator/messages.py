@@ -44,7 +44,7 @@ from nearfar.coordinator.columns import AGENT, CLIENT, LONGEST_FUNCTION, MOST_NA
 from nearfar.coordinator.task import TaskOutcome
 from nearfar.errors import ProtocolError
 from nearfar.net import bounded_msgpack
-from nearfar.net.frames import LONGEST_NAME
+from nearfar.net.validation import LONGEST_NAME
 
 __all__ = [
     "AGENT",

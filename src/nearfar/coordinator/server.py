@@ -28,11 +28,11 @@ from nearfar.net.addresses import Address
 from nearfar.net.admission import Authenticator
 from nearfar.net.auth import OWN, Access
 from nearfar.net.failures import PAUSE, LoopFailures, service_failed
-from nearfar.net.frames import ProtocolErrors, shown
 from nearfar.net.interrupts import ours
 from nearfar.net.memory import Trim
 from nearfar.net.process import ProcessWatcher, Waker
 from nearfar.net.sockets import FAILURES
+from nearfar.net.validation import ProtocolErrors, shown
 from nearfar.worker.handle import Answer
 from nearfar.worker.supervisor import Supervisor, WorkerListener
 

@@ -16,8 +16,8 @@ from nearfar.coordinator.task import TaskState
 from nearfar.errors import CoordinatorLost, NotAdmitted
 from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
-from nearfar.net.frames import shown
 from nearfar.net.handshake import HandshakeFailures
+from nearfar.net.validation import shown
 
 
 def idle(coordinator: Scheduler) -> bool:

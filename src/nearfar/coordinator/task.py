@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 
 from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, TaskTimeout, WorkerLost
-from nearfar.net.frames import shown
+from nearfar.net.validation import shown
 
 
 class Mode(IntEnum):

@@ -38,7 +38,7 @@ from nearfar.errors import AddressError, ProtocolError
 from nearfar.net import addresses, resources, sockets
 from nearfar.net.addresses import Address
 from nearfar.net.auth import SERVER, Access, AllowedClients, check_guarded, read_pair
-from nearfar.net.frames import PERIOD, ProtocolErrors
+from nearfar.net.validation import PERIOD, ProtocolErrors
 
 MOST = 256
 """Half-open connections of a service, at most; also at most a quarter of the process's descriptors."""
@@ -232,7 +232,7 @@ REFRESH_EVERY = 0.5
 LOOK_EVERY = 5.0
 """The least seconds between two checks that the socket files of loopback addresses still exist."""
 MOST_TOLD = 1000
-"""Unknown keys that are remembered, so that each is logged once (and at most `frames.MOST_LINES` in a
+"""Unknown keys that are remembered, so that each is logged once (and at most `validation.MOST_LINES` in a
 minute)."""
 EVERYBODY = "everybody"
 """The ZAP domain of a socket for all admitted clients; a socket for one client has its key as the domain."""

@@ -42,7 +42,7 @@ from zmq.utils import z85
 from nearfar.errors import AddressError, KeysError
 from nearfar.net.addresses import Address
 from nearfar.net.failures import short
-from nearfar.net.frames import ProtocolErrors
+from nearfar.net.validation import ProtocolErrors
 
 SERVER, CLIENT, CLIENTS = "server", "client", "clients"
 PUBLIC, SECRET = ".key", ".key_secret"

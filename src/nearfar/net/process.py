@@ -14,7 +14,7 @@ from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any, Protocol
 
-from nearfar.net.frames import LONGEST_NAME
+from nearfar.net.validation import LONGEST_NAME
 
 PYTHON = f"{platform.python_implementation()} {platform.python_version()}".replace("CPython", "Python")
 """This interpreter, for the user: ``Python 3.11.7``."""

@@ -19,7 +19,7 @@ from nearfar.errors import AddressError, ProtocolError
 from nearfar.net import addresses
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Pair
-from nearfar.net.frames import name
+from nearfar.net.validation import name
 
 LARGEST_FRAME = 1 << 31
 """Bytes: a peer that announces a larger frame is disconnected. The size of the largest item."""

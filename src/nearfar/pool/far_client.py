@@ -38,8 +38,8 @@ from nearfar.errors import (
     PoolBroken,
     ProtocolError,
 )
-from nearfar.net.frames import shown
 from nearfar.net.resources import EACH
+from nearfar.net.validation import shown
 
 WINDOW = 1000
 WINDOW_EACH = 512

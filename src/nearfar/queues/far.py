@@ -13,7 +13,7 @@ from threading import get_ident
 from typing import Any, Self
 
 from nearfar.errors import Full, QueueLost, ShutDown
-from nearfar.net import frames, process
+from nearfar.net import process, validation
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.net.auth import Access, admit, approach
 from nearfar.net.interrupts import DeferredCall, safe, whose
@@ -123,8 +123,8 @@ class FarQueue(BaseQueue):
         wait: float = 60.0,
     ) -> None:
         """Raises `AddressError`, `KeysError`, and `ValueError` for a lease out of range."""
-        if not frames.lease(lease):
-            least, most = frames.SHORTEST_LEASE, frames.LONGEST_LEASE
+        if not validation.lease(lease):
+            least, most = validation.SHORTEST_LEASE, validation.LONGEST_LEASE
             raise ValueError(f"a lease is {least:g} to {most:,g} seconds, not {lease!r}")
         place = Address.parse(address)
         access = admit(place, keys, insecure=insecure)

@@ -40,8 +40,8 @@ import msgpack
 
 from nearfar.errors import ProtocolError
 from nearfar.net.addresses import LONGEST_SUFFIX
-from nearfar.net.frames import flag, lease, name, natural, positive, text
 from nearfar.net.reliable import SendWindow
+from nearfar.net.validation import flag, lease, name, natural, positive, text
 from nearfar.serialization.item_codec import LARGEST_ITEM
 
 VERSION = 3

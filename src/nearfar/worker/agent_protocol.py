@@ -26,7 +26,7 @@ from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMess
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.errors import ProtocolError
-from nearfar.net.frames import shown
+from nearfar.net.validation import shown
 
 
 class Assigned(NamedTuple):

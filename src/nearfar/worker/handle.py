@@ -14,7 +14,7 @@ from time import sleep
 from typing import Any, NamedTuple
 
 from nearfar.errors import ProtocolError
-from nearfar.net.frames import shown
+from nearfar.net.validation import shown
 from nearfar.serialization.names import without_stdin
 from nearfar.serialization.pickles.calls import dump_bare
 from nearfar.serialization.pickles.pickler import name_unreachable_classes

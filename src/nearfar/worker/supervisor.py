@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Protocol
 
 from nearfar.net import process
-from nearfar.net.frames import shown
+from nearfar.net.validation import shown
 from nearfar.worker.channel import Payload, TaskRow
 from nearfar.worker.handle import Answer, Answers, WorkerHandle
 from nearfar.worker.lifetime import Inherited, Surroundings

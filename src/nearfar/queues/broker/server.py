@@ -23,10 +23,10 @@ from nearfar.net.addresses import Address
 from nearfar.net.admission import Authenticator
 from nearfar.net.auth import Access
 from nearfar.net.failures import PAUSE, LoopFailures, service_failed
-from nearfar.net.frames import ProtocolErrors, shown
 from nearfar.net.interrupts import ours
 from nearfar.net.process import ProcessWatcher, Waker
 from nearfar.net.sockets import send_items
+from nearfar.net.validation import ProtocolErrors, shown
 from nearfar.queues import messages
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol

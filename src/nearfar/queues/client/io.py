@@ -31,11 +31,11 @@ from nearfar.net import sockets
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access
 from nearfar.net.failures import PAUSE, LoopFailures
-from nearfar.net.frames import ProtocolErrors
 from nearfar.net.handshake import Connection
 from nearfar.net.interrupts import Shield, ours
 from nearfar.net.process import Waker
 from nearfar.net.sockets import FAILURES
+from nearfar.net.validation import ProtocolErrors
 from nearfar.queues import messages
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
 from nearfar.queues.client.session import (

@@ -13,9 +13,9 @@ from math import inf
 from typing import Any
 
 from nearfar.errors import ProtocolError
-from nearfar.net.frames import shown
 from nearfar.net.handshake import HandshakeFailures
 from nearfar.net.timers import SuspendDetector
+from nearfar.net.validation import shown
 from nearfar.queues.client.consumer import Hand, ItemReceiver
 from nearfar.queues.client.producer import ItemSender
 from nearfar.queues.client.session import (

@@ -19,8 +19,8 @@ import cloudpickle
 from cloudpickle import cloudpickle as internals
 
 from nearfar.errors import ItemError
-from nearfar.net.frames import shown
 from nearfar.net.process import BYTECODE, PYTHON
+from nearfar.net.validation import shown
 from nearfar.serialization.names import MAINS, is_named
 from nearfar.serialization.pickles import classes
 from nearfar.serialization.pickles.classes import by_name, is_of_the_language, reduce_class
