@@ -13,8 +13,7 @@ import pytest
 import nearfar
 from nearfar.__main__ import PROGRAMS, main
 
-HELPERS = {"arguments", "bars", "common", "counts", "exits", "fetching", "hiring"}
-HELPERS |= {"limits", "plainly", "progress", "run", "streams", "tables"}
+HELPERS = {"common", "exits", "options", "progress"}
 
 
 def test_help_names_every_program_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,9 +22,9 @@ def test_help_names_every_program_with_a_line_each(capsys: pytest.CaptureFixture
     assert [line.split()[0] for line in lines[2:-2]] == list(PROGRAMS)
 
 
-def test_every_module_of_programs_is_a_program_or_a_helper() -> None:
-    folder = Path(nearfar.__file__).parent / "programs"
-    assert {path.stem for path in folder.glob("[!_]*.py")} <= PROGRAMS.keys() | HELPERS
+def test_every_module_of_the_command_line_is_a_program_or_a_helper() -> None:
+    folder = Path(nearfar.__file__).parent / "cli"
+    assert {path.stem for path in folder.glob("[!_]*.py")} == PROGRAMS.keys() | HELPERS
 
 
 def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:

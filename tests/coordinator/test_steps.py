@@ -16,6 +16,7 @@ from nearfar.coordinator.scheduler import tell
 from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.worker.agent_protocol import AssignBatch
 from tests.coordinator.world import FakeAgent, FakeClient, World
+from tests.support.injector import SOURCE
 
 pytestmark = pytest.mark.pure
 
@@ -33,7 +34,7 @@ def calls_of(do: Callable[[], object]) -> int:
 
     def note(frame: FrameType, event: str, argument: object) -> None:
         nonlocal count
-        count += event == "call" and "/nearfar/" in frame.f_code.co_filename
+        count += event == "call" and frame.f_code.co_filename.startswith(SOURCE)
 
     before = sys.getprofile()
     sys.setprofile(note)

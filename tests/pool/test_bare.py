@@ -16,6 +16,7 @@ from nearfar import Pool
 from nearfar.net import interrupts
 from nearfar.worker.channel import MOST_BARE, SHORT, are_bare
 from tests.pool.pools import near
+from tests.support.injector import SOURCE
 
 VALUES = [
     None,
@@ -119,7 +120,7 @@ def test_a_call_enters_few_functions(pool: Pool, monkeypatch: pytest.MonkeyPatch
     entered: list[Any] = []
 
     def note(frame: Any, event: str, _: Any) -> None:
-        if event == "call" and "/nearfar/" in frame.f_code.co_filename:
+        if event == "call" and frame.f_code.co_filename.startswith(SOURCE):
             entered.append(frame.f_code)
 
     runs = []

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.injector import SOURCE
+
 MOST_CALLS, MOST_FUNCTIONS, MOST_FILES = 240, 155, 38
 """Of the item that passed the fewest: how many turns the threads take depends on how they meet."""
 ITEMS, WARM = 12, 4
@@ -23,13 +25,14 @@ ITEMS, WARM = 12, 4
 COUNTER = """
 import _thread, os, sys, threading, time
 sys.getprofile = lambda: None
+package = os.environ["PACKAGE"]  # not any folder of that name: an interpreter may lie in one, too
 # Threads write at the same time: a line by one call of the system.
 out = os.open(f"{os.environ['CALLS']}/{os.getpid()}.calls", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 def note(frame, event, argument):
     code = frame.f_code
-    if event == "call" and "/nearfar/" in code.co_filename:
-        place = code.co_filename.rpartition("/nearfar/")[2]
+    if event == "call" and code.co_filename.startswith(package):
+        place = code.co_filename.removeprefix(package)
         os.write(out, f"{time.monotonic_ns()} {place} {code.co_qualname}\\n".encode())
 
 def start(run, arguments, keywords={}):
@@ -72,7 +75,7 @@ with Queue.connect(sys.argv[1]) as queue:
 @pytest.mark.slow
 def test_an_item_passes_few_functions(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(COUNTER)
-    environment = os.environ | {"CALLS": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    environment = os.environ | {"CALLS": str(tmp_path), "PYTHONPATH": str(tmp_path), "PACKAGE": f"{SOURCE}/"}
 
     def start(program: str, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", program, *arguments]
@@ -91,7 +94,7 @@ def test_an_item_passes_few_functions(tmp_path: Path) -> None:
     calls = sorted(
         (int(at), place, name)
         for log in tmp_path.glob("*.calls")
-        for at, place, name in (line.split() for line in log.read_text().splitlines())
+        for at, place, name in (line.split(maxsplit=2) for line in log.read_text().splitlines())
     )
     seen = [
         Counter((place, name) for at, place, name in calls if began[number] <= at <= ended[number])
