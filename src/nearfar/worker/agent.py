@@ -14,6 +14,7 @@ from math import inf
 from nearfar.coordinator import messages
 from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
 from nearfar.coordinator.connection import CoordinatorConnection
+from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
@@ -98,7 +99,8 @@ class Agent:
         self._patience_due: float | None = None
         self._patience = DelayedWarning()
         self._trim = Trim()
-        self._joined = ""
+        self._joined: ReliableChannel | None = None
+        """The channel of the session of which the user was told."""
         self._late: dict[str, Late] = {}
         self._mishaps = LoopFailures(log, f"the agent {self.name}")
         self._condemned: set[str] = set()
@@ -283,6 +285,7 @@ class Agent:
             or self._leaves
             or self._hopeless
             or self._calling.stage is not SessionStage.OPEN
+            or self._joined is not self._calling.talk
         ):
             self._look(now, ready)
         elif said:
@@ -326,8 +329,8 @@ class Agent:
     def _report(self, now: float) -> None:
         """Say whether there is a coordinator."""
         machine, missing = self._machine, ""
-        if machine.stage is SessionStage.OPEN and self._joined != machine.session_name:
-            self._joined = machine.session_name
+        if machine.stage is SessionStage.OPEN and self._joined is not self._calling.talk:
+            self._joined = self._calling.talk
             log.info("joined the coordinator at %s", self._address)
         elif machine.away(now) or machine.stage is SessionStage.GREETING:
             missing = f"no coordinator answers at {self._address}; waiting for one"
