@@ -86,9 +86,9 @@ def test_a_result_that_is_too_large_is_said_to_be(shell: Shell) -> None:
     shell.worker(address, 1)
     with Pool.connect(address) as pool:
         assert pool.apply(tasks.square, (3,)) == 9
-        with pytest.raises(Exception, match=r"the result of 5\d+ bytes cannot travel.*--max-bytes"):
+        with pytest.raises(Exception, match=r"the result of 5\d+ bytes cannot be sent.*--max-bytes"):
             pool.apply(bytes, (5 * MIB,))
-        with pytest.raises(Exception, match=r"the arguments of 5\d+ bytes cannot travel.*--max-bytes"):
+        with pytest.raises(Exception, match=r"the arguments of 5\d+ bytes cannot be sent.*--max-bytes"):
             pool.apply(len, (bytes(5 * MIB),))
         assert pool.apply(len, (bytes(3 * MIB),)) == 3 * MIB
 

@@ -303,7 +303,9 @@ def test_too_large_arguments_fail_their_task_and_no_other(world: World, before: 
     finish(world)
     small, big = numbers if before else numbers[::-1]
     assert client.value(small) == b"sm"
-    said = f"the arguments of {8 * UNIT + EACH} bytes cannot travel: the coordinator takes at most {8 * UNIT}"
+    said = (
+        f"the arguments of {8 * UNIT + EACH} bytes cannot be sent: the coordinator takes at most {8 * UNIT}"
+    )
     assert said in str(client.error(big))
     assert (agent.ran, world.peers.bytes) == ([b"small"], 0)
 
@@ -315,7 +317,7 @@ def test_a_too_large_result_fails_its_task_and_no_other(world: World) -> None:
     small, big = client.submit(b"small", b"big")
     finish(world)
     assert client.value(small) == b"!"
-    assert f"the result of {9 * UNIT} bytes cannot travel" in str(client.error(big))
+    assert f"the result of {9 * UNIT} bytes cannot be sent" in str(client.error(big))
     assert agent.machine.kept == {}
 
 
@@ -326,7 +328,7 @@ def test_a_too_large_initializer_breaks_its_client(world: World) -> None:
     world.run_all()
     error = client.error(number)
     assert isinstance(error, InitializerFailed)
-    assert f"the initializer of {9 * UNIT + EACH} bytes cannot travel" in str(error)
+    assert f"the initializer of {9 * UNIT + EACH} bytes cannot be sent" in str(error)
 
 
 def test_what_is_cancelled_or_left_behind_is_not_counted_any_more(world: World) -> None:

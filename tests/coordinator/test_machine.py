@@ -222,7 +222,7 @@ def test_a_worker_that_answers_more_than_it_was_asked_changes_nothing() -> None:
     stage = Stage()
     worker = stage.worker()
     jobs = stage.jobs(1)
-    with pytest.raises(ProtocolError, match="more than it was asked"):
+    with pytest.raises(ProtocolError, match="more tasks than it has"):
         stage.machine.answered(worker, answers_to(jobs * 2), 0.0, stage.now)
     stage.after()
     assert stage.told == [] and held(worker) == ["c0"]
