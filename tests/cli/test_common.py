@@ -95,7 +95,7 @@ def test_the_first_signal_asks_and_the_second_leaves(
         assert (stop.requested, stop.exit_code) == (True, code)
         assert stop.wait()
         assert (woken, left) == (["once"], [])
-        assert "leave at once" in capfd.readouterr().err
+        assert "exit at once" in capfd.readouterr().err
         os.kill(os.getpid(), signum)
         assert (woken, left) == (["once"], []), "an echo of the first"
         stop._echo_until = 0.0

@@ -34,7 +34,7 @@ def test_it_says_where_it_is_and_its_own_workers_work(shell: Shell, place: str) 
     assert ended(coordinator) == (
         Exit.OK,
         "",
-        "stopping: finishing what is in hand (again: leave at once)\nstopped\n",
+        "stopping: finishing the current work (again: exit at once)\nstopped\n",
     )
 
 
@@ -194,7 +194,7 @@ def test_a_first_signal_lets_what_runs_be_answered_and_takes_no_more(
         else:
             coordinator.send_signal(signum)
         assert coordinator.stderr is not None
-        assert coordinator.stderr.readline().startswith("stopping: finishing what is in hand")
+        assert coordinator.stderr.readline().startswith("stopping: finishing the current work")
         gate.touch()
         assert first.get(20) is None
         assert ended(coordinator)[0] == Exit.OK
@@ -248,7 +248,7 @@ def test_quiet_says_only_where_it_is(shell: Shell) -> None:
     with Pool.connect(address) as pool:
         assert pool.apply(tasks.square, (3,)) == 9
     interrupt(coordinator)
-    assert ended(coordinator)[1:] == ("", "stopping: finishing what is in hand (again: leave at once)\n")
+    assert ended(coordinator)[1:] == ("", "stopping: finishing the current work (again: exit at once)\n")
 
 
 def test_a_closed_standard_output_is_no_traceback(shell: Shell) -> None:

@@ -94,7 +94,7 @@ def test_an_address_in_use_is_a_short_error(shell: Shell, capsys: pytest.Capture
 def test_the_status_is_one_line_that_names_trouble_only_if_there_is_some() -> None:
     counts = dict.fromkeys(("dead", "dropped", "undeliverable", "late", "lost producers"), 0)
     counts |= {"size": 3, "bytes": 1_200_000, "unsettled": 5, "settled": 1204, "producers": 1, "consumers": 2}
-    assert describe(counts) == "3 waiting (1.2 MB), 2 in hand, 1,204 done; 1 producer, 2 consumers"
+    assert describe(counts) == "3 waiting (1.2 MB), 2 unacknowledged, 1,204 done; 1 producer, 2 consumers"
     assert describe(counts | {"dead": 1, "lost producers": 2}) == (
-        "3 waiting (1.2 MB), 2 in hand, 1,204 done, 1 dead; 1 producer, 2 consumers, 2 producers lost"
+        "3 waiting (1.2 MB), 2 unacknowledged, 1,204 done, 1 dead; 1 producer, 2 consumers, 2 producers lost"
     )

@@ -24,7 +24,7 @@ from tests.support.shell import ANYWHERE, Shell, alive, ended, first_line, insis
 from tests.support.waiting import eventually
 
 LEFT = "stopped; every task that had begun was answered\n"
-STOPPING = "stopping: finishing what is in hand (again: leave at once)\n"
+STOPPING = "stopping: finishing the current work (again: exit at once)\n"
 
 
 def workers(address: str) -> int:

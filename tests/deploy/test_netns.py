@@ -121,4 +121,4 @@ def test_a_machine_that_was_not_added_is_told_so(topology: Topology) -> None:
         ("coordinator", "--status", topology.pool),
     ):
         code, said = topology.fleet.start("stranger", *order, "--keys", "keys").ended()
-        assert (code, "it does not let in the key of" in said) == (4, True), said
+        assert (code, "it does not admit the key of" in said) == (4, True), said

@@ -63,7 +63,7 @@ DOWNLOADS = (
 TWICE = ("INT INT", "TERM TERM")
 DRAFTS, EVERYTHING = "drafts", "everything"
 LEAVES = dict.fromkeys(TWICE, DRAFTS) | {"QUIT": EVERYTHING, "KILL": EVERYTHING}
-STOPPING = "stopping: finishing what is in hand"
+STOPPING = "stopping: finishing the current work"
 
 
 def codes(program: str, blow: str) -> frozenset[int]:

@@ -13,7 +13,7 @@ from tests.exits.stage import PATIENCE, Actor, Stage, pause, until
 WAIT = "2"
 """``--wait`` of every program: seconds for a host that does not answer."""
 
-UNSETTLED = re.compile(r"\b[1-9][\d,]* (waiting|in hand)")
+UNSETTLED = re.compile(r"\b[1-9][\d,]* (waiting|unacknowledged)")
 """What a queue says while there are items that nobody has done with."""
 
 Phase = Callable[[Stage, dict[str, str], str], Actor]

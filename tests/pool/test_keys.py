@@ -47,7 +47,7 @@ ACCESSES = [
     pytest.param(lambda folder: {}, "it asks for keys", id="no key"),
     pytest.param(lambda folder: {"insecure": True}, "not open to everyone", id="plain"),
     pytest.param(lambda folder: {"keys": other_keys(folder)}, "it has another key than", id="other server"),
-    pytest.param(lambda folder: {"keys": stranger_keys(folder)}, "does not let in the key", id="unknown"),
+    pytest.param(lambda folder: {"keys": stranger_keys(folder)}, "does not admit the key", id="unknown"),
 ]
 
 
@@ -166,7 +166,7 @@ def test_a_client_whose_key_is_revoked_is_heard_no_more(
         assert pool.apply(tasks.square, (2,)) == 4
         auth.revoke(folder, "laptop")
         assert eventually(lambda: coordinator.counts()["clients"] == 0, SOON)
-        with pytest.raises(NotAdmitted, match="does not let in the key"):
+        with pytest.raises(NotAdmitted, match="does not admit the key"):
             pool.apply_async(tasks.square, (3,)).get(2 * SOON)
         pool.terminate()
         pool.join()

@@ -86,8 +86,8 @@ def unknown_keys(folder: Path) -> Path:
         (lambda folder: {}, "it asks for keys"),
         (lambda folder: {"insecure": True}, "not open to everyone: give keys"),
         (lambda folder: {"keys": other_keys(folder)}, "it has another key than .*others says"),
-        (lambda folder: {"keys": unknown_keys(folder)}, "does not let in the key of .*unknown"),
-        (lambda folder: {"keys": revoked_keys(folder)}, "does not let in the key of .*laptop"),
+        (lambda folder: {"keys": unknown_keys(folder)}, "does not admit the key of .*unknown"),
+        (lambda folder: {"keys": revoked_keys(folder)}, "does not admit the key of .*laptop"),
     ],
     ids=["no key", "plain", "wrong server key", "unknown key", "revoked key"],
 )
@@ -186,7 +186,7 @@ def test_who_is_revoked_is_out_at_once_and_what_it_held_goes_to_another(
     again = host.receive(timeout=SOON)
     assert (again.item, again.attempt) == ("item", 2)
     again.ack()
-    with pytest.raises(NotAdmitted, match="does not let in"):
+    with pytest.raises(NotAdmitted, match="does not admit"):
         laptop.get(timeout=SOON)
     assert host.counts()["unsettled"] == 0
 
