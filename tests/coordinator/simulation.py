@@ -24,8 +24,8 @@ from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
 from nearfar.pool.far_client import FarClient
 from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
-from tests.coordinator.cast import Job
 from tests.coordinator.check import check, check_bytes
+from tests.coordinator.fakes import Job
 
 LEASE = 10.0
 PACES = [0.00001, 0.00001, 0.001, 0.05, 0.4]

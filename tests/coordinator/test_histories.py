@@ -17,8 +17,8 @@ from nearfar.coordinator.scheduler import Scheduler
 from nearfar.coordinator.state import Client, Preparation, TaskBatch, Worker
 from nearfar.coordinator.task import Task, TaskStatus
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
-from tests.coordinator.cast import Job, prepared_client
 from tests.coordinator.check import check, check_end
+from tests.coordinator.fakes import Job, prepared_client
 
 pytestmark = [pytest.mark.pure, pytest.mark.timeout(300)]
 NUMBER = st.integers(0, 1 << 16)

@@ -26,7 +26,7 @@ from nearfar.pool.pool import Pool
 from nearfar.queues.far import FarQueue
 from nearfar.worker.agent import Agent
 from tests.coordinator.hostile import Hostile
-from tests.coordinator.test_loop import Hired, Running
+from tests.coordinator.test_server import Hired, Running
 from tests.support.hostile import announce, memory, raw, rubbish
 from tests.support.pool_client import PoolClient
 

@@ -8,7 +8,7 @@ from nearfar.coordinator.registry import START_FAILURES
 from nearfar.coordinator.state import Client
 from nearfar.coordinator.task import TaskStatus
 from nearfar.errors import InitializerFailed, WorkerLost
-from tests.coordinator.cast import Job, Stage, given, held, prepared_client
+from tests.coordinator.fakes import Job, Stage, given, held, prepared_client
 
 pytestmark = pytest.mark.pure
 

@@ -10,7 +10,7 @@ from nearfar.coordinator.registry import POISON
 from nearfar.coordinator.state import Client
 from nearfar.coordinator.task import TaskState
 from nearfar.errors import TaskTimeout, WorkerLost
-from tests.coordinator.cast import Job, Stage, answers_to, given, held
+from tests.coordinator.fakes import Job, Stage, answers_to, given, held
 
 pytestmark = pytest.mark.pure
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nearfar.cli.exits import Exit
-from tests.exits.blows import SIGNUM, signum_of
+from tests.exits.faults import SIGNUM, signum_of
 
 AT_ONCE = 1.0
 """Seconds in which a program ends that has nothing to wait for."""

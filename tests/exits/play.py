@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.exits.blows import BLOWS, Terminal
+from tests.exits.faults import BLOWS, Terminal
 from tests.exits.matrix import DRAFTS, EVERYTHING, Cell
 from tests.exits.scenes import PHASES, finish
 from tests.exits.stage import GONE_WITHIN, SLACK, WHOLE, Actor, Stage, until

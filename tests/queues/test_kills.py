@@ -24,7 +24,7 @@ from nearfar.errors import Empty, ProducerLost
 from nearfar.net.addresses import Address
 from nearfar.queues.client.client import QueueClient
 from nearfar.queues.far import FarJoinableQueue, FarQueue
-from tests.queues import mortals
+from tests.queues import process_roles
 from tests.queues.contract import LIMIT, told
 from tests.queues.transports import START_METHODS
 from tests.support.waiting import eventually
@@ -115,7 +115,7 @@ def test_what_a_killed_consumer_held_reaches_another_at_once(make: Maker) -> Non
     """Given a lease of ten minutes, I expect no call to wait for it."""
     queue = make(lease=600.0)
     queue.put_many(range(3))
-    with mortal(mortals.hold, queue, 3) as (process, gate):
+    with mortal(process_roles.hold, queue, 3) as (process, gate):
         assert told(gate) == [0, 1, 2]
         process.kill()
         assert take(queue, 3) == [(0, 2), (1, 2), (2, 2)]
@@ -124,7 +124,7 @@ def test_what_a_killed_consumer_held_reaches_another_at_once(make: Maker) -> Non
 def test_what_a_frozen_consumer_held_moves_on_and_its_acks_come_too_late(make: Maker) -> None:
     queue = make(lease=LEASE)
     queue.put_many(range(3))
-    with mortal(mortals.hold, queue, 3) as (process, gate):
+    with mortal(process_roles.hold, queue, 3) as (process, gate):
         assert told(gate) == [0, 1, 2]
         os.kill(process.pid, signal.SIGSTOP)
         assert take(queue, 3) == [(0, 2), (1, 2), (2, 2)]
@@ -141,7 +141,7 @@ def test_what_a_frozen_consumer_held_moves_on_and_its_acks_come_too_late(make: M
 def test_a_killed_producer_is_named_at_the_end(make: Maker) -> None:
     queue = make(lease=600.0)
     items = []
-    with mortal(mortals.produce_and_wait, queue, ["a", "b"]) as (process, gate):
+    with mortal(process_roles.produce_and_wait, queue, ["a", "b"]) as (process, gate):
         assert told(gate) == "put"
         process.kill()
         with pytest.raises(ProducerLost) as caught:
@@ -160,7 +160,7 @@ def test_a_killed_helper_is_missed_by_nobody_and_what_it_put_comes(make: Maker) 
     queue = make(lease=600.0)
     producer = QueueClient(Address.parse(queue.address))
     producer.attend()
-    with mortal(mortals.help_and_wait, queue, ["a", "b"]) as (process, gate):
+    with mortal(process_roles.help_and_wait, queue, ["a", "b"]) as (process, gate):
         assert told(gate) == "put"
         assert (queue.counts()["producers"], queue.counts()["helpers"]) == (1, 1)
         process.kill()
@@ -186,7 +186,7 @@ def test_poison_is_put_aside_and_harms_no_other_item(make: Maker) -> None:
     queue.put_many(["first", "poison", "second", "third"])
     came = []
     for _ in range(3):
-        with mortal(mortals.die_of_poison, queue) as (process, gate):
+        with mortal(process_roles.die_of_poison, queue) as (process, gate):
             process.join(LIMIT)
             assert process.exitcode == -signal.SIGKILL
             while gate.poll():
@@ -241,7 +241,7 @@ def test_task_done_of_an_item_that_is_sent_again_counts_for_nothing(address: str
 @pytest.mark.slow
 @pytest.mark.parametrize("method", START_METHODS)
 def test_children_do_not_outlive_the_host_that_was_their_parent(method: str) -> None:
-    with program("tests.queues.mortals", "parent", method) as parent:
+    with program("tests.queues.process_roles", "parent", method) as parent:
         assert parent.stdout is not None
         children = [os.pidfd_open(int(parent.stdout.readline())) for _ in range(2)]
         parent.kill()
@@ -256,7 +256,7 @@ def test_children_do_not_outlive_the_host_that_was_their_parent(method: str) -> 
 @pytest.mark.parametrize(("how", "code"), [("return", 0), ("sys.exit", 3), ("raise", 1)])
 def test_a_program_that_ends_without_a_close_loses_nothing(make: Maker, how: str, code: int) -> None:
     queue = make()
-    with program("tests.queues.mortals", "put_and_end", queue.address, how) as process:
+    with program("tests.queues.process_roles", "put_and_end", queue.address, how) as process:
         assert process.wait(LIMIT) == code
     assert [item for item, _ in take(queue, 1000)] == list(range(1000))
 
@@ -265,7 +265,7 @@ def test_a_program_that_ends_without_a_close_loses_nothing(make: Maker, how: str
 def test_a_program_ends_in_time_though_its_host_was_killed(address: str) -> None:
     with (
         host(address) as killed,
-        program("tests.queues.mortals", "put_and_end_later", address) as process,
+        program("tests.queues.process_roles", "put_and_end_later", address) as process,
     ):
         assert process.stdout is not None
         assert process.stdout.readline() == "put\n"
@@ -277,7 +277,7 @@ def test_a_program_ends_in_time_though_its_host_was_killed(address: str) -> None
 
 
 def test_a_program_ends_in_time_though_nobody_hosts(address: str) -> None:
-    with program("tests.queues.mortals", "get_from_nobody", address) as process:
+    with program("tests.queues.process_roles", "get_from_nobody", address) as process:
         _, said = process.communicate(timeout=LIMIT)
         assert (
             said.splitlines()[-1] == f"nearfar.errors.QueueLost: no host has answered at {address} for 0.5 s"

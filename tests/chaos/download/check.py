@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from nearfar.cli.exits import Exit
-from tests.chaos.download.troop import Ended
-from tests.chaos.download.wares import Ware, Wares
+from tests.chaos.download.commands import Ended
+from tests.chaos.download.served_files import Ware, Wares
 from tests.chaos.download.watch import OWN, Watch
 from tests.support.web import Web
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nearfar.cli.exits import Exit
+from tests.chaos.download.commands import Ended
 from tests.chaos.download.conftest import Mount
 from tests.chaos.download.scene import Scene
-from tests.chaos.download.troop import Ended
 from tests.support.exchange import Handler
 from tests.support.routes import gated, status
 from tests.support.waiting import eventually

@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from tests.chaos.download.wares import Ware
+from tests.chaos.download.served_files import Ware
 
 OWN = ".nearfar"
 

@@ -52,12 +52,12 @@ def told(what: str, seed: int, stage: Stage) -> Iterator[None]:
         yield
     except BaseException:
         print("\n".join(_line(note, began) for note in stage.journal.notes() if note["what"] not in LONG))
-        print(stage.troop.said())
+        print(stage.processes.said())
         raise
     if place := os.environ.get(FIGURES):
         figures = {"what": what, "seed": seed, "seconds": round(time.monotonic() - began, 2)}
         with Path(place).open("a") as file:
-            print(json.dumps(figures | {"starts": stage.troop.starts} | stage.figures), file=file)
+            print(json.dumps(figures | {"starts": stage.processes.starts} | stage.figures), file=file)
 
 
 def _line(note: dict[str, object], began: float) -> str:

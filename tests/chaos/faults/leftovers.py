@@ -17,7 +17,7 @@ PROBE = b"blat"
 def leftovers(stage: Stage) -> list[str]:
     """A phrase for each thing that is still there, once those that are just ending had time to."""
     found: list[str] = []
-    starter = stage.troop.starter
+    starter = stage.processes.starter
 
     def clean() -> bool:
         found[:] = [

@@ -11,7 +11,7 @@ from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.client.session import LINGER, SendControl
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
 from nearfar.serialization import item_codec
-from tests.queues.test_standstill import ABOUT
+from tests.queues.test_suspension import ABOUT
 
 pytestmark = pytest.mark.pure
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.net.test_pickles_mains import FAR, WORKERS, program
+from tests.serialization.test_pickles_main_module import FAR, WORKERS, program
 from tests.support.pickling import run_script
 
 CLASSES = """

@@ -9,7 +9,7 @@ import pytest
 from nearfar.coordinator.placement import MOST_BYTES, MOST_TASKS
 from nearfar.coordinator.state import Client
 from nearfar.errors import ProtocolError
-from tests.coordinator.cast import Job, Stage, answers_to, given, held
+from tests.coordinator.fakes import Job, Stage, answers_to, given, held
 
 pytestmark = pytest.mark.pure
 

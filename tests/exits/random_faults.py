@@ -1,4 +1,4 @@
-"""Random blows at random moments: ``python -m tests.exits.hunt SECONDS [SEED]``.
+"""Random blows at random moments: ``python -m tests.exits.random_faults SECONDS [SEED]``.
 
 What came of each is judged by what holds for any moment: it ends, with a code that says what hit it, without
 a traceback, and leaves nothing. A seed plays the same blows again, if not to the microsecond.
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 from nearfar.cli.exits import Exit
-from tests.exits.blows import BLOWS, signum_of
+from tests.exits.faults import BLOWS, signum_of
 from tests.exits.matrix import DOWNLOADS, LEASE, WAIT
 from tests.exits.play import ABREAST, NEVER
 from tests.exits.scenes import COMPANY, running, together, words

@@ -1,6 +1,6 @@
 """What the processes do that are killed and frozen; found by name, so that any start method can run them.
 
-``python -m tests.queues.mortals NAME ARGUMENT...`` runs one of them in a program of its own.
+``python -m tests.queues.process_roles NAME ARGUMENT...`` runs one of them in a program of its own.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def said(running: Running) -> tuple[str, str]:
     return out, err
 
 
-class Troop:
+class RunCommands:
     """Starts each command by the same line again, however often."""
 
     def __init__(self, plan: Plan, folder: Path, starter: Starter, environment: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nearfar.serialization.pickles.results import DEEPEST, LONGEST_CHAIN, dump_error, load_error
-from tests.net.test_pickles_results import Coded
+from tests.serialization.test_pickles_results import Coded
 
 NAMES = ("errno", "strerror", "filename", "filename2", "characters_written")
 NAMES += ("encoding", "object", "start", "end", "reason")

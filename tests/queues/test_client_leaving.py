@@ -7,7 +7,7 @@ import pytest
 from nearfar.queues.client.protocol import GOODBYE, ClientProtocol, ClientState
 from nearfar.queues.client.session import SendControl
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
-from tests.queues.test_standstill import ABOUT
+from tests.queues.test_suspension import ABOUT
 
 pytestmark = pytest.mark.pure
 

@@ -9,7 +9,7 @@ import pytest
 
 from nearfar.serialization.pickles import main_module
 from nearfar.serialization.pickles.calls import CallLoader, CallPickler
-from tests.net.test_pickles_mains import FAR, WORKERS, program
+from tests.serialization.test_pickles_main_module import FAR, WORKERS, program
 from tests.support.pickling import run_script
 
 STATELESS = """

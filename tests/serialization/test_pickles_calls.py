@@ -69,10 +69,10 @@ def travel(func: Callable[..., Any], *args: Any, far: bool = True, **kwargs: Any
 @pytest.mark.parametrize(
     ("func", "name"),
     [
-        (add, b"tests.net.test_pickles_calls:add"),
-        (cached, b"tests.net.test_pickles_calls:cached"),
-        (Box.doubled, b"tests.net.test_pickles_calls:Box.doubled"),
-        (Box.Inner, b"tests.net.test_pickles_calls:Box.Inner"),
+        (add, b"tests.serialization.test_pickles_calls:add"),
+        (cached, b"tests.serialization.test_pickles_calls:cached"),
+        (Box.doubled, b"tests.serialization.test_pickles_calls:Box.doubled"),
+        (Box.Inner, b"tests.serialization.test_pickles_calls:Box.Inner"),
         (abs, b"builtins:abs"),
         (int, b"builtins:int"),
         (math.sqrt, b"math:sqrt"),

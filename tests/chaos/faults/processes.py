@@ -34,7 +34,7 @@ class Ended:
 
 
 @dataclass
-class Troop:
+class RunProcesses:
     """What the roles say is in `folder`; their temporary files are in `temporary`."""
 
     starter: Starter
