@@ -111,9 +111,7 @@ class Run:
 
     def _dismiss(self, names: list[str]) -> None:
         """SIGTERM, and each ends by itself."""
-        self._until(
-            "those to dismiss run", lambda: set(names) <= self.stage.processes.running.keys()
-        )
+        self._until("those to dismiss run", lambda: set(names) <= self.stage.processes.running.keys())
         for name in names:
             self.stage.processes.signal(name, signal.SIGTERM)
         self._until(f"{names} have left", lambda: set(names) <= self._done)
