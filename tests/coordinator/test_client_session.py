@@ -10,7 +10,7 @@ from nearfar.coordinator.columns import CLIENT
 pytestmark = pytest.mark.pure
 
 
-def test_a_greeting_that_nobody_answers_is_said_on_a_new_connection_every_five_seconds() -> None:
+def test_an_unanswered_hello_is_sent_on_a_new_connection_every_five_seconds() -> None:
     calling = ClientSession(CLIENT, "client", {}, 60.0)
     calling.begin(0.0)
     dialed = []

@@ -108,7 +108,7 @@ def pack(name: str, envelopes: Iterable[PoolFrame]) -> Frames:
     return [(name, [bytes(frame) for frame in messages.pack(*envelope)]) for envelope in envelopes]
 
 
-def test_a_task_alone_and_each_of_many_are_within_their_budgets() -> None:
+def test_one_task_and_each_of_many_stay_within_their_call_budgets() -> None:
     story = Story()
     for _ in range(3):
         story.run(1)

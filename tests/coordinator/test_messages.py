@@ -101,7 +101,7 @@ def sent(envelope: PoolFrame) -> list[bytes]:
     return [bytes(frame) for frame in wire.pack(*envelope)]
 
 
-def test_every_kind_is_told_of_here() -> None:
+def test_every_kind_of_message_has_a_sample() -> None:
     assert set(FIELDS) == set(PoolMessageType)
     assert set(ROWS) == set(FORMS)
 
@@ -109,7 +109,9 @@ def test_every_kind_is_told_of_here() -> None:
 @pytest.mark.parametrize("kind", PoolMessageType)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_every_kind_comes_through_as_it_was_said(kind: PoolMessageType, data: st.DataObject) -> None:
+def test_every_kind_of_message_is_decoded_as_it_was_encoded(
+    kind: PoolMessageType, data: st.DataObject
+) -> None:
     envelope = PoolFrame(data.draw(naturals), data.draw(naturals), data.draw(messages_of(kind)))
     back = wire.unpack(sent(envelope))
     assert back == envelope
@@ -118,7 +120,7 @@ def test_every_kind_comes_through_as_it_was_said(kind: PoolMessageType, data: st
 
 @settings(max_examples=100)
 @given(st.lists(st.binary(max_size=40), max_size=4))
-def test_bytes_of_strangers_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
+def test_random_bytes_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
     with contextlib.suppress(ProtocolError):
         assert type(wire.unpack(frames)) is PoolFrame
 
@@ -212,26 +214,26 @@ def columns(*words: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
         [b"\x96" + work(WORK)[0][1:]],
     ],
 )
-def test_what_is_of_the_wrong_shape_is_refused(frames: list[bytes]) -> None:
+def test_messages_of_the_wrong_shape_are_refused(frames: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
         wire.unpack(frames)
 
 
-def test_a_good_row_is_none_of_these() -> None:
+def test_a_valid_row_is_accepted() -> None:
     assert wire.unpack(work(WORK)).message.rows == [WORK]
     assert wire.unpack(work()).message.rows == []
     shared = columns(2, [1], [0], [b"m:f"], [b"blob", b"more"], [[]])
     assert wire.unpack(shared).message.rows == [WORK, (1, 0, b"m:f", b"more", [])]
 
 
-def test_what_all_rows_share_is_said_once() -> None:
+def test_a_value_that_all_rows_share_is_sent_once() -> None:
     rows = [(number, 0, b"m:a_function", b"blob", []) for number in range(1000, 1100)]
     frames = wire.pack(1, 0, PoolMessage(PoolMessageType.WORK, ("worker", "client"), rows))
     assert wire.unpack(frames).message.rows == rows
     assert len(frames[0]) < 100 * (len(msgpack.packb(1000)) + len(msgpack.packb(b"blob"))) + 60
 
 
-def test_large_parts_travel_in_frames_of_their_own_uncopied() -> None:
+def test_large_parts_are_sent_in_frames_of_their_own_uncopied() -> None:
     large = bytearray(parts.LARGE + 1)
     frames = wire.pack(
         1, 0, PoolMessage(PoolMessageType.ANSWERS, ("w", 1, 0.5), [(0, b"small", [large, b"small"])])
@@ -239,7 +241,7 @@ def test_large_parts_travel_in_frames_of_their_own_uncopied() -> None:
     assert len(frames) == 2 and frames[1].obj is large
 
 
-def test_what_is_over_the_most_parts_stands_in_the_row() -> None:
+def test_parts_beyond_the_most_frames_stay_in_the_row() -> None:
     large = bytes(parts.LARGE + 1)
     row = (0, b"", [large] * (parts.MOST_PARTS + 2))
     frames = wire.pack(1, 0, PoolMessage(PoolMessageType.ANSWERS, ("w", 1, 0.5), [row]))
@@ -253,12 +255,12 @@ def test_a_buffer_of_any_shape_is_sent_as_its_bytes() -> None:
     assert wire.unpack(frames).message.rows == [(0, b"", [bytes(range(24))])]
 
 
-def test_rows_are_shared_out_by_their_size() -> None:
+def test_rows_are_split_into_messages_by_size() -> None:
     rows = [(number, 0, bytes(parts.TOGETHER // 2), []) for number in range(5)]
     assert [len(share) for share in parts.shares(rows, 2)] == [2, 2, 1]
 
 
-def test_rows_are_shared_out_by_their_number() -> None:
+def test_rows_are_split_into_messages_by_number() -> None:
     rows = [(number, 0, b"", []) for number in range(parts.MOST_ROWS + 1)]
     assert [len(share) for share in parts.shares(rows, 2)] == [parts.MOST_ROWS, 1]
     assert list(parts.shares([], 2)) == []

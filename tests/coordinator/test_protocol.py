@@ -50,7 +50,7 @@ def test_large_parts_come_through(world: World) -> None:
     assert client.value(number) == blob[::-1]
 
 
-def test_an_error_is_told_as_its_worker_said_it(world: World) -> None:
+def test_an_error_is_sent_as_its_worker_pickled_it(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"abc")
@@ -60,7 +60,7 @@ def test_an_error_is_told_as_its_worker_said_it(world: World) -> None:
     assert client.outcomes[number] == [(TaskOutcome.ERROR, b"cba")]
 
 
-def test_clients_are_told_how_many_workers_there_are(world: World) -> None:
+def test_clients_receive_the_number_of_workers(world: World) -> None:
     client = world.client()
     assert client.workers == 0
     agent = world.agent(workers=3)
@@ -89,7 +89,7 @@ def test_a_killed_worker_fails_the_task_it_ran_and_no_other(world: World) -> Non
     assert client.value(second) == b"2"
 
 
-def test_work_on_its_way_to_a_dead_worker_moves_on(world: World) -> None:
+def test_tasks_sent_to_a_dead_worker_go_to_another(world: World) -> None:
     """Given work sent to a worker that died before it came, I expect it to be run by another, not lost."""
     agent = world.agent()
     client = world.client()
@@ -102,7 +102,7 @@ def test_work_on_its_way_to_a_dead_worker_moves_on(world: World) -> None:
     assert world.peers.counts()["lost"] == 0
 
 
-def test_a_lost_task_is_run_again_if_it_may_be(world: World) -> None:
+def test_a_lost_task_with_retries_runs_again(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1", retries=1)
@@ -114,7 +114,7 @@ def test_a_lost_task_is_run_again_if_it_may_be(world: World) -> None:
     assert client.value(number) == b"1"
 
 
-def test_a_task_over_its_time_is_killed(world: World) -> None:
+def test_a_task_that_exceeds_its_timeout_is_killed(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1", timeout=3)
@@ -125,7 +125,7 @@ def test_a_task_over_its_time_is_killed(world: World) -> None:
     assert "0.1" not in agent.unread
 
 
-def test_a_silent_agent_is_given_up_after_the_lease(world: World) -> None:
+def test_a_silent_agent_is_lost_after_the_lease(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1")
@@ -138,7 +138,7 @@ def test_a_silent_agent_is_given_up_after_the_lease(world: World) -> None:
     assert isinstance(error, WorkerLost) and error.how == f"silent for {LEASE:g} s"
 
 
-def test_an_agent_that_was_given_up_begins_anew_with_other_workers(world: World) -> None:
+def test_an_agent_that_was_lost_starts_again_with_new_workers(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (lost,) = client.submit(b"1")
@@ -169,7 +169,7 @@ def test_a_short_silence_loses_nothing(world: World) -> None:
     assert client.value(number) == b"1"
 
 
-def test_a_coordinator_that_stood_still_takes_nobody_for_silent(world: World) -> None:
+def test_a_suspended_coordinator_counts_no_peer_as_silent(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1")
@@ -182,7 +182,7 @@ def test_a_coordinator_that_stood_still_takes_nobody_for_silent(world: World) ->
     assert client.value(number) == b"1"
 
 
-def test_a_process_seen_dead_is_given_up_at_once(world: World) -> None:
+def test_a_process_seen_dead_is_lost_at_once(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1")
@@ -196,7 +196,7 @@ def test_a_process_seen_dead_is_given_up_at_once(world: World) -> None:
 # -- clients -------------------------------------------------------------------------------------------
 
 
-def test_what_a_client_that_left_had_running_is_killed(world: World) -> None:
+def test_running_tasks_of_a_client_that_left_are_killed(world: World) -> None:
     agent = world.agent()
     client = world.client()
     client.submit(b"1", b"2")
@@ -239,7 +239,7 @@ def test_a_client_that_was_away_for_a_lease_learns_that_what_had_begun_is_lost(w
     assert agent.ran == [b"2"]
 
 
-def test_a_client_with_a_new_session_gets_what_it_missed_and_nothing_runs_twice(world: World) -> None:
+def test_a_client_with_a_new_session_gets_missed_outcomes_and_no_task_runs_twice(world: World) -> None:
     agent = world.agent()
     client = world.client()
     missed, running, waiting = client.submit(b"1", b"2", b"3")
@@ -254,7 +254,7 @@ def test_a_client_with_a_new_session_gets_what_it_missed_and_nothing_runs_twice(
     assert agent.ran == [b"1", b"2", b"3"]
 
 
-def test_an_outcome_between_hello_and_submitting_again_is_told_once(world: World) -> None:
+def test_an_outcome_between_hello_and_resubmission_is_sent_once(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1")
@@ -309,7 +309,7 @@ def stocked(world: World) -> tuple[object, ...]:
     return agent, client, numbers
 
 
-def test_a_task_that_lies_unread_comes_back_to_be_cancelled(world: World) -> None:
+def test_an_unread_task_is_recalled_and_cancelled(world: World) -> None:
     agent, client, numbers = stocked(world)
     agent.read("0.1")
     client.say(PoolMessageType.CANCEL, numbers[1])
@@ -320,7 +320,7 @@ def test_a_task_that_lies_unread_comes_back_to_be_cancelled(world: World) -> Non
     assert agent.ran == [b"1"]
 
 
-def test_a_task_that_was_read_meanwhile_is_not_cancelled(world: World) -> None:
+def test_a_task_read_in_the_meantime_is_not_cancelled(world: World) -> None:
     agent, client, numbers = stocked(world)
     agent.reading["0.1"].extend(row for batch in agent.unread["0.1"] for row in batch)
     agent.unread["0.1"].clear()
@@ -331,7 +331,7 @@ def test_a_task_that_was_read_meanwhile_is_not_cancelled(world: World) -> None:
     assert client.value(numbers[1]) == b"2"
 
 
-def test_unread_work_goes_to_a_worker_that_comes(world: World) -> None:
+def test_unread_tasks_go_to_a_new_worker(world: World) -> None:
     agent, client, numbers = stocked(world)
     agent.read("0.1")
     agent.start()
@@ -373,7 +373,7 @@ def test_an_initializer_that_raises_breaks_its_client_with_its_error(world: Worl
 # -- a restarted coordinator ---------------------------------------------------------------------------
 
 
-def test_what_runs_goes_on_over_a_restart(world: World) -> None:
+def test_running_tasks_continue_over_a_restart(world: World) -> None:
     agent = world.agent()
     client = world.client()
     numbers = client.submit(b"1", b"2")
@@ -390,7 +390,7 @@ def test_what_runs_goes_on_over_a_restart(world: World) -> None:
 
 
 @pytest.mark.parametrize("first", ["agent", "client"])
-def test_an_answer_without_a_coordinator_is_told_to_the_next(world: World, first: str) -> None:
+def test_an_answer_without_a_coordinator_is_sent_to_the_next(world: World, first: str) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1")
@@ -408,7 +408,7 @@ def test_an_answer_without_a_coordinator_is_told_to_the_next(world: World, first
     assert agent.ran == [b"1"]
 
 
-def test_an_answer_that_died_with_the_coordinator_is_told_by_the_agent(world: World) -> None:
+def test_an_answer_lost_with_the_coordinator_is_sent_again_by_the_agent(world: World) -> None:
     """Given an answer acked by a coordinator that died before its client had it, I expect no second run."""
     agent = world.agent()
     client = world.client()
@@ -426,7 +426,7 @@ def test_an_answer_that_died_with_the_coordinator_is_told_by_the_agent(world: Wo
     assert agent.ran == [b"1"]
 
 
-def test_answers_that_clients_have_are_kept_no_longer(world: World) -> None:
+def test_answers_are_dropped_once_clients_have_them(world: World) -> None:
     agent = world.agent()
     client = world.client()
     client.submit(b"1", b"2")
@@ -449,7 +449,7 @@ def test_large_or_many_answers_are_released_at_once(world: World) -> None:
     assert agent.machine.kept == {}
 
 
-def test_what_no_agent_claims_runs_anew_after_a_lease(world: World) -> None:
+def test_unclaimed_tasks_run_again_after_a_lease(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1")
@@ -464,7 +464,7 @@ def test_what_no_agent_claims_runs_anew_after_a_lease(world: World) -> None:
     assert client.value(number) == b"1"
 
 
-def test_what_an_agent_brings_for_a_client_that_does_not_come_is_killed(world: World) -> None:
+def test_claimed_tasks_of_a_client_that_does_not_return_are_killed(world: World) -> None:
     agent = world.agent()
     client = world.client()
     client.submit(b"1")
@@ -479,7 +479,7 @@ def test_what_an_agent_brings_for_a_client_that_does_not_come_is_killed(world: W
     assert agent.machine.kept == {}
 
 
-def test_a_worker_that_died_without_a_coordinator_fails_what_it_ran(world: World) -> None:
+def test_a_worker_that_died_without_a_coordinator_fails_its_task(world: World) -> None:
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1")
@@ -581,7 +581,7 @@ def test_an_unread_claim_does_not_hide_an_answer(world: World, when: str) -> Non
     assert client.value(1) == b"value"
 
 
-def test_what_comes_back_unread_is_held_on(world: World) -> None:
+def test_tasks_returned_unread_are_held_longer(world: World) -> None:
     """Given a claim whose worker had not read it, I expect others to be heard before it is run anew."""
     client = world.client()
     submit_again(client)
@@ -594,7 +594,7 @@ def test_what_comes_back_unread_is_held_on(world: World) -> None:
     assert client.value(1) == b"1"
 
 
-def test_what_is_held_can_be_cancelled(world: World) -> None:
+def test_held_tasks_can_be_cancelled(world: World) -> None:
     client = world.client()
     submit_again(client)
     client.say(PoolMessageType.CANCEL, 1)
@@ -612,7 +612,7 @@ def test_what_is_held_can_be_cancelled(world: World) -> None:
     assert not agent.busy()
 
 
-def test_what_two_agents_run_is_told_once(world: World) -> None:
+def test_a_task_that_two_agents_run_has_one_outcome(world: World) -> None:
     client = world.client()
     submit_again(client)
     bring(world, "first", came("first", 1))
@@ -624,7 +624,7 @@ def test_what_two_agents_run_is_told_once(world: World) -> None:
     assert world.peers.counts()["stale"] == 1
 
 
-def test_what_nobody_wants_of_a_claim_is_forgotten(world: World) -> None:
+def test_claimed_tasks_that_no_client_submits_are_dropped(world: World) -> None:
     client = world.client()
     bring(world, "first", came("first", 1), died("first", 1))
     world.pass_time(LEASE + 1)
@@ -635,7 +635,7 @@ def test_what_nobody_wants_of_a_claim_is_forgotten(world: World) -> None:
     assert client.value(1) == b"1"
 
 
-def test_a_client_that_comes_back_under_its_name_is_counted_anew(world: World) -> None:
+def test_a_client_that_returns_under_its_name_is_counted_from_zero(world: World) -> None:
     """Given work of a client that left, still with a worker, I expect it not to count for its next life."""
     agent = world.agent()
     client = world.client()
@@ -656,7 +656,7 @@ def test_a_client_that_comes_back_under_its_name_is_counted_anew(world: World) -
 # -- leaving -------------------------------------------------------------------------------------------
 
 
-def test_an_agent_that_leaves_answers_what_it_runs_and_gives_back_the_rest(world: World) -> None:
+def test_a_leaving_agent_answers_running_tasks_and_returns_the_others(world: World) -> None:
     agent, client, numbers = stocked(world)
     agent.read("0.1")
     agent.machine.leave()
@@ -687,13 +687,13 @@ def test_another_version_is_refused(world: World) -> None:
     assert message.kind is PoolMessageType.REFUSED and "version" in message.fields[0]
 
 
-def test_a_pool_takes_no_clients(world: World) -> None:
+def test_a_pools_own_coordinator_refuses_clients(world: World) -> None:
     world.peers._clients = False
     (message,) = hello(world, "s", CLIENT, "c")
     assert message.kind is PoolMessageType.REFUSED
 
 
-def test_answers_of_a_stranger_are_counted(world: World) -> None:
+def test_answers_from_an_unknown_session_are_counted(world: World) -> None:
     answers = PoolMessage(PoolMessageType.ANSWERS, ("x/0.1", 1, 0.1), [(0, b"", []), (0, b"", [])])
     world.peers.receive("nobody", PoolFrame(1, 0, answers), world.now)
     ((socket, envelope),) = world.peers.flush(world.now)
@@ -714,7 +714,7 @@ def test_answers_of_a_stranger_are_counted(world: World) -> None:
         PoolMessage(PoolMessageType.SUBMIT, (False,), []),
     ],
 )
-def test_a_lie_ends_the_session_and_nothing_else(world: World, lie: PoolMessage) -> None:
+def test_a_contradictory_message_ends_only_its_session(world: World, lie: PoolMessage) -> None:
     agent = world.agent()
     assert agent.machine.calling.talk is not None
     agent.machine.calling.talk.say(world.now, lie.kind, *lie.fields, rows=lie.rows)
@@ -727,7 +727,7 @@ def test_a_lie_ends_the_session_and_nothing_else(world: World, lie: PoolMessage)
     assert client.value(number) == b"1"
 
 
-def test_the_status_says_what_runs_where(world: World) -> None:
+def test_the_status_shows_what_each_worker_runs(world: World) -> None:
     agent = world.agent(workers=2)
     client = world.client()
     client.submit(b"1")
@@ -743,7 +743,7 @@ def test_the_status_says_what_runs_where(world: World) -> None:
     assert agent.busy() == ["0.1"]
 
 
-def test_different_pythons_of_clients_and_workers_are_told_once(world: World) -> None:
+def test_different_pythons_of_clients_and_workers_are_reported_once(world: World) -> None:
     def hello(role: str, uid: str, python: str) -> None:
         about = {"python": f"Python {python}", "bytecode": f"CPython-{python}"}
         fields = (VERSION, role, uid, about)
@@ -762,7 +762,7 @@ def test_different_pythons_of_clients_and_workers_are_told_once(world: World) ->
     assert world.peers.take_notices() == []
 
 
-def test_those_who_do_not_say_their_python_are_let_in(world: World) -> None:
+def test_peers_that_do_not_report_their_python_are_admitted(world: World) -> None:
     world.agent()
     world.client()
     assert world.peers.take_notices() == []

@@ -41,7 +41,7 @@ def test_idle_workers_come_before_busy_ones() -> None:
     assert [held(worker) for worker in workers] == [["c0"], ["c1"], ["c2"]]
 
 
-def test_who_has_been_idle_longest_is_next() -> None:
+def test_the_worker_idle_for_longest_is_next() -> None:
     stage = Stage()
     first, second = stage.worker("w0"), stage.worker("w1")
     stage.submit(Job("a"), Job("b"))
@@ -51,7 +51,7 @@ def test_who_has_been_idle_longest_is_next() -> None:
     assert (held(first), held(second)) == ([], ["c"])
 
 
-def test_batches_grow_as_tasks_prove_short() -> None:
+def test_batches_grow_if_tasks_are_short() -> None:
     stage = Stage()
     worker = stage.worker()
     stage.jobs(2000)
@@ -82,7 +82,7 @@ def test_long_tasks_go_one_by_one() -> None:
     assert all(len(batch) == 1 for batch in given(worker))
 
 
-def test_one_slow_task_among_quick_ones_makes_batches_small_at_once_and_large_by_and_by() -> None:
+def test_one_slow_task_shrinks_batches_at_once_and_they_grow_again_gradually() -> None:
     stage = Stage()
     worker = stage.worker()
     stage.jobs(500)
@@ -97,7 +97,7 @@ def test_one_slow_task_among_quick_ones_makes_batches_small_at_once_and_large_by
     assert max(sizes) > 100
 
 
-def test_a_batch_holds_one_function() -> None:
+def test_a_batch_has_tasks_of_one_function() -> None:
     stage = Stage()
     worker = stage.worker()
     stage.jobs(10, function=b"m:f")
@@ -109,7 +109,7 @@ def test_a_batch_holds_one_function() -> None:
     assert stage.values()[-10:] == list(range(10))
 
 
-def test_what_waits_is_shared_out_among_the_workers() -> None:
+def test_waiting_tasks_are_spread_over_the_workers() -> None:
     stage = Stage()
     workers = [stage.worker(f"w{n}") for n in range(4)]
     stage.jobs(100)
@@ -143,7 +143,7 @@ def test_a_remote_worker_has_one_ahead_only_behind_short_tasks() -> None:
 
 
 @pytest.mark.parametrize("prompt", [True, False], ids=["at once", "later"])
-def test_what_lies_unread_goes_to_somebody_idle(prompt: bool) -> None:
+def test_unread_tasks_go_to_an_idle_worker(prompt: bool) -> None:
     stage = Stage()
     busy = stage.worker("w0", prompt=prompt)
     stage.jobs(2)
@@ -156,7 +156,7 @@ def test_what_lies_unread_goes_to_somebody_idle(prompt: bool) -> None:
     assert (held(busy), held(idle)) == (["c0"], ["c1"])
 
 
-def test_a_recall_in_vain_is_not_tried_again_before_the_next_batch_begins() -> None:
+def test_a_failed_recall_is_not_repeated_before_the_next_batch_begins() -> None:
     stage = Stage()
     busy = stage.worker("w0", prompt=False)
     stage.jobs(2)
@@ -173,7 +173,7 @@ def test_a_recall_in_vain_is_not_tried_again_before_the_next_batch_begins() -> N
     assert held(busy) == ["c1"]
 
 
-def test_nothing_is_given_to_a_worker_that_is_asked_for_what_it_has() -> None:
+def test_a_worker_with_a_pending_recall_gets_no_batch() -> None:
     """Or the answer, how many it returns, would count a batch that it had not seen when it answered."""
     stage = Stage()
     busy = stage.worker("w0", prompt=False)
@@ -218,7 +218,7 @@ def test_one_message_may_answer_several_batches() -> None:
     assert stage.values() == ["c0", "c1"]
 
 
-def test_a_worker_that_answers_more_than_it_was_asked_changes_nothing() -> None:
+def test_surplus_answers_of_a_worker_change_nothing() -> None:
     stage = Stage()
     worker = stage.worker()
     jobs = stage.jobs(1)
@@ -230,7 +230,7 @@ def test_a_worker_that_answers_more_than_it_was_asked_changes_nothing() -> None:
     assert stage.values() == ["c0"]
 
 
-def test_names_are_new() -> None:
+def test_names_of_clients_and_workers_must_be_new() -> None:
     stage = Stage()
     stage.worker("w")
     with pytest.raises(ProtocolError, match="worker w already"):
@@ -274,7 +274,7 @@ def test_an_idle_worker_is_retired_as_soon_as_it_drains() -> None:
     assert worker.link.retired and stage.machine.workers == {}
 
 
-def test_what_a_draining_far_worker_returns_moves_on_in_its_order() -> None:
+def test_tasks_that_a_draining_far_worker_returns_keep_their_order() -> None:
     stage = Stage()
     worker = stage.worker("w0", prompt=False)
     stage.jobs(4)
@@ -314,7 +314,7 @@ def test_one_worker_serves_many_clients_in_turn() -> None:
     assert all(len(set(order[turn : turn + 5])) >= 4 for turn in range(0, 20, 5))
 
 
-def test_the_steps_of_a_task_do_not_grow_with_the_clients() -> None:
+def test_the_cost_of_a_task_does_not_grow_with_the_clients() -> None:
     def steps(clients: int) -> int:
         stage = Stage(*(Client(f"{n} ") for n in range(clients)))
         machine, worker = stage.machine, stage.worker()
@@ -339,7 +339,7 @@ def test_the_steps_of_a_task_do_not_grow_with_the_clients() -> None:
     assert steps(1000) <= steps(10) * 1.2
 
 
-def test_nothing_heaps_up_under_steady_load() -> None:
+def test_no_data_structure_grows_under_steady_load() -> None:
     stage = Stage(Client("a"), Client("b"))
     machine = stage.machine
     workers = [stage.worker(f"w{n}") for n in range(3)]

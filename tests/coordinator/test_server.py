@@ -113,7 +113,7 @@ def coordinator(address: Address, keep: Keep) -> Any:
     return keep(StandaloneCoordinator(address, lease=LEASE))
 
 
-def test_tasks_run_at_agents_and_in_the_local_crew(address: Address, keep: Keep) -> None:
+def test_tasks_run_at_agents_and_in_local_workers(address: Address, keep: Keep) -> None:
     local = Hired(1)
     coordinator = keep(StandaloneCoordinator(address, local, lease=LEASE))
     agents = [keep(Running(coordinator.address)) for _ in range(2)]
@@ -128,7 +128,7 @@ def test_tasks_run_at_agents_and_in_the_local_crew(address: Address, keep: Keep)
     assert all(supervisor.ran for supervisor in supervisors)
 
 
-def test_large_parts_come_and_go(coordinator: StandaloneCoordinator, keep: Keep) -> None:
+def test_large_parts_are_sent_both_ways(coordinator: StandaloneCoordinator, keep: Keep) -> None:
     keep(Running(coordinator.address))
     client = keep(PoolClient(str(coordinator.address)))
     big = bytes(range(256)) * 20_000
@@ -165,7 +165,7 @@ def restarted(place: Address) -> StandaloneCoordinator:
 
 
 @pytest.mark.slow
-def test_what_runs_survives_a_restart(address: Address, keep: Keep) -> None:
+def test_running_tasks_survive_a_restart(address: Address, keep: Keep) -> None:
     coordinator = StandaloneCoordinator(address, lease=LEASE)
     place = coordinator.address
     agent = keep(Running(place, 1, shut=True))
@@ -182,7 +182,7 @@ def test_what_runs_survives_a_restart(address: Address, keep: Keep) -> None:
     assert again.counts()["lost"] == 0
 
 
-def test_an_agent_leaves_when_it_has_answered(coordinator: StandaloneCoordinator, keep: Keep) -> None:
+def test_an_agent_ends_when_it_has_answered(coordinator: StandaloneCoordinator, keep: Keep) -> None:
     agent = keep(Running(coordinator.address, 1, shut=True))
     client = keep(PoolClient(str(coordinator.address)))
     first, second = client.submit(b"1", b"2")
@@ -199,7 +199,7 @@ def test_an_agent_leaves_when_it_has_answered(coordinator: StandaloneCoordinator
     assert coordinator.counts()["lost"] == 0
 
 
-def test_an_agent_told_twice_kills_what_runs_and_says_so(address: Address, keep: Keep) -> None:
+def test_an_agent_stopped_twice_kills_running_tasks_and_reports_them(address: Address, keep: Keep) -> None:
     coordinator = keep(StandaloneCoordinator(address, lease=20.0))
     agent = keep(Running(coordinator.address, 1, shut=True))
     client = keep(PoolClient(str(coordinator.address)))
@@ -220,7 +220,7 @@ def test_an_agent_without_a_coordinator_gives_up(tmp_path: Path) -> None:
     assert isinstance(agent.error, CoordinatorLost) and agent.supervisor.closed
 
 
-def test_an_agent_whose_coordinator_goes_gives_up(tmp_path: Path) -> None:
+def test_an_agent_whose_coordinator_is_lost_gives_up(tmp_path: Path) -> None:
     coordinator = StandaloneCoordinator(Address.parse(f"ipc://{tmp_path}/pool"), lease=0.5)
     agent = Running(coordinator.address, wait=1.0)
     assert eventually(lambda: coordinator.counts()["workers"] == 2)
@@ -289,7 +289,7 @@ def test_a_killed_client_on_this_machine_is_seen_at_once(keep: Keep, tmp_path: P
     assert agent.supervisor.ran == []
 
 
-def test_the_status_is_told_to_anybody(coordinator: StandaloneCoordinator, keep: Keep) -> None:
+def test_any_admitted_peer_gets_the_status(coordinator: StandaloneCoordinator, keep: Keep) -> None:
     agent = keep(Running(coordinator.address, 1, shut=True))
     client = keep(PoolClient(str(coordinator.address)))
     client.submit(b"1")
@@ -302,7 +302,7 @@ def test_the_status_is_told_to_anybody(coordinator: StandaloneCoordinator, keep:
     assert 0 <= since < 20
 
 
-def test_what_is_no_message_is_counted_and_dropped(coordinator: StandaloneCoordinator, keep: Keep) -> None:
+def test_malformed_messages_are_counted_and_dropped(coordinator: StandaloneCoordinator, keep: Keep) -> None:
     for name in ("a.1", ""):
         socket = keep(Connection(zmq.DEALER, coordinator.address, OWN, identity=name)).socket
         for frames in ([b""], [b"\xc1"], [b"x", b"y", b"z"]):
@@ -315,7 +315,7 @@ def test_what_is_no_message_is_counted_and_dropped(coordinator: StandaloneCoordi
     assert client.until(client.done)
 
 
-def test_an_address_that_others_reach_needs_a_word(caplog: pytest.LogCaptureFixture, keep: Keep) -> None:
+def test_a_public_address_needs_keys_or_insecure(caplog: pytest.LogCaptureFixture, keep: Keep) -> None:
     with pytest.raises(AddressError, match="other machines: give keys"):
         StandaloneCoordinator(Address.parse("tcp://0.0.0.0:*"))
     with caplog.at_level(logging.WARNING):
@@ -323,6 +323,6 @@ def test_an_address_that_others_reach_needs_a_word(caplog: pytest.LogCaptureFixt
     assert "run any code" in caplog.text
 
 
-def test_an_address_in_use_is_said_to_be(coordinator: StandaloneCoordinator) -> None:
+def test_an_address_in_use_is_reported(coordinator: StandaloneCoordinator) -> None:
     with pytest.raises(AddressError, match="in use"):
         StandaloneCoordinator(coordinator.address)

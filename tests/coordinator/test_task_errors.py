@@ -25,12 +25,12 @@ pytestmark = pytest.mark.pure
         CancelledError(),
     ],
 )
-def test_an_error_comes_through(error: BaseException) -> None:
+def test_an_error_keeps_its_type_and_text(error: BaseException) -> None:
     read = task.read(task.describe(error), ValueError)
     assert type(read) is type(error) and str(read) == str(error)
 
 
-def test_what_an_initializer_raised_comes_through_unread() -> None:
+def test_an_initializers_error_stays_pickled() -> None:
     read = task.read(task.describe(task.Unread(memoryview(b"pickle"))), ValueError)
     assert type(read) is ValueError and read.args == (b"pickle",)
 

@@ -55,7 +55,7 @@ def test_fresh_unknown_keys_are_logged_within_bounds(
     authenticator.close()
 
 
-def test_keys_that_were_turned_away_are_remembered_within_bounds(tmp_path: Path) -> None:
+def test_refused_keys_are_remembered_within_bounds(tmp_path: Path) -> None:
     auth.init(tmp_path / "keys")
     authenticator = Authenticator(Access(str(tmp_path / "keys")))
     asking = sockets.make(zmq.DEALER, within=authenticator._context)

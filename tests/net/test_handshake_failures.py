@@ -9,21 +9,21 @@ from nearfar.net.handshake import BELIEVED, HandshakeFailures
 pytestmark = pytest.mark.pure
 
 
-def test_one_failure_is_an_accident() -> None:
+def test_a_single_failure_is_not_reported() -> None:
     refusals = HandshakeFailures()
     refusals.failed("no", 10.0)
     assert refusals.believed(10.0) == ""
     assert refusals.believed(10.0 + BELIEVED - 0.01) == ""
 
 
-def test_what_fails_for_long_is_believed_with_its_last_reason() -> None:
+def test_lasting_failures_are_reported_with_the_last_reason() -> None:
     refusals = HandshakeFailures()
     refusals.failed("no", 10.0)
     refusals.failed("never", 11.0)
     assert refusals.believed(10.0 + BELIEVED) == "never"
 
 
-def test_a_success_in_between_begins_anew() -> None:
+def test_a_success_in_between_resets_the_failures() -> None:
     refusals = HandshakeFailures()
     refusals.failed("no", 10.0)
     refusals.succeeded()

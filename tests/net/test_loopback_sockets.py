@@ -90,7 +90,7 @@ def descriptors() -> int:
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
-def test_a_folder_that_another_user_made_blocks_nobody(home: Path, spoil: str) -> None:
+def test_a_folder_of_another_user_does_not_block_a_service(home: Path, spoil: str) -> None:
     plant(home / "tmp" / f"nearfar-{os.geteuid()}", spoil)
     with hosting() as (made, bound, path):
         assert path.parent.name.startswith(f"nearfar-{os.geteuid()}.")
@@ -101,7 +101,7 @@ def test_a_folder_that_another_user_made_blocks_nobody(home: Path, spoil: str) -
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
-def test_folders_of_fresh_names_that_others_made_are_not_used(home: Path, spoil: str) -> None:
+def test_folders_with_random_names_of_other_users_are_not_used(home: Path, spoil: str) -> None:
     plant(home / "tmp" / f"nearfar-{os.geteuid()}", "file")
     decoy = home / "tmp" / f"nearfar-{os.geteuid()}.0decoy"
     plant(decoy, spoil)
@@ -110,7 +110,7 @@ def test_folders_of_fresh_names_that_others_made_are_not_used(home: Path, spoil:
         assert meets(made, bound)
 
 
-def test_the_runtime_folder_is_used_where_there_is_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runtime_folder_is_used_if_it_exists(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = home / "run" / str(os.geteuid())
     own.mkdir(mode=0o700)
     with hosting() as (made, bound, path):
@@ -146,7 +146,9 @@ def test_a_runtime_folder_with_too_long_a_path_is_not_used(
         assert meets(made, bound)
 
 
-def test_sides_with_different_environments_meet(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sides_with_different_environments_find_each_other(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A service of cron, or under another login, has no runtime folder, or one by another name."""
     named = home / "named"
     named.mkdir(mode=0o700)
@@ -159,7 +161,9 @@ def test_sides_with_different_environments_meet(home: Path, monkeypatch: pytest.
         assert meets(made, bound)
 
 
-def test_who_came_before_the_service_finds_its_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_older_than_the_service_finds_its_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with hosting() as (_, bound, _):
         pass
     dialed = Connection(zmq.DEALER, bound, OWN, identity="one.s.1")
@@ -178,7 +182,7 @@ def test_who_came_before_the_service_finds_its_folder(home: Path, monkeypatch: p
         dialed.close()
 
 
-def test_a_socket_file_that_went_with_its_folder_is_made_again(
+def test_a_socket_file_removed_with_its_folder_is_made_again(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As at the end of a user's last login: connected clients stay so, and others find the service."""
@@ -203,14 +207,14 @@ def test_a_socket_file_that_went_with_its_folder_is_made_again(
     assert addresses.find(bound) is None
 
 
-def test_no_folder_at_all_is_told_in_a_sentence(home: Path) -> None:
+def test_a_missing_folder_is_an_error_with_a_reason(home: Path) -> None:
     plant(home / "tmp" / f"nearfar-{os.geteuid()}", "file")
     addresses.HOME = home / "missing"
     with pytest.raises(AddressError, match="XDG_RUNTIME_DIR"), hosting():
         pass
 
 
-def test_a_port_that_is_held_accepts_nobody() -> None:
+def test_a_held_port_accepts_no_connection() -> None:
     """Given many who connect to the port, I expect none of them to cost its holder a descriptor."""
     with hosting() as (made, bound, _), ExitStack() as stack:
         assert meets(made, bound)

@@ -61,14 +61,14 @@ def test_nothing_is_overdue_while_nothing_is_unacked() -> None:
     assert line.overdue(1e9) == []
 
 
-def test_all_that_is_unacked_is_sent_again_at_the_deadline_and_not_before() -> None:
+def test_all_unacked_messages_are_sent_again_at_the_deadline_and_not_before() -> None:
     line = outgoing("a", "b")
     assert line.overdue(PATIENCE - 0.01) == []
     assert line.overdue(PATIENCE) == [(1, "a"), (2, "b")]
     assert line.overdue(PATIENCE) == []
 
 
-def test_fruitless_rounds_wait_twice_as_long_up_to_eight_times() -> None:
+def test_the_deadline_doubles_without_progress_up_to_eight_times() -> None:
     line = outgoing("a")
     waits, last = [], 0.0
     for _ in range(6):
@@ -88,7 +88,7 @@ def test_progress_ends_the_back_off() -> None:
     assert line.when == 8.0 + PATIENCE
 
 
-def test_a_message_after_a_quiet_time_gets_its_full_patience() -> None:
+def test_a_message_after_a_pause_gets_the_full_deadline() -> None:
     line = outgoing("a")
     assert line.overdue(1.0)
     line.acked(1, 1.5)
@@ -96,7 +96,7 @@ def test_a_message_after_a_quiet_time_gets_its_full_patience() -> None:
     assert line.when == 100.0 + PATIENCE
 
 
-def test_a_line_is_stuck_from_its_last_progress_however_often_it_is_sent_again() -> None:
+def test_a_channel_is_stuck_since_its_last_progress_however_often_it_resends() -> None:
     line = outgoing("a", "b")
     assert line.stuck(3.0) == 3.0
     line.overdue(3.0)
@@ -123,7 +123,7 @@ def test_an_early_message_waits_for_its_turn() -> None:
     assert line.received == 3
 
 
-def test_a_message_that_comes_again_is_counted_and_not_handed_out() -> None:
+def test_a_duplicate_message_is_counted_and_not_delivered() -> None:
     line: ReceiveWindow[str] = ReceiveWindow()
     line.accept(1, "a")
     line.accept(3, "c")
@@ -227,7 +227,7 @@ def test_every_message_arrives_once_and_in_order_whatever_the_network_does(
 
 @settings(max_examples=100)
 @given(st.integers(1, 20), st.lists(st.floats(0.01, 5.0), max_size=60))
-def test_a_dead_network_is_not_buried(count: int, ticks: list[float]) -> None:
+def test_a_dead_network_gets_few_retransmissions(count: int, ticks: list[float]) -> None:
     """Sent again is what is unacked, and seldom: thrice at first, then once in eight times the patience."""
     network = Network()
     for _ in range(count):
@@ -238,7 +238,7 @@ def test_a_dead_network_is_not_buried(count: int, ticks: list[float]) -> None:
     assert all(times <= most for times in network.transmissions.values())
 
 
-def test_what_comes_ahead_of_its_turn_has_a_bound_over_all_lines() -> None:
+def test_early_messages_have_a_bound_over_all_channels() -> None:
     """Given 100,000 bytes for all lines together, and ten lines to which messages come ahead of their turn,
 
     I expect the sum of what they keep never to be above that; all of it to be free again once their turn has

@@ -30,7 +30,7 @@ def test_the_earliest_time_of_a_session_counts() -> None:
     assert timers.deadline() is None
 
 
-def test_who_rang_rings_again_only_when_it_is_set_anew() -> None:
+def test_a_timer_that_fired_must_be_set_again() -> None:
     timers, one = Timers(), session()
     timers.set(one, 5.0)
     timers.set(one, 1.0)
@@ -40,7 +40,7 @@ def test_who_rang_rings_again_only_when_it_is_set_anew() -> None:
     assert timers.ring(100.0) == [one]
 
 
-def test_stale_entries_do_not_pile_up() -> None:
+def test_stale_entries_do_not_accumulate() -> None:
     timers, one = Timers(), session()
     for when in range(20 * FEW, 0, -1):
         timers.set(one, float(when))
@@ -50,7 +50,7 @@ def test_stale_entries_do_not_pile_up() -> None:
 
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 4), times)), st.lists(times))
-def test_everybody_rings_at_its_earliest_time_and_once(
+def test_each_timer_fires_once_at_its_earliest_time(
     sets: list[tuple[int, float]], looks: list[float]
 ) -> None:
     timers, sessions = Timers(), [session(number) for number in range(5)]

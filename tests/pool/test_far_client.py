@@ -350,7 +350,7 @@ def test_a_process_that_stood_still_does_not_take_that_for_the_coordinators_sile
     assert story.machine.stage is SessionStage.OPEN and story.told() == []
 
 
-def test_a_refusal_ends_it() -> None:
+def test_a_refusal_ends_the_session_for_good() -> None:
     story = Story()
     story.machine.connect(story.now)
     (call,) = story.submit(Call())

@@ -46,7 +46,7 @@ class Ends:
         return self.say(name, QueueMessageType.PUT, first, 1, None, body=bytes(size))
 
 
-def test_who_asks_alone_gets_room_ahead_while_there_is_plenty() -> None:
+def test_a_single_producer_gets_credit_ahead_while_there_is_room() -> None:
     ends = Ends(100, "p")
     (room,) = [
         m
@@ -57,7 +57,7 @@ def test_who_asks_alone_gets_room_ahead_while_there_is_plenty() -> None:
     assert ends.machine.ledger.room()[0] == 50
 
 
-def test_room_ahead_comes_back_when_another_waits_for_room() -> None:
+def test_credit_ahead_is_recalled_when_another_producer_waits() -> None:
     """Given a bound of 4, and a producer that was granted 2 ahead and put nothing of it,
 
     If another asks for 4,
@@ -79,7 +79,7 @@ def test_room_ahead_comes_back_when_another_waits_for_room() -> None:
     assert ends.machine.ledger.room()[0] == 0
 
 
-def test_nobody_is_asked_to_give_back_who_waits_for_room() -> None:
+def test_a_waiting_producer_is_not_asked_to_return_credit() -> None:
     ends = Ends(8, "a", "b")
     ends.say("a", QueueMessageType.NEED, 1, 0, 0, 0, 0, 0)
     ends.say("a", QueueMessageType.NEED, 20, 0, 0, 0, 0, 0)
@@ -90,13 +90,13 @@ def test_nobody_is_asked_to_give_back_who_waits_for_room() -> None:
 # -- bytes ---------------------------------------------------------------------------------------------
 
 
-def test_what_a_larger_item_lacks_is_granted_though_no_more_items_are_asked_for() -> None:
+def test_missing_bytes_of_a_larger_item_are_granted_without_a_request_for_items() -> None:
     ends = Ends(0, "p", "q", maxbytes=100)
     assert ends.need("p", 10, 10) == 10 + 90 // 4
     assert ends.need("p", 50, 50) == 18 + 50 // 4
 
 
-def test_the_next_item_is_granted_or_nothing() -> None:
+def test_credit_is_granted_for_the_next_item_or_not_at_all() -> None:
     """Given 40 bytes that are free, of 100,
 
     If a producer asks for 90, and its next item has 50, I expect nothing; if that has 30, I expect the 40.
@@ -109,7 +109,7 @@ def test_the_next_item_is_granted_or_nothing() -> None:
     assert ends.need("p", 90, 30) == 40
 
 
-def test_two_that_wait_never_hold_what_the_other_needs() -> None:
+def test_two_waiting_producers_never_hold_each_others_credit() -> None:
     """Given two producers that were granted room ahead, and each an item that fits into all of the queue,
 
     If both ask for room for it, and return what they have,
@@ -124,7 +124,7 @@ def test_two_that_wait_never_hold_what_the_other_needs() -> None:
     assert ends.machine.ledger.room()[1] == 0
 
 
-def test_a_small_item_passes_a_large_one_that_waits_but_not_for_ever() -> None:
+def test_small_items_overtake_a_waiting_large_one_but_not_indefinitely() -> None:
     """Given a queue of 100 bytes with 60 in it, and a producer that waits for 50,
 
     If others put items of 10, and consumers take as much, again and again,
@@ -144,7 +144,7 @@ def test_a_small_item_passes_a_large_one_that_waits_but_not_for_ever() -> None:
     assert passed == 100
 
 
-def test_room_that_came_too_late_is_asked_back_for_another() -> None:
+def test_credit_that_was_granted_too_late_is_recalled_for_another() -> None:
     """Given a producer that was granted what it had asked for just as it gave up,
 
     If another waits for that room,

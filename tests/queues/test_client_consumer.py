@@ -67,7 +67,7 @@ def test_items_are_taken_in_order_with_their_positions_and_attempts() -> None:
     assert (receiver.buffered, receiver.taken) == (0, 3)
 
 
-def test_an_item_that_cannot_be_read_is_told_of_once_and_harms_no_other() -> None:
+def test_an_unreadable_item_raises_once_and_affects_no_other() -> None:
     """Given a batch with an item that cannot be read between two that can,
 
     I expect the two to be taken, and the other to raise once.
@@ -86,7 +86,7 @@ def test_an_item_that_cannot_be_read_is_told_of_once_and_harms_no_other() -> Non
 @pytest.mark.parametrize(
     "body", [b"", b"\x01", b"\x01\xc1\x02\x03\x04", b"\x01\xc5\xff\xff\x00", b"\x01\xc6"]
 )
-def test_a_batch_of_fewer_items_than_it_was_said_to_hold_raises_for_each_that_is_missing(body: bytes) -> None:
+def test_a_batch_with_missing_items_raises_for_each_of_them(body: bytes) -> None:
     receiver = ItemReceiver()
     receiver.lend(1, 4, 1, body)
     lend(receiver, "next")
@@ -99,7 +99,7 @@ def test_a_batch_of_fewer_items_than_it_was_said_to_hold_raises_for_each_that_is
     assert take(receiver) == "next"
 
 
-def test_a_batch_of_more_items_than_it_was_said_to_hold_is_read_as_far_as_that() -> None:
+def test_a_batch_with_surplus_items_is_read_up_to_its_announced_count() -> None:
     receiver = ItemReceiver()
     receiver.lend(1, 2, 1, b"\x01\x02\x03")
     lend(receiver, "next")
@@ -112,7 +112,7 @@ def hand_out(receiver: ItemReceiver, most: int, *, settles: bool = True, whole: 
     return (receiver.hand.receiving if whole else receiver.hand.getting)[1]
 
 
-def test_items_of_several_batches_are_handed_out_up_to_one_that_cannot_be_read() -> None:
+def test_items_of_several_batches_are_handed_out_up_to_an_unreadable_one() -> None:
     receiver = ItemReceiver(trusted=False)
     lend(receiver, *"abc")
     lend(receiver, *"de")
@@ -126,7 +126,7 @@ def test_items_of_several_batches_are_handed_out_up_to_one_that_cannot_be_read()
     assert (receiver.taken, receiver.buffered, receiver.hands) == (5, 2, {5: 7})
 
 
-def test_who_takes_its_next_item_is_done_with_the_one_before() -> None:
+def test_taking_the_next_item_settles_the_one_before() -> None:
     receiver = ItemReceiver()
     lend(receiver, *"abcd")
     assert receiver.take(7, 0.0) == DeliveredItem(1, "a", 1)
@@ -140,7 +140,7 @@ def test_who_takes_its_next_item_is_done_with_the_one_before() -> None:
     assert (receiver.hands, receiver.buffered) == ({4: 7}, 0)
 
 
-def test_what_was_handed_out_and_not_taken_can_be_taken_by_another() -> None:
+def test_items_handed_out_and_not_taken_can_be_taken_by_another_thread() -> None:
     receiver = ItemReceiver()
     lend(receiver, *"abcd")
     receiver.take(7, 0.0)
@@ -151,7 +151,7 @@ def test_what_was_handed_out_and_not_taken_can_be_taken_by_another() -> None:
     assert take(receiver) == "d"
 
 
-def test_what_was_handed_out_and_not_taken_can_be_given_back() -> None:
+def test_items_handed_out_and_not_taken_can_be_returned() -> None:
     receiver = ItemReceiver()
     lend(receiver, *"abcd")
     receiver.take(7, 0.0)
@@ -161,7 +161,7 @@ def test_what_was_handed_out_and_not_taken_can_be_given_back() -> None:
     assert (told["taken"], told["done"], told["returned"]) == (2, [[1, 1]], [[3, 4]])
 
 
-def test_without_settling_everything_stays_in_hand() -> None:
+def test_without_settling_all_items_stay_unacknowledged() -> None:
     receiver = ItemReceiver()
     lend(receiver, *"abc")
     receiver.take(7, 0.0)
@@ -171,7 +171,7 @@ def test_without_settling_everything_stays_in_hand() -> None:
     assert receiver.hands == {1: 7, 2: 7, 3: 7}
 
 
-def test_deliveries_are_handed_out_with_what_is_known_of_them_and_acked_together() -> None:
+def test_deliveries_are_handed_out_with_their_attempts_and_acked_together() -> None:
     receiver = ItemReceiver(session=3)
     lend(receiver, *"abc", attempt=2)
     receiver.take(7, 0.0)
@@ -182,7 +182,7 @@ def test_deliveries_are_handed_out_with_what_is_known_of_them_and_acked_together
     assert (receiver.hands, receiver.hand.acks, report(receiver)["done"]) == ({1: 7}, [], [[2, 3]])
 
 
-def test_what_never_reached_who_took_it_is_given_back() -> None:
+def test_an_item_that_never_reached_its_caller_is_returned() -> None:
     """Whether it was taken is read off the items that were there before."""
     receiver = ItemReceiver()
     lend(receiver, *"abc")
@@ -199,7 +199,7 @@ def test_what_never_reached_who_took_it_is_given_back() -> None:
     assert (told["done"], told["returned"], receiver.hands) == ([[1, 1]], [[2, 2]], {})
 
 
-def test_an_item_is_taken_by_its_thread_or_taken_away() -> None:
+def test_an_item_is_either_taken_by_its_thread_or_withdrawn() -> None:
     """Given a thread that takes while another takes away, I expect each item at one of them."""
     for _ in range(50):
         receiver = ItemReceiver()
@@ -226,7 +226,7 @@ def test_an_item_is_taken_by_its_thread_or_taken_away() -> None:
         assert receiver.buffered == 299 - len(found)
 
 
-def test_a_run_is_taken_as_far_as_its_batch_goes_and_not_if_one_of_it_cannot_be_read() -> None:
+def test_a_run_ends_with_its_batch_and_is_not_taken_with_an_unreadable_item() -> None:
     receiver = ItemReceiver(trusted=False)
     assert receiver.take_run(5, 7, 0.0) == (0, [])
     lend(receiver, *"abc")
@@ -240,7 +240,7 @@ def test_a_run_is_taken_as_far_as_its_batch_goes_and_not_if_one_of_it_cannot_be_
 # -- telling --------------------------------------------------------------------------------------------
 
 
-def test_a_report_says_what_is_new_and_then_nothing() -> None:
+def test_a_report_contains_only_news() -> None:
     receiver = ItemReceiver(waiters=1)
     assert report(receiver) == {"window": 1, "taken": 0}
     assert report(receiver) == {}
@@ -259,13 +259,13 @@ def test_a_report_says_what_is_new_and_then_nothing() -> None:
     assert list(receiver.hands) == [5]
 
 
-def test_a_question_is_asked_even_if_nothing_is_new() -> None:
+def test_a_question_is_sent_even_without_news() -> None:
     receiver = ItemReceiver()
     assert report(receiver) == {}
     assert report(receiver, ask=7) == {"window": 0, "taken": 0}
 
 
-def test_an_item_is_done_once() -> None:
+def test_an_item_is_settled_once() -> None:
     receiver = ItemReceiver()
     lend(receiver, "a")
     take(receiver)
@@ -279,7 +279,7 @@ def test_an_item_is_done_once() -> None:
     assert told.keys() == {"window", "taken", "done"}
 
 
-def test_an_answer_too_long_for_a_frame_is_refused_and_the_item_stays_in_hand() -> None:
+def test_an_answer_too_long_for_a_frame_is_refused_and_the_item_stays_unacknowledged() -> None:
     receiver = ItemReceiver()
     lend(receiver, "a")
     take(receiver)
@@ -290,7 +290,7 @@ def test_an_answer_too_long_for_a_frame_is_refused_and_the_item_stays_in_hand() 
     assert [len(answer) for _, answer in report(receiver)["answers"]] == [LONGEST_ANSWER]
 
 
-def test_more_news_than_a_frame_holds_is_told_in_several() -> None:
+def test_news_for_more_than_one_frame_is_sent_in_several() -> None:
     receiver = ItemReceiver()
     count = 2 * MOST_RANGES + 2
     lend(receiver, *range(count))
@@ -305,7 +305,7 @@ def test_more_news_than_a_frame_holds_is_told_in_several() -> None:
     assert report(receiver) == {}
 
 
-def test_what_lies_in_the_buffer_is_given_back_whole() -> None:
+def test_buffered_items_are_all_returned() -> None:
     receiver = ItemReceiver()
     lend(receiver, "a", "b")
     lend(receiver, "c")
@@ -321,7 +321,7 @@ def test_what_lies_in_the_buffer_is_given_back_whole() -> None:
 # -- how much may lie there -------------------------------------------------------------------------------
 
 
-def test_nobody_waits_and_nothing_was_taken_so_nothing_is_wanted() -> None:
+def test_the_window_is_zero_before_any_call_or_take() -> None:
     receiver = ItemReceiver()
     assert receiver.window(100.0) == 0
     receiver.waiters = 3
@@ -338,7 +338,7 @@ def paced(seconds: float, takes: int = 60) -> tuple[ItemReceiver, float]:
     return receiver, now
 
 
-def test_a_quick_program_has_a_wide_window_and_a_slow_one_a_narrow_one() -> None:
+def test_a_fast_program_has_a_large_window_and_a_slow_one_a_small_one() -> None:
     windows = [receiver.window(now) for receiver, now in map(paced, (0.0, 0.0001, 0.001, 0.01, 0.04))]
     assert windows[0] == MOST_AHEAD
     assert 150 <= windows[1] <= 200
@@ -363,7 +363,7 @@ def test_the_window_closes_when_the_program_pauses() -> None:
     assert receiver.window(now + 2 * PAUSE) == 3
 
 
-def test_a_window_that_was_told_has_to_be_closed_though_the_buffer_is_empty() -> None:
+def test_a_reported_window_must_be_closed_even_if_the_buffer_is_empty() -> None:
     receiver, now = paced(0.001)
     assert report(receiver, now)["window"] > 1
     assert receiver.deadline() == now + PAUSE

@@ -35,7 +35,7 @@ def said(machine: ClientProtocol, now: float) -> list[QueueMessageType]:
     return [action.envelope.message.kind for action in machine.flush(now) if isinstance(action, SendControl)]
 
 
-def test_a_producer_that_was_taken_for_lost_says_goodbye_all_the_same() -> None:
+def test_a_producer_counted_as_lost_still_says_goodbye() -> None:
     machine = leaving(produces=True)
     assert not machine.may_go(5.1)
     welcome(machine, 5.2)
@@ -44,7 +44,7 @@ def test_a_producer_that_was_taken_for_lost_says_goodbye_all_the_same() -> None:
     assert machine.may_go(5.3)
 
 
-def test_where_no_host_answers_it_goes_after_a_while() -> None:
+def test_without_a_host_it_leaves_after_a_while() -> None:
     machine = leaving(produces=True)
     machine.tick(5.0 + GOODBYE - 0.1)
     assert machine.state is ClientState.GREETING
@@ -53,11 +53,11 @@ def test_where_no_host_answers_it_goes_after_a_while() -> None:
 
 
 @pytest.mark.parametrize(("produces", "helper"), [(False, False), (True, True)])
-def test_whom_nobody_counts_goes_at_once(produces: bool, helper: bool) -> None:
+def test_a_client_that_is_not_counted_leaves_at_once(produces: bool, helper: bool) -> None:
     assert leaving(produces=produces, helper=helper).may_go(5.0)
 
 
-def test_who_was_never_welcomed_and_put_nothing_goes_at_once() -> None:
+def test_a_client_without_a_session_and_items_leaves_at_once() -> None:
     machine = ClientProtocol("end", {})
     machine.roles.produces = True
     machine.connect(0.0)
@@ -65,7 +65,7 @@ def test_who_was_never_welcomed_and_put_nothing_goes_at_once() -> None:
     assert machine.may_go(0.1)
 
 
-def test_where_the_host_is_dead_but_not_missed_yet_it_goes_after_a_while() -> None:
+def test_with_a_dead_host_it_leaves_after_a_while_before_the_lease_ends() -> None:
     """In the middle of a session, with everything handed over: the lease is not waited for."""
     machine = ClientProtocol("end", {})
     machine.connect(0.0)

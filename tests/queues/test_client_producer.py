@@ -46,7 +46,7 @@ def numbers(sender: ItemSender) -> list[int]:
 # -- batches -------------------------------------------------------------------------------------------
 
 
-def test_what_was_put_goes_out_as_one_batch() -> None:
+def test_items_put_together_are_sent_as_one_batch() -> None:
     sender = sender_with()
     first, second = put(sender, 10, 20), put(sender, 30)
     assert (first.last, second.last) == (2, 3)
@@ -82,7 +82,7 @@ def test_batches_are_bounded_in_items_and_bytes() -> None:
     assert [m.fields[1] for m in sender.messages()] == [2, 2, 1, 1]
 
 
-def test_what_is_on_its_way_is_bounded_and_goes_on_as_the_host_acks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_in_flight_are_bounded_until_the_host_acks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a queue without a bound, and 25 bytes that may be on their way,
 
     If more is put,
@@ -113,7 +113,7 @@ def test_an_unbounded_queue_needs_no_room() -> None:
     assert sender.need() is None
 
 
-def test_room_is_asked_for_as_a_total_and_used_up() -> None:
+def test_credit_is_requested_as_a_total_and_used() -> None:
     sender = sender_with(maxsize=5)
     assert sender.need() is None
     entry = put(sender, *[10] * 6)
@@ -129,13 +129,13 @@ def test_room_is_asked_for_as_a_total_and_used_up() -> None:
     assert not entry.items
 
 
-def test_no_more_than_a_share_is_asked_for_at_once() -> None:
+def test_the_requested_credit_is_limited() -> None:
     sender = sender_with(maxsize=100_000)
     put(sender, *[10] * (module.MOST_ASKED + 1))
     assert sender.need() == (module.MOST_ASKED, 0, 0)
 
 
-def test_bytes_are_asked_for_only_where_they_are_bounded() -> None:
+def test_bytes_are_requested_only_if_they_are_bounded() -> None:
     sender = sender_with(maxbytes=400)
     put(sender, 60, 30, 30)
     assert sender.need() == (3, 120, 60)
@@ -145,7 +145,7 @@ def test_bytes_are_asked_for_only_where_they_are_bounded() -> None:
     assert sender.need() == (3, 120, 120)
 
 
-def test_of_a_run_as_many_are_admitted_as_there_is_room_for() -> None:
+def test_as_many_items_of_a_run_are_admitted_as_fit() -> None:
     """Given five items of 30 bytes that travel as one, and room for 100 bytes,
 
     I expect three of them to go, the next to be asked for, and the 10 bytes to be there still.
@@ -165,13 +165,13 @@ def test_of_a_run_as_many_are_admitted_as_there_is_room_for() -> None:
     assert numbers(sender) == [4, 5]
 
 
-def test_no_more_than_the_queue_may_have_is_asked_for() -> None:
+def test_no_more_than_the_bound_is_requested() -> None:
     sender = sender_with(maxbytes=400)
     put(sender, *[200] * 5)
     assert sender.need() == (5, 400, 200)
 
 
-def test_what_does_not_wait_is_put_before_what_does() -> None:
+def test_items_of_calls_that_do_not_wait_come_first() -> None:
     sender = sender_with(maxbytes=400)
     large = put(sender, 200)
     small = PutRequest(encoded(10), None)
@@ -182,7 +182,7 @@ def test_what_does_not_wait_is_put_before_what_does() -> None:
     assert (list(small.items), len(large.items), numbers(sender)) == ([], 1, [1])
 
 
-def test_what_is_put_by_the_tray_has_its_bytes() -> None:
+def test_items_in_the_put_buffer_count_their_bytes() -> None:
     """Given room for 40 bytes, I expect the put buffer to take items of 10 until there is none left for
     another."""
     sender = sender_with(maxbytes=400)
@@ -196,7 +196,7 @@ def test_what_is_put_by_the_tray_has_its_bytes() -> None:
     assert sender.spare() == (40, 1)
 
 
-def test_unused_room_is_given_back_once() -> None:
+def test_unused_credit_is_returned_once() -> None:
     sender = sender_with(maxsize=5)
     entry = put(sender, 10, 10)
     sender.gain(2, 0)
@@ -208,7 +208,7 @@ def test_unused_room_is_given_back_once() -> None:
     assert sender.need() == (1, 0, 0)
 
 
-def test_a_put_that_gives_up_takes_back_what_was_not_admitted() -> None:
+def test_a_put_that_gives_up_withdraws_items_not_admitted() -> None:
     sender = sender_with(maxsize=5)
     entry = put(sender, 10, 20, 30)
     sender.gain(1, 0)
@@ -240,7 +240,7 @@ def test_a_smaller_item_goes_when_a_larger_one_before_it_gives_up() -> None:
 # -- the end of an item -----------------------------------------------------------------------------------
 
 
-def test_what_is_told_twice_counts_once() -> None:
+def test_repeated_outcomes_count_once() -> None:
     """Given a host that does not know whether its news arrived before the session broke,
 
     If it tells the same again,
@@ -256,7 +256,7 @@ def test_what_is_told_twice_counts_once() -> None:
     assert (sender.settled, sender.unsettled) == (3, 0)
 
 
-def test_news_of_what_was_never_put_is_ignored() -> None:
+def test_outcomes_of_unknown_items_are_ignored() -> None:
     sender = sender_with()
     put(sender, 10)
     numbers(sender)
@@ -264,7 +264,7 @@ def test_news_of_what_was_never_put_is_ignored() -> None:
     assert (list(sender.outcomes), sender.unsettled) == ([], 1)
 
 
-def test_only_what_is_open_of_a_batch_goes_again() -> None:
+def test_only_unsettled_items_of_a_batch_are_sent_again() -> None:
     sender = sender_with()
     put(sender, 10, 20, 30, 40, 50)
     numbers(sender)
@@ -278,7 +278,7 @@ def test_only_what_is_open_of_a_batch_goes_again() -> None:
     ]
 
 
-def test_what_the_host_has_does_not_go_again() -> None:
+def test_stored_items_are_not_sent_again() -> None:
     sender = sender_with()
     put(sender, 10)
     numbers(sender)
@@ -292,7 +292,7 @@ def test_what_the_host_has_does_not_go_again() -> None:
     assert sender.unsettled == 0
 
 
-def test_what_goes_again_goes_before_what_is_new_and_needs_room_too() -> None:
+def test_resent_items_come_before_new_ones_and_need_credit_too() -> None:
     sender = sender_with(maxsize=3)
     put(sender, 10, 10)
     sender.gain(2, 0)
@@ -312,7 +312,7 @@ def test_what_goes_again_goes_before_what_is_new_and_needs_room_too() -> None:
     assert numbers(sender) == [2, 3]
 
 
-def test_a_new_session_begins_without_room_and_with_nothing_on_its_way(
+def test_a_new_session_begins_without_credit_and_without_messages_in_flight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "UNSTORED_BYTES", 25)
@@ -330,7 +330,7 @@ def test_a_new_session_begins_without_room_and_with_nothing_on_its_way(
     assert numbers(sender) == [1]
 
 
-def test_a_small_new_item_does_not_overtake_a_large_one_that_goes_again() -> None:
+def test_a_small_new_item_does_not_overtake_a_large_resent_one() -> None:
     sender = sender_with(maxbytes=400)
     put(sender, 100)
     sender.gain(1, 100)

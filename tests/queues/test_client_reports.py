@@ -59,7 +59,7 @@ class Consumer:
         return [message.kind for message in self.flush()]
 
 
-def test_a_take_waits_for_more_news_but_not_for_long() -> None:
+def test_a_take_is_reported_after_a_short_delay() -> None:
     consumer = Consumer()
     for _ in range(3):
         consumer.lend_and_take()
@@ -72,7 +72,7 @@ def test_a_take_waits_for_more_news_but_not_for_long() -> None:
     assert told.fields[4] == [[1, 2]]
 
 
-def test_news_that_come_all_the_time_are_told_every_moment() -> None:
+def test_constant_news_are_reported_regularly() -> None:
     consumer, told = Consumer(), 0
     began = consumer.now
     for _ in range(300):
@@ -84,19 +84,19 @@ def test_news_that_come_all_the_time_are_told_every_moment() -> None:
 
 
 @pytest.mark.parametrize("about", [{"maxsize": 8}, {"maxbytes": 8}])
-def test_where_puts_wait_for_room_it_is_told_at_once(about: dict[str, int]) -> None:
+def test_takes_are_reported_at_once_if_puts_wait(about: dict[str, int]) -> None:
     consumer = Consumer(**about)
     consumer.lend_and_take()
     assert consumer.kinds() == [QueueMessageType.REPORT]
 
 
-def test_many_takes_are_told_at_once() -> None:
+def test_many_takes_are_reported_at_once() -> None:
     consumer = Consumer()
     consumer.lend_and_take(50)
     assert consumer.kinds() == [QueueMessageType.REPORT]
 
 
-def test_all_is_told_before_anything_is_asked_and_before_the_goodbye() -> None:
+def test_everything_is_reported_before_a_question_and_before_the_goodbye() -> None:
     consumer = Consumer()
     consumer.lend_and_take()
     consumer.machine.asks.add(QueueMessageType.ASK, "size")
@@ -109,7 +109,7 @@ def test_all_is_told_before_anything_is_asked_and_before_the_goodbye() -> None:
     assert consumer.kinds() == [QueueMessageType.REPORT, QueueMessageType.BYE]
 
 
-def test_that_the_program_has_done_all_it_had_is_told_at_once() -> None:
+def test_it_is_reported_at_once_that_all_items_are_settled() -> None:
     """Given two items in hand, I expect nothing to be said when one is done, and both when the other is."""
     consumer = Consumer()
     consumer.hear(QueueMessageType.LEND, 1, 2, 1, body=item_codec.encode(1, trusted=False) * 2)
@@ -124,7 +124,7 @@ def test_that_the_program_has_done_all_it_had_is_told_at_once() -> None:
     assert told.fields[4] == [[1, 2]]
 
 
-def test_a_window_that_was_for_two_who_waited_is_told_when_one_is_left() -> None:
+def test_a_smaller_window_is_reported_when_one_of_two_waiting_calls_ends() -> None:
     """Given two waiting calls, and one of them gone, I expect that to be reported, and then nothing due."""
     consumer = Consumer()
     consumer.now += PAUSE

@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
     [lambda queue: queue.put(2), lambda queue: queue.join()],
     ids=["put", "join"],
 )
-def test_who_waits_in_a_queue_that_is_closed_hears_of_it(wait: Callable[[FarJoinableQueue], None]) -> None:
+def test_calls_that_wait_raise_when_their_queue_is_closed(wait: Callable[[FarJoinableQueue], None]) -> None:
     queue = FarJoinableQueue(1)
     queue.put(1)
     heard: list[str] = []
@@ -43,7 +43,7 @@ def test_who_waits_in_a_queue_that_is_closed_hears_of_it(wait: Callable[[FarJoin
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_dropping_a_closed_end_whose_host_is_dead_waits_for_nothing(cancelled: bool) -> None:
+def test_dropping_a_closed_client_of_a_dead_host_does_not_wait(cancelled: bool) -> None:
     program = (
         "from nearfar import Queue; q = Queue(0, 'tcp://127.0.0.1:*'); print(q.address, flush=True); input()"
     )

@@ -53,7 +53,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
         ),
     ],
 )
-def test_what_is_lost_is_said_in_a_sentence(counts: dict[str, int], words: str) -> None:
+def test_the_warning_counts_the_lost_items(counts: dict[str, int], words: str) -> None:
     assert losses(COUNTS | counts) == words
 
 
@@ -100,7 +100,7 @@ def hold_one(queue: FarQueue) -> None:
         (lambda queue: None, []),
     ],
 )
-def test_a_host_that_stops_says_what_is_lost(
+def test_a_host_that_stops_warns_of_lost_items(
     use: Put, words: list[str], queue: FarQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     use(queue)
@@ -110,13 +110,13 @@ def test_a_host_that_stops_says_what_is_lost(
     assert said(caplog) == words
 
 
-def test_so_does_the_end_of_its_with_block(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_of_a_with_block_warns_too(caplog: pytest.LogCaptureFixture) -> None:
     with FarQueue(0, "tcp://127.0.0.1:*") as queue:
         put_three(queue)
     assert said(caplog) == [f"3 items waiting; {LOST}"]
 
 
-def test_so_does_a_queue_that_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_garbage_collected_queue_warns_too(caplog: pytest.LogCaptureFixture) -> None:
     queue = FarQueue(0, "tcp://127.0.0.1:*")
     put_three(queue)
     del queue
@@ -124,7 +124,7 @@ def test_so_does_a_queue_that_is_forgotten(caplog: pytest.LogCaptureFixture) -> 
     assert said(caplog) == [f"3 items waiting; {LOST}"]
 
 
-def test_what_a_frozen_or_busy_consumer_holds_is_in_hand(caplog: pytest.LogCaptureFixture) -> None:
+def test_items_of_a_frozen_or_busy_consumer_count_as_unacknowledged(caplog: pytest.LogCaptureFixture) -> None:
     address = "tcp://127.0.0.1:*"
     with FarJoinableQueue(0, address, lease=0.5) as queue, FarJoinableQueue.connect(queue.address) as other:
         put_three(queue)

@@ -69,7 +69,7 @@ def test_shutdown_wakes_blocked_threads(make_ending: Maker) -> None:
     assert outcomes == ["ShutDown"] * 4
 
 
-def test_immediate_shutdown_drops_what_is_there(make_ending: Maker) -> None:
+def test_immediate_shutdown_drops_the_items(make_ending: Maker) -> None:
     queue = make_ending(joinable=True)
     put_all(queue, list(range(100)))
     queue.shutdown(immediate=True)
@@ -79,7 +79,7 @@ def test_immediate_shutdown_drops_what_is_there(make_ending: Maker) -> None:
         queue.task_done()
 
 
-def test_immediate_shutdown_leaves_items_in_hand_to_be_done(make_ending: Maker) -> None:
+def test_immediate_shutdown_leaves_delivered_items_to_be_acked(make_ending: Maker) -> None:
     queue = make_ending(joinable=True)
     put_all(queue, [1, 2, 3])
     queue.get(timeout=LIMIT)
@@ -96,7 +96,7 @@ def test_iteration_ends_after_shutdown(make_queue: Maker) -> None:
     assert list(queue) == []
 
 
-def test_many_at_a_time_end_too(make_queue: Maker) -> None:
+def test_get_many_ends_too(make_queue: Maker) -> None:
     queue = make_queue()
     queue.put_many([1, 2, 3])
     queue.shutdown()
@@ -175,7 +175,7 @@ def test_every_put_that_returned_before_the_end_arrives(
         end.close()
 
 
-def test_immediate_shutdown_frees_those_who_join_elsewhere(make_queue: Maker, context: BaseContext) -> None:
+def test_immediate_shutdown_wakes_joins_in_other_processes(make_queue: Maker, context: BaseContext) -> None:
     queue, (here, there) = make_queue(joinable=True), context.Pipe()
     put_all(queue, [1, 2, 3])
     with here, there, children(context, (report, there, queue.join)):

@@ -21,7 +21,7 @@ def lend(leases: Deliveries, count: int) -> int:
     return leases.lend(ItemRange("p", position, count, body, position))
 
 
-def test_positions_go_on_and_are_never_used_twice() -> None:
+def test_positions_rise_and_are_never_used_twice() -> None:
     leases = Deliveries()
     assert [lend(leases, 3), lend(leases, 1)] == [1, 4]
     leases.remove(1, 4)
@@ -29,7 +29,7 @@ def test_positions_go_on_and_are_never_used_twice() -> None:
     assert leases.last == 6
 
 
-def test_what_was_removed_is_not_there_a_second_time() -> None:
+def test_removed_items_cannot_be_removed_again() -> None:
     leases = Deliveries()
     lend(leases, 5)
     assert [items_of(run) for run in leases.remove(2, 3)] == [[2, 3]]
@@ -74,7 +74,7 @@ steps = st.one_of(
 
 @settings(max_examples=150)
 @given(st.lists(steps, max_size=40))
-def test_leases_are_what_a_plain_set_of_positions_would_be(
+def test_deliveries_behave_like_a_set_of_positions(
     history: list[tuple[str, tuple[int, int]]],
 ) -> None:
     leases, model = Deliveries(), Model()

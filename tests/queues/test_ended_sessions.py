@@ -50,7 +50,7 @@ def holding(first: str, *buffered: str) -> ClientProtocol:
     return machine
 
 
-def test_what_lay_in_the_buffer_of_a_session_that_is_over_is_not_taken() -> None:
+def test_buffered_items_of_an_ended_session_are_not_taken() -> None:
     """Else it would be taken under a position of the next session, and settle another item."""
     machine = holding("a", "b", "c")
     hear(machine, 0, QueueMessageType.STRANGER)
@@ -58,7 +58,7 @@ def test_what_lay_in_the_buffer_of_a_session_that_is_over_is_not_taken() -> None
     assert machine.receiver.take(7, 0.0) is None
 
 
-def test_positions_of_two_sessions_are_told_apart() -> None:
+def test_positions_of_two_sessions_are_distinguished() -> None:
     machine = holding("a", "b")
     before = machine.receiver.take(7, 0.0)
     hear(machine, 0, QueueMessageType.STRANGER)

@@ -58,7 +58,7 @@ def go(address: str, how: dict[str, Any], number: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_host_outlives_the_failure_of_each_of_its_calls(
+def test_a_host_survives_the_failure_of_each_system_call(
     host: tuple[FarQueue, Failing], access: tuple[str, dict[str, Any]]
 ) -> None:
     """I expect nothing to be lost, and each client to be served, or refused with a sentence."""
@@ -84,7 +84,7 @@ def test_a_host_outlives_the_failure_of_each_of_its_calls(
     go(queue.address, how, 0)
 
 
-def test_a_fault_of_the_loop_is_told_to_who_hosts_and_ends_the_hosting(
+def test_a_bug_in_the_loop_is_reported_and_ends_the_hosting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Given what is no failure of a call, but a fault of ours."""

@@ -56,7 +56,7 @@ def test_what_a_connection_wrote_is_read(ends: Ends) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(sizes=SIZES, asked=st.lists(st.integers(1, 12), min_size=1, max_size=40))
-def test_every_message_comes_once_in_order_and_never_more_than_asked_for(
+def test_every_message_arrives_once_in_order_and_never_more_than_requested(
     sizes: list[tuple[bool, int]], asked: list[int]
 ) -> None:
     """Given messages of any sizes, read by so many at a time, I expect each whole, and no more at a time."""
@@ -78,14 +78,14 @@ def test_every_message_comes_once_in_order_and_never_more_than_asked_for(
         assert found == sent
 
 
-def test_empty_messages_wake_but_are_no_items(ends: Ends) -> None:
+def test_empty_messages_wake_readers_but_are_not_items(ends: Ends) -> None:
     reader, writer = ends
     framing.write(writer.fileno(), [b"", b"item", b"", b"last"])
     assert framing.read_waiting(reader.fileno(), 9) == [b"item", b"last"]
     assert not reader.poll(0)
 
 
-def test_what_does_not_fit_into_one_write_arrives(ends: Ends) -> None:
+def test_messages_that_need_several_writes_arrive(ends: Ends) -> None:
     reader, writer = ends
     sent = messages_of([(False, 5)] * 1200 + [(False, 300_000), (True, 300_000)])
     feeder = threading.Thread(target=framing.write, args=(writer.fileno(), sent))
@@ -116,7 +116,7 @@ def test_a_length_in_eight_bytes_is_read(ends: Ends, one_by_one: bool) -> None:
     assert found == [b"large", Raw(b"large"), b"last"]
 
 
-def test_a_pipe_that_may_not_grow_stays_as_it_is(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_that_cannot_grow_stays_unchanged(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     _, writer = ends
     before = fcntl.fcntl(writer.fileno(), fcntl.F_GETPIPE_SZ)
     ask = fcntl.fcntl
@@ -130,7 +130,7 @@ def test_a_pipe_that_may_not_grow_stays_as_it_is(ends: Ends, monkeypatch: pytest
     assert framing.capacity(writer.fileno()) == before
 
 
-def test_a_pipe_nobody_can_write_to_any_more_is_at_its_end() -> None:
+def test_a_pipe_without_writers_is_at_its_end() -> None:
     reader, writer = Pipe(duplex=False)
     with reader:
         os.write(writer.fileno(), framing.frame(b"whole")[:2])
@@ -170,9 +170,7 @@ def test_ctrl_c_ends_the_wait_for_a_writer_that_is_stuck(ends: Ends, monkeypatch
         framing.read_waiting(reader.fileno(), 1)
 
 
-def test_a_writer_counts_as_stuck_once_nothing_came_for_a_while(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_counts_as_stuck_after_a_pause(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = ends
     monkeypatch.setattr(framing, "STUCK", 0.01)
     assert not framing._come_soon(reader.fileno())

@@ -62,13 +62,13 @@ def act(machine: BrokerProtocol, now: float) -> list[Action]:
 
 @settings(max_examples=30)
 @given(st.randoms(use_true_random=False), st.sampled_from([{}, {"maxsize": 6}, {"maxbytes": 60}]))
-def test_any_words_in_any_order(random: Random, options: dict[str, int]) -> None:
+def test_any_messages_in_any_order(random: Random, options: dict[str, int]) -> None:
     run_hostile(random, 60, **options)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-def test_very_many_words() -> None:
+def test_very_many_messages() -> None:
     seed = int(os.environ.get("NEARFAR_SEED", "0")) or Random().randrange(1 << 32)
     print(f"NEARFAR_SEED={seed}")
     random = Random(seed)
@@ -77,7 +77,7 @@ def test_very_many_words() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_honest_ends_are_served_beside_hostile_ones(seed: int) -> None:
+def test_honest_clients_are_served_beside_hostile_ones(seed: int) -> None:
     """Given clients that send anything but "I consume", I expect each honest item done once, and no other
     to have reported on it, taken its producer's place, or put in its name."""
     world = World(seed, loss=0.03, expected=99)
@@ -160,7 +160,7 @@ def test_a_report_on_what_was_never_lent_ends_the_session_and_counts_nothing() -
     assert story.ledger.late == 0
 
 
-def test_what_strangers_report_late_can_always_be_told() -> None:
+def test_late_reports_of_strangers_never_overflow_a_figure() -> None:
     story = Story()
     for session in ("nobody.1", "nobody.2", "nobody.3"):
         story.receive(
@@ -175,7 +175,7 @@ def test_what_strangers_report_late_can_always_be_told() -> None:
     assert answer.fields[1]["late"] == MOST
 
 
-def test_nobody_takes_the_place_of_another_by_its_name() -> None:
+def test_no_peer_can_take_over_another_ones_name() -> None:
     story = Story()
     assert "another client has this name" in story.refused(story.hello("thief.y.1", "end"))
     assert "end.x.1" in story.machine.peers
@@ -183,7 +183,7 @@ def test_nobody_takes_the_place_of_another_by_its_name() -> None:
     assert welcome.kind is QueueMessageType.WELCOME and list(story.machine.peers) == ["end.x.2"]
 
 
-def test_there_are_no_more_ends_than_there_may_be() -> None:
+def test_the_number_of_clients_is_limited() -> None:
     story = Story()
     assert story.hello("two.x.1", "two")[0].kind is QueueMessageType.WELCOME
     assert "the most the host can serve" in story.refused(story.hello("three.x.1", "three"))
@@ -192,7 +192,7 @@ def test_there_are_no_more_ends_than_there_may_be() -> None:
     assert story.machine.counts()["refused"] == 1
 
 
-def test_another_version_is_told_so_however_its_hello_looks() -> None:
+def test_another_version_is_refused_whatever_its_hello_looks_like() -> None:
     story = Story()
     why = story.refused(story.hello("new.x.1", "new", version=VERSION + 1))
     assert f"the host uses version {VERSION} of the protocol, this client version {VERSION + 1}" == why
@@ -220,7 +220,7 @@ def test_too_many_questions_at_a_time_end_the_session() -> None:
     assert "at a time" in story.refused(story.say(QueueMessageType.ASK, MOST_ROUNDS + 1, "size", None))
 
 
-def test_too_many_joins_and_letters_end_the_session() -> None:
+def test_too_many_joins_and_dead_letter_requests_end_the_session() -> None:
     story = Story()
     story.say(QueueMessageType.JOIN, True, False, [], False)
     story.say(QueueMessageType.PUT, 1, 1, None, body=body_of([1]))
@@ -235,7 +235,7 @@ def test_too_many_joins_and_letters_end_the_session() -> None:
     )
 
 
-def test_names_of_consumers_never_outgrow_the_message_that_tells_them() -> None:
+def test_names_of_consumers_always_fit_into_their_message() -> None:
     """Given more names than fit into a message to the producers, I expect no producer to get one that it
     could not read: it would wait for that message for ever."""
     machine = BrokerProtocol(Ledger(), {}, lease=LEASE)
@@ -252,7 +252,7 @@ def test_names_of_consumers_never_outgrow_the_message_that_tells_them() -> None:
     assert machine.take_complaints()
 
 
-def test_who_never_acks_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_never_acks_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nearfar.net.reliable.MOST_UNACKED", 100)
     story = Story()
     for ask in range(1, 102):
@@ -263,7 +263,7 @@ def test_who_never_acks_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not story.machine.peers
 
 
-def test_what_comes_far_ahead_of_its_turn_takes_no_more_memory_than_it_may() -> None:
+def test_early_messages_take_a_bounded_amount_of_memory() -> None:
     line: ReceiveWindow[bytes] = ReceiveWindow(len)
     body = bytes(1 << 20)
     for number in range(2, FURTHEST_AHEAD):

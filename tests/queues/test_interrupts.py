@@ -96,7 +96,7 @@ STRIDES = [37, pytest.param(1, marks=[pytest.mark.exhaustive, pytest.mark.timeou
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
 @pytest.mark.parametrize("maxsize", [0, 5])
-def test_a_put_struck_at_any_bytecode(
+def test_a_put_interrupted_at_any_bytecode(
     act: Callable[[], object], maxsize: int, size: int, stride: int
 ) -> None:
     """What was put arrives once and in order; what was struck arrives once or not at all."""
@@ -121,7 +121,7 @@ def test_a_put_struck_at_any_bytecode(
 
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("how", [*GETS, "get when there is none"])
-def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, stride: int) -> None:
+def test_a_get_interrupted_at_any_bytecode(act: Callable[[], object], how: str, stride: int) -> None:
     """What was struck is given to the next one who asks, but for what was on its way out already."""
     struck, lost = 0, 0
     with FarQueue(0, "tcp://127.0.0.1:*") as queue, FarQueue.connect(queue.address) as other:
@@ -169,7 +169,7 @@ def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, strid
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_a_flush_struck_at_any_bytecode(act: Callable[[], object], stride: int) -> None:
+def test_a_flush_interrupted_at_any_bytecode(act: Callable[[], object], stride: int) -> None:
     """What was put before it arrives once, and the next flush is kept."""
     numbers, struck = itertools.count(), 0
     with FarQueue(0, "tcp://127.0.0.1:*") as queue, FarQueue.connect(queue.address) as other:
@@ -238,7 +238,7 @@ def test_an_exception_that_another_thread_raises() -> None:
 
 
 @pytest.mark.parametrize("maxsize", [0, 3])
-def test_a_signals_handler_may_put_and_get(maxsize: int) -> None:
+def test_a_signal_handler_may_put_and_get(maxsize: int) -> None:
     """While the main thread puts, and while it waits for room or for an item."""
     sent = itertools.count(1_000_000)
     extra: list[int] = []
@@ -275,7 +275,7 @@ def test_a_signals_handler_may_put_and_get(maxsize: int) -> None:
     assert [each for each in found if each < 1_000_000] == list(range(count))
 
 
-def test_a_handler_brings_what_the_main_thread_waits_for() -> None:
+def test_a_handler_may_put_the_item_that_the_main_thread_waits_for() -> None:
     with FarQueue(1, "tcp://127.0.0.1:*") as queue:
 
         def handle(*_: object) -> None:
@@ -354,7 +354,7 @@ class Chatty:
 
 
 @pytest.mark.parametrize("maxsize", [0, 2])
-def test_what_is_pickled_may_put(maxsize: int) -> None:
+def test_an_object_may_put_while_it_is_pickled(maxsize: int) -> None:
     with FarQueue(maxsize, "tcp://127.0.0.1:*") as queue:
         Chatty.queue = queue
         queue.put(Chatty(), timeout=10)

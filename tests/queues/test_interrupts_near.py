@@ -95,7 +95,7 @@ def test_an_exception_at_any_bytecode_of_a_get_leaves_the_reader_lock_free(queue
     queue.put("last")  # the thread that sends it closes the pipe
 
 
-def test_a_get_in_the_middle_of_a_get_says_that_it_cannot(queue: NearQueue) -> None:
+def test_a_nested_get_raises(queue: NearQueue) -> None:
     errors: list[RuntimeError] = []
 
     def handle(*_: object) -> None:

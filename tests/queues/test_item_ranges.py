@@ -19,9 +19,7 @@ def run_of(items: list[bytes | int], order: int = 1) -> ItemRange:
 
 
 @given(payloads, st.data())
-def test_a_cut_run_is_two_that_carry_on_where_the_first_ends(
-    items: list[bytes | int], data: st.DataObject
-) -> None:
+def test_a_cut_run_becomes_two_adjacent_ones(items: list[bytes | int], data: st.DataObject) -> None:
     at = data.draw(st.integers(1, len(items)))
     run = ItemRange("p", 7, len(items), body_of(items), 40, "tag", 3, 2, ("a", "b"))
     head, tail = run.cut(at)
@@ -32,14 +30,14 @@ def test_a_cut_run_is_two_that_carry_on_where_the_first_ends(
 
 
 @pytest.mark.parametrize("body", [b"", b"\x01", b"\x01\xc1\x02", b"\x01\xc5\xff\xff\x00"])
-def test_a_body_of_fewer_items_than_it_was_said_is_cut_all_the_same(body: bytes) -> None:
+def test_a_body_with_missing_items_can_be_cut(body: bytes) -> None:
     """The host must not stumble over what a producer sent: a consumer will find that it cannot be read."""
     head, tail = ItemRange("p", 1, 5, body, 1).cut(3)
     assert (head.count, tail.count) == (3, 2)
     assert head.body + tail.body == body
 
 
-def test_the_oldest_comes_first_and_a_returned_one_takes_its_old_place() -> None:
+def test_the_oldest_run_comes_first_and_a_returned_one_keeps_its_place() -> None:
     ready_list = ReadyList()
     for order in (5, 1, 3):
         ready_list.add(run_of([order], order))
@@ -52,14 +50,14 @@ def test_the_oldest_comes_first_and_a_returned_one_takes_its_old_place() -> None
     assert (ready_list.items, ready_list.bytes, bool(ready_list)) == (0, 0, False)
 
 
-def test_an_item_larger_than_the_room_comes_alone() -> None:
+def test_an_item_larger_than_the_window_is_taken_alone() -> None:
     ready_list = ReadyList()
     ready_list.add(run_of([b"x" * 1000, b"y" * 1000]))
     assert items_of(ready_list.take(10, 0)) == [b"x" * 1000]
     assert items_of(ready_list.take(10, 0)) == [b"y" * 1000]
 
 
-def test_a_run_larger_than_the_room_is_never_given_out_whole() -> None:
+def test_a_run_larger_than_the_window_is_never_taken_whole() -> None:
     """Two items of 1 and 2 bytes are of 1 byte by the average, and 2 of those fit into 2 bytes."""
     ready_list = ReadyList()
     ready_list.add(run_of([1, 128]))
@@ -72,7 +70,7 @@ def test_a_run_larger_than_the_room_is_never_given_out_whole() -> None:
     st.lists(payloads, min_size=1, max_size=5),
     st.lists(st.tuples(st.integers(1, 8), st.integers(0, 600), st.booleans()), max_size=25),
 )
-def test_a_shelf_gives_out_what_a_plain_list_would(
+def test_a_ready_list_returns_the_same_items_as_a_plain_list(
     batches: list[list[bytes | int]], takes: list[tuple[int, int, bool]]
 ) -> None:
     """Given runs on a shelf, and the same items in a list,
@@ -103,7 +101,7 @@ def test_a_shelf_gives_out_what_a_plain_list_would(
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 3000))
-def test_items_of_one_size_fill_the_room_and_no_more(count: int, items: int, size: int) -> None:
+def test_items_of_equal_size_fill_the_window_exactly(count: int, items: int, size: int) -> None:
     ready_list = ReadyList()
     ready_list.add(run_of([b"x" * 100] * count))
     run = ready_list.take(items, size)

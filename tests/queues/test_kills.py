@@ -121,7 +121,7 @@ def test_what_a_killed_consumer_held_reaches_another_at_once(make: Maker) -> Non
         assert take(queue, 3) == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_what_a_frozen_consumer_held_moves_on_and_its_acks_come_too_late(make: Maker) -> None:
+def test_items_of_a_frozen_consumer_are_redelivered_and_its_acks_are_late(make: Maker) -> None:
     queue = make(lease=LEASE)
     queue.put_many(range(3))
     with mortal(process_roles.hold, queue, 3) as (process, gate):
@@ -151,7 +151,7 @@ def test_a_killed_producer_is_named_at_the_end(make: Maker) -> None:
     assert items == ["a", "b"]
 
 
-def test_a_killed_helper_is_missed_by_nobody_and_what_it_put_comes(make: Maker) -> None:
+def test_a_killed_helper_is_not_counted_and_its_items_arrive(make: Maker) -> None:
     """Given a producer that said nothing yet, and a helper of its that put two items,
 
     If the helper is killed, and the producer puts one more and leaves,
@@ -181,7 +181,7 @@ def test_a_producer_that_attends_and_puts_nothing_is_counted(make: Maker) -> Non
     assert list(queue) == []
 
 
-def test_poison_is_put_aside_and_harms_no_other_item(make: Maker) -> None:
+def test_a_poison_item_becomes_a_dead_letter_and_affects_no_other(make: Maker) -> None:
     queue = make(lease=600.0, max_attempts=3)
     queue.put_many(["first", "poison", "second", "third"])
     came = []
@@ -199,7 +199,7 @@ def test_poison_is_put_aside_and_harms_no_other_item(make: Maker) -> None:
     assert {*came, *(item for item, _ in take(queue, rest))} == {"first", "second", "third"}
 
 
-def test_what_living_producers_put_survives_the_host(address: str) -> None:
+def test_items_of_live_producers_survive_the_host(address: str) -> None:
     with closing(FarQueue.connect(address)) as producer, closing(FarQueue.connect(address)) as consumer:
         with host(address) as first:
             producer.put_many(range(100))
@@ -218,7 +218,7 @@ def test_what_living_producers_put_survives_the_host(address: str) -> None:
                 queue.join_thread()
 
 
-def test_task_done_of_an_item_that_is_sent_again_counts_for_nothing(address: str) -> None:
+def test_task_done_of_a_resent_item_is_ignored(address: str) -> None:
     """Given an item in hand while its host is replaced: `task_done` neither raises nor settles it."""
     with closing(FarJoinableQueue.connect(address)) as queue:
         with host(address) as first:
@@ -262,7 +262,7 @@ def test_a_program_that_ends_without_a_close_loses_nothing(make: Maker, how: str
 
 
 @pytest.mark.slow
-def test_a_program_ends_in_time_though_its_host_was_killed(address: str) -> None:
+def test_a_program_exits_in_time_though_its_host_was_killed(address: str) -> None:
     with (
         host(address) as killed,
         program("tests.queues.process_roles", "put_and_end_later", address) as process,
@@ -276,7 +276,7 @@ def test_a_program_ends_in_time_though_its_host_was_killed(address: str) -> None
         assert "items may be lost" in said
 
 
-def test_a_program_ends_in_time_though_nobody_hosts(address: str) -> None:
+def test_a_program_exits_in_time_without_a_host(address: str) -> None:
     with program("tests.queues.process_roles", "get_from_nobody", address) as process:
         _, said = process.communicate(timeout=LIMIT)
         assert (
@@ -284,7 +284,7 @@ def test_a_program_ends_in_time_though_nobody_hosts(address: str) -> None:
         )
 
 
-def test_a_join_outlasts_its_host(address: str) -> None:
+def test_a_join_survives_its_host(address: str) -> None:
     """Given a full queue and a producer that waits for it to be done,
 
     If its host is killed and another comes, which has nothing yet,

@@ -49,7 +49,7 @@ def news(ledger: Ledger, producer: str = "p") -> list[tuple[int, int, Settlement
 # -- from put to done ----------------------------------------------------------------------------------
 
 
-def test_an_item_goes_from_its_producer_to_a_consumer_and_the_producer_hears_of_it() -> None:
+def test_an_item_goes_from_its_producer_to_a_consumer_and_the_outcome_returns() -> None:
     """Given three items that were stored,
 
     If a consumer is lent them, takes two, and is done with one,
@@ -68,7 +68,7 @@ def test_an_item_goes_from_its_producer_to_a_consumer_and_the_producer_hears_of_
     assert news(ledger) == [(1, 1, Settlement.DONE, None)]
 
 
-def test_news_of_neighbours_is_told_as_one_and_answers_singly() -> None:
+def test_news_of_adjacent_items_is_merged_and_answers_are_not() -> None:
     ledger = ledger_with(6)
     lent(ledger)
     ledger.took("c", 6)
@@ -85,7 +85,7 @@ def test_news_of_neighbours_is_told_as_one_and_answers_singly() -> None:
     ]
 
 
-def test_a_run_that_was_stored_before_is_not_taken_again() -> None:
+def test_a_run_that_was_stored_before_is_not_stored_again() -> None:
     ledger = ledger_with(3)
     assert not put(ledger, 1, 3)
     assert not put(ledger, 2, 2)
@@ -94,12 +94,12 @@ def test_a_run_that_was_stored_before_is_not_taken_again() -> None:
     assert lent(ledger) == [1, 2, 3, 4]
 
 
-def test_a_run_is_spread_over_those_who_want_little() -> None:
+def test_a_run_is_spread_over_consumers_with_small_windows() -> None:
     ledger = ledger_with(5, consumers="abc", window=2)
     assert [lent(ledger, name) for name in "abc"] == [[1, 2], [3, 4], [5]]
 
 
-def test_a_consumer_is_lent_what_its_window_holds_and_no_more_until_it_takes() -> None:
+def test_a_consumer_gets_its_window_and_no_more_until_it_takes() -> None:
     ledger = ledger_with(5, window=2)
     assert lent(ledger) == [1, 2]
     assert lent(ledger) == []
@@ -116,7 +116,7 @@ def test_a_window_in_bytes_lets_a_larger_item_through_alone() -> None:
     assert len(lent(ledger)) == 1
 
 
-def test_who_wants_nothing_is_lent_nothing() -> None:
+def test_a_consumer_with_an_empty_window_gets_nothing() -> None:
     assert lent(ledger_with(5, window=0)) == []
 
 
@@ -131,7 +131,7 @@ def test_items_of_several_producers_come_by_age() -> None:
 # -- when consumers fail ----------------------------------------------------------------------------------
 
 
-def test_what_a_lost_consumer_had_goes_to_another_as_a_later_attempt() -> None:
+def test_items_of_a_lost_consumer_are_redelivered_as_a_later_attempt() -> None:
     """Given a consumer that took one of three items,
 
     If it is lost,
@@ -153,7 +153,7 @@ def test_what_a_lost_consumer_had_goes_to_another_as_a_later_attempt() -> None:
     assert {run.history for run in runs} == {("killed",)}
 
 
-def test_who_leaves_cleanly_returns_what_it_never_took_as_it_was() -> None:
+def test_a_consumer_that_leaves_cleanly_returns_untaken_items_unchanged() -> None:
     ledger = ledger_with(3, consumers="ab")
     lent(ledger, "a")
     ledger.took("a", 1)
@@ -195,7 +195,7 @@ def test_an_ack_that_is_half_late_counts_for_the_other_half() -> None:
     assert (ledger.settled, ledger.late) == (4, 2)
 
 
-def test_an_item_given_back_is_next_again_and_no_attempt() -> None:
+def test_a_returned_item_is_next_again_and_not_an_attempt() -> None:
     ledger = ledger_with(3, consumers="ab")
     lent(ledger, "a")
     ledger.took("a", 1)
@@ -207,7 +207,7 @@ def test_an_item_given_back_is_next_again_and_no_attempt() -> None:
     assert ledger.late == 0
 
 
-def test_an_item_that_keeps_failing_ends_among_the_dead_letters() -> None:
+def test_an_item_that_keeps_failing_becomes_a_dead_letter() -> None:
     """Given two attempts at most,
 
     If consumers give the same item up twice,
@@ -232,7 +232,7 @@ def test_an_item_that_keeps_failing_ends_among_the_dead_letters() -> None:
     assert news(ledger) == [(1, 1, Settlement.DEAD, None)]
 
 
-def test_an_innocent_attempt_strikes_nothing() -> None:
+def test_an_attempt_without_guilt_adds_no_strike() -> None:
     ledger = ledger_with(1, max_attempts=1)
     for _ in range(5):
         lent(ledger)
@@ -264,7 +264,7 @@ def test_the_oldest_dead_letters_are_forgotten_but_counted() -> None:
     assert ledger.dead[0].body == body_of([6])
 
 
-def test_a_body_that_is_not_what_it_was_said_to_be_harms_nothing_else() -> None:
+def test_a_body_that_contradicts_its_header_affects_no_other() -> None:
     """Given a producer that announced five items and sent two,
 
     If the host has to cut them for its consumers, who cannot read the last three,
@@ -290,7 +290,7 @@ def test_a_body_that_is_not_what_it_was_said_to_be_harms_nothing_else() -> None:
 # -- names ---------------------------------------------------------------------------------------------------
 
 
-def test_an_addressed_item_reaches_only_those_who_bear_the_name() -> None:
+def test_an_addressed_item_reaches_only_consumers_with_the_tag() -> None:
     ledger = ledger_with(consumers="a")
     admit(ledger, "b", "disk")
     admit(ledger, "c", "disk")
@@ -304,7 +304,7 @@ def test_an_addressed_item_reaches_only_those_who_bear_the_name() -> None:
     assert ledger.shared_tags == ["disk"]
 
 
-def test_an_item_for_nobody_is_undeliverable() -> None:
+def test_an_item_for_an_unknown_tag_is_undeliverable() -> None:
     ledger = ledger_with()
     put(ledger, 1, 2, to="nobody")
     check(ledger)
@@ -313,7 +313,7 @@ def test_an_item_for_nobody_is_undeliverable() -> None:
 
 
 @pytest.mark.parametrize("cleanly", [True, False])
-def test_items_for_the_last_of_a_name_come_back_as_undeliverable(cleanly: bool) -> None:
+def test_items_for_the_last_consumer_with_a_tag_become_undeliverable(cleanly: bool) -> None:
     """Given items for a name, waiting, in the buffer, and in the hands of its last bearer,
 
     If that consumer goes, be it dead or well,
@@ -329,7 +329,7 @@ def test_items_for_the_last_of_a_name_come_back_as_undeliverable(cleanly: bool) 
     assert (ledger.undeliverable, ledger.unsettled, ledger.size) == (3, 0, 0)
 
 
-def test_items_for_a_name_wait_for_another_bearer() -> None:
+def test_items_for_a_tag_wait_for_another_consumer_with_it() -> None:
     ledger = ledger_with(consumers="")
     admit(ledger, "a", "disk")
     admit(ledger, "b", "disk")
@@ -346,7 +346,7 @@ def test_items_for_a_name_wait_for_another_bearer() -> None:
 # -- the bound -----------------------------------------------------------------------------------------
 
 
-def test_room_is_what_is_neither_put_nor_promised() -> None:
+def test_room_is_what_is_neither_used_nor_granted() -> None:
     ledger = ledger_with(maxsize=5, maxbytes=100)
     ledger.grant("p", 2, 20)
     assert ledger.room() == (3, 80)
@@ -361,7 +361,7 @@ def test_room_is_what_is_neither_put_nor_promised() -> None:
     assert ledger.room() == (5, 100)
 
 
-def test_a_producer_that_overdraws_its_grant_takes_from_no_other() -> None:
+def test_a_producer_that_exceeds_its_credit_affects_no_other() -> None:
     ledger = ledger_with(maxsize=5)
     ledger.enter("q")
     ledger.grant("p", 1, 0)
@@ -375,7 +375,7 @@ def test_a_producer_that_overdraws_its_grant_takes_from_no_other() -> None:
 # -- the end -------------------------------------------------------------------------------------------
 
 
-def test_the_end_comes_when_all_expected_producers_left_and_all_is_settled() -> None:
+def test_the_end_is_reached_when_all_expected_producers_left_and_all_is_settled() -> None:
     ledger = ledger_with(1, expected=2)
     lent(ledger)
     ledger.leave("p", ProducerState.GONE)
@@ -389,7 +389,7 @@ def test_the_end_comes_when_all_expected_producers_left_and_all_is_settled() -> 
     assert ledger.over("c")
 
 
-def test_nothing_is_over_for_one_while_another_may_still_fail() -> None:
+def test_the_end_is_not_reached_while_another_consumer_may_still_fail() -> None:
     ledger = ledger_with(1, consumers="ab")
     lent(ledger, "a")
     ledger.took("a", 1)
@@ -399,7 +399,7 @@ def test_nothing_is_over_for_one_while_another_may_still_fail() -> None:
     assert ledger.over("b")
 
 
-def test_a_new_producer_stands_in_for_one_that_was_lost() -> None:
+def test_a_new_producer_replaces_a_lost_one() -> None:
     ledger = ledger_with()
     ledger.enter("q")
     ledger.leave("p", ProducerState.LOST)
@@ -414,7 +414,7 @@ def test_a_new_producer_stands_in_for_one_that_was_lost() -> None:
     check(ledger)
 
 
-def test_who_stands_in_for_a_lost_producer_is_not_one_more_of_those_expected() -> None:
+def test_a_replacement_is_not_counted_as_another_expected_producer() -> None:
     """Given two expected, one lost and replaced, I expect the end to wait for the other."""
     ledger = ledger_with(expected=2)
     ledger.leave("p", ProducerState.LOST)
@@ -455,7 +455,7 @@ def test_a_producer_that_was_replaced_and_comes_back_counts_again() -> None:
 
 
 @pytest.mark.parametrize("state", [ProducerState.GONE, ProducerState.LOST])
-def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: ProducerState) -> None:
+def test_a_helper_is_neither_expected_nor_lost_but_its_items_count(state: ProducerState) -> None:
     """Given a producer that everybody expects, and a helper that puts for it,
 
     If the helper leaves, or is lost,
@@ -476,7 +476,7 @@ def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: Produ
     check(ledger)
 
 
-def test_helpers_do_not_stand_in_for_those_who_were_expected_or_lost() -> None:
+def test_helpers_do_not_replace_expected_or_lost_producers() -> None:
     ledger = ledger_with(expected=2)
     ledger.leave("p", ProducerState.LOST)
     ledger.enter("helper", helper=True)
@@ -485,7 +485,7 @@ def test_helpers_do_not_stand_in_for_those_who_were_expected_or_lost() -> None:
     assert not ledger.finished()
 
 
-def test_a_helper_that_was_cut_off_hears_what_it_missed_and_one_that_left_is_forgotten() -> None:
+def test_a_disconnected_helper_gets_missed_news_and_one_that_left_is_forgotten() -> None:
     ledger = ledger_with()
     ledger.enter("helper", helper=True)
     put(ledger, 1, producer="helper")
@@ -500,7 +500,7 @@ def test_a_helper_that_was_cut_off_hears_what_it_missed_and_one_that_left_is_for
     check(ledger)
 
 
-def test_a_producer_that_comes_back_goes_on_with_its_numbers_and_hears_what_it_missed() -> None:
+def test_a_producer_that_returns_continues_its_numbers_and_gets_missed_news() -> None:
     ledger = ledger_with(2)
     lent(ledger)
     ledger.took("c", 2)
@@ -511,7 +511,7 @@ def test_a_producer_that_comes_back_goes_on_with_its_numbers_and_hears_what_it_m
     assert news(ledger) == [(1, 2, Settlement.DONE, None)]
 
 
-def test_who_said_goodbye_is_told_nothing() -> None:
+def test_a_producer_that_left_gets_no_news() -> None:
     ledger = ledger_with(1)
     lent(ledger)
     ledger.took("c", 1)
@@ -521,7 +521,7 @@ def test_who_said_goodbye_is_told_nothing() -> None:
     assert ledger.newsworthy == set()
 
 
-def test_an_immediate_close_drops_what_nobody_holds() -> None:
+def test_an_immediate_close_drops_items_that_no_consumer_holds() -> None:
     ledger = ledger_with(3, window=1)
     put(ledger, 4, to="c")
     lent(ledger)

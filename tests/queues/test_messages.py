@@ -105,7 +105,9 @@ def frames_of(
 @pytest.mark.parametrize("kind", QueueMessageType)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_every_kind_comes_through_as_it_was_said(kind: QueueMessageType, data: st.DataObject) -> None:
+def test_every_kind_of_message_is_decoded_as_it_was_encoded(
+    kind: QueueMessageType, data: st.DataObject
+) -> None:
     envelope = QueueFrame(data.draw(naturals), data.draw(naturals), data.draw(messages_of(kind)))
     back = messages.unpack(messages.pack(*envelope))
     assert back == envelope
@@ -114,7 +116,7 @@ def test_every_kind_comes_through_as_it_was_said(kind: QueueMessageType, data: s
 
 @settings(max_examples=100)
 @given(st.lists(st.binary(max_size=40), max_size=3))
-def test_bytes_of_strangers_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
+def test_random_bytes_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
     with contextlib.suppress(ProtocolError):
         assert type(messages.unpack(frames)) is QueueFrame
 
@@ -197,18 +199,18 @@ GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
         pytest.param(frames_of(QueueMessageType.OVER, True, [1]), id="a number for a name"),
     ],
 )
-def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
+def test_malformed_messages_are_refused(frames: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
         messages.unpack(frames)
 
 
-def test_the_refusals_above_are_not_for_the_facts() -> None:
+def test_the_same_messages_with_valid_facts_are_accepted() -> None:
     assert (
         messages.unpack(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS)).message.fields[1] == GOOD_FACTS
     )
 
 
-def test_a_frame_too_long_is_not_read() -> None:
+def test_a_frame_that_is_too_long_is_not_read() -> None:
     messages.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * (messages.LONGEST_CONTROL - 10)))
     with pytest.raises(ProtocolError, match="1 frames, the first of"):
         messages.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * messages.LONGEST_CONTROL))

@@ -45,7 +45,7 @@ def test_an_answer_is_kept_until_it_is_taken() -> None:
     assert not asks.answered(number)
 
 
-def test_what_was_not_answered_is_asked_again_in_a_new_session_but_for_the_lane() -> None:
+def test_unanswered_questions_are_sent_again_in_a_new_session_except_for_the_lane() -> None:
     """Given four questions, one for a lane, one answered, one that nobody waits for any more,
 
     If a new session begins,
@@ -67,14 +67,14 @@ def test_what_was_not_answered_is_asked_again_in_a_new_session_but_for_the_lane(
     assert asks.take(size) == 3
 
 
-def test_a_question_given_up_before_it_went_out_is_not_asked() -> None:
+def test_a_question_abandoned_before_it_was_sent_is_not_sent() -> None:
     asks = PendingRequests()
     number = asks.add(QueueMessageType.ASK, "size")
     asks.take(number)
     assert unsent(asks) == []
 
 
-def test_nobody_can_answer_what_was_not_asked() -> None:
+def test_answers_to_unknown_questions_are_ignored() -> None:
     asks = PendingRequests()
     asks.answer(1, "unasked")
     assert not asks.answered(1)

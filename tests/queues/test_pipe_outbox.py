@@ -58,13 +58,13 @@ def messages(count: int, size: int = 20) -> list[bytes]:
     return [str(number).encode().rjust(size, b".") for number in range(count)]
 
 
-def test_a_put_after_a_quiet_moment_is_written_by_who_puts(pipe: Pipe) -> None:
+def test_a_put_after_a_pause_is_written_by_the_putting_thread(pipe: Pipe) -> None:
     pipe.outbox.add([b"alone"])
     assert pipe.arrived() == [b"alone"]
     assert not pipe.tokens
 
 
-def test_no_more_than_a_few_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeypatch: Any) -> None:
+def test_only_a_few_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeypatch: Any) -> None:
     """Given puts that follow one another however fast, I expect all but a few in the pipe at any time."""
     monkeypatch.setattr(outbox, "QUIET", 1e9)
     sent = messages(10 * FEW + 5)
@@ -77,7 +77,7 @@ def test_no_more_than_a_few_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeyp
     assert pipe.arrived() == sent[-5:]
 
 
-def test_who_puts_never_waits_for_a_full_pipe(pipe: Pipe) -> None:
+def test_the_putting_thread_never_waits_for_a_full_pipe(pipe: Pipe) -> None:
     sent = messages(200, size=1000)
     for message in sent:
         pipe.outbox.add([message])
@@ -90,7 +90,7 @@ def test_who_puts_never_waits_for_a_full_pipe(pipe: Pipe) -> None:
     assert received == sent
 
 
-def test_no_more_than_some_bytes_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeypatch: Any) -> None:
+def test_only_some_bytes_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeypatch: Any) -> None:
     monkeypatch.setattr(outbox, "QUIET", 1e9)
     sent = messages(20, size=10_000)
     for number, message in enumerate(sent, 1):
@@ -101,7 +101,7 @@ def test_no_more_than_some_bytes_of_many_puts_wait_for_the_feeder(pipe: Pipe, mo
     assert pipe.arrived() == sent
 
 
-def test_what_the_pipe_may_have_no_room_for_is_left_to_the_feeder_with_all_behind_it(
+def test_messages_without_sure_room_in_the_pipe_and_all_later_ones_are_left_to_the_feeder(
     pipe: Pipe, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(framing, "WIDE", 0)
@@ -127,7 +127,7 @@ def test_what_the_pipe_may_have_no_room_for_is_left_to_the_feeder_with_all_behin
     ),
     capacity=st.sampled_from([1, 2, 4, 16, 64]),
 )
-def test_a_pipe_takes_what_it_is_said_to_have_room_for(steps: list[tuple[bool, int]], capacity: int) -> None:
+def test_the_computed_room_of_a_pipe_is_correct(steps: list[tuple[bool, int]], capacity: int) -> None:
     """Given writes and reads of any sizes, I expect that a pipe that never waits takes as much at once."""
     reader, writer = multiprocessing.Pipe(duplex=False)
     with reader, writer:
@@ -145,7 +145,7 @@ def test_a_pipe_takes_what_it_is_said_to_have_room_for(steps: list[tuple[bool, i
             assert os.write(writer.fileno(), b"x" * room) == room
 
 
-def test_who_puts_does_not_wait_for_others_that_write(pipe: Pipe) -> None:
+def test_the_putting_thread_does_not_wait_for_other_writers(pipe: Pipe) -> None:
     with pipe.wlock:
         pipe.outbox.add([b"later"])
     assert pipe.arrived() == []
@@ -169,7 +169,7 @@ def test_a_put_in_the_middle_of_a_put_keeps_its_place(pipe: Pipe, monkeypatch: A
     assert pipe.arrived() == [b"interrupted", b"handler"]
 
 
-def test_flush_tells_how_much_is_not_in_the_pipe(pipe: Pipe, monkeypatch: Any) -> None:
+def test_flush_returns_how_many_messages_are_not_in_the_pipe(pipe: Pipe, monkeypatch: Any) -> None:
     monkeypatch.setattr(framing, "WIDE", 0)
     sent = messages(100, size=PAGE)
     pipe.outbox.add(sent)

@@ -54,7 +54,7 @@ class Hall:
         return sum(place(name, set()) for name in self.missing)
 
 
-def test_who_was_taken_for_dead_and_returns_lends_nobody_its_stand_in() -> None:
+def test_a_producer_that_returns_frees_its_replacement_for_another() -> None:
     """Given a host that stood still while one of two producers was killed and started again,
 
     If the other's old session ends first, is paired with the new one, and the other returns,
@@ -75,7 +75,7 @@ def test_who_was_taken_for_dead_and_returns_lends_nobody_its_stand_in() -> None:
     assert hall.producer_registry.over()
 
 
-def test_nobody_stands_in_for_itself_nor_for_who_came_later() -> None:
+def test_no_producer_replaces_itself_or_a_later_one() -> None:
     hall = Hall(expected=2)
     for name in "pq":
         hall.enter(name, 1.0)
@@ -109,7 +109,7 @@ def test_as_many_are_replaced_as_can_be_whatever_the_order(data: st.DataObject) 
         assert hall.producer_registry.over() == (not some)
 
 
-def test_newcomers_without_end_take_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_new_producers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given more newcomers than are remembered, each the next one's forerunner, I expect the end of one."""
     monkeypatch.setattr(module, "MOST_ARRIVALS", 10)
     hall = Hall(expected=1)

@@ -34,7 +34,7 @@ def contents(put_buffer: PutBuffer) -> bytes:
     return b"".join(body for _, body in packed(put_buffer.clear(), MOST, ANY))
 
 
-def test_nothing_gets_in_before_it_is_open_nor_beyond_its_limit() -> None:
+def test_no_item_is_accepted_before_it_is_open_or_beyond_its_limit() -> None:
     put_buffer = PutBuffer()
     assert put_buffer.append_now("early") == 0
     put_buffer.open(2)
@@ -45,7 +45,7 @@ def test_nothing_gets_in_before_it_is_open_nor_beyond_its_limit() -> None:
 
 @pytest.mark.parametrize("room", [100, 10_000, 1_000_000, 40_000_000])
 @pytest.mark.parametrize("size", [1, 100, 200, 5000])
-def test_what_lies_there_never_exceeds_its_room(room: int, size: int) -> None:
+def test_buffered_items_never_exceed_the_reserved_credit(room: int, size: int) -> None:
     """And it is used but for a sixteenth, and what would have been for one item more."""
     put_buffer = PutBuffer()
     put_buffer.open(MOST, room)
@@ -86,14 +86,14 @@ def test_an_item_comes_out_as_it_went_in(item: Any) -> None:
     assert item_codec.decode(contents(put_buffer), 1, trusted=False) == [item]
 
 
-def test_what_can_change_is_packed_when_it_is_put() -> None:
+def test_mutable_items_are_packed_at_put() -> None:
     put_buffer, item = opened(), [1]
     put_buffer.append_now(item)
     item.append(2)
     assert item_codec.decode(contents(put_buffer), 1, trusted=False) == [[1]]
 
 
-def test_batches_hold_no_more_than_they_may() -> None:
+def test_batches_are_limited() -> None:
     """By their number, and, where some are not light, by their bytes."""
     put_buffer = opened(ANY)
     for number in range(10):
@@ -137,14 +137,14 @@ def test_without_a_bound_no_thread_loses_an_item() -> None:
 
 
 @pytest.mark.parametrize("item", [bytes(LARGEST + 1), "x" * (LARGEST + 1), [bytes(LARGEST)]], ids=type)
-def test_what_is_large_goes_another_way(item: Any) -> None:
+def test_large_items_do_not_use_the_buffer(item: Any) -> None:
     put_buffer = opened()
     assert put_buffer.append_now(item) == 0
     assert put_buffer.clear() == []
 
 
 @pytest.mark.parametrize("item", [Decimal(1), "\ud800"])
-def test_what_cannot_travel_raises_and_leaves_the_others(item: Any) -> None:
+def test_an_item_that_cannot_be_serialized_raises_and_leaves_the_others(item: Any) -> None:
     put_buffer = opened()
     put_buffer.append_now(1)
     with pytest.raises(ItemError):
@@ -152,7 +152,7 @@ def test_what_cannot_travel_raises_and_leaves_the_others(item: Any) -> None:
     assert (put_buffer.append_now(2), len(put_buffer.clear())) == (2, 2)
 
 
-def test_it_says_once_that_it_has_become_heavy() -> None:
+def test_it_reports_once_that_it_has_many_bytes() -> None:
     put_buffer = opened()
     told = [put_buffer.append_now(bytes(HEAVY // 8)) for _ in range(10)]
     assert told.count(MANY) == 1
@@ -171,7 +171,7 @@ def test_many_threads_never_exceed_the_limit() -> None:
     assert len(put_buffer.clear()) == 500
 
 
-def test_what_came_by_the_tray_goes_before_what_is_put_later_and_uses_its_room() -> None:
+def test_buffered_items_go_before_later_ones_and_use_their_credit() -> None:
     """Given room for three items of a bounded queue, of which the put buffer took one,
 
     If three more are put the other way,

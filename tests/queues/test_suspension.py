@@ -43,7 +43,7 @@ def beat(machine: BrokerProtocol, name: str, now: float) -> None:
     machine.receive(f"{name}.1", QueueFrame(0, 0, QueueMessage(QueueMessageType.BEAT)), now)
 
 
-def test_a_host_that_stood_still_takes_nobody_for_dead() -> None:
+def test_a_suspended_host_counts_no_client_as_dead() -> None:
     """Given two clients, one silent since second 0, and a broker that is suspended from second 4 to 30,
 
     I expect the silent one to have the rest of its lease, and the other a whole one.
@@ -62,7 +62,7 @@ def test_a_host_that_stood_still_takes_nobody_for_dead() -> None:
     assert set(machine.peers) == {"lively.1"}
 
 
-def test_a_host_that_stood_still_waits_for_those_who_could_not_answer() -> None:
+def test_a_suspended_host_waits_for_clients_that_could_not_answer() -> None:
     """Given a client that asks for the size, and another, I expect no answer without the other's report."""
     machine = host_with("asker", "other")
     for name in ("asker", "other"):
@@ -79,7 +79,7 @@ def test_a_host_that_stood_still_waits_for_those_who_could_not_answer() -> None:
     assert QueueMessageType.ANSWER in told
 
 
-def test_an_end_that_stood_still_does_not_take_its_host_for_dead() -> None:
+def test_a_suspended_client_does_not_count_its_host_as_dead() -> None:
     """Given an open session and a suspension of three leases, I expect it to go on; a silence ends it."""
     machine = ClientProtocol("end", {})
     machine.connect(0.0)
@@ -92,7 +92,7 @@ def test_an_end_that_stood_still_does_not_take_its_host_for_dead() -> None:
     assert (machine.state, machine.session_name) == (ClientState.GREETING, "end.2")
 
 
-def test_an_end_that_is_heard_and_gets_nothing_is_given_up_after_three_leases() -> None:
+def test_a_client_that_acks_nothing_is_disconnected_after_three_leases() -> None:
     """Given a client that beats and acks nothing, I expect its end; the broker's suspension is ignored."""
     machine = host_with("deaf")
     machine.receive("deaf.1", QueueFrame(1, 0, QueueMessage(QueueMessageType.ASK, (1, "counts", None))), 0.5)
@@ -106,7 +106,7 @@ def test_an_end_that_is_heard_and_gets_nothing_is_given_up_after_three_leases() 
     assert not machine.peers
 
 
-def test_an_end_that_nobody_welcomes_tries_another_connection() -> None:
+def test_a_client_without_a_welcome_tries_another_connection() -> None:
     """Given a greeting without an answer, I expect one connection every five seconds, under one name."""
     machine = ClientProtocol("end", {})
     machine.connect(0.0)
@@ -123,7 +123,7 @@ def test_an_end_that_nobody_welcomes_tries_another_connection() -> None:
 
 
 @pytest.mark.parametrize(("size", "at"), [(0, 30.0), (2_000_000, 130.0)])
-def test_what_is_large_may_take_longer(size: int, at: float) -> None:
+def test_large_messages_may_take_longer(size: int, at: float) -> None:
     line: SendWindow[QueueMessage] = SendWindow(1.0)
     line.send(QueueMessage(QueueMessageType.LEND, (1, 1, 1), bytes(size)), 0.0)
     assert not broken(line, LEASE, at - 0.1)
@@ -131,7 +131,7 @@ def test_what_is_large_may_take_longer(size: int, at: float) -> None:
 
 
 @pytest.mark.parametrize(("gap", "found"), [(4.9, 0.0), (5.1, 5.1), (600.0, 600.0)])
-def test_what_is_shorter_than_half_a_lease_is_no_standstill(gap: float, found: float) -> None:
+def test_less_than_half_a_lease_is_not_a_suspension(gap: float, found: float) -> None:
     clock = SuspendDetector(100.0)
     assert clock.seconds(100.0 + gap, LEASE) == pytest.approx(found)
     assert clock.seconds(101.0 + gap, LEASE) == 0.0

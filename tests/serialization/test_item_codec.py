@@ -120,7 +120,7 @@ class Colour(IntEnum):
     ],
     ids=repr,
 )
-def test_other_objects_travel_as_pickles_where_the_peer_is_trusted(item: Any) -> None:
+def test_other_objects_are_pickled_if_the_peer_is_trusted(item: Any) -> None:
     body = item_codec.encode(item, trusted=True)
     assert same(item_codec.decode(body, 1, trusted=True), [item])
     with pytest.raises(Untrusted, match="a pickle"):
@@ -141,7 +141,7 @@ def test_a_circular_object_is_pickles() -> None:
 @pytest.mark.parametrize(
     "kind", [list, tuple, lambda items=(): frozenset(items)], ids=["list", "tuple", "frozenset"]
 )
-def test_nesting_travels_as_plain_data_up_to_a_depth(kind: Any) -> None:
+def test_nesting_is_plain_data_up_to_a_depth(kind: Any) -> None:
     deepest, deeper = nested(32, kind), nested(33, kind)
     assert same(item_codec.decode(item_codec.encode(deepest, trusted=False), 1, trusted=False), [deepest])
     with pytest.raises(ItemError, match="up to 32 deep"):
@@ -149,7 +149,7 @@ def test_nesting_travels_as_plain_data_up_to_a_depth(kind: Any) -> None:
     assert same(item_codec.decode(item_codec.encode(deeper, trusted=True), 1, trusted=True), [deeper])
 
 
-def test_an_object_that_cannot_be_pickled_raises_what_pickle_says_and_harms_nothing() -> None:
+def test_an_object_that_cannot_be_pickled_raises_pickles_error_and_affects_nothing() -> None:
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
         item_codec.encode([1, lambda: None], trusted=True)
     assert item_codec.decode(item_codec.encode([1], trusted=True), 1, trusted=True) == [[1]]
@@ -205,7 +205,7 @@ def test_more_items_than_announced_is_a_protocol_error() -> None:
             item_codec.decode(b"\x01\x02\x03", count, trusted=False)
 
 
-def test_split_gives_what_comes_before_the_damage() -> None:
+def test_split_returns_the_items_before_the_damage() -> None:
     parts = item_codec.split(b"\x01\x02\xc1\x03")
     assert [next(parts), next(parts)] == [b"\x01", b"\x02"]
     with pytest.raises(ProtocolError, match="at byte 2 of 4"):
@@ -241,13 +241,13 @@ hostile = st.recursive(
 
 @settings(max_examples=150)
 @given(hostile, st.integers(0, 4) | st.integers(1 << 20, 1 << 64))
-def test_hostile_bytes_raise_nothing_but_our_own_errors(body: bytes, count: int) -> None:
+def test_hostile_bytes_raise_only_nearfar_errors(body: bytes, count: int) -> None:
     survives(body, count)
 
 
 @settings(max_examples=80)
 @given(st.lists(plain, min_size=1, max_size=3), st.data())
-def test_damaged_items_raise_nothing_but_our_own_errors(items: list[Any], data: st.DataObject) -> None:
+def test_damaged_items_raise_only_nearfar_errors(items: list[Any], data: st.DataObject) -> None:
     body = bytearray(b"".join(item_codec.encode(item, trusted=False) for item in items))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -316,7 +316,7 @@ def test_a_large_item_leaves_no_large_buffer_behind(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_a_run_that_cannot_be_read_spoils_none_that_comes_after_it(trusted: bool) -> None:
+def test_an_unreadable_run_does_not_affect_later_ones(trusted: bool) -> None:
     """Given runs read in memory used before, one cut off in the middle of an item, one with an item more,
 
     I expect each of those to be an error, and every good one before, between and after them to be read.

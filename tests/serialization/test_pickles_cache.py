@@ -81,7 +81,7 @@ class Pair:
         return func(*args, **kwargs)
 
 
-def test_every_change_is_seen(main: types.ModuleType) -> None:
+def test_every_change_is_detected(main: types.ModuleType) -> None:
     call = Pair()
     assert call(main.uses_helper, 1) == 4
     main.n = 10
@@ -100,7 +100,7 @@ def test_every_change_is_seen(main: types.ModuleType) -> None:
     assert call(main.uses_constants, 1) == 1060
 
 
-def test_a_module_imported_since_travels_too(main: types.ModuleType) -> None:
+def test_a_module_imported_later_is_sent_too(main: types.ModuleType) -> None:
     """A package's submodules go with the function that uses them, once they are imported."""
     exec("import xml\ndef parser(): return xml.dom.minidom.__name__", vars(main))
     sys.modules.pop("xml.dom.minidom", None)
@@ -114,7 +114,7 @@ def test_a_module_imported_since_travels_too(main: types.ModuleType) -> None:
     assert call(main.parser) == xml.dom.minidom.__name__
 
 
-def test_what_tasks_made_of_globals_stays_while_the_function_is_kept(main: types.ModuleType) -> None:
+def test_changes_of_globals_by_tasks_stay_while_the_function_is_cached(main: types.ModuleType) -> None:
     call = Pair()
     assert [call(main.changes, 1), call(main.changes, 1), call(main.helper, 0)] == [4, 5, 5]
     main.n = 30
@@ -123,14 +123,14 @@ def test_what_tasks_made_of_globals_stays_while_the_function_is_kept(main: types
     assert call(main.changes, 1) == 4
 
 
-def test_no_more_functions_are_kept_than_a_few() -> None:
+def test_the_number_of_cached_functions_is_limited() -> None:
     pickler = CallPickler(far=True, main=None)
     for _ in range(1000):
         pickler.dump_call(lambda x: x, (1,), {})
     assert len(pickler._kept._kept) <= MOST_KEPT
 
 
-def test_a_client_that_is_forgotten_starts_anew(main: types.ModuleType) -> None:
+def test_a_forgotten_client_starts_from_scratch(main: types.ModuleType) -> None:
     call = Pair()
     call(main.changes, 1)
     call.loader.forget("me")

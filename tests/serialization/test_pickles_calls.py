@@ -80,7 +80,7 @@ def travel(func: Callable[..., Any], *args: Any, far: bool = True, **kwargs: Any
         (operator.add, b"_operator:add"),
     ],
 )
-def test_a_function_that_can_be_imported_travels_by_name(func: Any, name: bytes, far: bool) -> None:
+def test_a_function_that_can_be_imported_is_sent_by_name(func: Any, name: bytes, far: bool) -> None:
     function, blob, buffers = CallPickler(far=far, main=None).dump_call(func, (4,), {})
     assert (function, buffers) == (name, [])
     assert CallLoader().load(function, CALL, blob, buffers, "me") == (func, (4,), {})
@@ -99,19 +99,19 @@ def test_a_function_that_can_be_imported_travels_by_name(func: Any, name: bytes,
         (operator.itemgetter(1), ("ab",), "b"),
     ],
 )
-def test_other_callables_travel_by_value(func: Any, args: tuple[Any, ...], result: Any, far: bool) -> None:
+def test_other_callables_are_sent_by_value(func: Any, args: tuple[Any, ...], result: Any, far: bool) -> None:
     assert CallPickler(far=far, main=None).dump_call(func, args, {})[0] == b""
     assert travel(func, *args, far=far) == result
 
 
 @BOTH
-def test_a_closure_travels_with_what_it_holds(far: bool) -> None:
+def test_a_closure_is_sent_with_its_variables(far: bool) -> None:
     held = [1, 2]
     assert travel(lambda more: [*held, more], 3, far=far) == [1, 2, 3]
 
 
 @BOTH
-def test_keyword_arguments_and_lists_for_arguments_travel(far: bool) -> None:
+def test_keyword_arguments_and_lists_of_arguments_arrive(far: bool) -> None:
     assert travel(add, 1, b=2, far=far) == 3
     assert travel(lambda *args, **kwargs: (args, kwargs), [1], x=2, far=far) == (([1],), {"x": 2})
     function, blob, buffers = CallPickler(far=far, main=None).dump_call(add, [1, 2], None)
@@ -121,7 +121,7 @@ def test_keyword_arguments_and_lists_for_arguments_travel(far: bool) -> None:
 @BOTH
 @pytest.mark.parametrize("items", [[1, 2], (1, 2), range(5), [], [((1,), {})], [(), {}]])
 @pytest.mark.parametrize("func", [add, lambda x: x])
-def test_a_chunk_comes_as_it_went(func: Any, items: Any, far: bool) -> None:
+def test_a_chunk_arrives_unchanged(func: Any, items: Any, far: bool) -> None:
     function, blob, buffers = CallPickler(far=far, main=None).dump_chunk(func, items)
     _, arrived, kwargs = CallLoader().load(function, MAP, memoryview(blob), buffers, "me")
     assert (arrived, kwargs) == (items, {})
@@ -130,7 +130,7 @@ def test_a_chunk_comes_as_it_went(func: Any, items: Any, far: bool) -> None:
 
 @BOTH
 @pytest.mark.parametrize("func", [len, lambda x: len(x)])
-def test_large_buffers_travel_beside_the_pickle_and_small_ones_in_it(func: Any, far: bool) -> None:
+def test_large_buffers_are_sent_beside_the_pickle_and_small_ones_in_it(func: Any, far: bool) -> None:
     large, small = pickle.PickleBuffer(bytearray(32 * 1024)), pickle.PickleBuffer(bytearray(32 * 1024 - 1))
     function, blob, buffers = CallPickler(far=far, main=None).dump_call(func, ([large, small],), {})
     assert [buffer.raw().nbytes for buffer in buffers] == [32 * 1024]
@@ -141,7 +141,7 @@ def test_large_buffers_travel_beside_the_pickle_and_small_ones_in_it(func: Any, 
 
 @BOTH
 @pytest.mark.parametrize("func", [print, lambda x: x])
-def test_what_cannot_travel_raises_what_pickle_raises(func: Any, far: bool) -> None:
+def test_an_object_that_cannot_be_pickled_raises_pickles_error(func: Any, far: bool) -> None:
     pickler = CallPickler(far=far, main=None)
     with pytest.raises(TypeError, match=r"cannot pickle '_thread.lock' object"):
         pickler.dump_call(func, (threading.Lock(),), {})
@@ -168,7 +168,7 @@ class Refusing:
 
 
 @BOTH
-def test_local_classes_and_lambdas_travel_as_arguments(far: bool) -> None:
+def test_local_classes_and_lambdas_can_be_arguments(far: bool) -> None:
     class Local:
         value = 5
 
@@ -178,13 +178,13 @@ def test_local_classes_and_lambdas_travel_as_arguments(far: bool) -> None:
 
 @BOTH
 @pytest.mark.parametrize("make", [multiprocessing.Queue, multiprocessing.Lock])
-def test_queues_and_locks_refuse_as_the_standards_pool_does(make: Any, far: bool) -> None:
+def test_queues_and_locks_are_refused_as_in_multiprocessing(make: Any, far: bool) -> None:
     shared = make()
     with pytest.raises(RuntimeError, match="only be shared between processes through inheritance"):
         CallPickler(far=far, main=None).dump_call(print, (shared,), {})
 
 
-def test_a_connection_travels_near_and_is_refused_far() -> None:
+def test_a_connection_can_be_sent_near_and_is_refused_far() -> None:
     from multiprocessing import resource_sharer
 
     here, there = multiprocessing.Pipe()
@@ -209,7 +209,7 @@ class Registered:
         self.how = how
 
 
-def test_what_is_registered_with_forking_pickler_later_travels_so_near() -> None:
+def test_types_registered_with_forking_pickler_later_are_used_near() -> None:
     pickler = CallPickler(far=False, main=None)
     pickler.dump_call(print, (Registered(),), {})
     registry = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
@@ -253,7 +253,7 @@ def test_a_module_without_the_function_is_named(module: types.ModuleType) -> Non
         CallLoader().load(function, CALL, blob, buffers, "me")
 
 
-def test_what_is_not_under_its_name_travels_by_value(module: types.ModuleType) -> None:
+def test_an_object_not_found_under_its_name_is_sent_by_value(module: types.ModuleType) -> None:
     func, module.f = module.f, len
     function, blob, buffers = CallPickler(far=True, main=None).dump_call(func, (4,), {})
     assert function == b""
@@ -261,7 +261,7 @@ def test_what_is_not_under_its_name_travels_by_value(module: types.ModuleType) -
     assert loaded(*args) == 8
 
 
-def test_a_module_registered_with_cloudpickle_travels_by_value(module: types.ModuleType) -> None:
+def test_a_module_registered_with_cloudpickle_is_sent_by_value(module: types.ModuleType) -> None:
     import cloudpickle
 
     cloudpickle.register_pickle_by_value(module)
@@ -301,17 +301,17 @@ def test_a_cut_call_raises(func: Any) -> None:
     ("function", "payload"),
     [(b"math:pi", (1,)), (b"math:hypot", 5), (b"math:hypot", [1, 2]), (b"", 5), (b"x", ())],
 )
-def test_what_is_no_call_is_said_to_be_none(function: bytes, payload: Any) -> None:
+def test_a_malformed_call_is_an_item_error(function: bytes, payload: Any) -> None:
     with pytest.raises(ItemError):
         CallLoader().load(function, CALL, pickle.dumps(payload), (), "me")
 
 
-def test_arrays_and_subclasses_of_tuples_travel() -> None:
+def test_arrays_and_subclasses_of_tuples_arrive() -> None:
     assert travel(len, array("d", [1.0, 2.0])) == 2
 
 
 @pytest.mark.parametrize("far", [False, True])
-def test_large_bytes_travel_beside_the_pickle_and_arrive_as_bytes(far: bool) -> None:
+def test_large_bytes_are_sent_beside_the_pickle_and_arrive_as_bytes(far: bool) -> None:
     large, small = b"\x93_main__" * 10_000, b"small"
     pickler, loader = CallPickler(far=far, main={}), CallLoader(far=far)
     name, blob, buffers = pickler.dump_call(max, (large, small), {"default": large})

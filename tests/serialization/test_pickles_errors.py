@@ -197,13 +197,13 @@ def test_a_subclass_of_each_standard_exception_keeps_its_facts(kind: type[BaseEx
     )
 
 
-def test_slots_come_home() -> None:
+def test_slots_are_sent_back() -> None:
     back = home(Slotted(5))
     assert (type(back), back.code, back.private(), str(back)) == (Slotted, 5, [5], "code 5")
     assert not hasattr(back, "empty")
 
 
-def test_a_group_with_its_own_constructor_comes_home() -> None:
+def test_a_group_with_its_own_constructor_is_sent_back() -> None:
     inner = OwnGroup(2, [Coded(1, "b"), OwnInit("inner")])
     error = OwnGroup(7, [OwnInit("host"), inner, ValueError("x")])
     error.add_note("noted")
@@ -246,7 +246,7 @@ def raised_while_handling() -> BaseException:
         return error
 
 
-def test_what_came_before_comes_along() -> None:
+def test_causes_and_contexts_are_sent_back() -> None:
     assert home(raised_from(None)).__context__ is None
     cause = home(raised_from(OwnKey("key", "table"))).__context__
     assert (type(cause), cause.table) == (OwnKey, "table")
@@ -269,7 +269,7 @@ def test_long_chains_and_circles_are_cut() -> None:
     assert home(one).__context__.__context__ is None
 
 
-def test_what_is_too_large_or_too_deep_does_not_stop_an_exception() -> None:
+def test_content_that_is_too_large_or_too_deep_is_left_out() -> None:
     error: BaseException = AttributeError("lacks", name="x", obj=bytes(5_000_000))
     blob = dump_error(error)
     assert len(blob) < 100_000
@@ -280,7 +280,7 @@ def test_what_is_too_large_or_too_deep_does_not_stop_an_exception() -> None:
     assert type(home(error)) is ValueError
 
 
-def test_errors_are_told_in_a_bounded_time() -> None:
+def test_errors_are_pickled_in_bounded_time() -> None:
     error = ValueError([1, 2, 3])
     error.table = {number: str(number) for number in range(10_000)}  # type: ignore[attr-defined]
     assert home(error).table[5] == "5"

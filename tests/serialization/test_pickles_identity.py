@@ -168,7 +168,7 @@ def counts(): return Counts().add()
 
 
 @pytest.mark.parametrize("worker", WORKERS)
-def test_what_a_task_changes_is_what_the_next_one_finds(tmp_path: Path, worker: str) -> None:
+def test_the_next_task_finds_the_changes_of_a_task(tmp_path: Path, worker: str) -> None:
     body = """
 for turn in (1, 2, 3):
     assert call(aliased) == turn
@@ -185,7 +185,7 @@ assert call(filled) == 31
     run_script(tmp_path, program(STATEFUL, worker, body))
 
 
-def test_what_the_client_changes_comes_with_all_that_refers_to_it(tmp_path: Path) -> None:
+def test_a_clients_change_is_sent_with_all_references_to_it(tmp_path: Path) -> None:
     definitions = """
 UNSET = object()
 LIST = [UNSET]
@@ -221,7 +221,7 @@ assert call(held) == ("patched", "new")
     run_script(tmp_path, program(definitions, FAR, body))
 
 
-def test_closures_made_alike_are_told_apart(tmp_path: Path) -> None:
+def test_closures_of_the_same_code_are_distinguished(tmp_path: Path) -> None:
     definitions = """
 def counter():
     count = 0
@@ -263,7 +263,7 @@ assert [call(uses, 1) for _ in range(5)] == [2] * 5
     run_script(tmp_path, program(definitions, FAR, body))
 
 
-def test_functions_that_were_for_one_call_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_of_a_single_call_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main_module, "MOST_PASSING", 50)
     monkeypatch.setattr(main_module, "MOST_PASSING_BYTES", 100_000)
     pickler, loader = CallPickler(far=True, main=None), CallLoader()
@@ -279,7 +279,7 @@ def test_functions_that_were_for_one_call_are_forgotten(monkeypatch: pytest.Monk
         assert len(loader.space("me").read) <= 60
 
 
-def test_functions_with_a_name_are_not_forgotten(tmp_path: Path) -> None:
+def test_named_functions_are_not_dropped(tmp_path: Path) -> None:
     definitions = """
 def pair():
     count = 0

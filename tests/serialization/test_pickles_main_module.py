@@ -105,7 +105,7 @@ assert call(outer) == 1
     run_script(tmp_path, program(definitions, worker, body))
 
 
-def test_a_near_function_that_came_after_the_workers_travels_by_value(tmp_path: Path) -> None:
+def test_a_near_function_defined_after_the_start_of_workers_is_sent_by_value(tmp_path: Path) -> None:
     definitions = "m = 5\ndef early(): return m"
     body = """
 def late(): return early() + 1
@@ -117,7 +117,7 @@ assert call(lambda: m) == 5
     run_script(tmp_path, program(definitions, "near_worker('fork')", body))
 
 
-def test_a_near_class_that_came_after_the_workers_travels_by_value(tmp_path: Path) -> None:
+def test_a_near_class_defined_after_the_start_of_workers_is_sent_by_value(tmp_path: Path) -> None:
     definitions = "class Early: pass\ndef same(x): return x"
     body = """
 class Late(Early): pass
@@ -182,7 +182,7 @@ def made(): return Point.made
 
 
 @pytest.mark.parametrize("worker", WORKERS)
-def test_instances_of_mains_classes_come_home_as_the_clients_own(tmp_path: Path, worker: str) -> None:
+def test_instances_of_mains_classes_return_as_the_clients_own(tmp_path: Path, worker: str) -> None:
     body = """
 Point.__reduce_ex__  # untouched
 methods = {**vars(Point), "__slotnames__": []}  # copyreg adds these when it first pickles an instance
@@ -217,7 +217,7 @@ assert call(doubled, Point(1)) == "patched"
 
 
 @pytest.mark.parametrize("worker", WORKERS)
-def test_exceptions_of_main_come_home_as_themselves(tmp_path: Path, worker: str) -> None:
+def test_exceptions_of_main_return_as_themselves(tmp_path: Path, worker: str) -> None:
     definitions = """
 class Trouble(Exception):
     def __init__(self, code, lock=None):
@@ -244,7 +244,7 @@ for task, code in ((fail, 7), (fail_oddly, 8)):
 
 
 @pytest.mark.parametrize("worker", WORKERS)
-def test_instances_that_the_worker_has_are_of_the_classes_that_come(tmp_path: Path, worker: str) -> None:
+def test_a_workers_instances_are_of_the_classes_received_later(tmp_path: Path, worker: str) -> None:
     definitions = (
         CLASSES + "origin = Point(1)\ndef check(point): return origin == point and type(origin) is Point"
     )
@@ -254,7 +254,7 @@ def test_instances_that_the_worker_has_are_of_the_classes_that_come(tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_name_means_what_it_meant_when_the_worker_started(tmp_path: Path, method: str) -> None:
+def test_a_name_refers_to_the_object_at_the_start_of_the_worker(tmp_path: Path, method: str) -> None:
     definitions = """
 def early(): return 1
 def spoil():
@@ -266,7 +266,7 @@ def spoil():
     )
 
 
-def test_a_cached_function_of_main_travels_and_keeps_its_cache(tmp_path: Path) -> None:
+def test_a_cached_function_of_main_is_sent_and_keeps_its_cache(tmp_path: Path) -> None:
     definitions = """
 calls = []
 @functools.lru_cache(maxsize=50)
@@ -295,7 +295,7 @@ def same(x): return x
     run_script(tmp_path, program(definitions, FAR, "assert call(same, Lazy()) == 6"))
 
 
-def test_what_travels_by_name_needs_no_cloudpickle(tmp_path: Path) -> None:
+def test_functions_by_name_need_no_cloudpickle(tmp_path: Path) -> None:
     definitions = "def loaded(x): return x, 'cloudpickle' in sys.modules"
     body = """
 assert call(loaded, 5) == (5, False)

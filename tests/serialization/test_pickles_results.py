@@ -31,14 +31,14 @@ plain = st.recursive(
 
 
 @given(plain)
-def test_a_result_comes_as_it_went(value: Any) -> None:
+def test_a_result_arrives_unchanged(value: Any) -> None:
     blob, buffers = dump_result(value)
     back = load_result(memoryview(blob), buffers)
     assert back == value
     assert type(back) is type(value)
 
 
-def test_large_buffers_travel_beside_the_result() -> None:
+def test_large_buffers_are_sent_beside_the_result() -> None:
     large = bytearray(40_000)
     blob, buffers = dump_result([pickle.PickleBuffer(large), 1])
     assert len(blob) < 100
@@ -47,7 +47,7 @@ def test_large_buffers_travel_beside_the_result() -> None:
     assert bytes(load_result(blob, buffers)[0])[0] == 7
 
 
-def test_what_only_cloudpickle_can_send_comes_home() -> None:
+def test_results_that_only_cloudpickle_can_send_arrive() -> None:
     class Local:
         value = 5
 
@@ -56,13 +56,13 @@ def test_what_only_cloudpickle_can_send_comes_home() -> None:
     assert back[1]() == 6
 
 
-def test_a_text_that_mentions_main_comes_home() -> None:
+def test_a_text_that_mentions_main_arrives() -> None:
     value = [range(3), "__main__"]
     assert load_result(*dump_result(value)) == value
 
 
 @pytest.mark.parametrize("value", [threading.Lock(), (x for x in ()), memoryview(b"")])
-def test_a_result_that_cannot_travel_raises_what_pickle_raises(value: Any) -> None:
+def test_a_result_that_cannot_be_pickled_raises_pickles_error(value: Any) -> None:
     with pytest.raises(TypeError) as expected:
         pickle.dumps([value], 5)
     with pytest.raises(TypeError) as caught:
@@ -70,7 +70,7 @@ def test_a_result_that_cannot_travel_raises_what_pickle_raises(value: Any) -> No
     assert str(caught.value) == str(expected.value)
 
 
-def test_a_connection_comes_home_from_a_child_only() -> None:
+def test_a_connection_is_sent_back_from_a_child_only() -> None:
     here, there = multiprocessing.Pipe()
     with here, there:
         for companion in (1, lambda: 1):
@@ -85,7 +85,7 @@ def test_a_connection_comes_home_from_a_child_only() -> None:
                 dump_result([there])
 
 
-def test_an_exception_may_hold_what_leaves_the_process() -> None:
+def test_an_exception_may_contain_a_connection() -> None:
     class Leaving:
         def __reduce__(self) -> Any:
             raise SystemExit
@@ -93,7 +93,7 @@ def test_an_exception_may_hold_what_leaves_the_process() -> None:
     assert type(home(ValueError(Leaving()))) is ValueError
 
 
-def test_the_caller_learns_which_result_could_not_travel() -> None:
+def test_the_error_names_the_result_that_could_not_be_pickled() -> None:
     error = load_error(dump_unsendable(TypeError("no"), [1, "x"]))
     assert type(error) is MaybeEncodingError
     expected = MaybeEncodingError(TypeError("no"), [1, "x"])
@@ -180,7 +180,7 @@ def _fail() -> None:
         ItemError("x"),
     ],
 )
-def test_an_exception_comes_home_as_itself(error: BaseException) -> None:
+def test_an_exception_keeps_its_type_and_content(error: BaseException) -> None:
     back = home(error)
     assert type(back) is type(error)
     assert (back.args, str(back)) == (error.args, str(error))
@@ -196,7 +196,7 @@ def test_the_traceback_reads_as_the_standards() -> None:
     assert load_error(dump_error(error, "")).__cause__ is None
 
 
-def test_notes_come_home_and_causes_are_in_the_text() -> None:
+def test_notes_are_sent_back_and_causes_are_in_the_text() -> None:
     error = ValueError("x")
     error.add_note("a note")
     error.__cause__ = KeyError("the cause")
@@ -205,7 +205,7 @@ def test_notes_come_home_and_causes_are_in_the_text() -> None:
     assert "KeyError: 'the cause'" in str(back.__cause__)
 
 
-def test_what_of_an_exception_cannot_travel_is_left_behind() -> None:
+def test_parts_of_an_exception_that_cannot_be_pickled_are_left_out() -> None:
     error = ValueError("x", threading.Lock())
     error.lock = threading.Lock()  # type: ignore[attr-defined]
     error.code = 5  # type: ignore[attr-defined]
@@ -216,7 +216,7 @@ def test_what_of_an_exception_cannot_travel_is_left_behind() -> None:
     assert vars(back) == {"code": 5}
 
 
-def test_a_group_comes_home_with_all_in_it() -> None:
+def test_a_group_is_sent_back_with_its_members() -> None:
     error = ExceptionGroup("g", [ValueError("a"), ExceptionGroup("h", [Coded(1, "b"), Refusing("c")])])
     error.add_note("noted")
     back = home(error)
@@ -229,7 +229,7 @@ def test_a_group_comes_home_with_all_in_it() -> None:
     assert [type(each) for each in second.exceptions] == [Coded, Refusing]
 
 
-def test_a_group_holds_a_stand_in_for_what_cannot_travel() -> None:
+def test_a_group_has_a_substitute_for_a_member_that_cannot_be_pickled() -> None:
     back = home(ExceptionGroup("g", [KeyError("a"), local_stubborn()]))
     assert isinstance(back, ExceptionGroup)
     assert [type(each) for each in back.exceptions] == [KeyError, RemoteError]
@@ -260,11 +260,11 @@ class Particular(Exception):
 _KEY = object()
 
 
-def test_an_exception_that_does_not_let_itself_be_made_comes_home() -> None:
+def test_an_exception_with_an_unusual_constructor_is_sent_back() -> None:
     assert type(home(Particular(_KEY))) is Particular
 
 
-def test_an_exception_that_cannot_be_made_again_has_a_stand_in() -> None:
+def test_an_exception_that_cannot_be_recreated_has_a_substitute() -> None:
     back = home(local_stubborn())
     assert isinstance(back, RemoteError)
     assert isinstance(back, NearfarError)
@@ -273,7 +273,7 @@ def test_an_exception_that_cannot_be_made_again_has_a_stand_in() -> None:
     assert str(home(raised(back))) == str(back)
 
 
-def test_an_exception_whose_class_is_gone_has_a_stand_in() -> None:
+def test_an_exception_whose_class_is_missing_has_a_substitute() -> None:
     global Passing
 
     class Passing(Exception):
@@ -288,11 +288,11 @@ def test_an_exception_whose_class_is_gone_has_a_stand_in() -> None:
     assert "raise error" in str(back.__cause__)
 
 
-def test_an_exception_without_words_comes_home() -> None:
+def test_an_exception_without_a_message_is_sent_back() -> None:
     assert type(home(Mute())) is Mute
 
 
-def test_a_deep_chain_of_exceptions_comes_home() -> None:
+def test_a_deep_chain_of_exceptions_is_sent_back() -> None:
     error: BaseException = ValueError("first")
     for _ in range(3000):
         following = ValueError("next")
@@ -302,7 +302,7 @@ def test_a_deep_chain_of_exceptions_comes_home() -> None:
 
 
 @given(garbage(80))
-def test_garbage_raises_or_is_said_to_be_garbage(blob: bytes) -> None:
+def test_garbage_is_an_error(blob: bytes) -> None:
     for start in (b"", b"\x80\x05", b"C\x80\x05"):
         assert isinstance(load_error(start + blob), BaseException)
         with pytest.raises(Exception):  # noqa: B017
@@ -310,7 +310,7 @@ def test_garbage_raises_or_is_said_to_be_garbage(blob: bytes) -> None:
             raise ValueError("chance made it a pickle")
 
 
-def test_a_cut_or_foreign_error_is_said_to_be_one() -> None:
+def test_a_truncated_or_foreign_error_is_an_item_error() -> None:
     blob = dump_error(ValueError("x"))
     for end in range(len(blob)):
         assert type(load_error(blob[:end])) is ItemError

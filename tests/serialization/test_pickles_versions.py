@@ -71,7 +71,7 @@ def test_code_of_another_python_is_refused_before_it_is_read(
 
 
 @pytest.mark.parametrize(("func", "args"), [(math.hypot, (3, 4)), (functools.partial(pow, 2), (5,))])
-def test_what_travels_by_name_is_not(monkeypatch: pytest.MonkeyPatch, func: Any, args: Any) -> None:
+def test_calls_by_name_are_not_refused(monkeypatch: pytest.MonkeyPatch, func: Any, args: Any) -> None:
     name, blob, buffers = elsewhere(
         monkeypatch, lambda: CallPickler(far=True, main=None).dump_call(func, args)
     )
@@ -79,7 +79,7 @@ def test_what_travels_by_name_is_not(monkeypatch: pytest.MonkeyPatch, func: Any,
     assert made(*found) == func(*args)
 
 
-def test_data_by_value_without_code_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_by_value_without_code_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = local_things()["bare instance"]
     parts = elsewhere(monkeypatch, lambda: dump_result([bare, 7]))
     assert load_result(*parts)[0].value == 5
@@ -92,7 +92,7 @@ def test_a_result_from_another_python_is_refused(monkeypatch: pytest.MonkeyPatch
         load_result(blob, buffers)
 
 
-def test_an_error_of_a_class_from_another_python_comes_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_class_from_another_python_arrives_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     class Trouble(Exception):
         def __str__(self) -> str:
             return "in words"

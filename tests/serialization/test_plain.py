@@ -62,17 +62,17 @@ def test_the_items_of_a_chunk_arrive_as_they_were(items: list[Any]) -> None:
     assert repr(PlainLoader(find).load(name, MAP, blob, buffers, "me")[1]) == repr(items)
 
 
-def test_a_range_travels_as_its_numbers() -> None:
+def test_a_range_is_sent_as_its_numbers() -> None:
     name, blob, buffers = PlainCalls().dump_chunk(offered.double, range(3))
     assert PlainLoader(find).load(name, MAP, blob, buffers, "me")[1] == [0, 1, 2]
 
 
 @given(values)
-def test_a_result_comes_home_as_it_was(value: Any) -> None:
+def test_a_plain_result_arrives_unchanged(value: Any) -> None:
     assert repr(plain.load_result(*plain.dump_result(value))) == repr(value)
 
 
-def test_large_bytes_travel_beside_the_blob_uncopied() -> None:
+def test_large_bytes_are_sent_beside_the_blob_uncopied() -> None:
     large, small = bytes(BESIDE), bytes(BESIDE - 1)
     _, blob, buffers = PlainCalls().dump_call(offered.double, (large, small, large))
     assert [each is large for each in buffers] == [True, True]
@@ -92,7 +92,7 @@ def test_functions_have_names(func: Callable[..., Any]) -> None:
     assert Allowed([name]).find(name.encode()) is func
 
 
-def test_a_function_of_a_private_module_goes_by_the_package_that_exports_it() -> None:
+def test_a_function_of_a_private_module_has_the_name_of_the_exporting_package() -> None:
     assert name_of(offered.published) == b"tests.pool.offered:published"
     assert travel(offered.published, 1)[0] is offered.published
     assert name_of(_private.kept) == b"tests.pool.offered._private:kept"
@@ -116,7 +116,7 @@ def of_main() -> None:
         ([].append, "stands inside something else"),
     ],
 )
-def test_what_has_no_name_is_refused_with_the_reason(func: Any, said: str) -> None:
+def test_a_function_without_a_name_is_refused_with_the_reason(func: Any, said: str) -> None:
     with pytest.raises(ItemError, match=f"a plain pool calls functions by their names; .*{said}"):
         PlainCalls().dump_call(func, ())
 
@@ -136,7 +136,7 @@ def test_a_function_that_its_module_lost_is_refused(monkeypatch: pytest.MonkeyPa
 of_main_kept = of_main
 
 
-def test_an_argument_that_is_no_plain_data_is_named() -> None:
+def test_an_argument_that_is_not_plain_data_is_named() -> None:
     calls = PlainCalls()
     with pytest.raises(
         ItemError, match=r"argument 2 of tests\.pool\.offered:double, of type Door, is or holds"
@@ -148,7 +148,7 @@ def test_an_argument_that_is_no_plain_data_is_named() -> None:
         calls.dump_chunk(offered.double, [1, 2, {3: offered.Door()}])
 
 
-def test_the_bombs_go_off_where_pickle_is_read(tmp_path: Path) -> None:
+def test_the_bombs_work_where_pickle_is_read(tmp_path: Path) -> None:
     loads(bomb(tmp_path / "crater"))
     assert (tmp_path / "crater").exists()
 
@@ -189,18 +189,18 @@ def test_any_bytes_are_an_error_or_plain_data(data: bytes, buffers: list[bytes])
 @pytest.mark.parametrize(
     "words", [[[1], [5], None], [[1], [-1], None], [[1], ["0"], None], [[1], [True], None]]
 )
-def test_large_bytes_have_a_place_that_there_is(words: list[Any]) -> None:
+def test_references_to_large_bytes_must_be_valid(words: list[Any]) -> None:
     with pytest.raises(ItemError, match="wrong shape"):
         plain.load_result(PLAIN + msgpack.packb(words), [b"x"])
 
 
 @pytest.mark.parametrize("keywords", [[], {1: 2}, "x", 0])
-def test_keywords_are_words(keywords: Any) -> None:
+def test_keywords_must_be_strings(keywords: Any) -> None:
     with pytest.raises(ItemError, match="in the place of keyword arguments"):
         PlainLoader(find).load(DOUBLE, CALL, PLAIN + msgpack.packb([[], [], keywords]), [], "me")
 
 
-def test_an_error_comes_home_in_words() -> None:
+def test_an_error_arrives_as_text() -> None:
     try:
         offered.complain("over here")
     except KeyError as error:
@@ -211,7 +211,7 @@ def test_an_error_comes_home_in_words() -> None:
     assert "in complain" in str(read.__cause__)
 
 
-def test_a_refusal_comes_home_as_itself() -> None:
+def test_a_refusal_keeps_its_type() -> None:
     read = plain.load_error(plain.dump_error(Untrusted("not so")))
     assert type(read) is Untrusted
     assert str(read) == "not so"
@@ -226,7 +226,7 @@ class Awkward(Exception):
 
 
 @pytest.mark.parametrize("says", [None, "\udc80", "x" * 1_000_000])
-def test_whatever_an_error_says_comes_home(says: str | None) -> None:
+def test_any_text_of_an_error_arrives(says: str | None) -> None:
     read = plain.load_error(plain.dump_error(Awkward(says)))
     assert isinstance(read, RemoteError)
     assert len(read.message) <= plain.LONGEST_TEXT + 7

@@ -31,24 +31,24 @@ def trap_not_sprung() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", NOT_ALLOWED)
-def test_a_name_reaches_nothing_but_what_was_offered(name: str) -> None:
+def test_a_name_reaches_only_allowed_functions(name: str) -> None:
     with pytest.raises(Untrusted):
         Allowed(ALLOWED).find(name.encode())
 
 
-def test_bytes_that_are_no_text_are_no_name() -> None:
+def test_bytes_that_are_not_text_are_not_a_name() -> None:
     with pytest.raises(Untrusted, match="is not the name of a function"):
         Allowed(ALLOWED).find(b"\xff\xfe:double")
 
 
 @given(st.binary(max_size=30) | st.text(max_size=30).map(lambda text: f"tests.pool.offered:{text}".encode()))
-def test_no_name_does_anything_else_than_raise(name: bytes) -> None:
+def test_other_names_only_raise(name: bytes) -> None:
     offers = {f"tests.pool.offered:{each}".encode() for each in vars(offered)}
     with contextlib.suppress(Untrusted, ImportError):
         assert Allowed(ALLOWED).find(name) and name in offers
 
 
-def test_what_is_offered_is_found_below_a_package_too() -> None:
+def test_allowed_functions_are_found_below_a_package_too() -> None:
     allowed = Allowed(ALLOWED)
     assert allowed.find(DOUBLE) is offered.double
     assert allowed.find(b"tests.pool.offered:exported")(1) == 101
@@ -60,7 +60,7 @@ def test_what_is_offered_is_found_below_a_package_too() -> None:
         allowed.find(b"tests.pool.offered.absent:f")
 
 
-def test_a_function_alone_may_be_offered_and_then_just_that() -> None:
+def test_a_single_function_can_be_allowed() -> None:
     allowed = Allowed(["tests.pool.offered:enter", "tests.pool.offered:_quiet"])
     assert allowed.find(b"tests.pool.offered:enter") == offered.enter
     assert allowed.find(b"tests.pool.offered:_quiet")
@@ -73,6 +73,6 @@ def test_a_function_alone_may_be_offered_and_then_just_that() -> None:
     "name",
     ["", "a b", "a.", ".a", "a:", ":f", "a:b.c", "a:b:c", "__main__", "__mp_main__:f", "a:__init__", "a-b"],
 )
-def test_what_is_no_name_cannot_be_offered(name: str) -> None:
+def test_an_invalid_name_cannot_be_allowed(name: str) -> None:
     with pytest.raises(ValueError, match=r"names no functions|cannot be allowed"):
         Allowed([name])

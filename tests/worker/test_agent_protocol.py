@@ -99,7 +99,7 @@ def story() -> Story:
     return Story()
 
 
-def test_it_greets_until_it_is_welcome(story: Story) -> None:
+def test_it_sends_hello_until_welcome(story: Story) -> None:
     story.machine.connect(story.now)
     connect, hello = story.flush()
     assert connect == Connect("agent.1")
@@ -115,13 +115,13 @@ def test_it_greets_until_it_is_welcome(story: Story) -> None:
     assert story.words() == []
 
 
-def test_a_welcome_of_another_session_is_not_heard(story: Story) -> None:
+def test_a_welcome_of_another_session_is_ignored(story: Story) -> None:
     story.machine.connect(story.now)
     story.loose(PoolMessageType.WELCOME, "agent.0", {"epoch": "e", "lease": 1, "workers": 0})
     assert story.machine.stage is SessionStage.GREETING
 
 
-def test_workers_that_came_before_the_welcome_are_told_of(story: Story) -> None:
+def test_workers_that_came_before_the_welcome_are_reported(story: Story) -> None:
     story.machine.connect(story.now)
     story.machine.came("0.1", 41, story.now)
     story.flush()
@@ -133,7 +133,7 @@ def test_workers_that_came_before_the_welcome_are_told_of(story: Story) -> None:
     ]
 
 
-def test_work_goes_to_its_worker_and_answers_come_back(story: Story) -> None:
+def test_tasks_go_to_their_worker_and_answers_return(story: Story) -> None:
     story.meet()
     story.work(5, 6)
     assert story.deeds() == [
@@ -160,7 +160,7 @@ def test_only_an_initializer_that_has_run_counts_for_the_next_coordinator(
     assert (PoolMessageType.CAME, "agent/0.1", 41, 1, prepared, []) in story.words()
 
 
-def test_orders_are_passed_on(story: Story) -> None:
+def test_orders_reach_the_supervisor(story: Story) -> None:
     story.meet(2)
     story.hear(PoolMessageType.RECALL, "agent/0.1")
     story.hear(PoolMessageType.KILL, "agent/0.1")
@@ -168,7 +168,7 @@ def test_orders_are_passed_on(story: Story) -> None:
     assert story.deeds() == [RevokeBatch("0.1"), Kill("0.1"), Retire("0.2")]
 
 
-def test_what_came_back_is_told(story: Story) -> None:
+def test_returned_batches_are_reported(story: Story) -> None:
     story.meet()
     story.work(1)
     story.work(2)
@@ -178,7 +178,7 @@ def test_what_came_back_is_told(story: Story) -> None:
     assert (PoolMessageType.CAME, "agent/0.1", 41, 0, [], [["client", [1]]]) in story.words()
 
 
-def test_a_death_is_told_with_what_was_given(story: Story) -> None:
+def test_a_death_is_reported_with_the_batches_given(story: Story) -> None:
     story.meet()
     story.work(1)
     story.work(2)
@@ -188,13 +188,13 @@ def test_a_death_is_told_with_what_was_given(story: Story) -> None:
     assert story.deeds() == []
 
 
-def test_the_death_of_a_worker_that_nobody_knew_is_not_told(story: Story) -> None:
+def test_the_death_of_an_unreported_worker_is_not_reported(story: Story) -> None:
     story.meet(0)
     story.machine.died("0.1", "exited with code 1", 0, story.now)
     assert story.words() == []
 
 
-def test_a_silent_coordinator_is_called_again_in_the_same_session(story: Story) -> None:
+def test_the_socket_to_a_silent_coordinator_is_replaced_in_the_same_session(story: Story) -> None:
     story.meet()
     story.work(1)
     story.flush()
@@ -210,7 +210,7 @@ def test_a_silent_coordinator_is_called_again_in_the_same_session(story: Story) 
     assert story.machine.away(story.now) == 0
 
 
-def test_who_was_taken_for_dead_kills_what_was_known_and_begins_anew(story: Story) -> None:
+def test_an_agent_counted_as_dead_kills_its_known_workers_and_starts_again(story: Story) -> None:
     story.meet()
     story.work(1, 2)
     story.answer(1)
@@ -229,7 +229,7 @@ def test_who_was_taken_for_dead_kills_what_was_known_and_begins_anew(story: Stor
     assert story.words() == []
 
 
-def test_another_coordinator_is_told_what_runs_and_what_was_answered(story: Story) -> None:
+def test_another_coordinator_gets_running_and_answered_tasks(story: Story) -> None:
     story.meet()
     story.work(0, mode=Mode.PREPARE)
     story.answer(0)
@@ -262,7 +262,7 @@ def test_answers_are_kept_until_they_are_released(story: Story) -> None:
     assert (PoolMessageType.KEPT, [("client", 2, 0, b"-2", [])]) in story.words()
 
 
-def test_a_death_while_no_coordinator_is_there_is_told_to_the_next(story: Story) -> None:
+def test_a_death_without_a_coordinator_is_reported_to_the_next(story: Story) -> None:
     story.meet()
     story.work(1)
     story.work(2)
@@ -277,7 +277,7 @@ def test_a_death_while_no_coordinator_is_there_is_told_to_the_next(story: Story)
     ]
 
 
-def test_a_death_that_was_heard_of_is_forgotten(story: Story) -> None:
+def test_an_acked_death_is_forgotten(story: Story) -> None:
     story.meet()
     story.work(1)
     story.machine.died("0.1", "killed by SIGKILL", 0, story.now)
@@ -287,7 +287,7 @@ def test_a_death_that_was_heard_of_is_forgotten(story: Story) -> None:
     assert [word[0] for word in story.words()] == [PoolMessageType.HELLO]
 
 
-def test_a_refusal_ends_it(story: Story) -> None:
+def test_a_refusal_ends_the_session_for_good(story: Story) -> None:
     story.machine.connect(story.now)
     story.loose(PoolMessageType.REFUSED, "another version")
     assert story.machine.stage is SessionStage.CLOSED and story.machine.refused == "another version"
@@ -296,7 +296,7 @@ def test_a_refusal_ends_it(story: Story) -> None:
 # -- leaving -------------------------------------------------------------------------------------------
 
 
-def test_it_leaves_once_its_workers_are_retired_and_its_answers_had(story: Story) -> None:
+def test_it_closes_once_its_workers_are_retired_and_its_answers_are_acked(story: Story) -> None:
     story.meet()
     story.work(1)
     story.flush()
@@ -312,7 +312,7 @@ def test_it_leaves_once_its_workers_are_retired_and_its_answers_had(story: Story
     assert story.machine.stage is SessionStage.CLOSED
 
 
-def test_a_worker_that_comes_as_it_leaves_is_not_told_of(story: Story) -> None:
+def test_a_worker_that_comes_while_it_leaves_is_not_reported(story: Story) -> None:
     story.meet()
     story.machine.leave()
     story.flush()
@@ -320,7 +320,7 @@ def test_a_worker_that_comes_as_it_leaves_is_not_told_of(story: Story) -> None:
     assert story.words() == []
 
 
-def test_it_tells_the_next_coordinator_that_it_leaves(story: Story) -> None:
+def test_the_next_coordinator_learns_that_it_leaves(story: Story) -> None:
     story.meet()
     story.work(1)
     story.machine.leave()
@@ -333,7 +333,7 @@ def test_it_tells_the_next_coordinator_that_it_leaves(story: Story) -> None:
     ]
 
 
-def test_aborting_kills_what_runs_and_tells_of_it(story: Story) -> None:
+def test_aborting_kills_running_workers_and_reports_them(story: Story) -> None:
     story.meet()
     story.work(1)
     story.flush()
@@ -345,14 +345,14 @@ def test_aborting_kills_what_runs_and_tells_of_it(story: Story) -> None:
     assert story.words() == [(PoolMessageType.BYE,)]
 
 
-def test_with_nothing_to_tell_it_leaves_without_a_coordinator(story: Story) -> None:
+def test_with_nothing_to_report_it_closes_without_a_coordinator(story: Story) -> None:
     story.machine.connect(story.now)
     story.machine.leave()
     story.flush()
     assert story.machine.stage is SessionStage.CLOSED
 
 
-def test_with_something_to_tell_it_waits_for_a_coordinator(story: Story) -> None:
+def test_with_something_to_report_it_waits_for_a_coordinator(story: Story) -> None:
     story.meet()
     story.work(1)
     story.answer(1)
@@ -363,7 +363,7 @@ def test_with_something_to_tell_it_waits_for_a_coordinator(story: Story) -> None
     assert story.machine.stage is SessionStage.GREETING
 
 
-def test_its_own_standstill_is_no_silence(story: Story) -> None:
+def test_its_own_suspension_does_not_count_as_silence(story: Story) -> None:
     """Given an agent that was stopped for minutes, I expect it not to take its coordinator for lost."""
     story.meet()
     story.now += 1000.0
@@ -379,7 +379,7 @@ def test_a_coordinator_is_lost_after_the_wait(story: Story) -> None:
     assert story.machine.lost(story.now)
 
 
-def test_an_idle_agent_leaves_without_a_coordinator_that_is_silent(story: Story) -> None:
+def test_an_idle_agent_closes_without_an_answer_of_a_silent_coordinator(story: Story) -> None:
     story.meet()
     story.machine.leave()
     assert (PoolMessageType.LEAVING,) in story.words()
@@ -391,7 +391,7 @@ def test_an_idle_agent_leaves_without_a_coordinator_that_is_silent(story: Story)
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_a_busy_agent_does_not_leave_before_a_coordinator_has_its_answer(
+def test_a_busy_agent_does_not_close_before_a_coordinator_has_its_answer(
     story: Story, answered: bool
 ) -> None:
     story.meet()
@@ -423,7 +423,7 @@ def test_a_short_wait_is_kept_without_a_busy_loop(lease: float) -> None:
     assert turns < 100
 
 
-def test_an_idle_agent_whose_answers_were_heard_leaves_a_dead_coordinator_within_seconds(
+def test_an_idle_agent_with_acked_answers_leaves_a_dead_coordinator_within_seconds(
     story: Story,
 ) -> None:
     """Given answers that a coordinator has, and has not released before it died, I expect them not to hold

@@ -56,7 +56,7 @@ def blobs(found: Answers | None) -> list[bytes]:
     return [] if found is None else [blob for _, blob, _ in found.answers]
 
 
-def test_the_second_look_finds_what_the_first_counted(both: tuple[WorkerHandle, Worker]) -> None:
+def test_the_second_reading_returns_what_the_first_counted(both: tuple[WorkerHandle, Worker]) -> None:
     member, worker = both
     worker.keep(b"one")
     assert blobs(member.look()) == []
@@ -67,7 +67,7 @@ def test_the_second_look_finds_what_the_first_counted(both: tuple[WorkerHandle, 
     assert blobs(member.receive()) == []
 
 
-def test_no_look_passes_an_answer_that_is_on_the_line(both: tuple[WorkerHandle, Worker]) -> None:
+def test_no_reading_overtakes_an_answer_in_the_socket(both: tuple[WorkerHandle, Worker]) -> None:
     member, worker = both
     worker.keep(b"one")
     worker.send()
@@ -78,7 +78,7 @@ def test_no_look_passes_an_answer_that_is_on_the_line(both: tuple[WorkerHandle, 
     assert blobs(member.look()) == [b"two"]
 
 
-def test_a_look_may_come_long_after_the_one_before(both: tuple[WorkerHandle, Worker]) -> None:
+def test_a_reading_may_come_long_after_the_previous_one(both: tuple[WorkerHandle, Worker]) -> None:
     member, worker = both
     worker.keep(b"one")
     assert blobs(member.look()) == []

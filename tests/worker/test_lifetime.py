@@ -40,13 +40,13 @@ def backtrack() -> None:
 
 @pytest.mark.parametrize("life", [signal.pause, backtrack])
 @pytest.mark.timeout(10)
-def test_it_is_killed_when_the_line_is_let_go(life: Callable[[], object]) -> None:
+def test_it_is_killed_when_the_lifeline_is_closed(life: Callable[[], object]) -> None:
     pid, line = child(life)
     os.close(line)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-def test_a_line_let_go_before_is_noticed() -> None:
+def test_a_lifeline_closed_before_is_noticed() -> None:
     hold, line = lifeline()
     os.close(line)
     pid = os.fork()
@@ -57,7 +57,7 @@ def test_a_line_let_go_before_is_noticed() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-def test_it_lives_while_somebody_holds_the_line() -> None:
+def test_it_lives_while_any_process_holds_the_lifeline() -> None:
     pid, line = child(lambda: os._exit(5))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
     os.close(line)

@@ -31,7 +31,7 @@ def test_the_parent_sees_what_was_added(both: tuple[ResultBuffer, ResultBuffer])
     assert worker.content() == b"onesecond"
 
 
-def test_what_was_sent_is_not_seen_again(both: tuple[ResultBuffer, ResultBuffer]) -> None:
+def test_sent_answers_are_not_read_again(both: tuple[ResultBuffer, ResultBuffer]) -> None:
     worker, parent = both
     worker.add(b"one")
     worker.empty(1)
@@ -53,7 +53,7 @@ def test_it_is_bounded(both: tuple[ResultBuffer, ResultBuffer]) -> None:
     assert worker.add(answer)
 
 
-def test_it_outlives_its_worker(both: tuple[ResultBuffer, ResultBuffer]) -> None:
+def test_it_survives_its_worker(both: tuple[ResultBuffer, ResultBuffer]) -> None:
     worker, parent = both
     pid = os.fork()
     if pid == 0:

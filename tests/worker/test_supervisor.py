@@ -122,7 +122,7 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def test_a_server_that_forks_may_be_killed(play: Callable[..., Played]) -> None:
+def test_the_fork_server_may_be_killed(play: Callable[..., Played]) -> None:
     """Given a server that is killed while it is asked for a worker, I expect another to start it."""
     for _ in range(2):
         forkserver.ensure_running()
@@ -143,7 +143,7 @@ def test_a_batch_is_answered_in_order(play: Callable[..., Played], method: str) 
     assert played.notes.values(name) == list(range(50))
 
 
-def test_a_fork_server_that_is_killed_as_it_is_asked_for_a_worker_is_followed_by_another(
+def test_a_fork_server_killed_while_it_starts_a_worker_is_replaced(
     play: Callable[..., Played],
 ) -> None:
     played = play(1, "forkserver")
@@ -160,7 +160,7 @@ def test_a_fork_server_that_is_killed_as_it_is_asked_for_a_worker_is_followed_by
     played.until(lambda: played.has_answered(name, 1))
 
 
-def test_large_arguments_and_answers_travel_beside_the_message(play: Callable[..., Played]) -> None:
+def test_large_arguments_and_answers_are_sent_beside_the_message(play: Callable[..., Played]) -> None:
     played = play(1)
     (name,) = played.all_here(1)
     large = bytes(range(256)) * 8192
@@ -170,9 +170,7 @@ def test_large_arguments_and_answers_travel_beside_the_message(play: Callable[..
     assert played.notes.values(name) == [large, b"small", large[:-1]] * 20
 
 
-def test_a_short_answer_behind_a_long_task_is_not_kept_waiting(
-    play: Callable[..., Played], tmp_path: Any
-) -> None:
+def test_a_short_answer_does_not_wait_for_a_long_task(play: Callable[..., Played], tmp_path: Any) -> None:
     played = play(1)
     (name,) = played.all_here(1)
     gate = str(tmp_path / "gate")
@@ -185,7 +183,7 @@ def test_a_short_answer_behind_a_long_task_is_not_kept_waiting(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_a_killed_worker_answered_is_had_and_what_it_had_not_read_is_counted(
+def test_answers_of_a_killed_worker_are_read_and_its_unread_batches_counted(
     play: Callable[..., Played], method: str
 ) -> None:
     played = play(1, method)
@@ -200,7 +198,7 @@ def test_what_a_killed_worker_answered_is_had_and_what_it_had_not_read_is_counte
     assert played.notes.deaths == [(name, "was killed by SIGKILL", 2)]
 
 
-def test_the_dead_are_replaced_under_new_names(play: Callable[..., Played]) -> None:
+def test_dead_workers_are_replaced_under_new_names(play: Callable[..., Played]) -> None:
     played = play(2)
     names = played.all_here(2)
     for name in names:
@@ -211,7 +209,7 @@ def test_the_dead_are_replaced_under_new_names(play: Callable[..., Played]) -> N
     assert [how for _, how, _ in played.notes.deaths] == ["was killed by SIGKILL"] * 2
 
 
-def test_what_was_not_read_is_called_back(play: Callable[..., Played], tmp_path: Any) -> None:
+def test_unread_batches_are_recalled(play: Callable[..., Played], tmp_path: Any) -> None:
     played = play(1)
     (name,) = played.all_here(1)
     gate = str(tmp_path / "gate")
@@ -227,7 +225,7 @@ def test_what_was_not_read_is_called_back(play: Callable[..., Played], tmp_path:
     assert played.notes.returned_ == [(name, 1), (name, 0)]
 
 
-def test_answers_are_not_mixed_up_whenever_a_message_is_called_back(play: Callable[..., Played]) -> None:
+def test_answers_keep_their_order_whenever_a_message_is_recalled(play: Callable[..., Played]) -> None:
     """The worker must not read the second of two messages while the first is taken back."""
     played = play(1)
     (name,) = played.all_here(1)
@@ -244,7 +242,7 @@ def test_answers_are_not_mixed_up_whenever_a_message_is_called_back(play: Callab
     assert {count for _, count in played.notes.returned_} <= {0, 1}
 
 
-def test_what_is_given_to_a_dead_worker_was_never_read(play: Callable[..., Played]) -> None:
+def test_batches_given_to_a_dead_worker_count_as_unread(play: Callable[..., Played]) -> None:
     played = play(1)
     (name,) = played.all_here(1)
     pid = played.notes.came_[name]
@@ -256,7 +254,7 @@ def test_what_is_given_to_a_dead_worker_was_never_read(play: Callable[..., Playe
     assert played.notes.deaths == [(name, "was killed by SIGKILL", 2)]
 
 
-def test_a_retired_worker_leaves_and_its_place_is_taken(play: Callable[..., Played]) -> None:
+def test_a_retired_worker_ends_and_is_replaced(play: Callable[..., Played]) -> None:
     played = play(1)
     (name,) = played.all_here(1)
     played.supervisor.retire(name)
@@ -276,7 +274,7 @@ def test_processes_that_die_at_their_start_are_not_started_for_ever(
     assert played.notes.came_ == {}
 
 
-def test_ctrl_c_at_the_terminal_is_not_for_workers(play: Callable[..., Played]) -> None:
+def test_workers_ignore_ctrl_c_at_the_terminal(play: Callable[..., Played]) -> None:
     played = play(1)
     (name,) = played.all_here(1)
     os.kill(played.notes.came_[name], signal.SIGINT)
@@ -284,7 +282,7 @@ def test_ctrl_c_at_the_terminal_is_not_for_workers(play: Callable[..., Played]) 
     played.until(lambda: played.notes.values(name) == [1])
 
 
-def test_a_sibling_inherits_no_line(play: Callable[..., Played]) -> None:
+def test_a_sibling_does_not_inherit_a_channel(play: Callable[..., Played]) -> None:
     played = play(3)
     played.all_here(3)
     members = list(played.supervisor.members.values())
