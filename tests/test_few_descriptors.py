@@ -59,7 +59,7 @@ while running:
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("what", ["queue tcp", "queue ipc", "pool near", "pool tcp", "pool ipc", "executor"])
-def test_few_descriptors_are_enough_or_told_of(tmp_path: Path, what: str) -> None:
+def test_few_descriptors_are_enough_or_an_error_with_a_reason(tmp_path: Path, what: str) -> None:
     """Given every number of descriptors that is left, I expect it to do its work, or to end with a sentence
     that says what is lacking; from 80 on it works."""
     lefts = [2, 9, 16, 20, 23, 24, 26, 28, 30, 32, 35, 38, 42, 48, 80]

@@ -85,7 +85,7 @@ def test_a_leak_is_seen_while_it_lasts(leak: Callable[[], AbstractContextManager
     assert leaks_since(before) == []
 
 
-def test_a_child_nobody_waited_for_is_a_leak() -> None:
+def test_a_child_that_was_not_waited_for_is_a_leak() -> None:
     before = Belongings.now()
     child = subprocess.Popen(["true"])
     assert any("child process" in each for each in leaks_since(before, grace=0.1))

@@ -100,7 +100,7 @@ def as_pattern(prints: str) -> str:
     return ".*".join(re.escape(part) for part in prints.split("…"))
 
 
-def test_a_page_without_what_comes_is_a_mistake(tmp_path: Path) -> None:
+def test_a_page_without_expected_output_is_an_error(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python alone.py\nprint(1)\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError, match=r"does not say what comes of alone\.py"):

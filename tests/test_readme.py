@@ -58,7 +58,7 @@ def test_the_pool_s_sample_runs(tmp_path: Path, pool: str) -> None:
     assert (run.stdout, run.stderr, run.returncode) == ("[0, 1, 4, 9, 16]\n49\n", "", 0)
 
 
-def test_every_file_it_names_is_there() -> None:
+def test_every_file_that_it_names_exists() -> None:
     text = README.read_text(encoding="utf-8")
     names = re.findall(r"\]\(([^)]+)\)|`((?:tests|docs|examples)/[^` ]*)`", text)
     missing = [name for pair in names for name in pair if name and not (README.parent / name).exists()]

@@ -72,7 +72,7 @@ QUOTES = sorted({piece for row in ROWS for piece in quotes(row)})
 
 
 @pytest.mark.parametrize("piece", QUOTES)
-def test_what_is_quoted_is_said(piece: str) -> None:
+def test_every_quoted_message_exists(piece: str) -> None:
     assert is_said(piece) or any(foreign in piece or piece in foreign for foreign in FOREIGN)
 
 
@@ -87,10 +87,10 @@ def is_said(piece: str) -> bool:
     return True
 
 
-def test_what_is_quoted_wrongly_is_found() -> None:
+def test_wrong_quotes_are_detected() -> None:
     assert is_said("no host has answered at")
     assert not is_said("no host has replied at")
 
 
-def test_it_quotes_much() -> None:
+def test_it_quotes_many_messages() -> None:
     assert len(QUOTES) > 60

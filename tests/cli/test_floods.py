@@ -102,7 +102,7 @@ def in_background(do: Callable[[], object]) -> Callable[[], None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("said", ["", "GET / HTTP/1.0"], ids=["silent", "rude"])
 @pytest.mark.parametrize("access", ["keys", "own", "insecure"])
-def test_a_flooded_queue_serves_its_ends(shell: Shell, tmp_path: Path, access: str, said: str) -> None:
+def test_a_flooded_queue_serves_its_clients(shell: Shell, tmp_path: Path, access: str, said: str) -> None:
     """Who is there is served at once, and who comes meanwhile gets in."""
     how = accesses(tmp_path, access)
     host, address = serve(shell, "queue", how)

@@ -35,7 +35,7 @@ def counts(address: str) -> dict[str, int]:
     return ask(Address.parse(address), LIMIT).counts
 
 
-def test_who_does_not_take_its_results_fills_no_memory(shell: Shell) -> None:
+def test_a_client_that_takes_no_results_fills_no_memory(shell: Shell) -> None:
     """Given a client that is stopped, with 64 results of 1 MiB to come, at a coordinator with 16 MiB,
 
     I expect its tasks to be held back, neither the coordinator nor the worker to grow by more than that, and
@@ -58,7 +58,7 @@ def test_who_does_not_take_its_results_fills_no_memory(shell: Shell) -> None:
         assert eventually(lambda: counts(address)["bytes"] == 0, LIMIT)
 
 
-def test_who_sends_what_it_likes_fills_no_memory(shell: Shell) -> None:
+def test_a_client_that_sends_too_much_fills_no_memory(shell: Shell) -> None:
     """Given a client that ignores what it may send, and sends 24 MiB of arguments,
 
     I expect the coordinator to take in a share of its bound, and to serve another; and each task to get its
@@ -81,7 +81,7 @@ def test_who_sends_what_it_likes_fills_no_memory(shell: Shell) -> None:
         greedy.close()
 
 
-def test_a_result_that_is_too_large_is_said_to_be(shell: Shell) -> None:
+def test_a_result_that_is_too_large_fails_with_the_reason(shell: Shell) -> None:
     _, address = shell.coordinator(ANYWHERE, "--max-bytes", "16MiB")
     shell.worker(address, 1)
     with Pool.connect(address) as pool:

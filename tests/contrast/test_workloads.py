@@ -72,7 +72,7 @@ def in_sandboxes(*jobs: Measurement) -> dict[Measurement, Any]:
 
 
 @pytest.mark.slow
-def test_all_that_is_put_comes_out_in_every_way(folder: Path) -> None:
+def test_all_items_arrive_in_every_mode(folder: Path) -> None:
     for name, rows in by_queue("queue", "throughput", folder).items():
         assert [(row["mode"], row["size"], row["batch"]) for row in rows] == [
             ("singly", 100, 1),
@@ -120,7 +120,7 @@ def test_a_killed_getfile_costs_the_far_queues_no_file() -> None:
 
 
 @pytest.mark.slow
-def test_a_fault_s_counts_are_of_all_items_and_far_queues_lose_and_strand_none() -> None:
+def test_a_faults_counts_add_up_and_far_queues_lose_no_item() -> None:
     """Of the producer's own death a far queue promises nothing for what had not left the producer."""
     jobs = [
         *(Measurement("faults", name, names.FAR_TCP, 0) for name in FAULTS),
@@ -135,7 +135,7 @@ def test_a_fault_s_counts_are_of_all_items_and_far_queues_lose_and_strand_none()
 
 
 @pytest.mark.slow
-def test_what_the_others_lose_or_strand_is_seen() -> None:
+def test_losses_of_the_other_queues_are_detected() -> None:
     killed = Measurement("faults", "consumer killed at work", names.RAW, 0)
     frozen = Measurement("faults", "consumer frozen", names.RAW, 1)
     deaf = Measurement("faults", "consumer stops reading", names.RAW, 0)

@@ -96,7 +96,7 @@ def test_any_range_lies_within_the_content(text: str, length: int) -> None:
             assert start == end or end <= length
 
 
-def test_a_client_that_has_it_is_told_so_without_a_length(client: HTTPConnection) -> None:
+def test_a_client_with_the_current_version_gets_304_without_a_length(client: HTTPConnection) -> None:
     _, fields, _ = ask(client, "/images/0001.png")
     known = f'"v0", W/{fields["etag"]}'
     status, fields, body = ask(client, "/images/0001.png", **{"If-None-Match": known})
@@ -173,7 +173,7 @@ def test_requests_sent_together_are_answered_in_order(server: GalleryServer) -> 
     assert len(got) > sum(len(GALLERY.picture(name) or b"") for name in names)
 
 
-def test_what_is_no_http_is_refused_and_hung_up_on(server: GalleryServer) -> None:
+def test_a_request_that_is_not_http_is_refused_and_the_connection_closed(server: GalleryServer) -> None:
     with socket.create_connection((server.host, server.port), timeout=10) as raw:
         raw.sendall(b"EHLO\r\n\r\n")
         with raw.makefile("rb") as stream:

@@ -89,7 +89,7 @@ def topology(tmp_path: Path) -> Iterator[Topology]:
         yield Topology(fleet)
 
 
-def test_all_is_saved_though_machines_are_switched_off_in_the_middle(topology: Topology) -> None:
+def test_all_files_are_saved_though_machines_are_switched_off(topology: Topology) -> None:
     topology.hand_out_keys()
     services = topology.services()
     gone, worker = map(topology.worker, WORKERS)
@@ -112,7 +112,7 @@ def test_all_is_saved_though_machines_are_switched_off_in_the_middle(topology: T
     assert [each.stop()[0] for each in (worker, *services)] == [0, 0, 0, 0]
 
 
-def test_a_machine_that_was_not_added_is_told_so(topology: Topology) -> None:
+def test_a_machine_that_was_not_added_is_refused(topology: Topology) -> None:
     topology.hand_out_keys()
     topology.services()
     for order in (

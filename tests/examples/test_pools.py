@@ -92,7 +92,7 @@ def test_apply_runs_one_after_the_other(printed: dict[tuple[str, str], list[str]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_apply_async_runs_at_once_and_tells_at_the_end(
+def test_apply_async_runs_at_once_and_calls_back_at_the_end(
     printed: dict[tuple[str, str], list[str]], variant: str
 ) -> None:
     lines = printed["callback_pool.py", variant]

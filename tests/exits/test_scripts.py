@@ -56,7 +56,7 @@ def judge(script: Script, code: int, out: str, err: str) -> list[str]:
     return found
 
 
-def test_names_are_names() -> None:
+def test_script_names_are_valid() -> None:
     kinds = [(script in POOLS, script.name) for script in SCRIPTS]
     assert len(kinds) == len(set(kinds))
 

@@ -80,7 +80,7 @@ def told(value: Any) -> tuple[type, str]:
     return type(value), repr(value)
 
 
-def test_what_is_bare() -> None:
+def test_which_values_are_bare() -> None:
     assert are_bare((1, 2.0, True, None, "short", b"short"))
     assert not are_bare(([],))
     assert not are_bare((1j,))
@@ -90,14 +90,14 @@ def test_what_is_bare() -> None:
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20].encode("ascii", "replace"))
-def test_each_comes_out_as_it_went_in(pool: Pool, value: Any) -> None:
+def test_each_value_arrives_unchanged(pool: Pool, value: Any) -> None:
     assert told(pool.apply(same, (value,))) == told(value)
     assert told(pool.apply(several, (value, 1))) == told((value, 1))
     assert [told(each) for each in pool.imap(same, [value, 1])] == [told(value), told(1)]
     assert [told(each) for each in pool.map(same, [value] * 3, 2)] == [told(value)] * 3
 
 
-def test_many_of_all_kinds_in_one_stream(pool: Pool) -> None:
+def test_many_values_of_all_kinds_arrive_unchanged(pool: Pool) -> None:
     sent = VALUES * 20
     results = [pool.apply_async(same, (value,)) for value in sent]
     assert [told(result.get(20)) for result in results] == [told(value) for value in sent]

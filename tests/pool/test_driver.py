@@ -149,14 +149,14 @@ def follower(bench: Bench, ready: Callable[[], bool], timeout: float | None = LO
     return made
 
 
-def test_who_waits_alone_leads(bench: Bench) -> None:
+def test_a_single_waiting_thread_leads(bench: Bench) -> None:
     came = threading.Event()
     first = leader(bench, came.is_set)
     bench.bring(came.set)
     assert first.result()
 
 
-def test_a_wait_has_its_time(bench: Bench) -> None:
+def test_a_wait_ends_at_its_timeout(bench: Bench) -> None:
     assert not bench.driver.wait_until(bool, 0)
     assert not bench.driver.wait_until(bool, 0.01)
     came = threading.Event()
@@ -167,7 +167,7 @@ def test_a_wait_has_its_time(bench: Bench) -> None:
     assert first.result()
 
 
-def test_the_leader_wakes_whose_answer_came_and_hands_on_the_lead(bench: Bench) -> None:
+def test_the_leader_wakes_threads_with_an_answer_and_passes_on_the_lead(bench: Bench) -> None:
     came = [threading.Event() for _ in range(3)]
     first = leader(bench, came[0].is_set)
     second, third = follower(bench, came[1].is_set), follower(bench, came[2].is_set)
@@ -180,7 +180,7 @@ def test_the_leader_wakes_whose_answer_came_and_hands_on_the_lead(bench: Bench) 
     assert third.result()
 
 
-def test_an_answer_that_comes_before_a_follower_is_seen(bench: Bench) -> None:
+def test_an_answer_before_a_follower_sleeps_is_noticed(bench: Bench) -> None:
     came, done = threading.Event(), threading.Event()
     first = leader(bench, done.is_set)
     asked: list[bool] = []
@@ -205,7 +205,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_who_takes_over_tells_what_the_interrupted_leader_could_not(bench: Bench) -> None:
+def test_a_new_leader_delivers_outcomes_of_an_interrupted_one(bench: Bench) -> None:
     came = threading.Event()
     first = leader(bench, came.is_set)
     second = follower(bench, came.is_set)
@@ -216,7 +216,7 @@ def test_who_takes_over_tells_what_the_interrupted_leader_could_not(bench: Bench
     assert isinstance(first.error, KeyboardInterrupt)
 
 
-def test_who_takes_over_wakes_those_whom_the_interrupted_leader_could_not(bench: Bench) -> None:
+def test_a_new_leader_wakes_followers_of_an_interrupted_one(bench: Bench) -> None:
     came, never = threading.Event(), threading.Event()
     first, second = leader(bench, never.is_set), follower(bench, never.is_set)
     third = follower(bench, came.is_set)
@@ -229,7 +229,7 @@ def test_who_takes_over_wakes_those_whom_the_interrupted_leader_could_not(bench:
     assert isinstance(first.error, KeyboardInterrupt)
 
 
-def test_a_deadline_that_comes_nearer_while_the_leader_lies_down(bench: Bench) -> None:
+def test_an_earlier_deadline_is_noticed_while_the_leader_falls_asleep(bench: Bench) -> None:
     """The leader has looked at the old one, and does not sleep yet."""
     came = threading.Event()
 
@@ -246,7 +246,7 @@ def test_a_deadline_that_comes_nearer_while_the_leader_lies_down(bench: Bench) -
     assert time.monotonic() - began < LONG / 2
 
 
-def test_a_deadline_that_comes_nearer_wakes_the_leader(bench: Bench) -> None:
+def test_an_earlier_deadline_wakes_the_leader(bench: Bench) -> None:
     came = threading.Event()
     first = leader(bench, came.is_set)
     bench.found.append(came.set)
@@ -269,7 +269,7 @@ def test_a_callback_of_the_leader_may_wait(bench: Bench) -> None:
     assert bench.driver.wait_until(outer.is_set, LONG)
 
 
-def test_a_callback_of_the_leader_may_end_it_all() -> None:
+def test_a_callback_of_the_leader_may_end_the_work() -> None:
     bench = Bench()
     bench.driver.start()
     came = threading.Event()
@@ -284,14 +284,14 @@ def test_a_callback_of_the_leader_may_end_it_all() -> None:
     assert bench.waker.fileno() == -1
 
 
-def test_the_background_tells_when_nobody_waits(watched: Bench) -> None:
+def test_the_background_thread_delivers_when_no_thread_waits(watched: Bench) -> None:
     for _ in range(5):
         came = threading.Event()
         watched.bring(came.set)
         assert came.wait(LONG)
 
 
-def test_the_background_tells_what_a_helper_found(watched: Bench) -> None:
+def test_the_background_thread_delivers_what_a_helping_thread_found(watched: Bench) -> None:
     for _ in range(20):
         came = threading.Event()
         watched.found.append(came.set)
@@ -300,7 +300,7 @@ def test_the_background_tells_what_a_helper_found(watched: Bench) -> None:
         assert came.wait(LONG)
 
 
-def test_the_background_yields_to_who_waits(watched: Bench) -> None:
+def test_the_background_thread_yields_to_a_waiting_thread(watched: Bench) -> None:
     assert eventually(lambda: watched.polling is not None)
     came = threading.Event()
     first = leader(watched, came.is_set)
@@ -309,7 +309,7 @@ def test_the_background_yields_to_who_waits(watched: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_the_background_wakes_up_when_a_long_lead_ends(watched: Bench) -> None:
+def test_the_background_thread_wakes_up_when_a_long_lead_ends(watched: Bench) -> None:
     done, came = threading.Event(), threading.Event()
     first = leader(watched, done.is_set)
     assert eventually(lambda: watched.driver._deep_sleep)
@@ -319,7 +319,7 @@ def test_the_background_wakes_up_when_a_long_lead_ends(watched: Bench) -> None:
     assert came.wait(LONG)
 
 
-def test_who_waits_when_all_is_over_does_not_spin() -> None:
+def test_a_wait_after_the_end_does_not_spin() -> None:
     bench = Bench()
     bench.driver.start()
     bench.end()
@@ -407,7 +407,7 @@ def test_an_exception_at_any_bytecode_of_a_follower(stride: int, act: Callable[[
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_an_exception_at_any_bytecode_wakes_the_background(
+def test_an_exception_at_any_bytecode_wakes_the_background_thread(
     stride: int, act: Callable[[], object], watched: Bench
 ) -> None:
     for _, where in injector.every(stride, act, lambda: watched.driver.wait_until(bool, 0.001)):

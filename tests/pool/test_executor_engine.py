@@ -86,7 +86,7 @@ def test_the_window_bounds_what_the_executor_has(recorder: Recorder) -> None:
     assert engine.counts() == {"workers": 2, "running": 0, "waiting": 0, "done": 10}
 
 
-def test_the_window_may_be_chosen_and_the_workers_found_out(recorder: Recorder) -> None:
+def test_the_window_can_be_given_and_the_number_of_workers_is_found(recorder: Recorder) -> None:
     engine = ForeignEngine(recorder, window=3)
     for number in range(10):
         sent(engine, tasks.square, number)
@@ -96,7 +96,7 @@ def test_the_window_may_be_chosen_and_the_workers_found_out(recorder: Recorder) 
         assert ForeignEngine(executor).size == 7
 
 
-def test_cancel_is_true_only_for_what_is_not_with_the_executor(recorder: Recorder) -> None:
+def test_cancel_is_true_only_for_calls_not_submitted_to_the_executor(recorder: Recorder) -> None:
     engine = ForeignEngine(recorder, workers=1)
     results = [sent(engine, tasks.square, number) for number in range(4)]
     assert [result.cancel() for result in results] == [False, False, True, True]
@@ -112,7 +112,7 @@ def test_a_timeout_is_refused(recorder: Recorder) -> None:
         pool.apply(tasks.square, (1,), timeout=1.0)
 
 
-def test_an_executor_that_breaks_ends_everything(recorder: Recorder) -> None:
+def test_a_broken_executor_ends_all_calls(recorder: Recorder) -> None:
     engine = ForeignEngine(recorder, workers=1)
     results = [sent(engine, tasks.square, number) for number in range(5)]
     broken = BrokenExecutor("gone")
@@ -126,7 +126,7 @@ def test_an_executor_that_breaks_ends_everything(recorder: Recorder) -> None:
         sent(engine, tasks.square, 1)
 
 
-def test_an_executor_that_is_cancelled_from_outside_cancels_everything(recorder: Recorder) -> None:
+def test_an_executor_cancelled_from_outside_cancels_all_calls(recorder: Recorder) -> None:
     engine = ForeignEngine(recorder, workers=1)
     results = [sent(engine, tasks.square, number) for number in range(5)]
     for future, _ in recorder.given:
@@ -135,7 +135,7 @@ def test_an_executor_that_is_cancelled_from_outside_cancels_everything(recorder:
     assert len(recorder.order) == 2
 
 
-def test_what_submit_raises_is_the_calls_error_and_others_go_on(recorder: Recorder) -> None:
+def test_an_error_of_submit_is_the_calls_error_and_others_continue(recorder: Recorder) -> None:
     engine = ForeignEngine(recorder)
     recorder.error = TypeError("cannot pickle")
     refused = sent(engine, tasks.square, 1)
@@ -163,7 +163,7 @@ def test_a_tasks_own_error_is_not_the_executors(recorder: Recorder, func: Any) -
     assert later.get(0) == 4
 
 
-def test_an_executor_that_runs_at_once_is_no_recursion() -> None:
+def test_an_executor_that_runs_at_once_does_not_recurse() -> None:
     with Pool(executor=Inline()) as pool:
         assert pool.map(tasks.square, range(3000), 1) == [number**2 for number in range(3000)]
         pool.close()
@@ -171,7 +171,7 @@ def test_an_executor_that_runs_at_once_is_no_recursion() -> None:
 
 
 @pytest.mark.parametrize("method", ["close", "terminate"])
-def test_only_an_executor_of_our_own_is_shut_down(method: str) -> None:
+def test_only_an_owned_executor_is_shut_down(method: str) -> None:
     for owned in (False, True):
         recorder = Recorder()
         engine = ForeignEngine(recorder, owned=owned)
@@ -190,7 +190,7 @@ def test_an_owned_executor_ends_after_its_last_call() -> None:
     assert [result.get(0) for result in results] == [number**2 for number in range(50)]
 
 
-def test_terminate_does_not_wait_for_what_runs(recorder: Recorder) -> None:
+def test_terminate_does_not_wait_for_running_calls(recorder: Recorder) -> None:
     engine = ForeignEngine(recorder, workers=1)
     results = [sent(engine, tasks.square, number) for number in range(5)]
     recorder.given[0][0].set_running_or_notify_cancel()

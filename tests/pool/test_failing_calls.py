@@ -94,7 +94,7 @@ def calls_of(calls: Failing, do: Callable[[], object]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_pool_outlives_the_failure_of_each_of_its_calls(watched: tuple[Any, Failing]) -> None:
+def test_a_pool_survives_the_failure_of_each_system_call(watched: tuple[Any, Failing]) -> None:
     """Given small and large tasks, I expect each to be done, or refused for want of room; and the next is
     done."""
     pool, calls = watched
@@ -110,7 +110,7 @@ def test_a_pool_outlives_the_failure_of_each_of_its_calls(watched: tuple[Any, Fa
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_dead_worker_is_buried_and_replaced_though_a_call_fails(watched: tuple[Any, Failing]) -> None:
+def test_a_dead_worker_is_replaced_even_if_a_system_call_fails(watched: tuple[Any, Failing]) -> None:
     pool, calls = watched
     most = calls_of(calls, lambda: outcome(pool, os._exit, 3))
     assert most > 10

@@ -126,7 +126,7 @@ def value(number: int, blob: bytes = b"done") -> Row:
 # -- a session ---------------------------------------------------------------------------------------
 
 
-def test_it_says_hello_until_it_is_welcome() -> None:
+def test_it_sends_hello_until_it_receives_welcome() -> None:
     story = Story()
     story.machine.connect(story.now)
     story.turn()
@@ -148,7 +148,7 @@ def test_its_initializer_comes_before_any_task() -> None:
     assert story.heard[0].fields == (True,) and story.heard[0].rows == [(b"m:prepare", b"args", [])]
 
 
-def test_a_task_goes_at_once_and_its_answer_comes_back() -> None:
+def test_a_task_is_sent_at_once_and_its_answer_returns() -> None:
     story = Story().open()
     call = Call(b"blob", (b"large" * 10_000,))
     call.timeout, call.retries = 3.0, 2
@@ -159,7 +159,7 @@ def test_a_task_goes_at_once_and_its_answer_comes_back() -> None:
     assert call.state is TaskState.SETTLED and len(story.machine) == 0
 
 
-def test_what_the_coordinator_says_of_lost_workers_is_read() -> None:
+def test_a_coordinators_report_of_a_lost_worker_is_read() -> None:
     story = Story().open()
     calls = story.submit(*(Call() for _ in range(3)))
     lost = WorkerLost("agent/w.1", "there", 7, "killed by SIGKILL", "m:f")
@@ -174,7 +174,7 @@ def test_what_the_coordinator_says_of_lost_workers_is_read() -> None:
     assert isinstance(errors[calls[2]], ProtocolError)
 
 
-def test_what_an_initializer_raised_is_read_by_the_pool() -> None:
+def test_an_initializers_error_is_unpickled_by_the_pool() -> None:
     story = Story(read_error=lambda blob: InitializerFailed(blob.decode())).open()
     (call,) = story.submit(Call())
     story.outcomes((1, TaskOutcome.FAILED, failures.describe(Unread(b"pickled")), []))
@@ -183,7 +183,7 @@ def test_what_an_initializer_raised_is_read_by_the_pool() -> None:
     assert str(error) == "pickled"
 
 
-def test_an_outcome_comes_twice_or_for_nothing() -> None:
+def test_duplicate_and_unknown_outcomes_are_ignored() -> None:
     story = Story().open()
     (call,) = story.submit(Call())
     story.outcomes(value(1))
@@ -192,7 +192,7 @@ def test_an_outcome_comes_twice_or_for_nothing() -> None:
     assert story.machine.stale == 2 and call.state is TaskState.SETTLED
 
 
-def test_a_silent_client_beats() -> None:
+def test_an_idle_client_sends_heartbeats() -> None:
     story = Story().open()
     story.pass_time(5 * LEASE)
     assert story.talk is not None and not story.talk.silent(story.now)
@@ -202,7 +202,7 @@ def test_a_silent_client_beats() -> None:
 # -- how much is sent, and when ------------------------------------------------------------------------
 
 
-def test_no_more_is_sent_than_the_workers_need() -> None:
+def test_no_more_tasks_are_sent_than_the_workers_need() -> None:
     story = Story().open(workers=2)
     room = WINDOW + 2 * WINDOW_EACH
     story.submit(*(Call() for _ in range(room + 500)))
@@ -214,7 +214,7 @@ def test_no_more_is_sent_than_the_workers_need() -> None:
     assert len(story.rows()) == room + 500
 
 
-def test_large_tasks_fill_the_window_sooner_but_every_worker_has_some() -> None:
+def test_large_tasks_fill_the_window_sooner_but_every_worker_gets_some() -> None:
     story = Story().open(workers=2)
     story.submit(*(Call(bytes(WINDOW_BYTES // 2)) for _ in range(40)))
     assert len(story.rows()) == FEW_EACH * 3
@@ -222,13 +222,13 @@ def test_large_tasks_fill_the_window_sooner_but_every_worker_has_some() -> None:
     assert len(story.rows()) == FEW_EACH * 3 + 1
 
 
-def test_many_tasks_travel_together() -> None:
+def test_many_tasks_are_sent_together() -> None:
     story = Story().open()
     story.submit(*(Call() for _ in range(1000)))
     assert story.kinds().count(PoolMessageType.SUBMIT) == 1
 
 
-def test_tasks_gather_for_a_moment_while_much_is_on_its_way() -> None:
+def test_tasks_form_a_batch_while_many_messages_are_unacked() -> None:
     story = Story().open()
     story.cut = True  # nothing is acked
     for _ in range(TALKATIVE + 20):
@@ -255,7 +255,7 @@ def test_cancel_before_a_task_is_sent() -> None:
 
 
 @pytest.mark.parametrize("never", [True, False])
-def test_cancel_of_a_task_that_was_sent_is_told_later(never: bool) -> None:
+def test_cancel_of_a_sent_task_is_answered_later(never: bool) -> None:
     story = Story().open()
     (call,) = story.submit(Call())
     assert story.machine.cancel([call]) == []
@@ -274,7 +274,7 @@ def test_cancel_of_a_task_that_was_sent_is_told_later(never: bool) -> None:
     assert story.machine.cancel([call]) == []
 
 
-def test_a_cancel_without_an_answer_is_said_again_in_the_next_session() -> None:
+def test_an_unanswered_cancel_is_sent_again_in_the_next_session() -> None:
     story = Story().open()
     (call,) = story.submit(Call())
     story.cut = True
@@ -290,7 +290,7 @@ def test_a_cancel_without_an_answer_is_said_again_in_the_next_session() -> None:
 # -- coordinators that go away -------------------------------------------------------------------------
 
 
-def test_a_new_session_submits_again_what_has_no_answer_in_its_order() -> None:
+def test_a_new_session_submits_unanswered_tasks_again_in_order() -> None:
     story = Story().open()
     story.submit(*(Call(bytes([n])) for n in range(5)))
     story.outcomes(value(2), value(4))
@@ -304,7 +304,7 @@ def test_a_new_session_submits_again_what_has_no_answer_in_its_order() -> None:
     assert len(story.machine) == 4
 
 
-def test_a_silent_coordinator_is_called_anew_in_the_same_session() -> None:
+def test_a_silent_coordinator_gets_a_new_connection_in_the_same_session() -> None:
     story = Story().open()
     story.submit(Call())
     story.cut = True
@@ -341,7 +341,7 @@ def test_after_the_wait_every_task_fails(opened: bool) -> None:
     assert task is late and isinstance(error, CoordinatorLost)
 
 
-def test_a_process_that_stood_still_does_not_take_that_for_the_coordinators_silence() -> None:
+def test_a_suspended_client_does_not_count_the_coordinator_as_silent() -> None:
     story = Story(wait=30.0).open()
     story.submit(Call())
     story.pass_time(1)
@@ -363,7 +363,7 @@ def test_a_refusal_ends_the_session_for_good() -> None:
 # -- leaving -----------------------------------------------------------------------------------------
 
 
-def test_it_leaves_when_everything_is_answered() -> None:
+def test_it_closes_when_everything_is_answered() -> None:
     story = Story().open()
     story.submit(Call())
     story.machine.leave()
@@ -375,7 +375,7 @@ def test_it_leaves_when_everything_is_answered() -> None:
     assert story.machine.stage is SessionStage.CLOSED
 
 
-def test_terminate_drops_everything_and_says_goodbye() -> None:
+def test_terminate_drops_everything_and_sends_bye() -> None:
     story = Story().open()
     calls = story.submit(Call(), Call())
     story.machine.terminate()
@@ -389,7 +389,7 @@ def test_terminate_drops_everything_and_says_goodbye() -> None:
 
 
 @pytest.mark.parametrize("how", ["stranger", "silence"])
-def test_a_goodbye_whose_answer_got_lost_is_good_enough(how: str) -> None:
+def test_a_bye_whose_answer_is_lost_is_enough(how: str) -> None:
     story = Story().open()
     story.machine.leave()
     story.turn()
@@ -402,7 +402,7 @@ def test_a_goodbye_whose_answer_got_lost_is_good_enough(how: str) -> None:
     assert story.machine.flush(story.now) == []
 
 
-def test_it_leaves_at_once_if_nobody_ever_answered_and_nothing_is_left() -> None:
+def test_it_closes_at_once_if_no_coordinator_answered_and_no_task_is_left() -> None:
     story = Story()
     story.machine.connect(story.now)
     call = Call()

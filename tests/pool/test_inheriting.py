@@ -55,7 +55,7 @@ def wakeup_descriptor() -> int:
     return signal.set_wakeup_fd(-1)
 
 
-def test_no_worker_tells_its_parent_s_loop_of_its_own_signals() -> None:
+def test_no_worker_wakes_its_parents_event_loop_with_its_signals() -> None:
     reader, writer = os.pipe2(os.O_NONBLOCK)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:

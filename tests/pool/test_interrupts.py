@@ -56,7 +56,7 @@ def test_apply(pool: Pool, act: Callable[[], object], stride: int) -> None:
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_an_answer_can_be_had_after_an_interrupted_get(
+def test_an_answer_is_available_after_an_interrupted_get(
     pool: Pool, act: Callable[[], object], stride: int
 ) -> None:
     struck = 0
@@ -139,9 +139,7 @@ def test_an_imap_of_failing_tasks(
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0005, 0.002, 0.005])
-def test_what_is_raised_in_the_thread_that_reads_an_input_is_the_callers_to_have(
-    pool: Pool, seconds: float
-) -> None:
+def test_an_error_in_the_reading_thread_reaches_the_caller(pool: Pool, seconds: float) -> None:
     """Whatever that thread does by then: the results before it come, and the iterator ends."""
     reader: list[int] = []
 
@@ -204,7 +202,7 @@ class Alarm:
 
 
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGUSR1, signal.SIGRTMAX])
-def test_a_handler_of_any_signal_may_raise(pool: Pool, number: int) -> None:
+def test_a_handler_of_any_signal_may_raise_during_calls(pool: Pool, number: int) -> None:
     """At moments drawn by lot, without anything that traces."""
     before, alarm, struck = workers(pool), Alarm(), 0
     old = signal.signal(number, alarm)

@@ -100,7 +100,7 @@ def test_no_pickle_that_is_sent_to_a_worker_is_read(
     assert not crater.exists()
 
 
-def test_no_name_that_is_sent_to_a_worker_reaches_what_is_not_allowed(
+def test_no_name_sent_to_a_worker_reaches_a_function_that_is_not_allowed(
     plain_workers: str, stranger: PoolClient
 ) -> None:
     _, call, _ = PlainCalls().dump_call(offered.double, ("true",))
@@ -176,7 +176,7 @@ def every_use(pool: Pool) -> list[BaseException]:
     return caught
 
 
-def test_the_bomb_goes_off_where_a_usual_client_meets_a_hostile_worker(tmp_path: Path) -> None:
+def test_the_bomb_works_if_a_usual_client_connects_to_a_hostile_worker(tmp_path: Path) -> None:
     """So the tests below can fail."""
     for number, status in enumerate((TaskStatus.VALUE, TaskStatus.ERROR)):
         crater = tmp_path / str(number)
@@ -218,7 +218,7 @@ def test_a_plain_client_reads_no_pickle_in_its_initializers_error(tmp_path: Path
     assert not crater.exists()
 
 
-def test_a_plain_client_reads_no_pickle_in_a_failure_that_a_coordinator_tells(tmp_path: Path) -> None:
+def test_a_plain_client_reads_no_pickle_in_a_coordinators_failure(tmp_path: Path) -> None:
     crater = tmp_path / "crater"
     shell = bomb(crater)
     for words in (("InitializerRaised", shell), ("WorkerLost", shell), (shell,), shell):

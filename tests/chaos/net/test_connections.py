@@ -37,7 +37,7 @@ def run(tmp_path: Path, roles: Starter, hosts: Hosts | None) -> Callable[..., Jo
     return go
 
 
-def test_a_connection_that_was_forgotten_is_made_again_and_its_session_goes_on(
+def test_a_dropped_connection_is_replaced_and_its_session_continues(
     run: Callable[..., Journal],
 ) -> None:
     """Given a firewall that forgets the connections on which items travel, and keeps the one for control,
@@ -49,14 +49,14 @@ def test_a_connection_that_was_forgotten_is_made_again_and_its_session_goes_on(
 
 
 @pytest.mark.parametrize("target", ["consumer1", "producer1"])
-def test_with_a_short_lease_the_line_notices_before_the_kernels(
+def test_with_a_short_lease_the_channel_detects_it_before_the_kernels(
     run: Callable[..., Journal], target: str
 ) -> None:
     journal = run(Fault(0.5, "forget", target, 8.0, amount=CONTROL), LEASE)
     assert not all(note["cleanly"] for note in journal.notes("death"))
 
 
-def test_after_a_long_partition_everybody_is_back_within_seconds(run: Callable[..., Journal]) -> None:
+def test_after_a_long_partition_all_peers_reconnect_within_seconds(run: Callable[..., Journal]) -> None:
     """Given a consumer that was cut off for nine leases, I expect it back soon: not when TCP tries again."""
     journal = run(Fault(0.5, "partition", "consumer1", 9.0), LEASE)
     (healed,) = journal.notes("healed")
