@@ -1,4 +1,4 @@
-"""What the documents say of tests and files is so."""
+"""Tests and files that the documents name exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house keeps its own rules; and the reader of the rules sees a breach."""
+"""The package keeps the rules on imports and file sizes; and the checker detects violations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that a user names for output: only a regular file is ever replaced, whatever else bears the name."""
+"""Output files that users name: only regular files are ever replaced."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_an_error_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
 @needs_root
 @pytest.mark.parametrize("private", [False, True])
 def test_a_device_is_written_to_and_stays_one(tmp_path: Path, private: bool) -> None:
-    """The root user's ``/dev/null``: a file in its place would fill the disk of every other program."""
+    """With root's ``/dev/null``: a regular file in its place would break every other program."""
     null = tmp_path / "null"
     os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     before = null.stat().st_mode

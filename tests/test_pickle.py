@@ -1,7 +1,7 @@
-"""Pickles are read in one package, and each who has them read says why their bytes are of a trusted peer.
+"""Only one package reads pickles, and each of its uses has a reason why the bytes are from a trusted peer.
 
-The syntax trees of the package and of the services tell: every way to a pickle that they show has to stand in
-this list, and what stands there has to be in them.
+The test reads the syntax trees of the package and of the services: every use of pickle in them must be in
+this list, and every entry of the list must be in them.
 """
 
 from __future__ import annotations

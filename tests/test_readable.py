@@ -1,4 +1,4 @@
-"""What strangers say is shown, and obeyed by no terminal."""
+"""Text from outside is shown with escapes, so that no terminal interprets it."""
 
 from __future__ import annotations
 

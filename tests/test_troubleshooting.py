@@ -1,4 +1,4 @@
-"""What the page about symptoms quotes is what the programs say: else no search would find it."""
+"""Messages quoted on the troubleshooting page exist in the programs, so that a search finds them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FOREIGN = (
 
 @cache
 def said() -> str:
-    """Every text in the package, a line each; where a value stands in it, there is a gap."""
+    """Every text in the package, one on each line, with a gap for each value."""
     lines = []
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -56,7 +56,7 @@ def said() -> str:
 
 
 def bare(text: str) -> str:
-    """Without the marks that may stand at either side of a value."""
+    """Without the marks at both sides of a value."""
     return re.sub(r"[,;:()]", "", text)
 
 

@@ -1,4 +1,4 @@
-"""What every program shares: its messages and its way to stop."""
+"""Messages and stopping, which are the same in all programs."""
 
 from __future__ import annotations
 

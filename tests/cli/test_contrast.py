@@ -22,7 +22,7 @@ Asked = list[tuple[set[str], Settings]]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
-    """What would have been measured; made-up figures take its place. Signals are left as they are."""
+    """The measurements that were requested; their results are invented. Signal handlers are not changed."""
     made: Asked = []
 
     def measure(
@@ -101,7 +101,7 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(
 def test_after_a_signal_it_writes_what_was_measured(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], some: int
 ) -> None:
-    """Given a page that is there, I expect it to be kept where there is nothing to write."""
+    """Given an existing page, I expect it to be kept if there is nothing to write."""
     Path("page.html").write_text("old")
 
     def stop(

@@ -22,7 +22,7 @@ NOBODY = "ipc:///tmp/nobody-coordinates-here"
 
 @pytest.fixture(params=["tcp", "ipc"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where to bind."""
+    """The address to bind."""
     return ANYWHERE if request.param == "tcp" else f"ipc://{tmp_path}/pool"
 
 

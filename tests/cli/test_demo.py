@@ -1,4 +1,4 @@
-"""``nearfar demo`` shows that all is as it should be, and leaves nothing running."""
+"""``nearfar demo`` succeeds, reports errors, and leaves no process running."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_what_it_started_ends_with_it_however_it_is_killed(tmp_path: Path, signu
 
 
 def running(folder: Path) -> list[bytes]:
-    """The command lines of the processes that were told of `folder`."""
+    """The command lines of the processes with `folder` among their arguments."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):

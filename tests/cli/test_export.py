@@ -1,4 +1,4 @@
-"""``consumer --export`` tells what is saved, and neither makes nor changes anything."""
+"""``consumer --export`` lists the saved files, and neither makes nor changes any file."""
 
 from __future__ import annotations
 

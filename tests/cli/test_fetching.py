@@ -1,4 +1,4 @@
-"""What the command line says about fetching arrives at the fetcher, and nothing is switched off unasked."""
+"""Fetching options of the command line reach the fetcher, and no protection is disabled by default."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_a_command_with_wrong_keys_has_its_own_exit_code(shell: Shell, tmp_path:
 
 
 def test_a_pooled_download_works_with_keys(shell: Shell, tmp_path: Path) -> None:
-    """The whole of it: coordinator, queue, worker, consumer and producer, each with keys of its own."""
+    """All together: coordinator, queue, worker, consumer and producer, each with its own keys."""
     main(["init", "--keys", str(tmp_path / "keys")])
     for name in ("worker", "consumer", "producer"):
         main(["add", name, "--keys", str(tmp_path / "keys")])

@@ -1,4 +1,4 @@
-"""The limit of open files: lifted as far as allowed, and refused where it is too low to work."""
+"""The limit of open files: raised as far as allowed, and refused if it is too low."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every program, used wrongly in every way that can be tabled: it reports the error, in a line, and ends.
+"""Every program, used wrongly in every way that a table can hold: it reports the error in one line, and ends.
 
 In this process, where a program takes milliseconds; what needs streams of its own is at the end.
 """
@@ -47,7 +47,7 @@ Run = Callable[[str], Outcome]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Runs a command line in a folder with a few things in it, and tells exit code and output."""
+    """Run a command line in a folder with a few files; returns exit code and output."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x\n")
     (tmp_path / "binary").write_bytes(bytes(range(256)) * 10)
@@ -69,7 +69,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 
 def complaint(outcome: Outcome, code: Exit, program: str) -> str:
-    """The last line of what a program said before it ended with `code`, without its name."""
+    """The last line of a program's output before it ended with `code`, without its name."""
     assert outcome[0] == code, outcome
     said = outcome[2].splitlines()
     assert "Traceback" not in outcome[2]
@@ -339,7 +339,7 @@ def start(line: str, stdout: int, **options: object) -> subprocess.Popen[str]:
 
 
 def closed_pipe() -> int:
-    """What `nearfar ... | true` writes to."""
+    """A standard output as in `nearfar ... | true`."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer

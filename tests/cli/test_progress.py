@@ -1,4 +1,4 @@
-"""Progress is shown correctly, when it is due, in the form that suits its reader."""
+"""Progress is shown correctly, at the right times, in the form that suits the output."""
 
 from __future__ import annotations
 

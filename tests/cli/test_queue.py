@@ -1,4 +1,4 @@
-"""``nearfar queue`` hosts for others, and may be killed and started again under them."""
+"""``nearfar queue`` hosts a queue, and may be killed and started again during its use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GALLERY = Gallery(count=100, large=0, seed="queue")
 
 @pytest.mark.slow
 def test_a_killed_and_restarted_queue_loses_nothing(shell: Shell, tmp_path: Path) -> None:
-    """Given a queue killed in the middle, I expect its producer and its consumer to go on and finish."""
+    """Given a queue killed in the middle, I expect its producer and its consumer to continue and finish."""
     with GalleryServer(GALLERY) as server:
         urls = [url for url in server.urls if "/images/0" in url]
         (tmp_path / "urls.txt").write_text("\n".join(urls))

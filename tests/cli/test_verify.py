@@ -1,4 +1,4 @@
-"""``nearfar verify`` believes the files, and says what is not as the list has it."""
+"""``nearfar verify`` reads the files, and reports differences from the list."""
 
 from __future__ import annotations
 

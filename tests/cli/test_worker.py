@@ -28,7 +28,7 @@ STOPPING = "stopping: finishing the current work (again: exit at once)\n"
 
 
 def workers(address: str) -> int:
-    """How many the coordinator there has."""
+    """The number of workers of the coordinator there."""
     return ask(Address.parse(address), 5.0).counts["workers"]
 
 
@@ -175,7 +175,7 @@ def test_a_second_signal_ends_it_at_once_with_all_its_processes(shell: Shell, tm
 
 
 def test_a_signal_to_all_its_processes_counts_once(shell: Shell, tmp_path: Path) -> None:
-    """Given SIGTERM as service managers send it, to every process, I expect what runs to be answered."""
+    """Given SIGTERM to every process, as service managers send it, I expect running tasks to be answered."""
     _, address = shell.coordinator()
     agent, _ = shell.worker(address, 1)
     mark, gate = tmp_path / "mark", tmp_path / "gate"

@@ -1,4 +1,4 @@
-"""From a document to words, tables and a page."""
+"""The report: from a document to text, tables and a page."""
 
 from __future__ import annotations
 

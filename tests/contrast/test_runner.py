@@ -1,4 +1,4 @@
-"""What hangs is ended, what fails is reported, and nothing is left."""
+"""Measurements that hang are killed, failures are reported, and no process is left."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(job: Measurement) -> MeasurementOutcome:
 
 
 def test_a_measurement_that_does_not_end_is_stuck_and_its_processes_are_killed() -> None:
-    """Given round trips without end, with two hosts and two ends, I expect the time limit to end them all."""
+    """Given endless round trips, with two hosts and two clients, I expect the time limit to end them all."""
     with MeasurementRunner(ENDLESS, lambda outcome: None) as runner:
         sandbox = runner._start(TRIPS)
         runner._running.append(sandbox)

@@ -48,7 +48,7 @@ FAR = {names.FAR_IPC, names.FAR_TCP}
 
 
 def here(job: Measurement, folder: Path) -> Any:
-    """In this process, which saves the start of another."""
+    """Measure in this process, which saves the start of another."""
     place = folder / job.contestant.replace("/", "-")
     place.mkdir()
     told: list[Any] = []
@@ -62,7 +62,7 @@ def by_queue(part: str, work: str, folder: Path) -> dict[str, Any]:
 
 
 def in_sandboxes(*jobs: Measurement) -> dict[Measurement, Any]:
-    """Side by side, for what waits most of the time, or may hang."""
+    """Measure in parallel processes: for measurements that mostly wait, or may hang."""
     told: list[MeasurementOutcome] = []
     with MeasurementRunner(TINY, told.append) as runner:
         outcomes = runner.run(MeasurementGroup(jobs, parallel=6))
@@ -121,7 +121,7 @@ def test_a_killed_getfile_costs_the_far_queues_no_file() -> None:
 
 @pytest.mark.slow
 def test_a_faults_counts_add_up_and_far_queues_lose_no_item() -> None:
-    """Of the producer's own death a far queue promises nothing for what had not left the producer."""
+    """A far queue promises nothing for items that had not left a killed producer."""
     jobs = [
         *(Measurement("faults", name, names.FAR_TCP, 0) for name in FAULTS),
         Measurement("faults", "host killed and restarted", names.FAR_IPC, 0),

@@ -1,4 +1,4 @@
-"""Tasks, clients and workers for the coordinator's tests: workers that only do what the test says."""
+"""Fake tasks, clients and workers for the coordinator's tests; the test controls the workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.coordinator.check import check
 
 
 class Job(Task):
-    """A task with a name, which keeps count of what it was told."""
+    """A task with a name, which counts its outcomes."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Job(Task):
 
 
 class FakeLink:
-    """A worker process with its socket: batches lie unread until it reads them, and it runs them in order.
+    """A worker process with its socket: batches stay unread until it reads them, and it runs them in order.
 
     `prompt`: recall is answered at once, as by a process of our own; else when `settle` is called.
     """
@@ -86,13 +86,13 @@ class FakeLink:
         self.retired = True
 
     def read(self) -> None:
-        """Read the next batch, if nothing of the last is left, and begin it."""
+        """Read and begin the next batch, if the last one is done."""
         if not self.reading and self.unread:
             self.reading.extend(self.unread.popleft().tasks)
             self.began.append(self.reading[0])
 
     def run(self, most: int = 1000) -> list[Task]:
-        """Run what was read, or the first `most` of that."""
+        """Run the tasks that were read, or the first `most` of them."""
         done = [self.reading.popleft() for _ in range(min(most, len(self.reading)))]
         if done and self.reading:
             self.began.append(self.reading[0])
@@ -104,7 +104,8 @@ def answers_to(tasks: list[Task]) -> list[tuple[int, Any, tuple[()]]]:
 
 
 class Stage:
-    """A coordinator with its cast, and what its tasks have come to. The books are checked at each event."""
+    """A coordinator with fake workers and clients, and its tasks' outcomes. Each event is followed by a
+    check."""
 
     def __init__(self, *clients: Client) -> None:
         self.machine = Scheduler()
@@ -130,7 +131,7 @@ class Stage:
         self.after()
 
     def jobs(self, count: int, client: str = "c", **options: Any) -> list[Job]:
-        """Submit so many."""
+        """Submit so many tasks."""
         made = [Job(f"{client}{n}", client, **options) for n in range(count)]
         self.submit(*made)
         return made
@@ -145,7 +146,7 @@ class Stage:
         return done
 
     def work_all(self, *, cost: float = 0.0) -> None:
-        """Every worker works until nothing is left."""
+        """Let every worker work until no task is left."""
         done = 1
         while done:
             done = sum(len(self.work(each, cost=cost)) for each in list(self.machine.workers.values()))
@@ -161,7 +162,7 @@ class Stage:
         self.machine.outcomes.clear()
 
     def values(self) -> list[Any]:
-        """What was answered, in order."""
+        """The answers, in order."""
         return [answer[1] for _, answer in self.told if isinstance(answer, tuple)]
 
     def errors(self) -> dict[Any, BaseException]:
@@ -172,17 +173,17 @@ class Stage:
 
 
 def prepared_client(name: str = "c", *, eager: bool = False) -> Client:
-    """One with an initializer."""
+    """A client with an initializer."""
     return Client(
         name, Initializer(b"m:prepare", b""), lambda blob: InitializerFailed(str(blob)), eager=eager
     )
 
 
 def given(worker: Worker) -> list[list[Any]]:
-    """The names in the batches that `worker` was ever sent."""
+    """The names of all tasks that were ever sent to `worker`."""
     return [[getattr(task, "name", "prepare") for task in batch] for batch in worker.link.given]
 
 
 def held(worker: Worker) -> list[Any]:
-    """The names of what `worker` has, in order."""
+    """The names of the tasks that `worker` has, in order."""
     return [getattr(task, "name", "prepare") for task in worker.unanswered()]

@@ -1,5 +1,5 @@
-"""What a coordinator keeps is bounded in bytes: who does not take its results, or sends too much, waits; the
-others are served, and nothing is lost or run twice."""
+"""A coordinator's memory is bounded: a client that takes no results, or sends too much, waits; others are
+served, and no task is lost or run twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def world() -> World:
 
 
 def results(agent: FakeAgent, size: int) -> None:
-    """What `agent` runs comes to so many bytes, the first of which tell the task."""
+    """Have `agent` return results of so many bytes, which begin with the task's name."""
     agent.value = lambda blob: bytes(blob).ljust(size, b".")
 
 
@@ -45,10 +45,10 @@ def names(count: int) -> list[bytes]:
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(-50, 60)), max_size=60))
 def test_a_holder_at_its_share_leaves_the_same_amount_free(changes: list[tuple[str, int]]) -> None:
-    """Given holders that take what fits, and give some back,
+    """Given holders that take what fits, and return some,
 
-    I expect the sum never to be above the bound, and, as long as no client gives back, as much free for a
-    newcomer as anybody has.
+    I expect the sum never to exceed the bound, and, until a client returns some, as much free for a new
+    client as any other has.
     """
     budget = Budget(200)
     largest = 0
@@ -129,7 +129,7 @@ def test_results_of_begun_tasks_stay_with_their_agent_until_there_is_room(world:
 
 
 def crowded(world: World) -> tuple[FakeAgent, FakeClient]:
-    """An agent that keeps answers for which there is no room, and their client, which is silent."""
+    """An agent with answers for which the coordinator has no room, and their client, which is silent."""
     agent = world.agent(workers=20)
     results(agent, UNIT)
     client = world.client()
@@ -143,7 +143,7 @@ def crowded(world: World) -> tuple[FakeAgent, FakeClient]:
 
 
 def finish(world: World) -> None:
-    """Run all, and let all have been heard of."""
+    """Run all tasks, and deliver all messages."""
     world.run_all()
     world.pass_time(2)
 

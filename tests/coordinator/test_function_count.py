@@ -1,4 +1,4 @@
-"""How many functions the coordinator enters for its tasks: a budget, which keeps the way of a task short."""
+"""The number of function calls in the coordinator for each task has a limit."""
 
 from __future__ import annotations
 

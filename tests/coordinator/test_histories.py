@@ -104,7 +104,7 @@ class Process:
 
 
 class History(RuleBasedStateMachine):
-    """The events, with what the world knows to compare."""
+    """The events, with a model to compare with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class History(RuleBasedStateMachine):
 
     @rule(seed=NUMBER, steps=st.sampled_from([5, 40]))
     def bustle(self, seed: int, steps: int) -> None:
-        """Many small things in the workers, in any order."""
+        """Many small steps of the workers, in any order."""
         chance = random.Random(seed)
         for _ in range(steps):
             workers = list(self.machine.workers.values())

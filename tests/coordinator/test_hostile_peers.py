@@ -1,4 +1,5 @@
-"""Whatever agents and clients send, the coordinator's state stays valid, and honest ones are served."""
+"""For any messages of agents and clients, the coordinator's state stays valid, and honest peers are
+served."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.pure
 
 
 def attack(world: World, hostile: Hostile, words: int) -> None:
-    """They speak, and the coordinator acts; what it says to anybody can be sent and read."""
+    """The attackers send messages, and the coordinator acts; all its messages can be sent and read."""
     for _ in range(words):
         world.to_coordinator.append(hostile.word())
         if hostile.random.random() < 0.5:
@@ -98,7 +99,8 @@ def hello(
 
 
 def test_no_peer_can_take_over_another_ones_name() -> None:
-    """Given the name of an agent, which the status tells to everybody, I expect its work not to be lost."""
+    """Given the name of an agent, which the status shows to all clients, I expect its tasks not to be
+    lost."""
     world = World()
     world.agent()
     client = world.client()

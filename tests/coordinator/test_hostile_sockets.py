@@ -1,4 +1,4 @@
-"""A live coordinator with attackers at its door; and agents and clients whose coordinator is none."""
+"""A live coordinator under attack; and agents and clients that connect to something else."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ FACTS = {"epoch": "e", "lease": 10, "workers": 1}
 
 
 def serve(host: zmq.Socket[bytes], words: list[list[bytes]]) -> None:
-    """Greet who calls, wait for its first word, and say `words`."""
+    """Welcome a client, wait for its first message, and send `words`."""
     assert host.poll(10_000)
     session, *_ = host.recv_multipart()
     host.send_multipart([session, msgpack.packb([PoolMessageType.WELCOME, 0, 0, session.decode(), FACTS])])

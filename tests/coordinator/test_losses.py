@@ -19,7 +19,7 @@ LONG = 10.0
 
 
 def batched(*, clients: tuple[str, ...] = ("c",)) -> Stage:
-    """A stage where `m:f` is known to be quick, and worker w0 has run it."""
+    """A stage where `m:f` was measured as fast, and worker w0 has run it."""
     stage = Stage(*map(Client, clients))
     stage.worker("w0")
     for name in clients:

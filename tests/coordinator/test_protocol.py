@@ -1,4 +1,4 @@
-"""Agents and clients of a coordinator: what runs once, what is reported, and which peers are given up."""
+"""Agents and clients of a coordinator: tasks run once, outcomes are reported, lost peers are detected."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_killed_worker_fails_the_task_it_ran_and_no_other(world: World) -> Non
 
 
 def test_tasks_sent_to_a_dead_worker_go_to_another(world: World) -> None:
-    """Given work sent to a worker that died before it came, I expect it to be run by another, not lost."""
+    """Given tasks sent to a worker that died before it read them, I expect another to run them."""
     agent = world.agent()
     client = world.client()
     (number,) = client.submit(b"1")
@@ -518,7 +518,7 @@ def test_an_initializer_is_not_run_again_after_a_restart(world: World) -> None:
 
 
 def bring(world: World, name: str, *messages: PoolMessage) -> None:
-    """An agent begins a session, and says this in it."""
+    """An agent begins a session, and sends these messages."""
     hello(world, f"{name}.1", AGENT, name)
     for number, message in enumerate(messages, 1):
         world.peers.receive(f"{name}.1", PoolFrame(number, 0, message), world.now)

@@ -1,4 +1,4 @@
-"""The scheduler: which worker is given which tasks, and when."""
+"""The scheduler: which worker gets which tasks, and when."""
 
 from __future__ import annotations
 

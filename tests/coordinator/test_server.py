@@ -1,4 +1,4 @@
-"""A coordinator, agents and clients over real sockets; the workers are threads' make-believe."""
+"""A coordinator, agents and clients over real sockets; the workers are fakes in threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEASE = 2.0
 
 
 class Hired:
-    """Hires fake supervisors, and keeps hold of the last one."""
+    """Makes fake supervisors, and keeps the last one."""
 
     def __init__(self, count: int, *, shut: bool = False) -> None:
         self.count = count
@@ -85,7 +85,7 @@ Keep = Callable[[Any], Any]
 
 @pytest.fixture
 def keep() -> Iterator[Keep]:
-    """Ends what it is given, the last first."""
+    """Closes the given objects, the last first."""
     kept: list[Any] = []
 
     def note(thing: Any) -> Any:
@@ -152,7 +152,7 @@ def test_a_crashed_worker_fails_its_task_and_is_replaced(
 
 
 def restarted(place: Address) -> StandaloneCoordinator:
-    """Another coordinator at `place`, once ZeroMQ has let go of it."""
+    """Another coordinator at `place`, once ZeroMQ has released the address."""
     made: list[StandaloneCoordinator] = []
 
     def free() -> bool:

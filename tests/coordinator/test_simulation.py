@@ -1,4 +1,4 @@
-"""Seeded storms: what must hold whatever the network, the processes and the coordinator do."""
+"""Seeded simulations: invariants under faults of the network, the processes and the coordinator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clients(world: World, *counts: int, **options: object) -> list[SimClient]:
 
 
 def finish(world: World) -> None:
-    """Every task of a client that lives has its one outcome, and then all is quiet, here and there."""
+    """Every task of a live client has exactly one outcome, and then no peer has anything left to do."""
     world.run(most=30)
     world.run(until=lambda: all(client.done or not client.alive for client in world.clients), most=1200)
     living = [client for client in world.clients if client.alive]
@@ -55,7 +55,7 @@ def finish(world: World) -> None:
 
 
 def once(world: World) -> None:
-    """Nothing without retries ran twice."""
+    """No task without retries ran twice."""
     for client in world.clients:
         for name, job in client.jobs.items():
             assert world.runs[name] <= 1 + job.retries, f"{name!r} ran {world.runs[name]} times"

@@ -1,4 +1,4 @@
-"""The demo removes what a demo made, and nothing else."""
+"""The demo removes only files that a demo made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("near", "far")
 
 
 def fill(root: Path) -> None:
-    """What a demo leaves."""
+    """Make the files that a demo leaves."""
     with output_folder(root, NAMES):
         for name in NAMES:
             (root / name).mkdir()

@@ -32,12 +32,12 @@ def tour(request: pytest.FixtureRequest) -> Iterator[Tour]:
 
 
 def saved(tour: Tour) -> int:
-    """How many files are there under their own names."""
+    """The number of files with their final names."""
     return tour.within("consumer", "find", "/downloads", "-name", "*.png").count("\n")
 
 
 def guarded(tour: Tour, container: str) -> dict[str, object]:
-    """What the kernel keeps a container from."""
+    """The kernel's restrictions of a container."""
     (found,) = json.loads(tour.docker("inspect", container))
     host = found["HostConfig"]
     keys = [mount for mount in found["Mounts"] if "/keys" in mount["Destination"]]

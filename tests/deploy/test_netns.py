@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.deploy, pytest.mark.timeout(240)]
 
 
 class Topology:
-    """Who is where: queue and coordinator with the same keys, as one owner has them."""
+    """The machines: queue and coordinator use the same keys, like one owner's."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -34,7 +34,7 @@ class Topology:
         self.digests = f"http://{fleet.address('gallery')}:8000/digests.txt"
 
     def hand_out_keys(self) -> None:
-        """Each client makes a key of its own, and the service lets it in: no secret leaves its machine."""
+        """Each client makes its own key, and the service admits it: no secret leaves its machine."""
         keys = self.fleet.home("queue") / "keys"
         self.good("queue", "keys", "init")
         for name in (*CLIENTS, "stranger"):
@@ -74,7 +74,7 @@ class Topology:
         return len([*(self.fleet.home(consumer) / "downloads").glob("*.png")])
 
     def good(self, name: str, *words: str) -> str:
-        """Run a program to its good end, and return what it said."""
+        """Run a program, which must succeed, and return its output."""
         code, said = self.fleet.start(name, *words).ended()
         assert code == 0, said
         return said

@@ -1,4 +1,4 @@
-"""What lets a service of the tour end: its program is asked to stop, once there is a file or a signal."""
+"""``deploy/until`` stops a service's program once there is a file or a signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is admitted where: decided from address, keys and `insecure`, before anything is bound."""
+"""Access control is decided from address, keys and `insecure`, before anything is bound."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_old_socket_files_without_a_listener_are_removed(
 
 
 def bind(path: str) -> str:
-    """What binding there comes to."""
+    """The outcome of binding there."""
     try:
         with sockets.make(zmq.ROUTER) as made:
             sockets.bind(made, Address(path=path))

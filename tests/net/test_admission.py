@@ -19,7 +19,7 @@ HERE = Address.parse("tcp://127.0.0.1:*")
 
 
 def knock(bound: Address, server: bytes) -> zmq.Socket[bytes]:
-    """A connection by one with a fresh key."""
+    """A connection with a fresh key."""
     stranger = sockets.make(zmq.DEALER)
     stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
     stranger.curve_serverkey = server

@@ -59,7 +59,7 @@ ANNOUNCED = [
 @pytest.mark.parametrize("first", [b"", b"\x92\x00"])
 @pytest.mark.parametrize("body", ANNOUNCED)
 def test_no_memory_is_allocated_for_what_an_item_announces(body: bytes, first: bytes) -> None:
-    """Without a look ahead the first of these would have 32 GB made room for."""
+    """Without a check in advance, the first of these would allocate 32 GB."""
     room, seconds = cost(lambda: item_codec.decode(first + body, 1, trusted=False), ProtocolError)
     assert room < 3 * len(body)
     assert seconds < 2

@@ -1,4 +1,4 @@
-"""The deputies that run what no exception may tear: each post box is served by one, however they start."""
+"""The deputies that run critical steps: each post box is served by one, however they start."""
 
 from __future__ import annotations
 

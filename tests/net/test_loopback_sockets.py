@@ -29,7 +29,7 @@ ROOT = os.geteuid() == 0
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """In the place of /tmp, and of /run/user; its path is short, as theirs are."""
+    """Replaces /tmp and /run/user; its path is short, like theirs."""
     with tempfile.TemporaryDirectory(prefix="nf", dir="/tmp") as name:
         monkeypatch.setattr(addresses, "HOME", Path(name) / "tmp")
         monkeypatch.setattr(addresses, "RUN", Path(name) / "run")
@@ -40,7 +40,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def plant(place: Path, spoil: str) -> None:
-    """What another user, or an accident, may leave in the place of a folder."""
+    """Objects that another user, or an accident, may leave in the place of a folder."""
     if spoil == "link":
         target = place.with_name("elsewhere")
         target.mkdir(mode=0o700)
@@ -215,7 +215,7 @@ def test_a_missing_folder_is_an_error_with_a_reason(home: Path) -> None:
 
 
 def test_a_held_port_accepts_no_connection() -> None:
-    """Given many who connect to the port, I expect none of them to cost its holder a descriptor."""
+    """Given many connections to the port, I expect none of them to cost its holder a descriptor."""
     with hosting() as (made, bound, _), ExitStack() as stack:
         assert meets(made, bound)
         strangers = [stack.enter_context(socket.socket()) for _ in range(100)]

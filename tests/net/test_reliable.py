@@ -143,7 +143,7 @@ def test_an_impossible_number_is_not_kept(number: int) -> None:
 
 
 class Network:
-    """Two windows, a network between them, and a clock: what is under way, what arrived."""
+    """Two windows, a network between them, and a clock: messages in transit, and arrived ones."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -189,7 +189,7 @@ class Network:
                 self.tick(index / 10)
 
     def check(self) -> None:
-        """What arrived is in order and once; what is not acked is kept."""
+        """Arrived messages are in order and unique; unacked ones are kept."""
         assert self.delivered == list(range(len(self.delivered)))
         assert self.inbox.received == len(self.delivered)
         first_unacked = self.out.sent - len(self.out)
@@ -228,7 +228,7 @@ def test_every_message_arrives_once_and_in_order_whatever_the_network_does(
 @settings(max_examples=100)
 @given(st.integers(1, 20), st.lists(st.floats(0.01, 5.0), max_size=60))
 def test_a_dead_network_gets_few_retransmissions(count: int, ticks: list[float]) -> None:
-    """Sent again is what is unacked, and seldom: thrice at first, then once in eight times the patience."""
+    """Unacked messages are sent again rarely: three times at first, then once in eight times the deadline."""
     network = Network()
     for _ in range(count):
         network.send()
@@ -239,10 +239,10 @@ def test_a_dead_network_gets_few_retransmissions(count: int, ticks: list[float])
 
 
 def test_early_messages_have_a_bound_over_all_channels() -> None:
-    """Given 100,000 bytes for all lines together, and ten lines to which messages come ahead of their turn,
+    """Given 100,000 bytes for all channels together, and ten channels with messages that come out of order,
 
-    I expect the sum of what they keep never to be above that; all of it to be free again once their turn has
-    come, or they are closed; and what was dropped to be taken when it is sent again.
+    I expect the sum of kept bytes never to exceed that; all of it to be free again once the messages are in
+    order, or the channels closed; and dropped messages to be accepted when they are sent again.
     """
     room = Budget(100_000)
     lines = []

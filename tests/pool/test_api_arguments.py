@@ -1,4 +1,4 @@
-"""What makes no sense, or would be ignored, is refused with a sentence: pools, executors, queues, calls."""
+"""Invalid and unused arguments are refused with a reason: by pools, executors, queues, calls."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 
 class Counted:
-    """An endless input that says how much of it was read."""
+    """An endless input that counts the items read."""
 
     read = 0
 

@@ -1,4 +1,4 @@
-"""How a pool begins and ends, over every pool."""
+"""Start and end of a pool, over every pool."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ SQUARES = [number * number for number in range(100)]
 
 
 class Sized:
-    """An input that tells its length and nothing else."""
+    """An input with a length, but no indexing."""
 
     def __init__(self, items: Any) -> None:
         self.items = items

@@ -1,4 +1,4 @@
-"""A call: what it holds, and when it reads its answer."""
+"""A call: its contents, and when it unpickles its answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.pool.engines import ManualEngine
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What was read, in order; the readers are simple ones."""
+    """The answers that were unpickled, in order, by fake readers."""
     read: list[Any] = []
 
     def value(blob: bytes, buffers: Any) -> str:

@@ -1,4 +1,4 @@
-"""Which thread leads, follows and is woken, with work that the test controls."""
+"""Which thread leads, follows and is woken; the test controls the work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG = 10.0
 
 
 class Bench:
-    """Work whose outcomes the test brings: `found` is what a step finds, and `tell` makes it known."""
+    """Work whose outcomes the test supplies: a step finds those in `found`, and `tell` delivers them."""
 
     def __init__(self) -> None:
         self.waker = Waker()
@@ -81,7 +81,7 @@ class Bench:
         return due
 
     def bring(self, outcome: Callable[[], object]) -> None:
-        """From outside: the next step finds this."""
+        """Supply an outcome, which the next step finds."""
         self.found.append(outcome)
         self.waker.wake()
 
@@ -93,13 +93,13 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def unexposed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads wait by themselves; those that are interrupted here have a profiler, and so a deputy."""
+    """Threads wait without a deputy; only interrupted ones have a profiler, and therefore a deputy."""
     monkeypatch.setattr(interrupts, "_raiser_is_in_use", bool)
 
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """Without its background thread; no other thread makes up for what a caller misses."""
+    """A driver without its background thread, which could compensate for a caller's mistake."""
     made = Bench()
     yield made
     made.waker.close()
@@ -107,7 +107,7 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture
 def watched() -> Iterator[Bench]:
-    """With it."""
+    """A driver with its background thread."""
     made = Bench()
     made.driver.start()
     yield made
@@ -186,7 +186,7 @@ def test_an_answer_before_a_follower_sleeps_is_noticed(bench: Bench) -> None:
     asked: list[bool] = []
 
     def ready() -> bool:
-        """The first time, the answer comes just after the look, and the leader sleeps again."""
+        """The first time, the answer arrives just after the check, and the leader sleeps again."""
         asked.append(came.is_set())
         if len(asked) == 1:
             bench.bring(came.set)
@@ -230,7 +230,7 @@ def test_a_new_leader_wakes_followers_of_an_interrupted_one(bench: Bench) -> Non
 
 
 def test_an_earlier_deadline_is_noticed_while_the_leader_falls_asleep(bench: Bench) -> None:
-    """The leader has looked at the old one, and does not sleep yet."""
+    """The leader has read the old deadline, and does not sleep yet."""
     came = threading.Event()
 
     def nearer() -> None:
@@ -330,7 +330,7 @@ def test_a_wait_after_the_end_does_not_spin() -> None:
 
 @pytest.fixture(params=["deputy", "signal"])
 def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
-    """What strikes: an exception at any bytecode, or a signal."""
+    """The interruption: an exception at any bytecode, or a signal."""
     yield from injector.striking(request.param, monkeypatch)
 
 
@@ -345,7 +345,7 @@ def test_an_exception_at_any_bytecode_of_a_lead(others: int, stride: int, act: C
     followers: list[Waiting] = []
 
     def bring_all() -> None:
-        """Asked by the leader: others follow now, and then its own answer comes."""
+        """Called by the leader: others follow now, and then its own answer arrives."""
         bench.on_deadline = bool
         followers.extend(follower(bench, end.is_set) for _ in range(others))
         bench.found.append(done.set)
@@ -418,7 +418,7 @@ def test_an_exception_at_any_bytecode_wakes_the_background_thread(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_many_threads(watched: Bench, seed: int) -> None:
-    """Each brings its own answer, or another thread's, and waits, hurries and helps as dice fall."""
+    """Each supplies its own answer, or another thread's, and waits, polls and helps at random."""
     until = time.monotonic() + 1
     slow: list[float] = []
 

@@ -1,4 +1,4 @@
-"""The executor: what `concurrent.futures` promises, over executors of others and an engine of the test's."""
+"""The executor keeps the promises of `concurrent.futures`, over foreign executors and a fake engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The executor with workers of its own, where programs written for the standard's expect the standard's."""
+"""The executor with its own workers behaves as programs for the standard library's expect."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_broken_pool_raises_a_new_error_for_each_call() -> None:
 
 
 def test_an_interrupted_map_is_dropped_at_once_though_the_coordinator_is_away() -> None:
-    """As Ctrl-C does it: `obtain` drops the chunks, and waits for no answer."""
+    """As after Ctrl-C: `obtain` drops the chunks without waiting for an answer."""
     from tests.pool.pools import coordinated
 
     with coordinated(1) as address:
@@ -164,7 +164,7 @@ def test_an_interrupted_map_is_dropped_at_once_though_the_coordinator_is_away() 
 
 @pytest.mark.parametrize("address", [None, "tcp://127.0.0.1:*"])
 def test_a_terminated_pool_is_not_a_broken_one(address: str | None) -> None:
-    """Given calls that run when a pool is terminated, I expect it to be closed for what comes later."""
+    """Given running calls when a pool is terminated, I expect later calls to be refused as closed."""
     pool = Pool(1, address=address, context=get_context("fork"))
     assert pool.apply(abs, (-1,)) == 1
     engine: Any = pool._engine

@@ -31,7 +31,7 @@ class Call(Task):
 
 
 class Story:
-    """A client, and a coordinator that says what the story lets it say."""
+    """A client, and a coordinator whose messages the test chooses."""
 
     def __init__(self, **options: Any) -> None:
         self.now = 100.0
@@ -103,7 +103,7 @@ class Story:
         return list(calls)
 
     def rows(self, *, again: bool | None = None) -> list[Row]:
-        """What was submitted."""
+        """The rows that were submitted."""
         said = [m for m in self.heard if m.kind is PoolMessageType.SUBMIT and again in (None, m.fields[0])]
         return [row for message in said for row in message.rows or ()]
 

@@ -30,7 +30,7 @@ def method(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def open_pool(method: str) -> Iterator[Opener]:
-    """Opens pools of workers that are started by each method."""
+    """Opens pools with workers of each start method."""
     with ExitStack() as stack:
 
         def opened(*arguments: Any, **options: Any) -> Pool:

@@ -1,4 +1,4 @@
-"""What forked workers inherit of the thread that makes their pool, replacements too, and what none does."""
+"""State that forked workers, including replacements, inherit from the thread that makes their pool."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BLOCKED = signal.SIGUSR2
 
 
 def state() -> tuple[Any, ...]:
-    """What a worker has of its maker's thread, after its own id."""
+    """A worker's pid, and the state that it inherited from the thread that made the pool."""
     blocked = BLOCKED in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     return os.getpid(), decimal.getcontext().prec, VARIABLE.get(), np.geterr()["divide"], blocked
 

@@ -64,7 +64,7 @@ def coordinator(folder: Path) -> Any:
 def test_a_refused_peer_gets_the_reason_within_seconds(
     folder: Path, coordinator: StandaloneCoordinator, access: Callable[[Path], dict[str, Any]], said: str
 ) -> None:
-    """A client's tasks end with it, an agent's run ends with it, and so does a question."""
+    """A client's tasks, an agent's `run`, and a status request end with the reason."""
     options = access(folder)
     address = coordinator.address
     began = time.monotonic()

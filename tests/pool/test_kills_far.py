@@ -52,13 +52,13 @@ def far(opened: Opener) -> Place:
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
-    """Where tasks leave a line each."""
+    """A file to which each task adds a line."""
     return tmp_path / "trace"
 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """What tasks wait for; it is there at the end of the test at the latest."""
+    """A file that tasks wait for; it exists at the end of the test at the latest."""
     path = tmp_path / "gate"
     yield path
     path.touch()
@@ -128,7 +128,7 @@ def test_of_a_killed_agent_only_running_tasks_are_lost(place: Place, trace: Path
 def test_a_frozen_agent_is_lost_and_its_later_answers_are_dropped(
     place: Place, trace: Path, gate: Path
 ) -> None:
-    """Given an agent that stands still for longer than the lease, with an answer to give."""
+    """Given an agent that is stopped for longer than the lease, with an answer to send."""
     pool = place.pool()
     frozen = place.agent(1)
     pool.apply(os.getpid)
@@ -188,7 +188,7 @@ def test_a_coordinator_restarted_while_tasks_run_waits_for_them(far: Place, trac
 
 
 def joined_again(far: Place, workers: int) -> bool:
-    """Whether the agents come back to a coordinator, without a client's help."""
+    """Wait until the agents have reconnected to a coordinator, without a client; returns whether they did."""
     from nearfar.coordinator.status import ask
     from nearfar.net.addresses import Address
 
@@ -225,7 +225,8 @@ def test_a_killed_client_leaves_the_workers_to_others(far: Place, trace: Path, g
 
 
 def test_clients_share_fairly(far: Place, trace: Path) -> None:
-    """Given a client with hundreds of tasks waiting, I expect another's few done before half."""
+    """Given a client with hundreds of waiting tasks, I expect another's few to be done before half of
+    them."""
     far.agent(2)
     pool, other = far.pool(), far.pool()
     assert joined(pool, 2)

@@ -1,4 +1,4 @@
-"""Programs that a launcher runs, so that `__main__` is not the script: its classes come home as its own."""
+"""Programs that a launcher runs, so that `__main__` is not the script: their classes return as their own."""
 
 from __future__ import annotations
 

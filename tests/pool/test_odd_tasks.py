@@ -1,4 +1,4 @@
-"""Tasks that do what no task should: each ends with a value or an error, and the pool goes on."""
+"""Tasks that do unusual things: each ends with a value or an error, and the pool continues."""
 
 from __future__ import annotations
 

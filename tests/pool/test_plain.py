@@ -1,4 +1,4 @@
-"""Pools without pickle: what works, and what is refused with which words."""
+"""Pools without pickle: what works, and what is refused with which message."""
 
 from __future__ import annotations
 

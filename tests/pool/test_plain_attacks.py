@@ -43,7 +43,7 @@ TRAPS = ["tests.pool.trap", "tests.pool.offered._corner"]
 
 @contextmanager
 def unharmed(address: str) -> Iterator[None]:
-    """The one worker there is the same process afterwards, and has imported nothing that was not allowed."""
+    """The worker is the same process afterwards, and has imported only allowed modules."""
     with Pool.connect(address, plain=True) as witness:
         before = witness.apply(offered.pid)
         yield
@@ -54,7 +54,7 @@ def unharmed(address: str) -> Iterator[None]:
 
 
 def refusals(client: PoolClient, rows: list[tuple[bytes, int, bytes, list[bytes]]]) -> list[BaseException]:
-    """What comes of such calls."""
+    """The outcomes of such calls."""
     numbered: list[Any] = [
         (n, mode, func, blob, more, None, 0) for n, (func, mode, blob, more) in enumerate(rows, 1)
     ]
@@ -72,7 +72,7 @@ def refusals(client: PoolClient, rows: list[tuple[bytes, int, bytes, list[bytes]
 
 @pytest.fixture
 def stranger(plain_workers: str) -> Iterator[PoolClient]:
-    """A client that says what it likes."""
+    """A client that sends arbitrary messages."""
     client = PoolClient(plain_workers)
     yield client
     client.say(PoolMessageType.BYE)
@@ -132,7 +132,7 @@ def test_no_pickle_in_an_initializer_is_read(
 
 
 class HostileCrew(FakeCrew):
-    """A worker that answers every task with the same words."""
+    """A worker that answers every task with the same message."""
 
     answer: tuple[int, bytes, list[bytes]]
 
@@ -177,7 +177,7 @@ def every_use(pool: Pool) -> list[BaseException]:
 
 
 def test_the_bomb_works_if_a_usual_client_connects_to_a_hostile_worker(tmp_path: Path) -> None:
-    """So the tests below can fail."""
+    """This shows that the tests below can fail."""
     for number, status in enumerate((TaskStatus.VALUE, TaskStatus.ERROR)):
         crater = tmp_path / str(number)
         with hostile_workers(status, bomb(crater), []) as address, Pool.connect(address) as pool:

@@ -1,4 +1,4 @@
-"""Maps and windows, whatever the order in which an engine ends its calls."""
+"""Maps and windows, for any order in which an engine ends its calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import injector
 
 @pytest.fixture(scope="module", autouse=True)
 def unexposed() -> Iterator[None]:
-    """What hypothesis draws has to be drawn in its thread, and not by a deputy, though it traces."""
+    """hypothesis traces; nevertheless its data must be drawn in its own thread, not by a deputy."""
     with pytest.MonkeyPatch.context() as patch:
         injector.hide_tracer(patch)
         yield
@@ -169,7 +169,7 @@ def test_an_imap_gives_up_after_its_timeout_and_goes_on() -> None:
 
 
 class Thing:
-    """Something that a weak reference can watch."""
+    """An object that supports weak references."""
 
 
 def make_thing(_: int) -> Thing:

@@ -1,4 +1,4 @@
-"""Ctrl-C waits until a shielded moment is over, and comes then, once."""
+"""Ctrl-C waits until the end of a shielded block, and is raised then, once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nearfar.pool.driver import ReentrantGuard
 
 @pytest.fixture(autouse=True)
 def handler() -> Iterator[Any]:
-    """The usual one, whatever the test makes of it."""
+    """Restores the usual signal handler after the test."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
@@ -52,7 +52,7 @@ def test_a_handler_of_the_programs_own_is_called_once_with_the_frame_behind_the_
 
 def test_local_variables_at_the_signal_are_not_kept_alive() -> None:
     class Body:
-        """Large, it may be."""
+        """A possibly large local variable."""
 
     def interrupted() -> weakref.ref[Body]:
         body = Body()

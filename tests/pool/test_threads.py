@@ -1,4 +1,4 @@
-"""Many threads with one pool, callbacks that do odd things, and garbage collections meanwhile."""
+"""Many threads with one pool, unusual callbacks, and garbage collections meanwhile."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pool() -> Iterator[Pool]:
 
 
 def at_once(count: int, do: Callable[[int], object]) -> None:
-    """`do` in `count` threads; what one raises is raised."""
+    """Run `do` in `count` threads; raises what one of them raises."""
     errors: list[BaseException] = []
 
     def run(number: int) -> None:
@@ -55,7 +55,7 @@ def at_once(count: int, do: Callable[[int], object]) -> None:
 
 @pytest.fixture
 def hurry() -> Iterator[None]:
-    """Threads change as often as they can."""
+    """Switch threads as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -73,7 +73,7 @@ def test_twenty_threads_apply(pool: Pool) -> None:
 
 @pytest.mark.usefixtures("hurry")
 def test_twenty_threads_behind_a_long_wait(pool: Pool, gate: Path) -> None:
-    """The leader has no answer for long; what others hand in, cancel and limit must not wait for that."""
+    """The leader has no answer for long; submits, cancels and timeouts of others must not wait for it."""
     with Pool(3, context=multiprocessing.get_context("fork")) as pool:
         held = pool.apply_async(tasks.wait_for, (str(gate), "held"))
         leader = threading.Thread(target=held.wait)
@@ -194,7 +194,7 @@ def test_a_callback_may_submit_wait_and_cancel(pool: Pool) -> None:
 def test_a_garbage_collected_pool_ends_in_the_middle_of_its_own_work(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever the engine is at work, under its lock, the collector may call the pool's end."""
+    """At any point of the engine's work, under its lock, the garbage collector may end the pool."""
     pool = Pool(1, context=multiprocessing.get_context("fork"))
     engine: Any = pool._engine
     assert isinstance(engine, BaseEngine)
@@ -220,7 +220,7 @@ def test_a_garbage_collected_pool_ends_in_the_middle_of_its_own_work(
 
 @pytest.mark.filterwarnings("ignore:unclosed running", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_pools_may_be_garbage_collected_anywhere() -> None:
-    """Pools in circles, while others work: whichever thread happens to collect them ends them."""
+    """Pools in reference cycles, while others work: the thread that collects them ends them."""
     threshold = gc.get_threshold()
     gc.set_threshold(50, 2, 2)
     try:

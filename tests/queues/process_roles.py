@@ -1,4 +1,4 @@
-"""What the processes do that are killed and frozen; found by name, so that any start method can run them.
+"""Functions of the processes that tests kill and freeze; found by name, so that any start method works.
 
 ``python -m tests.queues.process_roles NAME ARGUMENT...`` runs one of them in a program of its own.
 """
@@ -30,7 +30,7 @@ def hold(queue: Any, gate: Connection, count: int) -> None:
 
 
 def produce_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
-    """Put `items`, and live on."""
+    """Put `items`, and stay alive."""
     queue.put_many(items)
     queue.qsize()  # the answer comes after the items were stored
     gate.send("put")
@@ -38,7 +38,7 @@ def produce_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
 
 
 def help_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
-    """Put `items` for another producer, and live on."""
+    """Put `items` for another producer, and stay alive."""
     end = QueueClient(Address.parse_remote(queue.address), helper=True)
     end.put(items, block=True, timeout=None)
     end.ask("size")  # the answer comes after the items were stored
@@ -47,7 +47,7 @@ def help_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
 
 
 def die_of_poison(queue: Any, gate: Connection) -> None:
-    """Say what comes, and be killed by what is called poison."""
+    """Report each item, and die at the one called poison."""
     while True:
         delivery = queue.receive()
         if delivery.item == "poison":
@@ -57,7 +57,7 @@ def die_of_poison(queue: Any, gate: Connection) -> None:
 
 
 def wait_for_items(queue: Any) -> None:
-    """Print which process this is, and what ends it, each in one write: siblings share standard output."""
+    """Print the pid, and the error that ends it, each in one write: siblings share standard output."""
     os.write(1, f"{os.getpid()}\n".encode())
     try:
         queue.get()
@@ -66,7 +66,7 @@ def wait_for_items(queue: Any) -> None:
 
 
 def parent(method: str) -> None:
-    """Host a queue, with two children that wait for its items for ever."""
+    """Host a queue with two children, which wait for its items for ever."""
     context = multiprocessing.get_context(method)
     queue = FarQueue(0, lease=1.0, wait=1.0)
     for _ in range(2):
@@ -75,7 +75,7 @@ def parent(method: str) -> None:
 
 
 def put_and_end(address: str, how: str) -> None:
-    """Put items and leave the program without a close."""
+    """Put items and exit without a close."""
     queue = FarQueue.connect(address, wait=5.0)
     for number in range(1000):
         queue.put(number)

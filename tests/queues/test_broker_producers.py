@@ -13,7 +13,7 @@ pytestmark = pytest.mark.pure
 
 
 class Ends:
-    """A `BrokerProtocol`, and its messages to each session."""
+    """A `BrokerProtocol`, and the messages that it sends to each session."""
 
     def __init__(self, maxsize: int, *names: str, maxbytes: int = 0) -> None:
         self.machine = BrokerProtocol(Ledger(maxsize, maxbytes), {}, lease=10.0)
@@ -37,7 +37,7 @@ class Ends:
         return heard
 
     def need(self, name: str, size: int, least: int, returned: int = 0, ask: int = 0) -> int:
-        """Ask for bytes, in total since the session began; returns the bytes that are then granted."""
+        """Request bytes, in total since the session began; returns the bytes granted then."""
         heard = self.say(name, QueueMessageType.NEED, 1, size, least, returned, returned, ask)
         return sum(m.fields[1] for m in heard.get(name, []) if m.kind is QueueMessageType.ROOM)
 
@@ -58,11 +58,10 @@ def test_a_single_producer_gets_credit_ahead_while_there_is_room() -> None:
 
 
 def test_credit_ahead_is_recalled_when_another_producer_waits() -> None:
-    """Given a bound of 4, and a producer that was granted 2 ahead and put nothing of it,
+    """Given a bound of 4, and a producer with unused credit for 2 items,
 
-    If another asks for 4,
-    I expect it to get what is free, and the first to be asked to give back what it does not use; and that to
-    go to the other.
+    If another requests 4, I expect it to get what is free, the first to be asked to return its unused credit,
+    and that to go to the other.
     """
     ends = Ends(4, "idle", "p")
     assert ends.say("idle", QueueMessageType.NEED, 1, 0, 0, 0, 0, 0)["idle"][-1].fields == (
@@ -110,10 +109,10 @@ def test_credit_is_granted_for_the_next_item_or_not_at_all() -> None:
 
 
 def test_two_waiting_producers_never_hold_each_others_credit() -> None:
-    """Given two producers that were granted room ahead, and each an item that fits into all of the queue,
+    """Given two producers with credit ahead, and each with an item as large as the whole queue,
 
-    If both ask for room for it, and return what they have,
-    I expect the first to get all, and the second once that is used and taken.
+    If both request credit for it, and return what they have, I expect the first to get all, and the second to
+    get it once that item was taken.
     """
     ends = Ends(0, "a", "b", maxbytes=100)
     got = {name: ends.need(name, 1, 1) for name in ("a", "b")}
@@ -145,10 +144,9 @@ def test_small_items_overtake_a_waiting_large_one_but_not_indefinitely() -> None
 
 
 def test_credit_that_was_granted_too_late_is_recalled_for_another() -> None:
-    """Given a producer that was granted what it had asked for just as it gave up,
+    """Given a producer that received the requested credit just as it gave up,
 
-    If another waits for that room,
-    I expect the first to be asked for it.
+    If another waits for that credit, I expect it to be recalled from the first.
     """
     ends = Ends(0, "late", "p", maxbytes=100)
     assert ends.need("late", 100, 100) == 100

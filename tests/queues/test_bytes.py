@@ -38,7 +38,7 @@ def make(request: pytest.FixtureRequest, stack: ExitStack) -> Maker:
 
 
 def item(size: int, mark: int = 0) -> bytes | int:
-    """What travels in so many bytes."""
+    """An item of so many bytes."""
     if size == 1:
         return 1
     head = 2 if size - 2 < 1 << 8 else 3 if size - 3 < 1 << 16 else 5
@@ -127,7 +127,7 @@ def test_both_bounds_hold(make: Maker) -> None:
 
 
 def test_the_bound_is_exact_over_several_producers(make: Maker, context: BaseContext) -> None:
-    """Given four that put until there is no room, each with room ahead that it does not use at the end,
+    """Given four producers that put until there is no room, each with unused credit at the end,
 
     I expect the queue to be full to the byte.
     """
@@ -142,7 +142,7 @@ def test_the_bound_is_exact_over_several_producers(make: Maker, context: BaseCon
 
 
 def test_credit_of_an_idle_client_is_recalled(make: Maker, context: BaseContext) -> None:
-    """Given another process that put one small item, and holds room ahead,
+    """Given another process that put one small item, and has unused credit,
 
     If an item is put that takes all the rest of the queue, or just so many small ones,
     I expect it to go in, whether the put waits or not.
@@ -251,10 +251,10 @@ def test_joinable_queues_count_bytes_in_the_same_way(make: Maker, context: BaseC
 
 
 def test_a_consumer_that_acks_nothing_waits_and_others_continue(stack: ExitStack) -> None:
-    """Given ten items of 100 bytes, and 1,000 that may be unsettled,
+    """Given ten items of 100 bytes, and 1,000 bytes that may be unsettled,
 
-    If one end receives as many as it can, and acks none,
-    I expect it to get about half, another end to get the next; and the first to go on once it acks.
+    If one client receives as many as it can, and acks none, I expect it to get about half, another client to
+    get the next; and the first to get more once it acks.
     """
     queue = FarQueue(max_unsettled=1000, wait=LIMIT)
     stack.callback(queue.stop_hosting)

@@ -183,7 +183,7 @@ def test_deliveries_are_handed_out_with_their_attempts_and_acked_together() -> N
 
 
 def test_an_item_that_never_reached_its_caller_is_returned() -> None:
-    """Whether it was taken is read off the items that were there before."""
+    """Whether it was taken is computed from the number of items before."""
     receiver = ItemReceiver()
     lend(receiver, *"abc")
     receiver.take(7, 0.0)
@@ -200,7 +200,7 @@ def test_an_item_that_never_reached_its_caller_is_returned() -> None:
 
 
 def test_an_item_is_either_taken_by_its_thread_or_withdrawn() -> None:
-    """Given a thread that takes while another takes away, I expect each item at one of them."""
+    """Given a thread that takes while another withdraws, I expect each item at exactly one of them."""
     for _ in range(50):
         receiver = ItemReceiver()
         lend(receiver, *range(300))
@@ -329,7 +329,7 @@ def test_the_window_is_zero_before_any_call_or_take() -> None:
 
 
 def paced(seconds: float, takes: int = 60) -> tuple[ItemReceiver, float]:
-    """A receiver whose program takes an item every so many seconds; and the time of the last."""
+    """A receiver whose program takes an item every so many seconds; and the time of the last take."""
     receiver, now = ItemReceiver(), 10.0
     for _ in range(takes):
         now += seconds
@@ -347,10 +347,10 @@ def test_a_fast_program_has_a_large_window_and_a_slow_one_a_small_one() -> None:
 
 
 def test_the_window_closes_when_the_program_pauses() -> None:
-    """Given a quick program with items in its buffer,
+    """Given a fast program with items in its buffer,
 
-    If it takes nothing for a while,
-    I expect what nobody waits for to be seen as surplus, from the deadline on.
+    If it takes nothing for a while, I expect items that no call waits for to count as surplus from the
+    deadline on.
     """
     receiver, now = paced(0.001)
     lend(receiver, *"abc")

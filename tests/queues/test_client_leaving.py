@@ -66,7 +66,7 @@ def test_a_client_without_a_session_and_items_leaves_at_once() -> None:
 
 
 def test_with_a_dead_host_it_leaves_after_a_while_before_the_lease_ends() -> None:
-    """In the middle of a session, with everything handed over: the lease is not waited for."""
+    """In the middle of a session, with everything stored: it does not wait for the lease."""
     machine = ClientProtocol("end", {})
     machine.connect(0.0)
     welcome(machine, 0.0)

@@ -39,7 +39,7 @@ def put(sender: ItemSender, *sizes: int, to: str | None = None) -> PutRequest:
 
 
 def numbers(sender: ItemSender) -> list[int]:
-    """The numbers of the items that go out now."""
+    """The numbers of the items that are sent now."""
     return [first + n for _, (first, count, _), _ in sender.messages() for n in range(count)]
 
 
@@ -83,10 +83,10 @@ def test_batches_are_bounded_in_items_and_bytes() -> None:
 
 
 def test_bytes_in_flight_are_bounded_until_the_host_acks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a queue without a bound, and 25 bytes that may be on their way,
+    """Given a queue without a bound, and 25 bytes that may be in flight,
 
-    If more is put,
-    I expect the rest to wait, whether or not the first was sent, and to go when the host has acked it.
+    If more is put, I expect the rest to wait, whether or not the first was sent, and to be sent when the host
+    has acked it.
     """
     monkeypatch.setattr(module, "UNSTORED_BYTES", 25)
     sender = sender_with()
@@ -146,9 +146,9 @@ def test_bytes_are_requested_only_if_they_are_bounded() -> None:
 
 
 def test_as_many_items_of_a_run_are_admitted_as_fit() -> None:
-    """Given five items of 30 bytes that travel as one, and room for 100 bytes,
+    """Given five items of 30 bytes in one batch, and room for 100 bytes,
 
-    I expect three of them to go, the next to be asked for, and the 10 bytes to be there still.
+    I expect three of them to be sent, credit for the next to be requested, and the 10 bytes to be left.
     """
     sender = sender_with(maxbytes=400)
     entry = PutRequest(deque([Batch(5, b"".join(encoded(*[30] * 5)))]))
@@ -223,8 +223,8 @@ def test_a_put_that_gives_up_withdraws_items_not_admitted() -> None:
 def test_a_smaller_item_goes_when_a_larger_one_before_it_gives_up() -> None:
     """Given room for 50 bytes, and a put of 100 before one of 10,
 
-    If the first gives up,
-    I expect the second to go: it needs no more room, so that nothing else would set it going.
+    If the first gives up, I expect the second to be sent: it needs no more credit, so no other event would
+    send it.
     """
     sender = sender_with(maxbytes=400)
     large = put(sender, 100)
@@ -241,10 +241,9 @@ def test_a_smaller_item_goes_when_a_larger_one_before_it_gives_up() -> None:
 
 
 def test_repeated_outcomes_count_once() -> None:
-    """Given a host that does not know whether its news arrived before the session broke,
+    """Given a host whose news may not have arrived before the session broke,
 
-    If it tells the same again,
-    I expect the outcome to be there once.
+    If it sends the same news again, I expect the outcome to be reported once.
     """
     sender = sender_with()
     put(sender, 10, 10, 10)
@@ -350,7 +349,7 @@ def test_a_small_new_item_does_not_overtake_a_large_resent_one() -> None:
 
 @dataclass
 class Session:
-    """What a host saw of one session."""
+    """A host's view of one session."""
 
     stored_before: int
     granted: tuple[int, int] = (0, 0)
@@ -359,7 +358,8 @@ class Session:
 
 
 class Histories(RuleBasedStateMachine):
-    """A sender, and a host that grants, acks, settles, loses and comes back, with or without what it had."""
+    """A sender, and a host that grants, acks, settles, loses messages and restarts, with or without its
+    items."""
 
     @initialize(maxsize=st.sampled_from([0, 5]), maxbytes=st.sampled_from([0, 120]))
     def start(self, maxsize: int, maxbytes: int) -> None:
@@ -456,7 +456,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(forgot=st.booleans(), arrived=st.booleans())
     def new_session(self, forgot: bool, arrived: bool) -> None:
-        """The session breaks; what was on its way arrived or not; the host may be new, and know nothing."""
+        """The session breaks; messages in flight arrived or not; the host may be new and empty."""
         if arrived:
             self.stored |= set(self.session.sent)
         if forgot:
@@ -487,7 +487,7 @@ class Histories(RuleBasedStateMachine):
         assert self.sender.unsettled == len(self.items) - len(self.settled)
 
     def teardown(self) -> None:
-        """Given room, and a host that lives, every item gets there: nothing waits, and none is missing."""
+        """With credit and a live host, every item arrives: none waits, and none is missing."""
         if not hasattr(self, "session"):
             return
         for _ in range(300):

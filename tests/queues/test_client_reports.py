@@ -110,7 +110,7 @@ def test_everything_is_reported_before_a_question_and_before_the_goodbye() -> No
 
 
 def test_it_is_reported_at_once_that_all_items_are_settled() -> None:
-    """Given two items in hand, I expect nothing to be said when one is done, and both when the other is."""
+    """Given two unacknowledged items, I expect no report when one is done, and both when the other is."""
     consumer = Consumer()
     consumer.hear(QueueMessageType.LEND, 1, 2, 1, body=item_codec.encode(1, trusted=False) * 2)
     receiver = consumer.machine.receiver

@@ -30,7 +30,7 @@ def queue() -> Iterator[FarQueue]:
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What hosts said, behind their addresses."""
+    """The warnings of hosts, without their addresses."""
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]
     return [record.getMessage().partition(" ended with ")[2] for record in warned]
 

@@ -1,4 +1,4 @@
-"""What every queue does within one process, near or far, like the standard library's."""
+"""Behaviour of every queue within one process, near or far, like the standard library's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_item_above_the_bound_is_refused(make_any: Maker) -> None:
 
 
 def test_a_call_that_does_not_wait_gets_available_items(make_any: Maker) -> None:
-    """Given a caller who asks again and again, each time without waiting, I expect it to get every item."""
+    """Given repeated calls that do not wait, I expect them to get every item."""
     queue, found = make_any(3), []
     deadline = time.monotonic() + LIMIT
     for number in range(3):

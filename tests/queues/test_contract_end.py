@@ -117,7 +117,7 @@ def test_close_without_shutdown_leaves_the_queue_to_others(make_queue: Maker, co
 
 
 def test_shutdown_ends_every_consumer(make_queue: Maker, every_context: BaseContext) -> None:
-    """Given consumers that wait or are about to, I expect each item once and each consumer's end."""
+    """Given consumers that wait or are about to, I expect each item once, and each consumer to end."""
     queue = make_queue(5, context=every_context)
     ends = [every_context.Pipe() for _ in range(3)]
     with children(every_context, *[(report, there, take_all, queue) for _, there in ends]):
@@ -154,7 +154,8 @@ def test_shutdown_wakes_a_put_that_waits_in_another_process(make_queue: Maker, c
 def test_every_put_that_returned_before_the_end_arrives(
     make_queue: Maker, context: BaseContext, maxsize: int
 ) -> None:
-    """Given producers and consumers at full speed, if one shuts down in between, I expect nothing lost."""
+    """Given producers and consumers at full speed, if one shuts down meanwhile, I expect no item to be
+    lost."""
     queue = make_queue(maxsize)
     ins, outs = ([context.Pipe() for _ in range(2)] for _ in range(2))
     calls: list[Any] = [

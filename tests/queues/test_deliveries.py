@@ -1,4 +1,4 @@
-"""`Deliveries` names one attempt at one item by its position, and its holder."""
+"""`Deliveries` identifies an attempt at an item by its position and holder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.pure
 
 
 def lend(leases: Deliveries, count: int) -> int:
-    """Lend `count` items, each of which says its own position."""
+    """Lend `count` items, each of which contains its position."""
     position = leases.last + 1
     body = body_of(range(position, position + count))
     return leases.lend(ItemRange("p", position, count, body, position))
@@ -52,7 +52,7 @@ def test_taking_never_goes_back_and_never_beyond_what_was_lent() -> None:
 
 @dataclass
 class Model:
-    """The same, item by item."""
+    """The same as a model of single items."""
 
     last: int = 0
     taken: int = 0

@@ -1,4 +1,4 @@
-"""A client whose session is over: others get what it holds, and its reports are only counted."""
+"""A client whose session has ended: others get its items, and its reports are only counted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def holding(first: str, *buffered: str) -> ClientProtocol:
 
 
 def test_buffered_items_of_an_ended_session_are_not_taken() -> None:
-    """Else it would be taken under a position of the next session, and settle another item."""
+    """Otherwise it would get a position of the next session, and settle another item."""
     machine = holding("a", "b", "c")
     hear(machine, 0, QueueMessageType.STRANGER)
     assert machine.receiver.buffered == 0

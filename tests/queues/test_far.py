@@ -50,7 +50,7 @@ def test_iteration_ends_when_every_producer_has_closed(queue: FarQueue) -> None:
 
 
 def test_iteration_waits_for_as_many_producers_as_are_expected() -> None:
-    """Given two expected producers and one that came and went, I expect the consumer to go on waiting."""
+    """Given two expected producers and one that came and left, I expect the consumer to go on waiting."""
     with FarQueue(0, "tcp://127.0.0.1:*", producers=2, **TOGETHER) as queue:
         here, there = FORK.Pipe()
         consumer = run(collect, queue, there)
@@ -64,7 +64,7 @@ def test_iteration_waits_for_as_many_producers_as_are_expected() -> None:
 
 
 def test_a_plain_get_does_not_end_with_the_producers(queue: FarQueue) -> None:
-    """As with multiprocessing: who asks without iterating may expect a producer that is still to come."""
+    """As with multiprocessing: a caller of `get` may expect a producer that has not connected yet."""
     run(put_and_leave, queue, ["item"]).join(20)
     assert queue.get(timeout=20) == "item"
     with pytest.raises(Empty):
@@ -204,9 +204,9 @@ def test_a_queue_shows_where_it_is(queue: FarQueue) -> None:
 
 @pytest.mark.parametrize("watched", [False, True])
 def test_a_standing_queue_starts_a_new_count_for_the_next_clients(watched: bool) -> None:
-    """Given a round that has ended, if a consumer of the next comes first, I expect it to wait.
+    """Given a round that has ended, if a consumer of the next round connects first, I expect it to wait.
 
-    Who only asks how the queue stands, as `nearfar queue` does, takes no part in the round.
+    A client that only requests the counts, as `nearfar queue` does, does not belong to the round.
     """
     with FarQueue(0, "tcp://127.0.0.1:*", standing=True, **TOGETHER) as queue:
         assert not watched or queue.counts()["settled"] == 0
@@ -224,9 +224,9 @@ def test_a_standing_queue_starts_a_new_count_for_the_next_clients(watched: bool)
 def test_a_client_reads_remaining_messages_by_itself(
     queue: FarQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a client that reads one message before it acts, and two that have come, with no call waiting,
+    """Given a client that reads one message before it acts, and two messages, with no call waiting,
 
-    I expect both to be read: what it would be woken by next is an ack, six seconds later.
+    I expect both to be read: the next event would be an ack, six seconds later.
     """
     monkeypatch.setattr(io, "DRAIN", 1)
     monkeypatch.setattr(io, "DRAIN", 1)

@@ -1,4 +1,4 @@
-"""What survives the death of its producer: exactly what was put before a flush."""
+"""Items that survive the death of their producer: exactly those put before a flush."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def put_slowly_and_die(queue: Any, many: int, pause: float) -> None:
 
 
 def drained(queue: Any, expected: int, process: Any) -> list[Any]:
-    """What comes, until as much came as is expected, or nothing more can."""
+    """The received items, until all expected ones were received, or no more can come."""
     found: list[Any] = []
     while len(found) < expected:
         alive = process.is_alive()
@@ -161,7 +161,8 @@ def test_a_far_flush_confirms_what_was_acked(make_queue: Callable[..., Any], tra
 
 
 def test_a_flush_of_a_bounded_far_queue_waits_only_for_admitted_items(make_queue: Callable[..., Any]) -> None:
-    """Given one put that has returned, and one that waits for room, I expect a flush not to wait for that."""
+    """Given one put that has returned, and one that waits for credit, I expect a flush not to wait for the
+    latter."""
     queue = make_queue(1)
     queue.put(1)
     with threads((queue.put, 2)):

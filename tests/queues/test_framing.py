@@ -59,7 +59,8 @@ def test_what_a_connection_wrote_is_read(ends: Ends) -> None:
 def test_every_message_arrives_once_in_order_and_never_more_than_requested(
     sizes: list[tuple[bool, int]], asked: list[int]
 ) -> None:
-    """Given messages of any sizes, read by so many at a time, I expect each whole, and no more at a time."""
+    """Given messages of any sizes, read up to so many at a time, I expect each complete, and no more at a
+    time."""
     sent = messages_of(sizes)
     reader, writer = Pipe(duplex=False)
     with reader, writer:
@@ -140,7 +141,7 @@ def test_a_pipe_without_writers_is_at_its_end() -> None:
 
 
 def test_ctrl_c_waits_for_the_rest_of_a_message(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given Ctrl-C in the middle of a message whose writer goes on, I expect it behind that message."""
+    """Given Ctrl-C in the middle of a message whose writer continues, I expect it after that message."""
     reader, writer = ends
     whole = framing.frame(b"message") + b"message"
     os.write(writer.fileno(), whole[:6])

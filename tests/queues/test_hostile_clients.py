@@ -1,4 +1,4 @@
-"""Whatever clients send to a host, it goes on, its ledger is consistent, and honest clients are served."""
+"""For any messages of clients, a host continues, its ledger is consistent, and honest clients are served."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def lanes_of(queue: FarQueue) -> list[str]:
 
 
 def faults(log: pytest.LogCaptureFixture) -> list[str]:
-    """What the host took for its own fault."""
+    """The errors that the host reported as its own."""
     return [record.getMessage() for record in log.records if record.levelno >= logging.ERROR]
 
 
@@ -139,7 +139,7 @@ def test_the_inbox_refuses_frames_larger_than_the_queue() -> None:
 
 @pytest.mark.slow
 def test_unread_messages_do_not_accumulate(queue: FarQueue) -> None:
-    """Given one who asks and never reads, I expect the answers to take no more than a bounded memory."""
+    """Given a client that asks and never reads, I expect the answers to take a bounded amount of memory."""
     hello = messages.pack(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION, "deaf", {})))
     before = memory()
     with raw(zmq.DEALER, queue.address, identity=b"deaf.s.1") as control:
@@ -153,8 +153,8 @@ def test_unread_messages_do_not_accumulate(queue: FarQueue) -> None:
 
 @pytest.mark.slow
 def test_silent_connections_are_closed() -> None:
-    """Given as many silent connections as the process may have descriptors, I expect those who are there to
-    be served meanwhile, and newcomers soon after."""
+    """Given as many silent connections as the process may have descriptors, I expect connected clients to be
+    served meanwhile, and new ones soon after."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with FarQueue(5, "tcp://127.0.0.1:*", insecure=True, wait=30.0) as queue, ExitStack() as stack:
         queue.put(1)

@@ -31,7 +31,7 @@ def test_a_cut_run_becomes_two_adjacent_ones(items: list[bytes | int], data: st.
 
 @pytest.mark.parametrize("body", [b"", b"\x01", b"\x01\xc1\x02", b"\x01\xc5\xff\xff\x00"])
 def test_a_body_with_missing_items_can_be_cut(body: bytes) -> None:
-    """The host must not stumble over what a producer sent: a consumer will find that it cannot be read."""
+    """The host must not fail on a producer's data: the consumer finds that it cannot be read."""
     head, tail = ItemRange("p", 1, 5, body, 1).cut(3)
     assert (head.count, tail.count) == (3, 2)
     assert head.body + tail.body == body
@@ -73,10 +73,10 @@ def test_a_run_larger_than_the_window_is_never_taken_whole() -> None:
 def test_a_ready_list_returns_the_same_items_as_a_plain_list(
     batches: list[list[bytes | int]], takes: list[tuple[int, int, bool]]
 ) -> None:
-    """Given runs on a shelf, and the same items in a list,
+    """Given runs in a ready list, and the same items in a list,
 
-    If they are taken bit by bit, and some put back,
-    I expect the list's first items each time: as many as asked for at most, and never none.
+    If they are taken in parts, and some returned, I expect the list's first items each time: at most as many
+    as requested, and at least one.
     """
     ready_list, model, order = ReadyList(), [], 1
     for batch in batches:

@@ -1,4 +1,4 @@
-"""A far queue with keys: who is admitted, who is refused with a reason, and who is revoked."""
+"""A far queue with keys: clients that are admitted, refused with a reason, or revoked."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ def test_a_client_with_keys_at_a_service_without_keys_gets_the_reason(connect: C
 def test_no_bound_socket_admits_a_peer_without_a_known_key(
     folder: Path, host: FarQueue, connect: Connect
 ) -> None:
-    """Given a queue with its control, its inbox and a lane, at each of these ports: no stranger comes
-    through the handshake, and who has a key does."""
+    """Given a queue with its control socket, its inbox and a lane: at each port the handshake fails for
+    strangers, and succeeds with a key."""
     consumer = connect(host.address, keys=folder)
     host.put("item")
     assert consumer.get(timeout=SOON) == "item"
@@ -194,7 +194,7 @@ def test_a_revoked_client_is_disconnected_at_once_and_its_items_are_redelivered(
 
 
 def test_messages_of_a_revoked_key_are_ignored(folder: Path, host: FarQueue) -> None:
-    """Given a raw socket that came in while its key was good, and stays,
+    """Given a raw socket that was admitted with its key, and stays connected,
     If the key is revoked,
     I expect that no HELLO over it begins a session."""
     made = auth.add(folder, "laptop")

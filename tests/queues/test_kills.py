@@ -103,7 +103,7 @@ def take(queue: FarQueue, count: int) -> list[tuple[Any, int]]:
 
 
 def take_until_all_is_settled(queue: FarQueue) -> list[Any]:
-    """Items, some perhaps twice: what lay in a buffer when the host died is taken, and comes again."""
+    """Items, some perhaps twice: those in a buffer when the host died are taken, and redelivered."""
     taken = []
     while queue.counts()["unsettled"]:
         with suppress(Empty), queue.receive(timeout=0.2) as delivery:
@@ -152,10 +152,10 @@ def test_a_killed_producer_is_named_at_the_end(make: Maker) -> None:
 
 
 def test_a_killed_helper_is_not_counted_and_its_items_arrive(make: Maker) -> None:
-    """Given a producer that said nothing yet, and a helper of its that put two items,
+    """Given a producer that has put nothing yet, and its helper that put two items,
 
-    If the helper is killed, and the producer puts one more and leaves,
-    I expect all three items, and the end as if nobody had died.
+    If the helper is killed, and the producer puts one more and leaves, I expect all three items, and a normal
+    end.
     """
     queue = make(lease=600.0)
     producer = QueueClient(Address.parse(queue.address))
@@ -219,7 +219,7 @@ def test_items_of_live_producers_survive_the_host(address: str) -> None:
 
 
 def test_task_done_of_a_resent_item_is_ignored(address: str) -> None:
-    """Given an item in hand while its host is replaced: `task_done` neither raises nor settles it."""
+    """Given an unacknowledged item while its host is replaced: `task_done` neither raises nor settles it."""
     with closing(FarJoinableQueue.connect(address)) as queue:
         with host(address) as first:
             queue.put("a")
@@ -287,8 +287,8 @@ def test_a_program_exits_in_time_without_a_host(address: str) -> None:
 def test_a_join_survives_its_host(address: str) -> None:
     """Given a full queue and a producer that waits for it to be done,
 
-    If its host is killed and another comes, which has nothing yet,
-    I expect the producer to wait until its items were done there.
+    If its host is killed and replaced by an empty one, I expect the producer to wait until its items were
+    done there.
     """
     with host(address, maxsize=3) as first, closing(FarJoinableQueue.connect(address)) as queue:
         queue.put_many(range(3))

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.pure
 
 
 def ledger_with(count: int = 0, *, window: int = 100, consumers: str = "c", **options: int) -> Ledger:
-    """A ledger with a producer p, that put the numbers from 1 to `count`, and hungry consumers."""
+    """A ledger with a producer p that put the numbers from 1 to `count`, and consumers with capacity."""
     ledger = Ledger(**options)
     ledger.enter("p")
     if count:
@@ -32,7 +32,7 @@ def put(ledger: Ledger, first: int, count: int = 1, to: str | None = None, produ
 
 
 def lent(ledger: Ledger, name: str = "c") -> list[int | bytes]:
-    """Everything that the consumer is lent now."""
+    """Everything that the consumer gets now."""
     items = []
     while (delivered_batch := ledger.lend(name)) is not None:
         items += items_of(delivered_batch[1])
@@ -52,8 +52,8 @@ def news(ledger: Ledger, producer: str = "p") -> list[tuple[int, int, Settlement
 def test_an_item_goes_from_its_producer_to_a_consumer_and_the_outcome_returns() -> None:
     """Given three items that were stored,
 
-    If a consumer is lent them, takes two, and is done with one,
-    I expect the size to fall as they are taken, and the producer to be told of the one.
+    If a consumer gets them, takes two, and settles one, I expect the size to fall as they are taken, and the
+    producer to get the outcome of the one.
     """
     ledger = ledger_with(3)
     assert ledger.size == ledger.unsettled == 3
@@ -135,8 +135,8 @@ def test_items_of_a_lost_consumer_are_redelivered_as_a_later_attempt() -> None:
     """Given a consumer that took one of three items,
 
     If it is lost,
-    I expect another to get all three, marked as a second attempt; and what it had in hand, and the next,
-    to bear a strike.
+    I expect another to get all three, marked as a second attempt; and the unacknowledged one, and the next,
+    to get a strike.
     """
     ledger = ledger_with(3, consumers="ab")
     lent(ledger, "a")
@@ -164,10 +164,9 @@ def test_a_consumer_that_leaves_cleanly_returns_untaken_items_unchanged() -> Non
 
 
 def test_a_late_ack_is_counted_and_changes_nothing() -> None:
-    """Given a consumer that gave an item up, and another that holds it now,
+    """Given a consumer that nacked an item, and another that holds it now,
 
-    If the first says that it is done after all,
-    I expect the second's attempt to be the one that counts.
+    If the first acks it after all, I expect only the second's attempt to count.
     """
     ledger = ledger_with(1, consumers="ab")
     lent(ledger, "a")
@@ -210,8 +209,8 @@ def test_a_returned_item_is_next_again_and_not_an_attempt() -> None:
 def test_an_item_that_keeps_failing_becomes_a_dead_letter() -> None:
     """Given two attempts at most,
 
-    If consumers give the same item up twice,
-    I expect it to be put aside with its history, its producer to be told, and the others to go on.
+    If consumers nack the same item twice, I expect it to become a dead letter with its history, its producer
+    to be notified, and the other items to continue.
     """
     ledger = ledger_with(2, max_attempts=2)
     for attempt in (1, 2):
@@ -267,8 +266,8 @@ def test_the_oldest_dead_letters_are_forgotten_but_counted() -> None:
 def test_a_body_that_contradicts_its_header_affects_no_other() -> None:
     """Given a producer that announced five items and sent two,
 
-    If the host has to cut them for its consumers, who cannot read the last three,
-    I expect those three to die and all others to live.
+    If the host cuts them for its consumers, which cannot read the last three, I expect only those three to
+    become dead letters.
     """
     ledger = ledger_with(2, window=1, max_attempts=1)
     ledger.store("p", 3, 5, body_of([3, 4]), None)
@@ -314,10 +313,9 @@ def test_an_item_for_an_unknown_tag_is_undeliverable() -> None:
 
 @pytest.mark.parametrize("cleanly", [True, False])
 def test_items_for_the_last_consumer_with_a_tag_become_undeliverable(cleanly: bool) -> None:
-    """Given items for a name, waiting, in the buffer, and in the hands of its last bearer,
+    """Given items for a tag: waiting, in the buffer, and taken by the last consumer with the tag,
 
-    If that consumer goes, be it dead or well,
-    I expect the producer to be told that nobody will get them.
+    If that consumer leaves or dies, I expect the producer to be notified that they are undeliverable.
     """
     ledger = ledger_with(window=2)
     put(ledger, 1, 3, to="c")
@@ -427,9 +425,9 @@ def test_a_replacement_is_not_counted_as_another_expected_producer() -> None:
 
 
 def test_a_producer_may_be_started_again_before_its_loss_is_seen() -> None:
-    """Given a silent producer, last heard at 5, and others that came at 4 and at 6,
+    """Given a silent producer, last heard from at 5, and others that came at 4 and at 6,
 
-    If it is given up, I expect the later one to have stood in for it.
+    If it counts as lost, I expect the later one to be its replacement.
     """
     ledger = ledger_with(expected=2)
     ledger.enter("other", 4.0)
@@ -443,7 +441,8 @@ def test_a_producer_may_be_started_again_before_its_loss_is_seen() -> None:
 
 
 def test_a_producer_that_was_replaced_and_comes_back_counts_again() -> None:
-    """Given two expected, and one taken for dead when the other came, I expect its return to be its own."""
+    """Given two expected producers, of which one was lost when the other came, I expect both to count when it
+    returns."""
     ledger = ledger_with(expected=2)
     ledger.leave("p", ProducerState.LOST)
     ledger.enter("other")
@@ -456,10 +455,10 @@ def test_a_producer_that_was_replaced_and_comes_back_counts_again() -> None:
 
 @pytest.mark.parametrize("state", [ProducerState.GONE, ProducerState.LOST])
 def test_a_helper_is_neither_expected_nor_lost_but_its_items_count(state: ProducerState) -> None:
-    """Given a producer that everybody expects, and a helper that puts for it,
+    """Given an expected producer, and a helper that puts for it,
 
-    If the helper leaves, or is lost,
-    I expect no end before the producer's goodbye, none before the helper's item is done, and nobody missed.
+    If the helper leaves, or is lost, I expect no end before the producer's goodbye and before the helper's
+    item is done, and no lost producer.
     """
     ledger = ledger_with()
     ledger.enter("helper", helper=True)
@@ -538,9 +537,8 @@ def test_an_immediate_close_drops_items_that_no_consumer_holds() -> None:
 def test_a_consumer_that_settles_nothing_gets_no_more_than_its_share() -> None:
     """Given 400 bytes that may be unsettled, and 50 items of 20,
 
-    If one consumer takes whatever it gets, and is done with nothing,
-    I expect it to get no more than half; another to get some all the same; and the first to get more once it
-    is done with some.
+    If one consumer takes all it gets, and settles nothing, I expect it to get no more than half; another to
+    get some; and the first to get more once it settles some.
     """
     ledger = Ledger(max_unsettled=400)
     ledger.enter("p")

@@ -73,7 +73,7 @@ def test_shutdown_after_close_is_refused(queue: NearQueue) -> None:
 
 
 def test_types_that_only_multiprocessing_pickles_can_be_sent(queue: NearQueue, context: BaseContext) -> None:
-    """Given an open connection as the item, I expect the child to speak through it."""
+    """Given an open connection as the item, I expect the child to send through it."""
     here, there = context.Pipe()
     with here, there, children(context, (_speak, queue)):
         queue.put(there)

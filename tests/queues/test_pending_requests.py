@@ -46,10 +46,9 @@ def test_an_answer_is_kept_until_it_is_taken() -> None:
 
 
 def test_unanswered_questions_are_sent_again_in_a_new_session_except_for_the_lane() -> None:
-    """Given four questions, one for a lane, one answered, one that nobody waits for any more,
+    """Given four questions, one for a lane, one answered, one that no call waits for any more,
 
-    If a new session begins,
-    I expect the fourth alone to be asked again: a session asks for its own lane.
+    If a new session begins, I expect only the fourth to be sent again: a session asks for its own lane.
     """
     asks = PendingRequests()
     lane, size, gone, join = (

@@ -1,4 +1,4 @@
-"""What a put to a near queue writes itself, and what it leaves to the feeder thread."""
+"""Which messages a put to a near queue writes itself, and which the feeder thread writes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Pipe:
         return found
 
     def feed(self) -> None:
-        """As the feeder thread does for each token."""
+        """Do what the feeder thread does for each token."""
         self.tokens.popleft()
         with self.wlock:
             self.outbox.feed()
@@ -65,7 +65,7 @@ def test_a_put_after_a_pause_is_written_by_the_putting_thread(pipe: Pipe) -> Non
 
 
 def test_only_a_few_of_many_puts_wait_for_the_feeder(pipe: Pipe, monkeypatch: Any) -> None:
-    """Given puts that follow one another however fast, I expect all but a few in the pipe at any time."""
+    """Given puts at any speed, I expect all but a few in the pipe at any time."""
     monkeypatch.setattr(outbox, "QUIET", 1e9)
     sent = messages(10 * FEW + 5)
     for number, message in enumerate(sent, 1):
@@ -128,7 +128,7 @@ def test_messages_without_sure_room_in_the_pipe_and_all_later_ones_are_left_to_t
     capacity=st.sampled_from([1, 2, 4, 16, 64]),
 )
 def test_the_computed_room_of_a_pipe_is_correct(steps: list[tuple[bool, int]], capacity: int) -> None:
-    """Given writes and reads of any sizes, I expect that a pipe that never waits takes as much at once."""
+    """Given writes and reads of any sizes, I expect a nonblocking pipe to accept as much at once."""
     reader, writer = multiprocessing.Pipe(duplex=False)
     with reader, writer:
         outbox = Outbox(deque(), Bell(), writer.fileno, multiprocessing.get_context("fork").Lock())
@@ -154,7 +154,7 @@ def test_the_putting_thread_does_not_wait_for_other_writers(pipe: Pipe) -> None:
 
 
 def test_a_put_in_the_middle_of_a_put_keeps_its_place(pipe: Pipe, monkeypatch: Any) -> None:
-    """Given a put by a signal's handler while another is writing, I expect both, and in their order."""
+    """Given a put by a signal handler during another put's write, I expect both items, in their order."""
     write = outbox.write
 
     def interrupted(descriptor: int, parts: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which producer replaces which, if a loss is detected late, or was none."""
+"""Which producer replaces which, if a loss is detected late, or was a mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.pure
 
 
 class Hall:
-    """An producer registry, its producers by name, and who of them was lost when."""
+    """A producer registry, its producers by name, and when each was lost."""
 
     def __init__(self, expected: int) -> None:
         self.producer_registry = ProducerRegistry(expected)
@@ -37,7 +37,7 @@ class Hall:
         self.producer_registry.leave(self.producers[name], state, heard)
 
     def most_replaced(self) -> int:
-        """How many of the missing can each have a newcomer of their own that came after them."""
+        """How many lost producers can be paired with different new producers that came after them."""
         order = list(self.arrived)
         taken: dict[str, str] = {}
 
@@ -55,10 +55,10 @@ class Hall:
 
 
 def test_a_producer_that_returns_frees_its_replacement_for_another() -> None:
-    """Given a host that stood still while one of two producers was killed and started again,
+    """Given a host that was suspended while one of two producers was killed and started again,
 
-    If the other's old session ends first, is paired with the new one, and the other returns,
-    I expect the new one to stand in for the one that was killed.
+    If the other's old session ends first and is paired with the new one, and the other returns, I expect the
+    new one to replace the killed one.
     """
     hall = Hall(expected=2)
     hall.enter("killed", 1.0)
@@ -110,7 +110,8 @@ def test_as_many_are_replaced_as_can_be_whatever_the_order(data: st.DataObject) 
 
 
 def test_the_memory_of_new_producers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given more newcomers than are remembered, each the next one's forerunner, I expect the end of one."""
+    """Given more new producers than are remembered, each replaced by the next one, I expect them to count as
+    one."""
     monkeypatch.setattr(module, "MOST_ARRIVALS", 10)
     hall = Hall(expected=1)
     for number in range(100):

@@ -46,7 +46,7 @@ def test_no_item_is_accepted_before_it_is_open_or_beyond_its_limit() -> None:
 @pytest.mark.parametrize("room", [100, 10_000, 1_000_000, 40_000_000])
 @pytest.mark.parametrize("size", [1, 100, 200, 5000])
 def test_buffered_items_never_exceed_the_reserved_credit(room: int, size: int) -> None:
-    """And it is used but for a sixteenth, and what would have been for one item more."""
+    """And all of it is used except a sixteenth and less than one item."""
     put_buffer = PutBuffer()
     put_buffer.open(MOST, room)
     item = bytes(size)
@@ -94,7 +94,7 @@ def test_mutable_items_are_packed_at_put() -> None:
 
 
 def test_batches_are_limited() -> None:
-    """By their number, and, where some are not light, by their bytes."""
+    """By their number, and, if some items are large, by their bytes."""
     put_buffer = opened(ANY)
     for number in range(10):
         put_buffer.append_now(number)
@@ -107,7 +107,7 @@ def test_batches_are_limited() -> None:
 
 
 def test_without_a_bound_no_thread_loses_an_item() -> None:
-    """While another clears the put buffer again and again."""
+    """While another thread clears the put buffer repeatedly."""
     put_buffer, over, found = opened(ANY), threading.Event(), []
 
     def put(name: int) -> None:
@@ -174,8 +174,7 @@ def test_many_threads_never_exceed_the_limit() -> None:
 def test_buffered_items_go_before_later_ones_and_use_their_credit() -> None:
     """Given room for three items of a bounded queue, of which the put buffer took one,
 
-    If three more are put the other way,
-    I expect two of them to go after it, and the third to wait.
+    If three more are put without it, I expect two of them to be sent after it, and the third to wait.
     """
     sender = ItemSender()
     sender.begin(0, maxsize=9, maxbytes=0)

@@ -15,7 +15,7 @@ SEEDS = range(8)
 
 
 class LingeringProducer(SteadyProducer):
-    """Stays for two minutes, so that no consumer gets an end before."""
+    """Stays for two minutes, so that no consumer reaches the end before."""
 
     def finished(self) -> None:
         if self.world.now > 120.0:
@@ -46,7 +46,8 @@ def ended(*ends: SimProducer | SimConsumer) -> bool:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("options", [{}, {"maxsize": 6}, {"maxbytes": 400}, {"maxsize": 1}], ids=str)
 def test_over_a_lossy_network_no_item_is_lost_or_doubled(seed: int, options: dict[str, int]) -> None:
-    """Given loss on every channel, I expect each item exactly once, in its producer's order, and an end."""
+    """Given losses on every channel, I expect each item exactly once, in its producer's order, and the
+    end."""
     world = World(seed, loss=0.05, expected=2, **options)
     made = producers(world, 120, 60)
     takers = consumers(world, 3)

@@ -1,4 +1,4 @@
-"""What a killed host left next to its ipc address."""
+"""Socket files that a killed host left next to its ipc address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def bound(path: Path) -> socket.socket:
 
 
 def test_the_next_host_removes_the_lanes_of_a_killed_one(tmp_path: Path) -> None:
-    """Given what a kill leaves, and files with names like it, I expect the next host to remove the former."""
+    """Given socket files of a killed host, and other files with similar names, I expect only the former
+    removed."""
     bound(tmp_path / "queue.lane-7").close()
     theirs = [tmp_path / name for name in ("queue.lane-8", "queue.lane-x", "other.lane-7")]
     for path in theirs:

@@ -29,7 +29,7 @@ ABOUT = {
 
 
 def host_with(*ends: str) -> BrokerProtocol:
-    """A broker that these clients greeted at second 0, and that ticks every second."""
+    """A broker to which these clients connected at second 0, and that ticks every second."""
     machine = BrokerProtocol(Ledger(), ABOUT, lease=LEASE)
     for name in ends:
         machine.receive(
@@ -93,7 +93,8 @@ def test_a_suspended_client_does_not_count_its_host_as_dead() -> None:
 
 
 def test_a_client_that_acks_nothing_is_disconnected_after_three_leases() -> None:
-    """Given a client that beats and acks nothing, I expect its end; the broker's suspension is ignored."""
+    """Given a client that sends heartbeats and acks nothing, I expect its session to end; the broker's
+    suspension is not counted."""
     machine = host_with("deaf")
     machine.receive("deaf.1", QueueFrame(1, 0, QueueMessage(QueueMessageType.ASK, (1, "counts", None))), 0.5)
     machine.flush(0.5)
@@ -107,7 +108,7 @@ def test_a_client_that_acks_nothing_is_disconnected_after_three_leases() -> None
 
 
 def test_a_client_without_a_welcome_tries_another_connection() -> None:
-    """Given a greeting without an answer, I expect one connection every five seconds, under one name."""
+    """Given HELLO without an answer, I expect one connection every five seconds, under one name."""
     machine = ClientProtocol("end", {})
     machine.connect(0.0)
     dialed = []

@@ -58,7 +58,7 @@ plain = st.recursive(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, and of the same types all the way down."""
+    """Equal, and of the same types at every level."""
     if type(one) is not type(other):
         return False
     if isinstance(one, list | tuple):
@@ -88,7 +88,7 @@ def nested(levels: int, kind: type = list) -> Any:
 @settings(max_examples=150)
 @given(plain, st.booleans())
 def test_plain_data_comes_back_equal_and_of_the_same_type(item: Any, trusted: bool) -> None:
-    """It needs no pickle: what a trusted peer encodes, one that is not trusted can read."""
+    """It needs no pickle: an untrusted peer can read what a trusted one encodes."""
     body = item_codec.encode(item, trusted=trusted)
     assert same(item_codec.decode(body, 1, trusted=False), [item])
     assert same(item_codec.decode(body, 1, trusted=True), [item])
@@ -317,9 +317,9 @@ def test_a_large_item_leaves_no_large_buffer_behind(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_an_unreadable_run_does_not_affect_later_ones(trusted: bool) -> None:
-    """Given runs read in memory used before, one cut off in the middle of an item, one with an item more,
+    """Given runs read in reused memory, one truncated in the middle of an item, one with a surplus item,
 
-    I expect each of those to be an error, and every good one before, between and after them to be read.
+    I expect each of these to be an error, and every valid one before, between and after them to be read.
     """
     items = [os.urandom(1000) for _ in range(40)]
     body = b"".join(item_codec.encode(item, trusted=trusted) for item in items)
@@ -331,7 +331,7 @@ def test_an_unreadable_run_does_not_affect_later_ones(trusted: bool) -> None:
 
 
 def test_reading_a_run_inside_a_run() -> None:
-    """Given an item that reads a run of its own as it is unpickled, I expect both to come out whole."""
+    """Given an item that reads another run while it is unpickled, I expect both to be read correctly."""
     items = [Nested(bytes(30_000)), *([b"x" * 1000] * 20)]
     body = b"".join(item_codec.encode(item, trusted=True) for item in items)
     assert item_codec.decode(body, 21, trusted=True) == items

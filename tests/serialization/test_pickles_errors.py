@@ -46,7 +46,7 @@ class OwnInit(OSError):
 
 
 class LateInit(OSError):
-    """Most of it is said after the constructor."""
+    """Most of its attributes are set after the constructor."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)

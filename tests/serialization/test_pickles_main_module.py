@@ -1,4 +1,4 @@
-"""What of a program's `__main__` reaches its workers, in real programs."""
+"""What real programs send of their `__main__` to workers."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def home(error: BaseException) -> BaseException:
 
 
 class Coded(Exception):
-    """As half of all exceptions are written: it takes other arguments than it passes on."""
+    """Its constructor takes other arguments than it passes on, as in many exceptions."""
 
     def __init__(self, code: int, detail: str) -> None:
         super().__init__(f"code {code}: {detail}")
@@ -132,7 +132,7 @@ class Coded(Exception):
 
 
 class Doubling(Exception):
-    """Pickle reads it without complaint, but as another one."""
+    """Pickle reads it without an error, but as a different exception."""
 
     def __init__(self, code: Any) -> None:
         super().__init__(f"code {code}")
@@ -236,7 +236,7 @@ def test_a_group_has_a_substitute_for_a_member_that_cannot_be_pickled() -> None:
 
 
 def local_stubborn() -> Exception:
-    """Its class cannot travel."""
+    """Its class cannot be pickled."""
 
     class Stubborn(Exception):
         lock = threading.Lock()
@@ -249,7 +249,7 @@ def local_stubborn() -> Exception:
 
 
 class Particular(Exception):
-    """It is made of what only its own module has."""
+    """It contains objects that exist only in its own module."""
 
     def __new__(cls, *args: Any) -> Any:
         if not args or args[0] is not _KEY:

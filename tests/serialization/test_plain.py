@@ -42,7 +42,7 @@ values = st.recursive(
 
 
 def travel(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What arrives of a call at a plain worker."""
+    """A call as a plain worker receives it."""
     name, blob, buffers = PlainCalls().dump_call(func, args, kwargs)
     return PlainLoader(Allowed(ALLOWED).find).load(
         bytes(name), CALL, blob, list(map(memoryview, buffers)), "me"

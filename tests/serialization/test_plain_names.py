@@ -23,7 +23,7 @@ DOUBLE = b"tests.pool.offered:double"
 
 @pytest.fixture(autouse=True)
 def trap_not_sprung() -> Iterator[None]:
-    """Nothing imports what was not allowed."""
+    """No test imports a module that was not allowed."""
     traps = ("tests.pool.trap", "tests.pool.offered._corner")
     assert not any(map(sys.modules.__contains__, traps))
     yield

@@ -1,4 +1,4 @@
-"""The agent's machine: what it passes on, what it keeps, what it kills, and when it goes."""
+"""The agent's protocol: what it forwards, keeps and kills, and when it closes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAIT = 60.0
 
 
 class Story:
-    """A machine, what it did, and what a coordinator says to it."""
+    """An agent's protocol, its actions, and the coordinator's messages to it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -35,7 +35,7 @@ class Story:
         self.heard = 0
 
     def live(self, seconds: float) -> None:
-        """Time passes, and this process is awake."""
+        """Let time pass, in which this process is not suspended."""
         until = self.now + seconds
         while self.now < until:
             self.now = min(until, self.now + LEASE / 8)
@@ -49,7 +49,7 @@ class Story:
         return actions
 
     def words(self) -> list[tuple[Any, ...]]:
-        """What it says, beats left out."""
+        """Its messages without heartbeats."""
         return [
             (message.kind, *message.fields, *([message.rows] if message.rows is not None else []))
             for action in self.flush()
@@ -89,7 +89,7 @@ class Story:
         self.machine.answered(worker, rows, 1.0, self.now)
 
     def another(self, epoch: str) -> None:
-        """The coordinator knows it no more, and then welcomes it."""
+        """The coordinator does not know its session any more, and then welcomes it."""
         self.loose(PoolMessageType.STRANGER)
         self.welcome(epoch)
 
@@ -151,7 +151,7 @@ def test_tasks_go_to_their_worker_and_answers_return(story: Story) -> None:
 def test_only_an_initializer_that_has_run_counts_for_the_next_coordinator(
     story: Story, status: TaskStatus, prepared: list[str]
 ) -> None:
-    """Given a worker that refused one and lives on, I expect no coordinator to take it for prepared."""
+    """Given a worker that refused one and lives, I expect no coordinator to count it as prepared."""
     story.meet()
     story.work(0, mode=Mode.PREPARE)
     story.answer(0, status=status)
@@ -364,7 +364,7 @@ def test_with_something_to_report_it_waits_for_a_coordinator(story: Story) -> No
 
 
 def test_its_own_suspension_does_not_count_as_silence(story: Story) -> None:
-    """Given an agent that was stopped for minutes, I expect it not to take its coordinator for lost."""
+    """Given an agent that was stopped for minutes, I expect it not to count its coordinator as lost."""
     story.meet()
     story.now += 1000.0
     story.machine.tick(story.now)
@@ -426,8 +426,8 @@ def test_a_short_wait_is_kept_without_a_busy_loop(lease: float) -> None:
 def test_an_idle_agent_with_acked_answers_leaves_a_dead_coordinator_within_seconds(
     story: Story,
 ) -> None:
-    """Given answers that a coordinator has, and has not released before it died, I expect them not to hold
-    up an agent that is told to leave."""
+    """Given acked answers that a coordinator had not released before it died, I expect them not to delay an
+    agent that must leave."""
     story.meet()
     story.work(1)
     story.answer(1)

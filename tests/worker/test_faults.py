@@ -34,14 +34,14 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture
 def no_descriptors() -> Iterator[Any]:
-    """Call it, and this process can open no file any more."""
+    """A function after whose call this process cannot open any file."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def babble(said: bytes) -> None:
-    """Write on this worker's own line to its parent."""
+    """Write into this worker's own channel to its parent."""
     for entry in Path("/proc/self/fd").iterdir():
         try:
             with socket.socket(fileno=os.dup(int(entry.name))) as line:
@@ -128,7 +128,7 @@ def test_an_initializer_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_death_is_detected_even_if_another_process_has_the_sentinel(pool: Pool) -> None:
-    """As when two threads fork at the same time."""
+    """As if two threads fork at the same time."""
     worker = pool.apply(here)
     process = next(each for each in multiprocessing.active_children() if each.pid == worker.pid)
     reading, writing = os.pipe()
@@ -210,7 +210,7 @@ def test_a_start_that_fails_leaves_nothing_open(make: Any) -> None:
 
 @pytest.mark.parametrize("said", [b"\xc1", b"\x92\xc0\x05", b"\x92\x92\xc4\x03abc\x90\x00", b"\x91\x07"])
 def test_unexpected_descriptors_are_closed(said: bytes) -> None:
-    """Given messages with as many descriptors as they can have, I expect none to stay open here."""
+    """Given messages with as many descriptors as possible, I expect none to stay open here."""
     ours, theirs = make_pair()
     end = ChannelEnd(ours)
     try:

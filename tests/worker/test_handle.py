@@ -14,7 +14,7 @@ from nearfar.worker.main import WorkerConfig
 
 
 class Worker:
-    """The worker's side of a member that has no process."""
+    """The worker's side of a handle without a process."""
 
     def __init__(self, member: WorkerHandle) -> None:
         self._end = ChannelEnd(member.theirs.dup())
@@ -42,7 +42,7 @@ class Worker:
 
 @pytest.fixture
 def both() -> Iterator[tuple[WorkerHandle, Worker]]:
-    """A member that was given five tasks, and the other side."""
+    """A handle with five tasks, and the worker's side."""
     worker_config = WorkerConfig(0, "0.0", "here", None, True)
     member = WorkerHandle("0.0", multiprocessing.get_context("fork"), worker_config, daemon=True)
     worker = Worker(member)

@@ -1,4 +1,4 @@
-"""A worker dies with its parent, at once, whatever it is doing."""
+"""A worker is killed at once when its parent dies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nearfar.worker.lifetime import hang_on, lifeline
 
 
 def child(life: Callable[[], object]) -> tuple[int, int]:
-    """A process that hangs on and then lives its life; returns its pid and what it hangs on."""
+    """A process with a lifeline that then runs a function; returns its pid and the lifeline."""
     hold, line = lifeline()
     told, tell = os.pipe()
     pid = os.fork()
@@ -34,7 +34,7 @@ def child(life: Callable[[], object]) -> tuple[int, int]:
 
 
 def backtrack() -> None:
-    """Holds the interpreter's lock for ages."""
+    """Holds the GIL for a very long time."""
     re.match(r"(a+)+$", "a" * 40 + "b")
 
 

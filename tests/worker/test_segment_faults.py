@@ -1,4 +1,4 @@
-"""Segments among peers that lie, die or fork, and where there is no room."""
+"""Segments with peers that send wrong data, die or fork, and without resources."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def receive(sock: socket.socket, receiver: SegmentReceiver) -> list[memoryview]:
 
 
 def echo(sock: socket.socket) -> None:
-    """Send back what comes, upper case, for ever; release at once."""
+    """Send every payload back in upper case, for ever; release at once."""
     sender, receiver = SegmentSender(), SegmentReceiver()
     with suppress(EOFError, ConnectionError):
         while True:
@@ -48,7 +48,7 @@ def echo(sock: socket.socket) -> None:
 
 
 def hold(sock: socket.socket) -> None:
-    """See one payload, send five, say so, and hold on to everything."""
+    """Map one payload, send five, report it, and keep everything."""
     sender, receiver = SegmentSender(), SegmentReceiver()
     held = receive(sock, receiver)
     for number in range(5):

@@ -1,4 +1,4 @@
-"""Large payloads, in place: what is promised to both sides, and what becomes of those that die or lie."""
+"""Large payloads in shared memory: the guarantees for both sides, also if one dies or sends wrong data."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_uses_may_end_in_any_thread(channel: Channel) -> None:
 
 
 class Knot:
-    """Garbage in a circle, whose finalizer still looks at its view, and may save it."""
+    """Garbage in a cycle, whose finalizer still reads its view, and may save it."""
 
     def __init__(self, channel: Channel, view: memoryview, saved: list[memoryview]) -> None:
         self.channel, self.view, self.saved = channel, view, saved

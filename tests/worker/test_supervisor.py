@@ -27,7 +27,7 @@ PICKLER = CallPickler(far=False, main=None)
 
 
 class Notes:
-    """A listener that writes everything down."""
+    """A listener that records everything."""
 
     def __init__(self) -> None:
         self.came_: dict[str, int] = {}
@@ -74,7 +74,7 @@ class Played:
         self.supervisor.start()
 
     def until(self, holds: Callable[[], bool], within: float = 10.0) -> None:
-        """Drive the supervisor until something is so."""
+        """Drive the supervisor until a condition holds."""
         end = time.monotonic() + within
         while not holds():
             assert time.monotonic() < end, vars(self.notes)
@@ -116,7 +116,7 @@ def wait_for_file(path: str) -> str:
 
 
 def double(number: int) -> int:
-    """Seven is killed for asking."""
+    """Returns twice the number; 7 kills the worker."""
     if number == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return 2 * number
