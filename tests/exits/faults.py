@@ -1,4 +1,4 @@
-"""What may hit a program from outside."""
+"""The faults that tests cause in a program from outside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def twice(signum: int) -> Callable[[Actor], None]:
 
 
 def everybody(*signums: int) -> Callable[[Actor], None]:
-    """To the whole process group, as a terminal or a service manager does."""
+    """Send it to the whole process group, as a terminal or a service manager does."""
 
     def blow(actor: Actor) -> None:
         for signum in signums:
@@ -38,13 +38,13 @@ def everybody(*signums: int) -> Callable[[Actor], None]:
 
 
 def as_timeout(actor: Actor) -> None:
-    """As timeout(1) does it: to the process, and at once to its group."""
+    """Send it as timeout(1) does: to the process, and at once to its group."""
     actor.signal(signal.SIGTERM)
     actor.signal(signal.SIGTERM, group=True)
 
 
 def nothing(actor: Actor) -> None:
-    """It ends by itself."""
+    """No fault: it ends by itself."""
 
 
 BLOWS: dict[str, Callable[[Actor], None]] = {
@@ -75,7 +75,7 @@ SIGNUM = {
 
 
 def signum_of(blow: str) -> int:
-    """The signal that a blow ends with."""
+    """The signal at the end of a fault."""
     return SIGNUM[blow.split()[0]]
 
 
@@ -86,6 +86,6 @@ class Terminal:
         self._master, self.slave = pty.openpty()
 
     def hang_up(self) -> None:
-        """Close it: the kernel sends SIGHUP to the foreground, and every write fails from now on."""
+        """Close it: the kernel sends SIGHUP to the foreground group, and every write fails from then on."""
         os.close(self.slave)
         os.close(self._master)

@@ -1,4 +1,4 @@
-"""Plays one cell of the matrix, and tells what was not as it should be."""
+"""Runs one cell of the matrix, and returns what was wrong."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ NEVER = (
 
 
 def play_all(cells: Iterable[Cell]) -> list[str]:
-    """What went wrong in these cells."""
+    """The errors in these cells."""
     with ThreadPoolExecutor(ABREAST) as pool:
         return [complaint for complaint in pool.map(play, cells) if complaint]
 
 
 def play(cell: Cell) -> str:
-    """What went wrong in one cell, with all that was said; or nothing."""
+    """The error in one cell, with all output; or empty."""
     with Stage() as stage:
         try:
             complaints = _play(cell, stage)
@@ -76,7 +76,7 @@ def _judge(cell: Cell, stage: Stage, actor: Actor, took: float) -> list[str]:
 
 
 def _rest(cell: Cell, stage: Stage, actor: Actor) -> list[str]:
-    """What is left, and whether the work goes on."""
+    """Check leftovers, and whether the work continues."""
     found = []
     others = tuple(each for each in stage.actors if each is not actor)
     if not until(lambda: not stage.processes(others), GONE_WITHIN + SLACK):

@@ -1,7 +1,7 @@
-"""Random blows at random moments: ``python -m tests.exits.random_faults SECONDS [SEED]``.
+"""Random faults at random moments: ``python -m tests.exits.random_faults SECONDS [SEED]``.
 
-What came of each is judged by what holds for any moment: it ends, with a code that says what hit it, without
-a traceback, and leaves nothing. A seed plays the same blows again, if not to the microsecond.
+The result is checked by rules that hold for any moment: it ends, with the exit code of the fault, without a
+traceback, and leaves nothing behind. A seed repeats the same faults, but not to the microsecond.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WAITING = tuple(script for script in (*QUEUES, *POOLS) if not script.one_liner)
 
 
 def shots(seed: int) -> Iterator[tuple[str | Script, str, float]]:
-    """What is hit, by what, and how many seconds after its start."""
+    """The program, the fault, and the seconds after its start."""
     dice = Random(seed)
     while True:
         what = dice.choice(WAITING) if dice.random() < 0.3 else dice.choice(PROGRAMS)
@@ -36,7 +36,7 @@ def shots(seed: int) -> Iterator[tuple[str | Script, str, float]]:
 
 
 def hit(what: str | Script, blow: str, moment: float) -> str:
-    """What was wrong, if anything."""
+    """The error, if any."""
     name = what if isinstance(what, str) else f"script {what.name!r}"
     with Stage() as stage:
         try:
@@ -59,7 +59,7 @@ def hit(what: str | Script, blow: str, moment: float) -> str:
 
 
 def begin(stage: Stage, what: str | Script) -> Actor:
-    """Start it, and those it works with."""
+    """Start it, and its peers."""
     if isinstance(what, Script):
         path = stage.folder / "script.py"
         path.write_text(what.source())

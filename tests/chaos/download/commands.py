@@ -17,7 +17,7 @@ POOL_WAIT = 8.0
 
 @dataclass(frozen=True)
 class Running:
-    """A command that runs; what it says is in files called so, but for their suffix."""
+    """A running command, and the path of its output files without their suffix."""
 
     pid: int
     said: Path
@@ -39,14 +39,14 @@ def free_address() -> str:
 
 
 def said(running: Running) -> tuple[str, str]:
-    """What it said to standard output and error; one may be killed before it can say anything."""
+    """Its standard output and error; empty if it was killed before it printed anything."""
     files = [Path(f"{running.said}.{stream}") for stream in ("out", "err")]
     out, err = (file.read_text() if file.exists() else "" for file in files)
     return out, err
 
 
 class RunCommands:
-    """Starts each command by the same line again, however often."""
+    """Starts each command with the same line, repeatedly."""
 
     def __init__(self, plan: Plan, folder: Path, starter: Starter, environment: dict[str, str]) -> None:
         self._folder = folder
@@ -73,7 +73,7 @@ class RunCommands:
             os.kill(pid, signum)
 
     def ended(self) -> list[Ended]:
-        """Those that have ended since the last look; none may have said a traceback."""
+        """The commands that have ended since the last call; none may have printed a traceback."""
         codes = self._starter.ends()
         found = []
         for role, running in list(self.running.items()):

@@ -1,4 +1,4 @@
-"""One run: commands work while they are struck, the dead are started again; then a last, quiet round."""
+"""One run: commands work under faults, dead ones are started again; then a last round without faults."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AGAIN = frozenset({-signal.SIGKILL, Exit.LOST})
 
 
 def patiently(holds: Callable[[], bool], within: float) -> bool:
-    """`eventually`, without its collections of garbage: the commands need the processor themselves."""
+    """As `eventually`, without garbage collections: the commands need the processor."""
     until = time.monotonic() + within
     pause = select.poll()
     while not holds():
@@ -78,11 +78,11 @@ class Run:
         self._jumps = list(plan.jumps)
 
     def open(self) -> None:
-        """Let the server keep nothing back any more."""
+        """Have the server serve all files."""
         self._wares.open()
 
     def run(self) -> None:
-        """The struck round, then the quiet one. Raises `AssertionError` for whatever is not as promised."""
+        """The round with faults, then the quiet one. Raises `AssertionError` for each broken promise."""
         self._armed = {"NEARFAR_CHAOS_RUN": str(self._folder)}
         self._due = dict.fromkeys(self.plan.roles, 0.0)
         self._until("the input is through", self._through, LIMIT)
@@ -155,7 +155,7 @@ class Run:
             self._thaw.append((self._now() + seconds, pid))
 
     def _dismiss(self) -> None:
-        """Let everybody see the end; who hosts for ever, or waits for one that will not return, is told."""
+        """Let all commands end; stop those that host for ever, or wait for a peer that will not return."""
         self._wares.open()
         left = lambda: [role for role in self._commands.running if role.startswith("consumer")]  # noqa: E731
         patiently(lambda: self._settled() and not left(), NATURAL)
@@ -180,7 +180,7 @@ class Run:
     # -- the quiet round -----------------------------------------------------------------------------
 
     def _quiet_round(self) -> None:
-        """The same commands, once more: everything is there, nothing is fetched, everybody sees the end."""
+        """The same commands once more: all files exist, none is fetched, every command ends."""
         asked = len(self._web.log)
         self._tell("the quiet round")
         for role in self.plan.roles:
@@ -229,7 +229,7 @@ class Run:
 
     @property
     def _host_ends_by_itself(self) -> bool:
-        """Whether a consumer that is slow to start may come after the end, and find nobody."""
+        """Whether a consumer that starts late may find that its host has already ended."""
         return self.plan.host.startswith(("consumer", "producer"))
 
     def _producers(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run downloads, and a server that gives some of it badly at first."""
+"""The files that a run downloads, and a server that serves some of them wrongly at first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RARE = ("parked", "stall")
 
 @dataclass
 class Ware:
-    """One URL, and how the server still misbehaves before it gives it."""
+    """One URL, and how the server misbehaves before it serves it."""
 
     path: str
     body: bytes
@@ -44,7 +44,7 @@ class Ware:
 
 
 class Wares:
-    """The wares of one plan. The last fifth is kept back until `open`, so that no producer is done before."""
+    """The files of one plan. The last fifth is not served before `open`, so that no producer ends before."""
 
     def __init__(self, plan: Plan, web: Web) -> None:
         self._dice = Random(plan.seed)
@@ -64,19 +64,19 @@ class Wares:
         web.routes["*"] = self._answer
 
     def open(self) -> None:
-        """Keep nothing back any more."""
+        """Serve all files from now on."""
         self._open.set()
 
     def shares(self, parts: int) -> list[list[Ware]]:
         return [self.all[part::parts] for part in range(parts)]
 
     def lines(self, share: list[Ware]) -> list[str]:
-        """A list as a user might have it: two lines come twice, one is none."""
+        """A user's list: two lines are repeated, one is invalid."""
         lines = [ware.line(self._web) for ware in share]
         return [*lines[:7], *lines[3:5], "not a url", "# a remark", "", *lines[7:]]
 
     def saved(self) -> dict[str, Ware]:
-        """What is to be there in the end, by name."""
+        """The expected files at the end, by name."""
         return {ware.saved_as: ware for ware in self.all if not ware.fails}
 
     def _draw(self, number: int, mischief: float) -> Ware:

@@ -1,4 +1,5 @@
-"""Disks full or read-only under real commands: each file says so; with room again, the same go on."""
+"""Full or read-only disks under real commands: each file fails with the reason; with room, the same commands
+continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run is told by: on a failure its story, and in a file, if one is asked for, its figures."""
+"""The report of a run: on a failure the events, and its figures in a file, if requested."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def play(what: str, plan: Any, make: Callable[[], Run]) -> None:
 
 @contextmanager
 def told(what: str, seed: int, stage: Stage) -> Iterator[None]:
-    """Print the story of a run that fails, and note the figures of one that does not."""
+    """Print the events of a run that fails, and record the figures of one that does not."""
     began = time.monotonic()
     try:
         yield

@@ -15,7 +15,7 @@ from tests.chaos.faults.starter import Starter
 
 @dataclass
 class Part:
-    """What a role is: its function, what it is called with, and the network that it lives in."""
+    """A role: its function, the arguments, and the network of its process."""
 
     role: str
     arguments: list[str]
@@ -35,7 +35,7 @@ class Ended:
 
 @dataclass
 class RunProcesses:
-    """What the roles say is in `folder`; their temporary files are in `temporary`."""
+    """The roles' output is in `folder`, their temporary files in `temporary`."""
 
     starter: Starter
     folder: Path
@@ -69,7 +69,7 @@ class RunProcesses:
         return self.starter.below(self.running[name])
 
     def ended(self) -> list[Ended]:
-        """Those that have ended since the last call."""
+        """The roles that have ended since the last call."""
         names = {pid: name for name, pid in self.running.items()}
         found = []
         for pid, code in self.starter.ends().items():
@@ -82,12 +82,12 @@ class RunProcesses:
         return found
 
     def struck(self) -> dict[str, int]:
-        """The process ids that failpoints have struck, by role."""
+        """The ids of processes that failpoints have stopped or killed, by role."""
         marks = self.folder.glob("struck *")
         return {mark.name.removeprefix("struck "): int(text) for mark in marks if (text := mark.read_text())}
 
     def said(self) -> str:
-        """What the roles said of trouble."""
+        """The error output of the roles."""
         paths = sorted(self.folder.glob("*.err"), key=lambda path: int(path.name.split()[0]))
         return "".join(f"--- {path.stem}\n{text[-3000:]}" for path in paths if (text := path.read_text()))
 

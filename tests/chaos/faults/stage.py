@@ -1,4 +1,4 @@
-"""The stage of a run: its roles, what happens to them, and what undoes it; the same for queue and pool."""
+"""The driver of a run, for queue and pool: its roles, their faults, and the end of the faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.chaos.faults.starter import Starter
 
 
 class Stage:
-    """Turn it until the run is over. `machines` tells on which machine each role lives, if on several."""
+    """Call `turn` until the run is over. `machines`: the machine of each role, if there are several."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Stage:
 
     @property
     def quiet(self) -> bool:
-        """True if nothing is to happen any more, and all that happened is undone."""
+        """True if there are no further faults, and all have ended."""
         return not (self._faults or self._undoing.due or self.frozen)
 
     def begin(self, faults: tuple[Fault, ...], stop_lengths: dict[str, float]) -> None:
@@ -65,7 +65,7 @@ class Stage:
         self._stop_lengths = stop_lengths
 
     def turn(self) -> list[Ended]:
-        """Do what is due; returns who has ended."""
+        """Do the due actions; returns the roles that have ended."""
         now = time.monotonic()
         for fault in [fault for fault in self._faults if now - self._began >= fault.at]:
             self._faults.remove(fault)
@@ -84,7 +84,7 @@ class Stage:
         self._undoing.later(time.monotonic() + after, lambda: self.processes.start(name))
 
     def until(self, what: str, holds: Callable[[], bool], within: float) -> None:
-        """Wait; `holds` is asked every few milliseconds."""
+        """Wait until `holds()`, which is called every few milliseconds."""
         until = time.monotonic() + within
         pause = select.poll()
         while not holds():
@@ -92,7 +92,7 @@ class Stage:
             pause.poll(10)
 
     def close(self) -> None:
-        """Undo what is to be undone, and end whoever is there."""
+        """End all faults, and kill all roles."""
         if self._hosts is not None:
             self._hosts.heal()
         self.processes.starter.kill_all()
@@ -144,7 +144,7 @@ class Stage:
         self._undoing.later(now + length, thaw)
 
     def _thaw_struck(self, now: float) -> None:
-        """Whom a failpoint has frozen goes on after its time."""
+        """Resume processes that a failpoint has stopped, after their time."""
         for name, pid in self.processes.struck().items():
             if name in self._stopped:
                 continue

@@ -1,4 +1,4 @@
-"""The tools of the chaos suite do what they say: points are found, networks part, lines break."""
+"""The tools of the chaos tests work: failpoints exist, networks can be partitioned, connections broken."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_seeds_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def datagrams(hosts: Hosts | None) -> Iterator[Callable[[str, str], bool]]:
-    """Tells whether a datagram of one machine reaches another."""
+    """Returns whether a datagram of one machine reaches another."""
     if hosts is None:
         pytest.skip(missing())
     sockets = {name: _socket_in(hosts.network(name)) for name in "abc"}
@@ -106,7 +106,7 @@ def datagrams(hosts: Hosts | None) -> Iterator[Callable[[str, str], bool]]:
 
 
 def _socket_in(network: str) -> socket.socket:
-    """A socket belongs to the network in which the thread was that made it."""
+    """A socket in that network: it belongs to the network of the thread that makes it."""
     made: list[socket.socket] = []
 
     def make() -> None:
@@ -144,7 +144,7 @@ def test_a_lossy_machine_loses_a_share(hosts: Hosts, datagrams: Callable[[str, s
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Where what is said is said again."""
+    """The port of an echo server."""
     (port,) = free_ports(1)
     with socket.create_server((TARGET, port)) as server:
 

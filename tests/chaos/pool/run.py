@@ -1,4 +1,4 @@
-"""One run of a pool: calls, what happens meanwhile, and the check of what became of every call."""
+"""One run of a pool: calls, faults meanwhile, and the check of every call's outcome."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Run:
         self._add_parts()
 
     def run(self) -> None:
-        """Raises `AssertionError` for whatever is not as promised."""
+        """Raises `AssertionError` for each broken promise."""
         stage, plan = self.stage, self.plan
         for name in self._roles():
             stage.processes.start(name)

@@ -1,4 +1,4 @@
-"""One run of a queue: the work, what happens meanwhile, and the check of what became of every item."""
+"""One run of a queue: the work, faults meanwhile, and the check of every item."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Run:
         self._add_parts()
 
     def run(self) -> None:
-        """Raises `AssertionError` for whatever is not as promised."""
+        """Raises `AssertionError` for each broken promise."""
         stage = self.stage
         stage.processes.start(HOST)
         stage.until("the host is there", lambda: self._turn() or any(stage.journal.notes("hosting")), 15)
@@ -119,7 +119,7 @@ class Run:
             self._done.add(name)
 
     def _over(self) -> bool:
-        """Whether every producer is known to have said goodbye, which it does some time before it ends."""
+        """Whether every producer has closed, which it does some time before it ends."""
         roles = {note["uid"]: note["who"] for note in self.stage.journal.notes("end")}
         left = {roles.get(note["uid"]) for note in self.stage.journal.notes("death") if note["cleanly"]}
         return self._producers() <= left | self._done
