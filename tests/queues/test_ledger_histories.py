@@ -22,7 +22,7 @@ WAITING, LENT, HELD = "waiting", "lent", "held"
 
 @dataclass
 class Item:
-    """One item, as the model sees it: it waits, or has a holder, or has come to an end."""
+    """One item in the model: it waits, or has a holder, or has ended."""
 
     order: int
     producer: str
@@ -38,7 +38,7 @@ class Item:
 
 @dataclass
 class Holder:
-    """A consumer, as the model sees it."""
+    """A consumer in the model."""
 
     tags: frozenset[str]
     window: tuple[int, int] = (0, 0)
@@ -83,7 +83,7 @@ class Model:
 
 
 class Histories(RuleBasedStateMachine):
-    """Everything that the host's machine may do to a ledger, in any order."""
+    """All operations of the broker on a ledger, in any order."""
 
     @initialize(most=st.integers(1, 3), expected=st.integers(0, 2))
     def begin(self, most: int, expected: int) -> None:
@@ -191,7 +191,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule(data=st.data())
     def tell(self, data: st.DataObject) -> None:
-        """What a producer is told is all that it was not told, each item once."""
+        """A producer gets all its news, for each item once."""
         name = self.some_producer(data)
         told: dict[int, tuple[Settlement, bytes | None]] = {}
         for news in self.ledger.producers[name].news:
@@ -215,7 +215,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.model.holders)
     @rule(data=st.data())
     def lend(self, data: st.DataObject) -> None:
-        """What is lent is the oldest that the consumer may have, as much as it wants, and never none."""
+        """A consumer gets the oldest items that it may have, up to its window, and at least one."""
         name = self.some_consumer(data)
         holder = self.model.holders[name]
         mine = [item for item in self.model.at(WAITING) if item.to is None or item.to in holder.tags]
