@@ -104,7 +104,10 @@ class Histories(RuleBasedStateMachine):
         return self.events
 
     def lost(self) -> list[str]:
-        """The absent producers that no new one replaces: each new one replaces the first lost before it came."""
+        """The absent producers that no new one replaces.
+
+        Each new one replaces the first that was lost before it came.
+        """
         lost = dict(self.absent)
         for arrived in self.arrivals:
             for name, since in lost.items():
