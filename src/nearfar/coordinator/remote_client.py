@@ -127,7 +127,10 @@ class RemoteTask(Task):
             """Bytes that its arguments cost here."""
             self.hollow, self.filled = True, False
         else:
-            _, self.mode, self.function, self.blob, self.buffers, self.timeout, self.retries = row
+            _, self.mode, function, self.blob, self.buffers, self.timeout, self.retries = row
+            if function != remote_client.function:
+                remote_client.function = function
+            self.function = remote_client.function
             self.weight = weight(self.blob, self.buffers) if self.buffers else EACH + len(self.blob)
             self.hollow, self.filled = False, True
 
@@ -205,6 +208,8 @@ class RemoteClient:
         self.joined = False
         self.tasks: dict[int, RemoteTask] = {}
         """By number: those without an outcome."""
+        self.function = b""
+        """That of its newest task: tasks of one function share its name, of which each row has a copy."""
         self.highest = 0
         """The highest number of a task that was ever heard of: those above are new for certain."""
         self.settled: list[tuple[RemoteTask, Row]] = []
