@@ -288,7 +288,8 @@ def unpack(parts: list[bytes]) -> QueueFrame:
         raise ProtocolError(f"{kind.name} with {len(parts)} frames")
     if not carries:
         return QueueFrame(number, ack, QueueMessage(kind, fields))
-    _check_body(kind, fields[0], fields[1], len(parts[1]))
+    if fields[1] != 1 or not 0 < len(parts[1]) <= LARGEST_BATCH:
+        _check_body(kind, fields[0], fields[1], len(parts[1]))
     return QueueFrame(number, ack, QueueMessage(kind, fields, parts[1]))
 
 
