@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("zmq", "msgpack", "ctypes", "cloudpickle", "pycurl", "numpy", "rich", "asyncio")
+HEAVY = ("zmq", "msgpack", "msgspec", "ctypes", "cloudpickle", "pycurl", "numpy", "rich", "asyncio")
 
 
 @pytest.mark.parametrize(

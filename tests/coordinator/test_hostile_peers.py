@@ -14,6 +14,7 @@ from nearfar.coordinator import agents, messages, remote_client, remote_clients
 from nearfar.coordinator.columns import AGENT, CLIENT
 from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.errors import WorkerLost
+from nearfar.net.frames import WrongHello
 from tests.coordinator.check import check
 from tests.coordinator.hostile import Hostile
 from tests.coordinator.world import LEASE, World, through
@@ -128,12 +129,12 @@ def test_another_version_is_refused_whatever_its_hello_looks_like() -> None:
     refused = hello(world, "new.secret.1", AGENT, "new", version=VERSION + 1)
     why = f"the coordinator speaks version {VERSION} of the protocol, this peer version {VERSION + 1}"
     assert refused == PoolMessage(PoolMessageType.REFUSED, (why,))
-    with pytest.raises(messages.WrongPoolHello) as error:
+    with pytest.raises(WrongHello) as error:
         messages.unpack(
             messages.pack(0, 0, PoolMessage(PoolMessageType.HELLO, (VERSION + 1, ["all", "new"])))
         )
     assert error.value.why == why
-    with pytest.raises(messages.WrongPoolHello) as error:
+    with pytest.raises(WrongHello) as error:
         messages.unpack(messages.pack(0, 0, PoolMessage(PoolMessageType.HELLO, (VERSION, "end", {}))))
     assert "this is a pool's coordinator" in error.value.why
 

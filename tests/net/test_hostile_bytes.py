@@ -18,7 +18,6 @@ from nearfar.coordinator import columns
 from nearfar.coordinator import messages as pool_wire
 from nearfar.coordinator.messages import PoolMessage, PoolMessageType
 from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import bounded_msgpack
 from nearfar.net.validation import LONGEST_SHOWN, MOST_LINES, PERIOD, ProtocolErrors, shown
 from nearfar.queues import messages as queue_wire
 from nearfar.serialization import item_codec
@@ -66,38 +65,34 @@ def test_no_memory_is_allocated_for_what_an_item_announces(body: bytes, first: b
 
 
 @pytest.mark.parametrize("body", ANNOUNCED)
-def test_no_memory_is_allocated_for_what_rows_announce(body: bytes) -> None:
-    start = bytes(
-        (0x96, PoolMessageType.SUBMIT, 1, 0, 0xC2)
-    )  # number, ack, and whether an earlier coordinator had them
+def test_what_rows_announce_is_not_made_room_for(body: bytes) -> None:
+    start = bytes((0x96, PoolMessageType.SUBMIT, 1, 0, 0x90))  # number, ack, no large parts
     for frame in (start + body, start + body[: MIB // 2]):
         room, seconds = cost(lambda frame=frame: pool_wire.unpack([frame]), ProtocolError)
         assert room < 3 * len(body)
         assert seconds < 2
 
 
-def test_a_short_message_allocates_little() -> None:
-    body = lists(1000, bounded_msgpack.HARMLESS, bounded_msgpack.HARMLESS)
+def test_what_a_short_message_announces_is_little() -> None:
+    body = lists(1000, item_codec.HARMLESS, item_codec.HARMLESS)
     room, seconds = cost(lambda: item_codec.decode(body, 1, trusted=False), (ProtocolError, ValueError))
     assert room < 200 * MIB
     assert seconds < 2
 
 
 def test_a_long_message_of_empty_lists_is_refused_at_the_first_of_them() -> None:
-    start = (
-        bytes((0x9B, PoolMessageType.WORK, 1, 0)) + b"\xa1w\xa1c\x01"
-    )  # number, ack, worker, client, one row
-    row = b"\x00\x00" + b"\xc4\x00" * 2 + b"\xdd\x00\x0f\xff\xff"
+    start = bytes((0x97, PoolMessageType.WORK, 1, 0, 0x90, 0x91))  # number, ack, no large parts, one row
+    row = b"\x95\x00\x00" + b"\xc4\x00" * 2 + b"\xdd\x00\x0f\xff\xff"
     frame = start + row + b"\x90" * (4 * MIB)
     room, _ = cost(lambda: pool_wire.unpack([frame]), ProtocolError)
     assert room < 4 * len(frame)
 
 
-def test_long_rows_are_decoded_like_short_ones() -> None:
-    row = (7, 0, b"m:f", b"x" * columns.LARGE, [b"y" * 100] * 30_000, None, 3)
-    for rows in ([row], [row, (8, 1, b"", b"", [], 1.5, 0)]):
+def test_long_rows_come_through_as_short_ones_do() -> None:
+    row = (7, 0, b"m:f", b"x" * columns.LARGE, (b"y" * 100,) * 30_000, None, 3)
+    for rows in ([row], [row, (8, 1, b"", b"", (), 1.5, 0)]):
         frames = pool_wire.pack(1, 0, PoolMessage(PoolMessageType.SUBMIT, (False,), rows))
-        assert len(frames[0]) > columns.AT_ONCE
+        assert len(frames[0]) > 2 * MIB
         assert pool_wire.unpack(frames).message.rows == rows
 
 

@@ -145,7 +145,7 @@ def test_its_initializer_comes_before_any_task() -> None:
     story.machine.submit(Call())
     story.open()
     assert story.kinds() == [PoolMessageType.JOIN, PoolMessageType.SUBMIT]
-    assert story.heard[0].fields == (True,) and story.heard[0].rows == [(b"m:prepare", b"args", [])]
+    assert story.heard[0].fields == (True,) and story.heard[0].rows == [(b"m:prepare", b"args", ())]
 
 
 def test_a_task_is_sent_at_once_and_its_answer_returns() -> None:
@@ -153,7 +153,7 @@ def test_a_task_is_sent_at_once_and_its_answer_returns() -> None:
     call = Call(b"blob", (b"large" * 10_000,))
     call.timeout, call.retries = 3.0, 2
     story.submit(call)
-    assert story.rows() == [(1, Mode.CALL, b"m:f", b"blob", [b"large" * 10_000], 3.0, 2)]
+    assert story.rows() == [(1, Mode.CALL, b"m:f", b"blob", (b"large" * 10_000,), 3.0, 2)]
     story.outcomes((1, TaskOutcome.ERROR, b"oops", [b"part"]))
     assert story.told() == [(call, (TaskOutcome.ERROR, b"oops", [b"part"]))]
     assert call.state is TaskState.SETTLED and len(story.machine) == 0

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 from random import Random
 from typing import Any
-
-import msgpack
 
 from nearfar.errors import ProtocolError
 from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, pack, unpack
@@ -38,16 +35,6 @@ TRUTHS = (
 )
 
 
-def packed(envelope: QueueFrame) -> list[bytes]:
-    """The frames of a possibly invalid message: an array if a fixed header cannot hold it."""
-    number, ack, message = envelope
-    try:
-        return pack(*envelope)
-    except (TypeError, ValueError, IndexError, struct.error):
-        header = msgpack.packb((message.kind, number, ack, *message.fields))
-        return [header] if message.body is None else [header, message.body]
-
-
 class Hostile:
     """A few sessions of faulty or hostile clients. `names`: of honest ones, which they try to impersonate."""
 
@@ -63,7 +50,7 @@ class Hostile:
         while True:
             with contextlib.suppress(ProtocolError):
                 session, envelope = self._any_word()
-                return session, unpack([bytes(frame) for frame in packed(envelope)])
+                return session, unpack([bytes(frame) for frame in pack(*envelope)])
 
     def _any_word(self) -> tuple[str, QueueFrame]:
         choose = self.random

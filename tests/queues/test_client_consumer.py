@@ -42,7 +42,8 @@ def report(receiver: ItemReceiver, now: float = 0.0, ask: int = 0) -> dict[str, 
     message = receiver.report(now, ask)
     if message is None:
         return {}
-    assert messages.unpack(messages.pack(1, 0, message)).message == message
+    packed = messages.pack(1, 0, message)
+    assert messages.pack(1, 0, messages.unpack(packed).message) == packed
     window, size, asked, taken, *lists = message.fields
     assert (size, asked) == (WINDOW_BYTES, ask)
     names = ("done", "failed", "unreadable", "returned", "answers")

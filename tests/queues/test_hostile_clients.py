@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearfar.net.frames import WrongHello
 from nearfar.net.reliable import FURTHEST_AHEAD, HEAVIEST_AHEAD, MESSAGE_WEIGHS, ReceiveWindow
 from nearfar.queues import messages as wire
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import MOST_HEAVY, MOST_JOINS, MOST_ROUNDS, Action, SendTo
 from nearfar.queues.messages import MOST_TAGS, VERSION, QueueFrame, QueueMessage, QueueMessageType
-from tests.queues.hostile import Hostile, packed
+from tests.queues.hostile import Hostile
 from tests.queues.ledger_check import body_of, check
 from tests.queues.simulation import SimConsumer, SteadyProducer, World
 
@@ -53,7 +54,7 @@ def act(machine: BrokerProtocol, now: float) -> list[Action]:
     for action in actions:
         if isinstance(action, SendTo):
             wire.unpack(
-                packed(action.envelope)
+                wire.pack(*action.envelope)
             ) if action.envelope.message.kind is not QueueMessageType.WELCOME else None
         elif hasattr(action, "ask"):
             machine.lane_opened(action.session, action.ask, 5, now)
@@ -197,10 +198,10 @@ def test_another_version_is_refused_whatever_its_hello_looks_like() -> None:
     why = story.refused(story.hello("new.x.1", "new", version=VERSION + 1))
     assert f"the host uses version {VERSION} of the protocol, this client version {VERSION + 1}" == why
     strange = wire.pack(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION + 1, {"all": "new"})))
-    with pytest.raises(wire.WrongQueueHello) as error:
+    with pytest.raises(WrongHello) as error:
         wire.unpack(strange)
     assert error.value.why == why
-    with pytest.raises(wire.WrongQueueHello) as error:
+    with pytest.raises(WrongHello) as error:
         wire.unpack(wire.pack(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION, "agent", "name", {}))))
     assert "there is a queue here" in error.value.why
 

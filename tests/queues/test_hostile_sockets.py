@@ -24,7 +24,7 @@ from nearfar.net.process import about_me
 from nearfar.queues import messages
 from nearfar.queues.far import FarQueue
 from nearfar.queues.messages import VERSION, QueueMessage, QueueMessageType
-from tests.queues.hostile import Hostile, packed
+from tests.queues.hostile import Hostile
 from tests.support.hostile import announce, memory, raw, rubbish
 from tests.support.waiting import eventually
 
@@ -57,7 +57,7 @@ def test_honest_clients_are_served_while_garbage_arrives_at_every_socket(
     hostile = Hostile(random, consumes=False, shuts=False)
 
     def real() -> list[bytes]:
-        return packed(hostile.word()[1])
+        return messages.pack(*hostile.word()[1])
 
     with FarQueue.connect(queue.address, insecure=True) as other, ExitStack() as stack:
         other.put(0)

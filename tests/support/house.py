@@ -34,6 +34,7 @@ ONLY_IN = {
         "contrast.transports",  # bare PUSH/PULL is one of the contestants
         "contrast.runner",  # says which version was measured
     ),
+    "msgspec": ("net.frames", "queues.messages", "coordinator.messages"),
     "pycurl": ("download.fetch.curl", "download.fetch.curl_handle"),
     "pickle": ("serialization.pickles",),
     "cloudpickle": ("serialization.pickles",),
@@ -43,6 +44,7 @@ ONLY_IN = {
 """Who may import what reaches out of the process or runs what it reads."""
 
 PURE = (
+    "net.frames",
     "net.reliable",
     "net.timers",
     "queues.broker.ledger",

@@ -1,7 +1,8 @@
 """The messages between a coordinator, its agents and its clients, and their encoding in frames.
 
-A message is one msgpack array, ``[kind, number, ack, *fields]``; some have rows after their fields,
-``number of rows, *columns``, and further frames for large parts of these (`nearfar.coordinator.columns`).
+A message is one msgpack array, ``[kind, number, ack, *fields]``. The fields of each kind are those of a class
+below (`nearfar.net.frames`), and are checked by it. Some have rows before their other fields, and further
+frames for large parts of these (`nearfar.coordinator.columns`).
 Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session, `ack` is the
 last one that arrived. The number 0 is for the messages that open, keep and end a session, and for requests of
 the status.
@@ -34,37 +35,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
-import msgpack
+from msgspec import Meta
 
-from nearfar.coordinator import columns as parts
-from nearfar.coordinator import columns as shapes
-from nearfar.coordinator.columns import AGENT, CLIENT, LONGEST_FUNCTION, MOST_NAMES, Columns, Row, Shape
-from nearfar.coordinator.task import TaskOutcome
+from nearfar.coordinator import columns
+from nearfar.coordinator.columns import MOST_BUFFERS, MOST_PARTS, MOST_ROWS, Row
+from nearfar.coordinator.task import Mode, TaskOutcome, TaskStatus
 from nearfar.errors import ProtocolError
-from nearfar.net import bounded_msgpack
-from nearfar.net.validation import LONGEST_NAME
+from nearfar.net import frames
+from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process, Protocol, Seconds, Text
 
-__all__ = [
-    "AGENT",
-    "CLIENT",
-    "FORMS",
-    "LONGEST_FUNCTION",
-    "LONGEST_NAME",
-    "VERSION",
-    "PoolFrame",
-    "PoolMessage",
-    "PoolMessageType",
-    "TaskOutcome",
-    "pack",
-    "unpack",
-]
-
-
-VERSION = 3
-LONGEST_CONTROL = 1 << 20
-"""Bytes of a control frame: longer ones are not read."""
+VERSION = frames.VERSION
+LONGEST_FUNCTION = 1000
+"""Bytes of a function's name; a longer one travels by value."""
+LARGEST_FRAME = 1 << 31
+"""Bytes of a frame with rows."""
+MOST_NAMES = 4096
+MOST_NUMBERS = 4096
+"""Tasks in one list of their numbers."""
 
 
 class PoolMessageType(IntEnum):
@@ -116,14 +105,6 @@ class PoolMessage(NamedTuple):
     rows: Sequence[Row] | None = None
 
 
-class WrongPoolHello(ProtocolError):
-    """A HELLO that cannot be read: the coordinator refuses its sender, with the reason `why`."""
-
-    def __init__(self, what: str, why: str) -> None:
-        super().__init__(what)
-        self.why = why
-
-
 class PoolFrame(NamedTuple):
     """A message with its number and ack."""
 
@@ -132,136 +113,205 @@ class PoolFrame(NamedTuple):
     message: PoolMessage
 
 
-_SHAPES: dict[PoolMessageType, Shape] = {
-    PoolMessageType.BEAT: Shape(),
-    PoolMessageType.HELLO: Shape(
-        shapes.NATURAL,
-        shapes.ROLE,
-        shapes.NAME,
-        shapes.ABOUT,
-    ),  # version, what, its name, about its process
-    PoolMessageType.QUERY: Shape(),
-    PoolMessageType.WELCOME: Shape(shapes.NAME, shapes.FACTS),  # session
-    PoolMessageType.STRANGER: Shape(),
-    PoolMessageType.REFUSED: Shape(shapes.TEXT),  # why
-    PoolMessageType.STATUS: Shape(shapes.COUNTS),  # see FORMS
-    PoolMessageType.BYE: Shape(),
-    # worker, pid, tasks answered so far; and if it is older than the session: the clients whose initializer
-    # it has run, and what it was given and has not answered, as [client, [task numbers, 0 an initializer]]
-    PoolMessageType.CAME: Shape(shapes.NAME, shapes.NATURAL, shapes.NATURAL, shapes.NAMES, shapes.BATCHES),
-    PoolMessageType.ANSWERS: Shape(
-        shapes.NAME,
-        shapes.POSITIVE,
-        shapes.SECONDS,
-    ),  # worker, number of the first (from 1), seconds in all
-    # worker, how, batches unread, batches given to it in this session: what is under way was not read, either
-    PoolMessageType.DIED: Shape(shapes.NAME, shapes.TEXT, shapes.NATURAL, shapes.NATURAL),
-    PoolMessageType.RETURNED: Shape(shapes.NAME, shapes.NATURAL),  # worker, batches
-    PoolMessageType.LEAVING: Shape(),
-    PoolMessageType.KEPT: Shape(),  # answers that an earlier coordinator had not released, or fetched ones
-    PoolMessageType.JOIN: Shape(
-        shapes.FLAG
-    ),  # the initializer runs in every worker at once; its row, or none
-    PoolMessageType.SUBMIT: Shape(shapes.FLAG),  # an earlier coordinator may have had them
-    PoolMessageType.CANCEL: Shape(shapes.POSITIVE),  # task
-    PoolMessageType.PART: Shape(),
-    PoolMessageType.WORK: Shape(shapes.NAME, shapes.NAME),  # worker, client
-    PoolMessageType.RECALL: Shape(shapes.NAME),
-    PoolMessageType.KILL: Shape(shapes.NAME),
-    PoolMessageType.RETIRE: Shape(shapes.NAME),
-    PoolMessageType.RELEASE: Shape(
-        shapes.BATCHES
-    ),  # [client, [task numbers]]: the clients have these answers
-    PoolMessageType.FETCH: Shape(
-        shapes.BATCHES
-    ),  # [client, [task numbers]]: there was no room for these answers; there is
-    PoolMessageType.OUTCOMES: Shape(),
-    PoolMessageType.CANCELLED: Shape(shapes.POSITIVE, shapes.FLAG),  # task, it will never run
-    PoolMessageType.WORKERS: Shape(shapes.NATURAL),
-}
+Function = Annotated[bytes, Meta(max_length=LONGEST_FUNCTION)]
+Buffers = Annotated[tuple[bytes, ...], Meta(max_length=MOST_BUFFERS)]
+AnyMode = Annotated[int, Meta(ge=0, le=int(Mode.PREPARE))]
+CallMode = Annotated[int, Meta(ge=0, le=int(Mode.PREPARE) - 1)]
+StatusCode = Annotated[int, Meta(ge=0, le=int(TaskStatus.TOO_LARGE))]
+Outcome = Annotated[int, Meta(ge=0, le=int(TaskOutcome.FAILED))]
+Names = Annotated[list[Name], Meta(max_length=MOST_NAMES)]
+Numbers = Annotated[list[Natural], Meta(min_length=1, max_length=MOST_NUMBERS)]
+Batches = Annotated[list[tuple[Name, Numbers]], Meta(max_length=MOST_NAMES)]
+"""Numbers of tasks, by their clients; 0 is a client's initializer."""
+Places = Annotated[list[tuple[Natural, Natural]], Meta(max_length=MOST_PARTS)]
 
-_PARTS = (shapes.PART, shapes.PARTS)
-FORMS: dict[PoolMessageType, Columns] = {
-    PoolMessageType.WORK: Columns(
-        Shape(shapes.NATURAL, shapes.MODE, shapes.FUNCTION, *_PARTS), blob=3
-    ),  # task, mode, function, blob, buffers
-    PoolMessageType.ANSWERS: Columns(Shape(shapes.STATUS, *_PARTS), blob=1),  # status, blob, buffers
-    PoolMessageType.KEPT: Columns(
-        Shape(shapes.NAME, shapes.POSITIVE, shapes.STATUS, *_PARTS), blob=3
-    ),  # client, task, status, blob, buffers
-    PoolMessageType.JOIN: Columns(Shape(shapes.FUNCTION, *_PARTS), blob=1),  # function, blob, buffers
-    # task, mode, function, blob, buffers, timeout (seconds or None), retries
-    PoolMessageType.SUBMIT: Columns(
-        Shape(shapes.POSITIVE, shapes.CALL_MODE, shapes.FUNCTION, *_PARTS, shapes.TIMEOUT, shapes.NATURAL),
-        blob=3,
-    ),
-    PoolMessageType.OUTCOMES: Columns(
-        Shape(shapes.POSITIVE, shapes.OUTCOME, *_PARTS), blob=2
-    ),  # task, outcome, blob, buffers
-    # worker, host, pid, tasks answered, what runs there (or nothing), for how many seconds
-    PoolMessageType.STATUS: Columns(
-        Shape(shapes.NAME, shapes.TEXT, shapes.NATURAL, shapes.NATURAL, shapes.TEXT, shapes.SECONDS)
-    ),
-}
-"""The rows of the kinds that have some."""
+SubmitRow = tuple[
+    Positive,  # number of the task
+    CallMode,
+    Function,
+    bytes,
+    Buffers,
+    Seconds | None,  # timeout
+    Natural,  # retries
+]
+WorkRow = tuple[Natural, AnyMode, Function, bytes, Buffers]
+AnswerRow = tuple[StatusCode, bytes, Buffers]
+KeptRow = tuple[Name, Positive, StatusCode, bytes, Buffers]  # of a client's task
+InitializerRow = tuple[Function, bytes, Buffers]
+OutcomeRow = tuple[Positive, Outcome, bytes, Buffers]
+# a worker, its host and pid, the tasks that it answered, what runs there or nothing, for how long
+StatusRow = tuple[Name, Text, Natural, Natural, Text, Seconds]
+R = TypeVar("R")
 
-_KINDS: dict[int, PoolMessageType] = {int(kind): kind for kind in PoolMessageType}
-_LENGTHS: dict[PoolMessageType, int] = {kind: 3 + shape.count for kind, shape in _SHAPES.items()}
-"""Values before the rows: the kind, both numbers, the fields."""
-BLOBS: dict[PoolMessageType, int] = {kind: form.blob for kind, form in FORMS.items() if form.blob >= 0}
-"""The index of the parts in rows that have some."""
-_MOST = shapes.MOST_NATURAL
-_FIXARRAY = 0x90
-"""The first byte of a msgpack array of fewer than 16 values, without their number."""
+
+class About(Process, total=False):
+    """What HELLO says of the process that sends it."""
+
+    host: Name
+    python: Text  # net.process.PYTHON
+    bytecode: Text  # net.process.BYTECODE
+    slots: Natural  # an agent's processes
+    quota: Natural  # tasks after which an agent replaces a process; 0: none
+    bytes: Natural  # of answers that an agent may keep; 0: any number
+
+
+class Facts(TypedDict):
+    """What WELCOME says of the coordinator."""
+
+    epoch: Name  # of this life of the coordinator
+    lease: Lease
+    workers: Natural
+    largest: NotRequired[Natural]  # bytes that one task or one answer may have; 0: any number
+
+
+class _Message(Message):
+    """The base of the messages below: each line is a field, in the order of the wire."""
+
+
+class MessageWithRows(_Message, Generic[R]):
+    longest: ClassVar[int] = LARGEST_FRAME
+    blob: ClassVar[int] = -1
+    """Where the parts stand in a row, if it has some: bytes there, and buffers after them."""
+
+    large: Places
+    rows: Annotated[list[R], Meta(max_length=MOST_ROWS)]
+
+
+class Hello(_Message, tag=int(PoolMessageType.HELLO)):
+    version: Natural
+    role: Literal["agent", "client"]
+    name: Name
+    about: About
+
+
+class Welcome(_Message, tag=int(PoolMessageType.WELCOME)):
+    session: Name
+    facts: Facts
+
+
+class Refused(_Message, tag=int(PoolMessageType.REFUSED)):
+    why: Text
+
+
+class Status(MessageWithRows[StatusRow], tag=int(PoolMessageType.STATUS)):
+    counts: Annotated[dict[Text, Natural], Meta(max_length=32)]
+
+
+class Came(_Message, tag=int(PoolMessageType.CAME)):
+    worker: Name
+    pid: Natural
+    ran: Natural  # tasks answered so far
+    # of a worker that is older than the session:
+    prepared: Names  # the clients whose initializer it has run
+    given: Batches  # and not answered
+
+
+class Answers(MessageWithRows[AnswerRow], tag=int(PoolMessageType.ANSWERS)):
+    blob = 1
+    worker: Name
+    first: Positive  # number of the first of the worker's answers, from 1
+    spent: Seconds  # for all
+
+
+class Died(_Message, tag=int(PoolMessageType.DIED)):
+    worker: Name
+    how: Text
+    unread: Natural  # batches
+    given: Natural  # batches in this session: those under way were not read, either
+
+
+class Returned(_Message, tag=int(PoolMessageType.RETURNED)):
+    worker: Name
+    batches: Natural
+
+
+class Kept(MessageWithRows[KeptRow], tag=int(PoolMessageType.KEPT)):
+    """Answers that an earlier coordinator had not released, or that were fetched."""
+
+    blob = 3
+
+
+class Join(MessageWithRows[InitializerRow], tag=int(PoolMessageType.JOIN)):
+    """The row is the client's initializer, if it has one."""
+
+    blob = 1
+    eager: bool  # run it in every worker at once
+
+
+class Submit(MessageWithRows[SubmitRow], tag=int(PoolMessageType.SUBMIT)):
+    blob = 3
+    again: bool  # an earlier coordinator may have had them
+
+
+class Cancel(_Message, tag=int(PoolMessageType.CANCEL)):
+    task: Positive
+
+
+class Work(MessageWithRows[WorkRow], tag=int(PoolMessageType.WORK)):
+    blob = 3
+    worker: Name
+    client: Name
+
+
+class Recall(_Message, tag=int(PoolMessageType.RECALL)):
+    worker: Name
+
+
+class Kill(_Message, tag=int(PoolMessageType.KILL)):
+    worker: Name
+
+
+class Retire(_Message, tag=int(PoolMessageType.RETIRE)):
+    worker: Name
+
+
+class Release(_Message, tag=int(PoolMessageType.RELEASE)):
+    answers: Batches  # the clients have these
+
+
+class Fetch(_Message, tag=int(PoolMessageType.FETCH)):
+    answers: Batches  # there was no room for these; there is
+
+
+class Outcomes(MessageWithRows[OutcomeRow], tag=int(PoolMessageType.OUTCOMES)):
+    blob = 2
+
+
+class Cancelled(_Message, tag=int(PoolMessageType.CANCELLED)):
+    task: Positive
+    never: bool  # it will never run
+
+
+class Workers(_Message, tag=int(PoolMessageType.WORKERS)):
+    count: Natural
 
 
 def pack(number: int, ack: int, message: PoolMessage) -> list[Any]:
     """The frames of a message, the large parts as the buffers that they are."""
     kind, fields, rows = message
     if rows is None:
-        return [msgpack.packb((kind, number, ack, *fields))]
-    columns, large = parts.pack(rows, FORMS[kind])
-    return [msgpack.packb((kind, number, ack, *fields, *columns)), *large]
+        return [frames.pack((kind, number, ack, *fields))]
+    places: list[columns.Place] = []
+    large: list[Any] = []
+    if kind in BLOBS:
+        rows, places, large = columns.take_out(rows, BLOBS[kind])
+    return [frames.pack((kind, number, ack, places, rows, *fields)), *large]
 
 
-def unpack(frames: Sequence[Any]) -> PoolFrame:
-    """The message that `frames` (bytes or memoryviews) hold; raises `ProtocolError` for anything else."""
-    first = frames[0] if frames else b""
-    # The kind is the second byte: so the limits of this kind are known before anything is read.
-    kind = _KINDS.get(first[1]) if len(first) > 1 and first[0] & 0xF0 == _FIXARRAY else None
-    if kind is None:
-        raise ProtocolError(f"not a message: {len(frames)} frames, the first of {len(first)} bytes")
-    form, length = FORMS.get(kind), _LENGTHS[kind]
-    try:
-        if form is not None and len(first) <= bounded_msgpack.HARMLESS:
-            words = msgpack.unpackb(first)
-        elif form is not None:
-            words = parts.read(first, length, form)
-        elif len(frames) == 1 and len(first) <= LONGEST_CONTROL:
-            words = msgpack.unpackb(first, max_array_len=MOST_NAMES)
-        else:
-            raise ProtocolError(f"{kind.name} in {len(frames)} frames, the first of {len(first)} bytes")
-    except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"not a message: {error!r}") from error
-    fields = tuple(words[3:length])
-    if len(words) < length + (form is not None) or (form is None and len(words) > length):
-        raise _misfit(kind, words[3:], "of the wrong shape")
-    number, ack = words[1], words[2]
-    if type(number) is not int or type(ack) is not int or not (0 <= number <= _MOST and 0 <= ack <= _MOST):
-        raise ProtocolError(f"{kind.name} with a number of the wrong kind")
-    if fields and not _SHAPES[kind].holds(fields):
-        raise _misfit(kind, words[3:], "with a field of the wrong kind")
-    rows = None if form is None else parts.unpack(words[length:], frames[1:], form)
-    return PoolFrame(number, ack, PoolMessage(kind, fields, rows))
-
-
-def _misfit(kind: PoolMessageType, fields: list[Any], what: str) -> ProtocolError:
-    """The error for a misshapen message. For HELLO, `WrongPoolHello` names another version, or a queue."""
-    if kind is not PoolMessageType.HELLO:
-        return ProtocolError(f"{kind.name} {what}")
-    of_a_queue = [type(field) for field in fields] == [int, str, dict]
-    version = fields[0] if fields and shapes.NATURAL.holds_in(fields[:1]) and not of_a_queue else None
-    return WrongPoolHello(f"{kind.name} {what}", refusal(version))
+def unpack(parts: Sequence[Any]) -> PoolFrame:
+    """The message that the frames `parts` (bytes or memoryviews) hold; raises `ProtocolError` for anything
+    else."""
+    if not parts:
+        raise ProtocolError("a message without a frame")
+    kind, words = _protocol.unpack(parts[0])
+    if kind in FORMS:
+        number, ack, places, rows = words[:4]
+        if places or len(parts) > 1:
+            columns.put_back(rows, FORMS[kind].blob, places, parts[1:])
+        return PoolFrame(number, ack, PoolMessage(kind, words[4:], rows))
+    if len(parts) > 1:
+        raise ProtocolError(f"{kind.name} with {len(parts)} frames")
+    return PoolFrame(words[0], words[1], PoolMessage(kind, words[2:]))
 
 
 def refusal(version: int | None) -> str:
@@ -269,3 +319,12 @@ def refusal(version: int | None) -> str:
     if version is not None and version != VERSION:
         return f"the coordinator speaks version {VERSION} of the protocol, this peer version {version}"
     return "this is a pool's coordinator; the peer is neither an agent nor a client of a pool"
+
+
+_protocol = Protocol(PoolMessageType, _Message, refusal)
+FORMS: dict[PoolMessageType, type[MessageWithRows[Any]]] = {
+    kind: message for kind, message in _protocol.messages.items() if issubclass(message, MessageWithRows)
+}
+"""The messages with rows."""
+BLOBS: dict[PoolMessageType, int] = {kind: form.blob for kind, form in FORMS.items() if form.blob >= 0}
+"""Where the parts stand in rows that have some."""

@@ -126,7 +126,10 @@ class RemoteTask(Task):
             """Bytes counted for its arguments."""
             self.hollow, self.filled = True, False
         else:
-            _, self.mode, self.function, self.blob, self.buffers, self.timeout, self.retries = row
+            _, self.mode, function, self.blob, self.buffers, self.timeout, self.retries = row
+            if function != remote_client.function:
+                remote_client.function = function
+            self.function = remote_client.function
             self.weight = weight(self.blob, self.buffers) if self.buffers else EACH + len(self.blob)
             self.hollow, self.filled = False, True
 
@@ -203,7 +206,9 @@ class RemoteClient:
         """When its session began or ended, or when an agent last claimed a task of it."""
         self.joined = False
         self.tasks: dict[int, RemoteTask] = {}
-        """Tasks without an outcome, by number."""
+        """By number: those without an outcome."""
+        self.function = b""
+        """That of its newest task: tasks of one function share its name, of which each row has a copy."""
         self.highest = 0
         """The highest task number that was ever received: tasks with higher numbers are surely new."""
         self.settled: list[tuple[RemoteTask, Row]] = []

@@ -28,6 +28,7 @@ from nearfar.net.addresses import Address
 from nearfar.net.admission import Authenticator
 from nearfar.net.auth import OWN, Access
 from nearfar.net.failures import PAUSE, LoopFailures, service_failed
+from nearfar.net.frames import WrongHello
 from nearfar.net.interrupts import ours
 from nearfar.net.memory import Trim
 from nearfar.net.process import ProcessWatcher, Waker
@@ -231,7 +232,7 @@ class CoordinatorServer:
                 self.peers.receive(session, envelope, now)
             else:
                 self._let_in(session, envelope, now)
-        except messages.WrongPoolHello as error:
+        except WrongHello as error:
             self.peers.malformed += 1
             self._complaints.note("refused a peer: %s", error, now)
             self.peers.refuse(session, error.why)

@@ -1,8 +1,7 @@
 """The messages between a far queue's broker and its clients, and their encoding in frames. Pure.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
-The messages sent for every batch of items (a PUT without a tag, LEND, a REPORT of one range that is done,
-SETTLED of one range) have a fixed binary header instead, which begins with the kind.
+The fields of each kind are those of a class below (`nearfar.net.frames`), and are checked by it.
 Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session over all its
 sockets, and `ack` is the last number that arrived. Messages that open, keep and end a session have number 0.
 
@@ -31,22 +30,20 @@ new connections, helps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import IntEnum
-from struct import Struct
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
-import msgpack
+from msgspec import Meta, ValidationError, convert
 
 from nearfar.errors import ProtocolError
+from nearfar.net import frames
 from nearfar.net.addresses import LONGEST_SUFFIX
+from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process, Protocol, Text
 from nearfar.net.reliable import SendWindow
-from nearfar.net.validation import flag, lease, name, natural, positive, text
+from nearfar.net.validation import NAME
 from nearfar.serialization.item_codec import LARGEST_ITEM
 
-VERSION = 3
-LONGEST_CONTROL = 1 << 20
-"""Bytes of a control frame: longer ones are not read."""
+VERSION = frames.VERSION
 MOST_RANGES = 4_000
 """Ranges, rows or names in one field, at most: those of a REPORT, with its answers, fit into a frame."""
 MOST_TAGS = 64
@@ -108,19 +105,150 @@ class QueueFrame(NamedTuple):
     message: QueueMessage
 
 
-class WrongQueueHello(ProtocolError):
-    """A HELLO that cannot be read; `why` is sent to its sender."""
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Suffix = Annotated[str, Meta(min_length=1, max_length=LONGEST_SUFFIX, pattern=r"\A(?!.*/)" + NAME)]
+Place = Port | Suffix
+"""An argument of `Address.beside`."""
+Count = Annotated[int, Meta(ge=1, le=MOST_ITEMS)]
+Names = Annotated[list[Name], Meta(max_length=MOST_RANGES)]
+Tags = Annotated[list[Name], Meta(max_length=MOST_TAGS)]
+Answer = Annotated[bytes, Meta(max_length=LONGEST_ANSWER)]
+Ranges = Annotated[list[tuple[Positive, Positive]], Meta(max_length=MOST_RANGES)]
+"""Each from a first to a last position."""
+Letter = tuple[Positive, bytes, Name, Natural, Annotated[tuple[Text, ...], Meta(max_length=64)]]
+"""A dead letter: the number of its items, their body, the producer, attempts, what happened."""
 
-    def __init__(self, what: str, why: str) -> None:
-        super().__init__(what)
-        self.why = why
+
+class Facts(TypedDict):
+    """What WELCOME says of the queue."""
+
+    epoch: Name
+    inbox: Place
+    lease: Lease
+    maxbytes: Natural
+    maxsize: Natural
+    shut: bool
+    stored: Natural  # the number of this client's last item that the broker had
+    ticket: Name  # comes with this client's items, so that no other client can send any in its name
+    trusted: bool
 
 
-Check = Callable[[Any], bool]
+class _Message(Message):
+    """The base of the messages below: each line is a field, in the order of the wire."""
 
 
-def _name_or_none(value: Any) -> bool:
-    return value is None or name(value)
+class Hello(_Message, tag=int(QueueMessageType.HELLO)):
+    version: Natural
+    name: Name
+    process: Process
+
+
+class Welcome(_Message, tag=int(QueueMessageType.WELCOME)):
+    session: Name
+    facts: Facts
+
+
+class Refused(_Message, tag=int(QueueMessageType.REFUSED)):
+    why: Text
+
+
+class Join(_Message, tag=int(QueueMessageType.JOIN)):
+    produces: bool
+    consumes: bool
+    tags: Tags
+    helper: bool  # of another producer
+
+
+class Put(_Message, tag=int(QueueMessageType.PUT)):
+    first: Positive
+    count: Count
+    to: Name | None  # a tag
+
+
+class Need(_Message, tag=int(QueueMessageType.NEED)):
+    items: Natural  # in total since the session began, as are the two below
+    size: Natural
+    least: Natural  # the bytes with which the next item fits
+    returned: Natural  # room in items that is not used, because the next item does not fit into it
+    returned_size: Natural
+    ask: Natural  # or 0
+
+
+class Report(_Message, tag=int(QueueMessageType.REPORT)):
+    window: Natural  # in items
+    window_size: Natural
+    ask: Natural  # or 0
+    taken: Natural  # up to this position
+    done: Ranges
+    failed: Ranges
+    unreadable: Ranges
+    returned: Ranges
+    answers: Annotated[list[tuple[Positive, Answer]], Meta(max_length=MOST_RANGES)]
+
+    def __post_init__(self) -> None:
+        for ranges in (self.done, self.failed, self.unreadable, self.returned):
+            for first, last in ranges:
+                if first > last:
+                    raise ValueError(f"a range from {first} to {last}")
+
+
+class Ask(_Message, tag=int(QueueMessageType.ASK)):
+    ask: Positive
+    what: Name
+    argument: bool | Natural | None
+
+
+class Synced(_Message, tag=int(QueueMessageType.SYNCED)):
+    round: Positive
+    returned: Natural  # room in items
+    returned_size: Natural
+
+
+class Lend(_Message, tag=int(QueueMessageType.LEND)):
+    position: Positive
+    count: Count
+    attempt: Positive
+
+
+class Room(_Message, tag=int(QueueMessageType.ROOM)):
+    items: Natural  # more
+    size: Natural
+
+
+class Settled(_Message, tag=int(QueueMessageType.SETTLED)):
+    # first item, number of items, outcome, answer
+    rows: Annotated[list[tuple[Positive, Positive, Natural, Answer | None]], Meta(max_length=MOST_RANGES)]
+
+
+class Sync(_Message, tag=int(QueueMessageType.SYNC)):
+    round: Positive
+    recall: bool  # give back the items that no call waits for
+
+
+class AnswerTo(_Message, tag=int(QueueMessageType.ANSWER)):
+    ask: Positive
+    # nothing; whether it can be; a size, or a place; a place; figures; dead letters
+    value: (
+        bool
+        | Natural
+        | Suffix
+        | Annotated[dict[Name, Natural], Meta(max_length=64)]
+        | Annotated[list[Letter], Meta(max_length=MOST_RANGES)]
+        | None
+    )
+
+
+class Over(_Message, tag=int(QueueMessageType.OVER)):
+    over: bool  # no more items will come
+    lost: Names  # producers
+
+
+class Shut(_Message, tag=int(QueueMessageType.SHUT)):
+    immediate: bool
+
+
+class Routes(_Message, tag=int(QueueMessageType.TAGS)):
+    tags: Names  # by which consumers can be addressed now
 
 
 def share_of_answers(rows: list[Any], most: int) -> int:
@@ -133,246 +261,36 @@ def share_of_answers(rows: list[Any], most: int) -> int:
     return min(len(rows), most)
 
 
-def _names(value: Any) -> bool:
-    return type(value) is list and len(value) <= MOST_RANGES and all(map(name, value))
-
-
-def _ranges(value: Any) -> bool:
-    return (
-        type(value) is list
-        and len(value) <= MOST_RANGES
-        and all(
-            type(pair) is list and len(pair) == 2 and all(map(positive, pair)) and pair[0] <= pair[1]
-            for pair in value
-        )
-    )
-
-
-def _answers(value: Any) -> bool:
-    return (
-        type(value) is list
-        and len(value) <= MOST_RANGES
-        and all(type(row) is list and len(row) == 2 and positive(row[0]) and _answer(row[1]) for row in value)
-    )
-
-
-def _answer(value: Any) -> bool:
-    return type(value) is bytes and len(value) <= LONGEST_ANSWER
-
-
-def _tags(value: Any) -> bool:
-    return _names(value) and len(value) <= MOST_TAGS
-
-
-def _anything(value: Any) -> bool:
-    return True
-
-
-def _argument(value: Any) -> bool:
-    return value is None or type(value) is bool or natural(value)
-
-
-def _count(value: Any) -> bool:
-    return type(value) is int and 0 < value <= MOST_ITEMS
-
-
-def _table(value: Any) -> bool:
-    return type(value) is dict and len(value) <= 32 and all(type(key) is str for key in value)
-
-
-def _about_queue(value: Any) -> bool:
-    return _table(value) and all(key in value and check(value[key]) for key, check in _FACTS.items())
-
-
 def place(value: Any) -> bool:
     """True for an argument that `Address.beside` accepts, if it fits the kind of address."""
-    return (type(value) is int and 0 < value < 65536) or (
-        type(value) is str and len(value) <= LONGEST_SUFFIX and name(value) and "/" not in value
-    )
-
-
-def _rows(value: Any) -> bool:
-    return type(value) is list and len(value) <= MOST_RANGES and all(map(_row, value))
-
-
-def _row(value: Any) -> bool:
-    return (
-        type(value) is list
-        and len(value) == 4
-        and positive(value[0])
-        and positive(value[1])
-        and natural(value[2])
-        and (value[3] is None or _answer(value[3]))
-    )
-
-
-_FACTS: dict[str, Check] = {
-    "epoch": name,
-    "inbox": place,
-    "lease": lease,
-    "maxbytes": natural,
-    "maxsize": natural,
-    "shut": flag,
-    "stored": natural,  # the number of this client's last item that the broker had
-    "ticket": name,  # comes with this client's items, so that no other client can send any in its name
-    "trusted": flag,
-}
-
-
-_SHAPES: dict[QueueMessageType, tuple[Check, ...]] = {
-    QueueMessageType.BEAT: (),
-    QueueMessageType.HELLO: (natural, name, _table),  # version, the client's name, about the process
-    QueueMessageType.WELCOME: (name, _about_queue),  # session, about the queue
-    QueueMessageType.STRANGER: (),
-    QueueMessageType.REFUSED: (text,),  # why
-    QueueMessageType.JOIN: (
-        flag,
-        flag,
-        _tags,
-        flag,
-    ),  # as producer, as consumer, tags; as a producer's helper
-    QueueMessageType.PUT: (positive, _count, _name_or_none),  # first, count, to
-    # items, bytes, and bytes with which the next item fits, each in total since the session began; items and
-    # bytes of room returned, because that item does not fit into them; ask or 0
-    QueueMessageType.NEED: (natural, natural, natural, natural, natural, natural),
-    # window in items, in bytes, ask or 0; taken up to, done, failed, unreadable, returned, answers
-    QueueMessageType.REPORT: (
-        natural,
-        natural,
-        natural,
-        natural,
-        _ranges,
-        _ranges,
-        _ranges,
-        _ranges,
-        _answers,
-    ),
-    QueueMessageType.ASK: (positive, name, _argument),  # ask, what, argument
-    QueueMessageType.SYNCED: (positive, natural, natural),  # round; items and bytes of room returned
-    QueueMessageType.BYE: (),
-    QueueMessageType.LEND: (positive, _count, positive),  # position, count, attempt
-    QueueMessageType.ROOM: (natural, natural),  # items, bytes more
-    QueueMessageType.SETTLED: (_rows,),  # [first, count, outcome, answer]
-    QueueMessageType.SYNC: (positive, flag),  # round; whether to give back items that no call waits for
-    QueueMessageType.ANSWER: (positive, _anything),  # ask, value
-    QueueMessageType.OVER: (flag, _names),  # no more items will come; the producers that were lost
-    QueueMessageType.SHUT: (flag,),  # immediate
-    QueueMessageType.PART: (),
-    QueueMessageType.TAGS: (_names,),  # the tags by which consumers can be addressed now
-}
-
-
-BATCH = Struct("<BxHIQQQ")
-"""The header of PUT and LEND: kind, items, attempt (LEND), number, ack, first item. In a SETTLED, the number
-of items is in the place of the attempt."""
-DONE = Struct("<BxxxIQQQQQQ")
-"""The header of a REPORT: kind, window in items, number, ack, window in bytes, taken up to, first and last
-done."""
-_PUT, _LEND, _REPORT, _SETTLED = (
-    int(QueueMessageType.PUT),
-    int(QueueMessageType.LEND),
-    int(QueueMessageType.REPORT),
-    int(QueueMessageType.SETTLED),
-)
-_SMALL = 1 << 32
-"""Larger numbers do not fit into the smaller fields of a fixed header."""
-
-_KINDS: dict[int, QueueMessageType] = {int(kind): kind for kind in QueueMessageType}
+    try:
+        convert(value, Place)
+    except ValidationError:
+        return False
+    return True
 
 
 def pack(number: int, ack: int, message: QueueMessage) -> list[bytes]:
     """The frames of a message."""
     kind, fields, body = message
-    if kind is QueueMessageType.LEND and fields[2] < _SMALL:
-        header = BATCH.pack(_LEND, fields[1], fields[2], number, ack, fields[0])
-    elif kind is QueueMessageType.PUT and fields[2] is None:
-        header = BATCH.pack(_PUT, fields[1], 0, number, ack, fields[0])
-    elif kind is QueueMessageType.REPORT and _reports_one_range(fields):
-        first, last = fields[4][0] if fields[4] else (0, 0)
-        header = DONE.pack(_REPORT, fields[0], number, ack, fields[1], fields[3], first, last)
-    elif kind is QueueMessageType.SETTLED and len(fields[0]) == 1 and _is_simply_done(fields[0][0]):
-        header = BATCH.pack(_SETTLED, 0, fields[0][0][1], number, ack, fields[0][0][0])
-    else:
-        header = msgpack.packb((kind, number, ack, *fields))
+    header = frames.pack((kind, number, ack, *fields))
     return [header] if body is None else [header, body]
 
 
-def _reports_one_range(fields: tuple[Any, ...]) -> bool:
-    window, _, ask, _, done, *others = fields
-    return not ask and len(done) < 2 and window < _SMALL and not any(others)
-
-
-def _is_simply_done(row: list[Any]) -> bool:
-    return not row[2] and row[3] is None and row[1] < _SMALL
-
-
-def unpack(frames: list[bytes]) -> QueueFrame:
-    """The message in `frames`; raises `ProtocolError` if they hold none."""
-    if not 1 <= len(frames) <= 2 or len(frames[0]) > LONGEST_CONTROL:
-        raise ProtocolError(f"{len(frames)} frames, the first of {len(frames[0]) if frames else 0} bytes")
-    if frames[0] and frames[0][0] in _FIXED:
-        return _unpack_fixed(frames)
-    try:
-        # only text and bytes as keys: the hashes of others can be made to collide
-        words = msgpack.unpackb(frames[0], max_array_len=MOST_RANGES)
-    except (ValueError, TypeError, MemoryError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"not a message: {error!r}") from error
-    if type(words) is not list or len(words) < 3 or type(words[0]) is not int or words[0] not in _KINDS:
-        raise ProtocolError("not a message")
-    number, ack, *fields = words[1:]
-    kind = _KINDS[words[0]]
-    shape = _SHAPES[kind]
-    if not (natural(number) and natural(ack)) or len(fields) != len(shape):
-        raise _misfit(kind, fields, "of the wrong shape")
-    for check, value in zip(shape, fields, strict=True):
-        if not check(value):
-            raise _misfit(kind, fields, "with a field of the wrong kind")
-    body = frames[1] if len(frames) == 2 else None
-    if (body is not None) is not (kind in (QueueMessageType.PUT, QueueMessageType.LEND)):
-        raise ProtocolError(f"{kind.name} with {len(frames)} frames")
-    if body is not None:
-        _check_body(kind, fields[0], fields[1], len(body))
-    return QueueFrame(number, ack, QueueMessage(kind, tuple(fields), body))
-
-
-def _unpack_fixed(frames: list[bytes]) -> QueueFrame:
-    """The message of a fixed header, whose first byte is one of `_FIXED`."""
-    header = frames[0]
-    kind = header[0]
-    layout = DONE if kind == _REPORT else BATCH
-    carries = kind in (_PUT, _LEND)
-    if len(header) != layout.size or len(frames) != 1 + carries:
-        raise ProtocolError(f"a header of {len(header)} bytes, with {len(frames)} frames, for kind {kind}")
-    if kind == _REPORT:
-        _, window, number, ack, size, taken, first, last = DONE.unpack(header)
-        if (
-            (number | ack | size | taken | first | last) >> 63
-            or first > last
-            or bool(first) is not bool(last)
-        ):
-            raise ProtocolError("REPORT with a field of the wrong kind")
-        done = [[first, last]] if last else []
-        return QueueFrame(
-            number, ack, QueueMessage(QueueMessageType.REPORT, (window, size, 0, taken, done, [], [], [], []))
-        )
-    _, count, more, number, ack, first = BATCH.unpack(header)
-    if (number | ack | first) >> 63 or not first:
-        raise ProtocolError(f"{_KINDS[kind].name} with a field of the wrong kind")
-    if kind == _SETTLED:
-        if not more or count:
-            raise ProtocolError("SETTLED with a field of the wrong kind")
-        return QueueFrame(number, ack, QueueMessage(QueueMessageType.SETTLED, ([[first, more, 0, None]],)))
-    body = frames[1]
-    if not 0 < count <= MOST_ITEMS or bool(more) is not (kind == _LEND):
-        raise ProtocolError(f"{_KINDS[kind].name} with a field of the wrong kind")
-    if count > 1 or len(body) > LARGEST_BATCH:
-        _check_body(_KINDS[kind], first, count, len(body))
-    if kind == _LEND:
-        return QueueFrame(number, ack, QueueMessage(QueueMessageType.LEND, (first, count, more), body))
-    return QueueFrame(number, ack, QueueMessage(QueueMessageType.PUT, (first, count, None), body))
-
-
-_FIXED = frozenset({_PUT, _LEND, _REPORT, _SETTLED})
+def unpack(parts: list[bytes]) -> QueueFrame:
+    """The message in the frames `parts`; raises `ProtocolError` if they hold none."""
+    if not parts:
+        raise ProtocolError("a message without a frame")
+    kind, words = _protocol.unpack(parts[0])
+    number, ack, fields = words[0], words[1], words[2:]
+    carries = kind is QueueMessageType.PUT or kind is QueueMessageType.LEND
+    if len(parts) != 1 + carries:
+        raise ProtocolError(f"{kind.name} with {len(parts)} frames")
+    if not carries:
+        return QueueFrame(number, ack, QueueMessage(kind, fields))
+    if fields[1] != 1 or not 0 < len(parts[1]) <= LARGEST_BATCH:
+        _check_body(kind, fields[0], fields[1], len(parts[1]))
+    return QueueFrame(number, ack, QueueMessage(kind, fields, parts[1]))
 
 
 def _check_body(kind: QueueMessageType, first: int, count: int, size: int) -> None:
@@ -384,21 +302,14 @@ def _check_body(kind: QueueMessageType, first: int, count: int, size: int) -> No
         raise ProtocolError(f"{kind.name} of {count} items in {size} bytes, which is too much")
 
 
-def _misfit(kind: QueueMessageType, fields: list[Any], what: str) -> ProtocolError:
-    """The error for a misshapen message. For a HELLO of another version, or to a pool, it holds a refusal."""
-    if kind is not QueueMessageType.HELLO:
-        return ProtocolError(f"{kind.name} {what}")
-    of_a_pool = [type(field) for field in fields] == [int, str, str, dict]
-    version = fields[0] if fields and natural(fields[0]) and not of_a_pool else None
-    return WrongQueueHello(f"{kind.name} {what}", refusal(version))
-
-
 def refusal(version: int | None) -> str:
     """The text sent to a peer whose HELLO has this `version` (None: no valid one)."""
     if version is not None and version != VERSION:
         return f"the host uses version {VERSION} of the protocol, this client version {version}"
     return "there is a queue here, and what connected is not a client of a queue"
 
+
+_protocol = Protocol(QueueMessageType, _Message, refusal)
 
 LEASES = 3
 """Leases without progress after which a session is broken, if little is under way."""

@@ -14,7 +14,6 @@ from typing import Any
 import msgpack
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
-from nearfar.net import bounded_msgpack
 from nearfar.serialization.pickles import pickler
 
 TUPLE, SET, FROZENSET, BYTEARRAY, INTEGER, PICKLE = 0x11, 0x12, 0x13, 0x14, 0x15, 0x1F
@@ -106,7 +105,7 @@ def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
         if count == 1:
             return [bytes(body[5:]) if _is_large_bytes(body) else _unpack(body, trusted)]
         head = b"\xdd" + count.to_bytes(4, "big")
-        if _HARMLESS < len(body) <= LARGEST_RUN:
+        if HARMLESS < len(body) <= LARGEST_RUN:
             return _unpack_run(head, body, trusted)
         items: list[Any] = _unpack(b"".join((head, body)), trusted)
     except (Untrusted, ItemError):
@@ -243,7 +242,14 @@ def _pack(item: Any) -> bytes:
 
 _idle_unpackers: dict[bool, list[msgpack.Unpacker]] = {True: [], False: []}
 """Unpackers for runs of items, for reuse, one per concurrent reader, by whether peers are trusted."""
-_HARMLESS = bounded_msgpack.HARMLESS
+HARMLESS = 16 * 1024
+"""Bytes of an item: what a shorter one can make the reader allocate is little, and soon freed.
+
+A list begins with its length, and the reader allocates that many elements at once. Five bytes may announce as
+many elements as the item has bytes, and lists may be nested a thousand deep: an item of a megabyte could make
+the reader allocate eight gigabytes. So a longer item is skipped over first, which allocates nothing, and
+fails if anything is missing.
+"""
 _UNREADABLE = (ValueError, MemoryError, msgpack.UnpackException)
 
 
@@ -254,9 +260,14 @@ def _unpacker(body: bytes) -> msgpack.Unpacker:
 
 
 def _unpack(data: bytes, trusted: bool, depth: int = 0) -> Any:
-    if len(data) > _HARMLESS and bounded_msgpack.long_lists(data if type(data) is bytes else bytes(data)):
-        bounded_msgpack.check(data)
+    if len(data) > HARMLESS and _long_lists(data if type(data) is bytes else bytes(data)):
+        _unpacker(data).skip()
     return msgpack.unpackb(data, ext_hook=_HOOKS[trusted][depth], strict_map_key=False)
+
+
+def _long_lists(data: bytes) -> bool:
+    """False if surely no list in `data` has more than 15 elements, except one at its very beginning."""
+    return data.find(b"\xdd", 1) >= 0 or data.find(b"\xdc", 1) >= 0
 
 
 def _unpack_run(head: bytes, body: bytes, trusted: bool) -> list[Any]:

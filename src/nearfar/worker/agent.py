@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from nearfar.coordinator import messages
 from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
 from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.coordinator.sessions import ReliableChannel
@@ -24,6 +23,7 @@ from nearfar.net.process import Waker, about_me, new_name, new_session_stem
 from nearfar.net.resources import CALLER, make_room
 from nearfar.net.sockets import FAILURES
 from nearfar.net.timers import DelayedWarning
+from nearfar.net.validation import LONGEST_NAME
 from nearfar.worker.agent_protocol import Action, AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 from nearfar.worker.channel import TaskRow
 from nearfar.worker.handle import Answer
@@ -75,7 +75,7 @@ class Agent:
         """`max_bytes`: about how many bytes of answers this agent keeps for clients that do not take them (0:
         no bound). The coordinator enforces it: it assigns no tasks of such a client."""
         make_room(CALLER, "an agent")
-        host = socket.gethostname()[: messages.LONGEST_NAME // 2]
+        host = socket.gethostname()[: LONGEST_NAME // 2]
         self.name = new_name()
         about = about_me() | {"host": host, "slots": processes, "quota": quota or 0, "bytes": max_bytes}
         self._address = address

@@ -23,6 +23,7 @@ from nearfar.net.addresses import Address
 from nearfar.net.admission import Authenticator
 from nearfar.net.auth import Access
 from nearfar.net.failures import PAUSE, LoopFailures, service_failed
+from nearfar.net.frames import WrongHello
 from nearfar.net.interrupts import ours
 from nearfar.net.process import ProcessWatcher, Waker
 from nearfar.net.sockets import send_items
@@ -366,7 +367,7 @@ class Broker:
                 or self._has_room(session, envelope, now)
             ):
                 machine.receive(session, envelope, now)
-        except messages.WrongQueueHello as error:
+        except WrongHello as error:
             self._complaints.note("refused a peer: %s", error, now)
             machine.refuse(session, error.why)
         except sockets.Nameless:
