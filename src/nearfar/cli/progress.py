@@ -34,15 +34,15 @@ class Counts:
     saved: int = 0
     already: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    """Failures, by reason."""
+    """By reason."""
     bytes: int = 0
     """Received so far, with those of unfinished files."""
     total: int | None = None
-    """The total number of files; None while it is not known."""
+    """How many there are going to be in all; None while that is not known."""
     underway: float = 0.0
-    """The received parts of unfinished files, in files."""
+    """What the received parts of unfinished files amount to, in files."""
     waits_for: str = ""
-    """The peer whose answer the job waits for, such as ``host``; empty if it does not wait."""
+    """What has to answer before the job continues, such as ``host``; empty if nothing has to."""
 
     @property
     def done(self) -> int:
