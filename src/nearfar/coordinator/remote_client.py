@@ -203,7 +203,7 @@ class RemoteClient:
         """When its session began or ended, or when an agent last claimed a task of it."""
         self.joined = False
         self.tasks: dict[int, RemoteTask] = {}
-        """Tasks without an outcome, by number."""
+        """By number: those without an outcome."""
         self.highest = 0
         """The highest number of a task that was ever heard of: those above are new for certain."""
         self.settled: list[tuple[RemoteTask, Row]] = []
