@@ -219,14 +219,14 @@ def test_messages_of_the_wrong_shape_are_refused(frames: list[bytes]) -> None:
         wire.unpack(frames)
 
 
-def test_a_good_row_is_none_of_these() -> None:
+def test_a_valid_row_is_accepted() -> None:
     assert wire.unpack(work(WORK)).message.rows == [WORK]
     assert wire.unpack(work()).message.rows == []
     shared = columns(2, [1], [0], [b"m:f"], [b"blob", b"more"], [[]])
     assert wire.unpack(shared).message.rows == [WORK, (1, 0, b"m:f", b"more", [])]
 
 
-def test_what_all_rows_share_is_said_once() -> None:
+def test_a_value_that_all_rows_share_is_sent_once() -> None:
     rows = [(number, 0, b"m:a_function", b"blob", []) for number in range(1000, 1100)]
     frames = wire.pack(1, 0, PoolMessage(PoolMessageType.WORK, ("worker", "client"), rows))
     assert wire.unpack(frames).message.rows == rows

@@ -115,7 +115,7 @@ MOST_FUNCTIONS = 66
 
 
 def test_a_call_enters_few_functions(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the caller's thread, which leads: what is looked at in vain counts as well."""
+    """In the caller's thread, which leads, including checks without a result."""
     monkeypatch.setattr(interrupts, "_profiler", lambda: None)
     entered: list[Any] = []
 

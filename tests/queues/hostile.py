@@ -39,7 +39,7 @@ TRUTHS = (
 
 
 def packed(envelope: QueueFrame) -> list[bytes]:
-    """The frames of what need not be true: an array where no fixed header can hold it."""
+    """The frames of a possibly invalid message: an array if a fixed header cannot hold it."""
     number, ack, message = envelope
     try:
         return pack(*envelope)

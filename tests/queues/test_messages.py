@@ -204,13 +204,13 @@ def test_malformed_messages_are_refused(frames: list[bytes]) -> None:
         messages.unpack(frames)
 
 
-def test_the_refusals_above_are_not_for_the_facts() -> None:
+def test_the_same_messages_with_valid_facts_are_accepted() -> None:
     assert (
         messages.unpack(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS)).message.fields[1] == GOOD_FACTS
     )
 
 
-def test_a_frame_too_long_is_not_read() -> None:
+def test_a_frame_that_is_too_long_is_not_read() -> None:
     messages.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * (messages.LONGEST_CONTROL - 10)))
     with pytest.raises(ProtocolError, match="1 frames, the first of"):
         messages.unpack(frames_of(QueueMessageType.ANSWER, 1, "x" * messages.LONGEST_CONTROL))

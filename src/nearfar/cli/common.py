@@ -85,7 +85,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def timestamp(moment: float) -> str:
-    """A time in seconds since the epoch as UTC in ISO 8601."""
+    """A time in seconds since the epoch, as UTC in ISO 8601."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 

@@ -256,7 +256,7 @@ def _way(
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
     plan = ProcessPlan(
         directory=options.output,
-        # The consumers count the digests: only a pipe of this machine is between.
+        # The consumers check the digests: there is only a local pipe in between.
         make_fetcher=partial(make_fetcher, replace(fetching, digest=False)),
         overwrite=options.overwrite,
         producers=options.producers,

@@ -34,15 +34,15 @@ class Counts:
     saved: int = 0
     already: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    """By reason."""
+    """Failures, by reason."""
     bytes: int = 0
     """Received so far, with those of unfinished files."""
     total: int | None = None
-    """How many there are going to be in all; None while that is not known."""
+    """The total number of files; None while it is not known."""
     underway: float = 0.0
-    """What the received parts of unfinished files amount to, in files."""
+    """The received parts of unfinished files, in files."""
     waits_for: str = ""
-    """What has to answer before the job continues, such as ``host``; empty if nothing has to."""
+    """The peer whose answer the job waits for, such as ``host``; empty if it does not wait."""
 
     @property
     def done(self) -> int:

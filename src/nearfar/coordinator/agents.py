@@ -16,7 +16,7 @@ from nearfar.errors import ProtocolError
 from nearfar.net.validation import shown
 
 RELEASE_EVERY = 64
-"""Small answers that may be released: what waits for company costs its agent no message, and no wake-up."""
+"""Released small answers that are sent together: fewer messages, and fewer wake-ups of the agent."""
 MOST_WORKERS = 1024
 """Workers of one agent."""
 MOST_BROUGHT = 8
@@ -83,7 +83,7 @@ class Agents:
         remote_clients: RemoteClients,
         patience: float,
     ) -> None:
-        """`patience`: seconds that a few small answers wait for company before they are released."""
+        """`patience`: seconds that a few released small answers wait for more before they are sent."""
         self.all: dict[str, AgentSession] = {}
         self._patience = patience
         self._session_table = session_table
@@ -188,7 +188,7 @@ class Agents:
             self._coordinator.drain(worker)
 
     def deadline(self) -> float | None:
-        """When `flush` is wanted."""
+        """When `flush` must be called next."""
         since = self._remote_clients.releases.since
         return None if since is None else since + self._patience
 

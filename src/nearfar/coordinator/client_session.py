@@ -26,7 +26,7 @@ GREET_EVERY = 0.25
 DIAL_EVERY = 5.0
 """Seconds without a WELCOME after which the socket is replaced: its connection may be dead."""
 FAREWELL = 3.0
-"""Seconds of silence after which a caller that leaves, with nothing left to say, goes without an answer."""
+"""Seconds of silence after which a closing peer, with nothing left to send, stops waiting for an answer."""
 IDLE = 3600.0
 """Seconds until `deadline` when there is nothing to do."""
 
@@ -109,7 +109,7 @@ class ClientSession:
         return told
 
     def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
-        """Say it, and return its number; 0 if there is no session to say it in."""
+        """Queue a message to send, and return its number; 0 if no session is open."""
         talk = self.open_talk()
         return 0 if talk is None else talk.say(now, kind, *fields, rows=rows)
 
@@ -143,7 +143,7 @@ class ClientSession:
             self._greet(now)
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
-        """The actions to do now."""
+        """The actions to perform now."""
         actions = self._actions
         if actions:
             self._actions = []

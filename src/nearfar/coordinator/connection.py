@@ -34,7 +34,7 @@ class CoordinatorConnection:
         self._access = access
         self._dialed: Connection | None = None
         self._trouble = ""
-        """Why there is no socket."""
+        """Why there is no socket, if there is none."""
         self._complaints = ProtocolErrors(log)
         self._mishaps = LoopFailures(log, f"the caller of {address}")
 
@@ -72,8 +72,8 @@ class CoordinatorConnection:
                 self._mishaps.note(error)
 
     def receive(self, *, read: bool = True) -> tuple[list[PoolFrame], str]:
-        """What has come, up to `DRAIN` messages; and why the socket was not let in, if it was not: then
-        nothing came. `read`: False where nothing lies here, for certain.
+        """The received messages, at most `DRAIN`, and why the socket was rejected, if it was: then there are
+        no messages. `read`: False if the caller is certain that there are none.
         """
         dialed = self._dialed
         if dialed is None:
@@ -87,7 +87,7 @@ class CoordinatorConnection:
                 except ProtocolError as error:
                     text = f"dropped a malformed message from {self.address}: %s"
                     self._complaints.note(text, error, time.monotonic())
-        # After reading: a stranger in the coordinator's place was seen to connect before it said anything.
+        # After reading: another process in the coordinator's place connects before it sends anything.
         why = dialed.look(time.monotonic())
         return ([], why) if why else (heard, "")
 

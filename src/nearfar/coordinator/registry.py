@@ -108,7 +108,7 @@ class TaskRegistry:
         if only is None:
             return self._turns.first()
         if only.waiting and only.waiting[0].state is _WAITING and not only.held_back:
-            return only  # as nearly always
+            return only  # the usual case
         return only if only.next() is not None else None
 
     def given(self, batch: TaskBatch) -> None:
@@ -128,7 +128,7 @@ class TaskRegistry:
                 self._turns.enter(client)
 
     def answered(self, tasks: Iterable[Task], answers: Iterable[Answer]) -> None:
-        """A worker ran as many of `tasks`, from the first on, as there are answers, or all."""
+        """A worker ran the first of `tasks`, one for each answer; there may be more answers than tasks."""
         if self.cancelled:
             tasks = list(tasks)
             self.cancelled.difference_update(tasks)

@@ -55,7 +55,7 @@ class PayloadBytes:
         keeper = self.keepers.get(agent)
         if keeper is None:
             return False
-        # what a session kept that had the same name before is not this one's
+        # bytes counted for an earlier session of the same name are not this session's
         keeper.add(client, max(size, -keeper.held.get(client, 0)))
         return keeper.strained(client)
 
@@ -114,9 +114,9 @@ class RemoteTask(Task):
         self.number = number
         self.client = remote_client.name
         self.session = remote_client.session if row is not None else None
-        """Where it was submitted last: its outcome is told in no other."""
+        """The session in which it was submitted last: its outcome is sent in this session only."""
         self.origin = ""
-        """The session of the agent that answered it, and keeps the answer until it is released."""
+        """The session of the agent that answered it, and keeps the answer until its release."""
         self.state = _NEW
         self.losses = 0
         if row is None:
@@ -149,7 +149,7 @@ class RemoteTask(Task):
 
     def answered(self, status: int, blob: Any, buffers: Any) -> None:
         row = (self.number, status, blob, buffers)
-        if status == _TOO_LARGE:  # its agent said no more of it than how large it is
+        if status == _TOO_LARGE:  # its agent sent only its size
             size = int(blob) if bytes(blob).isdigit() and len(blob) < 20 else 0
             row = self.remote_client.too_large(self.number, size)
         remote_client = self.remote_client
@@ -203,11 +203,11 @@ class RemoteClient:
         """When its session began or ended, or when an agent last claimed a task of it."""
         self.joined = False
         self.tasks: dict[int, RemoteTask] = {}
-        """By number: those without an outcome."""
+        """Tasks without an outcome, by number."""
         self.highest = 0
-        """The highest number of a task that was ever heard of: those above are new for certain."""
+        """The highest task number that was ever received: tasks with higher numbers are surely new."""
         self.settled: list[tuple[RemoteTask, Row]] = []
-        """Outcomes that `take_in_all` takes in."""
+        """Outcomes that `take_in_all` has yet to store."""
         self.held: dict[int, RemoteTask] = {}
         """Tasks that were submitted again, and that no agent has claimed yet."""
         self.unwanted: set[int] = set()
@@ -264,7 +264,7 @@ class RemoteClient:
                     self.offer(row, task.session)
 
     def _take_in_fitting(self, fresh: list[tuple[RemoteTask, Row, int]], came: int) -> None:
-        """What there is room for."""
+        """Store outcomes that fit."""
         weights, origins, outcomes, session = self.weights, self.origins, self.outcomes, self.session
         agents: dict[str, int] = {}
         for task, row, size in fresh:

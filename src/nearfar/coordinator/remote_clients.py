@@ -27,7 +27,7 @@ from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, Worke
 from nearfar.net.resources import EACH
 
 LARGE_WEIGHS = 64
-"""A large answer is released at once: it holds memory that its worker could use again."""
+"""Small answers that a large one counts for: it is released at once, as its worker can reuse its memory."""
 
 
 class ResultAcks:
@@ -37,7 +37,7 @@ class ResultAcks:
         self.numbers: dict[str, dict[str, list[int]]] = {}
         """Task numbers, by the agents' sessions and the clients."""
         self.weight = 0
-        """How many these are; a large one counts for many."""
+        """The number of these answers; a large one counts as `LARGE_WEIGHS`."""
         self.since: float | None = None
         """When the first of them was released."""
         self._session_table = session_table

@@ -62,7 +62,7 @@ class Dispatcher:
 
     @property
     def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
-        """Ended tasks; the driver of the machine empties it and delivers them."""
+        """Ended tasks; the caller empties it and delivers them."""
         return self.book.outcomes
 
     def _give(self, worker: Worker, client: Client, now: float) -> None:

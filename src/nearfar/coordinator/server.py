@@ -47,11 +47,11 @@ DESCRIPTORS = 2
 LONGEST_NOTICE = 500
 """Characters of a notice in the log."""
 BESIDE = 4 << 20
-"""Bytes that a frame may have besides one task's, or one answer's: those of other rows."""
+"""Bytes that a frame may have beyond one task's, or one answer's: those of other rows."""
 SMALL = 2
-"""Frames of a message without large parts, its sender's name among them."""
+"""Frames of a message without large parts, including its sender's name."""
 FEW_NAMES = 64
-"""Names of sessions that are over, or never were, which may be remembered."""
+"""Names of ended or unknown sessions that are kept."""
 DOOR_EVERY = 0.1
 """Seconds after which a turn checks for connecting peers even if no descriptor reported one."""
 
@@ -115,12 +115,12 @@ class CoordinatorServer:
         self._names: dict[bytes, str] = {}
         """The names of sessions, decoded, by the bytes in their messages."""
         self._door_at = now
-        """When the door is to have its turn."""
+        """When to check for connecting peers next."""
         self._watch = ProcessWatcher()
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._unread = True
-        """Whether unread messages may lie here that the descriptor no longer reports."""
+        """Whether there may be unread messages that the descriptor does not report any more."""
         self._doors: set[int] = set()
         """The descriptors that report connecting peers."""
         if self._authenticator.questions is not None:
@@ -147,7 +147,7 @@ class CoordinatorServer:
         return self._unread
 
     def deadline(self) -> float:
-        """When `turn` is wanted at the latest (`time.monotonic`), as far as the last `say` knew."""
+        """When `turn` must be called at the latest (`time.monotonic`), as of the last `say`."""
         return self._due
 
     def turn(self, now: float) -> None:

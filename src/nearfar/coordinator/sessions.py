@@ -90,7 +90,7 @@ class ReliableChannel:
         return ready
 
     def deadline(self) -> float:
-        """When `tick`, `flush` or `silent` is wanted next."""
+        """When `tick`, `flush` or `silent` must be called next."""
         return min(self.heartbeat.when, self.out.when, self.heard + self.lease)
 
     @property

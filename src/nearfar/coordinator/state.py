@@ -95,8 +95,8 @@ class Worker:
     def __init__(
         self, name: str, link: Link, *, host: str, pid: int, quota: int | None = None, ahead: bool = True
     ) -> None:
-        """`quota`: tasks after which it is to be replaced. `ahead`: what it has not read can be had back for
-        certain, so that it may be given work behind a long task."""
+        """`quota`: tasks after which it is replaced. `ahead`: unread batches can surely be recalled, so one
+        may be sent ahead even during a long task."""
         self.name = name
         self.link = link
         self.host = host
@@ -218,7 +218,7 @@ class Client:
         self.error: BaseException | None = None
         """Why its tasks cannot run, if they cannot."""
         self.held_back = False
-        """Its tasks are not given to workers: it does not take their results."""
+        """Its tasks are not assigned to workers, because it does not take their results."""
 
     def next(self) -> Task | None:
         """The next task, not removed; None if none waits, or the client is held back."""

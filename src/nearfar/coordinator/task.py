@@ -80,8 +80,8 @@ class Task:
     """``module:qualname``, or empty if the function is inside the blob."""
     mode: int
     blob: bytes | tuple[Any, ...]
-    """The arguments: pickled, or in a pool of this process alone, where they are bare
-    (`nearfar.worker.channel`), a tuple as it is."""
+    """The arguments: pickled, or, in a pool whose workers are all local, an unpickled tuple
+    (`nearfar.worker.channel`)."""
     buffers: Sequence[Any]
     """Large parts that are sent beside the blob."""
     state: TaskState

@@ -165,7 +165,7 @@ class BaseEngine(ABC):
             self._pickle(call)
         call.client = self.name
         self._inbox.append(call)
-        if (self._has_capacity and not call.awaited) or self._closing:  # looked at after that: see `_work`
+        if (self._has_capacity and not call.awaited) or self._closing:  # checked after that: see `_work`
             safely(self._send_now)
         else:
             self._handed_in += 1

@@ -99,7 +99,7 @@ class Call(Task):
         self.losses += 1
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
-        """Settle with what a worker sent; it is decoded when a caller asks for it."""
+        """Settle with a worker's answer, which is decoded when a caller requests it."""
         self.blob = blob
         self.buffers = buffers
         self._how = RAW_VALUE if status == _STATUS_VALUE else RAW_ERROR

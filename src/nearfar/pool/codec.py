@@ -22,7 +22,7 @@ class ClientCodec(NamedTuple):
     dump_chunk: Callable[[Callable[..., Any], Any], tuple[bytes, bytes, Sequence[Any]]]
     load_error: Callable[[Any], BaseException]
     names: Mapping[int, bytes] = {}
-    """The function fields, by the ids of the functions, of those whose arguments may travel bare."""
+    """The function fields, by the functions' ids, of functions whose arguments may be sent bare."""
     plain: bool = False
 
 

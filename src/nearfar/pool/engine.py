@@ -49,7 +49,7 @@ class Engine(Protocol):
         """The address where remote workers may join, or of their coordinator; None if there is none."""
 
     def submit(self, call: Call) -> None:
-        """Take `call`; it will be settled, whatever happens.
+        """Accept `call`, which will be settled in any case.
 
         If it raises, the call was not accepted: what pickling raises, `TypeError` for an object that cannot
         be called, `BrokenExecutor` (or a subclass) if no call can run any more, `Closed` after `close`,

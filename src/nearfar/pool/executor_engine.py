@@ -87,7 +87,7 @@ class ForeignEngine:
         """As `Engine.address`: unknown for a foreign executor."""
 
     def submit(self, call: Call) -> None:
-        """As `Engine.submit`. What pickling raises is the call's outcome: executors pickle later."""
+        """As `Engine.submit`. A pickling error is the call's outcome: executors pickle later."""
         if struck_anywhere():
             safely(partial(self._submit, call))
         else:

@@ -53,7 +53,7 @@ FEW_EACH = 4
 Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
 
-# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+# Looked up once, for each task needs them: an attribute of an enum costs eight times a global.
 _WAITING, _GIVEN, _SETTLED, _FAILED = (
     TaskState.WAITING,
     TaskState.GIVEN,
@@ -414,7 +414,7 @@ class FarClient:
             self._break(self._lost)
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
-        """The actions to do now."""
+        """The actions to perform now."""
         talk = self.calling.open_talk()
         if talk is not None:
             if self._pending.unsent:

@@ -103,7 +103,7 @@ class FarEngine(BaseEngine):
         }
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `Work.poll`. What lies at the socket unread, the step before has told the waker."""
+        """As `Work.poll`. If there were unread messages, the step before has woken the waker."""
         try:
             return self._poll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
@@ -156,7 +156,7 @@ class FarEngine(BaseEngine):
             else:
                 self._open(action.session)
         self._unread = self._caller.pending()
-        if self._unread:  # its descriptor may not say so again
+        if self._unread:  # its descriptor may not report them again
             self._waker.wake()
         self._has_capacity = machine.has_capacity or machine.error is not None or self._broken is not None
         if looks or machine.error is not None or machine.calling.stage is not SessionStage.OPEN:

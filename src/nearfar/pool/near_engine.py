@@ -180,7 +180,7 @@ class NearEngine(BaseEngine):
             alone = not (self._processes or self._coordinator.workers or idle(self._coordinator))
             self._notices.look(no_workers(self.address) if alone else "", now)
             self._server.say(now)
-            if self._server.pending():  # its descriptor may not say so again
+            if self._server.pending():  # its descriptor may not report them again
                 self._waker.wake()
 
     def _count(self) -> dict[str, int]:

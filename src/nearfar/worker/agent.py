@@ -170,7 +170,7 @@ class Agent:
             raise PoolBroken(f"no worker can be started: {error}") from error
 
     def _act(self) -> None:
-        """Do what the machine says; a recall may give it more to say at once."""
+        """Perform the protocol's actions; a recall may cause further ones at once."""
         again = True
         while again:
             again = False
@@ -201,7 +201,7 @@ class Agent:
                 if self._descriptor >= 0:
                     self._poll.register(self._descriptor, select.POLLIN)
             case AssignBatch(worker, client, rows):
-                _, mode, function, *_ = rows[0]  # as of all, which the machine has seen to
+                _, mode, function, *_ = rows[0]  # the same for all rows, which the protocol has checked
                 tasks = [TaskRow(function, mode, blob, buffers) for _, _, _, blob, buffers in rows]
                 self._give((worker, client, function, mode, tasks))
             case RevokeBatch(worker) if worker in self._late:
@@ -215,7 +215,7 @@ class Agent:
                 self._supervisor.retire(worker)
 
     def _give(self, batch: Batch) -> None:
-        """Give a worker a batch; later, if there is no room for it on this machine now."""
+        """Send a worker a batch, or try again later if this machine has no room for it now."""
         worker = batch[0]
         if worker not in self._late:
             try:
@@ -245,7 +245,7 @@ class Agent:
                     self._supervisor.kill(worker)
 
     def _sleep(self) -> set[int]:
-        """Wait for something to do, and return the descriptors that have it."""
+        """Wait for something to do; returns the ready descriptors."""
         if self._caller.pending():
             return {self._descriptor, *(descriptor for descriptor, _ in self._poll.poll(0))}
         now = time.monotonic()
@@ -270,7 +270,7 @@ class Agent:
             ready = set()
         if self._descriptor in ready:
             self._try(self._hear)
-            self._act()  # before a worker's death is heard of: what was given to it counts as unread then
+            self._act()  # before a worker's death is processed: a batch sent to it then counts as unread
         said = self._supervisor_fileno in ready
         if said:
             self._try(self._supervisor.turn)
@@ -291,12 +291,12 @@ class Agent:
             self._act()
 
     def _look(self, now: float, ready: set[int]) -> None:
-        """What not every turn looks at: the clock, who stops this agent, whether there is a coordinator."""
+        """Checks that not every turn needs: the clock, `leave`, whether there is a coordinator."""
         machine = self._machine
         if self._waker_fileno in ready:
             self._waker.clear()
         if machine.stage is SessionStage.GREETING and self._descriptor not in ready:
-            self._try(self._hear)  # what its descriptor does not tell: that it was not let in
+            self._try(self._hear)  # a rejected handshake does not make the descriptor readable
         machine.tick(now)
         if self._leaves or self._hopeless:
             self._supervisor.resize(0)

@@ -121,7 +121,7 @@ ANSWERS_BLOB = FORMS[PoolMessageType.ANSWERS].blob
 LONGEST_END = 500
 """Characters of the text on how a worker ended."""
 
-_PREPARE = int(Mode.PREPARE)  # once, for it is compared at each batch
+_PREPARE = int(Mode.PREPARE)  # looked up once: it is compared at each batch
 
 
 class AgentProtocol:
@@ -238,7 +238,7 @@ class AgentProtocol:
     # -- from the network --------------------------------------------------------------------------
 
     def receive(self, envelope: PoolFrame, now: float) -> None:
-        """A message came."""
+        """Process a message."""
         match envelope.message.kind:
             case PoolMessageType.WELCOME:
                 self._welcome(envelope.message, now)
@@ -260,7 +260,7 @@ class AgentProtocol:
         self.calling.tick(now)
 
     def flush(self, now: float) -> list[Action]:
-        """The actions to do now."""
+        """The actions to perform now."""
         if self._leaving and self.stage is not SessionStage.CLOSED:
             self._go(now)
         actions = self._actions
@@ -433,7 +433,7 @@ class AgentProtocol:
                 self._ended.append(record)
 
     def _say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
-        """Say it if there is a session; what matters is said again in the next."""
+        """Queue a message if there is a session; state is sent again in the next one."""
         return self.calling.say(now, kind, *fields, rows=rows)
 
     def _farewell(self) -> float:

@@ -54,7 +54,7 @@ Extra = Sequence[Any] | None
 
 
 class Payload(Protocol):
-    """What a task carries."""
+    """The content of a task."""
 
     @property
     def blob(self) -> Buffer: ...
@@ -72,10 +72,10 @@ class TaskRow(NamedTuple):
 
 
 def are_bare(values: tuple[Any, ...]) -> bool:
-    """Whether these can stand in a message as they are: a few numbers, None, short strings and bytes.
+    """Whether a message can contain these without pickle: a few numbers, None, short strings and bytes.
 
-    None of them can change later, so they may be packed at any time. A few strings and integers msgpack
-    refuses all the same: `pack` raises `OverflowError` or `ValueError`, and they must be pickled.
+    None of them can change later, so they may be packed at any time. msgpack refuses a few strings and
+    integers: then `pack` raises `OverflowError` or `ValueError`, and they must be pickled.
     """
     if len(values) > MOST_BARE:
         return False
@@ -89,7 +89,7 @@ def are_bare(values: tuple[Any, ...]) -> bool:
 
 
 def is_bare(value: Any) -> bool:
-    """The same of one value, which may be a tuple of such values."""
+    """As `are_bare`, for one value, which may be a tuple of such values."""
     kind = type(value)
     if kind in NUMBERS:
         return True

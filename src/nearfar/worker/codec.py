@@ -30,7 +30,7 @@ class WorkerCodec:
     harmless: bool
     """Whether a call that cannot be read has certainly run no code of its client."""
     bare: bool
-    """Whether values may be sent as they are (`nearfar.worker.channel`)."""
+    """Whether values may be sent bare (`nearfar.worker.channel`)."""
 
 
 class WorkerCodecs:

@@ -132,7 +132,7 @@ class WorkerHandle:
         return bool(self._sent) and self._sent[0][0] > 1 and not self.fault
 
     def give(self, client: str, function: bytes, mode: int, payloads: Sequence[Payload]) -> None:
-        """Send a batch. To a worker that is dead it counts as sent and never read.
+        """Send a batch. If the worker is dead, it counts as sent and never read.
 
         Raises `OSError` or `MemoryError` if there is no room for large parts; then nothing was sent.
         """

@@ -218,7 +218,7 @@ class Supervisor(PollSet):
     def give_tasks(
         self, name: str, client: str, function: bytes, mode: int, tasks: Sequence[Payload]
     ) -> None:
-        """The same, of anything that has a blob and buffers."""
+        """As `give`, for objects with a blob and buffers."""
         member = self.members[name]
         member.give(client, function, mode, tasks)
         if len(tasks) > 1:
