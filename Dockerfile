@@ -1,4 +1,4 @@
-# The command nearfar beside a slim Python: no build tools, no root.
+# The command nearfar on a slim Python: no build tools, no root.
 ARG BASE=python:3.13.5-slim-bookworm
 
 FROM ${BASE} AS build
@@ -13,7 +13,7 @@ RUN python3 -m venv /opt/nearfar \
 FROM ${BASE}
 COPY --from=build /opt/nearfar /opt/nearfar
 COPY deploy/until /usr/local/bin/until
-# A volume that is new takes over the folder that it is mounted on, and whose it is.
+# A new volume gets the content and the owner of the folder on which it is mounted.
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin nearfar \
     && install -d -o nearfar -g nearfar -m 700 /keys /keys/service /keys/worker /keys/consumer /keys/producer \
         /downloads /tour

@@ -7,10 +7,10 @@ VENV := .venv
 BUILT := $(VENV)/.built
 CANDIDATES := $(PYTHON) python3 python3.15 python3.14 python3.13 python3.12 python3.11 python
 
-# Interpreters that `make pythons` installed; `make test` uses them beside those of the system.
+# Interpreters that `make pythons` installed; `make test` uses them in addition to those of the system.
 PYTHONS := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/nearfar/pythons
 
-# Where pyenv rules, only the versions named in PYENV_VERSION answer: name them all, so that tox finds each.
+# With pyenv, only the versions in PYENV_VERSION can be started: name them all, so that tox finds each.
 PYENVS := $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.[0-9]+\.[0-9]+$$' | sort -rV | paste -sd: -)
 
 FORECAST = for minor in 11 12 13 14 15; do "python3.$$minor" -c '' 2>/dev/null && found="$$found 3.$$minor"; done; \
@@ -21,7 +21,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile
 	@echo '  tox list	the menu of checks (after make test: $(VENV)/bin/tox list)'
 
-demo: $(BUILT)  ## draw images, serve them, download them near and far, verify; under a minute
+demo: $(BUILT)  ## generate images, serve them, download them near and far, verify; under a minute
 	@$(VENV)/bin/python -m nearfar demo
 
 test: $(BUILT)  ## tests under every Python from 3.11 found here, then lint and types (or TOX='-e slow')
