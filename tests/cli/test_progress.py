@@ -37,7 +37,7 @@ def test_every_ending_is_counted_and_named() -> None:
 def test_an_unknown_total_is_not_invented() -> None:
     pace = TransferRate()
     pace.note(Counts(), 0)
-    counts = Counts(saved=7, bytes=999)
+    counts = Counts(saved=7, size=999)
     assert describe(counts) == "7: 7 saved, 999 B"
     assert describe_rate(pace, counts, 2) == "3.5 files/s, 500 B/s"
 

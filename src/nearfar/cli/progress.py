@@ -11,7 +11,6 @@ import logging
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from nearfar.readable import readable
@@ -27,22 +26,31 @@ LONGEST_LEFT = 360_000.0
 """Seconds. Of a time left of more than a hundred hours, only its length is known."""
 
 
-@dataclass(slots=True)
 class Counts:
     """What the program counts and changes; nothing here changes it."""
 
-    saved: int = 0
-    already: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    """By reason."""
-    bytes: int = 0
-    """Received so far, with those of unfinished files."""
-    total: int | None = None
-    """How many there are going to be in all; None while that is not known."""
-    underway: float = 0.0
-    """What the received parts of unfinished files amount to, in files."""
-    waits_for: str = ""
-    """What has to answer before the job continues, such as ``host``; empty if nothing has to."""
+    def __init__(
+        self,
+        saved: int = 0,
+        already: int = 0,
+        failed: Counter[str] | None = None,
+        size: int = 0,
+        total: int | None = None,
+        underway: float = 0.0,
+        waits_for: str = "",
+    ) -> None:
+        """`waits_for`: what has to answer before the job continues, such as ``host``; empty if nothing."""
+        self.saved = saved
+        self.already = already
+        self.failed: Counter[str] = Counter() if failed is None else failed
+        """By reason."""
+        self.bytes = size
+        """Received so far, with those of unfinished files."""
+        self.total = total
+        """How many there are going to be in all; None while that is not known."""
+        self.underway = underway
+        """What the received parts of unfinished files amount to, in files."""
+        self.waits_for = waits_for
 
     @property
     def done(self) -> int:

@@ -15,7 +15,6 @@ from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.request import exceptions_in_ascii, proxies_in_ascii
 from nearfar.download.fetch.transfer import Throttle, Transfer
 from nearfar.download.model import Reason
-from nearfar.download.urls import is_public
 
 __all__ = ["Handle", "configure", "pycurl"]
 
@@ -210,6 +209,8 @@ class Handle:
         So nothing lies between check and use that a second look at the name could change. A connection that
         is used again was checked when it was made.
         """
+        from nearfar.download.public import is_public  # only --no-private asks
+
         family, kind, protocol, place = address
         if family not in (socket.AF_INET, socket.AF_INET6) or not is_public(place[0]):
             self._barred = str(place[0])

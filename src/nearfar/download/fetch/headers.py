@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from nearfar.download.model import Checksum
+from nearfar.download.patterns import compile_lazily
 
 __all__ = [
     "DIGESTS",
@@ -64,18 +65,18 @@ SHORT = 256
 """Bytes of a line up to which what it says is remembered, and of a status line that are read."""
 LONGEST = 1024
 """Characters of a tag, a date or a media type; a longer one counts as not sent."""
-RANGE = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
-UNSATISFIED = re.compile(r"bytes\s+\*/([0-9]{1,19})", re.IGNORECASE)
-STRONG_ETAG = re.compile(r'"[!#-~\x80-\xff]*"')
+RANGE = compile_lazily(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
+UNSATISFIED = compile_lazily(r"bytes\s+\*/([0-9]{1,19})", re.IGNORECASE)
+STRONG_ETAG = compile_lazily(r'"[!#-~\x80-\xff]*"')
 """It is sent back, so there is nothing in it that no tag may have (RFC 9110, 8.8.3)."""
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DATES = (
-    re.compile(
+    compile_lazily(
         r"(?:[a-z]{3,9},? )?(?P<day>[0-9]{1,2})[ -](?P<month>[a-z]{3})[ -](?P<year>[0-9]{4}|[0-9]{2})"
         r" (?P<time>[0-9]{1,2}:[0-9]{2}:[0-9]{2})(?: (?:GMT|UTC|Z|[+-]0000))?",
         re.IGNORECASE,
     ),
-    re.compile(
+    compile_lazily(
         r"[a-z]{3} (?P<month>[a-z]{3}) (?P<day>[ 0-9]?[0-9]) (?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})"
         r" (?P<year>[0-9]{4})",
         re.IGNORECASE,
@@ -287,7 +288,7 @@ def validator(answer: Answer) -> str | None:
 DIGEST = {"md5": "md5", "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
 """Names in Digest (RFC 3230) and Repr-Digest (RFC 9530), and hashlib's for them; others are ignored."""
 DIGEST_FIELDS = frozenset({"repr-digest", "digest", "content-md5"})
-MEMBER = re.compile(r"([a-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/]+={0,2}):?", re.IGNORECASE)
+MEMBER = compile_lazily(r"([a-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/]+={0,2}):?", re.IGNORECASE)
 
 
 def named_digests(fields: Mapping[str, str]) -> tuple[Checksum, ...]:
@@ -359,14 +360,14 @@ class Hashes:
         return self.sha256 if algorithm == "sha256" else self._others[algorithm].hexdigest()
 
 
-PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
-ESCAPED = re.compile(r'\\(["\\])')
+PARAMETER = compile_lazily(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
+ESCAPED = compile_lazily(r'\\(["\\])')
 """What a backslash escapes. Before anything else it stands for itself: no server needs to escape that, and
 many send the path of a file on some disk."""
-WORD = re.compile(r"=\?([A-Za-z0-9_-]{1,40})(?:\*[A-Za-z-]{0,20})?\?([bBqQ])\?([^?\s]*)\?=")
-BETWEEN_WORDS = re.compile(r"(\?=)\s+(?==\?)")
-CONTINUED = re.compile(r"filename\*(0|[1-9][0-9]?)(\*?)")
-CHARSETS = re.compile(
+WORD = compile_lazily(r"=\?([A-Za-z0-9_-]{1,40})(?:\*[A-Za-z-]{0,20})?\?([bBqQ])\?([^?\s]*)\?=")
+BETWEEN_WORDS = compile_lazily(r"(\?=)\s+(?==\?)")
+CONTINUED = compile_lazily(r"filename\*(0|[1-9][0-9]?)(\*?)")
+CHARSETS = compile_lazily(
     r"utf-?8|us-ascii|iso-?8859-?[0-9]{1,2}|windows-?125[0-8]|koi8-[ru]|shift_jis|euc-(jp|kr)|gb(2312|k|18030)|big5",
     re.IGNORECASE,
 )

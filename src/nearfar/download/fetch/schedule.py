@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -18,16 +17,18 @@ REMEMBERED = 60.0
 """Seconds after its last complaint for which an idle host is not asked at full speed again."""
 
 
-@dataclass(slots=True)
 class _Host(Generic[T]):
-    pace: HostConcurrency
-    waiting: deque[T] = field(default_factory=deque)
-    active: int = 0
-    parked_until: float = 0.0
-    known_until: float = 0.0
-    """When its pace may be forgotten, if it is idle."""
-    offered: bool = False
-    """It stands in the row of hosts that may have something to start."""
+    __slots__ = ("active", "known_until", "offered", "pace", "parked_until", "waiting")
+
+    def __init__(self, pace: HostConcurrency) -> None:
+        self.pace = pace
+        self.waiting: deque[T] = deque()
+        self.active = 0
+        self.parked_until = 0.0
+        self.known_until = 0.0
+        """When its pace may be forgotten, if it is idle."""
+        self.offered = False
+        """It stands in the row of hosts that may have something to start."""
 
 
 class Schedule(Generic[T]):

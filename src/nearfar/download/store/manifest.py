@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import secrets
+import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,7 +103,7 @@ class Manifest:
         if check_version(self._db) == 0:
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
-            self._db.execute("INSERT INTO store VALUES (?)", (secrets.token_hex(16),))
+            self._db.execute("INSERT INTO store VALUES (?)", (os.urandom(16).hex(),))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
 
