@@ -77,7 +77,8 @@ def written(url: str) -> str:
     """`url` as the manifest has it: a URL still, but for what is secret, of characters that can be shown."""
     if not url.isascii():
         url = url.encode(errors="replace").decode()
-    url = percent(url)
+    if not url.isprintable():
+        url = percent(url)
     if not _ANY.search(url):
         return url
     return _redact(_OWN_USERINFO.sub(r"\1", url) if "@" in url else url, _NESTED)

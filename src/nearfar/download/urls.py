@@ -78,6 +78,12 @@ def parse_url(text: str) -> Url:
     are removed (RFC 3986, 5.2.4). A host may be percent-encoded; one outside ASCII goes by `ascii_host`.
     Everything else stays as written.
     """
+    if NORMAL.fullmatch(text) and "/." not in text:
+        scheme, _, rest = text.partition("://")
+        host, _, path = rest.partition("/")
+        name, _, digits = host.partition(":")
+        authority, place = _authority(scheme, name, digits)
+        return Url(text if authority == host else f"{scheme}://{authority}/{path}", scheme, place)
     text = text.strip(" ")
     if CONTROL.search(text):
         raise UrlError("control characters in the URL")

@@ -137,13 +137,42 @@ class ContentRange(NamedTuple):
         return self.start == 0 and self.total == self.size
 
 
+PLAIN = frozenset({"content-length", "content-type", "date", "etag", "last-modified"})
+
+
+def plain_fields(lines: Sequence[bytes]) -> dict[str, str] | None:
+    """The fields of one head that says 200, if none of them takes thought, and nothing comes after it; else
+    None."""
+    if len(lines) < 2 or lines[-1] != b"\r\n" or len(lines[0]) >= SHORT or _status(lines[0])[0] != 200:
+        return None
+    fields: dict[str, str] = {}
+    for line in lines[1:-1]:
+        if len(line) >= SHORT:
+            return None
+        name, value = _short_field(line)
+        if name is not None:
+            if name not in PLAIN or name in fields:
+                return None
+            fields[name] = value
+        elif line[0] in b" \t\r\n":  # goes on with a field, or ends a head
+            return None
+    return fields
+
+
 def parse_head(lines: Sequence[bytes]) -> Answer:
-    """The last head in `lines`, raw lines as they came: interim answers and a proxy's may stand before it."""
+    """The last head in `lines`, raw lines as they came.
+
+    Interim answers and a proxy's may stand before it, and trailers behind it.
+    """
     first, fields, last = b"", dict[str, str](), ""
     more: list[tuple[str, str]] = []
+    over = False
     for line in lines:
         name, value = _short_field(line) if len(line) < SHORT else _field(line)
+        if over and name != STATUS:
+            continue
         if name is None:
+            over = not line.strip(b"\r\n")
             if line[:1] in (b" ", b"\t") and last and line.strip():
                 _unfold(fields, more, last, line.strip().decode("latin-1"))
             else:
@@ -151,7 +180,7 @@ def parse_head(lines: Sequence[bytes]) -> Answer:
             continue
         last = name
         if name == STATUS:
-            first, fields, last = line, {}, ""
+            first, fields, last, over = line, {}, "", False
             more.clear()
         elif name in fields:
             more.append((name, value))

@@ -83,8 +83,8 @@ class Settings(NamedTuple):
     """PEM file of the authorities to trust; None: the system's."""
     insecure: bool = False
     """Accept any certificate, of any host."""
-    buffer_size: int = 1024 * 1024
-    """Bytes that one `Sink.chunk` brings at most, as they were sent."""
+    buffer_size: int = 256 * 1024
+    """Bytes that libcurl reads at a time, some ten times in a row where the server is as quick."""
 
 
 class FetchOptions(Settings):

@@ -37,6 +37,8 @@ class RequestFields:
     """A user's fields as header lines; built once, shared by all requests that add none."""
 
     def __init__(self, options: FetchOptions) -> None:
+        self.plain = not (options.expect or options.decode or options.digest or options.rate)
+        """Nothing is asked of the answers but that they be whole."""
         named = {name.lower() for name, _ in options.headers}
         fields = list(options.headers)
         if "user-agent" not in named:

@@ -86,10 +86,6 @@ class Schedule(Generic[T]):
         entry.known_until = now + REMEMBERED
         heapq.heappush(self._later, (entry.known_until, next(self._order), host, None))
 
-    def answered(self, host: str) -> None:
-        """`host`, of which something is active, gave an answer: more may be started at a time."""
-        self._hosts[host].pace.answered()
-
     @property
     def has_capacity(self) -> bool:
         """True if something more could start now, and nothing that waits can: it should be added."""
@@ -112,9 +108,12 @@ class Schedule(Generic[T]):
                 return host, item
         return None
 
-    def release(self, host: str) -> None:
-        """An item of `host` does not occupy its place any more."""
+    def release(self, host: str, *, answered: bool = False) -> None:
+        """An item of `host` does not occupy its place any more. `answered`: the host gave an answer, so more
+        may be started at a time."""
         entry = self._hosts[host]
+        if answered:
+            entry.pace.answered()
         entry.active -= 1
         self._active -= 1
         self._settle(host, entry)

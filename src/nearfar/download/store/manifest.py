@@ -141,6 +141,20 @@ class Manifest:
         """The files saved under names."""
         return {entry.fold: entry for entry in self._select("files", "fold", list(folds))}
 
+    def known(self, keys: Sequence[bytes], folds: Sequence[str]) -> bool:
+        """Whether any of the keys is in the manifest, or any of the names is taken or intended."""
+        for start in range(0, len(keys), _AT_ONCE // 2):
+            some_keys, some_folds = (each[start : start + _AT_ONCE // 2] for each in (keys, folds))
+            marks = ", ".join("?" * len(some_keys))
+            if self._db.execute(
+                f"SELECT EXISTS (SELECT 1 FROM files WHERE key IN ({marks}))"
+                f" OR EXISTS (SELECT 1 FROM files WHERE fold IN ({marks}))"
+                f" OR EXISTS (SELECT 1 FROM intents WHERE fold IN ({marks}))",
+                (*some_keys, *some_folds, *some_folds),
+            ).fetchone()[0]:
+                return True
+        return False
+
     def intents(self, folds: Iterable[str]) -> dict[str, ManifestEntry]:
         """The files that some store, this or another, intends to name so."""
         return {entry.fold: entry for entry in self._select("intents", "fold", list(folds))}
@@ -169,6 +183,10 @@ class Manifest:
         """The intents of `owner` that no other store took over, by fold."""
         found = self._db.execute(f"SELECT {_FIELDS} FROM intents WHERE owner = ?", (owner,))
         return {entry.fold: entry for entry in map(ManifestEntry._make, found)}
+
+    def count_of(self, owner: str) -> int:
+        """How many `intents_of` there are."""
+        return int(self._db.execute("SELECT count(*) FROM intents WHERE owner = ?", (owner,)).fetchone()[0])
 
     def folds_of(self, owner: str) -> set[str]:
         """The names of `intents_of`."""

@@ -39,6 +39,7 @@ _DEVICE = compile_lazily(
 )
 _DEVICES = frozenset("cpanlCPANL")
 """Their first letters."""
+_SIMPLE = compile_lazily(r"[A-Za-z0-9._-]+")
 _DRIVE = compile_lazily(r"\s*[A-Za-z]:")
 _PATH = compile_lazily(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*([^?#]*)")
 
@@ -123,6 +124,8 @@ def fold(name: str) -> str:
 
 def _segment(url: str) -> str:
     """The last segment of the path, percent-decoded, without secrets; one that is not UTF-8 stays encoded."""
+    if _SIMPLE.fullmatch(last := url.rpartition("/")[2]) and url.count("/") > 2 and "?" not in url:
+        return last
     found = _PATH.match(url)
     raw = found[1].rpartition("/")[2] if found else ""
     if ";" in raw:

@@ -35,14 +35,15 @@ class Owner:
         self._listed: set[tuple[str, ...]] = {()}
         self._count = 0
         self.token, self._lock = _locked(folders.root)
+        self._prefix = f"{OWN}-{self.token}".encode()
 
-    def temporary(self, parts: tuple[str, ...]) -> str:
+    def temporary(self, parts: tuple[str, ...]) -> bytes:
         """A new name for a temporary in the sub-directory `parts`. Raises OSError."""
         if parts not in self._listed:
             os.write(self._lock, f"{'/'.join(parts)}\n".encode())
             self._listed.add(parts)
         self._count += 1
-        return f"{OWN}-{self.token}-{self._count}.part"
+        return b"%s-%d.part" % (self._prefix, self._count)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
