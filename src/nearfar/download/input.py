@@ -388,7 +388,10 @@ _REST = DIGEST - _PREFIX
 
 def digest_of(job: Job) -> bytes:
     """What makes two lines of input the same job: the resource that the URL names, name and checksum."""
-    said = (resource(job.url), job.name, job.checksum and (job.checksum.algorithm, job.checksum.digest))
+    url, name, checksum = job
+    if name is None and checksum is None:
+        return hashlib.blake2b(resource(url).encode(errors="surrogatepass"), digest_size=DIGEST).digest()
+    said = (resource(url), name, checksum and (checksum.algorithm, checksum.digest))
     return hashlib.blake2b(repr(said).encode(), digest_size=DIGEST).digest()
 
 

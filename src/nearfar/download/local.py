@@ -38,7 +38,7 @@ from nearfar.download.local_process import (
     produce,
     read_ending,
 )
-from nearfar.download.model import Ending, Job, Saved, Underway
+from nearfar.download.model import Ending, Failure, Job, Saved, Underway
 from nearfar.download.store.store import Store
 from nearfar.errors import QueueLost
 
@@ -58,6 +58,11 @@ LONGEST_WAIT = 1.0
 log = logging.getLogger(__name__)
 
 
+FAILURE = 2 + len(Failure._fields)
+"""Fields of what `PipeJobs.end` says of a failure; there are more of a file."""
+SIZE = 2 + Saved._fields.index("size")
+
+
 class LocalProcess:
     """A process, and what this end knows of it."""
 
@@ -71,12 +76,12 @@ class LocalProcess:
         self.underway = Underway()
         """What has come of them, as it said last."""
 
-    def end(self, ended: Ended) -> None:
-        """One of its jobs has an ending, and counts there from now on: not here as well until it says so."""
-        if ended.ending is not Ending.ALREADY:
-            size, files, waits_for = self.underway
-            gone = ended.what.size if isinstance(ended.what, Saved) else 0
-            self.underway = Underway(max(0, size - gone), max(0.0, files - 1), waits_for)
+    def count(self, endings: list[tuple[Any, ...]]) -> None:
+        """Those of its jobs have ended, and count there from now on: not here as well until it says so."""
+        size, files, waits_for = self.underway
+        fresh = [ending for ending in endings if len(ending) <= FAILURE or ending[1]]
+        gone = sum(ending[SIZE] for ending in fresh if len(ending) > FAILURE)
+        self.underway = Underway(max(0, size - gone), max(0.0, files - len(fresh)), waits_for)
 
 
 class LocalDownload:
@@ -294,12 +299,11 @@ class LocalDownload:
         if word == "underway":
             child.underway = Underway._make(said)
             return
+        self._fruitless = 0
+        child.count(said)
         for number, *ending in said:
             del child.given[number]
-            self._fruitless = 0
-            ended = read_ending(*ending)
-            child.end(ended)
-            self._job_source.end(number, self._in_this_run(number, ended))
+            self._job_source.end(number, self._in_this_run(number, read_ending(*ending)))
 
     def _underway(self) -> Underway:
         told = [child.underway for child in self._producers]

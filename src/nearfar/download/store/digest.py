@@ -15,10 +15,13 @@ WAITING = 4
 class Digest:
     """Takes bytes in order. Use it in one thread; `close` it, or ask for its digest, to end its own."""
 
+    __slots__ = ("_hash", "_pieces", "_thread")
+
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
-        self._pieces: Queue[bytes | None] = Queue(WAITING)
         self._thread: Thread | None = None
+        self._pieces: Queue[bytes | None]
+        """For the thread, if there is one; None ends it."""
 
     def update(self, data: bytes | memoryview) -> None:
         """Append `data`; it may be a view that is good for as long as this call."""
@@ -29,7 +32,8 @@ class Digest:
 
     def hexdigest(self) -> str:
         """The digest of all bytes so far, in lower-case hex."""
-        self.close()
+        if self._thread is not None:
+            self.close()
         return self._hash.hexdigest()
 
     def close(self) -> None:
@@ -41,6 +45,7 @@ class Digest:
 
     def _start(self) -> bool:
         """Start the thread; False where none can be had."""
+        self._pieces = Queue(WAITING)
         thread = Thread(target=self._work, name="digest", daemon=True)
         try:
             thread.start()

@@ -250,7 +250,8 @@ def promised(path: str) -> str | None:
 
 def looks_like_page(data: bytes) -> bool:
     """True if the first bytes are those of a web page."""
-    return b"<" in data[:LOOK] and _PAGE.match(data[:LOOK].removeprefix(_BOM)) is not None
+    start = data[:LOOK].removeprefix(_BOM)
+    return start.lstrip()[:1] == b"<" and _PAGE.match(start) is not None
 
 
 def is_page(kind: str | None) -> bool:
