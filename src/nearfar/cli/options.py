@@ -253,6 +253,8 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
         ca_file=options.cacert,
         insecure=options.insecure_tls,
         no_private=options.no_private,
+        # Keys sign what passes, and without them it stays on this machine: no need to hash at both ends.
+        digest=options.insecure,
         **{name: value for name, value in chosen.items() if value is not None},
     )
 

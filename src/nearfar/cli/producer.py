@@ -263,10 +263,7 @@ def _way(
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
     queues = bool(options.producers or options.consumers)
     count = 1 if queues else _downloaders(options, run.intake.most_lines)
-    # What saves the files counts their digests: only this machine's memory is between.
-    fetching = fetching._replace(
-        digest=False, connections=options.jobs // count, per_host=options.per_host // count
-    )
+    fetching = fetching._replace(connections=options.jobs // count, per_host=options.per_host // count)
     plan = ProcessPlan(
         directory=options.output,
         make_fetcher=partial(make_fetcher, fetching),

@@ -68,9 +68,9 @@ class Settings(NamedTuple):
 
     decode: bool = False
     """Ask for gzip and deflate, and save what comes of them. Else every body is saved as it was sent."""
-    digest: bool = True
-    """Count SHA-256 of every file. False: only where a job or a server names a digest, for the process
-    that saves the file counts it anyhow, and nothing comes between."""
+    digest: bool = False
+    """Count SHA-256 of every file, to be compared where it is saved. False: only where a job or a server
+    names a digest, for what saves the file counts it anyhow, and nothing between can change its bytes."""
     no_private: bool = False
     """Connect to public addresses only (`public.is_public`), whatever a name or a redirect says, and to
     no proxy."""
