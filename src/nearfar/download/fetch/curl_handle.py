@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import time
 from typing import Any
 
@@ -56,10 +55,12 @@ def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
         setopt(pycurl.PROXY, "")
     elif (hosts := exceptions_in_ascii(os.environ)) is not None:
         setopt(pycurl.NOPROXY, hosts)
-    _configure_tls(curl, options)
 
 
-def _configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
+def configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
+    """Set what `options` say of TLS: for the first URL that needs it."""
+    import ssl
+
     curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
     if options.insecure:
         curl.setopt(pycurl.SSL_VERIFYPEER, 0)
@@ -116,6 +117,7 @@ class Handle:
         """Of the body, not passed on yet; each has 16 KiB at most."""
         # What is to be decoded is passed on piece by piece: much more may come of each.
         self._decodes = options.decode
+        self._options = options
         self._spend = throttle.spend
         self._error: BaseException | None = None
         self._discarded = 0
@@ -126,6 +128,7 @@ class Handle:
         self._proxies = {} if options.no_private else proxies_in_ascii(os.environ)
         self._sharing = False
         self._fresh = False
+        self._secure = False
         self._answered = False
         self._taking = False
         self._barred: str | None = None
@@ -151,6 +154,9 @@ class Handle:
         if transfer.fresh is not self._fresh:
             self.curl.setopt(pycurl.FRESH_CONNECT, int(transfer.fresh))
             self._fresh = transfer.fresh
+        if not self._secure and url.scheme == "https":
+            configure_tls(self.curl, self._options)
+            self._secure = True
         if self._proxies:
             self.curl.setopt(pycurl.PROXY, self._proxies[url.scheme])
         fields = transfer.request()

@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -83,7 +82,6 @@ DATES = (
     ),
 )
 """The forms of a date (RFC 9110, 5.6.7), the first two of them in one."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CERTAIN = 1.0
 """Seconds by which a file must be older than the answer for its date to be a strong validator."""
 
@@ -281,12 +279,14 @@ def http_date(value: str | None) -> float | None:
     year = int(match["year"])
     if len(match["year"]) == 2:
         year += 1900 if year >= 70 else 2000
+    from datetime import UTC, datetime  # dates are read where a transfer goes on, or a host puts off
+
     try:
         hour, minute, second = map(int, match["time"].split(":"))
         month = MONTHS.index(match["month"].lower()) + 1
         # A leap second is counted as the one before it.
         when = datetime(year, month, int(match["day"]), hour, minute, min(second, 59), tzinfo=UTC)
-        return (when - EPOCH).total_seconds()
+        return (when - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
     except (ValueError, OverflowError):
         return None
 

@@ -11,7 +11,6 @@ syncing was below the noise, on ext4.
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import os
 import sqlite3
@@ -273,6 +272,8 @@ def write(rows: Iterable[Saved], form: Form, file: IO[str]) -> None:
         for row in rows:
             file.write(f"{json_line(row._asdict())}\n")
     elif form == "csv":
+        import csv
+
         table = csv.writer(file)
         table.writerow(Saved._fields)
         table.writerows(rows)
