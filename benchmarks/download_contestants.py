@@ -31,6 +31,7 @@ def contestants(folder: Path, urls: Sequence[str]) -> dict[str, Way]:
     found: dict[str, Way] = {
         CURL: lambda out: [curl],
         "nearfar near": partial(near, listed),
+        "nearfar near, -P 1 -C 1": partial(near, listed, "-P", "1", "-C", "1"),
         "nearfar far": partial(far, listed),
     }
     if shutil.which("aria2c"):
@@ -41,10 +42,11 @@ def contestants(folder: Path, urls: Sequence[str]) -> dict[str, Way]:
     return found
 
 
-def near(listed: Path, out: Path) -> Commands:
-    return [
-        [*NEARFAR, "producer", "-q", "--jobs", JOBS, "-i", str(listed), "--queue", "local", "-o", str(out)]
-    ]
+def near(listed: Path, *given: str | Path) -> Commands:
+    """Into the last that is given; before it, options."""
+    *options, out = map(str, given)
+    command = [*NEARFAR, "producer", "-q", "--jobs", JOBS, "-i", str(listed), "--queue", "local", "-o", out]
+    return [[*command, *options]]
 
 
 def far(listed: Path, out: Path) -> Commands:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import IO
 
+from nearfar.contrast.machine import processor, sha256
 from nearfar.output import write
 
 
@@ -109,6 +110,8 @@ def compare(costs: Mapping[str, Sequence[Cost]], yardstick: str) -> list[dict[st
 def machine() -> dict[str, object]:
     """Where this was measured. The load is that of the last minute, our own included."""
     return {
+        "processor": processor(),
+        "sha256": sha256(),
         "python": platform.python_version(),
         "system": platform.platform(terse=True),
         "cores": os.cpu_count(),

@@ -47,11 +47,13 @@ TRUSTED = {
     ("nearfar.queues.client.consumer", "nearfar.serialization.item_codec.decode"): SAID,
     ("nearfar.queues.far", "nearfar.serialization.item_codec.decode"): f"dead letters; {SAID}",
     # the standard's own pipes
-    ("nearfar.download.local", ".recv()"): f"{PARENT}, and {CHILD}",
+    ("nearfar.download.local", ".recv()"): CHILD,
+    ("nearfar.download.local_process", ".recv()"): PARENT,
     ("nearfar.download.local", ".Pipe()"): CHILD,
     ("nearfar.download.local", ".Process()"): STARTS,
     ("nearfar.download.local", "multiprocessing.get_context"): STARTS,
     ("nearfar.download.local", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.download.local_process", "multiprocessing.connection.Connection"): TYPE,
     ("nearfar.download.near_transport", "multiprocessing.connection.Connection"): TYPE,
     ("nearfar.download.near_transport", "multiprocessing.reduction.DupFd"): (
         "hands the descriptor of shared memory to a child of ours at its start"

@@ -26,6 +26,11 @@ def test_without_options_the_defaults_hold() -> None:
     assert fetching("--jobs", "64") == FetchOptions()
 
 
+def test_files_are_hashed_at_both_ends_only_where_others_may_be_between() -> None:
+    assert not fetching().digest and not fetching("--keys", "folder").digest
+    assert fetching("--insecure").digest
+
+
 def test_every_option_arrives(tmp_path: Path) -> None:
     (tmp_path / "headers").write_text("X-Key: a: b\n\nCookie: c=d\n")
     options = fetching(*ALL.split(), "--header", "A: b", "--header", f"@{tmp_path / 'headers'}")

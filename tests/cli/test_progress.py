@@ -37,7 +37,7 @@ def test_every_ending_is_counted_and_named() -> None:
 def test_an_unknown_total_is_not_invented() -> None:
     pace = TransferRate()
     pace.note(Counts(), 0)
-    counts = Counts(saved=7, bytes=999)
+    counts = Counts(saved=7, size=999)
     assert describe(counts) == "7: 7 saved, 999 B"
     assert describe_rate(pace, counts, 2) == "3.5 files/s, 500 B/s"
 
@@ -94,7 +94,7 @@ def test_lines_come_when_due_and_no_sooner() -> None:
     said: list[str] = []
     lines = ProgressLines(every=10, say=said.append)
     for now in range(26):
-        lines.show(Counts(saved=now * 20, bytes=now * 2_000_000, total=1000), now)
+        lines.show(Counts(saved=now * 20, size=now * 2_000_000, total=1000), now)
     lines.close(Counts(), 26)
     assert said == [
         "200 of 1,000: 200 saved, 20.0 MB; 20 files/s, 2.0 MB/s, 0:40 left",
@@ -107,10 +107,10 @@ def test_bars_draw_the_counts_without_a_thread() -> None:
     threads = threading.active_count()
     bars = ProgressBar(Console(file=screen, force_terminal=True, width=120))
     bars.show(Counts(total=None), 0)
-    bars.show(Counts(saved=5, bytes=5000, total=10), 1)
+    bars.show(Counts(saved=5, size=5000, total=10), 1)
     assert threading.active_count() == threads
-    bars.show(Counts(saved=6, bytes=6000, total=10), 1.01)
-    bars.close(Counts(saved=10, bytes=10_000, total=10), 2)
+    bars.show(Counts(saved=6, size=6000, total=10), 1.01)
+    bars.close(Counts(saved=10, size=10_000, total=10), 2)
     drawn = screen.getvalue()
     assert "5 of 10: 5 saved, 5.0 kB; 5.0 files/s, 5.0 kB/s, 0:01 left" in drawn
     assert "6 of 10" not in drawn
@@ -144,7 +144,7 @@ def test_parts_of_files_count_for_the_rate_and_the_time_left() -> None:
     """Given one large file at a steady rate, I expect bytes, rate and time left from the beginning."""
     pace = TransferRate()
     for second in range(6):
-        counts = Counts(bytes=300_000 * second, total=1, underway=second / 20, waits_for="host")
+        counts = Counts(size=300_000 * second, total=1, underway=second / 20, waits_for="host")
         pace.note(counts, second)
     assert describe(counts) == "0 of 1: 0 saved, 1.5 MB"
     assert describe_rate(pace, counts, 5) == "0.1 files/s, 300.0 kB/s, 0:15 left"
@@ -186,16 +186,16 @@ def test_a_meaningless_time_left_is_not_shown() -> None:
 
 def test_bytes_of_a_file_that_failed_make_no_negative_rate() -> None:
     pace = TransferRate()
-    pace.note(Counts(bytes=1000, underway=0.5), 0)
-    assert pace.rates(Counts(bytes=0), 1) == (0, 0)
+    pace.note(Counts(size=1000, underway=0.5), 0)
+    assert pace.rates(Counts(size=0), 1) == (0, 0)
 
 
 def test_a_bar_grows_with_parts_of_files() -> None:
     screen = io.StringIO()
     bars = ProgressBar(Console(file=screen, force_terminal=True, width=120))
     bars.show(Counts(total=1), 0)
-    bars.show(Counts(bytes=500, total=1, underway=0.5, waits_for="host"), 1)
+    bars.show(Counts(size=500, total=1, underway=0.5, waits_for="host"), 1)
     assert bars._rich.tasks[0].completed == 0.5
-    bars.show(Counts(bytes=500, total=1, underway=0.5, waits_for="host"), 8)
-    bars.close(Counts(saved=1, bytes=1000, total=1), 9)
+    bars.show(Counts(size=500, total=1, underway=0.5, waits_for="host"), 8)
+    bars.close(Counts(saved=1, size=1000, total=1), 9)
     assert "no host has answered for 7 s" in screen.getvalue()

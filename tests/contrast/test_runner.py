@@ -10,6 +10,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from nearfar.contrast import machine
 from nearfar.contrast.runner import MeasurementGroup, MeasurementOutcome, MeasurementRunner
 from nearfar.contrast.settings import FAR_IPC, QUICK, Measurement
 from tests.support.shell import alive
@@ -87,3 +90,18 @@ def test_sandboxes_end_with_a_runner_that_is_killed() -> None:
         os.kill(program.pid, signal.SIGKILL)
     assert eventually(lambda: not any(map(alive, members)))
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("flags\t\t: fpu sse2 sha_ni avx2\n", "sha_ni; hashlib is "),
+        ("Features\t: fp asimd aes sha1 sha2\n", "sha2; hashlib is "),
+        ("flags\t\t: fpu sse2\n", "no SHA instructions known; hashlib is "),
+    ],
+)
+def test_it_is_said_how_a_machine_computes_sha_256(
+    flags: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_cpuinfo", flags.splitlines)
+    assert machine.sha256().startswith(said)

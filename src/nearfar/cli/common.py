@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -85,7 +84,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def timestamp(moment: float) -> str:
-    """A time in seconds since the epoch, as UTC in ISO 8601."""
+    """A time in seconds since the epoch as UTC in ISO 8601."""
+    from datetime import UTC, datetime  # few programs write such lines
+
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 

@@ -142,7 +142,7 @@ def _counts(consumer: Consumer) -> Counts:
     return Counts(
         saved=received.saved,
         failed=failed,
-        bytes=received.size + underway.size,
+        size=received.size + underway.size,
         underway=underway.files,
         waits_for=underway.waits_for,
     )

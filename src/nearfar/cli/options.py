@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import os
 import re
 import sys
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
-from multiprocessing import forkserver
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nearfar.cli.common import add_logging_options, start_tracker, why
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.errors import AddressError
-from nearfar.net import validation
-from nearfar.net.addresses import Address
-from nearfar.serialization.plain import Allowed
-from nearfar.worker.supervisor import Supervisor, WorkerListener
+
+if TYPE_CHECKING:
+    from nearfar.worker.supervisor import Supervisor, WorkerListener
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 """The default address of queues: the consumer hosts there, the producer connects."""
@@ -83,6 +81,8 @@ def seconds(text: str) -> float:
 
 def lease_seconds(text: str) -> float:
     """The seconds of a lease."""
+    from nearfar.net import validation
+
     value = seconds(text)
     if not validation.lease(value):
         least, most = validation.SHORTEST_LEASE, validation.LONGEST_LEASE
@@ -99,6 +99,8 @@ def pool_place(text: str) -> int | str:
     """The place of a pool: the address of a coordinator, or ``local:N`` as a number of processes."""
     if text.startswith("local:"):
         return positive(text.removeprefix("local:"))
+    from nearfar.net.addresses import Address
+
     try:
         Address.parse_remote(text)
     except AddressError as error:
@@ -251,6 +253,8 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
         ca_file=options.cacert,
         insecure=options.insecure_tls,
         no_private=options.no_private,
+        # Keys sign what passes, and without them it stays on this machine: no need to hash at both ends.
+        digest=options.insecure,
         **{name: value for name, value in chosen.items() if value is not None},
     )
 
@@ -271,6 +275,12 @@ def make_supervisor(
     Modules are searched in the working directory first, as with ``python -m``. A fork server without threads
     and sockets forks the processes; it and they ignore SIGTERM, which is meant for the program.
     """
+    # The programs that have no workers, such as a download, start without all this.
+    import multiprocessing
+    from multiprocessing import forkserver
+
+    from nearfar.worker.supervisor import Supervisor
+
     start_tracker()
     look_here_first()
     forkserver.set_forkserver_preload(["nearfar.worker.forkserver_preload", "nearfar.worker.main"])
@@ -300,7 +310,9 @@ def add_plain_option(parser: argparse.ArgumentParser, whose: str) -> None:
 
 
 def allowed_name(text: str) -> str:
-    """A name for `Allowed` whose module can be found; nothing is imported."""
+    """What `Allowed` takes, whose module can be found; nothing is imported."""
+    from nearfar.serialization.plain import Allowed
+
     look_here_first()
     try:
         Allowed([text])

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,10 +36,10 @@ from nearfar.download.account import Account, Failures, InputJobs, Summary, is_o
 from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.input import Arguments, DescriptorSource, Intake, Source
-from nearfar.download.local import LocalDownload, ProcessPlan
+from nearfar.download.local import LocalDownload
+from nearfar.download.local_process import ProcessPlan
 from nearfar.download.model import StoreError, Underway
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
-from nearfar.net.addresses import Address
 from nearfar.net.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -142,6 +140,10 @@ class ProducerRun:
 
 
 LOCAL = "local"
+LEAST_JOBS = 4
+"""Transfers at a time of each process that fetches and saves, at least."""
+LEAST_LINES = 8
+"""And lines of input."""
 FAREWELL = 30.0
 """Seconds to deliver the last messages, when all files were answered."""
 
@@ -188,8 +190,14 @@ def make_parser() -> argparse.ArgumentParser:
     local = parser.add_argument_group("with --queue local")
     local.add_argument("-o", "--output", type=Path, metavar="DIR", help="where to save the files")
     local.add_argument("--overwrite", action="store_true", help="replace files that nearfar did not save")
-    local.add_argument("-P", "--producers", type=positive, default=1, metavar="N", help="processes (1)")
-    local.add_argument("-C", "--consumers", type=positive, default=1, metavar="N", help="processes (1)")
+    local.add_argument("-P", "--producers", type=positive, metavar="N", help="processes that only fetch")
+    local.add_argument(
+        "-C",
+        "--consumers",
+        type=positive,
+        metavar="N",
+        help="processes that only save; without -P and -C, processes do both, as many as are of use",
+    )
     pool = parser.add_argument_group("with a pool")
     pool.add_argument(
         "--pool",
@@ -254,14 +262,17 @@ def _way(
 
 
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
+    queues = bool(options.producers or options.consumers)
+    count = 1 if queues else _downloaders(options, run.intake.most_lines)
+    fetching = fetching._replace(connections=options.jobs // count, per_host=options.per_host // count)
     plan = ProcessPlan(
         directory=options.output,
-        # The consumers check the digests: there is only a local pipe in between.
-        make_fetcher=partial(make_fetcher, replace(fetching, digest=False)),
+        make_fetcher=partial(make_fetcher, fetching),
         overwrite=options.overwrite,
-        producers=options.producers,
-        consumers=options.consumers,
-        jobs=options.jobs,
+        downloaders=count,
+        producers=(options.producers or 1) if queues else 0,
+        consumers=(options.consumers or 1) if queues else 0,
+        jobs=fetching.connections,
         prepare=partial(set_up_logging, options),
     )
     with StopRequest() as stop:
@@ -269,6 +280,17 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun
         stop.tell(near.stop)
         near.run()
     return stop
+
+
+def _downloaders(options: argparse.Namespace, lines: int | None) -> int:
+    """How many processes fetch and save, each with its part of the transfers that the user allows.
+
+    `lines` of input at most, if that is known: few are not worth a second process. A rate is not divided.
+    """
+    most = min(len(os.sched_getaffinity(0)), options.jobs // LEAST_JOBS, options.per_host // LEAST_JOBS)
+    if lines is not None:
+        most = min(most, lines // LEAST_LINES)
+    return 1 if options.rate else max(1, most)
 
 
 def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
@@ -327,6 +349,8 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
             options.pool, keys=options.keys, insecure=options.insecure, wait=options.wait
         )
     else:
+        import multiprocessing
+
         start_tracker()
         # Spawned, because this process has threads already; logging is configured as here.
         context = multiprocessing.get_context("spawn")
@@ -349,6 +373,7 @@ def _begin_worker(options: argparse.Namespace) -> None:
 
 def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
     from nearfar.download.pooled import Order, Pooled
+    from nearfar.net.addresses import Address
 
     address = queue_address(options)
     if isinstance(options.pool, str) and Address.parse(address).everywhere:

@@ -11,7 +11,6 @@ import logging
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from nearfar.readable import readable
@@ -27,22 +26,31 @@ LONGEST_LEFT = 360_000.0
 """Seconds: a remaining time above a hundred hours is not shown exactly."""
 
 
-@dataclass(slots=True)
 class Counts:
     """The counts of a job, which only the program changes."""
 
-    saved: int = 0
-    already: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    """Failures, by reason."""
-    bytes: int = 0
-    """Received so far, with those of unfinished files."""
-    total: int | None = None
-    """The total number of files; None while it is not known."""
-    underway: float = 0.0
-    """The received parts of unfinished files, in files."""
-    waits_for: str = ""
-    """The peer whose answer the job waits for, such as ``host``; empty if it does not wait."""
+    def __init__(
+        self,
+        saved: int = 0,
+        already: int = 0,
+        failed: Counter[str] | None = None,
+        size: int = 0,
+        total: int | None = None,
+        underway: float = 0.0,
+        waits_for: str = "",
+    ) -> None:
+        """`waits_for`: what has to answer before the job continues, such as ``host``; empty if nothing."""
+        self.saved = saved
+        self.already = already
+        self.failed: Counter[str] = Counter() if failed is None else failed
+        """By reason."""
+        self.bytes = size
+        """Received so far, with those of unfinished files."""
+        self.total = total
+        """How many there are going to be in all; None while that is not known."""
+        self.underway = underway
+        """What the received parts of unfinished files amount to, in files."""
+        self.waits_for = waits_for
 
     @property
     def done(self) -> int:

@@ -236,6 +236,7 @@ def setting(document: Document) -> list[tuple[str, str]]:
         ("machine", f"{machine['processor']}, {cores}, {machine['memory'] / 2**30:.1f} GiB"),
         ("system", machine["system"]),
         ("Python", machine["python"]),
+        ("SHA-256", machine["sha256"]),
         ("libraries", versions),
         (
             "amount",

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nearfar.contrast.faults import FAULTS, measure_download, measure_fault
+from nearfar.contrast.machine import processor, sha256
 from nearfar.contrast.pools import OPENERS, WORKER_DEATHS, measure_death, measure_speed
 from nearfar.contrast.settings import LEASE, Measurement, Settings
 from nearfar.contrast.transports import TRANSPORTS
@@ -276,6 +277,7 @@ def machine() -> dict[str, Any]:
 
     return {
         "processor": processor(),
+        "sha256": sha256(),
         "cores": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(terse=True),
@@ -285,16 +287,6 @@ def machine() -> dict[str, Any]:
         "libzmq": zmq.zmq_version(),
         "msgpack": ".".join(map(str, msgpack.version)),
     }
-
-
-def processor() -> str:
-    """The name of the processor, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from nearfar.download.input import LONGEST_LINE, Bad, Intake, Seen, digest_of, failed_line
 from nearfar.download.model import Ending, Failure, Job, Reason, Saved, Underway
+from nearfar.download.patterns import compile_lazily
 from nearfar.download.redact import redact_url
 from nearfar.download.store.names import is_page, promised
 from nearfar.download.urls import resource
@@ -28,19 +29,21 @@ class Ended(NamedTuple):
     what: Saved | Failure
 
 
-@dataclass(slots=True)
 class Summary:
     """The counts of a run; `str` is the sentence that a person reads at its end."""
 
-    urls: int = 0
-    """Every line of input that was read, duplicates and bad ones included."""
-    saved: int = 0
-    already: int = 0
-    failed: Counter[Reason] = field(default_factory=Counter)
-    left: int = 0
-    """Read and not ended, when a run was stopped before its end."""
-    size: int = 0
-    """Bytes of the files saved by this run."""
+    __slots__ = ("already", "failed", "left", "saved", "size", "urls")
+
+    def __init__(self) -> None:
+        self.urls = 0
+        """Every line of input that was read, duplicates and bad ones included."""
+        self.saved = 0
+        self.already = 0
+        self.failed: Counter[Reason] = Counter()
+        self.left = 0
+        """Read and not ended, when a run was stopped before its end."""
+        self.size = 0
+        """Bytes of the files saved by this run."""
 
     @property
     def ended(self) -> int:
@@ -128,8 +131,10 @@ class Account:
 
     def summary(self) -> Summary:
         """The counts as they are now, jobs that are open counted as left."""
-        now = self._counts
-        return Summary(now.urls, now.saved, now.already, Counter(now.failed), now.urls - now.ended, now.size)
+        now = copy(self._counts)
+        now.failed = Counter(now.failed)
+        now.left = now.urls - now.ended
+        return now
 
     def check(self) -> None:
         """Raise `AssertionError` unless what was not ended is exactly what is open, with its repeats."""
@@ -139,7 +144,7 @@ class Account:
             raise AssertionError(f"{left} not ended, but {held} open or passed by")
 
 
-_FAILED = re.compile(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % "|".join(map(re.escape, Reason)).encode())
+_FAILED = compile_lazily(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % "|".join(map(re.escape, Reason)).encode())
 
 
 class Failures:

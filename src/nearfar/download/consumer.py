@@ -168,8 +168,9 @@ class _Waiting:
 class Consumer:
     """Drives one store from one inbound, in one thread. Closes neither.
 
-    A group of files is committed, and answered, when it is large, or its first file has waited for
-    `COMPANY`. What fails is answered with its failure, and the consumer goes on.
+    A group of files is committed, and answered, when it is large, when its first file has waited for
+    `COMPANY`, or when no other file can come soon. What fails is answered with its failure, and the
+    consumer goes on.
     """
 
     def __init__(
@@ -252,10 +253,14 @@ class Consumer:
             self._kept_back.append(incoming)
             return
         match request:
-            case Files(files):
+            case Files(files, last):
                 self._keep(incoming, files)
+                if last:
+                    self._due = self._clock()
             case Finish():
                 self._finish(incoming, request)
+                if not self._streams:
+                    self._due = self._clock()
             case _:
                 incoming.answer(encode_answer(self._reply(request)))
 

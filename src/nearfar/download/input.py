@@ -20,30 +20,31 @@ import select
 import socket
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Condition, Thread
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote
 
 from nearfar.download.model import Checksum, Failure, Job, Reason
+from nearfar.download.patterns import compile_lazily
 from nearfar.download.urls import resource
 from nearfar.output import same_file
 from nearfar.readable import percent, readable
 
+LEAST_URL = len("http://a.example/1\n")
+"""Bytes of a line; shorter ones are rare."""
 LONGEST_LINE = 64 * 1024
 """Bytes. A longer line is refused: nothing that long is a URL, and memory stays bounded."""
 
 _HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
-_URL = re.compile(r"https?://[^\s\x00-\x1f\x7f/?#]+[^\s\x00-\x1f\x7f]*", re.IGNORECASE)
-_HEX = re.compile(r"[0-9a-f]+")
+_URL = compile_lazily(r"https?://[^\s\x00-\x1f\x7f/?#]+[^\s\x00-\x1f\x7f]*", re.IGNORECASE)
+_HEX = compile_lazily(r"[0-9a-f]+")
 _AROUND = " \t\r\n\v\f\xa0\u200b\ufeff"
 """What may stand around a line or a field: blanks of any kind that editors and web pages leave behind."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bad:
+class Bad(NamedTuple):
     """A line of input that is not a job."""
 
     text: str
@@ -210,6 +211,8 @@ class Source(Protocol):
 
     countable: bool
     """True if the rest can be read to its end without waiting for anyone."""
+    most_lines: int | None
+    """How many lines there can be; None if that is not known."""
 
     def __iter__(self) -> Iterator[list[Entry]]: ...
 
@@ -228,8 +231,9 @@ class Arguments:
 
     countable = True
 
-    def __init__(self, arguments: Iterable[str]) -> None:
+    def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
+        self.most_lines: int | None = len(arguments)
 
     def __iter__(self) -> Iterator[list[Entry]]:
         return from_arguments(self._arguments)
@@ -250,7 +254,9 @@ class DescriptorSource:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._stopper, self._stopped = socket.socketpair()
-        self.countable = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        found = os.fstat(descriptor)
+        self.countable = stat.S_ISREG(found.st_mode)
+        self.most_lines = found.st_size // LEAST_URL + 1 if self.countable else None
 
     def __iter__(self) -> Iterator[list[Entry]]:
         reader = LineReader()
@@ -289,6 +295,7 @@ class Intake:
     def __init__(self, source: Source, on_event: Callable[[], None] = lambda: None) -> None:
         self.on_event = on_event
         self._source = source
+        self.most_lines = source.most_lines
         self._batches = iter(source)
         self._entries: deque[Entry] = deque()
         self._changed = Condition()
@@ -381,7 +388,10 @@ _REST = DIGEST - _PREFIX
 
 def digest_of(job: Job) -> bytes:
     """What makes two lines of input the same job: the resource that the URL names, name and checksum."""
-    said = (resource(job.url), job.name, job.checksum and (job.checksum.algorithm, job.checksum.digest))
+    url, name, checksum = job
+    if name is None and checksum is None:
+        return hashlib.blake2b(resource(url).encode(errors="surrogatepass"), digest_size=DIGEST).digest()
+    said = (resource(url), name, checksum and (checksum.algorithm, checksum.digest))
     return hashlib.blake2b(repr(said).encode(), digest_size=DIGEST).digest()
 
 

@@ -1,214 +1,53 @@
-"""The producer and consumer processes of one command, on near queues: started, fed, watched, and restarted.
+"""The processes of one command that downloads and saves: started, fed, watched, and replaced.
 
-Each process has a pipe to its parent::
+Where the user chose no numbers, each process fetches and saves its own share (`downloader`). One that dies
+costs the files that it had in hand: its jobs are handed out again, and another process takes its place.
 
-    parent -> producer    jobs  [(number, *job)...] | end | stop
-    producer -> parent    want  how many            | ended [(number, saved, *what)...] | underway (size, ...)
-    parent -> consumer    end
+With ``-P`` and ``-C``, producers fetch and consumers save, with near queues between them. A process killed
+inside such a queue may leave a lock of it taken, and block all others for ever. So one death ends the whole
+generation: its processes are killed, queues and processes are made anew, and jobs without an ending are
+handed out again.
 
-A child whose parent is gone exits at once.
-
-A process killed inside a near queue may leave a lock of that queue taken, and block all others for ever. So
-one death ends the whole generation: its processes are killed, queues and processes are made anew, and jobs
-without an ending are handed out again. The stores are asked first, so nothing saved is fetched twice.
+In both, the store is asked first, so nothing saved is fetched twice. `local_process` is what each process
+does.
 """
 
 from __future__ import annotations
 
 import fcntl
-import gc
 import logging
 import multiprocessing
-import os
-import select
 import signal
 import socket
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearfar.download.account import Ended, InputJobs
-from nearfar.download.fetch.base import Fetcher
+from nearfar.download.local_process import (
+    SIGNALS,
+    ProcessPlan,
+    consume,
+    download,
+    produce,
+    read_ending,
+)
 from nearfar.download.model import Ending, Failure, Job, Saved, Underway
-from nearfar.download.near_transport import Arena, NearRequestReceiver, NearRequestSender, Routes
 from nearfar.download.store.store import Store
 from nearfar.errors import QueueLost
-from nearfar.net.failures import shortage
-from nearfar.net.memory import keep_freed_memory
-from nearfar.queues.near import NearQueue
 
-ORPHANED = 70
-TOLD_EVERY = 0.2
-"""Seconds between two words of what is on its way, for the progress."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""A terminal's Ctrl-C reaches every process of a command; only the parent decides what it means."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessPlan:
-    """What the processes of one command do. Everything in it must be picklable: they are spawned."""
-
-    directory: Path
-    make_fetcher: Callable[[], Fetcher]
-    overwrite: bool = False
-    producers: int = 1
-    consumers: int = 1
-    jobs: int = 16
-    """Transfers at a time, of each producer."""
-    prepare: Callable[[], None] | None = None
-    """Called first in each process: sets up logging."""
-
-
-class PipeJobs:
-    """A producer's `JobSource` whose other side is the parent process."""
-
-    def __init__(self, pipe: Connection[Any, Any], on_stop: Callable[[], None]) -> None:
-        self.on_event: Callable[[], None] = lambda: None
-        self._pipe = pipe
-        self._on_stop = on_stop
-        self._jobs: deque[tuple[int, Job]] = deque()
-        self._asked = False
-        self._over = False
-        self._ended: list[tuple[Any, ...]] = []
-        self.underway: Callable[[], Underway] = Underway
-        self._told = Underway()
-        self._due = 0.0
-
-    def listen(self) -> None:
-        """Read what the parent says, until it says the end: for a thread of its own."""
-        while not self._over:
-            try:
-                word, jobs = self._pipe.recv()
-            except (EOFError, OSError):
-                # The parent is gone, or about to kill this process.
-                return
-            self._jobs.extend((number, Job(url, name, checksum)) for number, url, name, checksum in jobs)
-            self._asked = False
-            if word != "jobs":
-                self._over = True
-            if word == "stop":
-                self._on_stop()
-            self.on_event()
-
-    def take(self, most: int) -> Sequence[tuple[int, Job]]:
-        jobs = self._jobs
-        taken = [jobs.popleft() for _ in range(min(most, len(jobs)))]
-        if not taken and not self._asked and not self._over:
-            self._asked = True
-            self._pipe.send(("want", most))
-        return taken
-
-    @property
-    def exhausted(self) -> bool:
-        return self._over and not self._jobs
-
-    def end(self, number: int, ended: Ended) -> None:
-        self._ended.append((number, ended.ending is Ending.SAVED, *ended.what))
-
-    def turn(self) -> None:
-        if self._ended:
-            ended, self._ended = self._ended, []
-            self._pipe.send(("ended", ended))
-        now = time.monotonic()
-        if now >= self._due:
-            self._due = now + TOLD_EVERY
-            underway = self.underway()
-            if underway != self._told:
-                self._told = underway
-                self._pipe.send(("underway", tuple(underway)))
-
-
-def read_ending(saved: bool, *what: Any) -> Ended:
-    """What `PipeJobs.end` wrote down: flat, as a class costs more to pickle than all that is in it."""
-    if len(what) == len(Failure._fields):
-        return Ended(Ending.FAILED, Failure._make(what))
-    return Ended(Ending.SAVED if saved else Ending.ALREADY, Saved._make(what))
-
-
-@contextmanager
-def _short_words() -> Iterator[None]:
-    """Where there is no memory or no thread to be had, end with a sentence."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if (why := shortage(error)) is None:
-            raise
-        sys.exit(f"a process of this command ends: {why}")
-
-
-@_short_words()
-def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
-    """The life of a producer process."""
-    _prepare(plan)
-    # Here and in `consume`: neither process waits for the imports of the other's work, nor does the parent.
-    from nearfar.download.producer import Producer
-
-    fetcher = plan.make_fetcher()
-    request_sender = NearRequestSender(routes, number)
-    job_source = PipeJobs(pipe, lambda: producer.stop())
-    producer = Producer(job_source, fetcher, request_sender, jobs=plan.jobs, ahead=16 * plan.jobs)
-    Thread(target=job_source.listen, name="parent", daemon=True).start()
-    # What there is when the work begins stays to its end: no collection need look at it again.
-    gc.freeze()
-    producer.run()
-    request_sender.close(None)
-    fetcher.close()
-
-
-@_short_words()
-def consume(plan: ProcessPlan, routes: Routes, name: str, pipe: Connection[Any, Any]) -> None:
-    """The life of a consumer process."""
-    _prepare(plan)
-    from nearfar.download.consumer import Consumer
-    from nearfar.download.store.store import Store
-
-    request_receiver = NearRequestReceiver(routes, name, pipe)
-    with Store(plan.directory, overwrite=plan.overwrite) as store:
-        gc.freeze()
-        Consumer(request_receiver, store).run()
-    request_receiver.close(None)
-
-
-def _prepare(plan: ProcessPlan) -> None:
-    keep_freed_memory()
-    for signum in SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    Thread(target=_leave_with_parent, name="orphan", daemon=True).start()
-    if plan.prepare is not None:
-        plan.prepare()
-
-
-def _leave_with_parent() -> None:
-    """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling.
-
-    By the process itself: of the pipe that multiprocessing watches, a forked sibling may hold the other end.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None or parent.pid is None:
-        return
-    try:
-        watched = os.pidfd_open(parent.pid)
-        if os.getppid() == parent.pid:
-            select.select([watched], [], [])
-    except ProcessLookupError:
-        pass  # it is gone already
-    except (AttributeError, OSError):  # no Linux, or an old one
-        parent.join()
-    os._exit(ORPHANED)
-
+if TYPE_CHECKING:
+    from nearfar.download.near_transport import Routes
+    from nearfar.queues.near import NearQueue
 
 FRUITLESS = 5
-"""Generations in a row that may die without one more job ended."""
+"""Deaths in a row without one more job ended, after which the work is given up."""
 SMALLEST_SHARE = 8
 """Jobs handed out at a time, at least; more while many wait, so that the last ones are spread evenly."""
 PIPE = 1024 * 1024
@@ -219,25 +58,30 @@ LONGEST_WAIT = 1.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
+FAILURE = 2 + len(Failure._fields)
+"""Fields of what `PipeJobs.end` says of a failure; there are more of a file."""
+SIZE = 2 + Saved._fields.index("size")
+
+
 class LocalProcess:
     """A process, and what this end knows of it."""
 
-    process: BaseProcess
-    pipe: Connection[Any, Any]
-    given: dict[int, Job] = field(default_factory=dict)
-    """Jobs it was handed and has not ended."""
-    has_capacity: int = 0
-    """Jobs it asked for."""
-    underway: Underway = field(default_factory=Underway)
-    """What has come of them, as it said last."""
+    def __init__(self, process: BaseProcess, pipe: Connection[Any, Any]) -> None:
+        self.process = process
+        self.pipe = pipe
+        self.given: dict[int, Job] = {}
+        """Jobs it was handed and has not ended."""
+        self.has_capacity = 0
+        """Jobs it asked for."""
+        self.underway = Underway()
+        """What has come of them, as it said last."""
 
-    def end(self, ended: Ended) -> None:
-        """One of its jobs has an ending, and counts there from now on: not here as well until it says so."""
-        if ended.ending is not Ending.ALREADY:
-            size, files, waits_for = self.underway
-            gone = ended.what.size if isinstance(ended.what, Saved) else 0
-            self.underway = Underway(max(0, size - gone), max(0.0, files - 1), waits_for)
+    def count(self, endings: list[tuple[Any, ...]]) -> None:
+        """Those of its jobs have ended, and count there from now on: not here as well until it says so."""
+        size, files, waits_for = self.underway
+        fresh = [ending for ending in endings if len(ending) <= FAILURE or ending[1]]
+        gone = sum(ending[SIZE] for ending in fresh if len(ending) > FAILURE)
+        self.underway = Underway(max(0, size - gone), max(0.0, files - len(fresh)), waits_for)
 
 
 class LocalDownload:
@@ -265,7 +109,8 @@ class LocalDownload:
         self._routes: Routes | None = None
         self._again: deque[tuple[int, Job]] = deque()
         self._handed_twice: set[int] = set()
-        self._ended = 0
+        self._fruitless = 0
+        """Deaths since a job has ended."""
         self._stopping = False
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
@@ -286,15 +131,12 @@ class LocalDownload:
     def run(self) -> None:
         """Work to the end, or to `stop`.
 
-        Raises `StoreError` for a directory that cannot be used, and `QueueLost` when generation after
-        generation dies without getting anything done.
+        Raises `StoreError` for a directory that cannot be used, and `QueueLost` when process after process
+        dies without getting anything done.
         """
-        fruitless = 0
         try:
             while not self._generation():
-                fruitless = 0 if self._ended else fruitless + 1
-                if fruitless >= FRUITLESS:
-                    raise QueueLost(f"the processes died {fruitless} times without getting anything done")
+                self._count_death()
                 log.warning("starting queues and processes anew", extra={"event": "anew"})
         finally:
             self._job_source.on_event = lambda: None
@@ -303,7 +145,6 @@ class LocalDownload:
 
     def _generation(self) -> bool:
         """Start everything and work; False if a process died before the end."""
-        self._ended = 0
         try:
             self._start()
             return self._drive() and self._dismiss()
@@ -311,11 +152,14 @@ class LocalDownload:
             self._end()
 
     def _start(self) -> None:
-        with Store(self._plan.directory) as store:
-            store.sweep()
-        self._context = multiprocessing.get_context("fork" if _alone() else "spawn")
-        if self._context.get_start_method() == "spawn":
-            self._before_spawning()
+        self._sweep()
+        self._choose_context()
+        if not self._plan.producers:
+            for number in range(self._plan.downloaders):
+                self._producers.append(self._spawn(download, number))
+            return
+        from nearfar.download.near_transport import Arena, Routes
+
         names = [f"consumer-{number}" for number in range(self._plan.consumers)]
         self._routes = Routes(
             self._queue(),
@@ -328,7 +172,23 @@ class LocalDownload:
         for number in range(self._plan.producers):
             self._producers.append(self._spawn(produce, number))
 
+    def _sweep(self) -> None:
+        """Find out what killed processes have saved, and remove the rest of what they left."""
+        with Store(self._plan.directory) as store:
+            store.sweep()
+
+    def _choose_context(self) -> None:
+        self._context = multiprocessing.get_context("fork" if _alone() else "spawn")
+        if self._context.get_start_method() == "spawn":
+            self._before_spawning()
+        elif not self._plan.producers:
+            # What all of them need is loaded once, before they are forked.
+            import nearfar.download.downloader
+            import nearfar.download.fetch.curl  # noqa: F401
+
     def _queue(self) -> NearQueue:
+        from nearfar.queues.near import NearQueue
+
         queue = NearQueue(ctx=self._context)
         # Where the system does not let us, messages pass in smaller pieces.
         with suppress(AttributeError, OSError):
@@ -349,7 +209,7 @@ class LocalDownload:
         return LocalProcess(process, ours)
 
     def _drive(self) -> bool:
-        """Feed the producers until each has left at its end; False if a process died."""
+        """Feed those that fetch until each has left at its end; False if all must start anew."""
         working = list(self._producers)
         told = False
         while working:
@@ -369,9 +229,29 @@ class LocalDownload:
                 continue
             if not told or any(child.process.exitcode or child not in working for child in dead):
                 self._mourn(dead)
-                return self._stopping
+                if self._routes is not None:
+                    return self._stopping
+                self._replace(dead, start=not told)
+                working += [child for child in self._producers if child not in working]
             working = [child for child in working if child not in dead]
         return True
+
+    def _replace(self, dead: list[LocalProcess], *, start: bool) -> None:
+        """Take back the jobs of processes that died; `start` others in their place."""
+        for child in dead:
+            self._retire(child)
+            self._producers.remove(child)
+        self._sweep()
+        if start:
+            self._count_death()
+            self._choose_context()
+            for number, _ in enumerate(dead):
+                self._producers.append(self._spawn(download, number))
+
+    def _count_death(self) -> None:
+        self._fruitless += 1
+        if self._fruitless >= FRUITLESS:
+            raise QueueLost(f"the processes died {self._fruitless} times without getting anything done")
 
     def _dead(self, working: list[LocalProcess], ready: list[Any]) -> list[LocalProcess]:
         dead = [child for child in (*working, *self._consumers) if child.process.sentinel in ready]
@@ -419,12 +299,11 @@ class LocalDownload:
         if word == "underway":
             child.underway = Underway._make(said)
             return
+        self._fruitless = 0
+        child.count(said)
         for number, *ending in said:
             del child.given[number]
-            self._ended += 1
-            ended = read_ending(*ending)
-            child.end(ended)
-            self._job_source.end(number, self._in_this_run(number, ended))
+            self._job_source.end(number, self._in_this_run(number, read_ending(*ending)))
 
     def _underway(self) -> Underway:
         told = [child.underway for child in self._producers]
@@ -432,7 +311,7 @@ class LocalDownload:
         return Underway(sum(each.size for each in told), sum(each.files for each in told), waits_for)
 
     def _in_this_run(self, number: int, ended: Ended) -> Ended:
-        """A file may have been saved by a generation that died before it could say so."""
+        """A file may have been saved by a process that died before it could say so."""
         if (
             number in self._handed_twice
             and isinstance(ended.what, Saved)
@@ -454,8 +333,8 @@ class LocalDownload:
         for child in dead:
             code = child.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            role = "consumer" if child in self._consumers else "producer"
-            log.warning("lost a %s process (%s, %s)", role, child.process.pid, how, extra={"event": "lost"})
+            what = f"a {self._role(child)} process ({child.process.pid}, {how})"
+            log.warning("lost %s", what, extra={"event": "lost"})
 
     def _dismiss(self) -> bool:
         """Let the consumers go: every producer has left, so nothing waits for them."""
@@ -464,22 +343,31 @@ class LocalDownload:
             child.process.join()
         return True
 
+    def _role(self, child: LocalProcess) -> str:
+        if child in self._consumers:
+            return "consumer"
+        return "producer" if self._consumers else "download"
+
     def _end(self) -> None:
-        """Kill what is still there; read what the producers had said; take back what they had in hand."""
+        """Kill what is still there; read what the processes had said; take back what they had in hand."""
         children = (*self._producers, *self._consumers)
         for child in children:
             child.process.kill()
         for child in children:
-            child.process.join()
-            while not child.pipe.closed and child.pipe.poll():
-                self._hear(child)
-            self._again.extend(child.given.items())
-            self._handed_twice.update(child.given)
-            child.pipe.close()
-            child.process.close()
+            self._retire(child)
         if self._routes is not None:
             self._routes.close()
         self._producers, self._consumers, self._routes = [], [], None
+
+    def _retire(self, child: LocalProcess) -> None:
+        """Read what a process had said that has ended, and take back what it had in hand."""
+        child.process.join()
+        while not child.pipe.closed and child.pipe.poll():
+            self._hear(child)
+        self._again.extend(child.given.items())
+        self._handed_twice.update(child.given)
+        child.pipe.close()
+        child.process.close()
 
 
 def _alone() -> bool:

@@ -5,6 +5,7 @@
     producer                                     consumer
     offer   jobs                            ->   known     what is saved already, job by job
     files   (job, head, body, data)...      ->   verdicts  one for each
+    last    the same, when nothing else is on its way from this producer
     open    stream, job, head               ->   taken     by which consumer: the rest goes to that one
     chunk   stream, offset, data            ->   written
     finish  stream, body                    ->   verdicts  one
@@ -51,6 +52,8 @@ class Files(NamedTuple):
     """Small files, many in one message."""
 
     files: tuple[File, ...]
+    last: bool = False
+    """Nothing else is on its way from this producer: a commit that waits for more waits in vain."""
 
 
 class Open(NamedTuple):
@@ -134,8 +137,9 @@ _FAILURE = (_TEXT, _TEXT)
 def encode(request: Request) -> list[Any]:
     """A request as a message for the transport."""
     match request:
-        case Files(files):
-            return ["files", *[[*_job(job), *head, *body, data] for job, head, body, data in files]]
+        case Files(files, last):
+            rows = [[*_job(job), *head, *body, data] for job, head, body, data in files]
+            return ["last" if last else "files", *rows]
         case Offer(jobs):
             return ["offer", *map(_job, jobs)]
         case Open(stream, job, head):
@@ -152,8 +156,8 @@ def decode(message: Any) -> Request:
     """The request in a message. Raises `ProtocolError` for anything else."""
     word, rest = _word(message)
     match word:
-        case "files":
-            return Files(tuple(map(_file, _table(rest, _FILE))))
+        case "files" | "last":
+            return Files(tuple(map(_file, _table(rest, _FILE))), word == "last")
         case "offer":
             return Offer(tuple(map(_read_job, _table(rest, _JOB))))
         case "open":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -260,7 +260,7 @@ class Batcher:
         self._settles: list[Settle] = []
         self._size = 0
         self._since: float | None = None
-        self._name = secrets.token_hex(8)
+        self._name = os.urandom(8).hex()
         self._streams = count()
 
     def fits(self, size: int) -> bool:
@@ -280,23 +280,23 @@ class Batcher:
         if self._size >= BATCH or len(self._files) >= BATCH_FILES:
             self._flush()
 
-    def turn(self, now: float) -> None:
-        """Send the batch if it has waited long enough."""
+    def turn(self, now: float, *, last: bool = False) -> None:
+        """Send the batch if it has waited long enough, or is the `last`: nothing is being fetched."""
         if not self._files:
             return
         if self._since is None:
             self._since = now
-        if now - self._since >= AGE:
-            self._flush()
+        if last or now - self._since >= AGE:
+            self._flush(last=last)
 
     def deadline(self) -> float | None:
         """When `turn` has something to do even if nothing happens."""
         return None if self._since is None else self._since + AGE
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
         files, settles, size = tuple(self._files), self._settles, self._size
         self._files, self._settles, self._size, self._since = [], [], 0, None
-        self.post.send(Files(files), lambda answer: self._answered(settles, answer), size=size)
+        self.post.send(Files(files, last), lambda answer: self._answered(settles, answer), size=size)
 
     def _answered(self, settles: list[Settle], answer: Answer) -> None:
         for settle, verdict in zip(settles, _each(answer, len(settles)), strict=True):

@@ -313,7 +313,7 @@ class Producer:
             self._leave()
         self._take()
         self._fetch()
-        self._batcher.turn(self._clock())
+        self._batcher.turn(self._clock(), last=not self._fetching)
         self._job_source.turn()
         return bool(self._transfer_sinks) or not (self._stopping or self._all_taken())
 

@@ -20,43 +20,44 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote
 
+from nearfar.download.patterns import compile_lazily
 from nearfar.download.urls import one_line
 from nearfar.readable import percent
 
 __all__ = ["identity", "redact_url", "without_parameters", "written"]
 
 MASK = "***"
-WORDS = re.compile(
+WORDS = compile_lazily(
     r"ak|auth|credentials?|hdnea|hdnts|hm|hmac|jwt|key|mac|nonce|oauth|otp|pass|passphrase|passwd|password|pin|"
     r"policy|psk|pw|pwd|secret|session|sessid|sid|sig|sign|signature|sk|ticket|tok|token",
     re.IGNORECASE,
 )
 """A parameter with one of these in its name is secret; ``_``, ``-``, ``.`` and camelCase part words."""
-PARTS = re.compile(
+PARTS = compile_lazily(
     r"apikey|accesskey|authkey|authoriz|bearer|cookie|credential|jsessionid|keyid|oauth|passw|phpsessid|"
     r"secret|sessionid|signature|token|x-amz-|x-goog-|x-oss-|^md5$",
     re.IGNORECASE,
 )
 """And one with one of these anywhere in it."""
 
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_HEX = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{32,}(?![0-9A-Za-z])")
-_RUN = re.compile(r"[A-Za-z0-9_+/=-]{20,}")
-_CHANGE = re.compile(r"(?<=[a-z])[A-Z0-9]|(?<=[A-Z])[0-9]|(?<=[0-9])[A-Za-z]|(?<=[A-Z])[a-z]")
+_WORD = compile_lazily(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_HEX = compile_lazily(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{32,}(?![0-9A-Za-z])")
+_RUN = compile_lazily(r"[A-Za-z0-9_+/=-]{20,}")
+_CHANGE = compile_lazily(r"(?<=[a-z])[A-Z0-9]|(?<=[A-Z])[0-9]|(?<=[0-9])[A-Za-z]|(?<=[A-Z])[a-z]")
 _LIVELY = 6
-_USERINFO = re.compile(r"(?<=//)[^/?#]*@")
-_OWN_USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", re.IGNORECASE)
-_BEFORE_AT = re.compile(r"^([a-z][a-z0-9+.-]*:/*)?.*@", re.IGNORECASE | re.DOTALL)
-_AFTER_MARK = re.compile(r"\?.+", re.DOTALL)
-_PASSWORD = re.compile(
+_USERINFO = compile_lazily(r"(?<=//)[^/?#]*@")
+_OWN_USERINFO = compile_lazily(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", re.IGNORECASE)
+_BEFORE_AT = compile_lazily(r"^([a-z][a-z0-9+.-]*:/*)?.*@", re.IGNORECASE | re.DOTALL)
+_AFTER_MARK = compile_lazily(r"\?.+", re.DOTALL)
+_PASSWORD = compile_lazily(
     r"(?<=://)([^/?#:@]*):[^/?#]*@|(?<=[?&;])((?:passphrase|passwd|password|pwd|pw)=)[^&;#]*", re.IGNORECASE
 )
-_WELL_FORMED = re.compile(
+_WELL_FORMED = compile_lazily(
     r"https?://([^/?#\\]*@)?(\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(:\d*)?([/?#].*)?", re.IGNORECASE | re.DOTALL
 )
-_ANY = re.compile(r"[@?#;]")
+_ANY = compile_lazily(r"[@?#;]")
 """No secret is known without one of these."""
-_LIST = re.compile(r"[&;?~,\s]")
+_LIST = compile_lazily(r"[&;?~,\s]")
 _NESTED = 3
 
 
@@ -76,7 +77,8 @@ def written(url: str) -> str:
     """`url` as the manifest has it: a URL still, but for what is secret, of characters that can be shown."""
     if not url.isascii():
         url = url.encode(errors="replace").decode()
-    url = percent(url)
+    if not url.isprintable():
+        url = percent(url)
     if not _ANY.search(url):
         return url
     return _redact(_OWN_USERINFO.sub(r"\1", url) if "@" in url else url, _NESTED)

@@ -1,4 +1,4 @@
-"""URLs as nearfar accepts, joins, compares and shows them, and which addresses are public.
+"""URLs as nearfar accepts, joins, compares and shows them.
 
 Only http and https. A URL is taken apart once, here, and rebuilt from its checked parts, so that no other
 parser (libcurl's, a proxy's) can read another host out of the same text.
@@ -6,41 +6,41 @@ parser (libcurl's, a proxy's) can read another host out of the same text.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
 
+from nearfar.download.patterns import compile_lazily
 from nearfar.errors import NearfarError
 
-__all__ = ["Url", "UrlError", "ascii_host", "is_public", "join_url", "one_line", "parse_url", "resource"]
+__all__ = ["Url", "UrlError", "ascii_host", "join_url", "one_line", "parse_url", "resource"]
 
 
 PARTS = ("scheme", "userinfo", "host", "port", "path", "query")
 PORTS = {"http": 80, "https": 443}
-URL = re.compile(
+URL = compile_lazily(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
     r"(?:(?P<userinfo>[^/?#\\]*)@)?(?P<host>\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(?::(?P<port>[0-9]{0,5}))?"
     r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?(?:#.*)?",
     re.IGNORECASE,
 )
-ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-REFERENCE = re.compile(r"([^?#]*)(\?[^#]*)?(?:#.*)?")
+ABSOLUTE = compile_lazily(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+REFERENCE = compile_lazily(r"([^?#]*)(\?[^#]*)?(?:#.*)?")
 """Path and query of a reference without scheme and authority."""
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-CONTROL_BYTE = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = compile_lazily(r"[\x00-\x1f\x7f-\x9f]")
+CONTROL_BYTE = compile_lazily(r"[\x00-\x1f\x7f]")
 """Of a field that may hold UTF-8: what is above is a part of a character."""
-HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
+HOST = compile_lazily(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
 LONGEST_NAME = 253
 """Bytes of a host name in ASCII, without a final dot (RFC 1035)."""
-PLAIN = re.compile(r"[!#$%&'()*+,/:;=?@\[\]~\w.-]*", re.ASCII)
+PLAIN = compile_lazily(r"[!#$%&'()*+,/:;=?@\[\]~\w.-]*", re.ASCII)
 """What `quote` would give back unchanged, at a third of its cost."""
 AS_IS = "!#$%&'()*+,/:;=?@[]~"
 """What `quote` leaves alone: reserved characters and escapes stand as their author wrote them."""
-NORMAL = re.compile(r"https?://[a-z0-9_.-]+(?::[1-9][0-9]{0,4})?/[!$&'()*+,/:;=?@~\w.-]*", re.ASCII)
+NORMAL = compile_lazily(r"https?://[a-z0-9_.-]+(?::[1-9][0-9]{0,4})?/[!$&'()*+,/:;=?@~\w.-]*", re.ASCII)
 """What `resource` need not look into, but for dot segments and the schemes' own ports."""
-ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+ESCAPE = compile_lazily(r"%([0-9A-Fa-f]{2})")
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -78,6 +78,12 @@ def parse_url(text: str) -> Url:
     are removed (RFC 3986, 5.2.4). A host may be percent-encoded; one outside ASCII goes by `ascii_host`.
     Everything else stays as written.
     """
+    if NORMAL.fullmatch(text) and "/." not in text:
+        scheme, _, rest = text.partition("://")
+        host, _, path = rest.partition("/")
+        name, _, digits = host.partition(":")
+        authority, place = _authority(scheme, name, digits)
+        return Url(text if authority == host else f"{scheme}://{authority}/{path}", scheme, place)
     text = text.strip(" ")
     if CONTROL.search(text):
         raise UrlError("control characters in the URL")
@@ -205,6 +211,8 @@ def _host(host: str) -> str:
     if HOST.fullmatch(host):
         return host
     if host.startswith("["):
+        import ipaddress  # few URLs name one
+
         try:
             return f"[{ipaddress.IPv6Address(host[1:-1])}]"
         except ValueError:
@@ -248,44 +256,3 @@ def _userinfo(text: str | None) -> tuple[str, str] | None:
         return None
     name, _, password = text.partition(":")
     return unquote(name), unquote(password)
-
-
-GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-"""All of IPv6 that is given out (RFC 4291, 2.4): what lies outside is local, reserved, or a disguise."""
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""IPv4 as seen from networks without it (RFC 6052); all of the Internet, there."""
-SPECIAL = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "168.63.129.16/32",  # a public number, but on Azure the machine's own host answers
-            "192.0.0.0/24",  # protocols' own; in it, Oracle's metadata
-            "192.88.99.0/24",  # relays of 6to4
-            "2001::/32",  # Teredo: holds an IPv4 address, reached through a tunnel
-            "2002::/16",  # 6to4: the same
-        ),
-    )
-)
-"""Not public, whatever the tables of this Python's `ipaddress` say, which differ by version."""
-
-
-@lru_cache(maxsize=4096)
-def is_public(address: str) -> bool:
-    """True for a unicast address that anybody on the Internet may reach; False for what is no address.
-
-    What IPv6 only wraps is judged as the IPv4 address in it. Not known: the prefix that a network chose for
-    its own NAT64, and public addresses behind which a network keeps something private.
-    """
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        wrapped = found.ipv4_mapped
-        if wrapped is None and found in NAT64:
-            wrapped = ipaddress.IPv4Address(found.packed[-4:])
-        if wrapped is not None:
-            found = wrapped
-        elif found not in GLOBAL_UNICAST:
-            return False
-    return found.is_global and not found.is_multicast and not any(found in special for special in SPECIAL)

@@ -106,11 +106,12 @@ def _commands(plan: Plan, folder: Path) -> dict[str, list[str]]:
             case _:
                 line = ["producer", "-i", f"{role}.txt", "--failures", f"{role} failures.txt"]
                 line += ["--stall-timeout", "1", "--retries", "6", "--jobs", "8"]
-                if kind == "near":
+                if plan.near:
                     line += ["--queue", "local", "-o", "saved"]
-                    line += ["-P", str(plan.producers), "-C", str(plan.consumers)]
                 else:
                     line += place
+                if kind == "near":
+                    line += ["-P", str(plan.producers), "-C", str(plan.consumers)]
                 line += ["--pool", pool] if kind == "pooled" else []
         commands[role] = line
     return commands

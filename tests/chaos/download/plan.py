@@ -16,6 +16,7 @@ SAVING = (
     *("synced", "intended", "placed", "renamed", "recorded", "done", "answered"),
 )
 """Weighed towards the few lines on which a file's life hangs."""
+NEAR = ("near starts", "near feeds", "near hears")
 POINTS = {
     "producer": (*FETCHING, "leaving", "left", "failed"),
     "consumer": (*SAVING, "sweeping"),
@@ -23,11 +24,13 @@ POINTS = {
     "coordinator": ("coordinator hears", "coordinator says"),
     "agent": ("agent acts", "agent hears", "share begins", "share ends", *FETCHING),
     "pooled": ("share handed out", "share came back", "leaving", "share begins", "share ends", *FETCHING),
-    "near": ("near starts", "near feeds", "near hears", *FETCHING, *SAVING),
+    "near": (*NEAR, *FETCHING, *SAVING),
+    "direct": (*NEAR, "file whole", "file ended", "committed", *SAVING[1:-1]),
 }
 """By what a command is; a near command and a pooled one meet those of their processes, too."""
 OFTEN = frozenset(
     {"draft written", "draft finished", "draft open", "fetched", "settled", "placed", "put", "putting"}
+    | {"file whole", "file ended"}
 )
 MANY = frozenset({"host hears", "host says", "coordinator says", "agent acts"})
 
@@ -62,7 +65,7 @@ class Plan:
 
     seed: int
     shape: str
-    """``far``, ``local`` (one command with near queues) or ``pool``."""
+    """``far``, ``pool``, or one command: ``local`` (with near queues) or ``direct`` (without)."""
     transport: str
     host: str
     """The role that hosts the queue; empty for ``local``."""
@@ -79,10 +82,15 @@ class Plan:
     """Of the wall clock: after so many seconds, it is so many seconds off."""
 
     @property
+    def near(self) -> bool:
+        """Whether there is but one command."""
+        return self.shape in ("local", "direct")
+
+    @property
     def roles(self) -> dict[str, str]:
-        """The kind of each command (a key of `POINTS`), by its role; the host comes first."""
-        if self.shape == "local":
-            return {"producer 1": "near"}
+        """What each command is (a key of `POINTS`), by its role; who hosts comes first."""
+        if self.near:
+            return {"producer 1": "near" if self.shape == "local" else "direct"}
         roles = {"queue": "queue"} if self.host == "queue" else {}
         roles |= {f"consumer {number}": "consumer" for number in range(1, self.consumers + 1)}
         if self.pool == "far":
@@ -94,14 +102,14 @@ class Plan:
     @classmethod
     def draw(cls, seed: int) -> Plan:
         dice = Random(seed)
-        shape = dice.choice(("far", "far", "far", "local", "pool", "pool"))
+        shape = dice.choice(("far", "far", "local", "direct", "pool", "pool"))
         producers = dice.choice((1, 2)) if shape != "pool" else 1
         hosts = ["queue", "queue", "consumer 1", "consumer 1", *(["producer 1"] if producers == 1 else [])]
         plan = cls(
             seed=seed,
             shape=shape,
             transport=dice.choice(("tcp", "ipc")),
-            host=dice.choice(hosts) if shape != "local" else "",
+            host=dice.choice(hosts) if shape not in ("local", "direct") else "",
             pool=dice.choice(("local:2", "far")) if shape == "pool" else "",
             producers=producers,
             consumers=dice.choice((1, 2, 3)) if shape != "local" else dice.choice((1, 2)),

@@ -58,7 +58,7 @@ class Run:
             (folder / name).mkdir()
         self._wares = Wares(plan, web)
         self._shares = dict(zip(self._producers(), self._wares.shares(plan.producers), strict=False))
-        if plan.shape == "local":
+        if plan.near:
             self._shares = {"producer 1": self._wares.all}
         for role, share in self._shares.items():
             (folder / f"{role}.txt").write_text("\n".join(self._wares.lines(share)))

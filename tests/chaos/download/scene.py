@@ -65,10 +65,11 @@ class Scene:
         self.start("producer", *fetching, "--pool", self.pool)
 
     def start_download(self, shape: str, *options: str) -> None:
-        """``far``, ``pool`` (of two processes of the producer's) or ``local``."""
+        """``far``, ``pool`` (of two processes of the producer's), ``local`` (near queues) or ``direct``."""
         fetching = ("-i", "urls.txt", "--retries", "1", *options)
-        if shape == "local":
-            self.start("producer", *fetching, "--queue", "local", "-o", str(self.output))
+        if shape in ("local", "direct"):
+            queues = ("-P", "1", "-C", "1") if shape == "local" else ()
+            self.start("producer", *fetching, "--queue", "local", "-o", str(self.output), *queues)
             return
         self.start("consumer", "--bind", self.address, "-o", str(self.output), "--wait", WAIT)
         pool = ("--pool", "local:2") if shape == "pool" else ()
@@ -107,7 +108,7 @@ class Scene:
 
     def endings(self, shape: str) -> Ended:
         producer = self.ended("producer")
-        if shape != "local":
+        if shape not in ("local", "direct"):
             assert self.ended("consumer").code in (Exit.OK, Exit.FAILED)
         assert eventually(lambda: not self._starter.alive(), 10)
         return producer

@@ -57,18 +57,20 @@ def _hurry() -> None:
     from nearfar.download.fetch.options import FetchOptions
     from nearfar.queues.far import FarQueue
 
-    host, choose = FarQueue.__init__, FetchOptions.__init__
+    host, choose = FarQueue.__init__, FetchOptions.__new__
 
     def host_briefly(self: FarQueue, *arguments: Any, **settings: Any) -> None:
         if "lease" in settings and LEASE in os.environ:
             settings["lease"] = float(os.environ[LEASE])
         host(self, *arguments, **settings)
 
-    def choose_briefly(self: FetchOptions, **settings: Any) -> None:
-        choose(self, **{"backoff": 0.05, "backoff_cap": 0.3, **settings})
+    def choose_briefly(cls: type[FetchOptions], *given: Any, **settings: Any) -> FetchOptions:
+        # Those that come from another process are given in a row, and hurry already.
+        hurried = settings if given else {"backoff": 0.05, "backoff_cap": 0.3} | settings
+        return choose(cls, *given, **hurried)
 
     FarQueue.__init__ = host_briefly  # type: ignore[method-assign]
-    FetchOptions.__init__ = choose_briefly  # type: ignore[method-assign]
+    FetchOptions.__new__ = choose_briefly  # type: ignore[method-assign]
 
 
 def command(arguments: list[str]) -> int:

@@ -20,7 +20,7 @@ pytestmark = [
 OFFSETS = ("-1h", "+400d", "+0", "-5s", "+1h", "-3000d")
 
 
-@pytest.mark.parametrize("shape", ["far", "local", "pool"])
+@pytest.mark.parametrize("shape", ["far", "local", "direct", "pool"])
 def test_jumps_of_the_clock_change_nothing(scene: Scene, shape: str) -> None:
     scene.serve([f"{number}.bin" for number in range(300)], 3000)
     clock = scene.folder / "clock"

@@ -18,7 +18,7 @@ from tests.support.routes import gated, status
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(150)]
-SHAPES = pytest.mark.parametrize("shape", ["far", "local", "pool"])
+SHAPES = pytest.mark.parametrize("shape", ["far", "local", "direct", "pool"])
 
 
 def fill(place: Path, *, leave: int = 0) -> Path:
@@ -147,7 +147,7 @@ def test_a_disk_that_takes_nothing_from_the_start_ends_the_commands_with_a_sente
         mount("saved", ro=True)
     scene.serve(["first.bin"], 100)
     scene.start_download(shape)
-    who = "producer" if shape == "local" else "consumer"
+    who = "producer" if shape in ("local", "direct") else "consumer"
     ended = scene.ended(who)
     assert ended.code == Exit.USAGE
     assert any(sentence in ended.err for sentence in ("no space left", "disk is full", "read-only")), (

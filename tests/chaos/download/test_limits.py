@@ -10,17 +10,17 @@ from nearfar.cli.exits import Exit
 from tests.chaos.download.scene import Scene
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(150)]
-PROGRAMS = ("queue", "coordinator", "worker", "consumer", "producer", "local")
+PROGRAMS = ("queue", "coordinator", "worker", "consumer", "producer", "local", "direct")
 MiB = 1 << 20
 
 
 def limit(scene: Scene, program: str, name: str, value: int) -> str:
     """Limit one program of a download; returns which command that is."""
     scene.serve([f"{number}.bin" for number in range(120)], 5000)
-    who = "producer" if program == "local" else program
+    who = "producer" if program in ("local", "direct") else program
     scene.limits[who] = {name: value}
-    if program == "local":
-        scene.start_download("local")
+    if program in ("local", "direct"):
+        scene.start_download(program)
     else:
         scene.start_all()
     return who
@@ -70,7 +70,7 @@ def test_with_little_memory_it_works_or_ends_with_a_sentence(scene: Scene, progr
     without_limits(scene)
 
 
-@pytest.mark.parametrize("shape", ["far", "local"])
+@pytest.mark.parametrize("shape", ["far", "local", "direct"])
 def test_a_file_larger_than_allowed_fails_alone(scene: Scene, shape: str) -> None:
     scene.serve([f"{number}.bin" for number in range(20)], 1000)
     scene.serve(["large.bin", "larger.bin"], 900_000)

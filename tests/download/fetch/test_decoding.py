@@ -41,7 +41,7 @@ def reason(sink: Remembered) -> Reason | None:
 def test_what_was_coded_is_saved_as_it_was_before(web: Web, fetcher: MakeFetcher, name: str) -> None:
     web.routes["/a"] = content(FORMS[name](TEXT), content_encoding=name)
     web.routes["/plain"] = content(TEXT, content_encoding="identity")
-    coded, plain = fetch_all(fetcher(decode=True), web.url("/a"), web.url("/plain"))
+    coded, plain = fetch_all(fetcher(decode=True, digest=True), web.url("/a"), web.url("/plain"))
     assert bytes(coded.data) == bytes(plain.data) == TEXT
     assert web.requests("/a")[0].fields["accept-encoding"] == "gzip, deflate"
     assert coded.head is not None and coded.head.length is None

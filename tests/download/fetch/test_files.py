@@ -25,7 +25,7 @@ def test_a_file_comes_whole_with_its_head(web: Web, fetcher: MakeFetcher) -> Non
         last_modified="Sun, 06 Nov 1994 08:49:37 GMT",
         content_disposition="attachment; filename=\"x.png\"; filename*=UTF-8''%C3%A4.png",
     )
-    (sink,) = fetch_all(fetcher(), web.url("/a?q=1#top"))
+    (sink,) = fetch_all(fetcher(digest=True), web.url("/a?q=1#top"))
     assert bytes(sink.data) == BODY
     assert sink.calls == ["begin", "chunk", "done"]
     assert sink.body is not None and sink.head is not None
@@ -38,7 +38,7 @@ def test_a_file_comes_whole_with_its_head(web: Web, fetcher: MakeFetcher) -> Non
 
 def test_an_empty_file_is_a_file(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["/empty"] = content(b"")
-    (sink,) = fetch_all(fetcher(), web.url("/empty"))
+    (sink,) = fetch_all(fetcher(digest=True), web.url("/empty"))
     assert sink.calls == ["begin", "done"]
     assert sink.body is not None and sink.body.sha256 == hashlib.sha256().hexdigest()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from dataclasses import replace
 
 import msgpack
 from hypothesis import HealthCheck, given, settings
@@ -100,7 +99,7 @@ OPTIONS = FetchOptions(
     connect_timeout=1.0,
     total_timeout=1.0,
 )
-CAREFUL = replace(OPTIONS, decode=True, expect=("application/*", "text/html"), max_size=3000)
+CAREFUL = OPTIONS._replace(decode=True, expect=("application/*", "text/html"), max_size=3000)
 
 
 def test_no_answer_harms_another_file() -> None:

@@ -38,7 +38,7 @@ def test_a_sink_that_asks_for_a_pause_gets_no_more_until_it_resumes(
 
 def test_a_paused_transfer_does_not_hold_up_the_others(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["*"] = content(BODY)
-    engine = fetcher()
+    engine = fetcher(buffer_size=16384)
     paused, other = Remembered(pause_after=1), Remembered()
     engine.add(Job(web.url("/a")), paused)
     engine.add(Job(web.url("/b")), other)
@@ -68,9 +68,9 @@ def test_a_pause_is_no_stall(web: Web, fetcher: MakeFetcher) -> None:
 
 @pytest.mark.parametrize("http", ["1.1", "h2c"])
 def test_a_transfer_that_fails_in_the_bytes_held_back_ends(web: Web, fetcher: MakeFetcher, http: str) -> None:
-    """Given a pause with the limit just ahead, I expect the failure when it resumes, and no hanging."""
+    """Given a pause with the limit ahead, I expect the failure when it resumes, and no hanging."""
     web.routes["/endless"] = endless()
-    engine = fetcher(http=http, buffer_size=16384, max_size=20_000, per_host=1)
+    engine = fetcher(http=http, buffer_size=16384, max_size=3_000_000, per_host=1)
     for path in ("/endless", "/endless"):
         sink = Remembered(pause_after=1)
         engine.add(Job(web.url(path)), sink)

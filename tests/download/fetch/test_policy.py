@@ -201,7 +201,7 @@ def test_the_patience_of_a_host_is_counted_from_its_last_answer() -> None:
         schedule.add("a", f"a{n}")
     take_all(schedule, 1.0)
     assert [schedule.put_off("a", at, 2.0) for at in (1.0, 3.0, 5.0)] == [2.0, 4.0, 6.0]
-    schedule.answered("a")
+    schedule.release("a", answered=True)
     assert schedule.put_off("a", 9.0, 2.0) == 2.0
 
 
@@ -287,10 +287,8 @@ def test_any_history_keeps_the_limits_and_loses_nothing(
             parked[host] = max(parked.get(host, 0.0), now + number)
         elif step == "slow down":
             schedule.slow_down(host, now)
-        elif step == "answered" and host in active:
-            schedule.answered(host)
-        elif step == "release" and active:
-            schedule.release(active.pop(number % len(active)))
+        elif step in ("answered", "release") and active:
+            schedule.release(active.pop(number % len(active)), answered=step == "answered")
         elif step == "take" and (taken := schedule.take(now)) is not None:
             assert taken[1] not in started
             assert parked.get(taken[0], 0.0) <= now

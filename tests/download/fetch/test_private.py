@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from nearfar.download.fetch import curl_handle
+from nearfar.download import public
 from nearfar.download.model import Reason
-from nearfar.download.urls import is_public
+from nearfar.download.public import is_public
 from tests.download.fetch.conftest import MakeFetcher
 from tests.support.routes import content, redirect
 from tests.support.sinks import Remembered, fetch_all
@@ -40,9 +40,7 @@ def test_what_is_local_reserved_or_a_disguise_is_not(address: str) -> None:
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     """A server at every loopback address, of which 127.0.0.2 counts as public."""
-    monkeypatch.setattr(
-        curl_handle, "is_public", lambda address: address == "127.0.0.2" or is_public(address)
-    )
+    monkeypatch.setattr(public, "is_public", lambda address: address == "127.0.0.2" or is_public(address))
     with Web(host="0.0.0.0") as web:
         web.routes["*"] = content(b"for all")
         yield web

@@ -31,7 +31,7 @@ def part(start: int, end: int, total: int | str, body: bytes, etag: str | None =
 
 def test_a_cut_file_with_a_strong_validator_goes_on_where_it_was_cut(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["/a"] = in_turn(cut(OLD, 50_000, etag='"1"'), content(OLD, etag='"1"'))
-    (sink,) = fetch_all(fetcher(), web.url("/a"))
+    (sink,) = fetch_all(fetcher(digest=True), web.url("/a"))
     assert bytes(sink.data) == OLD
     assert sink.calls == RESUMED
     second = web.requests("/a")[1].fields

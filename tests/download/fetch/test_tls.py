@@ -20,7 +20,8 @@ BODY = bytes(range(256)) * 2000
 
 def test_https_speaks_http2_where_the_server_does(secure_web: Web, tls: Tls, fetcher: MakeFetcher) -> None:
     secure_web.routes["*"] = content(BODY, etag='"1"')
-    sinks = fetch_all(fetcher(ca_file=tls.ca_file), *(secure_web.url(f"/{n}") for n in range(30)))
+    urls = (secure_web.url(f"/{n}") for n in range(30))
+    sinks = fetch_all(fetcher(ca_file=tls.ca_file, digest=True), *urls)
     assert {sink.body.sha256 for sink in sinks if sink.body} == {hashlib.sha256(BODY).hexdigest()}
     assert {request.version for request in secure_web.log} == {"2"}
     assert secure_web.connections < 16, "transfers at a time do not share a connection"

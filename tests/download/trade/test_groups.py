@@ -28,10 +28,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def send(post: Post, name: str) -> None:
+def send(post: Post, name: str, *, last: bool = False) -> None:
     url, data = f"http://here/{name}", name.encode()
     file = File(Job(url), Head(url, 200), Body(len(data), hashlib.sha256(data).hexdigest()), data)
-    Outbox(post).send(encode(Files((file,))))
+    Outbox(post).send(encode(Files((file,), last)))
 
 
 def test_a_file_waits_for_company_but_not_for_long(store: Store) -> None:
@@ -48,6 +48,17 @@ def test_a_file_waits_for_company_but_not_for_long(store: Store) -> None:
     consumer.turn()
     assert store.counts()[0] == 3
     assert len(post.answered) == 3
+
+
+def test_a_file_does_not_wait_for_company_that_cannot_come(store: Store) -> None:
+    post, clock = Post(), Clock()
+    consumer = Consumer(post.join("c", store.id), store, clock=clock)
+    send(post, "a")
+    send(post, "b", last=True)
+    consumer.turn()
+    assert not post.answered
+    consumer.turn()
+    assert (store.counts()[0], len(post.answered)) == (2, 2)
 
 
 def test_when_nothing_more_comes_the_group_is_committed(store: Store) -> None:

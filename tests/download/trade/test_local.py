@@ -279,7 +279,10 @@ def test_the_input_may_be_a_pipe_that_speaks_slowly(web: Web, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_large_file_costs_no_process_much_memory(web: Web, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "processes"), [((), 2), (("-P", "1", "-C", "1"), 3)])
+def test_a_large_file_costs_no_process_much_memory(
+    web: Web, tmp_path: Path, options: tuple[str, ...], processes: int
+) -> None:
     size, limit = 400 << 20, 64 << 20
     block = os.urandom(1 << 20)
 
@@ -290,7 +293,7 @@ def test_a_large_file_costs_no_process_much_memory(web: Web, tmp_path: Path) -> 
         reply.end()
 
     web.routes["/large.bin"] = large
-    command = Command(tmp_path, web.url("/large.bin"))
+    command = Command(tmp_path, web.url("/large.bin"), *options)
     peaks: dict[int, list[int]] = {}
 
     def watch() -> bool:
@@ -305,7 +308,7 @@ def test_a_large_file_costs_no_process_much_memory(web: Web, tmp_path: Path) -> 
     code, out, _ = command.end()
     assert (code, out) == (Exit.OK, ["1 url: 1 saved, 0 already there, 0 failed"])
     assert (tmp_path / "files" / "large.bin").stat().st_size == size
-    assert len(peaks) == 3
+    assert len(peaks) == processes
     growth = {pid: max(seen) - seen[0] for pid, seen in peaks.items()}
     assert max(growth.values()) <= limit, growth
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from nearfar.download.model import Body, Failure, Head, Job, Reason
 from nearfar.download.urls import one_line
@@ -91,8 +90,7 @@ NO_HTTP = frozenset({1, 8})  # a status line, or a field, that makes no sense
 CUT = frozenset({16, 18, 52, 55, 56, 92})  # HTTP/2, partial, nothing, send, receive, HTTP/2 stream
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(NamedTuple):
     """Why one attempt failed, and whether another may do better."""
 
     reason: Reason

@@ -27,6 +27,10 @@ from nearfar.download.urls import UrlError
 
 __all__ = ["CurlFetcher"]
 
+GATHERED = 64
+"""Pieces of a body, of 16 KiB at most, that are passed on together: a megabyte is written at once."""
+LOOK = 0.1
+"""Seconds after which less is passed on."""
 WORTH_TELLING = 5.0
 """Seconds that a host asks to be left alone, from which that is said."""
 
@@ -65,6 +69,9 @@ class CurlFetcher:
         self._idle: list[Handle] = []
         self._active: dict[pycurl.Curl, Handle] = {}
         self._resumed: set[int] = set()
+        # What is decoded may become much more, and a rate needs to know at once.
+        self._most = 0 if self._options.decode or self._options.rate else GATHERED
+        self._look_due = 0.0
         self._over: deque[tuple[pycurl.Curl, int, str]] = deque()
         self._in_flight = 0
 
@@ -134,8 +141,8 @@ class CurlFetcher:
         self._wait(timeout)
         if not self._throttle.wait(self._clock()):
             self._multi.perform()
-        self._flush()
         self._reap()
+        self._look()
 
     def cancel(self) -> None:
         for handle in self._active.values():
@@ -172,9 +179,10 @@ class CurlFetcher:
         resumed, self._resumed = self._resumed, set()
         for handle in list(self._active.values()):
             if handle.paused and handle.transfer is not None and id(handle.transfer.sink) in resumed:
-                code = handle.unpause()
-                if code:
+                if code := handle.unpause():
                     self._over.append((handle.curl, code, ""))
+                elif handle.pieces:
+                    self._pass_on(handle)
 
     def _start(self, now: float) -> None:
         while (taken := self._schedule.take(now)) is not None:
@@ -219,13 +227,23 @@ class CurlFetcher:
         if woken in ready:
             self._woken.recv(4096)
 
-    def _flush(self) -> None:
-        """Pass on what came of bodies; what a sink or a limit ends is over."""
+    def _look(self) -> None:
+        """Pass on what came of bodies that are not whole: what is much, and from time to time all."""
+        now, most = self._clock(), self._most
+        if now >= self._look_due:
+            self._look_due, most = now + LOOK, 0
         for handle in list(self._active.values()):
-            if handle.pieces and not handle.flush():
-                self._over.append((handle.curl, ABORTED, ""))
+            if len(handle.pieces) > most and not handle.paused:
+                self._pass_on(handle)
         if self._over:
             self._settle()
+
+    def _pass_on(self, handle: Handle) -> None:
+        """Pass on what came of one body; what a sink or a limit ends is over."""
+        if not handle.look():
+            self._over.append((handle.curl, ABORTED, ""))
+        elif handle.paused:
+            handle.pause()
 
     def _reap(self) -> None:
         left = 1
@@ -246,23 +264,21 @@ class CurlFetcher:
         assert transfer is not None
         step = Step.ENDED
         try:
-            step = transfer.finish(handle.conclude(code, message))
+            if code or not handle.plain():
+                step = transfer.finish(handle.conclude(code, message))
         finally:
             self._multi.remove_handle(curl)
             self._idle.append(handle)
-            self._note(host, transfer)
-            self._schedule.release(host)
+            trouble = transfer.trouble
+            if trouble is not None and trouble.busy and not trouble.paced:
+                self._schedule.slow_down(host, self._clock())
+            self._schedule.release(
+                host, answered=trouble is None or (trouble.reason in ANSWERED and not trouble.busy)
+            )
             if step is Step.ENDED:
                 self._in_flight -= 1
-        self._go_on(transfer, host, step)
-
-    def _note(self, host: str, transfer: Transfer) -> None:
-        """Let the pace at `host` follow its answer: faster after any, slower where it asks for that."""
-        trouble = transfer.trouble
-        if trouble is None or (trouble.reason in ANSWERED and not trouble.busy):
-            self._schedule.answered(host)
-        elif trouble.busy and not trouble.paced:
-            self._schedule.slow_down(host, self._clock())
+        if step is not Step.ENDED or transfer.trouble is not None:
+            self._go_on(transfer, host, step)
 
     def _go_on(self, transfer: Transfer, host: str, step: Step) -> None:
         """Schedule what follows a request to `host`."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import time
-from collections.abc import Callable
 from typing import Any
 
 from nearfar.download.fetch.base import HEAD_AT_MOST, Trouble, from_curl, too_large_head
@@ -15,7 +13,6 @@ from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.request import exceptions_in_ascii, proxies_in_ascii
 from nearfar.download.fetch.transfer import Throttle, Transfer
 from nearfar.download.model import Reason
-from nearfar.download.urls import is_public
 
 __all__ = ["Handle", "configure", "pycurl"]
 
@@ -58,10 +55,12 @@ def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
         setopt(pycurl.PROXY, "")
     elif (hosts := exceptions_in_ascii(os.environ)) is not None:
         setopt(pycurl.NOPROXY, hosts)
-    _configure_tls(curl, options)
 
 
-def _configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
+def configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
+    """Set what `options` say of TLS: for the first URL that needs it."""
+    import ssl
+
     curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
     if options.insecure:
         curl.setopt(pycurl.SSL_VERIFYPEER, 0)
@@ -104,8 +103,8 @@ class Lent:
 class Handle:
     """An easy handle and the transfer it works for.
 
-    Heads are gathered by `list.append` itself and read once, with the body's first bytes. libcurl hands out a
-    body in pieces of 16 KiB at most: they are gathered, too, and passed on by `flush`.
+    Heads and bodies are gathered by `list.append` itself, so no Python runs inside libcurl. `CurlFetcher`
+    calls `look` for what came, so often that it stays little.
     """
 
     def __init__(self, options: FetchOptions, throttle: Throttle) -> None:
@@ -114,15 +113,12 @@ class Handle:
         self.host = ""
         self.paused = False
         """The sink asked for a pause."""
-        self.held = False
-        """libcurl was told so, and keeps bytes that wait."""
         self.pieces: list[bytes] = []
-        """Of the body, not passed on yet."""
-        self._gathered = 0
-        # What is to be decoded is passed on at once: much more may come of it.
-        self._most = 0 if options.decode else options.buffer_size
+        """Of the body, not passed on yet; each has 16 KiB at most."""
+        # What is to be decoded is passed on piece by piece: much more may come of each.
+        self._decodes = options.decode
+        self._options = options
         self._spend = throttle.spend
-        self._take: Callable[[bytes], bool] = _nobody
         self._error: BaseException | None = None
         self._discarded = 0
         self._lines: list[bytes] = []
@@ -132,46 +128,79 @@ class Handle:
         self._proxies = {} if options.no_private else proxies_in_ascii(os.environ)
         self._sharing = False
         self._fresh = False
+        self._secure = False
         self._answered = False
         self._taking = False
         self._barred: str | None = None
         configure(self.curl, options)
         self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append if HEADS_BOUNDED else self._gather)
-        self.curl.setopt(pycurl.WRITEFUNCTION, self._write)
+        self.curl.setopt(pycurl.WRITEFUNCTION, self.pieces.append)
         if options.no_private:
             self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open)
 
     def load(self, transfer: Transfer, host: str) -> None:
         """Make the handle ready for the transfer's next request, counted at `host`."""
         self.transfer, self.host = transfer, host
-        self._take = transfer.take
-        self.paused = self.held = self._answered = self._taking = False
-        self._discarded = self._gathered = 0
+        self.paused = self._answered = self._taking = False
+        self._discarded = self._head_size = 0
         self._barred = None
         self.pieces.clear()
         self._lines.clear()
-        self._head_size = 0
-        self.curl.setopt(pycurl.URL, transfer.url.text)
-        shared = self._http == "h2c" or (self._http == "auto" and transfer.url.scheme == "https")
+        url = transfer.url
+        self.curl.setopt(pycurl.URL, url.text)
+        shared = self._http == "h2c" or (self._http == "auto" and url.scheme == "https")
         if shared is not self._sharing:
             self._share(shared)
         if transfer.fresh is not self._fresh:
             self.curl.setopt(pycurl.FRESH_CONNECT, int(transfer.fresh))
             self._fresh = transfer.fresh
+        if not self._secure and url.scheme == "https":
+            configure_tls(self.curl, self._options)
+            self._secure = True
         if self._proxies:
-            self.curl.setopt(pycurl.PROXY, self._proxies[transfer.url.scheme])
+            self.curl.setopt(pycurl.PROXY, self._proxies[url.scheme])
         fields = transfer.request()
         if fields is not self._fields:
             self.curl.setopt(pycurl.HTTPHEADER, fields)
             self._fields = fields
+
+    def look(self) -> bool:
+        """Pass on what was gathered; False if the request is to end, then `conclude` raises what the sink has
+        raised. Where the sink asks for a pause, `paused` is set, and what was not passed on stays."""
+        assert self.transfer is not None
+        try:
+            if not self._answered:
+                self._answer()
+            if not self._taking:
+                return self._discard()
+            pieces = self.pieces
+            while pieces:
+                if self._decodes or len(pieces) == 1:
+                    data = pieces.pop(0)
+                else:
+                    data = b"".join(pieces)
+                    pieces.clear()
+                self._spend(len(data))
+                if not self.transfer.take(data):
+                    self.paused = self.transfer.trouble is None
+                    return self.paused
+        except BaseException as error:
+            self._error = error
+            return False
+        return True
+
+    def plain(self) -> bool:
+        """The request went well, and nothing was passed on yet: pass all on, if there is nothing special."""
+        transfer = self.transfer
+        return not self._answered and transfer is not None and transfer.plain(self._lines, self.pieces)
 
     def conclude(self, code: int, message: str) -> Trouble | None:
         """The request is over with libcurl's `code` (0: well): what the connection has to say about it.
 
         Judges a head that no body followed. Raises what the sink raised on the way.
         """
-        if self.pieces:
-            self.flush()
+        while self.pieces and self.look():
+            pass
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -186,22 +215,21 @@ class Handle:
             return too_large_head()
         return from_curl(code, message, self._answered, reused=not self.curl.getinfo(pycurl.NUM_CONNECTS))
 
-    def unpause(self) -> int:
-        """Let the bytes come again; those that wait come now.
+    def pause(self) -> None:
+        """Let no more bytes come. The transfer must not be over."""
+        self.curl.pause(pycurl.PAUSE_RECV)
 
-        Returns libcurl's code: 0, or why the request ended over the bytes that waited.
-        """
+    def unpause(self) -> int:
+        """Let the bytes come again; libcurl's code: 0, or why the request ended meanwhile."""
         self.paused = False
-        if self.held:
-            self.held = False
-            try:
-                self.curl.pause(pycurl.PAUSE_CONT)
-            except pycurl.error as error:
-                return int(error.args[0])
+        try:
+            self.curl.pause(pycurl.PAUSE_CONT)
+        except pycurl.error as error:
+            return int(error.args[0])
         return 0
 
     def close(self) -> None:
-        self.transfer, self._take = None, _nobody
+        self.transfer = None
         self.curl.close()
 
     def _open(self, purpose: int, address: Any) -> int | Lent:
@@ -210,6 +238,8 @@ class Handle:
         So nothing lies between check and use that a second look at the name could change. A connection that
         is used again was checked when it was made.
         """
+        from nearfar.download.public import is_public  # only --no-private asks
+
         family, kind, protocol, place = address
         if family not in (socket.AF_INET, socket.AF_INET6) or not is_public(place[0]):
             self._barred = str(place[0])
@@ -233,58 +263,15 @@ class Handle:
         self.curl.setopt(pycurl.PIPEWAIT, int(wanted))
         self._sharing = wanted
 
-    def _write(self, data: bytes) -> int | None:
-        """libcurl's write callback: None takes the bytes, `ABORT` ends the request."""
-        if self.paused:
-            return self._hold()
-        if not self._answered:
-            try:
-                self._answer()
-            except BaseException as error:
-                # Nothing can be raised through libcurl: `conclude` does it.
-                self._error = error
-                return ABORT
-        if not self._taking:
-            return self._discard(len(data))
-        size = self._gathered + len(data)
-        if size > self._most and self.pieces:
-            if not self.flush():
-                return ABORT
-            if self.paused:
-                return self._hold()
-            size = len(data)
-        self._gathered = size
-        self.pieces.append(data)
-        return None
-
-    def _hold(self) -> int:
-        self.held = True
-        pause: int = pycurl.WRITEFUNC_PAUSE
-        return pause
-
-    def flush(self) -> bool:
-        """Pass on what was gathered; False if the request is to end. `conclude` raises what a sink raises."""
-        data = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
-        self.pieces.clear()
-        self._gathered = 0
-        self._spend(len(data))
-        try:
-            if self._take(data):
-                return True
-        except BaseException as error:
-            self._error = error
-            return False
-        assert self.transfer is not None
-        self.paused = self.transfer.trouble is None
-        return self.paused
-
-    def _discard(self, size: int) -> int | None:
+    def _discard(self) -> bool:
         """A refused file is not worth its bytes; the small body of an error or a redirect is."""
         trouble = None if self.transfer is None else self.transfer.trouble
-        refused = trouble is not None and trouble.reason in UNWANTED
+        size = sum(map(len, self.pieces))
+        self.pieces.clear()
         self._spend(size)
         self._discarded += size
-        return ABORT if refused or self._discarded > DISCARDED_AT_MOST else None
+        refused = trouble is not None and trouble.reason in UNWANTED
+        return not refused and self._discarded <= DISCARDED_AT_MOST
 
     def _answer(self) -> None:
         assert self.transfer is not None
@@ -295,7 +282,3 @@ class Handle:
             self._taking = self.transfer.stumble(error)
         else:
             self._taking = self.transfer.answered(answer, time.time())
-
-
-def _nobody(data: bytes) -> bool:
-    raise AssertionError(f"{len(data)} bytes came for no transfer")

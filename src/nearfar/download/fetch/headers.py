@@ -8,12 +8,12 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from nearfar.download.model import Checksum
+from nearfar.download.patterns import compile_lazily
 
 __all__ = [
     "DIGESTS",
@@ -64,25 +64,24 @@ SHORT = 256
 """Bytes of a line up to which what it says is remembered, and of a status line that are read."""
 LONGEST = 1024
 """Characters of a tag, a date or a media type; a longer one counts as not sent."""
-RANGE = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
-UNSATISFIED = re.compile(r"bytes\s+\*/([0-9]{1,19})", re.IGNORECASE)
-STRONG_ETAG = re.compile(r'"[!#-~\x80-\xff]*"')
+RANGE = compile_lazily(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
+UNSATISFIED = compile_lazily(r"bytes\s+\*/([0-9]{1,19})", re.IGNORECASE)
+STRONG_ETAG = compile_lazily(r'"[!#-~\x80-\xff]*"')
 """It is sent back, so there is nothing in it that no tag may have (RFC 9110, 8.8.3)."""
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DATES = (
-    re.compile(
+    compile_lazily(
         r"(?:[a-z]{3,9},? )?(?P<day>[0-9]{1,2})[ -](?P<month>[a-z]{3})[ -](?P<year>[0-9]{4}|[0-9]{2})"
         r" (?P<time>[0-9]{1,2}:[0-9]{2}:[0-9]{2})(?: (?:GMT|UTC|Z|[+-]0000))?",
         re.IGNORECASE,
     ),
-    re.compile(
+    compile_lazily(
         r"[a-z]{3} (?P<month>[a-z]{3}) (?P<day>[ 0-9]?[0-9]) (?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})"
         r" (?P<year>[0-9]{4})",
         re.IGNORECASE,
     ),
 )
 """The forms of a date (RFC 9110, 5.6.7), the first two of them in one."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CERTAIN = 1.0
 """Seconds by which a file must be older than the answer for its date to be a strong validator."""
 
@@ -136,13 +135,42 @@ class ContentRange(NamedTuple):
         return self.start == 0 and self.total == self.size
 
 
+PLAIN = frozenset({"content-length", "content-type", "date", "etag", "last-modified"})
+
+
+def plain_fields(lines: Sequence[bytes]) -> dict[str, str] | None:
+    """The fields of one head that says 200, if none of them takes thought, and nothing comes after it; else
+    None."""
+    if len(lines) < 2 or lines[-1] != b"\r\n" or len(lines[0]) >= SHORT or _status(lines[0])[0] != 200:
+        return None
+    fields: dict[str, str] = {}
+    for line in lines[1:-1]:
+        if len(line) >= SHORT:
+            return None
+        name, value = _short_field(line)
+        if name is not None:
+            if name not in PLAIN or name in fields:
+                return None
+            fields[name] = value
+        elif line[0] in b" \t\r\n":  # goes on with a field, or ends a head
+            return None
+    return fields
+
+
 def parse_head(lines: Sequence[bytes]) -> Answer:
-    """The last head in `lines`, raw lines as they came: interim answers and a proxy's may stand before it."""
+    """The last head in `lines`, raw lines as they came.
+
+    Interim answers and a proxy's may stand before it, and trailers behind it.
+    """
     first, fields, last = b"", dict[str, str](), ""
     more: list[tuple[str, str]] = []
+    over = False
     for line in lines:
         name, value = _short_field(line) if len(line) < SHORT else _field(line)
+        if over and name != STATUS:
+            continue
         if name is None:
+            over = not line.strip(b"\r\n")
             if line[:1] in (b" ", b"\t") and last and line.strip():
                 _unfold(fields, more, last, line.strip().decode("latin-1"))
             else:
@@ -150,7 +178,7 @@ def parse_head(lines: Sequence[bytes]) -> Answer:
             continue
         last = name
         if name == STATUS:
-            first, fields, last = line, {}, ""
+            first, fields, last, over = line, {}, "", False
             more.clear()
         elif name in fields:
             more.append((name, value))
@@ -251,12 +279,14 @@ def http_date(value: str | None) -> float | None:
     year = int(match["year"])
     if len(match["year"]) == 2:
         year += 1900 if year >= 70 else 2000
+    from datetime import UTC, datetime  # dates are read where a transfer goes on, or a host puts off
+
     try:
         hour, minute, second = map(int, match["time"].split(":"))
         month = MONTHS.index(match["month"].lower()) + 1
         # A leap second is counted as the one before it.
         when = datetime(year, month, int(match["day"]), hour, minute, min(second, 59), tzinfo=UTC)
-        return (when - EPOCH).total_seconds()
+        return (when - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
     except (ValueError, OverflowError):
         return None
 
@@ -287,7 +317,7 @@ def validator(answer: Answer) -> str | None:
 DIGEST = {"md5": "md5", "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
 """Names in Digest (RFC 3230) and Repr-Digest (RFC 9530), and hashlib's for them; others are ignored."""
 DIGEST_FIELDS = frozenset({"repr-digest", "digest", "content-md5"})
-MEMBER = re.compile(r"([a-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/]+={0,2}):?", re.IGNORECASE)
+MEMBER = compile_lazily(r"([a-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/]+={0,2}):?", re.IGNORECASE)
 
 
 def named_digests(fields: Mapping[str, str]) -> tuple[Checksum, ...]:
@@ -359,14 +389,14 @@ class Hashes:
         return self.sha256 if algorithm == "sha256" else self._others[algorithm].hexdigest()
 
 
-PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
-ESCAPED = re.compile(r'\\(["\\])')
+PARAMETER = compile_lazily(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
+ESCAPED = compile_lazily(r'\\(["\\])')
 """What a backslash escapes. Before anything else it stands for itself: no server needs to escape that, and
 many send the path of a file on some disk."""
-WORD = re.compile(r"=\?([A-Za-z0-9_-]{1,40})(?:\*[A-Za-z-]{0,20})?\?([bBqQ])\?([^?\s]*)\?=")
-BETWEEN_WORDS = re.compile(r"(\?=)\s+(?==\?)")
-CONTINUED = re.compile(r"filename\*(0|[1-9][0-9]?)(\*?)")
-CHARSETS = re.compile(
+WORD = compile_lazily(r"=\?([A-Za-z0-9_-]{1,40})(?:\*[A-Za-z-]{0,20})?\?([bBqQ])\?([^?\s]*)\?=")
+BETWEEN_WORDS = compile_lazily(r"(\?=)\s+(?==\?)")
+CONTINUED = compile_lazily(r"filename\*(0|[1-9][0-9]?)(\*?)")
+CHARSETS = compile_lazily(
     r"utf-?8|us-ascii|iso-?8859-?[0-9]{1,2}|windows-?125[0-8]|koi8-[ru]|shift_jis|euc-(jp|kr)|gb(2312|k|18030)|big5",
     re.IGNORECASE,
 )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Self
 
 from nearfar import __version__
+from nearfar.download.patterns import compile_lazily
 
 __all__ = ["FetchOptions"]
 
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+TOKEN = compile_lazily(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 OURS = frozenset(
     {"accept-encoding", "connection", "content-length", "if-range", "range", "te", "transfer-encoding"}
 )
@@ -24,9 +23,8 @@ MOST_CONNECTIONS = 500
 """`select` knows 1,024 descriptors, and an HTTP/1.1 transfer, while it connects, may hold two."""
 
 
-@dataclass(frozen=True, slots=True)
-class FetchOptions:
-    """How to fetch. Raises `ValueError`, with a sentence for the user, on a setting that cannot work."""
+class Settings(NamedTuple):
+    """How to fetch: `FetchOptions` before it is checked."""
 
     connections: int = 64
     """Transfers at a time, over all hosts (1 to 500)."""
@@ -70,13 +68,13 @@ class FetchOptions:
 
     decode: bool = False
     """Ask for gzip and deflate, and save what comes of them. Else every body is saved as it was sent."""
-    digest: bool = True
-    """Count SHA-256 of every file. False: only where a job or a server names a digest, for the process
-    that saves the file counts it anyhow, and nothing comes between."""
+    digest: bool = False
+    """Count SHA-256 of every file, to be compared where it is saved. False: only where a job or a server
+    names a digest, for what saves the file counts it anyhow, and nothing between can change its bytes."""
     no_private: bool = False
-    """Connect to public addresses only (`addresses.is_public`), whatever a name or a redirect says, and to
+    """Connect to public addresses only (`public.is_public`), whatever a name or a redirect says, and to
     no proxy."""
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    headers: tuple[tuple[str, str], ...] = ()
     """Fields sent with every request. After a redirect to another origin only the harmless ones still go."""
     user_agent: str = f"nearfar/{__version__}"
     http: Literal["auto", "1.1", "h2c"] = "auto"
@@ -85,8 +83,23 @@ class FetchOptions:
     """PEM file of the authorities to trust; None: the system's."""
     insecure: bool = False
     """Accept any certificate, of any host."""
-    buffer_size: int = 1024 * 1024
-    """Bytes that one `Sink.chunk` brings at most, as they were sent."""
+    buffer_size: int = 256 * 1024
+    """Bytes that libcurl reads at a time, some ten times in a row where the server is as quick."""
+
+
+class FetchOptions(Settings):
+    """How to fetch. Raises `ValueError`, with a sentence for the user, on a setting that cannot work."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        self = super().__new__(cls, *args, **settings)
+        self._check()
+        return self
+
+    def __repr__(self) -> str:
+        """Without `headers`, which may hold secrets."""
+        return Settings.__repr__(self._replace(headers=()))
 
     @property
     def least_speed(self) -> int:
@@ -100,7 +113,7 @@ class FetchOptions:
             return self.max_size
         return ENDLESS if announced is None else ANNOUNCED_AT_MOST
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _within("connections", self.connections, 1, MOST_CONNECTIONS)
         for name in ("per_host", "stall_timeout", "stall_speed", "tries"):
             _within(name, getattr(self, name), 1)

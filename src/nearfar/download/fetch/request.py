@@ -10,11 +10,12 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nearfar.download.fetch.content import ACCEPTED
 from nearfar.download.fetch.headers import http_date
 from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.patterns import compile_lazily
 from nearfar.download.urls import Url, UrlError, ascii_host
 
 __all__ = [
@@ -36,6 +37,8 @@ class RequestFields:
     """A user's fields as header lines; built once, shared by all requests that add none."""
 
     def __init__(self, options: FetchOptions) -> None:
+        self.plain = not (options.expect or options.decode or options.digest or options.rate)
+        """Nothing is asked of the answers but that they be whole."""
         named = {name.lower() for name, _ in options.headers}
         fields = list(options.headers)
         if "user-agent" not in named:
@@ -79,13 +82,12 @@ LONGEST = 4096
 """Characters of one, name and value."""
 MOST_SENT = 8000
 """Characters of all that are sent with a request: servers refuse longer fields."""
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-NUMBER = re.compile(r"-?[0-9]{1,18}")
-ADDRESS = re.compile(r"\[.*\]|[0-9.]+")
+CONTROL = compile_lazily(r"[\x00-\x08\x0a-\x1f\x7f]")
+NUMBER = compile_lazily(r"-?[0-9]{1,18}")
+ADDRESS = compile_lazily(r"\[.*\]|[0-9.]+")
 
 
-@dataclass(frozen=True, slots=True)
-class _Cookie:
+class _Cookie(NamedTuple):
     name: str
     value: str
     domain: str
@@ -188,7 +190,7 @@ VARIABLES = {
 }
 """Where libcurl looks, in this order."""
 EXCEPTIONS = ("no_proxy", "NO_PROXY")
-PLACE = re.compile(r"((?:[A-Za-z0-9]+://)?(?:[^/@]*@)?)([^/:@\[\]]+)(.*)", re.DOTALL)
+PLACE = compile_lazily(r"((?:[A-Za-z0-9]+://)?(?:[^/@]*@)?)([^/:@\[\]]+)(.*)", re.DOTALL)
 
 
 def proxies_in_ascii(environment: Mapping[str, str]) -> dict[str, str]:

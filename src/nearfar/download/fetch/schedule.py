@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -18,16 +17,18 @@ REMEMBERED = 60.0
 """Seconds after its last complaint for which an idle host is not asked at full speed again."""
 
 
-@dataclass(slots=True)
 class _Host(Generic[T]):
-    pace: HostConcurrency
-    waiting: deque[T] = field(default_factory=deque)
-    active: int = 0
-    parked_until: float = 0.0
-    known_until: float = 0.0
-    """When its pace may be forgotten, if it is idle."""
-    offered: bool = False
-    """It stands in the row of hosts that may have something to start."""
+    __slots__ = ("active", "known_until", "offered", "pace", "parked_until", "waiting")
+
+    def __init__(self, pace: HostConcurrency) -> None:
+        self.pace = pace
+        self.waiting: deque[T] = deque()
+        self.active = 0
+        self.parked_until = 0.0
+        self.known_until = 0.0
+        """When its pace may be forgotten, if it is idle."""
+        self.offered = False
+        """It stands in the row of hosts that may have something to start."""
 
 
 class Schedule(Generic[T]):
@@ -85,10 +86,6 @@ class Schedule(Generic[T]):
         entry.known_until = now + REMEMBERED
         heapq.heappush(self._later, (entry.known_until, next(self._order), host, None))
 
-    def answered(self, host: str) -> None:
-        """`host`, of which something is active, gave an answer: more may be started at a time."""
-        self._hosts[host].pace.answered()
-
     @property
     def has_capacity(self) -> bool:
         """True if something more could start now, and nothing that waits can: it should be added."""
@@ -111,9 +108,12 @@ class Schedule(Generic[T]):
                 return host, item
         return None
 
-    def release(self, host: str) -> None:
-        """An item of `host` does not occupy its place any more."""
+    def release(self, host: str, *, answered: bool = False) -> None:
+        """An item of `host` does not occupy its place any more. `answered`: the host gave an answer, so more
+        may be started at a time."""
         entry = self._hosts[host]
+        if answered:
+            entry.pace.answered()
         entry.active -= 1
         self._active -= 1
         self._settle(host, entry)

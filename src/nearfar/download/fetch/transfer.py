@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from enum import Enum, auto
 from random import Random
 
@@ -90,17 +91,14 @@ class HostConcurrency:
     more after each round that went well. A host that never complains is asked as often as it may be.
     """
 
-    __slots__ = ("_most", "_since", "_window")
+    __slots__ = ("_most", "_since", "_window", "window")
 
     def __init__(self, most: int) -> None:
+        self.window = most
+        """Requests that may be under way."""
         self._most = most
         self._window = float(most)
         self._since: float | None = None
-
-    @property
-    def window(self) -> int:
-        """Requests that may be under way."""
-        return int(self._window)
 
     @property
     def calm(self) -> bool:
@@ -110,6 +108,7 @@ class HostConcurrency:
     def slow_down(self) -> None:
         """The host asked for fewer requests."""
         self._window = max(1.0, self._window / 2)
+        self.window = int(self._window)
 
     def put_off(self, now: float) -> float:
         """The host put a request off; seconds since it began to do nothing but that."""
@@ -122,6 +121,7 @@ class HostConcurrency:
         self._since = None
         if self._window < self._most:
             self._window = min(float(self._most), self._window + 1 / self._window)
+            self.window = int(self._window)
 
 
 class Throttle:
@@ -168,42 +168,44 @@ class Step(Enum):
 class Transfer:
     """The state of one job; raises `UrlError` for a URL that cannot be fetched."""
 
+    # Most transfers end as they began: what they never change is the class's.
+    attempts = 1
+    """Those that were made, the present one included."""
+    tried = 1
+    """Those of them that count: not one that brought the file on, nor one that the host put off."""
+    trouble: Trouble | None = None
+    """Why the present attempt has failed, or the last one of a transfer that ended."""
+    fresh = False
+    """The next request should not go over a connection that was used before."""
+    waited = 0.0
+    """Seconds that hosts have asked this transfer to wait."""
+    put_off = 0
+    """How often they have."""
+    _target: Url | None = None
+    _hops = 0
+    _own_origin = True
+    _cookies: Cookies | None = None
+    _ranged = False
+    _asked = 0
+    """Where the part begins that was asked for, if one was."""
+    _validator: str | None = None
+    _distrusted = False
+    """The server has lied about a part: no other one is asked for."""
+    _gains: Gains | None = None
+    _head: Head | None = None
+    _content: Content | None = None
+    _looked: bytes | None = None
+    """The first bytes, kept back until they show what the file is; None: nothing is kept back."""
+    _suspect = False
+    """The next bytes are the first ones of a file, and may be a page that is not called one."""
+
     def __init__(self, job: Job, sink: Sink, options: FetchOptions, fields: RequestFields) -> None:
         self.job = job
         self.sink = sink
-        self.start = self.url = parse_url(job.url)
-        self.attempts = 1
-        """Those that were made, the present one included."""
-        self.tried = 1
-        """Those of them that count: not one that brought the file on, nor one that the host put off."""
-        self.trouble: Trouble | None = None
-        """Why the present attempt has failed, or the last one of a transfer that ended."""
-        self.fresh = False
-        """The next request should not go over a connection that was used before."""
-        self.waited = 0.0
-        """Seconds that hosts have asked this transfer to wait."""
-        self.put_off = 0
-        """How often they have."""
+        self.start = self.url = url = parse_url(job.url)
         self._options = options
         self._fields = fields
-        self._target: Url | None = None
-        self._hops = 0
-        self._own_origin = True
-        self._userinfo = self.start.userinfo
-        self._cookies: Cookies | None = None
-        self._ranged = False
-        self._asked = 0
-        """Where the part begins that was asked for, if one was."""
-        self._validator: str | None = None
-        self._distrusted = False
-        """The server has lied about a part: no other one is asked for."""
-        self._gains: Gains | None = None
-        self._head: Head | None = None
-        self._content: Content | None = None
-        self._looked: bytes | None = None
-        """The first bytes, kept back until they show what the file is; None: nothing is kept back."""
-        self._suspect = False
-        """The next bytes are the first ones of a file, and may be a page that is not called one."""
+        self._userinfo = url.userinfo
 
     def request(self) -> list[bytes]:
         """The header lines to send to `url`; the same list object where nothing is special."""
@@ -220,6 +222,29 @@ class Transfer:
             self._asked = content.go_on()
             lines = [*lines, *resume(self._asked, self._validator)]
         return lines
+
+    def plain(self, lines: Sequence[bytes], pieces: Sequence[bytes]) -> bool:
+        """Pass on a whole body, if the rules below have nothing to say about it; else do nothing: False.
+
+        Most answers are so: 200 to the first request, as long as they say, without coding, digest or name.
+        """
+        if self._hops or self.attempts > 1 or not self._fields.plain or self.job.checksum is not None:
+            return False
+        fields = headers.plain_fields(lines)
+        if fields is None:
+            return False
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        size, kind = len(data), headers.media_type(fields.get("content-type"))
+        if fields.get("content-length") != str(size) or size > self._options.limit(size):
+            return False
+        if looks_like_page(data) and not is_page(kind):
+            return False
+        sink = self.sink
+        sink.begin(Head(self.url.text, 200, kind, size, fields.get("etag"), fields.get("last-modified")))
+        if data:
+            sink.chunk(data)
+        sink.done(Body(size, None))
+        return True
 
     def answered(self, answer: Answer, now: float) -> bool:
         """Judge a head; True if the body that follows is for `take`. `now`: seconds since the epoch."""

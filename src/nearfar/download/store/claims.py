@@ -54,8 +54,11 @@ class Claims:
         A second draft of one URL is in neither: its turn comes once the first has ended.
         """
         wishes = [fold(draft.label) for draft in drafts]
-        saved = self._manifest.by_key(draft.key for draft in drafts)
-        taken = self._manifest.by_fold(wishes).keys() | self._manifest.intents(wishes).keys()
+        keys = [draft.key for draft in drafts]
+        saved, taken = dict[bytes, list[ManifestEntry]](), set[str]()
+        if self._manifest.known(keys, wishes):
+            saved = self._manifest.by_key(keys)
+            taken = self._manifest.by_fold(wishes).keys() | self._manifest.intents(wishes).keys()
         claimed: dict[str, Claim] = {}
         ended: dict[Draft, Saved | StoreError] = {}
         seen: set[bytes] = set()
@@ -195,11 +198,11 @@ def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Man
         draft.key,
         url,
         url if head.url == draft.job.url else written(head.url),
-        "/".join(parts),
+        draft.label if parts is draft.parts else "/".join(parts),
         body.size,
         draft.sha256,
-        None if head.type is None else readable(head.type),
-        None if head.etag is None else readable(head.etag),
+        head.type and readable(head.type),
+        head.etag and readable(head.etag),
         now,
         body.attempts,
     )

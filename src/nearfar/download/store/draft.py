@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 
 from nearfar.download.model import Body, Head, Job, Reason, StoreError, disk
+from nearfar.download.store.digest import Digest
 from nearfar.download.store.folders import Folders
 from nearfar.download.store.names import wanted
 from nearfar.download.store.owners import Owner
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_BACK = 32 << 20
+CAN_ADVISE = hasattr(os, "posix_fadvise")
+"""Whether the kernel can be told to start writing."""
 
 
 class Draft:
@@ -21,6 +23,11 @@ class Draft:
     A method that raises `StoreError` has discarded the draft. One that is neither committed nor discarded
     keeps a descriptor open until its store is closed.
     """
+
+    __slots__ = (
+        *("__weakref__", "_digest", "_flushed", "_folders", "_unsettled", "body", "descriptor", "folder"),
+        *("head", "job", "key", "label", "parts", "sha256", "size", "synced", "temporary", "tried"),
+    )
 
     def __init__(
         self, job: Job, head: Head, key: bytes, folders: Folders, owner: Owner, unsettled: set[Draft]
@@ -32,37 +39,31 @@ class Draft:
         self.body: Body | None = None
         """What `finish` found to be right."""
         self.key = key
-        self.parts = wanted(job, head)
+        self.parts = parts = wanted(job, head)
         """The name it would like, as parts of a path."""
+        self.label = parts[0] if len(parts) == 1 else "/".join(parts)
+        """How messages call it."""
+        self.sha256 = ""
+        """Of the finished file, lower-case hex."""
         self.tried: set[str] = set()
         """Folded names found to be taken by files that are not the store's."""
         self.size = 0
         """Bytes written so far."""
         self.synced = False
         """All of it is on the disk."""
-        self.folder = self.parts[:-1]
-        self._hash = hashlib.sha256()
+        self.folder = parts[:-1]
+        self._digest = Digest()
         self._folders = folders
         self._flushed = 0
         try:
-            folder = folders.at(self.folder, create=True)
-            self.temporary: str | None = owner.temporary(self.folder)
+            folder = folders.at(self.folder, create=True) if self.folder else folders.root
+            self.temporary: bytes | None = owner.temporary(self.folder)
             self.descriptor: int | None = os.open(self.temporary, _CREATE, 0o666, dir_fd=folder)
         except OSError as error:
             folders.forget()
             raise disk(error, self.label) from error
         self._unsettled = unsettled
         unsettled.add(self)
-
-    @property
-    def label(self) -> str:
-        """How messages call it."""
-        return "/".join(self.parts)
-
-    @property
-    def sha256(self) -> str:
-        """Of what was written so far, lower-case hex."""
-        return self._hash.hexdigest()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`. Raises `StoreError` (disk); ValueError after `finish` or `discard`."""
@@ -72,7 +73,7 @@ class Draft:
             written = os.write(self.descriptor, data)
             while written < len(data):
                 written += os.write(self.descriptor, memoryview(data)[written:])
-            self._hash.update(data)
+            self._digest.update(data)
             self.size += len(data)
             if self.size - self._flushed >= _WRITE_BACK:
                 self.write_back()
@@ -82,7 +83,7 @@ class Draft:
 
     def write_back(self) -> None:
         """Let the kernel start writing what it holds, so that the sync to come finds little left to do."""
-        if self.descriptor is not None and hasattr(os, "posix_fadvise"):
+        if self.descriptor is not None and CAN_ADVISE:
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             self._flushed = self.size
 
@@ -92,18 +93,14 @@ class Draft:
         Raises `StoreError`: truncated if there are fewer or more than `body` counts, checksum if they are
         others, where it tells. (A digest that the job or the server named was the fetcher's to check.)
         """
-        problem = self._problem(body)
-        if problem is not None:
-            self.discard()
-            raise problem
-        self.body = body
-
-    def _problem(self, body: Body) -> StoreError | None:
+        self.sha256 = self._digest.hexdigest()
         if self.size != body.size:
-            return StoreError(Reason.TRUNCATED, f"{self.label}: {self.size} bytes came of {body.size}")
+            self.discard()
+            raise StoreError(Reason.TRUNCATED, f"{self.label}: {self.size} bytes came of {body.size}")
         if body.sha256 is not None and self.sha256 != body.sha256:
-            return StoreError(Reason.CHECKSUM, f"{self.label}: the bytes are not those that were sent")
-        return None
+            self.discard()
+            raise StoreError(Reason.CHECKSUM, f"{self.label}: the bytes are not those that were sent")
+        self.body = body
 
     def rest(self) -> None:
         """Bring a finished draft to the disk, and let go of its descriptor; if that fails, keep it."""
@@ -117,6 +114,7 @@ class Draft:
     def discard(self) -> None:
         """Close and remove the temporary. Does nothing the second time, or after a commit."""
         self.close()
+        self._digest.close()
         self._unsettled.discard(self)
         temporary, self.temporary = self.temporary, None
         if temporary is not None:

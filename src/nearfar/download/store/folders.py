@@ -22,7 +22,7 @@ _CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
 """How kernels, file systems and sandboxes say that they do not know it."""
 
 
-def rename_new(old: str, new: str, folder: int) -> bool:
+def rename_new(old: bytes | str, new: str, folder: int) -> bool:
     """Rename `old` to `new` in `folder` unless that name is taken; False where this cannot be done here.
 
     Raises FileExistsError for a name that is taken, and other OSErrors.
@@ -109,7 +109,7 @@ def _make(name: str, above: int) -> None:
         os.fsync(above)
 
 
-def place(temporary: str, name: str, folder: int, *, replace: bool) -> None:
+def place(temporary: bytes, name: str, folder: int, *, replace: bool) -> None:
     """Give the file `temporary` of `folder` its final name, in one step.
 
     Raises FileExistsError where the name is taken: by anything if not `replace`, else by something that

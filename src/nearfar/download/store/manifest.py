@@ -11,9 +11,8 @@ syncing was below the noise, on ext4.
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import secrets
+import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,7 +102,7 @@ class Manifest:
         if check_version(self._db) == 0:
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
-            self._db.execute("INSERT INTO store VALUES (?)", (secrets.token_hex(16),))
+            self._db.execute("INSERT INTO store VALUES (?)", (os.urandom(16).hex(),))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
 
@@ -141,6 +140,20 @@ class Manifest:
         """The files saved under names."""
         return {entry.fold: entry for entry in self._select("files", "fold", list(folds))}
 
+    def known(self, keys: Sequence[bytes], folds: Sequence[str]) -> bool:
+        """Whether any of the keys is in the manifest, or any of the names is taken or intended."""
+        for start in range(0, len(keys), _AT_ONCE // 2):
+            some_keys, some_folds = (each[start : start + _AT_ONCE // 2] for each in (keys, folds))
+            marks = ", ".join("?" * len(some_keys))
+            if self._db.execute(
+                f"SELECT EXISTS (SELECT 1 FROM files WHERE key IN ({marks}))"
+                f" OR EXISTS (SELECT 1 FROM files WHERE fold IN ({marks}))"
+                f" OR EXISTS (SELECT 1 FROM intents WHERE fold IN ({marks}))",
+                (*some_keys, *some_folds, *some_folds),
+            ).fetchone()[0]:
+                return True
+        return False
+
     def intents(self, folds: Iterable[str]) -> dict[str, ManifestEntry]:
         """The files that some store, this or another, intends to name so."""
         return {entry.fold: entry for entry in self._select("intents", "fold", list(folds))}
@@ -169,6 +182,10 @@ class Manifest:
         """The intents of `owner` that no other store took over, by fold."""
         found = self._db.execute(f"SELECT {_FIELDS} FROM intents WHERE owner = ?", (owner,))
         return {entry.fold: entry for entry in map(ManifestEntry._make, found)}
+
+    def count_of(self, owner: str) -> int:
+        """How many `intents_of` there are."""
+        return int(self._db.execute("SELECT count(*) FROM intents WHERE owner = ?", (owner,)).fetchone()[0])
 
     def folds_of(self, owner: str) -> set[str]:
         """The names of `intents_of`."""
@@ -255,6 +272,8 @@ def write(rows: Iterable[Saved], form: Form, file: IO[str]) -> None:
         for row in rows:
             file.write(f"{json_line(row._asdict())}\n")
     elif form == "csv":
+        import csv
+
         table = csv.writer(file)
         table.writerow(Saved._fields)
         table.writerows(rows)

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from urllib.parse import unquote_to_bytes
 
 from nearfar.download.model import Head, Job, Reason, StoreError
+from nearfar.download.patterns import compile_lazily
 from nearfar.download.redact import without_parameters
 from nearfar.readable import hidden
 
@@ -30,16 +31,17 @@ INDEX = "index"
 """The name of a file whose URL has none."""
 
 _LONGEST_EXTENSION = 24
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ ()+,=@~-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]')
-_EDGES = re.compile(r"^[\s.]+|[\s.]+$")
-_DEVICE = re.compile(
+_PLAIN = compile_lazily(r"[A-Za-z0-9_][A-Za-z0-9_ ()+,=@~-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
+_FORBIDDEN = compile_lazily(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]')
+_EDGES = compile_lazily(r"^[\s.]+|[\s.]+$")
+_DEVICE = compile_lazily(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL
 )
 _DEVICES = frozenset("cpanlCPANL")
 """Their first letters."""
-_DRIVE = re.compile(r"\s*[A-Za-z]:")
-_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*([^?#]*)")
+_SIMPLE = compile_lazily(r"[A-Za-z0-9._-]+")
+_DRIVE = compile_lazily(r"\s*[A-Za-z]:")
+_PATH = compile_lazily(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*([^?#]*)")
 
 
 def wanted(job: Job, head: Head) -> tuple[str, ...]:
@@ -122,6 +124,8 @@ def fold(name: str) -> str:
 
 def _segment(url: str) -> str:
     """The last segment of the path, percent-decoded, without secrets; one that is not UTF-8 stays encoded."""
+    if _SIMPLE.fullmatch(last := url.rpartition("/")[2]) and url.count("/") > 2 and "?" not in url:
+        return last
     found = _PATH.match(url)
     raw = found[1].rpartition("/")[2] if found else ""
     if ";" in raw:
@@ -181,7 +185,7 @@ _PROMISES = {
     "text/csv": "csv tsv",
 }
 _PROMISED = {extension: kind for kind, names in _PROMISES.items() for extension in names.split()}
-_SUFFIX = re.compile(r"\.([A-Za-z0-9]{1,5})\Z")
+_SUFFIX = compile_lazily(r"\.([A-Za-z0-9]{1,5})\Z")
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -211,8 +215,10 @@ _BOM = b"\xef\xbb\xbf"
 _RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
 _BRANDS = {b"avif": "image/avif", b"avis": "image/avif", b"heic": "image/heic", b"heix": "image/heic"}
 _BRANDS |= {b"mif1": "image/heif", b"M4A ": "audio/mp4"}
-_PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|title|script|meta)\b", re.I | re.S)
-_VECTOR = re.compile(rb"\s*(<\?xml[^>]*>\s*)?((<!--.*?-->|<!doctype\s+svg[^>]*>)\s*)*<svg\b", re.I | re.S)
+_PAGE = compile_lazily(
+    rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|title|script|meta)\b", re.I | re.S
+)
+_VECTOR = compile_lazily(rb"\s*(<\?xml[^>]*>\s*)?((<!--.*?-->|<!doctype\s+svg[^>]*>)\s*)*<svg\b", re.I | re.S)
 
 
 def kind_of(data: bytes) -> str | None:
@@ -244,7 +250,8 @@ def promised(path: str) -> str | None:
 
 def looks_like_page(data: bytes) -> bool:
     """True if the first bytes are those of a web page."""
-    return b"<" in data[:LOOK] and _PAGE.match(data[:LOOK].removeprefix(_BOM)) is not None
+    start = data[:LOOK].removeprefix(_BOM)
+    return start.lstrip()[:1] == b"<" and _PAGE.match(start) is not None
 
 
 def is_page(kind: str | None) -> bool:

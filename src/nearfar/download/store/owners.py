@@ -12,15 +12,15 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator
 
 from nearfar.download.model import StoreError
+from nearfar.download.patterns import compile_lazily
 from nearfar.download.store.folders import Folders, kind, names
 from nearfar.download.store.names import OWN, clean
 
-_OWNED = re.compile(re.escape(OWN) + r"-([0-9a-f]{16})(\.owner|-[0-9]+\.part)")
+_OWNED = compile_lazily(re.escape(OWN) + r"-([0-9a-f]{16})(\.owner|-[0-9]+\.part)")
 _LOCKABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _LONGEST = 1 << 20
 """Bytes read of an owner's list: a hundred thousand sub-directories."""
@@ -35,14 +35,15 @@ class Owner:
         self._listed: set[tuple[str, ...]] = {()}
         self._count = 0
         self.token, self._lock = _locked(folders.root)
+        self._prefix = f"{OWN}-{self.token}".encode()
 
-    def temporary(self, parts: tuple[str, ...]) -> str:
+    def temporary(self, parts: tuple[str, ...]) -> bytes:
         """A new name for a temporary in the sub-directory `parts`. Raises OSError."""
         if parts not in self._listed:
             os.write(self._lock, f"{'/'.join(parts)}\n".encode())
             self._listed.add(parts)
         self._count += 1
-        return f"{OWN}-{self.token}-{self._count}.part"
+        return b"%s-%d.part" % (self._prefix, self._count)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -56,7 +57,7 @@ def _locked(root: int) -> tuple[str, int]:
     Between the two a sweep may take the file for a dead owner's; then it is unlinked, and another is made.
     """
     while True:
-        token = secrets.token_hex(8)
+        token = os.urandom(8).hex()
         lock = os.open(_file(token), _LOCKABLE | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600, dir_fd=root)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -71,9 +71,14 @@ class Reserve:
         os.unlink(name, dir_fd=folders.root)
         self._held = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether as much is held as should be."""
+        return self._held >= MOST
+
     def keep(self) -> None:
         """Take as much as should be held. Raises `OSError` where not even `LEAST` can be."""
-        if self._held >= MOST:
+        if self.full:
             return
         room = os.fstatvfs(self._descriptor)
         size = min(MOST, max(LEAST, (room.f_bavail * room.f_frsize + self._held) // SHARE))
@@ -158,9 +163,9 @@ class Committer:
         for draft in drafts:
             if draft.synced:
                 continue
+            if draft.descriptor is None or draft.body is None:
+                raise ValueError(f"{draft.label} is not finished")
             try:
-                if draft.descriptor is None or draft.body is None:
-                    raise ValueError(f"{draft.label} is not finished")
                 os.fsync(draft.descriptor)
             except OSError as error:
                 ended[draft] = disk(error, draft.label)
@@ -171,7 +176,7 @@ class Committer:
         """Round by round, until all have ended or lost their names too often."""
         free_slots = True
         for _ in range(len(group) + _ROUNDS):
-            left = [draft for draft in group if draft not in ended]
+            left = [draft for draft in group if draft not in ended] if ended else group
             if not left:
                 return
             try:
@@ -214,9 +219,11 @@ class Committer:
 
     def _place(self, claims: list[Claim], ended: _Endings) -> dict[Draft, Saved]:
         """Give the names, under the manifest's lock: no other process can take an intent over meanwhile."""
-        held = self._manifest.folds_of(self._owner)
+        mine = claims
+        if self._manifest.count_of(self._owner) != len(claims):
+            held = self._manifest.folds_of(self._owner)
+            mine = [claim for claim in claims if claim.entry.fold in held]
         placed: dict[Draft, Saved] = {}
-        mine = [claim for claim in claims if claim.entry.fold in held]
         for claim in mine:
             try:
                 self._name(claim)
@@ -225,7 +232,8 @@ class Committer:
                 claim.draft.tried.add(claim.entry.fold)
             except (OSError, StoreError) as error:
                 ended[claim.draft] = disk(error, claim.draft.label)
-        self._manifest.withdraw(claim.entry.fold for claim in mine if claim.draft not in placed)
+        if len(placed) < len(mine):
+            self._manifest.withdraw(claim.entry.fold for claim in mine if claim.draft not in placed)
         self._step("renamed")
         return placed
 
@@ -233,7 +241,7 @@ class Committer:
         draft = claim.draft
         if draft.temporary is None:
             raise ValueError(f"{draft.label} is discarded")
-        folder = self._folders.at(draft.folder)
+        folder = self._folders.at(draft.folder) if draft.folder else self._folders.root
         if claim.set_aside:
             aside = set_aside(claim.entry.parts[-1], folder)
             log.warning(
@@ -313,7 +321,10 @@ class Store:
         with _translated(FILE):
             keys = [self._manifest.key(job.url) for job in jobs]
             found = self._manifest.by_key(dict.fromkeys(keys))
-            return [self._fitting(job, found.get(key, [])) for job, key in zip(jobs, keys, strict=True)]
+            return [
+                self._fitting(job, found[key]) if key in found else None
+                for job, key in zip(jobs, keys, strict=True)
+            ]
 
     def _fitting(self, job: Job, entries: list[ManifestEntry]) -> Saved | None:
         for entry in entries:
@@ -350,8 +361,9 @@ class Store:
         Raises `StoreError`: disk, also where no room for the manifest can be kept beside it; or refused, for
         a name that leads out of the directory.
         """
-        with _translated("no room for a file beside the manifest"):
-            self._reserve.keep()
+        if not self._reserve.full:
+            with _translated("no room for a file beside the manifest"):
+                self._reserve.keep()
         self._room.make(self._drafts)
         return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
 
@@ -371,8 +383,10 @@ class Store:
         """
         group = list(dict.fromkeys(drafts))
         ended = self._committer.commit(group)
+        self._drafts.difference_update(group)
         for draft in group:
-            draft.discard()
+            if draft.temporary is not None:
+                draft.discard()
         with contextlib.suppress(OSError):  # `open` says so
             self._reserve.keep()
         return [(draft, ended[draft]) for draft in group]

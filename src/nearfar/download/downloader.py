@@ -1,0 +1,273 @@
+"""Fetches and saves in one process and one thread: bytes go from libcurl to the file, and nowhere else.
+
+::
+
+    JobSource --jobs--> Store.known --ready--> Fetcher --bytes--> FileSink --drafts--> Store.commit
+        ^                    |                    |                                        |
+        +---- already there -+------ failures ----+-------------- verdicts ----------------+
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from nearfar.download.account import Ended, JobSource
+from nearfar.download.fetch.base import Fetcher
+from nearfar.download.model import Body, Ending, Failure, Head, Job, StoreError, Underway
+from nearfar.download.store.draft import Draft
+from nearfar.download.store.store import Store
+
+SMALL = 512 * 1024
+"""Bytes up to which a file waits to be whole, so that its temporary is opened and written once."""
+GATHERING = 8 * 1024 * 1024
+"""Bytes of files that wait so; past it, even a small one is written as it comes."""
+GROUP = 256
+"""Files of a commit at most; each keeps a descriptor open until then."""
+GROUP_SIZE = 8 * 1024 * 1024
+"""Bytes of a commit of small files."""
+COMPANY = 0.05
+"""Seconds that a file waits for others to be committed with, while others are being fetched."""
+UNSETTLED = 4096
+"""Files fetched or being fetched, without a verdict: bounds memory when hosts hold their files up."""
+LONGEST_WAIT = 1.0
+"""Seconds between two turns when nothing happens, for the progress display."""
+
+log = logging.getLogger(__name__)
+
+
+class FileSink:
+    """The `Sink` of one transfer: gathers a small file whole, writes a large one as it comes."""
+
+    __slots__ = ("_owner", "_parts", "_size", "came", "draft", "fetched", "head", "job", "number", "over")
+
+    def __init__(self, number: int, job: Job, owner: Downloader) -> None:
+        self.number = number
+        self.job = job
+        self.head: Head | None = None
+        self.draft: Draft | None = None
+        """Of a large file, or of one that is whole."""
+        self.came = 0
+        """Bytes of the present attempt."""
+        self.fetched = False
+        """The fetcher has nothing more to say."""
+        self.over = False
+        """The file has ended, though bytes may still come."""
+        self._owner = owner
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def begin(self, head: Head) -> None:
+        self.head = head
+
+    def chunk(self, data: bytes) -> bool:
+        size = len(data)
+        self.came += size
+        if self.draft is None:
+            owner = self._owner
+            self._parts.append(data)
+            self._size += size
+            owner.gathered += size
+            if self._size <= SMALL and owner.gathered <= GATHERING:
+                return True
+            data = self._ungather()
+        return not self.over and self._write(data)
+
+    def _write(self, data: bytes) -> bool:
+        """False if that failed: the file has ended, and asks for no more."""
+        try:
+            if self.draft is None:
+                assert self.head is not None, "a fetcher begins before it brings bytes"
+                self.draft = self._owner.store.open(self.job, self.head)
+            self.draft.write(data)
+        except StoreError as error:
+            self.over = True
+            self._owner.fail(self, error.failure)
+        return not self.over
+
+    def _ungather(self) -> bytes:
+        parts, self._parts = self._parts, []
+        self._owner.gathered -= self._size
+        self._size = 0
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def restart(self) -> None:
+        self.came = 0
+        self._ungather()
+        if self.draft is not None:
+            self.draft.discard()
+            self.draft = None
+
+    def done(self, body: Body) -> None:
+        self.fetched = True
+        if self.over:
+            return
+        try:
+            if self.draft is None:
+                assert self.head is not None, "a fetcher begins before it is done"
+                self.draft = self._owner.store.put(self.job, self.head, body, self._ungather())
+            else:
+                self.draft.finish(body)
+        except StoreError as error:
+            self.over = True
+            self._owner.fail(self, error.failure)
+        else:
+            self._owner.whole(self)
+
+    def failed(self, failure: Failure) -> None:
+        self.fetched = True
+        self.restart()
+        if not self.over:
+            self.over = True
+            self._owner.fail(self, failure)
+
+
+class Downloader:
+    """Drives one fetcher and one store, in one thread. Closes neither.
+
+    `jobs` transfers run at a time, and others wait in the fetcher where hosts hold those up. About `ahead`
+    jobs are taken before their time, so that the store is asked about many at once.
+    """
+
+    def __init__(
+        self,
+        job_source: JobSource,
+        fetcher: Fetcher,
+        store: Store,
+        *,
+        jobs: int = 16,
+        ahead: int = 256,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self.gathered = 0
+        """Bytes of small files that are not whole yet."""
+        self._job_source = job_source
+        self._fetcher = fetcher
+        self._jobs = jobs
+        self._ahead = ahead
+        self._clock = clock
+        self._ready: deque[tuple[int, Job]] = deque()
+        self._fetching: set[FileSink] = set()
+        self._spoilt: list[FileSink] = []
+        self._group: dict[Draft, FileSink] = {}
+        self._group_size = 0
+        self._due = 0.0
+        """When the present group must be committed, if there is one."""
+        self._stopping = self._leaving = False
+        job_source.on_event = fetcher.wake
+        job_source.underway = self.underway
+
+    def stop(self) -> None:
+        """Begin nothing more; `run` returns when the files in hand are saved. From any thread.
+
+        What only waits for its host is left alone, and has no ending then.
+        """
+        self._stopping = self._leaving = True
+        self._fetcher.wake()
+
+    def underway(self) -> Underway:
+        """What has come of the files that have no verdict."""
+        size, files = 0, 0.0
+        for sink in (*self._fetching, *self._group.values()):
+            if came := sink.came:
+                size += came
+                files += came / sink.head.length if sink.head and sink.head.length else 0.0
+        return Underway(
+            size, min(files, len(self._fetching) + len(self._group)), "host" if self._fetching else ""
+        )
+
+    def run(self) -> None:
+        """Work until every job has ended, or those in hand after `stop`."""
+        while self.turn():
+            patience = self._due - self._clock() if self._group else LONGEST_WAIT
+            self._fetcher.poll(max(0.0, patience))
+
+    def turn(self) -> bool:
+        """Do what can be done now, without waiting; False when all is done."""
+        if self._spoilt:
+            self._drop()
+        if self._leaving:
+            self._leave()
+        self._take()
+        self._fetch()
+        if self._group and self._must_commit():
+            self._commit()
+        self._job_source.turn()
+        return bool(self._fetching or self._group) or not (self._stopping or self._all_taken())
+
+    def whole(self, sink: FileSink) -> None:
+        """All of a file is in its draft."""
+        assert sink.draft is not None
+        self._fetching.discard(sink)
+        if not self._group:
+            self._due = self._clock() + COMPANY
+        self._group[sink.draft] = sink
+        self._group_size += sink.came
+
+    def fail(self, sink: FileSink, failure: Failure) -> None:
+        """There will be no file."""
+        if not sink.fetched:
+            self._spoilt.append(sink)
+        self._fetching.discard(sink)
+        self._job_source.end(sink.number, Ended(Ending.FAILED, failure))
+
+    def _all_taken(self) -> bool:
+        return self._job_source.exhausted and not self._ready
+
+    def _take(self) -> None:
+        """Keep jobs ready that the store does not have, so that no transfer's place stays empty."""
+        while not self._stopping and len(self._ready) < self._ahead:
+            batch = self._job_source.take(self._ahead)
+            if not batch:
+                return
+            try:
+                known = self.store.known([job for _, job in batch])
+            except StoreError as error:
+                log.warning("cannot tell what is saved already: %s", error)
+                self._ready.extend(batch)
+                continue
+            for numbered, saved in zip(batch, known, strict=True):
+                if saved is None:
+                    self._ready.append(numbered)
+                else:
+                    self._job_source.end(numbered[0], Ended(Ending.ALREADY, saved))
+
+    def _fetch(self) -> None:
+        ready, fetching = self._ready, self._fetching
+        while (
+            ready
+            and not self._stopping
+            and (len(fetching) < self._jobs or self._fetcher.has_capacity)
+            and len(fetching) < UNSETTLED
+        ):
+            sink = FileSink(*ready.popleft(), self)
+            fetching.add(sink)
+            self._fetcher.add(sink.job, sink)
+
+    def _drop(self) -> None:
+        """Break the transfers off whose files failed while they came."""
+        spoilt, self._spoilt = self._spoilt, []
+        for sink in spoilt:
+            if not sink.fetched:
+                self._fetcher.drop(sink)
+
+    def _leave(self) -> None:
+        """Give up what only waits: a host may have asked for minutes."""
+        waiting = set(map(id, self._fetcher.give_back()))
+        for sink in [sink for sink in self._fetching if id(sink) in waiting]:
+            self._fetching.discard(sink)
+            sink.restart()
+
+    def _must_commit(self) -> bool:
+        """Whether the group is large, or due, or waits for company that cannot come."""
+        full = len(self._group) >= GROUP or self._group_size >= GROUP_SIZE
+        return full or not self._fetching or self._clock() >= self._due
+
+    def _commit(self) -> None:
+        group, self._group, self._group_size = self._group, {}, 0
+        for draft, verdict in self.store.commit(group):
+            ending = Ending.FAILED if isinstance(verdict, Failure) else Ending.SAVED
+            self._job_source.end(group[draft].number, Ended(ending, verdict))

@@ -1,0 +1,219 @@
+"""What runs in the child processes of one command, and how they speak with their parent.
+
+Each process has a pipe to its parent::
+
+    parent -> child    jobs  [(number, *job)...] | end | stop
+    child  -> parent   want  how many            | ended [(number, saved, *what)...] | underway (size, ...)
+    parent -> consumer end
+
+A child whose parent is gone exits at once.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nearfar.download.account import Ended
+from nearfar.download.fetch.base import Fetcher
+from nearfar.download.model import Ending, Failure, Job, Saved, Underway
+from nearfar.net.failures import shortage
+from nearfar.net.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from nearfar.download.near_transport import Routes
+
+ORPHANED = 70
+TOLD_EVERY = 0.2
+"""Seconds between two words of what is on its way, for the progress."""
+AHEAD = 16
+"""Jobs that a process takes before their time, for each transfer: the store is asked about many at once."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""A terminal's Ctrl-C reaches every process of a command; only the parent decides what it means."""
+
+
+class ProcessPlan(NamedTuple):
+    """What the processes of one command do. Everything in it must be picklable: they are spawned."""
+
+    directory: Path
+    make_fetcher: Callable[[], Fetcher]
+    overwrite: bool = False
+    downloaders: int = 1
+    """Processes that each fetch and save, if there are neither producers nor consumers."""
+    producers: int = 0
+    """Processes that fetch, and send what came over a queue to consumers."""
+    consumers: int = 0
+    """Processes that save what producers send."""
+    jobs: int = 16
+    """Transfers at a time, of each process that fetches."""
+    prepare: Callable[[], None] | None = None
+    """Called first in each process: sets up logging."""
+
+
+class PipeJobs:
+    """A producer's `JobSource` whose other side is the parent process."""
+
+    def __init__(self, pipe: Connection[Any, Any], on_stop: Callable[[], None]) -> None:
+        self.on_event: Callable[[], None] = lambda: None
+        self._pipe = pipe
+        self._on_stop = on_stop
+        self._jobs: deque[tuple[int, Job]] = deque()
+        self._asked = False
+        self._over = False
+        self._ended: list[tuple[Any, ...]] = []
+        self.underway: Callable[[], Underway] = Underway
+        self._told = Underway()
+        self._due = 0.0
+
+    def listen(self) -> None:
+        """Read what the parent says, until it says the end: for a thread of its own."""
+        while not self._over:
+            try:
+                word, jobs = self._pipe.recv()
+            except (EOFError, OSError):
+                # The parent is gone, or about to kill this process.
+                return
+            self._jobs.extend((number, Job(url, name, checksum)) for number, url, name, checksum in jobs)
+            self._asked = False
+            if word != "jobs":
+                self._over = True
+            if word == "stop":
+                self._on_stop()
+            self.on_event()
+
+    def take(self, most: int) -> Sequence[tuple[int, Job]]:
+        jobs = self._jobs
+        taken = [jobs.popleft() for _ in range(min(most, len(jobs)))]
+        if not taken and not self._asked and not self._over:
+            self._asked = True
+            self._pipe.send(("want", most))
+        return taken
+
+    @property
+    def exhausted(self) -> bool:
+        return self._over and not self._jobs
+
+    def end(self, number: int, ended: Ended) -> None:
+        self._ended.append((number, ended.ending is Ending.SAVED, *ended.what))
+
+    def turn(self) -> None:
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._pipe.send(("ended", ended))
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + TOLD_EVERY
+            underway = self.underway()
+            if underway != self._told:
+                self._told = underway
+                self._pipe.send(("underway", tuple(underway)))
+
+
+def read_ending(saved: bool, *what: Any) -> Ended:
+    """What `PipeJobs.end` wrote down: flat, as a class costs more to pickle than all that is in it."""
+    if len(what) == len(Failure._fields):
+        return Ended(Ending.FAILED, Failure._make(what))
+    return Ended(Ending.SAVED if saved else Ending.ALREADY, Saved._make(what))
+
+
+@contextmanager
+def _short_words() -> Iterator[None]:
+    """Where there is no memory or no thread to be had, end with a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if (why := shortage(error)) is None:
+            raise
+        sys.exit(f"a process of this command ends: {why}")
+
+
+@_short_words()
+def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any, Any]) -> None:
+    """The life of a process that fetches and saves."""
+    _prepare(plan)
+    from nearfar.download.downloader import Downloader
+    from nearfar.download.store.store import Store
+
+    fetcher = plan.make_fetcher()
+    job_source = PipeJobs(pipe, lambda: downloader.stop())
+    with Store(plan.directory, overwrite=plan.overwrite) as store:
+        downloader = Downloader(job_source, fetcher, store, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
+        Thread(target=job_source.listen, name="parent", daemon=True).start()
+        # What there is when the work begins stays to its end: no collection need look at it again.
+        gc.freeze()
+        downloader.run()
+    fetcher.close()
+
+
+@_short_words()
+def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
+    """The life of a producer process."""
+    _prepare(plan)
+    from nearfar.download.near_transport import NearRequestSender
+    from nearfar.download.producer import Producer
+
+    fetcher = plan.make_fetcher()
+    request_sender = NearRequestSender(routes, number)
+    job_source = PipeJobs(pipe, lambda: producer.stop())
+    producer = Producer(job_source, fetcher, request_sender, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
+    Thread(target=job_source.listen, name="parent", daemon=True).start()
+    gc.freeze()
+    producer.run()
+    request_sender.close(None)
+    fetcher.close()
+
+
+@_short_words()
+def consume(plan: ProcessPlan, routes: Routes, name: str, pipe: Connection[Any, Any]) -> None:
+    """The life of a consumer process."""
+    _prepare(plan)
+    from nearfar.download.consumer import Consumer
+    from nearfar.download.near_transport import NearRequestReceiver
+    from nearfar.download.store.store import Store
+
+    request_receiver = NearRequestReceiver(routes, name, pipe)
+    with Store(plan.directory, overwrite=plan.overwrite) as store:
+        gc.freeze()
+        Consumer(request_receiver, store).run()
+    request_receiver.close(None)
+
+
+def _prepare(plan: ProcessPlan) -> None:
+    keep_freed_memory()
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    Thread(target=_leave_with_parent, name="orphan", daemon=True).start()
+    if plan.prepare is not None:
+        plan.prepare()
+
+
+def _leave_with_parent() -> None:
+    """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling.
+
+    By the process itself: of the pipe that multiprocessing watches, a forked sibling may hold the other end.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid is None:
+        return
+    try:
+        watched = os.pidfd_open(parent.pid)
+        if os.getppid() == parent.pid:
+            select.select([watched], [], [])
+    except ProcessLookupError:
+        pass  # it is gone already
+    except (AttributeError, OSError):  # no Linux, or an old one
+        parent.join()
+    os._exit(ORPHANED)
