@@ -48,13 +48,17 @@ class Engine(Protocol):
     def address(self) -> str | None:
         """Where workers elsewhere may join, or their coordinator is; None if there are none."""
 
-    def submit(self, call: Call) -> None:
-        """Take `call`; it will be settled, whatever happens.
+    def submit(self, call: Call, *, more: bool = False) -> None:
+        """Take `call`; it will be settled, whatever happens. `more`: others follow at once, and then `flush`,
+        so that they are sent together.
 
         Raises, and has not taken it: what pickling raises, `TypeError` for what cannot be called,
         `BrokenExecutor` (or a kind of it) when nothing can run any more, `Closed` after `close`, `ValueError`
         for an option that cannot be kept.
         """
+
+    def flush(self) -> None:
+        """Send the calls that were submitted with `more`."""
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """Raise `ValueError` if calls with these limits cannot be kept to them here."""
@@ -189,12 +193,16 @@ class SharedEngine:
         """As `Engine.address`."""
         return self._engine.address
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call, *, more: bool = False) -> None:
         """As `Engine.submit`."""
         if self._closed:
             raise Closed(SHUT)
-        self._engine.submit(call)
+        self._engine.submit(call, more=more)
         self._calls.add(call)
+
+    def flush(self) -> None:
+        """As `Engine.flush`."""
+        self._engine.flush()
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """As `Engine.check_limits`."""
