@@ -122,7 +122,10 @@ class Agents:
             raise ProtocolError(f"{name} brings more along than a worker ever has")
         if name in self._coordinator.workers:
             raise ProtocolError(f"there is a worker {name} already")
-        worker = Worker(name, agent, host=agent.session.host, pid=pid, quota=agent.session.quota, ahead=False)
+        session = agent.session
+        worker = Worker(
+            name, agent, host=session.host, pid=pid, quota=session.quota, ahead=False, origin=session.name
+        )
         worker.ran = ran
         worker.prepared.update(prepared)
         if worker.quota is not None:
@@ -144,13 +147,11 @@ class Agents:
             return
         if first != worker.ran + 1:
             raise ProtocolError(f"{name} answers task {first} after {worker.ran}")
-        origin, left = agent.session.name, len(rows)
+        left = len(rows)
         for batch in worker.batches:
             for task in batch.tasks[batch.answered : batch.answered + left]:
-                if type(task) is RemoteTask:
-                    task.origin = origin
-                    if task.state is _SETTLED:
-                        self._remote_clients.releases.add(task.client, [task.number], origin)
+                if task.state is _SETTLED and type(task) is RemoteTask:
+                    self._remote_clients.releases.add(task.client, [task.number], worker.origin)
             left -= len(batch.tasks) - batch.answered
             if left <= 0:
                 break

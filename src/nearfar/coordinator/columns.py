@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product, repeat
 from math import inf
+from operator import itemgetter
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -212,7 +213,9 @@ def shares(rows: Sequence[Row], blob: int) -> list[Sequence[Row]]:
 
     A row of more than `TOGETHER` bytes has a message for itself.
     """
-    if len(rows) == 1:
+    if len(rows) <= 1:
+        return [rows] if rows else []
+    if len(rows) <= MOST_ROWS and weight(rows, blob) <= TOGETHER:
         return [rows]
     shares: list[Sequence[Row]] = []
     start = size = 0
@@ -231,12 +234,11 @@ def shares(rows: Sequence[Row], blob: int) -> list[Sequence[Row]]:
 
 def weight(rows: Sequence[Row], blob: int) -> int:
     """Bytes of the parts of `rows`."""
-    size = 0
-    beside = blob + 1
-    for row in rows:
-        size += len(row[blob])
-        if row[beside]:
-            size += sum(map(_size, row[beside]))
+    if len(rows) == 1:
+        return size_of(rows[0][blob], rows[0][blob + 1])
+    size = sum(map(len, map(itemgetter(blob), rows)))
+    for buffers in filter(None, map(itemgetter(blob + 1), rows)):
+        size += sum(map(_size, buffers))
     return size
 
 

@@ -127,12 +127,15 @@ class TaskRegistry:
             if self._only is None and client.waiting:
                 self._turns.enter(client)
 
-    def answered(self, tasks: Iterable[Task], answers: Iterable[Answer]) -> None:
-        """A worker ran as many of `tasks`, from the first on, as there are answers, or all."""
+    def answered(
+        self, tasks: Iterable[Task], answers: Iterable[Answer], owner: Client | None, origin: str
+    ) -> None:
+        """A worker of that `origin` ran as many of `tasks`, from the first on, as there are answers, or all:
+        tasks of `owner`, unless that is gone."""
         if self.cancelled:
             tasks = list(tasks)
             self.cancelled.difference_update(tasks)
-        add, done = self.outcomes.append, 0
+        ended: list[tuple[Task, Answer]] = []
         for one in zip(tasks, answers, strict=False):
             task = one[0]
             if task.state is _SETTLED:
@@ -141,9 +144,12 @@ class TaskRegistry:
                 self._prepared(task, one[1])
             else:
                 task.state = _SETTLED
-                done += 1
-                add(one)
-        self.done += done
+                ended.append(one)
+        self.done += len(ended)
+        if owner is None or owner.collect is None:
+            self.outcomes.extend(ended)
+        elif ended:
+            owner.collect(ended, origin)
 
     def requeue(self, tasks: Iterable[Task], worker: Worker) -> None:
         """`worker` has not begun them: they are first in line again, in their order."""

@@ -299,9 +299,8 @@ class RemoteClients:
             self.releases.add(uid, [number], origin)
         else:
             remote_client.tasks[number] = task
-            task.origin = origin
             task.state = TaskState.SETTLED
-            task.answered(*row[1:])
+            remote_client.settle([(task, row[1:])], origin)
 
     def _known(self, remote_client: RemoteClient, number: int) -> RemoteTask | None:
         """The task of that number, if there is one; a settled one if there is but its outcome."""
@@ -370,30 +369,20 @@ class RemoteClients:
     def _release(self, remote_client: RemoteClient, numbers: Sequence[int]) -> None:
         """Outcomes are not needed any more: neither here, nor at the agents that keep them."""
         weights, origins = remote_client.weights, remote_client.origins
-        freed = 0
-        agents: dict[str, list[int]] = {}
-        sizes: dict[str, int] = {}
-        large: set[str] = set()
-        for number in numbers:
-            size = weights.pop(number, 0)
-            freed += size
-            if remote_client.withheld and (withheld := remote_client.withheld.pop(number, None)) is not None:
-                size = withheld.size
-            origin = origins.pop(number, "")
-            if not origin:
-                continue
-            if origin in agents:
-                agents[origin].append(number)
-                sizes[origin] += size
-            else:
-                agents[origin], sizes[origin] = [number], size
-            if size > LARGE:
-                large.add(origin)
-        if freed:
+        sizes = [weights.pop(number, 0) for number in numbers]
+        if freed := sum(sizes):
             self.accounts.results.add(remote_client.name, -freed)
-        for origin, released in agents.items():
-            self.accounts.keep(origin, remote_client.name, -sizes[origin])
-            self.releases.add(remote_client.name, released, origin, large=origin in large)
+        if withheld := remote_client.withheld:
+            gone = [withheld.pop(number, None) for number in numbers]
+            sizes = [each.size if each is not None else size for each, size in zip(gone, sizes, strict=True)]
+        keepers = [origins.pop(number, "") for number in numbers]
+        for origin in filter(None, set(keepers)):
+            its = [place for place, keeper in enumerate(keepers) if keeper == origin]
+            released = [sizes[place] for place in its]
+            self.accounts.keep(origin, remote_client.name, -sum(released))
+            self.releases.add(
+                remote_client.name, [numbers[place] for place in its], origin, large=max(released) > LARGE
+            )
 
     def heard(self, session: PeerSession) -> None:
         """A client spoke: it may have acked outcomes."""

@@ -290,7 +290,7 @@ class Scheduler(Dispatcher):
             tasks = batch.tasks[batch.answered : batch.answered + count - taken]
             batch.answered += len(tasks)
             self._costs.learn(tasks[0], spent / count)
-            self.book.answered(tasks, islice(answers, taken, None))
+            self.book.answered(tasks, islice(answers, taken, None), batch.owner, worker.origin)
             taken += len(tasks)
             if batch.answered == len(batch.tasks):
                 worker.batches.popleft()
