@@ -15,8 +15,6 @@ from nearfar.coordinator.task import Task, TaskState
 from nearfar.errors import ProtocolError
 from nearfar.net.validation import shown
 
-RELEASE_EVERY = 64
-"""Small answers that may be released: what waits for company costs its agent no message, and no wake-up."""
 MOST_WORKERS = 1024
 """Workers of one agent."""
 MOST_BROUGHT = 8
@@ -81,11 +79,8 @@ class Agents:
         session_table: SessionTable,
         coordinator: Scheduler,
         remote_clients: RemoteClients,
-        patience: float,
     ) -> None:
-        """`patience`: seconds that a few small answers wait for company before they are released."""
         self.all: dict[str, AgentSession] = {}
-        self._patience = patience
         self._session_table = session_table
         self._coordinator = coordinator
         self._remote_clients = remote_clients
@@ -188,19 +183,9 @@ class Agents:
         for worker in list(agent.workers.values()):
             self._coordinator.drain(worker)
 
-    def deadline(self) -> float | None:
-        """When `flush` is wanted."""
-        since = self._remote_clients.releases.since
-        return None if since is None else since + self._patience
-
-    def flush(self) -> None:
-        """Send the answers to release."""
+    def release(self) -> None:
+        """Tell the agents which answers they need not keep."""
         releases = self._remote_clients.releases
-        if (
-            self._session_table.now < (releases.since or 0.0) + self._patience
-            and releases.weight < RELEASE_EVERY
-        ):
-            return
         for name, clients in releases.numbers.items():
             agent = self.all.get(name)
             if agent is not None:

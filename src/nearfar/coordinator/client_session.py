@@ -26,6 +26,8 @@ DIAL_EVERY = 5.0
 """Seconds without a welcome after which another connection is tried: this one may be dead."""
 FAREWELL = 3.0
 """Seconds of silence after which a caller that leaves, with nothing left to say, goes without an answer."""
+LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
+"""What a coordinator says outside of a session."""
 IDLE = 3600.0
 """Seconds until a caller with nothing to do wants to be asked again."""
 

@@ -35,6 +35,8 @@ class CoordinatorConnection:
         self._dialed: Connection | None = None
         self._trouble = ""
         """Why there is no socket."""
+        self._unread = False
+        """Whether messages lay here to be read when it was asked last."""
         self._complaints = ProtocolErrors(log)
         self._mishaps = LoopFailures(log, f"the caller of {address}")
 
@@ -58,7 +60,8 @@ class CoordinatorConnection:
     def pending(self) -> bool:
         """True if messages lie here to be read."""
         dialed = self._dialed
-        return dialed is not None and sockets.readable(dialed.socket)
+        self._unread = dialed is not None and sockets.readable(dialed.socket)
+        return self._unread
 
     def send(self, envelope: PoolFrame) -> None:
         """Send, if there is a socket; whether it arrives is the line's business."""
@@ -72,15 +75,18 @@ class CoordinatorConnection:
                 self._mishaps.note(error)
 
     def receive(self, *, read: bool = True) -> tuple[list[PoolFrame], str]:
-        """What has come, up to `DRAIN` messages; and why the socket was not let in, if it was not: then
-        nothing came. `read`: False where nothing lies here, for certain.
+        """What has come; and why the socket was not let in, if it was not: then nothing came. `read`: False
+        where nothing lies here, for certain.
+
+        Up to `DRAIN` messages where they were `pending`; else one, for that there is no other costs as much
+        to find out as to ask `pending` afterwards.
         """
         dialed = self._dialed
         if dialed is None:
             return [], self._trouble
         heard: list[PoolFrame] = []
         with contextlib.suppress(zmq.Again):
-            for _ in range(DRAIN if read else 0):
+            for _ in range((DRAIN if self._unread else 1) if read else 0):
                 frames = sockets.receive(dialed.socket, SMALL)
                 try:
                     heard.append(messages.unpack(frames))
@@ -88,7 +94,8 @@ class CoordinatorConnection:
                     text = f"dropped a malformed message from {self.address}: %s"
                     self._complaints.note(text, error, time.monotonic())
         # After reading: a stranger in the coordinator's place was seen to connect before it said anything.
-        why = dialed.look(time.monotonic())
+        now = time.monotonic()
+        why = dialed.look(now) if now >= dialed.look_next else ""
         return ([], why) if why else (heard, "")
 
     def close(self) -> None:

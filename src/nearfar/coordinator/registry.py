@@ -107,8 +107,8 @@ class TaskRegistry:
         only = self._only
         if only is None:
             return self._turns.first()
-        if only.waiting and only.waiting[0].state is _WAITING and not only.held_back:
-            return only  # as nearly always
+        if not only.waiting or (only.waiting[0].state is _WAITING and not only.held_back):
+            return only if only.waiting else None  # as nearly always
         return only if only.next() is not None else None
 
     def given(self, batch: TaskBatch) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from math import inf
 
 from nearfar.coordinator import columns, messages
 from nearfar.coordinator import task as failures
@@ -26,34 +27,40 @@ from nearfar.coordinator.task import Task, TaskOutcome, TaskState
 from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, WorkerLost
 from nearfar.net.resources import EACH
 
-LARGE_WEIGHS = 64
+RELEASE_EVERY = 256
+"""Small answers that may be released: what waits for company costs its agent no message, and no wake-up."""
+LARGE_WEIGHS = RELEASE_EVERY
 """A large answer is released at once: it holds memory that its worker could use again."""
 
 
 class ResultAcks:
     """Of all clients."""
 
-    def __init__(self, session_table: SessionTable) -> None:
+    def __init__(self, session_table: SessionTable, patience: float) -> None:
+        """`patience`: seconds that a few small answers wait for company before they are released."""
         self.numbers: dict[str, dict[str, list[int]]] = {}
         """By the agents' sessions and the clients."""
         self.weight = 0
         """How many these are; a large one counts for many."""
-        self.since: float | None = None
-        """When the first of them was released."""
+        self.due = inf
+        """When the agents are to be told."""
+        self._patience = patience
         self._session_table = session_table
 
     def add(self, uid: str, numbers: list[int], origin: str, *, large: bool = False) -> None:
         """The agent of the session `origin` need not keep these answers; `large`: one of them is."""
         self.numbers.setdefault(origin, {}).setdefault(uid, []).extend(numbers)
         self.weight += len(numbers) + LARGE_WEIGHS if large else len(numbers)
-        if self.since is None:
-            self.since = self._session_table.now
+        if self.due == inf:
+            self.due = self._session_table.now + self._patience
+        if self.weight >= RELEASE_EVERY:
+            self.due = self._session_table.now
 
     def clear(self) -> None:
         """The agents were told."""
         self.numbers.clear()
         self.weight = 0
-        self.since = None
+        self.due = inf
 
 
 BLOB = messages.FORMS[PoolMessageType.SUBMIT].blob
@@ -81,7 +88,7 @@ class RemoteClients:
         self._lease = lease
         self._holds_until = now + lease
         self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
-        self.releases = ResultAcks(session_table)
+        self.releases = ResultAcks(session_table, lease / 100)
         self.lists = Lists()
         self._workers = 0
         """The number of workers when the clients were last told."""

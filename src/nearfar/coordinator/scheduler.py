@@ -49,21 +49,12 @@ class Dispatcher:
         self._placement = Placement()
         self._costs = BatchSizer()
         self._alarms = TaskTimeouts()
-
-    @property
-    def workers(self) -> dict[str, Worker]:
-        """By name."""
-        return self._placement.all
-
-    @property
-    def idle(self) -> Mapping[str, Worker]:
-        """The workers that have nothing to do; the same object always."""
-        return self._placement.idle
-
-    @property
-    def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
+        self.workers: dict[str, Worker] = self._placement.all
+        """By name; the same object always, as the next two."""
+        self.idle: Mapping[str, Worker] = self._placement.idle
+        """The workers that have nothing to do."""
+        self.outcomes: deque[tuple[Task, Answer | BaseException]] = self.book.outcomes
         """Ended tasks; the driver of the machine empties it and delivers them."""
-        return self.book.outcomes
 
     def _give(self, worker: Worker, client: Client, now: float) -> None:
         batch = self._costs.cut(client, worker, len(self._placement.all))

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -48,10 +49,11 @@ LONGEST_NOTICE = 500
 """Characters of a notice in the log."""
 BESIDE = 4 << 20
 """Bytes that a frame may have besides one task's, or one answer's: those of other rows."""
-SMALL = 2
-"""Frames of a message without large parts, its sender's name among them."""
+SMALL = 1
+"""Frames of a message without large parts, behind its sender's name."""
 FEW_NAMES = 64
 """Names of sessions that are over, or never were, which may be remembered."""
+_NOBLOCK = int(zmq.NOBLOCK)
 DOOR_EVERY = 0.1
 """Seconds after which a turn looks whether there is something to be done at the door, though nothing told."""
 
@@ -61,7 +63,7 @@ class CoordinatorServer:
 
     A turn of its driver::
 
-        poll fileno() for reading, until deadline(), unless pending()
+        poll fileno() for reading, until `due`, unless pending()
         turn(now) -> Scheduler.tick(now), Scheduler.flush(now) -> tell Scheduler.outcomes -> say(now)
 
     `access` decides which peers are admitted: those can run any code in the workers. `lease` is in seconds,
@@ -111,11 +113,14 @@ class CoordinatorServer:
         self._complaints = ProtocolErrors(log)
         self._mishaps = LoopFailures(log, f"the coordinator at {self.address}")
         self._next_tick = now
-        self._due = now
+        self.due = now
+        """When `turn` is wanted at the latest (`time.monotonic`), as far as the last `say` knew."""
         self._names: dict[bytes, str] = {}
         """The names of sessions, as their messages bring them."""
         self._door_at = now
         """When the door is to have its turn."""
+        self._door_due = now
+        """The same, as far as this has to be waited for; `inf`: only if a turn comes anyway."""
         self._watch = ProcessWatcher()
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
@@ -146,10 +151,6 @@ class CoordinatorServer:
             self._unread = True
         return self._unread
 
-    def deadline(self) -> float:
-        """When `turn` is wanted at the latest (`time.monotonic`), as far as the last `say` knew."""
-        return self._due
-
     def turn(self, now: float) -> None:
         """Take in what has come, and what has become of those who are silent or dead. Never blocks, and
         raises nothing for what fails in it: what was not read lies here still."""
@@ -159,7 +160,7 @@ class CoordinatorServer:
         except sockets.FAILURES as error:
             self._mishaps.note(error)
         if now >= self._door_at or (self._doors and not self._doors.isdisjoint([each for each, _ in told])):
-            self._door_at = now + DOOR_EVERY
+            self._door_at = self._door_due = now + DOOR_EVERY
             self._try(self._keep_the_door, now)
         if told or self._unread:
             self._read(now)
@@ -176,10 +177,8 @@ class CoordinatorServer:
         line."""
         for name, envelope in self.peers.flush(now):
             self._send(name, envelope)
-        self._due = self._next_tick = self.peers.deadline(now)
-        if (authenticator := self._authenticator.deadline()) is not None:
-            self._door_at = min(self._door_at, authenticator)
-            self._due = min(self._due, authenticator)
+        self._next_tick = self.peers.deadline(now)
+        self.due = min(self._next_tick, self._door_due)
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
@@ -203,12 +202,17 @@ class CoordinatorServer:
             return None
 
     def _read(self, now: float) -> None:
-        made, authenticator = self._socket, self._authenticator
+        made, authenticator, user = self._socket, self._authenticator, ""
+        guarded = authenticator.guarded
         try:
-            for _ in range(DRAIN):
-                user, first = authenticator.receive(made) if authenticator.guarded else ("", None)
-                name, *frames = sockets.receive(made, SMALL, first)
-                if not authenticator.guarded or authenticator.admits(user):
+            # One at first: that there is no other costs as much to find out here as in `pending`, later.
+            for _ in range(DRAIN if self._unread else 1):
+                if guarded:
+                    user, name = authenticator.receive(made)
+                else:
+                    name = made.recv(_NOBLOCK)
+                frames = sockets.receive(made, SMALL)  # a ROUTER has always some behind the name
+                if not guarded or authenticator.admits(user):
                     self._receive(user, name, frames, now)
         except zmq.Again:
             self._unread = False
@@ -219,6 +223,9 @@ class CoordinatorServer:
         """End the sessions of whose key was revoked, as if they had died."""
         for session in self._authenticator.turn(now, self.peers.sessions):
             self.peers.expel(session, "was lost: its agent's key was revoked", now)
+        due = self._authenticator.deadline()
+        self._door_due = inf if due is None else due
+        self._door_at = min(self._door_at, self._door_due)
 
     def _receive(self, user: str, name: bytes, frames: list[bytes | memoryview], now: float) -> None:
         """Nothing that a peer says ends this thread."""
@@ -298,7 +305,7 @@ class CoordinatorServer:
 
     def _send(self, name: str, envelope: PoolFrame) -> None:
         try:
-            sockets.send(self._socket, [name.encode(), *messages.pack(*envelope)], SMALL)
+            sockets.send(self._socket, [name.encode(), *messages.pack(*envelope)], 1 + SMALL)
         except zmq.Again:
             pass  # its peer does not read, or is gone
         except sockets.FAILURES as error:
@@ -353,9 +360,10 @@ class LocalWorkers:
 
     def give(self, worker: Worker, batch: TaskBatch) -> None:
         """As `Link.give`."""
-        first = batch.tasks[0]
+        tasks, first = batch.tasks, batch.tasks[0]
+        blobs, beside = [task.blob for task in tasks], [task.buffers for task in tasks]
         try:
-            self.supervisor.give_tasks(worker.name, batch.client, first.function, first.mode, batch.tasks)
+            self.supervisor.give_tasks(worker.name, batch.client, first.function, first.mode, blobs, beside)
         except (OSError, MemoryError) as error:
             self._coordinator.refused(worker, error)
 
@@ -529,7 +537,8 @@ class StandaloneCoordinator:
                     self._local.drain()
             self._coordinator.tick(now)
             self._coordinator.flush(now)
-            tell(self._coordinator.outcomes)
+            if self._coordinator.outcomes:
+                tell(self._coordinator.outcomes)
             self._server.say(now)
 
     def _try(self, do: Callable[..., object], *given: object) -> bool:
@@ -545,7 +554,7 @@ class StandaloneCoordinator:
         """Sleep until there is something to do."""
         if self._server.pending():
             return
-        deadline = self._server.deadline()
+        deadline = self._server.due
         if self._local is not None and (due := self._local.supervisor.deadline()) is not None:
             deadline = min(deadline, due)
         if (due := self._coordinator.deadline()) is not None:

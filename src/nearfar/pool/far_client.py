@@ -24,7 +24,14 @@ from math import inf
 from typing import Any, TypeVar
 
 from nearfar.coordinator import task as failures
-from nearfar.coordinator.client_session import FAREWELL, ClientSession, Connect, SendMessage, SessionStage
+from nearfar.coordinator.client_session import (
+    FAREWELL,
+    LOOSE,
+    ClientSession,
+    Connect,
+    SendMessage,
+    SessionStage,
+)
 from nearfar.coordinator.columns import CLIENT, Row, shares
 from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.remote_client import too_large
@@ -239,8 +246,6 @@ TALKATIVE = 8
 ENOUGH = 256
 """Tasks that make a batch large enough to send at once."""
 
-_LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
-
 
 class FarClient:
     """See the module. `name` is new for every client; `about` describes its process in HELLO."""
@@ -380,7 +385,7 @@ class FarClient:
     def receive(self, envelope: PoolFrame, now: float) -> None:
         """A message came."""
         kind = envelope.message.kind
-        if kind in _LOOSE:
+        if kind in LOOSE:
             self._receive_loose(envelope.message, now)
         elif (talk := self.calling.open_talk()) is not None:
             for message in talk.hear(envelope, now):

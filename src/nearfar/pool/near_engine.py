@@ -137,7 +137,7 @@ class NearEngine(BaseEngine):
         if deadline is None or (other is not None and other < deadline):
             deadline = other
         if self._server is not None:
-            deadline = earlier(deadline, earlier(self._server.deadline(), self._last_moment))
+            deadline = earlier(deadline, earlier(self._server.due, self._last_moment))
             deadline = earlier(deadline, self._notices.deadline())
         return deadline
 

@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from nearfar.coordinator import messages
 from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
+from nearfar.coordinator.columns import Row
 from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
@@ -25,7 +27,6 @@ from nearfar.net.resources import CALLER, make_room
 from nearfar.net.sockets import FAILURES
 from nearfar.net.timers import DelayedWarning
 from nearfar.worker.agent_protocol import Action, AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
-from nearfar.worker.channel import TaskRow
 from nearfar.worker.handle import Answer
 from nearfar.worker.supervisor import Supervisor, WorkerListener
 
@@ -39,8 +40,8 @@ LAST_WORDS = 1.0
 """Seconds for telling the coordinator of what was killed."""
 
 
-Batch = tuple[str, str, bytes, int, list[TaskRow]]
-"""Worker, client, function, mode, and the tasks."""
+Batch = tuple[str, str, bytes, int, list[Any], list[Any]]
+"""Worker, client, function and mode; the blob and the buffers of each task."""
 
 
 @dataclass(slots=True)
@@ -178,9 +179,11 @@ class Agent:
             for action in self._machine.flush(time.monotonic()):
                 if type(action) is SendMessage:
                     self._caller.send(action.envelope)
+                elif type(action) is AssignBatch:
+                    self._try(self._assign, *action)
                 else:
                     self._try(self._do, action)
-                    again = again or type(action) is not AssignBatch
+                    again = True
 
     def _try(self, do: Callable[..., object], *given: object) -> bool:
         """Whether it could be done. What fails is no reason to end, nor to leave out the rest: what was not
@@ -201,10 +204,6 @@ class Agent:
                 self._descriptor = self._caller.open(session)
                 if self._descriptor >= 0:
                     self._poll.register(self._descriptor, select.POLLIN)
-            case AssignBatch(worker, client, rows):
-                _, mode, function, *_ = rows[0]  # as of all, which the machine has seen to
-                tasks = [TaskRow(function, mode, blob, buffers) for _, _, _, blob, buffers in rows]
-                self._give((worker, client, function, mode, tasks))
             case RevokeBatch(worker) if worker in self._late:
                 self.returned(worker, len(self._late.pop(worker).batches))
             case RevokeBatch(worker):
@@ -215,9 +214,10 @@ class Agent:
             case Retire(worker):
                 self._supervisor.retire(worker)
 
-    def _give(self, batch: Batch) -> None:
+    def _assign(self, worker: str, client: str, rows: Sequence[Row]) -> None:
         """Give a worker a batch; later, if there is no room for it on this machine now."""
-        worker = batch[0]
+        _, mode, function, *_ = rows[0]  # as of all, which the machine has seen to
+        batch = (worker, client, function, mode, [row[3] for row in rows], [row[4] for row in rows])
         if worker not in self._late:
             try:
                 self._supervisor.give_tasks(*batch)
@@ -245,10 +245,10 @@ class Agent:
                     log.warning("worker %s is killed, for there is no room for its tasks: %s", worker, error)
                     self._supervisor.kill(worker)
 
-    def _sleep(self) -> set[int]:
+    def _sleep(self) -> list[int]:
         """Wait for something to do, and return the descriptors that have it."""
         if self._caller.pending():
-            return {self._descriptor, *(descriptor for descriptor, _ in self._poll.poll(0))}
+            return [self._descriptor, *(descriptor for descriptor, _ in self._poll.poll(0))]
         now = time.monotonic()
         self._look_at = self._machine.deadline(now)
         for due in (self._ends, self._patience_due):
@@ -256,10 +256,10 @@ class Agent:
                 self._look_at = min(self._look_at, due)
         self._supervisor_due = self._supervisor.deadline()
         due = self._look_at if self._supervisor_due is None else min(self._look_at, self._supervisor_due)
-        for late in self._late.values():
-            due = min(due, late.next)
+        if self._late:
+            due = min(due, *(late.next for late in self._late.values()))
         timeout = max(0, int((due - now) * 1000) + 1)
-        return {descriptor for descriptor, _ in self._poll.poll(timeout)}
+        return [descriptor for descriptor, _ in self._poll.poll(timeout)]
 
     def _turn(self) -> None:
         """What comes: from the network, from the workers, from the clock, and from who stops this agent."""
@@ -268,7 +268,7 @@ class Agent:
         except FAILURES as error:
             self._mishaps.note(error)
             time.sleep(PAUSE)
-            ready = set()
+            ready = []
         if self._descriptor in ready:
             self._try(self._hear)
             self._act()  # before a worker's death is heard of: what was given to it counts as unread then
@@ -291,7 +291,7 @@ class Agent:
         elif said:
             self._act()
 
-    def _look(self, now: float, ready: set[int]) -> None:
+    def _look(self, now: float, ready: list[int]) -> None:
         """What not every turn looks at: the clock, who stops this agent, whether there is a coordinator."""
         machine = self._machine
         if self._waker_fileno in ready:

@@ -20,7 +20,14 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, NamedTuple
 
-from nearfar.coordinator.client_session import FAREWELL, ClientSession, Connect, SendMessage, SessionStage
+from nearfar.coordinator.client_session import (
+    FAREWELL,
+    LOOSE,
+    ClientSession,
+    Connect,
+    SendMessage,
+    SessionStage,
+)
 from nearfar.coordinator.columns import AGENT, Row, shares, size_of, weight
 from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
@@ -121,7 +128,7 @@ ANSWERS_BLOB = FORMS[PoolMessageType.ANSWERS].blob
 LONGEST_END = 500
 """Characters of what is told of a worker's end."""
 
-_PREPARE = int(Mode.PREPARE)  # once, for it is compared at each batch
+_PREPARE, _WORK = int(Mode.PREPARE), PoolMessageType.WORK  # once, for they are compared at each batch
 
 
 class AgentProtocol:
@@ -239,21 +246,20 @@ class AgentProtocol:
 
     def receive(self, envelope: PoolFrame, now: float) -> None:
         """A message came."""
-        match envelope.message.kind:
-            case PoolMessageType.WELCOME:
-                self._welcome(envelope.message, now)
-            case PoolMessageType.REFUSED:
-                self._refuse(envelope.message.fields[0])
-            case PoolMessageType.STRANGER:
-                if self.stage is SessionStage.OPEN:
-                    self.calling.begin(now)
-            case _:
-                talk = self.calling.open_talk()
-                if talk is not None:
-                    try:
-                        self._hear(talk, envelope, now)
-                    except ProtocolError as error:
-                        self._refuse(f"it broke the protocol: {error}")
+        kind = envelope.message.kind
+        if kind not in LOOSE:
+            talk = self.calling.open_talk()
+            if talk is not None:
+                try:
+                    self._hear(talk, envelope, now)
+                except ProtocolError as error:
+                    self._refuse(f"it broke the protocol: {error}")
+        elif kind is PoolMessageType.WELCOME:
+            self._welcome(envelope.message, now)
+        elif kind is PoolMessageType.REFUSED:
+            self._refuse(envelope.message.fields[0])
+        elif self.stage is SessionStage.OPEN:
+            self.calling.begin(now)
 
     def tick(self, now: float) -> None:
         """Time passed."""
@@ -321,7 +327,10 @@ class AgentProtocol:
         if self._ended:
             self._forget_ended(talk.out.received)
         for message in ready:
-            self._handle(message, now)
+            if message.kind is _WORK:
+                self._handle_work(message)
+            else:
+                self._handle(message, now)
 
     def _forget_ended(self, acked: int) -> None:
         """The coordinator knows of these ends."""
@@ -366,8 +375,6 @@ class AgentProtocol:
 
     def _handle(self, message: PoolMessage, now: float) -> None:
         match message.kind:
-            case PoolMessageType.WORK:
-                self._handle_work(message)
             case PoolMessageType.RELEASE:
                 self._release(message.fields[0])
             case PoolMessageType.FETCH:
@@ -389,7 +396,7 @@ class AgentProtocol:
         record = self._addressed(wired)
         if record is None:
             return
-        if len({(row[1], row[2]) for row in rows}) != 1:
+        if len(rows) != 1 and len({row[1:3] for row in rows}) != 1:
             raise ProtocolError("a batch that is not of one function and mode")
         record.give(client, [row[0] for row in rows], initializer=rows[0][1] == _PREPARE)
         self._actions.append(AssignBatch(record.name, client, rows))

@@ -31,7 +31,7 @@ import socket
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -51,15 +51,6 @@ NUMBERS = frozenset({int, float, bool, type(None)})
 Buffer = Any
 """Anything with the buffer protocol: bytes, a memoryview, a `pickle.PickleBuffer`."""
 Extra = Sequence[Any] | None
-
-
-class Payload(Protocol):
-    """What a task carries."""
-
-    @property
-    def blob(self) -> Buffer: ...
-    @property
-    def buffers(self) -> Sequence[Buffer]: ...
 
 
 class TaskRow(NamedTuple):
