@@ -14,6 +14,7 @@ from nearfar.coordinator.state import Initializer, Preparation, TaskBatch, Worke
 from nearfar.coordinator.task import Task, TaskState
 from nearfar.errors import ProtocolError
 from nearfar.net.validation import shown
+from nearfar.serialization.pickles.calls import dump_bare
 
 MOST_WORKERS = 1024
 """Workers of one agent."""
@@ -49,7 +50,7 @@ class AgentSession:
                 task.number if type(task) is RemoteTask else LOCAL,
                 task.mode,
                 task.function,
-                task.blob,
+                task.blob if type(task.blob) is not tuple else dump_bare(task.blob),
                 task.buffers,
             )
             for task in batch.tasks

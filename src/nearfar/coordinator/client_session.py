@@ -11,11 +11,9 @@ is called anew, in the same session; only its STRANGER ends that. Times are in s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from nearfar.coordinator.columns import Row
 from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.net.handshake import HandshakeFailures
@@ -109,11 +107,6 @@ class ClientSession:
         told: dict[str, Any] = facts
         return told
 
-    def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
-        """Say it, and return its number; 0 if there is no session to say it in."""
-        talk = self.open_talk()
-        return 0 if talk is None else talk.say(now, kind, *fields, rows=rows)
-
     def turned_away(self, why: str, now: float) -> None:
         """The socket of the present session was not let in."""
         if self.stage not in (SessionStage.GREETING, SessionStage.OPEN):
@@ -145,11 +138,9 @@ class ClientSession:
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
         """The actions to do now."""
-        actions = self._actions
-        if actions:
-            self._actions = []
+        actions, self._actions = self._actions, []
         if self.stage is _OPEN and self.talk is not None:
-            return [*actions, *map(SendMessage, self.talk.flush(now))]
+            actions += map(SendMessage, self.talk.flush(now))
         return actions
 
     def deadline(self, now: float) -> float:

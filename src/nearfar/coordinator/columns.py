@@ -235,7 +235,8 @@ def shares(rows: Sequence[Row], blob: int) -> list[Sequence[Row]]:
 def weight(rows: Sequence[Row], blob: int) -> int:
     """Bytes of the parts of `rows`."""
     if len(rows) == 1:
-        return size_of(rows[0][blob], rows[0][blob + 1])
+        row = rows[0]
+        return size_of(row[blob], row[blob + 1]) if row[blob + 1] else len(row[blob])
     size = sum(map(len, map(itemgetter(blob), rows)))
     for buffers in filter(None, map(itemgetter(blob + 1), rows)):
         size += sum(map(_size, buffers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 
@@ -85,7 +84,7 @@ class CoordinatorConnection:
         if dialed is None:
             return [], self._trouble
         heard: list[PoolFrame] = []
-        with contextlib.suppress(zmq.Again):
+        try:
             for _ in range((DRAIN if self._unread else 1) if read else 0):
                 frames = sockets.receive(dialed.socket, SMALL)
                 try:
@@ -93,6 +92,8 @@ class CoordinatorConnection:
                 except ProtocolError as error:
                     text = f"dropped a malformed message from {self.address}: %s"
                     self._complaints.note(text, error, time.monotonic())
+        except zmq.Again:
+            self._unread = False
         # After reading: a stranger in the coordinator's place was seen to connect before it said anything.
         now = time.monotonic()
         why = dialed.look(now) if now >= dialed.look_next else ""

@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-VERSION = 3
+VERSION = 4
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 

@@ -114,7 +114,7 @@ class Placement:
 
 HORIZON = 0.001
 """Seconds of work in one batch: what a worker runs while the next one is on its way."""
-GRAIN = 0.0002
+GRAIN = 0.0005
 """Seconds of work that are worth a message: so few tasks are not divided among workers."""
 MOST_TASKS = 256
 MOST_BYTES = 64 * 1024

@@ -357,6 +357,8 @@ class Scheduler(Dispatcher):
 
     def tick(self, now: float) -> None:
         """Kill the workers whose task exceeded its timeout."""
+        if self._alarms.due is None or now < self._alarms.due:
+            return
         for worker in self._alarms.ring(now):
             task = worker.batches[0].tasks[0]
             self._doom(worker, TaskTimeout(f"ran longer than {task.timeout:g} s, and was killed"))

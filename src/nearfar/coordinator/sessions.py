@@ -89,10 +89,6 @@ class ReliableChannel:
             self._ready = []
         return ready
 
-    def deadline(self) -> float:
-        """When `tick`, `flush` or `silent` is wanted next."""
-        return min(self.heartbeat.when, self.out.when, self.heard + self.lease)
-
     @property
     def unheard(self) -> bool:
         """True if the other side leaves so much unacked that it cannot be listening."""
@@ -219,7 +215,7 @@ class SessionTable:
                 self._say_some(session, now)
             for envelope in talk.flush(now):
                 ready.append((name, envelope))
-            due = talk.deadline()
+            due = min(talk.heartbeat.when, talk.out.when, talk.heard + talk.lease)
             if due < session.due:
                 self.timers.set(session, due)
         self.touched.clear()

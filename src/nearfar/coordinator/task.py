@@ -80,8 +80,8 @@ class Task:
     """``module:qualname``, or nothing if the function travels inside the blob."""
     mode: int
     blob: bytes | tuple[Any, ...]
-    """The arguments: pickled, or in a pool of this process alone, where they are bare
-    (`nearfar.worker.channel`), a tuple as it is."""
+    """The arguments: pickled, or, where they are bare (`nearfar.worker.channel`), a tuple as it is, which is
+    packed when it is sent."""
     buffers: Sequence[Any]
     """Large parts that travel beside the blob."""
     state: TaskState

@@ -15,6 +15,7 @@ from nearfar.pool.codec import load_any_error as load_error
 from nearfar.serialization import plain
 from nearfar.serialization.pickles.results import load_result
 from nearfar.serialization.plain import PlainName
+from nearfar.worker.channel import BARE, unpack_bare
 
 __all__ = ["Call", "Chunk", "call_back", "in_main_thread", "raise_from"]
 
@@ -99,7 +100,15 @@ class Call(Task):
         self.losses += 1
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
-        """Settle with what a worker sent; it is decoded when a caller asks for it."""
+        """Settle with what a worker sent; it is decoded when a caller asks for it, but for a bare value."""
+        if status == _STATUS_VALUE and blob[:1] == BARE and not buffers and self.mode == _CALL:
+            try:
+                value = unpack_bare(blob)
+            except Exception:
+                pass
+            else:
+                self.returned(value)
+                return
         self.blob = blob
         self.buffers = buffers
         self._how = RAW_VALUE if status == _STATUS_VALUE else RAW_ERROR

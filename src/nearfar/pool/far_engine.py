@@ -142,7 +142,8 @@ class FarEngine(BaseEngine):
             if why:
                 machine.turned_away(why, now)
         if self._inbox:
-            machine.connect(now)
+            if machine.calling.stage is SessionStage.NEW:
+                machine.connect(now)
             self._take_in()
         if looks:
             machine.tick(now)

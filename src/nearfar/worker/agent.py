@@ -120,8 +120,9 @@ class Agent:
         """
         try:
             self._start_supervisor()
-            self._machine.connect(time.monotonic())
-            self._act()
+            now = time.monotonic()
+            self._machine.connect(now)
+            self._act(now)
             while self._calling.stage is not SessionStage.CLOSED:
                 self._turn()
             if self._hopeless:
@@ -171,12 +172,12 @@ class Agent:
         except OSError as error:
             raise PoolBroken(f"no worker can be started: {error}") from error
 
-    def _act(self) -> None:
+    def _act(self, now: float) -> None:
         """Do what the machine says; a recall may give it more to say at once."""
         again = True
         while again:
             again = False
-            for action in self._machine.flush(time.monotonic()):
+            for action in self._machine.flush(now):
                 if type(action) is SendMessage:
                     self._caller.send(action.envelope)
                 elif type(action) is AssignBatch:
@@ -269,13 +270,13 @@ class Agent:
             self._mishaps.note(error)
             time.sleep(PAUSE)
             ready = []
+        now = time.monotonic()
         if self._descriptor in ready:
-            self._try(self._hear)
-            self._act()  # before a worker's death is heard of: what was given to it counts as unread then
+            self._try(self._hear, now)
+            self._act(now)  # before a worker's death is heard of: what was given to it counts as unread then
         said = self._supervisor_fileno in ready
         if said:
             self._try(self._supervisor.turn)
-        now = time.monotonic()
         if self._supervisor_due is not None and now >= self._supervisor_due:
             said = self._try(self._supervisor.tick, now) or said
         if self._late:
@@ -289,7 +290,7 @@ class Agent:
         ):
             self._look(now, ready)
         elif said:
-            self._act()
+            self._act(now)
 
     def _look(self, now: float, ready: list[int]) -> None:
         """What not every turn looks at: the clock, who stops this agent, whether there is a coordinator."""
@@ -297,7 +298,7 @@ class Agent:
         if self._waker_fileno in ready:
             self._waker.clear()
         if machine.stage is SessionStage.GREETING and self._descriptor not in ready:
-            self._try(self._hear)  # what its descriptor does not tell: that it was not let in
+            self._try(self._hear, now)  # what its descriptor does not tell: that it was not let in
         machine.tick(now)
         if self._leaves or self._hopeless:
             self._supervisor.resize(0)
@@ -305,16 +306,16 @@ class Agent:
         if self._leaves > 1 and self._ends is None:
             self._ends = now + LAST_WORDS
             machine.abort()
-        self._act()
+        self._act(now)
         self._check(now)
-        self._act()
+        self._act(now)
 
-    def _hear(self) -> None:
+    def _hear(self, now: float) -> None:
         heard, why = self._caller.receive()
         for envelope in heard:
-            self._machine.receive(envelope, time.monotonic())
+            self._machine.receive(envelope, now)
         if why:
-            self._machine.turned_away(why, time.monotonic())
+            self._machine.turned_away(why, now)
 
     def _check(self, now: float) -> None:
         self._trim.look(self._machine.kept_bytes, now)

@@ -265,14 +265,15 @@ class AgentProtocol:
         """Time passed."""
         self.calling.tick(now)
 
-    def flush(self, now: float) -> list[Action]:
+    def flush(self, now: float) -> Sequence[Action]:
         """The actions to do now."""
         if self._leaving and self.stage is not SessionStage.CLOSED:
             self._go(now)
-        actions = self._actions
-        if actions:
-            self._actions = []
-        return [*actions, *self.calling.flush(now)]
+        actions, said = self._actions, self.calling.flush(now)
+        if not actions:
+            return said
+        self._actions = []
+        return [*actions, *said]
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` are wanted next."""
@@ -441,7 +442,11 @@ class AgentProtocol:
 
     def _say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
         """Say it if there is a session; what matters is said again in the next."""
-        return self.calling.say(now, kind, *fields, rows=rows)
+        calling = self.calling
+        talk = calling.talk
+        if calling.stage is not SessionStage.OPEN or talk is None:
+            return 0
+        return talk.say(now, kind, *fields, rows=rows)
 
     def _farewell(self) -> float:
         """When it goes though no coordinator answers."""

@@ -89,6 +89,33 @@ def is_bare(value: Any) -> bool:
     return kind is tuple and are_bare(value)
 
 
+BARE = b"\x91"
+"""The first byte of a bare value on its way between machines: a msgpack array of that value. The blobs of
+`nearfar.serialization` begin otherwise."""
+LONGEST_BARE = 1024
+"""Bytes that it may have there, so that little can be made of it before anyone asks for it."""
+
+
+def pack_bare(value: Any) -> bytes | None:
+    """The blob of a value that is bare, which reads faster than its pickle and runs nothing; None for any
+    other value."""
+    if type(value) in NUMBERS or is_bare(value):
+        try:
+            blob: bytes = msgpack.packb((value,))
+        except (OverflowError, ValueError):  # an integer, or a string, that is not for msgpack
+            return None
+        return blob if len(blob) <= LONGEST_BARE else None
+    return None
+
+
+def unpack_bare(blob: Buffer) -> Any:
+    """The value of a blob that begins with `BARE`. Raises `ValueError` for one that is malformed or too long,
+    and what msgpack raises."""
+    if len(blob) > LONGEST_BARE:
+        raise ValueError(f"a bare value of {len(blob)} bytes")
+    return msgpack.unpackb(blob, use_list=False)[0]
+
+
 def scatter(payload: Any, parts: Iterator[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
     """The blob and the buffers of a payload; `parts` goes on from one to the next. Raises `StopIteration`."""
     if type(payload) is not int:

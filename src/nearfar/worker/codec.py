@@ -12,7 +12,7 @@ from nearfar.serialization.pickles import results
 from nearfar.serialization.pickles.calls import CallLoader
 from nearfar.serialization.pickles.results import dump_result
 from nearfar.serialization.plain import PLAIN, Allowed, PlainLoader
-from nearfar.worker.channel import Buffer
+from nearfar.worker.channel import Buffer, pack_bare
 
 __all__ = ["WorkerCodec", "WorkerCodecs"]
 
@@ -30,7 +30,7 @@ class WorkerCodec:
     harmless: bool
     """Whether a call that could not be read has certainly run nothing of its client's."""
     bare: bool
-    """Whether values may be sent as they are (`nearfar.worker.channel`)."""
+    """Whether values are sent as they are to the parent (`nearfar.worker.channel`)."""
 
 
 class WorkerCodecs:
@@ -68,7 +68,8 @@ class WorkerCodecs:
 def _pickled(loader: CallLoader, *, main: bool, far: bool) -> WorkerCodec:
     # No partial: it would cost each task a dict of its keywords.
     def dump(value: Any) -> tuple[bytes, Sequence[Buffer]]:
-        return dump_result(value, main=main, family=not far)
+        bare = pack_bare(value) if far else None
+        return dump_result(value, main=main, family=not far) if bare is None else (bare, ())
 
     def dump_error(error: BaseException) -> bytes:
         return results.dump_error(error, main=main)
