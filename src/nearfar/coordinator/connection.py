@@ -34,8 +34,8 @@ class CoordinatorConnection:
         self._dialed: Connection | None = None
         self._trouble = ""
         """Why there is no socket."""
-        self._unread = False
-        """Whether messages lay here to be read when it was asked last."""
+        self._at_once = 1
+        """How many `receive` reads."""
         self._complaints = ProtocolErrors(log)
         self._mishaps = LoopFailures(log, f"the caller of {address}")
 
@@ -59,8 +59,9 @@ class CoordinatorConnection:
     def pending(self) -> bool:
         """True if messages lie here to be read."""
         dialed = self._dialed
-        self._unread = dialed is not None and sockets.readable(dialed.socket)
-        return self._unread
+        unread = dialed is not None and sockets.readable(dialed.socket)
+        self._at_once = min(4 * self._at_once, DRAIN) if unread else 1
+        return unread
 
     def send(self, envelope: PoolFrame) -> None:
         """Send, if there is a socket; whether it arrives is the line's business."""
@@ -77,15 +78,15 @@ class CoordinatorConnection:
         """What has come; and why the socket was not let in, if it was not: then nothing came. `read`: False
         where nothing lies here, for certain.
 
-        Up to `DRAIN` messages where they were `pending`; else one, for that there is no other costs as much
-        to find out as to ask `pending` afterwards.
+        One message after a wait, since that there is no other costs as much to find out by reading as by
+        `pending`, afterwards; more and more while that finds some each time, up to `DRAIN`.
         """
         dialed = self._dialed
         if dialed is None:
             return [], self._trouble
         heard: list[PoolFrame] = []
         try:
-            for _ in range((DRAIN if self._unread else 1) if read else 0):
+            for _ in range(self._at_once if read else 0):
                 frames = sockets.receive(dialed.socket, SMALL)
                 try:
                     heard.append(messages.unpack(frames))
@@ -93,7 +94,7 @@ class CoordinatorConnection:
                     text = f"dropped a malformed message from {self.address}: %s"
                     self._complaints.note(text, error, time.monotonic())
         except zmq.Again:
-            self._unread = False
+            pass
         # After reading: a stranger in the coordinator's place was seen to connect before it said anything.
         now = time.monotonic()
         why = dialed.look(now) if now >= dialed.look_next else ""

@@ -57,8 +57,7 @@ class PayloadBytes:
         if keeper is None:
             return False
         # what a session kept that had the same name before is not this one's
-        keeper.add(client, max(size, -keeper.held.get(client, 0)))
-        return keeper.strained(client)
+        return keeper.add(client, max(size, -keeper.held.get(client, 0)))
 
     def forget(self, client: str) -> None:
         """A client is gone."""
@@ -284,12 +283,11 @@ class RemoteClient:
         else:
             for row, told_in in zip(rows, sessions, strict=True):
                 self.offer(row, told_in)
-        self.accounts.results.add(self.name, came)
-        strained = False
+        strained = self.accounts.results.add(self.name, came)
         if origin:
             self.origins.update(dict.fromkeys(numbers, origin))
-            strained = self.accounts.keep(origin, self.name, came)
-        if strained or self.accounts.results.strained(self.name):
+            strained = self.accounts.keep(origin, self.name, came) or strained
+        if strained:
             self.hold_back()
 
     def too_large(self, number: int, size: int) -> Row:
@@ -324,8 +322,7 @@ class RemoteClient:
     def weigh(self, number: int, size: int) -> None:
         """The outcome of that task costs so many bytes here."""
         self.weights[number] = size
-        self.accounts.results.add(self.name, size)
-        if self.accounts.results.strained(self.name):
+        if self.accounts.results.add(self.name, size):
             self.hold_back()
 
     def hold_back(self) -> None:

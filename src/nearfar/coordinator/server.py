@@ -124,8 +124,11 @@ class CoordinatorServer:
         self._watch = ProcessWatcher()
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
-        self._unread = True
-        """Whether unread messages may lie here that the descriptor no longer reports."""
+        self.unread = True
+        """Whether unread messages may lie here that the descriptor no longer reports, as `pending` said."""
+        self._at_once = 1
+        """How many the next turn reads. One after a wait: that there is no other costs as much to find out by
+        reading as by `pending`, afterwards. More and more while that finds some each time."""
         self._doors: set[int] = set()
         """The descriptors that tell of something for the door."""
         if self._authenticator.questions is not None:
@@ -145,11 +148,12 @@ class CoordinatorServer:
     def pending(self) -> bool:
         """True if messages lie here to be read: the next `turn` reads them."""
         try:
-            self._unread = sockets.readable(self._socket)
+            self.unread = sockets.readable(self._socket)
         except sockets.FAILURES as error:
             self._mishaps.note(error)
-            self._unread = True
-        return self._unread
+            self.unread = True
+        self._at_once = min(4 * self._at_once, DRAIN) if self.unread else 1
+        return self.unread
 
     def turn(self, now: float) -> None:
         """Take in what has come, and what has become of those who are silent or dead. Never blocks, and
@@ -162,7 +166,7 @@ class CoordinatorServer:
         if now >= self._door_at or (self._doors and not self._doors.isdisjoint([each for each, _ in told])):
             self._door_at = self._door_due = now + DOOR_EVERY
             self._try(self._keep_the_door, now)
-        if told or self._unread:
+        if told or self.unread:
             self._read(now)
         for descriptor, _ in told:
             if descriptor != self._descriptor and descriptor not in self._doors:
@@ -205,8 +209,7 @@ class CoordinatorServer:
         made, authenticator, user = self._socket, self._authenticator, ""
         guarded = authenticator.guarded
         try:
-            # One at first: that there is no other costs as much to find out here as in `pending`, later.
-            for _ in range(DRAIN if self._unread else 1):
+            for _ in range(self._at_once):
                 if guarded:
                     user, name = authenticator.receive(made)
                 else:
@@ -215,7 +218,7 @@ class CoordinatorServer:
                 if not guarded or authenticator.admits(user):
                     self._receive(user, name, frames, now)
         except zmq.Again:
-            self._unread = False
+            self.unread = False
         except sockets.FAILURES as error:
             self._mishaps.note(error)
 

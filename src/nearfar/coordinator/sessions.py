@@ -233,6 +233,6 @@ class SessionTable:
             number = talk.say(now, kind, *fields, rows=rows)
             if kind is PoolMessageType.OUTCOMES:
                 session.told.append((number, rows or ()))
-            if rows and (size := weight(message)):
+            if rows and (blob := BLOBS.get(kind)) is not None and (size := columns.weight(rows, blob)):
                 flying.append((number, size))
                 session.flying_bytes += size

@@ -28,8 +28,8 @@ from nearfar.pool.call import Call
 from nearfar.pool.codec import ClientCodec
 from nearfar.pool.driver import Driver, ReentrantGuard
 from nearfar.pool.engine import SHUT, Closed, check_callable
+from nearfar.serialization.bare import NUMBERS, are_bare
 from nearfar.serialization.tracebacks import anew
-from nearfar.worker.channel import NUMBERS, are_bare
 from nearfar.worker.lifetime import Inherited, initialize
 
 

@@ -13,9 +13,9 @@ from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import ProtocolError
 from nearfar.pool.codec import load_any_error as load_error
 from nearfar.serialization import plain
+from nearfar.serialization.bare import BARE, unpack_bare
 from nearfar.serialization.pickles.results import load_result
 from nearfar.serialization.plain import PlainName
-from nearfar.worker.channel import BARE, unpack_bare
 
 __all__ = ["Call", "Chunk", "call_back", "in_main_thread", "raise_from"]
 

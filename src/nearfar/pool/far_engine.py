@@ -102,7 +102,7 @@ class FarEngine(BaseEngine):
         }
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `Work.poll`. What lies at the socket unread, the step before has told the waker."""
+        """As `Work.poll`. What lies at the socket unread makes the next step due at once."""
         try:
             return self._poll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
@@ -114,7 +114,7 @@ class FarEngine(BaseEngine):
         self._look_at = min(self._machine.deadline(monotonic()), self._last_moment)
         if self._patience is not None:
             self._look_at = min(self._look_at, self._patience)
-        return self._look_at
+        return 0.0 if self._unread else self._look_at  # its descriptor may not say so again
 
     def end_workers(self, signum: int) -> None:
         """As `Engine.end_workers`: the coordinator has those killed that run something of this client."""
@@ -156,8 +156,6 @@ class FarEngine(BaseEngine):
             else:
                 self._open(action.session)
         self._unread = self._caller.pending()
-        if self._unread:  # its descriptor may not say so again
-            self._waker.wake()
         self._has_capacity = machine.has_capacity or machine.error is not None or self._broken is not None
         if looks or machine.error is not None or machine.calling.stage is not SessionStage.OPEN:
             self._look(now)

@@ -12,7 +12,7 @@ from nearfar.serialization.pickles import results
 from nearfar.serialization.pickles.calls import CallLoader
 from nearfar.serialization.pickles.results import dump_result
 from nearfar.serialization.plain import PLAIN, Allowed, PlainLoader
-from nearfar.worker.channel import Buffer, pack_bare
+from nearfar.worker.channel import Buffer
 
 __all__ = ["WorkerCodec", "WorkerCodecs"]
 
@@ -68,8 +68,7 @@ class WorkerCodecs:
 def _pickled(loader: CallLoader, *, main: bool, far: bool) -> WorkerCodec:
     # No partial: it would cost each task a dict of its keywords.
     def dump(value: Any) -> tuple[bytes, Sequence[Buffer]]:
-        bare = pack_bare(value) if far else None
-        return dump_result(value, main=main, family=not far) if bare is None else (bare, ())
+        return dump_result(value, main=main, family=not far)
 
     def dump_error(error: BaseException) -> bytes:
         return results.dump_error(error, main=main)
