@@ -50,7 +50,10 @@ class ReliableChannel:
 
     def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
         """Send a numbered message, and return its number."""
-        message = PoolMessage(kind, fields, rows)
+        return self.send(now, PoolMessage(kind, fields, rows))
+
+    def send(self, now: float, message: PoolMessage) -> int:
+        """The same."""
         number = self.out.send(message, now)
         self._ready.append(PoolFrame(number, self._in.received, message))
         self.heartbeat.spoke(now)
@@ -229,8 +232,8 @@ class SessionTable:
             session.flying_bytes -= flying.popleft()[1]
         while words and session.flying_bytes < WINDOW:
             message = words.popleft()
-            kind, fields, rows = message
-            number = talk.say(now, kind, *fields, rows=rows)
+            kind, _, rows = message
+            number = talk.send(now, message)
             if kind is PoolMessageType.OUTCOMES:
                 session.told.append((number, rows or ()))
             if rows and (blob := BLOBS.get(kind)) is not None and (size := columns.weight(rows, blob)):
