@@ -22,9 +22,9 @@ pytestmark = pytest.mark.pure
 
 Frames = list[tuple[str, list[Any]]]
 
-ALONE = 132
+ALONE = 120
 """Calls for one task alone in its messages, which takes two turns."""
-EACH = 2
+EACH = 1.2
 """Calls for each task of many."""
 
 

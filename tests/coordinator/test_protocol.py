@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.coordinator.agents import RELEASE_EVERY
 from nearfar.coordinator.columns import AGENT, CLIENT, LARGE
 from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.remote_clients import RELEASE_EVERY
 from nearfar.coordinator.task import TaskOutcome
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
 from tests.coordinator.world import LEASE, FakeClient, World

@@ -121,6 +121,25 @@ def test_waiting_tasks_are_spread_over_the_workers() -> None:
     assert all(sum(map(len, given(w))) - b >= 4 for w, b in zip(workers, before, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("workers", "cost", "largest"), [(2, 1e-5, 50), (2, 1e-4, 10), (32, 1e-5, 4), (2, 0.1, 1)]
+)
+def test_little_work_is_divided_less_but_no_worker_has_more_than_twice_its_share(
+    workers: int, cost: float, largest: int
+) -> None:
+    stage = Stage()
+    stage.jobs(1)
+    first = stage.worker("w0")
+    stage.work_all(cost=cost)
+    busy = [stage.worker(f"w{n}") for n in range(1, workers)]
+    for _ in busy:
+        stage.jobs(1)
+    stage.jobs(1)
+    stage.jobs(64)
+    stage.work(first, cost=cost)
+    assert len(given(first)[-1]) == largest
+
+
 def test_a_near_worker_has_a_batch_ahead_even_behind_a_long_task() -> None:
     stage = Stage()
     worker = stage.worker()

@@ -27,7 +27,7 @@ class ManualEngine:
     def address(self) -> None:
         """There is no address."""
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call, *, more: bool = False) -> None:
         if self.refuse is not None:
             raise self.refuse
         if self.closed:
@@ -49,6 +49,9 @@ class ManualEngine:
             call.settle(None, error)
         else:
             call.settle(value, None)
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """All limits are supported."""

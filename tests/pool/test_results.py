@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Iterator
+from math import inf
 from multiprocessing import TimeoutError
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.coordinator.task import Mode
+from nearfar.pool import imap
 from nearfar.pool.call import Call
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, default_window
 from nearfar.pool.options import chunks, default_chunksize
@@ -148,7 +150,7 @@ def test_a_call_that_the_engine_refuses_has_the_error_as_outcome() -> None:
 class Eager(ManualEngine):
     """Runs each call when it is submitted."""
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call, *, more: bool = False) -> None:
         super().submit(call)
         self.run(call)
 
@@ -158,6 +160,39 @@ def test_a_sized_input_is_read_up_to_the_window_however_fast_the_results() -> No
     iterator = IMapIterator(engine, square, range(100), 2, 10)
     assert len(engine.limits) == 5
     assert list(iterator) == [number * number for number in range(100)]
+
+
+class Gathering(Eager):
+    """Runs what was submitted with `more` at `flush`, and counts those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Call] = []
+        self.flushes: list[int] = []
+
+    def submit(self, call: Call, *, more: bool = False) -> None:
+        assert more
+        self.limits.append((call.timeout, call.retries))
+        self.waiting.append(call)
+
+    def flush(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        self.flushes.append(len(waiting))
+        for call in waiting:
+            self.calls.append(call)
+            self.run(call)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_a_sized_input_has_room_for_is_sent_together(
+    ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imap, "EACH_CHECK", inf)
+    engine = Gathering()
+    iterator = (IMapIterator if ordered else IMapUnorderedIterator)(engine, square, range(1000), 1, 400)
+    assert sum(engine.flushes) == 400  # no more than the window
+    assert sorted(iterator) == [number * number for number in range(1000)]
+    assert len([size for size in engine.flushes if size]) == 7, "a quarter of the window at a time"
 
 
 def test_an_imap_gives_up_after_its_timeout_and_goes_on() -> None:

@@ -89,8 +89,11 @@ class FakeCrew:
         self.given[name].append(rows)
         self._waker.wake()
 
-    def give_tasks(self, name: str, client: str, function: bytes, mode: int, tasks: Any) -> None:
-        self.give(name, client, [TaskRow(function, mode, task.blob, task.buffers) for task in tasks])
+    def give_tasks(
+        self, name: str, client: str, function: bytes, mode: int, blobs: list[Any], beside: list[Any]
+    ) -> None:
+        rows = zip(blobs, beside, strict=True)
+        self.give(name, client, [TaskRow(function, mode, blob, buffers) for blob, buffers in rows])
 
     def resize(self, count: int) -> None:
         self.count = count

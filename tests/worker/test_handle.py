@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nearfar.worker.channel import ChannelEnd, ResultBuffer, TaskRow, join
+from nearfar.worker.channel import ChannelEnd, ResultBuffer, join
 from nearfar.worker.handle import Answers, WorkerHandle
 from nearfar.worker.main import WorkerConfig
 
@@ -46,7 +46,7 @@ def both() -> Iterator[tuple[WorkerHandle, Worker]]:
     worker_config = WorkerConfig(0, "0.0", "here", None, True)
     member = WorkerHandle("0.0", multiprocessing.get_context("fork"), worker_config, daemon=True)
     worker = Worker(member)
-    member.give("client", b"module:function", 0, [TaskRow(b"module:function", 0, b"")] * 5)
+    member.give("client", b"module:function", 0, [b""] * 5, [()] * 5)
     yield member, worker
     worker.close()
     member.let_go()

@@ -14,9 +14,8 @@ from nearfar.coordinator.state import Initializer, Preparation, TaskBatch, Worke
 from nearfar.coordinator.task import Task, TaskState
 from nearfar.errors import ProtocolError
 from nearfar.net.validation import shown
+from nearfar.serialization.pickles.calls import dump_bare
 
-RELEASE_EVERY = 64
-"""Released small answers that are sent together: fewer messages, and fewer wake-ups of the agent."""
 MOST_WORKERS = 1024
 """Workers of one agent."""
 MOST_BROUGHT = 8
@@ -51,7 +50,7 @@ class AgentSession:
                 task.number if type(task) is RemoteTask else LOCAL,
                 task.mode,
                 task.function,
-                task.blob,
+                task.blob if type(task.blob) is not tuple else dump_bare(task.blob),
                 task.buffers,
             )
             for task in batch.tasks
@@ -81,11 +80,8 @@ class Agents:
         session_table: SessionTable,
         coordinator: Scheduler,
         remote_clients: RemoteClients,
-        patience: float,
     ) -> None:
-        """`patience`: seconds that a few released small answers wait for more before they are sent."""
         self.all: dict[str, AgentSession] = {}
-        self._patience = patience
         self._session_table = session_table
         self._coordinator = coordinator
         self._remote_clients = remote_clients
@@ -122,7 +118,10 @@ class Agents:
             raise ProtocolError(f"{name} reports more batches than a worker ever has")
         if name in self._coordinator.workers:
             raise ProtocolError(f"there is a worker {name} already")
-        worker = Worker(name, agent, host=agent.session.host, pid=pid, quota=agent.session.quota, ahead=False)
+        session = agent.session
+        worker = Worker(
+            name, agent, host=session.host, pid=pid, quota=session.quota, ahead=False, origin=session.name
+        )
         worker.ran = ran
         worker.prepared.update(prepared)
         if worker.quota is not None:
@@ -144,13 +143,11 @@ class Agents:
             return
         if first != worker.ran + 1:
             raise ProtocolError(f"{name} answers task {first} after {worker.ran}")
-        origin, left = agent.session.name, len(rows)
+        left = len(rows)
         for batch in worker.batches:
             for task in batch.tasks[batch.answered : batch.answered + left]:
-                if type(task) is RemoteTask:
-                    task.origin = origin
-                    if task.state is _SETTLED:
-                        self._remote_clients.releases.add(task.client, [task.number], origin)
+                if task.state is _SETTLED and type(task) is RemoteTask:
+                    self._remote_clients.releases.add(task.client, [task.number], worker.origin)
             left -= len(batch.tasks) - batch.answered
             if left <= 0:
                 break
@@ -187,19 +184,9 @@ class Agents:
         for worker in list(agent.workers.values()):
             self._coordinator.drain(worker)
 
-    def deadline(self) -> float | None:
-        """When `flush` must be called next."""
-        since = self._remote_clients.releases.since
-        return None if since is None else since + self._patience
-
-    def flush(self) -> None:
+    def release(self) -> None:
         """Send the answers to release."""
         releases = self._remote_clients.releases
-        if (
-            self._session_table.now < (releases.since or 0.0) + self._patience
-            and releases.weight < RELEASE_EVERY
-        ):
-            return
         for name, clients in releases.numbers.items():
             agent = self.all.get(name)
             if agent is not None:

@@ -12,11 +12,9 @@ in seconds of any steady clock."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from nearfar.coordinator.columns import Row
 from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.net.handshake import HandshakeFailures
@@ -27,6 +25,8 @@ DIAL_EVERY = 5.0
 """Seconds without a WELCOME after which the socket is replaced: its connection may be dead."""
 FAREWELL = 3.0
 """Seconds of silence after which a closing peer, with nothing left to send, stops waiting for an answer."""
+LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
+"""Messages of a coordinator outside of a session."""
 IDLE = 3600.0
 """Seconds until `deadline` when there is nothing to do."""
 
@@ -108,11 +108,6 @@ class ClientSession:
         told: dict[str, Any] = facts
         return told
 
-    def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
-        """Queue a message to send, and return its number; 0 if no session is open."""
-        talk = self.open_talk()
-        return 0 if talk is None else talk.say(now, kind, *fields, rows=rows)
-
     def turned_away(self, why: str, now: float) -> None:
         """The coordinator rejected the socket of the present session."""
         if self.stage not in (SessionStage.GREETING, SessionStage.OPEN):
@@ -144,11 +139,9 @@ class ClientSession:
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
         """The actions to perform now."""
-        actions = self._actions
-        if actions:
-            self._actions = []
+        actions, self._actions = self._actions, []
         if self.stage is _OPEN and self.talk is not None:
-            return [*actions, *map(SendMessage, self.talk.flush(now))]
+            actions += map(SendMessage, self.talk.flush(now))
         return actions
 
     def deadline(self, now: float) -> float:

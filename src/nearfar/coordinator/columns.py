@@ -8,6 +8,7 @@ one, and sent in a further frame; the message says where it belongs, as (row, pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from nearfar.errors import ProtocolError
@@ -33,7 +34,9 @@ def shares(rows: Sequence[Row], blob: int) -> list[Sequence[Row]]:
 
     A row of more than `TOGETHER` bytes is a message of its own.
     """
-    if len(rows) == 1:
+    if len(rows) <= 1:
+        return [rows] if rows else []
+    if len(rows) <= MOST_ROWS and weight(rows, blob) <= TOGETHER:
         return [rows]
     shares: list[Sequence[Row]] = []
     start = size = 0
@@ -52,12 +55,12 @@ def shares(rows: Sequence[Row], blob: int) -> list[Sequence[Row]]:
 
 def weight(rows: Sequence[Row], blob: int) -> int:
     """Bytes of the parts of `rows`."""
-    size = 0
-    beside = blob + 1
-    for row in rows:
-        size += len(row[blob])
-        if row[beside]:
-            size += sum(map(_size, row[beside]))
+    if len(rows) == 1:
+        row = rows[0]
+        return size_of(row[blob], row[blob + 1]) if row[blob + 1] else len(row[blob])
+    size = sum(map(len, map(itemgetter(blob), rows)))
+    for buffers in filter(None, map(itemgetter(blob + 1), rows)):
+        size += sum(map(_size, buffers))
     return size
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 
@@ -35,6 +34,8 @@ class CoordinatorConnection:
         self._dialed: Connection | None = None
         self._trouble = ""
         """Why there is no socket, if there is none."""
+        self._at_once = 1
+        """Messages that `receive` reads at most."""
         self._complaints = ProtocolErrors(log)
         self._mishaps = LoopFailures(log, f"the caller of {address}")
 
@@ -58,7 +59,9 @@ class CoordinatorConnection:
     def pending(self) -> bool:
         """True if there are messages to read."""
         dialed = self._dialed
-        return dialed is not None and sockets.readable(dialed.socket)
+        unread = dialed is not None and sockets.readable(dialed.socket)
+        self._at_once = min(4 * self._at_once, DRAIN) if unread else 1
+        return unread
 
     def send(self, envelope: PoolFrame) -> None:
         """Send, if there is a socket. A lost message is sent again by the channel."""
@@ -72,23 +75,29 @@ class CoordinatorConnection:
                 self._mishaps.note(error)
 
     def receive(self, *, read: bool = True) -> tuple[list[PoolFrame], str]:
-        """The received messages, at most `DRAIN`, and why the socket was rejected, if it was: then there are
-        no messages. `read`: False if the caller is certain that there are none.
+        """The received messages, and why the socket was rejected, if it was: then there are no messages.
+        `read`: False if the caller is certain that there are none.
+
+        It reads one message after a wait, because a failed read costs as much as the `pending` that follows.
+        While `pending` finds further ones each time, it reads more, at most `DRAIN`.
         """
         dialed = self._dialed
         if dialed is None:
             return [], self._trouble
         heard: list[PoolFrame] = []
-        with contextlib.suppress(zmq.Again):
-            for _ in range(DRAIN if read else 0):
+        try:
+            for _ in range(self._at_once if read else 0):
                 frames = sockets.receive(dialed.socket, SMALL)
                 try:
                     heard.append(messages.unpack(frames))
                 except ProtocolError as error:
                     text = f"dropped a malformed message from {self.address}: %s"
                     self._complaints.note(text, error, time.monotonic())
+        except zmq.Again:
+            pass
         # After reading: another process in the coordinator's place connects before it sends anything.
-        why = dialed.look(time.monotonic())
+        now = time.monotonic()
+        why = dialed.look(now) if now >= dialed.look_next else ""
         return ([], why) if why else (heard, "")
 
     def close(self) -> None:

@@ -114,6 +114,9 @@ class Placement:
 
 HORIZON = 0.001
 """Seconds of work in one batch: what a worker runs while the next one is on its way."""
+GRAIN = 0.0005
+"""Seconds of work that are worth a message: of so little, a worker may have twice its share. No more, for the
+next tasks may take longer than those before."""
 MOST_TASKS = 256
 MOST_BYTES = 64 * 1024
 """Of the blobs in a batch of more than one task."""
@@ -154,7 +157,9 @@ class BatchSizer:
         tasks = [first]
         if cost is None or first.timeout is not None or not waiting:
             return TaskBatch(client.name, tasks, cost)
-        most = min(int(HORIZON / cost) if cost else MOST_TASKS, MOST_TASKS, 1 + len(waiting) // workers)
+        share = 1 + len(waiting) // workers
+        share = max(share, min(2 * share, int(GRAIN / cost) if cost else 0))
+        most = min(int(HORIZON / cost) if cost else MOST_TASKS, MOST_TASKS, share)
         if worker.quota is not None:
             most = min(most, worker.quota - worker.ran - worker.holds())
         room = MOST_BYTES - len(first.blob)

@@ -83,7 +83,7 @@ class CoordinatorProtocol:
         self._accounts = PayloadBytes(most_bytes)
         self._ahead = Budget(AHEAD_OF_ALL)
         self._remote_clients = RemoteClients(self._session_table, coordinator, lease, now, self._accounts)
-        self._agents = Agents(self._session_table, coordinator, self._remote_clients, lease / 100)
+        self._agents = Agents(self._session_table, coordinator, self._remote_clients)
         self._handlers: dict[str, dict[PoolMessageType, Callable[..., None]]] = {
             AGENT: {
                 PoolMessageType.CAME: self._agents.came,
@@ -205,8 +205,8 @@ class CoordinatorProtocol:
         """The messages to send, each with the name of its socket."""
         self._session_table.now = now
         self._remote_clients.flush()
-        if self._remote_clients.releases.since is not None:
-            self._agents.flush()
+        if now >= self._remote_clients.releases.due:
+            self._agents.release()
         return self._session_table.flush(now)
 
     def deadline(self, now: float) -> float:
@@ -216,12 +216,7 @@ class CoordinatorProtocol:
             due = now + self._lease / 4
         if self._remote_clients.lists.expected and (expected := self._remote_clients.deadline()) is not None:
             due = min(due, expected)
-        if (
-            self._remote_clients.releases.since is not None
-            and (release := self._agents.deadline()) is not None
-        ):
-            due = min(due, release)
-        return due
+        return min(due, self._remote_clients.releases.due)
 
     def settled(self) -> bool:
         """True if every client has all its outcomes."""

@@ -107,8 +107,8 @@ class TaskRegistry:
         only = self._only
         if only is None:
             return self._turns.first()
-        if only.waiting and only.waiting[0].state is _WAITING and not only.held_back:
-            return only  # the usual case
+        if not only.waiting or (only.waiting[0].state is _WAITING and not only.held_back):
+            return only if only.waiting else None  # the usual case
         return only if only.next() is not None else None
 
     def given(self, batch: TaskBatch) -> None:
@@ -127,12 +127,15 @@ class TaskRegistry:
             if self._only is None and client.waiting:
                 self._turns.enter(client)
 
-    def answered(self, tasks: Iterable[Task], answers: Iterable[Answer]) -> None:
-        """A worker ran the first of `tasks`, one for each answer; there may be more answers than tasks."""
+    def answered(
+        self, tasks: Iterable[Task], answers: Iterable[Answer], owner: Client | None, origin: str
+    ) -> None:
+        """A worker of that `origin` ran the first of `tasks`, one for each answer; there may be more answers
+        than tasks. `owner`: their client, if it is still there."""
         if self.cancelled:
             tasks = list(tasks)
             self.cancelled.difference_update(tasks)
-        add, done = self.outcomes.append, 0
+        ended: list[tuple[Task, Answer]] = []
         for one in zip(tasks, answers, strict=False):
             task = one[0]
             if task.state is _SETTLED:
@@ -141,9 +144,12 @@ class TaskRegistry:
                 self._prepared(task, one[1])
             else:
                 task.state = _SETTLED
-                done += 1
-                add(one)
-        self.done += done
+                ended.append(one)
+        self.done += len(ended)
+        if owner is None or owner.collect is None:
+            self.outcomes.extend(ended)
+        elif ended:
+            owner.collect(ended, origin)
 
     def requeue(self, tasks: Iterable[Task], worker: Worker) -> None:
         """`worker` has not begun them: they become the next to assign, in their order."""

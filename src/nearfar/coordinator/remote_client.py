@@ -56,8 +56,7 @@ class PayloadBytes:
         if keeper is None:
             return False
         # bytes counted for an earlier session of the same name are not this session's
-        keeper.add(client, max(size, -keeper.held.get(client, 0)))
-        return keeper.strained(client)
+        return keeper.add(client, max(size, -keeper.held.get(client, 0)))
 
     def forget(self, client: str) -> None:
         """Drop a client's counts."""
@@ -99,7 +98,6 @@ class RemoteTask(Task):
         "hollow",
         "losses",
         "number",
-        "origin",
         "remote_client",
         "retries",
         "session",
@@ -115,8 +113,6 @@ class RemoteTask(Task):
         self.client = remote_client.name
         self.session = remote_client.session if row is not None else None
         """The session in which it was submitted last: its outcome is sent in this session only."""
-        self.origin = ""
-        """The session of the agent that answered it, and keeps the answer until its release."""
         self.state = _NEW
         self.losses = 0
         if row is None:
@@ -151,19 +147,10 @@ class RemoteTask(Task):
         self.losses += 1
 
     def answered(self, status: int, blob: Any, buffers: Any) -> None:
-        row = (self.number, status, blob, buffers)
-        if status == _TOO_LARGE:  # its agent sent only its size
-            size = int(blob) if bytes(blob).isdigit() and len(blob) < 20 else 0
-            row = self.remote_client.too_large(self.number, size)
-        remote_client = self.remote_client
-        if not remote_client.settled:
-            remote_client.lists.settling[remote_client.name] = remote_client
-        remote_client.settled.append((self, row))
+        self.remote_client.settle([(self, (status, blob, buffers))], "")
 
     def failed(self, error: BaseException) -> None:
-        remote_client = self.remote_client
-        remote_client.lists.settling[remote_client.name] = remote_client
-        remote_client.settled.append((self, (self.number, TaskOutcome.FAILED, failures.describe(error), ())))
+        self.remote_client.settle([(self, (_FAILED, failures.describe(error), ()))], "", failed=True)
 
 
 @dataclass(slots=True)
@@ -201,6 +188,7 @@ class RemoteClient:
         self.accounts = accounts
         self.lists = lists
         self.client = Client(name, read_error=Unread)
+        self.client.collect = self.settle
         self.session: PeerSession | None = None
         self.since = now
         """When its session began or ended, or when an agent last claimed a task of it."""
@@ -211,8 +199,9 @@ class RemoteClient:
         """That of its newest task: tasks of one function share its name, of which each row has a copy."""
         self.highest = 0
         """The highest task number that was ever received: tasks with higher numbers are surely new."""
-        self.settled: list[tuple[RemoteTask, Row]] = []
-        """Outcomes that `take_in_all` has yet to store."""
+        self.settled: list[tuple[Sequence[tuple[RemoteTask, Sequence[Any]]], str, bool]] = []
+        """What `take_in_all` has yet to store: tasks, each with outcome, blob and buffers; their origin;
+        whether they failed."""
         self.held: dict[int, RemoteTask] = {}
         """Tasks that were submitted again, and that no agent has claimed yet."""
         self.unwanted: set[int] = set()
@@ -239,54 +228,70 @@ class RemoteClient:
         if len(self.tasks) + len(self.held) + len(self.kept) + len(self.withheld) + count > MOST_TASKS:
             raise ProtocolError(f"{self.name} has {MOST_TASKS} tasks already")
 
+    def settle(
+        self, ended: Sequence[tuple[RemoteTask, Sequence[Any]]], origin: str, *, failed: bool = False
+    ) -> None:
+        """These tasks ended, each with a worker's answer, which the agent of the session `origin`, if any,
+        keeps; or they `failed`: no worker answered."""
+        self.lists.settling[self.name] = self
+        self.settled.append((ended, origin, failed))
+
     def take_in_all(self) -> None:
         """Store the outcomes in `settled`, to be sent."""
         settled, self.settled = self.settled, []
-        accounts, tasks, largest = self.accounts, self.tasks, self.accounts.largest
-        freed = came = 0
-        fresh: list[tuple[RemoteTask, Row, int]] = []
-        for task, row in settled:
-            number, status, blob, buffers = row
+        for ended, origin, failed in settled:
+            self._take_in_some(ended, origin, failed)
+
+    def _take_in_some(
+        self, ended: Sequence[tuple[RemoteTask, Sequence[Any]]], origin: str, failed: bool
+    ) -> None:
+        tasks, session, largest = self.tasks, self.session, self.accounts.largest
+        freed = 0
+        here = session is not None
+        numbers: list[int] = []
+        sizes: list[int] = []
+        rows: list[Row] = []
+        sessions: list[PeerSession | None] = []
+        for task, (outcome, blob, buffers) in ended:
+            number = task.number
             if tasks.get(number) is not task:
                 continue
             del tasks[number]
-            if task.weight:
-                freed += task.weight
-                task.weight, task.blob, task.buffers = 0, b"", ()
+            freed += task.weight
+            task.weight, task.blob, task.buffers = 0, b"", ()
             size = weight(blob, buffers) if buffers else EACH + len(blob)
-            if 0 < largest < size and status != _FAILED:
-                row = self.too_large(number, size)
-                size = weight(row[2], ())
-            came += size
-            fresh.append((task, row, size))
+            if not failed and (outcome == _TOO_LARGE or 0 < largest < size):
+                if outcome == _TOO_LARGE:  # its agent said no more of it than how large it is
+                    size = int(blob) if bytes(blob).isdigit() and len(blob) < 20 else 0
+                outcome, blob, buffers = self.too_large(number, size)[1:]
+                size = EACH + len(blob)
+            numbers.append(number)
+            sizes.append(size)
+            rows.append((number, outcome, blob, buffers))
+            sessions.append(task.session)
+            here = here and task.session is session
         if freed:
-            accounts.arguments.add(self.name, -freed)
-        if accounts.results.fits(self.name, came):
-            self._take_in_fitting(fresh, came)
-        else:
-            for task, row, _ in fresh:
-                if self.take_in(row, task.origin, task.session):
-                    self.offer(row, task.session)
-
-    def _take_in_fitting(self, fresh: list[tuple[RemoteTask, Row, int]], came: int) -> None:
-        """Store outcomes that fit."""
-        weights, origins, outcomes, session = self.weights, self.origins, self.outcomes, self.session
-        agents: dict[str, int] = {}
-        for task, row, size in fresh:
-            number, origin = row[0], task.origin
-            weights[number] = size
-            if origin:
-                origins[number] = origin
-                agents[origin] = agents.get(origin, 0) + size
-            if task.session is session is not None:
-                outcomes.append(row)
-            else:
-                self.offer(row, task.session)
-        if outcomes:
+            self.accounts.arguments.add(self.name, -freed)
+        if not rows:
+            return
+        came = sum(sizes)
+        if not self.accounts.results.fits(self.name, came):
+            for row, told_in in zip(rows, sessions, strict=True):
+                if self.take_in(row, origin, told_in):
+                    self.offer(row, told_in)
+            return
+        self.weights.update(zip(numbers, sizes, strict=True))
+        if here:
+            self.outcomes += rows
             self.lists.telling[self.name] = self
-        self.accounts.results.add(self.name, came)
-        strained = [self.accounts.keep(origin, self.name, size) for origin, size in agents.items()]
-        if any(strained) or self.accounts.results.strained(self.name):
+        else:
+            for row, told_in in zip(rows, sessions, strict=True):
+                self.offer(row, told_in)
+        strained = self.accounts.results.add(self.name, came)
+        if origin:
+            self.origins.update(dict.fromkeys(numbers, origin))
+            strained = self.accounts.keep(origin, self.name, came) or strained
+        if strained:
             self.hold_back()
 
     def too_large(self, number: int, size: int) -> Row:
@@ -321,8 +326,7 @@ class RemoteClient:
     def weigh(self, number: int, size: int) -> None:
         """Count the bytes of an outcome."""
         self.weights[number] = size
-        self.accounts.results.add(self.name, size)
-        if self.accounts.results.strained(self.name):
+        if self.accounts.results.add(self.name, size):
             self.hold_back()
 
     def hold_back(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from math import inf
 
 from nearfar.coordinator import columns, messages
 from nearfar.coordinator import task as failures
@@ -26,34 +27,40 @@ from nearfar.coordinator.task import Task, TaskOutcome, TaskState
 from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, WorkerLost
 from nearfar.net.resources import EACH
 
-LARGE_WEIGHS = 64
+RELEASE_EVERY = 256
+"""Released small answers that are sent together: fewer messages, and fewer wake-ups of the agent."""
+LARGE_WEIGHS = RELEASE_EVERY
 """Small answers that a large one counts for: it is released at once, as its worker can reuse its memory."""
 
 
 class ResultAcks:
     """Answers of all clients that agents need not keep any more, to be sent in RELEASE."""
 
-    def __init__(self, session_table: SessionTable) -> None:
+    def __init__(self, session_table: SessionTable, patience: float) -> None:
+        """`patience`: seconds that a few released small answers wait for more before they are sent."""
         self.numbers: dict[str, dict[str, list[int]]] = {}
         """Task numbers, by the agents' sessions and the clients."""
         self.weight = 0
         """The number of these answers; a large one counts as `LARGE_WEIGHS`."""
-        self.since: float | None = None
-        """When the first of them was released."""
+        self.due = inf
+        """When they must be sent to the agents."""
+        self._patience = patience
         self._session_table = session_table
 
     def add(self, uid: str, numbers: list[int], origin: str, *, large: bool = False) -> None:
         """The agent of the session `origin` need not keep these answers; `large`: one of them is."""
         self.numbers.setdefault(origin, {}).setdefault(uid, []).extend(numbers)
         self.weight += len(numbers) + LARGE_WEIGHS if large else len(numbers)
-        if self.since is None:
-            self.since = self._session_table.now
+        if self.due == inf:
+            self.due = self._session_table.now + self._patience
+        if self.weight >= RELEASE_EVERY:
+            self.due = self._session_table.now
 
     def clear(self) -> None:
         """The releases were sent."""
         self.numbers.clear()
         self.weight = 0
-        self.since = None
+        self.due = inf
 
 
 BLOB = messages.FORMS[PoolMessageType.SUBMIT].blob
@@ -81,7 +88,7 @@ class RemoteClients:
         self._lease = lease
         self._holds_until = now + lease
         self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
-        self.releases = ResultAcks(session_table)
+        self.releases = ResultAcks(session_table, lease / 100)
         self.lists = Lists()
         self._workers = 0
         """The number of workers that was last sent to the clients."""
@@ -299,9 +306,8 @@ class RemoteClients:
             self.releases.add(uid, [number], origin)
         else:
             remote_client.tasks[number] = task
-            task.origin = origin
             task.state = TaskState.SETTLED
-            task.answered(*row[1:])
+            remote_client.settle([(task, row[1:])], origin)
 
     def _known(self, remote_client: RemoteClient, number: int) -> RemoteTask | None:
         """The task of that number, or None; a settled task if only its outcome is known."""
@@ -370,30 +376,20 @@ class RemoteClients:
     def _release(self, remote_client: RemoteClient, numbers: Sequence[int]) -> None:
         """Drop outcomes that are not needed any more, here and at the agents that keep them."""
         weights, origins = remote_client.weights, remote_client.origins
-        freed = 0
-        agents: dict[str, list[int]] = {}
-        sizes: dict[str, int] = {}
-        large: set[str] = set()
-        for number in numbers:
-            size = weights.pop(number, 0)
-            freed += size
-            if remote_client.withheld and (withheld := remote_client.withheld.pop(number, None)) is not None:
-                size = withheld.size
-            origin = origins.pop(number, "")
-            if not origin:
-                continue
-            if origin in agents:
-                agents[origin].append(number)
-                sizes[origin] += size
-            else:
-                agents[origin], sizes[origin] = [number], size
-            if size > LARGE:
-                large.add(origin)
-        if freed:
+        sizes = [weights.pop(number, 0) for number in numbers]
+        if freed := sum(sizes):
             self.accounts.results.add(remote_client.name, -freed)
-        for origin, released in agents.items():
-            self.accounts.keep(origin, remote_client.name, -sizes[origin])
-            self.releases.add(remote_client.name, released, origin, large=origin in large)
+        if withheld := remote_client.withheld:
+            gone = [withheld.pop(number, None) for number in numbers]
+            sizes = [each.size if each is not None else size for each, size in zip(gone, sizes, strict=True)]
+        keepers = [origins.pop(number, "") for number in numbers]
+        for origin in filter(None, set(keepers)):
+            its = [place for place, keeper in enumerate(keepers) if keeper == origin]
+            released = [sizes[place] for place in its]
+            self.accounts.keep(origin, remote_client.name, -sum(released))
+            self.releases.add(
+                remote_client.name, [numbers[place] for place in its], origin, large=max(released) > LARGE
+            )
 
     def heard(self, session: PeerSession) -> None:
         """A client sent a message: release the outcomes that it has acked."""

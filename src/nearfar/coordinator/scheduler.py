@@ -49,21 +49,12 @@ class Dispatcher:
         self._placement = Placement()
         self._costs = BatchSizer()
         self._alarms = TaskTimeouts()
-
-    @property
-    def workers(self) -> dict[str, Worker]:
-        """By name."""
-        return self._placement.all
-
-    @property
-    def idle(self) -> Mapping[str, Worker]:
-        """The workers that have nothing to do; the same object always."""
-        return self._placement.idle
-
-    @property
-    def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
+        self.workers: dict[str, Worker] = self._placement.all
+        """By name; always the same object, as the next two."""
+        self.idle: Mapping[str, Worker] = self._placement.idle
+        """The workers that have nothing to do."""
+        self.outcomes: deque[tuple[Task, Answer | BaseException]] = self.book.outcomes
         """Ended tasks; the caller empties it and delivers them."""
-        return self.book.outcomes
 
     def _give(self, worker: Worker, client: Client, now: float) -> None:
         batch = self._costs.cut(client, worker, len(self._placement.all))
@@ -290,7 +281,7 @@ class Scheduler(Dispatcher):
             tasks = batch.tasks[batch.answered : batch.answered + count - taken]
             batch.answered += len(tasks)
             self._costs.learn(tasks[0], spent / count)
-            self.book.answered(tasks, islice(answers, taken, None))
+            self.book.answered(tasks, islice(answers, taken, None), batch.owner, worker.origin)
             taken += len(tasks)
             if batch.answered == len(batch.tasks):
                 worker.batches.popleft()
@@ -366,6 +357,8 @@ class Scheduler(Dispatcher):
 
     def tick(self, now: float) -> None:
         """Kill the workers whose task exceeded its timeout."""
+        if self._alarms.due is None or now < self._alarms.due:
+            return
         for worker in self._alarms.ring(now):
             task = worker.batches[0].tasks[0]
             self._doom(worker, TaskTimeout(f"ran longer than {task.timeout:g} s, and was killed"))

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -49,10 +50,11 @@ LONGEST_NOTICE = 500
 """Characters of a notice in the log."""
 BESIDE = 4 << 20
 """Bytes that a frame may have beyond one task's, or one answer's: those of other rows."""
-SMALL = 2
-"""Frames of a message without large parts, including its sender's name."""
+SMALL = 1
+"""Frames of a message without large parts, after its sender's name."""
 FEW_NAMES = 64
 """Names of ended or unknown sessions that are kept."""
+_NOBLOCK = int(zmq.NOBLOCK)
 DOOR_EVERY = 0.1
 """Seconds after which a turn checks for connecting peers even if no descriptor reported one."""
 
@@ -62,7 +64,7 @@ class CoordinatorServer:
 
     A turn of its driver::
 
-        poll fileno() for reading, until deadline(), unless pending()
+        poll fileno() for reading, until `due`, unless pending()
         turn(now) -> Scheduler.tick(now), Scheduler.flush(now) -> tell Scheduler.outcomes -> say(now)
 
     `access` decides which peers are admitted: those can run any code in the workers. `lease` is in seconds,
@@ -112,16 +114,22 @@ class CoordinatorServer:
         self._complaints = ProtocolErrors(log)
         self._mishaps = LoopFailures(log, f"the coordinator at {self.address}")
         self._next_tick = now
-        self._due = now
+        self.due = now
+        """When `turn` is wanted at the latest (`time.monotonic`), as far as the last `say` knew."""
         self._names: dict[bytes, str] = {}
         """The names of sessions, decoded, by the bytes in their messages."""
         self._door_at = now
         """When to check for connecting peers next."""
+        self._door_due = now
+        """When a turn is needed for that; `inf`: the next turn is early enough."""
         self._watch = ProcessWatcher()
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
-        self._unread = True
+        self.unread = True
         """Whether there may be unread messages that the descriptor does not report any more."""
+        self._at_once = 1
+        """Messages that the next turn reads at most: one after a wait, because a failed read costs as much as
+        the `pending` that follows; more while that finds further ones each time."""
         self._doors: set[int] = set()
         """The descriptors that report connecting peers."""
         if self._authenticator.questions is not None:
@@ -141,15 +149,12 @@ class CoordinatorServer:
     def pending(self) -> bool:
         """True if there are messages to read: the next `turn` reads them."""
         try:
-            self._unread = sockets.readable(self._socket)
+            self.unread = sockets.readable(self._socket)
         except sockets.FAILURES as error:
             self._mishaps.note(error)
-            self._unread = True
-        return self._unread
-
-    def deadline(self) -> float:
-        """When `turn` must be called at the latest (`time.monotonic`), as of the last `say`."""
-        return self._due
+            self.unread = True
+        self._at_once = min(4 * self._at_once, DRAIN) if self.unread else 1
+        return self.unread
 
     def turn(self, now: float) -> None:
         """Process received messages, and end the sessions of silent and dead peers. Never blocks, and raises
@@ -160,9 +165,9 @@ class CoordinatorServer:
         except sockets.FAILURES as error:
             self._mishaps.note(error)
         if now >= self._door_at or (self._doors and not self._doors.isdisjoint([each for each, _ in told])):
-            self._door_at = now + DOOR_EVERY
+            self._door_at = self._door_due = now + DOOR_EVERY
             self._try(self._keep_the_door, now)
-        if told or self._unread:
+        if told or self.unread:
             self._read(now)
         for descriptor, _ in told:
             if descriptor != self._descriptor and descriptor not in self._doors:
@@ -176,10 +181,8 @@ class CoordinatorServer:
         """Send all outgoing messages. Never blocks, and raises nothing: the channels resend what was lost."""
         for name, envelope in self.peers.flush(now):
             self._send(name, envelope)
-        self._due = self._next_tick = self.peers.deadline(now)
-        if (authenticator := self._authenticator.deadline()) is not None:
-            self._door_at = min(self._door_at, authenticator)
-            self._due = min(self._due, authenticator)
+        self._next_tick = self.peers.deadline(now)
+        self.due = min(self._next_tick, self._door_due)
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
@@ -203,15 +206,19 @@ class CoordinatorServer:
             return None
 
     def _read(self, now: float) -> None:
-        made, authenticator = self._socket, self._authenticator
+        made, authenticator, user = self._socket, self._authenticator, ""
+        guarded = authenticator.guarded
         try:
-            for _ in range(DRAIN):
-                user, first = authenticator.receive(made) if authenticator.guarded else ("", None)
-                name, *frames = sockets.receive(made, SMALL, first)
-                if not authenticator.guarded or authenticator.admits(user):
+            for _ in range(self._at_once):
+                if guarded:
+                    user, name = authenticator.receive(made)
+                else:
+                    name = made.recv(_NOBLOCK)
+                frames = sockets.receive(made, SMALL)  # a ROUTER has always some behind the name
+                if not guarded or authenticator.admits(user):
                     self._receive(user, name, frames, now)
         except zmq.Again:
-            self._unread = False
+            self.unread = False
         except sockets.FAILURES as error:
             self._mishaps.note(error)
 
@@ -219,6 +226,9 @@ class CoordinatorServer:
         """End the sessions of peers whose key was revoked, as if they had died."""
         for session in self._authenticator.turn(now, self.peers.sessions):
             self.peers.expel(session, "was lost: its agent's key was revoked", now)
+        due = self._authenticator.deadline()
+        self._door_due = inf if due is None else due
+        self._door_at = min(self._door_at, self._door_due)
 
     def _receive(self, user: str, name: bytes, frames: list[bytes | memoryview], now: float) -> None:
         """Process one message; no message of a peer may end this thread."""
@@ -298,7 +308,7 @@ class CoordinatorServer:
 
     def _send(self, name: str, envelope: PoolFrame) -> None:
         try:
-            sockets.send(self._socket, [name.encode(), *messages.pack(*envelope)], SMALL)
+            sockets.send(self._socket, [name.encode(), *messages.pack(*envelope)], 1 + SMALL)
         except zmq.Again:
             pass  # the peer does not read, or has disconnected
         except sockets.FAILURES as error:
@@ -353,9 +363,10 @@ class LocalWorkers:
 
     def give(self, worker: Worker, batch: TaskBatch) -> None:
         """As `Link.give`."""
-        first = batch.tasks[0]
+        tasks, first = batch.tasks, batch.tasks[0]
+        blobs, beside = [task.blob for task in tasks], [task.buffers for task in tasks]
         try:
-            self.supervisor.give_tasks(worker.name, batch.client, first.function, first.mode, batch.tasks)
+            self.supervisor.give_tasks(worker.name, batch.client, first.function, first.mode, blobs, beside)
         except (OSError, MemoryError) as error:
             self._coordinator.refused(worker, error)
 
@@ -530,7 +541,8 @@ class StandaloneCoordinator:
                     self._local.drain()
             self._coordinator.tick(now)
             self._coordinator.flush(now)
-            tell(self._coordinator.outcomes)
+            if self._coordinator.outcomes:
+                tell(self._coordinator.outcomes)
             self._server.say(now)
 
     def _try(self, do: Callable[..., object], *given: object) -> bool:
@@ -546,7 +558,7 @@ class StandaloneCoordinator:
         """Sleep until there is something to do."""
         if self._server.pending():
             return
-        deadline = self._server.deadline()
+        deadline = self._server.due
         if self._local is not None and (due := self._local.supervisor.deadline()) is not None:
             deadline = min(deadline, due)
         if (due := self._coordinator.deadline()) is not None:

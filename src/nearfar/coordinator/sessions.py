@@ -50,7 +50,10 @@ class ReliableChannel:
 
     def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
         """Send a numbered message, and return its number."""
-        message = PoolMessage(kind, fields, rows)
+        return self.send(now, PoolMessage(kind, fields, rows))
+
+    def send(self, now: float, message: PoolMessage) -> int:
+        """The same."""
         number = self.out.send(message, now)
         self._ready.append(PoolFrame(number, self._in.received, message))
         self.heartbeat.spoke(now)
@@ -88,10 +91,6 @@ class ReliableChannel:
         if ready:
             self._ready = []
         return ready
-
-    def deadline(self) -> float:
-        """When `tick`, `flush` or `silent` must be called next."""
-        return min(self.heartbeat.when, self.out.when, self.heard + self.lease)
 
     @property
     def unheard(self) -> bool:
@@ -219,7 +218,7 @@ class SessionTable:
                 self._say_some(session, now)
             for envelope in talk.flush(now):
                 ready.append((name, envelope))
-            due = talk.deadline()
+            due = min(talk.heartbeat.when, talk.out.when, talk.heard + talk.lease)
             if due < session.due:
                 self.timers.set(session, due)
         self.touched.clear()
@@ -233,10 +232,10 @@ class SessionTable:
             session.flying_bytes -= flying.popleft()[1]
         while words and session.flying_bytes < WINDOW:
             message = words.popleft()
-            kind, fields, rows = message
-            number = talk.say(now, kind, *fields, rows=rows)
+            kind, _, rows = message
+            number = talk.send(now, message)
             if kind is PoolMessageType.OUTCOMES:
                 session.told.append((number, rows or ()))
-            if rows and (size := weight(message)):
+            if rows and (blob := BLOBS.get(kind)) is not None and (size := columns.weight(rows, blob)):
                 flying.append((number, size))
                 session.flying_bytes += size

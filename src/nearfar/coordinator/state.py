@@ -82,6 +82,7 @@ class Worker:
         "host",
         "link",
         "name",
+        "origin",
         "pid",
         "prepared",
         "quota",
@@ -93,16 +94,26 @@ class Worker:
     )
 
     def __init__(
-        self, name: str, link: Link, *, host: str, pid: int, quota: int | None = None, ahead: bool = True
+        self,
+        name: str,
+        link: Link,
+        *,
+        host: str,
+        pid: int,
+        quota: int | None = None,
+        ahead: bool = True,
+        origin: str = "",
     ) -> None:
         """`quota`: tasks after which it is replaced. `ahead`: unread batches can surely be recalled, so one
-        may be sent ahead even during a long task."""
+        may be sent ahead even during a long task. `origin`: the session of the agent that keeps its answers
+        until their release, if there is one."""
         self.name = name
         self.link = link
         self.host = host
         self.pid = pid
         self.quota = quota
         self.ahead = ahead
+        self.origin = origin
         self.stage = WorkerStage.READY
         self.batches: deque[TaskBatch] = deque()
         self.unsent: TaskBatch | None = None
@@ -181,6 +192,7 @@ class Client:
     """A client, which owns tasks."""
 
     __slots__ = (
+        "collect",
         "eager",
         "error",
         "failures",
@@ -219,6 +231,9 @@ class Client:
         """Why its tasks cannot run, if they cannot."""
         self.held_back = False
         """Its tasks are not assigned to workers, because it does not take their results."""
+        self.collect: Callable[[list[tuple[Any, Sequence[Any]]], str], object] | None = None
+        """Called with the tasks that a worker has answered, each with its answer, and the worker's `origin`.
+        None: they become outcomes of the scheduler."""
 
     def next(self) -> Task | None:
         """The next task, not removed; None if none waits, or the client is held back."""

@@ -80,8 +80,8 @@ class Task:
     """``module:qualname``, or empty if the function is inside the blob."""
     mode: int
     blob: bytes | tuple[Any, ...]
-    """The arguments: pickled, or, in a pool whose workers are all local, an unpickled tuple
-    (`nearfar.worker.channel`)."""
+    """The arguments: pickled, or, if they are bare (`nearfar.serialization.bare`), a tuple that is packed
+    when it is sent."""
     buffers: Sequence[Any]
     """Large parts that are sent beside the blob."""
     state: TaskState

@@ -157,14 +157,16 @@ class Budget:
         """True if `name` has at most about a quarter of what it may have."""
         return 4 * self.held.get(name, 0) <= self.most - self.used
 
-    def add(self, name: str, size: int) -> None:
-        """Add `size` bytes to those of `name`; a negative number removes them."""
+    def add(self, name: str, size: int) -> bool:
+        """Add `size` bytes to those of `name`; a negative number removes them. Returns what `strained` would
+        say now."""
         self.used += size
         held = self.held.get(name, 0) + size
         if held:
             self.held[name] = held
         else:
             self.held.pop(name, None)
+        return 2 * held > self.most - self.used
 
     def forget(self, name: str) -> None:
         """Remove the bytes and the demand of `name`."""

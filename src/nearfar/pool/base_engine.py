@@ -28,8 +28,8 @@ from nearfar.pool.call import Call
 from nearfar.pool.codec import ClientCodec
 from nearfar.pool.driver import Driver, ReentrantGuard
 from nearfar.pool.engine import SHUT, Closed, check_callable
+from nearfar.serialization.bare import NUMBERS, are_bare
 from nearfar.serialization.tracebacks import anew
-from nearfar.worker.channel import NUMBERS, are_bare
 from nearfar.worker.lifetime import Inherited, initialize
 
 
@@ -151,7 +151,7 @@ class BaseEngine(ABC):
 
     # -- for Pool and Executor ---------------------------------------------------------------------
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call, *, more: bool = False) -> None:
         """As `Engine.submit`."""
         if self._closing or self._broken:
             self._refuse()
@@ -165,13 +165,22 @@ class BaseEngine(ABC):
             self._pickle(call)
         call.client = self.name
         self._inbox.append(call)
-        if (self._has_capacity and not call.awaited) or self._closing:  # checked after that: see `_work`
+        if (
+            self._has_capacity and not (call.awaited or more)
+        ) or self._closing:  # checked after that: see `_work`
             safely(self._send_now)
-        else:
+        elif not more:
             self._handed_in += 1
             if self._handed_in >= HELP_EVERY:
                 self._handed_in = 0
                 self._driver.help()
+
+    def flush(self) -> None:
+        """As `Engine.flush`."""
+        if self._has_capacity or self._closing:
+            safely(self._send_now)
+        else:
+            self._driver.help()
 
     def _pickle(self, call: Call) -> None:
         check_callable(call.function)

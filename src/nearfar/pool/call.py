@@ -13,6 +13,7 @@ from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import ProtocolError
 from nearfar.pool.codec import load_any_error as load_error
 from nearfar.serialization import plain
+from nearfar.serialization.bare import BARE, unpack_bare
 from nearfar.serialization.pickles.results import load_result
 from nearfar.serialization.plain import PlainName
 
@@ -99,7 +100,15 @@ class Call(Task):
         self.losses += 1
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
-        """Settle with a worker's answer, which is decoded when a caller requests it."""
+        """Settle with a worker's answer. It is decoded when a caller requests it, except for a bare value."""
+        if status == _STATUS_VALUE and blob[:1] == BARE and not buffers and self.mode == _CALL:
+            try:
+                value = unpack_bare(blob)
+            except Exception:
+                pass
+            else:
+                self.returned(value)
+                return
         self.blob = blob
         self.buffers = buffers
         self._how = RAW_VALUE if status == _STATUS_VALUE else RAW_ERROR

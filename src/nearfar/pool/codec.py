@@ -22,7 +22,8 @@ class ClientCodec(NamedTuple):
     dump_chunk: Callable[[Callable[..., Any], Any], tuple[bytes, bytes, Sequence[Any]]]
     load_error: Callable[[Any], BaseException]
     names: Mapping[int, bytes] = {}
-    """The function fields, by the functions' ids, of functions whose arguments may be sent bare."""
+    """The function fields, by the functions' ids, of functions whose arguments may be packed when they are
+    sent."""
     plain: bool = False
 
 
@@ -32,7 +33,7 @@ def pickled(*, far: bool, main: Mapping[str, Any]) -> ClientCodec:
     Answers may run any code here: their sender must be trusted.
     """
     pickler = CallPickler(far=far, main=main)
-    return ClientCodec(pickler.dump_call, pickler.dump_chunk, load_any_error, {} if far else pickler.names)
+    return ClientCodec(pickler.dump_call, pickler.dump_chunk, load_any_error, pickler.names)
 
 
 def without_pickle() -> ClientCodec:

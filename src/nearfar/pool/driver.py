@@ -94,6 +94,7 @@ class Driver:
         """The followers; each removes itself."""
         self._background = threading.Thread(target=ours(self._watch), name=name, daemon=True)
         self._background_runs = False
+        self._background_ident: int | None = None
         self._background_leads = False
         self._asked_to_yield = False
         self._steps = 0
@@ -107,11 +108,12 @@ class Driver:
         """Start the background thread."""
         self._background_runs = True
         self._background.start()
+        self._background_ident = self._background.ident
 
     @property
     def in_background(self) -> bool:
         """Whether callbacks run in this thread: it is the background thread, or that has ended."""
-        return not self._background_runs or threading.get_ident() == self._background.ident
+        return not self._background_runs or threading.get_ident() == self._background_ident
 
     def call_background(self) -> None:
         """Have the background thread deliver outcomes."""
@@ -141,7 +143,7 @@ class Driver:
         deadline = None if timeout is None else monotonic() + timeout
         self._work.send()
         thread = threading.get_ident()
-        if thread == self._background.ident:
+        if thread == self._background_ident:
             return self._wait_in_callback(thread, ready, deadline)
         return self._lead_or_follow(thread, ready, deadline)
 
@@ -291,7 +293,7 @@ class Driver:
     # -- the background thread ---------------------------------------------------------------------
 
     def _watch(self) -> None:
-        thread = threading.get_ident()
+        thread = self._background_ident = threading.get_ident()
         try:
             while not self._work.over:
                 if self._take_over(thread):

@@ -48,13 +48,17 @@ class Engine(Protocol):
     def address(self) -> str | None:
         """The address where remote workers may join, or of their coordinator; None if there is none."""
 
-    def submit(self, call: Call) -> None:
-        """Accept `call`, which will be settled in any case.
+    def submit(self, call: Call, *, more: bool = False) -> None:
+        """Accept `call`, which will be settled in any case. `more`: further calls follow at once, and then
+        `flush`, so that they are sent together.
 
         If it raises, the call was not accepted: what pickling raises, `TypeError` for an object that cannot
         be called, `BrokenExecutor` (or a subclass) if no call can run any more, `Closed` after `close`,
         `ValueError` for an option that is not supported here.
         """
+
+    def flush(self) -> None:
+        """Send the calls that were submitted with `more`."""
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """Raise `ValueError` if these limits are not supported here."""
@@ -190,12 +194,16 @@ class SharedEngine:
         """As `Engine.address`."""
         return self._engine.address
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call, *, more: bool = False) -> None:
         """As `Engine.submit`."""
         if self._closed:
             raise Closed(SHUT)
-        self._engine.submit(call)
+        self._engine.submit(call, more=more)
         self._calls.add(call)
+
+    def flush(self) -> None:
+        """As `Engine.flush`."""
+        self._engine.flush()
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """As `Engine.check_limits`."""

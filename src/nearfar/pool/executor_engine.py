@@ -86,7 +86,7 @@ class ForeignEngine:
     def address(self) -> None:
         """As `Engine.address`: unknown for a foreign executor."""
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call, *, more: bool = False) -> None:
         """As `Engine.submit`. A pickling error is the call's outcome: executors pickle later."""
         if struck_anywhere():
             safely(partial(self._submit, call))
@@ -105,6 +105,9 @@ class ForeignEngine:
             self._waiting.append(call)
             self._taken += 1
         self._feed()
+
+    def flush(self) -> None:
+        """As `Engine.flush`: no call waits for it."""
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """As `Engine.check_limits`."""

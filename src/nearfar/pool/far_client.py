@@ -24,7 +24,14 @@ from math import inf
 from typing import Any, TypeVar
 
 from nearfar.coordinator import task as failures
-from nearfar.coordinator.client_session import FAREWELL, ClientSession, Connect, SendMessage, SessionStage
+from nearfar.coordinator.client_session import (
+    FAREWELL,
+    LOOSE,
+    ClientSession,
+    Connect,
+    SendMessage,
+    SessionStage,
+)
 from nearfar.coordinator.columns import CLIENT, Row, shares
 from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.remote_client import too_large
@@ -40,6 +47,7 @@ from nearfar.errors import (
 )
 from nearfar.net.resources import EACH
 from nearfar.net.validation import shown
+from nearfar.serialization.pickles.calls import dump_bare
 
 WINDOW = 1000
 WINDOW_EACH = 512
@@ -53,6 +61,7 @@ FEW_EACH = 4
 Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
 
+_OPEN, _OUTCOMES = SessionStage.OPEN, PoolMessageType.OUTCOMES
 # Looked up once, for each task needs them: an attribute of an enum costs eight times a global.
 _WAITING, _GIVEN, _SETTLED, _FAILED = (
     TaskState.WAITING,
@@ -127,6 +136,8 @@ class InFlightTasks:
         most = WINDOW + WINDOW_EACH * workers
         while unsent and len(sent) < most and (self._bytes < WINDOW_BYTES or self.room(workers)):
             task = unsent[0]
+            if type(task.blob) is tuple:
+                task.blob = dump_bare(task.blob)
             size = _size(task) if task.buffers else len(task.blob)
             if task.state is not _WAITING:
                 self._withdrawn -= 1
@@ -239,8 +250,6 @@ TALKATIVE = 8
 ENOUGH = 256
 """Tasks that make a batch large enough to send at once."""
 
-_LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
-
 
 class FarClient:
     """See the module. `name` is new for every client; `about` describes its process in HELLO."""
@@ -310,10 +319,15 @@ class FarClient:
     @property
     def has_capacity(self) -> bool:
         """True if one more task would be sent at once."""
-        talk = self.calling.open_talk()
-        if talk is None:
-            return self.stage is SessionStage.NEW
-        return not self._gathers(talk) and self._pending.room(self.workers)
+        calling, pending, workers = self.calling, self._pending, self.workers
+        talk = calling.talk
+        if calling.stage is not _OPEN or talk is None:
+            return calling.stage is SessionStage.NEW
+        return (
+            self._said - talk.out.received < TALKATIVE
+            and not pending.plenty(workers)
+            and pending.room(workers)
+        )
 
     def counts(self) -> tuple[int, int]:
         """How many tasks wait here, and how many the coordinator has."""
@@ -380,11 +394,14 @@ class FarClient:
     def receive(self, envelope: PoolFrame, now: float) -> None:
         """Process a message."""
         kind = envelope.message.kind
-        if kind in _LOOSE:
+        if kind in LOOSE:
             self._receive_loose(envelope.message, now)
         elif (talk := self.calling.open_talk()) is not None:
             for message in talk.hear(envelope, now):
-                self._handle(message)
+                if message.kind is _OUTCOMES:
+                    self._pending.settle(message.rows or ())
+                else:
+                    self._handle(message)
 
     def _receive_loose(self, message: PoolMessage, now: float) -> None:
         """A message that opens or ends a session."""
@@ -415,8 +432,9 @@ class FarClient:
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
         """The actions to perform now."""
-        talk = self.calling.open_talk()
-        if talk is not None:
+        calling = self.calling
+        talk = calling.talk
+        if calling.stage is _OPEN and talk is not None:
             if self._pending.unsent:
                 self._submit_unsent(talk, now)
             else:
@@ -429,8 +447,8 @@ class FarClient:
                 self._said_bye = now
                 talk.say(now, PoolMessageType.BYE)
         elif self._leaving and not self._pending:
-            self.calling.stage = SessionStage.CLOSED
-        return self.calling.flush(now)
+            calling.stage = SessionStage.CLOSED
+        return calling.flush(now)
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` must be called next."""
@@ -463,20 +481,18 @@ class FarClient:
 
     def _submit_unsent(self, talk: ReliableChannel, now: float) -> None:
         """Submit at once while few messages are unacked; else after `GATHER` seconds, as a batch."""
-        if not self._pending.room(self.workers):
+        pending, workers = self._pending, self.workers
+        if not pending.room(workers):
             self._unsent_since = None
             return
-        if len(self._pending.unsent) < ENOUGH and self._gathers(talk):
+        gathers = self._said - talk.out.received >= TALKATIVE or pending.plenty(workers)
+        if gathers and len(pending.unsent) < ENOUGH:
             if self._unsent_since is None:
                 self._unsent_since = now
             if now < self._unsent_since + GATHER:
                 return
         self._unsent_since = None
         self._submit(talk, self._pending.send(self.workers), now, again=False)
-
-    def _gathers(self, talk: ReliableChannel) -> bool:
-        """Whether tasks wait to form a batch before they are submitted."""
-        return self._said - talk.out.received >= TALKATIVE or self._pending.plenty(self.workers)
 
     def _submit(self, talk: ReliableChannel, rows: list[Row], now: float, *, again: bool) -> None:
         for share in shares(rows, FORMS[PoolMessageType.SUBMIT].blob):
@@ -486,8 +502,6 @@ class FarClient:
 
     def _handle(self, message: PoolMessage) -> None:
         match message.kind:
-            case PoolMessageType.OUTCOMES:
-                self._pending.settle(message.rows or ())
             case PoolMessageType.CANCELLED:
                 self._pending.cancelled(*message.fields)
             case PoolMessageType.WORKERS:

@@ -103,7 +103,7 @@ class FarEngine(BaseEngine):
         }
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `Work.poll`. If there were unread messages, the step before has woken the waker."""
+        """As `Work.poll`. If there are unread messages, the next step is due at once."""
         try:
             return self._poll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
@@ -115,7 +115,7 @@ class FarEngine(BaseEngine):
         self._look_at = min(self._machine.deadline(monotonic()), self._last_moment)
         if self._patience is not None:
             self._look_at = min(self._look_at, self._patience)
-        return self._look_at
+        return 0.0 if self._unread else self._look_at  # its descriptor may not report them again
 
     def end_workers(self, signum: int) -> None:
         """As `Engine.end_workers`: the coordinator has the workers killed that run a call of this client."""
@@ -143,7 +143,8 @@ class FarEngine(BaseEngine):
             if why:
                 machine.turned_away(why, now)
         if self._inbox:
-            machine.connect(now)
+            if machine.calling.stage is SessionStage.NEW:
+                machine.connect(now)
             self._take_in()
         if looks:
             machine.tick(now)
@@ -156,8 +157,6 @@ class FarEngine(BaseEngine):
             else:
                 self._open(action.session)
         self._unread = self._caller.pending()
-        if self._unread:  # its descriptor may not report them again
-            self._waker.wake()
         self._has_capacity = machine.has_capacity or machine.error is not None or self._broken is not None
         if looks or machine.error is not None or machine.calling.stage is not SessionStage.OPEN:
             self._look(now)

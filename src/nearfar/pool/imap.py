@@ -44,8 +44,9 @@ AT_HAND = (list, tuple, range, str, bytes, bytearray, dict, set, frozenset)
 ITEM_WITHIN = 0.1
 """Seconds that `finish` waits for the item that is being read, which may never come."""
 ENDLESS = 1 << 62
-EACH_CHECK = 0.005
-"""Seconds of reading in the caller's thread between two checks for an interruption."""
+EACH_CHECK = 0.001
+"""Seconds of reading in the caller's thread, after which what was read is sent, and it is checked for an
+interruption."""
 
 
 class InputFeed:
@@ -214,12 +215,14 @@ class InputFeed:
             pieces: Any = zip(islice(self._source, room)) if size == 1 else chunks(self._source, size)
             for items in islice(pieces, room):
                 room -= 1
-                self._submit(items)
+                self._submit(items, more=True)
                 if self._finishing:
                     break
                 if monotonic() - checked > EACH_CHECK:
+                    self._engine.flush()
                     checkpoint()
                     checked = monotonic()
+            self._engine.flush()
             if room and not self._finishing:
                 self._end()
         self._news.notify()
@@ -253,7 +256,7 @@ class InputFeed:
         self._submit(items)
         self._news.notify()
 
-    def _submit(self, items: tuple[Any, ...]) -> None:
+    def _submit(self, items: tuple[Any, ...], *, more: bool = False) -> None:
         part: Part
         if self._chunksize == 1:
             part = Item(self._func, items, self._ended, self._limits, self._loud)
@@ -268,7 +271,7 @@ class InputFeed:
             self._unsettled.add(part)
         self._submitted += 1
         try:
-            self._engine.submit(part)
+            self._engine.submit(part, more=more)
         except Exception as error:
             part.settle(None, error)
 

@@ -126,7 +126,7 @@ class NearEngine(BaseEngine):
         return now | {"waiting": now["waiting"] + ahead}
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `Work.poll`. If the server had unread messages, the step before has woken the waker."""
+        """As `Work.poll`. If the server has unread messages, the next step is due at once."""
         try:
             return self._supervisor.epoll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
@@ -136,10 +136,12 @@ class NearEngine(BaseEngine):
         deadline, other = self._coordinator.deadline(), self._supervisor.deadline()
         if deadline is None or (other is not None and other < deadline):
             deadline = other
-        if self._server is not None:
-            deadline = earlier(deadline, earlier(self._server.deadline(), self._last_moment))
-            deadline = earlier(deadline, self._notices.deadline())
-        return deadline
+        if self._server is None:
+            return deadline
+        if self._server.unread:  # its descriptor may not report them again
+            return 0.0
+        deadline = earlier(deadline, earlier(self._server.due, self._last_moment))
+        return earlier(deadline, self._notices.deadline())
 
     def end_workers(self, signum: int) -> None:
         """As `Engine.end_workers`. Remote workers that run a task are killed by their agent."""
@@ -180,8 +182,7 @@ class NearEngine(BaseEngine):
             alone = not (self._processes or self._coordinator.workers or idle(self._coordinator))
             self._notices.look(no_workers(self.address) if alone else "", now)
             self._server.say(now)
-            if self._server.pending():  # its descriptor may not report them again
-                self._waker.wake()
+            self._server.pending()
 
     def _count(self) -> dict[str, int]:
         now = counts(self._coordinator)

@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
+from nearfar.coordinator.columns import Row
 from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
@@ -25,7 +27,6 @@ from nearfar.net.sockets import FAILURES
 from nearfar.net.timers import DelayedWarning
 from nearfar.net.validation import LONGEST_NAME
 from nearfar.worker.agent_protocol import Action, AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
-from nearfar.worker.channel import TaskRow
 from nearfar.worker.handle import Answer
 from nearfar.worker.supervisor import Supervisor, WorkerListener
 
@@ -39,8 +40,8 @@ LAST_WORDS = 1.0
 """Seconds for reporting killed workers to the coordinator."""
 
 
-Batch = tuple[str, str, bytes, int, list[TaskRow]]
-"""Worker, client, function, mode, and the tasks."""
+Batch = tuple[str, str, bytes, int, list[Any], list[Any]]
+"""Worker, client, function and mode; the blob and the buffers of each task."""
 
 
 @dataclass(slots=True)
@@ -118,8 +119,9 @@ class Agent:
         """
         try:
             self._start_supervisor()
-            self._machine.connect(time.monotonic())
-            self._act()
+            now = time.monotonic()
+            self._machine.connect(now)
+            self._act(now)
             while self._calling.stage is not SessionStage.CLOSED:
                 self._turn()
             if self._hopeless:
@@ -169,17 +171,19 @@ class Agent:
         except OSError as error:
             raise PoolBroken(f"no worker can be started: {error}") from error
 
-    def _act(self) -> None:
+    def _act(self, now: float) -> None:
         """Perform the protocol's actions; a recall may cause further ones at once."""
         again = True
         while again:
             again = False
-            for action in self._machine.flush(time.monotonic()):
+            for action in self._machine.flush(now):
                 if type(action) is SendMessage:
                     self._caller.send(action.envelope)
+                elif type(action) is AssignBatch:
+                    self._try(self._assign, *action)
                 else:
                     self._try(self._do, action)
-                    again = again or type(action) is not AssignBatch
+                    again = True
 
     def _try(self, do: Callable[..., object], *given: object) -> bool:
         """Whether `do` succeeded. A failure neither ends the loop nor skips the rest: unsent messages are
@@ -200,10 +204,6 @@ class Agent:
                 self._descriptor = self._caller.open(session)
                 if self._descriptor >= 0:
                     self._poll.register(self._descriptor, select.POLLIN)
-            case AssignBatch(worker, client, rows):
-                _, mode, function, *_ = rows[0]  # the same for all rows, which the protocol has checked
-                tasks = [TaskRow(function, mode, blob, buffers) for _, _, _, blob, buffers in rows]
-                self._give((worker, client, function, mode, tasks))
             case RevokeBatch(worker) if worker in self._late:
                 self.returned(worker, len(self._late.pop(worker).batches))
             case RevokeBatch(worker):
@@ -214,9 +214,10 @@ class Agent:
             case Retire(worker):
                 self._supervisor.retire(worker)
 
-    def _give(self, batch: Batch) -> None:
+    def _assign(self, worker: str, client: str, rows: Sequence[Row]) -> None:
         """Send a worker a batch, or try again later if this machine has no room for it now."""
-        worker = batch[0]
+        _, mode, function, *_ = rows[0]  # the same for all rows, which the protocol has checked
+        batch = (worker, client, function, mode, [row[3] for row in rows], [row[4] for row in rows])
         if worker not in self._late:
             try:
                 self._supervisor.give_tasks(*batch)
@@ -244,10 +245,10 @@ class Agent:
                     log.warning("worker %s is killed: there is no room for its tasks: %s", worker, error)
                     self._supervisor.kill(worker)
 
-    def _sleep(self) -> set[int]:
+    def _sleep(self) -> list[int]:
         """Wait for something to do; returns the ready descriptors."""
         if self._caller.pending():
-            return {self._descriptor, *(descriptor for descriptor, _ in self._poll.poll(0))}
+            return [self._descriptor, *(descriptor for descriptor, _ in self._poll.poll(0))]
         now = time.monotonic()
         self._look_at = self._machine.deadline(now)
         for due in (self._ends, self._patience_due):
@@ -255,10 +256,10 @@ class Agent:
                 self._look_at = min(self._look_at, due)
         self._supervisor_due = self._supervisor.deadline()
         due = self._look_at if self._supervisor_due is None else min(self._look_at, self._supervisor_due)
-        for late in self._late.values():
-            due = min(due, late.next)
+        if self._late:
+            due = min(due, *(late.next for late in self._late.values()))
         timeout = max(0, int((due - now) * 1000) + 1)
-        return {descriptor for descriptor, _ in self._poll.poll(timeout)}
+        return [descriptor for descriptor, _ in self._poll.poll(timeout)]
 
     def _turn(self) -> None:
         """Process events: of the network, the workers, the clock, and `leave`."""
@@ -267,14 +268,14 @@ class Agent:
         except FAILURES as error:
             self._mishaps.note(error)
             time.sleep(PAUSE)
-            ready = set()
+            ready = []
+        now = time.monotonic()
         if self._descriptor in ready:
-            self._try(self._hear)
-            self._act()  # before a worker's death is processed: a batch sent to it then counts as unread
+            self._try(self._hear, now)
+            self._act(now)  # before a worker's death is processed: a batch sent to it then counts as unread
         said = self._supervisor_fileno in ready
         if said:
             self._try(self._supervisor.turn)
-        now = time.monotonic()
         if self._supervisor_due is not None and now >= self._supervisor_due:
             said = self._try(self._supervisor.tick, now) or said
         if self._late:
@@ -288,15 +289,15 @@ class Agent:
         ):
             self._look(now, ready)
         elif said:
-            self._act()
+            self._act(now)
 
-    def _look(self, now: float, ready: set[int]) -> None:
+    def _look(self, now: float, ready: list[int]) -> None:
         """Checks that not every turn needs: the clock, `leave`, whether there is a coordinator."""
         machine = self._machine
         if self._waker_fileno in ready:
             self._waker.clear()
         if machine.stage is SessionStage.GREETING and self._descriptor not in ready:
-            self._try(self._hear)  # a rejected handshake does not make the descriptor readable
+            self._try(self._hear, now)  # a rejected handshake does not make the descriptor readable
         machine.tick(now)
         if self._leaves or self._hopeless:
             self._supervisor.resize(0)
@@ -304,16 +305,16 @@ class Agent:
         if self._leaves > 1 and self._ends is None:
             self._ends = now + LAST_WORDS
             machine.abort()
-        self._act()
+        self._act(now)
         self._check(now)
-        self._act()
+        self._act(now)
 
-    def _hear(self) -> None:
+    def _hear(self, now: float) -> None:
         heard, why = self._caller.receive()
         for envelope in heard:
-            self._machine.receive(envelope, time.monotonic())
+            self._machine.receive(envelope, now)
         if why:
-            self._machine.turned_away(why, time.monotonic())
+            self._machine.turned_away(why, now)
 
     def _check(self, now: float) -> None:
         self._trim.look(self._machine.kept_bytes, now)

@@ -20,7 +20,14 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, NamedTuple
 
-from nearfar.coordinator.client_session import FAREWELL, ClientSession, Connect, SendMessage, SessionStage
+from nearfar.coordinator.client_session import (
+    FAREWELL,
+    LOOSE,
+    ClientSession,
+    Connect,
+    SendMessage,
+    SessionStage,
+)
 from nearfar.coordinator.columns import AGENT, Row, shares, size_of, weight
 from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
@@ -121,7 +128,7 @@ ANSWERS_BLOB = FORMS[PoolMessageType.ANSWERS].blob
 LONGEST_END = 500
 """Characters of the text on how a worker ended."""
 
-_PREPARE = int(Mode.PREPARE)  # looked up once: it is compared at each batch
+_PREPARE, _WORK = int(Mode.PREPARE), PoolMessageType.WORK  # looked up once: they are compared at each batch
 
 
 class AgentProtocol:
@@ -239,34 +246,34 @@ class AgentProtocol:
 
     def receive(self, envelope: PoolFrame, now: float) -> None:
         """Process a message."""
-        match envelope.message.kind:
-            case PoolMessageType.WELCOME:
-                self._welcome(envelope.message, now)
-            case PoolMessageType.REFUSED:
-                self._refuse(envelope.message.fields[0])
-            case PoolMessageType.STRANGER:
-                if self.stage is SessionStage.OPEN:
-                    self.calling.begin(now)
-            case _:
-                talk = self.calling.open_talk()
-                if talk is not None:
-                    try:
-                        self._hear(talk, envelope, now)
-                    except ProtocolError as error:
-                        self._refuse(f"it broke the protocol: {error}")
+        kind = envelope.message.kind
+        if kind not in LOOSE:
+            talk = self.calling.open_talk()
+            if talk is not None:
+                try:
+                    self._hear(talk, envelope, now)
+                except ProtocolError as error:
+                    self._refuse(f"it broke the protocol: {error}")
+        elif kind is PoolMessageType.WELCOME:
+            self._welcome(envelope.message, now)
+        elif kind is PoolMessageType.REFUSED:
+            self._refuse(envelope.message.fields[0])
+        elif self.stage is SessionStage.OPEN:
+            self.calling.begin(now)
 
     def tick(self, now: float) -> None:
         """Process the time."""
         self.calling.tick(now)
 
-    def flush(self, now: float) -> list[Action]:
+    def flush(self, now: float) -> Sequence[Action]:
         """The actions to perform now."""
         if self._leaving and self.stage is not SessionStage.CLOSED:
             self._go(now)
-        actions = self._actions
-        if actions:
-            self._actions = []
-        return [*actions, *self.calling.flush(now)]
+        actions, said = self._actions, self.calling.flush(now)
+        if not actions:
+            return said
+        self._actions = []
+        return [*actions, *said]
 
     def deadline(self, now: float) -> float:
         """When `tick` and `flush` must be called next."""
@@ -321,7 +328,10 @@ class AgentProtocol:
         if self._ended:
             self._forget_ended(talk.out.received)
         for message in ready:
-            self._handle(message, now)
+            if message.kind is _WORK:
+                self._handle_work(message)
+            else:
+                self._handle(message, now)
 
     def _forget_ended(self, acked: int) -> None:
         """Drop dead workers whose report is acked."""
@@ -366,8 +376,6 @@ class AgentProtocol:
 
     def _handle(self, message: PoolMessage, now: float) -> None:
         match message.kind:
-            case PoolMessageType.WORK:
-                self._handle_work(message)
             case PoolMessageType.RELEASE:
                 self._release(message.fields[0])
             case PoolMessageType.FETCH:
@@ -389,7 +397,7 @@ class AgentProtocol:
         record = self._addressed(wired)
         if record is None:
             return
-        if len({(row[1], row[2]) for row in rows}) != 1:
+        if len(rows) != 1 and len({row[1:3] for row in rows}) != 1:
             raise ProtocolError("a batch that is not of one function and mode")
         record.give(client, [row[0] for row in rows], initializer=rows[0][1] == _PREPARE)
         self._actions.append(AssignBatch(record.name, client, rows))
@@ -434,7 +442,11 @@ class AgentProtocol:
 
     def _say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
         """Queue a message if there is a session; state is sent again in the next one."""
-        return self.calling.say(now, kind, *fields, rows=rows)
+        calling = self.calling
+        talk = calling.talk
+        if calling.stage is not SessionStage.OPEN or talk is None:
+            return 0
+        return talk.say(now, kind, *fields, rows=rows)
 
     def _farewell(self) -> float:
         """When it closes although no coordinator answers."""

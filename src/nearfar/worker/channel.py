@@ -31,7 +31,7 @@ import socket
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -41,25 +41,9 @@ from nearfar.serialization.shared_memory import SegmentReceiver, SegmentSender
 LARGEST = 1 << 20
 """Bytes of a message."""
 READY = -1
-MOST_BARE = 8
-"""Arguments of one call that may be bare."""
-SHORT = 200
-"""Characters or bytes that a bare argument may have: a batch of them has room in one message."""
-NUMBERS = frozenset({int, float, bool, type(None)})
-"""Types whose values are bare, however many bytes they have."""
-
 Buffer = Any
 """Anything with the buffer protocol: bytes, a memoryview, a `pickle.PickleBuffer`."""
 Extra = Sequence[Any] | None
-
-
-class Payload(Protocol):
-    """The content of a task."""
-
-    @property
-    def blob(self) -> Buffer: ...
-    @property
-    def buffers(self) -> Sequence[Buffer]: ...
 
 
 class TaskRow(NamedTuple):
@@ -69,33 +53,6 @@ class TaskRow(NamedTuple):
     mode: int
     blob: Buffer
     buffers: Sequence[Buffer] = ()
-
-
-def are_bare(values: tuple[Any, ...]) -> bool:
-    """Whether a message can contain these without pickle: a few numbers, None, short strings and bytes.
-
-    None of them can change later, so they may be packed at any time. msgpack refuses a few strings and
-    integers: then `pack` raises `OverflowError` or `ValueError`, and they must be pickled.
-    """
-    if len(values) > MOST_BARE:
-        return False
-    if NUMBERS.issuperset(map(type, values)):
-        return True
-    for value in values:
-        kind = type(value)
-        if kind not in NUMBERS and ((kind is not str and kind is not bytes) or len(value) > SHORT):
-            return False
-    return True
-
-
-def is_bare(value: Any) -> bool:
-    """As `are_bare`, for one value, which may be a tuple of such values."""
-    kind = type(value)
-    if kind in NUMBERS:
-        return True
-    if kind is str or kind is bytes:
-        return len(value) <= SHORT
-    return kind is tuple and are_bare(value)
 
 
 def scatter(payload: Any, parts: Iterator[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:

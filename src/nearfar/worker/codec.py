@@ -30,7 +30,7 @@ class WorkerCodec:
     harmless: bool
     """Whether a call that cannot be read has certainly run no code of its client."""
     bare: bool
-    """Whether values may be sent bare (`nearfar.worker.channel`)."""
+    """Whether values are sent bare to the parent (`nearfar.worker.channel`)."""
 
 
 class WorkerCodecs:

@@ -25,7 +25,6 @@ from nearfar.worker.channel import (
     Buffer,
     ChannelEnd,
     Extra,
-    Payload,
     ResultBuffer,
     make_pair,
     scatter,
@@ -131,21 +130,30 @@ class WorkerHandle:
         """True if it may have answers that it has not sent yet."""
         return bool(self._sent) and self._sent[0][0] > 1 and not self.fault
 
-    def give(self, client: str, function: bytes, mode: int, payloads: Sequence[Payload]) -> None:
-        """Send a batch. If the worker is dead, it counts as sent and never read.
+    def give(
+        self,
+        client: str,
+        function: bytes,
+        mode: int,
+        blobs: Sequence[Any],
+        beside: Sequence[Sequence[Buffer]],
+    ) -> None:
+        """Send a batch; `beside`: the buffers of each task. If the worker is dead, it counts as sent and
+        never read.
 
         Raises `OSError` or `MemoryError` if there is no room for large parts; then nothing was sent.
         """
-        inline: list[Any] = []
+        inline = blobs
         parts: list[Buffer] = []
-        for payload in payloads:
-            blob, buffers = payload.blob, payload.buffers
-            if not buffers and len(blob) <= INLINE:
-                inline.append(blob)
-            else:
-                inline.append(len(buffers))
-                parts.append(blob)
-                parts.extend(buffers)
+        if any(beside) or max(map(len, blobs)) > INLINE:
+            inline = []
+            for blob, buffers in zip(blobs, beside, strict=True):
+                if not buffers and len(blob) <= INLINE:
+                    inline.append(blob)
+                else:
+                    inline.append(len(buffers))
+                    parts.append(blob)
+                    parts.extend(buffers)
         extra = None
         with suppress(BrokenPipeError, ConnectionResetError):
             try:
@@ -154,7 +162,7 @@ class WorkerHandle:
                 inline = [dump_bare(each) if type(each) is tuple else each for each in inline]
                 extra = self.end.send([client, function, mode, *inline], parts)
         self._given += 1
-        self._sent.append((len(payloads), extra))
+        self._sent.append((len(blobs), extra))
 
     def receive(self) -> Answers | None:
         """Read one message: answers, or None for the first message, which reports that the worker is ready.

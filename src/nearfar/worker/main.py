@@ -13,9 +13,10 @@ from typing import Any
 
 from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.net import process
+from nearfar.serialization.bare import NUMBERS, is_bare
 from nearfar.serialization.shared_memory import INLINE
 from nearfar.serialization.tracebacks import set_place
-from nearfar.worker.channel import NUMBERS, READY, Buffer, ChannelEnd, ResultBuffer, is_bare, join, scatter
+from nearfar.worker.channel import READY, Buffer, ChannelEnd, ResultBuffer, join, scatter
 from nearfar.worker.codec import WorkerCodec, WorkerCodecs
 from nearfar.worker.lifetime import (
     Inherited,

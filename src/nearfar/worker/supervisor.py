@@ -14,11 +14,11 @@ from math import inf
 from multiprocessing import process as processes
 from multiprocessing.context import BaseContext
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from nearfar.net import process
 from nearfar.net.validation import shown
-from nearfar.worker.channel import Payload, TaskRow
+from nearfar.worker.channel import Buffer, TaskRow
 from nearfar.worker.handle import Answer, Answers, WorkerHandle
 from nearfar.worker.lifetime import Inherited, Surroundings
 from nearfar.worker.main import WorkerConfig
@@ -213,15 +213,22 @@ class Supervisor(PollSet):
         function, mode, *_ = rows[0]
         if any(row.function != function or row.mode != mode for row in rows):
             raise ValueError("a batch is of one function and mode")
-        self.give_tasks(name, client, function, mode, rows)
+        blobs, beside = [row.blob for row in rows], [row.buffers for row in rows]
+        self.give_tasks(name, client, function, mode, blobs, beside)
 
     def give_tasks(
-        self, name: str, client: str, function: bytes, mode: int, tasks: Sequence[Payload]
+        self,
+        name: str,
+        client: str,
+        function: bytes,
+        mode: int,
+        blobs: Sequence[Any],
+        beside: Sequence[Sequence[Buffer]],
     ) -> None:
-        """As `give`, for objects with a blob and buffers."""
+        """As `give`, by blobs and buffers: `beside` has the buffers of each task."""
         member = self.members[name]
-        member.give(client, function, mode, tasks)
-        if len(tasks) > 1:
+        member.give(client, function, mode, blobs, beside)
+        if len(blobs) > 1:
             self._batched[name] = member
 
     def recall(self, name: str) -> None:

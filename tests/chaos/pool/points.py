@@ -9,7 +9,7 @@ TOLD = "nearfar.coordinator.server:CoordinatorServer._send"
 
 OF_CLIENT = {
     "client-hello": Point(SENT, kind="HELLO"),
-    "submitted": Point("nearfar.pool.far_client:FarClient.submit"),
+    "submitted": Point("nearfar.pool.far_client:FarClient.submit_all"),
     "submitting": Point(SENT, "before", "SUBMIT"),
     "submit-sent": Point(SENT, kind="SUBMIT"),
     "outcome-heard": Point("nearfar.pool.far_client:InFlightTasks.settle"),
@@ -31,8 +31,8 @@ OF_COORDINATOR = {
 OF_AGENT = {
     "agent-hello": Point(SENT, kind="HELLO"),
     "came-sent": Point(SENT, kind="CAME"),
-    "work-heard": Point("nearfar.worker.agent_protocol:AgentProtocol._handle", kind="WORK"),
-    "work-given": Point("nearfar.worker.agent:Agent._act"),
+    "work-heard": Point("nearfar.worker.agent_protocol:AgentProtocol._handle_work"),
+    "work-given": Point("nearfar.worker.agent:Agent._assign"),
     "answered": Point("nearfar.worker.agent_protocol:AgentProtocol.answered"),
     "answers-sent": Point(SENT, kind="ANSWERS"),
     "released": Point("nearfar.worker.agent_protocol:AgentProtocol._handle", kind="RELEASE"),

@@ -12,6 +12,7 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 from nearfar.errors import ItemError, RemoteError
+from nearfar.serialization.bare import BARE, pack_bare, unpack_bare
 from nearfar.serialization.pickles.pickler import (
     BY_VALUE,
     NAMES_SOMETHING,
@@ -35,6 +36,8 @@ def dump_result(
     `family`: the client that reads it is this process's parent. `main`: it has the same `__main__` as this
     process. Raises what pickling raises.
     """
+    if not family and (bare := pack_bare(value)) is not None:
+        return bare, []
     if type(value) in SIMPLE:
         return pickle.dumps(value, 5), []
     try:
@@ -51,7 +54,10 @@ def load_result(blob: bytes | memoryview, buffers: Buffers = ()) -> Any:
 
     A class that the client sent by value comes back as the client's own, unchanged.
     """
-    if blob[:1] != BY_VALUE:
+    mark = blob[:1]
+    if mark == BARE:
+        return unpack_bare(blob)
+    if mark != BY_VALUE:
         return pickle.loads(blob, buffers=buffers)
     from nearfar.serialization.pickles.by_value import KnownClasses, load_by_value
 
