@@ -199,7 +199,7 @@ def test_no_lane_to_be_had_is_told_and_stops_nobody(queue: FarQueue, monkeypatch
 def meet(words: list[list[bytes]]) -> str:
     """The error of a client whose host greets it correctly, and then sends `words`."""
     facts = {"epoch": "e", "inbox": 1, "lease": 10, "stored": 0, "shut": False, "trusted": False}
-    facts |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
+    facts |= {"maxsize": 5, "maxbytes": 0, "ticket": "t", "machine": ""}
     with sockets.context().socket(zmq.ROUTER) as host, ThreadPoolExecutor(1) as pool:
         host.setsockopt(zmq.LINGER, 0)
         port = host.bind_to_random_port("tcp://127.0.0.1")

@@ -2,7 +2,9 @@
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
 The messages sent for every batch of items (a PUT without a tag, LEND, a REPORT of one range that is done,
-SETTLED of one range) have a fixed binary header instead, which begins with the kind.
+SETTLED of one range) have a fixed binary header instead, which begins with the kind. Between processes of one
+machine and user, the second frame may hold the place of the items in shared memory
+(`nearfar.serialization.shared_ring`).
 Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session over all its
 sockets, and `ack` is the last number that arrived. Messages that open, keep and end a session have number 0.
 
@@ -18,6 +20,7 @@ sockets, and `ack` is the last number that arrived. Messages that open, keep and
      | <=========================items== LEND  |   what was taken, what is done, what is given back
      | <------------------------------ SETTLED |   the outcomes of items that were put
      | ASK --------------------------------->  |   qsize, join, shutdown, a get or put that cannot wait
+     | <--------------------------------- RING |   how to open the shared memory in which lent items are
      | <--------------------------------- SYNC |   before a "no": report everything, return what is unused
      | SYNCED ------------------------------>  |
      | <------------------------------- ANSWER |
@@ -43,8 +46,9 @@ from nearfar.net.addresses import LONGEST_SUFFIX
 from nearfar.net.reliable import SendWindow
 from nearfar.net.validation import flag, lease, name, natural, positive, text
 from nearfar.serialization.item_codec import LARGEST_ITEM
+from nearfar.serialization.shared_ring import Place, Reference
 
-VERSION = 3
+VERSION = 4
 LONGEST_CONTROL = 1 << 20
 """Bytes of a control frame: longer ones are not read."""
 MOST_RANGES = 4_000
@@ -55,6 +59,8 @@ MOST_ITEMS = 4096
 """Items of one batch: the broker may have to cut it between any two."""
 LARGEST_BATCH = 1 << 20
 """Bytes of a batch. A larger item is sent alone, up to `LARGEST_ITEM`, and is never cut."""
+LONGEST_MACHINE = 256
+"""Characters of the id of a machine."""
 LONGEST_ANSWER = 512 * 1024
 """Bytes of a consumer's answer to one item, at most."""
 ANSWERS_TOGETHER = 128 * 1024
@@ -90,14 +96,15 @@ class QueueMessageType(IntEnum):
     SHUT = 46
     PART = 47
     TAGS = 48
+    RING = 49
 
 
 class QueueMessage(NamedTuple):
-    """A message with its fields; `body` holds items (PUT and LEND only)."""
+    """A message with its fields; `body` holds items, or the place of them (PUT and LEND only)."""
 
     kind: QueueMessageType
     fields: tuple[Any, ...] = ()
-    body: bytes | None = None
+    body: bytes | Place | None = None
 
 
 class QueueFrame(NamedTuple):
@@ -169,7 +176,19 @@ def _anything(value: Any) -> bool:
 
 
 def _argument(value: Any) -> bool:
-    return value is None or type(value) is bool or natural(value)
+    return value is None or type(value) is bool or natural(value) or _reference(value)
+
+
+def _reference(value: Any) -> bool:
+    try:
+        Reference.read(value)
+    except ProtocolError:
+        return False
+    return True
+
+
+def _reference_or_none(value: Any) -> bool:
+    return value is None or _reference(value)
 
 
 def _count(value: Any) -> bool:
@@ -206,10 +225,16 @@ def _row(value: Any) -> bool:
     )
 
 
+def machine(value: Any) -> bool:
+    """True for the id of a machine; it may be empty."""
+    return type(value) is str and len(value) <= LONGEST_MACHINE
+
+
 _FACTS: dict[str, Check] = {
     "epoch": name,
     "inbox": place,
     "lease": lease,
+    "machine": machine,
     "maxbytes": natural,
     "maxsize": natural,
     "shut": flag,
@@ -259,12 +284,13 @@ _SHAPES: dict[QueueMessageType, tuple[Check, ...]] = {
     QueueMessageType.SHUT: (flag,),  # immediate
     QueueMessageType.PART: (),
     QueueMessageType.TAGS: (_names,),  # the tags by which consumers can be addressed now
+    QueueMessageType.RING: (positive, _reference_or_none),  # a ring's number, how to open it; None: it ended
 }
 
 
-BATCH = Struct("<BxHIQQQ")
-"""The header of PUT and LEND: kind, items, attempt (LEND), number, ack, first item. In a SETTLED, the number
-of items is in the place of the attempt."""
+BATCH = Struct("<BBHIQQQ")
+"""The header of PUT and LEND: kind, whether the body is a `Place`, items, attempt (LEND), number, ack, first
+item. In a SETTLED, the number of items is in the place of the attempt."""
 DONE = Struct("<BxxxIQQQQQQ")
 """The header of a REPORT: kind, window in items, number, ack, window in bytes, taken up to, first and last
 done."""
@@ -283,18 +309,21 @@ _KINDS: dict[int, QueueMessageType] = {int(kind): kind for kind in QueueMessageT
 def pack(number: int, ack: int, message: QueueMessage) -> list[bytes]:
     """The frames of a message."""
     kind, fields, body = message
+    placed = type(body) is Place
     if kind is QueueMessageType.LEND and fields[2] < _SMALL:
-        header = BATCH.pack(_LEND, fields[1], fields[2], number, ack, fields[0])
+        header = BATCH.pack(_LEND, placed, fields[1], fields[2], number, ack, fields[0])
     elif kind is QueueMessageType.PUT and fields[2] is None:
-        header = BATCH.pack(_PUT, fields[1], 0, number, ack, fields[0])
+        header = BATCH.pack(_PUT, placed, fields[1], 0, number, ack, fields[0])
     elif kind is QueueMessageType.REPORT and _reports_one_range(fields):
         first, last = fields[4][0] if fields[4] else (0, 0)
         header = DONE.pack(_REPORT, fields[0], number, ack, fields[1], fields[3], first, last)
     elif kind is QueueMessageType.SETTLED and len(fields[0]) == 1 and _is_simply_done(fields[0][0]):
-        header = BATCH.pack(_SETTLED, 0, fields[0][0][1], number, ack, fields[0][0][0])
+        header = BATCH.pack(_SETTLED, 0, 0, fields[0][0][1], number, ack, fields[0][0][0])
     else:
-        header = msgpack.packb((kind, number, ack, *fields))
-    return [header] if body is None else [header, body]
+        header = msgpack.packb((kind, number, ack, *fields, True) if placed else (kind, number, ack, *fields))
+    if body is None:
+        return [header]
+    return [header, body.encode() if isinstance(body, Place) else body]
 
 
 def _reports_one_range(fields: tuple[Any, ...]) -> bool:
@@ -322,12 +351,17 @@ def unpack(frames: list[bytes]) -> QueueFrame:
     number, ack, *fields = words[1:]
     kind = _KINDS[words[0]]
     shape = _SHAPES[kind]
+    placed = len(frames) == 2 and len(fields) == len(shape) + 1 and fields[-1] is True
+    if placed:
+        fields.pop()
     if not (natural(number) and natural(ack)) or len(fields) != len(shape):
         raise _misfit(kind, fields, "of the wrong shape")
     for check, value in zip(shape, fields, strict=True):
         if not check(value):
             raise _misfit(kind, fields, "with a field of the wrong kind")
-    body = frames[1] if len(frames) == 2 else None
+    body: bytes | Place | None = None
+    if len(frames) == 2:
+        body = Place.decode(frames[1]) if placed else frames[1]
     if (body is not None) is not (kind in (QueueMessageType.PUT, QueueMessageType.LEND)):
         raise ProtocolError(f"{kind.name} with {len(frames)} frames")
     if body is not None:
@@ -355,14 +389,14 @@ def _unpack_fixed(frames: list[bytes]) -> QueueFrame:
         return QueueFrame(
             number, ack, QueueMessage(QueueMessageType.REPORT, (window, size, 0, taken, done, [], [], [], []))
         )
-    _, count, more, number, ack, first = BATCH.unpack(header)
-    if (number | ack | first) >> 63 or not first:
+    _, placed, count, more, number, ack, first = BATCH.unpack(header)
+    if (number | ack | first) >> 63 or not first or placed > carries:
         raise ProtocolError(f"{_KINDS[kind].name} with a field of the wrong kind")
     if kind == _SETTLED:
         if not more or count:
             raise ProtocolError("SETTLED with a field of the wrong kind")
         return QueueFrame(number, ack, QueueMessage(QueueMessageType.SETTLED, ([[first, more, 0, None]],)))
-    body = frames[1]
+    body = Place.decode(frames[1]) if placed else frames[1]
     if not 0 < count <= MOST_ITEMS or bool(more) is not (kind == _LEND):
         raise ProtocolError(f"{_KINDS[kind].name} with a field of the wrong kind")
     if count > 1 or len(body) > LARGEST_BATCH:
