@@ -94,17 +94,17 @@ def encode_parts(item: Any, *, trusted: bool) -> Encoded:
     return encode(item, trusted=trusted)
 
 
+def prefix_of(item: bytes) -> bytes:
+    """What comes before the content of long bytes when they are encoded: up to `PREFIX` bytes."""
+    length = len(item)
+    return _BIN16 + length.to_bytes(2, "big") if length < 1 << 16 else _BIN32 + length.to_bytes(4, "big")
+
+
 def _long_bytes(items: list[bytes]) -> Parts:
     found: list[bytes] = []
-    size = 0
     for item in items:
-        length = len(item)
-        prefix = (
-            _BIN16 + length.to_bytes(2, "big") if length < 1 << 16 else _BIN32 + length.to_bytes(4, "big")
-        )
-        found += (prefix, item)
-        size += len(prefix) + length
-    return Parts(found, size)
+        found += (prefix_of(item), item)
+    return Parts(found, sum(map(len, found)))
 
 
 def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Iterator[tuple[int, Encoded]]:
@@ -312,6 +312,7 @@ _BIN16, _BIN32 = bytes([0xC5]), bytes([BIN32])
 _LENGTHS_OF_BYTES = {0xC4: 1, 0xC5: 2, BIN32: 4}
 _LENGTHS = _LENGTHS_OF_BYTES | {0xD9: 1, 0xDA: 2, 0xDB: 4}
 """The first bytes of bytes and strings in msgpack, and the width of the length that follows."""
+PREFIX = 5
 LONG = 512
 """Bytes of an item from which on it costs less to read its length here than to copy it for msgpack."""
 _idle_packers: list[msgpack.Packer] = []

@@ -23,7 +23,16 @@ from typing import Any, NamedTuple
 from nearfar.errors import ProtocolError
 from nearfar.queues.messages import QueueMessage, QueueMessageType
 from nearfar.serialization import item_codec
-from nearfar.serialization.item_codec import Encoded, Parts, encode, encode_leaves, encode_parts, joined
+from nearfar.serialization.item_codec import (
+    LONG,
+    PREFIX,
+    Encoded,
+    Parts,
+    encode,
+    encode_leaves,
+    joined,
+    prefix_of,
+)
 from nearfar.serialization.shared_ring import SIZE, OwnRing, Place
 
 LARGEST = 64 * 1024
@@ -111,15 +120,17 @@ class PutBuffer:
     def _append_packed(self, item: Any) -> int:
         if not self.limit or (item.__class__ in _SIZED and len(item) > LARGEST):
             return 0
-        encoded = encode_parts(item, trusted=self.trusted)
-        packed = encoded if isinstance(encoded, Parts) else Packed(encoded)
-        if len(packed) > LARGEST:
-            return 0
-        lying = self._append_within_bounds(packed, len(packed))
+        if type(item) is bytes and len(item) >= LONG:
+            size = len(item) + PREFIX
+            lying = self._append_within_bounds(item, size)
+        else:
+            packed = Packed(encode(item, trusted=self.trusted))
+            size = len(packed)
+            lying = self._append_within_bounds(packed, size) if size <= LARGEST else 0
         if lying:
             before = self._weight
-            self._weight = before + len(packed)
-            if before <= HEAVY < before + len(packed):
+            self._weight = before + size
+            if before <= HEAVY < before + size:
                 return MANY
         return lying
 
@@ -157,7 +168,9 @@ class PutBuffer:
 def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, Encoded]]:
     """`items` of a put buffer, concatenated, as (count, body): each with up to `most` items and about `size`
     bytes."""
-    if not {Packed, Parts} & set(map(type, items)):
+    types = set(map(type, items))
+    sized = items if types <= _SIZED else [item for item in items if type(item) is bytes]
+    if Packed not in types and max(map(len, sized), default=0) < LONG:
         for start in range(0, len(items), most):
             chunk = items[start : start + most]
             yield len(chunk), encode_leaves(chunk)
@@ -165,13 +178,17 @@ def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, Encode
     pieces: list[bytes] = []
     count = total = 0
     for item in items:
-        part = item if type(item) in (Packed, Parts) else encode(item, trusted=False)
-        if count and (count >= most or total + len(part) > size):
+        if type(item) is bytes and len(item) >= LONG:
+            some = [prefix_of(item), item]
+        else:
+            some = [item if type(item) is Packed else encode(item, trusted=False)]
+        length = sum(map(len, some))
+        if count and (count >= most or total + length > size):
             yield count, Parts(pieces, total)
             pieces, count, total = [], 0, 0
-        pieces += item_codec.pieces(part)
+        pieces += some
         count += 1
-        total += len(part)
+        total += length
     if count:
         yield count, Parts(pieces, total)
 
