@@ -324,6 +324,55 @@ def test_a_put_waits_for_consumers_that_take_and_not_for_others(
             hosted.get(block=False)
 
 
+@pytest.mark.parametrize("size", [10_000, 1 << 20])
+def test_a_put_that_must_not_wait_waits_for_no_consumer(
+    hosted: FarQueue, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(client, "CATCH_UP", 3600.0)
+    with sharing(hosted) as there:
+        for _ in range((20 << 20) // size):
+            there.put(bytes(size), block=False)
+        for _ in range(10):
+            there.put(bytes(size), timeout=LIMIT)
+        assert hosted.qsize() == (20 << 20) // size + 11
+
+
+class Interrupted(Exception):
+    """Raised by a signal's handler."""
+
+
+@pytest.mark.parametrize("size", [10_000, 1 << 20])
+def test_a_put_that_waits_for_consumers_can_be_interrupted(
+    hosted: FarQueue, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Given a signal whose handler raises while a put waits, I expect that put to raise it, and each item to
+    be in the queue once."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(client, "CATCH_UP", 3600.0)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    put = 0
+    try:
+        with sharing(hosted) as there:
+            with pytest.raises(Interrupted):
+                while True:
+                    if there._end._machine.sender.backlog > producer.EASED:  # type: ignore[union-attr]
+                        signal.setitimer(signal.ITIMER_REAL, 0.3)
+                    put += 1
+                    there.put(put.to_bytes(4, "big") + bytes(size))
+            there.flush(timeout=LIMIT)
+            assert hosted.get(timeout=LIMIT) == "first"
+            for number in range(1, put + 1):
+                assert int.from_bytes(hosted.get(timeout=LIMIT)[:4], "big") == number
+            with pytest.raises(Empty):
+                hosted.get(block=False)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 # -- hostile peers, and suspended ones ---------------------------------------------------------------
 
 
@@ -517,3 +566,65 @@ def test_many_processes_and_kills_lose_nothing_that_was_flushed(queue: FarQueue)
     while expected - set(found):
         found.append(queue.get(timeout=LIMIT))
     assert set(found) - expected <= {"first"}
+
+
+def put_numbers(queue: Any) -> None:
+    """Put numbered items of any size for ever."""
+    dice = random.Random(1)
+    made = FarQueue._reach(queue._place, queue._access, LIMIT)
+    for number in range(1_000_000):
+        made.put(number.to_bytes(4, "big") * dice.choice([1, 100, 3_000, 70_000]))
+
+
+def number_in(item: bytes) -> int:
+    """The number of an item, which must be whole."""
+    assert item == item[:4] * (len(item) // 4)
+    return int.from_bytes(item[:4], "big")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_producer_that_is_killed_at_any_moment_leaves_whole_items_in_order(
+    queue: FarQueue, seed: int
+) -> None:
+    dice = random.Random(seed)
+    child = FORK.Process(target=put_numbers, args=(queue,))
+    child.start()
+    taken = dice.randrange(1, 400)
+    assert [number_in(queue.get(timeout=LIMIT)) for _ in range(taken)] == list(range(taken))
+    child.kill()
+    child.join()
+    assert eventually(lambda: queue.counts()["producers"] == 0)
+    for number in range(taken, taken + queue.qsize()):
+        assert number_in(queue.get(timeout=LIMIT)) == number
+    with pytest.raises(Empty):
+        queue.get(block=False)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_host_that_is_killed_at_any_moment_costs_no_item_of_a_live_producer(
+    tmp_path: Path, seed: int
+) -> None:
+    """I expect each item to come whole, for the first time in order; some come again."""
+    dice = random.Random(seed)
+    address = f"ipc://{tmp_path}/queue"
+    there, here = FarQueue.connect(address, wait=LIMIT), FarQueue.connect(address, wait=LIMIT)
+    found: dict[int, None] = {}
+    put = 0
+    with ExitStack() as stack:
+        for _ in range(3):
+            with host(address) as process:
+                if not put:
+                    stack.enter_context(there)
+                    stack.enter_context(here)
+                more = dice.randrange(20, 120)
+                for number in range(put, put + more):
+                    there.put(number.to_bytes(4, "big") * dice.choice([1, 100, 3_000, 70_000]))
+                put += more
+                upto = dice.randrange(len(found), put)
+                while len(found) < upto:
+                    found[number_in(here.get(timeout=LIMIT))] = None
+                process.kill()
+        with host(address):
+            while len(found) < put:
+                found[number_in(here.get(timeout=LIMIT))] = None
+            assert list(found) == list(range(put))

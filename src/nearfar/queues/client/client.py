@@ -323,7 +323,7 @@ class ProducerCalls(ClientConnection):
                     raise ShutDown
                 raise Full(entry.admitted)
         self._need_loop().help()
-        if self._machine.sender.crowded:
+        if block and timeout is None and self._machine.sender.crowded:
             self._let_consumers_catch_up()
         return entry.last
 
@@ -341,21 +341,22 @@ class ProducerCalls(ClientConnection):
                 self._need_loop().wake()  # later items may fit now
                 self._hold.notify()
 
-    def schedule_flush(self, lying: int) -> None:
-        """See that the items in the put buffer are sent: `lying` of them, the latest just added.
+    def schedule_flush(self, lying: int, *, patient: bool = True) -> None:
+        """See that the items in the put buffer are sent: `lying` of them, the latest just added. `patient`:
+        the caller may wait until its consumers have caught up.
 
         They are sent at once if there was no turn lately, or if a caller has slept since, because another may
         then wait for them; otherwise when there are many, or after `GATHER` seconds.
         """
-        soon(partial(self._schedule_flush, lying))
+        soon(partial(self._schedule_flush, lying, patient))
 
-    def _schedule_flush(self, lying: int) -> None:
+    def _schedule_flush(self, lying: int, patient: bool) -> None:
         loop = self._need_loop()
         now = time.monotonic()
         if lying >= MANY or now - loop.turned > QUIET or loop.sleeps != self._slept:
             self._slept = loop.sleeps
             loop.help()
-            if self._machine.sender.crowded:
+            if patient and self._machine.sender.crowded:
                 self._let_consumers_catch_up()
         else:
             with self._hold:
