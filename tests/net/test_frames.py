@@ -93,8 +93,8 @@ def sample(kind: inspect.Type) -> Any:
             return "name"
         case inspect.LiteralType(values=values):
             return values[0]
-        case inspect.BytesType():
-            return b"bytes"
+        case inspect.BytesType(min_length=least):
+            return bytes(least or 5)
         case inspect.NoneType():
             return None
         case inspect.ListType(item_type=inner) | inspect.VarTupleType(item_type=inner):

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from nearfar.queues.client import producer, session
+from nearfar.serialization import shared_ring
 from tests.queues.contract import LIMIT
 from tests.queues.transports import REFERENCES, START_METHODS, TRANSPORTS, Transport
 
@@ -22,6 +24,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         chosen = call.params if call is not None else {}
         if str(chosen.get("transport")) == "ipc" and "every_context" in chosen:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def share_all_items() -> Iterator[None]:
+    """Where memory is shared, all items are there, not only those of long messages; children that are
+    spawned share as the package does. The allocator stays as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(producer, "PLACED", 1)
+        patch.setattr(session, "MUCH", 1)
+        patch.setattr(shared_ring, "keep_freed_memory", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

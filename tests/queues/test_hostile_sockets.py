@@ -201,7 +201,7 @@ def test_a_missing_lane_is_reported_and_affects_no_other(
 def meet(words: list[list[bytes]]) -> str:
     """The error of a client whose host greets it correctly, and then sends `words`."""
     facts = {"epoch": "e", "inbox": 1, "lease": 10, "stored": 0, "shut": False, "trusted": False}
-    facts |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
+    facts |= {"maxsize": 5, "maxbytes": 0, "ticket": "t", "machine": ""}
     with sockets.context().socket(zmq.ROUTER) as host, ThreadPoolExecutor(1) as pool:
         host.setsockopt(zmq.LINGER, 0)
         port = host.bind_to_random_port("tcp://127.0.0.1")
@@ -237,7 +237,7 @@ def test_a_client_survives_garbage_from_its_host() -> None:
     "words",
     [
         [said(QueueMessageType.ROOM, 1 << 62, 1)] * 1 + [said(QueueMessageType.ROOM, 1 << 62, 1, number=2)],
-        [[*said(QueueMessageType.LEND, 7, 1, 1), b"\x01"]],
+        [[*said(QueueMessageType.LEND, 7, 1, 1, False), b"\x01"]],
     ],
     ids=["more room than there can be", "an item out of turn"],
 )

@@ -14,6 +14,7 @@ from nearfar.errors import ProtocolError
 from nearfar.net.frames import LONGEST_CONTROL
 from nearfar.queues import messages
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
+from nearfar.serialization.shared_ring import Place
 
 pytestmark = pytest.mark.pure
 
@@ -38,6 +39,7 @@ facts = st.fixed_dictionaries(
         "epoch": names,
         "inbox": st.integers(1, 65535) | st.just(".inbox"),
         "lease": st.floats(0.1, 1e6) | st.integers(1, 1000),
+        "machine": st.text(max_size=20),
         "maxbytes": naturals,
         "maxsize": naturals,
         "shut": flags,
@@ -49,6 +51,10 @@ facts = st.fixed_dictionaries(
 firsts = st.integers(1, (1 << 63) - messages.MOST_ITEMS)
 """Numbers of items that a whole batch may follow."""
 rows = st.lists(st.tuples(positives, positives, naturals, st.none() | st.binary()), max_size=4)
+
+numbers = st.integers(1, (1 << 31) - 1)
+references = st.tuples(numbers, numbers, numbers, st.binary(min_size=16, max_size=16))
+places = st.builds(Place, st.integers(0, 1 << 60), st.integers(20, 30), st.integers(0, 9))
 
 FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {
     QueueMessageType.BEAT: (),
@@ -70,7 +76,7 @@ FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {
         ranges,
         answers,
     ),
-    QueueMessageType.ASK: (positives, names, st.none() | flags | naturals),
+    QueueMessageType.ASK: (positives, names, st.none() | flags | naturals | references),
     QueueMessageType.SYNCED: (positives, naturals, naturals),
     QueueMessageType.BYE: (),
     QueueMessageType.LEND: (firsts, st.integers(1, messages.MOST_ITEMS), positives),
@@ -82,12 +88,13 @@ FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {
     QueueMessageType.SHUT: (flags,),
     QueueMessageType.PART: (),
     QueueMessageType.TAGS: (name_lists,),
+    QueueMessageType.RING: (positives, st.none() | references),
 }
 
 
 def messages_of(kind: QueueMessageType) -> st.SearchStrategy[QueueMessage]:
     body = (
-        st.binary(min_size=20, max_size=30)
+        st.binary(min_size=20, max_size=30) | places
         if kind in (QueueMessageType.PUT, QueueMessageType.LEND)
         else st.none()
     )
@@ -148,7 +155,7 @@ def test_other_fields_are_a_message_or_a_protocol_error(
 
 
 GOOD_FACTS = {"epoch": "e", "inbox": 5, "lease": 10.0, "stored": 0, "shut": False, "trusted": True}
-GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
+GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0, "ticket": "t", "machine": "boot/ns"}
 
 
 @pytest.mark.parametrize(
@@ -254,3 +261,24 @@ def test_a_share_of_answers_is_as_many_as_fit(sizes: list[int | None], most: int
     assert taken < messages.ANSWERS_TOGETHER + messages.LONGEST_ANSWER
     assert share == min(most, len(rows)) or taken >= messages.ANSWERS_TOGETHER
     assert share or not rows or not most
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [msgpack.packb([20, 1, 0, 1, 1, None, True]), b"short"],
+        [msgpack.packb([20, 1, 0, 1, 1, None, True]), Place(0, 1 << 31).encode()],
+        [msgpack.packb([20, 1, 0, 1, 1, None, 1]), Place(0, 9).encode()],
+        [msgpack.packb([20, 1, 0, 1, 1, None, True, True]), Place(0, 9).encode()],
+        [msgpack.packb([20, 1, 0, 1, 1, None]), Place(0, 9).encode()],
+        [msgpack.packb([20, 1, 0, 1, 10, None, True]), Place(0, 9).encode()],
+        [msgpack.packb([20, 1, 0, 1, 2, None, True]), Place(0, messages.LARGEST_BATCH + 1).encode()],
+        [msgpack.packb([40, 1, 0, 1, 1, 1, True]), Place(0, 1 << 62).encode()],
+        [msgpack.packb([42, 1, 0, [[1, 1, 0, None]], True])],
+        [msgpack.packb([25, 1, 0, True])],
+    ],
+    ids=str,
+)
+def test_what_is_not_a_place_of_items_is_refused(frames: list[bytes]) -> None:
+    with pytest.raises(ProtocolError):
+        messages.unpack(frames)

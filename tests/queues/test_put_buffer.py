@@ -31,7 +31,7 @@ def opened(limit: int = MOST) -> PutBuffer:
 
 def contents(put_buffer: PutBuffer) -> bytes:
     """The buffer's items, concatenated; it is cleared."""
-    return b"".join(body for _, body in packed(put_buffer.clear(), MOST, ANY))
+    return b"".join(item_codec.joined(body) for _, body in packed(put_buffer.clear(), MOST, ANY))
 
 
 def test_no_item_is_accepted_before_it_is_open_or_beyond_its_limit() -> None:

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
+import pytest
+
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from nearfar.queues.near import NearJoinableQueue, NearQueue
+from nearfar.serialization.shared_ring import SWITCH
 from tests.support.keys import keys
 
 
@@ -45,11 +48,15 @@ def _processes(maxsize: int, joinable: bool, context: BaseContext) -> Any:
 
 
 def _tcp(maxsize: int, joinable: bool, maxbytes: int) -> FarQueue:
-    """With keys: without them, loopback is not TCP (`nearfar.net.addresses`)."""
-    return _hosted(maxsize, joinable, "tcp://127.0.0.1:*", maxbytes=maxbytes, keys=keys())
+    """With keys: without them, loopback is not TCP (`nearfar.net.addresses`). Memory is not shared, as with
+    another machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SWITCH, "0")
+        return _hosted(maxsize, joinable, "tcp://127.0.0.1:*", maxbytes=maxbytes, keys=keys())
 
 
 def _ipc(maxsize: int, joinable: bool, maxbytes: int) -> FarQueue:
+    """Memory is shared."""
     folder = tempfile.mkdtemp(prefix="nearfar-")
     made = _hosted(maxsize, joinable, f"ipc://{folder}/queue", maxbytes=maxbytes)
     weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)

@@ -196,11 +196,13 @@ class FarQueue(BaseQueue):
             if lying:
                 if (lying == MANY or not put_buffer.called) and self._end is not None:
                     put_buffer.called = True
-                    self._end.schedule_flush(lying)
+                    self._end.schedule_flush(lying, patient=block and timeout is None)
                 return
         except BaseException:
             if self._end is not None:
-                self._end.schedule_flush(MANY)  # it may be in the buffer, and would not be sent otherwise
+                self._end.schedule_flush(
+                    MANY, patient=False
+                )  # it may be in the buffer, and would not be sent otherwise
             raise
         try:
             self._reached().put([obj], block=waits(block, timeout), timeout=timeout)

@@ -1,7 +1,9 @@
 """The messages between a far queue's broker and its clients, and their encoding in frames. Pure.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
-The fields of each kind are those of a class below (`nearfar.net.frames`), and are checked by it.
+The fields of each kind are those of a class below (`nearfar.net.frames`), and are checked by it. Between
+processes of one machine and user, the second frame may hold the place of the items in shared memory
+(`nearfar.serialization.shared_ring`).
 Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session over all its
 sockets, and `ack` is the last number that arrived. Messages that open, keep and end a session have number 0.
 
@@ -17,6 +19,7 @@ sockets, and `ack` is the last number that arrived. Messages that open, keep and
      | <=========================items== LEND  |   what was taken, what is done, what is given back
      | <------------------------------ SETTLED |   the outcomes of items that were put
      | ASK --------------------------------->  |   qsize, join, shutdown, a get or put that cannot wait
+     | <--------------------------------- RING |   how to open the shared memory in which lent items are
      | <--------------------------------- SYNC |   before a "no": report everything, return what is unused
      | SYNCED ------------------------------>  |
      | <------------------------------- ANSWER |
@@ -42,6 +45,7 @@ from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process,
 from nearfar.net.reliable import SendWindow
 from nearfar.net.validation import NAME
 from nearfar.serialization.item_codec import LARGEST_ITEM
+from nearfar.serialization.shared_ring import LARGEST, TOKEN, Place
 
 VERSION = frames.VERSION
 MOST_RANGES = 4_000
@@ -52,6 +56,8 @@ MOST_ITEMS = 4096
 """Items of one batch: the broker may have to cut it between any two."""
 LARGEST_BATCH = 1 << 20
 """Bytes of a batch. A larger item is sent alone, up to `LARGEST_ITEM`, and is never cut."""
+LONGEST_MACHINE = 256
+"""Characters of the id of a machine."""
 LONGEST_ANSWER = 512 * 1024
 """Bytes of a consumer's answer to one item, at most."""
 ANSWERS_TOGETHER = 128 * 1024
@@ -87,14 +93,15 @@ class QueueMessageType(IntEnum):
     SHUT = 46
     PART = 47
     TAGS = 48
+    RING = 49
 
 
 class QueueMessage(NamedTuple):
-    """A message with its fields; `body` holds items (PUT and LEND only)."""
+    """A message with its fields; `body` holds items, or the place of them (PUT and LEND only)."""
 
     kind: QueueMessageType
     fields: tuple[Any, ...] = ()
-    body: bytes | None = None
+    body: bytes | Place | None = None
 
 
 class QueueFrame(NamedTuple):
@@ -107,8 +114,14 @@ class QueueFrame(NamedTuple):
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Suffix = Annotated[str, Meta(min_length=1, max_length=LONGEST_SUFFIX, pattern=r"\A(?!.*/)" + NAME)]
-Place = Port | Suffix
+Beside = Port | Suffix
 """An argument of `Address.beside`."""
+RingReference = tuple[  # the fields of a `shared_ring.Reference`
+    Annotated[int, Meta(ge=1, le=(1 << 31) - 1)],
+    Annotated[int, Meta(ge=0, le=(1 << 31) - 1)],
+    Annotated[int, Meta(ge=0, le=LARGEST)],
+    Annotated[bytes, Meta(min_length=TOKEN, max_length=TOKEN)],
+]
 Count = Annotated[int, Meta(ge=1, le=MOST_ITEMS)]
 Names = Annotated[list[Name], Meta(max_length=MOST_RANGES)]
 Tags = Annotated[list[Name], Meta(max_length=MOST_TAGS)]
@@ -123,14 +136,21 @@ class Facts(TypedDict):
     """What WELCOME says of the queue."""
 
     epoch: Name
-    inbox: Place
+    inbox: Beside
     lease: Lease
+    machine: Text  # on which memory can be shared; empty: none can
     maxbytes: Natural
     maxsize: Natural
     shut: bool
     stored: Natural  # the number of this client's last item that the broker had
     ticket: Name  # comes with this client's items, so that no other client can send any in its name
     trusted: bool
+
+
+class ClientProcess(Process, total=False):
+    """What HELLO says of the client's process."""
+
+    shares: Text  # the machine on which it can share memory; empty: none
 
 
 class _Message(Message):
@@ -140,7 +160,7 @@ class _Message(Message):
 class Hello(_Message, tag=int(QueueMessageType.HELLO)):
     version: Natural
     name: Name
-    process: Process
+    process: ClientProcess
 
 
 class Welcome(_Message, tag=int(QueueMessageType.WELCOME)):
@@ -163,6 +183,7 @@ class Put(_Message, tag=int(QueueMessageType.PUT)):
     first: Positive
     count: Count
     to: Name | None  # a tag
+    placed: bool  # the second frame is a `Place`
 
 
 class Need(_Message, tag=int(QueueMessageType.NEED)):
@@ -195,7 +216,7 @@ class Report(_Message, tag=int(QueueMessageType.REPORT)):
 class Ask(_Message, tag=int(QueueMessageType.ASK)):
     ask: Positive
     what: Name
-    argument: bool | Natural | None
+    argument: bool | Natural | RingReference | None
 
 
 class Synced(_Message, tag=int(QueueMessageType.SYNCED)):
@@ -208,6 +229,7 @@ class Lend(_Message, tag=int(QueueMessageType.LEND)):
     position: Positive
     count: Count
     attempt: Positive
+    placed: bool
 
 
 class Room(_Message, tag=int(QueueMessageType.ROOM)):
@@ -251,6 +273,11 @@ class Routes(_Message, tag=int(QueueMessageType.TAGS)):
     tags: Names  # by which consumers can be addressed now
 
 
+class Ring(_Message, tag=int(QueueMessageType.RING)):
+    ring: Positive
+    reference: RingReference | None  # how to open it; None: it has ended
+
+
 def share_of_answers(rows: list[Any], most: int) -> int:
     """How many of `rows`, each with an answer (bytes or None) last, fit into one message."""
     size = 0
@@ -264,7 +291,7 @@ def share_of_answers(rows: list[Any], most: int) -> int:
 def place(value: Any) -> bool:
     """True for an argument that `Address.beside` accepts, if it fits the kind of address."""
     try:
-        convert(value, Place)
+        convert(value, Beside)
     except ValidationError:
         return False
     return True
@@ -273,8 +300,11 @@ def place(value: Any) -> bool:
 def pack(number: int, ack: int, message: QueueMessage) -> list[bytes]:
     """The frames of a message."""
     kind, fields, body = message
-    header = frames.pack((kind, number, ack, *fields))
-    return [header] if body is None else [header, body]
+    if body is None:
+        return [frames.pack((kind, number, ack, *fields))]
+    placed = type(body) is Place
+    header = frames.pack((kind, number, ack, *fields, placed))
+    return [header, body.encode() if placed else body]  # type: ignore[list-item, union-attr]  # as `placed` says
 
 
 def unpack(parts: list[bytes]) -> QueueFrame:
@@ -288,9 +318,11 @@ def unpack(parts: list[bytes]) -> QueueFrame:
         raise ProtocolError(f"{kind.name} with {len(parts)} frames")
     if not carries:
         return QueueFrame(number, ack, QueueMessage(kind, fields))
-    if fields[1] != 1 or not 0 < len(parts[1]) <= LARGEST_BATCH:
-        _check_body(kind, fields[0], fields[1], len(parts[1]))
-    return QueueFrame(number, ack, QueueMessage(kind, fields, parts[1]))
+    first, count, other, placed = fields
+    body = Place.decode(parts[1]) if placed else parts[1]
+    if count != 1 or not 0 < len(body) <= LARGEST_BATCH:
+        _check_body(kind, first, count, len(body))
+    return QueueFrame(number, ack, QueueMessage(kind, (first, count, other), body))
 
 
 def _check_body(kind: QueueMessageType, first: int, count: int, size: int) -> None:

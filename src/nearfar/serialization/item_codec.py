@@ -59,7 +59,54 @@ def encode(item: Any, *, trusted: bool) -> bytes:
     return packed
 
 
-def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Iterator[tuple[int, bytes]]:
+class Parts:
+    """An encoded item, or several, in pieces: so the content of long bytes is copied only once, when they are
+    joined or placed in shared memory."""
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self, pieces: list[bytes], size: int) -> None:
+        self.pieces = pieces
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+Encoded = bytes | Parts
+
+
+def joined(body: Encoded) -> bytes:
+    """Encoded items in one piece."""
+    return b"".join(body.pieces) if isinstance(body, Parts) else body
+
+
+def pieces(body: Encoded) -> list[bytes]:
+    """The pieces of encoded items."""
+    return body.pieces if isinstance(body, Parts) else [body]
+
+
+def encode_parts(item: Any, *, trusted: bool) -> Encoded:
+    """As `encode`, but long bytes are not copied."""
+    if type(item) is bytes and LONG <= len(item) < LARGEST_ITEM - 5:
+        return _long_bytes([item])
+    return encode(item, trusted=trusted)
+
+
+def prefix_of(item: bytes) -> bytes:
+    """What comes before the content of long bytes when they are encoded: up to `PREFIX` bytes."""
+    length = len(item)
+    return _BIN16 + length.to_bytes(2, "big") if length < 1 << 16 else _BIN32 + length.to_bytes(4, "big")
+
+
+def _long_bytes(items: list[bytes]) -> Parts:
+    found: list[bytes] = []
+    for item in items:
+        found += (prefix_of(item), item)
+    return Parts(found, sum(map(len, found)))
+
+
+def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Iterator[tuple[int, Encoded]]:
     """Runs of `items`, as (count, body), of up to `most` items and, if they are similar, about `size` bytes.
 
     Raises as `encode`.
@@ -67,10 +114,10 @@ def encode_many(items: list[Any], *, trusted: bool, most: int, size: int) -> Ite
     start, step = 0, 1
     while start < len(items):
         chunk = items[start : start + step]
-        if step > 1 and set(map(type, chunk)) <= LEAVES and (body := _leaves(chunk)) is not None:
-            count = len(chunk)
-        else:
-            count, body = 1, encode(chunk[0], trusted=trusted)
+        body = _together(chunk) if step > 1 else None
+        count = len(chunk)
+        if body is None:
+            count, body = 1, encode_parts(chunk[0], trusted=trusted)
         yield count, body
         start += count
         step = max(1, min(most, size * count // len(body)))
@@ -84,8 +131,13 @@ def encode_leaves(items: list[Any]) -> bytes:
     return _pack(items)[1 if len(items) < 16 else 3 if len(items) < 1 << 16 else 5 :]
 
 
-def _leaves(items: list[Any]) -> bytes | None:
+def _together(items: list[Any]) -> Encoded | None:
     """Leaves, concatenated, or None if they must be encoded one by one."""
+    types = set(map(type, items))
+    if not types <= LEAVES:
+        return None
+    if types == {bytes} and min(map(len, items)) >= LONG:
+        return _long_bytes(items) if sum(map(len, items)) <= LARGEST_RUN - 5 * len(items) else None
     try:
         body = encode_leaves(items)
     except (UnicodeEncodeError, ValueError):
@@ -101,9 +153,11 @@ def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
     """
     if count > len(body):
         raise ProtocolError(f"a body of {len(body)} bytes is not {count} items")
+    if len(body) >= count * LONG and (long := decode_long(body, count)) is not None:
+        return long
     try:
         if count == 1:
-            return [bytes(body[5:]) if _is_large_bytes(body) else _unpack(body, trusted)]
+            return [_unpack(body, trusted)]
         head = b"\xdd" + count.to_bytes(4, "big")
         if HARMLESS < len(body) <= LARGEST_RUN:
             return _unpack_run(head, body, trusted)
@@ -115,12 +169,27 @@ def decode(body: bytes, count: int, *, trusted: bool) -> list[Any]:
     return items
 
 
-def _is_large_bytes(body: bytes) -> bool:
-    return body[0] == BIN32 and int.from_bytes(body[1:5], "big") == len(body) - 5
+def decode_long(body: bytes | memoryview, count: int) -> list[bytes] | None:
+    """The `count` items of `body` if all of them are bytes, which are copied only once; else None."""
+    items: list[bytes] = []
+    end, size = 0, len(body)
+    while end < size:
+        width = _LENGTHS_OF_BYTES.get(body[end])
+        if width is None:
+            return None
+        start = end + 1 + width
+        end = start + int.from_bytes(body[end + 1 : start], "big")
+        if end > size or start > size:
+            return None
+        items.append(bytes(body[start:end]))
+    return items if len(items) == count else None
 
 
-def cut(body: bytes, count: int) -> int:
+def cut(body: bytes | memoryview, count: int) -> int:
     """The number of bytes that the first `count` items of `body` take; raises `ProtocolError`."""
+    end = _skip_long(body, count)
+    if end:
+        return end
     unpacker = _unpacker(body)
     try:
         for _ in range(count):
@@ -129,6 +198,20 @@ def cut(body: bytes, count: int) -> int:
         raise ProtocolError(f"a body of {len(body)} bytes has fewer than {count} items") from error
     position: int = unpacker.tell()
     return position
+
+
+def _skip_long(body: bytes | memoryview, count: int) -> int:
+    """As `cut`, without a copy of `body`, if its items are bytes or strings and the first is long; else 0."""
+    end, size = 0, len(body)
+    for _ in range(count):
+        width = _LENGTHS.get(body[end]) if end < size else None
+        if width is None:
+            return 0
+        start = end + 1 + width
+        end = start + int.from_bytes(body[end + 1 : start], "big")
+        if end < LONG:
+            return 0
+    return end if end <= size else 0
 
 
 def fitting(body: bytes, count: int, size: int) -> tuple[int, int]:
@@ -224,7 +307,13 @@ def foreign(item: Any) -> Any:
     raise ItemError(f"an object of type {type(item).__qualname__} cannot be sent as msgpack")
 
 
-_BIN32 = bytes([BIN32])
+_BIN16, _BIN32 = bytes([0xC5]), bytes([BIN32])
+_LENGTHS_OF_BYTES = {0xC4: 1, 0xC5: 2, BIN32: 4}
+_LENGTHS = _LENGTHS_OF_BYTES | {0xD9: 1, 0xDA: 2, 0xDB: 4}
+"""The first bytes of bytes and strings in msgpack, and the width of the length that follows."""
+PREFIX = 5
+LONG = 512
+"""Bytes of an item from which on it costs less to read its length here than to copy it for msgpack."""
 _idle_packers: list[msgpack.Packer] = []
 """Packers for reuse: making one costs more than packing a small item, and a nested tuple needs its own."""
 
@@ -253,7 +342,7 @@ fails if anything is missing.
 _UNREADABLE = (ValueError, MemoryError, msgpack.UnpackException)
 
 
-def _unpacker(body: bytes) -> msgpack.Unpacker:
+def _unpacker(body: bytes | memoryview) -> msgpack.Unpacker:
     unpacker = msgpack.Unpacker(max_buffer_size=len(body) or 1)
     unpacker.feed(body)
     return unpacker

@@ -52,9 +52,10 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 MAP_FIXED = 0x10
 
 
-def create(size: int) -> int:
-    """The file descriptor of `size` bytes of new, zeroed memory. Raises OSError."""
-    fd = os.memfd_create("nearfar", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+def create(size: int, name: str = "nearfar") -> int:
+    """The file descriptor of `size` bytes of new, zeroed memory. The name is shown in /proc. Raises
+    OSError."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from nearfar.errors import ProtocolError
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.queries import Barriers
 from nearfar.queues.broker.records import ItemRange
 from nearfar.queues.broker.sessions import CloseLane, Peer, PeerTable
 from nearfar.queues.messages import QueueMessage, QueueMessageType
+from nearfar.serialization.shared_ring import KeptBody, Place
 
 MOST_NAMES = 1000
 """The most names in one message (lost producers, or tags that can be addressed), so that it fits a frame."""
@@ -118,9 +121,29 @@ class ConsumerSide:
 
     def _send(self, session: str, position: int, run: ItemRange, now: float) -> None:
         peer = self._peer_table.peers[session]
+        body = self._shared(peer, run.body, now) if isinstance(run.body, KeptBody) else run.body
         self._peer_table.send(
-            peer, QueueMessageType.LEND, position, run.count, run.attempt, body=run.body, now=now
+            peer, QueueMessageType.LEND, position, run.count, run.attempt, body=body, now=now
         )
+
+    def _shared(self, peer: Peer, body: KeptBody, now: float) -> bytes | Place:
+        """What to send of items in shared memory: their place, if the consumer can read it."""
+        if not peer.shares or peer.inline:
+            return body.read()
+        ring = body.ring
+        if ring.number not in peer.rings:
+            peer.rings.add(ring.number)
+            self._peer_table.send(peer, QueueMessageType.RING, ring.number, ring.reference(), now=now)
+        return body.place
+
+    def end_rings(self, ended: deque[int], now: float) -> None:
+        """Tell consumers of the rings that the broker does not keep any more."""
+        while ended:
+            number = ended.popleft()
+            for peer in self._peer_table.peers.values():
+                if number in peer.rings:
+                    peer.rings.discard(number)
+                    self._peer_table.send(peer, QueueMessageType.RING, number, None, now=now)
 
     def _queue_up(self, session: str) -> None:
         """Move the session to the end of the queue of consumers, if it still wants items."""

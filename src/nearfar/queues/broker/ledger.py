@@ -33,6 +33,7 @@ from nearfar.queues.broker.records import (
     ReadyList,
     Settlement,
 )
+from nearfar.serialization.shared_ring import Body, whole
 
 MOST_LOST = 10_000
 """Names of lost producers that are kept."""
@@ -221,7 +222,7 @@ class Ledger:
         self._granted_items += items
         self._granted_bytes += size
 
-    def store(self, name: str, first: int, count: int, body: bytes, to: str | None) -> bool:
+    def store(self, name: str, first: int, count: int, body: Body, to: str | None) -> bool:
         """Store a run. Returns False for a run that was already stored, in an earlier session."""
         producer = self.producers[name]
         if self.maxsize or self.maxbytes:
@@ -414,8 +415,8 @@ class Ledger:
             self._shelve(run)
             return
         self.died += run.count
-        self.dead.append(DeadLetter(run.count, run.body, run.producer, run.attempt - 1, run.history))
-        self.dead_bytes += len(run.body)
+        self.dead.append(DeadLetter(run.count, whole(run.body), run.producer, run.attempt - 1, run.history))
+        self.dead_bytes += len(self.dead[-1].body)
         while len(self.dead) > DEAD_LETTERS_KEPT or (
             self.dead_bytes > DEAD_BYTES_KEPT and len(self.dead) > 1
         ):

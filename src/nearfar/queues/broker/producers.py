@@ -10,6 +10,7 @@ from nearfar.queues.broker.queries import Barriers
 from nearfar.queues.broker.records import News, ProducerState, Settlement
 from nearfar.queues.broker.sessions import MOST_ROUNDS, Peer, PeerTable
 from nearfar.queues.messages import QueueMessage, QueueMessageType, share_of_answers
+from nearfar.serialization.shared_ring import Body, KeptBody, Place
 
 NEWS_PER_MESSAGE = 1000
 MOST_AHEAD = 1024
@@ -76,10 +77,19 @@ class ProducerSide:
         """Store items. Raises `ProtocolError` for items for which no room was granted."""
         first, count, to = message.fields
         if peer.produces:
-            body = message.body or b""
+            body = self._body(peer, message.body or b"")
             if self._ledger.maxsize or self._ledger.maxbytes:
                 self._check_room(peer, count, len(body))
             self._ledger.store(peer.uid, first, count, body, to)
+
+    def _body(self, peer: Peer, body: bytes | Place) -> Body:
+        """The items of a PUT. A place must be in the ring that this session has announced."""
+        if not isinstance(body, Place):
+            return body
+        if peer.ring is None:
+            raise ProtocolError(f"{peer.uid} puts items into shared memory that it did not announce")
+        peer.ring.check(body)
+        return KeptBody(peer.ring, Place(body.start, body.size, peer.ring.number))
 
     def need(self, peer: Peer, message: QueueMessage, now: float) -> None:
         if not peer.produces:

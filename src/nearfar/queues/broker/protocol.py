@@ -27,6 +27,7 @@ from nearfar.queues.broker.producers import ProducerSide
 from nearfar.queues.broker.queries import Barriers, Queries
 from nearfar.queues.broker.sessions import Action, Peer, PeerTable, SendTo
 from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, broken, refusal
+from nearfar.serialization.shared_ring import HostRings, Reference
 
 AHEAD_OF_ALL = 256 << 20
 """Bytes of all clients' messages that came out of order: those beyond are dropped, and sent again."""
@@ -47,6 +48,7 @@ class BrokerProtocol:
         lease: float,
         secret: bytes = b"",
         most_peers: int = 4096,
+        rings: HostRings | None = None,
     ) -> None:
         self.ledger = ledger
         self.refused = 0
@@ -54,6 +56,7 @@ class BrokerProtocol:
         self.complaints: list[str] = []
         """Protocol errors of peers, until `take_complaints`."""
         self._secret = secret
+        self._rings = rings or HostRings()
         self._most_peers = most_peers
         self._about = about
         self._lease = lease
@@ -174,6 +177,8 @@ class BrokerProtocol:
             self._questions.settle(now)
         if ledger.newsworthy:
             producer_side.tell_news(now)
+        if self._rings.ended:
+            consumer_side.end_rings(self._rings.ended, now)
         if producer_side.newcomers or ledger.shared_tags is not producer_side.tags:
             producer_side.tell_tags(now)
         consumer_side.tell_over(now)
@@ -208,7 +213,7 @@ class BrokerProtocol:
     # -- sessions --------------------------------------------------------------------------------
 
     def _hello(self, session: str, message: QueueMessage, now: float) -> None:
-        version, uid, _ = message.fields
+        version, uid, about_client = message.fields
         if version != VERSION:
             self.refuse(session, refusal(version))
             return
@@ -224,9 +229,11 @@ class BrokerProtocol:
             if earlier is not None:
                 self._end(earlier, f"{uid} began anew", cleanly=False, now=now)
             peer = self._begin(session, uid, now)
+            peer.shares = self._rings.reach(about_client)
         producer = self.ledger.producers.get(uid)
         about = {
             **self._about,
+            "machine": self._rings.machine,
             "stored": producer.stored if producer else 0,
             "shut": self._questions.shut,
             "ticket": peer.ticket,
@@ -262,7 +269,10 @@ class BrokerProtocol:
                 self._producer_side.need(peer, message, now)
             case QueueMessageType.ASK:
                 self._producer_side.tell_news(now)  # first, so that the answer agrees with the news
-                self._questions.ask(peer, message, now)
+                if message.fields[1] == "ring":
+                    self._open_ring(peer, message, now)
+                else:
+                    self._questions.ask(peer, message, now)
             case QueueMessageType.SYNCED:
                 number, items, size = message.fields
                 if peer.produces:
@@ -277,6 +287,15 @@ class BrokerProtocol:
             case _:
                 pass  # a kind that only a broker sends
 
+    def _open_ring(self, peer: Peer, message: QueueMessage, now: float) -> None:
+        """Open the memory in which a producer is going to put its items; answer whether that is possible."""
+        ask, _, reference = message.fields
+        if not isinstance(reference, tuple):
+            raise ProtocolError(f"{peer.uid} shares memory without saying which")
+        if peer.ring is None and peer.shares:
+            peer.ring = self._rings.keep(Reference(*reference))
+        self._peer_table.answer(peer, ask, peer.ring is not None, now)
+
     def _join(self, peer: Peer, message: QueueMessage, now: float) -> None:
         produces, consumes, tags, helper = message.fields
         if produces and not peer.produces:
@@ -287,6 +306,7 @@ class BrokerProtocol:
     def _end(self, peer: Peer, why: str, *, cleanly: bool, now: float) -> None:
         del self.peers[peer.session]
         peer.inbox.close()
+        peer.ring = None
         if self._peer_table.session_of.get(peer.uid) == peer.session:
             del self._peer_table.session_of[peer.uid]
         if peer.produces:

@@ -134,6 +134,9 @@ class Queries:
             case "underway bytes" | "underway parts":
                 peer.underway[what] = argument if type(argument) is int else 0
                 peer_table.answer(peer, ask, None, now)
+            case "inline":
+                peer.inline = True
+                peer_table.answer(peer, ask, None, now)
             case "lane":
                 peer_table.actions.append(OpenLane(peer.session, ask))
             case "size":

@@ -11,6 +11,7 @@ from typing import Self
 
 from nearfar.errors import ProtocolError
 from nearfar.serialization import item_codec
+from nearfar.serialization.shared_ring import Body, KeptBody
 
 
 @dataclass(slots=True)
@@ -20,7 +21,7 @@ class ItemRange:
     producer: str
     first: int
     count: int
-    body: bytes
+    body: Body
     order: int
     """The place of the first item among all items of the queue."""
     to: str | None = None
@@ -38,7 +39,8 @@ class ItemRange:
         read them, so they become dead letters, like other unreadable items.
         """
         try:
-            at = item_codec.cut(self.body, count)
+            body = self.body.view() if isinstance(self.body, KeptBody) else self.body
+            at = item_codec.cut(body, count)
         except ProtocolError:
             at = len(self.body)
         head = replace(self, count=count, body=self.body[:at])

@@ -33,6 +33,7 @@ from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import CloseLane, OpenLane, SendTo
 from nearfar.queues.messages import QueueFrame, QueueMessageType
+from nearfar.serialization.shared_ring import HostRings
 
 
 class DeliverySocket:
@@ -123,8 +124,9 @@ log = logging.getLogger(__name__)
 
 DRAIN = 256
 """Messages read from one socket before the others are read."""
-DESCRIPTORS = 6
-"""Descriptors per client: connections, its lane, the pidfd of its process; 7 if it puts and gets."""
+DESCRIPTORS = 7
+"""Descriptors per client: connections, its lane, the pidfd of its process, its shared memory; 8 if it puts
+and gets."""
 LANE_EVERY = 0.1
 """Seconds between two attempts to open a lane for which there were no resources."""
 LANE_WITHIN = 2.0
@@ -179,12 +181,14 @@ class Broker:
         }
         self._complaints = ProtocolErrors(log)
         self._nameless = 0
+        self._rings = HostRings()
         self._machine = BrokerProtocol(
             ledger,
             about,
             lease=lease,
             secret=secrets.token_bytes(32),
             most_peers=sockets.most_peers(DESCRIPTORS),
+            rings=self._rings,
         )
         self._lanes: dict[str, DeliverySocket] = {}
         self._behind: set[str] = set()
@@ -498,7 +502,7 @@ class Broker:
                 self._try(self._authenticator.unbind, lane.socket, self.address, lane.place)
             self._try(self._authenticator.unbind, self._inbox, self.address, self._inbox_place)
             self._try(self._authenticator.unbind, self._control, self.address)
-            for close in (self._authenticator.close, self._watch.close, self._waker.close):
+            for close in (self._authenticator.close, self._watch.close, self._waker.close, self._rings.close):
                 self._try(close)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
+from nearfar.serialization.shared_ring import KeptRing, Place
 
 MOST_ROUNDS = 1000
 """Questions of one client that may wait for the other clients at a time: one for each thread of a program."""
@@ -72,6 +73,14 @@ class Peer:
     """Its last figures of work that it has not put yet; `counts` adds up those of all clients."""
     heavy: list[int] = field(default_factory=list)
     """The numbers of the answers with dead letters that it has not acked."""
+    shares: bool = False
+    """Whether it is on this machine, and shares memory."""
+    ring: KeptRing | None = None
+    """The memory in which it may put items."""
+    rings: set[int] = field(default_factory=set)
+    """The rings that it was told of."""
+    inline: bool = False
+    """Whether it cannot read these: items are sent to it."""
 
     @property
     def in_need(self) -> bool:
@@ -104,7 +113,12 @@ class PeerTable:
         return self.peers.get(self.session_of.get(uid, ""))
 
     def send(
-        self, peer: Peer, kind: QueueMessageType, *fields: Any, body: bytes | None = None, now: float
+        self,
+        peer: Peer,
+        kind: QueueMessageType,
+        *fields: Any,
+        body: bytes | Place | None = None,
+        now: float,
     ) -> None:
         """Send a numbered message."""
         message = QueueMessage(kind, fields, body)

@@ -22,6 +22,7 @@ from nearfar.queues.client.io import BUSY, ClientLoop, Hold
 from nearfar.queues.client.producer import (
     BATCH_BYTES,
     BATCH_ITEMS,
+    EASED,
     MANY,
     Batch,
     PutBuffer,
@@ -33,6 +34,8 @@ from nearfar.queues.client.protocol import ClientProtocol, ClientState
 from nearfar.queues.client.session import LINGER, BrokerSession
 from nearfar.queues.messages import QueueMessageType
 from nearfar.serialization import item_codec
+from nearfar.serialization.item_codec import Encoded, joined
+from nearfar.serialization.shared_ring import enabled
 
 
 class ClientConnection:
@@ -63,8 +66,10 @@ class ClientConnection:
         self._on_change = on_change
         self._hold = Hold()
         stem = new_session_stem(self.name)
+        about = about_me()
+        about["shares"] = about["machine"] if enabled() else ""
         self._machine = ClientProtocol(
-            self.name, about_me(), tags, helper=helper, stem=stem, trusts=access.trusted
+            self.name, about, tags, helper=helper, stem=stem, trusts=access.trusted
         )
         self._loop: ClientLoop | None = None
         self._closed = False
@@ -292,6 +297,8 @@ class ClientConnection:
 
 QUIET = 0.00005
 """Seconds without a turn after which the putting thread sends what it puts."""
+CATCH_UP = 0.2
+"""Seconds that a put waits for consumers that take nothing, if the ring is crowded."""
 GATHER = 0.001
 """Seconds that items may wait for more, while puts follow one another."""
 
@@ -316,6 +323,8 @@ class ProducerCalls(ClientConnection):
                     raise ShutDown
                 raise Full(entry.admitted)
         self._need_loop().help()
+        if block and timeout is None and self._machine.sender.crowded:
+            self._let_consumers_catch_up()
         return entry.last
 
     def _wait_for_room(self, entry: PutRequest, block: bool, deadline: float | None) -> None:
@@ -332,23 +341,36 @@ class ProducerCalls(ClientConnection):
                 self._need_loop().wake()  # later items may fit now
                 self._hold.notify()
 
-    def schedule_flush(self, lying: int) -> None:
-        """See that the items in the put buffer are sent: `lying` of them, the latest just added.
+    def schedule_flush(self, lying: int, *, patient: bool = True) -> None:
+        """See that the items in the put buffer are sent: `lying` of them, the latest just added. `patient`:
+        the caller may wait until its consumers have caught up.
 
         They are sent at once if there was no turn lately, or if a caller has slept since, because another may
         then wait for them; otherwise when there are many, or after `GATHER` seconds.
         """
-        soon(partial(self._schedule_flush, lying))
+        soon(partial(self._schedule_flush, lying, patient))
 
-    def _schedule_flush(self, lying: int) -> None:
+    def _schedule_flush(self, lying: int, patient: bool) -> None:
         loop = self._need_loop()
         now = time.monotonic()
         if lying >= MANY or now - loop.turned > QUIET or loop.sleeps != self._slept:
             self._slept = loop.sleeps
             loop.help()
+            if patient and self._machine.sender.crowded:
+                self._let_consumers_catch_up()
         else:
             with self._hold:
                 loop.wake_within(GATHER, now)
+
+    def _let_consumers_catch_up(self) -> None:
+        """Wait while the ring is crowded and consumers take items: what does not fit into the ring costs them
+        more. All that was put is on its way."""
+        sender = self._machine.sender
+        with suppress(QueueLost, NotAdmitted, ValueError), self._hold:  # the next call raises these
+            while sender.backlog > EASED and not (sender.overtaken or self._need_loop().turning):
+                before = sender.settled, sender.backlog
+                self._wait_until(lambda: sender.backlog <= EASED, time.monotonic() + CATCH_UP)
+                sender.overtaken = (sender.settled, sender.backlog) == before
 
     @property
     def put_buffer(self) -> PutBuffer:
@@ -413,7 +435,7 @@ class ProducerCalls(ClientConnection):
                 self._wait_until(lambda: not machine.sender.unsettled, None)
                 self._ask(QueueMessageType.ASK, "join")
 
-    def _submit(self, encoded: deque[bytes | Batch], to: str | None, *, waits: bool = True) -> PutRequest:
+    def _submit(self, encoded: deque[Encoded | Batch], to: str | None, *, waits: bool = True) -> PutRequest:
         """Put items of a call that does not wait before those of calls that wait: they may be smaller and
         fit."""
         machine = self._open(produces=True)
@@ -425,19 +447,19 @@ class ProducerCalls(ClientConnection):
         machine.sender.put(entry, first=not waits)
         return entry
 
-    def _encode(self, items: list[Any]) -> deque[bytes | Batch]:
+    def _encode(self, items: list[Any]) -> deque[Encoded | Batch]:
         """Serialize `items`, without the lock: pickling runs the program's code, which may use the queue."""
         with self._hold:
             machine = self._open(produces=True)
             if self._session.shut:
                 raise ShutDown
             trusted, most = bool(machine.facts["trusted"]), machine.facts["maxbytes"]
-        encoded: deque[bytes | Batch]
+        encoded: deque[Encoded | Batch]
         if len(items) > 1:
             runs = item_codec.encode_many(items, trusted=trusted, most=BATCH_ITEMS, size=BATCH_BYTES // 2)
             encoded = deque(Batch(*run) for run in runs)
         else:
-            encoded = deque(item_codec.encode(item, trusted=trusted) for item in items)
+            encoded = deque(item_codec.encode_parts(item, trusted=trusted) for item in items)
         long = [some for some in map(several, encoded) if len(some.body) > most > 0]
         if (largest := max(map(_largest, long), default=0)) > most:
             raise ValueError(f"an item of {largest} bytes is larger than the whole queue: maxbytes is {most}")
@@ -459,7 +481,7 @@ class ProducerCalls(ClientConnection):
 
 def _largest(some: Batch) -> int:
     """Bytes of the largest of these items."""
-    return len(some.body) if some.count == 1 else max(map(len, item_codec.split(some.body)))
+    return len(some.body) if some.count == 1 else max(map(len, item_codec.split(joined(some.body))))
 
 
 Runs = list[tuple[int, int, int]]

@@ -23,6 +23,7 @@ from nearfar.queues.messages import (
     share_of_answers,
 )
 from nearfar.serialization import item_codec
+from nearfar.serialization.shared_ring import Place, ReadRings
 
 
 class DeliveredItem(NamedTuple):
@@ -42,7 +43,7 @@ class DeliveredBatch:
     position: int
     count: int
     attempt: int
-    body: bytes
+    body: bytes | Place
     items: list[Any] | None = None
     at: int = 0
     """The index of the next one in `items`."""
@@ -51,18 +52,28 @@ class DeliveredBatch:
     plain: bool = False
     """Whether it was read, and nothing in it is `Unreadable`."""
 
-    def read(self, *, trusted: bool) -> None:
-        """Read the items. An `Unreadable` replaces an item that cannot be read."""
+    def read(self, rings: ReadRings, *, trusted: bool) -> None:
+        """Read the items. An `Unreadable` replaces an item that cannot be read.
+
+        Raises OSError, MemoryError or ProtocolError if the body is shared and cannot be had.
+        """
+        body = self.body
+        if isinstance(body, Place):
+            items = rings.read(body, partial(item_codec.decode_long, count=self.count))
+            if items is not None:
+                self.items, self.plain = items, True
+                return
+            body = rings.read(body, bytes)
         try:
-            self.items = item_codec.decode(self.body, self.count, trusted=trusted)
+            self.items = item_codec.decode(body, self.count, trusted=trusted)
             self.plain = True
         except (ItemError, ProtocolError, Untrusted):
-            self.items = self._read_singly(trusted)
+            self.items = self._read_singly(body, trusted)
         self.body = b""
 
-    def _read_singly(self, trusted: bool) -> list[Any]:
+    def _read_singly(self, body: bytes, trusted: bool) -> list[Any]:
         items: list[Any] = []
-        bodies = item_codec.split(self.body)
+        bodies = item_codec.split(body)
         for _ in range(self.count):
             try:
                 items += item_codec.decode(next(bodies, b""), 1, trusted=trusted)
@@ -216,6 +227,8 @@ def extend(ranges: Ranges, first: int, last: int = 0) -> None:
 MOST_AHEAD = 2000
 """Items that may be in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
+HEAVIEST = 512 * 1024
+"""Bytes of items after which no further batch is read ahead: memory that was used lately costs less."""
 FEW = 16
 """Takes that need not be reported at once."""
 _make_taken = partial(tuple.__new__, DeliveredItem)
@@ -237,6 +250,10 @@ class ItemReceiver:
     """The positions that the program holds, oldest first, and the thread that took each."""
     session: int = 0
     hand: Hand = field(default_factory=Hand)
+    rings: ReadRings = field(default_factory=ReadRings)
+    """The shared memory in which items may come."""
+    blind: bool = False
+    """Some of it could not be read: the broker must send items."""
     due: int = 16
     """Takes after which a report is due."""
     heavy: int = 0
@@ -261,7 +278,7 @@ class ItemReceiver:
 
     # -- from the broker -------------------------------------------------------------------------
 
-    def lend(self, position: int, count: int, attempt: int, body: bytes) -> None:
+    def lend(self, position: int, count: int, attempt: int, body: bytes | Place) -> None:
         """Store a batch in the buffer."""
         self._buffer.append(DeliveredBatch(position, count, attempt, body, weight=len(body)))
         self._last = position + count - 1
@@ -272,7 +289,7 @@ class ItemReceiver:
     def at_hand(self) -> bool:
         """Whether there are items in the buffer; afterwards, none can be taken without the lock."""
         self.collect()
-        return self.buffered > 0
+        return self._next() is not None
 
     @property
     def handed_out(self) -> bool:
@@ -291,11 +308,9 @@ class ItemReceiver:
         Raises what reading the item raises, once: it becomes a dead letter.
         """
         self.collect()
-        if not self._buffer:
+        delivered_batch = self._next()
+        if delivered_batch is None:
             return None
-        delivered_batch = self._buffer[0]
-        if delivered_batch.items is None:
-            delivered_batch.read(trusted=self.trusted)
         position = delivered_batch.position
         item = delivered_batch.items[delivered_batch.at]  # type: ignore[index]
         self._step(1)
@@ -314,10 +329,14 @@ class ItemReceiver:
         With `whole` it takes each as a `DeliveredItem`.
         """
         self.collect()
+        if self._next() is None:
+            return
         items: list[Any] = []
+        heavy = 0
         for delivered_batch in self._buffer:
-            if delivered_batch.items is None:
-                delivered_batch.read(trusted=self.trusted)
+            heavy += delivered_batch.weight
+            if delivered_batch.items is None and (heavy > HEAVIEST or not self._read(delivered_batch)):
+                break
             if not delivered_batch.plain or delivered_batch.items is None or len(items) >= most:
                 break
             some = delivered_batch.items[
@@ -390,12 +409,8 @@ class ItemReceiver:
         """The position of the next item, and up to `most` items from there; no items if the buffer is empty,
         or if `take` must be used."""
         self.collect()
-        if not self._buffer:
-            return 0, []
-        delivered_batch = self._buffer[0]
-        if delivered_batch.items is None:
-            delivered_batch.read(trusted=self.trusted)
-        if not delivered_batch.plain:
+        delivered_batch = self._next()
+        if delivered_batch is None or not delivered_batch.plain:
             return 0, []
         position, count = delivered_batch.position, min(most, delivered_batch.count)
         items = delivered_batch.items[delivered_batch.at : delivered_batch.at + count]  # type: ignore[index]
@@ -413,11 +428,9 @@ class ItemReceiver:
     def next_is_unreadable(self) -> bool:
         """True if the next `take` will raise."""
         self.collect()
-        if not self._buffer:
+        delivered_batch = self._next()
+        if delivered_batch is None:
             return False
-        delivered_batch = self._buffer[0]
-        if delivered_batch.items is None:
-            delivered_batch.read(trusted=self.trusted)
         return isinstance(delivered_batch.items[delivered_batch.at], Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
@@ -530,6 +543,34 @@ class ItemReceiver:
         return QueueMessage(
             QueueMessageType.REPORT, (window, WINDOW_BYTES, ask, self.taken, *self._ack_batch.take())
         )
+
+    def _next(self) -> DeliveredBatch | None:
+        """The batch with the next item, read; None if the buffer is empty."""
+        while self._buffer:
+            delivered_batch = self._buffer[0]
+            if delivered_batch.items is not None or self._read(delivered_batch):
+                return delivered_batch
+            self._buffer.popleft()
+            self.buffered -= delivered_batch.count
+        return None
+
+    def _read(self, delivered_batch: DeliveredBatch) -> bool:
+        """Read a batch; False if its body cannot be had: then it goes back to the broker.
+
+        That is so where this process cannot open the memory; the broker then sends the body. It is also so
+        after this process was suspended for so long that others have had the items.
+        """
+        try:
+            delivered_batch.read(self.rings, trusted=self.trusted)
+        except (OSError, MemoryError):
+            self.blind = True
+            outcome = self._ack_batch.returned
+        except ProtocolError:
+            outcome = self._ack_batch.unreadable
+        else:
+            return True
+        outcome.append([delivered_batch.position, delivered_batch.position + delivered_batch.count - 1])
+        return False
 
     def _step(self, count: int) -> None:
         """Advance over the next `count` items, which were taken."""

@@ -7,7 +7,7 @@ An item is kept from `put` until it is settled::
 
 Small items of single puts collect in the `PutBuffer` until the client's loop takes them, so that a put that
 need not wait does not use the protocol's lock. Items in flight are sent again to a broker that returns
-without them.
+without them. Where broker and client share memory, they are kept there (`shared_ring.OwnRing`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,17 @@ from typing import Any, NamedTuple
 from nearfar.errors import ProtocolError
 from nearfar.queues.messages import QueueMessage, QueueMessageType
 from nearfar.serialization import item_codec
-from nearfar.serialization.item_codec import encode, encode_leaves
+from nearfar.serialization.item_codec import (
+    LONG,
+    PREFIX,
+    Encoded,
+    Parts,
+    encode,
+    encode_leaves,
+    joined,
+    prefix_of,
+)
+from nearfar.serialization.shared_ring import SIZE, OwnRing, Place
 
 LARGEST = 64 * 1024
 """Bytes or characters of an item in the put buffer, at most: larger ones are put without it."""
@@ -110,14 +120,17 @@ class PutBuffer:
     def _append_packed(self, item: Any) -> int:
         if not self.limit or (item.__class__ in _SIZED and len(item) > LARGEST):
             return 0
-        packed = Packed(encode(item, trusted=self.trusted))
-        if len(packed) > LARGEST:
-            return 0
-        lying = self._append_within_bounds(packed, len(packed))
+        if type(item) is bytes and len(item) >= LONG:
+            size = len(item) + PREFIX
+            lying = self._append_within_bounds(item, size)
+        else:
+            packed = Packed(encode(item, trusted=self.trusted))
+            size = len(packed)
+            lying = self._append_within_bounds(packed, size) if size <= LARGEST else 0
         if lying:
             before = self._weight
-            self._weight = before + len(packed)
-            if before <= HEAVY < before + len(packed):
+            self._weight = before + size
+            if before <= HEAVY < before + size:
                 return MANY
         return lying
 
@@ -152,25 +165,32 @@ class PutBuffer:
         return items
 
 
-def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, bytes]]:
+def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, Encoded]]:
     """`items` of a put buffer, concatenated, as (count, body): each with up to `most` items and about `size`
     bytes."""
-    if Packed not in set(map(type, items)):
+    types = set(map(type, items))
+    sized = items if types <= _SIZED else [item for item in items if type(item) is bytes]
+    if Packed not in types and max(map(len, sized), default=0) < LONG:
         for start in range(0, len(items), most):
             chunk = items[start : start + most]
             yield len(chunk), encode_leaves(chunk)
         return
-    parts: list[bytes] = []
-    total = 0
+    pieces: list[bytes] = []
+    count = total = 0
     for item in items:
-        part = item if type(item) is Packed else encode(item, trusted=False)
-        if parts and (len(parts) >= most or total + len(part) > size):
-            yield len(parts), b"".join(parts)
-            parts, total = [], 0
-        parts.append(part)
-        total += len(part)
-    if parts:
-        yield len(parts), b"".join(parts)
+        if type(item) is bytes and len(item) >= LONG:
+            some = [prefix_of(item), item]
+        else:
+            some = [item if type(item) is Packed else encode(item, trusted=False)]
+        length = sum(map(len, some))
+        if count and (count >= most or total + length > size):
+            yield count, Parts(pieces, total)
+            pieces, count, total = [], 0, 0
+        pieces += some
+        count += 1
+        total += length
+    if count:
+        yield count, Parts(pieces, total)
 
 
 def _some(room: Iterator[int], units: int) -> Iterator[int]:
@@ -186,7 +206,7 @@ class Batch:
     """Concatenated items."""
 
     count: int
-    body: bytes
+    body: Encoded
 
 
 @dataclass(order=True, frozen=True, slots=True)
@@ -195,7 +215,7 @@ class Unsent:
 
     first: int
     count: int
-    body: bytes
+    body: Encoded
     to: str | None
 
 
@@ -203,7 +223,7 @@ class Unsent:
 class PutRequest:
     """Items of one call of `put` or `put_many` that wait for room: single ones, or each `Batch` as one."""
 
-    items: deque[bytes | Batch]
+    items: deque[Encoded | Batch]
     to: str | None = None
     admitted: int = 0
     last: int = 0
@@ -216,7 +236,7 @@ class InFlight:
 
     first: int
     count: int
-    body: bytes
+    body: bytes | Place
     to: str | None
     open: list[tuple[int, int]]
     """The ranges of numbers that are not settled."""
@@ -237,27 +257,27 @@ class InFlight:
         self.open = pieces
         return settled
 
-    def items(self) -> Iterator[tuple[int, bytes]]:
-        """The items that are not settled, with their numbers."""
-        items = list(item_codec.split(self.body))
+    def items(self, body: bytes) -> Iterator[tuple[int, bytes]]:
+        """The items that are not settled, with their numbers; `body` is that of this message."""
+        items = list(item_codec.split(body))
         for start, stop in self.open:
             for number in range(start, stop + 1):
                 yield number, items[number - self.first]
 
 
-def several(item: bytes | Batch) -> Batch:
+def several(item: Encoded | Batch) -> Batch:
     """An item, or a batch, as a batch."""
     return item if isinstance(item, Batch) else Batch(1, item)
 
 
-def count_of(item: bytes | Batch) -> int:
+def count_of(item: Encoded | Batch) -> int:
     """The number of items."""
     return item.count if isinstance(item, Batch) else 1
 
 
 def one_by_one(fresh: Unsent) -> Iterator[Unsent]:
     """Each item of `fresh` as an `Unsent` of its own."""
-    for number, body in enumerate(item_codec.split(fresh.body), fresh.first):
+    for number, body in enumerate(item_codec.split(joined(fresh.body)), fresh.first):
         yield Unsent(number, 1, body, fresh.to)
 
 
@@ -269,6 +289,14 @@ MOST_ROOM = 1 << 62
 """Items, and bytes, that a broker may grant in one session: larger numbers could not be sent back."""
 UNSTORED_BYTES = 64 * 1024 * 1024
 """Bytes that may be on their way to the broker at once (a single larger item may be sent alone)."""
+PLACED = 8 * 1024
+"""Bytes of a message's items from which on sharing them costs less than sending them."""
+CROWDED = 3 * SIZE // 4
+"""Bytes of backlog from which on puts should wait for the consumers, while these take items."""
+EASED = SIZE // 2
+"""Bytes of backlog down to which they then wait."""
+MUCH = 256 * 1024
+"""Bytes of such messages after which memory is shared: to make a ring costs as much as to send some."""
 
 
 class CreditRequest(NamedTuple):
@@ -308,6 +336,15 @@ class ItemSender:
     """Whether items were withdrawn for which the broker may have granted room: it must be told."""
     barred: bool = True
     """Whether the put buffer is not to be used: the queue is closed or shut down, or there is no session."""
+    ring: OwnRing | None = None
+    """The memory that is shared with the broker, if any."""
+    places: bool = False
+    """Whether the broker of this session has opened the ring."""
+    overtaken: bool = False
+    """Whether the consumers did not take items while a put waited for that: puts do not wait then, and what
+    they put is sent, until the backlog is `EASED`."""
+    large: int = 0
+    """Bytes of messages that were sent in this session and could have been shared."""
     _again: deque[Unsent] = field(default_factory=deque)
     """Items to be sent again, one by one."""
     _fresh: deque[Unsent] = field(default_factory=deque)
@@ -330,6 +367,17 @@ class ItemSender:
     @property
     def unsettled(self) -> int:
         return self.last + len(self.put_buffer.items) - self.settled
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of what the consumers have not settled, or the broker has not received, with shared memory;
+        without it 0."""
+        return max(self.ring.used, self._unstored_bytes) if self.ring is not None else 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether puts should wait for the consumers before the ring is full."""
+        return self.backlog > CROWDED and not self.overtaken
 
     @property
     def handed_over(self) -> bool:
@@ -420,7 +468,7 @@ class ItemSender:
         while self._fresh:
             fresh = self._fresh.popleft()
             first, count, body, to = fresh.first, fresh.count, fresh.body, fresh.to
-            parts, size = [body], len(body)
+            parts, size = [*item_codec.pieces(body)], len(body)
             while self._fresh and count < BATCH_ITEMS:
                 fresh = self._fresh[0]
                 more, body = fresh.count, fresh.body
@@ -429,15 +477,23 @@ class ItemSender:
                 if count + more > BATCH_ITEMS or size + len(body) > BATCH_BYTES:
                     break
                 self._fresh.popleft()
-                parts.append(body)
+                parts += item_codec.pieces(body)
                 count += more
                 size += len(body)
-            body = b"".join(parts) if len(parts) > 1 else parts[0]
+            place = self._place(parts, size) if size >= PLACED else None
+            sent = place or (b"".join(parts) if len(parts) > 1 else parts[0])
             self._firsts.append(first)
-            self._batches[first] = InFlight(first, count, body, to, [(first, first + count - 1)])
-            yield QueueMessage(QueueMessageType.PUT, (first, count, to), body)
+            self._batches[first] = InFlight(first, count, sent, to, [(first, first + count - 1)])
+            yield QueueMessage(QueueMessageType.PUT, (first, count, to), sent)
         if not (self.entries or self._again):
             self._open_put_buffer()
+
+    def _place(self, parts: list[bytes], size: int) -> Place | None:
+        """Share the items of a message; None if they must be sent."""
+        if self.places and self.ring is not None:
+            return None if self.overtaken else self.ring.place(parts, size)
+        self.large += size
+        return None
 
     def sent(self, line_number: int, size: int, first: int, count: int) -> None:
         """Record that a PUT of `size` bytes, with items from `first` on, was sent as `line_number`."""
@@ -498,19 +554,20 @@ class ItemSender:
         self._room = self._received = (0, 0)
         self._unstored.clear()
         self._unstored_bytes = 0
-        self.gave_up = False
+        self.gave_up = self.places = False
+        self.large = 0
         again = [one for fresh in (*self._fresh, *self._again) for one in one_by_one(fresh)]
         self._fresh.clear()
         for batch in list(self._batches.values()):
             if batch.first + batch.count - 1 > stored:
-                again += [Unsent(number, 1, item, batch.to) for number, item in batch.items()]
-                del self._batches[batch.first]
+                body = self._forget(batch.first)
+                again += [Unsent(number, 1, item, batch.to) for number, item in batch.items(body)]
         self._firsts = list(self._batches)
         self._again = deque(sorted(again))
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _fits(self, count: int, body: bytes) -> tuple[int, int]:
+    def _fits(self, count: int, body: Encoded) -> tuple[int, int]:
         """How many of the `count` items of `body` fit into the room now, and their bytes."""
         size = len(body)
         if self._unstored_bytes and self._unstored_bytes + size > UNSTORED_BYTES:
@@ -521,20 +578,20 @@ class ItemSender:
         room = self._room[1] if self.bounded_bytes else size
         if most == count and room >= size:
             return count, size
-        return item_codec.fitting(body, most, room) if count > 1 and most else (0, 0)
+        return item_codec.fitting(joined(body), most, room) if count > 1 and most else (0, 0)
 
     def _waiting_bytes(self) -> tuple[int, int]:
         """The bytes to ask for, for the waiting items, and those of the next one."""
         size = items = least = 0
         for count, body in self._all_waiting():
-            least = least or (len(body) if count == 1 else item_codec.cut(body, 1))
+            least = least or (len(body) if count == 1 else item_codec.cut(joined(body), 1))
             items += count
             size += len(body)
             if items >= MOST_ASKED or size >= self.bounded_bytes:
                 break
         return max(least, min(size, self.bounded_bytes)), least
 
-    def _all_waiting(self) -> Iterator[tuple[int, bytes]]:
+    def _all_waiting(self) -> Iterator[tuple[int, Encoded]]:
         for again in self._again:
             yield 1, again.body
         for entry in self.entries:
@@ -572,10 +629,30 @@ class ItemSender:
             if batch.open:
                 still_open.append(number)
             else:
-                del self._batches[number]
+                self._free(self._batches.pop(number).body)
         self._firsts[start:stop] = still_open
         self.settled += settled
         return settled
+
+    def _forget(self, first: int) -> bytes:
+        """Remove a message that is to be sent again; returns its body."""
+        body = self._batches.pop(first).body
+        if isinstance(body, Place):
+            assert self.ring is not None
+            place, body = body, self.ring.read(body)
+            self.ring.give_back(place)
+        return body
+
+    def _free(self, body: bytes | Place) -> None:
+        if isinstance(body, Place) and self.ring is not None:
+            self.ring.give_back(body)
+            self.overtaken = self.overtaken and self.backlog > EASED
+
+    def end(self) -> None:
+        """Stop sharing memory, after the last session: the broker keeps what it needs."""
+        if self.ring is not None:
+            self.ring.close()
+            self.ring, self.places = None, False
 
 
 def _share(first: int, count: int, upto: int) -> int:
@@ -583,9 +660,10 @@ def _share(first: int, count: int, upto: int) -> int:
     return max(0, min(count, upto - first + 1))
 
 
-def _pieces(count: int, body: bytes, fits: int, size: int) -> list[bytes | Batch]:
+def _pieces(count: int, encoded: Encoded, fits: int, size: int) -> list[Encoded | Batch]:
     """`count` items in pieces: the `fits` ones that fit, of `size` bytes; the next one; the rest."""
-    pieces: list[bytes | Batch] = []
+    body = joined(encoded)
+    pieces: list[Encoded | Batch] = []
     if fits:
         pieces.append(Batch(fits, body[:size]))
     after = size + item_codec.cut(body[size:], 1)

@@ -141,8 +141,10 @@ class ClientProtocol:
         """Close at once."""
         self.state = ClientState.CLOSED
         self.sender.bar()
+        self.sender.end()
         if self.session is not None:
             self.session.receiver.collect()
+            self.session.receiver.rings.close()
         self._actions.append(Close())
 
     # -- events ----------------------------------------------------------------------------------
@@ -267,12 +269,18 @@ class ClientProtocol:
             return
         self.state = ClientState.OPEN
         self._refusals.succeeded()
-        facts = {**facts, "trusted": facts["trusted"] and self._trusts}
+        machine = facts.get("machine", "")
+        facts = {
+            **facts,
+            "trusted": facts["trusted"] and self._trusts,
+            "shares": bool(machine) and machine == self._about.get("shares"),
+        }
         self.receiver = receiver = ItemReceiver(
             trusted=facts["trusted"], hand=self.hand, session=self.sessions
         )
         if self.session is not None:
             receiver.waiters = self.session.receiver.waiters
+            self.session.receiver.rings.close()
             self.superseded += self.session.receiver.hands.values()
             superseded = self.session.receiver.untold()
             if superseded and facts["epoch"] == self.facts["epoch"]:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from nearfar.errors import ProtocolError
 from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
 from nearfar.queues.client.consumer import ItemReceiver
-from nearfar.queues.client.producer import ANY, CreditRequest, ItemSender
+from nearfar.queues.client.producer import ANY, MUCH, CreditRequest, ItemSender
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType, broken, place
+from nearfar.serialization.shared_ring import OwnRing, Reference
 
 
 class ConnectControl(NamedTuple):
@@ -47,7 +48,9 @@ Action = ConnectControl | ConnectInbox | ConnectLane | SendControl | Close
 
 TOLD = frozenset({"underway bytes", "underway parts"})
 """Not questions, but figures that the broker adds up; see `ClientConnection.mention`."""
-UNATTENDED = frozenset({"lane", "fence", "late"}) | TOLD
+OF_SESSION = frozenset({"lane", "fence", "ring", "inline"})
+"""Questions that a new session does not ask again."""
+UNATTENDED = OF_SESSION | {"late"} | TOLD
 Ask = tuple[int, QueueMessageType, str, Any]
 
 
@@ -86,7 +89,7 @@ class PendingRequests:
 
     def again(self) -> None:
         """Mark all questions as unsent, for a new session."""
-        self._open = {number: ask for number, ask in self._open.items() if ask[2] not in ("lane", "fence")}
+        self._open = {number: ask for number, ask in self._open.items() if ask[2] not in OF_SESSION}
         self._unsent = list(self._open)
         self.any_unsent = bool(self._unsent)
 
@@ -162,6 +165,7 @@ class BrokerSession:
         self._joined = (False, False)
         self._lane_ask = 0
         self._lane_open = False
+        self._ring_ask = 0
         self._fence = 0
         self._told_need: CreditRequest | None = None
         self._rounds: list[tuple[int, bool]] = []
@@ -235,6 +239,10 @@ class BrokerSession:
         self.receiver.hand.called = False
         self.receiver.count()
         roles = self._roles
+        if self.receiver.blind:
+            self.receiver.blind = False
+            self._asks.add(QueueMessageType.ASK, "inline")
+            self._ask(now)  # before the items are returned
         if roles.consumes is not self._joined[1] or roles.produces is not self._joined[0]:
             self._join(now)
         if roles.produces:
@@ -292,11 +300,22 @@ class BrokerSession:
                 number = self._send(message, now)
                 first, count, _ = message.fields
                 sender.sent(number, len(message.body or b""), first, count)
+            if sender.large >= MUCH and self.facts["shares"] and not self._ring_ask:
+                self._share_memory()
         if sender.bounded:
             need = sender.need()
             if (need is not None and need != self._told_need) or sender.gave_up:
                 self._tell_need(need, 0, now)
             self._told_need = need
+
+    def _share_memory(self) -> None:
+        """Share the bodies of what is put, once the broker has opened the memory."""
+        try:
+            self._sender.ring = self._sender.ring or OwnRing()
+        except (OSError, MemoryError):
+            self._ring_ask = -1
+        else:
+            self._ring_ask = self._asks.add(QueueMessageType.ASK, "ring", self._sender.ring.reference())
 
     def _tell_need(self, need: CreditRequest | None, ask: int, now: float) -> None:
         """Ask for room, or tell that none is needed. Room that is too small for the next item goes back to
@@ -382,6 +401,8 @@ class BrokerSession:
                 raise ProtocolError("the place of the lane is malformed")
             self._lane_open = True
             self._actions.append(ConnectLane(value))
+        elif ask == self._ring_ask:
+            self._sender.places = value is True
         elif ask == self._fence:
             self._fence = 0
             self.receiver.closed = False
@@ -402,6 +423,13 @@ class BrokerSession:
 
     def _told_tags(self, message: QueueMessage) -> None:
         self.tags = frozenset(message.fields[0])
+
+    def _told_ring(self, message: QueueMessage) -> None:
+        number, reference = message.fields
+        if reference is None:
+            self.receiver.rings.end(number)
+        elif self.facts["shares"]:
+            self.receiver.rings.open(number, Reference(*reference))
 
     def _part(self, message: QueueMessage) -> None:
         self.parted = True
@@ -427,4 +455,5 @@ _HANDLERS: dict[QueueMessageType, Callable[[BrokerSession, QueueMessage], None]]
     QueueMessageType.SHUT: BrokerSession._told_shut,
     QueueMessageType.PART: BrokerSession._part,
     QueueMessageType.TAGS: BrokerSession._told_tags,
+    QueueMessageType.RING: BrokerSession._told_ring,
 }
