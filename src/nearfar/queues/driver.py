@@ -30,7 +30,7 @@ GRACE = 0.005
 LATE = 0.25
 """Seconds after which the driver's thread does what is due though the seat is taken: the thread in it may be
 in a signal handler that takes its time."""
-BUSY = "the queue cannot be used in the middle of its own work, by a finalizer or by what reads an item"
+BUSY = "the queue cannot be used inside its own code, by a finalizer or while an item is unpickled"
 
 
 class WaitHandle:
