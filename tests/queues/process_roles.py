@@ -40,7 +40,7 @@ def produce_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
 def help_and_wait(queue: Any, gate: Connection, items: list[Any]) -> None:
     """Put `items` for another producer, and stay alive."""
     end = QueueClient(Address.parse_remote(queue.address), helper=True)
-    end.put(items, block=True, timeout=None)
+    end.puts.put(items, block=True, timeout=None)
     end.ask("size")  # the answer comes after the items were stored
     gate.send("put")
     gate.recv()

@@ -17,9 +17,9 @@ from typing import Any
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import CloseLane, OpenLane
+from nearfar.queues.client.lines import Close, ConnectControl, ConnectInbox, ConnectLane, SendControl
 from nearfar.queues.client.producer import PutRequest
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
-from nearfar.queues.client.session import Close, ConnectControl, ConnectInbox, ConnectLane, SendControl
 from nearfar.queues.messages import QueueFrame, pack, unpack
 from nearfar.serialization import item_codec
 
@@ -113,7 +113,8 @@ class SimHost:
             return
         self.machine.tick(self.world.now)
         self._act()
-        delay = max(0.001, self.machine.deadline(self.world.now) - self.world.now)
+        when = min(self.machine.deadline(self.world.now), self.machine.flush_due)
+        delay = max(0.001, when - self.world.now)
         self.world.later(min(delay, 1.0), self._tick)
 
     def _act(self) -> None:

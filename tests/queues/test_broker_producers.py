@@ -53,8 +53,22 @@ def test_a_single_producer_gets_credit_ahead_while_there_is_room() -> None:
         for m in ends.say("p", QueueMessageType.NEED, 1, 0, 0, 0, 0, 0)["p"]
         if m.kind is QueueMessageType.ROOM
     ]
-    assert room.fields == (1 + 99 // 2, 0)
-    assert ends.machine.ledger.room()[0] == 50
+    assert room.fields == (100, 0)
+    assert ends.machine.ledger.room()[0] == 0
+
+
+def test_who_puts_gets_more_room_before_it_asks_again() -> None:
+    """Given a producer that was granted room ahead, and has put more than a quarter of it,
+
+    If consumers take that, I expect as much room to be granted anew; not if another producer waits for room.
+    """
+    ends = Ends(100, "p")
+    ends.say("p", QueueMessageType.NEED, 1, 0, 0, 0, 0, 0)
+    ends.say("p", QueueMessageType.PUT, 1, 40, None, body=bytes(40))
+    assert ends.machine.ledger.room()[0] == 0
+    ends.machine.ledger.size -= 40  # as if they were taken
+    (room,) = [action.envelope.message for action in ends.machine.flush(0.0) if isinstance(action, SendTo)]
+    assert room == QueueMessage(QueueMessageType.ROOM, (40, 0))
 
 
 def test_credit_ahead_is_recalled_when_another_producer_waits() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from nearfar.queues.client.lines import SendControl
 from nearfar.queues.client.protocol import GOODBYE, ClientProtocol, ClientState
-from nearfar.queues.client.session import SendControl
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
 from tests.queues.test_suspension import ABOUT
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from nearfar.queues.client.consumer import PAUSE
+from nearfar.queues.client.consumer import LINGER, PAUSE
+from nearfar.queues.client.lines import SendControl
 from nearfar.queues.client.protocol import ClientProtocol
-from nearfar.queues.client.session import LINGER, SendControl
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
 from nearfar.serialization import item_codec
 from tests.queues.test_suspension import ABOUT

@@ -97,8 +97,8 @@ def test_a_bug_in_the_loop_is_reported_and_ends_the_hosting(
         raise KeyError("a fault")
 
     monkeypatch.setattr(BrokerProtocol, "tick", fail)
-    queue._host._waker.wake()
-    queue._host._thread.join(20)
+    queue._host.driver.call()
+    assert queue._host.driver.join(20)
     with pytest.raises(QueueLost, match=r"the hosting of .* has failed: KeyError"):
         queue.qsize()
     queue.close()

@@ -187,9 +187,12 @@ def test_a_missing_host_is_reported_after_the_wait() -> None:
 
 
 def test_lanes_stay_within_the_ports_they_were_given() -> None:
-    with FarQueue(5, "tcp://127.0.0.1:*", lanes="28100-28103", **TOGETHER) as queue:
+    with (
+        FarQueue(5, "tcp://127.0.0.1:*", lanes="28100-28103", **TOGETHER) as queue,
+        FarQueue.connect(queue.address, **TOGETHER) as other,
+    ):
         queue.put(1)
-        assert queue.get(timeout=20) == 1
+        assert other.get(timeout=20) == 1
         tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
         rows = [line.split() for table in tables for line in table]
         listening = {int(row[1][-4:], 16) for row in rows if row[3] == "0A"}
@@ -229,14 +232,13 @@ def test_a_client_reads_remaining_messages_by_itself(
     I expect both to be read: the next event would be an ack, six seconds later.
     """
     monkeypatch.setattr(io, "DRAIN", 1)
-    monkeypatch.setattr(io, "DRAIN", 1)
     with FarQueue(8, "tcp://127.0.0.1:*", lease=600.0) as queue, FarQueue.connect(queue.address) as other:
         other.put_many(range(3))
-        assert other._end is not None and other._end._loop is not None
-        with other._end._loop._turns:
+        assert other._end is not None and other._end.driver is not None
+        with other._end.driver.turns:
             assert [queue.get(), queue.get(), queue.get()] == [0, 1, 2]
             assert eventually(lambda: queue.counts()["settled"] == 2)
-        sender = other._end._machine.sender
+        sender = other._end.machine.sender
         assert eventually(lambda: sender.unsettled == 1)
 
 

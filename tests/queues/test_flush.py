@@ -157,7 +157,7 @@ def test_a_far_flush_confirms_what_was_acked(make_queue: Callable[..., Any], tra
     queue.put("item")
     queue.receive(timeout=LIMIT).ack()
     queue.flush(LIMIT)
-    assert queue._host.counts()["settled"] == 1
+    assert queue.counts()["settled"] == 1
 
 
 def test_a_flush_of_a_bounded_far_queue_waits_only_for_admitted_items(make_queue: Callable[..., Any]) -> None:

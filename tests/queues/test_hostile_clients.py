@@ -148,8 +148,8 @@ def test_bytes_beyond_the_bound_end_the_session() -> None:
     story = Story(maxbytes=10)
     story.say(QueueMessageType.JOIN, True, False, [], False)
     story.say(QueueMessageType.NEED, 5, 4, 4, 0, 0, 0)
-    body = body_of([b"123456"])  # one byte more than it asked for, and was granted ahead
-    assert "with room for 7" in story.refused(story.say(QueueMessageType.PUT, 1, 1, None, body=body))
+    body = body_of([b"123456789"])  # one byte more than there is room in the queue
+    assert "with room for 10" in story.refused(story.say(QueueMessageType.PUT, 1, 1, None, body=body))
 
 
 def test_a_report_on_what_was_never_lent_ends_the_session_and_counts_nothing() -> None:

@@ -92,7 +92,7 @@ def test_no_client_can_put_in_the_name_of_another(queue: FarQueue) -> None:
         other.put("mine")
         assert queue.get() == "mine"
         assert other._end is not None and queue._host is not None
-        session = other._end._machine.session_name.encode()
+        session = other._end.machine.session_name.encode()
         put = messages.pack(3, 0, QueueMessage(QueueMessageType.PUT, (2, 1, None), b"\x07"))
         with raw(zmq.PUSH, inbox_of(queue)) as inbox:
             inbox.send_multipart([session, b"guess", *put])

@@ -223,8 +223,8 @@ def test_an_exception_that_another_thread_raises() -> None:
         assert ready.wait(20)
         while not over.wait(0.002):
             if armed:
-                armed.clear()
                 injector.raise_in(victims[0], injector.Struck)
+                armed.clear()  # afterwards: a second one is not to come while the first is dealt with
         thread.join()
         queue.put(-1)
         while -1 not in found:

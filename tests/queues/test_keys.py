@@ -58,7 +58,7 @@ def connect() -> Iterator[Connect]:
         queue.cancel_join_thread()
         if queue._end is not None:
             queue._end.abandon()
-            queue._end._need_loop().join(5.0)
+            queue._end.need_driver().join(5.0)
 
 
 def other_keys(folder: Path) -> Path:
@@ -216,7 +216,7 @@ def test_no_client_can_use_the_session_of_another(folder: Path, host: FarQueue, 
     victim.put("mine")
     assert host.get(timeout=SOON) == "mine"
     assert victim._end is not None
-    session = victim._end._machine.session_name
+    session = victim._end.machine.session_name
     dialed = Connection(zmq.PUSH, inbox_of(victim), Access(str(auth.add(folder, "laptop"))), identity="other")
     try:
         forged = messages.pack(2, 0, QueueMessage(QueueMessageType.PUT, (2, 1, None), b"\xa6forged"))

@@ -159,14 +159,14 @@ def test_a_killed_helper_is_not_counted_and_its_items_arrive(make: Maker) -> Non
     """
     queue = make(lease=600.0)
     producer = QueueClient(Address.parse(queue.address))
-    producer.attend()
+    producer.puts.attend()
     with mortal(process_roles.help_and_wait, queue, ["a", "b"]) as (process, gate):
         assert told(gate) == "put"
         assert (queue.counts()["producers"], queue.counts()["helpers"]) == (1, 1)
         process.kill()
         assert eventually(lambda: queue.counts()["helpers"] == 0)
     assert queue.counts()["lost producers"] == 0
-    producer.put(["c"], block=True, timeout=None)
+    producer.puts.put(["c"], block=True, timeout=None)
     producer.close()
     producer.join()
     assert list(queue) == ["a", "b", "c"]
@@ -175,7 +175,7 @@ def test_a_killed_helper_is_not_counted_and_its_items_arrive(make: Maker) -> Non
 def test_a_producer_that_attends_and_puts_nothing_is_counted(make: Maker) -> None:
     queue = make()
     producer = QueueClient(Address.parse(queue.address))
-    producer.attend()
+    producer.puts.attend()
     producer.close()
     producer.join()
     assert list(queue) == []

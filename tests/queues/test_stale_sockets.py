@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from nearfar.net.addresses import Address
-from nearfar.queues.broker.server import clear_lanes
+from nearfar.queues.broker.lanes import clear_lanes
 from nearfar.queues.far import FarQueue
 
 

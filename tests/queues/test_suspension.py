@@ -8,8 +8,8 @@ from nearfar.net.reliable import SendWindow
 from nearfar.net.timers import SuspendDetector
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.client.lines import ConnectControl
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
-from nearfar.queues.client.session import ConnectControl
 from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, broken
 
 pytestmark = pytest.mark.pure

@@ -56,9 +56,11 @@ def _tcp(maxsize: int, joinable: bool, maxbytes: int) -> FarQueue:
 
 
 def _ipc(maxsize: int, joinable: bool, maxbytes: int) -> FarQueue:
-    """Memory is shared."""
+    """A client as any other, though the host is in this process."""
     folder = tempfile.mkdtemp(prefix="nearfar-")
-    made = _hosted(maxsize, joinable, f"ipc://{folder}/queue", maxbytes=maxbytes)
+    host = _hosted(maxsize, joinable, f"ipc://{folder}/queue", maxbytes=maxbytes)
+    made = type(host).connect(host.address, wait=20.0)
+    made.stop_hosting = host.stop_hosting  # type: ignore[method-assign]
     weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
     return made
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import zmq
 
+from nearfar.net import sockets
 from nearfar.worker.supervisor import PollSet
 
 ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ENOSPC)
@@ -31,6 +32,8 @@ HARMLESS = frozenset(
 )
 """Those that are no calls of the system, or cannot fail, or do their work though they do."""
 ZEROMQ = ("recv", "send", "recv_multipart", "send_multipart", "getsockopt", "setsockopt", "bind", "connect")
+DIRECT = {"recv": "_recv", "send": "_send", "getsockopt": "_get"}
+"""The same without pyzmq's layer, in `nearfar.net.sockets`."""
 
 
 STARTERS = (
@@ -123,6 +126,8 @@ def failing(patch: pytest.MonkeyPatch) -> Iterator[Failing]:
     made = Failing()
     for name in ZEROMQ:
         patch.setattr(zmq.Socket, name, made.wrapped(name, getattr(zmq.Socket, name)))
+    for name, inner in DIRECT.items():
+        patch.setattr(sockets, inner, made.wrapped(name, getattr(sockets, inner)))
     patch.setattr(zmq.Poller, "poll", made.wrapped("poll", zmq.Poller.poll))
     patch.setattr(PollSet, "dispatch", made.watching(PollSet.dispatch))
     threading.setprofile(made.profile)

@@ -11,8 +11,9 @@ from nearfar.errors import Empty, QueueLost
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access, approach
 from nearfar.queues.broker.records import Settlement
-from nearfar.queues.client.client import DELIVERY, QueueClient
+from nearfar.queues.client.client import QueueClient
 from nearfar.queues.client.consumer import DeliveredItem
+from nearfar.queues.client.takes import DELIVERY
 from nearfar.queues.far import FarQueue
 from nearfar.serialization import item_codec
 
@@ -46,12 +47,12 @@ class FarRequestSender(RequestSender):
 
     def attend(self) -> None:
         """Be counted as a producer from now on, before anything is sent. Raises `QueueLost`."""
-        self._end.attend()
+        self._end.puts.attend()
 
     def send(self, message: Any, *, to: str | None = None) -> int | None:
         if self._last_entry is not None and not self._last_entry.admitted:
             return None
-        self._last_entry = self._end.post(message, to)
+        self._last_entry = self._end.puts.post(message, to)
         self._sent += 1
         if to is not None:
             self._to[self._sent] = to
@@ -59,7 +60,7 @@ class FarRequestSender(RequestSender):
 
     def answers(self) -> list[tuple[int, Any]]:
         answers: list[tuple[int, Any]] = []
-        for settled in self._end.outcomes():
+        for settled in self._end.puts.outcomes():
             for ticket in range(settled.first, settled.first + settled.count):
                 to = self._to.pop(ticket, "")
                 if settled.outcome == Settlement.ANSWERED and settled.answer is not None:
@@ -69,7 +70,7 @@ class FarRequestSender(RequestSender):
         return answers
 
     def stores(self) -> frozenset[str]:
-        return self._end.tags()
+        return self._end.puts.tags()
 
     def tell_underway(self, underway: Underway) -> None:
         """Have the host know what has come that was not put yet, or not answered. Never waits."""
@@ -106,7 +107,7 @@ class FarIncomingRequest(IncomingRequest):
         self._position = taken.position
 
     def answer(self, value: Any = None) -> None:
-        self._end.done(self._session, self._position, item_codec.encode(value, trusted=False))
+        self._end.takes.done(self._session, self._position, item_codec.encode(value, trusted=False))
 
 
 class FarRequestReceiver(RequestReceiver):
@@ -126,7 +127,7 @@ class FarRequestReceiver(RequestReceiver):
     @property
     def name(self) -> str:  # type: ignore[override]
         """New in every session: what was sent to an earlier one has been answered for us."""
-        return self._end.session_name()
+        return self._end.takes.session_name()
 
     @property
     def address(self) -> str:
@@ -135,7 +136,7 @@ class FarRequestReceiver(RequestReceiver):
 
     def receive(self, timeout: float | None) -> FarIncomingRequest | None:
         try:
-            taken = self._end.take(1, DELIVERY, block=timeout != 0, timeout=timeout, to_the_end=True)[0]
+            taken = self._end.takes.take(1, DELIVERY, block=timeout != 0, timeout=timeout, to_the_end=True)[0]
         except Empty:
             return None
         return FarIncomingRequest(self._end, taken)

@@ -334,12 +334,14 @@ class DeferredCall(Generic[T]):
         self.value: T
         self.ident = get_ident()
         self._post = _my_post() if exposed() else None
-        self._lock = allocate_lock()
-        self._lock.acquire()
+        self._lock: LockType | None = None
+        if self._post is not None:
+            self._lock = allocate_lock()
+            self._lock.acquire()
 
     def run(self) -> T:
         """Run the call; returns its value, or raises its error."""
-        if self._post is None:
+        if self._post is None or self._lock is None:
             with _shield:
                 self()
         else:
@@ -390,7 +392,8 @@ class DeferredCall(Generic[T]):
         finally:
             _here.deferred_call = outer
             self.done = True
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
 
     def _take_back(self) -> None:
         undo, self._undo = self._undo, None

@@ -91,6 +91,9 @@ class ProcessWatcher:
         """The descriptors of sessions that are not in `wanted`: stop polling them, then call `ended`."""
         return [descriptor for descriptor, (session, _) in self._sessions.items() if session not in wanted]
 
+    def __contains__(self, descriptor: int) -> bool:
+        return descriptor in self._sessions
+
     def __len__(self) -> int:
         return len(self._sessions)
 

@@ -20,9 +20,10 @@ from nearfar.net.interrupts import DeferredCall, safe, whose
 from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises, waits
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.server import Broker
-from nearfar.queues.client.client import DELIVERY, FarDelivery, QueueClient, Runs, run_of
+from nearfar.queues.client.client import QueueClient
 from nearfar.queues.client.consumer import NOTHING, DeliveredChunk, DeliveredItem, Hand
 from nearfar.queues.client.producer import MANY, PutBuffer
+from nearfar.queues.client.takes import DELIVERY, FarDelivery, Runs, run_of
 from nearfar.serialization import item_codec
 
 _leaving: set[QueueClient] = set()
@@ -196,23 +197,23 @@ class FarQueue(BaseQueue):
             if lying:
                 if (lying == MANY or not put_buffer.called) and self._end is not None:
                     put_buffer.called = True
-                    self._end.schedule_flush(lying, patient=block and timeout is None)
+                    self._end.puts.schedule_flush(lying, patient=block and timeout is None)
                 return
         except BaseException:
             if self._end is not None:
-                self._end.schedule_flush(
+                self._end.puts.schedule_flush(
                     MANY, patient=False
                 )  # it may be in the buffer, and would not be sent otherwise
             raise
         try:
-            self._reached().put([obj], block=waits(block, timeout), timeout=timeout)
+            self._reached().puts.put([obj], block=waits(block, timeout), timeout=timeout)
         except Full:
             raise Full from None
 
     def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
         items = list(items)
         if items:
-            self._reached().put(items, block=waits(block, timeout), timeout=timeout)
+            self._reached().puts.put(items, block=waits(block, timeout), timeout=timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         thread, items, chunk = self._hand.getting
@@ -264,7 +265,7 @@ class FarQueue(BaseQueue):
         if items and thread == get_ident() and self._end is not None:
             lying = len(items)
             try:
-                return FarDelivery(self._end, items.popleft())
+                return FarDelivery(self._end.takes, items.popleft())
             except BaseException as error:
                 self._struck(error, chunk, lying)
         deferred_call = DeferredCall(partial(self._receive, block, timeout), FarDelivery.let_go)
@@ -345,7 +346,7 @@ class FarQueue(BaseQueue):
         if self._closed:
             raise ValueError(f"{type(self).__name__} is closed")
         if self._end is not None:
-            self._end.flush(timeout)
+            self._end.puts.flush(timeout)
 
     def promises(self) -> Promises:
         return Promises(
@@ -412,8 +413,9 @@ class FarQueue(BaseQueue):
     def _make_end(self) -> QueueClient:
         with self._lock:
             if self._end is None:
-                end = QueueClient(self._place.seen_from_here(), self._access, wait=self._wait)
-                self._put_buffer, self._hand = end.put_buffer, end.hand
+                place = self._place.seen_from_here()
+                end = QueueClient(place, self._access, wait=self._wait, host=self._host)
+                self._put_buffer, self._hand = end.puts.put_buffer, end.takes.hand
                 end.waited_for = self._join_at_exit
                 owner = weakref.ref(self)
                 self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
@@ -421,9 +423,7 @@ class FarQueue(BaseQueue):
             return self._end
 
     def _take(self, block: bool, timeout: float | None, to_the_end: bool) -> DeliveredItem:
-        end = self._reached()
-        self._settle_previous(end)
-        taken = end.take(
+        taken = self._reached().takes.take_now(
             1,
             whose(),
             block=waits(block, timeout),
@@ -442,47 +442,43 @@ class FarQueue(BaseQueue):
         """
         self._hand.getting = self._hand.receiving = NOTHING
         if self._end is not None:
-            self._end.let_go_taken(chunk, lying)
+            self._end.takes.let_go_taken(chunk, lying)
         if type(error) is not IndexError or chunk.left < 0:
             raise error
 
     def _take_back(self, taken: DeliveredItem) -> None:
         """Give back an item that never reached the caller."""
-        self._reached().let_go([run_of(taken)])
+        self._reached().takes.let_go([run_of(taken)])
 
     def _take_items(self, most: int, block: bool, timeout: float | None) -> tuple[list[Any], Runs]:
-        end = self._reached()
-        self._settle_previous(end)
-        return end.take_items(most, whose(), block=waits(block, timeout), timeout=timeout)
+        wait, settles = waits(block, timeout), self._settles
+        return self._reached().takes.take_items(most, whose(), block=wait, timeout=timeout, settles=settles)
 
     def _take_batch_of(self, most: int, least: int, timeout: float | None) -> tuple[list[Any], Runs]:
-        end = self._reached()
-        self._settle_previous(end)
+        takes, settles = self._reached().takes, self._settles
         if least > 1:
-            taken = end.take_batch(most, least, whose(), timeout=timeout)
+            taken = takes.take_batch(most, least, whose(), timeout=timeout, settles=settles)
             return [one.item for one in taken], [run_of(one) for one in taken]
-        return end.take_items(most, whose(), block=waits(True, timeout), timeout=timeout, to_the_end=True)
+        wait = waits(True, timeout)
+        return takes.take_items(most, whose(), block=wait, timeout=timeout, to_the_end=True, settles=settles)
 
     def _receive_batch_of(self, most: int, least: int, timeout: float | None) -> tuple[BatchDelivery, Runs]:
-        end = self._reached()
-        taken = end.take_batch(most, least, DELIVERY, timeout=timeout)
-        return BatchDelivery([FarDelivery(end, one) for one in taken]), [run_of(one) for one in taken]
+        takes = self._reached().takes
+        taken = takes.take_batch(most, least, DELIVERY, timeout=timeout)
+        return BatchDelivery([FarDelivery(takes, one) for one in taken]), [run_of(one) for one in taken]
 
     def _take_items_back(self, found: tuple[object, Runs]) -> None:
-        self._reached().let_go(found[1])
+        self._reached().takes.let_go(found[1])
 
     def _receive(self, block: bool, timeout: float | None) -> FarDelivery:
-        end = self._reached()
+        takes = self._reached().takes
         block = waits(block, timeout)
-        return FarDelivery(end, end.take(1, DELIVERY, block=block, timeout=timeout, hand_out=True)[0])
-
-    def _settle_previous(self, end: QueueClient) -> None:
-        if self._settles:
-            end.done_by(whose())
+        (one,) = takes.take_now(1, DELIVERY, block=block, timeout=timeout, hand_out=True)
+        return FarDelivery(takes, one)
 
     def _settle_rest(self, end: QueueClient) -> None:
         if self._settles:
-            end.done_by()
+            end.takes.done_by()
 
     def forget_parent(self) -> None:
         """Start anew in the child of a fork, which must not use the parent's threads, sockets and locks."""
@@ -496,8 +492,8 @@ class FarJoinableQueue(FarQueue, BaseJoinableQueue):
     _settles = False
 
     def task_done(self) -> None:
-        if not self._reached().done_oldest(whose()):
+        if not self._reached().takes.done_oldest(whose()):
             raise ValueError("task_done() called too many times")
 
     def join(self) -> None:
-        self._reached().join_items()
+        self._reached().puts.join_items()

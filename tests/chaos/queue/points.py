@@ -8,25 +8,25 @@ ENDS = "nearfar.queues.client"
 HOSTS = "nearfar.queues.broker"
 
 OF_PRODUCER = {
-    "hello-sent": Point(f"{ENDS}.io:ClientLoop._act", kind="HELLO"),
+    "hello-sent": Point(f"{ENDS}.io:ClientSockets._act", kind="HELLO"),
     "putting": Point(f"{ENDS}.producer:ItemSender.put", "before"),
     "put": Point(f"{ENDS}.producer:ItemSender.put"),
-    "asking-room": Point(f"{ENDS}.io:ClientLoop._act", kind="NEED"),
-    "admitted": Point(f"{ENDS}.io:ClientLoop._act", "before", "PUT"),
-    "sent": Point(f"{ENDS}.io:ClientLoop._act", kind="PUT"),
+    "asking-room": Point(f"{ENDS}.io:ClientSockets._act", kind="NEED"),
+    "admitted": Point(f"{ENDS}.io:ClientSockets._act", "before", "PUT"),
+    "sent": Point(f"{ENDS}.io:ClientSockets._act", kind="PUT"),
     "news": Point(f"{ENDS}.producer:ItemSender.settle"),
-    "leaving": Point(f"{ENDS}.io:ClientLoop._act", "before", "BYE"),
-    "bye-sent": Point(f"{ENDS}.io:ClientLoop._act", kind="BYE"),
+    "leaving": Point(f"{ENDS}.io:ClientSockets._act", "before", "BYE"),
+    "bye-sent": Point(f"{ENDS}.io:ClientSockets._act", kind="BYE"),
 }
 OF_CONSUMER = {
-    "joined": Point(f"{ENDS}.io:ClientLoop._act", kind="JOIN"),
+    "joined": Point(f"{ENDS}.io:ClientSockets._act", kind="JOIN"),
     "received": Point(f"{ENDS}.consumer:ItemReceiver.lend"),
     "taken": Point(f"{ENDS}.consumer:ItemReceiver.take"),
-    "acking": Point(f"{ENDS}.consumer:ItemReceiver._done", "before"),
-    "acked": Point(f"{ENDS}.consumer:ItemReceiver._done"),
-    "reporting": Point(f"{ENDS}.io:ClientLoop._act", "before", "REPORT"),
-    "reported": Point(f"{ENDS}.io:ClientLoop._act", kind="REPORT"),
-    "synced": Point(f"{ENDS}.io:ClientLoop._act", kind="SYNCED"),
+    "acking": Point(f"{ENDS}.consumer:ItemReceiver._count_acks", "before"),
+    "acked": Point(f"{ENDS}.consumer:ItemReceiver._count_acks"),
+    "reporting": Point(f"{ENDS}.io:ClientSockets._act", "before", "REPORT"),
+    "reported": Point(f"{ENDS}.io:ClientSockets._act", kind="REPORT"),
+    "synced": Point(f"{ENDS}.io:ClientSockets._act", kind="SYNCED"),
 }
 OF_HOST = {
     "welcome-sent": Point(f"{HOSTS}.server:Broker._send", kind="WELCOME"),

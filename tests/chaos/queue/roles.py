@@ -12,7 +12,7 @@ from nearfar.errors import Empty, ProducerLost, QueueLost, ShutDown
 from nearfar.net.process import new_name
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import Peer
-from nearfar.queues.client.client import DELIVERY, FarDelivery
+from nearfar.queues.client.takes import DELIVERY, FarDelivery
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from tests.chaos.faults.access import connecting, hosting
 from tests.chaos.faults.faults import LEASE
@@ -34,8 +34,8 @@ class ToTheEnd(FarQueue):
             with suppress(Empty):
                 return self.receive(block=False)
         end = self._reached()
-        taken = end.take(1, DELIVERY, block=True, timeout=None, to_the_end=True, hand_out=True)
-        return FarDelivery(end, taken[0])
+        taken = end.takes.take_now(1, DELIVERY, block=True, timeout=None, to_the_end=True, hand_out=True)
+        return FarDelivery(end.takes, taken[0])
 
 
 def host(arguments: list[str]) -> int:
@@ -87,7 +87,7 @@ def consumer(arguments: list[str]) -> int:
     journal = Journal(order["journal"], order["name"])
     queue = ToTheEnd.connect(order["address"], wait=WAIT, **connecting(order["address"]))
     end = queue._reached()
-    stem = end._machine._stem
+    stem = end.machine._stem
     journal.note("end", uid=end.name)
     watch_stalls(journal, LEASE / 4)
     pause = threading.Event()

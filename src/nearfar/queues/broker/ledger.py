@@ -279,6 +279,8 @@ class Ledger:
 
     def has_its_fill(self, name: str) -> bool:
         """True if a consumer has as many bytes as it may: it gets no more until it or another one settles."""
+        if 2 * self.lent.used <= self.lent.most:  # then no consumer has
+            return False
         leases = self.consumers[name].leases
         return leases.untaken_items + leases.held_items > 0 and not self.lent.fits(name, 0)
 

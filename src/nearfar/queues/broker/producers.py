@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from math import inf
 
 from nearfar.errors import ProtocolError
 from nearfar.queues.broker.ledger import Ledger
@@ -13,10 +14,14 @@ from nearfar.queues.messages import QueueMessage, QueueMessageType, share_of_ans
 from nearfar.serialization.shared_ring import Body, KeptBody, Place
 
 NEWS_PER_MESSAGE = 1000
+NEWS_WITHIN = 0.005
+"""Seconds that outcomes may wait for more, while other items are not settled."""
 MOST_AHEAD = 1024
 """Items that a producer may be granted beyond its request, where items are bounded."""
 MOST_BYTES_AHEAD = 4 << 20
 """The same in bytes, where these are."""
+FEW_AHEAD, FEW_BYTES_AHEAD = 16, 4096
+"""Less is not granted without a request."""
 MOST_PRODUCERS = 10_000
 """Producers that the ledger remembers: beyond that, it forgets some of those that have left."""
 
@@ -40,6 +45,10 @@ class ProducerSide:
         """The sessions that wait for room, in order."""
         self._ahead: dict[str, Peer] = {}
         """Producers that were granted more than they asked for, and may still have it."""
+        self.news_due = inf
+        """When outcomes that wait for more are to be sent."""
+        self.lacking: dict[str, Peer] = {}
+        """Producers that have put since they were last granted room ahead."""
         self._recalling = False
         self._first = ""
         """The session that was first in line when room was last granted."""
@@ -65,6 +74,7 @@ class ProducerSide:
         self._producing -= 1
         self.needy.pop(peer.session, None)
         self._ahead.pop(peer.session, None)
+        self.lacking.pop(peer.session, None)
         told = [message for _, message in peer.out.unacked() if message.kind is QueueMessageType.SETTLED]
         rows = [row for message in told for row in message.fields[0]]
         news = [News(first, count, Settlement(outcome), answer) for first, count, outcome, answer in rows]
@@ -78,9 +88,12 @@ class ProducerSide:
         first, count, to = message.fields
         if peer.produces:
             body = self._body(peer, message.body or b"")
-            if self._ledger.maxsize or self._ledger.maxbytes:
+            bounded = self._ledger.maxsize or self._ledger.maxbytes
+            if bounded:
                 self._check_room(peer, count, len(body))
             self._ledger.store(peer.uid, first, count, body, to)
+            if bounded:
+                self.lacking[peer.session] = peer
 
     def _body(self, peer: Peer, body: bytes | Place) -> Body:
         """The items of a PUT. A place must be in the ring that this session has announced."""
@@ -129,6 +142,40 @@ class ProducerSide:
             if waits and self._passed >= self._ledger.maxbytes > 0:
                 return
 
+    def top_up(self, now: float) -> None:
+        """Grant room ahead to producers that have put, once there is a good share for them: so they seldom
+        have to ask. What they do not use is recalled when another producer waits."""
+        if self.needy:
+            return  # they come first
+        for session, peer in list(self.lacking.items()):
+            items, size = self._missing(peer)
+            if items or size:
+                self._grant(peer, items, size, now)
+                self._ahead[session] = peer
+                del self.lacking[session]
+
+    def _missing(self, peer: Peer) -> tuple[int, int]:
+        """The items and bytes that `peer` may have ahead; (0, 0) for less than a quarter of its share."""
+        ledger, parts = self._ledger, self._parts()
+        (free, free_bytes), (has, has_bytes) = ledger.room(), ledger.producers[peer.uid].granted
+        items = size = 0
+        if ledger.maxsize:
+            share = min(MOST_AHEAD, ledger.maxsize // parts)
+            items = min(share - has, free // parts)
+            if items < max(FEW_AHEAD, share // 4):
+                return 0, 0
+        if ledger.maxbytes:
+            share = min(MOST_BYTES_AHEAD, ledger.maxbytes // parts)
+            size = min(share - has_bytes, free_bytes // parts)
+            if size < max(FEW_BYTES_AHEAD, share // 4):
+                return 0, 0
+        return (items, size) if ledger.maxsize else (size, size)
+
+    def _grant(self, peer: Peer, items: int, size: int, now: float) -> None:
+        self._ledger.grant(peer.uid, items, size)
+        peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
+        self._peer_table.send(peer, QueueMessageType.ROOM, items, size, now=now)
+
     def take_back(self, peer: Peer, items: int, size: int) -> None:
         """Free room that a producer returned unused."""
         granted = self._ledger.producers[peer.uid].granted
@@ -136,8 +183,25 @@ class ProducerSide:
         self._ledger.grant(peer.uid, -items, -size)
         peer.granted = (peer.granted[0] - items, peer.granted[1] - size)
 
+    def tell_news_if_due(self, now: float) -> None:
+        """Send producers the outcomes of their items: at once if they may wait for them, else with more."""
+        ledger = self._ledger
+        if self.news_due == inf:
+            self.news_due = now + NEWS_WITHIN
+        if (
+            now >= self.news_due
+            or not ledger.unsettled
+            or any(
+                news.outcome is not Settlement.DONE or news.count >= NEWS_PER_MESSAGE
+                for uid in ledger.newsworthy
+                for news in ledger.producers[uid].news
+            )
+        ):
+            self.tell_news(now)
+
     def tell_news(self, now: float) -> None:
         """Send producers the outcomes of their items."""
+        self.news_due = inf
         for uid in self._ledger.newsworthy:
             peer = self._peer_table.peers.get(self._peer_table.session_of.get(uid, ""))
             if peer is None or not peer.produces:
@@ -189,9 +253,7 @@ class ProducerSide:
             if more or more_bytes:
                 self._ahead[peer.session] = peer
             items, size = items + more, size + more_bytes
-            self._ledger.grant(peer.uid, items, size)
-            peer.granted = (peer.granted[0] + items, peer.granted[1] + size)
-            self._peer_table.send(peer, QueueMessageType.ROOM, items, size, now=now)
+            self._grant(peer, items, size, now)
         if not peer.in_need or size:
             self.needy.pop(peer.session, None)
         return size
@@ -221,7 +283,7 @@ class ProducerSide:
         if len(self.needy) > 1 or size < peer.unmet[1] or (ledger.maxsize and items < peer.unmet[0]):
             return 0, 0
         free, free_bytes = ledger.room()
-        parts = 2 * self._producing
+        parts = self._parts()
         more = min(MOST_AHEAD, max(0, free - items) // parts)
         more_bytes = min(MOST_BYTES_AHEAD, max(0, free_bytes - size) // parts)
         if not ledger.maxbytes:
@@ -229,6 +291,10 @@ class ProducerSide:
         if not ledger.maxsize:
             return more_bytes, more_bytes
         return (more, more_bytes) if more and more_bytes else (0, 0)
+
+    def _parts(self) -> int:
+        """How many parts the free room has of which a producer is granted one ahead: a lone one gets all."""
+        return 2 * self._producing if self._producing > 1 else 1
 
     def _recall(self, now: float) -> None:
         """If a producer waits for room, recall what others have and do not use."""

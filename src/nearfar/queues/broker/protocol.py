@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -53,6 +54,8 @@ class BrokerProtocol:
         self.ledger = ledger
         self.refused = 0
         """Clients that were refused."""
+        self.said_here = 0
+        """Messages of clients in this process."""
         self.complaints: list[str] = []
         """Protocol errors of peers, until `take_complaints`."""
         self._secret = secret
@@ -99,6 +102,32 @@ class BrokerProtocol:
                     self._handle(peer, ready, now)
         except ProtocolError as error:
             self.give_up(session, str(error), now)
+
+    def admit_local(
+        self, session: str, uid: str, deliver: Callable[[QueueMessage], object], now: float
+    ) -> tuple[Peer, dict[str, Any]]:
+        """Begin the session of a client in this process; returns it, and the facts of a WELCOME.
+
+        What is sent to it is given to `deliver`. Its messages come by `receive_local`, in order and complete:
+        they are not numbered, and its silence means nothing.
+        """
+        peer = self._begin(session, uid, now, deliver)
+        return peer, self._welcome(peer)
+
+    def receive_local(self, peer: Peer, message: QueueMessage, now: float) -> None:
+        """Process a message of a client in this process. Nothing happens once its session has ended."""
+        if self.peers.get(peer.session) is not peer:
+            return
+        peer.heard = now
+        self.said_here += 1
+        try:
+            self._handle(peer, message, now)
+        except ProtocolError as error:
+            self.complaints.append(str(error))
+            self.dead(peer.session, "it broke the protocol", now)
+            self.refused += 1
+            if peer.deliver is not None:
+                peer.deliver(QueueMessage(QueueMessageType.REFUSED, (f"it broke the protocol: {error}",)))
 
     def give_up(self, session: str, why: str, now: float) -> None:
         """End a session that broke the protocol, and send its client the reason."""
@@ -173,10 +202,12 @@ class BrokerProtocol:
             consumer_side.lend(now)
         if producer_side.needy:
             producer_side.grant(now)
+        if producer_side.lacking:
+            producer_side.top_up(now)
         if self._questions.joiners:
             self._questions.settle(now)
         if ledger.newsworthy:
-            producer_side.tell_news(now)
+            producer_side.tell_news_if_due(now)
         if self._rings.ended:
             consumer_side.end_rings(self._rings.ended, now)
         if producer_side.newcomers or ledger.shared_tags is not producer_side.tags:
@@ -190,6 +221,11 @@ class BrokerProtocol:
             self._turned = now
         actions, self._peer_table.actions = self._peer_table.actions, []
         return actions
+
+    @property
+    def flush_due(self) -> float:
+        """When to call `flush` next, if nothing happens."""
+        return self._producer_side.news_due
 
     def deadline(self, now: float) -> float:
         """When to call `tick` next."""
@@ -230,23 +266,33 @@ class BrokerProtocol:
                 self._end(earlier, f"{uid} began anew", cleanly=False, now=now)
             peer = self._begin(session, uid, now)
             peer.shares = self._rings.reach(about_client)
-        producer = self.ledger.producers.get(uid)
-        about = {
+        self._peer_table.send_unnumbered(session, QueueMessageType.WELCOME, session, self._welcome(peer))
+
+    def _welcome(self, peer: Peer) -> dict[str, Any]:
+        producer = self.ledger.producers.get(peer.uid)
+        return {
             **self._about,
             "machine": self._rings.machine,
             "stored": producer.stored if producer else 0,
             "shut": self._questions.shut,
             "ticket": peer.ticket,
         }
-        self._peer_table.send_unnumbered(session, QueueMessageType.WELCOME, session, about)
 
-    def _begin(self, session: str, uid: str, now: float) -> Peer:
+    def _begin(
+        self,
+        session: str,
+        uid: str,
+        now: float,
+        deliver: Callable[[QueueMessage], object] | None = None,
+    ) -> Peer:
         ticket = blake2b(session.encode(), key=self._secret, digest_size=16).hexdigest()
         out: SendWindow[QueueMessage] = SendWindow(self._lease / 10)
         self.peers[session] = peer = Peer(session, uid, now, out, Heartbeat(self._lease, now), ticket)
         peer.inbox.allowance = (self._ahead, session)
+        peer.deliver = deliver
         self._peer_table.session_of[uid] = session
-        self._beat_if_due(peer, now)
+        if deliver is None:
+            self._beat_if_due(peer, now)
         return peer
 
     def _reject(self, session: str, message: QueueMessage) -> None:

@@ -1,19 +1,17 @@
-"""The broker's thread: it owns the sockets of one queue, and performs the actions of `BrokerProtocol`."""
+"""The sockets of a queue's broker: they perform the actions of `BrokerProtocol`, and read what comes for it.
+
+A client in the broker's own process needs no sockets: its messages and the broker's are passed by calls, and
+its callers take the broker's turns (`nearfar.queues.driver`)."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import secrets
-import socket
-import stat
-import threading
+import select
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import zmq
 
@@ -24,68 +22,18 @@ from nearfar.net.admission import Authenticator
 from nearfar.net.auth import Access
 from nearfar.net.failures import PAUSE, LoopFailures, service_failed
 from nearfar.net.frames import WrongHello
-from nearfar.net.interrupts import ours
-from nearfar.net.process import ProcessWatcher, Waker
-from nearfar.net.sockets import send_items
+from nearfar.net.interrupts import safely
+from nearfar.net.process import ProcessWatcher
 from nearfar.net.validation import ProtocolErrors, shown
 from nearfar.queues import messages
+from nearfar.queues.broker.lanes import DeliverySocket, clear_lanes
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import CloseLane, OpenLane, SendTo
+from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.driver import Driver, Hold
 from nearfar.queues.messages import QueueFrame, QueueMessageType
 from nearfar.serialization.shared_ring import HostRings
-
-
-class DeliverySocket:
-    """The PUSH socket of one consumer (its lane). Messages wait here until the consumer has connected."""
-
-    def __init__(self, place: int | str, socket: zmq.Socket[bytes]) -> None:
-        self.place = place
-        self.socket = socket
-        self.backlog: deque[tuple[int, list[bytes]]] = deque()
-        self._waiting: set[int] = set()
-
-    def send(self, number: int, frames: list[bytes]) -> None:
-        """Send message `number`, unless it still waits here since it was first sent."""
-        if number not in self._waiting:
-            self._waiting.add(number)
-            self.backlog.append((number, frames))
-            self.push()
-
-    def push(self) -> None:
-        """Send the waiting messages, as many as the socket accepts."""
-        with contextlib.suppress(zmq.Again):
-            while self.backlog:
-                number, frames = self.backlog[0]
-                # without a copy if it is long: what the consumer does not read is kept here only once
-                send_items(self.socket, frames)
-                self.backlog.popleft()
-                self._waiting.discard(number)
-
-
-def clear_lanes(address: Address) -> None:
-    """Remove the lane sockets of `address` at which no process listens. Only the process that has bound
-    `address` may call this.
-
-    The sockets of a frozen host still listen, and stay.
-    """
-    if not address.path:
-        return
-    place = Path(address.path)
-    lane = re.compile(re.escape(place.name) + r"\.lane-\d+")
-    with contextlib.suppress(OSError):
-        for path in [path for path in place.parent.iterdir() if lane.fullmatch(path.name)]:
-            if stat.S_ISSOCK(path.lstat().st_mode) and not _listens(path):
-                path.unlink()
-
-
-def _listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return False
-    return True
 
 
 def warn_of_losses(address: Address, counts: Mapping[str, int]) -> None:
@@ -118,6 +66,13 @@ def number(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
+class LocalClient(NamedTuple):
+    """A client in this process."""
+
+    client: ClientProtocol
+    lost: Callable[[], None]
+
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -135,6 +90,9 @@ LOOK_EVERY = 0.5
 """The most seconds between two checks of the authenticator without a new connection."""
 MOST_NAMES = 10_000
 """Socket identities whose names are kept."""
+MOST_PASSES = 4
+"""Readings in one turn, and exchanges with clients of this process, so that a caller's turn ends while others
+keep the broker busy."""
 BODY = 3
 """The index of the frame with items, in messages to the inbox."""
 
@@ -193,22 +151,25 @@ class Broker:
         self._lanes: dict[str, DeliverySocket] = {}
         self._behind: set[str] = set()
         """The sessions whose lanes have a backlog."""
+        self._lane_wakes: set[int] = set()
+        """The descriptors of those lanes."""
+        self._control_used = False
+        """Whether a message was sent on the control socket since it was last read."""
         # a client of an earlier host at this address may still connect to its lane: it must not reach another
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = ProcessWatcher()
-        self._waker = Waker()
-        self._wakes = self._waker.fileno()
-        self._poller = zmq.Poller()
-        sources = (
-            self._inbox,
-            self._control,
-            self._waker.fileno(),
-            self._authenticator.questions,
-            self._authenticator.arrivals,
-        )
-        for source in sources:
-            if source is not None:
-                self._poller.register(source, zmq.POLLIN)
+        self._epoll = select.epoll()
+        self.watched = [self._epoll.fileno()]
+        self._control_wakes, self._inbox_wakes = map(sockets.descriptor, (self._control, self._inbox))
+        questions, arrivals = self._authenticator.questions, self._authenticator.arrivals
+        self._door_wakes = {arrivals} if arrivals is not None else set()
+        if questions is not None:
+            self._door_wakes.add(sockets.descriptor(questions))
+        for descriptor in (self._control_wakes, self._inbox_wakes, *self._door_wakes):
+            self._epoll.register(descriptor, select.EPOLLIN)
+        self._unread = {self._control, self._inbox}
+        """The sockets that may have messages to read."""
+        self._locals: list[LocalClient] = []
         self.failure: BaseException | None = None
         """The error that ended the hosting before `close`, if any."""
         self._mishaps = LoopFailures(log, f"the queue at {self.address}")
@@ -222,63 +183,136 @@ class Broker:
         self._names: dict[bytes, str] = {}
         """The names of clients as text, by ZeroMQ's identity."""
         self._soon = lease / 100
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(
-            target=ours(self._run), name=f"nearfar-host-{self.address}", daemon=True
-        )
-        self._thread.start()
+        self._ended = False
+        self.hold = Hold()
+        self.driver = Driver(self, self.hold, f"nearfar-host-{self.address}", self._mishaps)
+        self.driver.start()
+
+    @property
+    def over(self) -> bool:
+        return self._ended
 
     def counts(self) -> dict[str, int]:
         """The ledger's figures, the numbers of malformed messages and of messages without a name, and the
         number of connections turned away."""
-        with self._lock:
+        return safely(self._counts)
+
+    def _counts(self) -> dict[str, int]:
+        with self.hold:
             return self._machine.counts() | {
                 "malformed": self._complaints.count,
                 "nameless": self._nameless,
                 "turned away": self._authenticator.turned_away,
             }
 
+    def attach(self, client: ClientProtocol, lost: Callable[[], None]) -> bool:
+        """Connect a client of this process, whose state `hold` guards; False if the hosting ends. `lost` is
+        called, with `hold` held, if it ends before the client has left. Call with `hold` held."""
+        if self._ended or self._closing is not None:
+            return False
+        client.connect(time.monotonic(), self._machine)
+        self._locals.append(LocalClient(client, lost))
+        return True
+
     def close(self, timeout: float = 2.0) -> None:
         """Stop when every client has left, or after `timeout` seconds. Items left then are logged."""
         self._closing = time.monotonic() + timeout
-        self._waker.wake()
-        self._thread.join()
+        self.driver.call()
+        self.driver.join()
 
-    # -- the thread ------------------------------------------------------------------------------
+    # -- turns ------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def turn(self, driver: Driver) -> None:
+        """Read, act, and read again what came meanwhile. If one part fails, the others still run: what was
+        not read is still in the socket, and what was not sent is sent again."""
         try:
-            while not self._may_stop():
-                self._turn()
+            with self.hold:
+                if not self._ended:
+                    self._turn(driver)
         except BaseException as error:
             self._failed(error)
-        finally:
-            self._close_everything()
-            warn_of_losses(self.address, self._machine.counts())
-        if self.failure is not None:
-            service_failed(f"the queue at {self.address} failed and has stopped: {self.failure!r}")
+            driver.call()
 
-    def _turn(self) -> None:
-        """One iteration of the loop. If one part fails, the others still run and the loop goes on: what was
-        not read is still in the socket, and what was not sent is sent again."""
-        nothing: list[tuple[object, int]] = []
-        events = self._try(self._wait, otherwise=nothing) or nothing
-        with self._lock:
-            for source, _ in events:
-                self._try(self._attend, source)
+    def _turn(self, driver: Driver) -> None:
+        driver.woken = False
+        heard = False
+        for _ in range(MOST_PASSES):
+            driver.wanted = False
+            came = self._try(self._read_all, otherwise=False)
             now = time.monotonic()
             if now >= self._next_look:
                 self._try(self._keep_the_door, now)
-            if now >= self._next_tick or not events:
+            if now >= self._next_tick:
                 self._machine.tick(now)
                 self._next_tick = self._machine.deadline(now)
             if self._lanes_due:
                 self._try(self._open_due_lanes, now)
-            self._act(now)
+            heard |= self._act_with_locals(now)
             if len(self._watch) > len(self._machine.peers):
-                self._forget_idle()
-            if events:  # the new messages may bring an earlier deadline
+                self._try(self._forget_idle)
+            if came or heard:  # the new messages may bring an earlier deadline
                 self._next_tick = min(self._next_tick, now + self._soon)
+            if not (self._unread or driver.wanted):
+                break
+        if heard:
+            driver.heard += 1
+            self.hold.notify()
+        if self._may_stop():
+            self._ended = True
+            driver.call()
+        if self._unread:
+            driver.wake()
+        driver.sleep_until(self._deadline())
+
+    def _act_with_locals(self, now: float) -> bool:
+        """Perform the actions of the broker and of the clients in this process; returns whether anything came
+        for these. What they do about it may need another turn."""
+        if not self._locals:
+            self._act(now)
+            return False
+        heard = False
+        for _ in range(MOST_PASSES):
+            said = self._machine.said_here
+            for local in self._locals:
+                local.client.act(now)
+            if heard and said == self._machine.said_here:
+                return True
+            self._act(now)
+            came = False
+            for local in self._locals:
+                came |= local.client.receive_local(now)
+                if local.client.state is ClientState.CLOSED:
+                    self._locals = [one for one in self._locals if one is not local]
+                    heard = True
+            if not came:
+                return heard
+            heard = True
+        self.driver.wake()
+        return heard
+
+    def _deadline(self) -> float:
+        """When the next turn is due."""
+        now, when = time.monotonic(), min(self._next_tick, self._machine.flush_due)
+        for other in (self._closing, self._door_due, self._next_lanes if self._lanes_due else None):
+            if other is not None and other < when:
+                when = other
+        for local in self._locals:
+            when = min(when, local.client.deadline(now))
+        return when
+
+    def end(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._failed(error)
+        with self.driver.turns, self.hold:
+            self._ended = True
+            for local in self._locals:
+                local.lost()
+            self._locals.clear()
+            self._close_everything()
+            counts = self._machine.counts()
+        warn_of_losses(self.address, counts)
+        if self.failure is not None:
+            service_failed(f"the queue at {self.address} failed and has stopped: {self.failure!r}")
 
     def _try(self, do: Callable[..., T], *given: object, otherwise: T | None = None) -> T | None:
         """What `do` returns; `otherwise` if it fails."""
@@ -288,40 +322,45 @@ class Broker:
             self._mishaps.note(error)
             return otherwise
 
-    def _wait(self) -> list[tuple[object, int]]:
-        when, now = self._next_tick, time.monotonic()
-        for other in (self._closing, self._door_due, self._next_lanes if self._lanes_due else None):
-            if other is not None and other < when:
-                when = other
-        try:
-            return self._poller.poll(max(0, int((when - now) * 1000) + 1))
-        except sockets.FAILURES:
-            time.sleep(PAUSE)
-            raise
-
     def _failed(self, error: BaseException) -> None:
-        """Record that a bug ended the loop."""
+        """Record that a bug ended the hosting."""
         log.error("the loop of the queue at %s failed", self.address, exc_info=error)
         self.failure = error
+        self._ended = True
 
     def _may_stop(self) -> bool:
         closing = self._closing
         return closing is not None and (not self._machine.peers or time.monotonic() >= closing)
 
-    def _attend(self, source: object) -> None:
-        """Process the event of `source`."""
-        if source is self._inbox:
-            self._read(self._inbox, sockets.COPIED)
-        elif source is self._control:
-            self._read(self._control, sockets.LARGEST_CONTROL)
-        elif source == self._wakes:
-            self._waker.clear()
-        elif isinstance(source, int) and (found := self._watch.ended(source)) is not None:
-            self._poller.unregister(source)
-            session, pid = found
-            self._machine.dead(session, f"process {pid} ended", time.monotonic())
-        else:
+    def _read_all(self) -> bool:
+        """Read what came; returns whether anything did."""
+        try:
+            ready = self._epoll.poll(0)
+        except sockets.FAILURES:
+            time.sleep(PAUSE)
+            raise
+        for descriptor, _ in ready:
+            self._attend(descriptor)
+        came = bool(ready or self._unread)
+        for source in (self._inbox, self._control):
+            if source in self._unread:
+                self._read(source, sockets.COPIED if source is self._inbox else sockets.LARGEST_CONTROL)
+        return came
+
+    def _attend(self, descriptor: int) -> None:
+        """Process the event of a descriptor."""
+        if descriptor == self._inbox_wakes:
+            self._unread.add(self._inbox)
+        elif descriptor == self._control_wakes:
+            self._unread.add(self._control)
+        elif descriptor in self._watch:
+            if (found := self._forget(descriptor)) is not None:
+                session, pid = found
+                self._machine.dead(session, f"process {pid} ended", time.monotonic())
+        elif descriptor in self._door_wakes:
             self._next_look = 0.0  # the authenticator has a new connection or question
+        elif descriptor not in self._lane_wakes:
+            self._forget(descriptor)  # a process that is not watched any more, as that failed
 
     def _read(self, socket: zmq.Socket[bytes], small: int) -> None:
         with contextlib.suppress(zmq.Again):
@@ -335,12 +374,19 @@ class Broker:
                     self._receive(socket, sockets.receive(socket, BODY, small=small))
                 if not sockets.readable(socket):  # cheaper than zmq.Again
                     break
+            else:
+                return
+        self._unread.discard(socket)
 
     def _keep_the_door(self, now: float) -> None:
         """Run the authenticator, and end the sessions whose key was revoked: others get what they hold."""
         self._next_look = now + LOOK_EVERY
         for session in self._authenticator.turn(now, self._machine.peers):
             self._machine.expel(session, "its key was revoked", now)
+        questions = self._authenticator.questions
+        if questions is not None and sockets.readable(questions):  # came while it was answering
+            self._next_look = 0.0
+            return
         self._door_due = self._authenticator.deadline()
         if self._door_due is not None:
             self._next_look = min(self._next_look, self._door_due)
@@ -396,20 +442,29 @@ class Broker:
 
     def _has_room(self, session: str, hello: QueueFrame, now: float) -> bool:
         """Whether there are descriptors for one more client; if so, its process is watched."""
-        if self._room.lacks(self._waker.fileno(), now):
+        if self._room.lacks(self._epoll.fileno(), now):
             if self._room.refuses(now):
                 self._machine.refuse(session, self._room.REFUSAL)
             return False
         descriptor = self._watch.add(session, hello.message.fields[2])
         if descriptor is not None:
-            self._poller.register(descriptor, zmq.POLLIN)
+            try:
+                self._epoll.register(descriptor, select.EPOLLIN)
+            except OSError as error:  # then its silence will show its death
+                self._mishaps.note(error)
+                self._watch.ended(descriptor)
         return True
 
     def _forget_idle(self) -> None:
         """Stop watching the processes of clients that have left."""
         for idle in self._watch.idle(self._machine.peers):
-            self._poller.unregister(idle)
-            self._watch.ended(idle)
+            self._forget(idle)
+
+    def _forget(self, descriptor: int) -> tuple[str, int] | None:
+        """Stop watching a process. Closing the descriptor is not enough: a forked child may have a copy."""
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(descriptor)
+        return self._watch.ended(descriptor)
 
     def _act(self, now: float) -> None:
         """Perform the protocol's actions; opening a lane yields further ones."""
@@ -431,20 +486,35 @@ class Broker:
         if self._behind:
             for session in list(self._behind):
                 self._try(self._push, session)
+        if self._control_used:  # sending takes away the signal that something came
+            self._control_used = False
+            if self._try(sockets.readable, self._control, otherwise=True):
+                self._unread.add(self._control)
 
     def _push(self, session: str) -> None:
+        """Send what waits for a consumer, as far as it reads; the rest when its lane's descriptor says so."""
         lane = self._lanes.get(session)
         if lane is not None:
             lane.push()
-            self._poller.register(lane.socket, zmq.POLLOUT if lane.backlog else 0)
+            if lane.backlog and lane.wakes not in self._lane_wakes:
+                self._lane_wakes.add(lane.wakes)
+                self._epoll.register(lane.wakes, select.EPOLLIN)
+            elif not lane.backlog:
+                self._stop_watching(lane)
         if lane is None or not lane.backlog:
             self._behind.discard(session)
+
+    def _stop_watching(self, lane: DeliverySocket) -> None:
+        if lane.wakes in self._lane_wakes:
+            self._lane_wakes.discard(lane.wakes)
+            self._epoll.unregister(lane.wakes)
 
     def _send(self, session: str, envelope: QueueFrame) -> None:
         frames = messages.pack(*envelope)
         if envelope.message.kind is not QueueMessageType.LEND:
+            self._control_used = True
             with contextlib.suppress(zmq.Again):
-                self._control.send_multipart([session.encode(), *frames], zmq.NOBLOCK)
+                sockets.send(self._control, [session.encode(), *frames])
         elif session in self._lanes:
             lane = self._lanes[session]
             lane.send(envelope.number, frames)
@@ -483,8 +553,9 @@ class Broker:
         self._lanes_opened += 1
         suffix = f".lane-{self._lanes_opened % 100_000}"
         try:
+            wakes = sockets.descriptor(socket)  # first: what is bound has more to close
             place = self._authenticator.bind_in(socket, self.address, self._ports, suffix, only=session)
-            return DeliverySocket(place, socket)
+            return DeliverySocket(place, socket, wakes)
         except BaseException:
             socket.close()
             raise
@@ -492,18 +563,16 @@ class Broker:
     def _close_lane(self, session: str) -> None:
         lane = self._lanes.pop(session, None)
         if lane is not None:
-            if lane.socket in self._poller:
-                self._poller.unregister(lane.socket)
+            self._stop_watching(lane)
             self._authenticator.unbind(lane.socket, self.address, lane.place)
 
     def _close_everything(self) -> None:
-        with self._lock:
-            for lane in self._lanes.values():
-                self._try(self._authenticator.unbind, lane.socket, self.address, lane.place)
-            self._try(self._authenticator.unbind, self._inbox, self.address, self._inbox_place)
-            self._try(self._authenticator.unbind, self._control, self.address)
-            for close in (self._authenticator.close, self._watch.close, self._waker.close, self._rings.close):
-                self._try(close)
+        for lane in self._lanes.values():
+            self._try(self._authenticator.unbind, lane.socket, self.address, lane.place)
+        self._try(self._authenticator.unbind, self._inbox, self.address, self._inbox_place)
+        self._try(self._authenticator.unbind, self._control, self.address)
+        for close in (self._authenticator.close, self._watch.close, self._epoll.close, self._rings.close):
+            self._try(close)
 
 
 def _largest_item(maxbytes: int) -> int:

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, repeat
+from math import inf
 from typing import Any, NamedTuple
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
@@ -146,6 +147,8 @@ class Unreadable(NamedTuple):
     error: Exception
 
 
+LINGER = 0.01
+"""Seconds that a report of takes may wait for more of them."""
 AHEAD = 0.02
 """The size of the buffer, in seconds of the program's work."""
 PAUSE = 0.05
@@ -262,7 +265,7 @@ class ItemReceiver:
     """The average bytes of an item in the latest batch."""
     rests: bool = False
     """The program has settled everything it had: others may wait for that."""
-    _chunk: DeliveredChunk | None = None
+    chunk: DeliveredChunk | None = None
     """The items handed out, to be taken without the lock."""
     _buffer: deque[DeliveredBatch] = field(default_factory=deque)
     _last: int = 0
@@ -288,13 +291,8 @@ class ItemReceiver:
 
     def at_hand(self) -> bool:
         """Whether there are items in the buffer; afterwards, none can be taken without the lock."""
-        self.collect()
+        self._collect_if_needed()
         return self._next() is not None
-
-    @property
-    def handed_out(self) -> bool:
-        """Whether items may be taken without the lock."""
-        return self._chunk is not None and len(self._chunk.items) > 0
 
     def waited(self, since: float, now: float) -> None:
         """Exclude a wait of the program from its rate."""
@@ -307,7 +305,7 @@ class ItemReceiver:
 
         Raises what reading the item raises, once: it becomes a dead letter.
         """
-        self.collect()
+        self._collect_if_needed()
         delivered_batch = self._next()
         if delivered_batch is None:
             return None
@@ -355,9 +353,7 @@ class ItemReceiver:
             return
         first, size = self._buffer[0].position, len(items)
         holding = self.taken if settles and self.hands.get(self.taken) == holder else 0
-        self._chunk = chunk = DeliveredChunk(
-            self.session, first, deque(items), size, holder, settles, holding
-        )
+        self.chunk = chunk = DeliveredChunk(self.session, first, deque(items), size, holder, settles, holding)
         portion = (thread, chunk.items, chunk)
         if whole:
             self.hand.receiving = portion
@@ -366,26 +362,32 @@ class ItemReceiver:
 
     def count(self) -> None:
         """Count what was taken and acked without the lock."""
-        chunk = self._chunk
+        chunk = self.chunk
         if chunk is not None and (taken := chunk.taken()) > chunk.counted:
             self._note_taken(chunk, taken)
-        acks = self.hand.acks
-        if acks:
-            some = acks[:]
-            del acks[: len(some)]
-            for one in some:
-                if one.session == self.session:
-                    self._done(one.position)
-            self.rests = not self.hands and not self.buffered
+        if self.hand.acks:
+            self._count_acks()
+
+    def _count_acks(self) -> None:
+        acks, hands, done = self.hand.acks, self.hands, self._ack_batch.done
+        some = acks[:]
+        del acks[: len(some)]
+        for position, _, _, session in some:
+            if session == self.session and hands.pop(position, None) is not None:
+                if done and done[-1][1] == position - 1:
+                    done[-1][1] = position
+                else:
+                    done.append([position, position])
+        self.rests = not hands and not self.buffered
 
     def collect(self) -> None:
         """As `count`, and withdraw the items that were handed out and not taken."""
-        chunk = self._chunk
+        chunk = self.chunk
         if chunk is not None:
             self.hand.getting = self.hand.receiving = NOTHING
             chunk.take_away()
         self.count()
-        self._chunk = None
+        self.chunk = None
 
     def taken_from(self, chunk: DeliveredChunk, lying: int) -> int:
         """The position of the item that a thread took from `chunk` when it had `lying` items; 0 for none."""
@@ -427,7 +429,7 @@ class ItemReceiver:
 
     def next_is_unreadable(self) -> bool:
         """True if the next `take` will raise."""
-        self.collect()
+        self._collect_if_needed()
         delivered_batch = self._next()
         if delivered_batch is None:
             return False
@@ -455,7 +457,7 @@ class ItemReceiver:
 
     def done_by(self, holder: int | None) -> None:
         """Mark everything that `holder` took as done; None: everything except what holder 0 took."""
-        self.collect()
+        self._collect_if_needed()
         hands = self.hands
         mine = [p for p, h in hands.items() if h == holder or (holder is None and h)]
         for position in mine:
@@ -497,7 +499,8 @@ class ItemReceiver:
         """How many items may be in the buffer."""
         if self.closed:
             return 0
-        self._pace.time(now)
+        if self._pace.untimed:
+            self._pace.time(now)
         if now - self._pace.since >= PAUSE:
             return self.waiters
         return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace.seconds, 1e-6))))
@@ -512,10 +515,12 @@ class ItemReceiver:
 
     def pressing(self, now: float) -> bool:
         """True if a report is due now: the broker might lend too little or too much, or others wait."""
-        told, untold, window = self._told_window, self.taken - self.told_taken, self.window(now)
-        short = told - untold < max(self.waiters, told // 2)
+        told, untold = self._told_window, self.taken - self.told_taken
+        if self.rests or told - untold < max(self.waiters, told // 2):
+            return True
+        window = self.window(now)
         wide = window * 2 < told or (window < told and now - self._pace.since >= PAUSE)
-        return short or wide or self.rests or self._ack_batch.pressing()
+        return wide or self._ack_batch.pressing()
 
     def idle_items(self) -> bool:
         """True if the buffer has more items than the program waits for."""
@@ -526,11 +531,16 @@ class ItemReceiver:
         self._pace.time(now)
         return now - self._pace.since >= PAUSE and self.idle_items()
 
-    def deadline(self) -> float | None:
-        """When the window shrinks because the program paused; None when there is nothing to shrink."""
-        if self.buffered > self.waiters or self._told_window > self.waiters:
-            return self._pace.since + PAUSE
-        return None
+    def due_at(self, told_at: float, *, pauses: bool) -> float:
+        """When something is due, if nothing happens: a report, the last having been complete at `told_at`, or
+        with `pauses` that the window shrinks because the program paused."""
+        when = inf
+        chunk = self.chunk
+        if (chunk is not None and chunk.items) or self.news():  # what is taken without the lock is reported
+            when = told_at + LINGER
+        if pauses and (self.buffered > self.waiters or self._told_window > self.waiters):
+            when = min(when, self._pace.since + PAUSE)
+        return when
 
     def report(self, now: float, ask: int = 0) -> QueueMessage | None:
         """The REPORT to send; None if there is nothing new."""
@@ -543,6 +553,10 @@ class ItemReceiver:
         return QueueMessage(
             QueueMessageType.REPORT, (window, WINDOW_BYTES, ask, self.taken, *self._ack_batch.take())
         )
+
+    def _collect_if_needed(self) -> None:
+        if self.chunk is not None or self.hand.acks:
+            self.collect()
 
     def _next(self) -> DeliveredBatch | None:
         """The batch with the next item, read; None if the buffer is empty."""

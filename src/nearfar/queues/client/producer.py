@@ -88,7 +88,7 @@ class PutBuffer:
         self.trusted = False
         self._free = False
         """Whether there is no bound."""
-        self._way_in: WayIn = (self.items.append, iter(()), iter(()), 1)
+        self._way_in: WayIn = (self.items.append, iter(range(0)), iter(()), 1)
         """The function that adds an item; the permits (for each item that may come, the count with it); the
         units of room; and the bytes of a unit."""
         self._weight = 0
@@ -115,7 +115,12 @@ class PutBuffer:
                 return 0
             items.append(item)
             return lying + 1
-        return self._append_within_bounds(item, size)
+        add, permits, room, unit = self._way_in
+        if size > unit:
+            room = _some(room, -(-size // unit))
+        for _, lying, _ in zip(room, permits, map(add, (item,))):  # noqa: B905 - faster without `strict`
+            return lying
+        return 0
 
     def _append_packed(self, item: Any) -> int:
         if not self.limit or (item.__class__ in _SIZED and len(item) > LARGEST):
@@ -136,8 +141,7 @@ class PutBuffer:
 
     def _append_within_bounds(self, item: Any, size: int) -> int:
         add, permits, room, unit = self._way_in
-        if size > unit:
-            room = _some(room, -(-size // unit))
+        room = _some(room, max(1, -(-size // unit)))
         for _, lying, _ in zip(room, permits, map(add, (item,)), strict=False):
             return lying
         return 0
@@ -158,7 +162,8 @@ class PutBuffer:
         if not self.items and not self.limit:
             return []
         self._free = False
-        list(self._way_in[1])  # use up the permits, so that concurrent puts are not admitted
+        # use up the permits in one step, so that concurrent puts are not admitted
+        self._way_in[1].__setstate__(MOST)  # type: ignore[attr-defined]
         self.limit = self._weight = 0
         items = self.items[:]
         del self.items[: len(items)]  # the same list: a put without a bound may be about to add to it
@@ -457,6 +462,11 @@ class ItemSender:
         used = self.used()
         return CreditRequest(used.items + min(items, MOST_ASKED), used.size + size, used.size + least)
 
+    @property
+    def holds_room(self) -> bool:
+        """Whether there is room here; if the next item needs more, it came after the last request."""
+        return self._room != (0, 0)
+
     def used(self) -> CreditRequest:
         """The totals of a client that asks for nothing: the room that it has used."""
         items, size = self._received[0] - self._room[0], self._received[1] - self._room[1]
@@ -498,6 +508,12 @@ class ItemSender:
     def sent(self, line_number: int, size: int, first: int, count: int) -> None:
         """Record that a PUT of `size` bytes, with items from `first` on, was sent as `line_number`."""
         self._unstored.append((line_number, size, first, count))
+
+    def arrived(self, size: int) -> None:
+        """Record that a broker in this process has a PUT of `size` bytes, as soon as it was sent."""
+        self._unstored_bytes -= size
+        if self.entries or self._again:
+            self.admit()
 
     def number(self) -> int:
         """Number the items in the put buffer, and return the last number."""

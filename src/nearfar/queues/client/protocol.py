@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -16,18 +18,20 @@ from nearfar.errors import ProtocolError
 from nearfar.net.handshake import HandshakeFailures
 from nearfar.net.timers import SuspendDetector
 from nearfar.net.validation import shown
+from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.client.consumer import Hand, ItemReceiver
-from nearfar.queues.client.producer import ItemSender
-from nearfar.queues.client.session import (
+from nearfar.queues.client.lines import (
     Action,
-    BrokerSession,
     Close,
     ConnectControl,
     ConnectInbox,
-    PendingRequests,
-    Roles,
+    Line,
+    LocalLine,
     SendControl,
+    SocketLine,
 )
+from nearfar.queues.client.producer import ItemSender
+from nearfar.queues.client.session import BrokerSession, PendingRequests, Roles
 from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType
 
 GREET_EVERY = 0.25
@@ -94,6 +98,8 @@ class ClientProtocol:
         self._stem = stem or name
         self._actions: list[Action] = []
         self._greeted = self._dialed = 0.0
+        self._due = 0.0
+        """When `tick` is due: it is not called each time that something is sent."""
         self._standstill = SuspendDetector(0.0)
 
     @property
@@ -107,11 +113,17 @@ class ClientProtocol:
 
     # -- from the program ------------------------------------------------------------------------
 
-    def connect(self, now: float) -> None:
-        """Begin the first session."""
-        if self.state is ClientState.NEW:
-            self._standstill = SuspendDetector(now)
+    def connect(self, now: float, broker: BrokerProtocol | None = None) -> None:
+        """Begin the first session: with `broker`, if it is in this process."""
+        if self.state is not ClientState.NEW:
+            return
+        self._standstill = SuspendDetector(now)
+        if broker is None:
             self._begin_session(now)
+        else:
+            self.sessions += 1
+            line = LocalLine(broker, self.name, self.session_name, now)
+            self._open({**line.facts, "shares": False}, line, now)
 
     def leave(self) -> None:
         """Say goodbye once all that was put is sent. Until PART comes, the session goes on."""
@@ -121,6 +133,7 @@ class ClientProtocol:
             self.abandon()
         elif self.state is not ClientState.CLOSED:
             self.leaving = True
+            self._due = 0.0
 
     def may_go(self, now: float) -> bool:
         """True if the client need not wait for a broker any more."""
@@ -135,10 +148,12 @@ class ClientProtocol:
         """When the client leaves although the broker, which has all that was put, does not answer its BYE."""
         if self.session is None or not self.sender.handed_over:
             return inf
-        return max(self._leaving_since, self.session.heard) + GOODBYE
+        return max(self._leaving_since, self.session.line.heard) + GOODBYE
 
     def abandon(self) -> None:
         """Close at once."""
+        if self.state is ClientState.OPEN and self.session is not None:
+            self.session.line.close()
         self.state = ClientState.CLOSED
         self.sender.bar()
         self.sender.end()
@@ -162,7 +177,21 @@ class ClientProtocol:
         elif kind is QueueMessageType.STRANGER:
             self._begin_session(now)
         else:
-            self._hear(self.session, envelope, now)
+            self._handle(self.session, partial(self.session.hear, envelope, now))
+
+    def receive_local(self, now: float) -> bool:
+        """Process what the broker in this process has sent; returns whether there was anything."""
+        session = self.session
+        line = session.line if session is not None else None
+        if session is None or not isinstance(line, LocalLine) or not line.came:
+            return False
+        while line.came:
+            message = line.came.popleft()
+            if message.kind is QueueMessageType.REFUSED:
+                self._refuse(message.fields[0])
+            elif self.state is ClientState.OPEN:
+                self._handle(session, partial(session.handle, message))
+        return True
 
     def turned_away(self, why: str, now: float) -> None:
         """Reconnect after a socket of the present session was not admitted; give up if that goes on."""
@@ -178,7 +207,8 @@ class ClientProtocol:
             self.abandon()
 
     def begin_again(self, now: float) -> None:
-        """Begin a new session: a socket of the present one could not be opened."""
+        """Begin a new session: a socket of the present one could not be opened, or its broker, which was in
+        this process, has ended."""
         if self.state is ClientState.OPEN:
             self._begin_session(now)
 
@@ -188,7 +218,7 @@ class ClientProtocol:
         session = self.session
         stood = self._standstill.seconds(now, session.lease if session is not None else IDLE)
         if stood and session is not None:
-            session.postpone(stood, now)
+            session.line.postpone(stood, now)
         if self.state is ClientState.GREETING:
             self._call_again(now)
         elif self.state is ClientState.OPEN and session is not None:
@@ -197,26 +227,38 @@ class ClientProtocol:
                 if now >= self._farewell():
                     self.abandon()
                     return
-            if session.broken(now):
+            if session.line.broken(now):
                 self._begin_session(now)
             else:
                 session.tick(now)
 
+    def act(self, now: float) -> list[Action]:
+        """Do what is due, and return all actions to perform."""
+        if now >= self._due:
+            self.tick(now)
+        return self.flush(now)
+
     def flush(self, now: float) -> list[Action]:
         """All actions to perform."""
+        actions = self._actions
+        if actions:
+            self._actions = []
         if self.state is ClientState.OPEN and self.session is not None:
-            self._actions += self.session.flush(now, leaving=self.leaving)
-        actions, self._actions = self._actions, []
+            more = self.session.flush(now, leaving=self.leaving)
+            return actions + more if actions else more
         return actions
 
     def deadline(self, now: float) -> float:
-        """When to call `tick` and `flush` next."""
-        if self.state is ClientState.GREETING:
-            return self._greeted + GREET_EVERY
-        if self.state is ClientState.OPEN and self.session is not None:
-            when = self.session.deadline()
-            return min(when, self._farewell()) if self.leaving else when
-        return now + IDLE
+        """When to call `act` next."""
+        session = self.session
+        if self.state is ClientState.OPEN and session is not None:
+            when = session.deadline()
+            if self.leaving:
+                when = min(when, self._farewell())
+            self._due = min(when, now + session.lease / 10)
+            return when
+        self._due = 0.0
+        return self._greeted + GREET_EVERY if self.state is ClientState.GREETING else now + IDLE
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -250,9 +292,9 @@ class ClientProtocol:
         hello = QueueMessage(QueueMessageType.HELLO, (VERSION, self.name, self._about))
         self._actions.append(SendControl(QueueFrame(0, 0, hello)))
 
-    def _hear(self, session: BrokerSession, envelope: QueueFrame, now: float) -> None:
+    def _handle(self, session: BrokerSession, handle: Callable[[], None]) -> None:
         try:
-            session.hear(envelope, now)
+            handle()
         except ProtocolError as error:
             self._refuse(f"its host broke the protocol: {error}")
             return
@@ -267,14 +309,16 @@ class ClientProtocol:
         name, facts = message.fields
         if self.state is not ClientState.GREETING or name != self.session_name:
             return
-        self.state = ClientState.OPEN
         self._refusals.succeeded()
-        machine = facts.get("machine", "")
-        facts = {
-            **facts,
-            "trusted": facts["trusted"] and self._trusts,
-            "shares": bool(machine) and machine == self._about.get("shares"),
-        }
+        machine = facts["machine"]
+        facts = {**facts, "shares": bool(machine) and machine == self._about.get("shares")}
+        self._open(facts, SocketLine(float(facts["lease"]), now), now)
+        self._actions.append(ConnectInbox(facts["inbox"], facts["ticket"]))
+
+    def _open(self, facts: dict[str, Any], line: Line, now: float) -> None:
+        """Begin a session in which messages travel on `line`."""
+        self.state = ClientState.OPEN
+        facts = {**facts, "trusted": facts["trusted"] and self._trusts}
         self.receiver = receiver = ItemReceiver(
             trusted=facts["trusted"], hand=self.hand, session=self.sessions
         )
@@ -285,5 +329,4 @@ class ClientProtocol:
             superseded = self.session.receiver.untold()
             if superseded and facts["epoch"] == self.facts["epoch"]:
                 self.asks.add(QueueMessageType.ASK, "late", superseded)
-        self.session = BrokerSession(facts, self.sender, self.asks, self.roles, receiver, now)
-        self._actions.append(ConnectInbox(facts["inbox"], facts["ticket"]))
+        self.session = BrokerSession(facts, self.sender, self.asks, self.roles, receiver, line, now)

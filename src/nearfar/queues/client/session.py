@@ -4,47 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from nearfar.errors import ProtocolError
-from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
-from nearfar.queues.client.consumer import ItemReceiver
+from nearfar.queues.client.consumer import LINGER, ItemReceiver
+from nearfar.queues.client.lines import Action, ConnectLane, Line, SocketLine
 from nearfar.queues.client.producer import ANY, MUCH, CreditRequest, ItemSender
-from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType, broken, place
+from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType, place
 from nearfar.serialization.shared_ring import OwnRing, Reference
-
-
-class ConnectControl(NamedTuple):
-    """Close every socket, and open a control socket under this session's name."""
-
-    session: str
-
-
-class ConnectInbox(NamedTuple):
-    """Connect to the broker's inbox; messages to it carry the ticket."""
-
-    place: int | str
-    ticket: str
-
-
-class ConnectLane(NamedTuple):
-    """Connect to this client's lane, the broker's `DeliverySocket` for it."""
-
-    place: int | str
-
-
-class SendControl(NamedTuple):
-    """Send this message: to the inbox if it carries items, else over the control socket."""
-
-    envelope: QueueFrame
-
-
-class Close(NamedTuple):
-    """Close every socket for good."""
-
-
-Action = ConnectControl | ConnectInbox | ConnectLane | SendControl | Close
-
 
 TOLD = frozenset({"underway bytes", "underway parts"})
 """Not questions, but figures that the broker adds up; see `ClientConnection.mention`."""
@@ -115,8 +82,6 @@ FAILED = 5
 """The field of a REPORT that lists failed items."""
 HEAVY = 1024 * 1024
 """Bytes taken after which a report is sent at once."""
-LINGER = 0.01
-"""Seconds that a report of takes may wait for more of them."""
 
 
 @dataclass(slots=True)
@@ -131,7 +96,8 @@ class Roles:
 
 
 class BrokerSession:
-    """`facts` come from WELCOME; `sender`, `asks` and `roles` outlast the session."""
+    """`facts` come from WELCOME; `sender`, `asks` and `roles` outlast the session. Its messages travel on
+    `line`."""
 
     def __init__(
         self,
@@ -140,10 +106,11 @@ class BrokerSession:
         asks: PendingRequests,
         roles: Roles,
         receiver: ItemReceiver,
+        line: Line,
         now: float,
     ) -> None:
         self.facts = facts
-        self.heard = now
+        self.line = line
         self.receiver = receiver
         self.over = False
         self.lost: tuple[str, ...] = ()
@@ -153,15 +120,9 @@ class BrokerSession:
         self.shut_immediately = False
         self.parted = False
         self.lease = float(facts["lease"])
-        self._out: SendWindow[QueueMessage] = SendWindow(self.lease / 10)
-        self._in: ReceiveWindow[QueueMessage] = ReceiveWindow(_weight)
-        self._heartbeat = Heartbeat(self.lease, now)
-        self._acked = 0
-        """The last of our messages that the broker had when it sent its latest message."""
         self._sender = sender
         self._asks = asks
         self._roles = roles
-        self._actions: list[Action] = []
         self._joined = (False, False)
         self._lane_ask = 0
         self._lane_open = False
@@ -183,33 +144,23 @@ class BrokerSession:
     # -- events ----------------------------------------------------------------------------------
 
     def hear(self, envelope: QueueFrame, now: float) -> None:
-        """Process a message of the broker."""
-        self.heard = now
-        number, self._acked, message = envelope
-        if self._acked > self._out.received:
-            self._out.acked(self._acked, now)
-            self._sender.acked(self._out.received)
-        if number:
-            self._heartbeat.heard(now, len(message.body or b""))
-            for ready in self._in.accept(number, message):
-                _HANDLERS[ready.kind](self, ready)
+        """Process a message of the broker that came over sockets."""
+        line = self.line
+        assert isinstance(line, SocketLine)
+        received = line.received
+        ready = line.hear(envelope, now)
+        if line.received > received:
+            self._sender.acked(line.received)
+        for message in ready:
+            self.handle(message)
 
-    def postpone(self, seconds: float, now: float) -> None:
-        """This process was suspended for `seconds`: that does not count as silence of the broker."""
-        self.heard = min(now, self.heard + seconds)
-        self._out.postpone(seconds)
-
-    def broken(self, now: float) -> bool:
-        """True if the broker is silent for too long, or messages to it no longer arrive."""
-        return now - self.heard >= self.lease or (
-            self._out.sent > self._out.received and broken(self._out, self.lease, now)
-        )
+    def handle(self, message: QueueMessage) -> None:
+        """Process the next message of the broker."""
+        _HANDLERS[message.kind](self, message)
 
     def tick(self, now: float) -> None:
         """Send again what may have got lost, and give back items that are not taken."""
-        if now >= self._out.when:
-            for number, message in self._out.overdue(now):
-                self._actions.append(SendControl(QueueFrame(number, self._in.received, message)))
+        self.line.tick(now)
         if self.receiver.buffered > self.receiver.waiters and self.receiver.paused(now):
             self._close_window()
 
@@ -236,8 +187,10 @@ class BrokerSession:
 
     def flush(self, now: float, *, leaving: bool) -> list[Action]:
         """All actions to perform: items first, so that questions come after them."""
-        self.receiver.hand.called = False
-        self.receiver.count()
+        receiver, hand = self.receiver, self.receiver.hand
+        hand.called = False
+        if hand.acks or receiver.chunk is not None:
+            receiver.count()
         roles = self._roles
         if self.receiver.blind:
             self.receiver.blind = False
@@ -255,41 +208,31 @@ class BrokerSession:
             self._sync(now)
         if leaving and not self._said_bye and self._sender.idle:
             self._said_bye = True
-            self._send(QueueMessage(QueueMessageType.BYE), now)
-        if now >= self._heartbeat.when:
-            self._actions.append(
-                SendControl(QueueFrame(0, self._in.received, QueueMessage(QueueMessageType.BEAT)))
-            )
-            self._heartbeat.spoke(now)
-        actions, self._actions = self._actions, []
+            self.line.send(QueueMessage(QueueMessageType.BYE), now)
+        line = self.line
+        line.beat(now)
+        if not line.outgoing:
+            return []
+        actions, line.outgoing = line.outgoing, []
         return actions
 
     def deadline(self) -> float:
         """When to call `tick` and `flush` next."""
-        receiver = self.receiver
-        when = min(self.heard + self.lease, self._heartbeat.when, self._out.when)
-        if receiver.handed_out or receiver.news():  # items may be taken without the lock, to be reported
-            when = min(when, self._told_at + LINGER)
-        if not self._fence and (pause := receiver.deadline()) is not None:
-            when = min(when, pause)
-        return when
-
-    def _send(self, message: QueueMessage, now: float) -> int:
-        """Send a numbered message, and return its number."""
-        number = self._out.send(message, now)
-        self._actions.append(SendControl(QueueFrame(number, self._in.received, message)))
-        self._heartbeat.spoke(now)
-        return number
+        due = self.receiver.due_at(self._told_at, pauses=not self._fence)
+        return min(self.line.deadline(), due)
 
     # -- to the broker ---------------------------------------------------------------------------
 
     def _join(self, now: float) -> None:
-        if self._roles.consumes and not self._lane_ask:
-            self._lane_ask = self._asks.add(QueueMessageType.ASK, "lane")
+        if self._roles.consumes and not (self._lane_ask or self._lane_open):
+            if self.line.lane:
+                self._lane_ask = self._asks.add(QueueMessageType.ASK, "lane")
+            else:
+                self._lane_open = True
         roles = (self._roles.produces, self._lane_open)
         if roles != self._joined:
             self._joined = roles
-            self._send(
+            self.line.send(
                 QueueMessage(QueueMessageType.JOIN, (*roles, list(self._roles.tags), self._roles.helper)), now
             )
 
@@ -297,14 +240,16 @@ class BrokerSession:
         sender = self._sender
         if not sender.idle:
             for message in sender.messages():
-                number = self._send(message, now)
-                first, count, _ = message.fields
-                sender.sent(number, len(message.body or b""), first, count)
+                number, size = self.line.send(message, now), len(message.body or b"")
+                if self.line.lane:
+                    sender.sent(number, size, *message.fields[:2])
+                else:
+                    sender.arrived(size)
             if sender.large >= MUCH and self.facts["shares"] and not self._ring_ask:
                 self._share_memory()
         if sender.bounded:
             need = sender.need()
-            if (need is not None and need != self._told_need) or sender.gave_up:
+            if sender.gave_up or (need is not None and (need != self._told_need or sender.holds_room)):
                 self._tell_need(need, 0, now)
             self._told_need = need
 
@@ -322,21 +267,24 @@ class BrokerSession:
         the broker: together with that of others it may suffice for another producer."""
         self._sender.gave_up = False
         if need is None:
-            self._send(QueueMessage(QueueMessageType.NEED, (*self._sender.used(), 0, 0, ask)), now)
+            self.line.send(QueueMessage(QueueMessageType.NEED, (*self._sender.used(), 0, 0, ask)), now)
         else:
-            self._send(QueueMessage(QueueMessageType.NEED, (*need, *self._sender.spare(), ask)), now)
+            self.line.send(QueueMessage(QueueMessageType.NEED, (*need, *self._sender.spare(), ask)), now)
 
     def _report(self, now: float, *, all_: bool) -> None:
         """Send the reports that are due, or `all_`."""
-        if not self.receiver.news():
+        receiver = self.receiver
+        if not receiver.news():
             self._told_at = now
         elif now >= self._told_at + LINGER:
             all_ = True
-        if not (all_ or self.takes_press() or self.receiver.pressing(now)):
+        if not (
+            all_ or receiver.pressing(now) or (receiver.taken != receiver.told_taken and self.takes_press())
+        ):
             return
         self._told_at = now
         while (message := self.receiver.report(now)) is not None:
-            number = self._send(message, now)
+            number = self.line.send(message, now)
             if message.fields[FAILED]:
                 self._last_failure = number
                 self._failed_since_report = False
@@ -344,12 +292,12 @@ class BrokerSession:
     def _ask(self, now: float) -> None:
         for ask, kind, what, argument in self._asks.unsent(lane=self._lane_open):
             if kind is QueueMessageType.ASK:
-                self._send(QueueMessage(QueueMessageType.ASK, (ask, what, argument)), now)
+                self.line.send(QueueMessage(QueueMessageType.ASK, (ask, what, argument)), now)
             elif kind is QueueMessageType.NEED:
                 self._told_need = self._sender.need()
                 self._tell_need(self._told_need, ask, now)
             elif (report := self.receiver.report(now, ask)) is not None:
-                self._send(report, now)
+                self.line.send(report, now)
 
     def _sync(self, now: float) -> None:
         """Answer SYNC: everything before is reported by now, and unused room and items are given back."""
@@ -360,7 +308,7 @@ class BrokerSession:
                 self._rounds.append((number, recall))
                 continue
             spare = self._sender.spare() if recall and not self._sender.entries else (0, 0)
-            self._send(QueueMessage(QueueMessageType.SYNCED, (number, *spare)), now)
+            self.line.send(QueueMessage(QueueMessageType.SYNCED, (number, *spare)), now)
         if self._rounds:
             self._report(now, all_=True)
             self._ask(now)
@@ -400,17 +348,17 @@ class BrokerSession:
             if not place(value):
                 raise ProtocolError("the place of the lane is malformed")
             self._lane_open = True
-            self._actions.append(ConnectLane(value))
+            self.line.outgoing.append(ConnectLane(value))
         elif ask == self._ring_ask:
             self._sender.places = value is True
         elif ask == self._fence:
             self._fence = 0
-            self.receiver.closed = False
+            self.receiver.closed = self.shut_immediately
             self.receiver.give_back()
         self._asks.answer(ask, value)
 
     def _told_over(self, message: QueueMessage) -> None:
-        if not self._failed_since_report and self._last_failure <= self._acked:
+        if not self._failed_since_report and self._last_failure <= self.line.acked:
             self.over = message.fields[0]
         self.lost = tuple(message.fields[1])
 
@@ -418,7 +366,7 @@ class BrokerSession:
         self.shut = True
         self._sender.bar()
         if message.fields[0]:
-            self.shut_immediately = True
+            self.shut_immediately = self.receiver.closed = True
             self.receiver.give_back()
 
     def _told_tags(self, message: QueueMessage) -> None:
@@ -433,10 +381,6 @@ class BrokerSession:
 
     def _part(self, message: QueueMessage) -> None:
         self.parted = True
-
-
-def _weight(message: QueueMessage) -> int:
-    return len(message.body or b"")
 
 
 def _ignore(session: BrokerSession, message: QueueMessage) -> None:
