@@ -161,6 +161,9 @@ def test_every_list_has_a_bound_and_no_field_is_of_any_type(
             assert each.ge is not None and each.le is not None
         if isinstance(each, inspect.IntType):
             assert each.ge is not None and each.le is not None
+        if isinstance(each, inspect.UnionType) and any(isinstance(m, inspect.IntType) for m in each.types):
+            # msgspec 0.23 crashes in the garbage collector over a bounded number beside such a tuple
+            assert not any(isinstance(member, inspect.TupleType) for member in each.types)
     assert int(kind) < 128 and len(fields_of(message)) < 15  # so the second byte of a frame is the kind
 
 

@@ -198,6 +198,25 @@ def test_what_is_not_a_place_is_refused(encoded: bytes) -> None:
         Place.decode(encoded)
 
 
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        None,
+        5,
+        [1, 1, 100, bytes(16)],
+        b"",
+        bytes(31),
+        Reference(0, 1, 100, bytes(16)).encode(),
+        Reference(1 << 31, 1, 100, bytes(16)).encode(),
+        Reference(1, 1 << 31, 100, bytes(16)).encode(),
+    ],
+    ids=str,
+)
+def test_what_is_not_a_reference_is_refused(encoded: Any) -> None:
+    with pytest.raises(ProtocolError):
+        Reference.decode(encoded)
+
+
 def test_a_reader_cannot_write(own: OwnRing) -> None:
     kept = keep(own)
     reader = ReadRing(kept.reference())

@@ -14,7 +14,7 @@ from nearfar.errors import ProtocolError
 from nearfar.net.frames import LONGEST_CONTROL
 from nearfar.queues import messages
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
-from nearfar.serialization.shared_ring import Place
+from nearfar.serialization.shared_ring import REFERENCE, Place
 
 pytestmark = pytest.mark.pure
 
@@ -52,8 +52,7 @@ firsts = st.integers(1, (1 << 63) - messages.MOST_ITEMS)
 """Numbers of items that a whole batch may follow."""
 rows = st.lists(st.tuples(positives, positives, naturals, st.none() | st.binary()), max_size=4)
 
-numbers = st.integers(1, (1 << 31) - 1)
-references = st.tuples(numbers, numbers, numbers, st.binary(min_size=16, max_size=16))
+references = st.binary(min_size=REFERENCE, max_size=REFERENCE)
 places = st.builds(Place, st.integers(0, 1 << 60), st.integers(20, 30), st.integers(0, 9))
 
 FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {

@@ -409,7 +409,7 @@ def own() -> Iterator[OwnRing]:
 def test_a_place_is_taken_only_from_the_session_that_announced_its_ring(own: OwnRing) -> None:
     peers = Peers("p", "q")
     place = own.place([b"\xa4item"], 5)
-    answer = peers.say("p", QueueMessageType.ASK, 1, "ring", tuple(own.reference()))
+    answer = peers.say("p", QueueMessageType.ASK, 1, "ring", own.reference().encode())
     assert QueueMessage(QueueMessageType.ANSWER, (1, True)) in answer
     peers.say("p", QueueMessageType.PUT, 1, 1, None, body=place)
     assert [(whole(run.body), run.producer) for _, run in peers.ledger.waiting._heap] == [(b"\xa4item", "p")]
@@ -420,7 +420,7 @@ def test_a_place_is_taken_only_from_the_session_that_announced_its_ring(own: Own
 
 def test_a_place_beyond_the_ring_ends_the_session(own: OwnRing) -> None:
     peers = Peers("p")
-    peers.say("p", QueueMessageType.ASK, 1, "ring", tuple(own.reference()))
+    peers.say("p", QueueMessageType.ASK, 1, "ring", own.reference().encode())
     peers.say("p", QueueMessageType.PUT, 1, 1, None, body=Place(shared_ring.SIZE - 1000, 2000))
     [complaint] = peers.machine.take_complaints()
     assert "2000 bytes at" in complaint
@@ -431,7 +431,7 @@ def test_a_place_beyond_the_ring_ends_the_session(own: OwnRing) -> None:
 @pytest.mark.parametrize("reference", [None, 5, "token"])
 def test_what_is_not_a_ring_is_not_opened(own: OwnRing, reference: Any) -> None:
     peers = Peers("p")
-    named = tuple(own.reference()._replace(proof=bytes(16))) if reference == "token" else reference
+    named = own.reference()._replace(proof=bytes(16)).encode() if reference == "token" else reference
     answers = peers.say("p", QueueMessageType.ASK, 1, "ring", named)
     if reference == "token":
         assert QueueMessage(QueueMessageType.ANSWER, (1, False)) in answers
@@ -443,13 +443,13 @@ def test_what_is_not_a_ring_is_not_opened(own: OwnRing, reference: Any) -> None:
 def test_a_client_of_another_machine_announces_nothing(own: OwnRing) -> None:
     peers = Peers("p")
     peers.machine.peers["p.1"].shares = False
-    answers = peers.say("p", QueueMessageType.ASK, 1, "ring", tuple(own.reference()))
+    answers = peers.say("p", QueueMessageType.ASK, 1, "ring", own.reference().encode())
     assert QueueMessage(QueueMessageType.ANSWER, (1, False)) in answers
 
 
 def test_a_ring_ends_with_its_session_and_its_last_item(own: OwnRing) -> None:
     peers = Peers("p")
-    peers.say("p", QueueMessageType.ASK, 1, "ring", tuple(own.reference()))
+    peers.say("p", QueueMessageType.ASK, 1, "ring", own.reference().encode())
     peers.say("p", QueueMessageType.PUT, 1, 1, None, body=own.place([b"\xa4item"], 5))
     peers.machine.dead("p.1", "killed", 0.0)
     assert len(peers.rings._kept) == 1

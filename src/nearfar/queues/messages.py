@@ -45,7 +45,7 @@ from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process,
 from nearfar.net.reliable import SendWindow
 from nearfar.net.validation import NAME
 from nearfar.serialization.item_codec import LARGEST_ITEM
-from nearfar.serialization.shared_ring import LARGEST, TOKEN, Place
+from nearfar.serialization.shared_ring import REFERENCE, Place
 
 VERSION = frames.VERSION
 MOST_RANGES = 4_000
@@ -116,12 +116,8 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Suffix = Annotated[str, Meta(min_length=1, max_length=LONGEST_SUFFIX, pattern=r"\A(?!.*/)" + NAME)]
 Beside = Port | Suffix
 """An argument of `Address.beside`."""
-RingReference = tuple[  # the fields of a `shared_ring.Reference`
-    Annotated[int, Meta(ge=1, le=(1 << 31) - 1)],
-    Annotated[int, Meta(ge=0, le=(1 << 31) - 1)],
-    Annotated[int, Meta(ge=0, le=LARGEST)],
-    Annotated[bytes, Meta(min_length=TOKEN, max_length=TOKEN)],
-]
+RingReference = Annotated[bytes, Meta(min_length=REFERENCE, max_length=REFERENCE)]
+"""An encoded `shared_ring.Reference`."""
 Count = Annotated[int, Meta(ge=1, le=MOST_ITEMS)]
 Names = Annotated[list[Name], Meta(max_length=MOST_RANGES)]
 Tags = Annotated[list[Name], Meta(max_length=MOST_TAGS)]

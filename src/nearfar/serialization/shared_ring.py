@@ -114,6 +114,25 @@ class Reference(NamedTuple):
     proof: bytes
     """The token, for the host; the mark, for a consumer."""
 
+    def encode(self) -> bytes:
+        return _REFERENCE.pack(*self)
+
+    @classmethod
+    def decode(cls, encoded: Any) -> Self:
+        """Decode what `encode` made. Raises ProtocolError for anything else; whether there is such a ring is
+        seen when it is opened."""
+        if type(encoded) is not bytes or len(encoded) != REFERENCE:
+            raise ProtocolError("not a reference to a ring")
+        reference = cls(*_REFERENCE.unpack(encoded))
+        if not reference.pid or (reference.pid | reference.descriptor) >> 31:
+            raise ProtocolError("not a reference to a ring")
+        return reference
+
+
+_REFERENCE = Struct(f"<IIQ{TOKEN}s")
+REFERENCE = _REFERENCE.size
+"""Bytes of an encoded reference."""
+
 
 class OwnRing:
     """The ring of a producer, the only one that writes there. Not thread-safe. In a child that inherits it,

@@ -133,7 +133,9 @@ class ConsumerSide:
         ring = body.ring
         if ring.number not in peer.rings:
             peer.rings.add(ring.number)
-            self._peer_table.send(peer, QueueMessageType.RING, ring.number, ring.reference(), now=now)
+            self._peer_table.send(
+                peer, QueueMessageType.RING, ring.number, ring.reference().encode(), now=now
+            )
         return body.place
 
     def end_rings(self, ended: deque[int], now: float) -> None:

@@ -336,10 +336,9 @@ class BrokerProtocol:
     def _open_ring(self, peer: Peer, message: QueueMessage, now: float) -> None:
         """Open the memory in which a producer is going to put its items; answer whether that is possible."""
         ask, _, reference = message.fields
-        if not isinstance(reference, tuple):
-            raise ProtocolError(f"{peer.uid} shares memory without saying which")
+        known = Reference.decode(reference)
         if peer.ring is None and peer.shares:
-            peer.ring = self._rings.keep(Reference(*reference))
+            peer.ring = self._rings.keep(known)
         self._peer_table.answer(peer, ask, peer.ring is not None, now)
 
     def _join(self, peer: Peer, message: QueueMessage, now: float) -> None:

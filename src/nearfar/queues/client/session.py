@@ -260,7 +260,9 @@ class BrokerSession:
         except (OSError, MemoryError):
             self._ring_ask = -1
         else:
-            self._ring_ask = self._asks.add(QueueMessageType.ASK, "ring", self._sender.ring.reference())
+            self._ring_ask = self._asks.add(
+                QueueMessageType.ASK, "ring", self._sender.ring.reference().encode()
+            )
 
     def _tell_need(self, need: CreditRequest | None, ask: int, now: float) -> None:
         """Ask for room, or tell that none is needed. Room that is too small for the next item goes back to
@@ -377,7 +379,7 @@ class BrokerSession:
         if reference is None:
             self.receiver.rings.end(number)
         elif self.facts["shares"]:
-            self.receiver.rings.open(number, Reference(*reference))
+            self.receiver.rings.open(number, Reference.decode(reference))
 
     def _part(self, message: QueueMessage) -> None:
         self.parted = True
