@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from nearfar.errors import QueueLost
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.broker.sessions import Action
 from nearfar.queues.client.client import QueueClient
-from nearfar.queues.far import FarQueue
+from nearfar.queues.far import FarQueue, finish
 from tests.queues.contract import LIMIT
 from tests.support.waiting import eventually
 
@@ -131,3 +133,27 @@ def test_a_signal_handler_that_takes_its_time_holds_up_no_other_client(make: Mak
         signal.signal(signal.SIGALRM, before)
     using.join(LIMIT)
     assert seen == [True]
+
+
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_a_queue_that_is_collected_in_the_middle_of_a_turn_leaves_after_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, waited_for: bool
+) -> None:
+    queue = make()
+    queue.put(1)
+    end, host = queue._end, queue._host
+    assert end is not None
+    assert host is not None
+    end.waited_for = waited_for
+    flush, collected = BrokerProtocol.flush, []
+
+    def collecting(machine: BrokerProtocol, now: float) -> list[Action]:
+        if not collected:
+            collected.append(True)
+            finish(end, lambda: None)  # type: ignore[arg-type]
+        return flush(machine, now)
+
+    monkeypatch.setattr(BrokerProtocol, "flush", collecting)
+    host.driver.call()
+    assert eventually(lambda: end.gone)
+    assert host.failure is None

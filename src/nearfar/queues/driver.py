@@ -16,6 +16,7 @@ import threading
 import time
 from _thread import allocate_lock
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from typing import Any, Protocol
@@ -31,6 +32,10 @@ LATE = 0.25
 """Seconds after which the driver's thread does what is due though the seat is taken: the thread in it may be
 in a signal handler that takes its time."""
 BUSY = "the queue cannot be used inside its own code, by a finalizer or while an item is unpickled"
+
+
+class Busy(RuntimeError):
+    """This thread is inside the queue's own code."""
 
 
 class WaitHandle:
@@ -83,7 +88,7 @@ class Hold:
     """A context manager for the lock of a queue, in a step that is done safely (`nearfar.net.interrupts`).
 
     A garbage collection may start anywhere, and a finalizer may use the queue: in a thread that is inside
-    already, that raises `RuntimeError`, before anything is changed.
+    already, that raises `Busy`, before anything is changed.
     """
 
     __slots__ = ("_busy", "_waiters", "lock")
@@ -98,7 +103,7 @@ class Hold:
         self.lock.acquire()
         if self._busy:
             self.lock.release()
-            raise RuntimeError(BUSY)
+            raise Busy(BUSY)
         self._busy = True
 
     def __exit__(self, *_: object) -> None:
@@ -193,6 +198,7 @@ class Driver:
         self._deep = False
         """The driver's thread sleeps until the seat is left."""
         self._over = False
+        self._afterwards: deque[Callable[[], object]] = deque()
         self._thread = threading.Thread(target=ours(self._run), name=name, daemon=True)
 
     def start(self) -> None:
@@ -215,6 +221,11 @@ class Driver:
         self.woken = True
         for wait_handle in (self._wait_handle, self._seat):
             wait_handle.waker.wake()
+
+    def afterwards(self, do: Callable[[], object]) -> None:
+        """Have the driver's thread call `do` between two turns. For a finalizer that runs in a turn."""
+        self._afterwards.append(do)
+        self.call()
 
     def sleep_until(self, when: float) -> None:
         """Set when the next turn is due: another thread that sleeps for longer is woken. Call with the lock
@@ -329,6 +340,8 @@ class Driver:
     def _watch(self) -> None:
         sits = self._sits
         while not self._work.over:
+            while self._afterwards:
+                self._afterwards.popleft()()
             try:
                 if self._sitter is None and self._sits == sits:
                     watched = self._turn_when_free()
@@ -360,7 +373,7 @@ class Driver:
             self._near = False
         if due:
             self._turn_when_free()
-        while deep and self._deep and not self._work.over:
+        while deep and self._deep and not (self._work.over or self._afterwards):
             turned = self.turned
             self._wait_handle.sleep([], time.monotonic() + LATE)
             if self._deep and turned == self.turned and self._is_late():

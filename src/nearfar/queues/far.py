@@ -42,9 +42,9 @@ def finish(end: QueueClient, owner: weakref.ref[Any]) -> None:
     for each in [each for each in _leaving if each.gone]:
         _leaving.discard(each)
     if not end.waited_for:
-        end.abandon()
+        end.between_turns(end.abandon)
         return
-    end.close()
+    end.between_turns(end.close)
     if queue is not None or util.is_exiting():
         _join(end)
     elif not end.gone:

@@ -16,7 +16,7 @@ from nearfar.queues.broker.server import Broker
 from nearfar.queues.client.io import ClientSockets
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
 from nearfar.queues.client.session import BrokerSession
-from nearfar.queues.driver import BUSY, Driver, Hold
+from nearfar.queues.driver import BUSY, Busy, Driver, Hold
 from nearfar.queues.messages import QueueMessageType
 from nearfar.serialization.shared_ring import enabled
 
@@ -159,6 +159,13 @@ class ClientConnection:
             if self.driver is not None:
                 self.driver.wake()
 
+    def between_turns(self, do: Callable[[], object]) -> None:
+        """Call `do`: now, or where a garbage collection has interrupted the queue's own code, after that."""
+        try:
+            do()
+        except Busy:
+            self.need_driver().afterwards(do)
+
     @safe
     def abandon(self) -> None:
         """Leave at once, without goodbye."""
@@ -234,7 +241,10 @@ class ClientConnection:
         """The hosting in this process has ended: from now on this is a client as any other."""
         if self.machine.state is not ClientState.CLOSED:
             self.machine.begin_again(time.monotonic())
-            self._open_sockets()
+            try:
+                self._open_sockets()
+            except RuntimeError:  # no more threads, at the exit of the process
+                self.machine.abandon()
 
     @property
     def session(self) -> BrokerSession:
@@ -250,7 +260,7 @@ class ClientConnection:
         that waits for room would otherwise keep `close` from finishing.)"""
         driver = self.need_driver()
         if driver.turning:
-            raise RuntimeError(BUSY)
+            raise Busy(BUSY)
         seated = called = False
         deferred_call = deferred_call_here()
         if deferred_call is not None:
