@@ -140,8 +140,11 @@ class NearEngine(BaseEngine):
             return deadline
         if self._server.unread:  # its descriptor may not report them again
             return 0.0
-        deadline = earlier(deadline, earlier(self._server.due, self._last_moment))
-        return earlier(deadline, self._notices.deadline())
+        due = self._server.due
+        for each in (deadline, self._last_moment, self._notices.deadline()):
+            if each is not None and each < due:
+                due = each
+        return due
 
     def end_workers(self, signum: int) -> None:
         """As `Engine.end_workers`. Remote workers that run a task are killed by their agent."""
@@ -242,13 +245,6 @@ def _open_server(place: Address, coordinator: Scheduler, access: Access, lease: 
     from nearfar.coordinator.server import CoordinatorServer
 
     return CoordinatorServer(place, coordinator, access, lease=lease)
-
-
-def earlier(one: float | None, other: float | None) -> float | None:
-    """The earlier of two moments; None stands for none."""
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)
 
 
 def _nothing() -> None:
