@@ -32,6 +32,7 @@ def share_all_items() -> Iterator[None]:
     spawned share as the package does. The allocator stays as it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(producer, "PLACED", 1)
+        patch.setattr(producer, "PLACED_EACH", 1)
         patch.setattr(session, "MUCH", 1)
         patch.setattr(shared_ring, "keep_freed_memory", lambda: None)
         yield

@@ -49,6 +49,7 @@ ALL = "all items are shared"
 def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Share every item; in the end, no shared memory is left."""
     monkeypatch.setattr(producer, "PLACED", 1)
+    monkeypatch.setattr(producer, "PLACED_EACH", 1)
     monkeypatch.setattr("nearfar.queues.client.session.MUCH", 1)
     monkeypatch.setattr(shared_ring, "keep_freed_memory", lambda: None)
     yield

@@ -60,10 +60,11 @@ class DeliveredBatch:
         """
         body = self.body
         if isinstance(body, Place):
-            items = rings.read(body, partial(item_codec.decode_long, count=self.count))
-            if items is not None:
-                self.items, self.plain = items, True
-                return
+            if len(body) >= self.count * item_codec.LONG:
+                self.items = rings.read(body, partial(item_codec.decode_long, count=self.count))
+                if self.items is not None:
+                    self.plain = True
+                    return
             body = rings.read(body, bytes)
         try:
             self.items = item_codec.decode(body, self.count, trusted=trusted)

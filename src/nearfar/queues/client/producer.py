@@ -295,7 +295,9 @@ MOST_ROOM = 1 << 62
 UNSTORED_BYTES = 64 * 1024 * 1024
 """Bytes that may be on their way to the broker at once (a single larger item may be sent alone)."""
 PLACED = 8 * 1024
-"""Bytes of a message's items from which on sharing them costs less than sending them."""
+"""Bytes of a message's items from which on sharing them costs less than sending them, ..."""
+PLACED_EACH = 512
+"""... if they have so many on average: of small ones, other things cost more."""
 CROWDED = 3 * SIZE // 4
 """Bytes of backlog from which on puts should wait for the consumers, while these take items."""
 EASED = SIZE // 2
@@ -490,7 +492,7 @@ class ItemSender:
                 parts += item_codec.pieces(body)
                 count += more
                 size += len(body)
-            place = self._place(parts, size) if size >= PLACED else None
+            place = self._place(parts, size) if size >= max(PLACED, count * PLACED_EACH) else None
             sent = place or (b"".join(parts) if len(parts) > 1 else parts[0])
             self._firsts.append(first)
             self._batches[first] = InFlight(first, count, sent, to, [(first, first + count - 1)])
