@@ -165,9 +165,7 @@ def test_every_list_has_a_bound_and_no_field_is_of_any_type(
 
 
 @every_message
-def test_nothing_but_what_a_field_says_is_accepted(
-    module: Any, kind: IntEnum, message: type[Message]
-) -> None:
+def test_a_field_accepts_only_its_type(module: Any, kind: IntEnum, message: type[Message]) -> None:
     good = words_of(message)
     read = module.unpack(parts_of(module, kind, msgpack.packb([kind, *good])))
     assert read.message.kind is kind
@@ -183,7 +181,7 @@ def test_nothing_but_what_a_field_says_is_accepted(
 
 
 @every_message
-def test_what_a_field_only_announces_is_refused_without_room_for_it(
+def test_no_memory_is_allocated_for_what_a_field_announces(
     module: Any, kind: IntEnum, message: type[Message]
 ) -> None:
     good = [msgpack.packb(word) for word in (kind, *words_of(message))]

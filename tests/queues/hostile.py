@@ -36,7 +36,7 @@ TRUTHS = (
 
 
 class Hostile:
-    """A few sessions of wrong or hostile clients. `names`: of honest ones, which they try to impersonate."""
+    """A few sessions of faulty or hostile clients. `names`: of honest ones, which they try to impersonate."""
 
     def __init__(self, random: Random, names: tuple[str, ...] = (), *, consumes: bool, shuts: bool) -> None:
         self.random = random
@@ -46,7 +46,7 @@ class Hostile:
         self._asks = [*ASKS, "shutdown"] if shuts else ASKS
 
     def word(self) -> tuple[str, QueueFrame]:
-        """Something said in one of the sessions that comes through the checks of the wire."""
+        """A message in one of the sessions that passes the checks of the encoding."""
         while True:
             with contextlib.suppress(ProtocolError):
                 session, envelope = self._any_word()

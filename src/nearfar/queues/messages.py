@@ -1,7 +1,7 @@
 """The messages between a far queue's broker and its clients, and their encoding in frames. Pure.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
-The fields of each kind are those of a class below (`nearfar.net.frames`), and are checked by it.
+The classes below declare the fields of each kind (`nearfar.net.frames`).
 Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session over all its
 sockets, and `ack` is the last number that arrived. Messages that open, keep and end a session have number 0.
 
@@ -114,13 +114,13 @@ Names = Annotated[list[Name], Meta(max_length=MOST_RANGES)]
 Tags = Annotated[list[Name], Meta(max_length=MOST_TAGS)]
 Answer = Annotated[bytes, Meta(max_length=LONGEST_ANSWER)]
 Ranges = Annotated[list[tuple[Positive, Positive]], Meta(max_length=MOST_RANGES)]
-"""Each from a first to a last position."""
+"""Ranges of positions: first and last."""
 Letter = tuple[Positive, bytes, Name, Natural, Annotated[tuple[Text, ...], Meta(max_length=64)]]
-"""A dead letter: the number of its items, their body, the producer, attempts, what happened."""
+"""A dead letter: number of items, body, producer, attempts, reasons of its failures."""
 
 
 class Facts(TypedDict):
-    """What WELCOME says of the queue."""
+    """Facts about the queue, in WELCOME."""
 
     epoch: Name
     inbox: Place
@@ -129,12 +129,12 @@ class Facts(TypedDict):
     maxsize: Natural
     shut: bool
     stored: Natural  # the number of this client's last item that the broker had
-    ticket: Name  # comes with this client's items, so that no other client can send any in its name
+    ticket: Name  # proves that items are from this client
     trusted: bool
 
 
 class _Message(Message):
-    """The base of the messages below: each line is a field, in the order of the wire."""
+    """The base of the messages below. Each line is a field, in the order in which it is sent."""
 
 
 class Hello(_Message, tag=int(QueueMessageType.HELLO)):
@@ -227,7 +227,7 @@ class Sync(_Message, tag=int(QueueMessageType.SYNC)):
 
 class AnswerTo(_Message, tag=int(QueueMessageType.ANSWER)):
     ask: Positive
-    # nothing; whether it can be; a size, or a place; a place; figures; dead letters
+    # nothing, yes or no, a size or a port, a suffix, counts, dead letters
     value: (
         bool
         | Natural
