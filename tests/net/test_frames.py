@@ -165,6 +165,21 @@ def test_every_list_has_a_bound_and_no_field_is_of_any_type(
 
 
 @every_message
+def test_no_field_is_of_a_union_for_which_msgspec_reads_wrong_memory(
+    module: Any, kind: IntEnum, message: type[Message]
+) -> None:
+    """The decoder and the garbage collector would follow invalid pointers (msgspec 0.19 to 0.23)."""
+    for each in types_in(inspect.type_info(message)):
+        if isinstance(each, inspect.UnionType):
+            if any(isinstance(member, inspect.StrType) and member.pattern for member in each.types):
+                containers = inspect.ListType | inspect.VarTupleType | inspect.DictType | inspect.SetType
+                assert not any(isinstance(member, containers) for member in each.types)
+            if any(isinstance(member, inspect.TupleType) for member in each.types):
+                plain = inspect.TupleType | inspect.NoneType | inspect.BoolType
+                assert all(isinstance(member, plain) for member in each.types)
+
+
+@every_message
 def test_a_field_accepts_only_its_type(module: Any, kind: IntEnum, message: type[Message]) -> None:
     good = words_of(message)
     read = module.unpack(parts_of(module, kind, msgpack.packb([kind, *good])))

@@ -188,6 +188,8 @@ GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0, "ticket": "t"}
             frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"maxsize": -1}), id="a negative bound"
         ),
         pytest.param(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"inbox": None}), id="no inbox"),
+        pytest.param(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"inbox": "a/b"}), id="a path"),
+        pytest.param(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"inbox": "a\n"}), id="a line"),
         pytest.param(frames_of(QueueMessageType.SETTLED, [[1, 1, 0]]), id="a row too short"),
         pytest.param(frames_of(QueueMessageType.SETTLED, [[1, 1, 0, "text"]]), id="text for an answer"),
         pytest.param(

@@ -33,14 +33,14 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, Any, NamedTuple, TypedDict
 
-from msgspec import Meta, ValidationError, convert
+from msgspec import Meta
 
 from nearfar.errors import ProtocolError
 from nearfar.net import frames
 from nearfar.net.addresses import LONGEST_SUFFIX
 from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process, Protocol, Text
 from nearfar.net.reliable import SendWindow
-from nearfar.net.validation import NAME
+from nearfar.net.validation import name
 from nearfar.serialization.item_codec import LARGEST_ITEM
 
 VERSION = frames.VERSION
@@ -106,9 +106,8 @@ class QueueFrame(NamedTuple):
 
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Suffix = Annotated[str, Meta(min_length=1, max_length=LONGEST_SUFFIX, pattern=r"\A(?!.*/)" + NAME)]
-Place = Port | Suffix
-"""An argument of `Address.beside`."""
+Suffix = Annotated[str, Meta(min_length=1, max_length=LONGEST_SUFFIX)]
+"""With a port, the arguments of `Address.beside`: see `place`."""
 Count = Annotated[int, Meta(ge=1, le=MOST_ITEMS)]
 Names = Annotated[list[Name], Meta(max_length=MOST_RANGES)]
 Tags = Annotated[list[Name], Meta(max_length=MOST_TAGS)]
@@ -123,7 +122,7 @@ class Facts(TypedDict):
     """Facts about the queue, in WELCOME."""
 
     epoch: Name
-    inbox: Place
+    inbox: Port | Suffix
     lease: Lease
     maxbytes: Natural
     maxsize: Natural
@@ -146,6 +145,10 @@ class Hello(_Message, tag=int(QueueMessageType.HELLO)):
 class Welcome(_Message, tag=int(QueueMessageType.WELCOME)):
     session: Name
     facts: Facts
+
+    def __post_init__(self) -> None:
+        if not place(self.facts["inbox"]):
+            raise ValueError("the place of the inbox is malformed")
 
 
 class Refused(_Message, tag=int(QueueMessageType.REFUSED)):
@@ -263,11 +266,9 @@ def share_of_answers(rows: list[Any], most: int) -> int:
 
 def place(value: Any) -> bool:
     """True for an argument that `Address.beside` accepts, if it fits the kind of address."""
-    try:
-        convert(value, Place)
-    except ValidationError:
-        return False
-    return True
+    if type(value) is int:
+        return 0 < value < 65536
+    return type(value) is str and len(value) <= LONGEST_SUFFIX and "/" not in value and name(value)
 
 
 def pack(number: int, ack: int, message: QueueMessage) -> list[bytes]:
