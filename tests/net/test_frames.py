@@ -93,12 +93,12 @@ def sample(kind: inspect.Type) -> Any:
             return "name"
         case inspect.LiteralType(values=values):
             return values[0]
-        case inspect.BytesType():
-            return b"bytes"
+        case inspect.BytesType(min_length=least):
+            return b"x" * (least or 5)
         case inspect.NoneType():
             return None
         case inspect.ListType(item_type=inner) | inspect.VarTupleType(item_type=inner):
-            return [sample(inner)]
+            return [sample(inner)] * (kind.min_length or 1)
         case inspect.TupleType(item_types=members):
             return [sample(member) for member in members]
         case inspect.DictType(key_type=key, value_type=value):
@@ -117,7 +117,7 @@ def wrong_for(kind: inspect.Type, good: Any) -> Iterator[Any]:
     yield from (value for value in refused[0] if all(repr(value) in map(repr, each) for each in refused))
     match kind:
         case inspect.ListType(item_type=inner) | inspect.VarTupleType(item_type=inner):
-            yield from ([value] for value in wrong_for(inner, good[0]))
+            yield from ([*good[1:], value] for value in wrong_for(inner, good[0]))
         case inspect.TupleType(item_types=inners):
             yield good[:-1]
             yield [*good, None]
