@@ -209,7 +209,7 @@ def test_messages_of_the_wrong_shape_are_refused(frames: list[bytes]) -> None:
         wire.unpack(frames)
 
 
-def test_a_good_row_is_none_of_these() -> None:
+def test_a_valid_row_is_accepted() -> None:
     assert wire.unpack(work()).message.rows == []
     assert wire.unpack(work(WORK)).message.rows == [(1, 0, b"m:f", b"blob", ())]
     placed = work(WORK, (1, 0, b"m:f", b"", [b"", b"y"]), places=[(1, 1)], frames=(b"part",))

@@ -65,7 +65,7 @@ def test_no_memory_is_allocated_for_what_an_item_announces(body: bytes, first: b
 
 
 @pytest.mark.parametrize("body", ANNOUNCED)
-def test_what_rows_announce_is_not_made_room_for(body: bytes) -> None:
+def test_no_memory_is_allocated_for_what_rows_announce(body: bytes) -> None:
     start = bytes((0x96, PoolMessageType.SUBMIT, 1, 0, 0x90))  # number, ack, no large parts
     for frame in (start + body, start + body[: MIB // 2]):
         room, seconds = cost(lambda frame=frame: pool_wire.unpack([frame]), ProtocolError)
@@ -73,7 +73,7 @@ def test_what_rows_announce_is_not_made_room_for(body: bytes) -> None:
         assert seconds < 2
 
 
-def test_what_a_short_message_announces_is_little() -> None:
+def test_a_short_message_allocates_little() -> None:
     body = lists(1000, item_codec.HARMLESS, item_codec.HARMLESS)
     room, seconds = cost(lambda: item_codec.decode(body, 1, trusted=False), (ProtocolError, ValueError))
     assert room < 200 * MIB
@@ -88,7 +88,7 @@ def test_a_long_message_of_empty_lists_is_refused_at_the_first_of_them() -> None
     assert room < 4 * len(frame)
 
 
-def test_long_rows_come_through_as_short_ones_do() -> None:
+def test_long_rows_are_decoded_like_short_ones() -> None:
     row = (7, 0, b"m:f", b"x" * columns.LARGE, (b"y" * 100,) * 30_000, None, 3)
     for rows in ([row], [row, (8, 1, b"", b"", (), 1.5, 0)]):
         frames = pool_wire.pack(1, 0, PoolMessage(PoolMessageType.SUBMIT, (False,), rows))

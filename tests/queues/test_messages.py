@@ -194,6 +194,8 @@ GOOD_FACTS |= {"maxsize": 5, "maxbytes": 0, "ticket": "t", "machine": "boot/ns"}
             frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"maxsize": -1}), id="a negative bound"
         ),
         pytest.param(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"inbox": None}), id="no inbox"),
+        pytest.param(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"inbox": "a/b"}), id="a path"),
+        pytest.param(frames_of(QueueMessageType.WELCOME, "s", GOOD_FACTS | {"inbox": "a\n"}), id="a line"),
         pytest.param(frames_of(QueueMessageType.SETTLED, [[1, 1, 0]]), id="a row too short"),
         pytest.param(frames_of(QueueMessageType.SETTLED, [[1, 1, 0, "text"]]), id="text for an answer"),
         pytest.param(
@@ -212,13 +214,13 @@ def test_malformed_messages_are_refused(frames: list[bytes]) -> None:
         messages.unpack(frames)
 
 
-def test_the_refusals_above_are_not_for_the_facts_and_further_facts_are_skipped() -> None:
+def test_valid_facts_are_accepted_and_unknown_ones_are_skipped() -> None:
     for facts in (GOOD_FACTS, GOOD_FACTS | {"more": [1]}):
         message = messages.unpack(frames_of(QueueMessageType.WELCOME, "s", facts)).message
         assert message.fields == ("s", GOOD_FACTS)
 
 
-def test_a_frame_too_long_is_not_read() -> None:
+def test_a_frame_that_is_too_long_is_not_read() -> None:
     def answer(size: int) -> list[bytes]:
         return frames_of(QueueMessageType.ANSWER, 1, [[1, bytes(size), "a producer", 5, []]])
 

@@ -1,8 +1,8 @@
 """Rows of a message, and a frame of its own for each large part of them.
 
 A part is bytes: the blob of a row, or one of its buffers. A large part is replaced in its row by an empty
-one, and sent in a further frame; the message says where it belongs, as (row, part): part 0 is the blob, part
-1 the first buffer.
+part, and sent in a further frame. The message has the place of each, (row, part): part 0 is the blob, part 1
+the first buffer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from nearfar.errors import ProtocolError
 
 AGENT, CLIENT = "agent", "client"
-"""What HELLO says its sender is."""
+"""The roles of a peer, in HELLO."""
 LARGE = 32 * 1024
 """Bytes: a longer part travels in a frame of its own, and is not copied."""
 MOST_PARTS = 1024
@@ -72,7 +72,7 @@ def size_of(blob: Any, buffers: Sequence[Any]) -> int:
 def take_out(rows: Sequence[Row], blob: int) -> tuple[Sequence[Row], list[Place], list[Any]]:
     """`rows` without their large parts, the places of these, and their frames.
 
-    `blob` says where the parts of a row are: one there, and a sequence of others after it. A part is bytes,
+    `blob` is the index of the parts of a row: one there, and a sequence of others after it. A part is bytes,
     or any buffer; a large one must not change until it is sent.
     """
     places: list[Place] = []

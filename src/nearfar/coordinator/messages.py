@@ -1,8 +1,8 @@
 """The messages between a coordinator, its agents and its clients, and their encoding in frames.
 
-A message is one msgpack array, ``[kind, number, ack, *fields]``. The fields of each kind are those of a class
-below (`nearfar.net.frames`), and are checked by it. Some have rows before their other fields, and further
-frames for large parts of these (`nearfar.coordinator.columns`).
+A message is one msgpack array, ``[kind, number, ack, *fields]``. The classes below declare the fields of each
+kind (`nearfar.net.frames`). Some messages have rows before their other fields, and further frames for large
+parts of these rows (`nearfar.coordinator.columns`).
 Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session, `ack` is the
 last one that arrived. The number 0 is for the messages that open, keep and end a session, and for requests of
 the status.
@@ -122,7 +122,7 @@ Outcome = Annotated[int, Meta(ge=0, le=int(TaskOutcome.FAILED))]
 Names = Annotated[list[Name], Meta(max_length=MOST_NAMES)]
 Numbers = Annotated[list[Natural], Meta(min_length=1, max_length=MOST_NUMBERS)]
 Batches = Annotated[list[tuple[Name, Numbers]], Meta(max_length=MOST_NAMES)]
-"""Numbers of tasks, by their clients; 0 is a client's initializer."""
+"""Numbers of tasks, by client; 0 is the client's initializer."""
 Places = Annotated[list[tuple[Natural, Natural]], Meta(max_length=MOST_PARTS)]
 
 SubmitRow = tuple[
@@ -139,13 +139,13 @@ AnswerRow = tuple[StatusCode, bytes, Buffers]
 KeptRow = tuple[Name, Positive, StatusCode, bytes, Buffers]  # of a client's task
 InitializerRow = tuple[Function, bytes, Buffers]
 OutcomeRow = tuple[Positive, Outcome, bytes, Buffers]
-# a worker, its host and pid, the tasks that it answered, what runs there or nothing, for how long
+# worker, host, pid, number of tasks answered, the running function or "", its seconds
 StatusRow = tuple[Name, Text, Natural, Natural, Text, Seconds]
 R = TypeVar("R")
 
 
 class About(Process, total=False):
-    """What HELLO says of the process that sends it."""
+    """Facts about an agent or a client, in HELLO."""
 
     host: Name
     python: Text  # net.process.PYTHON
@@ -156,22 +156,22 @@ class About(Process, total=False):
 
 
 class Facts(TypedDict):
-    """What WELCOME says of the coordinator."""
+    """Facts about the coordinator, in WELCOME."""
 
-    epoch: Name  # of this life of the coordinator
+    epoch: Name  # of this run of the coordinator
     lease: Lease
     workers: Natural
     largest: NotRequired[Natural]  # bytes that one task or one answer may have; 0: any number
 
 
 class _Message(Message):
-    """The base of the messages below: each line is a field, in the order of the wire."""
+    """The base of the messages below. Each line is a field, in the order in which it is sent."""
 
 
 class MessageWithRows(_Message, Generic[R]):
     longest: ClassVar[int] = LARGEST_FRAME
     blob: ClassVar[int] = -1
-    """Where the parts stand in a row, if it has some: bytes there, and buffers after them."""
+    """The index of the parts in a row, if it has some: bytes there, and buffers after them."""
 
     large: Places
     rows: Annotated[list[R], Meta(max_length=MOST_ROWS)]
@@ -201,9 +201,9 @@ class Came(_Message, tag=int(PoolMessageType.CAME)):
     worker: Name
     pid: Natural
     ran: Natural  # tasks answered so far
-    # of a worker that is older than the session:
-    prepared: Names  # the clients whose initializer it has run
-    given: Batches  # and not answered
+    # if the worker is older than the session:
+    prepared: Names  # clients whose initializer it has run
+    given: Batches  # tasks that it has not answered
 
 
 class Answers(MessageWithRows[AnswerRow], tag=int(PoolMessageType.ANSWERS)):
@@ -327,4 +327,4 @@ FORMS: dict[PoolMessageType, type[MessageWithRows[Any]]] = {
 }
 """The messages with rows."""
 BLOBS: dict[PoolMessageType, int] = {kind: form.blob for kind, form in FORMS.items() if form.blob >= 0}
-"""Where the parts stand in rows that have some."""
+"""The index of the parts in rows that have some."""

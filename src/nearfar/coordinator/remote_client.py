@@ -194,9 +194,9 @@ class RemoteClient:
         """When its session began or ended, or when an agent last claimed a task of it."""
         self.joined = False
         self.tasks: dict[int, RemoteTask] = {}
-        """By number: those without an outcome."""
+        """Tasks without an outcome, by number."""
         self.function = b""
-        """That of its newest task: tasks of one function share its name, of which each row has a copy."""
+        """The function of its newest task: each row has a copy of the name, and tasks share one."""
         self.highest = 0
         """The highest task number that was ever received: tasks with higher numbers are surely new."""
         self.settled: list[tuple[Sequence[tuple[RemoteTask, Sequence[Any]]], str, bool]] = []

@@ -1,11 +1,13 @@
-"""Messages as typed structs, which are checked while they are unpacked. Pure.
+"""Messages as typed structs, which msgspec checks while it decodes them. Pure.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``. A protocol declares a subclass of `Message`
-for each kind that has fields, one line for each field. The type of a field says what a peer may send there;
-all else is refused: other types, numbers and lengths out of bounds, missing and unknown fields.
+for each kind that has fields, with one line for each field. The type of a field defines what a peer may send
+there. Everything else is refused: other types, numbers and lengths out of bounds, missing and unknown fields.
 
-Every list and every table has a bound, because room for what a list announces is made before its members are
-read. No field is of any type, for the same reason. `tests/net/test_frames.py` looks for both.
+Every list and every table needs a bound: the decoder allocates memory for the length that a list announces,
+before it reads the members. For the same reason no field may be of any type. And msgspec (up to 0.23) reads
+wrong memory for two kinds of union: a string with a pattern beside a list or a table, and a tuple of fixed
+length beside a type with bounds. Tests check all of this.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from nearfar.errors import ProtocolError
 from nearfar.net.validation import LONGEST_LEASE, LONGEST_NAME, LONGEST_TEXT, NAME, SHORTEST_LEASE
 
 VERSION = 4
-"""Of the messages of queues and of pools: who has another is refused, and told so."""
+"""The version of the messages of queues and pools. A peer with another version is refused."""
 LONGEST_CONTROL = 1 << 20
 """Bytes of a frame without rows: longer ones are not read."""
 
@@ -34,21 +36,21 @@ Seconds = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 Lease = Annotated[float, Meta(ge=SHORTEST_LEASE, le=LONGEST_LEASE)]
 Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME, pattern=NAME)]
 Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
-"""For the user: it may contain anything, and is escaped when shown."""
+"""Text for the user: it may contain anything, and is escaped when shown."""
 
 
 class Process(TypedDict, total=False):
-    """What a HELLO says of the process that sends it. Entries without a line here are skipped."""
+    """Facts about the sending process, in HELLO. Unknown entries are skipped."""
 
     pid: Natural
     machine: Text  # net.process.machine_id
 
 
 class Message(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """What every message begins with, after its kind, which is the tag of its class."""
+    """The fields at the beginning of every message. The tag of a subclass is the kind of its messages."""
 
     longest: ClassVar[int] = LONGEST_CONTROL
-    """Bytes of the frame."""
+    """Bytes of the frame, at most."""
 
     number: Natural
     ack: Natural
@@ -63,7 +65,7 @@ class WrongHello(ProtocolError):
 
 
 class _Greeting(Struct, array_like=True):
-    """What the HELLO of every version begins with."""
+    """The beginning of a HELLO, which is the same in every version."""
 
     kind: Natural
     number: Natural
@@ -75,10 +77,10 @@ Kind = TypeVar("Kind", bound=IntEnum)
 
 
 class Protocol(Generic[Kind]):
-    """Reads the messages of one protocol.
+    """Decodes the messages of one protocol.
 
-    Those of `kinds` that have fields are declared by subclasses of `base`. A HELLO that cannot be read is
-    answered with what `refusal` says to its version, or to None if it has none.
+    Subclasses of `base` declare the messages that have fields; the other `kinds` have none. `refusal` returns
+    the reason that is sent to the sender of a malformed HELLO, by the version in it (None: no version).
     """
 
     def __init__(self, kinds: type[Kind], base: type[Message], refusal: Callable[[int | None], str]) -> None:
@@ -99,7 +101,7 @@ class Protocol(Generic[Kind]):
         Raises `ProtocolError` for anything else; for a HELLO, `WrongHello`.
         """
         try:
-            kind, longest, decode = self._readers[frame[1]]  # kinds are small: one byte, after the array's
+            kind, longest, decode = self._readers[frame[1]]  # the second byte: kinds are small integers
         except (IndexError, KeyError):
             raise ProtocolError(f"not a message: a frame of {len(frame)} bytes") from None
         if len(frame) > longest:
@@ -114,7 +116,7 @@ class Protocol(Generic[Kind]):
 
 
 def _declared(base: type[Message]) -> Iterator[type[Message]]:
-    """The subclasses of `base` that are messages."""
+    """The subclasses of `base` that declare a message."""
     for message in base.__subclasses__():
         if message.__struct_config__.tag is not None:
             yield message
@@ -129,7 +131,7 @@ def _version(hello: Any) -> int | None:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as the type that its own is derived from."""
+    """`value`, of a subclass of a type that msgspec encodes, as that type."""
     for kind in (bytes, str, int, float):
         if isinstance(value, kind):
             return kind(value)  # type: ignore[arg-type]  # each makes one of itself

@@ -1,8 +1,8 @@
 """The messages between a far queue's broker and its clients, and their encoding in frames. Pure.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``; PUT and LEND carry items in a second frame.
-The fields of each kind are those of a class below (`nearfar.net.frames`), and are checked by it. Between
-processes of one machine and user, the second frame may hold the place of the items in shared memory
+The classes below declare the fields of each kind (`nearfar.net.frames`). Between processes of one machine
+and user, the second frame may hold the place of the items in shared memory
 (`nearfar.serialization.shared_ring`).
 Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session over all its
 sockets, and `ack` is the last number that arrived. Messages that open, keep and end a session have number 0.
@@ -36,14 +36,14 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, Any, NamedTuple, TypedDict
 
-from msgspec import Meta, ValidationError, convert
+from msgspec import Meta
 
 from nearfar.errors import ProtocolError
 from nearfar.net import frames
 from nearfar.net.addresses import LONGEST_SUFFIX
 from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process, Protocol, Text
 from nearfar.net.reliable import SendWindow
-from nearfar.net.validation import NAME
+from nearfar.net.validation import name
 from nearfar.serialization.item_codec import LARGEST_ITEM
 from nearfar.serialization.shared_ring import REFERENCE, Place
 
@@ -113,9 +113,8 @@ class QueueFrame(NamedTuple):
 
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Suffix = Annotated[str, Meta(min_length=1, max_length=LONGEST_SUFFIX, pattern=r"\A(?!.*/)" + NAME)]
-Beside = Port | Suffix
-"""An argument of `Address.beside`."""
+Suffix = Annotated[str, Meta(min_length=1, max_length=LONGEST_SUFFIX)]
+"""With a port, the arguments of `Address.beside`: see `place`."""
 RingReference = Annotated[bytes, Meta(min_length=REFERENCE, max_length=REFERENCE)]
 """An encoded `shared_ring.Reference`."""
 Count = Annotated[int, Meta(ge=1, le=MOST_ITEMS)]
@@ -123,23 +122,23 @@ Names = Annotated[list[Name], Meta(max_length=MOST_RANGES)]
 Tags = Annotated[list[Name], Meta(max_length=MOST_TAGS)]
 Answer = Annotated[bytes, Meta(max_length=LONGEST_ANSWER)]
 Ranges = Annotated[list[tuple[Positive, Positive]], Meta(max_length=MOST_RANGES)]
-"""Each from a first to a last position."""
+"""Ranges of positions: first and last."""
 Letter = tuple[Positive, bytes, Name, Natural, Annotated[tuple[Text, ...], Meta(max_length=64)]]
-"""A dead letter: the number of its items, their body, the producer, attempts, what happened."""
+"""A dead letter: number of items, body, producer, attempts, reasons of its failures."""
 
 
 class Facts(TypedDict):
-    """What WELCOME says of the queue."""
+    """Facts about the queue, in WELCOME."""
 
     epoch: Name
-    inbox: Beside
+    inbox: Port | Suffix
     lease: Lease
     machine: Text  # on which memory can be shared; empty: none can
     maxbytes: Natural
     maxsize: Natural
     shut: bool
     stored: Natural  # the number of this client's last item that the broker had
-    ticket: Name  # comes with this client's items, so that no other client can send any in its name
+    ticket: Name  # proves that items are from this client
     trusted: bool
 
 
@@ -150,7 +149,7 @@ class ClientProcess(Process, total=False):
 
 
 class _Message(Message):
-    """The base of the messages below: each line is a field, in the order of the wire."""
+    """The base of the messages below. Each line is a field, in the order in which it is sent."""
 
 
 class Hello(_Message, tag=int(QueueMessageType.HELLO)):
@@ -162,6 +161,10 @@ class Hello(_Message, tag=int(QueueMessageType.HELLO)):
 class Welcome(_Message, tag=int(QueueMessageType.WELCOME)):
     session: Name
     facts: Facts
+
+    def __post_init__(self) -> None:
+        if not place(self.facts["inbox"]):
+            raise ValueError("the place of the inbox is malformed")
 
 
 class Refused(_Message, tag=int(QueueMessageType.REFUSED)):
@@ -245,7 +248,7 @@ class Sync(_Message, tag=int(QueueMessageType.SYNC)):
 
 class AnswerTo(_Message, tag=int(QueueMessageType.ANSWER)):
     ask: Positive
-    # nothing; whether it can be; a size, or a place; a place; figures; dead letters
+    # nothing, yes or no, a size or a port, a suffix, counts, dead letters
     value: (
         bool
         | Natural
@@ -286,11 +289,9 @@ def share_of_answers(rows: list[Any], most: int) -> int:
 
 def place(value: Any) -> bool:
     """True for an argument that `Address.beside` accepts, if it fits the kind of address."""
-    try:
-        convert(value, Beside)
-    except ValidationError:
-        return False
-    return True
+    if type(value) is int:
+        return 0 < value < 65536
+    return type(value) is str and len(value) <= LONGEST_SUFFIX and "/" not in value and name(value)
 
 
 def pack(number: int, ack: int, message: QueueMessage) -> list[bytes]:
