@@ -1,4 +1,4 @@
-"""Every test leaves nothing behind, keeps its temporary files to itself, and can be repeated."""
+"""Every test leaves no resources behind, has its own temporary files, and can be repeated."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Each process of xdist begins to import the tests elsewhere, so that one compiles a module, not all."""
+    """Each process of xdist starts importing at another module, so that each module is compiled by only
+    one."""
     name, count = (os.environ.get(f"PYTEST_XDIST_WORKER{more}", "") for more in ("", "_COUNT"))
     if name and session.config.args == session.config.getini("testpaths"):
         paths = [path for path in sorted(TESTS.rglob("test_*.py")) if path.with_name("__init__.py").exists()]
@@ -85,19 +86,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def leaves_out(config: pytest.Config) -> bool:
-    """Whether this Python leaves the pure tests and those of `EDGES` to the oldest and the newest."""
+    """Whether this Python skips the pure tests and those of `EDGES`: the oldest and the newest run them."""
     return bool(config.getoption("--between")) and is_between()
 
 
 def pytest_collection_finish() -> None:
-    """What thousands of tests are made of stays, and is not worth a look in each collection of garbage."""
+    """Exclude the objects of the collected tests from garbage collections."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_folder() -> Iterator[None]:
-    """A temporary folder of this run's own, so that a file left in it is known to be ours."""
+    """This run's own temporary folder, so that files left in it are known to be from this run."""
     outside = tempfile.gettempdir()
     util.get_temp_dir()  # multiprocessing keeps one for the whole process, and removes it at exit
     folder = tempfile.mkdtemp(prefix="nearfar-")
@@ -113,8 +114,8 @@ def temporary_folder() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def zeromq() -> None:
-    """ZeroMQ's own threads and files are made once for the whole process, with its first socket, and pyzmq's
-    with the first message that is sent without copying it."""
+    """Start ZeroMQ's threads, which are made once in a process with the first socket, and pyzmq's, made with
+    the first message that is sent without a copy."""
     with sockets.make(zmq.PAIR) as here, sockets.make(zmq.PAIR) as there:
         here.bind("inproc://once")
         there.connect("inproc://once")

@@ -1,4 +1,4 @@
-"""What the documents say of tests and files is so."""
+"""Tests and files that the documents name exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def functions(path: Path) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_test_that_it_names_is_there(page: Path) -> None:
+def test_every_test_that_it_names_exists(page: Path) -> None:
     found = PROOF.findall(page.read_text(encoding="utf-8"))
     assert [f"{file}::{name}" for file, name in found if not is_there(file, name)] == []
 
@@ -36,14 +36,14 @@ def is_there(file: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_page_that_it_links_to_is_there(page: Path) -> None:
+def test_every_page_that_it_links_to_exists(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_source_file_that_it_names_is_there(page: Path) -> None:
+def test_every_source_file_that_it_names_exists(page: Path) -> None:
     found = re.findall(r"`((?:[a-z0-9_]+/)+(?!test_)\w+\.py)`", page.read_text(encoding="utf-8"))
     package = ROOT / "src" / "nearfar"
     places = (ROOT, package, package / "download", ROOT / "src", TESTS)

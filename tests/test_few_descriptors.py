@@ -1,4 +1,5 @@
-"""A script that may open only a few files more works, or is told in a sentence; it never hangs or aborts."""
+"""A script that may open only a few more files works, or gets an error with a reason; it never hangs or
+aborts."""
 
 from __future__ import annotations
 
@@ -59,9 +60,9 @@ while running:
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("what", ["queue tcp", "queue ipc", "pool near", "pool tcp", "pool ipc", "executor"])
-def test_few_descriptors_are_enough_or_told_of(tmp_path: Path, what: str) -> None:
-    """Given every number of descriptors that is left, I expect it to do its work, or to end with a sentence
-    that says what is lacking; from 80 on it works."""
+def test_few_descriptors_are_enough_or_an_error_with_a_reason(tmp_path: Path, what: str) -> None:
+    """Given each number of free descriptors, I expect it to do its work, or to end with an error that names
+    the lack; from 80 on it works."""
     lefts = [2, 9, 16, 20, 23, 24, 26, 28, 30, 32, 35, 38, 42, 48, 80]
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, what, *map(str, lefts)],

@@ -1,4 +1,4 @@
-"""The house keeps its own rules; and the reader of the rules sees a breach."""
+"""The package keeps the rules on imports and file sizes; and the checker detects violations."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.pure
 HOUSE = dict.fromkeys(("nearfar", "errors", "net", "net.validation", "queues", "queues.base", "download"), "")
 
 
-def test_the_house_keeps_its_rules() -> None:
+def test_the_package_keeps_the_rules() -> None:
     root = Path(nearfar.__file__).parent
     assert complaints(modules(root)) == []
 
 
-def test_a_house_without_imports_has_nothing_to_complain_of() -> None:
+def test_modules_without_imports_have_no_complaints() -> None:
     assert complaints(HOUSE) == []
 
 
@@ -53,7 +53,7 @@ def test_a_breach_is_named(name: str, source: str, complaint: str) -> None:
     assert complaint in found[0]
 
 
-def test_a_ring_of_imports_is_named() -> None:
+def test_a_cycle_of_imports_is_named() -> None:
     ring = {"net.a": "import nearfar.net.b", "net.b": "from nearfar.net.a import x"}
     assert complaints(HOUSE | ring) == ["net.a -> net.b -> net.a is a ring of imports"]
 

@@ -1,4 +1,4 @@
-"""The watch over leaks sees each kind of leak, and lets go what ended."""
+"""The leak check detects each kind of leak, and does not report resources that ended."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def shared_memory() -> Iterator[None]:
 
 @contextmanager
 def semaphore() -> Iterator[None]:
-    """Named for as long as it lives, as a spawned process must find it."""
+    """A semaphore with a name, so that a spawned process can find it."""
     held = multiprocessing.get_context("spawn").Semaphore()
     yield
     del held
@@ -85,7 +85,7 @@ def test_a_leak_is_seen_while_it_lasts(leak: Callable[[], AbstractContextManager
     assert leaks_since(before) == []
 
 
-def test_a_child_nobody_waited_for_is_a_leak() -> None:
+def test_a_child_that_was_not_waited_for_is_a_leak() -> None:
     before = Belongings.now()
     child = subprocess.Popen(["true"])
     assert any("child process" in each for each in leaks_since(before, grace=0.1))

@@ -1,4 +1,4 @@
-"""A file that a user names for output: only a regular file is ever replaced, whatever else bears the name."""
+"""Output files that users name: only regular files are ever replaced."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_new_file_has_the_usual_mode_and_a_private_one_is_its_owners(tmp_path:
     assert modes == {"new": 0o600, "private": 0o600, "other": 0o644}
 
 
-def test_what_breaks_off_leaves_an_old_file_and_no_draft(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), Output(path) as out:
@@ -64,7 +64,7 @@ def test_what_breaks_off_leaves_an_old_file_and_no_draft(tmp_path: Path) -> None
 @needs_root
 @pytest.mark.parametrize("private", [False, True])
 def test_a_device_is_written_to_and_stays_one(tmp_path: Path, private: bool) -> None:
-    """The root user's ``/dev/null``: a file in its place would fill the disk of every other program."""
+    """With root's ``/dev/null``: a regular file in its place would break every other program."""
     null = tmp_path / "null"
     os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     before = null.stat().st_mode
@@ -74,7 +74,7 @@ def test_a_device_is_written_to_and_stays_one(tmp_path: Path, private: bool) -> 
     assert list(tmp_path.iterdir()) == [null]
 
 
-def test_a_full_device_says_so() -> None:
+def test_a_full_device_raises() -> None:
     with pytest.raises(OSError) as caught, Output(Path("/dev/full")) as out:
         out.file.write("more\n")
     assert caught.value.errno == errno.ENOSPC
@@ -105,7 +105,7 @@ def test_a_reader_of_a_fifo_may_come_a_little_late(tmp_path: Path) -> None:
     assert read == ["told"]
 
 
-def test_a_fifo_that_nobody_reads_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fifo_without_a_reader_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "READER", 0.05)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="no process reads this FIFO: start its reader first"):
@@ -146,7 +146,7 @@ def test_a_symlink_to_a_device_stays(tmp_path: Path) -> None:
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
-def test_a_ring_of_symlinks_and_a_directory_are_refused(tmp_path: Path) -> None:
+def test_a_cycle_of_symlinks_and_a_directory_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ring").symlink_to("ring")
     for path, said in ((tmp_path / "ring", "symbolic links"), (tmp_path, "directory")):
         with pytest.raises(OSError, match=said):
@@ -158,7 +158,7 @@ def test_a_ring_of_symlinks_and_a_directory_are_refused(tmp_path: Path) -> None:
     check(tmp_path / "out")
 
 
-def test_standard_output_that_the_shell_led_to_a_file_is_neither_cut_nor_replaced(tmp_path: Path) -> None:
+def test_standard_output_redirected_to_a_file_is_neither_truncated_nor_replaced(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from nearfar.output import write\n"
         "print('before', flush=True); write(Path('/dev/stdout'), 'told\\n'); print('after')"
@@ -171,7 +171,7 @@ def test_standard_output_that_the_shell_led_to_a_file_is_neither_cut_nor_replace
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_something_else_that_took_the_name_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+def test_a_special_file_that_took_the_name_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out"
     out = Output(path)
     out.file.write("told")
@@ -183,7 +183,7 @@ def test_something_else_that_took_the_name_meanwhile_is_not_replaced(tmp_path: P
 
 
 @needs_root
-def test_a_file_in_a_folder_where_none_can_be_made_is_written_in_place(
+def test_a_file_in_a_read_only_folder_is_written_in_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/tmp")
@@ -236,7 +236,7 @@ def test_the_longest_name_has_a_draft_too(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]
 
 
-def test_what_would_write_its_own_input_is_known(tmp_path: Path) -> None:
+def test_an_output_that_is_its_own_input_is_detected(tmp_path: Path) -> None:
     path, link, twin = tmp_path / "list", tmp_path / "link", tmp_path / "twin"
     path.touch()
     link.symlink_to(path)

@@ -1,4 +1,4 @@
-"""The programs on the pages for users run, and print what the pages say.
+"""The programs on the pages for users run, and print the output that the pages show.
 
 A block that begins with ``python NAME.py`` is a program. The next block that begins with ``$ python`` is what
 is typed to run it, and what comes; where that may vary the page has ``…``.
@@ -33,7 +33,7 @@ LIMIT = 40.0
 
 
 class Play(NamedTuple):
-    """Programs by their names, what is typed, and what comes."""
+    """Programs by name, the commands, and the expected output."""
 
     programs: dict[str, str]
     command: str
@@ -72,7 +72,8 @@ def test_a_page_s_program_prints_what_the_page_says(play: Play, tmp_path: Path) 
 
 
 def typed(command: str, folder: Path) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error. What does not end is killed, with all it started."""
+    """Exit code, standard output and standard error. A command that does not end is killed with its
+    children."""
     with subprocess.Popen(
         command,
         shell=True,
@@ -100,7 +101,7 @@ def as_pattern(prints: str) -> str:
     return ".*".join(re.escape(part) for part in prints.split("…"))
 
 
-def test_a_page_without_what_comes_is_a_mistake(tmp_path: Path) -> None:
+def test_a_page_without_expected_output_is_an_error(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python alone.py\nprint(1)\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError, match=r"does not say what comes of alone\.py"):

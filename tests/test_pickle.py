@@ -1,7 +1,7 @@
-"""Pickles are read in one package, and each who has them read says why their bytes are of a trusted peer.
+"""Only one package reads pickles, and each of its uses has a reason why the bytes are from a trusted peer.
 
-The syntax trees of the package and of the services tell: every way to a pickle that they show has to stand in
-this list, and what stands there has to be in them.
+The test reads the syntax trees of the package and of the services: every use of pickle in them must be in
+this list, and every entry of the list must be in them.
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ def house() -> dict[str, str]:
     return sources(SOURCE, "nearfar") | sources(SERVICES, "services")
 
 
-def test_whoever_has_pickles_read_stands_in_the_list() -> None:
+def test_every_use_of_pickle_is_in_the_list() -> None:
     found = places(house())
     assert found - TRUSTED.keys() == set(), "say in the list why these bytes come from a trusted peer"
     assert TRUSTED.keys() - found == set(), "these do not read pickles any more"
 
 
-def test_the_plain_way_does_without_the_package_that_reads_pickles() -> None:
+def test_the_plain_modules_do_not_import_the_package_that_reads_pickles() -> None:
     plain = {
         name: source for name, source in house().items() if name.startswith("nearfar.serialization.plain")
     }
@@ -203,7 +203,7 @@ def test_the_plain_way_does_without_the_package_that_reads_pickles() -> None:
         ),
     ],
 )
-def test_a_way_to_a_pickle_is_seen(source: str, what: str) -> None:
+def test_every_way_to_read_a_pickle_is_detected(source: str, what: str) -> None:
     assert what in reads(source)
     assert ("nearfar.attic", what) in places({"nearfar.attic": source})
     assert ("services.attic", what) in places({"services.attic": source})
@@ -227,5 +227,5 @@ def test_a_way_to_a_pickle_is_seen(source: str, what: str) -> None:
         "'''A pickle may run any code: no import pickle here.'''",
     ],
 )
-def test_what_reads_no_pickle_is_left_alone(source: str) -> None:
+def test_code_that_reads_no_pickle_is_not_reported(source: str) -> None:
     assert reads(source) == set()

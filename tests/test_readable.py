@@ -1,4 +1,4 @@
-"""What strangers say is shown, and obeyed by no terminal."""
+"""Text from outside is shown with escapes, so that no terminal interprets it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def clean(text: str) -> bool:
 
 
 @given(st.text(st.characters()))
-def test_nothing_hidden_is_left_and_the_rest_stays(text: str) -> None:
+def test_hidden_characters_are_escaped_and_others_stay(text: str) -> None:
     assert clean(readable(text)) and clean(percent(text)) and clean(json_line(text))
     assert json.loads(json_line({"key": text})) == {"key": text}
     if clean(text):
         assert readable(text) == percent(text) == text
 
 
-def test_characters_are_told_by_their_numbers() -> None:
+def test_characters_are_escaped_by_their_numbers() -> None:
     assert readable(NASTY) == r"\x1b[2J\x07\x9b31m\r\u202etxt\u2028\ud800"
     assert readable("a\tb\nc", keep="\n") == "a\\tb\nc"
     assert percent("http://h/a\x1bé") == "http://h/a%1Bé"
     assert unquote(percent("\u202e\x9b")) == "\u202e\x9b"
 
 
-def test_log_lines_and_messages_are_shown_so() -> None:
+def test_log_lines_and_messages_are_escaped() -> None:
     try:
         raise OSError(NASTY)
     except OSError as error:
@@ -51,7 +51,7 @@ def test_log_lines_and_messages_are_shown_so() -> None:
         assert clean(TextFormatter().format(record).replace("\n", ""))
 
 
-def test_lines_on_standard_output_and_tables_are_shown_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_on_standard_output_and_tables_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     tell(f"WRONG: {NASTY}")
     tell(table(("worker", "host"), [(NASTY, "h\nforged")]))
     out = capsys.readouterr().out
@@ -59,5 +59,5 @@ def test_lines_on_standard_output_and_tables_are_shown_so(capsys: pytest.Capture
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_what_the_manifest_says_of_a_url_can_be_shown(text: str) -> None:
+def test_urls_of_the_manifest_can_be_shown(text: str) -> None:
     assert clean(written(f"http://h/{text}"))

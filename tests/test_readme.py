@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""The README is correct."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_table_of_promises_is_what_the_queues_say() -> None:
 
 @pytest.mark.parametrize("queue", ['Queue(5, "tcp://127.0.0.1:*")', "Queue(5)"])
 def test_the_sample_runs(tmp_path: Path, queue: str) -> None:
-    """Near, the end must be said: the README says so, and the test does it."""
+    """For a near queue the test calls `shutdown`, as the README requires."""
     sample = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[0]
     far = 'Queue(5, "tcp://127.0.0.1:*")'
     assert far in sample
@@ -58,7 +58,7 @@ def test_the_pool_s_sample_runs(tmp_path: Path, pool: str) -> None:
     assert (run.stdout, run.stderr, run.returncode) == ("[0, 1, 4, 9, 16]\n49\n", "", 0)
 
 
-def test_every_file_it_names_is_there() -> None:
+def test_every_file_that_it_names_exists() -> None:
     text = README.read_text(encoding="utf-8")
     names = re.findall(r"\]\(([^)]+)\)|`((?:tests|docs|examples)/[^` ]*)`", text)
     missing = [name for pair in names for name in pair if name and not (README.parent / name).exists()]

@@ -1,4 +1,4 @@
-"""What the page about symptoms quotes is what the programs say: else no search would find it."""
+"""Messages quoted on the troubleshooting page exist in the programs, so that a search finds them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FOREIGN = (
 
 @cache
 def said() -> str:
-    """Every text in the package, a line each; where a value stands in it, there is a gap."""
+    """Every text in the package, one on each line, with a gap for each value."""
     lines = []
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -56,7 +56,7 @@ def said() -> str:
 
 
 def bare(text: str) -> str:
-    """Without the marks that may stand at either side of a value."""
+    """Without the marks at both sides of a value."""
     return re.sub(r"[,;:()]", "", text)
 
 
@@ -72,7 +72,7 @@ QUOTES = sorted({piece for row in ROWS for piece in quotes(row)})
 
 
 @pytest.mark.parametrize("piece", QUOTES)
-def test_what_is_quoted_is_said(piece: str) -> None:
+def test_every_quoted_message_exists(piece: str) -> None:
     assert is_said(piece) or any(foreign in piece or piece in foreign for foreign in FOREIGN)
 
 
@@ -87,10 +87,10 @@ def is_said(piece: str) -> bool:
     return True
 
 
-def test_what_is_quoted_wrongly_is_found() -> None:
+def test_wrong_quotes_are_detected() -> None:
     assert is_said("no host has answered at")
     assert not is_said("no host has replied at")
 
 
-def test_it_quotes_much() -> None:
+def test_it_quotes_many_messages() -> None:
     assert len(QUOTES) > 60

@@ -23,10 +23,10 @@ PROGRAMS = {
     "queue": "host a queue by itself",
     "coordinator": "coordinate a pool by itself",
     "worker": "join a pool with this machine's processes",
-    "keys": "make keys, and say whose are let in",
-    "gallery": "serve drawn images over HTTP, to try things on",
-    "contrast": "measure queues and pools, and what faults cost, on this machine",
-    "demo": "show all of it on this machine, in under a minute",
+    "keys": "make keys, and decide which clients are admitted",
+    "gallery": "serve generated images over HTTP, for trials",
+    "contrast": "measure queues, pools and the effects of faults, on this machine",
+    "demo": "show everything on this machine, in under a minute",
 }
 
 

@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that is marked ``seeds("1-40")`` runs for each, or for those that are asked for."""
+    """A test marked ``seeds("1-40")`` runs for each of these seeds, or for those given by an option."""
     marker = metafunc.definition.get_closest_marker("seeds")
     if marker is not None and "seed" in metafunc.fixturenames:
         asked = metafunc.config.getoption("--seed", None)
@@ -34,7 +34,7 @@ def roles(temporary_folder: None) -> Iterator[Starter]:
 
 @pytest.fixture(scope="session")
 def hosts() -> Iterator[Hosts | None]:
-    """Four machines, or none where that is not possible."""
+    """Four simulated machines; skips the test if they are not possible."""
     if missing():
         yield None
         return

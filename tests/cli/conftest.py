@@ -12,7 +12,7 @@ from tests.support.shell import Shell
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    """Starts programs in the test's folder; what still runs at its end is killed."""
+    """Starts programs in the test's folder; kills those that still run at its end."""
     shell = Shell(tmp_path)
     yield shell
     shell.close()

@@ -1,4 +1,4 @@
-"""The command ``nearfar`` finds its programs and hands them the rest of the line."""
+"""The command ``nearfar`` finds its programs and passes the rest of the line to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every program shares: its messages and its way to stop."""
+"""Messages and stopping, which are the same in all programs."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def set_up(*argv: str) -> None:
     set_up_logging(parser.parse_args(argv))
 
 
-def test_text_is_the_message_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_format_is_only_the_message(capsys: pytest.CaptureFixture[str]) -> None:
     set_up()
     logging.getLogger("nearfar.queue").info("hosting at %s", "tcp://127.0.0.1:5555")
     logging.getLogger("nearfar.queue").debug("a credit of 5")
     assert capsys.readouterr().err == "hosting at tcp://127.0.0.1:5555\n"
 
 
-def test_quiet_lets_only_warnings_and_errors_through(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_shows_only_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
     set_up("--quiet")
     logging.getLogger("nearfar").info("saved 1.png")
     logging.getLogger("nearfar").warning("the disk is nearly full")
     assert capsys.readouterr().err == "the disk is nearly full\n"
 
 
-def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_in_each_line(capsys: pytest.CaptureFixture[str]) -> None:
     set_up("--log-format", "json")
     logging.getLogger("nearfar.queue").info("two\nlines", extra={"event": "saved", "fields": {"size": 5}})
     said = json.loads(capsys.readouterr().err)
@@ -53,7 +53,7 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert said == {"level": "info", "event": "saved", "message": "two\nlines", "size": 5}
 
 
-def test_json_carries_a_traceback_and_names_the_logger(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_contains_a_traceback_and_the_logger(capsys: pytest.CaptureFixture[str]) -> None:
     set_up("--log-format", "json", "-v")
     try:
         raise ValueError("five")
@@ -81,7 +81,7 @@ def test_an_announcement_keeps_the_format(log_format: str, capfd: pytest.Capture
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_the_first_signal_asks_and_the_second_leaves(
+def test_the_first_signal_stops_and_the_second_exits_at_once(
     signum: signal.Signals,
     code: int,
     capfd: pytest.CaptureFixture[str],
@@ -95,7 +95,7 @@ def test_the_first_signal_asks_and_the_second_leaves(
         assert (stop.requested, stop.exit_code) == (True, code)
         assert stop.wait()
         assert (woken, left) == (["once"], [])
-        assert "leave at once" in capfd.readouterr().err
+        assert "exit at once" in capfd.readouterr().err
         os.kill(os.getpid(), signum)
         assert (woken, left) == (["once"], []), "an echo of the first"
         stop._echo_until = 0.0
@@ -103,7 +103,7 @@ def test_the_first_signal_asks_and_the_second_leaves(
         assert (woken, left) == (["once"], [code])
 
 
-def test_who_is_to_be_told_later_is_told_at_once_if_it_is_too_late() -> None:
+def test_a_late_callback_is_called_at_once() -> None:
     woken: list[str] = []
     with StopRequest() as stop:
         stop.tell(lambda: woken.append("first"))
@@ -119,7 +119,7 @@ def test_a_wait_for_a_host_ends_with_the_first_signal() -> None:
         assert not stop.reaches(lambda timeout: stop.handle(signal.SIGINT) is not None)
 
 
-def test_what_was_ignored_stays_so() -> None:
+def test_ignored_signals_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest() as stop:
@@ -129,7 +129,7 @@ def test_what_was_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_handlers_are_put_back() -> None:
+def test_handlers_are_restored() -> None:
     before = [signal.getsignal(signum) for signum in StopRequest.SIGNALS]
     with StopRequest():
         assert [signal.getsignal(signum) for signum in StopRequest.SIGNALS] != before

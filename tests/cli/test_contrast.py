@@ -22,7 +22,7 @@ Asked = list[tuple[set[str], Settings]]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
-    """What would have been measured; made-up figures take its place. Signals are left as they are."""
+    """The measurements that were requested; their results are invented. Signal handlers are not changed."""
     made: Asked = []
 
     def measure(
@@ -47,7 +47,7 @@ def test_it_prints_tables_and_writes_a_page(asked: Asked, capsys: pytest.Capture
     assert Path("nearfar-contrast.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-def test_parts_and_amounts_may_be_chosen(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_and_amounts_can_be_chosen(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--quick", "--only", "pool", "--only", "faults", "-o", "a.html", "--json", "a.json"]
     assert contrast.main(words) == 0
     assert asked == [({"pool", "faults"}, QUICK)]
@@ -98,10 +98,10 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(
 
 
 @pytest.mark.parametrize("some", [0, 5])
-def test_stopped_by_a_signal_it_writes_what_was_measured(
+def test_after_a_signal_it_writes_what_was_measured(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], some: int
 ) -> None:
-    """Given a page that is there, I expect it to be kept where there is nothing to write."""
+    """Given an existing page, I expect it to be kept if there is nothing to write."""
     Path("page.html").write_text("old")
 
     def stop(

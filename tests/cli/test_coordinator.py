@@ -22,11 +22,11 @@ NOBODY = "ipc:///tmp/nobody-coordinates-here"
 
 @pytest.fixture(params=["tcp", "ipc"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where to bind."""
+    """The address to bind."""
     return ANYWHERE if request.param == "tcp" else f"ipc://{tmp_path}/pool"
 
 
-def test_it_says_where_it_is_and_its_own_workers_work(shell: Shell, place: str) -> None:
+def test_it_prints_its_address_and_its_own_workers_run_tasks(shell: Shell, place: str) -> None:
     coordinator, address = shell.coordinator(place, "--workers", "2")
     with Pool.connect(address) as pool:
         assert pool.map(tasks.square, range(10)) == [n * n for n in range(10)]
@@ -34,11 +34,11 @@ def test_it_says_where_it_is_and_its_own_workers_work(shell: Shell, place: str) 
     assert ended(coordinator) == (
         Exit.OK,
         "",
-        "stopping: finishing what is in hand (again: leave at once)\nstopped\n",
+        "stopping: finishing the current work (again: exit at once)\nstopped\n",
     )
 
 
-def test_its_own_workers_may_do_without_pickle(shell: Shell) -> None:
+def test_its_own_workers_may_be_plain(shell: Shell) -> None:
     coordinator, address = shell.coordinator(ANYWHERE, "--workers", "1", "--plain", "tests.pool.tasks:square")
     assert coordinator.stderr is not None
     assert coordinator.stderr.readline() == "reading no pickle; running only tests.pool.tasks:square\n"
@@ -48,7 +48,7 @@ def test_its_own_workers_may_do_without_pickle(shell: Shell) -> None:
             pool.apply(tasks.add, (1, 2))
 
 
-def test_without_workers_there_is_nothing_to_be_plain(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_is_refused_without_own_workers(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--plain", "tests"])
     assert left.value.code == Exit.USAGE
@@ -87,7 +87,7 @@ def test_a_bad_address_is_a_short_error(address: str, said: str, capsys: pytest.
         (["--processes", "3"], "unrecognized arguments: --processes 3"),
     ],
 )
-def test_a_wrong_word_is_a_short_error(
+def test_a_wrong_option_is_a_short_error(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
@@ -104,7 +104,7 @@ def test_an_address_in_use_is_a_short_error(
     assert capsys.readouterr().err == f"nearfar coordinator: cannot bind {address}: the address is in use\n"
 
 
-def test_beyond_loopback_it_warns(shell: Shell) -> None:
+def test_it_warns_beyond_loopback(shell: Shell) -> None:
     coordinator, address = shell.coordinator("tcp://0.0.0.0:*", "--insecure", "--workers", "1")
     with Pool.connect(address, insecure=True) as pool:
         assert pool.apply(tasks.square, (3,)) == 9
@@ -114,7 +114,7 @@ def test_beyond_loopback_it_warns(shell: Shell) -> None:
     assert f"everyone who can reach the pool at {address} can run any code" in err.splitlines()[0]
 
 
-def test_the_status_tells_workers_tasks_and_what_runs(shell: Shell, tmp_path: Path) -> None:
+def test_the_status_shows_workers_tasks_and_running_functions(shell: Shell, tmp_path: Path) -> None:
     _, address = shell.coordinator()
     agent, name = shell.worker(address)
     mark, gate = tmp_path / "mark", tmp_path / "gate"
@@ -138,7 +138,7 @@ def test_the_status_tells_workers_tasks_and_what_runs(shell: Shell, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_the_status_tells_the_rate(shell: Shell) -> None:
+def test_the_status_shows_the_rate(shell: Shell) -> None:
     _, address = shell.coordinator(ANYWHERE, "--workers", "1")
     with Pool.connect(address) as pool:
         asked = shell.start("coordinator", "--status", address)
@@ -161,7 +161,7 @@ def test_the_status_of_an_empty_pool_is_one_line(shell: Shell, place: str) -> No
     )
 
 
-def test_the_status_of_nobody_is_told_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_status_of_a_missing_coordinator_fails_in_time(capsys: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
     assert main(["--status", NOBODY, "--wait", "0.3"]) == Exit.LOST
     assert time.monotonic() - began < 5
@@ -178,7 +178,7 @@ def test_the_status_of_a_bad_address_is_a_short_error(capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_first_signal_lets_what_runs_be_answered_and_takes_no_more(
+def test_after_a_first_signal_running_tasks_are_answered_and_no_others_taken(
     shell: Shell, tmp_path: Path, signum: signal.Signals
 ) -> None:
     coordinator, address = shell.coordinator(ANYWHERE, "--workers", "1", "--lease", "1")
@@ -194,7 +194,7 @@ def test_a_first_signal_lets_what_runs_be_answered_and_takes_no_more(
         else:
             coordinator.send_signal(signum)
         assert coordinator.stderr is not None
-        assert coordinator.stderr.readline().startswith("stopping: finishing what is in hand")
+        assert coordinator.stderr.readline().startswith("stopping: finishing the current work")
         gate.touch()
         assert first.get(20) is None
         assert ended(coordinator)[0] == Exit.OK
@@ -203,7 +203,7 @@ def test_a_first_signal_lets_what_runs_be_answered_and_takes_no_more(
     assert not marks[1].exists()
 
 
-def test_a_second_signal_leaves_at_once_with_all_its_workers(shell: Shell, tmp_path: Path) -> None:
+def test_a_second_signal_ends_it_at_once_with_its_workers(shell: Shell, tmp_path: Path) -> None:
     coordinator, address = shell.coordinator(ANYWHERE, "--workers", "1", "--lease", "1")
     mark, gate = tmp_path / "mark", tmp_path / "gate"
     with Pool.connect(address, wait=1.0) as pool:
@@ -217,7 +217,7 @@ def test_a_second_signal_leaves_at_once_with_all_its_workers(shell: Shell, tmp_p
         assert eventually(lambda: not alive(int(mark.read_text())), within=1.0)
 
 
-def test_what_takes_longer_than_the_grace_is_given_up(shell: Shell, tmp_path: Path) -> None:
+def test_tasks_that_exceed_the_grace_are_killed(shell: Shell, tmp_path: Path) -> None:
     coordinator, address = shell.coordinator(ANYWHERE, "--workers", "1", "--lease", "1", "--grace", "0.3")
     mark, gate = tmp_path / "mark", tmp_path / "gate"
     with Pool.connect(address, wait=1.0) as pool:
@@ -227,7 +227,7 @@ def test_what_takes_longer_than_the_grace_is_given_up(shell: Shell, tmp_path: Pa
         assert ended(coordinator)[0] == Exit.OK
 
 
-def test_it_says_how_it_stands_when_that_changes(shell: Shell) -> None:
+def test_it_logs_its_status_when_it_changes(shell: Shell) -> None:
     coordinator, address = shell.coordinator(ANYWHERE, "--status-every", "0.1", "--log-format", "json")
     shell.worker(address, 1)
     assert coordinator.stderr is not None
@@ -242,13 +242,13 @@ def test_it_says_how_it_stands_when_that_changes(shell: Shell) -> None:
     assert stopped["message"] == "stopped"
 
 
-def test_quiet_says_only_where_it_is(shell: Shell) -> None:
+def test_quiet_prints_only_the_address(shell: Shell) -> None:
     coordinator, address = shell.coordinator(ANYWHERE, "--status-every", "0.1", "-q")
     shell.worker(address, 1)
     with Pool.connect(address) as pool:
         assert pool.apply(tasks.square, (3,)) == 9
     interrupt(coordinator)
-    assert ended(coordinator)[1:] == ("", "stopping: finishing what is in hand (again: leave at once)\n")
+    assert ended(coordinator)[1:] == ("", "stopping: finishing the current work (again: exit at once)\n")
 
 
 def test_a_closed_standard_output_is_no_traceback(shell: Shell) -> None:
@@ -262,7 +262,7 @@ def test_a_closed_standard_output_is_no_traceback(shell: Shell) -> None:
     assert err == "nearfar coordinator: the reader of standard output is gone\n"
 
 
-def test_a_status_names_trouble_only_if_there_is_some() -> None:
+def test_a_status_shows_errors_only_if_there_are_some() -> None:
     names = ("workers", "running", "waiting", "done", "lost", "stale", "malformed", "agents", "clients")
     counts = dict.fromkeys(names, 0) | {"workers": 1, "running": 1, "done": 1204, "agents": 2}
     assert describe(counts) == "1 worker (1 running), 0 waiting, 1,204 done; 2 agents, 0 clients"
@@ -271,9 +271,7 @@ def test_a_status_names_trouble_only_if_there_is_some() -> None:
     )
 
 
-def test_status_as_json_is_one_object_for_programs(
-    shell: Shell, place: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_as_json_is_one_object(shell: Shell, place: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, address = shell.coordinator(place, "--workers", "2")
     with Pool.connect(address) as pool:
         assert pool.map(tasks.square, range(10)) == [n * n for n in range(10)]

@@ -1,4 +1,4 @@
-"""``nearfar demo`` shows that all is as it should be, and leaves nothing running."""
+"""``nearfar demo`` succeeds, reports errors, and leaves no process running."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_demo_runs_near_and_far_and_survives_a_kill(
         assert saved == {name: SMALL.picture(name) for name in SMALL.names()}
 
 
-def test_what_went_wrong_fails_the_demo(
+def test_an_error_fails_the_demo(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small: None
 ) -> None:
     run = DemoRun("near", "3", 1.0, [], CheckedFiles())
@@ -104,7 +104,7 @@ def test_what_it_started_ends_with_it_however_it_is_killed(tmp_path: Path, signu
 
 
 def running(folder: Path) -> list[bytes]:
-    """The command lines of the processes that were told of `folder`."""
+    """The command lines of the processes with `folder` among their arguments."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_used_is_a_short_error(tmp_path: Path) -> None:
     assert run.stderr.count("\n") == 1
 
 
-def test_a_reader_that_leaves_ends_the_demo_without_a_word(tmp_path: Path) -> None:
+def test_a_closed_output_ends_the_demo_silently(tmp_path: Path) -> None:
     with subprocess.Popen(
         [*DEMO, "-o", tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as program:

@@ -1,4 +1,4 @@
-"""``consumer --export`` tells what is saved, and neither makes nor changes anything."""
+"""``consumer --export`` lists the saved files, and neither makes nor changes any file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def looks(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_it_tells_every_file_and_leaves_the_folder_as_it_was(
+def test_it_lists_every_file_and_leaves_the_folder_unchanged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     save(tmp_path / "files", "a.png", "b.png")
@@ -71,7 +71,7 @@ def test_a_folder_that_is_not_there_is_an_error_and_is_not_made(
     assert {path.name for path in tmp_path.rglob("*")} == {"empty", "file"}
 
 
-def test_it_tells_what_a_living_consumer_has_saved_so_far(tmp_path: Path) -> None:
+def test_it_lists_the_files_of_a_running_consumer(tmp_path: Path) -> None:
     with Store(tmp_path) as store, Listing(tmp_path) as early:
         put(store, "a.png")
         with Listing(tmp_path) as listing:
@@ -80,7 +80,7 @@ def test_it_tells_what_a_living_consumer_has_saved_so_far(tmp_path: Path) -> Non
         assert [row.name for row in early.rows()] == ["a.png", "b.png"]
 
 
-def test_it_tells_what_a_killed_consumer_left_in_the_log(tmp_path: Path) -> None:
+def test_it_lists_the_files_that_a_killed_consumer_left_in_the_log(tmp_path: Path) -> None:
     folder, copy = tmp_path / "files", tmp_path / "copy"
     with Store(folder) as store:
         put(store, "a.png")
@@ -93,7 +93,7 @@ def test_it_tells_what_a_killed_consumer_left_in_the_log(tmp_path: Path) -> None
     assert set(looks(copy)) == before
 
 
-def test_a_read_only_folder_can_be_asked(tmp_path: Path) -> None:
+def test_a_read_only_folder_can_be_exported(tmp_path: Path) -> None:
     save(tmp_path / "files", "a.png")
     (tmp_path / "files").chmod(0o555)
     with Listing(tmp_path / "files") as listing:

@@ -1,4 +1,4 @@
-"""What the command line says about fetching arrives at the fetcher, and nothing is switched off unasked."""
+"""Fetching options of the command line reach the fetcher, and no protection is disabled by default."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_secrets_of_headers_are_in_no_repr() -> None:
 @pytest.mark.parametrize(
     "arguments", [["--insecure"], ["--insecure", "--no-private"], ["--cacert", "ca.pem"]]
 )
-def test_nothing_but_its_own_option_lets_any_certificate_pass(arguments: list[str]) -> None:
+def test_only_its_own_option_accepts_any_certificate(arguments: list[str]) -> None:
     assert not fetching(*arguments).insecure
 
 
 @pytest.mark.parametrize("shortened", ["--insec", "--ins"])
-def test_no_shorter_word_does_either(shortened: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_abbreviation_accepts_any_certificate(shortened: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         fetching(shortened)
     assert "ambiguous" in capsys.readouterr().err
@@ -75,7 +75,7 @@ def test_no_shorter_word_does_either(shortened: str, capsys: pytest.CaptureFixtu
     ("arguments", "said"),
     [([], []), (["--insecure-tls"], ["no certificate is checked"]), (["--no-private"], ["proxy"])],
 )
-def test_what_an_option_gives_up_is_said(
+def test_an_option_that_disables_protection_warns(
     arguments: list[str], said: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://me:hush@proxy/")

@@ -47,7 +47,7 @@ def serve(shell: Shell, program: str, access: dict[str, Any], limit: int = DESCR
 
 
 def words(access: dict[str, Any]) -> list[str]:
-    """The same for a program."""
+    """The command line of such a service as a program."""
     return ["--keys", access["keys"]] if "keys" in access else ["--insecure"] if access else []
 
 
@@ -67,7 +67,7 @@ def flood(shell: Shell, address: str, said: str = "") -> Any:
 
 
 def served(use: Callable[[int], object], flooding: Any) -> float:
-    """Use a service as long as it is flooded; returns the longest time that it took, in seconds."""
+    """Use a service as long as it is flooded; returns the longest duration of a use, in seconds."""
     longest, number = 0.0, 0
     while flooding.poll() is None:
         began = time.monotonic()
@@ -78,7 +78,7 @@ def served(use: Callable[[int], object], flooding: Any) -> float:
 
 
 def in_background(do: Callable[[], object]) -> Callable[[], None]:
-    """Do it in another thread, beginning now; returns what waits for it, and raises what it raised."""
+    """Run `do` in another thread; returns a function that waits for it, and raises what it raised."""
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -102,8 +102,8 @@ def in_background(do: Callable[[], object]) -> Callable[[], None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("said", ["", "GET / HTTP/1.0"], ids=["silent", "rude"])
 @pytest.mark.parametrize("access", ["keys", "own", "insecure"])
-def test_a_flooded_queue_serves_its_ends(shell: Shell, tmp_path: Path, access: str, said: str) -> None:
-    """Who is there is served at once, and who comes meanwhile gets in."""
+def test_a_flooded_queue_serves_its_clients(shell: Shell, tmp_path: Path, access: str, said: str) -> None:
+    """Connected clients are served at once, and new ones are admitted."""
     how = accesses(tmp_path, access)
     host, address = serve(shell, "queue", how)
 
@@ -155,7 +155,7 @@ def test_a_flooded_coordinator_serves_its_clients(shell: Shell, tmp_path: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("access", ["keys", "own"])
 def test_a_script_that_hosts_is_no_easier_to_flood(shell: Shell, tmp_path: Path, access: str) -> None:
-    """It has the soft limit of a shell, and no program has lifted it."""
+    """It has the soft limit of a shell, which no program has raised."""
     how = accesses(tmp_path, access)
     script = shell.python("-c", SCRIPT, "400", *how.values())
     address = first_line(script).strip()

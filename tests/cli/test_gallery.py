@@ -1,4 +1,4 @@
-"""``nearfar gallery`` serves until it is told to stop."""
+"""``nearfar gallery`` serves until a signal."""
 
 from __future__ import annotations
 

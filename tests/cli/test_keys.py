@@ -19,9 +19,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return code, *capsys.readouterr()
 
 
-def test_a_folder_is_made_added_to_listed_and_taken_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_keys_are_made_added_listed_and_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = str(tmp_path / "keys")
     code, out, err = run(capsys, "init", "--keys", keys)
     assert (code, err) == (Exit.OK, "")
@@ -108,7 +106,7 @@ def test_an_existing_key_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("program", ["consumer", "queue", "coordinator"])
-def test_no_program_hosts_beyond_loopback_without_keys_or_a_word(shell: Shell, program: str) -> None:
+def test_no_program_hosts_beyond_loopback_without_keys_or_insecure(shell: Shell, program: str) -> None:
     code, out, err = ended(shell.start(program, "--bind", "tcp://0.0.0.0:*"))
     assert (code, out) == (Exit.USAGE, "")
     assert err.splitlines()[-1].startswith(f"nearfar {program}: tcp://0.0.0.0:* can be reached from other")
@@ -129,7 +127,7 @@ def test_keys_that_others_can_read_are_refused(shell: Shell, tmp_path: Path, pro
 
 
 @pytest.mark.slow
-def test_a_command_whose_keys_do_not_fit_says_so_with_its_own_exit_code(shell: Shell, tmp_path: Path) -> None:
+def test_a_command_with_wrong_keys_has_its_own_exit_code(shell: Shell, tmp_path: Path) -> None:
     for name in ("keys", "others"):
         main(["init", "--keys", str(tmp_path / name)])
     queue, address = shell.queue(ANYWHERE, "--keys", "keys")
@@ -151,8 +149,8 @@ def test_a_command_whose_keys_do_not_fit_says_so_with_its_own_exit_code(shell: S
         assert ended(process)[0] in (Exit.OK, Exit.INTERRUPTED)
 
 
-def test_files_travel_under_keys_by_the_workers_of_a_pool(shell: Shell, tmp_path: Path) -> None:
-    """The whole of it: coordinator, queue, worker, consumer and producer, each with keys of its own."""
+def test_a_pooled_download_works_with_keys(shell: Shell, tmp_path: Path) -> None:
+    """All together: coordinator, queue, worker, consumer and producer, each with its own keys."""
     main(["init", "--keys", str(tmp_path / "keys")])
     for name in ("worker", "consumer", "producer"):
         main(["add", name, "--keys", str(tmp_path / "keys")])

@@ -1,4 +1,4 @@
-"""The limit of open files: lifted as far as allowed, and refused where it is too low to work."""
+"""The limit of open files: raised as far as allowed, and refused if it is too low."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     return given, wanted
 
 
-def test_it_is_lifted_as_far_as_is_of_use(limits: tuple[list[int], int | None]) -> None:
+def test_it_is_raised_as_far_as_useful(limits: tuple[list[int], int | None]) -> None:
     given, wanted = limits
     assert lift_limit() is None
     assert given == ([] if wanted is None else [wanted])
 
 
-def test_too_few_are_refused_with_a_sentence(
+def test_too_few_descriptors_are_an_error_with_a_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (LEAST - 1, LEAST - 1))

@@ -1,4 +1,4 @@
-"""The programs of a pool keep no more memory than they may, whatever a client does; others are served."""
+"""The programs of a pool stay within their memory bounds for any client, and others are served."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def counts(address: str) -> dict[str, int]:
     return ask(Address.parse(address), LIMIT).counts
 
 
-def test_who_does_not_take_its_results_fills_no_memory(shell: Shell) -> None:
+def test_a_client_that_takes_no_results_fills_no_memory(shell: Shell) -> None:
     """Given a client that is stopped, with 64 results of 1 MiB to come, at a coordinator with 16 MiB,
 
     I expect its tasks to be held back, neither the coordinator nor the worker to grow by more than that, and
-    another client to be served; and, when it goes on, all of it to come.
+    another client to be served; and all results to arrive when it continues.
     """
     coordinator, address = shell.coordinator(ANYWHERE, "--max-bytes", "16MiB", "--lease", "60")
     worker, _ = shell.worker(address, 2)
@@ -58,11 +58,11 @@ def test_who_does_not_take_its_results_fills_no_memory(shell: Shell) -> None:
         assert eventually(lambda: counts(address)["bytes"] == 0, LIMIT)
 
 
-def test_who_sends_what_it_likes_fills_no_memory(shell: Shell) -> None:
-    """Given a client that ignores what it may send, and sends 24 MiB of arguments,
+def test_a_client_that_sends_too_much_fills_no_memory(shell: Shell) -> None:
+    """Given a client that ignores the bound, and sends 24 MiB of arguments,
 
-    I expect the coordinator to take in a share of its bound, and to serve another; and each task to get its
-    outcome in the end.
+    I expect the coordinator to accept a share of its bound, and to serve another client; and each task to get
+    its outcome in the end.
     """
     coordinator, address = shell.coordinator(ANYWHERE, "--max-bytes", "16MiB", "--lease", "4")
     before = memory(coordinator.pid)
@@ -81,14 +81,14 @@ def test_who_sends_what_it_likes_fills_no_memory(shell: Shell) -> None:
         greedy.close()
 
 
-def test_a_result_that_is_too_large_is_said_to_be(shell: Shell) -> None:
+def test_a_result_that_is_too_large_fails_with_the_reason(shell: Shell) -> None:
     _, address = shell.coordinator(ANYWHERE, "--max-bytes", "16MiB")
     shell.worker(address, 1)
     with Pool.connect(address) as pool:
         assert pool.apply(tasks.square, (3,)) == 9
-        with pytest.raises(Exception, match=r"the result of 5\d+ bytes cannot travel.*--max-bytes"):
+        with pytest.raises(Exception, match=r"the result of 5\d+ bytes cannot be sent.*--max-bytes"):
             pool.apply(bytes, (5 * MIB,))
-        with pytest.raises(Exception, match=r"the arguments of 5\d+ bytes cannot travel.*--max-bytes"):
+        with pytest.raises(Exception, match=r"the arguments of 5\d+ bytes cannot be sent.*--max-bytes"):
             pool.apply(len, (bytes(5 * MIB),))
         assert pool.apply(len, (bytes(3 * MIB),)) == 3 * MIB
 

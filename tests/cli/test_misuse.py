@@ -1,4 +1,4 @@
-"""Every program, used wrongly in every way that can be tabled: it reports the error, in a line, and ends.
+"""Every program, used wrongly in every way that a table can hold: it reports the error in one line, and ends.
 
 In this process, where a program takes milliseconds; what needs streams of its own is at the end.
 """
@@ -47,7 +47,7 @@ Run = Callable[[str], Outcome]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Runs a command line in a folder with a few things in it, and tells exit code and output."""
+    """Run a command line in a folder with a few files; returns exit code and output."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x\n")
     (tmp_path / "binary").write_bytes(bytes(range(256)) * 10)
@@ -69,7 +69,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 
 def complaint(outcome: Outcome, code: Exit, program: str) -> str:
-    """The last line of what a program said before it ended with `code`, without its name."""
+    """The last line of a program's output before it ended with `code`, without its name."""
     assert outcome[0] == code, outcome
     said = outcome[2].splitlines()
     assert "Traceback" not in outcome[2]
@@ -81,7 +81,7 @@ def complaint(outcome: Outcome, code: Exit, program: str) -> str:
 # -- the command line itself -----------------------------------------------------------------------
 
 
-def test_without_a_program_it_shows_the_help_and_ends_as_misused(run: Run) -> None:
+def test_without_a_program_it_shows_the_help_and_the_usage_exit_code(run: Run) -> None:
     code, out, err = run("")
     assert (code, out) == (Exit.USAGE, "")
     assert err.startswith("usage: nearfar PROGRAM")
@@ -89,7 +89,7 @@ def test_without_a_program_it_shows_the_help_and_ends_as_misused(run: Run) -> No
 
 
 @pytest.mark.parametrize("line", ["nonsense", "--nonsense", "-", "--", "Queue", "'que ue'"])
-def test_what_is_no_program_is_said_with_those_there_are(run: Run, line: str) -> None:
+def test_an_unknown_program_is_an_error_that_lists_the_programs(run: Run, line: str) -> None:
     code, out, err = run(line)
     assert (code, out, err.count("\n")) == (Exit.USAGE, "", 1)
     assert err.startswith("nearfar: there is no program ")
@@ -144,9 +144,7 @@ TYPED = {
 
 
 @pytest.mark.parametrize(("name", "flag"), TYPED)
-def test_a_number_that_cannot_be_is_a_usage_error(
-    name: str, flag: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_number_is_a_usage_error(name: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser: argparse.ArgumentParser = import_module(f"nearfar.cli.{name}").make_parser()
     for value in WRONG:
         with pytest.raises(SystemExit) as left:
@@ -179,7 +177,7 @@ def test_every_number_has_one_of_the_checked_types() -> None:
         (byte_count, "1TiB", 1 << 40),
     ],
 )
-def test_numbers_at_the_bounds_are_taken(convert: Callable[[str], float], text: str, value: float) -> None:
+def test_numbers_at_the_bounds_are_accepted(convert: Callable[[str], float], text: str, value: float) -> None:
     assert convert(text) == value
 
 
@@ -192,7 +190,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("place", [place for place in COMMANDS if place != "gallery"])
-def test_an_address_that_cannot_be_read_is_said(run: Run, place: str) -> None:
+def test_an_invalid_address_is_reported(run: Run, place: str) -> None:
     for address in UNREADABLE:
         line = COMMANDS[place].format(address)
         said = complaint(run(line), Exit.USAGE, line.split()[0])
@@ -200,7 +198,7 @@ def test_an_address_that_cannot_be_read_is_said(run: Run, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["queue", "coordinator", "hosting consumer", "hosting producer"])
-def test_a_place_where_nothing_can_be_bound_is_said(run: Run, place: str) -> None:
+def test_an_address_that_cannot_be_bound_is_reported(run: Run, place: str) -> None:
     program = COMMANDS[place].split()[0]
     for address in (
         "ipc:///nowhere/at/all",
@@ -213,7 +211,7 @@ def test_a_place_where_nothing_can_be_bound_is_said(run: Run, place: str) -> Non
 
 
 @pytest.mark.parametrize("place", CONNECTING)
-def test_where_nobody_answers_it_says_so_and_ends_as_lost(run: Run, place: str) -> None:
+def test_a_missing_peer_is_reported_with_exit_code_lost(run: Run, place: str) -> None:
     program = COMMANDS[place].split()[0]
     for address in (NOWHERE, "ipc://none"):
         assert "answered at" in complaint(run(COMMANDS[place].format(address)), Exit.LOST, program)
@@ -224,7 +222,7 @@ def test_where_nobody_answers_it_says_so_and_ends_as_lost(run: Run, place: str) 
 
 @pytest.mark.parametrize("place", KEYED)
 @pytest.mark.parametrize("keys", ["nowhere", "file", "folder", "binary", "/etc/passwd", "/dev/null"])
-def test_a_folder_of_keys_that_is_none_is_said(run: Run, place: str, keys: str) -> None:
+def test_an_invalid_folder_of_keys_is_reported(run: Run, place: str, keys: str) -> None:
     program = COMMANDS[place].split()[0]
     line = COMMANDS[place].format("tcp://127.0.0.1:5")
     assert complaint(run(f"{line} --keys {keys}"), Exit.USAGE, program)
@@ -253,7 +251,7 @@ def test_a_folder_of_keys_that_is_none_is_said(run: Run, place: str, keys: str) 
         ("init --keys /proc/x", ""),
     ],
 )
-def test_keys_that_cannot_be_made_or_read_are_said(run: Run, words: str, said: str) -> None:
+def test_keys_that_cannot_be_made_or_read_are_reported(run: Run, words: str, said: str) -> None:
     if "mine" in words:
         assert run("keys init --keys mine")[0] == Exit.OK
     keys = "" if "--keys" in words else " --keys folder"
@@ -261,7 +259,7 @@ def test_keys_that_cannot_be_made_or_read_are_said(run: Run, words: str, said: s
 
 
 @pytest.mark.parametrize("words", ["", "revoke", "add", "nonsense", "list extra", "init extra"])
-def test_half_a_command_of_keys_is_a_usage_error(run: Run, words: str) -> None:
+def test_an_incomplete_keys_command_is_a_usage_error(run: Run, words: str) -> None:
     assert complaint(run(f"keys {words}"), Exit.USAGE, "keys").startswith("error: ")
 
 
@@ -310,7 +308,7 @@ def test_half_a_command_of_keys_is_a_usage_error(run: Run, words: str) -> None:
         "queue --lanes 1-70000",
     ],
 )
-def test_what_cannot_be_used_is_said(run: Run, line: str) -> None:
+def test_unusable_files_and_folders_are_reported(run: Run, line: str) -> None:
     code, _, err = run(line)
     assert code == Exit.USAGE, err
     assert "Traceback" not in err
@@ -341,7 +339,7 @@ def start(line: str, stdout: int, **options: object) -> subprocess.Popen[str]:
 
 
 def closed_pipe() -> int:
-    """What `nearfar ... | true` writes to."""
+    """A standard output as in `nearfar ... | true`."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer
@@ -349,7 +347,7 @@ def closed_pipe() -> int:
 
 @pytest.mark.parametrize("line", ["-h", "-V", "queue -h", "keys list --keys mine"])
 @pytest.mark.parametrize("where", ["a closed pipe", "/dev/full"])
-def test_an_output_that_cannot_be_written_is_said(run: Run, line: str, where: str) -> None:
+def test_an_output_that_cannot_be_written_is_reported(run: Run, line: str, where: str) -> None:
     assert run("keys init --keys mine")[0] == Exit.OK
     stdout = closed_pipe() if where == "a closed pipe" else os.open("/dev/full", os.O_WRONLY)
     with start(line, stdout) as program:
@@ -368,7 +366,7 @@ def test_without_any_open_stream_it_ends_with_the_same_code(run: Run, line: str)
     assert subprocess.run(shell, timeout=LIMIT, env=ENVIRONMENT).returncode == code
 
 
-def test_a_name_that_is_no_text_is_shown_and_used(run: Run) -> None:
+def test_a_name_that_is_not_valid_text_is_shown_and_used(run: Run) -> None:
     folder = os.fsdecode(b"keys-\xff")
     with start(f"keys init --keys '{folder}'", subprocess.PIPE) as program:
         out, err = program.communicate(timeout=LIMIT)
@@ -378,7 +376,7 @@ def test_a_name_that_is_no_text_is_shown_and_used(run: Run) -> None:
 
 
 @pytest.mark.parametrize("program", ["consumer", "worker", "producer"])
-def test_ctrl_c_ends_the_wait_for_nobody_without_a_traceback(run: Run, program: str) -> None:
+def test_ctrl_c_ends_the_wait_for_a_host_without_a_traceback(run: Run, program: str) -> None:
     line = COMMANDS[program].replace(NOBODY, "--wait 30").format("ipc://none")
     with start(line, subprocess.PIPE, process_group=0) as started:
         said = started.stdout if program == "worker" else started.stderr

@@ -1,4 +1,4 @@
-"""Progress is shown correctly, when it is due, in the form that suits its reader."""
+"""Progress is shown correctly, at the right times, in the form that suits the output."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_unknown_total_is_not_invented() -> None:
     assert describe_rate(pace, counts, 2) == "3.5 files/s, 500 B/s"
 
 
-def test_the_pace_is_that_of_the_last_seconds() -> None:
+def test_the_rate_is_that_of_the_last_seconds() -> None:
     """Given 100 files a second for 10 s and 10 a second since, I expect 10, and the rest at that."""
     pace = TransferRate(window=10)
     for second in range(31):
@@ -52,7 +52,7 @@ def test_the_pace_is_that_of_the_last_seconds() -> None:
     assert pace.left(counts, 30) == 10
 
 
-def test_a_pace_of_nothing_promises_no_end() -> None:
+def test_a_rate_of_zero_shows_no_time_left() -> None:
     pace = TransferRate()
     assert pace.rates(Counts(total=5), 1) == (0, 0)
     pace.note(Counts(total=5), 1)
@@ -60,7 +60,7 @@ def test_a_pace_of_nothing_promises_no_end() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 50), st.integers(0, 1000)), min_size=1))
-def test_no_history_gives_a_negative_pace(steps: list[tuple[float, int]]) -> None:
+def test_no_history_gives_a_negative_rate(steps: list[tuple[float, int]]) -> None:
     pace, counts, now = TransferRate(), Counts(total=10**6), 0.0
     for pause, files in steps:
         now += pause
@@ -117,7 +117,7 @@ def test_bars_draw_the_counts_without_a_thread() -> None:
     assert "10 of 10: 10 saved" in drawn
 
 
-def test_bars_that_never_showed_leave_the_terminal_alone() -> None:
+def test_bars_that_were_never_shown_leave_the_terminal_alone() -> None:
     screen = io.StringIO()
     ProgressBar(Console(file=screen, force_terminal=True)).close(Counts(), 1)
     assert screen.getvalue() == ""
@@ -128,7 +128,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_who_gets_to_see_what(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_form_of_progress_depends_on_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert isinstance(make_progress(quiet=True), NoProgress)
     assert isinstance(make_progress(quiet=False), ProgressBar)
@@ -140,7 +140,7 @@ def test_who_gets_to_see_what(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(make_progress(quiet=False), ProgressLines)
 
 
-def test_parts_of_files_count_for_the_pace_and_the_time_left() -> None:
+def test_parts_of_files_count_for_the_rate_and_the_time_left() -> None:
     """Given one large file at a steady rate, I expect bytes, rate and time left from the beginning."""
     pace = TransferRate()
     for second in range(6):
@@ -150,7 +150,7 @@ def test_parts_of_files_count_for_the_pace_and_the_time_left() -> None:
     assert describe_rate(pace, counts, 5) == "0.1 files/s, 300.0 kB/s, 0:15 left"
 
 
-def test_an_outage_is_said_and_promises_no_end() -> None:
+def test_an_outage_is_shown_without_a_time_left() -> None:
     pace, counts = TransferRate(), Counts(saved=0, total=1000, waits_for="host")
     for second in range(10):
         counts.saved, counts.bytes = 10 * second, 1000 * second
@@ -168,7 +168,7 @@ def test_an_outage_is_said_and_promises_no_end() -> None:
     assert "answered" not in describe_rate(pace, counts, 40)
 
 
-def test_what_does_not_answer_is_named_if_something_has_to() -> None:
+def test_a_peer_that_does_not_answer_is_named_if_the_job_waits_for_it() -> None:
     for waits_for, expected in (("consumer", True), ("worker", True), ("", False)):
         pace, counts = TransferRate(), Counts(total=5, waits_for=waits_for)
         pace.note(counts, 0)
@@ -176,7 +176,7 @@ def test_what_does_not_answer_is_named_if_something_has_to() -> None:
         assert (f"no {waits_for} has answered for 7 s" in describe_rate(pace, counts, 7)) is expected
 
 
-def test_a_time_left_that_says_nothing_is_not_told() -> None:
+def test_a_meaningless_time_left_is_not_shown() -> None:
     pace, counts = TransferRate(window=100), Counts(total=10**6)
     pace.note(counts, 0)
     counts.saved = 1

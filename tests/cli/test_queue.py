@@ -1,4 +1,4 @@
-"""``nearfar queue`` hosts for others, and may be killed and started again under them."""
+"""``nearfar queue`` hosts a queue, and may be killed and started again during its use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GALLERY = Gallery(count=100, large=0, seed="queue")
 
 @pytest.mark.slow
 def test_a_killed_and_restarted_queue_loses_nothing(shell: Shell, tmp_path: Path) -> None:
-    """Given a queue killed in the middle, I expect its producer and its consumer to go on and finish."""
+    """Given a queue killed in the middle, I expect its producer and its consumer to continue and finish."""
     with GalleryServer(GALLERY) as server:
         urls = [url for url in server.urls if "/images/0" in url]
         (tmp_path / "urls.txt").write_text("\n".join(urls))
@@ -40,7 +40,7 @@ def test_a_killed_and_restarted_queue_loses_nothing(shell: Shell, tmp_path: Path
     assert (code, err.splitlines()[-1]) == (Exit.OK, "stopped; nothing is left in it")
 
 
-def test_it_says_how_it_stands_and_what_is_left(shell: Shell) -> None:
+def test_it_logs_its_status_and_the_remaining_items(shell: Shell) -> None:
     process, address = shell.queue(ANYWHERE, "--maxsize", "2", "--status-every", "0.1")
     assert process.stderr is not None
     with Queue.connect(address) as queue:
@@ -55,7 +55,7 @@ def test_it_says_how_it_stands_and_what_is_left(shell: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_a_producer_that_is_still_there_keeps_what_it_put(shell: Shell) -> None:
+def test_a_connected_producer_keeps_its_items(shell: Shell) -> None:
     process, address = shell.queue()
     with Queue.connect(address, wait=20.0) as queue:
         queue.put("kept")
@@ -91,10 +91,10 @@ def test_an_address_in_use_is_a_short_error(shell: Shell, capsys: pytest.Capture
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_status_is_one_line_that_names_trouble_only_if_there_is_some() -> None:
+def test_the_status_is_one_line_with_errors_only_if_there_are_some() -> None:
     counts = dict.fromkeys(("dead", "dropped", "undeliverable", "late", "lost producers"), 0)
     counts |= {"size": 3, "bytes": 1_200_000, "unsettled": 5, "settled": 1204, "producers": 1, "consumers": 2}
-    assert describe(counts) == "3 waiting (1.2 MB), 2 in hand, 1,204 done; 1 producer, 2 consumers"
+    assert describe(counts) == "3 waiting (1.2 MB), 2 unacknowledged, 1,204 done; 1 producer, 2 consumers"
     assert describe(counts | {"dead": 1, "lost producers": 2}) == (
-        "3 waiting (1.2 MB), 2 in hand, 1,204 done, 1 dead; 1 producer, 2 consumers, 2 producers lost"
+        "3 waiting (1.2 MB), 2 unacknowledged, 1,204 done, 1 dead; 1 producer, 2 consumers, 2 producers lost"
     )

@@ -1,4 +1,4 @@
-"""What a program loads when it starts: no library that this start does without."""
+"""A program loads only libraries that it needs at its start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nearfar verify`` believes the files, and says what is not as the list has it."""
+"""``nearfar verify`` reads the files, and reports differences from the list."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_all_of_a_list_may_be_in_several_folders(
     ]
 
 
-def test_what_is_spoilt_gone_foreign_or_missing_is_said(
+def test_wrong_missing_and_unknown_files_are_reported(
     listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "files"
@@ -68,7 +68,7 @@ def test_what_is_spoilt_gone_foreign_or_missing_is_said(
     ]
 
 
-def test_a_file_that_is_merely_not_in_the_list_is_told_apart_and_no_failure(
+def test_a_file_that_is_only_not_in_the_list_is_not_a_failure(
     listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "files"
@@ -105,7 +105,7 @@ def test_without_a_list_files_are_compared_with_what_was_saved(
 
 
 @pytest.mark.parametrize("with_list", [False, True])
-def test_repair_has_what_is_wrong_fetched_again_and_loses_nothing(
+def test_repair_has_wrong_files_fetched_again_and_loses_nothing(
     listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], with_list: bool
 ) -> None:
     folder = tmp_path / "files"
@@ -196,7 +196,7 @@ def test_a_list_without_digests_is_a_usage_error(
     assert said in capsys.readouterr().err
 
 
-def test_a_place_that_is_not_there_is_a_usage_error(
+def test_a_missing_file_or_folder_is_a_usage_error(
     listed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(listed), str(tmp_path / "nowhere")]) == 2
@@ -208,7 +208,7 @@ def test_a_place_that_is_not_there_is_a_usage_error(
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_list_may_spell_a_url_in_another_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_list_may_write_a_url_in_another_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "one", "http://gallery/girl.png")
     digest = hashlib.sha256(FILES["http://gallery/girl.png"]).hexdigest()
     (tmp_path / "list.txt").write_text(f"HTTP://Gallery:80/x/../girl.png#top\tsha256={digest}\n")

@@ -24,11 +24,11 @@ from tests.support.shell import ANYWHERE, Shell, alive, ended, first_line, insis
 from tests.support.waiting import eventually
 
 LEFT = "stopped; every task that had begun was answered\n"
-STOPPING = "stopping: finishing what is in hand (again: leave at once)\n"
+STOPPING = "stopping: finishing the current work (again: exit at once)\n"
 
 
 def workers(address: str) -> int:
-    """How many the coordinator there has."""
+    """The number of workers of the coordinator there."""
     return ask(Address.parse(address), 5.0).counts["workers"]
 
 
@@ -66,7 +66,7 @@ def test_a_bad_address_is_a_short_error(address: str, said: str, capsys: pytest.
         ),
     ],
 )
-def test_a_wrong_word_is_a_short_error(
+def test_a_wrong_option_is_a_short_error(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
@@ -75,7 +75,7 @@ def test_a_wrong_word_is_a_short_error(
     assert said in capsys.readouterr().err
 
 
-def test_without_a_coordinator_it_ends_when_it_has_waited(shell: Shell, tmp_path: Path) -> None:
+def test_without_a_coordinator_it_ends_after_the_wait(shell: Shell, tmp_path: Path) -> None:
     began = time.monotonic()
     agent, _ = shell.worker(f"ipc://{tmp_path}/nobody", 1, "--wait", "0.5")
     assert ended(agent) == (
@@ -87,7 +87,7 @@ def test_without_a_coordinator_it_ends_when_it_has_waited(shell: Shell, tmp_path
 
 
 @pytest.mark.slow
-def test_it_says_that_it_waits_for_a_coordinator(shell: Shell, tmp_path: Path) -> None:
+def test_it_reports_that_it_waits_for_a_coordinator(shell: Shell, tmp_path: Path) -> None:
     agent, _ = shell.worker(f"ipc://{tmp_path}/pool", 1)
     assert agent.stderr is not None
     assert agent.stderr.readline() == f"no coordinator answers at ipc://{tmp_path}/pool; waiting for one\n"
@@ -95,7 +95,7 @@ def test_it_says_that_it_waits_for_a_coordinator(shell: Shell, tmp_path: Path) -
     assert agent.stderr.readline() == f"joined the coordinator at ipc://{tmp_path}/pool\n"
 
 
-def test_it_may_come_first_and_outlive_the_coordinator(shell: Shell, tmp_path: Path) -> None:
+def test_it_may_start_before_and_survive_the_coordinator(shell: Shell, tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/pool"
     agent, name = shell.worker(address)
     for _ in range(2):
@@ -108,7 +108,7 @@ def test_it_may_come_first_and_outlive_the_coordinator(shell: Shell, tmp_path: P
 
 
 @pytest.mark.slow
-def test_when_its_coordinator_is_gone_it_ends_when_it_has_waited(shell: Shell) -> None:
+def test_when_its_coordinator_is_lost_it_ends_after_the_wait(shell: Shell) -> None:
     coordinator, address = shell.coordinator(ANYWHERE, "--lease", "0.5")
     agent, _ = shell.worker(address, 1, "--wait", "1")
     assert eventually(lambda: workers(address) == 1)
@@ -119,7 +119,7 @@ def test_when_its_coordinator_is_gone_it_ends_when_it_has_waited(shell: Shell) -
 
 
 @pytest.mark.slow
-def test_a_pool_of_a_program_takes_it_in(shell: Shell) -> None:
+def test_it_can_join_the_pool_of_a_program(shell: Shell) -> None:
     with Pool(0, address=ANYWHERE) as pool:
         assert pool.address is not None
         agent, _ = shell.worker(pool.address)
@@ -130,7 +130,7 @@ def test_a_pool_of_a_program_takes_it_in(shell: Shell) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_first_signal_lets_what_runs_be_answered_and_takes_no_more(
+def test_after_a_first_signal_running_tasks_are_answered_and_no_others_taken(
     shell: Shell, tmp_path: Path, signum: signal.Signals
 ) -> None:
     _, address = shell.coordinator()
@@ -158,7 +158,7 @@ def test_a_first_signal_lets_what_runs_be_answered_and_takes_no_more(
         assert second.get(20) is None
 
 
-def test_a_second_signal_leaves_at_once_with_all_its_processes(shell: Shell, tmp_path: Path) -> None:
+def test_a_second_signal_ends_it_at_once_with_all_its_processes(shell: Shell, tmp_path: Path) -> None:
     _, address = shell.coordinator()
     agent, _ = shell.worker(address, 1)
     mark, gate = tmp_path / "mark", tmp_path / "gate"
@@ -174,8 +174,8 @@ def test_a_second_signal_leaves_at_once_with_all_its_processes(shell: Shell, tmp
         assert eventually(lambda: not alive(int(mark.read_text())), within=1.0)
 
 
-def test_a_signal_to_all_its_processes_is_no_other(shell: Shell, tmp_path: Path) -> None:
-    """Given SIGTERM as service managers send it, to every process, I expect what runs to be answered."""
+def test_a_signal_to_all_its_processes_counts_once(shell: Shell, tmp_path: Path) -> None:
+    """Given SIGTERM to every process, as service managers send it, I expect running tasks to be answered."""
     _, address = shell.coordinator()
     agent, _ = shell.worker(address, 1)
     mark, gate = tmp_path / "mark", tmp_path / "gate"
@@ -213,7 +213,7 @@ def test_the_children_of_its_processes_end_by_sigterm(shell: Shell) -> None:
         assert pool.apply_async(sigterm_kills_children).get(20) == (-signal.SIGTERM, -signal.SIGTERM)
 
 
-def test_an_idle_one_leaves_without_a_coordinator_too(shell: Shell, tmp_path: Path) -> None:
+def test_an_idle_worker_ends_without_a_coordinator_too(shell: Shell, tmp_path: Path) -> None:
     agent, _ = shell.worker(f"ipc://{tmp_path}/nobody", 1)
     agent.send_signal(signal.SIGTERM)
     assert ended(agent)[:2] == (Exit.OK, "")
@@ -227,7 +227,7 @@ def test_processes_are_replaced_after_max_tasks(shell: Shell) -> None:
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [2, 2, 2]
 
 
-def test_what_its_processes_print_is_seen(shell: Shell) -> None:
+def test_output_of_its_processes_is_shown(shell: Shell) -> None:
     _, address = shell.coordinator()
     agent, _ = shell.worker(address, 1)
     with Pool.connect(address) as pool:
@@ -247,7 +247,7 @@ with nearfar.Pool.connect({address!r}) as pool:
     assert ended(shell.python("-c", script)) == (0, "[0, 2, 4]\n", "")
 
 
-def test_without_pickle_it_runs_what_it_was_told_and_nothing_else(shell: Shell, tmp_path: Path) -> None:
+def test_a_plain_worker_runs_only_allowed_functions(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import os\n\ndef double(x):\n    return 2 * x\n")
     _, address = shell.coordinator()
     agent, _ = shell.worker(address, 1, "--plain", "mine", "math:sqrt", "--plain", "posix:getpid")
@@ -296,7 +296,7 @@ def test_json_logs_are_one_object_a_line(shell: Shell, tmp_path: Path) -> None:
     assert all({"time", "level", "event", "message"} <= line.keys() for line in said)
 
 
-def test_a_client_that_terminates_has_what_runs_killed_there(shell: Shell, tmp_path: Path) -> None:
+def test_running_tasks_of_a_client_that_terminates_are_killed(shell: Shell, tmp_path: Path) -> None:
     _, address = shell.coordinator()
     agent, _ = shell.worker(address, 1)
     mark, gate = tmp_path / "mark", tmp_path / "gate"
@@ -311,7 +311,7 @@ def test_a_client_that_terminates_has_what_runs_killed_there(shell: Shell, tmp_p
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python then takes a shorter folder")
-def test_where_no_process_can_be_started_it_says_so(tmp_path: Path) -> None:
+def test_a_failure_to_start_processes_is_reported(tmp_path: Path) -> None:
     """Given a temporary folder whose path is too long for a socket, I expect one line and an exit code."""
     place = tmp_path / ("long" * 25)
     place.mkdir()

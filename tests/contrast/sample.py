@@ -1,4 +1,4 @@
-"""A whole document with made-up figures, such as a run leaves."""
+"""A complete document of a run, with invented figures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sample(
 
 
 def made_up(job: Measurement) -> Any:
-    """A result of the form that `job` gives."""
+    """A result in the form of this measurement."""
     pace = PACE[job.contestant] * (1.0 + 0.1 * job.turn)
     if job.part == "faults":
         return fault(job)

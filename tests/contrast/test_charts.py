@@ -1,4 +1,4 @@
-"""The charts: what the length of a bar means, where the ticks are, and that names of curves stay apart."""
+"""The charts: lengths of bars, places of ticks, and distances between names of curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a document to words, tables and a page."""
+"""The report: from a document to text, tables and a page."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_what_was_not_measured_is_left_out(part: str) -> None:
     assert SECTIONS[part] in terminal(report, 160)
 
 
-def test_a_run_of_which_nothing_came_is_a_report_of_its_troubles() -> None:
+def test_a_run_without_results_gives_a_report_of_its_errors() -> None:
     lame = [MeasurementOutcome(each.measurement, trouble="stuck for 20 s") for each in outcomes()]
     report = build_report(sample([], extra=lame))
     assert len(report.troubles) == len(lame)
@@ -100,7 +100,7 @@ def test_a_run_of_which_nothing_came_is_a_report_of_its_troubles() -> None:
     assert terminal(report, 160).count("stuck for 20 s") == len(lame)
 
 
-def test_a_trouble_is_named_on_the_page_and_in_the_terminal() -> None:
+def test_an_error_is_named_on_the_page_and_in_the_terminal() -> None:
     job = Measurement("queue", "latency", names.RAW, 0)
     report = build_report(sample(extra=[MeasurementOutcome(job, trouble="failed: <Oh> & no")]))
     assert report.troubles == ["queue: latency, PUSH/PULL: failed: <Oh> & no"]

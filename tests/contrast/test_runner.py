@@ -1,4 +1,4 @@
-"""What hangs is ended, what fails is reported, and nothing is left."""
+"""Measurements that hang are killed, failures are reported, and no process is left."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def run(job: Measurement) -> MeasurementOutcome:
     return outcome
 
 
-def test_what_does_not_end_is_stuck_and_none_of_its_processes_lives_on() -> None:
-    """Given round trips without end, with two hosts and two ends, I expect the time limit to end them all."""
+def test_a_measurement_that_does_not_end_is_stuck_and_its_processes_are_killed() -> None:
+    """Given endless round trips, with two hosts and two clients, I expect the time limit to end them all."""
     with MeasurementRunner(ENDLESS, lambda outcome: None) as runner:
         sandbox = runner._start(TRIPS)
         runner._running.append(sandbox)
@@ -63,13 +63,13 @@ def test_what_does_not_end_is_stuck_and_none_of_its_processes_lives_on() -> None
     assert not sandbox.folder.exists()
 
 
-def test_what_fails_says_why() -> None:
+def test_a_failed_measurement_has_a_reason() -> None:
     outcome = run(Measurement("queue", "latency", "carrier pigeon", 0))
     assert outcome.trouble == "failed: KeyError: 'carrier pigeon'"
     assert outcome.result is None
 
 
-def test_leaving_early_kills_what_runs() -> None:
+def test_leaving_early_kills_running_measurements() -> None:
     with MeasurementRunner(ENDLESS, print) as runner:
         sandbox = runner._start(TRIPS)
         runner._running.append(sandbox)

@@ -1,4 +1,4 @@
-"""What a fault did, judged from event logs."""
+"""The effects of a fault, computed from event logs."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ FAR = {names.FAR_IPC, names.FAR_TCP}
 
 
 def here(job: Measurement, folder: Path) -> Any:
-    """In this process, which saves the start of another."""
+    """Measure in this process, which saves the start of another."""
     place = folder / job.contestant.replace("/", "-")
     place.mkdir()
     told: list[Any] = []
@@ -62,7 +62,7 @@ def by_queue(part: str, work: str, folder: Path) -> dict[str, Any]:
 
 
 def in_sandboxes(*jobs: Measurement) -> dict[Measurement, Any]:
-    """Side by side, for what waits most of the time, or may hang."""
+    """Measure in parallel processes: for measurements that mostly wait, or may hang."""
     told: list[MeasurementOutcome] = []
     with MeasurementRunner(TINY, told.append) as runner:
         outcomes = runner.run(MeasurementGroup(jobs, parallel=6))
@@ -72,7 +72,7 @@ def in_sandboxes(*jobs: Measurement) -> dict[Measurement, Any]:
 
 
 @pytest.mark.slow
-def test_all_that_is_put_comes_out_in_every_way(folder: Path) -> None:
+def test_all_items_arrive_in_every_mode(folder: Path) -> None:
     for name, rows in by_queue("queue", "throughput", folder).items():
         assert [(row["mode"], row["size"], row["batch"]) for row in rows] == [
             ("singly", 100, 1),
@@ -120,8 +120,8 @@ def test_a_killed_getfile_costs_the_far_queues_no_file() -> None:
 
 
 @pytest.mark.slow
-def test_a_fault_s_counts_are_of_all_items_and_far_queues_lose_and_strand_none() -> None:
-    """Of the producer's own death a far queue promises nothing for what had not left the producer."""
+def test_a_faults_counts_add_up_and_far_queues_lose_no_item() -> None:
+    """A far queue promises nothing for items that had not left a killed producer."""
     jobs = [
         *(Measurement("faults", name, names.FAR_TCP, 0) for name in FAULTS),
         Measurement("faults", "host killed and restarted", names.FAR_IPC, 0),
@@ -135,7 +135,7 @@ def test_a_fault_s_counts_are_of_all_items_and_far_queues_lose_and_strand_none()
 
 
 @pytest.mark.slow
-def test_what_the_others_lose_or_strand_is_seen() -> None:
+def test_losses_of_the_other_queues_are_detected() -> None:
     killed = Measurement("faults", "consumer killed at work", names.RAW, 0)
     frozen = Measurement("faults", "consumer frozen", names.RAW, 1)
     deaf = Measurement("faults", "consumer stops reading", names.RAW, 0)

@@ -1,4 +1,4 @@
-"""What must be true of a coordinator after every event."""
+"""Invariants of a coordinator, checked after every event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_BATCHES = 2
 
 
 def check(machine: Scheduler, *, resumed: bool = False, liars: bool = False) -> None:
-    """Raise `AssertionError` for whatever is wrong in the books of `machine`.
+    """Raise `AssertionError` if the state of `machine` is inconsistent.
 
     `resumed`: its workers may be older, and hold what was answered elsewhere. `liars`: what agents said of
     workers that they brought along need not be true, so there is nothing to be known of those.
@@ -63,7 +63,7 @@ def check_worker(machine: Scheduler, worker: Worker, *, resumed: bool) -> None:
 
 
 def check_placement(placement: Placement) -> None:
-    """Who has room is known."""
+    """The placement of each worker is correct."""
     for worker in placement.all.values():
         open_ = worker.willing() and worker.recall is not Revocation.ASKED
         assert (worker.name in placement.idle) is (open_ and not worker.batches)
@@ -73,7 +73,7 @@ def check_placement(placement: Placement) -> None:
 
 
 def check_end(machine: Scheduler, tasks: list[Task], outcomes: Counter[Task]) -> None:
-    """Everything was answered by workers that live: each task of a client that stayed has its one outcome."""
+    """All live workers have answered: each task of a remaining client has exactly one outcome."""
     for task in tasks:
         expected = 1 if task.client in machine.book.clients else 0
         assert outcomes[task] == expected or (not expected and outcomes[task] <= 1), task
@@ -83,7 +83,7 @@ def check_end(machine: Scheduler, tasks: list[Task], outcomes: Counter[Task]) ->
 
 
 def check_bytes(peers: CoordinatorProtocol) -> None:
-    """What is kept is counted, once, and no more is kept than may be."""
+    """Stored bytes are counted once, and stay within the bounds."""
     remote_clients, accounts = peers._remote_clients, peers._accounts
     arguments = {
         remote_client.name: sum(

@@ -41,7 +41,7 @@ OTHERS = (
 
 
 class Hostile:
-    """A few sessions of wrong or hostile peers. `names`: those of honest ones, which they try to be.
+    """A few sessions of faulty or hostile peers. `names`: of honest peers, which they try to impersonate.
 
     `works`: they say that they have workers, and so are given tasks.
     """
@@ -54,7 +54,7 @@ class Hostile:
         self._works = works
 
     def word(self) -> tuple[str, PoolFrame]:
-        """Something said in one of the sessions that comes through the checks of the wire."""
+        """A message in one of the sessions that passes the checks of the encoding."""
         while True:
             with contextlib.suppress(ProtocolError):
                 session, envelope = self._any_word()

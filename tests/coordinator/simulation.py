@@ -1,4 +1,4 @@
-"""A pool without sockets, processes, threads or a clock: the real machines, and a network that we control.
+"""A pool without sockets, processes, threads or a clock: the real protocols over a simulated network.
 
 Each connection is a channel: it keeps its order, but may be slow, and loses what a broken one would lose.
 Everything random comes from one seeded generator, so that a failure can be run again.
@@ -24,8 +24,8 @@ from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
 from nearfar.pool.far_client import FarClient
 from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
-from tests.coordinator.cast import Job
 from tests.coordinator.check import check, check_bytes
+from tests.coordinator.fakes import Job
 
 LEASE = 10.0
 PACES = [0.00001, 0.00001, 0.001, 0.05, 0.4]
@@ -33,7 +33,7 @@ PACES = [0.00001, 0.00001, 0.001, 0.05, 0.4]
 
 
 class World:
-    """Time, and what happens in it. `crash`: the chance that a task kills its worker."""
+    """The simulated time and its events. `crash`: the probability that a task kills its worker."""
 
     def __init__(self, seed: int, *, loss: float = 0.0, slowest: float = 0.05, crash: float = 0.0) -> None:
         self.random = random.Random(seed)
@@ -103,12 +103,12 @@ class World:
             self.host = None
 
     def restart_coordinator(self, after: float = 0.5) -> None:
-        """The coordinator is killed and comes back empty."""
+        """The coordinator is killed and restarted empty."""
         self.stop_coordinator()
         self.later(after, self.start_coordinator)
 
     def kill_workers(self, count: int, within: float) -> None:
-        """Kill some at random, idle or not."""
+        """Kill some workers at random, idle or not."""
 
         def kill() -> None:
             supervisors = [
@@ -121,7 +121,7 @@ class World:
             self.later(self.random.uniform(0, within), kill)
 
     def cut(self, names: list[str], seconds: float) -> None:
-        """Nothing gets through to these, or from them, for so long."""
+        """No message reaches these peers, or comes from them, for so long."""
         self.cut_off.update(names)
         self.later(seconds, lambda: self.cut_off.difference_update(names))
 
@@ -182,7 +182,7 @@ class SimCoordinator:
 
 
 class SimEnd:
-    """What the loops of an agent and of a client have in common."""
+    """The common part of the loops of an agent and of a client."""
 
     def __init__(self, world: World, name: str, machine: AgentProtocol | FarClient) -> None:
         self.world = world
@@ -411,7 +411,7 @@ class SimClient(SimEnd):
         raise AssertionError(action)
 
     def _tell(self, task: Task, outcome: Any) -> None:
-        """Note an outcome, which must be the task's own and possible."""
+        """Record an outcome, which must belong to the task and be possible."""
         assert isinstance(task, Job) and self.jobs[task.name] is task
         assert task.name not in self.told, f"two outcomes for {task.name!r}"
         self.told.setdefault(task.name, []).append(outcome)

@@ -1,5 +1,5 @@
-"""What a coordinator keeps is bounded in bytes: who does not take its results, or sends too much, waits; the
-others are served, and nothing is lost or run twice."""
+"""A coordinator's memory is bounded: a client that takes no results, or sends too much, waits; others are
+served, and no task is lost or run twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def world() -> World:
 
 
 def results(agent: FakeAgent, size: int) -> None:
-    """What `agent` runs comes to so many bytes, the first of which tell the task."""
+    """Have `agent` return results of so many bytes, which begin with the task's name."""
     agent.value = lambda blob: bytes(blob).ljust(size, b".")
 
 
@@ -44,11 +44,11 @@ def names(count: int) -> list[bytes]:
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(-50, 60)), max_size=60))
-def test_who_takes_what_it_may_leaves_as_much_to_the_next(changes: list[tuple[str, int]]) -> None:
-    """Given holders that take what fits, and give some back,
+def test_a_holder_at_its_share_leaves_the_same_amount_free(changes: list[tuple[str, int]]) -> None:
+    """Given holders that take what fits, and return some,
 
-    I expect the sum never to be above the bound, and, as long as no client gives back, as much free for a
-    newcomer as anybody has.
+    I expect the sum never to exceed the bound, and, until a client returns some, as much free for a new
+    client as any other has.
     """
     budget = Budget(200)
     largest = 0
@@ -70,7 +70,7 @@ def test_who_takes_what_it_may_leaves_as_much_to_the_next(changes: list[tuple[st
 # -- results -------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_takes_nothing_gets_no_more_workers_and_others_are_served(world: World) -> None:
+def test_a_client_that_takes_no_results_gets_no_more_workers_and_others_are_served(world: World) -> None:
     """Given a client that is silent, with 100 tasks that come to a unit each,
 
     If the workers run what they are given,
@@ -103,7 +103,7 @@ def test_a_client_that_takes_nothing_gets_no_more_workers_and_others_are_served(
     assert (world.peers.bytes, agent.machine.kept_bytes, world.peers.counts()["held back"]) == (0, 0, 0)
 
 
-def test_what_had_begun_stays_with_its_agent_until_there_is_room(world: World) -> None:
+def test_results_of_begun_tasks_stay_with_their_agent_until_there_is_room(world: World) -> None:
     """Given twenty workers that all run tasks of a client that is silent, and come to a unit each,
 
     I expect the coordinator to keep what there is room for, and the agent the rest; and, when the client goes
@@ -129,7 +129,7 @@ def test_what_had_begun_stays_with_its_agent_until_there_is_room(world: World) -
 
 
 def crowded(world: World) -> tuple[FakeAgent, FakeClient]:
-    """An agent that keeps answers for which there is no room, and their client, which is silent."""
+    """An agent with answers for which the coordinator has no room, and their client, which is silent."""
     agent = world.agent(workers=20)
     results(agent, UNIT)
     client = world.client()
@@ -143,7 +143,7 @@ def crowded(world: World) -> tuple[FakeAgent, FakeClient]:
 
 
 def finish(world: World) -> None:
-    """Run all, and let all have been heard of."""
+    """Run all tasks, and deliver all messages."""
     world.run_all()
     world.pass_time(2)
 
@@ -155,7 +155,7 @@ def go_on(world: World, client: FakeClient) -> None:
         world.run_all()
 
 
-def test_an_answer_that_is_lost_with_its_agent_is_told_to_be_lost(world: World) -> None:
+def test_an_answer_that_is_lost_with_its_agent_is_reported_as_lost(world: World) -> None:
     agent, client = crowded(world)
     kept = set(world.peers._remote_clients.all["client"].withheld)
     world.agents.remove(agent)
@@ -172,7 +172,7 @@ def test_an_answer_that_is_lost_with_its_agent_is_told_to_be_lost(world: World) 
     assert world.peers.bytes == 0
 
 
-def test_a_client_in_a_new_session_has_what_its_agents_keep(world: World) -> None:
+def test_a_client_in_a_new_session_gets_the_answers_that_agents_keep(world: World) -> None:
     agent, client = crowded(world)
     client.greet()
     go_on(world, client)
@@ -180,7 +180,7 @@ def test_a_client_in_a_new_session_has_what_its_agents_keep(world: World) -> Non
     assert (world.peers.bytes, agent.machine.kept) == (0, {})
 
 
-def test_what_agents_kept_comes_through_another_coordinator(world: World) -> None:
+def test_answers_that_agents_keep_arrive_through_another_coordinator(world: World) -> None:
     """Given answers for which there was no room, and a coordinator that is killed and started again,
 
     I expect each to be told once, and nothing to be run again.
@@ -193,7 +193,7 @@ def test_what_agents_kept_comes_through_another_coordinator(world: World) -> Non
     assert (world.peers.bytes, agent.machine.kept) == (0, {})
 
 
-def test_the_answers_for_a_client_that_never_returns_are_let_go(world: World) -> None:
+def test_answers_for_a_client_that_never_returns_are_dropped(world: World) -> None:
     agent, client = crowded(world)
     world.clients.remove(client)
     world.pass_time(3 * LEASE)
@@ -201,7 +201,7 @@ def test_the_answers_for_a_client_that_never_returns_are_let_go(world: World) ->
     assert (world.peers.bytes, agent.machine.kept, agent.machine.kept_bytes) == (0, {}, 0)
 
 
-def test_an_agent_says_how_much_it_may_keep(world: World) -> None:
+def test_a_client_is_held_back_at_its_share_of_an_agents_memory(world: World) -> None:
     """Given an agent with little memory, I expect a client's tasks to be held back when it has a share of
     that, though the coordinator has more."""
     agent = world.agent(keeps=6 * UNIT)
@@ -216,7 +216,7 @@ def test_an_agent_says_how_much_it_may_keep(world: World) -> None:
     assert len(told(client)) == 50
 
 
-def test_only_so_much_is_on_its_way_to_a_peer_and_is_sent_again(world: World) -> None:
+def test_bytes_in_flight_to_a_peer_are_bounded_and_sent_again(world: World) -> None:
     world = World(128 << 20)
     agent = world.agent()
     results(agent, 1 << 20)
@@ -242,7 +242,7 @@ def large(count: int) -> list[bytes]:
     return [b"%d" % number + bytes(UNIT) for number in range(count)]
 
 
-def test_a_client_that_sends_more_than_it_may_has_to_send_it_again(world: World) -> None:
+def test_a_client_that_sends_too_much_must_send_it_again(world: World) -> None:
     """Given a client that submits 60 tasks of a unit at once, and no worker,
 
     I expect the coordinator to take in no more than a share, and to serve another client; and each task to
@@ -268,7 +268,7 @@ def test_a_client_that_sends_more_than_it_may_has_to_send_it_again(world: World)
     assert world.peers.bytes == 0
 
 
-def test_what_is_here_is_attached_though_there_is_no_room_for_more(world: World) -> None:
+def test_known_tasks_are_attached_though_there_is_no_room_for_more(world: World) -> None:
     """Given a client whose tasks take all that it may have, and whose session breaks,
 
     If it submits them again, with one more that does not fit, in one message,
@@ -303,7 +303,9 @@ def test_too_large_arguments_fail_their_task_and_no_other(world: World, before: 
     finish(world)
     small, big = numbers if before else numbers[::-1]
     assert client.value(small) == b"sm"
-    said = f"the arguments of {8 * UNIT + EACH} bytes cannot travel: the coordinator takes at most {8 * UNIT}"
+    said = (
+        f"the arguments of {8 * UNIT + EACH} bytes cannot be sent: the coordinator takes at most {8 * UNIT}"
+    )
     assert said in str(client.error(big))
     assert (agent.ran, world.peers.bytes) == ([b"small"], 0)
 
@@ -315,7 +317,7 @@ def test_a_too_large_result_fails_its_task_and_no_other(world: World) -> None:
     small, big = client.submit(b"small", b"big")
     finish(world)
     assert client.value(small) == b"!"
-    assert f"the result of {9 * UNIT} bytes cannot travel" in str(client.error(big))
+    assert f"the result of {9 * UNIT} bytes cannot be sent" in str(client.error(big))
     assert agent.machine.kept == {}
 
 
@@ -326,10 +328,10 @@ def test_a_too_large_initializer_breaks_its_client(world: World) -> None:
     world.run_all()
     error = client.error(number)
     assert isinstance(error, InitializerFailed)
-    assert f"the initializer of {9 * UNIT + EACH} bytes cannot travel" in str(error)
+    assert f"the initializer of {9 * UNIT + EACH} bytes cannot be sent" in str(error)
 
 
-def test_what_is_cancelled_or_left_behind_is_not_counted_any_more(world: World) -> None:
+def test_cancelled_and_abandoned_tasks_are_not_counted(world: World) -> None:
     client = world.client()
     first, *_ = client.submit(*large(5))
     world.settle()

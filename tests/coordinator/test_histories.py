@@ -17,8 +17,8 @@ from nearfar.coordinator.scheduler import Scheduler
 from nearfar.coordinator.state import Client, Preparation, TaskBatch, Worker
 from nearfar.coordinator.task import Task, TaskStatus
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
-from tests.coordinator.cast import Job, prepared_client
 from tests.coordinator.check import check, check_end
+from tests.coordinator.fakes import Job, prepared_client
 
 pytestmark = [pytest.mark.pure, pytest.mark.timeout(300)]
 NUMBER = st.integers(0, 1 << 16)
@@ -104,7 +104,7 @@ class Process:
 
 
 class History(RuleBasedStateMachine):
-    """The events, with what the world knows to compare."""
+    """The events, with a model to compare with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class History(RuleBasedStateMachine):
 
     @rule(seed=NUMBER, steps=st.sampled_from([5, 40]))
     def bustle(self, seed: int, steps: int) -> None:
-        """Many small things in the workers, in any order."""
+        """Many small steps of the workers, in any order."""
         chance = random.Random(seed)
         for _ in range(steps):
             workers = list(self.machine.workers.values())

@@ -1,4 +1,5 @@
-"""Whatever agents and clients send, the coordinator's state stays valid, and honest ones are served."""
+"""For any messages of agents and clients, the coordinator's state stays valid, and honest peers are
+served."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.pure
 
 
 def attack(world: World, hostile: Hostile, words: int) -> None:
-    """They speak, and the coordinator acts; what it says to anybody can be sent and read."""
+    """The attackers send messages, and the coordinator acts; all its messages can be sent and read."""
     for _ in range(words):
         world.to_coordinator.append(hostile.word())
         if hostile.random.random() < 0.5:
@@ -48,13 +49,13 @@ def run_hostile(random: Random, words: int) -> None:
 
 @settings(max_examples=40)
 @given(st.randoms(use_true_random=False))
-def test_any_words_in_any_order(random: Random) -> None:
+def test_any_messages_in_any_order(random: Random) -> None:
     run_hostile(random, 80)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-def test_very_many_words() -> None:
+def test_very_many_messages() -> None:
     seed = int(os.environ.get("NEARFAR_SEED", "0")) or Random().randrange(1 << 32)
     print(f"NEARFAR_SEED={seed}")
     random = Random(seed)
@@ -97,8 +98,9 @@ def hello(
     return envelope.message
 
 
-def test_nobody_takes_the_place_of_another_by_its_name() -> None:
-    """Given the name of an agent, which the status tells to everybody, I expect its work not to be lost."""
+def test_no_peer_can_take_over_another_ones_name() -> None:
+    """Given the name of an agent, which the status shows to all clients, I expect its tasks not to be
+    lost."""
     world = World()
     world.agent()
     client = world.client()
@@ -111,7 +113,7 @@ def test_nobody_takes_the_place_of_another_by_its_name() -> None:
     assert client.value(number) == b"cba"
 
 
-def test_there_are_no_more_peers_than_there_may_be() -> None:
+def test_the_number_of_peers_is_limited() -> None:
     world = World()
     world.peers._most_peers = 2
     world.agent()
@@ -121,7 +123,7 @@ def test_there_are_no_more_peers_than_there_may_be() -> None:
     assert world.peers.counts()["refused"] == 1
 
 
-def test_another_version_is_told_so_however_its_hello_looks() -> None:
+def test_another_version_is_refused_whatever_its_hello_looks_like() -> None:
     world = World()
     refused = hello(world, "new.secret.1", AGENT, "new", version=VERSION + 1)
     why = f"the coordinator speaks version {VERSION} of the protocol, this peer version {VERSION + 1}"
@@ -136,7 +138,7 @@ def test_another_version_is_told_so_however_its_hello_looks() -> None:
     assert "this is a pool's coordinator" in error.value.why
 
 
-def test_what_an_agent_tells_of_a_death_cannot_write_on_a_terminal() -> None:
+def test_an_agents_text_about_a_death_is_escaped() -> None:
     world = World()
     agent, client = world.agent(), world.client()
     (number,) = client.submit(b"1")
@@ -149,7 +151,7 @@ def test_what_an_agent_tells_of_a_death_cannot_write_on_a_terminal() -> None:
     assert str(error).isprintable() and "\\x1b[2Jkilled\\n" in str(error) and len(str(error)) < 1000
 
 
-def test_an_agent_has_no_more_workers_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_workers_of_an_agent_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "MOST_WORKERS", 3)
     world = World()
     assert hello(world, "evil.secret.1", AGENT, "evil").kind is PoolMessageType.WELCOME
@@ -160,7 +162,7 @@ def test_an_agent_has_no_more_workers_than_it_may(monkeypatch: pytest.MonkeyPatc
     assert "more than 3 workers" in world.peers.take_complaints()[0]
 
 
-def test_a_client_has_no_more_tasks_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tasks_of_a_client_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_client, "MOST_TASKS", 5)
     world = World()
     client = world.client()
@@ -176,7 +178,7 @@ def test_a_client_has_no_more_tasks_than_it_may(monkeypatch: pytest.MonkeyPatch)
     assert list(world.peers.sessions) == [client.socket]
 
 
-def test_clients_that_agents_make_up_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_that_agents_invent_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_clients, "MOST_GUESTS", 5)
     world = World()
     hello(world, "evil.secret.1", AGENT, "evil")
@@ -187,7 +189,7 @@ def test_clients_that_agents_make_up_are_bounded(monkeypatch: pytest.MonkeyPatch
     assert len(world.peers._remote_clients.all) == 5 and world.peers.take_complaints()
 
 
-def test_the_status_is_told_so_often_and_no_more() -> None:
+def test_status_answers_are_rate_limited() -> None:
     world = World()
     for _ in range(1000):
         world.peers.receive("who.1", PoolFrame(0, 0, PoolMessage(PoolMessageType.QUERY)), world.now)

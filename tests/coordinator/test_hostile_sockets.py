@@ -1,4 +1,4 @@
-"""A live coordinator with attackers at its door; and agents and clients whose coordinator is none."""
+"""A live coordinator under attack; and agents and clients that connect to something else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nearfar.pool.pool import Pool
 from nearfar.queues.far import FarQueue
 from nearfar.worker.agent import Agent
 from tests.coordinator.hostile import Hostile
-from tests.coordinator.test_loop import Hired, Running
+from tests.coordinator.test_server import Hired, Running
 from tests.support.hostile import announce, memory, raw, rubbish
 from tests.support.pool_client import PoolClient
 
@@ -44,7 +44,7 @@ def coordinating() -> Iterator[StandaloneCoordinator]:
         assert coordinator.join(10)
 
 
-def test_honest_peers_go_on_while_rubbish_comes(caplog: pytest.LogCaptureFixture) -> None:
+def test_honest_peers_are_served_while_garbage_arrives(caplog: pytest.LogCaptureFixture) -> None:
     random = Random(6)
     hostile = Hostile(random, works=False)
 
@@ -89,7 +89,7 @@ def try_to_send(wrong: zmq.Socket[bytes], frames: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("size", [1 << 62, (1 << 31) + 1])
-def test_a_frame_too_large_is_not_even_begun(size: int) -> None:
+def test_a_frame_that_is_too_large_is_not_read(size: int) -> None:
     with coordinating() as coordinator:
         before = memory()
         announce(coordinator.address.port, b"DEALER", size)
@@ -97,7 +97,7 @@ def test_a_frame_too_large_is_not_even_begun(size: int) -> None:
         assert asking.ask(coordinator.address, 5.0, OPEN).counts["agents"] == 0
 
 
-def test_a_large_frame_that_is_announced_takes_no_memory_before_it_comes() -> None:
+def test_an_announced_large_frame_takes_no_memory_before_it_arrives() -> None:
     """Given the largest frame that may come, and a thousand bytes of it, I expect no more than those to be
     kept; here `announce` is let wait in vain, as the connection is a good one."""
     with coordinating() as coordinator:
@@ -110,7 +110,7 @@ def test_a_large_frame_that_is_announced_takes_no_memory_before_it_comes() -> No
 # -- who calls at the wrong door, or in another version ------------------------------------------------
 
 
-def test_an_agent_of_another_version_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_of_another_version_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with coordinating() as coordinator:
         monkeypatch.setattr("nearfar.coordinator.client_session.VERSION", VERSION + 1)
         hired = Hired(1)
@@ -120,7 +120,7 @@ def test_an_agent_of_another_version_is_told_so(monkeypatch: pytest.MonkeyPatch)
             Agent(coordinator.address, hired, 1, access=OPEN, wait=20.0).run()
 
 
-def test_an_end_of_a_queue_that_calls_at_a_pool_is_told_so() -> None:
+def test_a_queue_client_that_connects_to_a_pool_is_refused_with_the_reason() -> None:
     with (
         coordinating() as coordinator,
         FarQueue.connect(str(coordinator.address), insecure=True, wait=20.0) as queue,
@@ -130,7 +130,7 @@ def test_an_end_of_a_queue_that_calls_at_a_pool_is_told_so() -> None:
             queue.put(1)
 
 
-def test_an_agent_that_calls_at_a_queue_is_told_so() -> None:
+def test_an_agent_that_connects_to_a_queue_is_refused_with_the_reason() -> None:
     with (
         FarQueue(0, "tcp://127.0.0.1:*", insecure=True) as queue,
         pytest.raises(CoordinatorLost, match="there is a queue here"),
@@ -144,7 +144,7 @@ FACTS = {"epoch": "e", "lease": 10, "workers": 1}
 
 
 def serve(host: zmq.Socket[bytes], words: list[list[bytes]]) -> None:
-    """Greet who calls, wait for its first word, and say `words`."""
+    """Welcome a client, wait for its first message, and send `words`."""
     assert host.poll(10_000)
     session, *_ = host.recv_multipart()
     host.send_multipart([session, msgpack.packb([PoolMessageType.WELCOME, 0, 0, session.decode(), FACTS])])
@@ -166,7 +166,7 @@ def impostor(words: list[list[bytes]]) -> Iterator[Address]:
         served.result(10)
 
 
-def test_an_agent_and_a_client_outlive_rubbish_from_their_coordinator() -> None:
+def test_an_agent_and_a_client_survive_garbage_from_their_coordinator() -> None:
     random = Random(7)
     junk = list(rubbish(lambda: words_of(PoolMessageType.RETIRE, "a/0.1"), random, 60))
     end = words_of(PoolMessageType.REFUSED, "go\nhome\x1b[2J", number=0)
@@ -178,7 +178,7 @@ def test_an_agent_and_a_client_outlive_rubbish_from_their_coordinator() -> None:
         pool.terminate()
 
 
-def test_a_status_cannot_write_on_a_terminal() -> None:
+def test_status_text_is_escaped() -> None:
     row = ("agent/0.1", "ho\x1b[2Jst", 1, 0, "m:f\nforged", 0.0)
     status = words_of(PoolMessageType.STATUS, {"agents": 1}, number=0, rows=[row])
     with impostor([status]) as address:
@@ -186,7 +186,7 @@ def test_a_status_cannot_write_on_a_terminal() -> None:
     assert (worker.host, worker.runs) == ("ho\\x1b[2Jst", "m:f\\nforged")
 
 
-def test_an_agent_leaves_a_coordinator_that_cannot_be_right() -> None:
+def test_an_agent_leaves_a_coordinator_that_breaks_the_protocol() -> None:
     """Given a batch of two functions, or of none, which no coordinator gives, I expect it to say so."""
 
     class Named(Agent):

@@ -8,7 +8,7 @@ from nearfar.coordinator.registry import START_FAILURES
 from nearfar.coordinator.state import Client
 from nearfar.coordinator.task import TaskStatus
 from nearfar.errors import InitializerFailed, WorkerLost
-from tests.coordinator.cast import Job, Stage, given, held, prepared_client
+from tests.coordinator.fakes import Job, Stage, given, held, prepared_client
 
 pytestmark = pytest.mark.pure
 
@@ -76,7 +76,7 @@ def test_each_client_has_its_own() -> None:
     assert sorted(stage.values()) == ["a0", "a1", "b0", "b1", "c0", "c1"]
 
 
-def test_nothing_of_its_client_is_sent_before_it_has_gone_well() -> None:
+def test_no_task_of_its_client_is_sent_before_it_succeeded() -> None:
     stage = Stage(prepared_client())
     worker = stage.worker()
     stage.jobs(2)
@@ -85,7 +85,7 @@ def test_nothing_of_its_client_is_sent_before_it_has_gone_well() -> None:
     assert given(worker) == [["prepare"], ["c0"], ["c1"]]
 
 
-def test_nothing_of_its_client_is_sent_behind_an_eager_one_either() -> None:
+def test_no_task_of_its_client_is_sent_behind_an_eager_one_either() -> None:
     stage = Stage(prepared_client(eager=True), Client("other"))
     worker = stage.worker()
     stage.jobs(2)
@@ -96,7 +96,7 @@ def test_nothing_of_its_client_is_sent_behind_an_eager_one_either() -> None:
     assert stage.values() == ["other0", "other1"] and sorted(stage.errors()) == ["c0", "c1"]
 
 
-def test_a_task_does_not_wait_for_it_while_somebody_prepared_is_idle() -> None:
+def test_a_task_does_not_wait_for_it_while_a_prepared_worker_is_idle() -> None:
     stage = Stage(prepared_client())
     first = stage.worker("w0")
     stage.jobs(1)
@@ -135,7 +135,7 @@ def test_cancel_of_a_task_that_waits_for_it_behind_a_far_workers_task() -> None:
     assert stage.values() == ["long0"] and stage.errors() == {}
 
 
-def test_one_that_came_back_unread_runs_another_time() -> None:
+def test_one_that_was_returned_unread_runs_later() -> None:
     stage = Stage(Client("long"), prepared_client("c"))
     worker = stage.worker("w0", quota=5)
     stage.jobs(1, "long")
@@ -164,7 +164,7 @@ def test_one_that_raises_fails_all_tasks_of_its_client_and_no_others() -> None:
     assert sorted(stage.values()) == [f"good{n}" for n in range(5)]
 
 
-def test_tasks_that_come_back_to_a_broken_client_fail_too() -> None:
+def test_tasks_returned_to_a_broken_client_fail_too() -> None:
     stage = Stage(prepared_client())
     good = stage.worker("w0", prompt=False)
     stage.jobs(3)

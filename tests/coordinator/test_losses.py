@@ -10,7 +10,7 @@ from nearfar.coordinator.registry import POISON
 from nearfar.coordinator.state import Client
 from nearfar.coordinator.task import TaskState
 from nearfar.errors import TaskTimeout, WorkerLost
-from tests.coordinator.cast import Job, Stage, answers_to, given, held
+from tests.coordinator.fakes import Job, Stage, answers_to, given, held
 
 pytestmark = pytest.mark.pure
 
@@ -19,7 +19,7 @@ LONG = 10.0
 
 
 def batched(*, clients: tuple[str, ...] = ("c",)) -> Stage:
-    """A stage where `m:f` is known to be quick, and worker w0 has run it."""
+    """A stage where `m:f` was measured as fast, and worker w0 has run it."""
     stage = Stage(*map(Client, clients))
     stage.worker("w0")
     for name in clients:
@@ -64,7 +64,7 @@ def test_an_idle_worker_may_die() -> None:
     assert stage.told == [] and stage.machine.workers == {}
 
 
-def test_death_is_told_twice() -> None:
+def test_a_death_may_be_reported_twice() -> None:
     stage = batched()
     worker = stage.machine.workers["w0"]
     stage.jobs(1)
@@ -100,7 +100,7 @@ def test_the_tasks_of_several_clients_move_on_each_in_its_order() -> None:
     assert [v for v in stage.values() if v.startswith("b")] == [f"b{n}" for n in range(6)]
 
 
-def test_of_a_machine_that_falls_silent_all_that_it_had_counts_as_lost() -> None:
+def test_all_tasks_of_a_silent_machine_count_as_lost() -> None:
     stage = batched()
     worker = stage.machine.workers["w0"]
     stage.jobs(10)
@@ -136,7 +136,7 @@ def test_retries_end() -> None:
     assert isinstance(stage.errors()["cursed"], WorkerLost)
 
 
-def test_a_poisonous_task_crashes_no_more_than_a_few_workers() -> None:
+def test_a_crashing_task_kills_only_a_few_workers() -> None:
     stage = Stage()
     stage.submit(Job("poison", retries=1000))
     deaths = 0
@@ -164,7 +164,7 @@ def test_lost_machines_are_not_a_tasks_fault() -> None:
 # -- time ----------------------------------------------------------------------------------------
 
 
-def test_a_task_over_its_time_is_killed_and_told_so() -> None:
+def test_a_task_that_exceeds_its_timeout_is_killed_and_fails() -> None:
     stage = Stage()
     worker = stage.worker()
     stage.submit(Job("slow", timeout=5.0, retries=3), Job("next"))
@@ -195,7 +195,7 @@ def test_an_answer_just_before_the_kill_counts() -> None:
     assert stage.values() == ["slow", "next"] and stage.errors() == {}
 
 
-def test_time_runs_from_the_start_of_a_task_not_from_its_giving() -> None:
+def test_a_timeout_counts_from_the_start_of_a_task() -> None:
     stage = Stage()
     worker = stage.worker()
     stage.submit(Job("long"), Job("timed", timeout=5.0))
@@ -207,7 +207,7 @@ def test_time_runs_from_the_start_of_a_task_not_from_its_giving() -> None:
     assert stage.machine.deadline() == 105.0
 
 
-def test_nothing_lies_behind_a_task_that_may_be_killed() -> None:
+def test_no_batch_is_sent_ahead_of_a_task_with_a_timeout() -> None:
     """It could have ended, and the next begun, when the kill arrives."""
     stage = Stage()
     worker = stage.worker()
@@ -240,7 +240,7 @@ def test_cancel_of_a_task_given_and_unread_nearby() -> None:
 
 
 @pytest.mark.parametrize("began", [False, True], ids=["unread", "begun"])
-def test_cancel_of_a_task_given_to_a_far_worker_is_told_later(began: bool) -> None:
+def test_cancel_of_a_task_at_a_far_worker_is_answered_later(began: bool) -> None:
     stage = Stage()
     worker = stage.worker(prompt=False)
     jobs = stage.jobs(3)
@@ -259,7 +259,7 @@ def test_cancel_of_a_task_given_to_a_far_worker_is_told_later(began: bool) -> No
     assert stage.cancelled() == ([] if began else ["c1"])
 
 
-def test_a_cancel_that_was_asked_in_vain_still_counts_if_the_task_comes_back() -> None:
+def test_a_failed_cancel_still_counts_if_the_task_is_returned() -> None:
     stage = Stage()
     worker = stage.worker(prompt=False)
     jobs = stage.jobs(3)
@@ -349,7 +349,7 @@ def test_a_task_that_began_meanwhile_is_not_killed_for_the_one_before_it() -> No
     assert stage.values() == ["b0"] and stage.machine.book.stale == 1
 
 
-def test_what_runs_for_nobody_is_killed_when_its_turn_comes() -> None:
+def test_a_task_of_a_client_that_left_is_killed_when_it_begins() -> None:
     stage = Stage(Client("a"), Client("b"))
     worker = stage.worker()
     stage.jobs(1, "a")
@@ -377,7 +377,7 @@ def test_a_cancelled_task_of_a_client_that_left_has_no_outcome() -> None:
     assert stage.told == []
 
 
-def test_another_client_may_come_under_the_name_of_one_that_left() -> None:
+def test_another_client_may_use_the_name_of_one_that_left() -> None:
     stage = Stage(Client("a"))
     worker = stage.worker()
     stage.jobs(3, "a")
@@ -392,7 +392,7 @@ def test_another_client_may_come_under_the_name_of_one_that_left() -> None:
     assert stage.values() == ["new"] and stage.errors() == {}
 
 
-def test_a_client_leaves_twice_or_never_came() -> None:
+def test_a_client_may_leave_twice_or_without_having_connected() -> None:
     stage = Stage()
     stage.machine.client_gone("c")
     stage.machine.client_gone("c")

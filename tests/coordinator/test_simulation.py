@@ -1,4 +1,4 @@
-"""Seeded storms: what must hold whatever the network, the processes and the coordinator do."""
+"""Seeded simulations: invariants under faults of the network, the processes and the coordinator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clients(world: World, *counts: int, **options: object) -> list[SimClient]:
 
 
 def finish(world: World) -> None:
-    """Every task of a client that lives has its one outcome, and then all is quiet, here and there."""
+    """Every task of a live client has exactly one outcome, and then no peer has anything left to do."""
     world.run(most=30)
     world.run(until=lambda: all(client.done or not client.alive for client in world.clients), most=1200)
     living = [client for client in world.clients if client.alive]
@@ -55,7 +55,7 @@ def finish(world: World) -> None:
 
 
 def once(world: World) -> None:
-    """Nothing without retries ran twice."""
+    """No task without retries ran twice."""
     for client in world.clients:
         for name, job in client.jobs.items():
             assert world.runs[name] <= 1 + job.retries, f"{name!r} ran {world.runs[name]} times"
@@ -72,7 +72,7 @@ def test_over_a_bad_network_every_task_runs_once_and_is_answered(seed: int) -> N
 
 
 @SEEDS
-def test_crashing_workers_take_only_the_task_that_they_ran(seed: int) -> None:
+def test_crashing_workers_lose_only_their_running_task(seed: int) -> None:
     world = World(seed, loss=0.02, crash=0.05)
     agents(world, 2)
     agents(world, 1, quota=5)
@@ -87,7 +87,7 @@ def test_crashing_workers_take_only_the_task_that_they_ran(seed: int) -> None:
 
 @SEEDS
 @pytest.mark.parametrize("seen", [True, False])
-def test_agents_that_die_take_only_what_they_had(seed: int, seen: bool) -> None:
+def test_agents_that_die_lose_only_their_own_tasks(seed: int, seen: bool) -> None:
     world = World(seed, loss=0.02)
     made = agents(world, 4)
     clients(world, 100, 100)
@@ -101,7 +101,7 @@ def test_agents_that_die_take_only_what_they_had(seed: int, seen: bool) -> None:
 
 
 @SEEDS
-def test_a_coordinator_that_comes_back_empty_costs_nothing(seed: int) -> None:
+def test_a_coordinator_restarted_empty_loses_nothing(seed: int) -> None:
     world = World(seed, loss=0.02)
     agents(world, 3)
     made = clients(world, 100, 100)
@@ -150,7 +150,7 @@ def test_a_cancelled_task_never_runs(seed: int) -> None:
 
 
 @SEEDS
-def test_tasks_over_their_time_are_killed_and_only_those(seed: int) -> None:
+def test_tasks_that_exceed_their_timeout_are_killed_and_no_others(seed: int) -> None:
     world = World(seed, loss=0.01)
     agents(world, 3)
     (quick,) = clients(world, 60)
@@ -200,7 +200,7 @@ def test_everything_at_once(seed: int) -> None:
 
 
 @SEEDS
-def test_a_cancel_tells_the_truth_even_if_the_coordinator_comes_back_empty(seed: int) -> None:
+def test_a_cancel_is_reliable_even_if_the_coordinator_is_restarted_empty(seed: int) -> None:
     world = World(seed, loss=0.02)
     agents(world, 2)
     made = clients(world, 100, 100, cancels=0.4)

@@ -1,4 +1,4 @@
-"""A coordinator, agents and clients without a network: every message arrives at once, in frames."""
+"""A coordinator, agents and clients without a network: every message is encoded and arrives at once."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LEASE = 10.0
 
 
 def through(envelope: PoolFrame) -> PoolFrame:
-    """What arrives of it."""
+    """A message after encoding and decoding."""
     return messages.unpack([bytes(frame) for frame in messages.pack(*envelope)])
 
 
 class FakeAgent:
-    """An agent's machine and a supervisor whose workers run what the story lets them run."""
+    """An agent's protocol and a fake supervisor; the test controls what its workers run."""
 
     def __init__(self, world: World, name: str, workers: int, keeps: int = 0) -> None:
         self.world = world
@@ -101,7 +101,7 @@ class FakeAgent:
 
 
 class FakeClient:
-    """A client that remembers what it has no outcome for, and submits it again in each session."""
+    """A client that submits its tasks without an outcome again in each session."""
 
     def __init__(self, world: World, name: str, initializer: Row | None = None, eager: bool = False) -> None:
         self.world = world
@@ -200,7 +200,7 @@ class FakeClient:
 
 
 class World:
-    """Who is there, and the time."""
+    """The peers, and the time."""
 
     def __init__(self, most_bytes: int = 0) -> None:
         self.now = 100.0
@@ -213,7 +213,7 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        """A new coordinator, which knows nothing."""
+        """Replace the coordinator by a new, empty one."""
         self.lives += 1
         self.coordinator = Scheduler()
         self.peers = CoordinatorProtocol(
@@ -272,13 +272,13 @@ class World:
         return bool(said)
 
     def run_all(self) -> None:
-        """Let every worker run all there is."""
+        """Let every worker run all its tasks."""
         self.settle()
         while [agent for agent in self.agents for name in list(agent.unread) if agent.run(name)]:
             self.settle()
 
     def pass_time(self, seconds: float) -> None:
-        """In steps of a second."""
+        """Let time pass, in steps of a second."""
         until = self.now + seconds
         while self.now < until:
             self.now = min(self.now + 1.0, until)

@@ -1,4 +1,4 @@
-"""The demo removes what a demo made, and nothing else."""
+"""The demo removes only files that a demo made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("near", "far")
 
 
 def fill(root: Path) -> None:
-    """What a demo leaves."""
+    """Make the files that a demo leaves."""
     with output_folder(root, NAMES):
         for name in NAMES:
             (root / name).mkdir()
@@ -36,7 +36,7 @@ def test_an_earlier_demo_is_removed(tmp_path: Path) -> None:
         assert left(root) == {MARK}
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "near").mkdir()
     (tmp_path / "near" / "0001.png").touch()
     with pytest.raises(FolderUnusable, match="not from a demo"), output_folder(tmp_path, NAMES):
@@ -65,7 +65,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (elsewhere / "0001.png").exists()
 
 
-def test_two_demos_in_one_folder_do_not_meet(tmp_path: Path) -> None:
+def test_two_demos_cannot_use_one_folder(tmp_path: Path) -> None:
     with (
         output_folder(tmp_path, NAMES),
         pytest.raises(FolderUnusable, match="another demo"),
@@ -74,14 +74,14 @@ def test_two_demos_in_one_folder_do_not_meet(tmp_path: Path) -> None:
         pass
 
 
-def test_what_cannot_be_a_folder_is_a_short_error(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_a_short_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FolderUnusable, match=r"cannot use .*file"), output_folder(tmp_path / "file", NAMES):
         pass
 
 
 @pytest.mark.parametrize("plant", ["fifo", "link"])
-def test_a_mark_that_is_no_regular_file_is_refused(tmp_path: Path, plant: str) -> None:
+def test_a_mark_that_is_not_a_regular_file_is_refused(tmp_path: Path, plant: str) -> None:
     root, outside = tmp_path / "output", tmp_path / "outside"
     root.mkdir()
     outside.write_text("precious")

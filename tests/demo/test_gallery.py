@@ -1,4 +1,4 @@
-"""What is drawn is a real PNG, the same each time, and comes quickly enough to draw hundreds."""
+"""Generated pictures are valid PNGs, the same each time, and fast to make."""
 
 from __future__ import annotations
 

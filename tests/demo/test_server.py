@@ -1,4 +1,5 @@
-"""The gallery's server answers like a real one, on one connection or many, and is gone when it ends."""
+"""The gallery's server answers like a real one, on one connection or many, and closes everything at its
+end."""
 
 from __future__ import annotations
 
@@ -96,7 +97,7 @@ def test_any_range_lies_within_the_content(text: str, length: int) -> None:
             assert start == end or end <= length
 
 
-def test_a_client_that_has_it_is_told_so_without_a_length(client: HTTPConnection) -> None:
+def test_a_client_with_the_current_version_gets_304_without_a_length(client: HTTPConnection) -> None:
     _, fields, _ = ask(client, "/images/0001.png")
     known = f'"v0", W/{fields["etag"]}'
     status, fields, body = ask(client, "/images/0001.png", **{"If-None-Match": known})
@@ -144,7 +145,7 @@ def test_what_is_not_there_is_a_404(client: HTTPConnection, path: str) -> None:
 
 
 def test_another_method_is_refused(client: HTTPConnection) -> None:
-    """I expect the connection to end: what follows could be the body of the request."""
+    """I expect the connection to be closed: the next bytes could be the body of the request."""
     status, fields, _ = ask(client, "/", "DELETE")
     assert (status, fields["allow"], fields["connection"]) == (405, "GET, HEAD", "close")
 
@@ -160,7 +161,7 @@ def test_the_list_leads_everywhere(server: GalleryServer, client: HTTPConnection
 
 
 def test_requests_sent_together_are_answered_in_order(server: GalleryServer) -> None:
-    """Given more pictures asked for at once than fit on the way, I expect all of them, in order."""
+    """Given more pictures requested at once than fit into the buffers, I expect all of them, in order."""
     names = ["0020.png", "0001.png", "0020.png", "0002.png"]
     asked = "".join(f"GET /images/{name} HTTP/1.1\r\n\r\n" for name in names[:-1])
     last = f"GET /images/{names[-1]} HTTP/1.1\r\nConnection: close\r\n\r\n"
@@ -173,7 +174,7 @@ def test_requests_sent_together_are_answered_in_order(server: GalleryServer) -> 
     assert len(got) > sum(len(GALLERY.picture(name) or b"") for name in names)
 
 
-def test_what_is_no_http_is_refused_and_hung_up_on(server: GalleryServer) -> None:
+def test_a_request_that_is_not_http_is_refused_and_the_connection_closed(server: GalleryServer) -> None:
     with socket.create_connection((server.host, server.port), timeout=10) as raw:
         raw.sendall(b"EHLO\r\n\r\n")
         with raw.makefile("rb") as stream:
@@ -198,7 +199,8 @@ def test_many_clients_at_once_get_what_they_asked_for(server: GalleryServer) -> 
 
 
 def test_a_client_that_does_not_read_delays_no_other_and_is_closed_in_the_end() -> None:
-    """Given more asked for than the sockets hold, I expect a thread that waits, and its end."""
+    """Given more data requested than the sockets hold, I expect the thread to wait, and to end at the
+    close."""
     with GalleryServer(GALLERY) as server:
         idle = socket.create_connection((server.host, server.port), timeout=10)
         idle.sendall(b"GET /images/0020.png HTTP/1.1\r\n\r\n" * 20)

@@ -1,4 +1,4 @@
-"""The demo's check finds what is wrong, and the demo prints it."""
+"""The demo's check finds errors, and the demo prints them."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ ORDER = 60.0
 
 @cache
 def commands() -> tuple[tuple[str, ...], ...]:
-    """Every compose that answers here. Others can be named: NEARFAR_COMPOSE=/path/to/one."""
+    """The compose commands that work here. Others can be named: NEARFAR_COMPOSE=/path/to/one."""
     named = os.environ.get("NEARFAR_COMPOSE")
     choices = [(named,)] if named else [("docker-compose",), ("docker", "compose")]
     return tuple(each for each in choices if shutil.which(each[0]) and _answers(*each, "version"))
 
 
 def missing() -> str:
-    """Why no tour can be made here; nothing if one can."""
+    """Why the tour cannot run here; empty if it can."""
     if not shutil.which("docker") or not _answers("docker", "version"):
         return "no Docker engine answers here"
     return "" if commands() else "there is no docker compose here"
@@ -38,7 +38,7 @@ def _answers(*words: str) -> bool:
 
 
 class Tour:
-    """A project of its own, with its volumes, that is removed in the end; the image stays."""
+    """A separate project with its volumes, which is removed at the end; the image stays."""
 
     def __init__(self, compose: tuple[str, ...], **settings: str) -> None:
         self._compose = (*compose, "--project-name", f"nearfar-test-{os.getpid()}")
@@ -56,7 +56,7 @@ class Tour:
         )  # fmt: skip
 
     def up(self, said: Path, *options: str) -> subprocess.Popen[bytes]:
-        """``docker compose up``, which says everything into a file."""
+        """``docker compose up``, with its output in a file."""
         with said.open("wb") as out:
             return subprocess.Popen(
                 [*self._compose, "up", *options],
@@ -64,7 +64,7 @@ class Tour:
             )  # fmt: skip
 
     def containers(self, service: str) -> list[str]:
-        """The ids of those of a service, running or not."""
+        """The ids of a service's containers, running or not."""
         return self.docker(
             "ps", "--all", "--quiet", "--no-trunc",
             "--filter", f"label=com.docker.compose.project={self._compose[-1]}",
@@ -72,7 +72,7 @@ class Tour:
         ).split()  # fmt: skip
 
     def within(self, service: str, *words: str) -> str:
-        """What a command prints in the first running container of a service; empty if there is none."""
+        """The output of a command in the first running container of a service; empty if there is none."""
         for container in self.containers(service):
             run = subprocess.run(
                 ["docker", "exec", container, *words], capture_output=True, text=True, timeout=ORDER

@@ -1,4 +1,4 @@
-"""Programs on machines in miniature: each has a network, process ids and a temporary folder of its own."""
+"""Programs on simulated machines: each has its own network, process ids and temporary folder."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ APART = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One that was started, and the file with what it says."""
+    """A started program, and the file with its output."""
 
     process: subprocess.Popen[bytes]
     said: Path
 
     def says(self, words: str) -> None:
-        """Wait until it has said `words`."""
+        """Wait until it has printed `words`."""
         assert eventually(lambda: words in self.text() or self.process.poll() is not None, LIMIT), self.text()
         assert words in self.text(), self.text()
 
@@ -37,24 +37,24 @@ class Program:
         return self.said.read_text()
 
     def ended(self) -> tuple[int, str]:
-        """Exit code, and all that it said, once it has ended by itself."""
+        """Exit code and output, once it has ended by itself."""
         code = self.process.wait(LIMIT)
         return code, self.text()
 
     def stop(self) -> tuple[int, str]:
-        """Ask it to stop, as `docker stop` and systemd do, and wait for its end."""
+        """Stop it as `docker stop` and systemd do, and wait for its end."""
         inner = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         os.kill(int(inner[0]), signal.SIGTERM)
         return self.ended()
 
     def kill(self) -> None:
-        """Switch its machine off."""
+        """Switch off its machine."""
         self.process.kill()
         self.process.wait(LIMIT)
 
 
 class Fleet:
-    """Machines by name, with a folder each below `folder`; in the end all that runs there is killed."""
+    """Machines by name, each with a folder below `folder`; at the end all their processes are killed."""
 
     def __init__(self, names: list[str], folder: Path) -> None:
         self._hosts = Hosts(names)

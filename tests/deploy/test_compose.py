@@ -32,12 +32,12 @@ def tour(request: pytest.FixtureRequest) -> Iterator[Tour]:
 
 
 def saved(tour: Tour) -> int:
-    """How many files are there under their own names."""
+    """The number of files with their final names."""
     return tour.within("consumer", "find", "/downloads", "-name", "*.png").count("\n")
 
 
 def guarded(tour: Tour, container: str) -> dict[str, object]:
-    """What the kernel keeps a container from."""
+    """The kernel's restrictions of a container."""
     (found,) = json.loads(tour.docker("inspect", container))
     host = found["HostConfig"]
     keys = [mount for mount in found["Mounts"] if "/keys" in mount["Destination"]]
@@ -61,7 +61,7 @@ def spoil(tour: Tour) -> None:
     tour.docker("run", "--rm", "--entrypoint", "sh", "-v", f"{volume}:/downloads", "nearfar", "-c", SPOIL)
 
 
-def test_the_tour_ends_well_though_containers_are_killed(tour: Tour, tmp_path: Path) -> None:
+def test_the_tour_succeeds_though_containers_are_killed(tour: Tour, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     up = tour.up(log, *SCALED)
     try:
@@ -95,9 +95,7 @@ def test_the_tour_ends_well_though_containers_are_killed(tour: Tour, tmp_path: P
     assert "WRONG: " in tour.said("report")
 
 
-def test_a_tour_that_is_interrupted_ends_in_good_order_and_goes_on_when_asked_again(
-    tour: Tour, tmp_path: Path
-) -> None:
+def test_an_interrupted_tour_ends_properly_and_can_be_continued(tour: Tour, tmp_path: Path) -> None:
     """Given Ctrl-C in the middle, I expect every program to end by itself, the producer with its summary."""
     log = tmp_path / "log.txt"
     up = tour.up(log, "--build")

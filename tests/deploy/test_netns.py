@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.deploy, pytest.mark.timeout(240)]
 
 
 class Topology:
-    """Who is where: queue and coordinator with the same keys, as one owner has them."""
+    """The machines: queue and coordinator use the same keys, like one owner's."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -34,7 +34,7 @@ class Topology:
         self.digests = f"http://{fleet.address('gallery')}:8000/digests.txt"
 
     def hand_out_keys(self) -> None:
-        """Each client makes a key of its own, and the service lets it in: no secret leaves its machine."""
+        """Each client makes its own key, and the service admits it: no secret leaves its machine."""
         keys = self.fleet.home("queue") / "keys"
         self.good("queue", "keys", "init")
         for name in (*CLIENTS, "stranger"):
@@ -74,7 +74,7 @@ class Topology:
         return len([*(self.fleet.home(consumer) / "downloads").glob("*.png")])
 
     def good(self, name: str, *words: str) -> str:
-        """Run a program to its good end, and return what it said."""
+        """Run a program, which must succeed, and return its output."""
         code, said = self.fleet.start(name, *words).ended()
         assert code == 0, said
         return said
@@ -89,7 +89,7 @@ def topology(tmp_path: Path) -> Iterator[Topology]:
         yield Topology(fleet)
 
 
-def test_all_is_saved_though_machines_are_switched_off_in_the_middle(topology: Topology) -> None:
+def test_all_files_are_saved_though_machines_are_switched_off(topology: Topology) -> None:
     topology.hand_out_keys()
     services = topology.services()
     gone, worker = map(topology.worker, WORKERS)
@@ -112,7 +112,7 @@ def test_all_is_saved_though_machines_are_switched_off_in_the_middle(topology: T
     assert [each.stop()[0] for each in (worker, *services)] == [0, 0, 0, 0]
 
 
-def test_a_machine_that_was_not_added_is_told_so(topology: Topology) -> None:
+def test_a_machine_that_was_not_added_is_refused(topology: Topology) -> None:
     topology.hand_out_keys()
     topology.services()
     for order in (
@@ -121,4 +121,4 @@ def test_a_machine_that_was_not_added_is_told_so(topology: Topology) -> None:
         ("coordinator", "--status", topology.pool),
     ):
         code, said = topology.fleet.start("stranger", *order, "--keys", "keys").ended()
-        assert (code, "it does not let in the key of" in said) == (4, True), said
+        assert (code, "it does not admit the key of" in said) == (4, True), said

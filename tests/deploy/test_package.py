@@ -1,4 +1,4 @@
-"""What is handed out: wheel and sdist are built, looked into, and tried where nothing else is installed."""
+"""The distributions: wheel and sdist are built, inspected, and tried in an empty environment."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def run(*words: str, cwd: Path | None = None, code: int = 0) -> str:
-    """What a command prints; it must end with `code`."""
+    """The output of a command, which must end with `code`."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ended = subprocess.run(
         words, cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -119,7 +119,7 @@ def test_it_works_where_nothing_else_is_installed(
 
 
 def download(command: str, folder: Path) -> None:
-    """A gallery of this installation, and all of it fetched."""
+    """Serve a gallery with this installation, and download all of it."""
     said = folder / "gallery.txt"
     with said.open("w") as log, subprocess.Popen(
         [command, "gallery", "--bind", "127.0.0.1:0", "--count", "5"], stderr=log

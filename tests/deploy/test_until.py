@@ -1,4 +1,4 @@
-"""What lets a service of the tour end: its program is asked to stop, once there is a file or a signal."""
+"""``deploy/until`` stops a service's program once there is a file or a signal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def until(file: Path, *words: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("how", ["file", "signal"])
-def test_the_program_is_asked_to_stop_and_its_exit_code_is_told(how: str, tmp_path: Path) -> None:
+def test_the_program_is_stopped_and_its_exit_code_returned(how: str, tmp_path: Path) -> None:
     with until(tmp_path / "over", sys.executable, "-c", POLITE) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"

@@ -21,7 +21,7 @@ ENDED = re.compile(r"完成任务:(.*)用时([0-9.e-]+),进程id:([0-9]+)")
 
 
 def run(program: Path, *arguments: str, at_once: bool = False) -> list[str]:
-    """The lines that it prints. `at_once`: in the order of time, if one prints at a time."""
+    """The lines that it prints. `at_once`: in the order of time, if one process prints at a time."""
     ended = subprocess.run(
         [sys.executable, "-X", "utf8", program, *arguments],
         capture_output=True,
@@ -54,7 +54,7 @@ def variants(name: str, folder: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[str]]:
-    """What each program prints in each variant; all run at the same time, for they mostly sleep."""
+    """The output of each program in each variant; all run at the same time, because they mostly sleep."""
     with ThreadPoolExecutor(8) as threads:
         runs = {
             (name, variant): threads.submit(run, path, at_once=name == "blocking_pool.py")
@@ -92,7 +92,7 @@ def test_apply_runs_one_after_the_other(printed: dict[tuple[str, str], list[str]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_apply_async_runs_at_once_and_tells_at_the_end(
+def test_apply_async_runs_at_once_and_calls_back_at_the_end(
     printed: dict[tuple[str, str], list[str]], variant: str
 ) -> None:
     lines = printed["callback_pool.py", variant]

@@ -52,7 +52,7 @@ def test_it_prints_what_it_printed(tmp_path: Path) -> None:
     assert done == dict.fromkeys(runs, (PRINTED, "", 0))
 
 
-def test_the_far_program_differs_by_the_address_alone() -> None:
+def test_the_far_program_differs_only_by_the_address() -> None:
     near, far = (body(EXAMPLES / name) for name in ("near_queue.py", "far_queue.py"))
     assert [line for line in near if line not in far] == ["    q = Queue(5)"]
     assert [line for line in far if line not in near] == [

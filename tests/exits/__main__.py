@@ -1,4 +1,5 @@
-"""``python -m tests.exits WORDS``: play the cells that are called so, and say how long each took."""
+"""``python -m tests.exits WORDS``: run the cells with these words in their names, and print how long each
+took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matrix of signals and phases for the programs, as data: what a user may rely on, in docs/exits.md."""
+"""The matrix of signals and phases for the programs, as data; docs/exits.md describes it for users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nearfar.cli.exits import Exit
-from tests.exits.blows import SIGNUM, signum_of
+from tests.exits.faults import SIGNUM, signum_of
 
 AT_ONCE = 1.0
 """Seconds in which a program ends that has nothing to wait for."""
@@ -26,7 +26,7 @@ LAST_WORDS = 1.0
 
 @dataclass(frozen=True)
 class Cell:
-    """One program, in one phase, hit by one thing."""
+    """One program, in one phase, with one fault."""
 
     program: str
     phase: str
@@ -63,11 +63,11 @@ DOWNLOADS = (
 TWICE = ("INT INT", "TERM TERM")
 DRAFTS, EVERYTHING = "drafts", "everything"
 LEAVES = dict.fromkeys(TWICE, DRAFTS) | {"QUIT": EVERYTHING, "KILL": EVERYTHING}
-STOPPING = "stopping: finishing what is in hand"
+STOPPING = "stopping: finishing the current work"
 
 
 def codes(program: str, blow: str) -> frozenset[int]:
-    """Of a program that is ready."""
+    """The exit codes of a program that is ready."""
     signum = signum_of(blow)
     if blow in ("QUIT", "KILL"):
         return frozenset({-signum})
@@ -79,7 +79,7 @@ def codes(program: str, blow: str) -> frozenset[int]:
 
 
 def loading() -> Iterator[Cell]:
-    """It dies of the signal, or, if it is as far as that, stops as it does when it is ready."""
+    """It dies of the signal, or, if it has loaded, stops as when it is ready."""
     moments = ("loading", "loading 50 ms", "loading 150 ms")
     for program in (*DOWNLOADS, *STOPS_WELL, "demo"):
         for phase, blow in zip(moments, ("INT", "TERM", "HUP"), strict=True):
@@ -88,7 +88,7 @@ def loading() -> Iterator[Cell]:
 
 
 def alone() -> Iterator[Cell]:
-    """Ready, hosting or connecting, and nobody there."""
+    """Ready, hosting or connecting, without any peer."""
     for program in (*DOWNLOADS, *STOPS_WELL, "demo"):
         if program == "producer local":  # has itself
             continue
@@ -124,7 +124,7 @@ def middle() -> Iterator[Cell]:
 
 
 def lost() -> Iterator[Cell]:
-    """Those it works with are frozen, or killed, before it is told to stop or without."""
+    """Its peers are frozen or killed, with or without a signal to itself."""
     away = LEASE + WAIT
     for program in ("consumer", "producer"):
         for phase in ("frozen", "bereft"):
@@ -145,7 +145,7 @@ def lost() -> Iterator[Cell]:
 
 
 def broken() -> Iterator[Cell]:
-    """Its folder is gone; nobody reads what it says; it has ended already."""
+    """Its folder was removed; its output is not read; it has ended already."""
     saved = frozenset({Exit.OK})
     for program in ("consumer host", "producer local"):
         failed = frozenset({Exit.FAILED, Exit.USAGE})

@@ -1,4 +1,4 @@
-"""Plays one cell of the matrix, and tells what was not as it should be."""
+"""Runs one cell of the matrix, and returns what was wrong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.exits.blows import BLOWS, Terminal
+from tests.exits.faults import BLOWS, Terminal
 from tests.exits.matrix import DRAFTS, EVERYTHING, Cell
 from tests.exits.scenes import PHASES, finish
 from tests.exits.stage import GONE_WITHIN, SLACK, WHOLE, Actor, Stage, until
@@ -26,13 +26,13 @@ NEVER = (
 
 
 def play_all(cells: Iterable[Cell]) -> list[str]:
-    """What went wrong in these cells."""
+    """The errors in these cells."""
     with ThreadPoolExecutor(ABREAST) as pool:
         return [complaint for complaint in pool.map(play, cells) if complaint]
 
 
 def play(cell: Cell) -> str:
-    """What went wrong in one cell, with all that was said; or nothing."""
+    """The error in one cell, with all output; or empty."""
     with Stage() as stage:
         try:
             complaints = _play(cell, stage)
@@ -76,7 +76,7 @@ def _judge(cell: Cell, stage: Stage, actor: Actor, took: float) -> list[str]:
 
 
 def _rest(cell: Cell, stage: Stage, actor: Actor) -> list[str]:
-    """What is left, and whether the work goes on."""
+    """Check leftovers, and whether the work continues."""
     found = []
     others = tuple(each for each in stage.actors if each is not actor)
     if not until(lambda: not stage.processes(others), GONE_WITHIN + SLACK):

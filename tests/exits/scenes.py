@@ -1,4 +1,4 @@
-"""How each program is started, and brought to a phase of its life."""
+"""Starts each program, and brings it to a phase."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.exits.stage import PATIENCE, Actor, Stage, pause, until
 WAIT = "2"
 """``--wait`` of every program: seconds for a host that does not answer."""
 
-UNSETTLED = re.compile(r"\b[1-9][\d,]* (waiting|in hand)")
+UNSETTLED = re.compile(r"\b[1-9][\d,]* (waiting|unacknowledged)")
 """What a queue says while there are items that nobody has done with."""
 
 Phase = Callable[[Stage, dict[str, str], str], Actor]
@@ -72,7 +72,7 @@ COMPANY: dict[str, tuple[str, ...]] = {
 
 
 def loading(moment: float) -> Phase:
-    """So many seconds after it has begun to load, and Python itself has started."""
+    """Some seconds after it has begun to load, when Python itself has started."""
 
     def phase(stage: Stage, how: dict[str, str], program: str) -> Actor:
         stage.serve(held=False)
@@ -85,7 +85,7 @@ def loading(moment: float) -> Phase:
 
 
 def alone(stage: Stage, how: dict[str, str], program: str) -> Actor:
-    """Ready, and nobody there."""
+    """Ready, without any peer."""
     stage.serve(held=False)
     actor = stage.program(*words(program, stage), **how)
     if "tty" not in how:
@@ -108,7 +108,7 @@ def middle(stage: Stage, how: dict[str, str], program: str) -> Actor:
 def together(
     stage: Stage, how: dict[str, str], program: str, until_when: Callable[[], None] = lambda: None
 ) -> Actor:
-    """All who take part in a download; returns the one that is looked at."""
+    """Start all programs of a download; returns the tested one."""
     hit: list[Actor] = []
     for each in COMPANY[program]:
         name = each.removeprefix("*")
@@ -121,7 +121,7 @@ def together(
 
 
 def wait_for_host(stage: Stage, program: str) -> None:
-    """Until the others may connect, who do not wait for long."""
+    """Wait until the others can connect, as they do not wait for long."""
     if program in ("consumer host", "producer host", "queue"):
         stage.is_hosted(stage.queue)
     elif program in ("coordinator", "coordinator workers"):
@@ -146,7 +146,7 @@ def running(stage: Stage, how: dict[str, str], program: str) -> Actor:
 
 
 def frozen(stage: Stage, how: dict[str, str], program: str) -> Actor:
-    """In the middle, and every other one is frozen."""
+    """In the middle, with every other program frozen."""
     actor = middle(stage, how, program)
     for each in stage.actors:
         if each is not actor:
@@ -155,7 +155,7 @@ def frozen(stage: Stage, how: dict[str, str], program: str) -> Actor:
 
 
 def laden(stage: Stage, how: dict[str, str], program: str) -> Actor:
-    """A queue in the middle, with more put since its consumer was frozen, which settles nothing."""
+    """A queue in the middle, with more items put after its consumer was frozen."""
     actor = middle(stage, how, program)
     for each in stage.actors:
         if each.name == "consumer":
@@ -167,7 +167,7 @@ def laden(stage: Stage, how: dict[str, str], program: str) -> Actor:
 
 
 def bereft(stage: Stage, how: dict[str, str], program: str) -> Actor:
-    """In the middle, and every other one is killed."""
+    """In the middle, with every other program killed."""
     actor = middle(stage, how, program)
     for each in stage.actors:
         if each is not actor:
@@ -176,7 +176,7 @@ def bereft(stage: Stage, how: dict[str, str], program: str) -> Actor:
 
 
 def farewell(stage: Stage, how: dict[str, str], program: str) -> Actor:
-    """It was told to stop, and says goodbye to somebody who is frozen."""
+    """Stopping, while it says goodbye to a frozen peer."""
     actor = frozen(stage, how, program)
     actor.signal(signal.SIGTERM)
     actor.says("stopping")
@@ -186,7 +186,7 @@ def farewell(stage: Stage, how: dict[str, str], program: str) -> Actor:
 
 
 def robbed(stage: Stage, how: dict[str, str], program: str) -> Actor:
-    """In the middle, and its folder is gone."""
+    """In the middle, after its folder was removed."""
     actor = middle(stage, how, program)
     (stage.folder / "out").rename(stage.folder / "elsewhere")  # it is being written in: not to be torn
     shutil.rmtree(stage.folder / "elsewhere", ignore_errors=True)
@@ -195,7 +195,7 @@ def robbed(stage: Stage, how: dict[str, str], program: str) -> Actor:
 
 
 def done(stage: Stage, how: dict[str, str], program: str) -> Actor:
-    """It has said its last."""
+    """After its last message."""
     stage.serve(held=False)
     actor = together(stage, how, program)
     actor.says(" saved")
@@ -204,7 +204,7 @@ def done(stage: Stage, how: dict[str, str], program: str) -> Actor:
 
 
 def telling(stage: Stage, how: dict[str, str], program: str) -> Actor:
-    """It says where it is."""
+    """While it prints its address."""
     return stage.program(*words(program, stage), **how)
 
 
@@ -225,7 +225,7 @@ PHASES: dict[str, Phase] = {
 
 
 def finish(stage: Stage, program: str) -> str:
-    """Run the same commands again, to the end; what is wrong then, if anything."""
+    """Run the same commands again, to the end; returns the error then, if any."""
     company = COMPANY[program]
     stage.open()
     for place in (stage.queue, stage.pool):

@@ -70,7 +70,7 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Script:
-    """What is in ``if __name__ == "__main__":``, and how the program ends."""
+    """The code in ``if __name__ == "__main__":``, and how the program must end."""
 
     name: str
     body: str

@@ -1,7 +1,7 @@
-"""One cell's own world: a folder, an address, its processes; and whatever of it is left in the end.
+"""The environment of one cell: a folder, an address, its processes; and its leftovers.
 
-Every process that is started here carries a mark in its environment, and so do its children and theirs: none
-can hide. What they say goes to files. Times are of a machine that does nothing else: `SLACK` is added.
+Every process started here has a mark in its environment, which its descendants inherit, so that all are
+found. Their output goes to files. Times are for an idle machine: `SLACK` is added.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ QUIET = ("-W", "ignore:This process:DeprecationWarning")
 
 
 class Actor:
-    """A process on the stage, and what it says."""
+    """A process of the cell, and its output."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], said: Path) -> None:
         self.name = name
@@ -55,12 +55,12 @@ class Actor:
         self._caught = False
 
     def text(self, which: str) -> str:
-        """All that it wrote to ``out`` or ``err``; a terminal gets both."""
+        """Its output to ``out`` or ``err``; a terminal gets both."""
         path = self._said.with_suffix(f".{which}")
         return path.read_text(errors="replace") if path.exists() else ""
 
     def says(self, words: str) -> None:
-        """Wait until it has said these words, anywhere."""
+        """Wait until it has printed these words, anywhere."""
         assert until(lambda: words in self.text("out") + self.text("err") or not self.runs(), PATIENCE)
         assert words in self.text("out") + self.text("err"), self.report()
 
@@ -68,7 +68,8 @@ class Actor:
         return self.process.poll() is None
 
     def has_started(self) -> bool:
-        """Whether Python has: it catches SIGINT until the program says otherwise, which loads more then."""
+        """Whether Python has started: it catches SIGINT until the program, which then loads more, changes
+        that."""
         with suppress(OSError):
             lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
             masks = [int(line.partition(":")[2], 16) for line in lines if line.startswith("SigCgt")]
@@ -87,7 +88,7 @@ class Actor:
         return not self.runs()
 
     def dump(self) -> None:
-        """End it with every thread's stack in what it says."""
+        """End it with every thread's stack in its output."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGABRT)
         self.ends_within(5.0)
@@ -101,7 +102,7 @@ class Actor:
 
 
 class Stage:
-    """Use it as a context manager: everything on it is killed, and its folder removed."""
+    """A context manager, which kills all its processes and removes its folder."""
 
     def __init__(self) -> None:
         self.mark = secrets.token_hex(8)
@@ -121,7 +122,8 @@ class Stage:
         return self.python("-m", "nearfar", *words, name=words[0], **how)
 
     def python(self, *words: str, name: str, out: str = "", err: str = "", tty: str = "") -> Actor:
-        """Python with these words; `out` and `err` may be closed, full, or broken: a pipe nobody reads."""
+        """Python with these words; `out` and `err` may be closed, full, or broken (a pipe without a
+        reader)."""
         number = len(self.actors)
         said = self.folder / f"{number}-{name}"
         command = [sys.executable, "-X", "faulthandler", *QUIET, *words]
@@ -159,7 +161,7 @@ class Stage:
         return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def serve(self, *, held: bool = True) -> str:
-        """Serve the files, and return the list of them; held: the rest only once `open` is said."""
+        """Serve the files, and return their list; held: the rest only after `open`."""
         self.web = Web()
         for number in range(FILES):
             self.web.routes[f"/{number:02}.bin"] = content(body(number))
@@ -170,7 +172,7 @@ class Stage:
         return str(links)
 
     def is_hosted(self, place: str) -> None:
-        """Wait until somebody hosts at an address."""
+        """Wait until a queue is hosted at an address."""
         path = Path(place.removeprefix("ipc://"))
         assert until(path.exists, PATIENCE), self.report()
 
@@ -186,13 +188,13 @@ class Stage:
         )
 
     def saved(self) -> dict[str, bytes]:
-        """What bears its final name."""
+        """The files with final names."""
         return {path.name: path.read_bytes() for path in self.folder.glob("out/*.bin")}
 
     # -- what is left ----------------------------------------------------------------------------
 
     def processes(self, but: tuple[Actor, ...] = ()) -> list[int]:
-        """All that carry the mark, but for those actors' groups and sessions."""
+        """All processes with the mark, except those actors' groups and sessions."""
         spared = {each.pid for each in but}
         return [pid for pid in self._marked() if not spared & {pid, *_kin(pid)}]
 
@@ -210,7 +212,7 @@ class Stage:
         return [str(path.relative_to(self.folder)) for path in (*sockets, *temporary)]
 
     def drafts(self) -> list[str]:
-        """What is not yet saved, and who saves it."""
+        """The drafts and owner files."""
         return [path.name for path in self.folder.glob("out/.*") if not path.name.startswith(MANIFEST)]
 
     def report(self) -> str:
@@ -246,7 +248,7 @@ WHOLE = {f"{number:02}.bin": body(number) for number in range(FILES)}
 
 
 def until(holds: Callable[[], bool], within: float, every: float = 0.02) -> bool:
-    """Look at `holds` again and again, `every` so many seconds, for up to `within` seconds."""
+    """Call `holds` `every` so many seconds, for up to `within` seconds, until it is true."""
     end = time.monotonic() + within
     while not holds():
         if time.monotonic() >= end:
@@ -256,7 +258,7 @@ def until(holds: Callable[[], bool], within: float, every: float = 0.02) -> bool
 
 
 def pause(seconds: float) -> None:
-    """Let a moment pass that is part of what happens, such as that between two signals."""
+    """Wait for a time that is part of the test, such as that between two signals."""
     select.poll().poll(int(seconds * 1000))
 
 

@@ -1,4 +1,4 @@
-"""Every program ends within its deadline, whatever hits it in whichever phase: the matrix, played."""
+"""Every program ends within its deadline, after any fault in any phase: runs the matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No program of a user hangs at its end, whatever it leaves open, and nothing of it is left behind."""
+"""No user's program hangs at its end, whatever it leaves open, and no process or file is left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_all(scripts: Iterable[Script]) -> list[str]:
 
 
 def run(script: Script) -> str:
-    """What went wrong, with all that was said; or nothing."""
+    """The error, with all output; or empty."""
     with Stage() as stage:
         path = stage.folder / "script.py"
         path.write_text(script.source())
@@ -56,7 +56,7 @@ def judge(script: Script, code: int, out: str, err: str) -> list[str]:
     return found
 
 
-def test_names_are_names() -> None:
+def test_script_names_are_valid() -> None:
     kinds = [(script in POOLS, script.name) for script in SCRIPTS]
     assert len(kinds) == len(set(kinds))
 

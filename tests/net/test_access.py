@@ -1,4 +1,4 @@
-"""Who is admitted where: decided from address, keys and `insecure`, before anything is bound."""
+"""Access control is decided from address, keys and `insecure`, before anything is bound."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THERE = Address.parse("tcp://192.0.2.1:5555")
 @pytest.mark.parametrize(
     "address", ["tcp://127.0.0.1:5555", "tcp://localhost:5555", "tcp://[::1]:5555", "ipc://q"]
 )
-def test_where_only_this_machine_comes_no_keys_are_needed(address: str) -> None:
+def test_local_addresses_need_no_keys(address: str) -> None:
     place = Address.parse(address)
     assert admit(place, None, insecure=False) == approach(place, None, insecure=False) == OWN
     assert OWN.trusted
@@ -37,7 +37,7 @@ def test_where_only_this_machine_comes_no_keys_are_needed(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://[::]:1", "tcp://storage:5555"]
 )
-def test_beyond_it_both_ways_out_are_said(address: str) -> None:
+def test_public_addresses_are_refused_with_both_alternatives(address: str) -> None:
     place = Address.parse(address)
     with pytest.raises(AddressError, match=r"--keys DIR.*--insecure"):
         admit(place, None, insecure=False)
@@ -46,7 +46,7 @@ def test_beyond_it_both_ways_out_are_said(address: str) -> None:
     assert not admit(place, None, insecure=True).trusted
 
 
-def test_a_door_does_not_rely_on_who_made_its_access() -> None:
+def test_an_authenticator_checks_its_access_itself() -> None:
     authenticator = Authenticator(OWN)
     made = authenticator.make(zmq.ROUTER)
     with pytest.raises(AddressError, match="can be reached from other machines"):
@@ -55,7 +55,7 @@ def test_a_door_does_not_rely_on_who_made_its_access() -> None:
     authenticator.close()
 
 
-def test_the_environment_names_the_keys_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_default_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(keys()))
     assert admit(THERE, None, insecure=False) == Access(str(keys()))
     assert approach(HERE, None, insecure=False) == Access(str(keys()))
@@ -74,7 +74,7 @@ def test_a_folder_without_keys_is_refused_before_anything_is_bound(tmp_path: Pat
         approach(HERE, tmp_path, insecure=False)
 
 
-def test_who_only_connects_needs_no_service_key(tmp_path: Path) -> None:
+def test_a_client_needs_no_service_key(tmp_path: Path) -> None:
     auth.init_client(tmp_path / "mine", keys() / "server.key")
     assert approach(THERE, tmp_path / "mine", insecure=False).keys
     with pytest.raises(KeysError, match=r"server\.key_secret"):
@@ -89,7 +89,7 @@ def test_an_access_holds_no_secret() -> None:
 # -- loopback without keys ----------------------------------------------------------------------------
 
 
-def test_a_loopback_port_has_a_twin_that_goes_with_it() -> None:
+def test_a_loopback_port_has_a_socket_file_that_is_removed_with_it() -> None:
     authenticator = Authenticator(OWN)
     made = authenticator.make(zmq.ROUTER)
     address = authenticator.bind(made, HERE)
@@ -101,7 +101,7 @@ def test_a_loopback_port_has_a_twin_that_goes_with_it() -> None:
     assert not twin.exists()
 
 
-def test_the_port_itself_lets_nobody_in() -> None:
+def test_the_port_itself_admits_no_peer() -> None:
     """Given a peer without keys, and one with a key of its own, at the TCP port, neither is served."""
     authenticator = Authenticator(OWN)
     made = authenticator.make(zmq.ROUTER)
@@ -123,7 +123,7 @@ def test_the_port_itself_lets_nobody_in() -> None:
     authenticator.close()
 
 
-def test_a_twin_that_a_killed_service_left_is_taken_over(
+def test_a_socket_file_of_a_killed_service_is_replaced(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "HOME", short_folder)
@@ -142,7 +142,7 @@ def test_a_twin_that_a_killed_service_left_is_taken_over(
     assert not left.exists()
 
 
-def test_old_twins_that_nobody_listens_at_are_swept(
+def test_old_socket_files_without_a_listener_are_removed(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "HOME", short_folder)
@@ -164,7 +164,7 @@ def test_old_twins_that_nobody_listens_at_are_swept(
 
 
 def bind(path: str) -> str:
-    """What binding there comes to."""
+    """The outcome of binding there."""
     try:
         with sockets.make(zmq.ROUTER) as made:
             sockets.bind(made, Address(path=path))
@@ -173,7 +173,7 @@ def bind(path: str) -> str:
     return "bound"
 
 
-def test_a_socket_of_another_kind_at_the_path_is_told_in_a_sentence(short_folder: Path) -> None:
+def test_a_socket_of_another_kind_at_the_path_is_an_error_with_a_reason(short_folder: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(short_folder / "q"))
         assert "it cannot be told whether it is in use" in bind(str(short_folder / "q"))
@@ -188,7 +188,7 @@ def test_a_socket_at_the_path_whose_queue_is_full_is_in_use(short_folder: Path) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_another_users_socket_or_folder_is_told_in_a_sentence() -> None:
+def test_another_users_socket_or_folder_is_an_error_with_a_reason() -> None:
     with TemporaryDirectory(dir="/tmp") as name, socket.socket(socket.AF_UNIX) as other:
         folder = Path(name)
         folder.chmod(0o755)

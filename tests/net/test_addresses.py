@@ -87,7 +87,7 @@ paths = st.text(string.ascii_letters + "/._- ~:", min_size=1, max_size=40)
 
 
 @given(st.builds("tcp://{}:{}".format, hosts, ports) | paths.map("ipc:///{}".format))
-def test_what_was_read_reads_the_same_when_written(text: str) -> None:
+def test_a_parsed_address_is_equal_after_formatting(text: str) -> None:
     address = Address.parse(text)
     assert Address.parse(str(address)) == address
     assert str(address).startswith(f"{address.transport}://")
@@ -144,7 +144,7 @@ def test_a_path_leaves_room_for_the_sockets_beside_it(letter: str) -> None:
         ("tcp://127.1:1", False),
     ],
 )
-def test_local_is_what_only_this_machine_can_reach(text: str, local: bool) -> None:
+def test_addresses_that_only_this_machine_reaches_are_local(text: str, local: bool) -> None:
     assert Address.parse(text).local is local
 
 
@@ -178,7 +178,7 @@ def test_another_socket_of_the_same_host_is_beside_it() -> None:
         ("ipc:///run/q", ".lane-100000"),
     ],
 )
-def test_no_other_place_is_beside_it(text: str, place: int | str) -> None:
+def test_other_places_are_refused(text: str, place: int | str) -> None:
     with pytest.raises(AddressError, match="there is no"):
         Address.parse(text).beside(place)
 

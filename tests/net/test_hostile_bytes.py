@@ -58,15 +58,15 @@ ANNOUNCED = [
 
 @pytest.mark.parametrize("first", [b"", b"\x92\x00"])
 @pytest.mark.parametrize("body", ANNOUNCED)
-def test_what_an_item_announces_is_not_made_room_for(body: bytes, first: bytes) -> None:
-    """Without a look ahead the first of these would have 32 GB made room for."""
+def test_no_memory_is_allocated_for_what_an_item_announces(body: bytes, first: bytes) -> None:
+    """Without a check in advance, the first of these would allocate 32 GB."""
     room, seconds = cost(lambda: item_codec.decode(first + body, 1, trusted=False), ProtocolError)
     assert room < 3 * len(body)
     assert seconds < 2
 
 
 @pytest.mark.parametrize("body", ANNOUNCED)
-def test_what_rows_announce_is_not_made_room_for(body: bytes) -> None:
+def test_no_memory_is_allocated_for_what_rows_announce(body: bytes) -> None:
     start = bytes(
         (0x96, PoolMessageType.SUBMIT, 1, 0, 0xC2)
     )  # number, ack, and whether an earlier coordinator had them
@@ -76,7 +76,7 @@ def test_what_rows_announce_is_not_made_room_for(body: bytes) -> None:
         assert seconds < 2
 
 
-def test_what_a_short_message_announces_is_little() -> None:
+def test_a_short_message_allocates_little() -> None:
     body = lists(1000, bounded_msgpack.HARMLESS, bounded_msgpack.HARMLESS)
     room, seconds = cost(lambda: item_codec.decode(body, 1, trusted=False), (ProtocolError, ValueError))
     assert room < 200 * MIB
@@ -93,7 +93,7 @@ def test_a_long_message_of_empty_lists_is_refused_at_the_first_of_them() -> None
     assert room < 4 * len(frame)
 
 
-def test_long_rows_come_through_as_short_ones_do() -> None:
+def test_long_rows_are_decoded_like_short_ones() -> None:
     row = (7, 0, b"m:f", b"x" * columns.LARGE, [b"y" * 100] * 30_000, None, 3)
     for rows in ([row], [row, (8, 1, b"", b"", [], 1.5, 0)]):
         frames = pool_wire.pack(1, 0, PoolMessage(PoolMessageType.SUBMIT, (False,), rows))
@@ -103,7 +103,7 @@ def test_long_rows_come_through_as_short_ones_do() -> None:
 
 @pytest.mark.parametrize("levels", [1_000, 100_000])
 @pytest.mark.parametrize("code", [b"\x91", b"\x81\x00", b"\x81"])
-def test_deep_nesting_is_refused_and_crashes_nothing(levels: int, code: bytes) -> None:
+def test_deep_nesting_is_refused_without_a_crash(levels: int, code: bytes) -> None:
     body = code * levels + b"\xc0"
     for read in (
         lambda: item_codec.decode(body, 1, trusted=False),
@@ -117,7 +117,7 @@ def test_deep_nesting_is_refused_and_crashes_nothing(levels: int, code: bytes) -
 
 @settings(max_examples=200)
 @given(st.binary(max_size=200) | st.lists(st.binary(max_size=9)).map(lambda each: b"\xdc\xff\xff".join(each)))
-def test_any_bytes_are_items_or_an_error_of_ours(body: bytes) -> None:
+def test_any_bytes_are_items_or_a_nearfar_error(body: bytes) -> None:
     for count in (1, 2, 1 << 40):
         with contextlib.suppress(ProtocolError, ItemError, Untrusted):
             item_codec.decode(body, count, trusted=False)
@@ -131,7 +131,7 @@ def test_any_bytes_are_items_or_an_error_of_ours(body: bytes) -> None:
 
 
 @given(st.text(st.characters(), max_size=300))
-def test_whatever_is_shown_is_printable_and_not_long(words: str) -> None:
+def test_shown_text_is_printable_and_short(words: str) -> None:
     said = shown(words)
     assert said.isprintable()
     assert len(said) <= 10 * LONGEST_SHOWN + 1
@@ -149,11 +149,11 @@ def test_whatever_is_shown_is_printable_and_not_long(words: str) -> None:
         ("x" * 201, "x" * 200 + "…"),
     ],
 )
-def test_what_is_not_printable_is_escaped(words: str, said: str) -> None:
+def test_unprintable_characters_are_escaped(words: str, said: str) -> None:
     assert shown(words) == said
 
 
-def test_faults_are_counted_and_a_bounded_number_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_are_counted_and_a_bounded_number_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     complaints = ProtocolErrors(logging.getLogger("test"))
     for number in range(1000):
         complaints.note("bad: %s", f"{number}\n", now=5.0)

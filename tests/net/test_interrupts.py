@@ -1,4 +1,4 @@
-"""The deputies that run what no exception may tear: each post box is served by one, however they start."""
+"""The deputies that run critical steps: each post box is served by one, however they start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("fate", ["ended at its first step", "late"])
-def test_a_post_box_is_served_though_its_first_deputy_does_not_begin(
+def test_a_post_box_is_served_even_if_its_first_deputy_does_not_begin(
     monkeypatch: pytest.MonkeyPatch, fate: str
 ) -> None:
     """Given a thread that ends, or is late, at its start, I expect another one to run the calls, in order."""

@@ -42,7 +42,7 @@ def modes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
 
 
-def test_secrets_are_their_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_secrets_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         auth.init(tmp_path / "keys")
@@ -84,7 +84,7 @@ def test_keys_are_never_overwritten(folder: Path) -> None:
     assert read_pair(folder, SERVER) == before
 
 
-def test_who_is_added_is_let_in_until_revoked(folder: Path) -> None:
+def test_an_added_client_is_admitted_until_revoked(folder: Path) -> None:
     clients = AllowedClients(folder)
     own = read_public(folder / "client.key").decode()
     assert clients.names == {own: "local"}
@@ -111,7 +111,7 @@ def test_a_name_that_gets_a_new_key_loses_the_old_one(folder: Path) -> None:
     assert sorted(clients.names.values()) == ["laptop", "local"]
 
 
-def test_a_public_key_that_was_made_elsewhere_is_let_in(folder: Path, tmp_path: Path) -> None:
+def test_a_public_key_that_was_made_elsewhere_is_admitted(folder: Path, tmp_path: Path) -> None:
     public = auth.init_client(tmp_path / "laptop", folder / "server.key")
     assert not (tmp_path / "laptop" / "server.key_secret").exists()
     assert auth.add(folder, "laptop", public) is None
@@ -119,7 +119,7 @@ def test_a_public_key_that_was_made_elsewhere_is_let_in(folder: Path, tmp_path: 
     assert not (folder / "for").exists()
 
 
-def test_a_file_that_is_no_key_lets_nobody_in_and_is_told_of(
+def test_a_file_that_is_not_a_key_admits_no_client_and_is_logged(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clients = AllowedClients(folder)
@@ -131,7 +131,7 @@ def test_a_file_that_is_no_key_lets_nobody_in_and_is_told_of(
     assert "odd admits no client" in caplog.text
 
 
-def test_without_its_folder_nobody_is_let_in(folder: Path) -> None:
+def test_without_its_folder_no_client_is_admitted(folder: Path) -> None:
     clients = AllowedClients(folder)
     (folder / "clients" / "local.key").unlink()
     (folder / "clients").rmdir()
@@ -150,7 +150,7 @@ def test_without_its_folder_nobody_is_let_in(folder: Path) -> None:
         (lambda keys: (keys / "server.key").replace(keys / "server.key_secret"), "holds no secret key"),
     ],
 )
-def test_a_secret_that_will_not_do_says_why(
+def test_an_unusable_secret_is_an_error_with_a_reason(
     folder: Path, change: Callable[[Path], object], said: str
 ) -> None:
     change(folder)
@@ -163,14 +163,14 @@ def test_a_secret_that_will_not_do_says_why(
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
 def test_a_list_that_others_can_write_to_is_refused(folder: Path, mode: int) -> None:
     (folder / "clients").chmod(mode)
-    with pytest.raises(KeysError, match="others can let themselves in"):
+    with pytest.raises(KeysError, match="others can add clients to"):
         AllowedClients(folder)
-    with pytest.raises(KeysError, match="others can let themselves in"):
+    with pytest.raises(KeysError, match="others can add clients to"):
         auth.add(folder, "laptop")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_belongs_to_another_is_refused(folder: Path) -> None:
+def test_files_of_another_user_are_refused(folder: Path) -> None:
     os.chown(folder / "server.key_secret", 4711, -1)
     os.chown(folder / "clients", 4711, -1)
     with pytest.raises(KeysError, match="belongs to another user"):
@@ -180,25 +180,25 @@ def test_what_belongs_to_another_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-flag", "a" * 65, "a\nb", "ümlaut", "a b"])
-def test_a_name_is_plain(folder: Path, name: str) -> None:
+def test_names_are_restricted(folder: Path, name: str) -> None:
     with pytest.raises(KeysError, match="is not a name"):
         auth.add(folder, name)
     with pytest.raises(KeysError, match="is not a name"):
         auth.revoke(folder, name)
 
 
-def test_a_name_is_let_in_once(folder: Path) -> None:
+def test_a_name_can_be_admitted_once(folder: Path) -> None:
     auth.add(folder, "laptop")
     with pytest.raises(KeysError, match="already"):
         auth.add(folder, "laptop")
 
 
-def test_who_was_never_let_in_cannot_be_revoked(folder: Path) -> None:
+def test_only_an_admitted_client_can_be_revoked(folder: Path) -> None:
     with pytest.raises(KeysError, match="admits no client named laptop"):
         auth.revoke(folder, "laptop")
 
 
-def test_nothing_is_made_through_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+def test_no_key_is_made_through_a_dangling_link(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "server.key_secret").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(KeysError, match="there is a key already"):
@@ -207,9 +207,7 @@ def test_nothing_is_made_through_a_link_that_leads_nowhere(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("plant", ["fifo", "link"])
-def test_what_is_planted_where_a_key_is_made_is_not_written_into(
-    folder: Path, tmp_path: Path, plant: str
-) -> None:
+def test_planted_files_are_not_written_to(folder: Path, tmp_path: Path, plant: str) -> None:
     place = folder / "clients" / "laptop.new"
     if plant == "fifo":
         os.mkfifo(place)
@@ -220,7 +218,7 @@ def test_what_is_planted_where_a_key_is_made_is_not_written_into(
     assert not (tmp_path / "elsewhere").exists() and not place.exists()
 
 
-def test_a_pipe_is_no_key(folder: Path) -> None:
+def test_a_fifo_is_not_read_as_a_key(folder: Path) -> None:
     os.mkfifo(folder / "clients" / "pipe.key")
     assert list(AllowedClients(folder).names.values()) == ["local"]
     (folder / "server.key").unlink()
@@ -246,7 +244,7 @@ def test_a_service_key_of_another_user_is_refused(folder: Path) -> None:
         read_server_key(folder)
 
 
-def test_a_clients_key_that_others_can_change_lets_nobody_in(
+def test_a_clients_key_that_others_can_change_admits_no_client(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "clients" / "local.key").chmod(0o666)
@@ -256,7 +254,7 @@ def test_a_clients_key_that_others_can_change_lets_nobody_in(
 
 
 @pytest.mark.parametrize("place", ["server.key", "client.key_secret", "clients/local.key"])
-def test_a_fifo_in_the_place_of_a_key_stops_nobody(folder: Path, place: str) -> None:
+def test_a_fifo_in_the_place_of_a_key_does_not_block(folder: Path, place: str) -> None:
     (folder / place).unlink()
     os.mkfifo(folder / place, 0o600)
     if place == "clients/local.key":
@@ -271,7 +269,7 @@ def test_a_fifo_in_the_place_of_a_key_stops_nobody(folder: Path, place: str) -> 
     ("keys", "said"),
     [("/etc/passwd", "not a folder"), ("/nowhere", "no such file"), ("~nobody-at-all", "home directory")],
 )
-def test_what_is_no_folder_of_keys_is_told_in_a_sentence(keys: str, said: str, admits: bool) -> None:
+def test_an_invalid_folder_of_keys_is_an_error_with_a_reason(keys: str, said: str, admits: bool) -> None:
     with pytest.raises(KeysError, match=said):
         (admit if admits else approach)(Address.parse("tcp://127.0.0.1:1"), keys, insecure=False)
 
@@ -279,7 +277,7 @@ def test_what_is_no_folder_of_keys_is_told_in_a_sentence(keys: str, said: str, a
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 @pytest.mark.parametrize("mode", [0o700, 0o755])
 @pytest.mark.parametrize("admits", [True, False])
-def test_keys_of_another_user_are_told_in_a_sentence(mode: int, admits: bool) -> None:
+def test_keys_of_another_user_are_an_error_with_a_reason(mode: int, admits: bool) -> None:
     """The likeliest mistake in containers: a volume whose owner has another number there."""
     with TemporaryDirectory(dir="/tmp") as place:
         Path(place).chmod(0o755)
@@ -307,7 +305,7 @@ def _told(folder: Path, admits: bool, look: Callable[[Path], object] | None = No
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EIO])
-def test_who_is_let_in_stays_so_while_the_folder_cannot_be_listed(
+def test_admitted_clients_stay_so_while_the_folder_cannot_be_listed(
     folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged once; a client revoked meanwhile is still removed, and an added one is admitted later."""
@@ -319,7 +317,7 @@ def test_who_is_let_in_stays_so_while_the_folder_cannot_be_listed(
         auth.add(folder, "tablet")
         assert clients.refresh() == set()
         assert clients.refresh() == set()
-        assert caplog.text.count("cannot look who is let in now") == 1
+        assert caplog.text.count("cannot read the admitted clients now") == 1
         auth.revoke(folder, "laptop")
         assert len(clients.refresh()) == 1
         assert list(clients.names.values()) == ["local"]

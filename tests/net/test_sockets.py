@@ -21,7 +21,7 @@ class Ending:
         self.sent.append((frame, bool(flags & zmq.SNDMORE)))
 
 
-def test_what_can_be_sent_in_place_no_more_is_copied() -> None:
+def test_at_interpreter_exit_messages_are_copied() -> None:
     ending = Ending()
     sockets.send(cast(Any, ending), [b"one", b"two", b"three"], 0)
     assert ending.sent == [(b"one", True), (b"two", True), (b"three", False)]

@@ -16,7 +16,7 @@ from tests.pool.pools import MAKERS, Maker, coordinated
 
 @pytest.fixture(scope="session", autouse=True)
 def trackers() -> None:
-    """The processes that watch over shared memory live as long as the test run: let them start before it."""
+    """Start multiprocessing's tracker processes before the tests, as they live as long as the test run."""
     resource_tracker.ensure_running()
     if importlib.util.find_spec("loky"):
         from loky.backend import resource_tracker as of_loky
@@ -47,20 +47,20 @@ def new_pool(maker: Maker) -> Callable[[int], AbstractContextManager[Any]]:
 
 @pytest.fixture
 def trouble(maker: Maker) -> type[Exception]:
-    """As what a task's own `Trouble` comes home."""
+    """The type as which a task's own `Trouble` returns."""
     return maker.trouble
 
 
 @pytest.fixture
 def ours(maker: Maker) -> None:
-    """For tests of what the standard's pool does not have."""
+    """For tests of features that multiprocessing's pool lacks."""
     if not maker.ours:
         pytest.skip("not of the standard's pool")
 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """Where `tasks.wait_for` waits for a file; it is there at the end of the test at the latest."""
+    """The path at which `tasks.wait_for` waits for a file; it exists at the end of the test at the latest."""
     path = tmp_path / "gate"
     yield path
     path.touch()

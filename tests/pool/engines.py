@@ -25,7 +25,7 @@ class ManualEngine:
 
     @property
     def address(self) -> None:
-        """Nowhere."""
+        """There is no address."""
 
     def submit(self, call: Call) -> None:
         if self.refuse is not None:
@@ -51,7 +51,7 @@ class ManualEngine:
             call.settle(value, None)
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
-        """All can be kept."""
+        """All limits are supported."""
 
     def cancel(self, *calls: Call, wait: bool = True) -> bool:
         dropped = [call for call in calls if call in self.calls]

@@ -1,4 +1,4 @@
-"""A task that outlives the program's last line."""
+"""A task that runs longer than the program's last line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def touch_late(path: str) -> None:
-    """Its moment is long enough for the program to end first."""
+    """Sleep long enough for the program to end first."""
     time.sleep(0.1)
     Path(path).touch()

@@ -28,20 +28,20 @@ def die_of_7(number: int) -> int:
 
 
 def note(path: str, number: int) -> int:
-    """Leave a trace of having run, then the square."""
+    """Record the run, and return the square."""
     append(path, number)
     return number * number
 
 
 def note_then_wait(path: str, number: int, gate: str) -> int:
-    """Leave a trace of running, and wait for the file `gate`."""
+    """Record the run, and wait for the file `gate`."""
     append(path, f"{number} {os.getpid()}")
     wait_for(gate)
     return number * number
 
 
 def die_once(mark: str) -> int:
-    """Kill the worker the first time, and say the second which process this is."""
+    """Kill the worker the first time, and return the pid the second time."""
     if not Path(mark).exists():
         Path(mark).touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -59,12 +59,12 @@ def refuse() -> None:
 
 
 def remember(path: str) -> None:
-    """An initializer that leaves a trace."""
+    """An initializer that records its run."""
     append(path, os.getpid())
 
 
 def hold_the_interpreter(seconds: int) -> int:
-    """Sleep without giving up the interpreter's lock: no thread of this process runs meanwhile."""
+    """Sleep without releasing the GIL: no other thread of this process runs meanwhile."""
     ctypes.PyDLL(None).sleep(seconds)
     return threading.active_count()
 

@@ -1,4 +1,4 @@
-"""Programs whose workers are forked while a thread holds the lock of the standard output, and the like."""
+"""Programs whose workers are forked while a thread holds the lock of the standard output."""
 
 from __future__ import annotations
 

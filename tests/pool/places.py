@@ -52,7 +52,7 @@ class Place:
         return pool
 
     def agent(self, processes: int = 2, *options: str) -> Program:
-        """A machine of workers joins."""
+        """Start an agent with workers."""
         agent, _ = self.shell.worker(self.address, processes, "--wait", str(WAIT), *options)
         self.agents.append(agent)
         return agent
@@ -62,22 +62,22 @@ class Place:
 
 
 def free_port() -> str:
-    """An address where no coordinator is."""
+    """An address without a coordinator."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
 def traces(path: Path) -> list[str]:
-    """The lines that tasks have left."""
+    """The lines that tasks have recorded."""
     return path.read_text().splitlines() if path.exists() else []
 
 
 def traced(path: Path, count: int, within: float = 10.0) -> bool:
-    """Whether `count` tasks come to have begun."""
+    """Wait until `count` tasks have begun; returns whether they did."""
     return eventually(lambda: len(traces(path)) >= count, within)
 
 
 def joined(pool: Pool, workers: int) -> bool:
-    """Whether so many workers come to be known to `pool`, which has been used."""
+    """Wait until `pool`, which has been used, knows so many workers; returns whether it does."""
     pool.apply(os.getpid)
     return eventually(lambda: f" {workers} workers" in repr(pool), 10)

@@ -1,4 +1,4 @@
-"""The pools that the API suite is run over, and the standard's own as the reference."""
+"""The pools over which the API tests run, and multiprocessing's as the reference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 
 @dataclass(frozen=True)
 class Maker:
-    """How a test makes a pool of one kind: ``with make(processes) as pool``; all is gone after it."""
+    """How a test makes a pool of one kind: ``with make(processes) as pool``, which cleans up everything."""
 
     name: str
     make: Callable[[int], AbstractContextManager[Any]]
@@ -86,7 +86,7 @@ def loky_executor(processes: int) -> futures.Executor:
 
 @contextmanager
 def shared(processes: int) -> Iterator[Pool]:
-    """A pool that shares the engine of an executor of ours."""
+    """A pool that shares the engine of a nearfar executor."""
     inner = threads_executor(processes)
     with over(Executor(executor=inner)) as pool:
         yield pool
@@ -142,7 +142,7 @@ def agent(
 
 @contextmanager
 def hosted(processes: int) -> Iterator[Pool]:
-    """A pool without workers of its own: all have joined over tcp."""
+    """A pool without own workers: all have joined over tcp."""
     pool = Pool(0, address="tcp://127.0.0.1:*")
     try:
         with agent(pool.address or "", processes):
@@ -156,7 +156,7 @@ def hosted(processes: int) -> Iterator[Pool]:
 
 @contextmanager
 def both(processes: int) -> Iterator[Pool]:
-    """Workers of our own, and the others over tcp."""
+    """Own workers, and others over tcp."""
     own = (processes + 1) // 2
     pool = Pool(own, address="tcp://127.0.0.1:*")
     try:
@@ -171,7 +171,7 @@ def both(processes: int) -> Iterator[Pool]:
 
 @contextmanager
 def coordinated(processes: int, plain: tuple[str, ...] | None = None, access: Access = OWN) -> Iterator[str]:
-    """The address of a coordinator that runs by itself, whose workers have joined."""
+    """The address of a separate coordinator, whose workers have joined."""
     coordinator = StandaloneCoordinator(Address.parse("tcp://127.0.0.1:*"), access=access)
     try:
         with agent(str(coordinator.address), processes, access, plain=plain):
@@ -184,7 +184,7 @@ def coordinated(processes: int, plain: tuple[str, ...] | None = None, access: Ac
 
 @contextmanager
 def far(processes: int) -> Iterator[Pool]:
-    """A client of a coordinator that runs by itself, over tcp, with keys."""
+    """A client of a separate coordinator, over tcp, with keys."""
     with coordinated(processes, access=Access(str(keys()))) as address:
         pool = Pool.connect(address, keys=keys())
         try:

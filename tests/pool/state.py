@@ -30,7 +30,7 @@ def here(_: Any = None) -> WorkerInfo:
 
 
 def meet(folder: str, count: int, func: Callable[[], Any]) -> tuple[WorkerInfo, Any]:
-    """Wait until `count` tasks are here at once, which takes as many workers."""
+    """Wait until `count` tasks run at the same time, which needs as many workers."""
     own = here()
     (Path(folder) / own.name).touch()
     if not eventually(lambda: len(list(Path(folder).iterdir())) >= count, 20):
@@ -39,7 +39,7 @@ def meet(folder: str, count: int, func: Callable[[], Any]) -> tuple[WorkerInfo, 
 
 
 def everyone(pool: Pool, count: int, folder: Path, func: Callable[[], Any] = look) -> dict[str, Any]:
-    """What `func` returns in each of `count` workers, by the worker's name."""
+    """The results of `func` in each of `count` workers, by the worker's name."""
     folder.mkdir()
     # With a limit, each travels alone: of two in one batch, the second would wait for the first.
     asked = [pool.apply_async(meet, (str(folder), count, func), timeout=30) for _ in range(count)]

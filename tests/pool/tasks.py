@@ -1,4 +1,4 @@
-"""What the tests let workers run: top-level, so that any process can find it by name."""
+"""Functions that the tests run in workers: at the top level, so that any process can find them by name."""
 
 from __future__ import annotations
 
@@ -64,25 +64,25 @@ def fail_as_cancelled() -> None:
 
 
 def wait_for(path: str, value: Any = None) -> Any:
-    """`value`, once there is a file at `path`."""
+    """Return `value` once there is a file at `path`."""
     if not eventually(Path(path).exists, 20):
         raise TimeoutError(path)
     return value
 
 
 def leave(mark: str) -> None:
-    """Leave a file at `mark`."""
+    """Make a file at `mark`."""
     Path(mark).touch()
 
 
 def leave_then_wait_for(mark: str, path: str) -> None:
-    """Leave a file at `mark`, so that the test knows that this runs, and wait for one at `path`."""
+    """Make a file at `mark`, so that the test knows that this runs, and wait for one at `path`."""
     Path(mark).touch()
     wait_for(path)
 
 
 def say_pid_then_wait_for(mark: str, path: str) -> None:
-    """Leave this process's id in a file at `mark`, whole, and wait for a file at `path`."""
+    """Write this process's id atomically into a file at `mark`, and wait for a file at `path`."""
     Path(f"{mark}-").write_text(str(os.getpid()))
     Path(f"{mark}-").rename(mark)
     wait_for(path)

@@ -1,4 +1,4 @@
-"""What makes no sense, or would be ignored, is refused with a sentence: pools, executors, queues, calls."""
+"""Invalid and unused arguments are refused with a reason: by pools, executors, queues, calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAKERS: list[Callable[..., Any]] = [
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("name", ["adress", "nonsense", "retry"])
-def test_no_maker_takes_a_keyword_that_it_does_not_know(make: Callable[..., Any], name: str) -> None:
+def test_no_constructor_accepts_an_unknown_keyword(make: Callable[..., Any], name: str) -> None:
     with pytest.raises(TypeError, match=name):
         make(**{name: 3})
 
@@ -44,7 +44,7 @@ METHODS = ["apply", "apply_async", "map", "map_async", "starmap", "starmap_async
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_method_takes_a_keyword_that_it_does_not_know(threads: Pool, method: str) -> None:
+def test_no_method_accepts_an_unknown_keyword(threads: Pool, method: str) -> None:
     with pytest.raises(TypeError, match="nonsense"):
         getattr(threads, method)(tasks.square, [1], nonsense=1)
 
@@ -59,14 +59,14 @@ def test_an_address_in_the_place_of_a_number_gets_a_hint(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [Queue, JoinableQueue])
-def test_a_queue_says_so_too(make: Any) -> None:
+def test_a_queue_gives_the_same_hint(make: Any) -> None:
     with pytest.raises(TypeError, match=rf"\.connect\('{PLACE}'\)"):
         make(PLACE)
     with pytest.raises(TypeError, match="maxsize is a number of items, not"):
         make("7")
 
 
-def test_what_cannot_be_called_is_named_at_once_or_as_the_outcome(pool: Any, maker: Any) -> None:
+def test_an_object_that_cannot_be_called_is_an_error_at_once_or_as_the_outcome(pool: Any, maker: Any) -> None:
     match = "is the function to call; 5 cannot be called" if maker.ours else "not callable"
     for method, given in (("map", [1]), ("starmap", [(1,)]), ("apply", (1,))):
         with pytest.raises(TypeError, match=match):
@@ -89,7 +89,7 @@ def test_negative_limits_are_refused(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", [{"lease": 3.0}, {"keys": "k"}, {"insecure": True}])
-def test_what_only_an_address_needs_is_refused_without_one(options: dict[str, Any]) -> None:
+def test_options_for_an_address_are_refused_without_one(options: dict[str, Any]) -> None:
     for make in (Pool, Executor):
         with pytest.raises(ValueError, match=f"{next(iter(options))}= would mean nothing"):
             make(1, **options)
@@ -111,7 +111,7 @@ REFUSED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", REFUSED, ids=lambda options: next(iter(options)))
 @pytest.mark.parametrize("make", [Pool, Executor])
 @pytest.mark.parametrize("shared", [False, True])
-def test_nothing_is_ignored_over_an_executor_of_others(
+def test_no_argument_is_ignored_over_a_foreign_executor(
     make: Any, options: dict[str, Any], shared: bool
 ) -> None:
     with (
@@ -124,7 +124,7 @@ def test_nothing_is_ignored_over_an_executor_of_others(
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("inner", [threads_executor, processes_executor])
-def test_no_call_over_an_executor_of_others_has_limits(inner: Callable[[int], futures.Executor]) -> None:
+def test_calls_over_a_foreign_executor_have_no_limits(inner: Callable[[int], futures.Executor]) -> None:
     with inner(1) as given, Pool(executor=given) as pool, Executor(executor=given) as executor:
         for options in ({"retries": 1}, {"timeout": 1.0}):
             for method in METHODS:

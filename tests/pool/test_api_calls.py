@@ -34,7 +34,7 @@ def test_apply_raises_the_error_with_the_workers_traceback(pool: Any, maker: Mak
 
 
 @pytest.mark.usefixtures("ours")
-def test_the_workers_traceback_says_where_it_was(pool: Any, maker: Maker) -> None:
+def test_the_workers_traceback_shows_its_place(pool: Any, maker: Maker) -> None:
     if not maker.kills:
         pytest.skip("the workers of foreign executors do not know their names")
     with pytest.raises(maker.trouble) as caught:
@@ -52,7 +52,7 @@ def test_a_call_that_cannot_be_pickled_is_its_own_error_and_the_pool_goes_on(poo
     assert pool.apply(tasks.square, (2,)) == 4
 
 
-def test_the_result_tells_its_state(pool: Any, gate: Path) -> None:
+def test_a_result_reports_its_state(pool: Any, gate: Path) -> None:
     result = pool.apply_async(tasks.wait_for, (str(gate), 7))
     assert not result.ready()
     with pytest.raises(ValueError, match="not ready"):
@@ -135,7 +135,7 @@ def test_a_callback_that_waits_for_another_call_works_or_fails_at_once(pool: Any
 
 
 @pytest.mark.usefixtures("ours")
-def test_cancel_tells_the_truth(pool: Any, gate: Path, tmp_path: Path) -> None:
+def test_the_result_of_cancel_is_reliable(pool: Any, gate: Path, tmp_path: Path) -> None:
     errors: list[Any] = []
     marks = [tmp_path / str(number) for number in range(40)]
     results = [

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 
 class Counted:
-    """An endless input that says how much of it was read."""
+    """An endless input that counts the items read."""
 
     read = 0
 
@@ -54,12 +54,12 @@ def test_unordered_gives_each_once(pool: Any, chunksize: int) -> None:
     assert sorted(pool.imap_unordered(tasks.square, iter(range(200)), chunksize)) == SQUARES
 
 
-def test_nothing_gives_nothing(pool: Any) -> None:
+def test_an_empty_input_gives_no_results(pool: Any) -> None:
     assert list(pool.imap(tasks.square, [])) == []
     assert list(pool.imap_unordered(tasks.square, iter(()), 3)) == []
 
 
-def test_unordered_does_not_wait_for_the_slow(pool: Any, gate: Path) -> None:
+def test_unordered_does_not_wait_for_slow_tasks(pool: Any, gate: Path) -> None:
     iterator = pool.imap_unordered(tasks.wait_for, [str(gate), __file__])
     assert next(iterator) is None
     gate.touch()
@@ -129,7 +129,7 @@ def test_next_keeps_its_timeout_while_the_input_blocks(pool: Any) -> None:
 
 
 @pytest.mark.usefixtures("ours")
-def test_an_input_that_blocks_holds_up_neither_close_nor_the_pools_end(new_pool: Any) -> None:
+def test_a_blocking_input_delays_neither_close_nor_the_pools_end(new_pool: Any) -> None:
     release = threading.Event()
 
     def blocked() -> Iterator[int]:
@@ -149,7 +149,7 @@ def test_an_input_that_blocks_holds_up_neither_close_nor_the_pools_end(new_pool:
 
 
 @pytest.mark.usefixtures("ours")
-def test_an_input_may_raise_whatever_it_likes(pool: Any) -> None:
+def test_an_input_may_raise_any_exception(pool: Any) -> None:
     for error in (SystemExit, KeyboardInterrupt, GeneratorExit):
 
         def leaves(error: type[BaseException] = error) -> Iterator[int]:
@@ -220,7 +220,7 @@ def test_a_sized_input_begins_before_the_first_result_is_asked_for(pool: Any, tm
 
 
 @pytest.mark.usefixtures("ours")
-def test_a_chunk_has_to_fit_the_window(pool: Any) -> None:
+def test_a_chunk_must_fit_into_the_window(pool: Any) -> None:
     with pytest.raises(ValueError, match="window"):
         pool.imap(tasks.square, range(10), 5, window=4)
 
@@ -243,7 +243,7 @@ def test_progress_has_no_total_for_an_iterator(pool: Any) -> None:
 @pytest.mark.parametrize("way", ["imap", "imap_unordered"])
 @pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit"])
 @pytest.mark.parametrize("chunksize", [1, 4])
-def test_an_exception_that_steers_iterators_ends_none(
+def test_a_tasks_stop_iteration_does_not_end_an_iterator(
     pool: Any, trouble: type[Exception], way: str, name: str, chunksize: int
 ) -> None:
     expected: Any = RuntimeError if name == "StopIteration" else getattr(builtins, name)

@@ -1,4 +1,4 @@
-"""How a pool begins and ends, over every pool."""
+"""Start and end of a pool, over every pool."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_leaving_the_block_terminates(new_pool: Any, gate: Path) -> None:
         assert not any(result.ready() and result.successful() for result in results[5:])
 
 
-def test_terminate_kills_what_runs(new_pool: Any, maker: Any, gate: Path, tmp_path: Path) -> None:
+def test_terminate_kills_running_tasks(new_pool: Any, maker: Any, gate: Path, tmp_path: Path) -> None:
     if not maker.kills:
         pytest.skip("the executor of somebody else runs on")
     mark = tmp_path / "mark"
@@ -81,7 +81,7 @@ def test_results_keep_the_pool_alive(new_pool: Any, gate: Path, maker: Any) -> N
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ours")
-def test_what_terminate_drops_says_so(new_pool: Any, gate: Path, tmp_path: Path) -> None:
+def test_dropped_calls_raise_after_terminate(new_pool: Any, gate: Path, tmp_path: Path) -> None:
     errors: list[Any] = []
     with new_pool(1) as pool:
         marks = [tmp_path / str(number) for number in range(20)]
@@ -139,7 +139,7 @@ def test_repr_counts(new_pool: Any, gate: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_a_forgotten_pool_warns() -> None:
+def test_a_garbage_collected_pool_warns() -> None:
     with threads_executor(1) as executor:
         pool = Pool(executor=executor)
         with pytest.warns(
@@ -162,7 +162,7 @@ def test_a_forgotten_pool_warns() -> None:
         ({"address": "tcp://127.0.0.1:5556"}, ValueError, "exclude each other"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments: Any, error: Any, words: str) -> None:
+def test_invalid_arguments_are_refused(arguments: Any, error: Any, words: str) -> None:
     with threads_executor(1) as executor, pytest.raises(error, match=words):
         Pool(executor=executor, **arguments)
 

@@ -20,7 +20,7 @@ SQUARES = [number * number for number in range(100)]
 
 
 class Sized:
-    """An input that tells its length and nothing else."""
+    """An input with a length, but no indexing."""
 
     def __init__(self, items: Any) -> None:
         self.items = items
@@ -46,7 +46,7 @@ def test_starmap_unpacks(pool: Any) -> None:
     assert pool.starmap_async(tasks.add, pairs).get() == [3 * number for number in range(50)]
 
 
-def test_nothing_maps_to_nothing(pool: Any) -> None:
+def test_mapping_an_empty_input_gives_an_empty_list(pool: Any) -> None:
     assert pool.map(tasks.square, []) == []
     assert pool.map_async(tasks.square, iter(()), chunksize=1).get(10) == []
     assert pool.starmap(tasks.add, ()) == []
@@ -71,13 +71,13 @@ def test_map_async_runs_its_callback_once_with_everything(pool: Any, trouble: ty
     assert len(values) == len(errors) == 1
 
 
-def test_the_inputs_error_is_the_maps(pool: Any) -> None:
+def test_an_error_of_the_input_is_the_maps_error(pool: Any) -> None:
     with pytest.raises(tasks.Trouble, match="input"):
         pool.map(tasks.square, tasks.numbers_then_trouble(5), 1)
 
 
 @pytest.mark.usefixtures("ours")  # the standard waits for ever for chunks that were not sent
-def test_an_input_that_fails_before_its_length_is_no_hang(pool: Any) -> None:
+def test_an_input_that_fails_before_its_length_does_not_hang(pool: Any) -> None:
     class Lies(Sized):
         def __iter__(self) -> Any:
             return tasks.numbers_then_trouble(3)
@@ -86,7 +86,7 @@ def test_an_input_that_fails_before_its_length_is_no_hang(pool: Any) -> None:
         pool.map(tasks.square, Lies(range(10)), 1)
 
 
-def test_what_cannot_be_pickled_is_the_maps_error(pool: Any, maker: Any) -> None:
+def test_a_pickling_error_is_the_maps_error(pool: Any, maker: Any) -> None:
     if maker.name in ("threads", "shared"):
         pytest.skip("threads pickle nothing")
     with pytest.raises(Exception, match=r"pickle|lock"):
@@ -94,7 +94,7 @@ def test_what_cannot_be_pickled_is_the_maps_error(pool: Any, maker: Any) -> None
     assert pool.map(tasks.square, range(3)) == [0, 1, 4]
 
 
-def test_a_map_tells_its_state(pool: Any, gate: Path) -> None:
+def test_a_map_reports_its_state(pool: Any, gate: Path) -> None:
     result = pool.map_async(tasks.wait_for, [str(gate)] * 3, 1)
     assert not result.ready()
     with pytest.raises(ValueError, match="not ready"):
@@ -119,7 +119,7 @@ def test_a_maps_callback_gets_even_an_empty_list(pool: Any) -> None:
 
 
 @pytest.mark.usefixtures("ours")
-def test_cancelling_a_map_drops_what_has_not_begun(pool: Any, gate: Path) -> None:
+def test_cancelling_a_map_drops_tasks_that_have_not_begun(pool: Any, gate: Path) -> None:
     mark = gate.with_name("mark")
     result = pool.starmap_async(tasks.leave_then_wait_for, [(str(mark), str(gate))] * 50, 1)
     assert eventually(mark.exists)
@@ -153,7 +153,7 @@ LEAVING = ["StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit"]
 @pytest.mark.usefixtures("ours")  # the standard's pool gives a shorter list for StopIteration
 @pytest.mark.parametrize("chunksize", [1, 3, 20])
 @pytest.mark.parametrize("name", LEAVING)
-def test_an_exception_that_steers_iterators_makes_no_map_shorter(
+def test_a_tasks_stop_iteration_makes_no_map_shorter(
     pool: Any, trouble: type[Exception], name: str, chunksize: int
 ) -> None:
     expected = RemoteError if trouble is RemoteError else getattr(builtins, name)

@@ -1,4 +1,4 @@
-"""A call: what it holds, and when it reads its answer."""
+"""A call: its contents, and when it unpickles its answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.pool.engines import ManualEngine
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What was read, in order; the readers are simple ones."""
+    """The answers that were unpickled, in order, by fake readers."""
     read: list[Any] = []
 
     def value(blob: bytes, buffers: Any) -> str:
@@ -65,7 +65,7 @@ def test_the_manual_engine_is_an_engine() -> None:
     assert isinstance(ManualEngine(), Engine)
 
 
-def test_a_call_lets_go_of_its_arguments_when_they_are_taken_and_when_it_is_settled() -> None:
+def test_a_call_drops_its_arguments_when_they_are_taken_and_when_it_is_settled() -> None:
     taken, settled = Call(print, (1,), {"sep": ""}), Call(print, (1,))
     assert taken.take() == (print, (1,), {"sep": ""})
     settled.settle(5, None)
@@ -74,7 +74,7 @@ def test_a_call_lets_go_of_its_arguments_when_they_are_taken_and_when_it_is_sett
     assert settled.result() == 5
 
 
-def test_an_answer_is_read_once_when_somebody_asks(readings: list[Any]) -> None:
+def test_an_answer_is_unpickled_once_on_request(readings: list[Any]) -> None:
     call = Call(print, ())
     call.answered(TaskStatus.VALUE, b"a", [b"b"])
     assert call.settled
@@ -86,7 +86,7 @@ def test_an_answer_is_read_once_when_somebody_asks(readings: list[Any]) -> None:
     assert (call.blob, call.buffers) == (b"", ())
 
 
-def test_an_error_is_read_once_when_somebody_asks(readings: list[Any]) -> None:
+def test_an_error_is_unpickled_once_on_request(readings: list[Any]) -> None:
     call = Call(print, ())
     call.answered(TaskStatus.ERROR, b"a", [])
     assert call.raised
@@ -160,9 +160,7 @@ def test_a_callback_that_is_interrupted_leaves_the_call_settled() -> None:
     assert result.ready()
 
 
-def test_a_map_reads_its_answers_when_somebody_asks(
-    readings: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_map_unpickles_its_answers_on_request(readings: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "load_result", lambda blob, _buffers: (readings.append(blob), list(blob))[1])
     engine = ManualEngine()
     result = MapResult(engine, None)
@@ -176,7 +174,7 @@ def test_a_map_reads_its_answers_when_somebody_asks(
     assert readings == [b"ab", b"cd"]
 
 
-def test_a_map_reads_the_first_error_only(readings: list[Any]) -> None:
+def test_a_map_unpickles_only_the_first_error(readings: list[Any]) -> None:
     engine = ManualEngine()
     seen: list[Any] = []
     result = MapResult(engine, None, (None, seen.append))

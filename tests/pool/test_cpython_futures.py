@@ -1,4 +1,4 @@
-"""CPython's own tests of its executors, where the interpreter ships them, over ours: near, and over others.
+"""CPython's own tests of its executors, if the interpreter ships them, over nearfar's: near, and over others.
 
 Near, all are run but those whose subject we do not share (`OTHERWISE`), or that reach into the standard's
 hooks or import it by name (`INSIDES`).
@@ -68,7 +68,7 @@ OVER_OTHERS: Mapping[str, str] = {
 
 
 class OverExecutor:
-    """Gives each test an executor of ours over one of the standard's."""
+    """Gives each test a nearfar executor over one of the standard library's."""
 
     make: Any
     worker_count = 5

@@ -1,4 +1,4 @@
-"""CPython's own tests of its pool, as the interpreter ships them, run over ours."""
+"""CPython's own tests of its pool, as the interpreter ships them, run over nearfar's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OF_EXECUTORS = PRIVATE | {
 
 
 class OverPool:
-    """Makes pools of ours where the tests ask for the standard's, and ends what they leave."""
+    """Makes nearfar pools where the tests make the standard library's, and ends those left open."""
 
     make_executor: ClassVar[Callable[[int], futures.Executor]]
     opened: ClassVar[list[futures.Executor]]

@@ -1,4 +1,4 @@
-"""A pool over Dask's executor, of which nothing is used but `submit`."""
+"""A pool over Dask's executor, of which only `submit` is used."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def check_callbacks(pool: Pool) -> None:
 
 
 def check_cancel(pool: Pool, gate: Path) -> None:
-    """True is the truth: also for what Dask would say it of, though it runs."""
+    """`cancel` returns True only for calls that never run, although Dask itself also does so for running
+    ones."""
     results: list[AsyncResult] = [pool.apply_async(tasks.wait_for, (str(gate), n)) for n in range(6)]
     try:
         assert [result.cancel() for result in results] == [False] * 4 + [True] * 2

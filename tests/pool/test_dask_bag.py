@@ -1,4 +1,4 @@
-"""Dask's own tests of its bags, run by its scheduler for processes over an executor of ours."""
+"""Dask's own tests of its bags, run by its scheduler for processes over a nearfar executor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The executor: what `concurrent.futures` promises, over executors of others and an engine of the test's."""
+"""The executor keeps the promises of `concurrent.futures`, over foreign executors and a fake engine."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_map_raises_at_its_place_and_ends_there(executor: Executor) -> None:
 
 
 @pytest.mark.parametrize("chunksize", [1, 3])
-def test_a_tasks_stop_iteration_does_not_end_a_map_in_silence(executor: Executor, chunksize: int) -> None:
+def test_a_tasks_stop_iteration_does_not_end_a_map_silently(executor: Executor, chunksize: int) -> None:
     names, at = itertools.repeat("StopIteration"), itertools.repeat(7)
     found: list[int] = []
     with pytest.raises(RuntimeError) as caught:
@@ -115,7 +115,9 @@ def test_after_shutdown_calls_are_refused(executor: Executor) -> None:
     executor.shutdown()
 
 
-def test_shutdown_may_cancel_what_has_not_begun(executor: Executor, gate: Path, tmp_path: Path) -> None:
+def test_shutdown_may_cancel_calls_that_have_not_begun(
+    executor: Executor, gate: Path, tmp_path: Path
+) -> None:
     marks = [tmp_path / str(number) for number in range(20)]
     made = [executor.submit(tasks.leave_then_wait_for, str(mark), str(gate)) for mark in marks]
     assert eventually(marks[0].exists)
@@ -127,7 +129,7 @@ def test_shutdown_may_cancel_what_has_not_begun(executor: Executor, gate: Path, 
     assert made[-1].cancelled()
 
 
-def test_the_standards_functions_take_its_futures(executor: Executor) -> None:
+def test_the_standard_librarys_functions_accept_its_futures(executor: Executor) -> None:
     made = [executor.submit(tasks.square, number) for number in range(50)]
     assert {future.result() for future in futures.as_completed(made, 10)} == {n * n for n in range(50)}
     assert futures.wait(made, 10).done == set(made)
@@ -184,7 +186,7 @@ def test_a_view_keeps_the_workers(manual: Executor, engine: ManualEngine) -> Non
     view.shutdown()
 
 
-def test_a_forgotten_executor_closes_its_engine() -> None:
+def test_a_garbage_collected_executor_closes_its_engine() -> None:
     with threads_executor(1) as inner:
         made = Executor(executor=inner)
         future = made.submit(tasks.square, 2)
@@ -215,7 +217,7 @@ def test_a_map_that_is_dropped_cancels_the_rest(manual: Executor, engine: Manual
     manual.shutdown()
 
 
-def test_what_pickling_raises_is_the_futures_and_what_is_broken_raises_at_once(
+def test_pickling_errors_belong_to_the_future_and_a_broken_engine_raises_at_once(
     manual: Executor, engine: ManualEngine
 ) -> None:
     engine.refuse = pickle.PicklingError("no")
@@ -226,7 +228,7 @@ def test_what_pickling_raises_is_the_futures_and_what_is_broken_raises_at_once(
     manual.shutdown()
 
 
-def test_shutdown_says_what_it_wants_of_the_engine(manual: Executor, engine: ManualEngine) -> None:
+def test_shutdown_closes_or_cancels_in_the_engine(manual: Executor, engine: ManualEngine) -> None:
     future = manual.submit(tasks.square, 1)
     assert repr(manual) == "<nearfar.Executor 2 workers, 0 running, 1 waiting>"
     manual.shutdown(wait=False)
@@ -239,7 +241,7 @@ def test_shutdown_says_what_it_wants_of_the_engine(manual: Executor, engine: Man
         future.result()
 
 
-def test_arguments_that_make_no_sense_are_refused(manual: Executor) -> None:
+def test_invalid_arguments_are_refused(manual: Executor) -> None:
     for number in (0, -1):
         with pytest.raises(ValueError, match="max_workers must be greater than 0"):
             Executor(number)

@@ -1,4 +1,4 @@
-"""The executor with workers of its own, where programs written for the standard's expect the standard's."""
+"""The executor with its own workers behaves as programs for the standard library's expect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def executor() -> Iterator[Executor]:
         yield made
 
 
-def test_programs_know_its_number_of_workers_and_their_processes(executor: Executor) -> None:
+def test_it_has_the_private_attributes_for_workers_and_processes(executor: Executor) -> None:
     assert executor._max_workers == 2
     processes = executor._processes
     assert len(processes) == 2
@@ -37,7 +37,7 @@ def test_programs_know_its_number_of_workers_and_their_processes(executor: Execu
     assert [process.join(10) or process.exitcode for process in processes.values()] == [0, 0]
 
 
-def test_a_lost_worker_is_what_programs_catch_and_the_executor_goes_on(executor: Executor) -> None:
+def test_a_lost_worker_raises_broken_process_pool_and_the_executor_continues(executor: Executor) -> None:
     for kind in (BrokenProcessPool, BrokenExecutor, WorkerLost):
         with pytest.raises(kind, match="exited with code 3"):
             executor.submit(tasks.die).result(10)
@@ -45,7 +45,7 @@ def test_a_lost_worker_is_what_programs_catch_and_the_executor_goes_on(executor:
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_a_result_that_cannot_be_sent_raises_what_its_pickling_raised(
+def test_a_result_that_cannot_be_sent_raises_its_pickling_error(
     executor: Executor, error: type[BaseException]
 ) -> None:
     with pytest.raises(error, match="cannot be sent") as caught:
@@ -120,7 +120,7 @@ def test_the_workers_of_another_executor_are_not_ended(executor: Executor) -> No
         assert shared.submit(tasks.square, 3).result(10) == 9
 
 
-def test_no_two_calls_share_an_error_whose_traceback_grows(tmp_path: Path) -> None:
+def test_no_two_calls_share_an_error_object(tmp_path: Path) -> None:
     pool = Pool(1, context=get_context("fork"))
     results = [pool.apply_async(tasks.wait_for, (str(tmp_path / "gate"),)) for _ in range(20)]
     pool.terminate()
@@ -147,7 +147,7 @@ def test_a_broken_pool_raises_a_new_error_for_each_call() -> None:
 
 
 def test_an_interrupted_map_is_dropped_at_once_though_the_coordinator_is_away() -> None:
-    """As Ctrl-C does it: `obtain` drops the chunks, and waits for no answer."""
+    """As after Ctrl-C: `obtain` drops the chunks without waiting for an answer."""
     from tests.pool.pools import coordinated
 
     with coordinated(1) as address:
@@ -164,7 +164,7 @@ def test_an_interrupted_map_is_dropped_at_once_though_the_coordinator_is_away() 
 
 @pytest.mark.parametrize("address", [None, "tcp://127.0.0.1:*"])
 def test_a_terminated_pool_is_not_a_broken_one(address: str | None) -> None:
-    """Given calls that run when a pool is terminated, I expect it to be closed for what comes later."""
+    """Given running calls when a pool is terminated, I expect later calls to be refused as closed."""
     pool = Pool(1, address=address, context=get_context("fork"))
     assert pool.apply(abs, (-1,)) == 1
     engine: Any = pool._engine

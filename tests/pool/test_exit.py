@@ -39,12 +39,12 @@ def run(tmp_path: Path, make: str, submit: str) -> tuple[str, list[bool]]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_an_executor_s_work_is_done_first(tmp_path: Path, processes: int) -> None:
+def test_an_executors_work_is_done_first(tmp_path: Path, processes: int) -> None:
     made, submit = f"executor = Executor({processes})", "executor.submit(touch_late, path)"
     assert run(tmp_path, made, submit) == ("the program ends\n", [True] * 4)
 
 
-def test_a_pool_s_work_is_dropped(tmp_path: Path) -> None:
+def test_a_pools_work_is_dropped(tmp_path: Path) -> None:
     made, submit = "pool = Pool(2)", "pool.apply_async(wait_for, (path,))"
     assert run(tmp_path, made, submit) == ("the program ends\n", [False] * 4)
 
@@ -70,7 +70,7 @@ if __name__ == "__main__":
 """
 
 
-def test_once_the_program_ends_an_executor_takes_nothing_more(tmp_path: Path) -> None:
+def test_once_the_program_ends_an_executor_accepts_no_calls(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(LATE, encoding="utf-8")
     root = str(Path(__file__).parents[2])
@@ -82,6 +82,6 @@ def test_once_the_program_ends_an_executor_takes_nothing_more(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("shutdown", ["", "executor.shutdown(wait=False)"])
-def test_what_is_submitted_last_is_done_without_being_waited_for(tmp_path: Path, shutdown: str) -> None:
+def test_calls_submitted_last_are_done_without_being_waited_for(tmp_path: Path, shutdown: str) -> None:
     made, submit = "executor = Executor(3)", f"executor.submit(touch_late, path)\n    {shutdown}"
     assert run(tmp_path, made, submit) == ("the program ends\n", [True] * 4)

@@ -1,4 +1,4 @@
-"""Every call of the system that moves a pool's tasks fails once: the pool goes on.
+"""Every system call that moves a pool's tasks fails once: the pool continues.
 
 Watched are, one after the other, a coordinator with workers of its own, an agent, and a pool on this machine.
 """
@@ -30,7 +30,7 @@ WAIT = 20.0
 
 
 def outcome(pool: Any, function: Callable[..., Any], *words: Any) -> Any:
-    """What a call comes to, while this thread does none of the pool's work."""
+    """The outcome of a call, while this thread does none of the pool's work."""
     told: SimpleQueue[Any] = SimpleQueue()
     pool.apply_async(function, words, callback=told.put, error_callback=told.put)
     try:
@@ -40,7 +40,8 @@ def outcome(pool: Any, function: Callable[..., Any], *words: Any) -> Any:
 
 
 def refused(found: Any) -> bool:
-    """Whether a task could not be given to a worker for want of room; the error may have travelled."""
+    """Whether a task could not be sent to a worker for lack of resources; the error may come from
+    elsewhere."""
     return isinstance(found, OSError) or type(found) is NearfarError
 
 
@@ -56,7 +57,7 @@ def agent_at(address: Address, stack: ExitStack) -> Agent:
 
 @pytest.fixture(params=["coordinator", "agent", "near"])
 def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Failing]]:
-    """A pool, and the calls of what is watched of it."""
+    """A pool, and the system calls of its watched part."""
     with ExitStack() as stack:
         if request.param == "near":
             with failing(monkeypatch) as calls:
@@ -94,9 +95,9 @@ def calls_of(calls: Failing, do: Callable[[], object]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_pool_outlives_the_failure_of_each_of_its_calls(watched: tuple[Any, Failing]) -> None:
-    """Given small and large tasks, I expect each to be done, or refused for want of room; and the next is
-    done."""
+def test_a_pool_survives_the_failure_of_each_system_call(watched: tuple[Any, Failing]) -> None:
+    """Given small and large tasks, I expect each to be done, or refused for lack of resources; and the next
+    to be done."""
     pool, calls = watched
     for words in ((b"small",), (LARGE,)):
         most = calls_of(calls, lambda words=words: outcome(pool, len, *words))  # type: ignore[misc]
@@ -110,7 +111,7 @@ def test_a_pool_outlives_the_failure_of_each_of_its_calls(watched: tuple[Any, Fa
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_dead_worker_is_buried_and_replaced_though_a_call_fails(watched: tuple[Any, Failing]) -> None:
+def test_a_dead_worker_is_replaced_even_if_a_system_call_fails(watched: tuple[Any, Failing]) -> None:
     pool, calls = watched
     most = calls_of(calls, lambda: outcome(pool, os._exit, 3))
     assert most > 10

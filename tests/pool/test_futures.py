@@ -30,7 +30,7 @@ def sent(engine: ManualEngine, func: Any = square, *args: Any) -> Future:
     return future
 
 
-def test_its_life_as_the_standards(engine: ManualEngine) -> None:
+def test_its_states_are_those_of_the_standard_library(engine: ManualEngine) -> None:
     future = sent(engine)
     assert isinstance(future, futures.Future)
     assert repr(future).endswith("state=pending>")
@@ -71,7 +71,7 @@ def test_a_cancelled_one(engine: ManualEngine) -> None:
     assert engine.calls == []
 
 
-def test_who_waits_drives_the_engine(engine: ManualEngine) -> None:
+def test_a_waiting_thread_drives_the_engine(engine: ManualEngine) -> None:
     others = [sent(engine) for _ in range(3)]
     assert sent(engine, square, 4).result() == 16
     assert all(other.done() for other in others)

@@ -30,7 +30,7 @@ def method(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def open_pool(method: str) -> Iterator[Opener]:
-    """Opens pools of workers that are started by each method."""
+    """Opens pools with workers of each start method."""
     with ExitStack() as stack:
 
         def opened(*arguments: Any, **options: Any) -> Pool:
@@ -42,7 +42,7 @@ def open_pool(method: str) -> Iterator[Opener]:
         yield opened
 
 
-def test_nobody_else_sees_what_a_task_changed(open_pool: Opener, tmp_path: Path) -> None:
+def test_changes_of_a_task_are_visible_only_in_its_worker(open_pool: Opener, tmp_path: Path) -> None:
     pool = open_pool(2)
     assert set(everyone(pool, 2, tmp_path / "before").values()) == {"untouched"}
     changed = pool.apply(state.put, ("changed",)).name
@@ -91,7 +91,7 @@ def test_a_replacement_has_a_fresh_state_its_slot_and_a_new_name(open_pool: Open
     assert set(everyone(pool, 2, tmp_path / "third").values()) == {"fresh"}
 
 
-def test_workers_are_told_apart(open_pool: Opener, tmp_path: Path) -> None:
+def test_workers_have_different_names(open_pool: Opener, tmp_path: Path) -> None:
     assert current_worker() is None
     pool = open_pool(3)
     found = everyone(pool, 3, tmp_path / "all", state.here)
@@ -102,7 +102,9 @@ def test_workers_are_told_apart(open_pool: Opener, tmp_path: Path) -> None:
     assert current_worker() is None
 
 
-def test_an_initializer_may_be_given_what_only_a_child_may_have(open_pool: Opener, method: str) -> None:
+def test_an_initializer_may_get_arguments_that_only_a_child_can_receive(
+    open_pool: Opener, method: str
+) -> None:
     context = multiprocessing.get_context(method)
     lock, queue = context.Lock(), context.SimpleQueue()
     pool = open_pool(2, state.put, ((lock, queue),))
@@ -280,7 +282,7 @@ def test_a_programs_own_names(method: str, program: str, typed_in: bool, tmp_pat
     assert (ended.stdout, ended.stderr, ended.returncode) == ("ok\n", "", 0)
 
 
-def test_the_parents_later_changes_do_not_reach_a_worker_that_runs(open_pool: Opener) -> None:
+def test_later_changes_in_the_parent_do_not_reach_a_running_worker(open_pool: Opener) -> None:
     pool = open_pool(1)
     assert pool.apply(state.look) == "untouched"
     with pytest.MonkeyPatch.context() as patch:

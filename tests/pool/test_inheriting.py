@@ -1,4 +1,4 @@
-"""What forked workers inherit of the thread that makes their pool, replacements too, and what none does."""
+"""State that forked workers, including replacements, inherit from the thread that makes their pool."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BLOCKED = signal.SIGUSR2
 
 
 def state() -> tuple[Any, ...]:
-    """What a worker has of its maker's thread, after its own id."""
+    """A worker's pid, and the state that it inherited from the thread that made the pool."""
     blocked = BLOCKED in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     return os.getpid(), decimal.getcontext().prec, VARIABLE.get(), np.geterr()["divide"], blocked
 
@@ -55,7 +55,7 @@ def wakeup_descriptor() -> int:
     return signal.set_wakeup_fd(-1)
 
 
-def test_no_worker_tells_its_parent_s_loop_of_its_own_signals() -> None:
+def test_no_worker_wakes_its_parents_event_loop_with_its_signals() -> None:
     reader, writer = os.pipe2(os.O_NONBLOCK)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:

@@ -1,4 +1,4 @@
-"""An exception at any bytecode of a call of a pool: the caller gets it, and the pool lives on."""
+"""An exception at any bytecode of a call of a pool: the caller gets it, and the pool continues."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
 
 @pytest.fixture(params=["bytecode", "signal"])
 def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
-    """What strikes: an exception at any bytecode, or a signal whose handler raises."""
+    """The interruption: an exception at any bytecode, or a signal whose handler raises."""
     yield from injector.striking(request.param, monkeypatch)
 
 
@@ -56,7 +56,7 @@ def test_apply(pool: Pool, act: Callable[[], object], stride: int) -> None:
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_an_answer_can_be_had_after_an_interrupted_get(
+def test_an_answer_is_available_after_an_interrupted_get(
     pool: Pool, act: Callable[[], object], stride: int
 ) -> None:
     struck = 0
@@ -90,7 +90,7 @@ def test_map(pool: Pool, act: Callable[[], object], stride: int) -> None:
 def test_an_interrupted_imap_goes_on(
     pool: Pool, act: Callable[[], object], kind: Callable[[int], Iterable[int]], stride: int
 ) -> None:
-    """`next` that was interrupted gives the same result when it is asked again."""
+    """An interrupted `next` gives the same result when it is called again."""
     struck, last = 0, "RETURN_VALUE"
     results = pool.imap(abs, kind(100_000), 2)
     expected = 0
@@ -118,7 +118,7 @@ def test_an_interrupted_imap_goes_on(
 def test_an_imap_of_failing_tasks(
     pool: Pool, act: Callable[[], object], kind: Callable[[int], Iterable[int]], stride: int
 ) -> None:
-    """From the start to the end: each result comes, and each error of a task."""
+    """From start to end: each result arrives, and each error of a task."""
     struck = 0
 
     def use() -> None:
@@ -139,10 +139,8 @@ def test_an_imap_of_failing_tasks(
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0005, 0.002, 0.005])
-def test_what_is_raised_in_the_thread_that_reads_an_input_is_the_callers_to_have(
-    pool: Pool, seconds: float
-) -> None:
-    """Whatever that thread does by then: the results before it come, and the iterator ends."""
+def test_an_error_in_the_reading_thread_reaches_the_caller(pool: Pool, seconds: float) -> None:
+    """At any step of that thread: the earlier results arrive, and the iterator ends."""
     reader: list[int] = []
 
     def source() -> Iterator[int]:
@@ -204,8 +202,8 @@ class Alarm:
 
 
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGUSR1, signal.SIGRTMAX])
-def test_a_handler_of_any_signal_may_raise(pool: Pool, number: int) -> None:
-    """At moments drawn by lot, without anything that traces."""
+def test_a_handler_of_any_signal_may_raise_during_calls(pool: Pool, number: int) -> None:
+    """At random moments, without tracing."""
     before, alarm, struck = workers(pool), Alarm(), 0
     old = signal.signal(number, alarm)
     over = threading.Event()
@@ -278,7 +276,7 @@ def test_an_exception_that_another_thread_raises(pool: Pool, main: bool) -> None
 
 
 def test_a_stack_that_is_nearly_full(pool: Pool) -> None:
-    """At every depth: an answer, or a RecursionError that the caller gets."""
+    """At every stack depth: an answer, or a RecursionError in the caller."""
     before, found = workers(pool), []
 
     def at(depth: int) -> None:

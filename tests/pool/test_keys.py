@@ -47,7 +47,7 @@ ACCESSES = [
     pytest.param(lambda folder: {}, "it asks for keys", id="no key"),
     pytest.param(lambda folder: {"insecure": True}, "not open to everyone", id="plain"),
     pytest.param(lambda folder: {"keys": other_keys(folder)}, "it has another key than", id="other server"),
-    pytest.param(lambda folder: {"keys": stranger_keys(folder)}, "does not let in the key", id="unknown"),
+    pytest.param(lambda folder: {"keys": stranger_keys(folder)}, "does not admit the key", id="unknown"),
 ]
 
 
@@ -61,10 +61,10 @@ def coordinator(folder: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("access", "said"), ACCESSES)
-def test_whoever_is_not_let_in_is_told_why_within_seconds(
+def test_a_refused_peer_gets_the_reason_within_seconds(
     folder: Path, coordinator: StandaloneCoordinator, access: Callable[[Path], dict[str, Any]], said: str
 ) -> None:
-    """A client's tasks end with it, an agent's run ends with it, and so does a question."""
+    """A client's tasks, an agent's `run`, and a status request end with the reason."""
     options = access(folder)
     address = coordinator.address
     began = time.monotonic()
@@ -87,7 +87,7 @@ def test_whoever_is_not_let_in_is_told_why_within_seconds(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("access", "said"), ACCESSES)
-def test_an_agent_that_is_not_let_in_ends_and_says_why(
+def test_a_refused_agent_ends_with_the_reason(
     folder: Path,
     coordinator: StandaloneCoordinator,
     access: Callable[[Path], dict[str, Any]],
@@ -112,7 +112,7 @@ def test_an_agent_that_is_not_let_in_ends_and_says_why(
     assert coordinator.counts()["agents"] == 0
 
 
-def test_the_gate_lets_in_nobody_without_a_key_it_knows(folder: Path) -> None:
+def test_the_coordinator_admits_no_peer_without_a_known_key(folder: Path) -> None:
     with Pool(1, address=str(ANYWHERE), keys=folder) as pool:
         (port,) = listening_ports()
         server = read_server_key(folder)
@@ -131,7 +131,7 @@ def test_workers_with_keys_join_a_pool_and_run(folder: Path) -> None:
         pool.terminate()
 
 
-def test_an_agent_whose_key_is_revoked_is_as_one_that_died(folder: Path, tmp_path: Path) -> None:
+def test_an_agent_with_a_revoked_key_counts_as_dead(folder: Path, tmp_path: Path) -> None:
     """Given an agent in the middle of a task,
     If its key is revoked,
     I expect that the task ends with `WorkerLost`, that the agent is told and ends, and that others go on."""
@@ -155,7 +155,7 @@ def test_an_agent_whose_key_is_revoked_is_as_one_that_died(folder: Path, tmp_pat
         pool.terminate()
 
 
-def test_a_client_whose_key_is_revoked_is_heard_no_more(
+def test_a_client_with_a_revoked_key_is_ignored(
     folder: Path, coordinator: StandaloneCoordinator, tmp_path: Path
 ) -> None:
     made = auth.add(folder, "laptop")
@@ -166,7 +166,7 @@ def test_a_client_whose_key_is_revoked_is_heard_no_more(
         assert pool.apply(tasks.square, (2,)) == 4
         auth.revoke(folder, "laptop")
         assert eventually(lambda: coordinator.counts()["clients"] == 0, SOON)
-        with pytest.raises(NotAdmitted, match="does not let in the key"):
+        with pytest.raises(NotAdmitted, match="does not admit the key"):
             pool.apply_async(tasks.square, (3,)).get(2 * SOON)
         pool.terminate()
         pool.join()

@@ -52,13 +52,13 @@ def far(opened: Opener) -> Place:
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
-    """Where tasks leave a line each."""
+    """A file to which each task adds a line."""
     return tmp_path / "trace"
 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """What tasks wait for; it is there at the end of the test at the latest."""
+    """A file that tasks wait for; it exists at the end of the test at the latest."""
     path = tmp_path / "gate"
     yield path
     path.touch()
@@ -92,7 +92,7 @@ def test_a_task_that_kills_its_worker_is_the_only_one_lost(opened: Opener, kind:
 
 
 @pytest.mark.slow
-def test_idle_workers_may_be_killed_without_end(place: Place) -> None:
+def test_idle_workers_may_be_killed_again_and_again(place: Place) -> None:
     pool = place.pool()
     place.agent(2)
     assert joined(pool, 2)
@@ -106,7 +106,7 @@ def test_idle_workers_may_be_killed_without_end(place: Place) -> None:
     assert pool.map(tasks.square, range(20), 1, retries=3) == [n * n for n in range(20)]
 
 
-def test_of_a_killed_agent_only_what_ran_is_lost(place: Place, trace: Path, gate: Path) -> None:
+def test_of_a_killed_agent_only_running_tasks_are_lost(place: Place, trace: Path, gate: Path) -> None:
     pool = place.pool()
     first = place.agent(2)
     assert joined(pool, 2)
@@ -125,10 +125,10 @@ def test_of_a_killed_agent_only_what_ran_is_lost(place: Place, trace: Path, gate
 
 
 @pytest.mark.slow
-def test_a_frozen_agent_is_given_up_and_what_it_says_later_is_nobodys(
+def test_a_frozen_agent_is_lost_and_its_later_answers_are_dropped(
     place: Place, trace: Path, gate: Path
 ) -> None:
-    """Given an agent that stands still for longer than the lease, with an answer to give."""
+    """Given an agent that is stopped for longer than the lease, with an answer to send."""
     pool = place.pool()
     frozen = place.agent(1)
     pool.apply(os.getpid)
@@ -150,7 +150,7 @@ def test_a_frozen_agent_is_given_up_and_what_it_says_later_is_nobodys(
     assert len(traces(trace)) == 1
 
 
-def test_a_restarted_coordinator_loses_nothing_and_runs_nothing_twice(
+def test_a_restarted_coordinator_loses_no_task_and_runs_none_twice(
     far: Place, trace: Path, gate: Path
 ) -> None:
     pool, other = far.pool(), far.pool()
@@ -188,7 +188,7 @@ def test_a_coordinator_restarted_while_tasks_run_waits_for_them(far: Place, trac
 
 
 def joined_again(far: Place, workers: int) -> bool:
-    """Whether the agents come back to a coordinator, without a client's help."""
+    """Wait until the agents have reconnected to a coordinator, without a client; returns whether they did."""
     from nearfar.coordinator.status import ask
     from nearfar.net.addresses import Address
 
@@ -225,7 +225,8 @@ def test_a_killed_client_leaves_the_workers_to_others(far: Place, trace: Path, g
 
 
 def test_clients_share_fairly(far: Place, trace: Path) -> None:
-    """Given a client with hundreds of tasks waiting, I expect another's few done before half."""
+    """Given a client with hundreds of waiting tasks, I expect another's few to be done before half of
+    them."""
     far.agent(2)
     pool, other = far.pool(), far.pool()
     assert joined(pool, 2)
@@ -269,7 +270,7 @@ def note_slowly(path: str, number: int) -> int:
 
 
 @pytest.mark.slow
-def test_agents_that_join_in_the_middle_help(place: Place, trace: Path) -> None:
+def test_agents_may_join_during_a_map(place: Place, trace: Path) -> None:
     pool = place.pool()
     result = pool.starmap_async(note_worker, [(str(trace), n) for n in range(150)], 1)
     place.agent(1)
@@ -285,7 +286,7 @@ def note_worker(path: str, number: int) -> int:
     return number
 
 
-def test_retries_run_it_again_and_no_oftener_than_asked(place: Place, tmp_path: Path, trace: Path) -> None:
+def test_retries_limit_the_number_of_runs(place: Place, tmp_path: Path, trace: Path) -> None:
     pool = place.pool()
     place.agent(2)
     assert joined(pool, 2)
@@ -305,7 +306,7 @@ def test_a_timeout_kills(place: Place, trace: Path, gate: Path) -> None:
     assert pool.apply(tasks.square, (5,)) == 25
 
 
-def test_cancel_tells_the_truth(place: Place, trace: Path, gate: Path) -> None:
+def test_the_result_of_cancel_is_reliable(place: Place, trace: Path, gate: Path) -> None:
     pool = place.pool()
     place.agent(1)
     pool.apply(os.getpid)
@@ -319,7 +320,7 @@ def test_cancel_tells_the_truth(place: Place, trace: Path, gate: Path) -> None:
     assert len(traces(trace)) == 1
 
 
-def test_an_initializer_that_fails_breaks_its_own_client_only(far: Place, trace: Path) -> None:
+def test_a_failing_initializer_breaks_only_its_own_client(far: Place, trace: Path) -> None:
     far.agent(2)
     other = far.pool(initializer=far_tasks.remember, initargs=(str(trace),))
     assert other.apply(tasks.square, (3,)) == 9
@@ -363,7 +364,7 @@ if __name__ == "__main__":
 SAID = "[0, 3, 6, 9]\n[1, 2, 3, 4]\n[100, 103, 106, 109]\nTrue 2 1\n"
 
 
-def test_a_script_may_send_what_it_defines_itself(far: Place, tmp_path: Path) -> None:
+def test_a_script_may_send_its_own_functions_and_classes(far: Place, tmp_path: Path) -> None:
     far.agent(2)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -409,7 +410,7 @@ def test_large_arguments_and_results(place: Place) -> None:
         assert (result == array[::-1]).all()
 
 
-def test_an_endless_input_is_read_as_far_as_it_is_needed(place: Place) -> None:
+def test_an_endless_input_is_read_only_as_far_as_needed(place: Place) -> None:
     pool = place.pool()
     place.agent(2)
     read = itertools.count()
@@ -421,7 +422,7 @@ def test_an_endless_input_is_read_as_far_as_it_is_needed(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_task_that_holds_the_interpreter_is_not_taken_for_dead(place: Place) -> None:
+def test_a_worker_whose_task_holds_the_gil_does_not_count_as_dead(place: Place) -> None:
     pool = place.pool()
     place.agent(1)
     assert pool.apply(far_tasks.hold_the_interpreter, (int(2 * LEASE) + 1,)) >= 1
@@ -433,7 +434,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_what_is_missing_is_said_once(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_worker_is_reported_once(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
     place = opened("hosted")
     pool = place.pool()
     result = pool.apply_async(tasks.square, (3,))
@@ -447,9 +448,7 @@ def test_what_is_missing_is_said_once(opened: Opener, caplog: pytest.LogCaptureF
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
-def test_a_coordinator_that_is_not_there_is_said_to_be_waited_for(
-    opened: Opener, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_coordinator_is_reported(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
     far = opened("far")
     far.kill_coordinator()
     pool = far.pool()

@@ -1,4 +1,4 @@
-"""Programs that a launcher runs, so that `__main__` is not the script: its classes come home as its own."""
+"""Programs that a launcher runs, so that `__main__` is not the script: their classes return as their own."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "launcher", [each if each == "exec" else pytest.param(each, marks=pytest.mark.slow) for each in RUNS]
 )
-def test_what_comes_home_is_of_the_scripts_classes(launcher: str, kind: str, tmp_path: Path) -> None:
+def test_results_are_instances_of_the_scripts_classes(launcher: str, kind: str, tmp_path: Path) -> None:
     for name, source in LAUNCHERS.items():
         (tmp_path / name).write_text(source)
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""Tasks that do what no task should: each ends with a value or an error, and the pool goes on."""
+"""Tasks that do unusual things: each ends with a value or an error, and the pool continues."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def fork_and_return() -> str:
     return "parent" if child else "child"
 
 
-def test_a_child_that_a_task_forks_gives_no_answer(pool: Pool) -> None:
+def test_a_child_that_a_task_forks_sends_no_answer(pool: Pool) -> None:
     assert [pool.apply(fork_and_return) for _ in range(5)] == 5 * ["parent"]
 
 
@@ -95,21 +95,21 @@ def fork_and_exit(code: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_child_that_a_task_forks_exits_as_it_says(pool: Pool) -> None:
+def test_a_child_that_a_task_forks_exits_with_its_code(pool: Pool) -> None:
     assert pool.apply(fork_and_exit, (5,)) == 5
 
 
-def test_a_pool_in_a_worker_is_refused_as_the_standards(pool: Pool) -> None:
+def test_a_pool_in_a_worker_is_refused_as_in_multiprocessing(pool: Pool) -> None:
     with pytest.raises(AssertionError, match="daemonic processes are not allowed to have children"):
         pool.apply(lambda: Pool(1))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGCONT], ids=lambda how: how.name)
-def test_signals_of_the_terminal_are_not_for_it(pool: Pool, how: signal.Signals) -> None:
+def test_signals_of_the_terminal_do_not_interrupt_it(pool: Pool, how: signal.Signals) -> None:
     assert pool.apply(lambda: os.kill(os.getpid(), how)) is None
 
 
-def test_it_may_close_what_is_not_its_own(pool: Pool) -> None:
+def test_it_may_close_foreign_descriptors(pool: Pool) -> None:
     result = pool.apply_async(os.closerange, (3, 1000))
     with pytest.raises(WorkerLost):
         result.get(20)
@@ -124,7 +124,7 @@ def test_a_callback_that_exits_stops_nothing(pool: Pool, caplog: pytest.LogCaptu
         assert came.wait(10)
 
 
-def test_a_start_that_finds_no_room_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_start_without_resources_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with Pool(2, context=multiprocessing.get_context("fork")) as pool:
@@ -169,7 +169,7 @@ print(Pool(2).map(abs, [-1]))
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_program_without_a_guard_ends_and_says_why(method: str, tmp_path: Path) -> None:
+def test_a_program_without_a_main_guard_ends_with_the_reason(method: str, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(UNGUARDED.format(method=method))
     ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=30, check=False)

@@ -1,4 +1,4 @@
-"""Pools without pickle: what works, and what is refused with which words."""
+"""Pools without pickle: what works, and what is refused with which message."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_named_functions_run_with_plain_data(pool: Pool) -> None:
     assert pool.apply(offered.back, data, {"more": "yes"}) == (tuple(data), {"more": "yes"})
 
 
-def test_large_bytes_travel_both_ways(pool: Pool) -> None:
+def test_large_bytes_are_sent_both_ways(pool: Pool) -> None:
     large = bytes(range(256)) * 8192
     assert pool.apply(offered.back, (large, 1, large)) == (large, 1, large)
     assert pool.map(offered.back, [large, b""], 2) == [(large,), (b"",)]
 
 
-def test_an_error_comes_home_in_words_with_its_traceback(pool: Pool) -> None:
+def test_an_error_arrives_as_text_with_its_traceback(pool: Pool) -> None:
     with pytest.raises(RemoteError, match="KeyError: 'lost'") as caught:
         pool.apply(offered.complain, ("lost",))
     assert "in complain" in str(caught.value.__cause__)
@@ -64,19 +64,19 @@ def test_an_error_comes_home_in_words_with_its_traceback(pool: Pool) -> None:
         pool.apply(offered.leave)
 
 
-def test_a_result_that_is_no_plain_data_is_that_tasks_error(pool: Pool) -> None:
+def test_a_result_that_is_not_plain_data_is_that_tasks_error(pool: Pool) -> None:
     with pytest.raises(ItemError, match="the result, of type Door, is or holds what does not travel without"):
         pool.apply(offered.itself)
     assert pool.apply(offered.double, (1,)) == 2
 
 
 @pytest.mark.parametrize("func", [lambda: 1, offered.Door, offered.Door.knock, offered.enter, len.__call__])
-def test_what_has_no_name_is_refused_before_it_is_sent(pool: Pool, func: Any) -> None:
+def test_a_function_without_a_name_is_refused_before_it_is_sent(pool: Pool, func: Any) -> None:
     with pytest.raises(ItemError, match="a plain pool calls functions by their names"):
         pool.apply(func)
 
 
-def test_an_argument_that_is_no_plain_data_is_refused_before_it_is_sent(pool: Pool) -> None:
+def test_an_argument_that_is_not_plain_data_is_refused_before_it_is_sent(pool: Pool) -> None:
     with pytest.raises(ItemError, match=r"argument 1 of tests\.pool\.offered:double, of type Door"):
         pool.apply(offered.double, (offered.Door(),))
     with pytest.raises(ItemError, match="argument 2 of"):
@@ -108,7 +108,7 @@ def test_the_executor_is_plain_too(plain_workers: str) -> None:
             pool.apply(lambda: 1)
 
 
-def test_plain_is_for_the_executor_itself() -> None:
+def test_plain_is_refused_over_another_executor() -> None:
     with Executor(1) as executor, pytest.raises(ValueError, match="plain= would be for the executor itself"):
         Pool(executor=executor, plain=True)
 
@@ -117,7 +117,7 @@ def test_plain_is_for_the_executor_itself() -> None:
 
 
 @pytest.mark.parametrize(("func", "args"), [(offered.double, (1,)), (lambda: 1, ()), (abs, (1,))])
-def test_a_usual_clients_calls_fail_and_say_how_to_call(plain_workers: str, func: Any, args: Any) -> None:
+def test_calls_of_a_usual_client_fail_with_a_hint(plain_workers: str, func: Any, args: Any) -> None:
     with Pool.connect(plain_workers) as pool:
         with pytest.raises(Untrusted, match=WITHOUT):
             pool.apply(func, args)
@@ -126,7 +126,7 @@ def test_a_usual_clients_calls_fail_and_say_how_to_call(plain_workers: str, func
     pool.join()
 
 
-def test_a_usual_clients_initializer_fails_and_says_how_to_call(plain_workers: str) -> None:
+def test_an_initializer_of_a_usual_client_fails_with_a_hint(plain_workers: str) -> None:
     with Pool.connect(plain_workers, plain=True) as witness:
         before = witness.apply(offered.pid)
         with (
@@ -139,7 +139,7 @@ def test_a_usual_clients_initializer_fails_and_says_how_to_call(plain_workers: s
     witness.join()
 
 
-def test_an_initializer_that_raises_is_told_plainly(plain_workers: str) -> None:
+def test_an_initializers_error_is_sent_as_text(plain_workers: str) -> None:
     with (
         Pool.connect(plain_workers, initializer=offered.prepare, initargs=("fail",), plain=True) as pool,
         pytest.raises(InitializerFailed, match="ValueError: no such word"),

@@ -43,7 +43,7 @@ TRAPS = ["tests.pool.trap", "tests.pool.offered._corner"]
 
 @contextmanager
 def unharmed(address: str) -> Iterator[None]:
-    """The one worker there is the same process afterwards, and has imported nothing that was not allowed."""
+    """The worker is the same process afterwards, and has imported only allowed modules."""
     with Pool.connect(address, plain=True) as witness:
         before = witness.apply(offered.pid)
         yield
@@ -54,7 +54,7 @@ def unharmed(address: str) -> Iterator[None]:
 
 
 def refusals(client: PoolClient, rows: list[tuple[bytes, int, bytes, list[bytes]]]) -> list[BaseException]:
-    """What comes of such calls."""
+    """The outcomes of such calls."""
     numbered: list[Any] = [
         (n, mode, func, blob, more, None, 0) for n, (func, mode, blob, more) in enumerate(rows, 1)
     ]
@@ -72,7 +72,7 @@ def refusals(client: PoolClient, rows: list[tuple[bytes, int, bytes, list[bytes]
 
 @pytest.fixture
 def stranger(plain_workers: str) -> Iterator[PoolClient]:
-    """A client that says what it likes."""
+    """A client that sends arbitrary messages."""
     client = PoolClient(plain_workers)
     yield client
     client.say(PoolMessageType.BYE)
@@ -100,7 +100,7 @@ def test_no_pickle_that_is_sent_to_a_worker_is_read(
     assert not crater.exists()
 
 
-def test_no_name_that_is_sent_to_a_worker_reaches_what_is_not_allowed(
+def test_no_name_sent_to_a_worker_reaches_a_function_that_is_not_allowed(
     plain_workers: str, stranger: PoolClient
 ) -> None:
     _, call, _ = PlainCalls().dump_call(offered.double, ("true",))
@@ -132,7 +132,7 @@ def test_no_pickle_in_an_initializer_is_read(
 
 
 class HostileCrew(FakeCrew):
-    """A worker that answers every task with the same words."""
+    """A worker that answers every task with the same message."""
 
     answer: tuple[int, bytes, list[bytes]]
 
@@ -176,8 +176,8 @@ def every_use(pool: Pool) -> list[BaseException]:
     return caught
 
 
-def test_the_bomb_goes_off_where_a_usual_client_meets_a_hostile_worker(tmp_path: Path) -> None:
-    """So the tests below can fail."""
+def test_the_bomb_works_if_a_usual_client_connects_to_a_hostile_worker(tmp_path: Path) -> None:
+    """This shows that the tests below can fail."""
     for number, status in enumerate((TaskStatus.VALUE, TaskStatus.ERROR)):
         crater = tmp_path / str(number)
         with hostile_workers(status, bomb(crater), []) as address, Pool.connect(address) as pool:
@@ -218,7 +218,7 @@ def test_a_plain_client_reads_no_pickle_in_its_initializers_error(tmp_path: Path
     assert not crater.exists()
 
 
-def test_a_plain_client_reads_no_pickle_in_a_failure_that_a_coordinator_tells(tmp_path: Path) -> None:
+def test_a_plain_client_reads_no_pickle_in_a_coordinators_failure(tmp_path: Path) -> None:
     crater = tmp_path / "crater"
     shell = bomb(crater)
     for words in (("InitializerRaised", shell), ("WorkerLost", shell), (shell,), shell):

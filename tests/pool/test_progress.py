@@ -34,7 +34,7 @@ def made(progress: Any, total: int | None, stream: TextIO | None = None) -> Repo
     return found
 
 
-def test_nothing_is_said_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_shown_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reporter(None, 3) is None
     assert reporter(False, 3) is None
     for stream in (io.StringIO(), None):
@@ -66,7 +66,7 @@ def test_a_line_is_not_written_for_each_item(terminal: Terminal) -> None:
 
 
 @pytest.mark.usefixtures("without_rich")
-def test_a_line_for_nothing_is_none(terminal: Terminal) -> None:
+def test_an_empty_map_shows_no_line(terminal: Terminal) -> None:
     made(True, 0, terminal).close()
     assert terminal.getvalue() == ""
 
@@ -82,7 +82,7 @@ def test_a_bar_is_drawn_by_rich(terminal: Terminal, total: int | None) -> None:
     made(True, 0, terminal).close()
 
 
-def test_counts_never_go_back_with_many_threads() -> None:
+def test_counts_never_decrease_with_many_threads() -> None:
     seen: list[tuple[int, int | None]] = []
     shown = made(lambda done, total: seen.append((done, total)), 4000)
 

@@ -1,4 +1,4 @@
-"""Maps and windows, whatever the order in which an engine ends its calls."""
+"""Maps and windows, for any order in which an engine ends its calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import injector
 
 @pytest.fixture(scope="module", autouse=True)
 def unexposed() -> Iterator[None]:
-    """What hypothesis draws has to be drawn in its thread, and not by a deputy, though it traces."""
+    """hypothesis traces; nevertheless its data must be drawn in its own thread, not by a deputy."""
     with pytest.MonkeyPatch.context() as patch:
         injector.hide_tracer(patch)
         yield
@@ -42,7 +42,7 @@ def mapped(engine: ManualEngine, func: Any, items: Any, size: int, *callbacks: A
 
 
 @given(st.data(), st.lists(st.integers()), st.integers(1, 7))
-def test_a_map_is_in_order(data: st.DataObject, items: list[int], size: int) -> None:
+def test_a_map_keeps_the_order(data: st.DataObject, items: list[int], size: int) -> None:
     seen: list[Any] = []
     result = mapped(random_engine(data), square, items, size, seen.append, None)
     assert result.get() == [item * item for item in items]
@@ -117,7 +117,7 @@ def test_a_window_is_never_exceeded(
 
 
 @given(st.integers(0, 1000), st.integers(1, 64))
-def test_default_chunks_are_the_standards(length: int, workers: int) -> None:
+def test_default_chunks_are_those_of_multiprocessing(length: int, workers: int) -> None:
     size, extra = divmod(length, workers * 4)
     assert default_chunksize(length, workers) == max(1, size + bool(extra))
 
@@ -131,12 +131,12 @@ def test_a_slice_of_a_range_is_a_range() -> None:
     assert list(chunks({1: 2}, 2)) == [(1,)]
 
 
-def test_the_window_has_room_for_four_chunks_a_worker() -> None:
+def test_the_window_has_room_for_four_chunks_per_worker() -> None:
     assert default_window(2, 1) == 256
     assert default_window(10, 50) == 2000
 
 
-def test_what_an_engine_refuses_is_the_outcome() -> None:
+def test_a_call_that_the_engine_refuses_has_the_error_as_outcome() -> None:
     engine = ManualEngine()
     engine.refuse = TypeError("cannot pickle")
     with pytest.raises(TypeError, match="cannot pickle"):
@@ -153,7 +153,7 @@ class Eager(ManualEngine):
         self.run(call)
 
 
-def test_a_sized_input_is_read_up_to_the_window_however_quick_the_results() -> None:
+def test_a_sized_input_is_read_up_to_the_window_however_fast_the_results() -> None:
     engine = Eager()
     iterator = IMapIterator(engine, square, range(100), 2, 10)
     assert len(engine.limits) == 5
@@ -169,7 +169,7 @@ def test_an_imap_gives_up_after_its_timeout_and_goes_on() -> None:
 
 
 class Thing:
-    """Something that a weak reference can watch."""
+    """An object that supports weak references."""
 
 
 def make_thing(_: int) -> Thing:
@@ -177,7 +177,7 @@ def make_thing(_: int) -> Thing:
 
 
 @pytest.mark.parametrize("kind", [IMapIterator, IMapUnorderedIterator])
-def test_an_imap_keeps_nothing_that_was_taken(kind: type[IMapIterator]) -> None:
+def test_an_imap_keeps_no_result_that_was_taken(kind: type[IMapIterator]) -> None:
     iterator = kind(ManualEngine(), make_thing, itertools.count(), 1, 4)
     taken = [weakref.ref(next(iterator)) for _ in range(20)]
     assert [thing() for thing in taken] == [None] * 20
@@ -200,7 +200,7 @@ def test_a_result_keeps_its_pool_until_it_has_ended() -> None:
     assert gone() is None
 
 
-def test_map_and_imap_hand_on_the_limits() -> None:
+def test_map_and_imap_pass_on_the_limits() -> None:
     engine = ManualEngine()
     MapResult(engine, None).send(square, [[1], [2]], Mode.MAP, (2.5, 3))
     IMapIterator(engine, square, [1], 1, limits=(1.5, 1))

@@ -1,4 +1,4 @@
-"""Ctrl-C waits until a shielded moment is over, and comes then, once."""
+"""Ctrl-C waits until the end of a shielded block, and is raised then, once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nearfar.pool.driver import ReentrantGuard
 
 @pytest.fixture(autouse=True)
 def handler() -> Iterator[Any]:
-    """The usual one, whatever the test makes of it."""
+    """Restores the usual signal handler after the test."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
@@ -50,9 +50,9 @@ def test_a_handler_of_the_programs_own_is_called_once_with_the_frame_behind_the_
         signal.signal(signal.SIGINT, before)
 
 
-def test_what_was_in_hand_where_it_came_does_not_live_on_with_the_interrupt() -> None:
+def test_local_variables_at_the_signal_are_not_kept_alive() -> None:
     class Body:
-        """Large, it may be."""
+        """A possibly large local variable."""
 
     def interrupted() -> weakref.ref[Body]:
         body = Body()
@@ -65,7 +65,7 @@ def test_what_was_in_hand_where_it_came_does_not_live_on_with_the_interrupt() ->
     assert body() is None
 
 
-def test_who_listens_at_the_descriptor_hears_of_it_once() -> None:
+def test_a_wakeup_descriptor_is_written_once() -> None:
     reading, writing = os.pipe2(os.O_NONBLOCK)
     before = signal.set_wakeup_fd(writing)
     try:
@@ -78,7 +78,7 @@ def test_who_listens_at_the_descriptor_hears_of_it_once() -> None:
         os.close(writing)
 
 
-def test_ignored_it_is_ignored() -> None:
+def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with Shield():
@@ -88,7 +88,7 @@ def test_ignored_it_is_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_left_to_the_system_it_kills() -> None:
+def test_a_signal_with_the_default_action_kills() -> None:
     program = """
 import signal
 from nearfar.net.interrupts import Shield
@@ -104,7 +104,7 @@ print("never")
     assert (ended.stdout, ended.returncode) == ("whole\n", -signal.SIGINT)
 
 
-def test_two_inside_each_other(handler: Any) -> None:
+def test_shields_can_be_nested(handler: Any) -> None:
     inside = []
     with pytest.raises(KeyboardInterrupt), Shield():
         with Shield():
@@ -157,7 +157,7 @@ if __name__ == "__main__":  # the default start method may read this program aga
     assert (ended.stdout, ended.stderr) == ("0\n", "")
 
 
-def test_alone_is_for_one_at_a_time_and_not_again_in_the_middle() -> None:
+def test_the_guard_admits_one_thread_and_no_nested_call() -> None:
     alone = ReentrantGuard()
     assert not alone.here
 

@@ -1,4 +1,4 @@
-"""Many threads with one pool, callbacks that do odd things, and garbage collections meanwhile."""
+"""Many threads with one pool, unusual callbacks, and garbage collections meanwhile."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pool() -> Iterator[Pool]:
 
 
 def at_once(count: int, do: Callable[[int], object]) -> None:
-    """`do` in `count` threads; what one raises is raised."""
+    """Run `do` in `count` threads; raises what one of them raises."""
     errors: list[BaseException] = []
 
     def run(number: int) -> None:
@@ -55,7 +55,7 @@ def at_once(count: int, do: Callable[[int], object]) -> None:
 
 @pytest.fixture
 def hurry() -> Iterator[None]:
-    """Threads change as often as they can."""
+    """Switch threads as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -72,8 +72,8 @@ def test_twenty_threads_apply(pool: Pool) -> None:
 
 
 @pytest.mark.usefixtures("hurry")
-def test_twenty_threads_behind_one_who_waits_for_long(pool: Pool, gate: Path) -> None:
-    """The leader has no answer for long; what others hand in, cancel and limit must not wait for that."""
+def test_twenty_threads_behind_a_long_wait(pool: Pool, gate: Path) -> None:
+    """The leader has no answer for long; submits, cancels and timeouts of others must not wait for it."""
     with Pool(3, context=multiprocessing.get_context("fork")) as pool:
         held = pool.apply_async(tasks.wait_for, (str(gate), "held"))
         leader = threading.Thread(target=held.wait)
@@ -97,7 +97,7 @@ def test_twenty_threads_behind_one_who_waits_for_long(pool: Pool, gate: Path) ->
         assert held.get() == "held"
 
 
-def test_who_waits_for_a_call_that_another_cancels(pool: Pool, gate: Path) -> None:
+def test_a_wait_ends_when_another_thread_cancels_the_call(pool: Pool, gate: Path) -> None:
     held = pool.apply_async(tasks.wait_for, (str(gate),))
     waiting = [pool.apply_async(abs, (1,), timeout=LONG) for _ in range(3)]
     began = time.monotonic()
@@ -127,7 +127,7 @@ def test_a_limit_given_while_the_leader_sleeps(pool: Pool, gate: Path) -> None:
 @pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize("how", ["terminate", "close"])
 @pytest.mark.parametrize("attempt", range(5))
-def test_threads_that_hand_in_while_another_ends_it(how: str, attempt: int) -> None:
+def test_threads_may_submit_while_another_ends_the_pool(how: str, attempt: int) -> None:
     pool = Executor(1, mp_context=multiprocessing.get_context("fork"))
     began = threading.Barrier(4)
     ends: list[Any] = []
@@ -175,7 +175,7 @@ def test_a_callback_may_end_the_pool(how: str) -> None:
     pool.join()
 
 
-def test_a_callback_may_hand_in_wait_and_cancel(pool: Pool) -> None:
+def test_a_callback_may_submit_wait_and_cancel(pool: Pool) -> None:
     found: list[Any] = []
 
     def play(value: int) -> None:
@@ -191,10 +191,10 @@ def test_a_callback_may_hand_in_wait_and_cancel(pool: Pool) -> None:
 
 @pytest.mark.filterwarnings("ignore:unclosed running")
 @pytest.mark.parametrize("where", ["_step", "_deadline", "_cancel", "_count"])
-def test_a_forgotten_pool_ends_in_the_middle_of_its_own_work(
+def test_a_garbage_collected_pool_ends_in_the_middle_of_its_own_work(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever the engine is at work, under its lock, the collector may call the pool's end."""
+    """At any point of the engine's work, under its lock, the garbage collector may end the pool."""
     pool = Pool(1, context=multiprocessing.get_context("fork"))
     engine: Any = pool._engine
     assert isinstance(engine, BaseEngine)
@@ -219,8 +219,8 @@ def test_a_forgotten_pool_ends_in_the_middle_of_its_own_work(
 
 
 @pytest.mark.filterwarnings("ignore:unclosed running", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_forgotten_pools_are_collected_anywhere() -> None:
-    """Pools in circles, while others work: whichever thread happens to collect them ends them."""
+def test_pools_may_be_garbage_collected_anywhere() -> None:
+    """Pools in reference cycles, while others work: the thread that collects them ends them."""
     threshold = gc.get_threshold()
     gc.set_threshold(50, 2, 2)
     try:
@@ -244,7 +244,7 @@ def fails(*_: Any) -> None:
     raise ZeroDivisionError
 
 
-def test_ones_own_failure_ends_it_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_ends_the_pool_and_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(1, context=multiprocessing.get_context("fork"))
     result = pool.apply_async(signal.pause)
     engine: Any = pool._engine
@@ -280,7 +280,7 @@ with Pool(1, context=multiprocessing.get_context("fork")) as pool:
     assert ended.returncode == 7, ended.stderr
 
 
-def test_a_forked_child_is_told_that_it_has_no_pool(pool: Pool) -> None:
+def test_a_pool_raises_in_a_forked_child(pool: Pool) -> None:
     result = pool.apply_async(signal.pause)
     child = os.fork()
     if not child:

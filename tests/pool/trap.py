@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 def spring() -> None:
-    """Nothing: that the module was imported is the harm."""
+    """Does nothing: importing the module is the attack."""

@@ -16,7 +16,7 @@ from tests.queues.transports import REFERENCES, START_METHODS, TRANSPORTS, Trans
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Over ipc, what starts processes by every method differs from tcp in its sockets alone."""
+    """Deselect tests over ipc for every start method: they differ from tcp only by their sockets."""
     for item in items:
         call = getattr(item, "callspec", None)
         chosen = call.params if call is not None else {}
@@ -47,7 +47,7 @@ def any_transport(request: pytest.FixtureRequest) -> Transport:
 
 @pytest.fixture
 def context() -> BaseContext:
-    """Where the start method does not matter, the cheapest."""
+    """The fastest start method, for tests in which it does not matter."""
     return multiprocessing.get_context("fork")
 
 
@@ -88,7 +88,7 @@ def make_queue(stack: ExitStack, transport: Transport, context: BaseContext) -> 
 
 @pytest.fixture
 def make_any(stack: ExitStack, any_transport: Transport, context: BaseContext) -> Callable[..., Any]:
-    """As `make_queue`, over the standard's queues, too."""
+    """As `make_queue`, also with the standard library's queues."""
     return _maker(stack, any_transport, context)
 
 

@@ -1,4 +1,4 @@
-"""Shared by the contract's tests: the functions of children, the values that are sent, and waiting for both.
+"""Shared by the contract's tests: functions for child processes, values to send, and helpers that wait.
 
 Children find these functions by this module's name, so that they can be started by spawn as well.
 """
@@ -48,7 +48,7 @@ def children(context: BaseContext, *calls: tuple[Any, ...]) -> Iterator[list[Any
 
 @contextmanager
 def threads(*calls: tuple[Any, ...]) -> Iterator[None]:
-    """The same in threads; an error in one is reported by pytest as its own."""
+    """As `children`, in threads; pytest reports an error in one."""
     started = [threading.Thread(target=function, args=args, daemon=True) for function, *args in calls]
     for thread in started:
         thread.start()
@@ -67,7 +67,7 @@ def outcome(call: Child, *args: Any) -> Any:
 
 
 def report(connection: Connection, call: Child, *args: Any) -> None:
-    """In a child: report that it begins, then the outcome."""
+    """In a child: report its beginning, then the outcome."""
     connection.send("begins")
     connection.send(outcome(call, *args))
 
@@ -95,7 +95,7 @@ def put_all_or_shut_down(queue: Any, items: list[Any]) -> list[Any]:
 
 
 def put_nowait_until_full(queue: Any) -> int:
-    """How many went in."""
+    """The number of items put."""
     count = 0
     try:
         while True:
@@ -110,7 +110,7 @@ def take(queue: Any, count: int) -> list[Any]:
 
 
 def take_all(queue: Any) -> list[Any]:
-    """Until the end."""
+    """Take items until the end."""
     return list(queue)
 
 
@@ -120,7 +120,7 @@ def echo(queue: Any, back: Any) -> None:
 
 
 def work_off(queue: Any, gate: Connection, count: int) -> None:
-    """Take `count` items, then mark each as done when told to go on."""
+    """Take `count` items, then mark each as done when told to continue."""
     for _ in range(count):
         queue.get(timeout=LIMIT)
     gate.send("taken")
@@ -135,7 +135,7 @@ class Unpicklable:
 
 
 class Unreadable:
-    """Pickles, and raises `ArithmeticError` where it is read."""
+    """Can be pickled, but raises `ArithmeticError` when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _refuse, ()
@@ -176,7 +176,7 @@ PLAIN = st.recursive(
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal and of the same type, all the way down; nan is the same as nan, -0.0 is not the same as 0.0."""
+    """Equal and of the same type at every level; nan equals nan, and -0.0 does not equal 0.0."""
     if type(left) is not type(right):
         return False
     if isinstance(left, float):

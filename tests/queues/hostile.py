@@ -39,7 +39,7 @@ TRUTHS = (
 
 
 def packed(envelope: QueueFrame) -> list[bytes]:
-    """The frames of what need not be true: an array where no fixed header can hold it."""
+    """The frames of a possibly invalid message: an array if a fixed header cannot hold it."""
     number, ack, message = envelope
     try:
         return pack(*envelope)
@@ -49,7 +49,7 @@ def packed(envelope: QueueFrame) -> list[bytes]:
 
 
 class Hostile:
-    """A few sessions of wrong or hostile clients. `names`: of honest ones, which they try to impersonate."""
+    """A few sessions of faulty or hostile clients. `names`: of honest ones, which they try to impersonate."""
 
     def __init__(self, random: Random, names: tuple[str, ...] = (), *, consumes: bool, shuts: bool) -> None:
         self.random = random
@@ -59,7 +59,7 @@ class Hostile:
         self._asks = [*ASKS, "shutdown"] if shuts else ASKS
 
     def word(self) -> tuple[str, QueueFrame]:
-        """Something said in one of the sessions that comes through the checks of the wire."""
+        """A message in one of the sessions that passes the checks of the encoding."""
         while True:
             with contextlib.suppress(ProtocolError):
                 session, envelope = self._any_word()

@@ -59,7 +59,7 @@ def check_names(ledger: Ledger, waiting: list[ItemRange]) -> None:
 
 
 def check_producers(ledger: Ledger) -> None:
-    """Grants add up and are never negative; who has news is known."""
+    """Credit adds up and is never negative; producers with news are recorded."""
     producers = ledger.producers.values()
     assert sum(producer.granted[0] for producer in producers) == ledger._granted_items
     assert sum(producer.granted[1] for producer in producers) == ledger._granted_bytes
@@ -82,7 +82,7 @@ def check_ready_list(ready_list: ReadyList) -> None:
 
 
 def check_leases(leases: Deliveries) -> None:
-    """Positions rise, no run reaches over what was taken, and the counts are those of the runs."""
+    """Positions rise, no run spans taken and untaken items, and the counts are those of the runs."""
     spans = [(at, at + run.count - 1) for at, run in zip(leases._positions, leases._runs, strict=True)]
     edges = [0, *(edge for span in spans for edge in span), leases.last + 1]
     assert all(one <= other for one, other in itertools.pairwise(edges))
@@ -95,7 +95,7 @@ def check_leases(leases: Deliveries) -> None:
 
 
 def body_of(items: Iterable[bytes | int]) -> bytes:
-    """Items as a batch of them travels."""
+    """Items encoded as a batch."""
     return b"".join(item_codec.encode(item, trusted=False) for item in items)
 
 

@@ -27,7 +27,7 @@ LEASE = 10.0
 
 
 class World:
-    """Time, and what happens in it."""
+    """The simulated time and its events."""
 
     def __init__(self, seed: int, *, loss: float = 0.0, slowest: float = 0.05, **ledger: Any) -> None:
         self.random = random.Random(seed)
@@ -71,7 +71,7 @@ class World:
         self.later(when - self.now, lambda: arrive(envelope))
 
     def restart_host(self) -> None:
-        """The host is killed and comes back empty."""
+        """The host is killed and restarted empty."""
         self.host.alive = False
         self.host = SimHost(self, epoch=self.host.epoch + 1)
 
@@ -189,7 +189,7 @@ class SimEnd:
         self.world.later(min(delay, 0.5), self._tick)
 
     def act(self) -> None:
-        """Program first, then the machine's actions."""
+        """Run the program's step, then the protocol's actions."""
         if not self.alive or self.frozen:
             return
         self.program()

@@ -24,7 +24,7 @@ def put_and_leave(queue: Any, items: list[Any]) -> None:
 
 
 def ended_after(queue: Any, items: list[Any]) -> Any:
-    """`queue` with `items` in it, and nothing more to come."""
+    """`queue` with `items` in it, after its shutdown."""
     queue.put_many(items)
     queue.shutdown()
     return queue
@@ -152,7 +152,7 @@ def test_what_cannot_be_read_raises_by_itself_and_costs_no_other_item(make_queue
 def test_an_interrupted_wait_for_more_loses_nothing(
     make_queue: Make, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """Given a batch that waits for more, if Ctrl-C ends it, I expect what was taken for it to come again."""
+    """Given a batch that waits for more, if Ctrl-C ends it, I expect its items to be redelivered."""
     queue = make_queue()
     queue.put_many([1, 2])
     queue.flush(LIMIT)

@@ -38,7 +38,7 @@ def make(request: pytest.FixtureRequest, stack: ExitStack) -> Maker:
 
 
 def item(size: int, mark: int = 0) -> bytes | int:
-    """What travels in so many bytes."""
+    """An item of so many bytes."""
     if size == 1:
         return 1
     head = 2 if size - 2 < 1 << 8 else 3 if size - 3 < 1 << 16 else 5
@@ -95,7 +95,7 @@ def test_an_item_may_be_as_large_as_the_queue_and_no_larger(make: Maker) -> None
     assert take(queue, 1) == [item(5000)]
 
 
-def test_of_many_those_go_in_that_fit(make: Maker) -> None:
+def test_of_many_items_those_that_fit_go_in(make: Maker) -> None:
     """Given room for 100 bytes, I expect the first ten of thirty items of 10; then, of items of several
     sizes, those before the first that does not fit."""
     queue = make(100)
@@ -109,7 +109,7 @@ def test_of_many_those_go_in_that_fit(make: Maker) -> None:
 
 
 @pytest.mark.parametrize("bounds", [(10_000_000, 0), (0, 100_000), (10_000_000, 100_000)], ids=str)
-def test_as_many_go_in_at_once_as_there_is_room_for(make: Maker, bounds: tuple[int, int]) -> None:
+def test_as_many_items_go_in_at_once_as_fit(make: Maker, bounds: tuple[int, int]) -> None:
     """More than a client asks room for at a time."""
     queue = make(*bounds)
     queue.put_many(list(range(9000)), block=False)
@@ -127,7 +127,7 @@ def test_both_bounds_hold(make: Maker) -> None:
 
 
 def test_the_bound_is_exact_over_several_producers(make: Maker, context: BaseContext) -> None:
-    """Given four that put until there is no room, each with room ahead that it does not use at the end,
+    """Given four producers that put until there is no room, each with unused credit at the end,
 
     I expect the queue to be full to the byte.
     """
@@ -141,8 +141,8 @@ def test_the_bound_is_exact_over_several_producers(make: Maker, context: BaseCon
         end.close()
 
 
-def test_room_that_an_idle_end_holds_is_had_back(make: Maker, context: BaseContext) -> None:
-    """Given another process that put one small item, and holds room ahead,
+def test_credit_of_an_idle_client_is_recalled(make: Maker, context: BaseContext) -> None:
+    """Given another process that put one small item, and has unused credit,
 
     If an item is put that takes all the rest of the queue, or just so many small ones,
     I expect it to go in, whether the put waits or not.
@@ -212,7 +212,7 @@ def test_a_small_item_goes_in_while_another_thread_waits_with_a_large_one(make: 
     assert not large.is_alive()
 
 
-def test_a_put_that_gave_up_keeps_no_room_from_others(make: Maker, context: BaseContext) -> None:
+def test_a_put_that_gave_up_keeps_no_credit(make: Maker, context: BaseContext) -> None:
     queue = make(100)
     queue.put(item(60))
     assert outcome(queue.put, item(50), True, MOMENT) == "Full"
@@ -225,7 +225,7 @@ def test_a_put_that_gave_up_keeps_no_room_from_others(make: Maker, context: Base
     there.close()
 
 
-def test_what_was_taken_makes_room_at_once_and_what_comes_back_is_counted(make: Maker) -> None:
+def test_taken_items_make_room_at_once_and_returned_ones_are_counted(make: Maker) -> None:
     queue = make(100)
     assert put_until_full(queue, 10) == 10
     delivery = queue.receive(timeout=LIMIT)
@@ -237,7 +237,7 @@ def test_what_was_taken_makes_room_at_once_and_what_comes_back_is_counted(make: 
     queue.put_nowait(item(10))
 
 
-def test_joinable_ones_count_their_bytes_alike(make: Maker, context: BaseContext) -> None:
+def test_joinable_queues_count_bytes_in_the_same_way(make: Maker, context: BaseContext) -> None:
     queue = make(30, joinable=True)
     here, there = context.Pipe()
     with children(context, (work_off, queue, there, 6)):
@@ -250,11 +250,11 @@ def test_joinable_ones_count_their_bytes_alike(make: Maker, context: BaseContext
     there.close()
 
 
-def test_who_is_done_with_nothing_waits_and_others_go_on(stack: ExitStack) -> None:
-    """Given ten items of 100 bytes, and 1,000 that may be unsettled,
+def test_a_consumer_that_acks_nothing_waits_and_others_continue(stack: ExitStack) -> None:
+    """Given ten items of 100 bytes, and 1,000 bytes that may be unsettled,
 
-    If one end receives as many as it can, and acks none,
-    I expect it to get about half, another end to get the next; and the first to go on once it acks.
+    If one client receives as many as it can, and acks none, I expect it to get about half, another client to
+    get the next; and the first to get more once it acks.
     """
     queue = FarQueue(max_unsettled=1000, wait=LIMIT)
     stack.callback(queue.stop_hosting)

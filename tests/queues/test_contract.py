@@ -1,4 +1,4 @@
-"""What every queue does within one process, near or far, like the standard library's."""
+"""Behaviour of every queue within one process, near or far, like the standard library's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_items_come_out_in_the_order_they_went_in(make_any: Maker) -> None:
     assert take(queue, 1000) == list(range(1000))
 
 
-def test_the_seventh_of_six_is_refused(make_any: Maker) -> None:
+def test_an_item_above_the_bound_is_refused(make_any: Maker) -> None:
     queue = make_any(6)
     assert put_nowait_until_full(queue) == 6
     with pytest.raises(Full):
@@ -46,8 +46,8 @@ def test_the_seventh_of_six_is_refused(make_any: Maker) -> None:
     assert take(queue, 6) == list(range(6))
 
 
-def test_who_has_no_time_to_wait_gets_what_is_there(make_any: Maker) -> None:
-    """Given a caller who asks again and again, each time without waiting, I expect it to get every item."""
+def test_a_call_that_does_not_wait_gets_available_items(make_any: Maker) -> None:
+    """Given repeated calls that do not wait, I expect them to get every item."""
     queue, found = make_any(3), []
     deadline = time.monotonic() + LIMIT
     for number in range(3):
@@ -125,7 +125,7 @@ def test_plain_objects_come_out_as_they_went_in(make_queue: Maker) -> None:
     come_out()
 
 
-def test_what_is_changed_after_put_does_not_travel(make_queue: Maker) -> None:
+def test_changes_after_put_are_not_sent(make_queue: Maker) -> None:
     queue, item = make_queue(), [1]
     queue.put(item)
     item.append(2)
@@ -135,7 +135,9 @@ def test_what_is_changed_after_put_does_not_travel(make_queue: Maker) -> None:
 @pytest.mark.parametrize(
     "item", [Unpicklable(), [Unpicklable()], lambda: None], ids=["own", "deep", "lambda"]
 )
-def test_an_item_that_cannot_travel_raises_at_put_and_harms_nothing(make_queue: Maker, item: object) -> None:
+def test_an_item_that_cannot_be_serialized_raises_at_put_and_affects_nothing(
+    make_queue: Maker, item: object
+) -> None:
     queue = make_queue(2, joinable=True)
     queue.put("before")
     with pytest.raises((TypeError, AttributeError, PicklingError)):  # ItemError is a TypeError
@@ -148,14 +150,14 @@ def test_an_item_that_cannot_travel_raises_at_put_and_harms_nothing(make_queue: 
     queue.join()
 
 
-def test_put_many_with_one_that_cannot_travel_puts_none(make_queue: Maker) -> None:
+def test_put_many_with_an_item_that_cannot_be_serialized_puts_none(make_queue: Maker) -> None:
     queue = make_queue()
     with pytest.raises(Exception, match="stays here"):
         queue.put_many([1, Unpicklable(), 3])
     assert queue.qsize() == 0
 
 
-def test_an_item_that_cannot_be_read_raises_once_and_harms_nothing(make_queue: Maker) -> None:
+def test_an_unreadable_item_raises_once_and_affects_nothing(make_queue: Maker) -> None:
     queue = make_queue()
     queue.put_many(["before", Unreadable(), "after"])
     assert queue.get(timeout=LIMIT) == "before"
@@ -180,7 +182,7 @@ def test_many_go_in_and_come_out_in_order(make_queue: Maker) -> None:
     assert queue.empty()
 
 
-def test_put_many_says_how_many_went_in(make_queue: Maker) -> None:
+def test_put_many_reports_the_number_put(make_queue: Maker) -> None:
     queue = make_queue(5)
     queue.put("one")
     with pytest.raises(Full) as full:
@@ -268,6 +270,6 @@ def test_a_queue_shows_its_counts(make_queue: Maker) -> None:
     assert "3 of 5" in repr(queue)
 
 
-def test_a_queue_says_what_it_promises(make_queue: Maker, transport: Any) -> None:
+def test_a_queue_returns_its_promises(make_queue: Maker, transport: Any) -> None:
     promises = make_queue().promises()
     assert (promises.transport, promises.bounded, promises.fifo) == (transport.name, True, True)

@@ -16,7 +16,7 @@ def received(queue: Any) -> Any:
     return queue.receive(timeout=LIMIT)
 
 
-def test_the_first_attempt_is_one(make_queue: Maker) -> None:
+def test_the_first_attempt_is_number_one(make_queue: Maker) -> None:
     queue = make_queue(1)
     queue.put("item")
     delivery = received(queue)
@@ -26,7 +26,7 @@ def test_the_first_attempt_is_one(make_queue: Maker) -> None:
     assert outcome(queue.receive, False) == "Empty"
 
 
-def test_an_item_given_back_comes_again_as_the_next_attempt(make_queue: Maker) -> None:
+def test_a_nacked_item_is_redelivered_as_the_next_attempt(make_queue: Maker) -> None:
     queue = make_queue()
     queue.put(Point(1, (2, 3)))
     for attempt in (1, 2, 3):
@@ -37,7 +37,7 @@ def test_an_item_given_back_comes_again_as_the_next_attempt(make_queue: Maker) -
     assert queue.get(timeout=LIMIT) == Point(1, (2, 3))
 
 
-def test_what_the_consumer_did_to_an_item_does_not_come_again(make_queue: Maker) -> None:
+def test_a_consumers_changes_to_an_item_are_not_redelivered(make_queue: Maker) -> None:
     queue = make_queue()
     queue.put([1])
     delivery = received(queue)
@@ -108,7 +108,7 @@ def test_giving_back_after_shutdown_is_not_refused(make_queue: Maker) -> None:
     queue.join()
 
 
-def test_what_is_given_back_after_immediate_shutdown_is_dropped(make_queue: Maker) -> None:
+def test_items_nacked_after_an_immediate_shutdown_are_dropped(make_queue: Maker) -> None:
     queue = make_queue(joinable=True)
     queue.put("item")
     delivery = received(queue)

@@ -69,7 +69,7 @@ def test_shutdown_wakes_blocked_threads(make_ending: Maker) -> None:
     assert outcomes == ["ShutDown"] * 4
 
 
-def test_immediate_shutdown_drops_what_is_there(make_ending: Maker) -> None:
+def test_immediate_shutdown_drops_the_items(make_ending: Maker) -> None:
     queue = make_ending(joinable=True)
     put_all(queue, list(range(100)))
     queue.shutdown(immediate=True)
@@ -79,7 +79,7 @@ def test_immediate_shutdown_drops_what_is_there(make_ending: Maker) -> None:
         queue.task_done()
 
 
-def test_immediate_shutdown_leaves_items_in_hand_to_be_done(make_ending: Maker) -> None:
+def test_immediate_shutdown_leaves_delivered_items_to_be_acked(make_ending: Maker) -> None:
     queue = make_ending(joinable=True)
     put_all(queue, [1, 2, 3])
     queue.get(timeout=LIMIT)
@@ -96,7 +96,7 @@ def test_iteration_ends_after_shutdown(make_queue: Maker) -> None:
     assert list(queue) == []
 
 
-def test_many_at_a_time_end_too(make_queue: Maker) -> None:
+def test_get_many_ends_too(make_queue: Maker) -> None:
     queue = make_queue()
     queue.put_many([1, 2, 3])
     queue.shutdown()
@@ -117,7 +117,7 @@ def test_close_without_shutdown_leaves_the_queue_to_others(make_queue: Maker, co
 
 
 def test_shutdown_ends_every_consumer(make_queue: Maker, every_context: BaseContext) -> None:
-    """Given consumers that wait or are about to, I expect each item once and each consumer's end."""
+    """Given consumers that wait or are about to, I expect each item once, and each consumer to end."""
     queue = make_queue(5, context=every_context)
     ends = [every_context.Pipe() for _ in range(3)]
     with children(every_context, *[(report, there, take_all, queue) for _, there in ends]):
@@ -154,7 +154,8 @@ def test_shutdown_wakes_a_put_that_waits_in_another_process(make_queue: Maker, c
 def test_every_put_that_returned_before_the_end_arrives(
     make_queue: Maker, context: BaseContext, maxsize: int
 ) -> None:
-    """Given producers and consumers at full speed, if one shuts down in between, I expect nothing lost."""
+    """Given producers and consumers at full speed, if one shuts down meanwhile, I expect no item to be
+    lost."""
     queue = make_queue(maxsize)
     ins, outs = ([context.Pipe() for _ in range(2)] for _ in range(2))
     calls: list[Any] = [
@@ -175,7 +176,7 @@ def test_every_put_that_returned_before_the_end_arrives(
         end.close()
 
 
-def test_immediate_shutdown_frees_those_who_join_elsewhere(make_queue: Maker, context: BaseContext) -> None:
+def test_immediate_shutdown_wakes_joins_in_other_processes(make_queue: Maker, context: BaseContext) -> None:
     queue, (here, there) = make_queue(joinable=True), context.Pipe()
     put_all(queue, [1, 2, 3])
     with here, there, children(context, (report, there, queue.join)):

@@ -1,4 +1,4 @@
-"""What every queue does between processes."""
+"""Behaviour of every queue between processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_producer_may_end_before_its_consumer_starts(make_queue: Maker, contex
 def test_a_child_that_ends_normally_loses_nothing_it_put(
     make_queue: Maker, every_context: BaseContext
 ) -> None:
-    """Given more than any pipe holds, I expect all of it."""
+    """Given more data than any pipe holds, I expect all of it."""
     queue = make_queue(context=every_context)
     items = [bytes([n]) * 50_000 for n in range(40)]
     with children(every_context, (put_all, queue, items)):

@@ -64,7 +64,7 @@ class OverTransport:
 
 
 class OverThreads(OverTransport):
-    """What the tests of `queue.Queue` ask for: its class name, its `maxsize`, and its module of errors."""
+    """The attributes that the tests of `queue.Queue` need: class name, `maxsize`, and module of errors."""
 
     queue = errors
 

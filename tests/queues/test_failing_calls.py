@@ -23,7 +23,7 @@ MOST = 400
 
 @pytest.fixture(params=["keys", "own", "ipc", "insecure"])
 def access(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:
-    """An address, and how to get in there."""
+    """An address, and the access to it."""
     if request.param == "keys":
         auth.init(tmp_path / "keys")
         return ANYWHERE, {"keys": tmp_path / "keys"}
@@ -58,10 +58,10 @@ def go(address: str, how: dict[str, Any], number: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_host_outlives_the_failure_of_each_of_its_calls(
+def test_a_host_survives_the_failure_of_each_system_call(
     host: tuple[FarQueue, Failing], access: tuple[str, dict[str, Any]]
 ) -> None:
-    """I expect nothing to be lost, and each client to be served, or refused with a sentence."""
+    """I expect no item to be lost, and each client to be served, or refused with a reason."""
     queue, calls = host
     _, how = access
     calls.arm(0, 0)
@@ -84,10 +84,10 @@ def test_a_host_outlives_the_failure_of_each_of_its_calls(
     go(queue.address, how, 0)
 
 
-def test_a_fault_of_the_loop_is_told_to_who_hosts_and_ends_the_hosting(
+def test_a_bug_in_the_loop_is_reported_and_ends_the_hosting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Given what is no failure of a call, but a fault of ours."""
+    """Given a bug, not a failure of a system call."""
     queue = Queue(0, ANYWHERE)
     assert queue._host is not None
     queue.put(1)

@@ -42,7 +42,7 @@ def run(target: Any, *args: Any) -> Any:
     return process
 
 
-def test_iteration_ends_when_every_producer_has_said_goodbye(queue: FarQueue) -> None:
+def test_iteration_ends_when_every_producer_has_closed(queue: FarQueue) -> None:
     producers = [run(put_and_leave, queue, [(who, n) for n in range(50)]) for who in range(2)]
     for producer in producers:
         producer.join(20)
@@ -50,7 +50,7 @@ def test_iteration_ends_when_every_producer_has_said_goodbye(queue: FarQueue) ->
 
 
 def test_iteration_waits_for_as_many_producers_as_are_expected() -> None:
-    """Given two expected producers and one that came and went, I expect the consumer to go on waiting."""
+    """Given two expected producers and one that came and left, I expect the consumer to go on waiting."""
     with FarQueue(0, "tcp://127.0.0.1:*", producers=2, **TOGETHER) as queue:
         here, there = FORK.Pipe()
         consumer = run(collect, queue, there)
@@ -64,7 +64,7 @@ def test_iteration_waits_for_as_many_producers_as_are_expected() -> None:
 
 
 def test_a_plain_get_does_not_end_with_the_producers(queue: FarQueue) -> None:
-    """As with multiprocessing: who asks without iterating may expect a producer that is still to come."""
+    """As with multiprocessing: a caller of `get` may expect a producer that has not connected yet."""
     run(put_and_leave, queue, ["item"]).join(20)
     assert queue.get(timeout=20) == "item"
     with pytest.raises(Empty):
@@ -119,7 +119,7 @@ def test_bytes_can_be_bounded(queue: FarQueue) -> None:
         assert queue.qsize() == 2
 
 
-def test_a_joinable_queue_gives_undone_items_of_a_leaving_consumer_to_another() -> None:
+def test_a_joinable_queue_redelivers_undone_items_of_a_leaving_consumer() -> None:
     with FarJoinableQueue(0, "tcp://127.0.0.1:*", **TOGETHER) as queue:
         queue.put("item")
 
@@ -132,7 +132,7 @@ def test_a_joinable_queue_gives_undone_items_of_a_leaving_consumer_to_another() 
         queue.join()
 
 
-def test_a_queue_in_hand_is_done_at_the_normal_end_of_a_process(queue: FarQueue) -> None:
+def test_the_last_item_is_settled_at_the_normal_exit_of_a_process(queue: FarQueue) -> None:
     def take_and_leave() -> None:
         queue.get(timeout=20)
 
@@ -156,7 +156,7 @@ def test_other_processes_connect_by_address(queue: FarQueue) -> None:
         ("ipc:///no/such/folder/q", "no folder"),
     ],
 )
-def test_an_address_that_will_not_do_says_why(address: str, why: str) -> None:
+def test_an_unusable_address_is_an_error_with_a_reason(address: str, why: str) -> None:
     with pytest.raises(AddressError, match=why):
         Queue(5, address)
 
@@ -176,7 +176,7 @@ def test_a_host_may_come_back_at_its_address_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_at_the_address_is_said_after_the_wait() -> None:
+def test_a_missing_host_is_reported_after_the_wait() -> None:
     queue = JoinableQueue.connect("tcp://127.0.0.1:9", wait=0.2)
     start = time.monotonic()
     with pytest.raises(QueueLost, match=r"no host has answered at tcp://127\.0\.0\.1:9 for 0\.2 s"):
@@ -203,10 +203,10 @@ def test_a_queue_shows_where_it_is(queue: FarQueue) -> None:
 
 
 @pytest.mark.parametrize("watched", [False, True])
-def test_a_standing_queue_counts_anew_for_those_who_come_next(watched: bool) -> None:
-    """Given a round that has ended, if a consumer of the next comes first, I expect it to wait.
+def test_a_standing_queue_starts_a_new_count_for_the_next_clients(watched: bool) -> None:
+    """Given a round that has ended, if a consumer of the next round connects first, I expect it to wait.
 
-    Who only asks how the queue stands, as `nearfar queue` does, takes no part in the round.
+    A client that only requests the counts, as `nearfar queue` does, does not belong to the round.
     """
     with FarQueue(0, "tcp://127.0.0.1:*", standing=True, **TOGETHER) as queue:
         assert not watched or queue.counts()["settled"] == 0
@@ -221,12 +221,12 @@ def test_a_standing_queue_counts_anew_for_those_who_come_next(watched: bool) -> 
             there.close()
 
 
-def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
+def test_a_client_reads_remaining_messages_by_itself(
     queue: FarQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a client that reads one message before it acts, and two that have come, with no call waiting,
+    """Given a client that reads one message before it acts, and two messages, with no call waiting,
 
-    I expect both to be read: what it would be woken by next is an ack, six seconds later.
+    I expect both to be read: the next event would be an ack, six seconds later.
     """
     monkeypatch.setattr(io, "DRAIN", 1)
     monkeypatch.setattr(io, "DRAIN", 1)
@@ -240,7 +240,7 @@ def test_an_end_that_leaves_messages_unread_reads_on_by_itself(
         assert eventually(lambda: sender.unsettled == 1)
 
 
-def test_figures_that_ends_tell_are_added_up_and_forgotten_with_them(queue: FarQueue) -> None:
+def test_figures_of_clients_are_added_up_until_they_leave(queue: FarQueue) -> None:
     """Given clients that report what they have under way, I expect the sum, without one that has left."""
     ends = [QueueClient(Address.parse(queue.address).seen_from_here(), helper=True) for _ in range(2)]
     watcher = QueueClient(Address.parse(queue.address).seen_from_here())
@@ -268,12 +268,12 @@ def test_figures_that_ends_tell_are_added_up_and_forgotten_with_them(queue: FarQ
 
 
 @pytest.mark.parametrize("lease", [0, -1, 1e-9, 1e9, float("nan"), float("inf")])
-def test_a_lease_that_cannot_be_is_refused(lease: float) -> None:
+def test_an_invalid_lease_is_refused(lease: float) -> None:
     with pytest.raises(ValueError, match="a lease is"):
         FarQueue(0, "tcp://127.0.0.1:*", lease=lease)
 
 
-def test_a_bound_beyond_all_numbers_is_no_bound() -> None:
+def test_a_huge_bound_means_no_bound() -> None:
     with FarQueue(10**40, "tcp://127.0.0.1:*", maxbytes=10**40) as queue:
         queue.put(1)
         assert not queue.full()

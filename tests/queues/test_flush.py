@@ -1,4 +1,4 @@
-"""What survives the death of its producer: exactly what was put before a flush."""
+"""Items that survive the death of their producer: exactly those put before a flush."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def put_slowly_and_die(queue: Any, many: int, pause: float) -> None:
 
 
 def drained(queue: Any, expected: int, process: Any) -> list[Any]:
-    """What comes, until as much came as is expected, or nothing more can."""
+    """The received items, until all expected ones were received, or no more can come."""
     found: list[Any] = []
     while len(found) < expected:
         alive = process.is_alive()
@@ -66,7 +66,7 @@ def test_kill_9_right_after_a_flush_loses_nothing(
     assert process.exitcode == -signal.SIGKILL
 
 
-def test_kill_9_right_after_puts_that_did_not_hurry_loses_no_more_than_a_few(context: BaseContext) -> None:
+def test_kill_9_right_after_slow_puts_loses_only_a_few(context: BaseContext) -> None:
     """Given a near queue, and puts that leave it a moment each, as those of any program that computes what it
     puts. multiprocessing's own loses up to a few hundred of them, as its thread waits for the interpreter."""
     from nearfar.queues.near import NearQueue
@@ -110,7 +110,7 @@ def test_every_thread_may_flush_what_it_put(make_queue: Callable[..., Any], cont
     assert sorted(found) == list(range(300))
 
 
-def test_a_near_flush_that_nobody_makes_room_for_says_how_many_items_are_left(
+def test_a_near_flush_without_readers_reports_the_number_of_remaining_items(
     make_queue: Callable[..., Any], transport: Any
 ) -> None:
     if transport.name != "near":
@@ -123,7 +123,7 @@ def test_a_near_flush_that_nobody_makes_room_for_says_how_many_items_are_left(
     queue.flush(LIMIT)
 
 
-def test_a_far_flush_says_what_a_silent_host_may_lack_and_goes_on_with_it(address: str) -> None:  # noqa: F811
+def test_a_far_flush_reports_what_a_silent_host_may_lack_and_can_be_continued(address: str) -> None:  # noqa: F811
     with host(address, lease=LIMIT) as process, FarQueue.connect(address, wait=LIMIT) as queue:
         queue.put("known")
         queue.flush(LIMIT)
@@ -137,7 +137,7 @@ def test_a_far_flush_says_what_a_silent_host_may_lack_and_goes_on_with_it(addres
 
 
 @pytest.mark.slow
-def test_a_far_flush_outlasts_a_host_that_is_killed_and_started_again(address: str) -> None:  # noqa: F811
+def test_a_far_flush_survives_a_host_that_is_killed_and_started_again(address: str) -> None:  # noqa: F811
     with host(address) as process, FarQueue.connect(address, wait=LIMIT) as queue:
         queue.put("first")
         queue.flush(LIMIT)
@@ -160,8 +160,9 @@ def test_a_far_flush_confirms_what_was_acked(make_queue: Callable[..., Any], tra
     assert queue._host.counts()["settled"] == 1
 
 
-def test_a_bounded_far_queue_is_flushed_of_what_was_let_in(make_queue: Callable[..., Any]) -> None:
-    """Given one put that has returned, and one that waits for room, I expect a flush not to wait for that."""
+def test_a_flush_of_a_bounded_far_queue_waits_only_for_admitted_items(make_queue: Callable[..., Any]) -> None:
+    """Given one put that has returned, and one that waits for credit, I expect a flush not to wait for the
+    latter."""
     queue = make_queue(1)
     queue.put(1)
     with threads((queue.put, 2)):

@@ -46,11 +46,11 @@ def lanes_of(queue: FarQueue) -> list[str]:
 
 
 def faults(log: pytest.LogCaptureFixture) -> list[str]:
-    """What the host took for its own fault."""
+    """The errors that the host reported as its own."""
     return [record.getMessage() for record in log.records if record.levelno >= logging.ERROR]
 
 
-def test_honest_ends_go_on_while_rubbish_comes_to_every_socket(
+def test_honest_clients_are_served_while_garbage_arrives_at_every_socket(
     queue: FarQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     random = Random(4)
@@ -86,7 +86,7 @@ def test_honest_ends_go_on_while_rubbish_comes_to_every_socket(
     assert all(line.isprintable() for line in said) and len(said) < 50
 
 
-def test_nobody_puts_in_the_name_of_another(queue: FarQueue) -> None:
+def test_no_client_can_put_in_the_name_of_another(queue: FarQueue) -> None:
     """Given the name of a producer's session, I expect what comes to the inbox in it to be dropped."""
     with FarQueue.connect(queue.address, insecure=True) as other:
         other.put("mine")
@@ -102,7 +102,7 @@ def test_nobody_puts_in_the_name_of_another(queue: FarQueue) -> None:
         assert queue.counts()["stored"] == 2
 
 
-def test_a_pid_that_is_none_and_a_session_for_each_of_many(queue: FarQueue) -> None:
+def test_invented_pids_and_many_sessions_leave_no_descriptor_open(queue: FarQueue) -> None:
     """Given clients that name any process as theirs and leave, I expect no descriptor to stay open."""
     queue.put(1)
     assert queue.get() == 1
@@ -121,7 +121,7 @@ def test_a_pid_that_is_none_and_a_session_for_each_of_many(queue: FarQueue) -> N
 
 
 @pytest.mark.parametrize("size", [1 << 62, 3 << 30, sockets.LARGEST_CONTROL + 1])
-def test_a_frame_too_large_is_not_even_begun(queue: FarQueue, size: int) -> None:
+def test_a_frame_that_is_too_large_is_not_read(queue: FarQueue, size: int) -> None:
     before = memory()
     announce(queue._place.port, b"DEALER", size)
     assert memory() - before < 50 << 20
@@ -129,7 +129,7 @@ def test_a_frame_too_large_is_not_even_begun(queue: FarQueue, size: int) -> None
     assert queue.get(timeout=20) == 1
 
 
-def test_the_inbox_takes_no_frame_larger_than_the_queue_may_be() -> None:
+def test_the_inbox_refuses_frames_larger_than_the_queue() -> None:
     with FarQueue(0, "tcp://127.0.0.1:*", maxbytes=3 << 20, insecure=True) as queue:
         assert queue._host is not None and isinstance(queue._host._inbox_place, int)
         announce(queue._host._inbox_place, b"PUSH", (3 << 20) + 1)
@@ -138,8 +138,8 @@ def test_the_inbox_takes_no_frame_larger_than_the_queue_may_be() -> None:
 
 
 @pytest.mark.slow
-def test_messages_that_nobody_reads_pile_up_nowhere(queue: FarQueue) -> None:
-    """Given one who asks and never reads, I expect the answers to take no more than a bounded memory."""
+def test_unread_messages_do_not_accumulate(queue: FarQueue) -> None:
+    """Given a client that asks and never reads, I expect the answers to take a bounded amount of memory."""
     hello = messages.pack(0, 0, QueueMessage(QueueMessageType.HELLO, (VERSION, "deaf", {})))
     before = memory()
     with raw(zmq.DEALER, queue.address, identity=b"deaf.s.1") as control:
@@ -152,9 +152,9 @@ def test_messages_that_nobody_reads_pile_up_nowhere(queue: FarQueue) -> None:
 
 
 @pytest.mark.slow
-def test_connections_that_never_say_a_word_are_closed() -> None:
-    """Given as many silent connections as the process may have descriptors, I expect those who are there to
-    be served meanwhile, and newcomers soon after."""
+def test_silent_connections_are_closed() -> None:
+    """Given as many silent connections as the process may have descriptors, I expect connected clients to be
+    served meanwhile, and new ones soon after."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with FarQueue(5, "tcp://127.0.0.1:*", insecure=True, wait=30.0) as queue, ExitStack() as stack:
         queue.put(1)
@@ -176,7 +176,9 @@ def test_connections_that_never_say_a_word_are_closed() -> None:
         assert sockets.most_peers(4) < 120
 
 
-def test_no_lane_to_be_had_is_told_and_stops_nobody(queue: FarQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_lane_is_reported_and_affects_no_other(
+    queue: FarQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue.put(1)
     assert queue.get() == 1
 
@@ -222,7 +224,7 @@ def said(kind: QueueMessageType, *fields: Any, number: int = 1) -> list[bytes]:
     return [msgpack.packb([kind, number, 0, *fields])]
 
 
-def test_an_end_outlives_rubbish_from_its_host() -> None:
+def test_a_client_survives_garbage_from_its_host() -> None:
     random = Random(5)
     words = [
         *rubbish(lambda: said(QueueMessageType.ROOM, 1, 1), random, 50),
@@ -239,5 +241,5 @@ def test_an_end_outlives_rubbish_from_its_host() -> None:
     ],
     ids=["more room than there can be", "an item out of turn"],
 )
-def test_an_end_leaves_a_host_that_cannot_be_right(words: list[list[bytes]]) -> None:
+def test_a_client_leaves_a_host_that_breaks_the_protocol(words: list[list[bytes]]) -> None:
     assert "its host broke the protocol" in meet(words)

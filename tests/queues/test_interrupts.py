@@ -1,4 +1,4 @@
-"""Ctrl-C at any point inside a put or a get: nothing is lost, nothing comes twice, the queue stays usable."""
+"""Ctrl-C at any point inside a put or a get: no item is lost or doubled, the queue stays usable."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Handler:
 
 
 def get_all(queue: FarQueue, count: int, most: int, handler: Handler) -> list[int]:
-    """Get, again wherever that is interrupted. What is asked for is kept in the same step as it comes."""
+    """Get all items, repeating interrupted calls. A result is stored in the same step in which it arrives."""
     found: list[int] = []
     deadline = time.monotonic() + 30
     while len(found) < count:
@@ -80,7 +80,7 @@ def stop(over: threading.Event, thread: threading.Thread, before: object) -> Non
 
 @pytest.fixture(params=["bytecode", "signal"])
 def act(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
-    """What strikes: an exception at any bytecode, or a signal whose handler raises."""
+    """The interruption: an exception at any bytecode, or a signal whose handler raises."""
     yield from injector.striking(request.param, monkeypatch)
 
 
@@ -96,10 +96,10 @@ STRIDES = [37, pytest.param(1, marks=[pytest.mark.exhaustive, pytest.mark.timeou
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
 @pytest.mark.parametrize("maxsize", [0, 5])
-def test_a_put_struck_at_any_bytecode(
+def test_a_put_interrupted_at_any_bytecode(
     act: Callable[[], object], maxsize: int, size: int, stride: int
 ) -> None:
-    """What was put arrives once and in order; what was struck arrives once or not at all."""
+    """Items arrive once and in order; the item of an interrupted put arrives once or not at all."""
     body, numbers, struck = b"x" * size, itertools.count(), []
     with FarQueue(maxsize, "tcp://127.0.0.1:*") as queue, FarQueue.connect(queue.address) as other:
         taken: list[int] = []
@@ -121,8 +121,8 @@ def test_a_put_struck_at_any_bytecode(
 
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("how", [*GETS, "get when there is none"])
-def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, stride: int) -> None:
-    """What was struck is given to the next one who asks, but for what was on its way out already."""
+def test_a_get_interrupted_at_any_bytecode(act: Callable[[], object], how: str, stride: int) -> None:
+    """The item of an interrupted get goes to the next caller, unless it was being returned already."""
     struck, lost = 0, 0
     with FarQueue(0, "tcp://127.0.0.1:*") as queue, FarQueue.connect(queue.address) as other:
         numbers = itertools.count()
@@ -169,8 +169,8 @@ def test_a_get_struck_at_any_bytecode(act: Callable[[], object], how: str, strid
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_a_flush_struck_at_any_bytecode(act: Callable[[], object], stride: int) -> None:
-    """What was put before it arrives once, and the next flush is kept."""
+def test_a_flush_interrupted_at_any_bytecode(act: Callable[[], object], stride: int) -> None:
+    """Items put before it arrive once, and the next flush works."""
     numbers, struck = itertools.count(), 0
     with FarQueue(0, "tcp://127.0.0.1:*") as queue, FarQueue.connect(queue.address) as other:
 
@@ -238,7 +238,7 @@ def test_an_exception_that_another_thread_raises() -> None:
 
 
 @pytest.mark.parametrize("maxsize", [0, 3])
-def test_a_signals_handler_may_put_and_get(maxsize: int) -> None:
+def test_a_signal_handler_may_put_and_get(maxsize: int) -> None:
     """While the main thread puts, and while it waits for room or for an item."""
     sent = itertools.count(1_000_000)
     extra: list[int] = []
@@ -275,7 +275,7 @@ def test_a_signals_handler_may_put_and_get(maxsize: int) -> None:
     assert [each for each in found if each < 1_000_000] == list(range(count))
 
 
-def test_a_handler_brings_what_the_main_thread_waits_for() -> None:
+def test_a_handler_may_put_the_item_that_the_main_thread_waits_for() -> None:
     with FarQueue(1, "tcp://127.0.0.1:*") as queue:
 
         def handle(*_: object) -> None:
@@ -308,7 +308,7 @@ def test_a_handler_makes_the_room_that_the_main_thread_waits_for() -> None:
 
 
 class Putter:
-    """Puts when it is forgotten; it and another forget each other only in a garbage collection."""
+    """Puts in its finalizer; it is in a reference cycle, so a garbage collection runs it."""
 
     def __init__(self, queue: FarQueue, number: int, failed: list[int]) -> None:
         self.queue, self.number, self.failed, self.other = queue, number, failed, self
@@ -321,7 +321,7 @@ class Putter:
 
 
 def test_a_finalizer_may_put() -> None:
-    """It is in the queue, or the finalizer is told that it is not: never lost, and nothing is torn."""
+    """The item is in the queue, or the finalizer gets an error: it is never lost, and no state is damaged."""
     failed: list[int] = []
     threshold = gc.get_threshold()
     with FarQueue(0, "tcp://127.0.0.1:*") as queue:
@@ -344,7 +344,7 @@ def test_a_finalizer_may_put() -> None:
 
 
 class Chatty:
-    """Says in a queue that it is pickled."""
+    """Puts into a queue while it is pickled."""
 
     queue: FarQueue
 
@@ -354,7 +354,7 @@ class Chatty:
 
 
 @pytest.mark.parametrize("maxsize", [0, 2])
-def test_what_is_pickled_may_put(maxsize: int) -> None:
+def test_an_object_may_put_while_it_is_pickled(maxsize: int) -> None:
     with FarQueue(maxsize, "tcp://127.0.0.1:*") as queue:
         Chatty.queue = queue
         queue.put(Chatty(), timeout=10)

@@ -23,7 +23,7 @@ def queue() -> Iterator[NearQueue]:
 
 
 def in_handler(do: Callable[[], object]) -> Callable[[], object]:
-    """What strikes: a signal, whose handler does that."""
+    """The interruption: a signal, whose handler calls `do`."""
 
     def ring() -> None:
         before = signal.signal(signal.SIGALRM, lambda *_: do() and None)
@@ -54,7 +54,7 @@ def test_a_handler_may_put_at_any_bytecode_of_a_put(size: int) -> None:
 def test_an_exception_at_any_bytecode_of_a_put_leaves_it_usable(
     queue: NearQueue, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was struck may be in it or not; what comes after it is."""
+    """The item of an interrupted put may be in the queue or not; later items are."""
     numbers = itertools.count()
     act = injector.strike
     if how == "signal":
@@ -74,7 +74,8 @@ def test_an_exception_at_any_bytecode_of_a_put_leaves_it_usable(
 
 
 def test_an_exception_at_any_bytecode_of_a_get_leaves_the_reader_lock_free(queue: NearQueue) -> None:
-    """What was read of a message by then is gone, as with the standard's: hence an item each time anew."""
+    """The part of a message read by then is lost, as in the standard library: so each time a new item is
+    put."""
     held: list[bool] = []
 
     def look() -> None:
@@ -95,7 +96,7 @@ def test_an_exception_at_any_bytecode_of_a_get_leaves_the_reader_lock_free(queue
     queue.put("last")  # the thread that sends it closes the pipe
 
 
-def test_a_get_in_the_middle_of_a_get_says_that_it_cannot(queue: NearQueue) -> None:
+def test_a_nested_get_raises(queue: NearQueue) -> None:
     errors: list[RuntimeError] = []
 
     def handle(*_: object) -> None:

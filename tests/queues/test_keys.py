@@ -1,4 +1,4 @@
-"""A far queue with keys: who is admitted, who is refused with a reason, and who is revoked."""
+"""A far queue with keys: clients that are admitted, refused with a reason, or revoked."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def unknown_keys(folder: Path) -> Path:
         (lambda folder: {}, "it asks for keys"),
         (lambda folder: {"insecure": True}, "not open to everyone: give keys"),
         (lambda folder: {"keys": other_keys(folder)}, "it has another key than .*others says"),
-        (lambda folder: {"keys": unknown_keys(folder)}, "does not let in the key of .*unknown"),
-        (lambda folder: {"keys": revoked_keys(folder)}, "does not let in the key of .*laptop"),
+        (lambda folder: {"keys": unknown_keys(folder)}, "does not admit the key of .*unknown"),
+        (lambda folder: {"keys": revoked_keys(folder)}, "does not admit the key of .*laptop"),
     ],
     ids=["no key", "plain", "wrong server key", "unknown key", "revoked key"],
 )
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
-def test_who_is_not_let_in_is_told_why_within_seconds(
+def test_a_refused_client_gets_the_reason_within_seconds(
     folder: Path, connect: Connect, access: Callable[[Path], dict[str, Any]], said: str, transport: str
 ) -> None:
     address = ANYWHERE if transport == "tcp" else f"ipc://{folder}/queue"
@@ -114,7 +114,7 @@ def test_who_is_not_let_in_is_told_why_within_seconds(
     ("access", "said"),
     [({}, "it is open to everyone"), ({"keys": True}, "it uses no keys, so it cannot be verified")],
 )
-def test_an_end_does_not_talk_to_a_plain_service_unasked(
+def test_a_client_with_keys_refuses_a_service_without_keys(
     connect: Connect, access: dict[str, Any], said: str
 ) -> None:
     with Queue(0, ANYWHERE, insecure=True) as host:
@@ -124,7 +124,7 @@ def test_an_end_does_not_talk_to_a_plain_service_unasked(
         assert host.counts()["stored"] == 0
 
 
-def test_who_shows_a_key_to_a_service_without_keys_is_told_so(connect: Connect) -> None:
+def test_a_client_with_keys_at_a_service_without_keys_gets_the_reason(connect: Connect) -> None:
     """Its port admits no client, which looks like another key."""
     with Queue(0, ANYWHERE) as host:
         end = connect(host.address, keys=keys())
@@ -132,11 +132,11 @@ def test_who_shows_a_key_to_a_service_without_keys_is_told_so(connect: Connect) 
             end.put("hello")
 
 
-def test_no_bound_socket_lets_in_who_has_no_key_or_an_unknown_one(
+def test_no_bound_socket_admits_a_peer_without_a_known_key(
     folder: Path, host: FarQueue, connect: Connect
 ) -> None:
-    """Given a queue with its control, its inbox and a lane, at each of these ports: no stranger comes
-    through the handshake, and who has a key does."""
+    """Given a queue with its control socket, its inbox and a lane: at each port the handshake fails for
+    strangers, and succeeds with a key."""
     consumer = connect(host.address, keys=folder)
     host.put("item")
     assert consumer.get(timeout=SOON) == "item"
@@ -152,7 +152,7 @@ def test_no_bound_socket_lets_in_who_has_no_key_or_an_unknown_one(
     assert int(host.address.rpartition(":")[2]) in dealing
 
 
-def test_a_lane_is_for_the_key_of_its_consumer_alone(folder: Path, host: FarQueue, connect: Connect) -> None:
+def test_a_lane_accepts_only_its_consumers_key(folder: Path, host: FarQueue, connect: Connect) -> None:
     laptop, mine = auth.add(folder, "laptop"), read_pair(folder, CLIENT)
     assert laptop is not None
     before = listening_ports()
@@ -164,14 +164,16 @@ def test_a_lane_is_for_the_key_of_its_consumer_alone(folder: Path, host: FarQueu
     assert gets_in(lane, zmq.PULL, (*read_pair(laptop, CLIENT), server))
 
 
-def test_who_is_added_gets_in_without_a_restart(folder: Path, host: FarQueue, connect: Connect) -> None:
+def test_an_added_client_is_admitted_without_a_restart(
+    folder: Path, host: FarQueue, connect: Connect
+) -> None:
     made = auth.add(folder, "laptop")
     laptop = connect(host.address, keys=made)
     laptop.put("hello")
     assert host.get(timeout=SOON) == "hello"
 
 
-def test_who_is_revoked_is_out_at_once_and_what_it_held_goes_to_another(
+def test_a_revoked_client_is_disconnected_at_once_and_its_items_are_redelivered(
     folder: Path, host: FarQueue, connect: Connect
 ) -> None:
     made = auth.add(folder, "laptop")
@@ -186,13 +188,13 @@ def test_who_is_revoked_is_out_at_once_and_what_it_held_goes_to_another(
     again = host.receive(timeout=SOON)
     assert (again.item, again.attempt) == ("item", 2)
     again.ack()
-    with pytest.raises(NotAdmitted, match="does not let in"):
+    with pytest.raises(NotAdmitted, match="does not admit"):
         laptop.get(timeout=SOON)
     assert host.counts()["unsettled"] == 0
 
 
-def test_a_connection_of_a_revoked_key_is_heard_no_more(folder: Path, host: FarQueue) -> None:
-    """Given a raw socket that came in while its key was good, and stays,
+def test_messages_of_a_revoked_key_are_ignored(folder: Path, host: FarQueue) -> None:
+    """Given a raw socket that was admitted with its key, and stays connected,
     If the key is revoked,
     I expect that no HELLO over it begins a session."""
     made = auth.add(folder, "laptop")
@@ -207,7 +209,7 @@ def test_a_connection_of_a_revoked_key_is_heard_no_more(folder: Path, host: FarQ
         dialed.close()
 
 
-def test_nobody_speaks_in_the_session_of_another(folder: Path, host: FarQueue, connect: Connect) -> None:
+def test_no_client_can_use_the_session_of_another(folder: Path, host: FarQueue, connect: Connect) -> None:
     """Given an admitted client, and a client with another key that uses its session's name,
     I expect that its messages are dropped."""
     victim = connect(host.address, keys=folder)
@@ -232,9 +234,7 @@ def test_nobody_speaks_in_the_session_of_another(folder: Path, host: FarQueue, c
 
 
 @pytest.mark.slow
-def test_a_host_that_comes_back_with_other_keys_is_not_taken_for_the_same(
-    folder: Path, connect: Connect
-) -> None:
+def test_a_host_restarted_with_other_keys_is_refused(folder: Path, connect: Connect) -> None:
     host = Queue(0, ANYWHERE, keys=folder, lease=1.0)
     address = host.address
     end = connect(address, keys=folder)
@@ -250,7 +250,7 @@ def test_a_host_that_comes_back_with_other_keys_is_not_taken_for_the_same(
         assert impostor.counts()["stored"] == 0
 
 
-def test_open_to_everyone_means_plain_data_alone(connect: Connect) -> None:
+def test_an_open_queue_accepts_only_plain_data(connect: Connect) -> None:
     with Queue(0, ANYWHERE, insecure=True) as host:
         end = connect(host.address, insecure=True)
         end.put({"plain": [1, (2, {3})]})
@@ -260,7 +260,7 @@ def test_open_to_everyone_means_plain_data_alone(connect: Connect) -> None:
                 queue.put(object())
 
 
-def test_an_end_reads_no_pickle_because_an_open_host_says_so(connect: Connect) -> None:
+def test_a_client_reads_no_pickle_from_an_open_host(connect: Connect) -> None:
     """Given a host that is open to everyone and claims to be trusted,
     I expect that a client sends it no pickle, and reads none."""
     with Queue(0, ANYWHERE, insecure=True) as host:
@@ -272,7 +272,7 @@ def test_an_end_reads_no_pickle_because_an_open_host_says_so(connect: Connect) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_a_socket_file_of_another_user_is_not_talked_to(
+def test_nothing_is_sent_to_a_socket_file_of_another_user(
     connect: Connect, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Given a folder where everybody may bind, and a host of another user in the place of ours,

@@ -24,7 +24,7 @@ from nearfar.errors import Empty, ProducerLost
 from nearfar.net.addresses import Address
 from nearfar.queues.client.client import QueueClient
 from nearfar.queues.far import FarJoinableQueue, FarQueue
-from tests.queues import mortals
+from tests.queues import process_roles
 from tests.queues.contract import LIMIT, told
 from tests.queues.transports import START_METHODS
 from tests.support.waiting import eventually
@@ -103,7 +103,7 @@ def take(queue: FarQueue, count: int) -> list[tuple[Any, int]]:
 
 
 def take_until_all_is_settled(queue: FarQueue) -> list[Any]:
-    """Items, some perhaps twice: what lay in a buffer when the host died is taken, and comes again."""
+    """Items, some perhaps twice: those in a buffer when the host died are taken, and redelivered."""
     taken = []
     while queue.counts()["unsettled"]:
         with suppress(Empty), queue.receive(timeout=0.2) as delivery:
@@ -115,16 +115,16 @@ def test_what_a_killed_consumer_held_reaches_another_at_once(make: Maker) -> Non
     """Given a lease of ten minutes, I expect no call to wait for it."""
     queue = make(lease=600.0)
     queue.put_many(range(3))
-    with mortal(mortals.hold, queue, 3) as (process, gate):
+    with mortal(process_roles.hold, queue, 3) as (process, gate):
         assert told(gate) == [0, 1, 2]
         process.kill()
         assert take(queue, 3) == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_what_a_frozen_consumer_held_moves_on_and_its_acks_come_too_late(make: Maker) -> None:
+def test_items_of_a_frozen_consumer_are_redelivered_and_its_acks_are_late(make: Maker) -> None:
     queue = make(lease=LEASE)
     queue.put_many(range(3))
-    with mortal(mortals.hold, queue, 3) as (process, gate):
+    with mortal(process_roles.hold, queue, 3) as (process, gate):
         assert told(gate) == [0, 1, 2]
         os.kill(process.pid, signal.SIGSTOP)
         assert take(queue, 3) == [(0, 2), (1, 2), (2, 2)]
@@ -141,7 +141,7 @@ def test_what_a_frozen_consumer_held_moves_on_and_its_acks_come_too_late(make: M
 def test_a_killed_producer_is_named_at_the_end(make: Maker) -> None:
     queue = make(lease=600.0)
     items = []
-    with mortal(mortals.produce_and_wait, queue, ["a", "b"]) as (process, gate):
+    with mortal(process_roles.produce_and_wait, queue, ["a", "b"]) as (process, gate):
         assert told(gate) == "put"
         process.kill()
         with pytest.raises(ProducerLost) as caught:
@@ -151,16 +151,16 @@ def test_a_killed_producer_is_named_at_the_end(make: Maker) -> None:
     assert items == ["a", "b"]
 
 
-def test_a_killed_helper_is_missed_by_nobody_and_what_it_put_comes(make: Maker) -> None:
-    """Given a producer that said nothing yet, and a helper of its that put two items,
+def test_a_killed_helper_is_not_counted_and_its_items_arrive(make: Maker) -> None:
+    """Given a producer that has put nothing yet, and its helper that put two items,
 
-    If the helper is killed, and the producer puts one more and leaves,
-    I expect all three items, and the end as if nobody had died.
+    If the helper is killed, and the producer puts one more and leaves, I expect all three items, and a normal
+    end.
     """
     queue = make(lease=600.0)
     producer = QueueClient(Address.parse(queue.address))
     producer.attend()
-    with mortal(mortals.help_and_wait, queue, ["a", "b"]) as (process, gate):
+    with mortal(process_roles.help_and_wait, queue, ["a", "b"]) as (process, gate):
         assert told(gate) == "put"
         assert (queue.counts()["producers"], queue.counts()["helpers"]) == (1, 1)
         process.kill()
@@ -181,12 +181,12 @@ def test_a_producer_that_attends_and_puts_nothing_is_counted(make: Maker) -> Non
     assert list(queue) == []
 
 
-def test_poison_is_put_aside_and_harms_no_other_item(make: Maker) -> None:
+def test_a_poison_item_becomes_a_dead_letter_and_affects_no_other(make: Maker) -> None:
     queue = make(lease=600.0, max_attempts=3)
     queue.put_many(["first", "poison", "second", "third"])
     came = []
     for _ in range(3):
-        with mortal(mortals.die_of_poison, queue) as (process, gate):
+        with mortal(process_roles.die_of_poison, queue) as (process, gate):
             process.join(LIMIT)
             assert process.exitcode == -signal.SIGKILL
             while gate.poll():
@@ -199,7 +199,7 @@ def test_poison_is_put_aside_and_harms_no_other_item(make: Maker) -> None:
     assert {*came, *(item for item, _ in take(queue, rest))} == {"first", "second", "third"}
 
 
-def test_what_living_producers_put_survives_the_host(address: str) -> None:
+def test_items_of_live_producers_survive_the_host(address: str) -> None:
     with closing(FarQueue.connect(address)) as producer, closing(FarQueue.connect(address)) as consumer:
         with host(address) as first:
             producer.put_many(range(100))
@@ -218,8 +218,8 @@ def test_what_living_producers_put_survives_the_host(address: str) -> None:
                 queue.join_thread()
 
 
-def test_task_done_of_an_item_that_is_sent_again_counts_for_nothing(address: str) -> None:
-    """Given an item in hand while its host is replaced: `task_done` neither raises nor settles it."""
+def test_task_done_of_a_resent_item_is_ignored(address: str) -> None:
+    """Given an unacknowledged item while its host is replaced: `task_done` neither raises nor settles it."""
     with closing(FarJoinableQueue.connect(address)) as queue:
         with host(address) as first:
             queue.put("a")
@@ -241,7 +241,7 @@ def test_task_done_of_an_item_that_is_sent_again_counts_for_nothing(address: str
 @pytest.mark.slow
 @pytest.mark.parametrize("method", START_METHODS)
 def test_children_do_not_outlive_the_host_that_was_their_parent(method: str) -> None:
-    with program("tests.queues.mortals", "parent", method) as parent:
+    with program("tests.queues.process_roles", "parent", method) as parent:
         assert parent.stdout is not None
         children = [os.pidfd_open(int(parent.stdout.readline())) for _ in range(2)]
         parent.kill()
@@ -256,16 +256,16 @@ def test_children_do_not_outlive_the_host_that_was_their_parent(method: str) -> 
 @pytest.mark.parametrize(("how", "code"), [("return", 0), ("sys.exit", 3), ("raise", 1)])
 def test_a_program_that_ends_without_a_close_loses_nothing(make: Maker, how: str, code: int) -> None:
     queue = make()
-    with program("tests.queues.mortals", "put_and_end", queue.address, how) as process:
+    with program("tests.queues.process_roles", "put_and_end", queue.address, how) as process:
         assert process.wait(LIMIT) == code
     assert [item for item, _ in take(queue, 1000)] == list(range(1000))
 
 
 @pytest.mark.slow
-def test_a_program_ends_in_time_though_its_host_was_killed(address: str) -> None:
+def test_a_program_exits_in_time_though_its_host_was_killed(address: str) -> None:
     with (
         host(address) as killed,
-        program("tests.queues.mortals", "put_and_end_later", address) as process,
+        program("tests.queues.process_roles", "put_and_end_later", address) as process,
     ):
         assert process.stdout is not None
         assert process.stdout.readline() == "put\n"
@@ -276,19 +276,19 @@ def test_a_program_ends_in_time_though_its_host_was_killed(address: str) -> None
         assert "items may be lost" in said
 
 
-def test_a_program_ends_in_time_though_nobody_hosts(address: str) -> None:
-    with program("tests.queues.mortals", "get_from_nobody", address) as process:
+def test_a_program_exits_in_time_without_a_host(address: str) -> None:
+    with program("tests.queues.process_roles", "get_from_nobody", address) as process:
         _, said = process.communicate(timeout=LIMIT)
         assert (
             said.splitlines()[-1] == f"nearfar.errors.QueueLost: no host has answered at {address} for 0.5 s"
         )
 
 
-def test_a_join_outlasts_its_host(address: str) -> None:
+def test_a_join_survives_its_host(address: str) -> None:
     """Given a full queue and a producer that waits for it to be done,
 
-    If its host is killed and another comes, which has nothing yet,
-    I expect the producer to wait until its items were done there.
+    If its host is killed and replaced by an empty one, I expect the producer to wait until its items were
+    done there.
     """
     with host(address, maxsize=3) as first, closing(FarJoinableQueue.connect(address)) as queue:
         queue.put_many(range(3))

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.pure
 
 
 def ledger_with(count: int = 0, *, window: int = 100, consumers: str = "c", **options: int) -> Ledger:
-    """A ledger with a producer p, that put the numbers from 1 to `count`, and hungry consumers."""
+    """A ledger with a producer p that put the numbers from 1 to `count`, and consumers with capacity."""
     ledger = Ledger(**options)
     ledger.enter("p")
     if count:
@@ -32,7 +32,7 @@ def put(ledger: Ledger, first: int, count: int = 1, to: str | None = None, produ
 
 
 def lent(ledger: Ledger, name: str = "c") -> list[int | bytes]:
-    """Everything that the consumer is lent now."""
+    """Everything that the consumer gets now."""
     items = []
     while (delivered_batch := ledger.lend(name)) is not None:
         items += items_of(delivered_batch[1])
@@ -49,11 +49,11 @@ def news(ledger: Ledger, producer: str = "p") -> list[tuple[int, int, Settlement
 # -- from put to done ----------------------------------------------------------------------------------
 
 
-def test_an_item_goes_from_its_producer_to_a_consumer_and_the_producer_hears_of_it() -> None:
+def test_an_item_goes_from_its_producer_to_a_consumer_and_the_outcome_returns() -> None:
     """Given three items that were stored,
 
-    If a consumer is lent them, takes two, and is done with one,
-    I expect the size to fall as they are taken, and the producer to be told of the one.
+    If a consumer gets them, takes two, and settles one, I expect the size to fall as they are taken, and the
+    producer to get the outcome of the one.
     """
     ledger = ledger_with(3)
     assert ledger.size == ledger.unsettled == 3
@@ -68,7 +68,7 @@ def test_an_item_goes_from_its_producer_to_a_consumer_and_the_producer_hears_of_
     assert news(ledger) == [(1, 1, Settlement.DONE, None)]
 
 
-def test_news_of_neighbours_is_told_as_one_and_answers_singly() -> None:
+def test_news_of_adjacent_items_is_merged_and_answers_are_not() -> None:
     ledger = ledger_with(6)
     lent(ledger)
     ledger.took("c", 6)
@@ -85,7 +85,7 @@ def test_news_of_neighbours_is_told_as_one_and_answers_singly() -> None:
     ]
 
 
-def test_a_run_that_was_stored_before_is_not_taken_again() -> None:
+def test_a_run_that_was_stored_before_is_not_stored_again() -> None:
     ledger = ledger_with(3)
     assert not put(ledger, 1, 3)
     assert not put(ledger, 2, 2)
@@ -94,12 +94,12 @@ def test_a_run_that_was_stored_before_is_not_taken_again() -> None:
     assert lent(ledger) == [1, 2, 3, 4]
 
 
-def test_a_run_is_spread_over_those_who_want_little() -> None:
+def test_a_run_is_spread_over_consumers_with_small_windows() -> None:
     ledger = ledger_with(5, consumers="abc", window=2)
     assert [lent(ledger, name) for name in "abc"] == [[1, 2], [3, 4], [5]]
 
 
-def test_a_consumer_is_lent_what_its_window_holds_and_no_more_until_it_takes() -> None:
+def test_a_consumer_gets_its_window_and_no_more_until_it_takes() -> None:
     ledger = ledger_with(5, window=2)
     assert lent(ledger) == [1, 2]
     assert lent(ledger) == []
@@ -116,7 +116,7 @@ def test_a_window_in_bytes_lets_a_larger_item_through_alone() -> None:
     assert len(lent(ledger)) == 1
 
 
-def test_who_wants_nothing_is_lent_nothing() -> None:
+def test_a_consumer_with_an_empty_window_gets_nothing() -> None:
     assert lent(ledger_with(5, window=0)) == []
 
 
@@ -131,12 +131,12 @@ def test_items_of_several_producers_come_by_age() -> None:
 # -- when consumers fail ----------------------------------------------------------------------------------
 
 
-def test_what_a_lost_consumer_had_goes_to_another_as_a_later_attempt() -> None:
+def test_items_of_a_lost_consumer_are_redelivered_as_a_later_attempt() -> None:
     """Given a consumer that took one of three items,
 
     If it is lost,
-    I expect another to get all three, marked as a second attempt; and what it had in hand, and the next,
-    to bear a strike.
+    I expect another to get all three, marked as a second attempt; and the unacknowledged one, and the next,
+    to get a strike.
     """
     ledger = ledger_with(3, consumers="ab")
     lent(ledger, "a")
@@ -153,7 +153,7 @@ def test_what_a_lost_consumer_had_goes_to_another_as_a_later_attempt() -> None:
     assert {run.history for run in runs} == {("killed",)}
 
 
-def test_who_leaves_cleanly_returns_what_it_never_took_as_it_was() -> None:
+def test_a_consumer_that_leaves_cleanly_returns_untaken_items_unchanged() -> None:
     ledger = ledger_with(3, consumers="ab")
     lent(ledger, "a")
     ledger.took("a", 1)
@@ -164,10 +164,9 @@ def test_who_leaves_cleanly_returns_what_it_never_took_as_it_was() -> None:
 
 
 def test_a_late_ack_is_counted_and_changes_nothing() -> None:
-    """Given a consumer that gave an item up, and another that holds it now,
+    """Given a consumer that nacked an item, and another that holds it now,
 
-    If the first says that it is done after all,
-    I expect the second's attempt to be the one that counts.
+    If the first acks it after all, I expect only the second's attempt to count.
     """
     ledger = ledger_with(1, consumers="ab")
     lent(ledger, "a")
@@ -195,7 +194,7 @@ def test_an_ack_that_is_half_late_counts_for_the_other_half() -> None:
     assert (ledger.settled, ledger.late) == (4, 2)
 
 
-def test_an_item_given_back_is_next_again_and_no_attempt() -> None:
+def test_a_returned_item_is_next_again_and_not_an_attempt() -> None:
     ledger = ledger_with(3, consumers="ab")
     lent(ledger, "a")
     ledger.took("a", 1)
@@ -207,11 +206,11 @@ def test_an_item_given_back_is_next_again_and_no_attempt() -> None:
     assert ledger.late == 0
 
 
-def test_an_item_that_keeps_failing_ends_among_the_dead_letters() -> None:
+def test_an_item_that_keeps_failing_becomes_a_dead_letter() -> None:
     """Given two attempts at most,
 
-    If consumers give the same item up twice,
-    I expect it to be put aside with its history, its producer to be told, and the others to go on.
+    If consumers nack the same item twice, I expect it to become a dead letter with its history, its producer
+    to be notified, and the other items to continue.
     """
     ledger = ledger_with(2, max_attempts=2)
     for attempt in (1, 2):
@@ -232,7 +231,7 @@ def test_an_item_that_keeps_failing_ends_among_the_dead_letters() -> None:
     assert news(ledger) == [(1, 1, Settlement.DEAD, None)]
 
 
-def test_an_innocent_attempt_strikes_nothing() -> None:
+def test_an_attempt_without_guilt_adds_no_strike() -> None:
     ledger = ledger_with(1, max_attempts=1)
     for _ in range(5):
         lent(ledger)
@@ -264,11 +263,11 @@ def test_the_oldest_dead_letters_are_forgotten_but_counted() -> None:
     assert ledger.dead[0].body == body_of([6])
 
 
-def test_a_body_that_is_not_what_it_was_said_to_be_harms_nothing_else() -> None:
+def test_a_body_that_contradicts_its_header_affects_no_other() -> None:
     """Given a producer that announced five items and sent two,
 
-    If the host has to cut them for its consumers, who cannot read the last three,
-    I expect those three to die and all others to live.
+    If the host cuts them for its consumers, which cannot read the last three, I expect only those three to
+    become dead letters.
     """
     ledger = ledger_with(2, window=1, max_attempts=1)
     ledger.store("p", 3, 5, body_of([3, 4]), None)
@@ -290,7 +289,7 @@ def test_a_body_that_is_not_what_it_was_said_to_be_harms_nothing_else() -> None:
 # -- names ---------------------------------------------------------------------------------------------------
 
 
-def test_an_addressed_item_reaches_only_those_who_bear_the_name() -> None:
+def test_an_addressed_item_reaches_only_consumers_with_the_tag() -> None:
     ledger = ledger_with(consumers="a")
     admit(ledger, "b", "disk")
     admit(ledger, "c", "disk")
@@ -304,7 +303,7 @@ def test_an_addressed_item_reaches_only_those_who_bear_the_name() -> None:
     assert ledger.shared_tags == ["disk"]
 
 
-def test_an_item_for_nobody_is_undeliverable() -> None:
+def test_an_item_for_an_unknown_tag_is_undeliverable() -> None:
     ledger = ledger_with()
     put(ledger, 1, 2, to="nobody")
     check(ledger)
@@ -313,11 +312,10 @@ def test_an_item_for_nobody_is_undeliverable() -> None:
 
 
 @pytest.mark.parametrize("cleanly", [True, False])
-def test_items_for_the_last_of_a_name_come_back_as_undeliverable(cleanly: bool) -> None:
-    """Given items for a name, waiting, in the buffer, and in the hands of its last bearer,
+def test_items_for_the_last_consumer_with_a_tag_become_undeliverable(cleanly: bool) -> None:
+    """Given items for a tag: waiting, in the buffer, and taken by the last consumer with the tag,
 
-    If that consumer goes, be it dead or well,
-    I expect the producer to be told that nobody will get them.
+    If that consumer leaves or dies, I expect the producer to be notified that they are undeliverable.
     """
     ledger = ledger_with(window=2)
     put(ledger, 1, 3, to="c")
@@ -329,7 +327,7 @@ def test_items_for_the_last_of_a_name_come_back_as_undeliverable(cleanly: bool) 
     assert (ledger.undeliverable, ledger.unsettled, ledger.size) == (3, 0, 0)
 
 
-def test_items_for_a_name_wait_for_another_bearer() -> None:
+def test_items_for_a_tag_wait_for_another_consumer_with_it() -> None:
     ledger = ledger_with(consumers="")
     admit(ledger, "a", "disk")
     admit(ledger, "b", "disk")
@@ -346,7 +344,7 @@ def test_items_for_a_name_wait_for_another_bearer() -> None:
 # -- the bound -----------------------------------------------------------------------------------------
 
 
-def test_room_is_what_is_neither_put_nor_promised() -> None:
+def test_room_is_what_is_neither_used_nor_granted() -> None:
     ledger = ledger_with(maxsize=5, maxbytes=100)
     ledger.grant("p", 2, 20)
     assert ledger.room() == (3, 80)
@@ -361,7 +359,7 @@ def test_room_is_what_is_neither_put_nor_promised() -> None:
     assert ledger.room() == (5, 100)
 
 
-def test_a_producer_that_overdraws_its_grant_takes_from_no_other() -> None:
+def test_a_producer_that_exceeds_its_credit_affects_no_other() -> None:
     ledger = ledger_with(maxsize=5)
     ledger.enter("q")
     ledger.grant("p", 1, 0)
@@ -375,7 +373,7 @@ def test_a_producer_that_overdraws_its_grant_takes_from_no_other() -> None:
 # -- the end -------------------------------------------------------------------------------------------
 
 
-def test_the_end_comes_when_all_expected_producers_left_and_all_is_settled() -> None:
+def test_the_end_is_reached_when_all_expected_producers_left_and_all_is_settled() -> None:
     ledger = ledger_with(1, expected=2)
     lent(ledger)
     ledger.leave("p", ProducerState.GONE)
@@ -389,7 +387,7 @@ def test_the_end_comes_when_all_expected_producers_left_and_all_is_settled() -> 
     assert ledger.over("c")
 
 
-def test_nothing_is_over_for_one_while_another_may_still_fail() -> None:
+def test_the_end_is_not_reached_while_another_consumer_may_still_fail() -> None:
     ledger = ledger_with(1, consumers="ab")
     lent(ledger, "a")
     ledger.took("a", 1)
@@ -399,7 +397,7 @@ def test_nothing_is_over_for_one_while_another_may_still_fail() -> None:
     assert ledger.over("b")
 
 
-def test_a_new_producer_stands_in_for_one_that_was_lost() -> None:
+def test_a_new_producer_replaces_a_lost_one() -> None:
     ledger = ledger_with()
     ledger.enter("q")
     ledger.leave("p", ProducerState.LOST)
@@ -414,7 +412,7 @@ def test_a_new_producer_stands_in_for_one_that_was_lost() -> None:
     check(ledger)
 
 
-def test_who_stands_in_for_a_lost_producer_is_not_one_more_of_those_expected() -> None:
+def test_a_replacement_is_not_counted_as_another_expected_producer() -> None:
     """Given two expected, one lost and replaced, I expect the end to wait for the other."""
     ledger = ledger_with(expected=2)
     ledger.leave("p", ProducerState.LOST)
@@ -427,9 +425,9 @@ def test_who_stands_in_for_a_lost_producer_is_not_one_more_of_those_expected() -
 
 
 def test_a_producer_may_be_started_again_before_its_loss_is_seen() -> None:
-    """Given a silent producer, last heard at 5, and others that came at 4 and at 6,
+    """Given a silent producer, last heard from at 5, and others that came at 4 and at 6,
 
-    If it is given up, I expect the later one to have stood in for it.
+    If it counts as lost, I expect the later one to be its replacement.
     """
     ledger = ledger_with(expected=2)
     ledger.enter("other", 4.0)
@@ -443,7 +441,8 @@ def test_a_producer_may_be_started_again_before_its_loss_is_seen() -> None:
 
 
 def test_a_producer_that_was_replaced_and_comes_back_counts_again() -> None:
-    """Given two expected, and one taken for dead when the other came, I expect its return to be its own."""
+    """Given two expected producers, of which one was lost when the other came, I expect both to count when it
+    returns."""
     ledger = ledger_with(expected=2)
     ledger.leave("p", ProducerState.LOST)
     ledger.enter("other")
@@ -455,11 +454,11 @@ def test_a_producer_that_was_replaced_and_comes_back_counts_again() -> None:
 
 
 @pytest.mark.parametrize("state", [ProducerState.GONE, ProducerState.LOST])
-def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: ProducerState) -> None:
-    """Given a producer that everybody expects, and a helper that puts for it,
+def test_a_helper_is_neither_expected_nor_lost_but_its_items_count(state: ProducerState) -> None:
+    """Given an expected producer, and a helper that puts for it,
 
-    If the helper leaves, or is lost,
-    I expect no end before the producer's goodbye, none before the helper's item is done, and nobody missed.
+    If the helper leaves, or is lost, I expect no end before the producer's goodbye and before the helper's
+    item is done, and no lost producer.
     """
     ledger = ledger_with()
     ledger.enter("helper", helper=True)
@@ -476,7 +475,7 @@ def test_a_helper_is_neither_expected_nor_missed_but_what_it_put_is(state: Produ
     check(ledger)
 
 
-def test_helpers_do_not_stand_in_for_those_who_were_expected_or_lost() -> None:
+def test_helpers_do_not_replace_expected_or_lost_producers() -> None:
     ledger = ledger_with(expected=2)
     ledger.leave("p", ProducerState.LOST)
     ledger.enter("helper", helper=True)
@@ -485,7 +484,7 @@ def test_helpers_do_not_stand_in_for_those_who_were_expected_or_lost() -> None:
     assert not ledger.finished()
 
 
-def test_a_helper_that_was_cut_off_hears_what_it_missed_and_one_that_left_is_forgotten() -> None:
+def test_a_disconnected_helper_gets_missed_news_and_one_that_left_is_forgotten() -> None:
     ledger = ledger_with()
     ledger.enter("helper", helper=True)
     put(ledger, 1, producer="helper")
@@ -500,7 +499,7 @@ def test_a_helper_that_was_cut_off_hears_what_it_missed_and_one_that_left_is_for
     check(ledger)
 
 
-def test_a_producer_that_comes_back_goes_on_with_its_numbers_and_hears_what_it_missed() -> None:
+def test_a_producer_that_returns_continues_its_numbers_and_gets_missed_news() -> None:
     ledger = ledger_with(2)
     lent(ledger)
     ledger.took("c", 2)
@@ -511,7 +510,7 @@ def test_a_producer_that_comes_back_goes_on_with_its_numbers_and_hears_what_it_m
     assert news(ledger) == [(1, 2, Settlement.DONE, None)]
 
 
-def test_who_said_goodbye_is_told_nothing() -> None:
+def test_a_producer_that_left_gets_no_news() -> None:
     ledger = ledger_with(1)
     lent(ledger)
     ledger.took("c", 1)
@@ -521,7 +520,7 @@ def test_who_said_goodbye_is_told_nothing() -> None:
     assert ledger.newsworthy == set()
 
 
-def test_an_immediate_close_drops_what_nobody_holds() -> None:
+def test_an_immediate_close_drops_items_that_no_consumer_holds() -> None:
     ledger = ledger_with(3, window=1)
     put(ledger, 4, to="c")
     lent(ledger)
@@ -538,9 +537,8 @@ def test_an_immediate_close_drops_what_nobody_holds() -> None:
 def test_a_consumer_that_settles_nothing_gets_no_more_than_its_share() -> None:
     """Given 400 bytes that may be unsettled, and 50 items of 20,
 
-    If one consumer takes whatever it gets, and is done with nothing,
-    I expect it to get no more than half; another to get some all the same; and the first to get more once it
-    is done with some.
+    If one consumer takes all it gets, and settles nothing, I expect it to get no more than half; another to
+    get some; and the first to get more once it settles some.
     """
     ledger = Ledger(max_unsettled=400)
     ledger.enter("p")

@@ -22,7 +22,7 @@ WAITING, LENT, HELD = "waiting", "lent", "held"
 
 @dataclass
 class Item:
-    """One item, as the model sees it: it waits, or has a holder, or has come to an end."""
+    """One item in the model: it waits, or has a holder, or has ended."""
 
     order: int
     producer: str
@@ -38,7 +38,7 @@ class Item:
 
 @dataclass
 class Holder:
-    """A consumer, as the model sees it."""
+    """A consumer in the model."""
 
     tags: frozenset[str]
     window: tuple[int, int] = (0, 0)
@@ -83,7 +83,7 @@ class Model:
 
 
 class Histories(RuleBasedStateMachine):
-    """Everything that the host's machine may do to a ledger, in any order."""
+    """All operations of the broker on a ledger, in any order."""
 
     @initialize(most=st.integers(1, 3), expected=st.integers(0, 2))
     def begin(self, most: int, expected: int) -> None:
@@ -91,13 +91,30 @@ class Histories(RuleBasedStateMachine):
         self.expected = expected
         self.model = Model()
         self.open: dict[str, bool] = {}
-        self.lost: list[str] = []
-        self.replaced: set[str] = set()
-        self.made = 0
+        self.absent: dict[str, int] = {}
+        self.arrivals: list[int] = []
+        self.made = self.events = 0
 
     def name(self, prefix: str) -> str:
         self.made += 1
         return f"{prefix}{self.made}"
+
+    def now(self) -> int:
+        self.events += 1
+        return self.events
+
+    def lost(self) -> list[str]:
+        """The absent producers that no new one replaces.
+
+        Each new one replaces the first that was lost before it came.
+        """
+        lost = dict(self.absent)
+        for arrived in self.arrivals:
+            for name, since in lost.items():
+                if since < arrived:
+                    del lost[name]
+                    break
+        return list(lost)
 
     def some_producer(self, data: st.DataObject) -> str:
         return str(data.draw(st.sampled_from(sorted(self.open)), "producer"))
@@ -117,8 +134,8 @@ class Histories(RuleBasedStateMachine):
     def enter(self, helper: bool) -> None:
         name = self.name("helper" if helper else "p")
         self.ledger.enter(name, helper=helper)
-        if self.lost and not helper:
-            self.replaced.add(self.lost.pop(0))
+        if not helper:
+            self.arrivals.append(self.now())
         self.open[name] = True
         self.model.untold[name] = {}
 
@@ -162,7 +179,7 @@ class Histories(RuleBasedStateMachine):
         if self.open[name] and state is ProducerState.GONE:
             self.model.gone.add(name)
         elif self.open[name] and not name.startswith("helper"):
-            self.lost.append(name)
+            self.absent[name] = self.now()
         self.open[name] = False
 
     @precondition(lambda self: self.open)
@@ -171,14 +188,13 @@ class Histories(RuleBasedStateMachine):
         name = self.some_producer(data)
         self.ledger.enter(name)
         self.model.gone.discard(name)
-        self.replaced.discard(name)
-        self.lost = [lost for lost in self.lost if lost != name]
+        self.absent.pop(name, None)
         self.open[name] = True
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
     def tell(self, data: st.DataObject) -> None:
-        """What a producer is told is all that it was not told, each item once."""
+        """A producer gets all its news, for each item once."""
         name = self.some_producer(data)
         told: dict[int, tuple[Settlement, bytes | None]] = {}
         for news in self.ledger.producers[name].news:
@@ -202,7 +218,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.model.holders)
     @rule(data=st.data())
     def lend(self, data: st.DataObject) -> None:
-        """What is lent is the oldest that the consumer may have, as much as it wants, and never none."""
+        """A consumer gets the oldest items that it may have, up to its window, and at least one."""
         name = self.some_consumer(data)
         holder = self.model.holders[name]
         mine = [item for item in self.model.at(WAITING) if item.to is None or item.to in holder.tags]
@@ -333,8 +349,10 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def the_end_is_when_nobody_will_put_and_nothing_is_left(self) -> None:
         counted = [is_open for name, is_open in self.open.items() if name.startswith("p")]
-        ended = self.ledger.shut or (not any(counted) and len(counted) - len(self.replaced) >= self.expected)
-        assert self.ledger.lost == self.lost
+        lost = self.lost()
+        replaced = len(self.absent) - len(lost)
+        ended = self.ledger.shut or (not any(counted) and len(counted) - replaced >= self.expected)
+        assert self.ledger.lost == lost
         assert self.ledger.finished() == ended
         for name in self.model.holders:
             places = (WAITING, LENT) if self.ledger.shut else (WAITING, LENT, HELD)

@@ -26,11 +26,11 @@ def queue(context: BaseContext) -> Any:
         end.close()
 
 
-def test_it_promises_what_the_standard_does(queue: NearQueue) -> None:
+def test_it_promises_what_the_standard_library_does(queue: NearQueue) -> None:
     assert queue.promises() == Promises(transport="near", bounded=True, fifo=True)
 
 
-def test_it_is_the_standards_queue(queue: NearQueue) -> None:
+def test_it_is_a_multiprocessing_queue(queue: NearQueue) -> None:
     assert isinstance(queue, multiprocessing.queues.JoinableQueue)
 
 
@@ -72,8 +72,8 @@ def test_shutdown_after_close_is_refused(queue: NearQueue) -> None:
         queue.shutdown()
 
 
-def test_what_only_multiprocessing_pickles_travels(queue: NearQueue, context: BaseContext) -> None:
-    """Given an open connection as the item, I expect the child to speak through it."""
+def test_types_that_only_multiprocessing_pickles_can_be_sent(queue: NearQueue, context: BaseContext) -> None:
+    """Given an open connection as the item, I expect the child to send through it."""
     here, there = context.Pipe()
     with here, there, children(context, (_speak, queue)):
         queue.put(there)
@@ -87,7 +87,7 @@ def _speak(queue: NearQueue) -> None:
         connection.send("hello")
 
 
-def test_a_queue_nobody_has_any_more_ends_its_feeder_thread() -> None:
+def test_a_garbage_collected_queue_ends_its_feeder_thread() -> None:
     queue = NearQueue()
     queue.put(1)
     queue.get(timeout=LIMIT)
@@ -100,7 +100,7 @@ def test_a_queue_nobody_has_any_more_ends_its_feeder_thread() -> None:
     assert gone() is None
 
 
-def test_an_item_that_a_killed_consumer_held_is_gone_and_the_others_go_on(
+def test_an_item_of_a_killed_consumer_is_lost_and_the_others_continue(
     queue: NearQueue, context: BaseContext
 ) -> None:
     """Given a consumer killed outside `get`: inside, it might have stalled the others (see the docstring)."""
@@ -126,7 +126,7 @@ def _hold(connection: Connection[str, str], queue: NearQueue) -> None:
 
 
 @pytest.mark.parametrize("size", [4095, 4096, 40_000, 300_000])
-def test_large_bytes_come_back_as_they_were_when_they_are_given_back(queue: NearQueue, size: int) -> None:
+def test_large_nacked_bytes_are_redelivered_unchanged(queue: NearQueue, size: int) -> None:
     item = bytes(range(256)) * (size // 256 + 1)
     item = item[:size]
     queue.put_many([item, b"small"])
@@ -137,7 +137,7 @@ def test_large_bytes_come_back_as_they_were_when_they_are_given_back(queue: Near
     again.ack()
 
 
-def test_bytes_of_a_class_of_its_own_keep_it(queue: NearQueue) -> None:
+def test_instances_of_a_subclass_of_bytes_keep_their_class(queue: NearQueue) -> None:
     queue.put(Named(b"x" * 5000))
     assert type(queue.get(timeout=LIMIT)) is Named
 

@@ -44,7 +44,7 @@ def test_every_method_of_multiprocessings_takes_the_same(ours: type, standard: t
 
 @pytest.mark.parametrize("ours", [NearJoinableQueue, FarJoinableQueue], ids=lambda kind: kind.__name__)
 def test_every_method_of_queue_queue_takes_as_much_in_the_same_places(ours: type) -> None:
-    """`queue.Queue` calls an item `item`, where multiprocessing says `obj`: there, only the rest is equal."""
+    """`queue.Queue` calls the parameter `item`, multiprocessing `obj`: so only the others are compared."""
     for name in methods(of_threads.Queue):
         theirs, mine = parameters(getattr(of_threads.Queue, name)), parameters(getattr(ours, name))
         assert [("obj" if n == "item" else n, *rest) for n, *rest in theirs] == [(n, *r) for n, *r in mine], (

@@ -15,7 +15,7 @@ SEEDS = range(8)
 
 
 class LingeringProducer(SteadyProducer):
-    """Stays for two minutes, so that no consumer gets an end before."""
+    """Stays for two minutes, so that no consumer reaches the end before."""
 
     def finished(self) -> None:
         if self.world.now > 120.0:
@@ -45,8 +45,9 @@ def ended(*ends: SimProducer | SimConsumer) -> bool:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("options", [{}, {"maxsize": 6}, {"maxbytes": 400}, {"maxsize": 1}], ids=str)
-def test_a_lossy_network_loses_and_doubles_nothing(seed: int, options: dict[str, int]) -> None:
-    """Given loss on every channel, I expect each item exactly once, in its producer's order, and an end."""
+def test_over_a_lossy_network_no_item_is_lost_or_doubled(seed: int, options: dict[str, int]) -> None:
+    """Given losses on every channel, I expect each item exactly once, in its producer's order, and the
+    end."""
     world = World(seed, loss=0.05, expected=2, **options)
     made = producers(world, 120, 60)
     takers = consumers(world, 3)
@@ -94,7 +95,7 @@ def test_items_of_killed_and_frozen_consumers_reach_another(seed: int, seen: boo
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_host_that_comes_back_empty_loses_nothing_of_live_producers(seed: int) -> None:
+def test_a_host_restarted_empty_loses_nothing_of_live_producers(seed: int) -> None:
     world = World(seed, loss=0.02, expected=2, maxsize=8)
     made = producers(world, 80, 80, kind=SteadyProducer)
     takers = consumers(world, 2)

@@ -1,4 +1,4 @@
-"""The queues over which the contract is run, and the standard library's own as the reference."""
+"""The queues over which the contract's tests run, and the standard library's as the reference."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Helpers for tests: what outlives a test is found, and waiting has a bound."""
+"""Helpers for tests: leaks are detected, and waiting has a bound."""

@@ -1,4 +1,4 @@
-"""Peers that should not get in, at every port that this process listens on."""
+"""Peers that must not be admitted, at every port that this process listens on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Key = tuple[bytes, bytes, bytes]
 
 
 def listening_ports() -> set[int]:
-    """The TCP ports that this process listens on, but for those of the test runner."""
+    """The TCP ports that this process listens on, except those of the test runner."""
     return _listening() - RUNNERS
 
 
@@ -43,7 +43,7 @@ RUNNERS = frozenset(_listening())
 
 
 def strangers(server: bytes) -> dict[str, Key]:
-    """Who is not let in by the service with that public key."""
+    """The kinds of peers that the service with that public key must not admit."""
     unknown, other = zmq.curve_keypair(), zmq.curve_keypair()
     return {
         "no key": (b"", b"", b""),
@@ -54,7 +54,7 @@ def strangers(server: bytes) -> dict[str, Key]:
 
 @contextmanager
 def attack(port: int, kind: int, key: Key) -> Iterator[zmq.Socket[bytes]]:
-    """A raw socket that calls at the port of this machine, in a context of its own."""
+    """A raw socket that connects to the port of this machine, in a context of its own."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(kind)
     socket.linger = 0

@@ -1,4 +1,4 @@
-"""What a stranger may send: pickles that make a folder when they are read, names of what is not offered."""
+"""Payloads of attackers: pickles that make a folder when they are read, and names that are not allowed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hidden(path: Path) -> Any:
 
 
 def wrapped(path: Path) -> list[bytes]:
-    """Blobs with the bomb in them, in every way in which pickles travel, and some more."""
+    """Blobs that contain the bomb, in every way in which pickles are sent, and some more."""
     shell = bomb(path)
     inside = msgpack.packb([[hidden(path)], [], None])
     tupled = msgpack.packb([[msgpack.ExtType(item_codec.TUPLE, msgpack.packb([hidden(path)]))], [], None])

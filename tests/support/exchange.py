@@ -1,4 +1,4 @@
-"""One request and its answer, as the test server's routes see them."""
+"""One request and its answer, for the test server's routes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Handler = Callable[["Request", "Reply"], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked."""
+    """A client's request."""
 
     path: str
     """With the query, as sent; the whole URL where the client takes us for a proxy."""
@@ -27,7 +27,7 @@ class Request:
 
 
 class Reply(Protocol):
-    """The way back to the client. `raw`, `reset` and `drop` exist over HTTP/1.1 only."""
+    """Sends the answer to the client. `raw`, `reset` and `drop` exist over HTTP/1.1 only."""
 
     def head(self, status: int, fields: Mapping[str, str]) -> None: ...
     def data(self, data: bytes) -> None: ...
@@ -42,4 +42,4 @@ class Reply(Protocol):
         """Break the connection off, so that the client's reads fail."""
 
     def stall(self) -> None:
-        """Say nothing more until the client has gone or the server closes."""
+        """Send nothing more until the client disconnects or the server closes."""

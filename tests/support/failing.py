@@ -1,4 +1,4 @@
-"""Make one call after another of the system, or of ZeroMQ, fail once in the loop of a service.
+"""Make each call of the system, or of ZeroMQ, fail once in the loop of a service.
 
 A profile function of Python's is called before each function written in C, and what it raises is raised as if
 by that call; Python then forgets it, and it is set again. ZeroMQ's functions are not among those: they are
@@ -57,7 +57,7 @@ def starts_a_process(frame: FrameType | None) -> bool:
 
 
 class Failing:
-    """Counts the calls of the threads that are watched, and fails one when it is told to."""
+    """Counts the calls of the watched threads, and fails one on request."""
 
     def __init__(self) -> None:
         self.count = 0

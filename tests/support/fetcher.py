@@ -95,7 +95,7 @@ class FakeFetcher:
         return False
 
     def wake(self) -> None:
-        """Nobody sleeps here."""
+        """Does nothing: no thread sleeps here."""
 
     def cancel(self) -> None:
         self._transfers.clear()

@@ -14,7 +14,7 @@ STRANGER = 4711
 
 
 def flood(port: int, most: int, seconds: float, words: bytes) -> int:
-    """Keep `most` connections open for that long, each saying `words`; returns how many it made."""
+    """Keep `most` connections open for that long, each sending `words`; returns how many it made."""
     until, made, connections = time.monotonic() + seconds, 0, set[socket.socket]()
     while time.monotonic() < until:
         while len(connections) < most and time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""A peer that speaks ZeroMQ, and nothing else that it should; or TCP, and not even that."""
+"""A peer that uses ZeroMQ, but not the protocol; or TCP, but not ZeroMQ."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ODD = (
 
 @contextmanager
 def raw(kind: int, *addresses: str, identity: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
-    """A socket of a context of our own, connected."""
+    """A connected socket in a separate context."""
     made = sockets.context().socket(kind)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDHWM, 0)
@@ -65,7 +65,7 @@ def damaged(frames: Iterable[Any], random: Random) -> list[bytes]:
 
 
 def rubbish(real: Callable[[], list[bytes]], random: Random, count: int) -> Iterator[list[bytes]]:
-    """`count` messages that are none, and among them real ones (`real` makes one), damaged."""
+    """`count` malformed messages, among them damaged real ones (`real` makes one)."""
     yield from (list(frames) for frames in ODD if frames)
     for _ in range(count):
         if random.random() < 0.5:

@@ -1,6 +1,6 @@
 """A process that hosts a queue and does nothing else: ``python -m tests.support.hosting ADDRESS OPTIONS``.
 
-OPTIONS are those of `FarQueue`, as JSON. Says where it is found once others may connect, and ends with its
+OPTIONS are those of `FarQueue`, as JSON. Prints its address once others may connect, and ends with its
 standard input, so that it does not outlive the test that started it.
 """
 

@@ -1,4 +1,4 @@
-"""The rules of the house that a syntax tree can show: who may import whom, and how long a file may be.
+"""The rules of the package that a syntax tree can show: allowed imports, and the length of files.
 
 A module is named as Python names it, below ``nearfar``: ``net.reliable``; the package itself is ``nearfar``.
 """
@@ -87,7 +87,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(source: str) -> Iterator[str]:
-    """What a module imports, wherever in it, by full name; ``from a import b`` gives ``a.b``."""
+    """All imports of a module, at any place, by full name; ``from a import b`` gives ``a.b``."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -97,7 +97,7 @@ def imports(source: str) -> Iterator[str]:
 
 
 def complaints(sources: Mapping[str, str]) -> list[str]:
-    """Every breach of the rules in `sources` (module name to source), a sentence each."""
+    """A text for each violation of the rules in `sources` (module name to source)."""
     found = []
     graph: dict[str, set[str]] = {}
     for name, source in sources.items():
@@ -110,14 +110,14 @@ def complaints(sources: Mapping[str, str]) -> list[str]:
 
 
 def lone_breaches(name: str, source: str) -> list[str]:
-    """What is wrong with a module by itself."""
+    """The violations in a single module."""
     lines = len(source.splitlines())
     found = [f"{name} has {lines} lines, more than {LONGEST}"] if lines > LONGEST else []
     return found if layer(name) is not None else [*found, f"{name} stands in no layer"]
 
 
 def foreign_breaches(name: str, imported: str) -> list[str]:
-    """What is wrong with the module `name` importing `imported` from outside the house."""
+    """The violations if the module `name` imports `imported` from outside the package."""
     top = imported.partition(".")[0]
     if not top:
         return [f"{name} imports {imported} relatively"]
@@ -130,7 +130,7 @@ def foreign_breaches(name: str, imported: str) -> list[str]:
 
 
 def ours(imported: str, sources: Container[str]) -> str | None:
-    """The module of ours that `imported` is, or is in: ``nearfar.net.reliable.Heartbeat`` is in
+    """The nearfar module that `imported` is, or is in: ``nearfar.net.reliable.Heartbeat`` is in
     net.reliable."""
     top, _, rest = imported.partition(".")
     if top != "nearfar":
@@ -156,7 +156,7 @@ def within(name: str, places: tuple[str, ...]) -> bool:
 
 
 def rings(graph: Mapping[str, set[str]]) -> Iterator[list[str]]:
-    """Modules that import each other in a circle."""
+    """Cycles of modules that import each other."""
     done: set[str] = set()
 
     def walk(name: str, path: list[str]) -> Iterator[list[str]]:

@@ -21,7 +21,8 @@ SOURCE = str(Path(nearfar.__file__).parent)
 
 
 class Struck(Exception):
-    """What strikes. An `Exception`, as `TimeoutError` is: no `except Exception` may take it for its own."""
+    """The injected error. An `Exception`, like `TimeoutError`: no `except Exception` may handle it as its
+    own."""
 
 
 class Where(NamedTuple):
@@ -101,7 +102,7 @@ def strike() -> None:
 
 
 def alarm() -> None:
-    """A signal comes, whose handler raises (see `alarmed`)."""
+    """Send a signal whose handler raises (see `alarmed`)."""
     signal.raise_signal(signal.SIGALRM)
 
 
@@ -139,7 +140,8 @@ def handle_alarm(*_: object) -> None:
 
 
 def striking(kind: str, monkeypatch: Any) -> Iterator[Callable[[], object]]:
-    """For a fixture: what strikes, an exception at any bytecode, or (`kind` "signal") a signal's handler."""
+    """For a fixture: the interruption, an exception at any bytecode, or (`kind` "signal") a signal
+    handler."""
     if kind != "signal":
         yield strike
         return
@@ -150,7 +152,7 @@ def striking(kind: str, monkeypatch: Any) -> Iterator[Callable[[], object]]:
 
 
 def hide_tracer(monkeypatch: Any) -> None:
-    """Have code that is traced do what it does untraced: signals, which it holds back, are to strike."""
+    """Have traced code behave as untraced code, so that signals, which it would delay, interrupt it."""
     monkeypatch.setattr(interrupts, "_tracer", lambda: None)
     monkeypatch.setattr(interrupts, "_HAS_MONITORING", False)
     monkeypatch.setattr(interrupts, "_raiser_is_in_use", bool)

@@ -28,7 +28,7 @@ def another_python() -> str | None:
 
 @functools.cache
 def is_between() -> bool:
-    """Whether there is an older and a newer Python on the path, among those that nearfar runs on."""
+    """Whether the path has an older and a newer Python that nearfar supports."""
     named = [shutil.which(f"python3.{minor}") for minor in range(OLDEST, NEWEST + 1)]
     found = {int(answer[1]) for answer in map(_ask, filter(None, named)) if answer}
     return any(minor < sys.version_info[1] for minor in found) and any(
@@ -37,7 +37,7 @@ def is_between() -> bool:
 
 
 def _ask(path: str) -> list[str]:
-    """The format of its bytecode and its minor version; nothing if it does not run."""
+    """The format of its bytecode and its minor version; None if it does not run."""
     return subprocess.run(
         [path, "-c", _ASK], capture_output=True, text=True, timeout=20, check=False
     ).stdout.split()

@@ -1,4 +1,4 @@
-"""A folder of keys for tests: made once a run, for it costs a little."""
+"""A folder of keys for tests, made once for a run to save time."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def make_keys() -> None:
 
 
 def keys() -> Path:
-    """The run's keys: a service's, and those of one client that it lets in."""
+    """The run's keys: a service's, and those of one admitted client."""
     return Path(tempfile.gettempdir()) / "keys"

@@ -1,4 +1,5 @@
-"""What a test can leave behind: threads, child processes, open files, shared memory, temporary files."""
+"""Resources that a test can leave behind: threads, child processes, open files, shared memory, temporary
+files."""
 # Each test looks twice, and the plain calls of `os` take half as long as pathlib.
 # ruff: noqa: PTH115, PTH208
 
@@ -23,7 +24,7 @@ made: set[str] = set()
 
 @dataclass(frozen=True)
 class Belongings:
-    """What this process holds at one moment."""
+    """The resources of this process at one moment."""
 
     threads: frozenset[threading.Thread]
     children: frozenset[int]
@@ -44,7 +45,7 @@ class Belongings:
         )
 
     def leaked_since(self, before: Belongings) -> list[str]:
-        """What is here and was not there, one phrase each."""
+        """A text for each new resource."""
         files = self.files - before.files if len(self.files) > len(before.files) else frozenset()
         return [
             *(f"thread {thread.name!r}" for thread in self.threads - before.threads),
@@ -56,7 +57,8 @@ class Belongings:
 
 
 def leaks_since(before: Belongings, grace: float = 2.0) -> list[str]:
-    """What was left behind since `before`, after up to `grace` seconds for things that are just ending."""
+    """The resources left behind since `before`, after up to `grace` seconds for those that are just
+    ending."""
     found: list[str] = []
 
     def clean() -> bool:
@@ -70,7 +72,7 @@ def leaks_since(before: Belongings, grace: float = 2.0) -> list[str]:
 
 
 def children() -> frozenset[int]:
-    """This process's children, dead ones included that nobody has waited for.
+    """This process's children, including dead ones that were not waited for.
 
     Not those that multiprocessing keeps for the whole life of a process.
     """
@@ -91,7 +93,7 @@ def _content(path: str) -> bytes:
 
 
 def open_files() -> frozenset[tuple[int, str]]:
-    """This process's descriptors; not those of the keepers that `children` leaves out."""
+    """This process's descriptors, except those of the processes that `children` leaves out."""
     keepers = {resource_tracker._resource_tracker._fd, forkserver._forkserver._forkserver_alive_fd}
     found = set()
     for number in os.listdir("/proc/self/fd"):
@@ -103,7 +105,7 @@ def open_files() -> frozenset[tuple[int, str]]:
 def watch_shared_memory() -> None:
     """Remember every name of shared memory or a semaphore that multiprocessing makes in this process.
 
-    A look at the folder alone would take what other programs on this machine make for ours.
+    The folder alone would also show those of other programs on this machine.
     """
     register = resource_tracker.register
 

@@ -1,4 +1,4 @@
-"""Where a syntax tree shows that pickles may be read: by whatever name, and by whatever stands for it.
+"""Finds the places in a syntax tree at which pickles may be read, under any name or alias.
 
 Three kinds of places: *readers*, which unpickle by themselves and belong into one package; *pipes* of
 `multiprocessing` and its like, which unpickle what comes through them; and uses of *our own* readers. Also
@@ -84,7 +84,7 @@ def places(sources: Mapping[str, str]) -> set[tuple[str, str]]:
 
 
 def reads(source: str) -> set[str]:
-    """What a module does by which pickles may be read, in words that a list can hold."""
+    """The uses in a module by which pickles may be read, as text for the list."""
     tree = ast.parse(source)
     names = dict(imported_names(tree))
     found = {full for full in names.values() if stands_for(full)}
@@ -100,7 +100,7 @@ def calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def is_harmless(call: ast.Call) -> bool:
-    """Whether a call says in so many words that it reads no pickle: a socket's `recv`, `codec.decode`."""
+    """Whether a call certainly reads no pickle: a socket's `recv`, `codec.decode`."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
     if name == "recv":
         return bool(call.args)
@@ -166,7 +166,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def stands_for(full: str) -> bool:
-    """Whether that name is, or is in, what reads pickles."""
+    """Whether that name is, or is in, code that reads pickles."""
     return not below(full, HARMLESS) and (below(full, READERS) or below(full, PIPES) or below(full, OURS))
 
 

@@ -1,4 +1,4 @@
-"""A caller and one worker process, with nothing of a pool but how calls, results and errors are pickled.
+"""A caller and one worker process, with only a pool's pickling of calls, results and errors.
 
 ``python -m tests.support.pickling FD`` is a worker that knows nothing of the caller's `__main__`.
 """
@@ -80,7 +80,8 @@ def serve(pipe: Connection, main_of: str | None, far: bool) -> None:
 
 
 def garbage(most: int) -> st.SearchStrategy[bytes]:
-    """Up to `most` bytes that hold no opcode for which pickle takes as much memory as the next bytes say."""
+    """Up to `most` random bytes without opcodes for which pickle allocates as much memory as the next bytes
+    announce."""
     from hypothesis import strategies as st  # only here: a worker of another Python has none
 
     return st.binary(max_size=most).map(lambda data: data.translate(None, b"pr\x96"))
@@ -88,7 +89,7 @@ def garbage(most: int) -> st.SearchStrategy[bytes]:
 
 @contextmanager
 def far_worker(python: str = sys.executable) -> Iterator[Caller]:
-    """A worker that has nothing of this process's `__main__`. Another `python` takes our packages."""
+    """A worker without this process's `__main__`. Another `python` uses our packages."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         fd = theirs.fileno()

@@ -1,4 +1,4 @@
-"""A client of a coordinator, on a real socket, as plain as can be."""
+"""A minimal client of a coordinator, on a real socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nearfar.net.process import about_me
 
 
 class PoolClient:
-    """Submits, and remembers what comes. Its caller drives it: `until`."""
+    """Submits tasks, and stores received messages. Its caller drives it with `until`."""
 
     def __init__(self, address: str, name: str = "", access: Access = OWN) -> None:
         self.address = address
@@ -69,7 +69,7 @@ class PoolClient:
         return [row[0] for row in rows]
 
     def until(self, holds: Any, within: float = 8.0) -> bool:
-        """Read and send until `holds`, for up to `within` seconds; tells whether it came true."""
+        """Read and send until `holds()`, for up to `within` seconds; returns whether it became true."""
         assert self._socket is not None
         deadline = time.monotonic() + within
         while not holds():

@@ -1,4 +1,4 @@
-"""Which processes belong to which, as the kernel tells."""
+"""The tree of processes, from the kernel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def leaves(root: int) -> list[int]:
-    """The processes below `root` that have none below themselves, but for multiprocessing's own tracker."""
+    """The descendants of `root` without children, except multiprocessing's tracker."""
     children = _children(lambda line: b"resource_tracker" not in line)
     return [pid for pid in _walk(root, children) if pid not in children]
 

@@ -1,4 +1,4 @@
-"""Ways to answer, good and bad, for the test server; they compose."""
+"""Correct and faulty answers for the test server, which can be combined."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def content(body: bytes, code: int = 200, /, **fields: str) -> Handler:
 
 
 def without_ranges(handler: Handler) -> Handler:
-    """`handler`, as of a server that knows no ranges (or answers with a part of its own choice)."""
+    """`handler` as on a server without ranges (or that answers with a part of its own choice)."""
 
     def handle(request: Request, reply: Reply) -> None:
         left = {name: value for name, value in request.fields.items() if name != "range"}
@@ -72,7 +72,7 @@ def cut(body: bytes, at: int, /, *, by: str = "drop", **fields: str) -> Handler:
 
 
 def raw(data: bytes, then: str = "drop") -> Handler:
-    """These very bytes, head and all."""
+    """Exactly these bytes, including the head."""
 
     def handle(request: Request, reply: Reply) -> None:
         reply.raw(data)

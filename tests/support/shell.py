@@ -1,4 +1,4 @@
-"""The programs, as a user starts them in a terminal."""
+"""The programs, started as by a user in a terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Shell:
         return self.python("-m", "nearfar", *words, stdout=stdout)
 
     def python(self, *words: str, stdin: str | None = None, stdout: int = subprocess.PIPE) -> Program:
-        """Python with these words, and `stdin` as what it is fed."""
+        """Python with these words, and `stdin` as its input."""
         process = subprocess.Popen(
             [sys.executable, *words],
             cwd=self._folder,
@@ -52,11 +52,11 @@ class Shell:
         return process
 
     def queue(self, address: str = ANYWHERE, *options: str) -> tuple[Program, str]:
-        """A queue, and where it is."""
+        """A queue, and its address."""
         return self._place(self.start("queue", "--bind", address, *options), "hosting the queue at ")
 
     def coordinator(self, address: str = ANYWHERE, *options: str) -> tuple[Program, str]:
-        """A coordinator, and where it is."""
+        """A coordinator, and its address."""
         return self._place(self.start("coordinator", "--bind", address, *options), "coordinating at ")
 
     def worker(self, address: str, processes: int = 2, *options: str) -> tuple[Program, str]:
@@ -72,7 +72,7 @@ class Shell:
         return process, line.removeprefix(said).strip()
 
     def close(self) -> None:
-        """Kill what runs. It leaves nothing behind: pipes that a grandchild holds would keep this waiting."""
+        """Kill the running programs, without reading their pipes: a grandchild may hold these open."""
         for process in self._running:
             process.kill()
             process.send_signal(signal.SIGCONT)
@@ -87,24 +87,24 @@ def first_line(process: Program) -> str:
 
 
 def ended(process: Program) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error, once it has ended in good order."""
+    """Exit code, standard output and standard error, once it has ended."""
     out, err = process.communicate(timeout=LIMIT)
     assert "Traceback" not in err, err
     return process.returncode, out, err
 
 
 def interrupt(process: Program) -> None:
-    """Ctrl-C: the whole process group hears of it."""
+    """Ctrl-C: the signal for the whole process group."""
     os.killpg(process.pid, signal.SIGINT)
 
 
 def outlast_echo() -> None:
-    """Before a second signal: what comes sooner is an echo of the first."""
+    """Wait before a second signal: an earlier one would count as the first."""
     select.poll().poll(int(StopRequest.ECHO * 1000) + 50)
 
 
 def insist(process: Program, signum: int = signal.SIGINT) -> None:
-    """Signal the group again, as one who has waited a moment."""
+    """Signal the group again, after a moment."""
     outlast_echo()
     os.killpg(process.pid, signum)
 

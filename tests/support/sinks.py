@@ -1,4 +1,4 @@
-"""Sinks that remember what a fetcher told them, and a loop that drives a fetcher to its end."""
+"""Sinks that record a fetcher's calls, and a loop that drives a fetcher to its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nearfar.download.model import Body, Failure, Head, Job
 
 @dataclass
 class Remembered:
-    """A sink; `calls` holds the names of what was called, equal neighbours once."""
+    """A sink; `calls` has the names of the calls, adjacent equal ones once."""
 
     data: bytearray = field(default_factory=bytearray)
     calls: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A supervisor without processes: its workers run when the test says so, in the thread that turns it."""
+"""A supervisor without processes: its workers run when the test lets them, in the thread that drives it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A throw-away authority and a certificate of its for the loopback names."""
+"""A temporary authority, and its certificate for the loopback names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trustme
 
 @dataclass(frozen=True)
 class Tls:
-    """What a server and its clients need to speak TLS with each other."""
+    """The files that a server and its clients need for TLS."""
 
     server: ssl.SSLContext
     ca_file: Path

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def as_user(uid: int, do: Callable[[], str]) -> str:
-    """What `do` returns in a child of this process that is that user; it is to import nothing."""
+    """The result of `do` in a child of this process that runs as that user; `do` must import nothing."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

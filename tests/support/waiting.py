@@ -1,4 +1,4 @@
-"""Wait for what another thread or process does, with a bound."""
+"""Wait for another thread or process, with a time limit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 def eventually(holds: Callable[[], bool], within: float = 20.0) -> bool:
-    """Look at `holds` again and again for up to `within` seconds; return whether it came true.
+    """Call `holds` repeatedly for up to `within` seconds; returns whether it became true.
 
     For states that offer nothing to wait on, such as another process's open files. Where there is an
     event, a join or a sentinel, wait for that instead.

@@ -1,4 +1,4 @@
-"""A loopback HTTP server that behaves as badly as a test wants it to.
+"""A loopback HTTP server whose errors the test chooses.
 
 ::
 
@@ -81,7 +81,7 @@ class Web:
                 self._at_once -= 1
 
     def close(self) -> None:
-        """Break every connection off and wait for the threads."""
+        """Close every connection and wait for the threads."""
         for let_go in self.at_close:
             let_go()
         with self._lock:

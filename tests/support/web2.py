@@ -45,7 +45,7 @@ class Http2Connection:
             self.read()
 
     def read(self) -> None:
-        """Wait for bytes of the client and take them in; raises `ConnectionError` at their end."""
+        """Wait for bytes of the client and process them; raises `ConnectionError` at their end."""
         data = self._connection.recv(65536)
         if not data:
             raise ConnectionAbortedError

@@ -1,4 +1,4 @@
-"""A sender and a receiver of segments, and what this process holds of them."""
+"""A sender and a receiver of segments, and the resources of both in this process."""
 
 from __future__ import annotations
 

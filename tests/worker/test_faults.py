@@ -34,14 +34,14 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture
 def no_descriptors() -> Iterator[Any]:
-    """Call it, and this process can open no file any more."""
+    """A function after whose call this process cannot open any file."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def babble(said: bytes) -> None:
-    """Write on this worker's own line to its parent."""
+    """Write into this worker's own channel to its parent."""
     for entry in Path("/proc/self/fd").iterdir():
         try:
             with socket.socket(fileno=os.dup(int(entry.name))) as line:
@@ -71,12 +71,12 @@ def babble(said: bytes) -> None:
         b"\xc0" + b"\x1b[2J" * 20_000,
     ],
 )
-def test_a_worker_that_says_what_cannot_be_read(pool: Pool, said: bytes) -> None:
-    with pytest.raises(WorkerLost, match="said what cannot be read"):
+def test_a_worker_that_sends_an_unreadable_message_is_killed(pool: Pool, said: bytes) -> None:
+    with pytest.raises(WorkerLost, match="sent an unreadable message"):
         pool.apply_async(babble, (said,)).get(20)
 
 
-def test_a_worker_that_answers_more_than_it_was_asked(pool: Pool) -> None:
+def test_a_worker_that_sends_surplus_answers_is_killed(pool: Pool) -> None:
     answers = b"\x96\xc0\x00\x00" + 3 * b"\x93\x00\xc4\x02\x80N\x90"
     result = pool.apply_async(babble, (answers,))
     with pytest.raises(WorkerLost):
@@ -87,7 +87,7 @@ def test_no_descriptor_for_a_large_result(no_descriptors: Any) -> None:
     with Pool(1, context=multiprocessing.get_context("fork")) as pool:
         assert pool.apply(abs, (-1,)) == 1
         no_descriptors()
-        with pytest.raises(WorkerLost, match="said what cannot be read"):
+        with pytest.raises(WorkerLost, match="sent an unreadable message"):
             pool.apply_async(bytearray, (1 << 20,)).get(20)
 
 
@@ -105,7 +105,7 @@ def limited(size: int) -> bytearray:
     return bytearray(size)
 
 
-def test_no_descriptor_in_the_worker_is_the_tasks_error() -> None:
+def test_a_lack_of_descriptors_in_the_worker_is_the_tasks_error() -> None:
     with Pool(1, context=multiprocessing.get_context("fork")) as pool:
         before = pool.apply(os.getpid)
         with pytest.raises(OSError, match="Too many open files"):
@@ -127,8 +127,8 @@ def test_an_initializer_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> 
                 pool.apply_async(abs, (1,)).get(20)
 
 
-def test_a_death_is_seen_though_another_process_has_the_sentinel(pool: Pool) -> None:
-    """As when two threads fork at the same time."""
+def test_a_death_is_detected_even_if_another_process_has_the_sentinel(pool: Pool) -> None:
+    """As if two threads fork at the same time."""
     worker = pool.apply(here)
     process = next(each for each in multiprocessing.active_children() if each.pid == worker.pid)
     reading, writing = os.pipe()
@@ -143,7 +143,7 @@ def test_a_death_is_seen_though_another_process_has_the_sentinel(pool: Pool) -> 
     os.close(writing)
 
 
-def test_what_a_message_taken_back_said_is_said_again() -> None:
+def test_the_extra_of_a_recalled_message_is_sent_again() -> None:
     ours, theirs = make_pair()
     parent, worker = ChannelEnd(ours), ChannelEnd(theirs)
     worker.send([], [bytes(1 << 20)])
@@ -160,7 +160,7 @@ def test_what_a_message_taken_back_said_is_said_again() -> None:
     worker.close()
 
 
-def test_a_message_that_would_be_cut_off_is_not_sent() -> None:
+def test_a_message_that_is_too_long_is_not_sent() -> None:
     ours, theirs = make_pair()
     with pytest.raises(OSError, match="Message too long"):
         ChannelEnd(ours).send([bytes(LARGEST)])
@@ -209,8 +209,8 @@ def test_a_start_that_fails_leaves_nothing_open(make: Any) -> None:
 
 
 @pytest.mark.parametrize("said", [b"\xc1", b"\x92\xc0\x05", b"\x92\x92\xc4\x03abc\x90\x00", b"\x91\x07"])
-def test_descriptors_that_nobody_asked_for_are_closed(said: bytes) -> None:
-    """Given messages with as many descriptors as they can have, I expect none to stay open here."""
+def test_unexpected_descriptors_are_closed(said: bytes) -> None:
+    """Given messages with as many descriptors as possible, I expect none to stay open here."""
     ours, theirs = make_pair()
     end = ChannelEnd(ours)
     try:

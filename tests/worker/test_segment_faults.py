@@ -1,4 +1,4 @@
-"""Segments among peers that lie, die or fork, and where there is no room."""
+"""Segments with peers that send wrong data, die or fork, and without resources."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_new_segment_needs_its_file_descriptor(channel: Channel) -> None:
         channel.receiver.map(SegmentDescriptor(0, True, (1,)).encode(), [])
 
 
-def test_a_message_may_tell_of_several_payloads(channel: Channel) -> None:
+def test_a_message_may_describe_several_payloads(channel: Channel) -> None:
     first, fds = channel.sender.place([b"one"])
     second, more = channel.sender.place([b"two"])
     fds += more
@@ -102,7 +102,7 @@ def test_a_message_may_tell_of_several_payloads(channel: Channel) -> None:
     assert [bytes(view) for (view,) in received] == [b"one", b"two"]
 
 
-def test_a_segment_cannot_be_cut_short() -> None:
+def test_a_segment_cannot_be_truncated() -> None:
     fd = create(SMALLEST)
     for size in (0, SMALLEST * 2):
         with pytest.raises(PermissionError):
@@ -147,7 +147,7 @@ print(bytes(receiver.map(small, fds)[0]))
 """
 
 
-def test_without_address_space_the_error_is_told_and_the_segment_released() -> None:
+def test_without_address_space_it_raises_and_the_segment_is_released() -> None:
     """In a process of its own: there is no way back from that limit that is sure."""
     run = subprocess.run(
         [sys.executable, "-c", NO_SPACE], capture_output=True, text=True, timeout=20, check=True
@@ -168,7 +168,7 @@ forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:Dep
 
 
 @forks
-def test_what_a_forked_child_may_look_at_is_not_used_again(channel: Channel) -> None:
+def test_memory_that_a_forked_child_may_read_is_not_reused(channel: Channel) -> None:
     """Given a view when the process forks,
 
     If it is let go in the parent afterwards, and more payloads come,

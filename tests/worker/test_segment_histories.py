@@ -24,7 +24,7 @@ class Message(NamedTuple):
 
 
 class History(RuleBasedStateMachine):
-    """Payloads are placed, sent, read back, seen, let go; all in any order."""
+    """Payloads are placed, sent, read back, mapped and dropped, in any order."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ def receive(sock: socket.socket, receiver: SegmentReceiver) -> list[memoryview]:
 
 
 def echo(sock: socket.socket) -> None:
-    """Send back what comes, upper case, for ever; release at once."""
+    """Send every payload back in upper case, for ever; release at once."""
     sender, receiver = SegmentSender(), SegmentReceiver()
     with suppress(EOFError, ConnectionError):
         while True:
@@ -48,7 +48,7 @@ def echo(sock: socket.socket) -> None:
 
 
 def hold(sock: socket.socket) -> None:
-    """See one payload, send five, say so, and hold on to everything."""
+    """Map one payload, send five, report it, and keep everything."""
     sender, receiver = SegmentSender(), SegmentReceiver()
     held = receive(sock, receiver)
     for number in range(5):
@@ -74,7 +74,7 @@ def process(name: str) -> Iterator[tuple[socket.socket, socket.socket, subproces
 
 
 @pytest.mark.parametrize("length", [1, 100 * KIB, 3 * MIB])
-def test_payloads_go_there_and_back(length: int) -> None:
+def test_payloads_are_sent_and_returned(length: int) -> None:
     sender, receiver = SegmentSender(), SegmentReceiver()
     with process("echo") as (sock, there, child):
         there.close()
@@ -92,7 +92,7 @@ def test_payloads_go_there_and_back(length: int) -> None:
     receiver.close()
 
 
-def test_a_killed_process_leaves_what_it_sent_and_nothing_else() -> None:
+def test_a_killed_process_leaves_only_the_payloads_it_sent() -> None:
     """Given a process that holds a payload of ours, has three unread, and has sent us five,
 
     If it is killed with -9,

@@ -1,4 +1,4 @@
-"""Large payloads, in place: what is promised to both sides, and what becomes of those that die or lie."""
+"""Large payloads in shared memory: the guarantees for both sides, also if one dies or sends wrong data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.worker.channels import KIB, MIB, Channel, mapped, open_fds, opened
         [os.urandom(3 * MIB + 1)],
     ],
 )
-def test_parts_arrive_as_they_are(channel: Channel, parts: Sequence[Any]) -> None:
+def test_parts_arrive_unchanged(channel: Channel, parts: Sequence[Any]) -> None:
     for _ in range(3):
         views = channel.send(*parts)
         assert [bytes(view) for view in views] == [bytes(part) for part in parts]
@@ -55,7 +55,7 @@ def test_any_contiguous_buffer_can_be_placed(channel: Channel) -> None:
     assert [bytes(view) for view in views] == [numbers.tobytes(), grid.tobytes(), b"buffer"]
 
 
-def test_what_is_not_contiguous_is_refused_and_changes_nothing(channel: Channel) -> None:
+def test_a_noncontiguous_part_is_refused_and_changes_nothing(channel: Channel) -> None:
     gaps = memoryview(bytes(10))[::2]
     for _ in range(2):  # the first is about a new segment, the second about a free one
         fds = open_fds()
@@ -112,7 +112,7 @@ def test_a_use_lasts_as_long_as_an_array_over_it(channel: Channel) -> None:
     assert channel.release() == [1]
 
 
-def test_a_segment_is_used_again_without_anything_new(channel: Channel) -> None:
+def test_a_segment_is_reused_without_new_resources(channel: Channel) -> None:
     """Given a payload that was seen and let go,
 
     If others of about its size follow,
@@ -129,7 +129,7 @@ def test_a_segment_is_used_again_without_anything_new(channel: Channel) -> None:
     assert open_fds() == fds
 
 
-def test_what_is_kept_is_never_overwritten(channel: Channel) -> None:
+def test_kept_payloads_are_never_overwritten(channel: Channel) -> None:
     kept = [channel.send(bytes([number]) * 100) for number in range(50)]
     assert channel.release() == []
     assert [view[0] for (view,) in kept] == list(range(50))
@@ -150,7 +150,7 @@ def test_uses_may_end_in_any_thread(channel: Channel) -> None:
 
 
 class Knot:
-    """Garbage in a circle, whose finalizer still looks at its view, and may save it."""
+    """Garbage in a cycle, whose finalizer still reads its view, and may save it."""
 
     def __init__(self, channel: Channel, view: memoryview, saved: list[memoryview]) -> None:
         self.channel, self.view, self.saved = channel, view, saved
@@ -206,7 +206,7 @@ def test_free_memory_is_bounded_at_both_sides() -> None:
         assert mapped() == 8 * SMALLEST
 
 
-def test_the_longest_unused_makes_room_for_another_size() -> None:
+def test_the_longest_unused_segments_make_room_for_another_size() -> None:
     """Given free segments up to the bound, all of one size,
 
     If payloads of another size come,
@@ -226,7 +226,7 @@ def test_the_longest_unused_makes_room_for_another_size() -> None:
         assert channel.new == 4
 
 
-def test_the_longest_unused_goes_first_whatever_its_size() -> None:
+def test_the_longest_unused_segment_is_dropped_first_whatever_its_size() -> None:
     with opened(idle=4 * SMALLEST) as channel:
         kept = [channel.send(bytes(size)) for size in (SMALLEST, 2 * SMALLEST)]
         for views in kept:
@@ -248,7 +248,7 @@ def test_a_payload_above_the_bound_is_not_kept() -> None:
         assert (channel.sender.idle, channel.receiver.idle, mapped()) == (SMALLEST, SMALLEST, 2 * SMALLEST)
 
 
-def test_beyond_so_many_uses_payloads_are_copied_out() -> None:
+def test_beyond_the_limit_of_uses_payloads_are_copied() -> None:
     with opened(uses=2) as channel:
         kept, released = [], []
         for number in range(5):
@@ -263,7 +263,7 @@ def test_beyond_so_many_uses_payloads_are_copied_out() -> None:
 # Messages that do not arrive
 
 
-def test_what_was_not_sent_is_taken_back(channel: Channel) -> None:
+def test_unsent_payloads_can_be_taken_back(channel: Channel) -> None:
     """Given a message whose segment the receiver does not have,
 
     If it is taken back,
@@ -286,7 +286,7 @@ def test_a_segment_that_the_receiver_has_is_free_again(channel: Channel) -> None
     assert channel.new == 1
 
 
-def test_what_a_message_taken_back_had_dropped_is_said_in_the_next() -> None:
+def test_segments_dropped_in_a_recalled_message_are_reported_in_the_next() -> None:
     with opened(idle=2 * SMALLEST) as channel:
         del channel.send(b"x")[:]
         channel.release()

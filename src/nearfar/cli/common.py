@@ -1,4 +1,4 @@
-"""What every program shares: logging, signals that stop it, and the limit of open files."""
+"""Code that all programs share: logging, stopping by signals, and the limit of open files."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from nearfar.net import resources
 from nearfar.readable import json_line, readable
 
 LOOK = 0.25
-"""Seconds between two looks at whether a signal came, for who waits for a host."""
+"""Seconds between two checks for a signal while a program waits for a host."""
 
 
 def add_logging_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--log-format``, ``--quiet`` and ``--verbose`` as every program has them."""
+    """Add ``--log-format``, ``--quiet`` and ``--verbose``, which every program has."""
     group = parser.add_argument_group("messages")
     group.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="json: one object a line"
+        "--log-format", choices=("text", "json"), default="text", help="json: one object in each line"
     )
     level = group.add_mutually_exclusive_group()
     level.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors; no progress")
-    level.add_argument("-v", "--verbose", action="store_true", help="also details that help to find a fault")
+    level.add_argument("-v", "--verbose", action="store_true", help="also details for finding an error")
 
 
 def set_up_logging(options: argparse.Namespace) -> None:
-    """Send this process's log records to standard error, as the options of `add_logging_options` ask."""
+    """Send this process's log records to standard error, according to the options of
+    `add_logging_options`."""
     level = logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO
     handler = StderrHandler()
     handler.setFormatter(JsonFormatter() if options.log_format == "json" else TextFormatter())
@@ -42,7 +43,7 @@ def set_up_logging(options: argparse.Namespace) -> None:
 
 
 class StderrHandler(logging.Handler):
-    """Writes to what `sys.stderr` is at that moment, so that lines and live bars do not mix."""
+    """Writes to the present `sys.stderr`, so that lines and live bars do not mix."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -52,8 +53,8 @@ class StderrHandler(logging.Handler):
 
 
 class TextFormatter(logging.Formatter):
-    """The message alone, and a traceback if there is one. What a message tells of others, such as a server's
-    words or a peer's name, cannot move the cursor, nor look like a line of its own."""
+    """Only the message, and a traceback if there is one. Text from outside in a message, such as a server's
+    answer or a peer's name, is escaped: it cannot move the cursor, nor add a line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, it is logging's
         return readable(record.message)
@@ -63,10 +64,11 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``time`` (UTC, ISO 8601), ``level``, ``event``, ``message``, and any fields.
+    """One JSON object in each line: ``time`` (UTC, ISO 8601), ``level``, ``event``, ``message``, other
+    fields.
 
-    A record may name its event and carry fields: ``extra={"event": "saved", "fields": {"size": 5}}``.
-    The event is else the logger's name.
+    A record may have an event and fields: ``extra={"event": "saved", "fields": {"size": 5}}``. The default
+    event is the logger's name.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -82,7 +84,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def timestamp(moment: float) -> str:
-    """A time in seconds since the epoch as UTC in ISO 8601."""
+    """A time in seconds since the epoch, as UTC in ISO 8601."""
     from datetime import UTC, datetime  # few programs write such lines
 
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
@@ -91,25 +93,25 @@ def timestamp(moment: float) -> str:
 def announce(message: str, event: str) -> None:
     """Log `message` at once, even from a signal handler.
 
-    A handler may interrupt a write to `sys.stderr`, and Python refuses to enter that stream twice; so
-    this one goes to the file descriptor, in the format that was set up.
+    A handler may interrupt a write to `sys.stderr`, and Python refuses reentrant writes to that stream. So
+    this writes to the file descriptor, in the configured format.
     """
     record = logging.LogRecord("nearfar", logging.WARNING, "", 0, message, None, None)
     record.event = event
     handlers = logging.getLogger().handlers or [logging.Handler()]
-    with contextlib.suppress(OSError):  # its reader is gone
+    with contextlib.suppress(OSError):  # the reader has closed it
         os.write(2, f"{handlers[0].format(record)}\n".encode(errors="replace"))
 
 
 class StopRequest:
-    """SIGINT, SIGTERM and SIGHUP, made polite: the first asks to stop, the second leaves at once.
+    """Handles SIGINT, SIGTERM and SIGHUP: the first asks the program to stop, the second exits at once.
 
-    Use it as a context manager in the main thread, around all that must be closed in good order; inside, the
-    program looks at `requested` between two pieces of work, or waits. No Event, because a handler that sets
-    one can wait for ever for the lock of the very thread it interrupted.
+    Use it as a context manager in the main thread, around everything that must be closed properly; inside,
+    the program checks `requested` between two steps, or waits. It uses no Event: a handler that sets one can
+    deadlock on the lock of the thread that it interrupted.
 
-    What follows within `ECHO` seconds is the first signal once more: timeout(1) sends it to the process, and
-    then to its whole group. A program started with SIGHUP ignored, as by nohup(1), is not to hear it.
+    A signal within `ECHO` seconds of the first counts as the same: timeout(1) sends it to the process, and
+    then to its whole group. A program started with SIGHUP ignored, as by nohup(1), ignores it.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -118,7 +120,7 @@ class StopRequest:
     def __init__(
         self, wake: Callable[[], None] = lambda: None, *, leave: Callable[[int], object] = leave
     ) -> None:
-        """`wake` is called at the first signal, from the handler: it must not block nor take a lock."""
+        """`wake` is called at the first signal, in the handler: it must not block nor take a lock."""
         self.signum: int | None = None
         self._wake = wake
         self._leave = leave
@@ -128,37 +130,37 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """True once a first signal came."""
+        """True once a signal was received."""
         return self.signum is not None
 
     @property
     def exit_code(self) -> int:
-        """The exit code that says which signal it was; `Exit.OK` if none came."""
+        """The exit code for the received signal; `Exit.OK` if none was received."""
         return Exit.OK if self.signum is None else 128 + self.signum
 
     def tell(self, wake: Callable[[], None]) -> None:
-        """Call `wake` from now on; at once, if the first signal came already."""
+        """Call `wake` at the first signal; at once, if it was received already."""
         self._wake = wake
         if self.requested:
             wake()
 
     def reaches(self, look: Callable[[float], bool]) -> bool:
-        """Call `look` with a time to take, in seconds, until it finds what it looks for (True), or a first
-        signal came (False)."""
+        """Call `look` with a time limit, in seconds, until it returns true (True), or a signal is received
+        (False)."""
         while not self.requested:
             if look(LOOK):
                 return True
         return False
 
     def handle(self, signum: int, frame: FrameType | None = None) -> None:
-        """What a signal does; the program itself may call it to stop as if signalled."""
+        """The signal handler; a program may call it to stop as by a signal."""
         if self.requested:
             if time.monotonic() >= self._echo_until:
                 self._leave(128 + signum)
             return
         self._echo_until = time.monotonic() + self.ECHO
         self.signum = signum
-        announce("stopping: finishing what is in hand (again: leave at once)", "stopping")
+        announce("stopping: finishing the current work (again: exit at once)", "stopping")
         os.eventfd_write(self._bell, 1)
         self._wake()
 
@@ -183,16 +185,16 @@ class StopRequest:
 
 
 def start_tracker() -> None:
-    """Start multiprocessing's keeper of shared things so that it lives as long as this program.
+    """Start multiprocessing's resource tracker so that it lives as long as this program.
 
-    It ignores SIGINT and SIGTERM by itself, but would die of a terminal's SIGHUP, and Python would say so.
-    What a program leaves that is killed, or leaves at once, it removes without a word.
+    It ignores SIGINT and SIGTERM, but would die of a terminal's SIGHUP, and Python would warn. It silently
+    removes the resources of a program that is killed, or exits at once.
     """
-    from multiprocessing import resource_tracker  # few programs need one
+    from multiprocessing import resource_tracker  # few programs need it
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # what is blocked stays so over there
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # the tracker inherits the mask
     options = ["ignore:resource_tracker:UserWarning"]
-    sys.warnoptions += options  # it is started with these
+    sys.warnoptions += options  # its interpreter gets these options
     try:
         resource_tracker.ensure_running()
     finally:
@@ -201,7 +203,7 @@ def start_tracker() -> None:
 
 
 def why(error: Exception) -> str:
-    """What went wrong, for a person: of an `OSError` the file and the reason, without the number."""
+    """The reason of an error, for the user: of an `OSError` the file and the text, without the number."""
     if isinstance(error, OSError) and error.strerror:
         reason = error.strerror.lower()
         return readable(f"{error.filename}: {reason}" if error.filename else reason)
@@ -209,11 +211,11 @@ def why(error: Exception) -> str:
 
 
 LEAST = 64
-"""Descriptors: every program works with so many, for a few peers."""
+"""Descriptors that every program needs for a few peers."""
 
 
 def lift_limit() -> str | None:
-    """Raise the soft limit of open files towards the hard one; a sentence if even that is too few."""
+    """Raise the soft limit of open files towards the hard one; returns an error text if that is too few."""
     allowed = resources.lift_limit()
     if allowed < LEAST:
         return (

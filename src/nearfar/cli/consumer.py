@@ -24,7 +24,7 @@ from nearfar.net.memory import keep_freed_memory
 from nearfar.output import Output
 
 FAREWELL = 30.0
-"""Seconds to hand over the last answers."""
+"""Seconds to send the last answers."""
 
 log = logging.getLogger("nearfar.consumer")
 
@@ -101,7 +101,7 @@ def _export(folder: Path, form: str, name: str) -> int:
 
 
 def _work(options: argparse.Namespace, store: Store) -> int:
-    # Only here: an export needs no ZeroMQ.
+    # Imported here: an export needs no ZeroMQ.
     from nearfar.download.far_transport import open_request_receiver
 
     with StopRequest() as stop:

@@ -35,7 +35,7 @@ WIDE = 160
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write; return an exit code (`Exit`): `FAILED` if a measurement has no result.
 
-    A signal ends the measuring, and the report is made of what was measured by then.
+    After a signal, the report contains what was measured until then.
     """
     options = make_parser().parse_args(argv)
     if find_spec("jinja2") is None or find_spec("rich") is None:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def discarding(path: Path) -> Iterator[Output]:
-    """An output that is written only if it is committed."""
+    """An output file that is written only after a commit."""
     output = Output(path)
     try:
         yield output
@@ -138,8 +138,7 @@ def measure(
     *,
     quiet: bool,
 ) -> None:
-    """Add every outcome to `outcomes` as it comes, and show the progress: as a bar on a terminal, else as
-    lines."""
+    """Append each outcome to `outcomes`, and show the progress: a bar on a terminal, else lines."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -163,5 +162,5 @@ def measure(
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
-    """Unwind from wherever it is, so that what was started ends with it."""
+    """A signal handler that raises, so that the context managers end what was started."""
     raise KeyboardInterrupt(signum)

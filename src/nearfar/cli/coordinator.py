@@ -1,4 +1,4 @@
-"""``nearfar coordinator``: coordinate a pool by itself, for workers and clients that come and go."""
+"""``nearfar coordinator``: coordinate a pool, for workers and clients that join and leave."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ from nearfar.net.addresses import Address
 from nearfar.net.auth import admit, approach
 
 SAMPLE = 1.0
-"""Seconds between the two looks from which rates are told."""
+"""Seconds between the two samples from which rates are computed."""
 
 log = logging.getLogger("nearfar.coordinator")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Coordinate until SIGINT or SIGTERM, or say how another one stands; return an exit code (`Exit`)."""
+    """Coordinate until SIGINT or SIGTERM, or print the status of another one; return an exit code
+    (`Exit`)."""
     parser = make_parser()
     options = parser.parse_args(argv)
     if 0 < options.max_bytes < LEAST:
@@ -67,14 +68,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("nearfar coordinator", description=__doc__.partition(": ")[2])
     add = parser.add_argument
     add("--bind", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="%(default)s; port *: any free one")
-    add("--workers", type=natural, default=0, metavar="N", help="worker processes of its own (0)")
+    add("--workers", type=natural, default=0, metavar="N", help="worker processes on this machine (0)")
     add_plain_option(parser, "with --workers: they")
     add(
         "--lease",
         type=lease_seconds,
         default=10.0,
         metavar="S",
-        help="seconds of silence after which workers elsewhere, or a client, count as dead (10)",
+        help="seconds of silence after which remote workers, or a client, count as dead (10)",
     )
     add(
         "--max-bytes",
@@ -149,7 +150,7 @@ def _coordinate(options: argparse.Namespace) -> int:
 
 
 def _watch(coordinator: StandaloneCoordinator, stop: StopRequest, every: float, last: dict[str, int]) -> None:
-    """Say how the pool stands, if that is not what was said last, until told to stop."""
+    """Log the status of the pool whenever it has changed, until a stop is requested."""
     then = time.monotonic()
     while not stop.wait(every):
         counts, now = coordinator.counts(), time.monotonic()

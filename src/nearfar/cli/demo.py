@@ -22,7 +22,7 @@ PICTURES = Gallery(count=200, large=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Give the demo and return its exit code (`Exit`); a signal ends it at once."""
+    """Run the demo and return its exit code (`Exit`); a signal ends it at once."""
     options = make_parser().parse_args(argv)
     if find_spec("pycurl") is None or find_spec("rich") is None:
         print(
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nstopped; the next demo removes what this one saved", file=sys.stderr)
         return 128 + int(stopped.args[0])
     except BrokenPipeError:
-        # The reader of the output has left; Python would complain about it once more at exit.
+        # The reader of the output has closed it; Python would print another error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except DemoError as error:
@@ -72,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, a signal unwinds from wherever the demo is, so that its commands and its server end with it."""
+    """Inside, a signal raises an exception, so that the demo's commands and its server end."""
     before = {
         signum: signal.signal(signum, interrupt)
         for signum in StopRequest.SIGNALS
@@ -86,5 +86,5 @@ def interruptible() -> Iterator[None]:
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
-    """The handler."""
+    """The signal handler."""
     raise KeyboardInterrupt(signum)

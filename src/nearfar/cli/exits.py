@@ -1,6 +1,6 @@
-"""How a program ends and what it prints: exit codes, and standard streams that may be closed.
+"""Exit codes of programs, and output to standard streams that may be closed.
 
-Every start loads this module, so it imports next to nothing.
+Every program loads this module at its start, so it imports almost nothing.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ class Exit(IntEnum):
 
     OK = 0
     FAILED = 1
-    """The program ran to its end, and some of its work failed: the counts say what."""
+    """The program ran to its end, and some of its work failed: see the counts."""
     USAGE = 2
-    """The command line, or a file it names, cannot be used as given."""
+    """The command line, or a file that it names, is invalid."""
     LOST = 3
-    """A peer or the host of a queue went away and did not return in time."""
+    """A peer or the host of a queue was lost and did not return in time."""
     UNTRUSTED = 4
-    """The other side does not let this one in, or is not who it should be: the keys do not fit."""
+    """The other side does not admit this one, or could not be authenticated: the keys do not match."""
     HUNG_UP = 129
-    """SIGHUP, of a terminal that was closed: as `INTERRUPTED`."""
+    """SIGHUP (a terminal was closed): as `INTERRUPTED`."""
     INTERRUPTED = 130
-    """SIGINT: stopped in good order, and the same command goes on from here."""
+    """SIGINT: stopped properly; the same command continues from here."""
     TERMINATED = 143
-    """SIGTERM: the same."""
+    """SIGTERM: as `INTERRUPTED`."""
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now, from a signal handler: nothing is finished, no peer is told.
+    """End this process now, from a signal handler, without finishing work or notifying peers.
 
-    Only files that would stay for ever are removed: sockets, and multiprocessing's folder for its own.
-    Modules that are not loaded have made none.
+    Removes only files that would remain for ever: sockets, and multiprocessing's temporary folder. Modules
+    that are not loaded have made none.
     """
     if files := sys.modules.get("nearfar.net.addresses"):
         files.remove_all()
@@ -54,8 +54,8 @@ def leave(code: int) -> NoReturn:
 
 
 def remove_folder(folder: str) -> None:
-    """As far as it can be: one without folders inside."""
-    from pathlib import Path  # who has such a folder has loaded it; who only starts need not
+    """Remove a folder without subfolders, as far as possible."""
+    from pathlib import Path  # a program with such a folder has loaded it; others need not
 
     try:
         for path in Path(folder).iterdir():
@@ -66,11 +66,11 @@ def remove_folder(folder: str) -> None:
 
 
 class OutputLost(Exception):
-    """The standard output cannot be written: its reader is gone, or its disk is full."""
+    """The standard output cannot be written: its reader has closed it, or the disk is full."""
 
 
 class Unheeded(io.FileIO):
-    """A file whose writer does not hear that it cannot be written: what is said there stops no work."""
+    """A file that ignores errors of writing, so that a failing log stops no work."""
 
     def write(self, data: object) -> int:
         try:
@@ -80,7 +80,7 @@ class Unheeded(io.FileIO):
 
 
 def tell(line: object) -> None:
-    """Print a line on the standard output, at once; what a terminal would obey, as ``\\x1b``. Raises
+    """Print a line on the standard output, unbuffered, with control characters escaped as ``\\x1b``. Raises
     `OutputLost`."""
     try:
         print(readable(str(line), keep="\n"), flush=True)
@@ -89,7 +89,7 @@ def tell(line: object) -> None:
 
 
 def flush() -> None:
-    """Before the end, when Python itself would complain. Raises `OutputLost`."""
+    """Flush the standard output before Python does so at exit. Raises `OutputLost`."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -98,8 +98,8 @@ def flush() -> None:
 
 
 def give_up_output(error: OSError) -> None:
-    """Let what is still to be written go nowhere, and raise `OutputLost`; not for a terminal that was closed:
-    SIGHUP says so, and nobody is there to be told."""
+    """Discard further output, and raise `OutputLost`; not for a closed terminal, which is reported by SIGHUP,
+    and where no user can read a message."""
     os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
     if error.errno == errno.EIO:
         return
@@ -110,17 +110,17 @@ def give_up_output(error: OSError) -> None:
 
 
 def secure() -> None:
-    """Make the standard streams of this process such that no writer is surprised.
+    """Make the standard streams of this process safe to write to.
 
-    A descriptor from 0 to 2 that is closed is opened on nothing: another file would get its number, and what
-    is written to standard error would land in it.
+    A closed descriptor from 0 to 2 is opened on /dev/null: otherwise another file would get its number, and
+    text for standard error would be written into it.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text in its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid in its encoding
     raw = io.BufferedWriter(Unheeded(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(raw, errors="backslashreplace", line_buffering=True)

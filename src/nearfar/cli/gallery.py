@@ -1,4 +1,4 @@
-"""``nearfar gallery``: serve drawn pictures over HTTP until told to stop."""
+"""``nearfar gallery``: serve generated pictures over HTTP until a signal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(prog="nearfar gallery", description="Serve drawn pictures over HTTP.")
+    parser = argparse.ArgumentParser(prog="nearfar gallery", description="Serve generated images over HTTP.")
     add = parser.add_argument
     add("--bind", metavar="HOST:PORT", type=address, default="127.0.0.1:8000", help="where (%(default)s)")
     add("--count", type=positive, default=200, metavar="N", help="how many pictures (%(default)s)")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.info("serving %d images at %s/ (list: %s/urls.txt)", options.count, server.url, server.url)
             stop.wait()
     except OSError as error:
-        known = (error.errno or 0) > 0  # a negative number is one of the resolver
+        known = (error.errno or 0) > 0  # a negative number is an error of the resolver
         why = os.strerror(error.errno or 0) if known else error.strerror or error
         logger.error("cannot listen at %s:%d: %s", host, port, why)
         return Exit.USAGE

@@ -1,4 +1,4 @@
-"""``nearfar keys``: make keys, and say whose are let in."""
+"""``nearfar keys``: make keys, and decide which clients are admitted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nearfar.net.auth import VARIABLE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what one command says, and return an exit code (`Exit`)."""
+    """Run one command, and return an exit code (`Exit`)."""
     options = make_parser().parse_args(argv)
     try:
         options.run(options, Path(options.keys).expanduser())
-    except (KeysError, OSError, RuntimeError) as error:  # the last: of ~NAME, where there is no such user
+    except (KeysError, OSError, RuntimeError) as error:  # the last: ~NAME for an unknown user
         print(f"nearfar keys: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     return Exit.OK

@@ -1,4 +1,4 @@
-"""Options that several programs share, and how their values are read."""
+"""Options that several programs share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from nearfar.worker.supervisor import Supervisor, WorkerListener
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
-"""Where the bare commands meet: the consumer hosts, the producer connects."""
+"""The default address of queues: the consumer hosts there, the producer connects."""
 DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
-"""Where bare coordinators and workers meet."""
+"""The default address of pools: coordinators bind it, workers connect."""
 
 MOST = 1_000_000_000
-"""Of whatever is counted."""
+"""The largest number that an option accepts."""
 MOST_BYTES = 1_000_000_000_000_000
 LONGEST_NUMBER = 40
-"""Characters."""
+"""Characters of a number."""
 LONGEST = 1_000_000.0
-"""Seconds: a wait of more than 24 days is too long for the system's calls."""
+"""Seconds: system calls do not accept waits of more than 24 days."""
 
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)(i?)B?", re.ASCII | re.IGNORECASE)
@@ -68,7 +68,7 @@ def _whole(text: str, least: int) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time in seconds, more than none."""
+    """A time in seconds, above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -91,12 +91,12 @@ def lease_seconds(text: str) -> float:
 
 
 def _short(text: str) -> str:
-    """`text` as it is quoted in a message of one line."""
+    """`text` as quoted in a message of one line."""
     return repr(text if len(text) <= 50 else f"{text[:40]}...")
 
 
 def pool_place(text: str) -> int | str:
-    """Where a pool is: the address of a coordinator, or ``local:N`` as a number of processes."""
+    """The place of a pool: the address of a coordinator, or ``local:N`` as a number of processes."""
     if text.startswith("local:"):
         return positive(text.removeprefix("local:"))
     from nearfar.net.addresses import Address
@@ -112,13 +112,13 @@ def header(text: str) -> tuple[str, str]:
     """``Name: value`` as a pair."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        # It is not repeated: what was meant to be a header may be a secret.
+        # The text is not repeated: it may be a secret.
         raise argparse.ArgumentTypeError("not of the form 'Name: value'")
     return name.strip(), value.strip()
 
 
 def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -> None:
-    """Add ``--bind`` and ``--queue``, and what hosting takes. `local`: ``--queue local`` is understood."""
+    """Add ``--bind`` and ``--queue``, and the options for hosting. `local`: accept ``--queue local``."""
     group = parser.add_argument_group("the queue")
     side = group.add_mutually_exclusive_group()
     side.add_argument(
@@ -143,13 +143,13 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
 
 
 def queue_address(options: argparse.Namespace) -> str:
-    """Where the queue is that the options of `add_queue_options` name."""
+    """The address of the queue, from the options of `add_queue_options`."""
     named = options.queue if options.bind is None else options.bind
     return DEFAULT_ADDRESS if named is None else str(named)
 
 
 def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add ``--keys`` and ``--insecure``, of which a program takes one."""
+    """Add ``--keys`` and ``--insecure``, which exclude each other."""
     side = parser.add_mutually_exclusive_group()
     side.add_argument(
         "--keys",
@@ -163,18 +163,18 @@ def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 def describe_place(address: str, *, hosts: bool) -> str:
-    """What a program says first, so that others can be told where to connect."""
+    """The first message of a program, with the address for others."""
     return f"{'hosting the queue' if hosts else 'connecting to the queue'} at {address}"
 
 
 PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-"""What libcurl takes a proxy from."""
+"""The environment variables from which libcurl takes a proxy."""
 
 log = logging.getLogger("nearfar.producer")
 
 
 def add_fetching(group: argparse._ArgumentGroup) -> None:
-    """One option for each setting of `FetchOptions` that a user has reason to change."""
+    """Add an option for each setting of `FetchOptions` that a user may need to change."""
     add = group.add_argument
     add("--jobs", type=positive, default=16, metavar="N", help="transfers at a time (16)")
     add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host (16)")
@@ -233,7 +233,7 @@ def headers(text: str) -> list[tuple[str, str]]:
 
 
 def fetch_options(options: argparse.Namespace) -> FetchOptions:
-    """What the command line says, over the defaults. Raises `ValueError`."""
+    """The options from the command line, with defaults. Raises `ValueError`."""
     chosen = {
         "user_agent": options.user_agent,
         "connect_timeout": options.connect_timeout,
@@ -260,9 +260,9 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
 
 
 def warn(options: argparse.Namespace) -> None:
-    """Say what an option gives up that its user may count on."""
+    """Warn of the protection that an option disables."""
     if options.insecure_tls:
-        log.warning("--insecure-tls: no certificate is checked: files may be read and changed on their way")
+        log.warning("--insecure-tls: no certificate is checked: files may be read and changed in transit")
     if options.no_private and any(map(os.environ.get, PROXIES)):
         log.warning("--no-private: the proxy of the environment is not used")
 
@@ -270,10 +270,10 @@ def warn(options: argparse.Namespace) -> None:
 def make_supervisor(
     listener: WorkerListener, count: int, quota: int | None = None, plain: tuple[str, ...] | None = None
 ) -> Supervisor:
-    """A supervisor of `count` processes for clients elsewhere. `plain`: as in `worker.main.WorkerConfig`.
+    """A supervisor of `count` processes for remote clients. `plain`: as in `worker.main.WorkerConfig`.
 
-    Modules are looked for in the working directory first, as ``python -m`` does. Processes are forked by a
-    server that has neither threads nor sockets, and like them does not hear SIGTERM: it is for the program.
+    Modules are searched in the working directory first, as with ``python -m``. A fork server without threads
+    and sockets forks the processes; it and they ignore SIGTERM, which is meant for the program.
     """
     # The programs that have no workers, such as a download, start without all this.
     import multiprocessing
@@ -290,14 +290,14 @@ def make_supervisor(
 
 
 def look_here_first() -> None:
-    """Look for modules in the working directory."""
+    """Search modules in the working directory first."""
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
 
 
 def add_plain_option(parser: argparse.ArgumentParser, whose: str) -> None:
-    """Add ``--plain NAME...``, which may be given again. `whose` processes it is about, for its help."""
+    """Add ``--plain NAME...``, which may be repeated. `whose`: the processes it applies to, for the help."""
     parser.add_argument(
         "--plain",
         nargs="+",
@@ -310,7 +310,7 @@ def add_plain_option(parser: argparse.ArgumentParser, whose: str) -> None:
 
 
 def allowed_name(text: str) -> str:
-    """What `Allowed` takes, whose module can be found; nothing is imported."""
+    """A name for `Allowed` whose module can be found; nothing is imported."""
     from nearfar.serialization.plain import Allowed
 
     look_here_first()
@@ -325,22 +325,22 @@ def allowed_name(text: str) -> str:
 
 
 def plain_names(options: argparse.Namespace) -> tuple[str, ...] | None:
-    """What may be called; None: anything."""
+    """The names of functions that may be called; None: any."""
     return None if options.plain is None else tuple(options.plain)
 
 
 def describe(names: tuple[str, ...]) -> str:
-    """What such processes say of themselves."""
+    """The description of such processes for the log."""
     return f"reading no pickle; running only {', '.join(names)}"
 
 
 def _missing(module: str) -> str:
-    """The first part of a module's name that cannot be found; packages are looked into, not imported."""
+    """The first part of a module's name that cannot be found; packages are searched, not imported."""
     parts = module.split(".")
     spec = find_spec(parts[0])
     for count in range(2, len(parts) + 1):
         if spec is None or spec.submodule_search_locations is None:
-            break  # where there is no folder to look into, importing will tell
+            break  # no folder to search: importing will show it
         spec = PathFinder.find_spec(".".join(parts[:count]), list(spec.submodule_search_locations))
         if spec is None:
             return ".".join(parts[:count])

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 SHOWN_EVERY = 0.1
-"""Seconds between two looks at the counts."""
+"""Seconds between two updates of the progress."""
 
 _NOTHING = Underway()
 
@@ -58,7 +58,7 @@ log = logging.getLogger("nearfar.producer")
 
 
 class ProducerRun:
-    """Use it as a context manager; leaving it closes everything and puts the failures file in its place."""
+    """Use it as a context manager; leaving it closes everything and commits the failures file."""
 
     def __init__(self, source: Source, failures: Path, *, quiet: bool, log_format: str) -> None:
         self.account = Account()
@@ -81,7 +81,7 @@ class ProducerRun:
         self.close()
 
     def close(self) -> None:
-        """Count what is left, and close. A second call does nothing."""
+        """Count the unfinished URLs, and close. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -94,7 +94,7 @@ class ProducerRun:
         self._failures.close()
 
     def report(self) -> None:
-        """Print the counts, where the failures are, and how to go on."""
+        """Print the counts, the failures file, and how to continue."""
         tell(self.summary)
         if not self._all_counted:
             tell("the rest of the input was not read")
@@ -145,7 +145,7 @@ LEAST_JOBS = 4
 LEAST_LINES = 8
 """And lines of input."""
 FAREWELL = 30.0
-"""Seconds to hand over what was sent, when all of it was answered."""
+"""Seconds to deliver the last messages, when all files were answered."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -222,7 +222,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
 
 def _check_authorities(options: argparse.Namespace) -> None:
-    """Those of a coordinator's workers are on their machines. Raises `OSError`."""
+    """Check the files with TLS authorities; with a coordinator, they are on the workers' machines. Raises
+    `OSError`."""
     if options.cacert is not None and not isinstance(options.pool, str):
         options.cacert.open("rb").close()
 
@@ -233,7 +234,7 @@ def _open_source(options: argparse.Namespace) -> Source:
         return Arguments(options.urls)
     if options.input == "-":
         return DescriptorSource(os.dup(sys.stdin.fileno()))
-    # A FIFO without a writer is waited for where a signal is heard, in the loop that polls it.
+    # The polling loop waits for the writer of a FIFO, because there signals are handled.
     return DescriptorSource(os.open(options.input, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
@@ -293,7 +294,7 @@ def _downloaders(options: argparse.Namespace, lines: int | None) -> int:
 
 
 def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
-    # Only here: a local download needs no ZeroMQ, and makes its producer in another process.
+    # Imported here: a local download needs no ZeroMQ, and makes its producer in another process.
     from nearfar.download.producer import Producer
 
     address = queue_address(options)
@@ -309,7 +310,7 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
 
 @contextmanager
 def _request_sender(options: argparse.Namespace, address: str) -> Iterator[FarRequestSender]:
-    """A sender to the consumers of the queue at `address`, which is closed in the end."""
+    """A sender to the consumers of the queue at `address`, closed at the end of the block."""
     from nearfar.download.far_transport import open_request_sender
 
     request_sender = open_request_sender(
@@ -329,18 +330,18 @@ def _request_sender(options: argparse.Namespace, address: str) -> Iterator[FarRe
 def _run(
     work: Producer | Pooled, request_sender: FarRequestSender, stop: StopRequest, *, hosts: bool
 ) -> None:
-    """Run `work` once its queue is reached, unless a stop is asked for before."""
+    """Run `work` once its queue is reached, unless a stop is requested before."""
     stop.tell(work.stop)
     log.info("%s", describe_place(request_sender.address, hosts=hosts))
     if stop.reaches(request_sender.reach):
-        # Consumers wait for a producer's goodbye, also for one of an empty list.
+        # Consumers wait until the producer leaves, even if its list is empty.
         request_sender.attend()
         work.run()
 
 
 @contextmanager
 def _executor(options: argparse.Namespace) -> Iterator[Executor]:
-    """The pool's workers; those of this command are killed in the end. Raises `AddressError`."""
+    """The pool's workers; those of this command are killed at the end. Raises `AddressError`."""
     from nearfar import Executor
 
     if isinstance(options.pool, str):
@@ -351,7 +352,7 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
         import multiprocessing
 
         start_tracker()
-        # Spawned, for this process has threads already; logging is set up there as it is here.
+        # Spawned, because this process has threads already; logging is configured as here.
         context = multiprocessing.get_context("spawn")
         executor = Executor(options.pool, context, _begin_worker, (options,))
     try:

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 SILENT = 5.0
-"""Seconds without any progress after which the line says what the job waits for."""
+"""Seconds without progress after which the line shows what the job waits for."""
 LONGEST_LEFT = 360_000.0
-"""Seconds. Of a time left of more than a hundred hours, only its length is known."""
+"""Seconds: a remaining time above a hundred hours is not shown exactly."""
 
 
 class Counts:
-    """What the program counts and changes; nothing here changes it."""
+    """The counts of a job, which only the program changes."""
 
     def __init__(
         self,
@@ -39,22 +39,22 @@ class Counts:
         underway: float = 0.0,
         waits_for: str = "",
     ) -> None:
-        """`waits_for`: what has to answer before the job continues, such as ``host``; empty if nothing."""
+        """`waits_for`: the peer that the job waits for, such as ``host``; empty if it does not wait."""
         self.saved = saved
         self.already = already
         self.failed: Counter[str] = Counter() if failed is None else failed
-        """By reason."""
+        """Failures, by reason."""
         self.bytes = size
         """Received so far, with those of unfinished files."""
         self.total = total
-        """How many there are going to be in all; None while that is not known."""
+        """The total number of files; None while it is not known."""
         self.underway = underway
-        """What the received parts of unfinished files amount to, in files."""
+        """The received parts of unfinished files, in files."""
         self.waits_for = waits_for
 
     @property
     def done(self) -> int:
-        """How many have ended, in whatever way."""
+        """The number of ended files, successful or not."""
         return self.saved + self.already + self.failed.total()
 
     @property
@@ -64,7 +64,7 @@ class Counts:
 
 
 class TransferRate:
-    """Files and bytes per second over the last `window` seconds, parts of unfinished files included."""
+    """Files and bytes per second over the last `window` seconds, including parts of unfinished files."""
 
     def __init__(self, window: float = 10.0) -> None:
         self._window = window
@@ -73,7 +73,7 @@ class TransferRate:
         self._changed = 0.0
 
     def note(self, counts: Counts, now: float) -> None:
-        """Remember where `counts` stands at `now` (seconds, of any clock that does not go back)."""
+        """Record `counts` at `now` (seconds of any monotonic clock)."""
         if (counts.progress, counts.bytes) != self._last:
             self._last = (counts.progress, counts.bytes)
             self._changed = now
@@ -92,8 +92,7 @@ class TransferRate:
         return max(0.0, counts.progress - files) / (now - then), max(0, counts.bytes - size) / (now - then)
 
     def left(self, counts: Counts, now: float) -> float | None:
-        """Seconds to the end at this rate; None when the total or the rate is unknown, or the rate is too
-        low."""
+        """Seconds to the end at this rate; None if the total or the rate is unknown, or the rate too low."""
         files, _ = self.rates(counts, now)
         if counts.total is None or files <= 0:
             return None
@@ -123,7 +122,7 @@ def describe(counts: Counts) -> str:
 def describe_rate(rate: TransferRate, counts: Counts, now: float) -> str:
     """``312 files/s, 14.0 MB/s, 0:28 left``, as far as it is known.
 
-    After `SILENT` seconds without an answer, what the job waits for takes the place of the time left.
+    After `SILENT` seconds without an answer, it shows what the job waits for instead of the time left.
     """
     files, volume = rate.rates(counts, now)
     left, silence = rate.left(counts, now), rate.silence(now)
@@ -183,10 +182,10 @@ class Progress(Protocol):
     """Shows how far a job is."""
 
     def show(self, counts: Counts, now: float) -> None:
-        """Show `counts` at `now` (seconds of a clock that does not go back), if it is time to."""
+        """Show `counts` at `now` (seconds of a monotonic clock), if an update is due."""
 
     def close(self, counts: Counts, now: float) -> None:
-        """Show where the job ended, and leave the terminal as it was. Called once, and last."""
+        """Show the final state, and restore the terminal. Called once, as the last call."""
 
 
 class NoProgress:
@@ -200,22 +199,22 @@ class NoProgress:
 
 
 def log_line(line: str) -> None:
-    """Log one line of progress, in the format that ``--log-format`` asks for."""
+    """Log one line of progress, in the format of ``--log-format``."""
     logging.getLogger("nearfar").info("%s", line, extra={"event": "progress"})
 
 
 class ProgressLines:
-    """One line every few seconds, and none for a job that ends before the first one is due."""
+    """One line every few seconds; none for a job that ends before the first one is due."""
 
     def __init__(self, every: float = 10.0, say: Callable[[str], None] = log_line) -> None:
-        """Say a line every `every` seconds."""
+        """Write a line every `every` seconds."""
         self._every = every
         self._say = say
         self._rate = TransferRate(window=2 * every)
         self._due: float | None = None
 
     def show(self, counts: Counts, now: float) -> None:
-        """Say a line if the last one is long enough ago."""
+        """Write a line if the last one is long enough ago."""
         self._rate.note(counts, now)
         if self._due is None:
             self._due = now + self._every
@@ -224,7 +223,7 @@ class ProgressLines:
             self._say(f"{describe(counts)}; {describe_rate(self._rate, counts, now)}")
 
     def close(self, counts: Counts, now: float) -> None:
-        """Nothing: the program itself says how it ended."""
+        """Nothing: the program itself prints the result."""
 
 
 class ProgressBar:

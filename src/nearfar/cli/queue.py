@@ -1,4 +1,4 @@
-"""``nearfar queue``: host a queue by itself, so that producers and consumers may come and go."""
+"""``nearfar queue``: host a queue, so that producers and consumers can join and leave."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("nearfar.queue")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Host until SIGINT or SIGTERM, and return an exit code (`Exit`): `OK` only if nothing was left."""
+    """Host until SIGINT or SIGTERM, and return an exit code (`Exit`): `OK` only if no item was left."""
     options = make_parser().parse_args(argv)
     set_up_logging(options)
     try:
@@ -65,8 +65,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=byte_count,
         default="1GiB",
         metavar="SIZE",
-        help="bytes that consumers may hold without an ack (%(default)s; 0: no bound); one that has its"
-        " share gets no more until it acks some",
+        help="bytes that consumers may hold without an ack (%(default)s; 0: no bound); a consumer with its"
+        " full share gets no more until it acks some",
     )
     add(
         "--lease",
@@ -96,9 +96,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def describe(counts: Mapping[str, int]) -> str:
-    """``3 waiting (1.2 MB), 2 in hand, 1,204 done; 1 producer, 2 consumers``, and what went wrong."""
+    """``3 waiting (1.2 MB), 2 unacknowledged, 1,204 done; 1 producer, 2 consumers``, and the errors."""
     said = f"{counts['size']:,} waiting ({size(counts['bytes'])})"
-    said += f", {counts['unsettled'] - counts['size']:,} in hand, {counts['settled']:,} done"
+    said += f", {counts['unsettled'] - counts['size']:,} unacknowledged, {counts['settled']:,} done"
     troubles = ("dead", "dropped", "undeliverable", "late")
     said += "".join(f", {counts[what]:,} {what}" for what in troubles if counts[what])
     said += f"; {number(counts['producers'], 'producer')}, {number(counts['consumers'], 'consumer')}"
@@ -122,7 +122,7 @@ def _host(options: argparse.Namespace) -> FarQueue:
 
 
 def _watch(queue: FarQueue, stop: StopRequest, every: float, last: str) -> None:
-    """Say how the queue stands, if that is not what was said last, until told to stop."""
+    """Log the status of the queue whenever it has changed, until a stop is requested."""
     while not stop.wait(every):
         now = describe(queue.counts())
         if now != last:

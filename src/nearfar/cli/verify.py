@@ -1,4 +1,4 @@
-"""``nearfar verify``: read what was saved again, and compare it with a list of digests."""
+"""``nearfar verify``: read the saved files again, and compare them with a list of digests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nearfar.download.model import StoreError
 from nearfar.download.verify import Verified, digests, verify, verify_saved
 
 LONGEST = 60.0
-"""Seconds of silence after which an address gives no list."""
+"""Seconds of silence after which fetching the list fails."""
 MANY = 10
-"""Complaints that are told one by one."""
+"""The most problems that are printed one by one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare, say what was found, and return an exit code (`Exit`): `OK` only if all is there and good."""
+    """Compare, print the result, and return an exit code (`Exit`): `OK` only if all files are correct."""
     parser = make_parser()
     options = parser.parse_args(argv)
     alone = Path(options.list).is_dir()
@@ -54,11 +54,11 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
     parser = argparse.ArgumentParser(
         "nearfar verify",
-        description="Read what was saved again, and compare it with a list of digests; without a list, with"
-        " the digests that the files had when they were saved.",
+        description="Read the saved files again, and compare them with a list of digests; without a list,"
+        " with the digests that the files had when they were saved.",
         epilog="LIST has a line for each URL, with sha256=... after a tab, as producer -i takes it. `nearfar"
-        " gallery` serves such a list of its images, as /digests.txt. Exit code: 0 if all of the list is"
-        " there and good, even if the folders hold more; 1 if not; 2 if something cannot be read.",
+        " gallery` serves such a list of its images, as /digests.txt. Exit code: 0 if all files of"
+        " the list are correct, even if the folders hold more; 1 if not; 2 if a file cannot be read.",
     )
     parser.add_argument(
         "list", metavar="LIST", help="a file, or an http address; a folder: no list, but this folder, too"
@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _lines(place: str) -> list[str]:
-    """Raises `OSError`; `ValueError` for what is not text, and for an address or answer that is not HTTP."""
+    """The lines of a list. Raises `OSError`, and `ValueError` if it is not text, or not fetched by HTTP."""
     if place.startswith(("http://", "https://")):
         try:
             with urllib.request.urlopen(place, timeout=LONGEST) as answer:

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     if access.keys:
-        os.environ[VARIABLE] = access.keys  # what runs here may connect to a queue
+        os.environ[VARIABLE] = access.keys  # tasks may connect to a queue
     plain = plain_names(options)
     hire = partial(make_supervisor, count=options.processes, quota=options.max_tasks, plain=plain)
     agent = Agent(
@@ -103,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="1GiB",
         metavar="SIZE",
         help="bytes of results kept for clients that do not take them (%(default)s; 0: no bound): such a"
-        " client gets no more workers until it does. What runs by then may come on top",
+        " client gets no more workers until it does. Results of tasks that run by then may exceed it",
     )
     add(
         "--wait",

@@ -1,4 +1,4 @@
-"""Agents, as the coordinator sees them: whole machines of workers, each behind one session. Pure."""
+"""The agents at a coordinator: each is a machine's workers behind one session. Pure."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from nearfar.errors import ProtocolError
 from nearfar.net.validation import shown
 
 RELEASE_EVERY = 64
-"""Small answers that may be released: what waits for company costs its agent no message, and no wake-up."""
+"""Released small answers that are sent together: fewer messages, and fewer wake-ups of the agent."""
 MOST_WORKERS = 1024
 """Workers of one agent."""
 MOST_BROUGHT = 8
-"""Batches that a worker may bring along: it has two at most, and an initializer before each."""
+"""Batches that a reconnecting worker may report: it has two at most, and an initializer before each."""
 MOST_TASKS = 1024
-"""Tasks in all of these together."""
+"""Tasks in all of these batches together."""
 LONGEST_END = 500
-"""Characters of what is told of a worker's end."""
+"""Characters of the text on how a worker ended."""
 LOCAL = 0
-"""What an agent calls an initializer, and what lives and dies with this process."""
+"""An initializer's number in messages of agents, and the bound's name for the local workers."""
 MOST_LISTS = 16
 """Clients in one RELEASE: so it fits into a frame."""
 
-_SETTLED = TaskState.SETTLED  # once, for it is compared with each task's
+_SETTLED = TaskState.SETTLED  # looked up once: it is compared with each task's state
 
 
 class AgentSession:
@@ -40,7 +40,7 @@ class AgentSession:
         self.session = session
         self.workers: dict[str, Worker] = {}
         self.given: dict[str, int] = {}
-        """Batches sent to each worker, those among them that it brought along."""
+        """Batches sent to each worker, including those that it reported when it came."""
         self.leaving = False
         self._session_table = session_table
 
@@ -74,7 +74,7 @@ class AgentSession:
 
 
 class Agents:
-    """The agents by the names of their sessions. Messages that cannot be true raise `ProtocolError`."""
+    """The agents by the names of their sessions. Messages that contradict the state raise `ProtocolError`."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Agents:
         remote_clients: RemoteClients,
         patience: float,
     ) -> None:
-        """`patience`: seconds that a few small answers wait for company before they are released."""
+        """`patience`: seconds that a few released small answers wait for more before they are sent."""
         self.all: dict[str, AgentSession] = {}
         self._patience = patience
         self._session_table = session_table
@@ -96,7 +96,7 @@ class Agents:
         self._remote_clients.accounts.enter(session.name, session.most_bytes)
 
     def depart(self, name: str, why: str) -> None:
-        """A session is over: what its workers run is lost with them."""
+        """A session has ended: the tasks that its workers run are lost with them."""
         agent = self.all.pop(name, None)
         if agent is not None:
             for worker in list(agent.workers.values()):
@@ -113,13 +113,13 @@ class Agents:
         prepared: list[str],
         batches: list[list[Any]],
     ) -> None:
-        """A worker is ready; or it is older than this coordinator, and comes with what it was given."""
+        """A worker is ready; or it is older than this coordinator, and reports the batches that it has."""
         if not name.startswith(f"{agent.session.uid}/"):
             raise ProtocolError(f"{name} is not a name for a worker of {agent.session.uid}")
         if len(agent.workers) >= MOST_WORKERS:
             raise ProtocolError(f"{agent.session.uid} has more than {MOST_WORKERS} workers")
         if len(batches) > MOST_BROUGHT or sum(len(numbers) for _, numbers in batches) > MOST_TASKS:
-            raise ProtocolError(f"{name} brings more along than a worker ever has")
+            raise ProtocolError(f"{name} reports more batches than a worker ever has")
         if name in self._coordinator.workers:
             raise ProtocolError(f"there is a worker {name} already")
         worker = Worker(name, agent, host=agent.session.host, pid=pid, quota=agent.session.quota, ahead=False)
@@ -137,7 +137,7 @@ class Agents:
             self._coordinator.drain(worker)
 
     def answers(self, agent: AgentSession, name: str, first: int, spent: float, rows: list[Row]) -> None:
-        """The next tasks of a worker ran."""
+        """A worker has run its next tasks."""
         worker = agent.workers.get(name)
         if worker is None:
             self._session_table.stale += len(rows)
@@ -157,12 +157,12 @@ class Agents:
         self._coordinator.answered(worker, rows, spent, self._session_table.now)
 
     def kept(self, agent: AgentSession, rows: list[Row]) -> None:
-        """Answers that an earlier coordinator had, and perhaps not their clients."""
+        """Answers that an earlier coordinator received, and that their clients may not have received."""
         for client, *row in rows:
             self._remote_clients.keep(client, tuple(row), agent.session.name)
 
     def died(self, agent: AgentSession, name: str, how: str, unread: int, given: int) -> None:
-        """A worker ended. It did not read what was still on its way."""
+        """A worker ended. It did not read the batches that were still on their way."""
         worker = agent.workers.get(name)
         if worker is not None:
             on_the_way = agent.given[name] - given
@@ -172,7 +172,7 @@ class Agents:
             self._coordinator.died(worker, shown(how, LONGEST_END), unread + on_the_way)
 
     def returned(self, agent: AgentSession, name: str, batches: int) -> None:
-        """A worker was asked to give back what it has not read."""
+        """A worker returned the batches that it had not read, as it was asked."""
         worker = agent.workers.get(name)
         if worker is not None:
             if batches > len(worker.batches):
@@ -182,13 +182,13 @@ class Agents:
             self._remote_clients.returned(worker)
 
     def leaving(self, agent: AgentSession) -> None:
-        """Give it no more; each worker is retired once it has answered what it runs."""
+        """Send the agent no more tasks; each worker is retired once it has answered those that it runs."""
         agent.leaving = True
         for worker in list(agent.workers.values()):
             self._coordinator.drain(worker)
 
     def deadline(self) -> float | None:
-        """When `flush` is wanted."""
+        """When `flush` must be called next."""
         since = self._remote_clients.releases.since
         return None if since is None else since + self._patience
 

@@ -1,4 +1,4 @@
-"""How an agent or a client calls a coordinator: one session after another. Pure.
+"""The session of an agent or a client with a coordinator, and the next one when it is lost. Pure.
 
 ::
 
@@ -6,8 +6,9 @@
                       ^                   |
                       +----- STRANGER ----+
 
-A socket that was not let in is made anew, until it is clear that it will not be. A coordinator that is silent
-is called anew, in the same session; only its STRANGER ends that. Times are in seconds of any steady clock."""
+A socket that was rejected is replaced, until it is clear that the coordinator will never accept it. If a
+coordinator is silent, the socket is replaced in the same session; only STRANGER ends a session. Times are
+in seconds of any steady clock."""
 
 from __future__ import annotations
 
@@ -23,11 +24,11 @@ from nearfar.net.handshake import HandshakeFailures
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
 DIAL_EVERY = 5.0
-"""Seconds without a welcome after which another connection is tried: this one may be dead."""
+"""Seconds without a WELCOME after which the socket is replaced: its connection may be dead."""
 FAREWELL = 3.0
-"""Seconds of silence after which a caller that leaves, with nothing left to say, goes without an answer."""
+"""Seconds of silence after which a closing peer, with nothing left to send, stops waiting for an answer."""
 IDLE = 3600.0
-"""Seconds until a caller with nothing to do wants to be asked again."""
+"""Seconds until `deadline` when there is nothing to do."""
 
 
 class Connect(NamedTuple):
@@ -37,7 +38,7 @@ class Connect(NamedTuple):
 
 
 class SendMessage(NamedTuple):
-    """Send this."""
+    """Send this message."""
 
     envelope: PoolFrame
 
@@ -51,24 +52,24 @@ class SessionStage(IntEnum):
     CLOSED = 3
 
 
-_OPEN = SessionStage.OPEN  # once, for it is looked at in every step
+_OPEN = SessionStage.OPEN  # looked up once: it is compared in every step
 
 
 class ClientSession:
-    """`role` and `name` are those of HELLO, `about` is what it tells; `name` is new for every caller.
+    """`role`, `name` and `about` are the fields of HELLO; `name` is new for every agent and every client.
 
-    `wait`: seconds without a word, after which the coordinator counts as lost. One that was there speaks
-    several times a lease; half a lease without a word is the least. `stem` is what the names of its sessions
-    begin with (`nearfar.net.process.new_session_stem`).
+    `wait`: seconds without a message after which the coordinator counts as lost. A coordinator sends several
+    messages in each lease, so at least half a lease must pass. `stem`: the prefix of its sessions' names
+    (`nearfar.net.process.new_session_stem`).
     """
 
     def __init__(self, role: str, name: str, about: dict[str, Any], wait: float, stem: str = "") -> None:
         self.name = name
         self.stage = SessionStage.NEW
         self.talk: ReliableChannel | None = None
-        """Of the session that is open, or was the last."""
+        """The channel of the open session, or of the last one."""
         self.barred = ""
-        """Why coordinator and caller do not let each other in, once that is clear."""
+        """Why coordinator and peer do not accept each other, once that is certain."""
         self._refusals = HandshakeFailures()
         self._dial_again = False
         self._hello = PoolMessage(PoolMessageType.HELLO, (VERSION, role, name, about))
@@ -83,7 +84,7 @@ class ClientSession:
         return f"{self._stem}.{self._sessions}"
 
     def open_talk(self) -> ReliableChannel | None:
-        """The present session's, if one is open."""
+        """The channel of the present session, if it is open."""
         return self.talk if self.stage is _OPEN else None
 
     def begin(self, now: float) -> None:
@@ -97,7 +98,7 @@ class ClientSession:
         self._greet(now)
 
     def welcome(self, message: PoolMessage, now: float) -> dict[str, Any] | None:
-        """The session is open: what the coordinator told of itself. None: it was not this session's."""
+        """Open the session; returns the coordinator's facts, or None for a WELCOME of another session."""
         name, facts = message.fields
         if self.stage is not SessionStage.GREETING or name != self.session_name:
             return None
@@ -108,12 +109,12 @@ class ClientSession:
         return told
 
     def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
-        """Say it, and return its number; 0 if there is no session to say it in."""
+        """Queue a message to send, and return its number; 0 if no session is open."""
         talk = self.open_talk()
         return 0 if talk is None else talk.say(now, kind, *fields, rows=rows)
 
     def turned_away(self, why: str, now: float) -> None:
-        """The socket of the present session was not let in."""
+        """The coordinator rejected the socket of the present session."""
         if self.stage not in (SessionStage.GREETING, SessionStage.OPEN):
             return
         if self.stage is SessionStage.OPEN:
@@ -124,8 +125,8 @@ class ClientSession:
         self.barred = self._refusals.believed(now)
 
     def tick(self, now: float) -> None:
-        """Time passed. Where this comes long after it was wanted, this process stood still and heard nothing:
-        that is not another's silence."""
+        """Process the time. Long after its deadline, this process was suspended and received nothing: then
+        the coordinator does not count as silent."""
         stood, self._ticked = now - max(self._ticked, self._wanted), now
         talk = self.open_talk()
         if stood > (4 * GREET_EVERY if talk is None else talk.lease / 2):
@@ -134,7 +135,7 @@ class ClientSession:
                 talk.heard = min(now, talk.heard + stood)
         if talk is not None:
             talk.tick(now)
-            if now >= max(talk.heard, self._called) + talk.lease:  # what it was called by may be broken
+            if now >= max(talk.heard, self._called) + talk.lease:  # the connection may be broken
                 self._dial(now)
         elif self.stage is SessionStage.GREETING and now - self._greeted >= GREET_EVERY:
             if now - self._called >= DIAL_EVERY:
@@ -142,7 +143,7 @@ class ClientSession:
             self._greet(now)
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
-        """The actions to do now."""
+        """The actions to perform now."""
         actions = self._actions
         if actions:
             self._actions = []
@@ -151,7 +152,7 @@ class ClientSession:
         return actions
 
     def deadline(self, now: float) -> float:
-        """When `tick`, `flush` or `lost` is wanted next."""
+        """When `tick`, `flush` or `lost` must be called next."""
         talk = self.talk
         if talk is not None and self.stage is _OPEN:
             heard, out, heartbeat = talk.heard, talk.out, talk.heartbeat
@@ -165,7 +166,7 @@ class ClientSession:
         return self._wanted
 
     def away(self, now: float) -> float:
-        """For how many seconds no coordinator has answered; 0 if one does."""
+        """Seconds since a coordinator answered last; 0 if one answers."""
         talk = self.open_talk()
         if talk is not None:
             silence = now - talk.heard
@@ -173,12 +174,12 @@ class ClientSession:
         return now - self._away_since if self.stage is SessionStage.GREETING else 0.0
 
     def silent_since(self, moment: float) -> float:
-        """Since when nothing has been heard, `moment` at the earliest."""
+        """Since when nothing has been received, `moment` at the earliest."""
         talk = self.open_talk()
         return moment if talk is None else max(moment, talk.heard)
 
     def lost(self, now: float) -> bool:
-        """True if none answered for `wait` seconds."""
+        """True if no coordinator answered for `wait` seconds."""
         return self.stage is not SessionStage.NEW and self.away(now) >= self._wait
 
     def _dial(self, now: float) -> None:

@@ -1,8 +1,8 @@
 """Rows of a message: one column for each field, checks of its values, and a frame for each large part.
 
-The columns stand in the message's first frame: ``number of rows, *columns``. A column has a value for each
-row, or one for all. So a value that all rows share, such as their function, is sent once, and differing
-values are checked by column. A single row is ``1, *values``.
+The columns are in the message's first frame: ``number of rows, *columns``. A column has a value for each
+row, or one value for all rows. So a value that all rows share, such as their function, is sent once, and
+differing values are checked by column. A single row is ``1, *values``.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ MOST_NUMBERS = 4096
 """Tasks in one list of their numbers."""
 MOST_NATURAL = (1 << 63) - 1
 AGENT, CLIENT = "agent", "client"
-"""What HELLO says its sender is."""
+"""The roles of a peer, in HELLO."""
 
 
 class Field(NamedTuple):
-    """One field: the types of its values, the least and the most of a number or of a length, and what else
-    must be true."""
+    """One field: the types of its values, the bounds of a number or of a length, and a further check."""
 
     types: frozenset[type]
     least: float = 0
@@ -44,7 +43,7 @@ class Field(NamedTuple):
     also: Callable[[Any], bool] | None = None
 
     def holds_in(self, column: Sequence[Any]) -> bool:
-        """True if each value of a column is what this may be."""
+        """True if each value of a column is valid for this field."""
         types, least, most, also = self
         if not types.issuperset(map(type, column)):
             return False
@@ -57,13 +56,13 @@ class Field(NamedTuple):
                 measured = [*map(len, column)]
             if measured and not least <= min(measured) <= max(measured) <= most:
                 return False
-            if float in types and any(value != value for value in measured):  # NaN, which min passes over
+            if float in types and any(value != value for value in measured):  # NaN, which min ignores
                 return False
         return also is None or all(map(also, column))
 
 
 class Shape:
-    """Several fields in a row: their types are compared at once."""
+    """Several fields in a row; their types are compared at once."""
 
     __slots__ = ("_also", "_lengths", "_numbers", "_types", "count", "fields")
 
@@ -79,7 +78,7 @@ class Shape:
         self._also = [(place, field.also) for place, field in enumerate(fields) if field.also is not None]
 
     def holds(self, values: Sequence[Any]) -> bool:
-        """True if `values` are as many as there are fields, and each is what its field may be."""
+        """True if there is one value for each field, and each is valid for its field."""
         if tuple(map(type, values)) not in self._types:
             return False
         for place, least, most in self._numbers:
@@ -157,27 +156,27 @@ STATUS = Field(_INT, 0, int(TaskStatus.TOO_LARGE))
 OUTCOME = Field(_INT, 0, int(TaskOutcome.FAILED))
 PART = Field(frozenset((bytes, memoryview)))
 PARTS = Field(_LIST)
-"""What stands in it is looked at where the large parts are put in their places."""
+"""Its contents are checked where the large parts are put in their places."""
 ROLE = Field(_STR, also=_is_role)
 NAMES = Field(_LIST, 0, MOST_NAMES, _names_fit)
 BATCHES = Field(_LIST, 0, MOST_NAMES, _batches_fit)
 COUNTS = Field(_DICT, also=_counts_fit)
 FACTS = Field(_DICT, also=_facts_fit)
-"""What WELCOME tells of the coordinator."""
+"""The coordinator's facts in WELCOME."""
 ABOUT = Field(_DICT, also=_about_fits)
-"""What HELLO tells of a peer; other entries are not read."""
+"""The peer's facts in HELLO; other entries are ignored."""
 
 _FACTS: dict[str, Field] = {
-    "epoch": NAME,  # of this life of the coordinator
+    "epoch": NAME,  # of this run of the coordinator
     "lease": Field(_NUMBERS, SHORTEST_LEASE, LONGEST_LEASE),
     "workers": NATURAL,
 }
 _ABOUT: dict[str, Field] = {
     "pid": NATURAL,
-    "machine": TEXT,  # net.here.machine_id
+    "machine": TEXT,  # net.process.machine_id
     "host": NAME,
-    "python": TEXT,  # net.here.PYTHON
-    "bytecode": TEXT,  # net.here.BYTECODE
+    "python": TEXT,  # net.process.PYTHON
+    "bytecode": TEXT,  # net.process.BYTECODE
     "slots": NATURAL,  # an agent's processes
     "quota": NATURAL,  # tasks after which an agent replaces a process; 0: none
     "bytes": NATURAL,  # of answers that an agent may keep; 0: any number
@@ -187,30 +186,30 @@ _ABOUT: dict[str, Field] = {
 LARGE = 32 * 1024
 """Bytes: a longer part travels in a frame of its own, and is not copied."""
 MOST_PARTS = 1024
-"""Frames of large parts in one message; what is over stands in the row."""
+"""Frames of large parts in one message; further parts stay in the row."""
 MOST_ROWS = 4096
 MOST_BUFFERS = 1 << 20
 """Parts of one row."""
 TOGETHER = 1 << 20
 """Bytes of parts after which a message is full."""
 AT_ONCE = 2 << 20
-"""Bytes of rows that are unpacked without looking at each value first: lists of nothing, a byte each, would
-take sixty times as much here."""
+"""Bytes of rows that are unpacked without checking each value first: empty lists, a byte each, would take
+sixty times as much memory."""
 
 Row = tuple[Any, ...]
 
 
 class Columns(NamedTuple):
-    """What a row holds. Where `blob` is not negative, a part stands there, and a list of parts after it."""
+    """The fields of a row. Unless `blob` is negative, the field there is a part, the next a list of parts."""
 
     shape: Shape
     blob: int = -1
 
 
 def shares(rows: Sequence[Row], blob: int) -> list[Sequence[Row]]:
-    """`rows` cut into messages of their own, none empty; `blob` says where their parts are.
+    """`rows` cut into messages, none empty; `blob` is the index of their parts.
 
-    A row of more than `TOGETHER` bytes has a message for itself.
+    A row of more than `TOGETHER` bytes is a message of its own.
     """
     if len(rows) == 1:
         return [rows]
@@ -269,8 +268,8 @@ def pack(rows: Sequence[Row], form: Columns) -> tuple[list[Any], list[Any]]:
 
 
 def read(frame: Any, fields: int, form: Columns) -> list[Any]:
-    """The values in the long first frame of a message with so many `fields`, the kind among them, before its
-    rows. Raises what msgpack raises, and ValueError."""
+    """The values in the long first frame of a message that has `fields` values, including the kind, before
+    its rows. Raises msgpack's errors, and ValueError."""
     if len(frame) <= AT_ONCE:
         words: list[Any] = bounded_msgpack.unpack(frame, MOST_BUFFERS)
         return words
@@ -278,15 +277,15 @@ def read(frame: Any, fields: int, form: Columns) -> list[Any]:
 
 
 def unpack(words: list[Any], large: Sequence[Any], form: Columns) -> list[Row]:
-    """The rows of which these are the number and the columns, and of whose large parts these are the frames.
-    Their parts are bytes, or the frames themselves. Raises `ProtocolError`."""
+    """The rows from their number and columns (`words`) and the frames of their large parts (`large`). Their
+    parts are bytes, or the frames themselves. Raises `ProtocolError`."""
     shape, blob = form
     count, *columns = words
     if type(count) is not int or not 0 <= count <= MOST_ROWS or len(large) > MOST_PARTS:
         raise ProtocolError(f"{count} rows, {len(large)} large parts")
     if len(columns) != (shape.count if count else 0):
         raise ProtocolError("rows of the wrong shape")
-    if count == 1:  # so it is most often where calls are waited for
+    if count == 1:  # the most frequent case for calls that are waited for
         if blob >= 0 and (large or columns[blob] is None or columns[blob + 1]):
             columns = _fetched(columns, large, blob)
         if not shape.holds(columns):
@@ -310,14 +309,14 @@ def unpack(words: list[Any], large: Sequence[Any], form: Columns) -> list[Row]:
 
 
 def _fetched(values: list[Any], large: Sequence[Any], blob: int) -> list[Any]:
-    """The same values of the only row of a message, with its large parts in their places."""
+    """The values of the only row of a message, with its large parts in their places."""
     columns = [[value] for value in values]
     _fetch(columns, blob, large)
     return [value for (value,) in columns]
 
 
 def _fetch(columns: list[Any], blob: int, frames: Sequence[Any]) -> None:
-    """Put the large parts where they are named, row by row."""
+    """Replace the references to large parts by the parts, row by row."""
     large = iter(frames)
     blobs, buffers = columns[blob : blob + 2]
     if set(map(type, buffers)) != {list}:
@@ -333,7 +332,7 @@ def _fetch(columns: list[Any], blob: int, frames: Sequence[Any]) -> None:
                 blobs[place] = next(large, None)
             buffers[place] = [next(large, None) if part is None else part for part in beside]
             if not _PART_TYPES.issuperset(map(type, buffers[place])):
-                raise ProtocolError("a part that is none")
+                raise ProtocolError("an invalid part")
     if next(large, None) is not None:
         raise ProtocolError("a part that no row names")
 
@@ -342,7 +341,7 @@ _PART_TYPES = {bytes, memoryview}
 
 
 def _read_singly(frame: Any, fields: int, form: Columns) -> list[Any]:
-    """The same of a long frame, value by value: lists where there are to be some, and nowhere else."""
+    """The values of a long frame, read one by one: lists only where lists are expected."""
     unpacker = msgpack.Unpacker(
         max_buffer_size=len(frame), max_array_len=0, max_map_len=0, max_ext_len=0, max_str_len=AT_ONCE
     )
@@ -362,8 +361,8 @@ def _beside(unpacker: msgpack.Unpacker) -> list[Any]:
     read: list[Any] = []
     for _ in range(_length(unpacker, MOST_BUFFERS)):
         part = unpacker.unpack()
-        if part is not None and type(part) is not bytes:  # at the first: empty lists may be many
-            raise ValueError("a part that is none")
+        if part is not None and type(part) is not bytes:  # fail at the first: there may be many empty lists
+            raise ValueError("an invalid part")
         read.append(part)
     return read
 
@@ -376,7 +375,7 @@ def _length(unpacker: msgpack.Unpacker, most: int) -> int:
 
 
 def _told(column: Sequence[Any], place: int, blob: int) -> Sequence[Any]:
-    """What is said of a column: one value for all rows where they are the same, but of parts."""
+    """A column as sent: one value for all rows if they are the same; parts are always one for each row."""
     if place == blob:
         return column
     if place == blob + 1 and blob >= 0:

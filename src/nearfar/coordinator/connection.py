@@ -27,20 +27,20 @@ SMALL = 1
 
 
 class CoordinatorConnection:
-    """One session's socket after another. For one thread at a time; nothing here blocks."""
+    """The socket of the present session, replaced at the next. For one thread at a time; nothing blocks."""
 
     def __init__(self, address: Address, access: Access) -> None:
         self.address = address
         self._access = access
         self._dialed: Connection | None = None
         self._trouble = ""
-        """Why there is no socket."""
+        """Why there is no socket, if there is none."""
         self._complaints = ProtocolErrors(log)
         self._mishaps = LoopFailures(log, f"the caller of {address}")
 
     def open(self, session: str) -> int:
-        """Close the socket, and open one under this session's name; returns a descriptor to poll on, or -1
-        where its keys are gone, or none can be had now.
+        """Close the socket, and open one under this session's name; returns a descriptor to poll, or -1 if
+        there are no keys or no socket can be opened now.
 
         ZeroMQ makes that readable once for many messages: ask `pending` before each wait.
         """
@@ -52,16 +52,16 @@ class CoordinatorConnection:
         except (KeysError, AddressError) as error:
             self._trouble = str(error)
         except sockets.FAILURES as error:  # the caller opens it again, until it gives up
-            self._mishaps.note(error, "it cannot call now")
+            self._mishaps.note(error, "it cannot connect now")
         return -1
 
     def pending(self) -> bool:
-        """True if messages lie here to be read."""
+        """True if there are messages to read."""
         dialed = self._dialed
         return dialed is not None and sockets.readable(dialed.socket)
 
     def send(self, envelope: PoolFrame) -> None:
-        """Send, if there is a socket; whether it arrives is the line's business."""
+        """Send, if there is a socket. A lost message is sent again by the channel."""
         if self._dialed is not None:
             frames = messages.pack(*envelope)
             try:
@@ -72,8 +72,8 @@ class CoordinatorConnection:
                 self._mishaps.note(error)
 
     def receive(self, *, read: bool = True) -> tuple[list[PoolFrame], str]:
-        """What has come, up to `DRAIN` messages; and why the socket was not let in, if it was not: then
-        nothing came. `read`: False where nothing lies here, for certain.
+        """The received messages, at most `DRAIN`, and why the socket was rejected, if it was: then there are
+        no messages. `read`: False if the caller is certain that there are none.
         """
         dialed = self._dialed
         if dialed is None:
@@ -87,7 +87,7 @@ class CoordinatorConnection:
                 except ProtocolError as error:
                     text = f"dropped a malformed message from {self.address}: %s"
                     self._complaints.note(text, error, time.monotonic())
-        # After reading: a stranger in the coordinator's place was seen to connect before it said anything.
+        # After reading: another process in the coordinator's place connects before it sends anything.
         why = dialed.look(time.monotonic())
         return ([], why) if why else (heard, "")
 

@@ -25,7 +25,7 @@ the status.
      | <---------------------------- PART | | PART -------------------------------------> |
 
 A session is a socket's identity, new each time: a peer that receives STRANGER begins another session. An
-*epoch* names one life of a coordinator.
+*epoch* names one run of a coordinator.
 
 A task is identified by its client's name and its number there, which outlast sessions and coordinators.
 """
@@ -109,7 +109,7 @@ class PoolMessageType(IntEnum):
 
 
 class PoolMessage(NamedTuple):
-    """A message's kind and fields; `rows` for the kinds in `FORMS` only, and for those always."""
+    """A message's kind and fields; `rows` is set exactly for the kinds in `FORMS`."""
 
     kind: PoolMessageType
     fields: tuple[Any, ...] = ()
@@ -117,7 +117,7 @@ class PoolMessage(NamedTuple):
 
 
 class WrongPoolHello(ProtocolError):
-    """A HELLO that cannot be read: its sender is refused, with the reason `why`."""
+    """A HELLO that cannot be read: the coordinator refuses its sender, with the reason `why`."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(what)
@@ -209,10 +209,10 @@ _KINDS: dict[int, PoolMessageType] = {int(kind): kind for kind in PoolMessageTyp
 _LENGTHS: dict[PoolMessageType, int] = {kind: 3 + shape.count for kind, shape in _SHAPES.items()}
 """Values before the rows: the kind, both numbers, the fields."""
 BLOBS: dict[PoolMessageType, int] = {kind: form.blob for kind, form in FORMS.items() if form.blob >= 0}
-"""Where the parts stand in rows that have some."""
+"""The index of the parts in rows that have some."""
 _MOST = shapes.MOST_NATURAL
 _FIXARRAY = 0x90
-"""The first byte of a msgpack array of fewer than 16 values, but for their number."""
+"""The first byte of a msgpack array of fewer than 16 values, without their number."""
 
 
 def pack(number: int, ack: int, message: PoolMessage) -> list[Any]:
@@ -227,7 +227,7 @@ def pack(number: int, ack: int, message: PoolMessage) -> list[Any]:
 def unpack(frames: Sequence[Any]) -> PoolFrame:
     """The message that `frames` (bytes or memoryviews) hold; raises `ProtocolError` for anything else."""
     first = frames[0] if frames else b""
-    # The kind stands in the second byte: so it is known what may be read before anything is.
+    # The kind is the second byte: so the limits of this kind are known before anything is read.
     kind = _KINDS.get(first[1]) if len(first) > 1 and first[0] & 0xF0 == _FIXARRAY else None
     if kind is None:
         raise ProtocolError(f"not a message: {len(frames)} frames, the first of {len(first)} bytes")

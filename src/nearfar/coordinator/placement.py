@@ -8,9 +8,9 @@ from nearfar.coordinator.state import Client, Revocation, TaskBatch, Worker, Wor
 from nearfar.coordinator.task import Mode, Task, TaskState
 
 REMOTE_AHEAD = 0.002
-"""Seconds: where unread work can't be had back for certain, only so short a batch gets another behind it."""
+"""Seconds: if unread tasks cannot surely be recalled, only a batch that is this short gets another ahead."""
 
-# Looked up once, for they are needed at each batch: an attribute of an enum costs eight times a global.
+# Looked up once, for each batch needs them: an attribute of an enum costs eight times a global.
 _READY, _ASKED, _UNASKED, _PREPARE = (
     WorkerStage.READY,
     Revocation.ASKED,
@@ -20,28 +20,28 @@ _READY, _ASKED, _UNASKED, _PREPARE = (
 
 
 class Placement:
-    """The workers by name, and those among them that may be given something.
+    """The workers by name, and which of them can take a batch.
 
-    Dictionaries, for their order: who has waited longest comes first.
+    Dictionaries, for their order: the worker that has waited longest comes first.
     """
 
     def __init__(self) -> None:
         self.all: dict[str, Worker] = {}
         self.idle: dict[str, Worker] = {}
-        """Those with nothing to do."""
+        """Workers with nothing to do."""
         self.half: dict[str, Worker] = {}
-        """Those that may have a batch ahead of the one they run."""
+        """Workers that may get a second batch, ahead of the one that they run."""
         self.ahead: dict[str, Worker] = {}
-        """Those that have one, and may be asked for it."""
+        """Workers that have a second batch, which may be recalled."""
         self.held_back: dict[str, Worker] = {}
-        """Those whose batch ahead waits for the initializer that they run."""
+        """Workers whose second batch waits for the initializer that they run."""
         self._homes: dict[str, dict[str, Worker]] = {}
-        """In which of these four each worker is, if in any."""
+        """Which of these four holds each worker, if one does."""
 
     def place(self, worker: Worker) -> None:
-        """Note what room `worker` has now.
+        """Record what `worker` can take now.
 
-        None while it is asked for what it has: it would give back what it was given after that.
+        Nothing while a recall is pending: it would return batches that were sent after that, too.
         """
         name = worker.name
         batches = len(worker.batches)
@@ -118,23 +118,23 @@ MOST_TASKS = 256
 MOST_BYTES = 64 * 1024
 """Of the blobs in a batch of more than one task."""
 MOST_KEPT = 4096
-"""Functions whose cost is remembered."""
+"""Functions whose run time is remembered."""
 
-# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+# Looked up once, for each task needs them: an attribute of an enum costs eight times a global.
 _WAITING, _GIVEN = TaskState.WAITING, TaskState.GIVEN
 
 
 class BatchSizer:
     """Seconds per task of each function.
 
-    A rise counts at once, a fall by and by: too small a batch costs less than one that keeps others waiting.
+    A rise counts at once, a fall gradually: a batch that is too small costs less than one that delays others.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[tuple[bytes, int], float] = {}
 
     def learn(self, task: Task, seconds: float) -> None:
-        """A task like `task` took so long."""
+        """Record that a task like `task` took so many seconds."""
         key = (task.function, task.mode)
         known = self._seconds.get(key)
         if known is None and len(self._seconds) >= MOST_KEPT:
@@ -142,7 +142,7 @@ class BatchSizer:
         self._seconds[key] = seconds if known is None or seconds > known else 0.8 * known + 0.2 * seconds
 
     def cut(self, client: Client, worker: Worker, workers: int) -> TaskBatch:
-        """Take the next batch for `worker`, one of `workers`, from `client`, who has a task waiting.
+        """Take the next batch for `worker`, one of `workers`, from `client`, which has a task waiting.
 
         Only tasks of one function make a batch; a task with a timeout goes alone, so that its start is known.
         """

@@ -29,19 +29,19 @@ from nearfar.net.process import BYTECODE, PYTHON, stem
 from nearfar.net.resources import EACH, Budget
 
 MOST_PYTHONS = 16
-"""Formats of bytecode that are told apart."""
+"""Bytecode formats that are distinguished."""
 
 AHEAD_OF_ALL = 64 << 20
-"""Bytes of messages of all sessions that came ahead of their turn: those beyond are sent again."""
+"""Bytes of messages of all sessions that came out of order; further ones are dropped, and sent again."""
 
 
 class CoordinatorProtocol:
-    """`epoch` is a name for this life of the coordinator, used by no other. `lease` is in seconds.
+    """`epoch` is a unique name for this run of the coordinator. `lease` is in seconds.
 
-    `clients`: it takes clients; a pool's own coordinator has but the pool. `most_peers`: agents and clients
-    that may have a session at a time. `most_bytes`: of arguments and results that it keeps for clients
-    (`PayloadBytes`; 0: any number). `receive` raises nothing: a peer whose messages cannot be true loses
-    its session.
+    `clients`: whether it accepts remote clients; a pool's own coordinator only serves that pool.
+    `most_peers`: the most agents and clients with a session at a time. `most_bytes`: the bound of arguments
+    and results that it keeps for clients (`PayloadBytes`; 0: any number). `receive` raises nothing: a peer
+    whose messages contradict the state loses its session.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class CoordinatorProtocol:
         self.coordinator = coordinator
         self.epoch = epoch
         self.malformed = 0
-        """Frames that were no message (counted by their reader), and messages that cannot be true."""
+        """Frames that could not be read (counted by their reader), and messages that contradict the state."""
         self.nameless = 0
-        """Messages of connections without a name, or whose name another has taken over."""
+        """Messages of connections without a name, or whose name another connection has taken over."""
         self.refused = 0
-        """Peers that were not let in."""
+        """Peers that were refused."""
         self.put_off = 0
-        """Messages with arguments for which there was no room when they came."""
+        """Messages put off because there was no room for their arguments."""
         self.complaints: list[str] = []
-        """What was wrong with what peers said, for the log."""
+        """What was wrong with peers' messages, for the log."""
         self.notices: list[str] = []
-        """What should be known, and is no fault, for the log."""
+        """What the operator should know, but is not an error, for the log."""
         self._most_peers = most_peers
         self._pythons: dict[str, dict[str, str]] = {AGENT: {}, CLIENT: {}}
-        """By role, the formats of bytecode and the Pythons of those that came, as they say."""
+        """By role, the bytecode formats and Python versions that peers reported."""
         if not clients:
             self._pythons[CLIENT][BYTECODE] = PYTHON  # the pool in this process
         self._lease = lease
@@ -105,10 +105,10 @@ class CoordinatorProtocol:
         """Bytes of arguments and results that are kept for clients."""
         return self._accounts.arguments.used + self._accounts.results.used
 
-    # -- what happens ------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def receive(self, name: str, envelope: PoolFrame, now: float) -> None:
-        """A message came from the socket called `name`."""
+        """Process a message from the socket of that name."""
         self._session_table.now = now
         message = envelope.message
         kind, _, rows = message
@@ -118,7 +118,7 @@ class CoordinatorProtocol:
             return
         self._session_table.touched[name] = session
         if kind is PoolMessageType.SUBMIT and not self._remote_clients.has_room(session, rows or ()):
-            # As if it had been lost: it will be sent again, until there is room. Its client waits meanwhile.
+            # As if it had been lost: the client sends it again, until there is room.
             self.put_off += 1
             envelope = PoolFrame(0, envelope.ack, PoolMessage(PoolMessageType.BEAT))
         for message in session.talk.hear(envelope, now):
@@ -151,7 +151,7 @@ class CoordinatorProtocol:
             handle(session.peer, *fields, rows)
 
     def _receive_loose(self, name: str, message: PoolMessage) -> None:
-        """A message outside of any session, or one that opens one."""
+        """Process a message outside any session, or one that opens a session."""
         if message.kind is PoolMessageType.HELLO:
             self._hello(name, message)
         elif message.kind is PoolMessageType.QUERY:
@@ -165,7 +165,7 @@ class CoordinatorProtocol:
             self._session_table.reply(name, PoolMessageType.STRANGER)
 
     def dead(self, name: str, why: str, now: float) -> None:
-        """The process behind a session died."""
+        """The process of a session's peer died."""
         self._session_table.now = now
         session = self.sessions.get(name)
         if session is not None:
@@ -178,7 +178,7 @@ class CoordinatorProtocol:
             self._session_table.reply(name, PoolMessageType.STRANGER)
 
     def tick(self, now: float) -> None:
-        """Time passed: send again what got lost, give up on the silent.
+        """Process the time: resend what was lost, end the sessions of silent peers.
 
         If `tick` was not called for long, this process was stopped and received nothing: no peer was silent.
         """
@@ -210,7 +210,7 @@ class CoordinatorProtocol:
         return self._session_table.flush(now)
 
     def deadline(self, now: float) -> float:
-        """When `tick` is wanted next, as far as the last `flush` knew."""
+        """When `tick` must be called next, as of the last `flush`."""
         due = self._session_table.timers.deadline()
         if due is None:
             due = now + self._lease / 4
@@ -224,14 +224,14 @@ class CoordinatorProtocol:
         return due
 
     def settled(self) -> bool:
-        """True if every client has all outcomes that there are."""
+        """True if every client has all its outcomes."""
         return self._remote_clients.settled()
 
     def heard(self) -> bool:
         """True if every peer has acked every message."""
         return not any(session.talk.unacked() for session in self.sessions.values())
 
-    # -- what there is to know ---------------------------------------------------------------------
+    # -- figures -----------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
         """The coordinator in figures."""
@@ -283,7 +283,7 @@ class CoordinatorProtocol:
         self._session_table.reply(name, PoolMessageType.WELCOME, name, facts)
 
     def _begin(self, session: PeerSession) -> None:
-        """Raises `ProtocolError` for a session that there cannot be."""
+        """Raises `ProtocolError` if the session is not acceptable."""
         earlier = self._session_table.of(session.role, session.uid)
         if earlier is None and len(self.sessions) >= self._most_peers:
             raise ProtocolError(f"there are {len(self.sessions)} agents and clients, as many as there may be")
@@ -291,7 +291,7 @@ class CoordinatorProtocol:
             if stem(earlier.name) != stem(session.name):
                 raise ProtocolError("another one has this name")
             self._leave(earlier)
-            self._agents.depart(earlier.name, "was given up by its agent, which started a new session")
+            self._agents.depart(earlier.name, "was abandoned by its agent, which started a new session")
         session.handlers = self._handlers[session.role]
         (self._agents if session.role == AGENT else self._remote_clients).arrive(session)
         self.sessions[session.name] = session
@@ -300,7 +300,7 @@ class CoordinatorProtocol:
         self._compare(session)
 
     def _compare(self, session: PeerSession) -> None:
-        """Note once that functions by value cannot go between clients and workers of different Pythons."""
+        """Report once that clients and workers of different Pythons cannot exchange functions by value."""
         own, others = self._pythons[session.role], self._pythons[CLIENT if session.role == AGENT else AGENT]
         if not session.bytecode or session.bytecode in own or len(own) >= MOST_PYTHONS:
             return
@@ -313,12 +313,12 @@ class CoordinatorProtocol:
                 )
 
     def take_notices(self) -> list[str]:
-        """What should be known, and is no fault, since this was last asked, for the log."""
+        """What the operator should know, but is not an error, since the last call, for the log."""
         taken, self.notices = self.notices, []
         return taken
 
     def take_complaints(self) -> list[str]:
-        """What was wrong with what peers said since this was last asked, for the log."""
+        """What was wrong with peers' messages since the last call, for the log."""
         taken, self.complaints = self.complaints, []
         return taken
 
@@ -330,21 +330,21 @@ class CoordinatorProtocol:
         return ""
 
     def give_up(self, name: str, why: str) -> None:
-        """A session broke the protocol: it is over."""
+        """End a session that broke the protocol."""
         self.malformed += 1
         self.complaints.append(why)
         session = self.sessions.get(name)
         if session is not None:
-            self._end(session, "was given up, for its agent broke the protocol", for_good=False)
+            self._end(session, "was disconnected, because its agent broke the protocol", for_good=False)
         self._session_table.reply(name, PoolMessageType.STRANGER)
 
     def refuse(self, name: str, why: str) -> None:
-        """The peer of that name is not admitted."""
+        """Refuse the peer of that name."""
         self.refused += 1
         self._session_table.reply(name, PoolMessageType.REFUSED, why)
 
     def _end(self, session: PeerSession, why: str, *, for_good: bool) -> None:
-        """`for_good`: its peer will not come back under its name."""
+        """`for_good`: its peer will not return under its name."""
         self._leave(session)
         if session.role == AGENT:
             self._agents.depart(session.name, why)

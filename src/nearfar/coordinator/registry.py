@@ -1,4 +1,4 @@
-"""The clients and their waiting tasks: which client is next, and the outcomes of tasks."""
+"""The clients and their waiting tasks: the order of clients, and the outcomes of tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START_FAILURES = 3
 Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
 
-# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+# Looked up once, for each task needs them: an attribute of an enum costs eight times a global.
 _WAITING, _SETTLED, _PREPARE = TaskState.WAITING, TaskState.SETTLED, int(Mode.PREPARE)
 
 
@@ -31,23 +31,23 @@ class TaskRegistry:
         self.outcomes: deque[tuple[Task, Answer | BaseException]] = deque()
         """Ended tasks; the driver of the machine empties it and delivers them."""
         self.cancelled: set[Task] = set()
-        """Tasks that a worker was asked to give back."""
+        """Tasks to cancel that their workers were asked to return."""
         self.done = 0
-        """Tasks that a worker answered."""
+        """Tasks that workers answered."""
         self.lost = 0
         """Tasks that failed with `WorkerLost` or `TaskTimeout`."""
         self.stale = 0
         """Answers to tasks that had been given up."""
         self._turns = RoundRobin()
         self._only: Client | None = None
-        """The client, if there is only one: then it is always next."""
+        """The only client, if there is one: then it is always next."""
 
     def came(self, client: Client) -> None:
         self.clients[client.name] = client
         self._count()
 
     def gone(self, name: str) -> bool:
-        """Drop a client with what waits for it; False if there is none of that name."""
+        """Drop a client and its waiting tasks; False if there is no client of that name."""
         client = self.clients.pop(name, None)
         if client is None:
             return False
@@ -74,7 +74,7 @@ class TaskRegistry:
             self.cancelled.discard(task)
 
     def hold(self, client: Client, back: bool) -> None:
-        """`back`: give out none of its tasks; else resume."""
+        """`back`: assign none of its tasks; else resume."""
         client.held_back = back
         if not back:
             self._enter(client)
@@ -103,16 +103,16 @@ class TaskRegistry:
             self.submit(tasks.popleft())
 
     def whose_turn(self) -> Client | None:
-        """The client whose task is given out next."""
+        """The client whose task is assigned next."""
         only = self._only
         if only is None:
             return self._turns.first()
         if only.waiting and only.waiting[0].state is _WAITING and not only.held_back:
-            return only  # as nearly always
+            return only  # the usual case
         return only if only.next() is not None else None
 
     def given(self, batch: TaskBatch) -> None:
-        """A worker has it now."""
+        """Count a batch that a worker has now."""
         client = batch.owner = self.clients.get(batch.client)
         if client is not None:
             client.given += 1
@@ -120,7 +120,7 @@ class TaskRegistry:
                 self._turns.enter(client)
 
     def over(self, batch: TaskBatch) -> None:
-        """No worker has it any more."""
+        """Count a batch that no worker has any more."""
         client: Client | None = batch.owner
         if client is not None:
             client.given -= 1
@@ -128,7 +128,7 @@ class TaskRegistry:
                 self._turns.enter(client)
 
     def answered(self, tasks: Iterable[Task], answers: Iterable[Answer]) -> None:
-        """A worker ran as many of `tasks`, from the first on, as there are answers, or all."""
+        """A worker ran the first of `tasks`, one for each answer; there may be more answers than tasks."""
         if self.cancelled:
             tasks = list(tasks)
             self.cancelled.difference_update(tasks)
@@ -146,7 +146,7 @@ class TaskRegistry:
         self.done += done
 
     def requeue(self, tasks: Iterable[Task], worker: Worker) -> None:
-        """`worker` has not begun them: they are first in line again, in their order."""
+        """`worker` has not begun them: they become the next to assign, in their order."""
         for task in reversed(list(tasks)):
             if isinstance(task, Preparation):
                 if task.state is TaskState.GIVEN:
@@ -170,7 +170,7 @@ class TaskRegistry:
             self._enter(client)
 
     def blame(self, task: Task, worker: Worker, how: str, *, crashed: bool) -> None:
-        """`worker` died while it ran `task`, or may have. `crashed`: its process alone, not its machine."""
+        """`worker` died while it ran `task`, or may have. `crashed`: only its process, not its machine."""
         if task.state is TaskState.SETTLED:
             return
         error = worker.verdict or WorkerLost(worker.name, worker.host, worker.pid, how, task.describe())
@@ -225,7 +225,7 @@ class TaskRegistry:
             self.break_client(client, client.read_error(outcome[1]))
 
     def fail_client(self, client: Client, error: BaseException, given: Iterable[Task]) -> None:
-        """End all its tasks with `error`, also the `given` ones: their answers are stale from then on."""
+        """End all its tasks with `error`, and the `given` ones: their answers are stale from then on."""
         for task in given:
             if task.state is TaskState.GIVEN and not isinstance(task, Preparation):
                 self.end(task, error)

@@ -16,77 +16,76 @@ from nearfar.errors import NearfarError, ProtocolError
 from nearfar.net.resources import EACH, Budget
 
 UNBOUNDED = 1 << 62
-"""Bytes: the bound of a coordinator that has none."""
+"""Bytes: stands for no bound."""
 LEAST = 16 << 20
-"""The smallest bound that there may be: a message of many small tasks, or answers, must fit into a share."""
+"""The smallest bound allowed: a message of many small tasks, or answers, must fit into a client's share."""
 
 
 class PayloadBytes:
-    """Of `most` bytes, one half is for arguments on their way to workers, one for results on their way back.
+    """Counts bytes: half of `most` is for arguments on their way to workers, half for results to clients.
 
-    Of each, a client may have no more than it leaves free (`Budget`). Where a client does not take its
-    results, its tasks are held back; what its workers had begun by then stays with their agents if there is
-    no room for it here, and is fetched later.
+    A client may use no more of each half than it leaves free (`Budget`). While a client does not take its
+    results, its tasks are not assigned; results of tasks that had begun stay with the agents if there is no
+    room here, and are fetched later.
     """
 
     def __init__(self, most: int) -> None:
         """`most`: 0 for no bound."""
         self.largest = most // 4
-        """Bytes that one task, or one answer, may have; 0: any number."""
+        """The most bytes of one task, or one answer; 0: any number."""
         self.arguments = Budget(most // 2 or UNBOUNDED)
         self.results = Budget(most // 2 or UNBOUNDED)
         self.keepers: dict[str, Budget] = {}
-        """What agents keep, by their sessions."""
+        """Bytes of the answers that agents keep, by the agents' sessions."""
 
     def too_large(self, size: int) -> bool:
-        """True for one task, or one answer, that can never be taken in."""
+        """True if one task, or one answer, of this size can never be accepted."""
         return 0 < self.largest < size
 
     def enter(self, agent: str, most: int) -> None:
-        """An agent's session begins: how much it may keep (0: any number)."""
+        """An agent's session begins; it may keep `most` bytes of answers (0: any number)."""
         self.keepers[agent] = Budget(most or UNBOUNDED)
 
     def leave(self, agent: str) -> None:
-        """It is over."""
+        """An agent's session has ended."""
         self.keepers.pop(agent, None)
 
     def keep(self, agent: str, client: str, size: int) -> bool:
-        """An agent keeps so many bytes more for a client, or, with a negative number, fewer; returns whether
-        that becomes too much."""
+        """Count `size` more bytes that an agent keeps for a client (or fewer); True if that is too much."""
         keeper = self.keepers.get(agent)
         if keeper is None:
             return False
-        # what a session kept that had the same name before is not this one's
+        # bytes counted for an earlier session of the same name are not this session's
         keeper.add(client, max(size, -keeper.held.get(client, 0)))
         return keeper.strained(client)
 
     def forget(self, client: str) -> None:
-        """A client is gone."""
+        """Drop a client's counts."""
         for budget in (self.arguments, self.results, *self.keepers.values()):
             budget.forget(client)
 
     def eased(self, client: str) -> bool:
-        """True if workers may bring more for a client that was held back."""
+        """True if the tasks of a client that was held back may be assigned again."""
         return self.results.eased(client) and all(each.eased(client) for each in self.keepers.values())
 
 
 def weight(blob: Any, buffers: Sequence[Any]) -> int:
-    """Bytes that a task or an answer costs here."""
+    """Bytes counted for a task or an answer."""
     return EACH + size_of(blob, buffers)
 
 
 def too_large(what: str, size: int, most: int) -> str:
-    """What a client is told of arguments or a result that do not fit."""
+    """The error text for arguments or a result that do not fit."""
     return (
-        f"the {what} of {size} bytes cannot travel: the coordinator takes at most {most} bytes at a time, a"
-        " quarter of its --max-bytes; send less, or start it with more"
+        f"the {what} of {size} bytes cannot be sent: the coordinator takes at most {most} bytes at a time, a"
+        " quarter of its --max-bytes; send less, or start the coordinator with a larger --max-bytes"
     )
 
 
 MOST_TASKS = 1 << 20
-"""Tasks of one client without an outcome, and outcomes that it has not asked for: far more than one sends."""
+"""Tasks of one client without an outcome, plus outcomes that it has not asked for: far more than usual."""
 UNKNOWN = b"(not told yet)"
-"""The function of a task that an agent brought along."""
+"""The function of a task that an agent reported, and its client has not submitted yet."""
 
 # Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
 _NEW, _TOO_LARGE, _FAILED = TaskState.NEW, int(TaskStatus.TOO_LARGE), int(TaskOutcome.FAILED)
@@ -109,22 +108,22 @@ class RemoteTask(Task):
     )
 
     def __init__(self, remote_client: RemoteClient, number: int, row: Row | None = None) -> None:
-        """With a `row` of SUBMIT it is fit for any worker. Without one it is empty until `fill`, and hollow
-        until it may be given to any worker."""
+        """With a `row` of SUBMIT, any worker can run it. Without one it has no arguments until `fill`, and it
+        is `hollow` until it may be assigned to any worker."""
         self.remote_client = remote_client
         self.number = number
         self.client = remote_client.name
         self.session = remote_client.session if row is not None else None
-        """Where it was submitted last: its outcome is told in no other."""
+        """The session in which it was submitted last: its outcome is sent in this session only."""
         self.origin = ""
-        """The session of the agent that answered it, and keeps the answer until it is released."""
+        """The session of the agent that answered it, and keeps the answer until its release."""
         self.state = _NEW
         self.losses = 0
         if row is None:
             self.mode, self.function, self.blob, self.buffers = 0, UNKNOWN, b"", ()
             self.timeout, self.retries = None, 0
             self.weight = 0
-            """Bytes that its arguments cost here."""
+            """Bytes counted for its arguments."""
             self.hollow, self.filled = True, False
         else:
             _, self.mode, self.function, self.blob, self.buffers, self.timeout, self.retries = row
@@ -132,14 +131,14 @@ class RemoteTask(Task):
             self.hollow, self.filled = False, True
 
     def fill(self, row: Row) -> None:
-        """What it carries, from a row of SUBMIT."""
+        """Set its function and arguments from a row of SUBMIT."""
         _, self.mode, self.function, self.blob, self.buffers, self.timeout, self.retries = row
         self.filled = True
         self.weight = weight(self.blob, self.buffers)
         self.remote_client.accounts.arguments.add(self.client, self.weight)
 
     def empty(self) -> None:
-        """Its arguments are not needed any more."""
+        """Free its arguments: they are not needed any more."""
         if self.weight:
             self.remote_client.accounts.arguments.add(self.client, -self.weight)
             self.weight = 0
@@ -150,7 +149,7 @@ class RemoteTask(Task):
 
     def answered(self, status: int, blob: Any, buffers: Any) -> None:
         row = (self.number, status, blob, buffers)
-        if status == _TOO_LARGE:  # its agent said no more of it than how large it is
+        if status == _TOO_LARGE:  # its agent sent only its size
             size = int(blob) if bytes(blob).isdigit() and len(blob) < 20 else 0
             row = self.remote_client.too_large(self.number, size)
         remote_client = self.remote_client
@@ -166,26 +165,26 @@ class RemoteTask(Task):
 
 @dataclass(slots=True)
 class Withheld:
-    """An answer for which there was no room here: the agent of the session `origin` keeps it."""
+    """An answer for which the coordinator had no room: the agent of the session `origin` keeps it."""
 
     origin: str
     size: int
     session: PeerSession | None
-    """Where its task was submitted last."""
+    """The session in which its task was submitted last."""
     fetched: bool = False
-    """It was asked for, and there is room set aside."""
+    """The agent was asked for it, and room is reserved."""
 
 
 class Lists:
-    """The clients, by name, that a turn or a tick must process: they may be few of many."""
+    """The clients, by name, that a turn or a tick must process: a few of all."""
 
     def __init__(self) -> None:
         self.settling: dict[str, RemoteClient] = {}
-        """Clients with outcomes to take in."""
+        """Clients with outcomes to store."""
         self.telling: dict[str, RemoteClient] = {}
-        """Clients that may have outcomes to send."""
+        """Clients that may have outcomes to be sent."""
         self.expected: dict[str, RemoteClient] = {}
-        """Clients whose state may change as time passes."""
+        """Clients with a deadline."""
         self.held_back: dict[str, RemoteClient] = {}
         """Clients whose tasks are held until they take results, or whose answers must be fetched."""
 
@@ -194,49 +193,49 @@ class RemoteClient:
     """One client, connected or away."""
 
     def __init__(self, name: str, now: float, lists: Lists, accounts: PayloadBytes) -> None:
-        """It enters itself in the `lists`."""
+        """It adds itself to the `lists` when needed."""
         self.name = name
         self.accounts = accounts
         self.lists = lists
         self.client = Client(name, read_error=Unread)
         self.session: PeerSession | None = None
         self.since = now
-        """When its session began, or it went away, or was last claimed for."""
+        """When its session began or ended, or when an agent last claimed a task of it."""
         self.joined = False
         self.tasks: dict[int, RemoteTask] = {}
-        """By number: those without an outcome."""
+        """Tasks without an outcome, by number."""
         self.highest = 0
-        """The highest number of a task that was ever heard of: those above are new for certain."""
+        """The highest task number that was ever received: tasks with higher numbers are surely new."""
         self.settled: list[tuple[RemoteTask, Row]] = []
-        """Outcomes that `take_in_all` takes in."""
+        """Outcomes that `take_in_all` has yet to store."""
         self.held: dict[int, RemoteTask] = {}
-        """Submitted again, and not claimed yet."""
+        """Tasks that were submitted again, and that no agent has claimed yet."""
         self.unwanted: set[int] = set()
         """The tasks of `held` to cancel."""
         self.outcomes: list[Row] = []
-        """To be told."""
+        """Outcomes to send."""
         self.kept: dict[int, Row] = {}
-        """Outcomes of tasks that this session has not submitted: told if it does, and not run."""
+        """Outcomes of tasks that this session has not submitted: sent if it does, instead of running them."""
         self.claimed: set[int] = set()
-        """Tasks that agents brought along, while they are hollow."""
+        """Tasks that agents claimed, while they are hollow."""
         self.origins: dict[int, str] = {}
-        """The agents' sessions that keep answers the client may not have, by task number."""
+        """The sessions of agents that keep answers which the client may not have, by task number."""
         self.weights: dict[int, int] = {}
-        """Bytes of the outcomes that are here and may not have arrived, or for which room is set aside."""
+        """Bytes, by task number, of outcomes that the client has not acked, or for which room is reserved."""
         self.withheld: dict[int, Withheld] = {}
-        """Outcomes that are not here, by number."""
+        """Outcomes that agents keep for lack of room here, by number."""
         self.wanted_at = now
-        """When something of it was put off last."""
+        """When a message of it was last put off."""
         self.workers = -1
         """The number of workers last sent to it."""
 
     def check_room(self, count: int) -> None:
-        """Raise `ProtocolError` unless `count` more tasks or outcomes may come."""
+        """Raise `ProtocolError` if `count` more tasks or outcomes would be too many."""
         if len(self.tasks) + len(self.held) + len(self.kept) + len(self.withheld) + count > MOST_TASKS:
             raise ProtocolError(f"{self.name} has {MOST_TASKS} tasks already")
 
     def take_in_all(self) -> None:
-        """Take in the outcomes of tasks."""
+        """Store the outcomes in `settled`, to be sent."""
         settled, self.settled = self.settled, []
         accounts, tasks, largest = self.accounts, self.tasks, self.accounts.largest
         freed = came = 0
@@ -265,7 +264,7 @@ class RemoteClient:
                     self.offer(row, task.session)
 
     def _take_in_fitting(self, fresh: list[tuple[RemoteTask, Row, int]], came: int) -> None:
-        """What there is room for."""
+        """Store outcomes that fit."""
         weights, origins, outcomes, session = self.weights, self.origins, self.outcomes, self.session
         agents: dict[str, int] = {}
         for task, row, size in fresh:
@@ -286,13 +285,13 @@ class RemoteClient:
             self.hold_back()
 
     def too_large(self, number: int, size: int) -> Row:
-        """What is told of an answer that can never be taken in."""
+        """The outcome that replaces an answer that can never be accepted."""
         error = NearfarError(too_large("result", size, self.accounts.largest))
         return (number, TaskOutcome.FAILED, failures.describe(error), ())
 
     def take_in(self, row: Row, origin: str, session: PeerSession | None) -> bool:
-        """An outcome came, of a task that was submitted in that session; the agent of the session `origin`,
-        if any, keeps it. False if there is no room for it here, and it stays there."""
+        """Count an outcome of a task that was submitted in `session`; the agent of the session `origin`, if
+        any, keeps it. False if there is no room for it here: then only the agent has it."""
         number, size = row[0], weight(row[2], row[3])
         if origin:
             self.origins[number] = origin
@@ -307,7 +306,7 @@ class RemoteClient:
         return True
 
     def offer(self, row: Row, session: PeerSession | None) -> None:
-        """An outcome of a task that was submitted in that session: tell it, or keep it for the next."""
+        """Send an outcome if its task was submitted in the present session; else keep it for the next."""
         if session is not None and session is self.session:
             self.tell(row)
         else:
@@ -315,30 +314,30 @@ class RemoteClient:
             self.expect()
 
     def weigh(self, number: int, size: int) -> None:
-        """The outcome of that task costs so many bytes here."""
+        """Count the bytes of an outcome."""
         self.weights[number] = size
         self.accounts.results.add(self.name, size)
         if self.accounts.results.strained(self.name):
             self.hold_back()
 
     def hold_back(self) -> None:
-        """Have none of its tasks given out until it has taken results."""
+        """Assign none of its tasks until it has taken results."""
         self.lists.held_back[self.name] = self
 
     def unweigh(self, number: int) -> int:
-        """That outcome is not here any more; returns what it cost."""
+        """Stop counting the bytes of an outcome; returns their number."""
         size = self.weights.pop(number, 0)
         if size:
             self.accounts.results.add(self.name, -size)
         return size
 
     def tell(self, row: Row) -> None:
-        """Have it told an outcome."""
+        """Queue an outcome to be sent."""
         self.outcomes.append(row)
         self.lists.telling[self.name] = self
 
     def detach(self, now: float) -> None:
-        """Its session is over: what it may not have been told is kept."""
+        """Its session has ended: keep the outcomes that it may not have received."""
         if self.session is not None:
             for message in [*self.session.talk.unacked(), *self.session.words]:
                 if message.kind is PoolMessageType.OUTCOMES:
@@ -351,25 +350,25 @@ class RemoteClient:
         self.expect()
 
     def expect(self) -> None:
-        """Have the clock look after it: it is away, or something of it is unclear."""
+        """Have `tick` check it: it is away, or some of its tasks are unclear."""
         self.lists.expected[self.name] = self
 
     @property
     def unclear(self) -> bool:
-        """Whether time may change something."""
+        """Whether `tick` must check it."""
         return self.session is None or bool(self.kept or self.held or self.claimed or self.unasked())
 
     def unasked(self) -> list[int]:
-        """The answers that agents keep, to tasks that this session has not submitted."""
+        """The tasks that this session has not submitted, and whose answers agents keep."""
         return [number for number, each in self.withheld.items() if each.session is not self.session]
 
     def has(self, number: int) -> bool:
-        """True if the arguments of that task are here already, or are not needed."""
+        """True if the arguments of that task were received already, or are not needed."""
         task = self.tasks.get(number)
         return task.filled if task else number in self.held or number in self.kept or number in self.withheld
 
     def clear(self) -> None:
-        """It is gone: nothing that is still under way to it counts."""
+        """The client is gone: drop its tasks and outcomes."""
         self.tasks.clear()
         self.settled.clear()
         self.held.clear()
@@ -378,7 +377,7 @@ class RemoteClient:
         self.weights.clear()
 
     def forget_unread(self) -> None:
-        """Drop tasks that agents brought along, that did not run, and that were not submitted again."""
+        """Drop claimed tasks that did not run and were not submitted again."""
         for number in list(self.claimed):
             task = self.tasks.get(number)
             if task is None or not task.hollow:

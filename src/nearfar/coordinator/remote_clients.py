@@ -1,12 +1,12 @@
-"""Remote clients, as the coordinator sees them: their tasks, and outcomes they may not have yet. Pure.
+"""The remote clients of a coordinator: their tasks, and the outcomes that they may not have yet. Pure.
 
-A client's name and its tasks' numbers outlast its sessions, and coordinators. In each new session it submits
-*again* the tasks without an outcome. Those must not run twice: a task may still be here (then it is only
-attached to the session), or an agent may have it from an earlier coordinator and *claim* it. So for a lease
-after its start, a coordinator holds tasks that are submitted again and not claimed, or that were claimed and
-are returned unread; then it runs them.
+A client's name and its tasks' numbers stay the same over sessions, and over restarts of the coordinator. In
+each new session a client submits its tasks without an outcome *again*. Those must not run twice: the
+coordinator may still have a task (then it only attaches it to the session), or an agent may have it from an
+earlier coordinator and *claim* it. So for a lease after its start, a coordinator holds tasks that are
+submitted again and not claimed, or that were claimed and returned unread; then it runs them.
 
-Tasks that had begun when their client was given up are reported as lost if the client returns.
+Tasks that had begun when their client was dropped are reported as lost if the client returns.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, Worke
 from nearfar.net.resources import EACH
 
 LARGE_WEIGHS = 64
-"""A large answer is released at once: it holds memory that its worker could use again."""
+"""Small answers that a large one counts for: it is released at once, as its worker can reuse its memory."""
 
 
 class ResultAcks:
-    """Of all clients."""
+    """Answers of all clients that agents need not keep any more, to be sent in RELEASE."""
 
     def __init__(self, session_table: SessionTable) -> None:
         self.numbers: dict[str, dict[str, list[int]]] = {}
-        """By the agents' sessions and the clients."""
+        """Task numbers, by the agents' sessions and the clients."""
         self.weight = 0
-        """How many these are; a large one counts for many."""
+        """The number of these answers; a large one counts as `LARGE_WEIGHS`."""
         self.since: float | None = None
         """When the first of them was released."""
         self._session_table = session_table
@@ -50,7 +50,7 @@ class ResultAcks:
             self.since = self._session_table.now
 
     def clear(self) -> None:
-        """The agents were told."""
+        """The releases were sent."""
         self.numbers.clear()
         self.weight = 0
         self.since = None
@@ -58,9 +58,9 @@ class ResultAcks:
 
 BLOB = messages.FORMS[PoolMessageType.SUBMIT].blob
 MOST_GHOSTS = 256
-"""Clients remembered that were given up."""
+"""Dropped clients that are remembered."""
 MOST_GUESTS = 10_000
-"""Clients, here or away."""
+"""Clients, connected or away."""
 
 
 class RemoteClients:
@@ -84,11 +84,11 @@ class RemoteClients:
         self.releases = ResultAcks(session_table)
         self.lists = Lists()
         self._workers = 0
-        """The number of workers when the clients were last told."""
+        """The number of workers that was last sent to the clients."""
         self._asked: set[Task] = set()
-        """Tasks to cancel that their workers were asked to give back."""
+        """Tasks to cancel that their workers were asked to return."""
 
-    # -- coming and going --------------------------------------------------------------------------
+    # -- clients -----------------------------------------------------------------------------------
 
     def arrive(self, session: PeerSession) -> None:
         """A session of a client begins."""
@@ -99,7 +99,7 @@ class RemoteClients:
         self.lists.telling[remote_client.name] = remote_client
 
     def join(self, remote_client: RemoteClient, eager: bool, rows: Sequence[Row]) -> None:
-        """Its initializer, if there is a row."""
+        """Set the client's initializer, if there is a row."""
         if remote_client.joined:
             return
         remote_client.joined = True
@@ -116,7 +116,7 @@ class RemoteClients:
         self._coordinator.client_came(remote_client.client, self._session_table.now)
 
     def depart(self, uid: str, why: str) -> None:
-        """A client is gone. `why`: sent to it if it returns after all; empty: it never returns."""
+        """Drop a client. `why`: sent to it if it returns; empty: it will never return."""
         remote_client = self.all.pop(uid, None)
         if remote_client is None:
             return
@@ -134,7 +134,7 @@ class RemoteClients:
         self._coordinator.client_gone(uid)
 
     def find(self, uid: str) -> RemoteClient:
-        """The client of that name, or a new one that is waited for; `ProtocolError` for one too many."""
+        """The client of that name, or a new one. Raises `ProtocolError` for one too many."""
         remote_client = self.all.get(uid)
         if remote_client is None:
             if len(self.all) >= MOST_GUESTS:
@@ -149,9 +149,9 @@ class RemoteClients:
     # -- tasks -------------------------------------------------------------------------------------
 
     def has_room(self, session: PeerSession, rows: Sequence[Row]) -> bool:
-        """False if the arguments in rows of SUBMIT are more than this client may have here now.
+        """False if the arguments in rows of SUBMIT are more than this client may store now.
 
-        What is here already is attached to the session all the same: its outcome may be what makes room.
+        Tasks that are already known are attached to the session in any case: their outcomes may make room.
         """
         remote_client, arguments = self.all.get(session.uid), self.accounts.arguments
         if remote_client is None:
@@ -174,7 +174,7 @@ class RemoteClients:
         return False
 
     def submit(self, remote_client: RemoteClient, again: bool, rows: Sequence[Row]) -> None:
-        """Tasks of a client that is here; `again`: an earlier coordinator may have had them."""
+        """Accept tasks of a connected client; `again`: an earlier coordinator may have had them."""
         remote_client.check_room(len(rows))
         if again or remote_client.session is None or remote_client.session.handled:
             self._submit_each(remote_client, again, rows)
@@ -186,7 +186,7 @@ class RemoteClients:
         for place, row in enumerate(rows):
             number = row[0]
             task = RemoteTask(remote_client, number, row)
-            if number <= highest or 0 < largest < task.weight:  # known already, perhaps, or too large
+            if number <= highest or 0 < largest < task.weight:  # it may be known already, or it is too large
                 rest = rows[place:]
                 break
             highest = number
@@ -201,7 +201,7 @@ class RemoteClients:
             self._submit_each(remote_client, again, rest)
 
     def _submit_each(self, remote_client: RemoteClient, again: bool, rows: Sequence[Row]) -> None:
-        """The same, of tasks that may be known here."""
+        """As `submit`, for tasks that may be known already."""
         handled = remote_client.session.handled if remote_client.session is not None else set()
         for row in rows:
             number = row[0]
@@ -220,7 +220,7 @@ class RemoteClients:
                 remote_client.withheld[number].session = remote_client.session
             elif number in remote_client.weights:
                 raise ProtocolError(
-                    f"{remote_client.name} submits task {number} again, which was told its outcome"
+                    f"{remote_client.name} submits task {number} again, although it has its outcome"
                 )
             else:
                 task = RemoteTask(remote_client, number)
@@ -235,7 +235,7 @@ class RemoteClients:
                 self._enter(remote_client, task, again)
 
     def _enter(self, remote_client: RemoteClient, task: RemoteTask, again: bool) -> None:
-        """A task that is not here. `again`: but it may be elsewhere, or have been here."""
+        """Accept a task that is not known. `again`: an agent may have it, or it may have begun earlier."""
         began, why = self._ghosts.get(remote_client.name, ((), "")) if again else ((), "")
         if task.number in began:
             remote_client.tasks[task.number] = task
@@ -261,7 +261,7 @@ class RemoteClients:
                 self._coordinator.resumed(task, self._session_table.now)
 
     def claim(self, uid: str, number: int) -> RemoteTask:
-        """A task that a worker was given by an earlier coordinator."""
+        """The task that an earlier coordinator assigned to a worker."""
         remote_client = self.find(uid)
         if remote_client.session is None:
             remote_client.since = self._session_table.now
@@ -270,7 +270,7 @@ class RemoteClients:
             task = RemoteTask(remote_client, number)
         elif task.state >= TaskState.GIVEN:
             task = RemoteTask(remote_client, number)
-            task.state = TaskState.SETTLED  # another runs it, and answers for it
+            task.state = TaskState.SETTLED  # another worker runs it, and will answer
             return task
         if task.state is TaskState.WAITING:
             remote_client.client.waiting.remove(task)
@@ -282,7 +282,7 @@ class RemoteClients:
         return task
 
     def keep(self, uid: str, row: Row, origin: str) -> None:
-        """An agent has an answer that an earlier coordinator did not release."""
+        """Accept an answer that an agent keeps: an earlier coordinator did not release it."""
         remote_client = self.find(uid)
         number = row[0]
         remote_client.highest = max(remote_client.highest, number)
@@ -304,7 +304,7 @@ class RemoteClients:
             task.answered(*row[1:])
 
     def _known(self, remote_client: RemoteClient, number: int) -> RemoteTask | None:
-        """The task of that number, if there is one; a settled one if there is but its outcome."""
+        """The task of that number, or None; a settled task if only its outcome is known."""
         task = remote_client.held.pop(number, None) or remote_client.tasks.get(number)
         if number in remote_client.unwanted:
             remote_client.unwanted.discard(number)
@@ -315,7 +315,7 @@ class RemoteClients:
         return task
 
     def _fetched(self, remote_client: RemoteClient, row: Row, origin: str) -> None:
-        """An agent says again what there is room for now. Raises `ProtocolError` for what that cannot be."""
+        """Accept a fetched answer. Raises `ProtocolError` if it differs from the withheld one."""
         number = row[0]
         withheld = remote_client.withheld[number]
         if withheld.origin != origin:
@@ -327,7 +327,7 @@ class RemoteClients:
         remote_client.offer(row, withheld.session)
 
     def lost(self, session: PeerSession) -> None:
-        """An agent is gone, and with it the answers that it kept for lack of room here."""
+        """An agent is lost, with the answers that it kept for lack of room here."""
         for remote_client in list(self.lists.held_back.values()):
             for number, withheld in list(remote_client.withheld.items()):
                 if withheld.origin == session.name:
@@ -341,8 +341,8 @@ class RemoteClients:
                     remote_client.offer(row, withheld.session)
 
     def reconsider(self) -> None:
-        """Hold back the tasks of clients that do not take their results, or go on with them; have agents say
-        what there is room for now."""
+        """Hold back the tasks of clients that do not take their results, or resume them; fetch the withheld
+        answers for which there is room now."""
         for remote_client in list(self.lists.held_back.values()):
             if not remote_client.client.held_back:
                 self._coordinator.hold(remote_client.client, True)
@@ -368,7 +368,7 @@ class RemoteClients:
             self._session_table.say(agent, PoolMessageType.FETCH, [[remote_client.name, [number]]])
 
     def _release(self, remote_client: RemoteClient, numbers: Sequence[int]) -> None:
-        """Outcomes are not needed any more: neither here, nor at the agents that keep them."""
+        """Drop outcomes that are not needed any more, here and at the agents that keep them."""
         weights, origins = remote_client.weights, remote_client.origins
         freed = 0
         agents: dict[str, list[int]] = {}
@@ -396,7 +396,7 @@ class RemoteClients:
             self.releases.add(remote_client.name, released, origin, large=origin in large)
 
     def heard(self, session: PeerSession) -> None:
-        """A client spoke: it may have acked outcomes."""
+        """A client sent a message: release the outcomes that it has acked."""
         acked, told = session.talk.out.received, session.told
         while told and told[0][0] <= acked:
             self._release(session.peer, [row[0] for row in told.popleft()[1]])
@@ -405,7 +405,7 @@ class RemoteClients:
         task = remote_client.tasks.get(number)
         verdict: bool | None = False
         if number in remote_client.held:
-            remote_client.unwanted.add(number)  # it may run elsewhere: an agent may still come and say so
+            remote_client.unwanted.add(number)  # an agent that has not reconnected yet may run it
             return
         if task is not None:
             verdict = task.state is TaskState.NEW or self._coordinator.cancel(task)
@@ -422,7 +422,7 @@ class RemoteClients:
             self._session_table.say(remote_client.session, PoolMessageType.CANCELLED, number, never)
 
     def returned(self, worker: Worker) -> None:
-        """`worker` gave back what it had not read: what it still has can't be cancelled any more."""
+        """`worker` returned its unread batches: the tasks that it still has can't be cancelled any more."""
         if not self._asked:
             return
         for task in worker.unanswered():
@@ -435,7 +435,7 @@ class RemoteClients:
         self._asked = {task for task in self._asked if task in self._coordinator.book.cancelled}
 
     def settled(self) -> bool:
-        """True if those who are here have acked all outcomes."""
+        """True if all connected clients have acked all outcomes."""
         return not any(
             g.session and (g.outcomes or g.withheld or g.session.words or g.session.told)
             for g in self.all.values()
@@ -446,7 +446,7 @@ class RemoteClients:
     def tick(self) -> None:
         now = self._session_table.now
         for name in list(self.accounts.arguments.wanted):
-            if now >= self.all[name].wanted_at + self._lease:  # it would have said it again by now
+            if now >= self.all[name].wanted_at + self._lease:  # it would have sent it again by now
                 self.accounts.arguments.want(name, 0)
         for remote_client in list(self.lists.expected.values()):
             if not remote_client.unclear:
@@ -463,7 +463,7 @@ class RemoteClients:
                     remote_client.forget_unread()
 
     def _stop_holding(self, remote_client: RemoteClient) -> None:
-        """What no agent has claimed by now is to run; what one has may run elsewhere if it comes back."""
+        """Run the tasks that no agent has claimed; claimed tasks may be assigned to others once returned."""
         for number, held in remote_client.held.items():
             if number in remote_client.unwanted:
                 held.empty()
@@ -481,7 +481,7 @@ class RemoteClients:
                 remote_client.claimed.discard(number)
 
     def deadline(self) -> float | None:
-        """When `tick` has something to do."""
+        """When `tick` must be called next, if it must."""
         if not self.lists.expected:
             return None
         expected = self.lists.expected.values()
@@ -492,7 +492,7 @@ class RemoteClients:
         return min(times, default=None)
 
     def flush(self) -> None:
-        """Send what the clients must be told."""
+        """Send the clients their outcomes and the number of workers."""
         lists = self.lists
         if lists.settling:
             for remote_client in lists.settling.values():

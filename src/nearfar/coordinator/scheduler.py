@@ -1,7 +1,7 @@
 """The scheduler, as a pure state machine: which task goes to which worker, and how each task ends.
 
-Events are method calls. Actions go out through each worker's `Link`; ended tasks lie in `outcomes`, for the
-driver of the machine to deliver while it holds no lock.
+Events are method calls. Actions go through each worker's `Link`; ended tasks are appended to `outcomes`,
+which the caller delivers while it holds no lock.
 
 ::
 
@@ -9,9 +9,9 @@ driver of the machine to deliver while it holds no lock.
                   ^                  | |
                   +- returned, died -+ +- died while it ran, or too slow --> WAITING (retries) or SETTLED
 
-A worker has one batch that it runs and at most one ahead. It answers in the order in which it was given
-tasks, so answers carry no name. When a worker dies, the batches it had not read, and the tasks after the one
-that it ran, are given to other workers: only the running task counts as lost.
+A worker has one batch that it runs and at most one ahead. It answers tasks in the order in which it received
+them, so answers need no identifier. When a worker dies, the batches it had not read, and the tasks after the
+one that it ran, are assigned to other workers: only the running task counts as lost.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Dispatcher:
 
     @property
     def outcomes(self) -> deque[tuple[Task, Answer | BaseException]]:
-        """Ended tasks; the driver of the machine empties it and delivers them."""
+        """Ended tasks; the caller empties it and delivers them."""
         return self.book.outcomes
 
     def _give(self, worker: Worker, client: Client, now: float) -> None:
@@ -71,7 +71,7 @@ class Dispatcher:
             self._hand(worker, batch, now)
         else:
             self._prepare(worker, client, now)
-            if client.name not in worker.prepared:  # it could not be sent, and nothing of its client runs
+            if client.name not in worker.prepared:  # it could not be sent, so no task of its client runs
                 self.book.requeue(batch.tasks, worker)
                 return
             worker.unsent = batch
@@ -80,7 +80,7 @@ class Dispatcher:
             self._place(worker)
 
     def _heir(self, worker: Worker, client: Client) -> Client:
-        """The client whose batch goes behind the one `worker` runs: among equals, the same client.
+        """The client whose batch follows the one that `worker` runs: among equals, the same client.
 
         Otherwise a client with long tasks would get in between the short tasks of another.
         """
@@ -91,13 +91,13 @@ class Dispatcher:
         return client
 
     def _prepare_early(self, worker: Worker, client: Client, now: float) -> None:
-        """Have an eager initializer run in `worker`, if it can run there now."""
+        """Run an eager initializer in `worker`, if it can run there now."""
         wanted = client.eager and client.error is None and client.name not in worker.prepared
         if wanted and self._placement.has_room(worker):
             self._prepare(worker, client, now)
 
     def _prepare(self, worker: Worker, client: Client, now: float) -> None:
-        """Have `worker` run the initializer of `client`."""
+        """Send the initializer of `client` to `worker`."""
         assert client.initializer is not None
         worker.prepared.add(client.name)
         if worker.quota is not None:
@@ -116,7 +116,7 @@ class Dispatcher:
         worker.link.give(worker, batch)
 
     def _begin(self, worker: Worker, now: float) -> None:
-        """The first batch of `worker`, if it has one, begins now."""
+        """Record that the first batch of `worker`, if it has one, begins now."""
         if worker.recall is Revocation.IN_VAIN:
             worker.recall = Revocation.UNASKED
         if not worker.batches:
@@ -136,7 +136,7 @@ class Dispatcher:
             self._alarms.set(now + timeout, worker)
 
     def _place(self, worker: Worker) -> None:
-        """Record what room `worker` has, or retire it."""
+        """Record what `worker` can take, or retire it."""
         if worker.stage is _READY and (worker.batches or worker.quota is None):
             self._placement.place(worker)  # it has something to do, or will get something
         elif worker.stage is WorkerStage.GONE:
@@ -191,7 +191,7 @@ class Scheduler(Dispatcher):
     # -- clients and their tasks -------------------------------------------------------------------
 
     def client_came(self, client: Client, now: float) -> None:
-        """Call it again once its initializer is known. Raises `ProtocolError` if its name is taken."""
+        """Add a client; call it again once its initializer is known. `ProtocolError`: its name is taken."""
         if self.book.clients.get(client.name, client) is not client:
             raise ProtocolError(f"there is a client {client.name} already")
         self.book.came(client)
@@ -199,7 +199,7 @@ class Scheduler(Dispatcher):
             self._prepare_early(worker, client, now)
 
     def client_gone(self, name: str) -> None:
-        """Drop its tasks without an outcome, and kill what runs them."""
+        """Drop its tasks without an outcome, and kill the workers that run them."""
         if not self.book.gone(name):
             return
         for worker in list(self.workers.values()):
@@ -218,7 +218,7 @@ class Scheduler(Dispatcher):
         self.book.fail_client(client, error, (task for task in given if task.client == client.name))
 
     def hold(self, client: Client, back: bool) -> None:
-        """`back`: give no worker a task of this client, and recall its unread ones; else resume."""
+        """`back`: assign no task of this client, and recall its unread ones; else resume."""
         self.book.hold(client, back)
         if back:
             for worker in list(self.workers.values()):
@@ -226,13 +226,13 @@ class Scheduler(Dispatcher):
                     self._ask_back(worker)
 
     def submit(self, task: Task) -> None:
-        """Take a task of a known client; a broken client's task ends at once."""
+        """Accept a task of a known client; a task of a client with an error ends at once."""
         self.book.submit(task)
 
     def cancel(self, task: Task) -> bool | None:
         """True: it will never run, and gets no other outcome. False: too late, it may have begun.
 
-        None: its worker was asked to give it back; its outcome will be `CancelledError` or an answer.
+        None: its worker was asked to return it; its outcome will be `CancelledError` or an answer.
         """
         if task.state is TaskState.GIVEN:
             holder = self._placement.holder_ahead(task)
@@ -250,8 +250,8 @@ class Scheduler(Dispatcher):
     # -- workers -----------------------------------------------------------------------------------
 
     def worker_came(self, worker: Worker, now: float) -> None:
-        """A worker is ready, or comes with what an earlier coordinator gave it: the tasks of those batches
-        are GIVEN, and most of them hollow. Raises `ProtocolError` if its name is taken."""
+        """A worker is ready, or reports batches of an earlier coordinator: their tasks are GIVEN, and most of
+        them hollow. Raises `ProtocolError` if its name is taken."""
         if worker.name in self.workers:
             raise ProtocolError(f"there is a worker {worker.name} already")
         self.workers[worker.name] = worker
@@ -263,26 +263,26 @@ class Scheduler(Dispatcher):
             self._prepare_early(worker, client, now)
 
     def resumed(self, task: Task, now: float) -> None:
-        """What a hollow task carries is known now; its `timeout` counts from here if a worker runs it."""
+        """The arguments of a hollow task are known now; its `timeout` counts from now if a worker runs it."""
         for worker in self.workers.values():
             if worker.batches and worker.batches[0].tasks[0] is task:
                 self._begin(worker, now)
 
     def drain(self, worker: Worker) -> None:
-        """Give it no more tasks; it is retired once it has answered what it runs."""
+        """Assign it no more tasks; it is retired once it has answered those that it runs."""
         if worker.stage is WorkerStage.READY:
             worker.stage = WorkerStage.DRAINING
             self._ask_back(worker)
             self._place(worker)
 
     def answered(self, worker: Worker, answers: Sequence[Answer], spent: float, now: float) -> None:
-        """The next tasks of `worker` ran, and took `spent` seconds together.
+        """`worker` has run its next tasks, which took `spent` seconds together.
 
-        Raises `ProtocolError`, changing nothing, for more answers than it was given tasks.
+        Raises `ProtocolError`, changing nothing, for more answers than it has tasks.
         """
         count = len(answers)
         if count > worker.asked():
-            raise ProtocolError(f"worker {worker.name} answers more than it was asked")
+            raise ProtocolError(f"worker {worker.name} answers more tasks than it has")
         worker.ran += count
         taken = 0
         while taken < count:
@@ -301,16 +301,16 @@ class Scheduler(Dispatcher):
         self._place(worker)
 
     def returned(self, worker: Worker, batches: int) -> None:
-        """The last `batches` that `worker` was given come back unread (none: it had read them all)."""
+        """`worker` returns its last `batches`, which it has not read (0: it had read them all)."""
         worker.recall = Revocation.UNASKED if batches else Revocation.IN_VAIN
         self._take_back(worker, batches)
         self._free(worker)
         self._place(worker)
 
     def refused(self, worker: Worker, error: BaseException) -> None:
-        """The batch just given to `worker` cannot be sent: there is no room for it on this machine.
+        """The batch just assigned to `worker` cannot be sent: this machine has no room for it.
 
-        Said inside `Link.give`. An initializer that cannot be sent breaks its client.
+        Called inside `Link.give`. If an initializer cannot be sent, all tasks of its client fail.
         """
         batch = worker.batches.pop()
         self.book.over(batch)
@@ -319,7 +319,7 @@ class Scheduler(Dispatcher):
         self._place(worker)
 
     def died(self, worker: Worker, how: str, unread: int | None) -> None:
-        """A worker is gone, and all its answers have been reported.
+        """A worker has died, and all its answers have been reported.
 
         `unread`: how many of its last batches it never read. None: unknown (its machine fell silent), so all
         of its tasks may have begun, and count as lost with it.
@@ -341,10 +341,10 @@ class Scheduler(Dispatcher):
         for task in reversed(began[:guilty]):
             self.book.blame(task, worker, how, crashed=unread is not None)
 
-    # -- giving ------------------------------------------------------------------------------------
+    # -- dispatch ----------------------------------------------------------------------------------
 
     def flush(self, now: float) -> None:
-        """Give out what can be given."""
+        """Assign the tasks that can be assigned."""
         placement = self._placement
         while placement.idle or placement.half:
             client = self.book.whose_turn()
@@ -379,17 +379,18 @@ Outcomes = deque[tuple[Task, Sequence[Any] | BaseException]]
 
 
 def tell(outcomes: Outcomes, loud: Outcomes | None = None) -> bool:
-    """Tell each task its outcome, which may run callers' callbacks: hold no lock that one of them may want.
-    With `loud`, those that would run them are put there instead.
+    """Deliver outcomes to their tasks, which may run users' callbacks: hold no lock that one may need. With
+    `loud`, outcomes that would run callbacks are put there instead.
 
-    Several threads may do so at once, and a signal may interrupt it: nothing is told twice, or lost. An error
-    that ends many tasks reaches each as an object of its own. Returns whether anything was told.
+    Several threads may call it at once, and a signal may interrupt it: no outcome is delivered twice, or
+    lost.
+    An error that ends many tasks is copied for each. Returns whether anything was delivered.
     """
     told = False
     while outcomes:
         try:
             one = outcomes.popleft()
-        except IndexError:  # another thread tells, too
+        except IndexError:  # another thread delivers, too
             break
         task, outcome = one
         if loud is not None and task.loud:

@@ -43,21 +43,21 @@ log = logging.getLogger(__name__)
 DRAIN = 256
 """Messages read in one turn."""
 DESCRIPTORS = 2
-"""That a peer takes here: its connection, and what tells of its process's death."""
+"""Descriptors for one peer: its connection, and one that reports its process's death."""
 LONGEST_NOTICE = 500
 """Characters of a notice in the log."""
 BESIDE = 4 << 20
-"""Bytes that a frame may have besides one task's, or one answer's: those of other rows."""
+"""Bytes that a frame may have beyond one task's, or one answer's: those of other rows."""
 SMALL = 2
-"""Frames of a message without large parts, its sender's name among them."""
+"""Frames of a message without large parts, including its sender's name."""
 FEW_NAMES = 64
-"""Names of sessions that are over, or never were, which may be remembered."""
+"""Names of ended or unknown sessions that are kept."""
 DOOR_EVERY = 0.1
-"""Seconds after which a turn looks whether there is something to be done at the door, though nothing told."""
+"""Seconds after which a turn checks for connecting peers even if no descriptor reported one."""
 
 
 class CoordinatorServer:
-    """Binds `address` for a coordinator. Driven from outside, by one thread at a time.
+    """Binds `address` for a coordinator. Its owner drives it, with one thread at a time.
 
     A turn of its driver::
 
@@ -65,7 +65,7 @@ class CoordinatorServer:
         turn(now) -> Scheduler.tick(now), Scheduler.flush(now) -> tell Scheduler.outcomes -> say(now)
 
     `access` decides which peers are admitted: those can run any code in the workers. `lease` is in seconds,
-    and longer than the largest message takes to travel. `clients`: it accepts clients as well as agents.
+    and must be longer than the largest message takes to arrive. `clients`: accept clients as well as agents.
     `max_bytes`: see `StandaloneCoordinator`. Raises `AddressError` for an address that cannot be bound, and
     `KeysError`.
     """
@@ -84,7 +84,7 @@ class CoordinatorServer:
         resources.lift_limit()  # as for a queue's host
         self._room = resources.DescriptorLimit(DESCRIPTORS)
         self._authenticator = Authenticator(access)
-        # tasks and answers travel here: who announces a frame with more than may be taken in is cut off
+        # a peer that announces a frame larger than one task or answer may be is disconnected
         largest = min(sockets.LARGEST_FRAME, max_bytes // 4 + BESIDE) if max_bytes else sockets.LARGEST_FRAME
         self._socket = self._authenticator.make(zmq.ROUTER, largest)
         try:
@@ -113,16 +113,16 @@ class CoordinatorServer:
         self._next_tick = now
         self._due = now
         self._names: dict[bytes, str] = {}
-        """The names of sessions, as their messages bring them."""
+        """The names of sessions, decoded, by the bytes in their messages."""
         self._door_at = now
-        """When the door is to have its turn."""
+        """When to check for connecting peers next."""
         self._watch = ProcessWatcher()
         self._poll = select.epoll()
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._unread = True
-        """Whether unread messages may lie here that the descriptor no longer reports."""
+        """Whether there may be unread messages that the descriptor does not report any more."""
         self._doors: set[int] = set()
-        """The descriptors that tell of something for the door."""
+        """The descriptors that report connecting peers."""
         if self._authenticator.questions is not None:
             self._doors.add(int(self._authenticator.questions.getsockopt(zmq.FD)))
         if self._authenticator.arrivals is not None:
@@ -138,7 +138,7 @@ class CoordinatorServer:
         return self._poll.fileno()
 
     def pending(self) -> bool:
-        """True if messages lie here to be read: the next `turn` reads them."""
+        """True if there are messages to read: the next `turn` reads them."""
         try:
             self._unread = sockets.readable(self._socket)
         except sockets.FAILURES as error:
@@ -147,12 +147,12 @@ class CoordinatorServer:
         return self._unread
 
     def deadline(self) -> float:
-        """When `turn` is wanted at the latest (`time.monotonic`), as far as the last `say` knew."""
+        """When `turn` must be called at the latest (`time.monotonic`), as of the last `say`."""
         return self._due
 
     def turn(self, now: float) -> None:
-        """Take in what has come, and what has become of those who are silent or dead. Never blocks, and
-        raises nothing for what fails in it: what was not read lies here still."""
+        """Process received messages, and end the sessions of silent and dead peers. Never blocks, and raises
+        nothing: after a failure, messages that were not read are read in the next turn."""
         told: list[tuple[int, int]] = []
         try:
             told = self._poll.poll(0)
@@ -172,8 +172,7 @@ class CoordinatorServer:
             self._trim.look(self.peers.bytes, now)
 
     def say(self, now: float) -> None:
-        """Send all that is to be said. Never blocks, and raises nothing: what matters is sent again by its
-        line."""
+        """Send all outgoing messages. Never blocks, and raises nothing: the channels resend what was lost."""
         for name, envelope in self.peers.flush(now):
             self._send(name, envelope)
         self._due = self._next_tick = self.peers.deadline(now)
@@ -186,7 +185,7 @@ class CoordinatorServer:
         return self.peers.counts() | {"turned away": self._authenticator.turned_away}
 
     def close(self) -> None:
-        """Close the socket; agents and clients take the coordinator for lost."""
+        """Close the socket; for agents and clients, the coordinator is lost."""
         for close in (self._poll.close, self._watch.close):
             self._try(close)
         self._try(self._authenticator.unbind, self._socket, self.address)
@@ -195,7 +194,7 @@ class CoordinatorServer:
     # -- inside ------------------------------------------------------------------------------------
 
     def _try(self, do: Callable[..., T], *given: object) -> T | None:
-        """What `do` returns; None if it fails."""
+        """The result of `do`; None if it fails."""
         try:
             return do(*given)
         except sockets.FAILURES as error:
@@ -216,12 +215,12 @@ class CoordinatorServer:
             self._mishaps.note(error)
 
     def _keep_the_door(self, now: float) -> None:
-        """End the sessions of whose key was revoked, as if they had died."""
+        """End the sessions of peers whose key was revoked, as if they had died."""
         for session in self._authenticator.turn(now, self.peers.sessions):
             self.peers.expel(session, "was lost: its agent's key was revoked", now)
 
     def _receive(self, user: str, name: bytes, frames: list[bytes | memoryview], now: float) -> None:
-        """Nothing that a peer says ends this thread."""
+        """Process one message; no message of a peer may end this thread."""
         session = ""
         try:
             session = self._names.get(name) or self._peer_name(name)
@@ -241,9 +240,9 @@ class CoordinatorServer:
         except ProtocolError as error:
             self.peers.malformed += 1
             self._complaints.note("dropped a malformed message: %s", error, now)
-        except Exception:  # a fault of ours, which one peer found: it is not to cost the others theirs
-            log.exception("what %s said could not be taken in", shown(session))
-            self.peers.give_up(session, "the coordinator failed to understand it")
+        except Exception:  # an error of our own for one peer's message must not affect the others
+            log.exception("a message of %s could not be processed", shown(session))
+            self.peers.give_up(session, "the coordinator failed to process its message")
         if self.peers.complaints or self.peers.notices:
             for fault in self.peers.take_complaints():
                 self._complaints.note("ended a session: %s", fault, now)
@@ -251,7 +250,7 @@ class CoordinatorServer:
                 log.warning("%s", shown(notice, LONGEST_NOTICE))
 
     def _peer_name(self, name: bytes) -> str:
-        """The session of who calls by this name. Raises `ProtocolError` for a name that is none."""
+        """The session name in a message. Raises `ProtocolError` if it is invalid."""
         session = sockets.peer_name(name)
         if len(self._names) > 2 * len(self.peers.sessions) + FEW_NAMES:
             self._names.clear()
@@ -259,7 +258,7 @@ class CoordinatorServer:
         return session
 
     def _let_in(self, session: str, hello: PoolFrame, now: float) -> None:
-        """One who is not known yet says HELLO."""
+        """Process the HELLO of a peer that is not known yet."""
         if self._room.lacks(self._descriptor, now):
             if self._room.refuses(now):
                 self.peers.refuse(session, self._room.REFUSAL)
@@ -271,7 +270,7 @@ class CoordinatorServer:
             self._forget_idle()
 
     def _watch_process(self, session: str, about: dict[str, Any]) -> None:
-        """Where it cannot be watched, its silence will tell."""
+        """Watch a peer's process; if it cannot be watched, its silence ends its session."""
         descriptor = self._watch.add(session, about)
         if descriptor is not None:
             try:
@@ -286,7 +285,7 @@ class CoordinatorServer:
             self._watch.ended(descriptor)
 
     def _unregister(self, descriptor: int) -> None:
-        with contextlib.suppress(OSError):  # closed next, and then gone from there, but for a forked child's
+        with contextlib.suppress(OSError):  # closing removes it, unless a fork has a copy
             self._poll.unregister(descriptor)
 
     def _see_death(self, descriptor: int, now: float) -> None:
@@ -300,20 +299,20 @@ class CoordinatorServer:
         try:
             sockets.send(self._socket, [name.encode(), *messages.pack(*envelope)], SMALL)
         except zmq.Again:
-            pass  # its peer does not read, or is gone
+            pass  # the peer does not read, or has disconnected
         except sockets.FAILURES as error:
             self._mishaps.note(error)
 
 
 Hire = Callable[[WorkerListener], Supervisor]
-"""Makes a supervisor that tells `WorkerListener`."""
+"""Makes a supervisor that calls `WorkerListener`."""
 
 
 class LocalWorkers:
     """A supervisor's `WorkerListener`, and the `Link` of its workers."""
 
     def __init__(self, coordinator: Scheduler, hire: Hire, on_hopeless: Callable[[str], object]) -> None:
-        """`on_hopeless` is told why no worker can be started any more."""
+        """`on_hopeless` is called with the reason if no worker can be started any more."""
         self.supervisor = hire(self)
         self._coordinator = coordinator
         self._workers = coordinator.workers
@@ -323,7 +322,7 @@ class LocalWorkers:
         self._ended: set[Worker] = set()
 
     def drain(self) -> None:
-        """Finish what runs, and nothing else: then the processes end."""
+        """Finish the running tasks and start no other: then the processes end."""
         if not self._draining:
             self._draining = True
             self.supervisor.resize(0)
@@ -331,9 +330,9 @@ class LocalWorkers:
             self._coordinator.drain(worker)
 
     def end(self, signum: int) -> None:
-        """Send `signum` to each process, once, and have no other follow it.
+        """Send `signum` to each process, once, and start no replacement.
 
-        Workers of other machines that run something are killed there.
+        Workers of other machines that run a task are killed there.
         """
         self.supervisor.resize(0)
         self.supervisor.signal(signum)
@@ -343,13 +342,13 @@ class LocalWorkers:
                 worker.link.kill(worker)
 
     def busy(self) -> bool:
-        """True if any worker has something that it has not answered."""
+        """True if any worker has a task that it has not answered."""
         return any(worker.batches for worker in self._own())
 
     def _own(self) -> list[Worker]:
         return [worker for worker in self._coordinator.workers.values() if worker.link is self]
 
-    # -- what the machine wants --------------------------------------------------------------------
+    # -- Link --------------------------------------------------------------------------------------
 
     def give(self, worker: Worker, batch: TaskBatch) -> None:
         """As `Link.give`."""
@@ -371,7 +370,7 @@ class LocalWorkers:
         """As `Link.retire`."""
         self.supervisor.retire(worker.name)
 
-    # -- what the supervisor tells -----------------------------------------------------------------------
+    # -- WorkerListener ----------------------------------------------------------------------------
 
     def came(self, name: str, pid: int) -> None:
         """As `WorkerListener.came`."""
@@ -404,7 +403,7 @@ class LocalWorkers:
             self._coordinator.died(worker, how, unread)
 
     def left(self, name: str) -> None:
-        """As `WorkerListener.left`; it was given up when it was retired."""
+        """As `WorkerListener.left`; the worker was removed when it was retired."""
 
     def hopeless(self, reason: str) -> None:
         """As `WorkerListener.hopeless`."""
@@ -412,25 +411,25 @@ class LocalWorkers:
 
 
 MAX_BYTES = 1 << 30
-"""Bytes of arguments and results that a coordinator keeps unless it is told otherwise."""
+"""Default bound, in bytes, of the arguments and results that a coordinator keeps."""
 
 
 class StandaloneCoordinator:
-    """Coordinates at `address` in a thread of this process, until `stop`.
+    """A coordinator at `address`, in a thread of this process, until `stop`.
 
-    `access` says who gets in. `hire` makes a supervisor of local workers, if there are to be any. `lease`
-    is in seconds: how long an agent or a client may be silent. Raises `AddressError` and `KeysError` as
-    `CoordinatorServer` does, and `ValueError` for a `max_bytes` below `remote_client.LEAST`.
+    `access` decides which peers are admitted. `hire` makes a supervisor of local workers; None for no local
+    workers. `lease` is in seconds: how long an agent or a client may be silent. Raises `AddressError` and
+    `KeysError` as `CoordinatorServer` does, and `ValueError` for a `max_bytes` below `remote_client.LEAST`.
 
-    `max_bytes` bounds the arguments and results that it keeps, and that agents keep, in all: half of it each
-    way, of which a client may have as much as it leaves free (0: no bound). At the bound nothing is lost:
-    arguments wait with their client; a client that does not take its results gets no more workers until it
-    does, and what these had begun waits at its agents; other clients are served. A task whose arguments, or
-    whose result, have more than a quarter of `max_bytes` fails, and is told why.
+    `max_bytes` bounds the arguments and results that it keeps, and those that agents keep: half of it for
+    each; a client may use as much of a half as it leaves free (0: no bound). At the bound nothing is lost:
+    arguments wait at their client; a client that does not take its results gets no more workers until it
+    does, and the results of its running tasks wait at the agents; other clients are served. A task whose
+    arguments, or whose result, have more than a quarter of `max_bytes` fails, with an error that explains it.
 
-    It remembers nothing over a restart, and needs not: agents tell the next one what runs and what is
-    answered, and clients submit again what they have no outcome for. No call runs twice, unless its worker
-    was lost too; those of `hire` are, with their coordinator.
+    It stores nothing for a restart: agents report running and answered tasks to the next coordinator, and
+    clients submit tasks without an outcome again. No call runs twice, unless its worker was lost, too; the
+    workers of `hire` are lost with their coordinator.
     """
 
     def __init__(
@@ -449,7 +448,7 @@ class StandaloneCoordinator:
             address, self._coordinator, access, lease=lease, clients=True, max_bytes=max_bytes
         )
         self.address = self._server.address
-        """Where it is found, with the port that it got."""
+        """Its address, with the port that the system chose."""
         self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)
         self._lock = threading.Lock()
         self._waker = Waker()
@@ -461,10 +460,10 @@ class StandaloneCoordinator:
             self._local.supervisor.start()
             self._poll.register(self._local.supervisor.fileno(), select.POLLIN)
         self.failure: BaseException | None = None
-        """What has ended the loop before `stop`, if something has."""
+        """The error that ended the loop before `stop`, if one did."""
         self._mishaps = LoopFailures(log, f"the coordinator at {self.address}")
         self._ends: float | None = None
-        """Once it is to stop: when it does at the latest."""
+        """After `stop`: when it stops at the latest."""
         self._thread = threading.Thread(
             target=ours(self._run), name=f"nearfar-coordinator-{self.address}", daemon=True
         )
@@ -481,15 +480,16 @@ class StandaloneCoordinator:
             return self._server.peers.status(time.monotonic())
 
     def stop(self, grace: float = 5.0) -> None:
-        """Stop, once the local workers have finished what they run and its clients have it, or after `grace`
-        seconds; what runs elsewhere goes on, for another coordinator. Called again, it stops at once.
+        """Stop once the local workers have finished their tasks and the clients have the results, or after
+        `grace` seconds; other machines go on with theirs, for another coordinator. A second call stops at
+        once.
         """
         with self._lock:
             self._ends = time.monotonic() + (0.0 if self._ends is not None else grace)
         self._waker.wake()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for the end that `stop` brings; tells whether it came within `timeout` seconds."""
+        """Wait until it has stopped; returns whether it did so within `timeout` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -509,8 +509,8 @@ class StandaloneCoordinator:
             service_failed(f"the coordinator at {self.address} failed and has stopped: {self.failure!r}")
 
     def _turn(self) -> None:
-        """One turn of the loop. What fails in one of its parts is no reason to leave out the others, or to
-        end: what was not read lies here still, and what was not sent is sent again."""
+        """One turn of the loop. A failure in one part does not skip the others, or end the loop: unread
+        messages are read later, and unsent ones are sent again."""
         try:
             self._wait()
         except FAILURES as error:
@@ -533,7 +533,7 @@ class StandaloneCoordinator:
             self._server.say(now)
 
     def _try(self, do: Callable[..., object], *given: object) -> bool:
-        """Whether it could be done."""
+        """Whether `do` succeeded."""
         try:
             do(*given)
         except FAILURES as error:

@@ -15,37 +15,37 @@ from nearfar.net.resources import Budget
 from nearfar.net.timers import Timers
 
 HEAVIEST_AHEAD = 4 << 20
-"""Bytes of messages of one session that came ahead of their turn. On the one socket of a session they come in
-order, but where a connection broke: then all is sent again."""
+"""Bytes of messages of one session that came out of order. A session's only socket keeps the order, unless
+a connection broke: then all is sent again."""
 
 
 SOON = 4
-"""How much a byte weighs until it is acked: a message of 1 MiB is so at once, for the other side keeps it."""
+"""Factor for the bytes of unacked messages: one of 1 MiB is acked at once, so its sender can free it."""
 
 _BEAT = PoolMessage(PoolMessageType.BEAT)
 
 
 class ReliableChannel:
-    """Numbers what goes out, puts in order what comes in. `lease` is in seconds."""
+    """Numbers outgoing messages, and puts received ones in order. `lease` is in seconds."""
 
     __slots__ = ("_in", "_ready", "heard", "heartbeat", "lease", "out")
 
     def __init__(self, lease: float, now: float) -> None:
         self.lease = lease
         self.heard = now
-        """When anything last came."""
-        # What goes out; `out.received` is the last of our messages that the other side has.
+        """When a message was last received."""
+        # `out` holds sent messages; `out.received` is the last that the other side has received.
         self.out: SendWindow[PoolMessage] = SendWindow(lease / 10)
         self._in: ReceiveWindow[PoolMessage] = ReceiveWindow(weight, HEAVIEST_AHEAD)
         self.heartbeat = Heartbeat(lease, now)
         self._ready: list[PoolFrame] = []
 
     def allow(self, ahead: Budget, name: str) -> None:
-        """What comes ahead of its turn is to fit into what all sessions may have, this one as `name`."""
+        """Count messages that come out of order in `ahead`, which all sessions share, under `name`."""
         self._in.allowance = (ahead, name)
 
     def close(self) -> None:
-        """The session is over: nothing more comes."""
+        """The session has ended: nothing more will be received."""
         self._in.close()
 
     def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
@@ -71,11 +71,11 @@ class ReliableChannel:
         return self._in.accept(number, message)
 
     def silent(self, now: float) -> bool:
-        """True if nothing came for a whole lease."""
+        """True if nothing was received for a whole lease."""
         return now - self.heard >= self.lease
 
     def tick(self, now: float) -> None:
-        """Send again what may have got lost."""
+        """Resend what may have been lost."""
         received = self._in.received
         self._ready += [PoolFrame(number, received, message) for number, message in self.out.overdue(now)]
 
@@ -90,21 +90,21 @@ class ReliableChannel:
         return ready
 
     def deadline(self) -> float:
-        """When `tick`, `flush` or `silent` is wanted next."""
+        """When `tick`, `flush` or `silent` must be called next."""
         return min(self.heartbeat.when, self.out.when, self.heard + self.lease)
 
     @property
     def unheard(self) -> bool:
-        """True if the other side leaves so much unacked that it cannot be listening."""
+        """True if so much is unacked that the other side cannot be reading."""
         return self.out.unheard
 
     def unacked(self) -> list[PoolMessage]:
-        """What the other side may not have."""
+        """The messages that the other side may not have received."""
         return [message for _, message in self.out.unacked()]
 
 
 def weight(message: PoolMessage) -> int:
-    """Bytes that its rows carry."""
+    """Bytes of its rows."""
     blob = BLOBS.get(message.kind)
     return columns.weight(message.rows, blob) if message.rows and blob is not None else 0
 
@@ -143,43 +143,43 @@ class PeerSession:
         self.bytecode = str(about.get("bytecode", ""))
         self.quota = int(about.get("quota", 0)) or None
         self.most_bytes = int(about.get("bytes", 0))
-        """Bytes of answers that an agent may keep; 0: any number."""
+        """The most bytes of answers that an agent may keep; 0: any number."""
         self.talk = talk
         self.peer: Any = None
-        """What it is the session of: an `AgentSession`, or a `RemoteClient`."""
+        """The `AgentSession` or `RemoteClient` of this session."""
         self.handlers: dict[PoolMessageType, Callable[..., None]] = {}
-        """What is done with a message: of the peer, its fields, and its rows if it has some."""
+        """Handlers of messages; their arguments are the peer, the fields, and the rows, if there are some."""
         self.due = inf
-        """When it wants the clock, as far as `Timers` knows."""
+        """Its deadline, as recorded in `Timers`."""
         self.handled: set[int] = set()
-        """Tasks in messages that were put off, but for which no room was needed: not to be handled again."""
+        """Tasks of a message that was put off which were handled already, as they needed no room."""
         self.words: deque[PoolMessage] = deque()
         """The messages to send, in order; numbered when they are sent."""
         self.flying: deque[tuple[int, int]] = deque()
         """Messages sent and not acked: their numbers and bytes."""
         self.flying_bytes = 0
         self.told: deque[tuple[int, Sequence[Row]]] = deque()
-        """The OUTCOMES said and not seen to be acked: their messages' numbers and rows."""
+        """The OUTCOMES that were sent and not acked: their messages' numbers and rows."""
 
 
 WINDOW = 8 << 20
-"""Bytes on their way to one peer, in the hands of ZeroMQ and the kernel. What is over waits here, where it
-lies once, however often the rest is sent again."""
+"""Bytes that ZeroMQ and the kernel hold for one peer. Further messages wait here, where they are stored
+once, even if the others are sent several times."""
 STATUS_PER_SECOND = 100
-"""Answers to who asks for the status; who gets none asks again."""
+"""Status requests answered per second; a client without an answer asks again."""
 
 
 class SessionTable:
-    """`say` may be called at any time; `flush` gives what goes out."""
+    """The open sessions. `say` may be called at any time; `flush` returns the messages to send."""
 
     def __init__(self, now: float) -> None:
         self.sessions: dict[str, PeerSession] = {}
         self.timers: Timers[PeerSession] = Timers()
-        """When each session wants the clock."""
+        """The deadline of each session."""
         self.stale = 0
         """Answers of workers for which no task is known."""
         self.now = now
-        """Of the event in hand."""
+        """The time of the event being processed."""
         self.touched: dict[str, PeerSession] = {}
         """Sessions with received messages or messages to send: `flush` checks these."""
         self._status_since = float("-inf")
@@ -193,18 +193,18 @@ class SessionTable:
     def say(
         self, session: PeerSession, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None
     ) -> None:
-        """Say this in its session, after all that was said before; said even if the session ends now."""
+        """Queue a message in a session, after all earlier ones; it is sent even if the session ends now."""
         session.words.append(PoolMessage(kind, fields, rows))
         self.touched[session.name] = session
 
     def reply(
         self, name: str, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None
     ) -> None:
-        """Say this to a socket, outside of any session."""
+        """Queue a message to a socket, outside any session."""
         self._loose.append((name, PoolFrame(0, 0, PoolMessage(kind, fields, rows))))
 
     def may_tell_status(self) -> bool:
-        """False if the status was told too often lately."""
+        """False if the status was sent too often recently."""
         if self.now - self._status_since >= 1.0:
             self._status_since, self._status_told = self.now, 0
         self._status_told += 1

@@ -13,7 +13,7 @@ from nearfar.coordinator.task import Mode, Task, TaskState
 from nearfar.errors import InitializerFailed
 
 NOBODY = ""
-"""The client of a batch whose client is gone: another may come under its name."""
+"""Replaces the name of a client that is gone in its batches: a new client may have the same name."""
 
 
 class TaskBatch:
@@ -25,11 +25,11 @@ class TaskBatch:
         self.client = client
         self.tasks = tasks
         self.answered = 0
-        """How many of the first have been answered."""
+        """How many tasks, from the first on, have been answered."""
         self.cost = cost
-        """Seconds that it should take; None if nothing like it was measured yet."""
+        """Estimated seconds; None if its function was not measured yet."""
         self.owner: Any = None
-        """The `Client` that counts it as given: one of that name may be gone, and another have come."""
+        """The `Client` that counts it as given; a later client may have the same name."""
         self.since = 0.0
         """When it became the first of its worker."""
 
@@ -38,39 +38,39 @@ class TaskBatch:
 
 
 class Link(Protocol):
-    """How a worker is reached. None of these blocks; what they bring about comes back as events."""
+    """Sends orders to a worker. No method blocks; results come as events."""
 
     def give(self, worker: Worker, batch: TaskBatch) -> None:
         """Send it a batch."""
 
     def recall(self, worker: Worker) -> None:
-        """Take back what it has not read: answered by `Scheduler.returned`."""
+        """Recall the batches that it has not read: answered by `Scheduler.returned`."""
 
     def kill(self, worker: Worker) -> None:
         """End its process at once: answered by `Scheduler.died`."""
 
     def retire(self, worker: Worker) -> None:
-        """Let it end, having nothing to do: it is gone when this is said."""
+        """End an idle worker; from this call on the scheduler does not count it."""
 
 
 class WorkerStage(IntEnum):
-    """A worker's life, as the coordinator sees it."""
+    """The states of a worker at the coordinator."""
 
     READY = 0
     DRAINING = 1
-    """It finishes what it has, and gets no more."""
+    """It finishes its tasks, and gets no more."""
     DOOMED = 2
-    """Its end was ordered, and has not been reported yet."""
+    """It is being killed, and its end has not been reported yet."""
     GONE = 3
 
 
 class Revocation(IntEnum):
-    """Whether a worker was asked to give back what it has not read."""
+    """Whether a worker was asked to return the batches that it has not read."""
 
     UNASKED = 0
     ASKED = 1
     IN_VAIN = 2
-    """It had read all of it; not worth asking again before it begins its next batch."""
+    """It had read them all: asking again is useless before it begins its next batch."""
 
 
 class Worker:
@@ -95,8 +95,8 @@ class Worker:
     def __init__(
         self, name: str, link: Link, *, host: str, pid: int, quota: int | None = None, ahead: bool = True
     ) -> None:
-        """`quota`: tasks after which it is to be replaced. `ahead`: what it has not read can be had back for
-        certain, so that it may be given work behind a long task."""
+        """`quota`: tasks after which it is replaced. `ahead`: unread batches can surely be recalled, so one
+        may be sent ahead even during a long task."""
         self.name = name
         self.link = link
         self.host = host
@@ -106,42 +106,42 @@ class Worker:
         self.stage = WorkerStage.READY
         self.batches: deque[TaskBatch] = deque()
         self.unsent: TaskBatch | None = None
-        """The last of them, if it is held back until the initializer before it has run."""
+        """The last batch, if it is held back until the initializer before it has run."""
         self.prepared: set[str] = set()
         """The clients whose initializer it has run."""
         self.recall = Revocation.UNASKED
         self.verdict: BaseException | None = None
-        """The error of its first task once it is dead, if not `WorkerLost`."""
+        """The error of its running task once it is dead, if not `WorkerLost`."""
         self.ran = 0
-        """Tasks that it answered, initializers among them: they raise its quota."""
+        """Tasks that it answered, including initializers, which raise its quota."""
 
     def willing(self) -> bool:
-        """True if it may be given more, as far as its stage and its quota go."""
+        """True if its stage and its quota allow more tasks."""
         return self.stage is WorkerStage.READY and (
             self.quota is None or self.ran + self.holds() < self.quota
         )
 
     def retirable(self) -> bool:
-        """True if it has nothing to do and will get nothing."""
+        """True if it has no task and will get none."""
         return not self.batches and self.stage < WorkerStage.DOOMED and not self.willing()
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} {self.stage.name} {sum(1 for _ in self.unanswered())} tasks>"
 
     def unanswered(self) -> Iterator[Task]:
-        """What it was given and has not answered, in order."""
+        """Its tasks without an answer, in order."""
         for batch in self.batches:
             yield from batch.unanswered()
 
     def holds(self) -> int:
-        """How many tasks it has not answered."""
+        """The number of tasks that it has not answered."""
         held = 0
         for batch in self.batches:
             held += len(batch.tasks) - batch.answered
         return held
 
     def asked(self) -> int:
-        """How many it has been sent and has not answered."""
+        """The number of tasks that were sent to it and not answered."""
         sent = 0
         for batch in self.batches:
             if batch is not self.unsent:
@@ -151,7 +151,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """What every worker runs once before a client's first task."""
+    """A call that every worker runs once before a client's first task."""
 
     function: bytes
     blob: Any
@@ -174,11 +174,11 @@ class Preparation(Task):
 
 
 FEW = 64
-"""Stale entries that a heap may have."""
+"""Stale entries that a heap may always have."""
 
 
 class Client:
-    """A client: the owner of tasks."""
+    """A client, which owns tasks."""
 
     __slots__ = (
         "eager",
@@ -200,25 +200,25 @@ class Client:
         *,
         eager: bool = False,
     ) -> None:
-        """`read_error` makes an error of what its initializer said when it raised.
+        """`read_error` unpickles the error that its initializer raised.
 
-        `eager`: the initializer runs at once in every worker with room for it, not only where this client's
-        tasks go, just before the first.
+        `eager`: the initializer runs at once in every worker that can take it; else only in workers that get
+        tasks of this client, before the first.
         """
         self.name = name
         self.initializer = initializer
         self.read_error = read_error
         self.eager = eager and initializer is not None
         self.waiting: deque[Task] = deque()
-        """Cancelled ones are passed over when their turn comes."""
+        """Waiting tasks; cancelled ones are skipped when they would be assigned."""
         self.given = 0
         """Batches that workers hold."""
         self.failures = 0
-        """Workers in a row that died in its initializer."""
+        """Consecutive workers that died in its initializer."""
         self.error: BaseException | None = None
-        """Why its tasks can't be run."""
+        """Why its tasks cannot run, if they cannot."""
         self.held_back = False
-        """Its tasks are not given to workers: it does not take their results."""
+        """Its tasks are not assigned to workers, because it does not take their results."""
 
     def next(self) -> Task | None:
         """The next task, not removed; None if none waits, or the client is held back."""
@@ -233,10 +233,10 @@ class Client:
 
 
 class RoundRobin:
-    """The next client: of those with waiting tasks, the one with the fewest batches given out.
+    """Chooses the next client: of those with waiting tasks, the one with the fewest batches at workers.
 
-    So one client's long tasks never keep another from its share of the workers. Among equals, who has
-    waited longest. A heap with stale entries: any number of clients cost the logarithm.
+    So one client's long tasks never keep another from its share of the workers. Among equals, the one that
+    has waited longest. A heap with stale entries: the cost grows with the logarithm of the clients.
     """
 
     def __init__(self) -> None:
@@ -274,21 +274,21 @@ class RoundRobin:
         self._entered.pop(client.name, None)
 
 
-"""Stale entries that the heap may have."""
+"""Stale entries that the heap may always have."""
 
 
 class TaskTimeouts:
-    """One per worker at most: for the first of its batches. A heap, with stale entries that are swept out."""
+    """At most one timeout for each worker: of its first batch. A heap, whose stale entries are removed."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Worker, TaskBatch]] = []
         self._serial = 0
         self._most = FEW
         self.due: float | None = None
-        """When to `ring` next; None: not for now."""
+        """When to call `ring` next; None: no timeout is set."""
 
     def set(self, when: float, worker: Worker) -> None:
-        """Ring at `when`, if `worker` still runs the batch that it has begun by now."""
+        """Set the timeout of the batch that `worker` runs now."""
         self._serial += 1
         heapq.heappush(self._heap, (when, self._serial, worker, worker.batches[0]))
         if len(self._heap) > self._most:

@@ -1,4 +1,4 @@
-"""The status of a coordinator: what is asked, and what is answered."""
+"""The status of a coordinator: the figures, and a client that requests them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from nearfar.net.validation import shown
 
 
 def idle(coordinator: Scheduler) -> bool:
-    """True if no task waits and none is with a worker."""
+    """True if no task waits and no worker has one."""
     if any(worker.batches for worker in coordinator.workers.values()):
         return False
     return all(client.next() is None for client in coordinator.book.clients.values())
 
 
 def counts(coordinator: Scheduler) -> dict[str, int]:
-    """Numbers: of workers and clients, of running workers, and of tasks, by what has become of them."""
+    """The numbers of workers, clients, running workers, and tasks by their state."""
     book, workers = coordinator.book, coordinator.workers.values()
     waiting = sum(
         1 for client in book.clients.values() for task in client.waiting if task.state is TaskState.WAITING
@@ -55,9 +55,9 @@ def status_row(worker: Worker, now: float) -> Row:
 
 
 AGAIN = 1.0
-"""Seconds after which the question is asked again."""
+"""Seconds after which the request is sent again."""
 LOOK = 100
-"""Milliseconds between two looks whether it was let in."""
+"""Milliseconds between two checks whether the coordinator rejected this side."""
 
 
 class WorkerStatus(NamedTuple):
@@ -84,8 +84,8 @@ class CoordinatorStatus(NamedTuple):
 def ask(address: Address, wait: float, access: Access = OWN) -> CoordinatorStatus:
     """The status of the coordinator at `address`.
 
-    Raises `NotAdmitted` if it does not let this side in, `CoordinatorLost` if there is no answer within
-    `wait` seconds, `KeysError`.
+    Raises `NotAdmitted` if it does not admit this side, `CoordinatorLost` if there is no answer within `wait`
+    seconds, and `KeysError`.
     """
     caller = CoordinatorConnection(address.seen_from_here(), access)
     refusals = HandshakeFailures()

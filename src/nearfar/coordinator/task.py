@@ -23,20 +23,20 @@ class Mode(IntEnum):
     STARMAP = 2
     """``[function(*x) for x in chunk]``"""
     PREPARE = 3
-    """``function(*args)``, and its value is dropped: an initializer."""
+    """``function(*args)``, without its value: an initializer."""
 
 
 class TaskStatus(IntEnum):
-    """What became of a task that a worker ran."""
+    """The status of a task that a worker ran."""
 
     VALUE = 0
     ERROR = 1
     TOO_LARGE = 2
-    """It ran, and its answer has more bytes than the coordinator takes: the blob is their number."""
+    """It ran, and its answer has more bytes than the coordinator accepts: the blob is their number."""
 
 
 class TaskOutcome(IntEnum):
-    """How a task ended, as its client is told: the first two are those of `TaskStatus`."""
+    """How a task ended, as sent to its client: the first two are those of `TaskStatus`."""
 
     VALUE = 0
     ERROR = 1
@@ -45,7 +45,7 @@ class TaskOutcome(IntEnum):
 
 
 class TaskState(IntEnum):
-    """Where a task is. A task that is told its outcome never changes again."""
+    """Where a task is. A task that has received its outcome never changes again."""
 
     NEW = 0
     WAITING = 1
@@ -55,7 +55,7 @@ class TaskState(IntEnum):
 
 
 class Task:
-    """One call, or one chunk of calls. Slots, and defaults in the class: there may be a million of them."""
+    """One call, or one chunk of calls. Slots, and defaults in the class, as there may be a million tasks."""
 
     __slots__ = ("blob", "buffers", "client", "function", "mode", "state")
 
@@ -64,26 +64,26 @@ class Task:
     retries: int = 0
     """How often it may run again after the loss of its worker."""
     told: bool = False
-    """Whether it knows its outcome."""
+    """Whether its outcome was delivered to it."""
     loud: bool = False
-    """Whether callers' code runs when it is told its outcome."""
+    """Whether users' callbacks run when its outcome is delivered."""
     losses: int = 0
     """Workers that were lost while they ran it."""
 
     hollow: bool = False
-    """True while it can't be given to another worker, since an earlier coordinator gave it to this one: what
-    it carries may not be known, or others may come and say that they have it."""
+    """True while it cannot be assigned to another worker, because an earlier coordinator assigned it: its
+    arguments may not be known, or another agent may claim it."""
 
     client: str
-    """Whose it is: its globals in a worker are that client's."""
+    """The name of its client: in a worker it runs with that client's globals."""
     function: bytes
-    """``module:qualname``, or nothing if the function travels inside the blob."""
+    """``module:qualname``, or empty if the function is inside the blob."""
     mode: int
     blob: bytes | tuple[Any, ...]
-    """The arguments: pickled, or in a pool of this process alone, where they are bare
-    (`nearfar.worker.channel`), a tuple as it is."""
+    """The arguments: pickled, or, in a pool whose workers are all local, an unpickled tuple
+    (`nearfar.worker.channel`)."""
     buffers: Sequence[Any]
-    """Large parts that travel beside the blob."""
+    """Large parts that are sent beside the blob."""
     state: TaskState
 
     def describe(self) -> str:
@@ -91,15 +91,15 @@ class Task:
         return shown(self.function.decode(errors="replace")) or "a function sent by value"
 
     def lose(self) -> None:
-        """One more worker was lost while it ran this. Asked only of tasks with `retries`."""
+        """Count a worker that was lost while it ran this. Called only for tasks with `retries`."""
         raise NotImplementedError
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
-        """A worker ran it: what it said, unread. Called once at most, as is `failed`; one of them ends it."""
+        """End with a worker's answer, still pickled. Either this or `failed` is called, and only once."""
         raise NotImplementedError
 
     def returned(self, value: Any) -> None:
-        """As `answered`, of a value that came as it is."""
+        """As `answered`, with a value that is not pickled."""
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
@@ -108,7 +108,7 @@ class Task:
 
 
 LONGEST = 2000
-"""Characters of what a coordinator tells of a failure, for a person."""
+"""Characters of a coordinator's description of a failure."""
 
 
 class Unread(InitializerFailed):
@@ -120,7 +120,7 @@ class Unread(InitializerFailed):
 
 
 def describe(error: BaseException) -> bytes:
-    """What `read` makes an error of."""
+    """The description of `error`, for `read`."""
     match error:
         case WorkerLost():
             fields: tuple[Any, ...] = (error.worker, error.host, error.pid, error.how, error.task)
@@ -162,5 +162,5 @@ _KINDS: dict[str, type[BaseException]] = {
     "CancelledError": CancelledError,
     "NearfarError": BaseException,
 }
-"""The most special first."""
+"""Subclasses before their bases."""
 _TOLD = {"TaskTimeout": TaskTimeout, "InitializerFailed": InitializerFailed, "NearfarError": NearfarError}

@@ -92,9 +92,7 @@ class HalfOpenConnections:
         """Descriptors of this process at the last check, without those of half-open connections."""
         self._next = 0.0
         self._due = True
-        self._complaints = ProtocolErrors(
-            log, "closed connections that do not say who they are %d more times"
-        )
+        self._complaints = ProtocolErrors(log, "closed half-open connections %d more times")
 
     def fileno(self) -> int:
         """A descriptor that is readable when a client connects to one of the watched ports."""
@@ -202,7 +200,7 @@ class HalfOpenConnections:
                     self.closed += 1
         whence = ", ".join(sorted({each.whence for each in surplus})[:3])
         said = f"{len(surplus)} of {whence}"
-        self._complaints.note("too many connections that do not say who they are; closed %s", said, now)
+        self._complaints.note("too many half-open connections; closed %s", said, now)
 
     def _rest(self) -> None:
         """Release the connection that was inspected last."""

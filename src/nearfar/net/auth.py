@@ -81,7 +81,7 @@ def check_unwritable(folder: Path) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise KeysError(f"{folder} is not a folder: `nearfar keys init` makes one, elsewhere")
     if found.st_mode & _OTHERS_WRITE:
-        raise KeysError(f"others can let themselves in through {folder}: chmod go-w {folder}")
+        raise KeysError(f"others can add clients to {folder}: chmod go-w {folder}")
     if found.st_uid not in (0, os.geteuid()):
         raise KeysError(f"the list of clients {folder} belongs to another user")
 
@@ -174,7 +174,7 @@ class AllowedClients:
         except OSError as error:
             if self._trouble != str(error):
                 self._trouble = str(error)
-                text = "cannot look who is let in now, and try again: %s"
+                text = "cannot read the admitted clients now, trying again: %s"
                 self._complaints.note(text, error, time.monotonic())
             return list(self._seen)
         self._trouble = ""
@@ -375,7 +375,7 @@ def add(folder: Path, name: str, public: Path | None = None) -> Path | None:
     check_name(name)
     check_unwritable(folder / CLIENTS)
     if _entry(folder, name).exists():
-        raise KeysError(f"{name} is let in already: revoke it first, or take another name")
+        raise KeysError(f"{name} is admitted already: revoke it first, or take another name")
     if public is not None:
         read_public(public)
         _let_in(folder, name, public)

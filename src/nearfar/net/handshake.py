@@ -166,9 +166,7 @@ class Connection:
         if self.succeeded:
             self._broke_off = False
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            return (
-                f"it does not let in the key of {self._access.keys}: it was not added there, or was revoked"
-            )
+            return f"it does not admit the key of {self._access.keys}: it was not added there, or was revoked"
         if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == MISMATCH:
             return self._explain_mechanism("NULL" if self._access.keys else "CURVE")
         if event in (FAILED, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):

@@ -161,7 +161,7 @@ class Waker:
 def left_behind() -> bool:
     """Whether this is a daemon thread of a program whose main thread has ended and runs `atexit`.
 
-    What such a thread waits for may never come, and nobody needs an error for it: a call then raises
+    What such a thread waits for may never come, and an error would reach no caller: a call then raises
     `SystemExit`, which ends the thread without a message and releases what it holds.
     """
     main = threading.main_thread()

@@ -36,16 +36,16 @@ from nearfar.worker.lifetime import Inherited, initialize
 def travelling_initializer(
     codec: ClientCodec, initializer: Callable[..., object] | None, args: tuple[Any, ...]
 ) -> Initializer | None:
-    """What travels of an initializer. Raises what pickling raises."""
+    """The initializer as it is sent to workers. Raises what pickling raises."""
     return None if initializer is None else Initializer(*codec.dump_call(initializer, args, None))
 
 
 def near_initializer(
     codec: ClientCodec, initializer: Callable[..., object] | None, args: tuple[Any, ...]
 ) -> tuple[Initializer | None, Inherited | None]:
-    """What travels of it, and what child processes get at their start, because it cannot be pickled.
+    """The initializer as sent, and what child processes inherit if it cannot be pickled.
 
-    Raises `ItemError` where it has to travel plainly, and cannot.
+    Raises `ItemError` if it must be sent without pickle, and cannot.
     """
     try:
         return travelling_initializer(codec, initializer, args), None
@@ -68,7 +68,7 @@ log = logging.getLogger("nearfar.pool")
 
 
 class PoolWarnings:
-    """Warnings found under an engine's lock and logged without it: a log handler may use the pool."""
+    """Warnings found under an engine's lock, and logged without the lock: a log handler may use the pool."""
 
     def __init__(self) -> None:
         self._patience = DelayedWarning()
@@ -85,14 +85,14 @@ class PoolWarnings:
         return self._patience.deadline()
 
     def tell(self) -> None:
-        """Log what was found. From any thread."""
+        """Log the found warnings. From any thread."""
         while self.found:
-            with suppress(IndexError):  # another thread tells, too
+            with suppress(IndexError):  # another thread logs, too
                 log.warning("%s", self.found.popleft())
 
 
 def no_workers(address: str | None) -> str:
-    """What is missing in a pool that no worker has joined."""
+    """The warning for a pool that no worker has joined."""
     return f"no worker has joined {address} yet; start one with: nearfar worker --connect {address}"
 
 
@@ -100,7 +100,7 @@ HELP_EVERY = 128
 """Submitted calls after which the submitting thread does some of the I/O."""
 
 LONGEST_CANCEL = 5.0
-"""Seconds that `cancel` waits for workers, that may not have begun, to give calls back."""
+"""Seconds that `cancel` waits for workers to return calls that may not have begun."""
 
 
 class BaseEngine(ABC):
@@ -108,12 +108,12 @@ class BaseEngine(ABC):
 
     See `Engine`. Any thread may use it; a child that inherits it by a fork may not.
 
-    What moves tasks is touched in `_alone` only, and by no thread that is `exposed`: a deputy does that in
-    its place (see `nearfar.net.interrupts`). What a signal's handler raises waits until it is done.
+    Code that moves tasks runs only inside `_alone`, and never in an `exposed` thread: a deputy runs it
+    instead (see `nearfar.net.interrupts`). Exceptions of signal handlers are delayed until it is done.
     """
 
     def __init__(self, name: str, codec: ClientCodec, *, daemon: bool) -> None:
-        """`daemon`: at the program's exit its calls are dropped; else they are waited for."""
+        """`daemon`: drop its calls at the program's exit; else wait for them."""
         self.name = name
         self.daemon = daemon
         self._codec = codec
@@ -123,16 +123,16 @@ class BaseEngine(ABC):
         self._inbox: deque[Call] = deque()
         self._handed_in = 0
         self._has_capacity = True
-        """Whether what is handed in can go somewhere at once, as far as the last step knew."""
+        """Whether a submitted call can be sent at once, as of the last step."""
         self._due: float | None = None
-        """When the next step is due, as the last one left it."""
+        """When the next step is due, as of the last one."""
         self._broken: PoolBroken | None = None
         self.failed = False
         """As `Work.failed`: a step raised."""
         self._closing = False
         self._stopping = False
         self._shut = False
-        """Whether the workers are shut down: no call runs any more."""
+        """Whether the workers are shut down, so that no call can run any more."""
         self.over = False
         """As `Work.over`."""
         self._outcomes: Outcomes
@@ -145,7 +145,7 @@ class BaseEngine(ABC):
         process.watch(self)
 
     def _begin(self) -> None:
-        """Everything is there: begin to work."""
+        """Start the driver; the engine is complete."""
         _working.add(self)
         self._driver.start()
 
@@ -165,7 +165,7 @@ class BaseEngine(ABC):
             self._pickle(call)
         call.client = self.name
         self._inbox.append(call)
-        if (self._has_capacity and not call.awaited) or self._closing:  # looked at after that: see `_work`
+        if (self._has_capacity and not call.awaited) or self._closing:  # checked after that: see `_work`
             safely(self._send_now)
         else:
             self._handed_in += 1
@@ -188,28 +188,28 @@ class BaseEngine(ABC):
             self._schedule_flush()
 
     def _send_now(self) -> None:
-        self.step([])  # tells nothing: a caller may hold a lock that some callback takes
+        self.step([])  # no delivery: the caller may hold a lock that a callback takes
         self._schedule_flush()
-        if self.over:  # no other thread will
+        if self.over:  # no other thread does
             self.tell()
 
     @property
     def broken(self) -> PoolBroken | None:
-        """Why nothing can run any more, if that is so."""
+        """Why no call can run any more; None if calls can run."""
         return self._broken
 
     def check_limits(self, timeout: float | None, retries: int) -> None:  # noqa: B027
-        """As `Engine.check_limits`: all can be kept."""
+        """As `Engine.check_limits`: all limits are supported."""
 
     def cancel(self, *calls: Call, wait: bool = True) -> bool:
-        """As `Engine.cancel`. All are asked back at once, and then waited for together."""
+        """As `Engine.cancel`. All calls are recalled at once, and then waited for together."""
         safely(partial(self._cancel_here, calls))
         if wait and (open_ := [call for call in calls if self._is_undecided(call)]):
             self.wait_until(lambda: not any(map(self._is_undecided, open_)), LONGEST_CANCEL)
         return all(call.settled and call.cancelled() for call in calls)
 
     def _is_undecided(self, call: Call) -> bool:
-        """Whether it is unknown if `call` has begun: a worker was asked, or its outcome is undelivered."""
+        """Whether it is unknown if `call` has begun: a recall is pending, or its outcome is undelivered."""
         return not call.settled and (call.state is TaskState.SETTLED or call in self._asked_back())
 
     def _cancel_here(self, calls: Sequence[Call]) -> None:
@@ -254,7 +254,7 @@ class BaseEngine(ABC):
         if self._owner != os.getpid():
             return
         self._closing = self._stopping = True
-        if self._alone.here:  # a garbage collection: the leader does it then
+        if self._alone.here:  # called by a garbage collection: then the leader does it
             self._waker.wake()
             return
         safely(self._terminate_here)
@@ -277,7 +277,7 @@ class BaseEngine(ABC):
         self._driver.join()
         return True
 
-    # -- the work, for who leads -------------------------------------------------------------------
+    # -- Work, for the leader ----------------------------------------------------------------------
 
     def step(self, events: list[tuple[int, int]]) -> None:
         """As `Work.step`. Not from a thread that is `exposed`."""
@@ -313,14 +313,14 @@ class BaseEngine(ABC):
         return bool(self._loud or self._notices.found)
 
     def forget_parent(self) -> None:
-        """In a forked child: no use of this engine works there."""
+        """In a forked child, where this engine cannot be used."""
         self._alone.forget_parent()
         self._broken = PoolBroken("this pool belongs to the process that made it")
         self.failed = True
         process.keep(self._waker, self._driver)
 
     def _schedule_flush(self) -> None:
-        """After a step: if it was not the leader's, that has to know what is due now, and to be told."""
+        """After a step by another thread: wake the leader if there is a new deadline or an outcome."""
         if self._driver.asleep_until:
             self._driver.reconsider()
         if self._outcomes:
@@ -331,9 +331,9 @@ class BaseEngine(ABC):
             for call in calls:
                 call.failed(CancelledError())
         finally:
-            self._waker.wake()  # the leader may wait for one of them, or a follower
+            self._waker.wake()  # the leader or a follower may wait for one of them
 
-    # -- what differs: all but `size`, `counts` and `poll` is called under the lock only -------------
+    # -- abstract: all but `size`, `counts` and `poll` are called under the lock only ---------------
 
     @property
     @abstractmethod
@@ -350,19 +350,19 @@ class BaseEngine(ABC):
 
     @abstractmethod
     def _submit(self, calls: deque[Call]) -> None:
-        """Take in all these, to which other threads may add."""
+        """Submit all `calls`; other threads may append to them meanwhile."""
 
     @abstractmethod
     def _cancel(self, calls: Sequence[Call]) -> list[Call]:
-        """Those that never run and get no other outcome. The others have begun, or are asked back."""
+        """The calls that will never run, and get no other outcome. The others have begun, or are recalled."""
 
     @abstractmethod
     def _asked_back(self) -> Container[Task]:
-        """Those of which a worker has still to say whether it has begun."""
+        """The tasks whose recall is pending."""
 
     @abstractmethod
     def _waiting(self) -> list[Call]:
-        """The calls that were not sent."""
+        """The calls that were not sent yet."""
 
     @abstractmethod
     def _fail_all(self, error: BaseException) -> None:
@@ -378,7 +378,7 @@ class BaseEngine(ABC):
 
     @abstractmethod
     def _leave_now(self) -> None:
-        """Stop running calls, and have `_end` called."""
+        """Stop the running calls; `_end` is called then."""
 
     @abstractmethod
     def _let_go(self) -> None:
@@ -391,7 +391,7 @@ class BaseEngine(ABC):
             if not self.over:
                 self._step(events, monotonic())
             while self._inbox and self._has_capacity and not self.over:
-                # Submitted since, by a thread that saw no capacity: there may be no further event.
+                # Submitted meanwhile, by a thread that saw no capacity: there may be no further event.
                 self._step([], monotonic())
             if self._stopping and not self.over:
                 self._stop()
@@ -406,7 +406,7 @@ class BaseEngine(ABC):
                 self._break(f"the pool's own work failed: {error!r}", error)
             finally:
                 self._end()
-            if not isinstance(error, Exception):  # of a signal's handler
+            if not isinstance(error, Exception):  # raised by a signal handler
                 raise
 
     def _cancel_now(self, calls: Sequence[Call]) -> list[Call]:
@@ -426,19 +426,19 @@ class BaseEngine(ABC):
         inbox = self._inbox
         if not (self._broken is not None or self._stopping or self._shut or self.over):
             self._submit(inbox)
-        while inbox:  # handed in just when this ended, and too late to be refused
+        while inbox:  # submitted just when this ended, too late to be refused
             error = CancelledError() if self._stopping else Closed(SHUT)
             self._outcomes.append((inbox.popleft(), self._broken or error))
 
     def _end(self) -> None:
-        """The engine is over."""
+        """End the engine."""
         if not self.over:
             self.over = True
             self._let_go()
             self._waker.wake()
 
     def _break(self, reason: str | BaseException, cause: BaseException | None = None) -> None:
-        """No call can run any more: every caller gets `PoolBroken`, now and later."""
+        """Fail all calls, present and future, with `PoolBroken`."""
         if self._broken is None:
             self._broken = reason if isinstance(reason, PoolBroken) else PoolBroken(str(reason))
             self._broken.__cause__ = cause or self._broken.__cause__
@@ -454,11 +454,11 @@ class BaseEngine(ABC):
 
 _working: weakref.WeakSet[BaseEngine] = weakref.WeakSet()
 _exiting = False
-"""Whether the program's last line has run: executors take nothing more, and finish what they have."""
+"""Whether the main thread has ended: executors accept no more calls, and finish those they have."""
 
 
 def _finish() -> None:
-    """As the standard's executors do it: before other threads are waited for, and `atexit` runs."""
+    """Called, as for the standard library's executors, before threads are joined and `atexit` runs."""
     global _exiting
     _exiting = True
     waited_for = [engine for engine in _working if not (engine.daemon or engine.over)]

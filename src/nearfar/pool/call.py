@@ -23,11 +23,11 @@ log = logging.getLogger("nearfar.pool")
 
 
 def call_back(what: str, function: Callable[..., object], *args: Any) -> None:
-    """Call ``function(*args)``, and log what it raises; `what` names it there, such as ``callback``.
+    """Call ``function(*args)``, and log what it raises, under the name `what`, such as ``callback``.
 
-    In the main thread, `KeyboardInterrupt`, `SystemExit` and the like pass: Ctrl-C and `sys.exit` are for the
-    program. In another thread they are logged as well, for they would only end that thread: the one that does
-    the pool's work, perhaps.
+    In the main thread, `KeyboardInterrupt`, `SystemExit` and the like are raised: Ctrl-C and `sys.exit` are
+    for the program. In another thread they are logged as well, because they would only end that thread, which
+    may be the one that does the pool's work.
     """
     try:
         function(*args)
@@ -38,27 +38,27 @@ def call_back(what: str, function: Callable[..., object], *args: Any) -> None:
 
 
 def in_main_thread() -> bool:
-    """Whether this is the thread in which Python runs the handlers of signals."""
+    """Whether this is the main thread, in which Python runs signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
 PENDING, RAW_VALUE, RAW_ERROR, VALUE, ERROR = range(5)
-"""What a call holds; raw is what a worker sent, unread."""
+"""What a call contains; raw: as sent by a worker, still pickled."""
 
 SMALL = 1024
-"""Bytes of an answer that may be read before it is asked for."""
+"""Bytes of an answer that may be unpickled before it is requested."""
 
 # Looked up once: an attribute of an enum costs as much as the rest of `Call.__init__`.
 _CALL, _NEW, _SETTLED, _STATUS_VALUE = Mode.CALL, TaskState.NEW, TaskState.SETTLED, int(TaskStatus.VALUE)
 
 
 class Call(Task):
-    """A function and its arguments until an engine takes them, and the outcome once it is there."""
+    """A function and its arguments until an engine takes them; later, the outcome."""
 
     __slots__ = ("__weakref__", "_how", "_value", "losses", "retries", "settled", "timeout")
 
     awaited = False
-    """Whether its caller waits for it at once, and so sends it, too."""
+    """Whether its caller waits for it at once, and therefore sends it itself."""
 
     # Until an engine takes them, the function, its args and its kwargs are in `function`, `blob` and
     # `buffers`: there may be a million pending calls.
@@ -80,33 +80,33 @@ class Call(Task):
         self.retries = 0
         self.losses = 0
         self.settled = False
-        """Whether the outcome is there, and whatever `on_settled` does with it is done."""
+        """Whether the outcome has arrived, and `on_settled` has ended."""
         self._how = PENDING
 
     @property
     def told(self) -> bool:  # type: ignore[override]
-        """Whether the outcome has arrived, if not all that follows from it."""
+        """Whether the outcome has arrived; `on_settled` may not have ended."""
         return self._how != PENDING
 
     def take(self) -> tuple[Any, Any, Any]:
-        """The function, its args and its kwargs (or None), held no longer after this."""
+        """Remove and return the function, its args and its kwargs (or None)."""
         taken = self.function, self.blob, self.buffers
         self.function = self.blob = self.buffers = None
         return taken
 
     def lose(self) -> None:
-        """One more worker was lost while it ran this."""
+        """Count a worker that was lost while it ran this."""
         self.losses += 1
 
     def answered(self, status: int, blob: Any, buffers: Sequence[Any]) -> None:
-        """Settle with what a worker sent; it is decoded when a caller asks for it."""
+        """Settle with a worker's answer, which is decoded when a caller requests it."""
         self.blob = blob
         self.buffers = buffers
         self._how = RAW_VALUE if status == _STATUS_VALUE else RAW_ERROR
         self._end()
 
     def returned(self, value: Any) -> None:
-        """Settle with `value`, which came as it is: not pickled."""
+        """Settle with `value`, which was not pickled."""
         self.blob = b""
         self._value = value
         self._how = VALUE
@@ -135,10 +135,10 @@ class Call(Task):
         """Called once the outcome is stored, before `settled` is true. Must not raise."""
 
     def result(self) -> Any:
-        """The value, or raises the error. Only when settled; it is read in the thread that asks first.
+        """The value, or raises the error. Only when settled; the first thread that calls it unpickles it.
 
-        What reading raises is raised here and not kept, for it may be a signal's handler that raised it: the
-        answer is read anew when it is asked for again.
+        What unpickling raises is raised and not stored, because it may come from a signal handler: the next
+        call unpickles the answer again.
         """
         how = self._how
         if how == VALUE:
@@ -155,8 +155,8 @@ class Call(Task):
     def error(self) -> BaseException | None:
         """What `result` would raise, or None. Only when settled.
 
-        Raises nothing but `KeyboardInterrupt`, in the main thread: an answer whose reading raises
-        `SystemExit` is to end neither the thread that runs callbacks nor the program that asks for the error.
+        Raises only `KeyboardInterrupt`, in the main thread: an answer whose unpickling raises `SystemExit`
+        must end neither the thread that runs callbacks nor the program that requests the error.
         """
         if self._how < VALUE:
             try:
@@ -172,18 +172,19 @@ class Call(Task):
         return self._how == ERROR and isinstance(self._value, CancelledError)
 
     def is_small(self) -> bool:
-        """Whether its outcome, which is there, takes no time and no room to speak of to read."""
+        """Whether its outcome, which has arrived, takes little time and memory to unpickle."""
         return self._how >= VALUE or (not self.buffers and len(self.blob) <= SMALL)
 
     @property
     def raised(self) -> bool:
-        """Whether it ended in an error, as far as that is known without reading the answer."""
+        """Whether it ended in an error, as far as that is known without unpickling the answer."""
         return self._how in (RAW_ERROR, ERROR)
 
     def _decode(self) -> None:
-        # Two threads may both read. No lock: reading runs any code, which may wait for the other thread.
-        # What is raw is dropped last, so whoever still finds `_how` raw afterwards has got it whole. What
-        # reading raises is not kept: it may be an interruption's, and the answer is there all the same.
+        # Two threads may both unpickle. No lock: unpickling runs any code, which may wait for the other
+        # thread. # The raw answer is dropped last, so a thread that still finds `_how` raw afterwards has all
+        # of it. What # unpickling raises is not stored: it may be from an interruption, and the answer is
+        # still available.
         raw = self._raw()
         how = self._how
         if how >= VALUE:
@@ -199,7 +200,7 @@ class Call(Task):
 
     def _read(self, how: int, raw: Any) -> tuple[Any, int]:
         blob, buffers = raw
-        if type(getattr(self, "function", None)) is PlainName:  # asked plainly: no answer is unpickled
+        if type(getattr(self, "function", None)) is PlainName:  # plain: its answer is never unpickled
             if how == RAW_VALUE:
                 return plain.load_result(blob, buffers), VALUE
             return self.seen(plain.load_error(blob)), ERROR
@@ -208,7 +209,7 @@ class Call(Task):
         return self.seen(load_error(blob)), ERROR
 
     def seen(self, error: BaseException) -> BaseException:
-        """A task's error as the caller is to get it; here: as `multiprocessing.Pool` gives it."""
+        """A task's error as raised to the caller; here as by `multiprocessing.Pool`."""
         return error
 
     def _drop_raw(self) -> None:
@@ -217,7 +218,7 @@ class Call(Task):
 
 
 def wrong_count(values: Any, count: int) -> ProtocolError | None:
-    """What is raised unless `values` are a list of `count`, as a chunk of so many items gives."""
+    """The error unless `values` is a list of `count` values, one for each item of a chunk."""
     if type(values) is list and len(values) == count:
         return None
     said = f"{len(values)} values" if type(values) is list else f"a {type(values).__name__}"
@@ -225,12 +226,12 @@ def wrong_count(values: Any, count: int) -> ProtocolError | None:
 
 
 def raise_from(error: StopIteration) -> NoReturn:
-    """Raise what an iterator raises in the place of a task's StopIteration, which would end it in silence."""
+    """Raise `RuntimeError` instead of a task's StopIteration, which would end an iterator silently."""
     raise RuntimeError("a task raised StopIteration") from error
 
 
 class Part(Call):
-    """A part of a map: a call for one of its items, or for several. Its owner is told when it has ended."""
+    """A part of a map: a call for one of its items, or for several. Its owner is notified of its end."""
 
     __slots__ = ("_ended", "loud", "size")
 
@@ -244,11 +245,11 @@ class Part(Call):
         raise NotImplementedError
 
     def put_into(self, values: deque[Any]) -> bool:
-        """Append what `values` gives, if it is there and need not be read first."""
+        """Append `values` to the deque if they need no unpickling; returns whether it did."""
         return False
 
     def on_settled(self) -> None:
-        """Tell the owner, and drop the reference to it."""
+        """Notify the owner, and drop the reference to it."""
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(self)
@@ -268,7 +269,7 @@ class Item(Part):
         loud: bool = False,
     ) -> None:
         """``func(*args)``; the rest as for `Chunk`."""
-        # As `Call.__init__` does, whose call would cost a third of all this.
+        # As in `Call.__init__`, whose call would cost a third of all this.
         self.function, self.blob, self.buffers = func, args, None
         self.mode = _CALL
         self.state = _NEW
@@ -319,8 +320,8 @@ class Chunk(Part):
         *,
         loud: bool = False,
     ) -> None:
-        """A call of `func` for each of `items`. `ended` gets the chunk, in the thread that settles it.
-        `loud`: that runs callers' code.
+        """A call of `func` for each of `items`. `ended` is called with the chunk, in the thread that settles
+        it. `loud`: it runs users' code.
         """
         super().__init__(func, items, None, mode)
         self.size = len(items)
@@ -333,7 +334,7 @@ class Chunk(Part):
         return values
 
     def settle(self, value: Any, error: BaseException | None) -> None:
-        """As that of a call; there must be as many values as there were items."""
+        """As `Call.settle`; there must be one value for each item."""
         super().settle(value, error or wrong_count(value, self.size))
 
     def _read(self, how: int, raw: Any) -> tuple[Any, int]:

@@ -22,7 +22,7 @@ class ClientCodec(NamedTuple):
     dump_chunk: Callable[[Callable[..., Any], Any], tuple[bytes, bytes, Sequence[Any]]]
     load_error: Callable[[Any], BaseException]
     names: Mapping[int, bytes] = {}
-    """The function fields, by the ids of the functions, of those whose arguments may travel bare."""
+    """The function fields, by the functions' ids, of functions whose arguments may be sent bare."""
     plain: bool = False
 
 
@@ -42,5 +42,5 @@ def without_pickle() -> ClientCodec:
 
 
 def load_any_error(blob: bytes | memoryview) -> BaseException:
-    """An error as it was pickled, or in the words of a worker that pickles nothing. Never raises."""
+    """An error, pickled or as the text of a plain worker. Never raises."""
     return answers.load_error(blob) if blob[:1] == PLAIN else results.load_error(blob)

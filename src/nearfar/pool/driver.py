@@ -33,7 +33,7 @@ from nearfar.net.process import Waker
 GRACE = 0.005
 """Seconds without a leader after which the background thread leads."""
 SHALLOW = 20
-"""Looks, `GRACE` apart, after which the background thread sleeps until the leader leaves."""
+"""Checks, `GRACE` apart, after which the background thread sleeps until the leader leaves."""
 
 
 class Work(Protocol):
@@ -63,7 +63,7 @@ class Work(Protocol):
     failed: bool
     """Whether a step has failed; after that, outcomes may never be delivered."""
     over: bool
-    """True once no work is left and none can come."""
+    """True once there is no work left and there can be no more."""
 
 
 class _Follower:
@@ -91,7 +91,7 @@ class Driver:
         self._seats = threading.RLock()
         self._leader: int | None = None
         self._followers: deque[_Follower] = deque()
-        """Each follower removes itself."""
+        """The followers; each removes itself."""
         self._background = threading.Thread(target=ours(self._watch), name=name, daemon=True)
         self._background_runs = False
         self._background_leads = False
@@ -176,8 +176,8 @@ class Driver:
         thread, follower = threading.get_ident(), None
         try:
             if not self._take_over(thread):
-                # The background thread, which yields. It has to be waited for, or it would wait long for the
-                # interpreter's lock: whoever hands in one call after another has that all the time.
+                # The background thread, which yields. Wait for it, or it would wait long for the GIL: a
+                # thread that # submits one call after another holds the GIL all the time.
                 follower = _Follower(bool, thread)
                 if not self._background_leads or not self._follow(follower, monotonic() + GRACE):
                     return
@@ -203,14 +203,14 @@ class Driver:
 
     def _lead(self, ready: Callable[[], bool], deadline: float | None) -> bool:
         work = self._work
-        self._tell()  # what the last leader, or who only handed in, has found and not told
+        self._tell()  # outcomes that the last leader, or a submitting thread, found and did not deliver
         while not ready():
             if work.failed:
                 return False
             timeout = self._patience(deadline)
             depth = _shield.lower()
             try:
-                if work.over:  # another thread still tells what we wait for
+                if work.over:  # another thread is still delivering what we wait for
                     sleep(GRACE if timeout is None else min(timeout, GRACE))
                     timeout = 0.0
                 events = work.poll(timeout)

@@ -29,7 +29,7 @@ SHUT = "cannot schedule new futures after shutdown"
 
 
 class Closed(RuntimeError):
-    """An engine was closed, or the program ends: it takes no more calls."""
+    """An engine was closed, or the program ends: it accepts no more calls."""
 
 
 @runtime_checkable
@@ -46,18 +46,18 @@ class Engine(Protocol):
 
     @property
     def address(self) -> str | None:
-        """Where workers elsewhere may join, or their coordinator is; None if there are none."""
+        """The address where remote workers may join, or of their coordinator; None if there is none."""
 
     def submit(self, call: Call) -> None:
-        """Take `call`; it will be settled, whatever happens.
+        """Accept `call`, which will be settled in any case.
 
-        Raises, and has not taken it: what pickling raises, `TypeError` for what cannot be called,
-        `BrokenExecutor` (or a kind of it) when nothing can run any more, `Closed` after `close`, `ValueError`
-        for an option that cannot be kept.
+        If it raises, the call was not accepted: what pickling raises, `TypeError` for an object that cannot
+        be called, `BrokenExecutor` (or a subclass) if no call can run any more, `Closed` after `close`,
+        `ValueError` for an option that is not supported here.
         """
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
-        """Raise `ValueError` if calls with these limits cannot be kept to them here."""
+        """Raise `ValueError` if these limits are not supported here."""
 
     def cancel(self, *calls: Call, wait: bool = True) -> bool:
         """Drop those of `calls` that have not begun. True: none ever runs, and each is settled with
@@ -78,13 +78,14 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Take no more calls; those that it has still run, and the workers end after them."""
+        """Accept no more calls; the present ones still run, and the workers end after them."""
 
     def terminate(self) -> None:
         """Stop now: every call that is not settled is settled with `CancelledError`."""
 
     def end_workers(self, signum: int) -> None:
-        """Close, drop what has not begun, and send `signum` (SIGTERM, SIGKILL) to every worker process.
+        """Close, drop calls that have not begun, and send `signum` (SIGTERM, SIGKILL) to every worker
+        process.
 
         Raises `RuntimeError` if the workers belong to a foreign executor.
         """
@@ -97,14 +98,14 @@ class Engine(Protocol):
 
 
 def check_callable(func: Any) -> None:
-    """Raise `TypeError` for what cannot be called."""
+    """Raise `TypeError` unless `func` can be called."""
     if not callable(func):
         raise TypeError(f"the first argument is the function to call; {func!r} cannot be called")
 
 
 def hand_in(engine: Engine, call: Call, but: tuple[type[Exception], ...] = ()) -> None:
-    """Submit `call`; what `submit` raises becomes the call's own error, `but` for these, which are raised as
-    is what interrupts it."""
+    """Submit `call`; what `submit` raises becomes the call's own error, except the types in `but` and
+    interruptions, which are raised."""
     what = call.function, call.blob, call.buffers
     try:
         engine.submit(call)
@@ -115,8 +116,8 @@ def hand_in(engine: Engine, call: Call, but: tuple[type[Exception], ...] = ()) -
 
 
 def _hand_in_again(engine: Engine, call: Call, what: tuple[Any, Any, Any], error: Exception) -> None:
-    """Submit again, safely, to tell the call's own error from a signal handler's: only the former recurs."""
-    if call.state is TaskState.NEW and not hasattr(call, "client"):  # it has not been taken
+    """Submit again, safely, to distinguish the call's own error, which recurs, from a signal handler's."""
+    if call.state is TaskState.NEW and not hasattr(call, "client"):  # it was not accepted
         call.function, call.blob, call.buffers = what
         try:
             engine.submit(call)
@@ -140,7 +141,7 @@ class WeakBag(Generic[T]):
 
     def __init__(self) -> None:
         self._members: weakref.WeakSet[T] = weakref.WeakSet()
-        # Reentrant: a garbage collection inside may end a pool, which looks at its own bag, or at this one.
+        # Reentrant: a garbage collection inside may end a pool, which reads its own bag, or this one.
         self._lock = threading.RLock()
 
     @safe
@@ -155,7 +156,7 @@ class WeakBag(Generic[T]):
 
     @safe
     def members(self) -> list[T]:
-        """Those that are here now."""
+        """The objects that exist now."""
         with self._lock:
             return list(self._members)
 
@@ -171,12 +172,12 @@ class SharedEngine:
     """
 
     def __init__(self, engine: Engine, owner: object, workers: int | None = None) -> None:
-        """`owner` is kept alive: it closes the engine when it is forgotten. `workers`: for how many the sizes
-        of chunks are computed; None: as many as the engine has."""
+        """`owner` is kept alive: it closes the engine when it is collected. `workers`: the number for which
+        chunk sizes are computed; None: the engine's."""
         self._engine = engine
         self._workers = workers
         self._owner = owner
-        self._calls: WeakBag[Call] = WeakBag()  # an outcome that its owner has dropped is not kept
+        self._calls: WeakBag[Call] = WeakBag()  # does not keep outcomes that their owner has dropped
         self._closed = False
 
     @property
@@ -217,7 +218,7 @@ class SharedEngine:
         self._closed = True
 
     def terminate(self) -> None:
-        """As `Engine.terminate`, for what this user has waiting."""
+        """As `Engine.terminate`, for the waiting calls of this user."""
         self._closed = True
         self.cancel_waiting()
 

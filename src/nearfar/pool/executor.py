@@ -28,15 +28,15 @@ from nearfar.serialization.pickles.results import original_of
 __all__ = ["Executor", "Future", "MapChunk", "Single"]
 
 
-# Held for a few stores only: while a future gets its condition, and while it is settled. Reentrant: a garbage
-# collection inside may run a finalizer that does so, too.
+# Held only briefly: while a future gets its condition, and while it is settled. Reentrant: a garbage
+# collection # inside may run a finalizer that does the same.
 _lock = threading.RLock()
 os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def as_executors_do(error: BaseException) -> BaseException:
-    """A task's error as the standard's executors raise it, not its pools: for a result that cannot be pickled
-    what pickling raised, and the worker's traceback in their own type."""
+    """A task's error as the standard library's executors raise it, not its pools: for a result that cannot be
+    pickled what pickling raised, and the worker's traceback in their own type."""
     error = original_of(error)
     cause = error.__cause__
     if isinstance(cause, RemoteTraceback):
@@ -65,7 +65,7 @@ class Single(Item):
 
 
 class _Watched:
-    """What a future needs once it is used other than by calling `result`."""
+    """The attributes of a future that only uses other than `result` need."""
 
     __slots__ = ("callbacks", "condition", "waiters")
 
@@ -78,9 +78,9 @@ class _Watched:
 class Future(Call, futures.Future[Any]):
     """The outcome of one call, for everything that takes a `concurrent.futures.Future`.
 
-    The standard's functions find its condition, waiters and callbacks, which are made when one of them
-    first asks; making them is most of what the standard's futures cost. `cancel` is true only if the call
-    never runs. A thread that waits in `result` or `exception` does the engine's work meanwhile.
+    The standard library's functions find its condition, waiters and callbacks, which are made on first use;
+    making them is most of the cost of its futures. `cancel` is true only if the call never runs. A thread
+    that waits in `result` or `exception` does the engine's work meanwhile.
     """
 
     __slots__ = ("_engine", "_watched")
@@ -92,7 +92,7 @@ class Future(Call, futures.Future[Any]):
         args: Sequence[Any],
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        Call.__init__(self, func, args, kwargs)  # the standard's would make what this class saves
+        Call.__init__(self, func, args, kwargs)  # futures.Future would make what `_Watched` has
         self._engine = engine
         self._watched: _Watched | None = None
 
@@ -123,11 +123,11 @@ class Future(Call, futures.Future[Any]):
             raise TimeoutError
 
     def done(self) -> bool:
-        """Whether the outcome is there."""
+        """Whether the outcome has arrived."""
         return self.settled
 
     def running(self) -> bool:
-        """Whether a worker has the call: it may have begun."""
+        """Whether a worker has the call, which may have begun."""
         return not self.settled and self.state == TaskState.GIVEN
 
     def cancelled(self) -> bool:
@@ -141,7 +141,7 @@ class Future(Call, futures.Future[Any]):
         return self._engine.cancel(self) or self.cancelled()
 
     def set_running_or_notify_cancel(self) -> bool:
-        """As the standard's. For executors; nearfar's do not need it."""
+        """As in `futures.Future`. For executors; nearfar's do not need it."""
         if self.cancelled():
             return False
         if self.settled or self.state == TaskState.GIVEN:
@@ -150,12 +150,12 @@ class Future(Call, futures.Future[Any]):
         return True
 
     def set_result(self, result: Any) -> None:
-        """As the standard's. For executors; nearfar's do not need it."""
+        """As in `futures.Future`. For executors; nearfar's do not need it."""
         self._check_unsettled()
         self.settle(result, None)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """As the standard's. For executors; nearfar's do not need it."""
+        """As in `futures.Future`. For executors; nearfar's do not need it."""
         self._check_unsettled()
         self.settle(None, exception)
 
@@ -165,11 +165,11 @@ class Future(Call, futures.Future[Any]):
 
     @property
     def loud(self) -> bool:  # type: ignore[override]
-        """Whether anybody watches."""
+        """Whether callbacks or waiters are registered."""
         return self._watched is not None
 
     def on_settled(self) -> None:
-        """Tell those who watch, and run the callbacks."""
+        """Notify the waiters, and run the callbacks."""
         with _lock:
             watched = self._watched
             if watched is None:
@@ -187,7 +187,7 @@ class Future(Call, futures.Future[Any]):
         for callback in watched.callbacks:
             call_back("callback", callback, self)
 
-    # What the standard's functions, and those methods that are inherited, touch.
+    # Attributes that the standard library's functions, and inherited methods, use.
 
     @property
     def _state(self) -> str:  # type: ignore[override]
@@ -217,7 +217,7 @@ class Future(Call, futures.Future[Any]):
 
     def _watch(self) -> _Watched:
         if self._watched is None:
-            made = _Watched()  # not under the lock: it may start a garbage collection, and that anything
+            made = _Watched()  # not under the lock: it may start a garbage collection, which may run any code
             with _lock:
                 if self._watched is None:
                     self._watched = made
@@ -225,7 +225,7 @@ class Future(Call, futures.Future[Any]):
 
 
 class _Core:
-    """What the views of one executor share."""
+    """The state that all views of one executor share."""
 
     shut = False
 
@@ -235,7 +235,7 @@ class _Core:
 
     def __del__(self) -> None:
         if not self.shut:
-            self.engine.close()  # as the standard's: what was submitted still runs
+            self.engine.close()  # as in the standard library: submitted calls still run
 
 
 class Executor(futures.Executor):
@@ -263,8 +263,8 @@ class Executor(futures.Executor):
     ) -> None:
         """Start `max_workers` workers (None: one for each CPU).
 
-        The other arguments are those of `Pool`. Raises `ValueError` or `TypeError` for arguments that make
-        no sense, `AddressError`.
+        The other arguments are those of `Pool`. Raises `ValueError` or `TypeError` for invalid arguments, and
+        `AddressError`.
         """
         least = 1 if address is None else 0
         count_of(max_workers, "max_workers", "Executor")
@@ -319,7 +319,7 @@ class Executor(futures.Executor):
 
     @property
     def engine(self) -> Engine:
-        """What runs the calls; a pool over this executor shares it."""
+        """The engine that runs the calls; a pool over this executor shares it."""
         return self._core.engine
 
     def __repr__(self) -> str:
@@ -327,7 +327,7 @@ class Executor(futures.Executor):
         return f"<nearfar.{type(self).__name__} {describe(self.engine)}{state}>"
 
     def options(self, *, timeout: float | None = None, retries: int | None = None) -> Self:
-        """The same executor, whose calls have these limits (None: as before).
+        """The same executor with these limits for its calls (None: unchanged).
 
         `timeout`: seconds that a task may run, from its start: `TaskTimeout`. `retries`: how often it may
         run again after the loss of its worker.
@@ -340,9 +340,9 @@ class Executor(futures.Executor):
         return type(self).__new__(type(self))._begin(self._core, limits)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """A future of ``fn(*args, **kwargs)``, run in a worker. What cannot be pickled is the future's error.
+        """A future of ``fn(*args, **kwargs)``, run in a worker. A pickling error becomes the future's error.
 
-        Raises `RuntimeError` after `shutdown` and once the program ends, `BrokenExecutor` if nothing can run
+        Raises `RuntimeError` after `shutdown` and once the program ends, `BrokenExecutor` if no call can run
         any more.
         """
         future = Future(self._core.engine, fn, args, kwargs)
@@ -387,9 +387,9 @@ class Executor(futures.Executor):
         return self._results(first, deadline, lambda: self._chunks(fn, source, chunksize, 1))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; with `wait`, return when all have ended and the workers are gone.
+        """Accept no more calls; with `wait`, return when all calls and workers have ended.
 
-        `cancel_futures`: cancel those that have not begun. May be called again.
+        `cancel_futures`: cancel calls that have not begun. May be called again.
         """
         self._core.shut = True
         if cancel_futures:
@@ -399,12 +399,12 @@ class Executor(futures.Executor):
             self.engine.join()
 
     def terminate_workers(self) -> None:
-        """Send SIGTERM to every worker process, and take no more calls, as Python 3.14's.
+        """Send SIGTERM to every worker process, and accept no more calls, as in Python 3.14.
 
-        What runs ends with `WorkerLost` (a `BrokenProcessPool`), what has not begun is cancelled. Nothing is
-        waited for. Workers elsewhere cannot be sent a signal: those that run a call of this executor are
-        killed by their agent; after `connect`, such calls end with `CancelledError`. Raises `RuntimeError` if
-        the workers belong to an executor that this one was made over.
+        Running calls end with `WorkerLost` (a `BrokenProcessPool`), others are cancelled. Does not wait.
+        Remote workers cannot be sent a signal: their agent kills those that run a call of this executor;
+        after `connect`, such calls end with `CancelledError`. Raises `RuntimeError` if the workers belong to
+        an executor that this one was made over.
         """
         self._end_workers(signal.SIGTERM)
 
@@ -416,7 +416,7 @@ class Executor(futures.Executor):
         self.engine.end_workers(signum)
         self._core.shut = True
 
-    # -- what programs know of the insides of the standard's ---------------------------------------
+    # -- private attributes of the standard library's executor that programs use -------------------
 
     @property
     def _max_workers(self) -> int:
@@ -430,7 +430,7 @@ class Executor(futures.Executor):
 
     @property
     def _broken(self) -> object:
-        """Something true once nothing can run any more."""
+        """A true value once no call can run any more."""
         return getattr(self.engine, "broken", None) or False
 
     @property
@@ -468,7 +468,7 @@ class Executor(futures.Executor):
                 values = self._take(calls, deadline)
                 calls.extend(more())
                 while values:
-                    yield values.pop()  # nothing here holds what was taken
+                    yield values.pop()  # no reference to a returned value remains here
         finally:
             self.engine.cancel(*calls, wait=False)
 

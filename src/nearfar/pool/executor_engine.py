@@ -1,4 +1,4 @@
-"""An engine over any `concurrent.futures.Executor`: the standard's, loky's, Dask's, MPI's."""
+"""An engine over any `concurrent.futures.Executor`: of the standard library, loky, Dask or MPI."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["ForeignEngine", "run_call"]
 
 
 class Raised:
-    """Carries an exception of a task that would be taken for the executor's own."""
+    """Wraps an exception of a task that could be mistaken for the executor's own."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -33,7 +33,7 @@ class Raised:
 def run_call(
     func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None, mode: int
 ) -> Any:
-    """Run a call: this is what the executor gets."""
+    """Run a call: the function that is submitted to the executor."""
     try:
         if mode == Mode.MAP:
             return [func(each) for each in args]
@@ -45,13 +45,13 @@ def run_call(
 
 
 class ForeignEngine:
-    """Runs calls with an executor's `submit`, and uses nothing else of it.
+    """Runs calls with an executor's `submit`, and uses no other method of it.
 
-    At most `window` calls are with the executor; the others wait here, so that `cancel` tells the truth and
-    the executor's memory is bounded. A call that was handed on counts as begun. A task cannot be killed:
-    a call with a timeout is refused, and `terminate` leaves what the executor has to run to its end,
-    unheard. Nothing is run again by this: a lost worker breaks most executors, and Dask runs its tasks
-    again (``distributed.scheduler.allowed-failures`` times).
+    At most `window` calls are submitted to the executor; the others wait here, so that `cancel` is reliable
+    and the executor's memory is bounded. A call submitted to the executor counts as begun. A task cannot be
+    killed: a call with a timeout is refused, and after `terminate` the executor's calls run to their end, and
+    their outcomes are dropped. No call is run again by this engine: a lost worker breaks most executors, and
+    Dask runs its tasks again (``distributed.scheduler.allowed-failures`` times).
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class ForeignEngine:
         *,
         owned: bool = False,
     ) -> None:
-        """`workers`: None for what the executor says, or the CPUs of this machine. `window`: None for
-        twice that. `owned`: `close` and `terminate` shut the executor down.
+        """`workers`: None for the executor's number, or the CPUs of this machine. `window`: None for twice
+        that. `owned`: `close` and `terminate` shut the executor down.
         """
         self.size: int = workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
         self._window = window or 2 * self.size
@@ -84,10 +84,10 @@ class ForeignEngine:
 
     @property
     def address(self) -> None:
-        """As `Engine.address`: whatever the executor has, it is not told."""
+        """As `Engine.address`: unknown for a foreign executor."""
 
     def submit(self, call: Call) -> None:
-        """As `Engine.submit`. What pickling raises is the call's outcome: executors pickle later."""
+        """As `Engine.submit`. A pickling error is the call's outcome: executors pickle later."""
         if struck_anywhere():
             safely(partial(self._submit, call))
         else:
@@ -112,12 +112,12 @@ class ForeignEngine:
             raise ValueError("a foreign executor cannot kill a task: give it calls without timeout=")
         if retries:
             raise ValueError(
-                "a foreign executor does not say which task a lost worker ran, so that none can run again:"
+                "a foreign executor does not report which task a lost worker ran, so none can run again:"
                 " give it calls without retries="
             )
 
     def cancel(self, *calls: Call, wait: bool = True) -> bool:
-        """As `Engine.cancel`. A call that is with the executor counts as begun, though it may wait there."""
+        """As `Engine.cancel`. A call submitted to the executor counts as begun, though it may wait there."""
         safely(partial(self._cancel_here, set(calls)))
         return all(call.settled and call.cancelled() for call in calls)
 
@@ -134,8 +134,8 @@ class ForeignEngine:
         self._drop(CancelledError)
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """As `Engine.wait_until`. Raises `RuntimeError` where this would wait for ever: without a timeout in
-        a callback, since the thread that runs it is the one that would bring the next answer.
+        """As `Engine.wait_until`. Raises `RuntimeError` if it would wait for ever: without a timeout in a
+        callback, since the thread that runs it is the one that receives the next answer.
         """
         if ready():
             return True
@@ -150,7 +150,7 @@ class ForeignEngine:
         self._shut_if_over()
 
     def terminate(self) -> None:
-        """As `Engine.terminate`. What an executor of others runs, runs on; its outcome is dropped."""
+        """As `Engine.terminate`. Running calls of a foreign executor go on; their outcomes are dropped."""
         with _shield, self._lock:
             self._closed = self._terminated = True
             given, self._given = self._given, {}
@@ -167,14 +167,14 @@ class ForeignEngine:
         raise RuntimeError(NOT_OURS)
 
     def join(self, timeout: float | None = None) -> bool:
-        """As `Engine.join`. An executor of our own is joined to its end, whatever `timeout` says."""
+        """As `Engine.join`. An owned executor is joined regardless of `timeout`."""
         ended = self.wait_until(self._is_empty, timeout)
         if ended and self._owned:
             self._executor.shutdown(wait=True)
         return ended
 
     def counts(self) -> dict[str, int]:
-        """As `Engine.counts`; ``running`` is a guess, as the executor does not tell."""
+        """As `Engine.counts`; ``running`` is an estimate, because the executor does not report it."""
         with _shield, self._lock:
             running = min(len(self._given), self.size)
             waiting = len(self._waiting) + len(self._given) - running
@@ -188,7 +188,7 @@ class ForeignEngine:
             self._executor.shutdown(wait=False)
 
     def _feed(self) -> None:
-        """Hand on what the window has room for. One thread at a time, so that calls keep their order."""
+        """Submit as many calls as the window allows. One thread at a time, so that calls keep their order."""
         with _shield, self._lock:
             if self._feeding:
                 return
@@ -228,9 +228,9 @@ class ForeignEngine:
         future.add_done_callback(partial(self._answered, call))
 
     def _answered(self, call: Call, future: Future[Any]) -> None:
-        """The executor has ended a call. Runs in a thread of its own choosing, perhaps under its locks."""
+        """The executor has ended a call. Runs in a thread of the executor, perhaps under its locks."""
         if future.cancelled():
-            # Not by us. The canceller may hold the lock that `submit` needs: hand on nothing here.
+            # Not cancelled by us. The canceller may hold the lock that `submit` needs: do not submit here.
             self._answer(call, None, CancelledError())
             self._drop(CancelledError)
             return
@@ -238,14 +238,14 @@ class ForeignEngine:
         error = future.exception()
         if isinstance(error, BrokenExecutor) and not isinstance(
             error, WorkerLost
-        ):  # one call's, not the whole's
-            self._break(error)  # some executors say so under the lock that `submit` needs
+        ):  # of one call, not of the executor
+            self._break(error)  # some executors report this under the lock that `submit` needs
             self._answer(call, None, error)
             return
         if error is None:
             value = future.result()
             if isinstance(value, Raised):
-                value, error = None, value.error  # its own, not the executor's
+                value, error = None, value.error  # the call's error, not the executor's
             self._answer(call, value, error)
         else:
             self._answer(call, None, call.seen(with_remote_traceback(error)))
@@ -253,7 +253,7 @@ class ForeignEngine:
         self._shut_if_over()
 
     def _answer(self, call: Call, value: Any, error: BaseException | None) -> None:
-        """Settle a call that is with the executor, unless `terminate` has."""
+        """Settle a call of the executor, unless `terminate` has settled it."""
         with _shield, self._lock:
             known = call in self._given
             self._given.pop(call, None)
@@ -279,7 +279,7 @@ class ForeignEngine:
         self._drop(lambda: anew(error))
 
     def _drop(self, error: Callable[[], BaseException]) -> None:
-        """Settle everything that waits here with an error each."""
+        """Settle each waiting call with an error."""
         with _shield, self._lock:
             dropped, self._waiting = self._waiting, deque()
         for call in dropped:

@@ -23,7 +23,7 @@ WAIT = 60.0
 
 @dataclass(frozen=True)
 class Workers:
-    """What workers to start: the constructor's arguments of `multiprocessing.Pool`."""
+    """The workers to start: the constructor's arguments of `multiprocessing.Pool`."""
 
     processes: int | None = None
     initializer: Callable[..., object] | None = None
@@ -31,13 +31,13 @@ class Workers:
     maxtasksperchild: int | None = None
     context: BaseContext | None = None
     daemon: bool = True
-    """They may have no children of their own, and at the program's exit what they run is dropped. Else it is
-    waited for, as the standard's executors do."""
+    """They cannot have children of their own, and their calls are dropped at the program's exit. Else the
+    exit waits for the calls, as with the standard library's executors."""
     plain: bool = False
-    """No pickle, both ways."""
+    """Send and read no pickle."""
 
     def check(self, *, least: int) -> None:
-        """Raise what the standard raises for arguments that make no sense."""
+        """Raise the standard library's errors for invalid arguments."""
         count_of(self.processes, "processes", "Pool")
         if self.processes is not None and self.processes < least:
             raise ValueError(f"Number of processes must be at least {least}")
@@ -58,10 +58,10 @@ def make_engine(
     keys: str | os.PathLike[str] | None = None,
     insecure: bool = False,
 ) -> Engine:
-    """An engine for new workers (and others that join at `address`), or over an `executor` that is there.
+    """An engine for new workers (and others that join at `address`), or over an existing `executor`.
 
-    Raises `ValueError` and `TypeError` for what makes no sense or could not be kept, and what starting the
-    workers raises.
+    Raises `ValueError` and `TypeError` for arguments that are invalid or not supported, and the errors of
+    starting the workers.
     """
     workers.check(least=1 if address is None else 0)
     of_an_address = {"lease": lease is not None, "keys": keys is not None, "insecure": insecure}
@@ -157,5 +157,5 @@ def count_of(number: Any, name: str, kind: str) -> int | None:
 
 
 def named(given: dict[str, bool]) -> str:
-    """Those that were given: ``keys= and lease=``."""
+    """The names of the given arguments: ``keys= and lease=``."""
     return " and ".join(f"{name}=" for name, there in given.items() if there)

@@ -53,7 +53,7 @@ FEW_EACH = 4
 Answer = Sequence[Any]
 """Status, blob and buffers, unread."""
 
-# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+# Looked up once, for each task needs them: an attribute of an enum costs eight times a global.
 _WAITING, _GIVEN, _SETTLED, _FAILED = (
     TaskState.WAITING,
     TaskState.GIVEN,
@@ -267,7 +267,7 @@ class FarClient:
         self.workers = 0
         """Workers of the coordinator."""
         self.calling = ClientSession(CLIENT, name, about, wait, stem)
-        """The session with the coordinator: its `stage` is this machine's."""
+        """The session with the coordinator; its `stage` is also this client's."""
         self._join = (eager, [] if initializer is None else [initializer])
         self._pending = InFlightTasks(read_error)
         self.outcomes = self._pending.outcomes
@@ -375,10 +375,10 @@ class FarClient:
         self._pending.fail(CancelledError())
         self._leaving = True
 
-    # -- what happens ------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def receive(self, envelope: PoolFrame, now: float) -> None:
-        """A message came."""
+        """Process a message."""
         kind = envelope.message.kind
         if kind in _LOOSE:
             self._receive_loose(envelope.message, now)
@@ -405,7 +405,7 @@ class FarClient:
             self._break(NotAdmitted(f"cannot use the coordinator at {self._place}: {self.calling.barred}"))
 
     def tick(self, now: float) -> None:
-        """Time passed."""
+        """Process the time."""
         self.calling.tick(now)
         talk = self.calling.open_talk()
         if talk is not None and now >= self._farewell():
@@ -414,7 +414,7 @@ class FarClient:
             self._break(self._lost)
 
     def flush(self, now: float) -> list[Connect | SendMessage]:
-        """The actions to do now."""
+        """The actions to perform now."""
         talk = self.calling.open_talk()
         if talk is not None:
             if self._pending.unsent:
@@ -495,7 +495,7 @@ class FarClient:
             case PoolMessageType.PART:
                 self.calling.stage = SessionStage.CLOSED
             case _:
-                pass  # a message for agents
+                pass  # meant for agents
 
     def _break(self, error: BaseException) -> None:
         self.error = error

@@ -24,11 +24,12 @@ from nearfar.pool.codec import pickled, without_pickle
 from nearfar.pool.far_client import FarClient
 
 FAREWELL = 2.0
-"""Seconds that a terminated pool waits for its coordinator to be told."""
+"""Seconds that a terminated pool waits for its coordinator to receive BYE."""
 
 
 class FarEngine(BaseEngine):
-    """The workers of the coordinator at `place`, which other programs may use as well; `access` is as its."""
+    """The workers of the coordinator at `place`, which other programs may use, too; connects with
+    `access`."""
 
     def __init__(
         self,
@@ -42,9 +43,9 @@ class FarEngine(BaseEngine):
         plain: bool = False,
     ) -> None:
         """`wait`: seconds without a coordinator after which every call fails with `CoordinatorLost`.
-        `plain`: without pickle, both ways.
+        `plain`: send and read no pickle.
 
-        Nothing is sent before it is used. Raises `AddressError`, and what pickling raises.
+        Nothing is sent before first use. Raises `AddressError`, and what pickling raises.
         """
         make_room(CALLER, "a client of a pool")
         codec = without_pickle() if plain else pickled(far=True, main={})
@@ -65,29 +66,29 @@ class FarEngine(BaseEngine):
         self._poll.register(self._waker.fileno(), select.EPOLLIN)
         self._descriptor = -1
         self._unread = False
-        """Whether unread messages may lie here that the descriptor no longer reports."""
+        """Whether there may be unread messages that the descriptor does not report any more."""
         self._last_moment = float("inf")
         self._patience: float | None = None
-        """When to warn of what is missing."""
+        """When to warn that no coordinator or worker is available."""
         self._look_at = 0.0
         """When a step must check more than received messages and submitted calls."""
         self._begin()
 
     @property
     def address(self) -> str:
-        """The coordinator's."""
+        """The address of the coordinator."""
         return str(self._caller.address)
 
     @property
     def size(self) -> int:
-        """As `Engine.size`. Before it is known, a coordinator is asked, and waited for."""
+        """As `Engine.size`. On first use, waits for the coordinator's answer."""
         if not self._machine.workers and not self.over:
             safely(self._connect)
             self.wait_until(lambda: self._machine.calling.stage >= SessionStage.OPEN or self.over, None)
         return max(1, self._machine.workers)
 
     def counts(self) -> dict[str, int]:
-        """As `Engine.counts`: of this client's calls; the workers are shared."""
+        """As `Engine.counts`, for this client's calls; the workers are shared."""
         (waiting, given), handed_in = safely(
             partial(self._alone.look, lambda: (self._machine.counts(), len(self._inbox)))
         )
@@ -102,7 +103,7 @@ class FarEngine(BaseEngine):
         }
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """As `Work.poll`. What lies at the socket unread, the step before has told the waker."""
+        """As `Work.poll`. If there were unread messages, the step before has woken the waker."""
         try:
             return self._poll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
@@ -117,7 +118,7 @@ class FarEngine(BaseEngine):
         return self._look_at
 
     def end_workers(self, signum: int) -> None:
-        """As `Engine.end_workers`: the coordinator has those killed that run something of this client."""
+        """As `Engine.end_workers`: the coordinator has the workers killed that run a call of this client."""
         self.terminate()
 
     # -- under the lock ----------------------------------------------------------------------------
@@ -148,23 +149,23 @@ class FarEngine(BaseEngine):
             machine.tick(now)
             if self._closing:
                 machine.leave()
-                self._shut = not machine  # goodbye is said now
+                self._shut = not machine  # BYE is sent now
         for action in machine.flush(now):
             if isinstance(action, SendMessage):
                 self._caller.send(action.envelope)
             else:
                 self._open(action.session)
         self._unread = self._caller.pending()
-        if self._unread:  # its descriptor may not say so again
+        if self._unread:  # its descriptor may not report them again
             self._waker.wake()
         self._has_capacity = machine.has_capacity or machine.error is not None or self._broken is not None
         if looks or machine.error is not None or machine.calling.stage is not SessionStage.OPEN:
             self._look(now)
 
     def _look(self, now: float) -> None:
-        """What not every step looks at: what is missing, and whether it is over."""
+        """Checks that not every step needs: for a warning, and for the end."""
         machine = self._machine
-        self._look_at = now  # until `_deadline` knows better
+        self._look_at = now  # until `_deadline` sets it
         self._notices.look(self._missing(now), now)
         self._patience = self._notices.deadline()
         if machine.error is not None and self._broken is None:
@@ -183,7 +184,7 @@ class FarEngine(BaseEngine):
         return no_workers(self.address) if waiting else ""
 
     def _open(self, session: str) -> None:
-        if self._descriptor >= 0:  # by name: closed only later, and perhaps open still in a forked child
+        if self._descriptor >= 0:  # before it is closed: a forked child may keep it open
             self._poll.unregister(self._descriptor)
             self._descriptor = -1
         descriptor = self._caller.open(session)

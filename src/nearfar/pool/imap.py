@@ -460,7 +460,7 @@ class IMapIterator:
             if not part.put_into(values):
                 if self._in_hand and not part.is_small():
                     return
-                error = part.error()  # read before it is taken, for reading may raise
+                error = part.error()  # read before it is taken, because reading may raise
                 if isinstance(error, Closed):  # the pool was terminated while its items were read
                     error = CancelledError()
                 values.extend((_Failed(error),) if error is not None else part.values())

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nearfar.net.auth import Access
 
 FAREWELL = 2.0
-"""Seconds that a terminated pool waits for remote workers to be told."""
+"""Seconds that a terminated pool waits for remote workers to receive the news."""
 
 
 class NearEngine(BaseEngine):
@@ -58,10 +58,10 @@ class NearEngine(BaseEngine):
         daemon: bool = True,
         plain: bool = False,
     ) -> None:
-        """`processes`: None for as many as this process may use CPUs. With a `place`, others may join there,
-        as `access` says. `plain`: without pickle, both ways.
+        """`processes`: None for the number of CPUs that this process may use. With a `place`, other workers
+        with `access` may join there. `plain`: send and read no pickle.
 
-        Raises `AddressError`, `KeysError`, `OSError`; where it is plain, `ItemError` for the initializer.
+        Raises `AddressError`, `KeysError`, `OSError`; if `plain`, also `ItemError` for the initializer.
         """
         count = _usable_cpus() if processes is None else processes
         context = context or multiprocessing.get_context()
@@ -96,7 +96,7 @@ class NearEngine(BaseEngine):
         self._last_signal: int | None = None
         """The signal that ends its workers."""
         self._last_moment: float | None = None
-        """Once it is terminated: when it is over at the latest."""
+        """After `terminate`: when it ends at the latest."""
         self._supervisor.watch(self._waker.fileno(), self._waker.clear)
         try:
             if place is not None and access is not None:
@@ -111,7 +111,7 @@ class NearEngine(BaseEngine):
 
     @property
     def address(self) -> str | None:
-        """Where other workers may join, with the port that it got."""
+        """The address where other workers may join, with the port that the system chose."""
         return None if self._server is None else str(self._server.address)
 
     @property
@@ -142,14 +142,14 @@ class NearEngine(BaseEngine):
         return deadline
 
     def end_workers(self, signum: int) -> None:
-        """As `Engine.end_workers`. Workers elsewhere that run something are killed there."""
+        """As `Engine.end_workers`. Remote workers that run a task are killed by their agent."""
         self._closing = True
         self._last_signal = signum
         safely(self._end_workers_here)
 
     @property
     def processes(self) -> dict[int, BaseProcess]:
-        """The worker processes of this machine that live, by their ids."""
+        """The live worker processes of this machine, by pid."""
         return safely(partial(self._alone.look, self._processes_now))
 
     def _end_workers_here(self) -> None:
@@ -180,12 +180,12 @@ class NearEngine(BaseEngine):
             alone = not (self._processes or self._coordinator.workers or idle(self._coordinator))
             self._notices.look(no_workers(self.address) if alone else "", now)
             self._server.say(now)
-            if self._server.pending():  # its descriptor may not say so again
+            if self._server.pending():  # its descriptor may not report them again
                 self._waker.wake()
 
     def _count(self) -> dict[str, int]:
         now = counts(self._coordinator)
-        now["waiting"] += len(self._inbox)  # here, or they might be taken in between two looks
+        now["waiting"] += len(self._inbox)  # counted here: calls could leave the inbox between two reads
         now["workers"] += sum(not member.ready for member in self._supervisor.members.values())
         return now
 
@@ -208,12 +208,12 @@ class NearEngine(BaseEngine):
         return {member.pid: member.process for member in self._supervisor.members.values()}
 
     def _end_workers(self, signum: int) -> None:
-        """What comes back of what they had ahead is dropped as well, in the steps that follow."""
+        """End the workers; tasks that they return are dropped in the following steps."""
         self._outcomes.extend((call, CancelledError()) for call in self._cancel(self._waiting()))
         self._local.end(signum)
 
     def _let_workers_go(self) -> None:
-        """All is done, and no more comes: the workers end by themselves."""
+        """Let the workers end: all calls are done, and there will be no more."""
         self._shut = True
         self._local.drain()
         if not self._supervisor.members:
@@ -222,7 +222,7 @@ class NearEngine(BaseEngine):
     def _leave_now(self) -> None:
         if self._server is None or not self._coordinator.workers:
             self._end()
-        elif self._last_moment is None:  # remote workers must be told first
+        elif self._last_moment is None:  # remote workers must be notified first
             self._last_moment = monotonic() + FAREWELL
             self._coordinator.client_gone(self.name)
             self._supervisor.resize(0)
@@ -244,18 +244,18 @@ def _open_server(place: Address, coordinator: Scheduler, access: Access, lease: 
 
 
 def earlier(one: float | None, other: float | None) -> float | None:
-    """The earlier of two moments, or the one that there is."""
+    """The earlier of two moments; None stands for none."""
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
 
 
 def _nothing() -> None:
-    """Does nothing: the server has its turn in every step."""
+    """Does nothing: every step includes the server's turn."""
 
 
 def _usable_cpus() -> int:
-    """As the standard's pools count them."""
+    """As the standard library counts CPUs for its pools."""
     if hasattr(os, "process_cpu_count"):
         return os.process_cpu_count() or 1
     return os.cpu_count() or 1

@@ -35,7 +35,7 @@ class ImapOptions(MapOptions, total=False):
 
 
 def limits(options: Mapping[str, Any], default: Limits, allowed: type) -> Limits:
-    """The limits that `options` ask for. Raises `TypeError` for an option that is not of `allowed`, and as
+    """The limits in `options`. Raises `TypeError` for an option that is not in `allowed`, and as
     `checked`."""
     for name in options:
         if name not in allowed.__annotations__:
@@ -45,7 +45,7 @@ def limits(options: Mapping[str, Any], default: Limits, allowed: type) -> Limits
 
 
 def checked(timeout: float | None, retries: int) -> Limits:
-    """Both, if they make sense. Raises `TypeError` and `ValueError`."""
+    """Both, if they are valid. Raises `TypeError` and `ValueError`."""
     if timeout is not None and not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}")
     if timeout is not None and not timeout >= 0:
@@ -65,8 +65,8 @@ class Sized(Protocol):
 
 
 def cut(iterable: Iterable[Any], size: int | None, workers: Sized) -> tuple[Iterator[Sequence[Any]], int]:
-    """`iterable` in pieces of `size` (None: as suits the workers), and its length: it is read if it does not
-    tell. Raises `ValueError` for a size below 1.
+    """`iterable` in pieces of `size` (None: computed from the number of workers), and its length: an iterable
+    without a length is read. Raises `ValueError` for a size below 1.
     """
     items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
     if size is None:
@@ -77,7 +77,7 @@ def cut(iterable: Iterable[Any], size: int | None, workers: Sized) -> tuple[Iter
 
 
 def default_chunksize(length: int, workers: int) -> int:
-    """Items a chunk for `length` items, as the standard counts: four chunks for each worker."""
+    """Items of a chunk for `length` items, as in the standard library: four chunks for each worker."""
     size, extra = divmod(length, 4 * workers)
     return max(1, size + bool(extra))
 

@@ -33,7 +33,7 @@ class Pool:
     a bar on a terminal, or a callback ``progress(done, total)``, called in any thread, one call at a time.
     """
 
-    _state: str = TERMINATE  # until there is an engine: `__del__` of a pool whose making failed
+    _state: str = TERMINATE  # until there is an engine: for `__del__` of a pool whose constructor failed
 
     def __init__(
         self,
@@ -57,17 +57,16 @@ class Pool:
         * `initializer`: called with `initargs` once in each worker. `maxtasksperchild`: a worker is replaced
           after so many tasks. `context` starts the processes.
         * `address`: workers on other machines may join here; then `processes` may be 0.
-        * `executor`: run on this executor instead, which is not shut down by the pool; `processes` is then
-          the number of workers that it has, if it does not tell. An executor of others cannot kill a task,
-          nor say which one a lost worker ran: it takes neither `timeout` nor `retries`.
-        * `keys`: a folder of keys that says who may join at `address`; None: what ``NEARFAR_KEYS`` names,
-          and without that this user's processes. `insecure`: everyone may. `lease`: seconds of silence after
-          which a worker on another machine counts as dead (None: 10).
-        * `timeout`, `retries`: the limits of calls that name no others, see `CallOptions`.
+        * * `executor`: run on this executor instead, which the pool does not shut down; `processes` is then
+        the number of its workers, if it does not report it. A foreign executor cannot kill a task, nor
+        report which one a lost worker ran: `timeout` and `retries` are refused.
+        * `keys`: a folder of keys: processes with these keys may join at `address`; None: the folder in
+        ``NEARFAR_KEYS``, or, without that variable, only this user's processes may join. `insecure`: every
+        process may. `lease`: seconds of silence after which a remote worker counts as dead (None: 10).
+        * `timeout`, `retries`: the default limits of calls, see `CallOptions`.
         * `plain`: send and read no pickle: only functions of modules, by name, and plain data.
 
-        Raises `ValueError` or `TypeError` for arguments that make no sense, or could not be kept together,
-        `AddressError`, `KeysError`.
+        Raises `AddressError`, `KeysError`, and `ValueError` or `TypeError` for invalid arguments.
         """
         workers = Workers(processes, initializer, initargs, maxtasksperchild, context, plain=plain)
         engine = make_engine(
@@ -100,7 +99,8 @@ class Pool:
         `wait`: seconds without an answer of the coordinator, after which every call fails with
         `CoordinatorLost`. `keys` and `insecure` must match the coordinator's; if they do not, every
         call fails with `NotAdmitted`. Nothing is sent before the pool is used. `plain` as for a new pool.
-        Raises `AddressError`, `KeysError`, and `ItemError` for an initializer that cannot travel plainly.
+        Raises `AddressError`, `KeysError`, and `ItemError` for an initializer that cannot be sent without
+        pickle.
         """
         checked(timeout, retries)
         engine = connect_engine(
@@ -134,7 +134,7 @@ class Pool:
 
     def __del__(self) -> None:
         if self._state == RUN:
-            try:  # where warnings are errors, it ends all the same
+            try:  # it ends even if warnings are errors
                 warnings.warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, 2, self)
             finally:
                 self._engine.terminate()
@@ -178,7 +178,7 @@ class Pool:
         chunksize: int | None = None,
         **options: Unpack[MapOptions],
     ) -> list[Any]:
-        """``[func(x) for x in iterable]``, or raises the first error once all has ended."""
+        """``[func(x) for x in iterable]``, or raises the first error once all tasks have ended."""
         return obtain(self.map_async(func, iterable, chunksize, **options))
 
     def map_async(
@@ -200,7 +200,7 @@ class Pool:
         chunksize: int | None = None,
         **options: Unpack[MapOptions],
     ) -> list[Any]:
-        """``[func(*x) for x in iterable]``, or raises the first error once all has ended."""
+        """``[func(*x) for x in iterable]``, or raises the first error once all tasks have ended."""
         return obtain(self.starmap_async(func, iterable, chunksize, **options))
 
     def starmap_async(
@@ -222,7 +222,7 @@ class Pool:
         chunksize: int = 1,
         **options: Unpack[ImapOptions],
     ) -> IMapIterator:
-        """An iterator over ``func(x)`` for each x, in order, for endless inputs, too; see `IMapIterator`.
+        """An iterator over ``func(x)`` for each x, in order; the input may be endless. See `IMapIterator`.
 
         `window`: items that may be read ahead of the results that were taken (None: 256, or four chunks for
         each worker if that is more).
@@ -236,11 +236,11 @@ class Pool:
         chunksize: int = 1,
         **options: Unpack[ImapOptions],
     ) -> IMapUnorderedIterator:
-        """As `imap`, in the order in which the results come."""
+        """As `imap`, but in the order in which tasks end."""
         return self._imap(IMapUnorderedIterator, func, iterable, chunksize, options)
 
     def close(self) -> None:
-        """Take no more calls. The workers end when all is done, inputs of `imap` included."""
+        """Accept no more calls. The workers end when all calls are done, including inputs of `imap`."""
         if self._state == RUN:
             self._state = CLOSE
             self._close_when_read()
@@ -253,9 +253,9 @@ class Pool:
         self._engine.terminate()
 
     def join(self) -> None:
-        """Wait for the workers' end. Raises `ValueError` unless `close` or `terminate` was called before.
+        """Wait until the workers have ended. Raises `ValueError` before `close` or `terminate`.
 
-        The rest of the inputs of `imap` is read now; its results can be taken later, as with the standard.
+        Reads the rest of the inputs of `imap`; their results can be taken later, as in the standard library.
         """
         if self._state == RUN:
             raise ValueError("Pool is still running")

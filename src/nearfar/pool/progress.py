@@ -1,4 +1,4 @@
-"""The progress of a map: told to a function of the caller's, or shown on a terminal."""
+"""The progress of a map: passed to a callback, or shown on a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ total is None for an iterator, which does not say how long it is."""
 
 
 class Reporter:
-    """Counts items that have ended, well or not, and calls `show` with the count and the total."""
+    """Counts ended items, successful or not, and calls `show` with the count and the total."""
 
     def __init__(
         self,
@@ -30,17 +30,17 @@ class Reporter:
         self._total = total
         self._finish = finish
         self._done = 0
-        # Chunks end in any thread; counts are shown one after another, and never go back.
+        # Chunks end in any thread; counts are shown in order, and never decrease.
         self._lock = threading.RLock()
 
     def add(self, items: int) -> None:
-        """`items` more have ended. What `show` raises is logged."""
+        """Count `items` more. What `show` raises is logged."""
         with self._lock:
             self._done += items
             call_back("progress callback", self._show, self._done, self._total)
 
     def close(self) -> None:
-        """The map has ended."""
+        """Called at the end of the map."""
         with self._lock:
             finish, self._finish = self._finish, None
             if finish is not None:
@@ -48,7 +48,7 @@ class Reporter:
 
 
 class Line:
-    """A counting line that is written over and over, ten times a second at most."""
+    """A line with the count, which is overwritten at most ten times a second."""
 
     def __init__(self, stream: TextIO, every: float = 0.1) -> None:
         self._stream = stream
@@ -103,7 +103,7 @@ class Bar:
 
 
 def reporter(progress: Progress | None, total: int | None, stream: TextIO | None = None) -> Reporter | None:
-    """What `progress` asks for, or None for nothing: `progress` is false, or there is no terminal.
+    """The reporter for `progress`; None if `progress` is false, or there is no terminal.
 
     `stream`: None for standard error.
     """

@@ -36,7 +36,7 @@ __all__ = [
 T_co = TypeVar("T_co", covariant=True)
 Callback = Callable[[Any], object]
 Callbacks = tuple[Callback | None, Callback | None]
-"""What is called with a value, and with an error."""
+"""The callbacks for a value, and for an error."""
 
 _CALL, _NEW, _SETTLED = Mode.CALL, TaskState.NEW, TaskState.SETTLED
 
@@ -58,9 +58,9 @@ _here = _InWait()
 class AsyncResult(Call):
     """The outcome of one call, as `multiprocessing.pool.AsyncResult`; it can be cancelled, too.
 
-    A callback runs before `get` returns, in the pool's own thread: for a pool over an executor of others, in
-    whichever thread that tells. One that raises is logged. For a call that was cancelled, or
-    dropped by `terminate`, neither callback runs.
+    A callback runs before `get` returns, in the pool's own thread; for a pool over a foreign executor, in the
+    thread that reports the result. An exception of a callback is logged. For a call that was cancelled, or
+    dropped by `terminate`, no callback runs.
     """
 
     __slots__ = ("_callbacks", "_engine", "_keeper", "loud")
@@ -78,7 +78,7 @@ class AsyncResult(Call):
         limits: Limits = (None, 0),
     ) -> None:
         """`keeper` (the pool) is kept alive until the call has ended. `callbacks`: for a value, an error."""
-        # As `Call.__init__` does, whose call would cost a third of all this.
+        # As in `Call.__init__`, whose call would cost a third of all this.
         self.function, self.blob, self.buffers = func, args, kwargs
         self.mode = _CALL
         self.state = _NEW
@@ -95,8 +95,8 @@ class AsyncResult(Call):
         """The value, or raises the call's error.
 
         Raises `multiprocessing.TimeoutError` after `timeout` seconds, `CancelledError` if it was cancelled,
-        and `RuntimeError` when called without a timeout where the answer could never arrive: in a callback,
-        for another call of a foreign executor.
+        and `RuntimeError` without a timeout if the answer could never arrive: in a callback, for another
+        call of a foreign executor.
         """
         if not self.settled and _here.result is not self:
             self._engine.wait_until(self.ready, timeout)
@@ -110,7 +110,7 @@ class AsyncResult(Call):
             self._engine.wait_until(self.ready, timeout)
 
     def ready(self) -> bool:
-        """Whether the outcome is there."""
+        """Whether the outcome has arrived."""
         return self.settled
 
     def successful(self) -> bool:
@@ -124,11 +124,11 @@ class AsyncResult(Call):
         return not self.settled and self._engine.cancel(self)
 
     def drop(self) -> None:
-        """Drop the tasks that have not begun, without waiting for an answer: the outcome is not needed."""
+        """Drop tasks that have not begun, without waiting for an answer: the outcome is not needed."""
         self._engine.cancel(self, wait=False)
 
     def returned(self, value: Any) -> None:
-        """As `Call.returned`; in one step, where there is no callback."""
+        """As `Call.returned`; in one step if there is no callback."""
         if self._callbacks is None:
             self.blob = b""
             self._value = value
@@ -167,7 +167,7 @@ class AsyncResult(Call):
 
 
 class Applied(AsyncResult):
-    """The result of a call whose caller waits for it at once."""
+    """The result of `apply`: its caller waits for it at once."""
 
     __slots__ = ()
 
@@ -175,7 +175,7 @@ class Applied(AsyncResult):
 
 
 class MapResult(AsyncResult):
-    """The outcome of many calls in chunks: a list of all values, or the error of the chunk that failed first.
+    """The outcome of a map: a list of all values, or the error of the chunk that failed first.
 
     It is ready when all chunks have ended, also after an error.
     """
@@ -189,15 +189,15 @@ class MapResult(AsyncResult):
         callbacks: Callbacks | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        """A result of nothing yet: `send` fills it."""
+        """An empty result: `send` submits its chunks."""
         super().__init__(engine, keeper, list, (), None, callbacks)
         self._chunks: list[Part] = []
         self._failed: list[Part] = []
         """Failed chunks, in the order of their ends."""
         self._counter = count(1)
-        """Of chunks that have ended, and `send`. Counted in one step of C, in whichever thread."""
+        """Counts ended chunks, and `send`, in one step of C, in any thread."""
         self._total = 0
-        """The final count, once that is known."""
+        """The final count, once it is known."""
         self._reporter = reporter
 
     def send(
@@ -209,7 +209,7 @@ class MapResult(AsyncResult):
     ) -> None:
         """Submit one chunk for each of `pieces`, with these limits. Called once.
 
-        What `pieces` raises is an outcome, as if it were a chunk that failed.
+        An exception of `pieces` becomes the outcome, as that of a failed chunk.
         """
         safely(partial(self._send, func, iter(pieces), mode, limits))
 
@@ -227,7 +227,7 @@ class MapResult(AsyncResult):
                     break
                 self._submit(self._add(func, piece, mode), limits)
                 checkpoint()
-        except BaseException:  # what interrupted the caller, who never gets this result
+        except BaseException:  # an interruption of the caller, which never gets this result
             self.drop()
             raise
         finally:
@@ -245,7 +245,7 @@ class MapResult(AsyncResult):
         return chunk
 
     def cancel(self) -> bool:
-        """Drop every chunk that has not begun. True: nothing of it ever runs.
+        """Drop every chunk that has not begun. True: no chunk ever runs.
 
         If only some could be dropped, the others run to their end and `get` raises `CancelledError`.
         """
@@ -301,7 +301,7 @@ class MapResult(AsyncResult):
 
 
 class Obtainable(Protocol[T_co]):
-    """What `obtain` obtains."""
+    """A result for `obtain`."""
 
     def get(self) -> T_co: ...
     def ready(self) -> bool: ...
@@ -309,8 +309,8 @@ class Obtainable(Protocol[T_co]):
 
 
 def obtain(result: Obtainable[T_co]) -> T_co:
-    """What `result` gets, for a caller that has no other use for it: interrupted, by Ctrl-C or what else the
-    handler of a signal raises, it drops what has not begun."""
+    """The value of `result`, for a caller that has no other reference to it: if interrupted, by Ctrl-C or
+    another signal handler that raises, drop the tasks that have not begun."""
     try:
         return result.get()
     except BaseException:
@@ -319,7 +319,7 @@ def obtain(result: Obtainable[T_co]) -> T_co:
 
 
 def drop(result: Obtainable[Any]) -> None:
-    """Drop the tasks of `result` that have not begun: its caller was interrupted."""
+    """Drop the tasks of `result` that have not begun, because its caller was interrupted."""
     if not result.ready():
         result.drop()
 
@@ -327,8 +327,8 @@ def drop(result: Obtainable[Any]) -> None:
 class InterruptibleCondition:
     """Waiting threads check a condition again at each `notify`. No thread holds a lock meanwhile.
 
-    Several threads may wait, and a signal's handler in the middle of another wait of its thread: each has a
-    lock of its own to sleep on.
+    Several threads may wait, and a signal handler may wait in the middle of its thread's wait: each wait has
+    a lock of its own to sleep on.
     """
 
     __slots__ = ("_waiters",)
@@ -339,7 +339,7 @@ class InterruptibleCondition:
     def wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
         """Return once `ready()`, after which `notify` was called; False at `deadline` (None: wait for ever).
 
-        Signals come through while it sleeps. Raises `Abandoned` in a deputy whose caller waits no more.
+        Signal handlers run while it sleeps. Raises `Abandoned` in a deputy whose caller waits no more.
         """
         if ready():
             return True

@@ -32,11 +32,11 @@ from nearfar.worker.supervisor import Supervisor, WorkerListener
 log = logging.getLogger(__name__)
 
 GIVE_EVERY = 0.05
-"""Seconds between two tries to give a worker a batch for which there was no room."""
+"""Seconds between two attempts to send a worker a batch for which there was no room."""
 GIVE_WITHIN = 5.0
-"""Seconds within which there must be room for it; after that, the worker is given up."""
+"""Seconds within which there must be room for it; after that, the worker is killed."""
 LAST_WORDS = 1.0
-"""Seconds for telling the coordinator of what was killed."""
+"""Seconds for reporting killed workers to the coordinator."""
 
 
 Batch = tuple[str, str, bytes, int, list[TaskRow]]
@@ -45,21 +45,20 @@ Batch = tuple[str, str, bytes, int, list[TaskRow]]
 
 @dataclass(slots=True)
 class Late:
-    """Batches for a worker, in order, for which there was no room."""
+    """Batches of a worker, in order, for which there was no room."""
 
     batches: deque[Batch]
     next: float
-    """When it is tried again."""
+    """When to try again."""
     until: float
-    """When it is given up, with the worker."""
+    """When to give up, and kill the worker."""
 
 
 class Agent:
-    """Offers the workers that `hire` makes, `processes` of them, to the coordinator at `address`, as `access`
-    says.
+    """Offers `processes` workers, which `hire` makes, to the coordinator at `address`, with `access`.
 
-    `wait` is in seconds: how long it goes on without a coordinator. It beats from the thread that calls
-    `run`; its workers are other processes, so a task that holds the interpreter does not silence it.
+    `wait` is in seconds: how long it goes on without a coordinator. The thread that calls `run` sends the
+    heartbeats; the workers are other processes, so a task that holds the GIL does not delay them.
     """
 
     def __init__(
@@ -73,8 +72,8 @@ class Agent:
         quota: int | None = None,
         max_bytes: int = 0,
     ) -> None:
-        """`max_bytes`: of answers that this agent keeps for clients which do not take them, about so many (0:
-        no bound). The coordinator sees to it: it gives none of such a client's tasks out."""
+        """`max_bytes`: about how many bytes of answers this agent keeps for clients that do not take them (0:
+        no bound). The coordinator enforces it: it assigns no tasks of such a client."""
         make_room(CALLER, "an agent")
         host = socket.gethostname()[: messages.LONGEST_NAME // 2]
         self.name = new_name()
@@ -93,14 +92,14 @@ class Agent:
         for each in (self._waker_fileno, self._supervisor_fileno):
             self._poll.register(each, select.POLLIN)
         self._look_at = 0.0
-        """When `_look` is wanted, as far as the last sleep knew."""
+        """When `_look` must be called, as of the last sleep."""
         self._supervisor_due: float | None = None
-        """The same of the supervisor's tick."""
+        """When the supervisor's `tick` must be called."""
         self._patience_due: float | None = None
         self._patience = DelayedWarning()
         self._trim = Trim()
         self._joined: ReliableChannel | None = None
-        """The channel of the session of which the user was told."""
+        """The channel of the session that was last reported to the user."""
         self._late: dict[str, Late] = {}
         self._mishaps = LoopFailures(log, f"the agent {self.name}")
         self._condemned: set[str] = set()
@@ -108,14 +107,14 @@ class Agent:
         self._leaves = 0
         self._hopeless = ""
         self._ends: float | None = None
-        """Once it was told twice to leave: when it does at the latest."""
+        """After a second `leave`: when it ends at the latest."""
 
     def run(self) -> None:
-        """Work until `leave`, and then until all that runs is answered and had.
+        """Work until `leave`, and then until the coordinator has the answers of all running tasks.
 
-        Raises `CoordinatorLost` when none answers for `wait` seconds, or it refuses this agent, `NotAdmitted`
-        when they do not let each other in, and `PoolBroken` when processes cannot be started: what still runs
-        is answered first. The workers are gone afterwards, in any case.
+        Raises `CoordinatorLost` if no coordinator answers for `wait` seconds, or it refuses this agent,
+        `NotAdmitted` if one of the two does not admit the other, and `PoolBroken` if processes cannot be
+        started: running tasks are answered first. In any case, the workers have ended when it returns.
         """
         try:
             self._start_supervisor()
@@ -131,13 +130,13 @@ class Agent:
             self._close()
 
     def leave(self) -> None:
-        """Take no more work, and let `run` return once all that runs is answered. Called again: kill what
-        runs, and return within a second. May be called by any thread, and by a signal handler.
+        """Take no more tasks, and let `run` return once all running tasks are answered. Called again: kill
+        the running workers, and return within a second. Any thread or signal handler may call it.
         """
         self._leaves += 1
         self._waker.wake()
 
-    # -- from the supervisor -----------------------------------------------------------------------------
+    # -- WorkerListener ----------------------------------------------------------------------------
 
     def came(self, name: str, pid: int) -> None:
         self._machine.came(name, pid, time.monotonic())
@@ -157,7 +156,7 @@ class Agent:
         self._machine.died(name, how, unread, time.monotonic())
 
     def left(self, name: str) -> None:
-        """It was given up when it was retired."""
+        """Nothing to do: the worker was removed when it was retired."""
 
     def hopeless(self, reason: str) -> None:
         self._hopeless = reason
@@ -171,7 +170,7 @@ class Agent:
             raise PoolBroken(f"no worker can be started: {error}") from error
 
     def _act(self) -> None:
-        """Do what the machine says; a recall may give it more to say at once."""
+        """Perform the protocol's actions; a recall may cause further ones at once."""
         again = True
         while again:
             again = False
@@ -183,8 +182,8 @@ class Agent:
                     again = again or type(action) is not AssignBatch
 
     def _try(self, do: Callable[..., object], *given: object) -> bool:
-        """Whether it could be done. What fails is no reason to end, nor to leave out the rest: what was not
-        sent is sent again by its line, what was not read lies there still."""
+        """Whether `do` succeeded. A failure neither ends the loop nor skips the rest: unsent messages are
+        sent again by the channel, unread ones are read later."""
         try:
             do(*given)
         except FAILURES as error:
@@ -202,7 +201,7 @@ class Agent:
                 if self._descriptor >= 0:
                     self._poll.register(self._descriptor, select.POLLIN)
             case AssignBatch(worker, client, rows):
-                _, mode, function, *_ = rows[0]  # as of all, which the machine has seen to
+                _, mode, function, *_ = rows[0]  # the same for all rows, which the protocol has checked
                 tasks = [TaskRow(function, mode, blob, buffers) for _, _, _, blob, buffers in rows]
                 self._give((worker, client, function, mode, tasks))
             case RevokeBatch(worker) if worker in self._late:
@@ -216,7 +215,7 @@ class Agent:
                 self._supervisor.retire(worker)
 
     def _give(self, batch: Batch) -> None:
-        """Give a worker a batch; later, if there is no room for it on this machine now."""
+        """Send a worker a batch, or try again later if this machine has no room for it now."""
         worker = batch[0]
         if worker not in self._late:
             try:
@@ -229,7 +228,7 @@ class Agent:
             self._late[worker].batches.append(batch)
 
     def _give_late(self, now: float) -> None:
-        """Try again. Where there is no room in time, the worker is killed, which tells its clients."""
+        """Try again. If there is no room in time, kill the worker, which is reported to its clients."""
         for worker, late in list(self._late.items()):
             if now < late.next:
                 continue
@@ -242,11 +241,11 @@ class Agent:
             except (OSError, MemoryError) as error:
                 if now >= late.until:
                     late.until = inf
-                    log.warning("worker %s is killed, for there is no room for its tasks: %s", worker, error)
+                    log.warning("worker %s is killed: there is no room for its tasks: %s", worker, error)
                     self._supervisor.kill(worker)
 
     def _sleep(self) -> set[int]:
-        """Wait for something to do, and return the descriptors that have it."""
+        """Wait for something to do; returns the ready descriptors."""
         if self._caller.pending():
             return {self._descriptor, *(descriptor for descriptor, _ in self._poll.poll(0))}
         now = time.monotonic()
@@ -262,7 +261,7 @@ class Agent:
         return {descriptor for descriptor, _ in self._poll.poll(timeout)}
 
     def _turn(self) -> None:
-        """What comes: from the network, from the workers, from the clock, and from who stops this agent."""
+        """Process events: of the network, the workers, the clock, and `leave`."""
         try:
             ready = self._sleep()
         except FAILURES as error:
@@ -271,7 +270,7 @@ class Agent:
             ready = set()
         if self._descriptor in ready:
             self._try(self._hear)
-            self._act()  # before a worker's death is heard of: what was given to it counts as unread then
+            self._act()  # before a worker's death is processed: a batch sent to it then counts as unread
         said = self._supervisor_fileno in ready
         if said:
             self._try(self._supervisor.turn)
@@ -292,12 +291,12 @@ class Agent:
             self._act()
 
     def _look(self, now: float, ready: set[int]) -> None:
-        """What not every turn looks at: the clock, who stops this agent, whether there is a coordinator."""
+        """Checks that not every turn needs: the clock, `leave`, whether there is a coordinator."""
         machine = self._machine
         if self._waker_fileno in ready:
             self._waker.clear()
         if machine.stage is SessionStage.GREETING and self._descriptor not in ready:
-            self._try(self._hear)  # what its descriptor does not tell: that it was not let in
+            self._try(self._hear)  # a rejected handshake does not make the descriptor readable
         machine.tick(now)
         if self._leaves or self._hopeless:
             self._supervisor.resize(0)
@@ -327,7 +326,7 @@ class Agent:
             raise CoordinatorLost(f"no coordinator has answered at {self._address} for {self._wait:g} s")
 
     def _report(self, now: float) -> None:
-        """Say whether there is a coordinator."""
+        """Report to the user whether there is a coordinator."""
         machine, missing = self._machine, ""
         if machine.stage is SessionStage.OPEN and self._joined is not self._calling.talk:
             self._joined = self._calling.talk

@@ -7,10 +7,10 @@
                         +----- STRANGER ----+
 
 The agent passes tasks to its workers and their answers back, both undecoded. Its sessions are those of
-`nearfar.coordinator.client_session`; only STRANGER ends one. If the next WELCOME names the same epoch, the
-coordinator counted this agent as dead and reported everything that ran here as lost: those workers are
-killed. If the epoch is another, the coordinator was restarted without any state: running tasks go on and are
-reported to it, and so are the answers that were not released yet, since their clients may not have them.
+`nearfar.coordinator.client_session`; only STRANGER ends one. If the next WELCOME has the same epoch, the
+coordinator counted this agent as dead and reported all running tasks as lost: those workers are killed. If
+the epoch differs, the coordinator was restarted without any state: running tasks go on and are reported to
+it, and so are the answers that were not released yet, since their clients may not have them.
 Times are in seconds of any steady clock."""
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from nearfar.net.validation import shown
 
 
 class Assigned(NamedTuple):
-    """A batch that a worker was given: its client, and the numbers of its tasks there (0: an initializer)."""
+    """A batch of a worker: its client, and the client's numbers of its tasks (0: an initializer)."""
 
     client: str
     numbers: list[int]
 
 
 class Journal:
-    """One worker."""
+    """The record of one worker, from which a restarted coordinator gets its state."""
 
     def __init__(self, name: str, pid: int, wired: str) -> None:
         self.name = name
         self.wired = wired
-        """What the coordinator calls it."""
+        """Its name at the coordinator."""
         self.pid = pid
         self.batches: deque[Assigned] = deque()
-        """What it has not answered, in order."""
+        """Batches that it has not answered in full, in order."""
         self.prepared: set[str] = set()
-        """The clients whose initializer it was given."""
+        """The clients whose initializer was sent to it."""
         self.ran = 0
         """Tasks that it answered."""
         self.given = 0
-        """Batches given in this session, those among them that it began with."""
+        """Batches sent to it in this session, including those that it had at its beginning."""
         self.told = False
-        """A coordinator knows it."""
+        """Whether a coordinator was told of it."""
         self.end: tuple[str, int] | None = None
-        """Once it is dead: how, and how many batches it had not read."""
+        """After its death: how it ended, and how many batches it had not read."""
         self.end_message = 0
-        """The number of the message in which this session was told of its end."""
+        """The number of this session's message that reported its end."""
 
     def give(self, client: str, numbers: list[int], *, initializer: bool) -> None:
         self.given += 1
@@ -66,7 +66,7 @@ class Journal:
             self.prepared.add(client)
 
     def take_back(self, batches: int) -> None:
-        """The last `batches` come back unread."""
+        """The last `batches` were returned unread."""
         for _ in range(batches):
             client, numbers = self.batches.pop()
             self.given -= 1
@@ -74,7 +74,7 @@ class Journal:
                 self.prepared.discard(client)
 
     def answer(self, count: int) -> list[Assigned]:
-        """It answered its next `count` tasks: these."""
+        """Remove its next `count` tasks, which it has answered; returns them."""
         self.ran += count
         answered: list[Assigned] = []
         while count:
@@ -89,7 +89,7 @@ class Journal:
 
 
 class AssignBatch(NamedTuple):
-    """Give a worker a batch: rows of WORK, which are task, mode, function, blob, buffers."""
+    """Send a worker a batch: rows of WORK, which are task, mode, function, blob, buffers."""
 
     worker: str
     client: str
@@ -97,7 +97,7 @@ class AssignBatch(NamedTuple):
 
 
 class RevokeBatch(NamedTuple):
-    """Take back what a worker has not read, and say how much (`returned`)."""
+    """Recall the batches that a worker has not read, and report their number (`returned`)."""
 
     worker: str
 
@@ -109,7 +109,7 @@ class Kill(NamedTuple):
 
 
 class Retire(NamedTuple):
-    """Let a worker end, which has nothing to do."""
+    """Let an idle worker end."""
 
     worker: str
 
@@ -119,13 +119,13 @@ Action = Connect | SendMessage | AssignBatch | RevokeBatch | Kill | Retire
 
 ANSWERS_BLOB = FORMS[PoolMessageType.ANSWERS].blob
 LONGEST_END = 500
-"""Characters of what is told of a worker's end."""
+"""Characters of the text on how a worker ended."""
 
-_PREPARE = int(Mode.PREPARE)  # once, for it is compared at each batch
+_PREPARE = int(Mode.PREPARE)  # looked up once: it is compared at each batch
 
 
 class AgentProtocol:
-    """`name` is new for every agent; `about` is what HELLO tells of it. Workers go by the supervisor's names.
+    """`name` is new for every agent; `about` are its facts in HELLO. Workers have the supervisor's names.
 
     `wait`: seconds without a coordinator after which it is `lost`.
     """
@@ -134,34 +134,34 @@ class AgentProtocol:
         self.name = name
         self.refused = ""
         self.epoch = ""
-        """That of the last coordinator."""
+        """The epoch of the last coordinator."""
         self.stale = 0
-        """Answers for which no task is known."""
+        """Answers to unknown tasks."""
         self.calling = ClientSession(AGENT, name, about, wait, stem)
-        """The session with the coordinator: its `stage` is this machine's; CLOSED: it is over."""
+        """The session with the coordinator; its `stage` is also this protocol's (CLOSED: it has ended)."""
         self._records: dict[str, Journal] = {}
         self._ended: list[Journal] = []
-        """Those whose end was told, until that is acked."""
+        """Workers whose end was reported, until the report is acked."""
         self.kept: dict[str, dict[int, Row]] = {}
         """Answers by client and number, until the coordinator releases them."""
         self.kept_bytes = 0
         self.largest = 0
-        """Bytes that an answer may have, as the coordinator said; 0: any number."""
+        """The most bytes of an answer, from WELCOME; 0: any number."""
         self._leaving = self._said_leaving = self._said_bye = False
         self._last_answer: float = 0
-        """The number of the last message of this session that told of answers."""
+        """The number of this session's last message with answers."""
         self._idle_since = inf
-        """Since when it is to leave and nothing runs."""
+        """Since when it is leaving and no task runs."""
         self._actions: list[Action] = []
 
     @property
     def session_name(self) -> str:
-        """That of the session's socket."""
+        """The name of the session's socket."""
         return self.calling.session_name
 
     @property
     def stage(self) -> SessionStage:
-        """CLOSED: it is over."""
+        """The stage of the session; CLOSED: it has ended."""
         return self.calling.stage
 
     # -- from the program --------------------------------------------------------------------------
@@ -172,24 +172,24 @@ class AgentProtocol:
             self.calling.begin(now)
 
     def leave(self) -> None:
-        """Take no more, and go once all that runs is answered, and the coordinator has it.
+        """Take no more tasks, and close once the coordinator has the answers of all running tasks.
 
-        With nothing left to run, and no answer that the coordinator never had, it goes after `FAREWELL` from
-        one that is silent.
+        If no task runs, and the coordinator has received every answer, it closes after `FAREWELL` seconds
+        even without a reply.
         """
         self._leaving = True
 
     def abort(self) -> None:
-        """Kill what runs, and go once the coordinator knows; whether its clients do, is not waited for."""
+        """Kill the running workers, and close once the coordinator knows, without waiting for its clients."""
         self._leaving = True
         self._forget_kept()
         self._actions += [Kill(record.name) for record in self._records.values() if record.end is None]
 
     def abandon(self) -> None:
-        """Go at once."""
+        """Close at once."""
         self.calling.stage = SessionStage.CLOSED
 
-    # -- from the supervisor -----------------------------------------------------------------------------
+    # -- from the supervisor -----------------------------------------------------------------------
 
     def came(self, worker: str, pid: int, now: float) -> None:
         """A worker is ready."""
@@ -198,7 +198,7 @@ class AgentProtocol:
             self._announce(record, now)
 
     def answered(self, worker: str, rows: Sequence[Row], spent: float, now: float) -> None:
-        """The next tasks of a worker ran; rows of status, blob, buffers."""
+        """A worker has run its next tasks; rows of status, blob, buffers."""
         record = self._records.get(worker)
         if record is None:
             self.stale += len(rows)
@@ -222,14 +222,14 @@ class AgentProtocol:
                     record.prepared.discard(client)
 
     def died(self, worker: str, how: str, unread: int, now: float) -> None:
-        """A worker ended, and all its answers were told."""
+        """A worker ended, and all its answers have been reported."""
         record = self._records.get(worker)
         if record is not None:
             record.end = (shown(how, LONGEST_END), unread)
             self._bury(record, now)
 
     def returned(self, worker: str, batches: int, now: float) -> None:
-        """What `RevokeBatch` brought."""
+        """The result of `RevokeBatch`."""
         record = self._records.get(worker)
         if record is not None:
             record.take_back(batches)
@@ -238,7 +238,7 @@ class AgentProtocol:
     # -- from the network --------------------------------------------------------------------------
 
     def receive(self, envelope: PoolFrame, now: float) -> None:
-        """A message came."""
+        """Process a message."""
         match envelope.message.kind:
             case PoolMessageType.WELCOME:
                 self._welcome(envelope.message, now)
@@ -256,11 +256,11 @@ class AgentProtocol:
                         self._refuse(f"it broke the protocol: {error}")
 
     def tick(self, now: float) -> None:
-        """Time passed."""
+        """Process the time."""
         self.calling.tick(now)
 
     def flush(self, now: float) -> list[Action]:
-        """The actions to do now."""
+        """The actions to perform now."""
         if self._leaving and self.stage is not SessionStage.CLOSED:
             self._go(now)
         actions = self._actions
@@ -269,25 +269,25 @@ class AgentProtocol:
         return [*actions, *self.calling.flush(now)]
 
     def deadline(self, now: float) -> float:
-        """When `tick` and `flush` are wanted next."""
+        """When `tick` and `flush` must be called next."""
         due = self.calling.deadline(now)
         return min(due, self._farewell()) if self._leaving else due
 
     def away(self, now: float) -> float:
-        """For how many seconds no coordinator has answered; 0 if one does."""
+        """Seconds since a coordinator answered last; 0 if one answers."""
         return self.calling.away(now)
 
     @property
     def barred(self) -> str:
-        """Why the coordinator and this agent do not let each other in, once that is clear."""
+        """Why the coordinator and this agent do not accept each other, once that is certain."""
         return self.calling.barred
 
     def turned_away(self, why: str, now: float) -> None:
-        """The socket was not let in."""
+        """The coordinator rejected the socket."""
         self.calling.turned_away(why, now)
 
     def lost(self, now: float) -> bool:
-        """True if none has answered for too long."""
+        """True if no coordinator has answered for too long."""
         return self.calling.lost(now)
 
     def _welcome(self, message: PoolMessage, now: float) -> None:
@@ -308,7 +308,7 @@ class AgentProtocol:
         self.abandon()
 
     def _disown(self) -> None:
-        """What this coordinator knew to run here, it has told to be lost; what it was answered, it has."""
+        """Drop what this coordinator knew: it has reported the running tasks as lost, and has the answers."""
         self._forget_kept()
         for record in list(self._records.values()):
             if record.told:
@@ -324,7 +324,7 @@ class AgentProtocol:
             self._handle(message, now)
 
     def _forget_ended(self, acked: int) -> None:
-        """The coordinator knows of these ends."""
+        """Drop dead workers whose report is acked."""
         for record in self._ended:
             if 0 < record.end_message <= acked:
                 self._records.pop(record.name, None)
@@ -335,14 +335,14 @@ class AgentProtocol:
         self.kept_bytes = 0
 
     def _fitted(self, row: Row) -> Row:
-        """An answer, or, if the coordinator does not take so much, how much it is."""
+        """An answer, or its size if the coordinator does not accept so much."""
         if not self.largest:
             return row
         size = size_of(row[1], row[2])
         return row if size <= self.largest else (TaskStatus.TOO_LARGE, b"%d" % size, [])
 
     def _say_kept(self, tasks: Sequence[Sequence[Any]], now: float) -> None:
-        """Say these answers again, those of them that are kept; by clients and numbers."""
+        """Send these answers again, those of them that are kept; by clients and numbers."""
         rows = [
             (client, number, *self._fitted(answers[number]))
             for client, numbers in tasks
@@ -377,10 +377,10 @@ class AgentProtocol:
             case PoolMessageType.RECALL | PoolMessageType.KILL | PoolMessageType.RETIRE:
                 self._handle_for_worker(message)
             case _:
-                pass  # a word for clients
+                pass  # meant for clients
 
     def _addressed(self, wired: str) -> Journal | None:
-        """The worker that the coordinator calls so; None for one that died: the coordinator will know."""
+        """The worker of that name at the coordinator; None if it died: its end is being reported."""
         record = self._records.get(wired.removeprefix(f"{self.name}/"))
         return None if record is None or record.end is not None else record
 
@@ -410,7 +410,7 @@ class AgentProtocol:
     # -- to the coordinator ------------------------------------------------------------------------
 
     def _announce(self, record: Journal, now: float) -> None:
-        """Tell of a worker; not of one that comes as this agent leaves, or is dead and has nothing."""
+        """Report a worker, unless it came while this agent leaves, or is dead and has no batch."""
         if not record.batches and (self._leaving or record.end is not None):
             del self._records[record.name]
             return
@@ -433,17 +433,17 @@ class AgentProtocol:
                 self._ended.append(record)
 
     def _say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
-        """Say it if there is a session; what matters is said again in the next."""
+        """Queue a message if there is a session; state is sent again in the next one."""
         return self.calling.say(now, kind, *fields, rows=rows)
 
     def _farewell(self) -> float:
-        """When it goes though no coordinator answers."""
+        """When it closes although no coordinator answers."""
         talk = self.calling.talk
         had = not self.kept or (talk is not None and talk.out.received >= self._last_answer)
         return self.calling.silent_since(self._idle_since) + FAREWELL if had else inf
 
     def _go(self, now: float) -> None:
-        """Leave: with the coordinator's leave if it is there, or no sooner than nothing would be lost."""
+        """Close: with the coordinator's reply if it answers, else as soon as nothing would be lost."""
         busy = any(record.batches for record in self._records.values())
         self._idle_since = inf if busy else min(self._idle_since, now)
         if now >= self._farewell():

@@ -7,7 +7,7 @@ Messages
     ``[nil, READY]`` reports that the worker has started.
 
     A payload is a blob; or the number of its buffers, when the blob and the buffers lie in shared memory, in
-    this order; or an array of bare arguments. Bare values (`are_bare`) stand in the message as they are:
+    this order; or an array of bare arguments. Bare values (`are_bare`) are in the message without pickle:
     msgpack packs a whole batch of them at once, for a fraction of the cost of pickling each one. `extra` is
     nil, or ``[descriptor or nil, segments that are free again]`` (`nearfar.serialization.shared_memory`).
 
@@ -54,7 +54,7 @@ Extra = Sequence[Any] | None
 
 
 class Payload(Protocol):
-    """What a task carries."""
+    """The content of a task."""
 
     @property
     def blob(self) -> Buffer: ...
@@ -63,7 +63,7 @@ class Payload(Protocol):
 
 
 class TaskRow(NamedTuple):
-    """A task as it travels between machines."""
+    """A task as sent between machines."""
 
     function: bytes
     mode: int
@@ -72,10 +72,10 @@ class TaskRow(NamedTuple):
 
 
 def are_bare(values: tuple[Any, ...]) -> bool:
-    """Whether these can stand in a message as they are: a few numbers, None, short strings and bytes.
+    """Whether a message can contain these without pickle: a few numbers, None, short strings and bytes.
 
-    None of them can change later, so they may be packed at any time. A few strings and integers msgpack
-    refuses all the same: `pack` raises `OverflowError` or `ValueError`, and they must be pickled.
+    None of them can change later, so they may be packed at any time. msgpack refuses a few strings and
+    integers: then `pack` raises `OverflowError` or `ValueError`, and they must be pickled.
     """
     if len(values) > MOST_BARE:
         return False
@@ -89,7 +89,7 @@ def are_bare(values: tuple[Any, ...]) -> bool:
 
 
 def is_bare(value: Any) -> bool:
-    """The same of one value, which may be a tuple of such values."""
+    """As `are_bare`, for one value, which may be a tuple of such values."""
     kind = type(value)
     if kind in NUMBERS:
         return True
@@ -99,7 +99,7 @@ def is_bare(value: Any) -> bool:
 
 
 def scatter(payload: Any, parts: Iterator[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
-    """The blob and the buffers of a payload; `parts` goes on from one to the next. Raises `StopIteration`."""
+    """The blob and the buffers of a payload, taken from `parts`. Raises `StopIteration`."""
     if type(payload) is not int:
         return payload, ()
     return next(parts), [next(parts) for _ in range(payload)]
@@ -112,14 +112,14 @@ def packer() -> Callable[[Any], bytes]:
 
 
 def unpack_first(data: Buffer, count: int) -> list[Any]:
-    """The first `count` of what `pack` packed, end to end. Raises what msgpack raises."""
+    """The first `count` packed values in `data`. Raises what msgpack raises."""
     unpacker = msgpack.Unpacker(use_list=False)
     unpacker.feed(data)
     return [unpacker.unpack() for _ in range(count)]
 
 
 def join(head: bytes, count: int, answers: bytes) -> bytes:
-    """A message up: `head` is its first three words, packed; then come `count` answers, packed already."""
+    """A message to the parent: `head` is its first three values, packed; then `count` packed answers."""
     return b"\xdd" + (3 + count).to_bytes(4, "big") + head[1:] + answers
 
 
@@ -144,7 +144,7 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
 
 
 class ChannelEnd:
-    """One end of the line. Not for several threads at once."""
+    """One end of the channel. Not for several threads at once."""
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
@@ -154,9 +154,9 @@ class ChannelEnd:
         self._sender: SegmentSender | None = None
         self._receiver: SegmentReceiver | None = None
         self.receives = False
-        """Whether large parts have come, so that `extra` may have something to say."""
+        """Whether large parts were received, so that `extra` may have segments to report."""
         self._unsaid: list[int] = []
-        """Segments that are free again, of which a message told that has not arrived."""
+        """Free segments that were reported in a message that did not arrive."""
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -164,8 +164,8 @@ class ChannelEnd:
     def send(self, words: Sequence[Any], parts: Sequence[Buffer] = (), fds: Sequence[int] = ()) -> Extra:
         """Send ``[extra, *words]``, the `parts` in shared memory; returns the `extra`, for `take_back`.
 
-        Raises `OSError` or `MemoryError`, having sent nothing: `BlockingIOError` where the other side does
-        not read. `OverflowError` or `ValueError` where something that is bare cannot be packed.
+        Raises `OSError` or `MemoryError`, having sent nothing: `BlockingIOError` if the other side does
+        not read; `OverflowError` or `ValueError` if a bare value cannot be packed.
         """
         new: Sequence[int] = ()
         extra: Extra = None
@@ -184,7 +184,7 @@ class ChannelEnd:
 
     def send_packed(self, message: bytes, fds: Sequence[int] = ()) -> None:
         """Send one message. Raises `OSError`."""
-        if len(message) > LARGEST:  # it would be cut off
+        if len(message) > LARGEST:  # it would be truncated
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         if fds:
             socket.send_fds(self.socket, [message], list(fds))
@@ -192,7 +192,7 @@ class ChannelEnd:
             self.socket.send(message)
 
     def extra(self) -> Extra:
-        """What a message without large parts has to say about segments."""
+        """The `extra` of a message without large parts."""
         released = self._receiver.take_released() if self._receiver is not None else []
         if self._unsaid:
             released = self._unsaid + released
@@ -200,7 +200,7 @@ class ChannelEnd:
         return (None, released) if released else None
 
     def take_back(self, extra: Extra, fds: Sequence[int] = ()) -> None:
-        """The message with this `extra`, and with these `fds`, has not arrived, and will not."""
+        """The message with this `extra` and these `fds` will never arrive."""
         if extra is None:
             return
         descriptor, released = extra
@@ -209,10 +209,10 @@ class ChannelEnd:
             self._sender.unplace(descriptor, fds)
 
     def receive(self) -> tuple[Sequence[Any], Iterator[Buffer], list[int]] | None:
-        """The next message without its `extra`, its large parts, and descriptors that came with it.
+        """The next message without its `extra`, its large parts, and its other descriptors.
 
-        None at the end of the line. Raises `BlockingIOError` on an end that does not block, if there is none,
-        and what msgpack raises: there is only a parent or a child at the other end.
+        None if the other end is closed. Raises `BlockingIOError` if a non-blocking end has no message, and
+        what msgpack raises: the other end is only ever a parent or a child.
         """
         try:
             size, ancillary, _, _ = self.socket.recvmsg_into([self._buffer], _ANCILLARY)
@@ -223,7 +223,7 @@ class ChannelEnd:
                 or self.socket.gettimeout() is None
             ):
                 raise
-            raise BlockingIOError from None  # the system could not hand it out now, and has it still
+            raise BlockingIOError from None  # the system lacked resources, and still has the message
         if not size:
             return None
         fds = _descriptors(ancillary) if ancillary else []
@@ -244,7 +244,7 @@ class ChannelEnd:
     def _place(self, parts: Sequence[Buffer]) -> tuple[Extra, list[int]]:
         if self._sender is None:
             self._sender = SegmentSender()
-        descriptor, fds = self._sender.place(parts)  # may raise: before what it says would be lost
+        descriptor, fds = self._sender.place(parts)  # may raise: before anything is lost
         extra = self.extra()
         return (descriptor, extra[1] if extra else []), fds
 
@@ -272,7 +272,7 @@ def unread(theirs: socket.socket) -> int:
         except BlockingIOError:
             return count
         except OSError:
-            if count:  # those are taken out already
+            if count:  # those were removed already
                 return count
             raise
         if not start:
@@ -292,7 +292,7 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
 
 SIZE = 64 * 1024
 _HEAD = struct.Struct("=QII")
-"""Answers before the first one here; answers here; their bytes."""
+"""The number of answers before the first one stored; of stored answers; and their bytes."""
 _BEGUN = struct.Struct("=Q")
 _START = _HEAD.size + _BEGUN.size
 
@@ -303,7 +303,7 @@ def create() -> int:
 
 
 class ResultBuffer:
-    """One side's view of it: the worker adds and takes, the parent looks."""
+    """One side's view of a buffer: the worker adds and removes answers, the parent reads them."""
 
     def __init__(self, descriptor: int) -> None:
         """Takes over `descriptor`."""
@@ -319,18 +319,18 @@ class ResultBuffer:
     def begin(self) -> None:
         """The worker has read a batch, and begins it.
 
-        That it is gone from the line says less: the kernel may hand it to a process that it is killing.
+        A batch that is no longer in the socket may not have begun: the kernel may give it to a dying process.
         """
         self._begun += 1
         _BEGUN.pack_into(self._memory, _HEAD.size, self._begun)
 
     def begun(self) -> int:
-        """From the other side: how many batches were begun."""
+        """For the parent: how many batches were begun."""
         count: int = _BEGUN.unpack_from(self._memory, _HEAD.size)[0]
         return count
 
     def add(self, answer: bytes) -> bool:
-        """Keep one answer; False if there is no room for it."""
+        """Store one answer; False if there is no room for it."""
         end = self._end + len(answer)
         if end > SIZE:
             return False
@@ -344,21 +344,21 @@ class ResultBuffer:
         return self._count
 
     def content(self) -> bytes:
-        """All that was added, end to end."""
+        """All stored answers, end to end."""
         return self._memory[_START : self._end]
 
     def empty(self, first: int) -> None:
-        """What was here has been sent; the next answer is number `first`, from 0."""
+        """Remove all answers, which have been sent; the next answer is number `first`, from 0."""
         self._first = first
         self._count = 0
         self._end = _START
         _HEAD.pack_into(self._memory, 0, first, 0, 0)
 
     def look(self) -> tuple[int, int, bytes]:
-        """From the other side: the first answer's number, how many there are, and their bytes.
+        """For the parent: the first answer's number, how many there are, and their bytes.
 
-        While the worker lives, the bytes may not be visible yet: look twice, some milliseconds apart, and
-        believe of the second look what the first one counted.
+        While the worker lives, the bytes may not be visible yet: read twice, some milliseconds apart, and
+        use only as many answers of the second reading as the first one counted.
         """
         first, count, size = _HEAD.unpack_from(self._memory, 0)
         if size > SIZE - _START:

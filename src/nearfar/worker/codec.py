@@ -1,4 +1,4 @@
-"""The two ways in which a worker hears calls and answers them: in pickles, and plainly."""
+"""The two formats in which a worker reads calls and writes answers: pickle, and plain."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["WorkerCodec", "WorkerCodecs"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerCodec:
-    """How calls are read, and answers written."""
+    """Reads calls, and writes answers, in one format."""
 
     find: Callable[[bytes], Callable[..., Any]]
-    """The function of a name, for arguments that are bare."""
+    """The function of a name, for bare arguments."""
     load: Callable[[bytes, int, Any, Sequence[Any], str], tuple[Callable[..., Any], Any, dict[str, Any]]]
     dump_result: Callable[[Any], tuple[bytes, Sequence[Buffer]]]
     dump_error: Callable[[BaseException], bytes]
     dump_unsendable: Callable[[BaseException, Any], bytes]
     harmless: bool
-    """Whether a call that could not be read has certainly run nothing of its client's."""
+    """Whether a call that cannot be read has certainly run no code of its client."""
     bare: bool
-    """Whether values may be sent as they are (`nearfar.worker.channel`)."""
+    """Whether values may be sent bare (`nearfar.worker.channel`)."""
 
 
 class WorkerCodecs:
-    """Of one worker process. Make it before any task runs."""
+    """The codecs of one worker process. Make it before any task runs."""
 
     def __init__(self, main_of: str | None, *, far: bool, plain: Sequence[str] | None) -> None:
-        """`main_of` and `far` as for `CallLoader`. `plain`: what may be called (`Allowed`), by a worker that
-        reads no pickle; None: one that reads both, and answers as it was asked.
+        """`main_of` and `far` as for `CallLoader`. `plain`: what may be called (`Allowed`) in a worker that
+        reads no pickle; None: it reads both formats, and answers in the format of the call.
         """
         look_up = find if plain is None else Allowed(plain).find
         self._plain = WorkerCodec(
@@ -57,8 +57,8 @@ class WorkerCodecs:
             self._of_main, self._of_others = (_pickled(loader, main=main, far=far) for main in (True, False))
 
     def choose(self, client: str, blob: Buffer | tuple[Any, ...]) -> WorkerCodec:
-        """That of a client whose call's blob this is. The blob says what it wants; a worker that reads no
-        pickle never does.
+        """The codec for a call of `client`: its blob shows the format. In a worker that reads no pickle,
+        always the plain one.
         """
         if blob[:1] == PLAIN:
             return self._plain

@@ -16,9 +16,9 @@ for _signum in UNHEARD:
 
 
 def stay_deaf() -> None:
-    """In a worker: keep ignoring them, but have its children take them as usual."""
+    """In a worker: keep ignoring them, but with the usual effect in its children."""
     for signum in UNHEARD:
-        # A handler that does nothing: a program that is executed is not deaf, as it would be with SIG_IGN.
+        # A handler that does nothing: exec resets it in a child, where SIG_IGN would stay.
         signal.signal(signum, lambda signum, frame: None)
     os.register_at_fork(after_in_child=_hear_again)
 

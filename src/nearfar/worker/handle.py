@@ -1,4 +1,4 @@
-"""One worker process, as its parent sees it."""
+"""One worker process, in its parent."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from nearfar.worker.channel import (
 from nearfar.worker.lifetime import lifeline
 
 REAPED_WITHIN = 5.0
-"""Seconds that a process may take from its last sign of life to its end."""
+"""Seconds that a process may take to end after its channel was closed."""
 PAUSES = (0.0, 0.02, 0.2)
-"""Seconds to wait for a killed fork server's end, before it is tried again whether another can be started."""
+"""Seconds to wait for the end of a killed fork server before each attempt to start another."""
 
 Answer = Sequence[Any]
-"""Status, blob and buffers; or a value alone, which is there as it is."""
+"""Status, blob and buffers; or only a bare value."""
 
 
 class Answers(NamedTuple):
-    """The next tasks ran, in `spent` seconds together."""
+    """The answers of the next tasks, which took `spent` seconds together."""
 
     answers: Sequence[Answer]
     spent: float
@@ -56,13 +56,13 @@ class WorkerHandle:
     def __init__(
         self, name: str, context: BaseContext, worker_config: main.WorkerConfig, *, daemon: bool
     ) -> None:
-        """Make everything but the process itself: `start` does. Raises `OSError`."""
+        """Make everything except the process, which `start` makes. Raises `OSError`."""
         self.worker_config = worker_config
         self.name = name
         self.ready = False
         self.retiring = False
         self.fault = ""
-        """Why its messages are not read any more."""
+        """Why its messages are not read any more, if they are not."""
         with ExitStack() as on_error, ExitStack() as passed_on:
             ours, self.theirs = make_pair()
             self.end = ChannelEnd(ours)
@@ -78,12 +78,12 @@ class WorkerHandle:
             self.end.send([], fds=[hold, memory])
             on_error.pop_all()
         self._sent: deque[tuple[int, Extra]] = deque()
-        """The messages that the worker has not answered in full: how many tasks are left, and the `extra`."""
+        """Messages not answered in full: the number of their tasks without an answer, and the `extra`."""
         self._given = 0
-        """Messages that were given and not taken back."""
+        """Messages that were sent and not recalled."""
         self._answered = 0
         self._seen = 0
-        """How many of the answers in the result buffer an earlier look has found."""
+        """How many answers the last reading of the result buffer found."""
         self.pidfd = -1
         self._signalled: set[int] = set()
         self._forks = context.get_start_method() == "fork"
@@ -96,7 +96,7 @@ class WorkerHandle:
 
     def start(self) -> None:
         """Start the process. Raises `OSError`."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can handle it
         try:
             if self._forks:
                 name_unreachable_classes()
@@ -108,7 +108,7 @@ class WorkerHandle:
         self.pidfd = os.pidfd_open(self.process.pid)
 
     def _launch(self) -> None:
-        """A fork server that is killed just now is followed by another, once it is seen to have ended."""
+        """Start the process; if the fork server was just killed, try again once its end is noticed."""
         for pause in PAUSES:
             try:
                 return self.process.start()
@@ -118,7 +118,7 @@ class WorkerHandle:
             return self.process.start()
         except (EOFError, ConnectionError) as error:
             raise OSError(
-                "the fork server ends whenever a process is asked of it. Python's message above says why; "
+                "the fork server ends whenever it is asked for a process. Python's message above says why; "
                 'often a program starts processes outside `if __name__ == "__main__":`'
             ) from error
 
@@ -132,9 +132,9 @@ class WorkerHandle:
         return bool(self._sent) and self._sent[0][0] > 1 and not self.fault
 
     def give(self, client: str, function: bytes, mode: int, payloads: Sequence[Payload]) -> None:
-        """Send a batch. To a worker that is dead it counts as sent and never read.
+        """Send a batch. If the worker is dead, it counts as sent and never read.
 
-        Raises `OSError` or `MemoryError` where there is no room for large parts; nothing was sent then.
+        Raises `OSError` or `MemoryError` if there is no room for large parts; then nothing was sent.
         """
         inline: list[Any] = []
         parts: list[Buffer] = []
@@ -150,22 +150,22 @@ class WorkerHandle:
         with suppress(BrokenPipeError, ConnectionResetError):
             try:
                 extra = self.end.send([client, function, mode, *inline], parts)
-            except (OverflowError, ValueError):  # some bare argument is not for msgpack
+            except (OverflowError, ValueError):  # msgpack refuses a bare argument
                 inline = [dump_bare(each) if type(each) is tuple else each for each in inline]
                 extra = self.end.send([client, function, mode, *inline], parts)
         self._given += 1
         self._sent.append((len(payloads), extra))
 
     def receive(self) -> Answers | None:
-        """Read one message: answers, or None if it was the first, by which the worker is ready.
+        """Read one message: answers, or None for the first message, which reports that the worker is ready.
 
-        Raises `BlockingIOError` if there is none, `EOFError` at the end of the line.
+        Raises `BlockingIOError` if there is none, `EOFError` if the worker closed the channel.
         """
         message = self.end.receive()
         if message is None:
             raise EOFError
         (number, *rest), parts, fds = message
-        while fds:  # no worker has a reason to send more than a segment's, which was taken out
+        while fds:  # a worker sends only a segment's descriptor, which was removed already
             os.close(fds.pop())
         if number == READY:
             if self.ready:
@@ -176,32 +176,32 @@ class WorkerHandle:
         return self._take(number, answers, spent / 1e6, parts)
 
     def look(self) -> Answers | None:
-        """Unsent answers of a worker that runs another task, as the last look found them."""
+        """Answers that the worker, in its next task, has not sent, as the last reading found them."""
         first, count, content = self._outbox.look()
         known = self._seen - first
         self._seen = first + count
-        if first > self._answered:  # those before them are still on the line
+        if first > self._answered:  # earlier ones are still in the socket
             return None
         if count <= 0 or min(known, count) <= self._answered - first:
             return None
         return self._take(first, unpack_first(content, min(known, count)), 0.0, iter(()))
 
     def recall(self) -> int | None:
-        """Take back the last message if it has not read it; returns how many that were.
+        """Recall the last message if it has not been read; returns the number of messages recalled.
 
-        None, and nothing was taken, while it has not begun all the others: while we take the first of
-        two, it might read the second, and its answers would be taken for those of the first.
+        None, without any effect, while the worker has not begun all earlier ones: while we removed the first
+        of two, it might read the second, and its answers would count as those of the first.
         """
         if self._given - self._outbox.begun() > 1:
             return None
         try:
             return self._take_back(unread(self.theirs))
-        except OSError:  # nothing was taken; the next look may be luckier
+        except OSError:  # nothing was recalled; a later attempt may succeed
             return None
 
     def inherit(self) -> int:
-        """Take back the messages that it had not begun when it died; returns how many."""
-        with suppress(OSError):  # it only drops what no process will read
+        """Recall the messages that it had not begun when it died; returns their number."""
+        with suppress(OSError):  # it only discards messages that no process will read
             unread(self.theirs)
         return self._take_back(self._given - self._outbox.begun())
 
@@ -214,7 +214,7 @@ class WorkerHandle:
     def last_words(self) -> list[Answers]:
         """All unread answers of a dead worker."""
         found: list[Answers] = []
-        if self.fault:  # after an answer that is missing, no other has its place
+        if self.fault:  # if one answer is missing, the order of the others is unknown
             return found
         try:
             with suppress(OSError, EOFError):
@@ -226,48 +226,48 @@ class WorkerHandle:
             if first + count > self._answered:
                 found.append(self._take(first, unpack_first(content, count), 0.0, iter(())))
         except Exception as error:
-            self.fault = f"said what cannot be read ({shown(repr(error))})"
+            self.fault = f"sent an unreadable message ({shown(repr(error))})"
         return found
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it with SIGKILL."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
     def signal(self, signum: int) -> None:
-        """Send it `signum`, as its process object does, unless that was done before."""
+        """Send it `signum`, unless it was sent before."""
         if signum not in self._signalled and self.process.is_alive():
             self._signalled.add(signum)
             self.retiring = self.retiring or not self.ready
             self.process.kill() if signum == signal.SIGKILL else self.process.terminate()
 
     def retire(self) -> None:
-        """Let it end by itself; it has nothing to do."""
+        """Let the idle process end by itself."""
         self.retiring = True
         with suppress(OSError):
             self.end.socket.shutdown(2)
 
     def reap(self) -> str:
-        """Wait for the end of a process that has ended, or is about to; says how it did."""
+        """Wait for the end of a process that has ended, or is about to; returns how it ended."""
         code = None
-        with suppress(OSError):  # it has ended, whatever the system says of it
+        with suppress(OSError):  # it has ended, despite the error
             self.ends_within(REAPED_WITHIN)
-            if self.process.exitcode is None:  # a fork server is about to tell it
+            if self.process.exitcode is None:  # the fork server is about to report it
                 self.process.join(REAPED_WITHIN)
             code = self.process.exitcode
             self.process.join(0)
         return self.fault or describe_exit(code)
 
     def ends_within(self, timeout: float) -> bool:
-        """Wait for its end. Not as `join` does: the sentinel of that may be open in the child of another
-        thread that forked at the same time, and then shows no end before that child's.
+        """Wait for its end. Not by `join`: its sentinel may be open in a child that another thread forked at
+        the same time, and then becomes ready only when that child ends, too.
         """
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
 
     def abort(self) -> None:
-        """Undo `start`, also if it failed half-way."""
+        """Undo `start`, even if it failed half-way."""
         if self.process.pid is not None:
             self.process.kill()
             self.process.join()
@@ -276,27 +276,27 @@ class WorkerHandle:
     def close(self) -> None:
         """Release everything. Its process has been reaped."""
         self.let_go()
-        # Not the process object itself: a program that holds it may still ask it how its process ended.
+        # Not the process object itself: the program may have it, and read its exit code later.
         popen = getattr(self.process, "_popen", None)
         if popen is not None:
             popen.close()
 
     def let_go(self, *, keep_theirs: bool = False) -> None:
-        """Close every descriptor, but not the process: also in a child that inherited them by a fork."""
+        """Close every descriptor, without ending the process: also in a forked child that inherited them."""
         self.end.close()
         if not keep_theirs:
             self.theirs.close()
         for descriptor in (self._lifeline, self.pidfd):
             if descriptor >= 0:
-                with suppress(OSError):  # it is closed all the same
+                with suppress(OSError):  # it is closed in any case
                     os.close(descriptor)
         self._lifeline = self.pidfd = -1
         self._outbox.close()
 
     def _take(self, number: int, answers: Sequence[Any], spent: float, parts: Any) -> Answers:
-        """Answers from number `number` on, without those that were taken before.
+        """Answers from number `number` on, without those that were read before.
 
-        Raises `ProtocolError` where some are missing before, and what their reading raises.
+        Raises `ProtocolError` if earlier ones are missing, and what reading them raises.
         """
         if number > self._answered:
             raise ProtocolError(f"answer {number} comes where {self._answered} is next")
@@ -314,7 +314,7 @@ class WorkerHandle:
 
 
 def describe_exit(code: int | None) -> str:
-    """What became of a process, as the end of a sentence about it."""
+    """How a process ended, as the end of a sentence about it."""
     if code is None:
         return "ended in an unknown way"
     if code >= 0:
@@ -325,13 +325,13 @@ def describe_exit(code: int | None) -> str:
 
 
 _BARE = {1}
-"""How long answers are that are values alone."""
+"""The lengths of answers that are only a bare value."""
 
 
 def _kind(answers: Sequence[Any]) -> type:
-    """Whether the payloads of those that are not bare are blobs, or numbers of buffers.
+    """Whether the payloads of answers that are not bare are blobs, or numbers of buffers.
 
-    Raises `ProtocolError`, and what comes of answers of any other form.
+    Raises `ProtocolError`, and other errors for answers of any other form.
     """
     others = [answer for answer in answers if len(answer) != 1]
     kind = type(others[0][1])

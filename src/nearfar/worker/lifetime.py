@@ -7,9 +7,9 @@ reading end. No thread has to check, so this also ends a task that never release
 An initializer that cannot be pickled reaches its worker through the start of the process, as in the standard
 library (`inherit`). So its arguments may be locks, queues or open files, which only a child can receive.
 
-The first workers of a pool are forked by the thread that makes it, a replacement by whichever thread does the
-pool's I/O then. Process-wide state is inherited as it is at the fork, by all workers alike; state of a thread
-is recorded when the pool is made, and set up in each worker (`Surroundings`).
+The thread that makes a pool forks its first workers; the thread that does the pool's I/O at the time forks
+a replacement. A worker inherits process-wide state as it is at the fork. The state of the thread that makes
+the pool is recorded then, and restored in each worker (`Surroundings`).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def lifeline() -> tuple[int, int]:
 
 
 def hang_on(descriptor: int) -> None:
-    """Die by SIGKILL when the other end of `descriptor` is closed. Never close `descriptor`."""
+    """Have the kernel kill this process when the other end of `descriptor` is closed. Keep it open."""
     fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
-    if _closed(descriptor):  # before the kernel was asked to tell
+    if _closed(descriptor):  # before the kernel was asked to signal it
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -63,7 +63,7 @@ def inherit(given: Inherited | None) -> None:
 
 
 def initialize() -> None:
-    """Run what was inherited; what travels in its place."""
+    """Run the inherited initializer; this function is sent in its place."""
     assert _inherited is not None
     function, args = _inherited
     function(*args)
@@ -71,10 +71,10 @@ def initialize() -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker, as `current_worker` tells it."""
+    """The worker that runs this task, from `current_worker`."""
 
     slot: int
-    """From 0, on its machine; a replacement takes its predecessor's."""
+    """Its number on its machine, from 0; a replacement has its predecessor's."""
     name: str
     """New at each start."""
     host: str
@@ -85,7 +85,7 @@ _current: WorkerInfo | None = None
 
 
 def current_worker() -> WorkerInfo | None:
-    """Which worker runs this; None in a process that is no worker of a pool."""
+    """The worker that runs this code; None in a process that is not a worker of a pool."""
     return _current
 
 
@@ -96,10 +96,10 @@ def set_current(worker: WorkerInfo) -> None:
 
 
 class Surroundings:
-    """Those of the thread that makes this: its context variables, its decimal context, how numpy treats
-    errors of floating point, and which signals it blocks.
+    """The state of the thread that makes this object: its context variables, its decimal context, numpy's
+    handling of floating-point errors, and which signals it blocks.
 
-    Not noted: `threading.local` of others, which cannot be read, and what the system keeps of a thread (its
+    Not included: `threading.local` data, which cannot be read, and the system's attributes of a thread (its
     CPUs, its niceness), which an operator may have changed since.
     """
 
@@ -107,12 +107,12 @@ class Surroundings:
         self._context = contextvars.copy_context()
         self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         decimal, numpy = sys.modules.get("decimal"), sys.modules.get("numpy")
-        # Both may change the object, or the thread's state, that a copied context only points to.
+        # Both may change an object, or the thread's state, to which a copied context only refers.
         self._decimal = None if decimal is None else decimal.getcontext().copy()
         self._numpy = None if numpy is None else (numpy.geterr(), numpy.geterrcall())
 
     def run(self, do: Callable[..., None], *args: Any) -> None:
-        """In the worker: `do` its work in them."""
+        """In the worker: call `do` in this state."""
         signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
         self._context.run(self._set_up_and, do, *args)
 
@@ -127,13 +127,13 @@ class Surroundings:
 
 
 def let_go_of_the_parents() -> None:
-    """In a worker: what it shares with its parent by a fork, and would be harmed by.
+    """In a forked worker: undo what it shares with its parent and would do harm.
 
-    * The descriptor that Python tells of signals (`signal.set_wakeup_fd`): the parent's event loop would hear
-      of signals that the worker gets.
-    * The locks of the standard streams: a thread of the parent that printed during the fork holds one for
-      ever here, and the first flush would wait for it, at the worker's end at the latest. What lay in their
-      buffers is the parent's, which writes it.
+    * * The descriptor to which Python writes signals (`signal.set_wakeup_fd`): the parent's event loop would
+    receive signals of the worker.
+    * The locks of the standard streams: if a thread of the parent printed during the fork, its lock is never
+    released here, and the first flush would block, at the worker's exit at the latest. The buffers' content
+    is written by the parent.
     """
     signal.set_wakeup_fd(-1)
     for stream in {

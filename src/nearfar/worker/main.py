@@ -1,4 +1,4 @@
-"""A worker process: reads a batch, runs its tasks one after the other, answers; until the line is closed."""
+"""A worker process: it reads batches, runs their tasks in order and answers, until its channel is closed."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ from nearfar.worker.lifetime import (
 )
 
 PROMPTLY = 0.0005
-"""Seconds after which an answer that waits for company is sent."""
+"""Seconds after which an answer is sent without waiting for more."""
 INITIALIZER_FAILED = 66
 """The exit code of a worker whose initializer raised."""
 BARE = -1
-"""In the place of a status: the answer is packed already."""
+"""Replaces a status: the answer is packed already."""
 _NOTHING: dict[str, Any] = {}
 
-# Plain numbers: to compare with an attribute of an enum costs as much as the rest of a small task.
+# Plain numbers: comparing with an attribute of an enum costs as much as the rest of a small task.
 _CALL, _MAP, _STARMAP, _PREPARE = map(int, (Mode.CALL, Mode.MAP, Mode.STARMAP, Mode.PREPARE))
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What a worker process is told at its start, of itself and of its clients."""
+    """The configuration of a worker process at its start."""
 
     slot: int
     name: str
     host: str
     main_of: str | None
-    """The client whose `__main__` it has as its own: by a fork, or by importing it again."""
+    """The client whose `__main__` this process has: by a fork, or by importing it again."""
     far: bool
     """Whether its tasks are pickled so that other machines can read them."""
     inherited: Inherited | None = None
     """An initializer that cannot be pickled."""
     surroundings: Surroundings | None = None
-    """Those of the thread that made its pool, where it is forked."""
+    """The state of the thread that made its pool, if it is forked."""
     plain: tuple[str, ...] | None = None
-    """What may be called, if it is to read no pickle; see `nearfar.serialization.plain.Allowed`."""
+    """What may be called, if it reads no pickle; see `nearfar.serialization.plain.Allowed`."""
 
 
 def main(line: socket.socket, worker_config: WorkerConfig) -> None:
-    """The target of a worker's process."""
+    """The target function of a worker process."""
     let_go_of_the_parents()
     if worker_config.surroundings is None:
         work(line, worker_config)
@@ -68,11 +68,11 @@ def main(line: socket.socket, worker_config: WorkerConfig) -> None:
 
 
 def work(line: socket.socket, worker_config: WorkerConfig) -> None:
-    """Do what a worker does until `line` is closed."""
+    """Run batches until `line` is closed."""
     # Ctrl-C is for the program at the terminal. No SIG_IGN: a task's own commands would inherit it.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if deaf := sys.modules.get("nearfar.worker.forkserver_preload"):  # only where a program has asked for it
+    if deaf := sys.modules.get("nearfar.worker.forkserver_preload"):  # only if the program asked for it
         deaf.stay_deaf()
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -94,14 +94,14 @@ def work(line: socket.socket, worker_config: WorkerConfig) -> None:
 
 
 class TaskRunner:
-    """Runs batches. An answer is either sent, or safe in the outbox, before the next task starts."""
+    """Runs batches. An answer is either sent, or stored in the result buffer, before the next task starts."""
 
     def __init__(self, end: ChannelEnd, outbox: ResultBuffer, worker_config: WorkerConfig) -> None:
         self._end = end
         self._outbox = outbox
         self._codecs = WorkerCodecs(worker_config.main_of, far=worker_config.far, plain=worker_config.plain)
         self._harmless = False
-        """Whether the last call could not be read, and has certainly run nothing."""
+        """Whether the last call could not be read, and has certainly run no code."""
         self._pack = end.pack
         self._sent = 0
         self._since = 0.0
@@ -109,7 +109,7 @@ class TaskRunner:
         process.watch(self)
 
     def forget_parent(self) -> None:
-        """In a child that a task forked: it has no answers to give, and ends with the task."""
+        """In a child that a task forked: it sends no answers, and ends with the task."""
         self._forked = True
 
     def run(
@@ -157,7 +157,7 @@ class TaskRunner:
         blob: Any,
         buffers: Sequence[Buffer],
     ) -> tuple[int, Buffer, Sequence[Buffer]]:
-        """Status, payload and buffers; or BARE, and the answer as it is sent."""
+        """Status, payload and buffers; or BARE, and the packed answer."""
         try:
             value: Any
             if type(blob) is tuple:
@@ -170,7 +170,7 @@ class TaskRunner:
             self._harmless = codec.harmless
             return TaskStatus.ERROR, codec.dump_error(error), ()
         try:
-            # No map or starmap: where `func` raises StopIteration, they end as if there were no more items.
+            # Not `map` or `starmap`: if `func` raises StopIteration, they end as if there were no more items.
             if mode == _MAP:
                 value = [func(each) for each in items]
             elif mode == _STARMAP:
@@ -184,7 +184,7 @@ class TaskRunner:
         if mode == _CALL and codec.bare and (type(value) in NUMBERS or is_bare(value)):
             try:
                 return BARE, self._pack((value,)), ()
-            except (OverflowError, ValueError):  # an integer, or a string, that is not for msgpack
+            except (OverflowError, ValueError):  # an integer, or a string, that msgpack refuses
                 pass
         try:
             if mode == _PREPARE:

@@ -27,16 +27,17 @@ __all__ = ["Supervisor", "WorkerListener"]
 
 
 class PollSet:
-    """Only `poll` waits, and only one thread at a time may call it; the rest is not for several threads."""
+    """Descriptors and their handlers. Only `poll` waits. For one thread at a time."""
 
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._fresh: set[int] = set()
-        """Watched since `dispatch` began: an event may be of an earlier descriptor of that number."""
+        """Descriptors watched since `dispatch` began: an event may belong to an earlier one of that
+        number."""
 
     def fileno(self) -> int:
-        """A descriptor that is readable when one of those watched is."""
+        """A descriptor that is readable when a watched one is."""
         return self.epoll.fileno()
 
     def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
@@ -46,17 +47,17 @@ class PollSet:
         self._fresh.add(descriptor)
 
     def unwatch(self, descriptor: int) -> None:
-        """Before it is closed: it may be open still in a child. Nothing happens if it is not watched."""
+        """Call it before a close: a child may still have the descriptor. Ignored if it is not watched."""
         if self._handlers.pop(descriptor, None) is not None:
             with contextlib.suppress(OSError):
                 self.epoll.unregister(descriptor)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Wait up to `timeout` seconds for something to do, for `dispatch`."""
+        """Wait up to `timeout` seconds for events, for `dispatch`."""
         return self.epoll.poll(timeout)
 
     def dispatch(self, events: list[tuple[int, int]]) -> None:
-        """Do what `poll` found."""
+        """Call the handlers of the events."""
         self._fresh.clear()
         for descriptor, _ in events:
             handler = self._handlers.get(descriptor)
@@ -71,30 +72,30 @@ class WorkerListener(Protocol):
         """A worker is ready."""
 
     def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
-        """The next of the tasks that a worker was given ran, in `spent` seconds together."""
+        """A worker has run its next tasks, in `spent` seconds together."""
 
     def returned(self, name: str, batches: int) -> None:
-        """What `Supervisor.recall` brought: the last `batches` that it was given (none: it had read them
+        """The result of `Supervisor.recall`: the last `batches` sent to the worker (0: it had read them
         all)."""
 
     def died(self, name: str, how: str, unread: int) -> None:
-        """A worker that came is gone. It never read the last `unread` batches that it was given."""
+        """A worker has died after `came`. It never read the last `unread` batches that were sent to it."""
 
     def left(self, name: str) -> None:
         """A worker that was retired has ended."""
 
     def hopeless(self, reason: str) -> None:
-        """Processes die at their start again and again: no more are started."""
+        """Processes repeatedly died at their start: no more are started."""
 
 
 MOST_STILLBORN = 3
-"""Times the number of workers: so many deaths in a row before one was ready, and no more are started."""
+"""Times the number of workers: after so many consecutive deaths before READY, no more are started."""
 TRY_EVERY = 0.1
-"""Seconds between two tries to start a process where the system has no room for one."""
+"""Seconds between two attempts to start a process if the system lacks resources."""
 MOST_TRIES = 50
-"""So many tries in a row without any worker left, and no more are made."""
+"""Consecutive failed attempts without any worker left, after which no more are made."""
 RECALL_EVERY = 0.001
-"""Seconds between two attempts to take back what a worker that is about to begin has not read."""
+"""Seconds between two attempts to recall batches of a worker that is about to begin."""
 LOOK_EVERY = 0.005
 """Seconds between two checks for unsent answers."""
 
@@ -102,7 +103,7 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor(PollSet):
-    """Up to `count` processes. Not for several threads at once; nothing here blocks but `close`."""
+    """Up to `count` processes. Not for several threads at once; only `close` blocks."""
 
     def __init__(
         self,
@@ -119,8 +120,8 @@ class Supervisor(PollSet):
     ) -> None:
         """`quota`: tasks after which a worker is replaced. `plain`: as in `WorkerConfig`.
 
-        `main_of`: the client whose `__main__` these processes have, because they are its children. `far`:
-        what the pickler of their clients was told. Daemonic processes may have no children of their own.
+        `main_of`: the client whose `__main__` these processes have, because they are its children. `far`: as
+        given to the clients' pickler. Daemonic processes cannot have children of their own.
         """
         super().__init__()
         self.members: dict[str, WorkerHandle] = {}
@@ -128,7 +129,7 @@ class Supervisor(PollSet):
         self._listener = listener
         self._count = count
         self.label = ""
-        """What stands before the name by which a worker knows itself."""
+        """The prefix of a worker's name in `current_worker`."""
         self._context = context or multiprocessing.get_context()
         self._main_of = main_of
         self._far = far
@@ -155,14 +156,14 @@ class Supervisor(PollSet):
     # -- the processes -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the processes that are missing. Raises `OSError` where none can be started."""
+        """Start the missing processes. Raises `OSError` if none can be started."""
         taken = {member.worker_config.slot for member in self.members.values() if not member.retiring}
         for slot in range(self._count):
             if slot not in taken and not self._hopeless:
                 self._start(slot)
 
     def resize(self, count: int) -> None:
-        """Have `count` processes from now on; those above are for the caller to retire."""
+        """Keep `count` processes from now on; the caller must retire the surplus."""
         self._count = count
 
     def _start(self, slot: int) -> None:
@@ -194,7 +195,7 @@ class Supervisor(PollSet):
         log.debug("worker %s started, pid %d", member.name, member.pid)
 
     def forget_parent(self) -> None:
-        """In a forked child: close what is the parent's, or its workers would not notice its end."""
+        """In a forked child: close the parent's descriptors, or its workers would not notice its end."""
         self._closed = True
         self.epoll.close()
         for member in self.members.values():
@@ -204,11 +205,11 @@ class Supervisor(PollSet):
         process.keep(*self.members.values())
         self.members = {}
 
-    # -- what they are told ------------------------------------------------------------------------
+    # -- orders ------------------------------------------------------------------------------------
 
     def give(self, name: str, client: str, rows: Sequence[TaskRow]) -> None:
-        """One batch. Raises `ValueError` unless all have one function and mode, and as `WorkerHandle.give`
-        does."""
+        """Send a batch. Raises `ValueError` unless all rows have one function and mode, and the errors of
+        `WorkerHandle.give`."""
         function, mode, *_ = rows[0]
         if any(row.function != function or row.mode != mode for row in rows):
             raise ValueError("a batch is of one function and mode")
@@ -217,14 +218,14 @@ class Supervisor(PollSet):
     def give_tasks(
         self, name: str, client: str, function: bytes, mode: int, tasks: Sequence[Payload]
     ) -> None:
-        """The same, of anything that has a blob and buffers."""
+        """As `give`, for objects with a blob and buffers."""
         member = self.members[name]
         member.give(client, function, mode, tasks)
         if len(tasks) > 1:
             self._batched[name] = member
 
     def recall(self, name: str) -> None:
-        """Take back what it has not read: `WorkerListener.returned` follows, now or later, or its death."""
+        """Recall the batches that it has not read: `WorkerListener.returned` or `died` follows."""
         if name in self.members and not self._take_back(self.members[name]):
             self._recalled[name] = self.members[name]
             self._next_recall = 0.0
@@ -237,26 +238,25 @@ class Supervisor(PollSet):
         return True
 
     def kill(self, name: str) -> None:
-        """End it at once; `WorkerListener.died` follows."""
+        """Kill it; `WorkerListener.died` follows."""
         if name in self.members:
             self.members[name].kill()
 
     def signal(self, signum: int) -> None:
-        """Send `signum` to each process, unless it was sent before; `WorkerListener.died` follows for
-        those that it ends."""
+        """Send `signum` to each process, unless it was sent before; `WorkerListener.died` follows."""
         for member in self.members.values():
             member.signal(signum)
 
     def retire(self, name: str) -> None:
-        """Let an idle one end; its place is taken at once. `WorkerListener.left` follows."""
+        """Let an idle worker end, and replace it at once. `WorkerListener.left` follows."""
         if name in self.members:
             self.members[name].retire()
             self._start_again()
 
-    # -- what they say -----------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Read messages, bury dead workers, start missing ones."""
+        """Read messages, remove dead workers, start missing ones."""
         self.dispatch(self.epoll.poll(0))
 
     def deadline(self) -> float | None:
@@ -291,7 +291,7 @@ class Supervisor(PollSet):
         except BlockingIOError:
             return
         except (EOFError, ConnectionResetError):
-            self.unwatch(member.end.fileno())  # its process is ending: `_bury` follows
+            self.unwatch(member.end.fileno())  # its process is ending; `_bury` follows
             return
         except Exception as error:
             self._condemn(member, error)
@@ -313,10 +313,10 @@ class Supervisor(PollSet):
             self._tell(member, found)
 
     def _condemn(self, member: WorkerHandle, error: Exception) -> None:
-        """What it said cannot be read, or there is no room for it: it ends, and what it ran with it."""
+        """Kill a worker whose message cannot be read or stored; its running task is lost."""
         why = shown(repr(error))
-        log.warning("worker %s is killed, for what it said cannot be read: %s", member.name, why)
-        member.fault = f"said what cannot be read ({why})"
+        log.warning("worker %s is killed, because its message cannot be read: %s", member.name, why)
+        member.fault = f"sent an unreadable message ({why})"
         self.unwatch(member.end.fileno())
         member.kill()
 
@@ -329,7 +329,7 @@ class Supervisor(PollSet):
         self.unwatch(member.end.fileno())
 
     def _bury(self, member: WorkerHandle) -> None:
-        """A process has ended."""
+        """Remove a worker whose process has ended."""
         self._unwatch(member)
         self._batched.pop(member.name, None)
         came = member.ready
@@ -366,7 +366,7 @@ class Supervisor(PollSet):
             self._try_later(error)
 
     def _try_later(self, error: OSError) -> None:
-        """The system may have room again: wait for it, not too long if no worker is left."""
+        """Try again later; if no worker is left, only `MOST_TRIES` times."""
         if not self._tries:
             log.warning("a worker cannot be started now: %s", error)
         self._tries = 1 if self.members else self._tries + 1
@@ -379,7 +379,7 @@ class Supervisor(PollSet):
     # -- the end -----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Kill what is left, wait for the ends, close everything. A second call does nothing."""
+        """Kill the remaining processes, wait for their ends, close everything. A second call does nothing."""
         if self._closed:
             return
         self._closed = True

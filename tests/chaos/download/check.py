@@ -1,4 +1,4 @@
-"""What must hold: of a producer's account, of what was asked for again, and of what a run leaves behind."""
+"""Checks after a run: a producer's counts, repeated requests, and leftovers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from nearfar.cli.exits import Exit
-from tests.chaos.download.troop import Ended
-from tests.chaos.download.wares import Ware, Wares
+from tests.chaos.download.commands import Ended
+from tests.chaos.download.served_files import Ware, Wares
 from tests.chaos.download.watch import OWN, Watch
 from tests.support.web import Web
 
@@ -19,7 +19,7 @@ OVERTAKEN = 3.0
 
 
 def check_producer(ended: Ended, wares: Wares, share: list[Ware], folder: Path) -> tuple[int, int]:
-    """The account of a producer that came to its end; returns how many were saved, and already there."""
+    """Check the counts of a producer that ended; returns the numbers of saved and already present files."""
     found = ACCOUNT.match(ended.out)
     assert found, f"{ended.role} ended with {ended.code} and {ended.out!r}: {ended.err}"
     urls, saved, already, failed = (int(number.replace(",", "")) for number in found.groups()[:4])
@@ -42,7 +42,7 @@ def check_producer(ended: Ended, wares: Wares, share: list[Ware], folder: Path) 
 
 
 def check_requests(web: Web, watch: Watch, struck_at: float, figures: Counter[str]) -> None:
-    """Nothing is asked for once it is saved; what was under way at a death may cross with its saving."""
+    """No saved file is requested again, except files in transit at a process's death."""
     for request in web.log:
         late = request.at - watch.saved_at.get(request.path, float("inf"))
         if late > 0:
@@ -53,7 +53,8 @@ def check_requests(web: Web, watch: Watch, struck_at: float, figures: Counter[st
 
 
 def check_end(folder: Path, watch: Watch, wares: Wares, *, agents: bool) -> None:
-    """Every file, whole and in the manifest; nothing else. `agents`: some were there to be killed."""
+    """Exactly the expected files exist, complete and in the manifest. `agents`: whether agents may have been
+    killed."""
     watch.look()
     saved = folder / "saved"
     files = {path.relative_to(saved).as_posix(): path for path in saved.rglob("*") if path.is_file()}

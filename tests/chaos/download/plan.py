@@ -1,4 +1,4 @@
-"""What one run does, drawn from its seed: which commands, how the server behaves, who is struck and when."""
+"""The plan of a run, drawn from its seed: commands, the server's behaviour, faults and their times."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Blow:
 
 @dataclass(frozen=True)
 class Mine:
-    """A signal to oneself, at the nth time that a process of the command comes to a point."""
+    """A signal to itself, at the nth time that a process of the command reaches a point."""
 
     point: str
     role: str
@@ -61,7 +61,7 @@ class Mine:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. The same seed is the same plan; what comes of it hangs on the machine, too."""
+    """One run. The same seed gives the same plan; the result also depends on the machine."""
 
     seed: int
     shape: str
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def roles(self) -> dict[str, str]:
-        """What each command is (a key of `POINTS`), by its role; who hosts comes first."""
+        """The kind of each command (a key of `POINTS`), by its role; the host comes first."""
         if self.near:
             return {"producer 1": "near" if self.shape == "local" else "direct"}
         roles = {"queue": "queue"} if self.host == "queue" else {}

@@ -1,7 +1,7 @@
-"""Named moments in a command's life at which it may kill or freeze itself, wrapped around from outside.
+"""Named points in a command at which it can kill or freeze itself, wrapped around its methods from outside.
 
-A point is armed by a file in the run's folder: ``7.json`` with ``{"point": "renamed", "nth": 2, ...}``. Who
-comes to it for the nth time in one process moves the file away: what is started again is not struck again.
+A point is armed by a file in the run's folder: ``7.json`` with ``{"point": "renamed", "nth": 2, ...}``. The
+process that reaches it for the nth time moves the file away, so a restarted process is not affected again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ POINTS = {
 
 
 def arm(folder: Path, role: str) -> None:
-    """Wrap what the points need that are armed for `role` in `folder`."""
+    """Wrap the methods of the points that are armed for `role` in `folder`."""
     for armed in sorted((folder / "armed").glob("*.json")):
         try:
             mine = json.loads(armed.read_text())
@@ -68,7 +68,7 @@ def arm(folder: Path, role: str) -> None:
 
 
 class _Strike:
-    """Counts the times that its point is come to, and strikes this process at the nth."""
+    """Counts how often its point is reached, and kills or stops this process at the nth time."""
 
     def __init__(self, armed: Path, struck: Path, nth: int, kind: str) -> None:
         self._armed = armed

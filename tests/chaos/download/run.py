@@ -1,4 +1,4 @@
-"""One run: commands work while they are struck, the dead are started again; then a last, quiet round."""
+"""One run: commands work under faults, dead ones are started again; then a last round without faults."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from random import Random
 
 from nearfar.cli.exits import Exit
 from tests.chaos.download.check import check_end, check_producer, check_requests
+from tests.chaos.download.commands import Ended, RunCommands, said
 from tests.chaos.download.plan import LEASE, Blow, Plan
+from tests.chaos.download.served_files import Wares
 from tests.chaos.download.starter import Starter
-from tests.chaos.download.troop import Ended, Troop, said
-from tests.chaos.download.wares import Wares
 from tests.chaos.download.watch import Watch
 from tests.support.processes import leaves
 from tests.support.web import Web
@@ -33,7 +33,7 @@ AGAIN = frozenset({-signal.SIGKILL, Exit.LOST})
 
 
 def patiently(holds: Callable[[], bool], within: float) -> bool:
-    """`eventually`, without its collections of garbage: the commands need the processor themselves."""
+    """As `eventually`, without garbage collections: the commands need the processor."""
     until = time.monotonic() + within
     pause = select.poll()
     while not holds():
@@ -65,7 +65,7 @@ class Run:
         for number, mine in enumerate(plan.mines):
             (folder / "armed" / f"{number}.json").write_text(json.dumps(vars(mine)))
         self._watch = Watch(folder / "saved", self._wares.saved())
-        self._troop = Troop(
+        self._commands = RunCommands(
             plan, folder, starter, {"TMPDIR": str(folder / "temporary"), "NEARFAR_CHAOS_LEASE": str(LEASE)}
         )
         self._started = time.monotonic()
@@ -78,11 +78,11 @@ class Run:
         self._jumps = list(plan.jumps)
 
     def open(self) -> None:
-        """Let the server keep nothing back any more."""
+        """Have the server serve all files."""
         self._wares.open()
 
     def run(self) -> None:
-        """The struck round, then the quiet one. Raises `AssertionError` for whatever is not as promised."""
+        """The round with faults, then the quiet one. Raises `AssertionError` for each broken promise."""
         self._armed = {"NEARFAR_CHAOS_RUN": str(self._folder)}
         self._due = dict.fromkeys(self.plan.roles, 0.0)
         self._until("the input is through", self._through, LIMIT)
@@ -92,7 +92,7 @@ class Run:
         check_end(self._folder, self._watch, self._wares, agents=self.plan.pool == "far")
         assert patiently(lambda: not self._starter.alive(), 10), f"processes left: {self._starter.alive()}"
         saved, given = self._wares.saved(), Counter(self._wares.given)
-        self.figures.update(files=len(saved), starts=self._troop.starts)
+        self.figures.update(files=len(saved), starts=self._commands.starts)
         self.figures["given again"] += sum(
             max(0, given[ware.path] - 1) for ware in self._wares.saved().values()
         )
@@ -102,12 +102,12 @@ class Run:
     def _through(self) -> bool:
         self._strike()
         self._turn()
-        for ended in self._troop.ended():
+        for ended in self._commands.ended():
             self._take_note(ended)
         for role, when in list(self._due.items()):
             if self._now() >= when:
                 del self._due[role]
-                self._troop.start(role, self._armed)
+                self._commands.start(role, self._armed)
                 self._tell(f"started {role}")
         return set(self._producers()) <= self._done
 
@@ -126,7 +126,7 @@ class Run:
             (self._folder / "clock").write_text(str(self._jumps.pop(0)[1]))
             self._tell("the clock jumped")
         for blow in [blow for blow in self._blows if self._now() >= blow.at]:
-            if blow.role in self._troop.running:
+            if blow.role in self._commands.running:
                 self._blows.remove(blow)
                 self._deal(blow)
         for path in (self._folder / "struck").iterdir():
@@ -141,10 +141,10 @@ class Run:
             self._wares.open()
 
     def _deal(self, blow: Blow) -> None:
-        pid = self._troop.running[blow.role].pid
+        pid = self._commands.running[blow.role].pid
         if blow.below and (found := leaves(pid)):
             pid = self._dice.choice(found)
-        self._troop.signal_one(pid, signal.SIGKILL if blow.kind == "kill" else signal.SIGSTOP)
+        self._commands.signal_one(pid, signal.SIGKILL if blow.kind == "kill" else signal.SIGSTOP)
         self._note(f"{blow.kind} for {pid} of {blow.role}", blow.kind, blow.seconds, pid)
 
     def _note(self, what: str, kind: str, seconds: float, pid: int) -> None:
@@ -155,21 +155,21 @@ class Run:
             self._thaw.append((self._now() + seconds, pid))
 
     def _dismiss(self) -> None:
-        """Let everybody see the end; who hosts for ever, or waits for one that will not return, is told."""
+        """Let all commands end; stop those that host for ever, or wait for a peer that will not return."""
         self._wares.open()
-        left = lambda: [role for role in self._troop.running if role.startswith("consumer")]  # noqa: E731
+        left = lambda: [role for role in self._commands.running if role.startswith("consumer")]  # noqa: E731
         patiently(lambda: self._settled() and not left(), NATURAL)
         for signum in (signal.SIGTERM, signal.SIGTERM):
-            for role in list(self._troop.running):
-                self._troop.signal(role, signum)
-            if patiently(lambda: self._settled() and not self._troop.running, LEASE + 7):
+            for role in list(self._commands.running):
+                self._commands.signal(role, signum)
+            if patiently(lambda: self._settled() and not self._commands.running, LEASE + 7):
                 return
-        raise AssertionError(f"told to stop, and still there: {list(self._troop.running)}")
+        raise AssertionError(f"told to stop, and still there: {list(self._commands.running)}")
 
     def _settled(self) -> bool:
         self._strike()
         self._turn()
-        for ended in self._troop.ended():
+        for ended in self._commands.ended():
             self._tell(f"{ended.role} ended with {ended.code}")
             # One that was just starting does not hear a polite word yet.
             assert ended.code in (*AGAIN, Exit.OK, Exit.TERMINATED, -signal.SIGTERM), (
@@ -180,16 +180,16 @@ class Run:
     # -- the quiet round -----------------------------------------------------------------------------
 
     def _quiet_round(self) -> None:
-        """The same commands, once more: everything is there, nothing is fetched, everybody sees the end."""
+        """The same commands once more: all files exist, none is fetched, every command ends."""
         asked = len(self._web.log)
         self._tell("the quiet round")
         for role in self.plan.roles:
-            self._troop.start(role, {})
+            self._commands.start(role, {})
         ends: dict[str, Ended] = {}
         workers = {role for role in self.plan.roles if role.startswith(("consumer", "producer"))}
         self._until("the quiet round is over", partial(self._over, ends, workers), LIMIT)
-        for role in list(self._troop.running):
-            self._troop.signal(role, signal.SIGTERM)
+        for role in list(self._commands.running):
+            self._commands.signal(role, signal.SIGTERM)
         self._until("the hosts have left", partial(self._over, ends, set(self.plan.roles)), 15)
         for role, ended in ends.items():
             if role in self._producers():
@@ -207,7 +207,7 @@ class Run:
 
     def _over(self, ends: dict[str, Ended], roles: set[str]) -> bool:
         self._turn()
-        ends.update({ended.role: ended for ended in self._troop.ended()})
+        ends.update({ended.role: ended for ended in self._commands.ended()})
         return roles <= ends.keys()
 
     # -- both ----------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class Run:
         now = self._now()
         for when, pid in [each for each in self._thaw if each[0] <= now]:
             self._thaw.remove((when, pid))
-            self._troop.signal_one(pid, signal.SIGCONT)
+            self._commands.signal_one(pid, signal.SIGCONT)
             self._tell(f"{pid} goes on")
         self._watch.look()
 
@@ -224,12 +224,12 @@ class Run:
         assert patiently(holds, within), f"not in {within:g} s: {what}; there are {self._stuck()}"
 
     def _stuck(self) -> str:
-        each = [f"{role}: {said(r)[1][-600:]}" for role, r in self._troop.running.items()]
+        each = [f"{role}: {said(r)[1][-600:]}" for role, r in self._commands.running.items()]
         return "\n".join(each)
 
     @property
     def _host_ends_by_itself(self) -> bool:
-        """Whether a consumer that is slow to start may come after the end, and find nobody."""
+        """Whether a consumer that starts late may find that its host has already ended."""
         return self.plan.host.startswith(("consumer", "producer"))
 
     def _producers(self) -> list[str]:

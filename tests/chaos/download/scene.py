@@ -1,4 +1,4 @@
-"""A few commands in one folder, for tests that say themselves what happens to them."""
+"""A few commands in one folder, for tests that cause the faults themselves."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from nearfar.cli.exits import Exit
+from tests.chaos.download.commands import Ended, free_address
 from tests.chaos.download.starter import Starter
-from tests.chaos.download.troop import Ended, free_address
 from tests.support.routes import content
 from tests.support.waiting import eventually
 from tests.support.web import Web
@@ -36,7 +36,7 @@ class Scene:
         self.pool = free_address()
 
     def serve(self, names: list[str], size: int) -> None:
-        """Give files of `size` bytes, each for the name that it is to get."""
+        """Serve files of `size` bytes; returns them by the name under which each will be saved."""
         for name in names:
             body = (f"{name} ".encode() * (size // len(name) + 1))[:size]
             self.bodies[name] = body
@@ -56,7 +56,7 @@ class Scene:
         self._started[program] = pid, said
 
     def start_all(self) -> None:
-        """A host, a coordinator, a worker, a consumer and a producer, each a command of its own."""
+        """Start a host, a coordinator, a worker, a consumer and a producer, each as a command."""
         self.start("queue", "--bind", self.address, "--lease", "2")
         self.start("coordinator", "--bind", self.pool, "--lease", "2", "--grace", "2")
         self.start("worker", "--connect", self.pool, "--processes", "1", "--wait", WAIT)
@@ -76,7 +76,7 @@ class Scene:
         self.start("producer", *fetching, "--queue", self.address, "--wait", WAIT, *pool)
 
     def ended(self, program: str, within: float = 40.0) -> Ended:
-        """How it ended, which must not take longer; it must have said no traceback."""
+        """How a command ended, within the time limit; it must not have printed a traceback."""
         pid, said = self._started[program]
 
         def over() -> bool:
@@ -102,7 +102,7 @@ class Scene:
         self._starter.kill_all()
 
     def download(self, shape: str) -> Ended:
-        """Let it come to its end, and return the producer's."""
+        """Wait for the end of the download, and return the producer's."""
         self.start_download(shape)
         return self.endings(shape)
 
@@ -114,7 +114,7 @@ class Scene:
         return producer
 
     def there(self) -> dict[str, bytes]:
-        """What bears a final name: each must be whole, and no draft may be left by commands that ended."""
+        """The files with final names: each must be complete, and ended commands must have left no draft."""
         files = {
             path.relative_to(self.output).as_posix(): path
             for path in self.output.rglob("*")
@@ -130,7 +130,7 @@ class Scene:
         return found
 
     def failures(self) -> list[tuple[str, str]]:
-        """Reason and sentence of each failure in the failures file."""
+        """Reason and text of each failure in the failures file."""
         path = self.folder / "nearfar-failures.txt"
         found = [DETAIL.search(line) for line in path.read_text().splitlines()]
         return [(each[1], each[2]) for each in found if each]

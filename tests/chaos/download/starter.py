@@ -1,4 +1,4 @@
-"""Starts commands by `starting`, and tells how they ended."""
+"""Starts commands with `starting`, and reports how they ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wall clock that jumps, under every call of the C library: nothing waits for it or is told wrongly."""
+"""A wall clock that jumps, for every call of the C library: no wait depends on it, and no count is wrong."""
 
 from __future__ import annotations
 

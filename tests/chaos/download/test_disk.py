@@ -1,4 +1,5 @@
-"""Disks full or read-only under real commands: each file says so; with room again, the same go on."""
+"""Full or read-only disks under real commands: each file fails with the reason; with room, the same commands
+continue."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from nearfar.cli.exits import Exit
+from tests.chaos.download.commands import Ended
 from tests.chaos.download.conftest import Mount
 from tests.chaos.download.scene import Scene
-from tests.chaos.download.troop import Ended
 from tests.support.exchange import Handler
 from tests.support.routes import gated, status
 from tests.support.waiting import eventually

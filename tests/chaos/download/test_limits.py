@@ -1,4 +1,4 @@
-"""Commands that may open few files, map little memory or write small files: they work, or say why not."""
+"""Commands that may open few files, map little memory or write small files: they work, or give the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at the output folder while a run goes on: what bears a final name is whole, and gets it once."""
+"""Checks the output folder during a run: files with final names are complete, and get them once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from tests.chaos.download.wares import Ware
+from tests.chaos.download.served_files import Ware
 
 OWN = ".nearfar"
 
 
 class Watch:
-    """Every look compares what is new with what it must be."""
+    """Each check compares new files with their expected content."""
 
     def __init__(self, folder: Path, wares: dict[str, Ware]) -> None:
         self._folder = folder
@@ -27,7 +27,7 @@ class Watch:
         self.looks = 0
 
     def look(self) -> None:
-        """Raises `AssertionError` for a file that is not what its name says, or has become another one."""
+        """Raises `AssertionError` for a file with wrong content, or that was replaced."""
         self.looks += 1
         self._look_into(self._folder)
         if time.monotonic() >= self._due:
@@ -52,7 +52,7 @@ class Watch:
         self._inodes[name] = inode
 
     def rows(self) -> dict[str, tuple[int, str]]:
-        """What the manifest tells: size and SHA-256 by name."""
+        """The manifest's rows: size and SHA-256 by name."""
         with closing(self._open()) as manifest:
             return {
                 name: (size, digest)

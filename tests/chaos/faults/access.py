@@ -1,6 +1,6 @@
-"""How the chaos suite's roles are let in at addresses: in one place, so that it can be changed in one.
+"""Access options of the chaos tests' roles, in a single place.
 
-ipc and 127.0.0.1 are for the same user; namespaces, and the addresses about the fault proxy, ask for keys.
+ipc and 127.0.0.1 need no keys; network namespaces, and the addresses around the fault proxy, do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ VARIABLE = "NEARFAR_CHAOS_KEYS"
 
 
 def hosting(address: str) -> dict[str, Any]:
-    """Options of `FarQueue` and `Pool` for one who binds `address`."""
+    """Options of `FarQueue` and `Pool` for binding `address`."""
     return {} if _local(address) else {"keys": os.environ[VARIABLE]}
 
 
@@ -25,7 +25,7 @@ def connecting(address: str) -> dict[str, Any]:
 
 
 def access(address: str) -> Access:
-    """For who calls a coordinator by itself."""
+    """The access for connecting to a coordinator directly."""
     return Access(**hosting(address))
 
 

@@ -1,7 +1,8 @@
 """Named steps at which a process kills or freezes itself, wrapped around the shipped code from outside.
 
 ``NEARFAR_FAILPOINT="lend-sent:kill@3"`` arms one in a process that `starting` starts: at the third time that
-it comes to the step. A file, made by who is struck, sees to it that each is struck once, whoever inherits it.
+it reaches the step. The process that triggers it makes a file, so that it triggers once, even if several
+inherit it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Failpoint:
 
 
 def arm(points: Mapping[str, Point], environment: Mapping[str, str] = os.environ) -> None:
-    """Arm what the environment says, in this process and in those that it forks."""
+    """Arm the failpoint of the environment, in this process and in those that it forks."""
     if environment.get(SPEC):
         failpoint = Failpoint.parse(environment[SPEC])
         _wrap(points[failpoint.point], _Strike(failpoint, Path(environment[MARK])))

@@ -1,4 +1,4 @@
-"""What is done to a run, as drawn from its seed; a run is told by its seed and what was drawn from it."""
+"""The faults of a run, drawn from its seed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ RUNS = "NEARFAR_CHAOS_RUNS"
 
 @dataclass(frozen=True)
 class Fault:
-    """`at` (seconds after the work began) something happens to `target`, for `length` seconds.
+    """A fault of `target`, `at` seconds after the work began, for `length` seconds.
 
-    For what dies, that is how long it takes until it is started again.
+    For a killed process, the time until it is started again.
     """
 
     at: float
@@ -35,7 +35,7 @@ class Fault:
 
 @dataclass
 class Undoing:
-    """What has to be done later."""
+    """Actions to do later."""
 
     due: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
 
@@ -49,12 +49,12 @@ class Undoing:
 
 
 def short(dice: Random) -> float:
-    """A time that nobody is to be declared dead for."""
+    """A time for which no peer may be declared dead."""
     return dice.uniform(0.1, 0.3) * LEASE
 
 
 def long(dice: Random) -> float:
-    """One that somebody is declared dead for."""
+    """A time for which a peer is declared dead."""
     return dice.uniform(1.3, 2.2) * LEASE
 
 
@@ -63,14 +63,14 @@ def either(dice: Random) -> float:
 
 
 def network_fault(at: float, dice: Random, machines: list[str]) -> Fault:
-    """Something that happens to one of these machines' way to the host."""
+    """A fault of the network between one of these machines and the host."""
     target = dice.choice(machines)
     kind = dice.choice(("partition", "partition", "deaf", "mute", "lossy", "isolate"))
     return Fault(at, kind, target, dice.uniform(0.5, 1.5) if kind == "lossy" else either(dice), amount=0.1)
 
 
 def proxy_fault(at: float, dice: Random) -> Fault:
-    """Something that happens to connections."""
+    """A fault of connections."""
     ways = dice.choice((("up",), ("down",), ("up", "down")))
     match dice.choice(("reset", "reset", "cut", "half-open", "half-open", "blackhole", "delay", "throttle")):
         case "delay":
@@ -86,7 +86,7 @@ def proxy_fault(at: float, dice: Random) -> Fault:
 
 
 def chosen_seeds(default: str | Sequence[int], seed: int | None = None) -> list[int]:
-    """The seeds to run: `seed`, or what the environment says, or `default` (a list, or ``first-last``)."""
+    """The seeds to run: `seed`, or those of the environment, or `default` (a list, or ``first-last``)."""
     if seed is not None:
         return [seed]
     if SEEDS in os.environ or isinstance(default, str):
@@ -98,7 +98,7 @@ def chosen_seeds(default: str | Sequence[int], seed: int | None = None) -> list[
 
 
 def telling_seeds(draw: Callable[[int], Any], count: int) -> list[int]:
-    """So many of the seeds 1 to 200: those whose plans together have the most kinds of things in them."""
+    """So many of the seeds 1 to 200: those whose plans together contain the most different things."""
     kinds = {seed: kinds_of(draw(seed)) for seed in range(1, 201)}
     chosen: list[int] = []
     met: set[object] = set()
@@ -109,7 +109,7 @@ def telling_seeds(draw: Callable[[int], Any], count: int) -> list[int]:
 
 
 def kinds_of(plan: Any) -> set[object]:
-    """What a plan of a queue or pool has in it: its transport, faults and their targets, failpoints."""
+    """The contents of a plan of a queue or pool: transport, faults and their targets, failpoints."""
     kinds: set[object] = {plan.transport}
     for fault in plan.faults:
         kinds |= {fault.kind, (fault.kind, fault.target.rstrip("0123456789"))}

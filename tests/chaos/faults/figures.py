@@ -1,4 +1,4 @@
-"""What a run is told by: on a failure its story, and in a file, if one is asked for, its figures."""
+"""The report of a run: on a failure the events, and its figures in a file, if requested."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def play(what: str, plan: Any, make: Callable[[], Run]) -> None:
 
 @contextmanager
 def told(what: str, seed: int, stage: Stage) -> Iterator[None]:
-    """Print the story of a run that fails, and note the figures of one that does not."""
+    """Print the events of a run that fails, and record the figures of one that does not."""
     began = time.monotonic()
     try:
         yield
     except BaseException:
         print("\n".join(_line(note, began) for note in stage.journal.notes() if note["what"] not in LONG))
-        print(stage.troop.said())
+        print(stage.processes.said())
         raise
     if place := os.environ.get(FIGURES):
         figures = {"what": what, "seed": seed, "seconds": round(time.monotonic() - began, 2)}
         with Path(place).open("a") as file:
-            print(json.dumps(figures | {"starts": stage.troop.starts} | stage.figures), file=file)
+            print(json.dumps(figures | {"starts": stage.processes.starts} | stage.figures), file=file)
 
 
 def _line(note: dict[str, object], began: float) -> str:

@@ -1,4 +1,4 @@
-"""Machines in miniature: network namespaces joined by a bridge, that can be parted, healed and made lossy."""
+"""Simulated machines: network namespaces joined by a bridge, with partitions and packet loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Connection(NamedTuple):
 
 
 def connections(pid: int) -> list[Connection]:
-    """Those that are established on the machine of a process."""
+    """The established connections on the machine of a process."""
     rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     tcp6 = [line.split() for line in Path(f"/proc/{pid}/net/tcp6").read_text().splitlines()[1:]]
     return [_connection(row[1], row[2]) for row in rows + tcp6 if row[3] == ESTABLISHED]
@@ -41,7 +41,7 @@ def _connection(local: str, remote: str) -> Connection:
 
 @cache
 def missing() -> str:
-    """Why there can be no such networks here; nothing if there can be."""
+    """Why such networks are not possible here; empty if they are."""
     if os.geteuid():
         return "network namespaces want root"
     for tool in ("ip", "iptables"):
@@ -65,7 +65,7 @@ def sweep() -> None:
 
 
 class Hosts:
-    """Each of `names` is a machine of its own, with an address; use as a context, which removes them all."""
+    """A machine with an address for each of `names`; a context manager, which removes them all."""
 
     def __init__(self, names: list[str]) -> None:
         self._prefix = f"nf{os.getpid()}x{next(_serials)}"
@@ -92,32 +92,32 @@ class Hosts:
         return f"10.213.7.{self._names.index(name) + 1}"
 
     def partition(self, here: str, there: str, *, one_way: bool = False) -> None:
-        """Nothing from `there` reaches `here` any more; and, unless `one_way`, nothing goes back."""
+        """Drop all packets from `there` to `here`; and, unless `one_way`, back."""
         self._rule(here, "-s", self.address(there), "-j", "DROP")
         if not one_way:
             self._rule(there, "-s", self.address(here), "-j", "DROP")
 
     def isolate(self, name: str) -> None:
-        """Nothing reaches a machine, from whomever."""
+        """Drop all packets to a machine."""
         self._rule(name, "-i", "eth0", "-j", "DROP")
 
     def lossy(self, name: str, share: float) -> None:
-        """A share of what is sent to a machine gets lost, at random."""
+        """Drop a share of the packets to a machine, at random."""
         self._rule(name, "-m", "statistic", "--mode", "random", "--probability", f"{share:g}", "-j", "DROP")
 
     def forget(self, here: str, connection: Connection) -> None:
-        """Both ways of a connection end, and nobody is told: so does a firewall that has forgotten it."""
+        """Drop a connection in both directions without notice, as a firewall that has lost its state."""
         mine, theirs = str(connection.mine), str(connection.theirs)
         self._rule(here, "-p", "tcp", "--sport", theirs, "--dport", mine, "-j", "DROP")
         self._rule(self._at(connection.other), "-p", "tcp", "--sport", mine, "--dport", theirs, "-j", "DROP")
 
     def heal(self) -> None:
-        """Everything reaches everybody again."""
+        """Undo all partitions and losses."""
         for name in self._names:
             self._run("ip", "netns", "exec", self.network(name), "iptables", "-w", "-F", "INPUT")
 
     def close(self) -> None:
-        """Remove the machines; what runs there must have ended."""
+        """Remove the machines; their processes must have ended."""
         for name in [*(self.network(name) for name in self._names), self._switch]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=10)
 

@@ -1,4 +1,4 @@
-"""What every process of a run notes: one file, a line of JSON for each event, whole whoever else writes."""
+"""The journal of a run's processes: one file, a line of JSON for each event, written atomically."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ Note = dict[str, Any]
 
 
 class Journal:
-    """`who` is the role that notes. Times are of `time.monotonic`, which all processes of a machine share."""
+    """`who` is the role that writes. Times are of `time.monotonic`, which all processes of a machine
+    share."""
 
     def __init__(self, path: Path | str, who: str = "") -> None:
         self._path = Path(path)
         self._who = who
 
     def note(self, what: str, **facts: Any) -> None:
-        """Add an event. What is noted stays, however the process ends."""
+        """Add an event, which remains however the process ends."""
         line = json.dumps({"at": time.monotonic(), "who": self._who, "what": what, **facts})
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
         os.write(descriptor, f"{line}\n".encode())

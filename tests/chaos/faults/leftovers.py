@@ -1,4 +1,4 @@
-"""What a run may have left: processes, socket files, shared memory, temporary files."""
+"""Leftovers of a run: processes, socket files, shared memory, temporary files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PROBE = b"blat"
 
 
 def leftovers(stage: Stage) -> list[str]:
-    """A phrase for each thing that is still there, once those that are just ending had time to."""
+    """A text for each leftover, after some time for those that are just ending."""
     found: list[str] = []
-    starter = stage.troop.starter
+    starter = stage.processes.starter
 
     def clean() -> bool:
         found[:] = [
@@ -37,7 +37,7 @@ def leftovers(stage: Stage) -> list[str]:
 
 
 def _pythons(path: Path) -> bool:
-    """Whether Python itself leaves that behind a kill: it removes it at a program's normal end only."""
+    """Whether it belongs to Python, which removes it only at a program's normal exit."""
     with suppress(OSError):
         return path.name.startswith("pymp-") or path.read_bytes() == PROBE
     return False

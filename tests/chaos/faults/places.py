@@ -1,4 +1,4 @@
-"""Where the roles of a run find each other, and on which machines they live."""
+"""The addresses and machines of a run's roles."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tests.chaos.faults.proxied import LISTEN, TARGET
 
 
 def spread() -> Iterator[str]:
-    """The machines on which roles live: the first on one, the others spread over the rest."""
+    """The machines of the roles: the first on one, the others spread over the rest."""
     yield "a"
     while True:
         yield from ("b", "c", "d")
 
 
 def free_ports(count: int) -> list[int]:
-    """So many ports in a row that nobody uses, below those that the kernel gives out."""
+    """So many adjacent free ports, below those that the kernel assigns."""
     for first in Random().sample(range(20_000, 32_000 - count), 200):
         ports = list(range(first, first + count))
         if all(map(_free, ports)):

@@ -1,4 +1,4 @@
-"""The test's end of the fault proxy."""
+"""The test's side of the fault proxy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Proxied:
             self._process.kill()
 
     def order(self, fault: str, **how: Any) -> None:
-        """Make the weather so, or strike the connections: see `proxy`."""
+        """Send an order to the proxy: see `proxy`."""
         assert self._process.stdin is not None
         print(json.dumps({"fault": fault, **how}), file=self._process.stdin, flush=True)
         self._answered()

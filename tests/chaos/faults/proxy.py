@@ -4,7 +4,7 @@
 
 It listens at each port of the address LISTEN, and passes on to the same port of TARGET. Orders come as lines
 of JSON, each answered by ``ok``: see `Weather` for those that last until ``clear``, `Line` for those that
-strike the connections that there are.
+affect the present connections.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ UP, DOWN = "up", "down"
 
 
 class Weather:
-    """What holds for every connection: `delay` (seconds a chunk), `rate` (bytes a second), what is held."""
+    """The state of all connections: `delay` (seconds for each chunk), `rate` (bytes a second), held
+    directions."""
 
     def __init__(self) -> None:
         self.delay = 0.0
@@ -36,7 +37,7 @@ class Weather:
             event.set()
 
     def hold(self, ways: list[str]) -> None:
-        """A black hole: nothing travels in these directions, until it clears."""
+        """A black hole: nothing is transmitted in these directions until ``clear``."""
         for way in ways:
             self._open[way].clear()
 
@@ -56,7 +57,7 @@ class Line:
         self.cut_next = False
 
     def reset(self) -> None:
-        """Both ends see a RST."""
+        """Send a RST to both ends."""
         for end in self._ends:
             if not end.transport.is_closing():
                 sock = end.get_extra_info("socket")

@@ -1,4 +1,4 @@
-"""The stage of a run: its roles, what happens to them, and what undoes it; the same for queue and pool."""
+"""The driver of a run, for queue and pool: its roles, their faults, and the end of the faults."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from random import Random
 from tests.chaos.faults.faults import Fault, Undoing
 from tests.chaos.faults.hosts import Hosts, connections
 from tests.chaos.faults.journal import Journal
+from tests.chaos.faults.processes import Ended, RunProcesses
 from tests.chaos.faults.proxied import Proxied
 from tests.chaos.faults.starter import Starter
-from tests.chaos.faults.troop import Ended, Troop
 
 
 class Stage:
-    """Turn it until the run is over. `machines` tells on which machine each role lives, if on several."""
+    """Call `turn` until the run is over. `machines`: the machine of each role, if there are several."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Stage:
         self.temporary = Path(tempfile.mkdtemp())  # a short path, as sockets need
         self.folder = folder
         self.journal = Journal(folder / "journal", "stage")
-        self.troop = Troop(starter, folder, self.temporary, self.journal)
+        self.processes = RunProcesses(starter, folder, self.temporary, self.journal)
         self.figures: Counter[str] = Counter()
         self.killed: set[str] = set()
         """Roles that were killed, whoever did it."""
@@ -55,7 +55,7 @@ class Stage:
 
     @property
     def quiet(self) -> bool:
-        """True if nothing is to happen any more, and all that happened is undone."""
+        """True if there are no further faults, and all have ended."""
         return not (self._faults or self._undoing.due or self.frozen)
 
     def begin(self, faults: tuple[Fault, ...], stop_lengths: dict[str, float]) -> None:
@@ -65,14 +65,14 @@ class Stage:
         self._stop_lengths = stop_lengths
 
     def turn(self) -> list[Ended]:
-        """Do what is due; returns who has ended."""
+        """Do the due actions; returns the roles that have ended."""
         now = time.monotonic()
         for fault in [fault for fault in self._faults if now - self._began >= fault.at]:
             self._faults.remove(fault)
             self._do(fault, now)
         self._thaw_struck(now)
         self._undoing.turn(now)
-        ended = self.troop.ended()
+        ended = self.processes.ended()
         for each in ended:
             if each.code == -signal.SIGKILL:
                 self.killed.add(each.name)
@@ -81,10 +81,10 @@ class Stage:
 
     def restart(self, name: str, after: float) -> None:
         """Start a role again."""
-        self._undoing.later(time.monotonic() + after, lambda: self.troop.start(name))
+        self._undoing.later(time.monotonic() + after, lambda: self.processes.start(name))
 
     def until(self, what: str, holds: Callable[[], bool], within: float) -> None:
-        """Wait; `holds` is asked every few milliseconds."""
+        """Wait until `holds()`, which is called every few milliseconds."""
         until = time.monotonic() + within
         pause = select.poll()
         while not holds():
@@ -92,10 +92,10 @@ class Stage:
             pause.poll(10)
 
     def close(self) -> None:
-        """Undo what is to be undone, and end whoever is there."""
+        """End all faults, and kill all roles."""
         if self._hosts is not None:
             self._hosts.heal()
-        self.troop.starter.kill_all()
+        self.processes.starter.kill_all()
         shutil.rmtree(self.temporary)
 
     # -- what happens ------------------------------------------------------------------------------
@@ -116,21 +116,21 @@ class Stage:
 
     def _strike(self, fault: Fault, now: float) -> bool:
         name = fault.target
-        if name not in self.troop.running:
+        if name not in self.processes.running:
             return False
-        pid = self.troop.running[name]
+        pid = self.processes.running[name]
         if "below" in fault.kind:
-            below = self.troop.below(name)
+            below = self.processes.below(name)
             if not below:
                 return False
             pid = self._dice.choice(below)
         if "kill" in fault.kind:
-            self.troop.signal(name, signal.SIGKILL, pid)
+            self.processes.signal(name, signal.SIGKILL, pid)
             self.figures["workers killed" if "below" in fault.kind else "killed at random"] += 1
             return True
         if pid in self.frozen:
             return False
-        self.troop.signal(name, signal.SIGSTOP, pid)
+        self.processes.signal(name, signal.SIGSTOP, pid)
         self._freeze(name, pid, fault.length, now)
         return True
 
@@ -139,13 +139,13 @@ class Stage:
 
         def thaw() -> None:
             self.frozen.pop(pid, None)
-            self.troop.signal(name, signal.SIGCONT, pid)
+            self.processes.signal(name, signal.SIGCONT, pid)
 
         self._undoing.later(now + length, thaw)
 
     def _thaw_struck(self, now: float) -> None:
-        """Whom a failpoint has frozen goes on after its time."""
-        for name, pid in self.troop.struck().items():
+        """Resume processes that a failpoint has stopped, after their time."""
+        for name, pid in self.processes.struck().items():
             if name in self._stopped:
                 continue
             self._stopped.add(name)
@@ -184,7 +184,7 @@ class Stage:
             case "isolate":
                 hosts.isolate(centre)
             case "forget":  # all but those to the port `amount`
-                found = connections(self.troop.running[fault.target])
+                found = connections(self.processes.running[fault.target])
                 for connection in found:
                     if connection.other == hosts.address(centre) and connection.theirs != int(fault.amount):
                         hosts.forget(machine, connection)
@@ -197,7 +197,7 @@ class Stage:
 
     def _states(self) -> str:
         states = []
-        for name, pid in self.troop.running.items():
+        for name, pid in self.processes.running.items():
             try:
                 state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
             except OSError:

@@ -1,4 +1,4 @@
-"""The test's end of the start module."""
+"""The test's side of the start module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Server:
-    """A process that runs a start module, and what it has started. Close it: then none of these is left."""
+    """A process that runs a start module, and the processes that it has started; `close` ends them all."""
 
     def __init__(self, module: str) -> None:
         self._server = subprocess.Popen(
@@ -33,12 +33,12 @@ class Server:
         return {int(pid): code for pid, code in json.loads(self._ask("ends")).items()}
 
     def alive(self) -> list[int]:
-        """All processes that it has started, or that these have left."""
+        """All live processes that it has started, and their descendants."""
         self.ends()
         return below(self._server.pid)
 
     def kill_all(self) -> None:
-        """End whatever is there."""
+        """Kill all of them."""
 
         def killed() -> bool:
             for pid in (found := self.alive()):
@@ -63,7 +63,7 @@ class Server:
 
 
 class Starter(Server):
-    """Starts roles and tells how they ended."""
+    """Starts roles and reports how they ended."""
 
     def __init__(self) -> None:
         super().__init__("tests.chaos.faults.starting")
@@ -73,7 +73,7 @@ class Starter(Server):
     def start(
         self, role: str, arguments: list[str], said: Path, environment: dict[str, str], network: str = ""
     ) -> int:
-        """Start ``module:function``; what it says goes to `said` with ``.out`` and ``.err`` added."""
+        """Start ``module:function``; its output goes to `said` with ``.out`` and ``.err`` added."""
         order = {
             "arguments": arguments,
             "said": str(said),
@@ -87,7 +87,7 @@ class Starter(Server):
         return below(pid)
 
     def shared_memory(self) -> list[str]:
-        """What roles have left in their /dev/shm."""
+        """Files that roles have left in their /dev/shm."""
         return (
             [path.name for path in Path(f"/proc/{self._server.pid}/root/dev/shm").iterdir()]
             if self._own

@@ -1,8 +1,9 @@
 """The start module: roles, forked from a process that has imported what they need, with a failpoint armed.
 
 Serves on standard input: a line of JSON for each role to start (answered by its process id), and ``ends``
-(answered by the exit codes of those that have ended since). What the roles leave behind becomes a child of
-this process, so that nothing can hide. A role is a function, ``module:function``, that is called with a list
+(answered by the exit codes of those that have ended since). Processes that the roles leave behind become
+children of this process, so that all are found. A role is a function, ``module:function``, that is called
+with a list
 of strings; its module's `POINTS` are the failpoints that there are.
 """
 
@@ -44,14 +45,14 @@ PRELOADED = (
 
 
 def prepare() -> None:
-    """Arm this process as its environment says."""
+    """Arm this process according to its environment."""
     if ROLE in os.environ:
         module = importlib.import_module(os.environ[ROLE].partition(":")[0])
         failpoints.arm(module.POINTS)
 
 
 def watch_stalls(journal: Journal, worth: float) -> None:
-    """Note whenever this process did not get to run for `worth` seconds: a silence that is nobody's fault."""
+    """Record whenever this process got no CPU time for `worth` seconds: such a silence is not a fault."""
 
     def watch() -> None:
         pause = threading.Event()
@@ -89,7 +90,7 @@ def serve(preloaded: Sequence[str], become: Callable[[dict[str, Any]], int]) -> 
 
 
 def _end_all() -> None:
-    """The test has gone, perhaps killed: nothing of its run stays."""
+    """The test has ended, perhaps killed: end all processes of its run."""
     while found := below(os.getpid()):
         for pid in found:
             with suppress(ProcessLookupError):
@@ -107,7 +108,7 @@ def _reap(ended: dict[int, int]) -> None:
 
 
 def settle_in(order: dict[str, Any]) -> None:
-    """Have a process group, the usual SIGINT, and the environment and streams of an order."""
+    """Set up a process group, the usual SIGINT, and the environment and streams of an order."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(order["environment"])
@@ -118,7 +119,7 @@ def settle_in(order: dict[str, Any]) -> None:
 
 
 def become_role(order: dict[str, Any]) -> int:
-    """Be the role of an order, with its failpoint armed."""
+    """Become the role of an order, with its failpoint armed."""
     settle_in(order)
     if order["network"]:
         enter_network(order["network"])
@@ -127,7 +128,7 @@ def become_role(order: dict[str, Any]) -> int:
 
 
 def run(role: str, arguments: list[str]) -> int:
-    """Be a role."""
+    """Run a role."""
     module, _, name = role.partition(":")
     try:
         return int(getattr(importlib.import_module(module), name)(arguments) or 0)
@@ -137,7 +138,7 @@ def run(role: str, arguments: list[str]) -> int:
 
 
 def own_shared_memory() -> bool:
-    """Have a /dev/shm that no process but this and those below it see; needs root."""
+    """Mount a /dev/shm that only this process and its descendants see; needs root."""
     libc = ctypes.CDLL(None)
     private = libc.unshare(CLONE_NEWNS) == 0 and libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None) == 0
     return private and libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, None) == 0

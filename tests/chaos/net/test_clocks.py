@@ -1,4 +1,4 @@
-"""Clocks that jump: nobody asks what time it is, only how much of it has passed."""
+"""Clocks that jump: the programs depend only on elapsed time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def clock(tmp_path: Path) -> Path:
 
 @contextmanager
 def bent(clock: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A program of ours whose wall clock is what `clock` says, and the last word of its first line."""
+    """A nearfar program with the wall clock of `clock`, and the last word of its first line."""
     environment = {
         "LD_PRELOAD": str(LIBRARY),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
@@ -51,7 +51,7 @@ def bent(clock: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]
             process.kill()
 
 
-def test_the_clock_of_those_programs_is_bent(clock: Path) -> None:
+def test_the_clock_of_those_programs_is_shifted(clock: Path) -> None:
     clock.write_text("+10y")
     environment = {"LD_PRELOAD": str(LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(clock)}
     said = [
@@ -63,8 +63,8 @@ def test_the_clock_of_those_programs_is_bent(clock: Path) -> None:
     assert int(said[1]) == int(said[0]) + 10
 
 
-def test_a_queues_host_does_not_mind_its_wall_clock(clock: Path) -> None:
-    """Given an item in hand at each jump of the host's clock, I expect nobody to be taken for dead."""
+def test_a_queues_host_does_not_depend_on_its_wall_clock(clock: Path) -> None:
+    """Given an unacknowledged item at each jump of the host's clock, I expect no client to count as dead."""
     with bent(clock, "queue", "--bind", ANYWHERE) as (_, address):
         with FarJoinableQueue.connect(address) as queue:
             queue.put_many(range(100))
@@ -78,7 +78,7 @@ def test_a_queues_host_does_not_mind_its_wall_clock(clock: Path) -> None:
         queue.join_thread()
 
 
-def test_a_coordinator_and_its_workers_do_not_mind_theirs(clock: Path, tmp_path: Path) -> None:
+def test_a_coordinator_and_its_workers_do_not_depend_on_their_wall_clock(clock: Path, tmp_path: Path) -> None:
     trace = str(tmp_path / "trace")
     with (
         bent(clock, "coordinator", "--bind", ANYWHERE, "--lease", "2") as (_, address),

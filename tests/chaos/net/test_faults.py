@@ -1,4 +1,4 @@
-"""The tools of the chaos suite do what they say: points are found, networks part, lines break."""
+"""The tools of the chaos tests work: failpoints exist, networks can be partitioned, connections broken."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE = 0.3
 
 
 @pytest.mark.parametrize("point", [*OF_QUEUES.values(), *OF_POOLS.values()], ids=str)
-def test_every_failpoint_is_where_it_is_said_to_be(point: Point) -> None:
+def test_every_failpoint_exists(point: Point) -> None:
     module, _, path = point.place.partition(":")
     found = importlib.import_module(module)
     for part in path.split("."):
@@ -35,21 +35,21 @@ def test_every_failpoint_is_where_it_is_said_to_be(point: Point) -> None:
     assert callable(found)
 
 
-def test_a_failpoint_can_be_written_and_read() -> None:
+def test_a_failpoint_can_be_formatted_and_parsed() -> None:
     text = "lend-sent:kill@3"
     assert Failpoint.parse(text) == Failpoint("lend-sent", "kill", 3)
     assert str(Failpoint.parse(text)) == text
 
 
 @pytest.mark.parametrize("points", [OF_QUEUES, OF_POOLS], ids=["queue", "pool"])
-def test_two_hundred_seeds_come_to_every_failpoint(points: dict[str, Point]) -> None:
+def test_two_hundred_seeds_use_every_failpoint(points: dict[str, Point]) -> None:
     plan = queues.Plan if points is OF_QUEUES else pools.Plan
     drawn = {failpoint.point for seed in range(1, 201) for _, failpoint in plan.draw(seed).failpoints}
     assert drawn == points.keys()
 
 
 @pytest.mark.parametrize("plan", [queues.Plan, pools.Plan])
-def test_a_few_telling_seeds_come_to_more_than_many_others(
+def test_a_few_telling_seeds_use_more_than_many_others(
     plan: type[queues.Plan] | type[pools.Plan],
 ) -> None:
     telling = set().union(*(kinds_of(plan.draw(seed)) for seed in telling_seeds(plan.draw, 14)))
@@ -62,7 +62,7 @@ def test_a_few_telling_seeds_come_to_more_than_many_others(
 
 
 @pytest.mark.parametrize("plan", [queues.Plan, pools.Plan])
-def test_a_seed_always_draws_the_same(plan: type[queues.Plan] | type[pools.Plan]) -> None:
+def test_a_seed_always_gives_the_same_plan(plan: type[queues.Plan] | type[pools.Plan]) -> None:
     for seed in range(50):
         assert plan.draw(seed) == plan.draw(seed)
         assert str(plan.draw(seed)) == str(plan.draw(seed))
@@ -84,7 +84,7 @@ def test_seeds_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def datagrams(hosts: Hosts | None) -> Iterator[Callable[[str, str], bool]]:
-    """Tells whether a datagram of one machine reaches another."""
+    """Returns whether a datagram of one machine reaches another."""
     if hosts is None:
         pytest.skip(missing())
     sockets = {name: _socket_in(hosts.network(name)) for name in "abc"}
@@ -106,7 +106,7 @@ def datagrams(hosts: Hosts | None) -> Iterator[Callable[[str, str], bool]]:
 
 
 def _socket_in(network: str) -> socket.socket:
-    """A socket belongs to the network in which the thread was that made it."""
+    """A socket in that network: it belongs to the network of the thread that makes it."""
     made: list[socket.socket] = []
 
     def make() -> None:
@@ -119,7 +119,7 @@ def _socket_in(network: str) -> socket.socket:
     return made[0]
 
 
-def test_machines_reach_each_other_until_they_are_parted(
+def test_machines_reach_each_other_until_a_partition(
     hosts: Hosts, datagrams: Callable[[str, str], bool]
 ) -> None:
     assert datagrams("a", "b") and datagrams("b", "a")
@@ -144,7 +144,7 @@ def test_a_lossy_machine_loses_a_share(hosts: Hosts, datagrams: Callable[[str, s
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Where what is said is said again."""
+    """The port of an echo server."""
     (port,) = free_ports(1)
     with socket.create_server((TARGET, port)) as server:
 
@@ -198,13 +198,13 @@ def said_again(line: socket.socket, words: bytes) -> bool:
         return False
 
 
-def test_a_reset_is_one(proxy: Proxied, line: socket.socket) -> None:
+def test_a_reset_resets_the_connection(proxy: Proxied, line: socket.socket) -> None:
     proxy.order("reset")
     with pytest.raises(ConnectionResetError):
         line.recv(1)
 
 
-def test_a_cut_is_in_the_middle_of_what_is_said(proxy: Proxied, line: socket.socket) -> None:
+def test_a_cut_is_in_the_middle_of_a_message(proxy: Proxied, line: socket.socket) -> None:
     proxy.order("cut")
     line.sendall(b"x" * 1000)
     with pytest.raises(ConnectionResetError):
@@ -213,7 +213,7 @@ def test_a_cut_is_in_the_middle_of_what_is_said(proxy: Proxied, line: socket.soc
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_a_half_open_line_carries_nothing_and_a_new_one_does(
+def test_a_half_open_connection_transmits_nothing_and_a_new_one_does(
     proxy: Proxied, line: socket.socket, port: int, way: str
 ) -> None:
     proxy.order("half-open", ways=[way])
@@ -222,7 +222,7 @@ def test_a_half_open_line_carries_nothing_and_a_new_one_does(
         assert said_again(new, b"hello")
 
 
-def test_a_black_hole_gives_back_what_it_took_when_it_clears(proxy: Proxied, line: socket.socket) -> None:
+def test_a_black_hole_delivers_everything_when_it_ends(proxy: Proxied, line: socket.socket) -> None:
     proxy.order("blackhole", ways=["up"])
     assert not said_again(line, b"still there?")
     proxy.order("clear")
@@ -230,7 +230,7 @@ def test_a_black_hole_gives_back_what_it_took_when_it_clears(proxy: Proxied, lin
     assert line.recv(100) == b"still there?"
 
 
-def test_a_slow_line_takes_its_time(proxy: Proxied, line: socket.socket) -> None:
+def test_a_slow_connection_takes_its_time(proxy: Proxied, line: socket.socket) -> None:
     """Given 100 kB a second each way, I expect 20 kB there and back to take its 0.4 s."""
     proxy.order("throttle", amount=100_000)
     line.settimeout(5)

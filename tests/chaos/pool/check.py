@@ -1,4 +1,4 @@
-"""After a run: what was called, what ran, what came home, who was lost and for what."""
+"""Checks after a run: calls, runs, outcomes, lost peers and the reasons."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Check:
         self._stage.figures["calls"] += len(self._outcomes)
 
     def every_call_has_one_outcome(self) -> None:
-        """The last life of each client has seen what became of all its calls, and every value is right."""
+        """Each client has the outcomes of all its calls, and every value is correct."""
         lives = {note["who"]: note["life"] for note in self._of("calls")}
         for who in self._plan.callers:
             for number in range(self._plan.tasks):
@@ -52,7 +52,7 @@ class Check:
                     assert outcome["error"] == "WorkerLost", outcome
 
     def nothing_ran_twice_unasked(self) -> None:
-        """Only where the coordinator and a worker were both lost can nobody tell whether a call had begun."""
+        """Only if the coordinator and a worker were both lost, it is unknown whether a call had begun."""
         for call, count in self._ran.items():
             self._stage.figures["run again"] += count - 1
             most = 1 + self._plan.retries
@@ -71,7 +71,7 @@ class Check:
             assert len(lost) <= len(kills), f"{len(kills)} workers were killed, and these lost: {lost}"
 
     def deaths_have_a_reason(self) -> None:
-        """Nobody is given up who was neither killed nor silent for a reason."""
+        """A peer is lost only if it was killed, or silent because of a fault."""
         for death in self._of("death"):
             if death["why"]:
                 silent = "silent" in death["why"]
@@ -88,12 +88,13 @@ class Check:
             assert not note["counts"]["waiting"], note
 
     def _worker_lost(self) -> bool:
-        """Whether one was killed: by the run, or by the coordinator, which took its client for dead."""
+        """Whether a worker was killed: by the run, or by the coordinator because its client counted as
+        dead."""
         given_up = any(note["role"] == "client" and "silent" in note["why"] for note in self._of("death"))
         return given_up or any(note.get("role", note.get("target")) != HOST for note in self._deadly)
 
     def _is_deadly(self, note: Note) -> bool:
-        """Whether somebody may be given up for it."""
+        """Whether a peer may be declared dead because of this fault."""
         match note["what"]:
             case "fault" if note["kind"] in ("kill", "kill below", "reset", "cut", "half-open"):
                 return True

@@ -77,7 +77,7 @@ class Plan:
         return "\n  ".join([f"{told} of {self.processes} processes", *lines])
 
     def _failpoints(self, dice: Random) -> tuple[tuple[str, Failpoint], ...]:
-        """Every point of every role gets its turn as the seeds rise."""
+        """Rising seeds use every point of every role in turn."""
         turn = self.seed // len(TRANSPORTS)
         if self.near:
             places = [("client1", point) for point in OF_WORKER]

@@ -1,4 +1,4 @@
-"""What the processes of a run do: coordinate, work, call; each notes in the journal what it can vouch for."""
+"""The processes of a run: coordinator, worker, client; each records its actions in the journal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMIT = 35.0
 
 
 def host(arguments: list[str]) -> int:
-    """``nearfar coordinator``, which notes whom it gives up."""
+    """``nearfar coordinator``, which records lost peers."""
     order = json.loads(arguments[0])
     journal = Journal(order["journal"], "host")
     _note_deaths(journal)
@@ -53,7 +53,7 @@ def agent(arguments: list[str]) -> int:
 
 
 def client(arguments: list[str]) -> int:
-    """Call `work` many times, in several ways, and note what came of each call."""
+    """Call `work` many times, in several ways, and record the outcome of each call."""
     order = json.loads(arguments[0])
     journal = Journal(order["journal"], order["name"])
     life = new_name()
@@ -76,7 +76,7 @@ def client(arguments: list[str]) -> int:
 
 
 def asker(arguments: list[str]) -> int:
-    """Ask the coordinator how it stands, until it has nothing left or some seconds have passed."""
+    """Request the coordinator's status, until it has no task left or some seconds have passed."""
     order = json.loads(arguments[0])
     pause = threading.Event()
     until = time.monotonic() + 4 * LEASE

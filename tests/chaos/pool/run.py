@@ -1,4 +1,4 @@
-"""One run of a pool: calls, what happens meanwhile, and the check of what became of every call."""
+"""One run of a pool: calls, faults meanwhile, and the check of every call's outcome."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.chaos.faults.faults import either
 from tests.chaos.faults.hosts import Hosts
 from tests.chaos.faults.leftovers import leftovers
 from tests.chaos.faults.places import free_ports, spread
+from tests.chaos.faults.processes import Part
 from tests.chaos.faults.proxied import LISTEN, TARGET, Proxied
 from tests.chaos.faults.stage import Stage
 from tests.chaos.faults.starter import Starter
-from tests.chaos.faults.troop import Part
 from tests.chaos.pool.check import Check
 from tests.chaos.pool.plan import HOST, Plan
 
@@ -46,16 +46,16 @@ class Run:
         self._add_parts()
 
     def run(self) -> None:
-        """Raises `AssertionError` for whatever is not as promised."""
+        """Raises `AssertionError` for each broken promise."""
         stage, plan = self.stage, self.plan
         for name in self._roles():
-            stage.troop.start(name)
+            stage.processes.start(name)
         frozen = [role for role, point in plan.failpoints if point.action == "stop"]
         stage.begin(plan.faults, {role: either(self._dice) for role in frozen})
         self._until("every call has its outcome", lambda: set(plan.callers) <= self._done)
         self._until("nothing happens any more", lambda: stage.quiet)
         if plan.centre == HOST:
-            stage.troop.start("asker")
+            stage.processes.start("asker")
             self._until("the coordinator says how it stands", lambda: "asker" in self._done)
         self._dismiss(plan.helpers)
         self._dismiss([HOST] if plan.centre == HOST else [])
@@ -105,15 +105,15 @@ class Run:
             mine = order | {"name": name} | ({"address": self._binds} if name == HOST else {})
             role = f"{PLACE}:{name.rstrip('0123456789')}"
             network = self._hosts.network(self._machines.get(name, "a")) if self._hosts else ""
-            self.stage.troop.parts[name] = Part(role, [json.dumps(mine)], network)
+            self.stage.processes.parts[name] = Part(role, [json.dumps(mine)], network)
         for name, failpoint in plan.failpoints:
-            self.stage.troop.parts[name].failpoint = failpoint
+            self.stage.processes.parts[name].failpoint = failpoint
 
     def _dismiss(self, names: list[str]) -> None:
         """SIGTERM, and each ends by itself."""
-        self._until("those to be dismissed are there", lambda: set(names) <= self.stage.troop.running.keys())
+        self._until("those to dismiss run", lambda: set(names) <= self.stage.processes.running.keys())
         for name in names:
-            self.stage.troop.signal(name, signal.SIGTERM)
+            self.stage.processes.signal(name, signal.SIGTERM)
         self._until(f"{names} have left", lambda: set(names) <= self._done)
 
     def _until(self, what: str, holds: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Pools whose processes are killed, frozen and cut off at random: every call comes to its end, and runs once.
+"""Pools whose processes are killed, frozen and disconnected at random: every call ends, and runs once.
 
 Each seed is a run, which `plan` draws. The plan of a run that fails is printed, and what its roles said.
 """

@@ -1,4 +1,4 @@
-"""After a run: what went in, what came out, who was declared dead and for what."""
+"""Checks after a run: items put and received, processes declared dead and the reasons."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Check:
             assert len(alive) <= 1, f"{item} was seen by several who were never declared dead: {alive}"
 
     def deaths_have_a_reason(self) -> None:
-        """Nobody is declared dead who was neither killed nor silent for a reason."""
+        """A process is declared dead only if it was killed, or silent because of a fault."""
         roles = {note["uid"]: note["who"] for note in self._of("end")}
         for death in self._of("death"):
             if death["cleanly"]:
@@ -78,7 +78,7 @@ class Check:
             assert self._dead or not counts["late"], counts
 
     def order(self) -> None:
-        """Where nobody was lost, a single consumer sees each producer's items in their order, each once."""
+        """If no process was lost, a single consumer receives each producer's items in order, each once."""
         if self._plan.consumers > 1 or self._host_killed or self._dead:
             return
         seen: dict[str, list[int]] = defaultdict(list)

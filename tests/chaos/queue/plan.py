@@ -31,7 +31,7 @@ class Plan:
 
     @property
     def roles(self) -> list[str]:
-        """Who puts, and who gets."""
+        """The producers and consumers."""
         putting = [f"producer{number}" for number in range(1, self.producers + 1)]
         return putting + [f"consumer{number}" for number in range(1, self.consumers + 1)]
 
@@ -62,7 +62,7 @@ class Plan:
         return "\n  ".join([told, *lines])
 
     def _failpoints(self, dice: Random) -> tuple[tuple[str, Failpoint], ...]:
-        """Every point of every role gets its turn as the seeds rise."""
+        """Rising seeds use every point of every role in turn."""
         turn = self.seed // len(TRANSPORTS)
         places = [
             *((HOST, point) for point in OF_HOST),

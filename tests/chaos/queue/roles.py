@@ -1,4 +1,4 @@
-"""What the processes of a run do: host, put, get; each notes in the journal what it can vouch for."""
+"""The processes of a run: host, producer, consumer; each records its actions in the journal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ToTheEnd(FarQueue):
 
 
 def host(arguments: list[str]) -> int:
-    """Host until SIGTERM, and note who is declared dead."""
+    """Host until SIGTERM, and record the clients declared dead."""
     order = json.loads(arguments[0])
     journal = Journal(order["journal"], "host")
     told = threading.Event()
@@ -58,7 +58,7 @@ def host(arguments: list[str]) -> int:
 
 
 def producer(arguments: list[str]) -> int:
-    """Put numbered items, at a pace; with `stay`, be there until all that anybody put is done."""
+    """Put numbered items at a rate; with `stay`, remain until all items of all producers are done."""
     order = json.loads(arguments[0])
     journal = Journal(order["journal"], order["name"])
     life = new_name()
@@ -82,7 +82,7 @@ def producer(arguments: list[str]) -> int:
 
 
 def consumer(arguments: list[str]) -> int:
-    """Get items to the end, and note each before it is acked."""
+    """Get items to the end, and record each before it is acked."""
     order = json.loads(arguments[0])
     journal = Journal(order["journal"], order["name"])
     queue = ToTheEnd.connect(order["address"], wait=WAIT, **connecting(order["address"]))
@@ -108,7 +108,7 @@ def consumer(arguments: list[str]) -> int:
 
 
 def closer(arguments: list[str]) -> int:
-    """Shut the queue down: a host that was started again cannot know how many producers are to come."""
+    """Shut the queue down: a restarted host cannot know how many producers will connect."""
     order = json.loads(arguments[0])
     queue = FarQueue.connect(order["address"], wait=WAIT, **connecting(order["address"]))
     queue.shutdown()

@@ -1,4 +1,4 @@
-"""One run of a queue: the work, what happens meanwhile, and the check of what became of every item."""
+"""One run of a queue: the work, faults meanwhile, and the check of every item."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.chaos.faults.faults import LEASE, either
 from tests.chaos.faults.hosts import Hosts
 from tests.chaos.faults.leftovers import leftovers
 from tests.chaos.faults.places import free_ports, spread
+from tests.chaos.faults.processes import Part
 from tests.chaos.faults.proxied import LISTEN, TARGET, Proxied
 from tests.chaos.faults.stage import Stage
 from tests.chaos.faults.starter import Starter
-from tests.chaos.faults.troop import Part
 from tests.chaos.queue.check import Check
 from tests.chaos.queue.plan import HOST, Plan
 from tests.chaos.queue.roles import PRODUCER_LOST
@@ -60,22 +60,22 @@ class Run:
         self._add_parts()
 
     def run(self) -> None:
-        """Raises `AssertionError` for whatever is not as promised."""
+        """Raises `AssertionError` for each broken promise."""
         stage = self.stage
-        stage.troop.start(HOST)
+        stage.processes.start(HOST)
         stage.until("the host is there", lambda: self._turn() or any(stage.journal.notes("hosting")), 15)
         for role in self.plan.roles:
-            stage.troop.start(role)
+            stage.processes.start(role)
         points = [role for role, point in self.plan.failpoints if point.action == "stop"]
         stage.begin(self.plan.faults, {role: either(self._dice) for role in points})
         self._until("everything is put", lambda: self._producers() <= self._done)
         if HOST in stage.killed:
             self._until("nothing happens any more", lambda: stage.quiet)
-            stage.troop.start("closer")
+            stage.processes.start("closer")
             self._until("the queue is shut down", lambda: "closer" in self._done)
         self._until("everything is got", lambda: set(self.plan.roles) <= self._done and stage.quiet)
-        self._until("the host is there", lambda: HOST in stage.troop.running)
-        stage.troop.signal(HOST, 15)
+        self._until("the host is there", lambda: HOST in stage.processes.running)
+        stage.processes.signal(HOST, 15)
         self._until("the host has left", lambda: HOST in self._done)
         left = leftovers(stage)
         assert not left, f"left behind: {left}"
@@ -97,9 +97,9 @@ class Run:
             order = common | {"name": name, "pace": 0.002} | orders.get(name, {})
             role = f"{PLACE}:{name.rstrip('0123456789')}"
             network = self._hosts.network(self._machines.get(name, "a")) if self._hosts else ""
-            self.stage.troop.parts[name] = Part(role, [json.dumps(order)], network)
+            self.stage.processes.parts[name] = Part(role, [json.dumps(order)], network)
         for name, failpoint in self.plan.failpoints:
-            self.stage.troop.parts[name].failpoint = failpoint
+            self.stage.processes.parts[name].failpoint = failpoint
 
     def _until(self, what: str, holds: Any) -> None:
         self.stage.until(what, lambda: self._turn() or holds(), LIMIT)
@@ -119,7 +119,7 @@ class Run:
             self._done.add(name)
 
     def _over(self) -> bool:
-        """Whether every producer is known to have said goodbye, which it does some time before it ends."""
+        """Whether every producer has closed, which it does some time before it ends."""
         roles = {note["uid"]: note["who"] for note in self.stage.journal.notes("end")}
         left = {roles.get(note["uid"]) for note in self.stage.journal.notes("death") if note["cleanly"]}
         return self._producers() <= left | self._done

@@ -1,4 +1,4 @@
-"""Queues whose host and ends are killed, frozen and cut off at random: every item comes to its end.
+"""Queues whose host and clients are killed, frozen and disconnected at random: every item is settled.
 
 Each seed is a run, which `plan` draws. The plan of a run that fails is printed, and what its roles said.
 """

@@ -1,4 +1,4 @@
-"""What the tests' plain workers offer, with everything in it that a stranger might like to reach."""
+"""The functions that the tests' plain workers allow, next to everything that an attacker may try to reach."""
 
 from __future__ import annotations
 

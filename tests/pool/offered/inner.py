@@ -1,4 +1,4 @@
-"""Below the package that is offered."""
+"""A module below the allowed package."""
 
 from __future__ import annotations
 

@@ -145,11 +145,11 @@ class BrokerProtocol:
                 self.dead(peer.session, f"{peer.uid} was silent for {self._lease:g} s", now)
                 continue
             if peer.out.unheard:
-                self.dead(peer.session, f"{peer.uid} did not listen", now)
+                self.dead(peer.session, f"{peer.uid} did not ack its messages", now)
                 continue
             if len(peer.out):
                 if broken(peer.out, self._lease, now):
-                    self.dead(peer.session, f"{peer.uid} was heard, and got nothing any more", now)
+                    self.dead(peer.session, f"{peer.uid} sent messages, but received none", now)
                     continue
                 for number, message in peer.out.overdue(now):
                     envelope = QueueFrame(number, peer.inbox.received, message)

@@ -94,7 +94,7 @@ def _poll(*descriptors: int) -> select.poll:
     return made
 
 
-BUSY = "the queue cannot be used in the middle of its own work, by a finalizer or by what reads an item"
+BUSY = "the queue cannot be used inside its own code, by a finalizer or while an item is unpickled"
 
 
 class Hold:

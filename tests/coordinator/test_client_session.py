@@ -1,0 +1,21 @@
+"""A peer that gets no WELCOME tries another connection."""
+
+from __future__ import annotations
+
+import pytest
+
+from nearfar.coordinator.client_session import ClientSession, Connect
+from nearfar.coordinator.columns import CLIENT
+
+pytestmark = pytest.mark.pure
+
+
+def test_an_unanswered_hello_is_sent_on_a_new_connection_every_five_seconds() -> None:
+    calling = ClientSession(CLIENT, "client", {}, 60.0)
+    calling.begin(0.0)
+    dialed = []
+    for quarter in range(48):
+        now = quarter / 4
+        calling.tick(now)
+        dialed += [(now, each) for each in calling.flush(now) if isinstance(each, Connect)]
+    assert dialed == [(at, Connect("client.1")) for at in (0.0, 5.0, 10.0)]
