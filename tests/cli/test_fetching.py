@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from nearfar.cli.options import fetch_options, warn
-from nearfar.cli.producer import make_parser
+from nearfar.cli.producer import downloaders, make_parser
 from nearfar.download.fetch.options import FetchOptions
 
 pytestmark = pytest.mark.pure
@@ -29,6 +30,26 @@ def test_without_options_the_defaults_hold() -> None:
 def test_files_are_hashed_at_both_ends_only_where_others_may_be_between() -> None:
     assert not fetching().digest and not fetching("--keys", "folder").digest
     assert fetching("--insecure").digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines", "processes"),
+    [
+        ((), None, 4),
+        ((), 10_000, 4),
+        ((), 20, 2),
+        ((), 1, 1),
+        (("--jobs", "4"), None, 1),
+        (("--jobs", "64", "--per-host", "8"), None, 2),
+        (("--rate", "1M"), None, 1),
+    ],
+)
+def test_a_local_download_has_as_many_processes_as_are_useful(
+    arguments: tuple[str, ...], lines: int | None, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    options = make_parser().parse_args(["http://h/", "--queue", "local", *arguments])
+    assert downloaders(options, lines) == processes
 
 
 def test_every_option_arrives(tmp_path: Path) -> None:

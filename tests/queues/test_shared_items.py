@@ -80,14 +80,14 @@ def sharing(queue: FarQueue) -> FarQueue:
     """A further client of `queue`, whose items are shared from now on; one item of it is in the queue."""
     made = connect(queue)
     made.put("first")
-    assert eventually(lambda: made._end is not None and made._end._machine.sender.places)
+    assert eventually(lambda: made._end is not None and made._end.machine.sender.places)
     return made
 
 
 def used(queue: FarQueue) -> int:
     """Bytes of a producer's items in its ring."""
     assert queue._end is not None
-    ring = queue._end._machine.sender.ring
+    ring = queue._end.machine.sender.ring
     return 0 if ring is None else ring.used
 
 
@@ -267,7 +267,7 @@ def test_what_living_producers_share_survives_the_host(tmp_path: Path) -> None:
                     stack.enter_context(there)
                 there.put("first")
                 there.flush(timeout=LIMIT)
-                assert eventually(lambda: there._end._machine.sender.places)  # type: ignore[union-attr]
+                assert eventually(lambda: there._end.machine.sender.places)  # type: ignore[union-attr]
                 there.put_many(items[20 * life : 20 * life + 20])
                 there.flush(timeout=LIMIT)
                 assert used(there) > 0
@@ -359,7 +359,7 @@ def test_a_put_that_waits_for_consumers_can_be_interrupted(
         with sharing(hosted) as there:
             with pytest.raises(Interrupted):
                 while True:
-                    if there._end._machine.sender.backlog > producer.EASED:  # type: ignore[union-attr]
+                    if there._end.machine.sender.backlog > producer.EASED:  # type: ignore[union-attr]
                         signal.setitimer(signal.ITIMER_REAL, 0.3)
                     put += 1
                     there.put(put.to_bytes(4, "big") + bytes(size))

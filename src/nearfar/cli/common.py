@@ -84,7 +84,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def timestamp(moment: float) -> str:
-    """A time in seconds since the epoch as UTC in ISO 8601."""
+    """A time in seconds since the epoch, as UTC in ISO 8601."""
     from datetime import UTC, datetime  # few programs write such lines
 
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")

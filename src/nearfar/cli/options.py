@@ -310,7 +310,7 @@ def add_plain_option(parser: argparse.ArgumentParser, whose: str) -> None:
 
 
 def allowed_name(text: str) -> str:
-    """What `Allowed` takes, whose module can be found; nothing is imported."""
+    """A name for `Allowed` whose module can be found; nothing is imported."""
     from nearfar.serialization.plain import Allowed
 
     look_here_first()

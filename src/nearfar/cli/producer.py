@@ -263,7 +263,7 @@ def _way(
 
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
     queues = bool(options.producers or options.consumers)
-    count = 1 if queues else _downloaders(options, run.intake.most_lines)
+    count = 1 if queues else downloaders(options, run.intake.most_lines)
     fetching = fetching._replace(connections=options.jobs // count, per_host=options.per_host // count)
     plan = ProcessPlan(
         directory=options.output,
@@ -282,15 +282,22 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun
     return stop
 
 
-def _downloaders(options: argparse.Namespace, lines: int | None) -> int:
+def downloaders(options: argparse.Namespace, lines: int | None) -> int:
     """How many processes fetch and save, each with its part of the transfers that the user allows.
 
     `lines` of input at most, if that is known: few are not worth a second process. A rate is not divided.
     """
-    most = min(len(os.sched_getaffinity(0)), options.jobs // LEAST_JOBS, options.per_host // LEAST_JOBS)
+    most = min(_available_cpus(), options.jobs // LEAST_JOBS, options.per_host // LEAST_JOBS)
     if lines is not None:
         most = min(most, lines // LEAST_LINES)
     return 1 if options.rate else max(1, most)
+
+
+def _available_cpus() -> int:
+    """The number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:

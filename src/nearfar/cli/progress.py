@@ -39,17 +39,17 @@ class Counts:
         underway: float = 0.0,
         waits_for: str = "",
     ) -> None:
-        """`waits_for`: what has to answer before the job continues, such as ``host``; empty if nothing."""
+        """`waits_for`: the peer that the job waits for, such as ``host``; empty if it does not wait."""
         self.saved = saved
         self.already = already
         self.failed: Counter[str] = Counter() if failed is None else failed
-        """By reason."""
+        """Failures, by reason."""
         self.bytes = size
         """Received so far, with those of unfinished files."""
         self.total = total
-        """How many there are going to be in all; None while that is not known."""
+        """The total number of files; None while it is not known."""
         self.underway = underway
-        """What the received parts of unfinished files amount to, in files."""
+        """The received parts of unfinished files, in files."""
         self.waits_for = waits_for
 
     @property

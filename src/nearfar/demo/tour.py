@@ -211,7 +211,8 @@ class DemoRunner:
     def near(self) -> DemoRun:
         """One command: it starts a producer and a consumer of its own."""
         started = time.perf_counter()
-        self._produce(NEAR, "--queue", "local", "-o", str(self._root / NEAR))
+        # With a process of each, for the queue between them is what is shown.
+        self._produce(NEAR, "--queue", "local", "-o", str(self._root / NEAR), "-P", "1", "-C", "1")
         return self._run("near", "3", started, NEAR, (NEAR,))
 
     def far(self) -> DemoRun:

@@ -28,7 +28,7 @@ GROUP = 256
 """Files of a commit at most; each keeps a descriptor open until then."""
 GROUP_SIZE = 8 * 1024 * 1024
 """Bytes of a commit of small files."""
-COMPANY = 0.05
+COMPANY = 0.2
 """Seconds that a file waits for others to be committed with, while others are being fetched."""
 UNSETTLED = 4096
 """Files fetched or being fetched, without a verdict: bounds memory when hosts hold their files up."""

@@ -61,6 +61,8 @@ def parse(line: str, where: str) -> Job | Bad | None:
     text = line.strip(_AROUND)
     if not text or text.startswith("#"):
         return None
+    if "\t" not in text and _URL.fullmatch(text):
+        return Job(text)
     url, *fields = text.split("\t")
     url = url.strip(_AROUND)
     try:

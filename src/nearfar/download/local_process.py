@@ -40,6 +40,8 @@ TOLD_EVERY = 0.2
 """Seconds between two words of what is on its way, for the progress."""
 AHEAD = 16
 """Jobs that a process takes before their time, for each transfer: the store is asked about many at once."""
+COLLECTED = 20_000
+"""Objects made, and not freed, after which cycles are looked for: those of a group of files come and go."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """A terminal's Ctrl-C reaches every process of a command; only the parent decides what it means."""
 
@@ -151,8 +153,7 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
     with Store(plan.directory, overwrite=plan.overwrite) as store:
         downloader = Downloader(job_source, fetcher, store, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
         Thread(target=job_source.listen, name="parent", daemon=True).start()
-        # What there is when the work begins stays to its end: no collection need look at it again.
-        gc.freeze()
+        _collect_seldom()
         downloader.run()
     fetcher.close()
 
@@ -169,7 +170,7 @@ def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any
     job_source = PipeJobs(pipe, lambda: producer.stop())
     producer = Producer(job_source, fetcher, request_sender, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
     Thread(target=job_source.listen, name="parent", daemon=True).start()
-    gc.freeze()
+    _collect_seldom()
     producer.run()
     request_sender.close(None)
     fetcher.close()
@@ -185,9 +186,15 @@ def consume(plan: ProcessPlan, routes: Routes, name: str, pipe: Connection[Any, 
 
     request_receiver = NearRequestReceiver(routes, name, pipe)
     with Store(plan.directory, overwrite=plan.overwrite) as store:
-        gc.freeze()
+        _collect_seldom()
         Consumer(request_receiver, store).run()
     request_receiver.close(None)
+
+
+def _collect_seldom() -> None:
+    """What there is when the work begins stays to its end, and what files need makes no cycles."""
+    gc.freeze()
+    gc.set_threshold(COLLECTED)
 
 
 def _prepare(plan: ProcessPlan) -> None:

@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def roles(self) -> dict[str, str]:
-        """What each command is (a key of `POINTS`), by its role; who hosts comes first."""
+        """The kind of each command (a key of `POINTS`), by its role; the host comes first."""
         if self.near:
             return {"producer 1": "near" if self.shape == "local" else "direct"}
         roles = {"queue": "queue"} if self.host == "queue" else {}

@@ -29,11 +29,11 @@ def no_links(*_: object, **__: object) -> NoReturn:
 def test_a_name_is_given_in_one_step_unless_it_is_taken(folder: int, tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"theirs")
     with pytest.raises(FileExistsError):
-        rename_new("temporary", "taken", folder)
+        rename_new(b"temporary", "taken", folder)
     with pytest.raises(FileNotFoundError):
-        rename_new("nothing", "name", folder)
+        rename_new(b"nothing", "name", folder)
     assert (tmp_path / "taken").read_bytes() == b"theirs"
-    if rename_new("temporary", "name", folder):
+    if rename_new(b"temporary", "name", folder):
         assert (tmp_path / "name").read_bytes() == b"ours"
         assert not (tmp_path / "temporary").exists()
 
@@ -52,7 +52,7 @@ def test_a_file_that_appears_at_the_last_moment_is_not_overwritten(
     (tmp_path / "name").write_bytes(b"theirs")
     monkeypatch.setattr(folders, "kind", lambda name, folder: None)
     with pytest.raises(FileExistsError):
-        folders.place("temporary", "name", folder, replace=False)
+        folders.place(b"temporary", "name", folder, replace=False)
     assert (tmp_path / "name").read_bytes() == b"theirs"
 
 
@@ -64,11 +64,11 @@ def test_a_file_system_without_hard_links_will_do(
     monkeypatch.setattr(os, "link", no_links)
     (tmp_path / "taken").write_bytes(b"theirs")
     if replace:
-        folders.place("temporary", "taken", folder, replace=True)
+        folders.place(b"temporary", "taken", folder, replace=True)
         assert (tmp_path / "taken").read_bytes() == b"ours"
     else:
         with pytest.raises(FileExistsError):
-            folders.place("temporary", "taken", folder, replace=False)
-        folders.place("temporary", "name", folder, replace=False)
+            folders.place(b"temporary", "taken", folder, replace=False)
+        folders.place(b"temporary", "name", folder, replace=False)
         assert (tmp_path / "name").read_bytes() == b"ours"
     assert not (tmp_path / "temporary").exists()

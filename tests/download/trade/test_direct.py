@@ -30,11 +30,11 @@ def web() -> Iterator[Web]:
         yield web
 
 
-def start(web: Web, folder: Path, *prefix: str) -> subprocess.Popen[str]:
+def start(web: Web, folder: Path, *prefix: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     (folder / "urls.txt").write_text("\n".join(map(web.url, ["/large.bin", *SMALL])))
     arguments = ["producer", "-i", str(folder / "urls.txt"), "--queue", "local", "-o", str(folder / "files")]
     return subprocess.Popen(
-        [sys.executable, "-m", *(prefix or ["nearfar"]), *arguments],
+        [sys.executable, "-m", *(prefix or ["nearfar"]), *arguments, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,6 +103,11 @@ def test_processes_that_die_again_and_again_are_given_up(web: Web, tmp_path: Pat
     assert run.returncode == Exit.LOST
     assert f"the processes died {FRUITLESS} times without getting anything done" in run.stderr
     assert run.stdout.startswith("1 url: 0 saved, 0 already there, 0 failed, 1 left")
+
+
+def test_the_transfers_that_a_user_allows_are_those_of_all_processes(web: Web, tmp_path: Path) -> None:
+    assert ended(start(web, tmp_path, options=("--jobs", "10", "--per-host", "9")))[0] == Exit.OK
+    assert web.most_at_once <= 9
 
 
 def test_a_large_file_is_hashed_and_whole(web: Web, tmp_path: Path) -> None:

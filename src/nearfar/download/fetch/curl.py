@@ -249,7 +249,8 @@ class CurlFetcher:
         left = 1
         while left:
             left, done, failed = self._multi.info_read()
-            self._over.extend((curl, 0, "") for curl in done)
+            for curl in done:
+                self._over.append((curl, 0, ""))
             self._over.extend(failed)
         self._settle()
 

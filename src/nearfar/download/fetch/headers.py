@@ -152,7 +152,7 @@ def plain_fields(lines: Sequence[bytes]) -> dict[str, str] | None:
             if name not in PLAIN or name in fields:
                 return None
             fields[name] = value
-        elif line[0] in b" \t\r\n":  # goes on with a field, or ends a head
+        elif line[:1] in b" \t\r\n":  # goes on with a field, or ends a head
             return None
     return fields
 

@@ -49,12 +49,13 @@ class Schedule(Generic[T]):
 
     def add(self, host: str, item: T, *, first: bool = False) -> None:
         """Let `item` wait for a place; with `first`, before the host's others."""
-        entry = self._host(host)
+        entry = self._hosts.get(host) or self._host(host)
         if first:
             entry.waiting.appendleft(item)
         else:
             entry.waiting.append(item)
-        self._settle(host, entry)
+        if not entry.offered:
+            self._settle(host, entry)
 
     def add_later(self, host: str, item: T, when: float) -> None:
         """`add` at the time `when`."""
@@ -93,7 +94,8 @@ class Schedule(Generic[T]):
 
     def take(self, now: float) -> tuple[str, T] | None:
         """The next item that may start, with its host, or None; `release` the host when it ended."""
-        self._wake(now)
+        if self._later and self._later[0][0] <= now:
+            self._wake(now)
         while self._row and self._active < self._total:
             host = self._row.popleft()
             entry = self._hosts.get(host)
@@ -104,7 +106,8 @@ class Schedule(Generic[T]):
                 item = entry.waiting.popleft()
                 entry.active += 1
                 self._active += 1
-                self._settle(host, entry)
+                if entry.waiting:
+                    self._settle(host, entry)
                 return host, item
         return None
 
@@ -116,7 +119,8 @@ class Schedule(Generic[T]):
             entry.pace.answered()
         entry.active -= 1
         self._active -= 1
-        self._settle(host, entry)
+        if entry.waiting or not entry.active:
+            self._settle(host, entry)
 
     def take_back(self) -> list[T]:
         """Everything that waits, for its host or its time: it is forgotten here."""

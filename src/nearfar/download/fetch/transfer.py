@@ -235,7 +235,8 @@ class Transfer:
             return False
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         size, kind = len(data), headers.media_type(fields.get("content-type"))
-        if fields.get("content-length") != str(size) or size > self._options.limit(size):
+        most = self._options.max_size
+        if fields.get("content-length") != str(size) or (most is not None and size > most):
             return False
         if looks_like_page(data) and not is_page(kind):
             return False

@@ -201,8 +201,8 @@ def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Man
         draft.label if parts is draft.parts else "/".join(parts),
         body.size,
         draft.sha256,
-        head.type and readable(head.type),
-        head.etag and readable(head.etag),
+        head.type if head.type is None or head.type.isprintable() else readable(head.type),
+        head.etag if head.etag is None or head.etag.isprintable() else readable(head.etag),
         now,
         body.attempts,
     )

@@ -84,8 +84,11 @@ class Draft:
     def write_back(self) -> None:
         """Let the kernel start writing what it holds, so that the sync to come finds little left to do."""
         if self.descriptor is not None and CAN_ADVISE:
-            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             self._flushed = self.size
+            try:
+                os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            except OSError:
+                return  # the sync tells
 
     def finish(self, body: Body) -> None:
         """Say that these were all bytes, and what they should have been.

@@ -22,7 +22,7 @@ _CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
 """How kernels, file systems and sandboxes say that they do not know it."""
 
 
-def rename_new(old: bytes | str, new: str, folder: int) -> bool:
+def rename_new(old: bytes, new: str, folder: int) -> bool:
     """Rename `old` to `new` in `folder` unless that name is taken; False where this cannot be done here.
 
     Raises FileExistsError for a name that is taken, and other OSErrors.
@@ -30,7 +30,7 @@ def rename_new(old: bytes | str, new: str, folder: int) -> bool:
     call = _renameat2()
     if call is None:
         return False
-    if call(folder, os.fsencode(old), folder, os.fsencode(new), _NOREPLACE) == 0:
+    if call(folder, old, folder, os.fsencode(new), _NOREPLACE) == 0:
         return True
     number = ctypes.get_errno()
     if number in _CANNOT:
@@ -138,7 +138,7 @@ def set_aside(name: str, folder: int) -> str:
     for number in count(1):
         aside = shorten(name, ".spoilt" if number == 1 else f".spoilt-{number}")
         with contextlib.suppress(FileExistsError):
-            if rename_new(name, aside, folder):
+            if rename_new(os.fsencode(name), aside, folder):
                 break
             if kind(aside, folder) is None:
                 os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)

@@ -61,7 +61,7 @@ class ManifestEntry(NamedTuple):
 
     @property
     def saved(self) -> Saved:
-        return Saved._make(self[2:])
+        return Saved(*self[2:])
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -39,7 +39,8 @@ _DEVICE = compile_lazily(
 )
 _DEVICES = frozenset("cpanlCPANL")
 """Their first letters."""
-_SIMPLE = compile_lazily(r"[A-Za-z0-9._-]+")
+_SIMPLE = compile_lazily(r"[BD-KMOQ-Zbd-kmoq-z0-9_][A-Za-z0-9_-]{0,100}(\.[A-Za-z0-9_-]{1,20}){0,4}")
+"""What `clean` leaves alone: not even a device begins so."""
 _DRIVE = compile_lazily(r"\s*[A-Za-z]:")
 _PATH = compile_lazily(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*([^?#]*)")
 
@@ -54,6 +55,9 @@ def wanted(job: Job, head: Head) -> tuple[str, ...]:
     """
     if job.name is not None:
         return asked(job.name)
+    last = head.url.rpartition("/")[2]
+    if not head.suggested and _SIMPLE.fullmatch(last) and "?" not in head.url and head.url.count("/") > 2:
+        return (last,)
     suggested = _last(head.suggested) if head.suggested else ""
     return (suggested or _last(_segment(head.url)) or INDEX,)
 
@@ -124,8 +128,6 @@ def fold(name: str) -> str:
 
 def _segment(url: str) -> str:
     """The last segment of the path, percent-decoded, without secrets; one that is not UTF-8 stays encoded."""
-    if _SIMPLE.fullmatch(last := url.rpartition("/")[2]) and url.count("/") > 2 and "?" not in url:
-        return last
     found = _PATH.match(url)
     raw = found[1].rpartition("/")[2] if found else ""
     if ";" in raw:

@@ -158,8 +158,7 @@ class Committer:
         way 130-190, a pool of 8-32 threads 120-210, syncfs 50-420 and it waits for strangers' files too.
         """
         for draft in drafts:
-            with contextlib.suppress(OSError):
-                draft.write_back()
+            draft.write_back()
         for draft in drafts:
             if draft.synced:
                 continue
@@ -242,14 +241,15 @@ class Committer:
         if draft.temporary is None:
             raise ValueError(f"{draft.label} is discarded")
         folder = self._folders.at(draft.folder) if draft.folder else self._folders.root
+        name = claim.entry.name.rpartition("/")[2]
         if claim.set_aside:
-            aside = set_aside(claim.entry.parts[-1], folder)
+            aside = set_aside(name, folder)
             log.warning(
                 "%s was not what its list tells any more: it is %s now, and saved anew",
                 claim.entry.name,
                 aside,
             )
-        place(draft.temporary, claim.entry.parts[-1], folder, replace=claim.replace)
+        place(draft.temporary, name, folder, replace=claim.replace)
         draft.temporary = None
         self._step("placed")
 
