@@ -21,7 +21,7 @@ from nearfar.errors import Empty, Full
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import SendTo
-from nearfar.queues.client import client, producer
+from nearfar.queues.client import producer, puts
 from nearfar.queues.client.consumer import ItemReceiver
 from nearfar.queues.far import FarQueue
 from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType
@@ -303,15 +303,15 @@ def test_a_put_waits_for_consumers_that_take_and_not_for_others(
     hosted: FarQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a ring that is crowded, I expect one put to wait, and items to be sent until it is eased."""
-    monkeypatch.setattr(client, "CATCH_UP", 0.01)
+    monkeypatch.setattr(puts, "CATCH_UP", 0.01)
     waits: list[float] = []
-    wait = client.ProducerCalls._let_consumers_catch_up
+    wait = puts.ProducerCalls._let_consumers_catch_up
 
     def count(self: Any) -> None:
         waits.append(time.monotonic())
         wait(self)
 
-    monkeypatch.setattr(client.ProducerCalls, "_let_consumers_catch_up", count)
+    monkeypatch.setattr(puts.ProducerCalls, "_let_consumers_catch_up", count)
     with sharing(hosted) as there:
         for number in range(40):
             there.put(bytes([number]) * (1 << 20))
@@ -329,7 +329,7 @@ def test_a_put_waits_for_consumers_that_take_and_not_for_others(
 def test_a_put_that_must_not_wait_waits_for_no_consumer(
     hosted: FarQueue, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(client, "CATCH_UP", 3600.0)
+    monkeypatch.setattr(puts, "CATCH_UP", 3600.0)
     with sharing(hosted) as there:
         for _ in range((20 << 20) // size):
             there.put(bytes(size), block=False)
@@ -352,7 +352,7 @@ def test_a_put_that_waits_for_consumers_can_be_interrupted(
     def interrupt(*_: object) -> None:
         raise Interrupted
 
-    monkeypatch.setattr(client, "CATCH_UP", 3600.0)
+    monkeypatch.setattr(puts, "CATCH_UP", 3600.0)
     before = signal.signal(signal.SIGALRM, interrupt)
     put = 0
     try:
