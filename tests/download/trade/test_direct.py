@@ -74,13 +74,14 @@ def test_no_process_outlives_a_command_that_is_killed_and_the_same_command_goes_
     process.communicate(timeout=40)
     assert process.returncode < 0
     assert eventually(lambda: not _writers(tmp_path / "files"), within=10)
-    saved = len(saved_in(tmp_path / "files"))
-    before = len(web.log)
+    there = saved_in(tmp_path / "files").keys()
+    saved, before = len(there), len(web.log)
     assert ended(start(web, tmp_path)) == (
         Exit.OK,
         f"{COUNT} urls: {COUNT - saved} saved, {saved} already there, 0 failed",
     )
-    assert len(web.log) - before == COUNT - saved
+    # The server may log requests of the killed command late: for files that were not saved.
+    assert not there & {request.path[1:] for request in web.log[before:]}
     verify(tmp_path)
 
 
