@@ -342,9 +342,8 @@ class Interrupted(Exception):
     """Raised by a signal's handler."""
 
 
-@pytest.mark.parametrize("size", [10_000, 1 << 20])
 def test_a_put_that_waits_for_consumers_can_be_interrupted(
-    hosted: FarQueue, monkeypatch: pytest.MonkeyPatch, size: int
+    hosted: FarQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a signal whose handler raises while a put waits, I expect that put to raise it, and each item to
     be in the queue once."""
@@ -362,7 +361,7 @@ def test_a_put_that_waits_for_consumers_can_be_interrupted(
                     if there._end.machine.sender.backlog > producer.EASED:  # type: ignore[union-attr]
                         signal.setitimer(signal.ITIMER_REAL, 0.3)
                     put += 1
-                    there.put(put.to_bytes(4, "big") + bytes(size))
+                    there.put(put.to_bytes(4, "big") + bytes(1 << 20))
             there.flush(timeout=LIMIT)
             assert hosted.get(timeout=LIMIT) == "first"
             for number in range(1, put + 1):

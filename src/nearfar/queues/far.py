@@ -197,12 +197,12 @@ class FarQueue(BaseQueue):
             if lying:
                 if (lying == MANY or not put_buffer.called) and self._end is not None:
                     put_buffer.called = True
-                    self._end.puts.schedule_flush(lying, patient=block and timeout is None)
+                    self._end.puts.schedule_flush(lying)
                 return
         except BaseException:
             if self._end is not None:
                 self._end.puts.schedule_flush(
-                    MANY, patient=False
+                    MANY
                 )  # it may be in the buffer, and would not be sent otherwise
             raise
         try:

@@ -76,24 +76,21 @@ class ProducerCalls:
                 self._client.need_driver().wake()  # later items may fit now
                 self._client.hold.notify()
 
-    def schedule_flush(self, lying: int, *, patient: bool = True) -> None:
-        """See that the items in the put buffer are sent: `lying` of them, the latest just added. `patient`:
-        the caller may wait until its consumers have caught up.
+    def schedule_flush(self, lying: int) -> None:
+        """See that the items in the put buffer are sent: `lying` of them, the latest just added.
 
         They are sent at once if there was no turn lately, or if a caller has slept since, because another may
         then wait for them; otherwise when there are many, or after `GATHER` seconds.
         """
-        soon(partial(self._schedule_flush, lying, patient))
+        soon(partial(self._schedule_flush, lying))
 
-    def _schedule_flush(self, lying: int, patient: bool) -> None:
+    def _schedule_flush(self, lying: int) -> None:
         driver = self._client.driver
         assert driver is not None
         now = time.monotonic()
         if lying >= MANY or now - driver.turned > QUIET or driver.sleeps != self._slept:
             self._slept = driver.sleeps
             driver.help()
-            if patient and self._client.machine.sender.crowded:
-                self._let_consumers_catch_up()
         else:
             with self._client.hold:
                 driver.wake_within(GATHER, now)
