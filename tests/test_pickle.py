@@ -65,6 +65,7 @@ TRUSTED = {
     ("nearfar.queues.pipe", "multiprocessing.get_context"): "makes semaphores",
     ("nearfar.queues.pipe", "multiprocessing.connection.Connection"): TYPE,
     # the contrast: what is compared is the standard's, between a measurement and its children
+    ("nearfar.net.sockets", ".recv()"): "ZeroMQ's own, which gives bytes",
     ("nearfar.contrast.faults", ".recv()"): "a parent or a child of ours at the other end of a pipe",
     ("nearfar.contrast.faults", "multiprocessing.connection.Connection"): TYPE,
     ("nearfar.contrast.pools", "concurrent.futures.ProcessPoolExecutor"): CHILD,

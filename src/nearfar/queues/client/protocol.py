@@ -310,7 +310,7 @@ class ClientProtocol:
         if self.state is not ClientState.GREETING or name != self.session_name:
             return
         self._refusals.succeeded()
-        machine = facts["machine"]
+        machine = facts.get("machine", "")
         facts = {**facts, "shares": bool(machine) and machine == self._about.get("shares")}
         self._open(facts, SocketLine(float(facts["lease"]), now), now)
         self._actions.append(ConnectInbox(facts["inbox"], facts["ticket"]))
