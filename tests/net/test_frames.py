@@ -218,7 +218,7 @@ def test_no_memory_is_allocated_for_what_a_field_announces(
 def test_tables_with_the_same_key_twice_are_one_table_and_still_need_every_key() -> None:
     start = msgpack.packb([int(queue.QueueMessageType.WELCOME), 0, 0, "session"])
     start = b"\x95" + start[1:]
-    facts = sample(inspect.type_info(queue.Facts))
+    facts = sample(inspect.type_info(queue.QueueFacts))
     pairs = [msgpack.packb(key) + msgpack.packb(value) for key, value in facts.items()]
     assert len(pairs) < 15
 

@@ -15,7 +15,7 @@ import pytest
 
 from nearfar.net import interrupts
 from nearfar.net.process import Waker
-from nearfar.pool.driver import Driver
+from nearfar.pool.driver import PoolDriver
 from tests.support import injector
 from tests.support.waiting import eventually
 
@@ -35,7 +35,7 @@ class Bench:
         self.on_deadline: Callable[[], object] = bool
         self.polls = self.steps = 0
         self.polling: int | None = None
-        self.driver = Driver(self, self.waker, "bench")
+        self.driver = PoolDriver(self, self.waker, "bench")
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         assert self.polling is None, "two threads poll"

@@ -155,7 +155,7 @@ class About(Process, total=False):
     bytes: Natural  # of answers that an agent may keep; 0: any number
 
 
-class Facts(TypedDict):
+class PoolFacts(TypedDict):
     """Facts about the coordinator, in WELCOME."""
 
     epoch: Name  # of this run of the coordinator
@@ -164,11 +164,11 @@ class Facts(TypedDict):
     largest: NotRequired[Natural]  # bytes that one task or one answer may have; 0: any number
 
 
-class _Message(Message):
+class _PoolMessage(Message):
     """The base of the messages below. Each line is a field, in the order in which it is sent."""
 
 
-class MessageWithRows(_Message, Generic[R]):
+class MessageWithRows(_PoolMessage, Generic[R]):
     longest: ClassVar[int] = LARGEST_FRAME
     blob: ClassVar[int] = -1
     """The index of the parts in a row, if it has some: bytes there, and buffers after them."""
@@ -177,27 +177,27 @@ class MessageWithRows(_Message, Generic[R]):
     rows: Annotated[list[R], Meta(max_length=MOST_ROWS)]
 
 
-class Hello(_Message, tag=int(PoolMessageType.HELLO)):
+class PoolHello(_PoolMessage, tag=int(PoolMessageType.HELLO)):
     version: Natural
     role: Literal["agent", "client"]
     name: Name
     about: About
 
 
-class Welcome(_Message, tag=int(PoolMessageType.WELCOME)):
+class PoolWelcome(_PoolMessage, tag=int(PoolMessageType.WELCOME)):
     session: Name
-    facts: Facts
+    facts: PoolFacts
 
 
-class Refused(_Message, tag=int(PoolMessageType.REFUSED)):
+class PoolRefused(_PoolMessage, tag=int(PoolMessageType.REFUSED)):
     why: Text
 
 
-class Status(MessageWithRows[StatusRow], tag=int(PoolMessageType.STATUS)):
+class PoolStatus(MessageWithRows[StatusRow], tag=int(PoolMessageType.STATUS)):
     counts: Annotated[dict[Text, Natural], Meta(max_length=32)]
 
 
-class Came(_Message, tag=int(PoolMessageType.CAME)):
+class PoolCame(_PoolMessage, tag=int(PoolMessageType.CAME)):
     worker: Name
     pid: Natural
     ran: Natural  # tasks answered so far
@@ -206,83 +206,83 @@ class Came(_Message, tag=int(PoolMessageType.CAME)):
     given: Batches  # tasks that it has not answered
 
 
-class Answers(MessageWithRows[AnswerRow], tag=int(PoolMessageType.ANSWERS)):
+class PoolAnswers(MessageWithRows[AnswerRow], tag=int(PoolMessageType.ANSWERS)):
     blob = 1
     worker: Name
     first: Positive  # number of the first of the worker's answers, from 1
     spent: Seconds  # for all
 
 
-class Died(_Message, tag=int(PoolMessageType.DIED)):
+class PoolDied(_PoolMessage, tag=int(PoolMessageType.DIED)):
     worker: Name
     how: Text
     unread: Natural  # batches
     given: Natural  # batches in this session: those under way were not read, either
 
 
-class Returned(_Message, tag=int(PoolMessageType.RETURNED)):
+class PoolReturned(_PoolMessage, tag=int(PoolMessageType.RETURNED)):
     worker: Name
     batches: Natural
 
 
-class Kept(MessageWithRows[KeptRow], tag=int(PoolMessageType.KEPT)):
+class PoolKept(MessageWithRows[KeptRow], tag=int(PoolMessageType.KEPT)):
     """Answers that an earlier coordinator had not released, or that were fetched."""
 
     blob = 3
 
 
-class Join(MessageWithRows[InitializerRow], tag=int(PoolMessageType.JOIN)):
+class PoolJoin(MessageWithRows[InitializerRow], tag=int(PoolMessageType.JOIN)):
     """The row is the client's initializer, if it has one."""
 
     blob = 1
     eager: bool  # run it in every worker at once
 
 
-class Submit(MessageWithRows[SubmitRow], tag=int(PoolMessageType.SUBMIT)):
+class PoolSubmit(MessageWithRows[SubmitRow], tag=int(PoolMessageType.SUBMIT)):
     blob = 3
     again: bool  # an earlier coordinator may have had them
 
 
-class Cancel(_Message, tag=int(PoolMessageType.CANCEL)):
+class PoolCancel(_PoolMessage, tag=int(PoolMessageType.CANCEL)):
     task: Positive
 
 
-class Work(MessageWithRows[WorkRow], tag=int(PoolMessageType.WORK)):
+class PoolWork(MessageWithRows[WorkRow], tag=int(PoolMessageType.WORK)):
     blob = 3
     worker: Name
     client: Name
 
 
-class Recall(_Message, tag=int(PoolMessageType.RECALL)):
+class PoolRecall(_PoolMessage, tag=int(PoolMessageType.RECALL)):
     worker: Name
 
 
-class Kill(_Message, tag=int(PoolMessageType.KILL)):
+class PoolKill(_PoolMessage, tag=int(PoolMessageType.KILL)):
     worker: Name
 
 
-class Retire(_Message, tag=int(PoolMessageType.RETIRE)):
+class PoolRetire(_PoolMessage, tag=int(PoolMessageType.RETIRE)):
     worker: Name
 
 
-class Release(_Message, tag=int(PoolMessageType.RELEASE)):
+class PoolRelease(_PoolMessage, tag=int(PoolMessageType.RELEASE)):
     answers: Batches  # the clients have these
 
 
-class Fetch(_Message, tag=int(PoolMessageType.FETCH)):
+class PoolFetch(_PoolMessage, tag=int(PoolMessageType.FETCH)):
     answers: Batches  # there was no room for these; there is
 
 
-class Outcomes(MessageWithRows[OutcomeRow], tag=int(PoolMessageType.OUTCOMES)):
+class PoolOutcomes(MessageWithRows[OutcomeRow], tag=int(PoolMessageType.OUTCOMES)):
     blob = 2
 
 
-class Cancelled(_Message, tag=int(PoolMessageType.CANCELLED)):
+class PoolCancelled(_PoolMessage, tag=int(PoolMessageType.CANCELLED)):
     task: Positive
     never: bool  # it will never run
 
 
-class Workers(_Message, tag=int(PoolMessageType.WORKERS)):
+class PoolWorkers(_PoolMessage, tag=int(PoolMessageType.WORKERS)):
     count: Natural
 
 
@@ -321,7 +321,7 @@ def refusal(version: int | None) -> str:
     return "this is a pool's coordinator; the peer is neither an agent nor a client of a pool"
 
 
-_protocol = Protocol(PoolMessageType, _Message, refusal)
+_protocol = Protocol(PoolMessageType, _PoolMessage, refusal)
 FORMS: dict[PoolMessageType, type[MessageWithRows[Any]]] = {
     kind: message for kind, message in _protocol.messages.items() if issubclass(message, MessageWithRows)
 }

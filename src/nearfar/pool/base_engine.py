@@ -26,7 +26,7 @@ from nearfar.net.process import Waker, left_behind
 from nearfar.net.timers import DelayedWarning
 from nearfar.pool.call import Call
 from nearfar.pool.codec import ClientCodec
-from nearfar.pool.driver import Driver, ReentrantGuard
+from nearfar.pool.driver import PoolDriver, ReentrantGuard
 from nearfar.pool.engine import SHUT, Closed, check_callable
 from nearfar.serialization.bare import NUMBERS, are_bare
 from nearfar.serialization.tracebacks import anew
@@ -141,7 +141,7 @@ class BaseEngine(ABC):
         """Outcomes that run callers' callbacks: delivered in the background thread."""
         self._notices = PoolWarnings()
         self._waker = Waker()
-        self._driver = Driver(self, self._waker, f"nearfar-pool-{name}")
+        self._driver = PoolDriver(self, self._waker, f"nearfar-pool-{name}")
         process.watch(self)
 
     def _begin(self) -> None:

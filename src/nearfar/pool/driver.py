@@ -77,7 +77,7 @@ class _Follower:
         self.lock.acquire()
 
 
-class Driver:
+class PoolDriver:
     """See the module. `waker` must be among what `work.poll` waits for.
 
     A thread that delivers outcomes without leading wakes the leader afterwards: the leader may wait for them

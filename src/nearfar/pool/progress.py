@@ -47,7 +47,7 @@ class Reporter:
                 call_back("progress callback", finish)
 
 
-class Line:
+class ProgressLine:
     """A line with the count, which is overwritten at most ten times a second."""
 
     def __init__(self, stream: TextIO, every: float = 0.1) -> None:
@@ -114,5 +114,5 @@ def reporter(progress: Progress | None, total: int | None, stream: TextIO | None
     stream = stream or sys.stderr
     if stream is None or not stream.isatty():
         return None
-    shown = Bar(stream, total) if importlib.util.find_spec("rich") else Line(stream)
+    shown = Bar(stream, total) if importlib.util.find_spec("rich") else ProgressLine(stream)
     return Reporter(shown.show, total, shown.finish)

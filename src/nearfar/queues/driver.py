@@ -140,7 +140,7 @@ class Hold:
             self._waiters.popleft().release()
 
 
-class Work(Protocol):
+class Driven(Protocol):
     """The I/O that a driver's threads do, in one thread at a time."""
 
     watched: list[int]
@@ -150,16 +150,16 @@ class Work(Protocol):
     def over(self) -> bool:
         """Whether there is nothing more to do, ever."""
 
-    def turn(self, driver: Driver) -> None:
-        """Act, and read what came. Sets `Driver.sleeps_until`, and counts in `Driver.heard` what the calls
-        that wait may wait for."""
+    def turn(self, driver: QueueDriver) -> None:
+        """Act, and read what came. Sets `QueueDriver.sleeps_until`, and counts in `QueueDriver.heard` what the
+        calls that wait may wait for."""
 
     def end(self, error: BaseException | None) -> None:
         """Called once by the driver's thread, when there is nothing more to do, or after an error that is no
         failure of a call."""
 
 
-class Driver:
+class QueueDriver:
     """Has `work` done by its threads. `hold` guards the state of the work, and is notified of changes.
 
     With `alone`, only the driver's own thread takes turns.
@@ -169,7 +169,7 @@ class Driver:
     """How often a caller has slept in the seat, at any queue of this process."""
 
     def __init__(
-        self, work: Work, hold: Hold, name: str, mishaps: LoopFailures, *, alone: bool = False
+        self, work: Driven, hold: Hold, name: str, mishaps: LoopFailures, *, alone: bool = False
     ) -> None:
         self.hold = hold
         self.turns = threading.Lock()
@@ -310,7 +310,7 @@ class Driver:
             heard = self.heard
             watched = self._turn_when_free()
             if heard == self.heard and not self._work.over:
-                Driver.sleeps += 1
+                QueueDriver.sleeps += 1
                 _shield.let_through(self._seat.sleep, watched, min(until, self.sleeps_until))
                 self._turn_when_free()
         finally:

@@ -127,7 +127,7 @@ Letter = tuple[Positive, bytes, Name, Natural, Annotated[tuple[Text, ...], Meta(
 """A dead letter: number of items, body, producer, attempts, reasons of its failures."""
 
 
-class Facts(TypedDict):
+class QueueFacts(TypedDict):
     """Facts about the queue, in WELCOME."""
 
     epoch: Name
@@ -148,44 +148,44 @@ class ClientProcess(Process, total=False):
     shares: Text  # the machine on which it can share memory; empty: none
 
 
-class _Message(Message):
+class _QueueMessage(Message):
     """The base of the messages below. Each line is a field, in the order in which it is sent."""
 
 
-class Hello(_Message, tag=int(QueueMessageType.HELLO)):
+class QueueHello(_QueueMessage, tag=int(QueueMessageType.HELLO)):
     version: Natural
     name: Name
     process: ClientProcess
 
 
-class Welcome(_Message, tag=int(QueueMessageType.WELCOME)):
+class QueueWelcome(_QueueMessage, tag=int(QueueMessageType.WELCOME)):
     session: Name
-    facts: Facts
+    facts: QueueFacts
 
     def __post_init__(self) -> None:
         if not place(self.facts["inbox"]):
             raise ValueError("the place of the inbox is malformed")
 
 
-class Refused(_Message, tag=int(QueueMessageType.REFUSED)):
+class QueueRefused(_QueueMessage, tag=int(QueueMessageType.REFUSED)):
     why: Text
 
 
-class Join(_Message, tag=int(QueueMessageType.JOIN)):
+class QueueJoin(_QueueMessage, tag=int(QueueMessageType.JOIN)):
     produces: bool
     consumes: bool
     tags: Tags
     helper: bool  # of another producer
 
 
-class Put(_Message, tag=int(QueueMessageType.PUT)):
+class QueuePut(_QueueMessage, tag=int(QueueMessageType.PUT)):
     first: Positive
     count: Count
     to: Name | None  # a tag
     placed: bool  # the second frame is a `Place`
 
 
-class Need(_Message, tag=int(QueueMessageType.NEED)):
+class QueueNeed(_QueueMessage, tag=int(QueueMessageType.NEED)):
     items: Natural  # in total since the session began, as are the two below
     size: Natural
     least: Natural  # the bytes with which the next item fits
@@ -194,7 +194,7 @@ class Need(_Message, tag=int(QueueMessageType.NEED)):
     ask: Natural  # or 0
 
 
-class Report(_Message, tag=int(QueueMessageType.REPORT)):
+class QueueReport(_QueueMessage, tag=int(QueueMessageType.REPORT)):
     window: Natural  # in items
     window_size: Natural
     ask: Natural  # or 0
@@ -212,41 +212,41 @@ class Report(_Message, tag=int(QueueMessageType.REPORT)):
                     raise ValueError(f"a range from {first} to {last}")
 
 
-class Ask(_Message, tag=int(QueueMessageType.ASK)):
+class QueueAsk(_QueueMessage, tag=int(QueueMessageType.ASK)):
     ask: Positive
     what: Name
     argument: bool | Natural | RingReference | None
 
 
-class Synced(_Message, tag=int(QueueMessageType.SYNCED)):
+class QueueSynced(_QueueMessage, tag=int(QueueMessageType.SYNCED)):
     round: Positive
     returned: Natural  # room in items
     returned_size: Natural
 
 
-class Lend(_Message, tag=int(QueueMessageType.LEND)):
+class QueueLend(_QueueMessage, tag=int(QueueMessageType.LEND)):
     position: Positive
     count: Count
     attempt: Positive
     placed: bool
 
 
-class Room(_Message, tag=int(QueueMessageType.ROOM)):
+class QueueRoom(_QueueMessage, tag=int(QueueMessageType.ROOM)):
     items: Natural  # more
     size: Natural
 
 
-class Settled(_Message, tag=int(QueueMessageType.SETTLED)):
+class QueueSettled(_QueueMessage, tag=int(QueueMessageType.SETTLED)):
     # first item, number of items, outcome, answer
     rows: Annotated[list[tuple[Positive, Positive, Natural, Answer | None]], Meta(max_length=MOST_RANGES)]
 
 
-class Sync(_Message, tag=int(QueueMessageType.SYNC)):
+class QueueSync(_QueueMessage, tag=int(QueueMessageType.SYNC)):
     round: Positive
     recall: bool  # give back the items that no call waits for
 
 
-class AnswerTo(_Message, tag=int(QueueMessageType.ANSWER)):
+class QueueAnswer(_QueueMessage, tag=int(QueueMessageType.ANSWER)):
     ask: Positive
     # nothing, yes or no, a size or a port, a suffix, counts, dead letters
     value: (
@@ -259,20 +259,20 @@ class AnswerTo(_Message, tag=int(QueueMessageType.ANSWER)):
     )
 
 
-class Over(_Message, tag=int(QueueMessageType.OVER)):
+class QueueOver(_QueueMessage, tag=int(QueueMessageType.OVER)):
     over: bool  # no more items will come
     lost: Names  # producers
 
 
-class Shut(_Message, tag=int(QueueMessageType.SHUT)):
+class QueueShut(_QueueMessage, tag=int(QueueMessageType.SHUT)):
     immediate: bool
 
 
-class Routes(_Message, tag=int(QueueMessageType.TAGS)):
+class QueueTags(_QueueMessage, tag=int(QueueMessageType.TAGS)):
     tags: Names  # by which consumers can be addressed now
 
 
-class Ring(_Message, tag=int(QueueMessageType.RING)):
+class QueueRing(_QueueMessage, tag=int(QueueMessageType.RING)):
     ring: Positive
     reference: RingReference | None  # how to open it; None: it has ended
 
@@ -338,7 +338,7 @@ def refusal(version: int | None) -> str:
     return "there is a queue here, and what connected is not a client of a queue"
 
 
-_protocol = Protocol(QueueMessageType, _Message, refusal)
+_protocol = Protocol(QueueMessageType, _QueueMessage, refusal)
 
 LEASES = 3
 """Leases without progress after which a session is broken, if little is under way."""

@@ -23,7 +23,7 @@ MOST_CONNECTIONS = 500
 """`select` knows 1,024 descriptors, and an HTTP/1.1 transfer, while it connects, may hold two."""
 
 
-class Settings(NamedTuple):
+class _FetchOptions(NamedTuple):
     """How to fetch: `FetchOptions` before it is checked."""
 
     connections: int = 64
@@ -87,7 +87,7 @@ class Settings(NamedTuple):
     """Bytes that libcurl reads at a time, some ten times in a row where the server is as quick."""
 
 
-class FetchOptions(Settings):
+class FetchOptions(_FetchOptions):
     """How to fetch. Raises `ValueError`, with a sentence for the user, on a setting that cannot work."""
 
     __slots__ = ()
@@ -99,7 +99,7 @@ class FetchOptions(Settings):
 
     def __repr__(self) -> str:
         """Without `headers`, which may hold secrets."""
-        return Settings.__repr__(self._replace(headers=()))
+        return _FetchOptions.__repr__(self._replace(headers=()))
 
     @property
     def least_speed(self) -> int:

@@ -31,7 +31,7 @@ from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import CloseLane, OpenLane, SendTo
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
-from nearfar.queues.driver import Driver, Hold
+from nearfar.queues.driver import Hold, QueueDriver
 from nearfar.queues.messages import QueueFrame, QueueMessageType
 from nearfar.serialization.shared_ring import HostRings
 
@@ -185,7 +185,7 @@ class Broker:
         self._soon = lease / 100
         self._ended = False
         self.hold = Hold()
-        self.driver = Driver(self, self.hold, f"nearfar-host-{self.address}", self._mishaps)
+        self.driver = QueueDriver(self, self.hold, f"nearfar-host-{self.address}", self._mishaps)
         self.driver.start()
 
     @property
@@ -222,7 +222,7 @@ class Broker:
 
     # -- turns ------------------------------------------------------------------------------------
 
-    def turn(self, driver: Driver) -> None:
+    def turn(self, driver: QueueDriver) -> None:
         """Read, act, and read again what came meanwhile. If one part fails, the others still run: what was
         not read is still in the socket, and what was not sent is sent again."""
         try:
@@ -233,7 +233,7 @@ class Broker:
             self._failed(error)
             driver.call()
 
-    def _turn(self, driver: Driver) -> None:
+    def _turn(self, driver: QueueDriver) -> None:
         driver.woken = False
         heard = False
         for _ in range(MOST_PASSES):

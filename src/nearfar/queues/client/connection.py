@@ -16,7 +16,7 @@ from nearfar.queues.broker.server import Broker
 from nearfar.queues.client.io import ClientSockets
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
 from nearfar.queues.client.session import BrokerSession
-from nearfar.queues.driver import BUSY, Busy, Driver, Hold
+from nearfar.queues.driver import BUSY, Busy, Hold, QueueDriver
 from nearfar.queues.messages import QueueMessageType
 from nearfar.serialization.shared_ring import enabled
 
@@ -58,7 +58,7 @@ class ClientConnection:
         about["shares"] = about["machine"] if enabled() else ""
         self.machine = ClientProtocol(self.name, about, tags, helper=helper, stem=stem, trusts=access.trusted)
         self._sockets: ClientSockets | None = None
-        self.driver: Driver | None = None
+        self.driver: QueueDriver | None = None
         self.closed = False
         self._mentioned: dict[str, int] = {}
         self._glimpse = 0
@@ -251,7 +251,7 @@ class ClientConnection:
         assert self.machine.session is not None
         return self.machine.session
 
-    def need_driver(self) -> Driver:
+    def need_driver(self) -> QueueDriver:
         assert self.driver is not None
         return self.driver
 

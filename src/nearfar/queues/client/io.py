@@ -27,7 +27,7 @@ from nearfar.queues.client.lines import (
     SendControl,
 )
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
-from nearfar.queues.driver import Driver, Hold
+from nearfar.queues.driver import Hold, QueueDriver
 from nearfar.queues.messages import QueueFrame
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ class ClientSockets:
         """When to check next whether a socket was refused."""
         self._on_change = on_change
         alone = on_change is not None
-        self.driver = Driver(self, hold, f"nearfar-end-{address}", self._mishaps, alone=alone)
+        self.driver = QueueDriver(self, hold, f"nearfar-end-{address}", self._mishaps, alone=alone)
         self.driver.start()
 
     @property
     def over(self) -> bool:
         return self._machine.state is ClientState.CLOSED and not self.watched
 
-    def turn(self, driver: Driver) -> None:
+    def turn(self, driver: QueueDriver) -> None:
         """Act and read, as long as anything comes."""
         while True:
             control, lane = self._read_all()
@@ -106,7 +106,7 @@ class ClientSockets:
             self._machine.state = ClientState.CLOSED
 
     def _decide(
-        self, driver: Driver, control: list[QueueFrame], lane: list[QueueFrame], turned_away: str
+        self, driver: QueueDriver, control: list[QueueFrame], lane: list[QueueFrame], turned_away: str
     ) -> list[Action]:
         """Pass what came to the machine; returns the actions to perform."""
         machine, came = self._machine, bool(control or lane or turned_away)

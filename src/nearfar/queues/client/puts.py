@@ -40,7 +40,7 @@ class ProducerCalls:
     def __init__(self, client: ClientConnection) -> None:
         self._client = client
         self._slept = 0
-        """The value of `Driver.sleeps` when items were last sent at once."""
+        """The value of `QueueDriver.sleeps` when items were last sent at once."""
 
     @safe
     def put(self, items: list[Any], *, block: bool, timeout: float | None, to: str | None = None) -> int:

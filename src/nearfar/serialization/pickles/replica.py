@@ -146,7 +146,7 @@ class PartLedger:
         """The namespace called `space`; empty if it is gone."""
         return next((names for names, name in list(self._spaces.values()) if name == space), {})
 
-    def pickled(self, thing: Any, facts: Facts) -> Pickled | None:
+    def pickled(self, thing: Any, facts: Components) -> Pickled | None:
         """The stored parts of a function or class, if its facts are unchanged."""
         known = self._pickled.get(id(thing))
         return known if known is not None and known.facts.are(facts) else None
@@ -185,7 +185,7 @@ class Pickled(NamedTuple):
     """The parts of a function or class, which are valid as long as its facts are unchanged."""
 
     thing: Any
-    facts: Facts
+    facts: Components
     skeleton: ShippedPart
     state: ShippedPart
 
@@ -397,13 +397,13 @@ def read_table(blob: memoryview) -> tuple[dict[Key, tuple[memoryview, tuple[Key,
 # -- reuse of parts ----------------------------------------------------------------------------------
 
 
-class Facts(NamedTuple):
+class Components(NamedTuple):
     """The components of a function or class, all of them immutable."""
 
     things: tuple[Any, ...]
     names: tuple[str, ...]
 
-    def are(self, others: Facts) -> bool:
+    def are(self, others: Components) -> bool:
         """Whether they are the same."""
         return (
             self.names == others.names
@@ -412,7 +412,7 @@ class Facts(NamedTuple):
         )
 
 
-def facts_of(thing: Any) -> Facts | None:
+def facts_of(thing: Any) -> Components | None:
     """The facts of a function or class; None if it may change unnoticed."""
     if isinstance(thing, type):
         return _facts_of_class(thing)
@@ -432,7 +432,7 @@ def facts_of(thing: Any) -> Facts | None:
     )
     # The imported submodules of a package are sent with a function that uses them.
     names = [str(len(sys.modules)), *(name for space in spaces for name in space)]
-    return Facts((*own, *values, *(thing.__closure__ or ())), tuple(names))
+    return Components((*own, *values, *(thing.__closure__ or ())), tuple(names))
 
 
 def _holds_data(function: FunctionType) -> bool:
@@ -443,7 +443,7 @@ def _holds_data(function: FunctionType) -> bool:
         return True
 
 
-def _facts_of_class(kind: type) -> Facts | None:
+def _facts_of_class(kind: type) -> Components | None:
     if isinstance(kind, enum.EnumMeta):
         return None
     held = {name: value for name, value in list(vars(kind).items()) if not _is_data(name, value)}
@@ -454,7 +454,7 @@ def _facts_of_class(kind: type) -> Facts | None:
     for name, value in held.items():
         if name not in _MADE_ONCE and not (isinstance(value, METHODS) or _is_fixed(value)):
             return None
-    return Facts((kind.__bases__, kind.__name__, kind.__qualname__, *held.values()), tuple(held))
+    return Components((kind.__bases__, kind.__name__, kind.__qualname__, *held.values()), tuple(held))
 
 
 _MADE_ONCE = frozenset(
