@@ -151,8 +151,8 @@ class Driven(Protocol):
         """Whether there is nothing more to do, ever."""
 
     def turn(self, driver: QueueDriver) -> None:
-        """Act, and read what came. Sets `QueueDriver.sleeps_until`, and counts in `QueueDriver.heard` what the
-        calls that wait may wait for."""
+        """Act, and read what came. Sets `QueueDriver.sleeps_until`, and counts in `QueueDriver.heard` what
+        the calls that wait may wait for."""
 
     def end(self, error: BaseException | None) -> None:
         """Called once by the driver's thread, when there is nothing more to do, or after an error that is no
