@@ -49,6 +49,53 @@ def test_iteration_ends_when_every_producer_has_closed(queue: FarQueue) -> None:
     assert sorted(queue) == [(who, n) for who in range(2) for n in range(50)]
 
 
+def take_by_a_queue_of_its_own(address: str, count: int) -> None:
+    queue = Queue.connect(address, wait=20.0)
+    for _ in range(count):
+        queue.get()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_program_that_ends_has_done_what_it_took(queue: FarQueue, method: str) -> None:
+    """Given a process whose queue is a local variable, I expect the last item to be done, too."""
+    queue.put_many(range(3))
+    child = multiprocessing.get_context(method).Process(
+        target=take_by_a_queue_of_its_own, args=(queue.address, 3)
+    )
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    assert eventually(lambda: queue.counts()["settled"] == 3)
+    assert queue.empty()
+
+
+def put_into_a_queue_of_its_own(address: str) -> None:
+    Queue.connect(address, wait=20.0).put_many(range(3))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_program_that_ends_loses_nothing_that_a_collected_queue_put(queue: FarQueue, method: str) -> None:
+    child = multiprocessing.get_context(method).Process(
+        target=put_into_a_queue_of_its_own, args=(queue.address,)
+    )
+    child.start()
+    assert [queue.get(timeout=20) for _ in range(3)] == [0, 1, 2]
+    child.join(20)
+    assert child.exitcode == 0
+
+
+def test_items_of_a_collected_queue_are_done_unless_its_items_need_task_done() -> None:
+    with FarJoinableQueue(0, "tcp://127.0.0.1:*", **TOGETHER) as queue:
+        queue.put_many(range(2))
+        take_by_a_queue_of_its_own(queue.address, 1)
+        assert eventually(lambda: queue.counts()["settled"] == 1)
+        other = FarJoinableQueue.connect(queue.address, wait=20.0)
+        assert other.get() == 1
+        del other
+        assert queue.get(timeout=20) == 1
+        queue.task_done()
+
+
 def test_iteration_waits_for_as_many_producers_as_are_expected() -> None:
     """Given two expected producers and one that came and left, I expect the consumer to go on waiting."""
     with FarQueue(0, "tcp://127.0.0.1:*", producers=2, **TOGETHER) as queue:

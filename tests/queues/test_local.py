@@ -150,7 +150,7 @@ def test_a_queue_that_is_collected_in_the_middle_of_a_turn_leaves_after_it(
     def collecting(machine: BrokerProtocol, now: float) -> list[Action]:
         if not collected:
             collected.append(True)
-            finish(end, lambda: None)  # type: ignore[arg-type]
+            finish(end, lambda: None, True)  # type: ignore[arg-type]
         return flush(machine, now)
 
     monkeypatch.setattr(BrokerProtocol, "flush", collecting)

@@ -26,34 +26,37 @@ from nearfar.queues.client.producer import MANY, PutBuffer
 from nearfar.queues.client.takes import DELIVERY, FarDelivery, Runs, run_of
 from nearfar.serialization import item_codec
 
-_leaving: set[QueueClient] = set()
-"""Clients of garbage-collected queues that have not said goodbye yet."""
+_leaving: dict[QueueClient, util.Finalize] = {}
+"""Clients of garbage-collected queues that have not said goodbye yet, and what waits for each at the exit of
+the process: registered for each, because a forked child forgets what was registered before."""
 
 
-def finish(end: QueueClient, owner: weakref.ref[Any]) -> None:
-    """Close the client at the normal exit of the process, or when its queue is garbage-collected.
+def finish(end: QueueClient, owner: weakref.ref[Any], settles: bool) -> None:
+    """Close the client at the normal exit of the process, or when its queue is garbage-collected. Items taken
+    by `get` are done then, if it `settles` any.
 
     What was put must arrive. A queue may be collected anywhere, so this does not wait there: the client says
     goodbye in the background, and only the exit of the process waits for that.
     """
-    queue = owner()
-    if queue is not None:
-        queue._settle_rest(end)
-    for each in [each for each in _leaving if each.gone]:
-        _leaving.discard(each)
+    for each in list(_leaving):  # a garbage collection meanwhile may change it
+        if each.gone and (finalizer := _leaving.pop(each, None)) is not None:
+            finalizer.cancel()
+    end.between_turns(partial(_leave, end, settles))
     if not end.waited_for:
-        end.between_turns(end.abandon)
         return
-    end.between_turns(end.close)
-    if queue is not None or util.is_exiting():
+    if owner() is not None or util.is_exiting():
         _join(end)
     elif not end.gone:
-        _leaving.add(end)
+        _leaving[end] = util.Finalize(None, _join, args=(end,), exitpriority=10)
 
 
-def _finish_rest() -> None:
-    while _leaving:
-        _join(_leaving.pop())
+def _leave(end: QueueClient, settles: bool) -> None:
+    if settles:
+        end.takes.done_by()
+    if end.waited_for:
+        end.close()
+    else:
+        end.abandon()
 
 
 def _join(end: QueueClient) -> None:
@@ -61,9 +64,6 @@ def _join(end: QueueClient) -> None:
         end.join()
     except QueueLost as error:
         log.error("items may be lost: %s", error)
-
-
-util.Finalize(None, _finish_rest, exitpriority=10)
 
 
 log = logging.getLogger(__name__)
@@ -418,7 +418,7 @@ class FarQueue(BaseQueue):
                 self._put_buffer, self._hand = end.puts.put_buffer, end.takes.hand
                 end.waited_for = self._join_at_exit
                 owner = weakref.ref(self)
-                self._finish = util.Finalize(self, finish, args=(end, owner), exitpriority=10)
+                self._finish = util.Finalize(self, finish, args=(end, owner, self._settles), exitpriority=10)
                 self._end = end
             return self._end
 
