@@ -8,8 +8,7 @@ from nearfar.coordinator.state import Client, Revocation, TaskBatch, Worker, Wor
 from nearfar.coordinator.task import Mode, Task, TaskState
 
 REMOTE_AHEAD = 0.002
-"""Seconds: if recalling unread tasks is unreliable, only a batch up to this length gets another one
-queued."""
+"""Seconds: where unread tasks cannot surely be recalled, only a batch this short gets another one queued."""
 
 # Module constants, since each batch needs them: an attribute of an enum costs eight times a global.
 _READY, _ASKED, _UNASKED, _PREPARE = (
@@ -63,8 +62,7 @@ class Placement:
                 head = worker.batches[0]
                 first = head.tasks[0]
                 # Not behind an initializer: if that fails, no task of its client may run. Not behind a task
-                # with a timeout: its worker may be killed when that task has just ended and the next has
-                # started.
+                # with a timeout: its worker may be killed just after that task, in the next one.
                 plain = first.mode != _PREPARE and first.timeout is None
                 if plain and (worker.ahead or (head.cost is not None and head.cost <= REMOTE_AHEAD)):
                     home = self.half
@@ -95,8 +93,7 @@ class Placement:
         return None
 
     def handover(self) -> tuple[Worker, Worker] | None:
-        """A worker whose batch waits for its running initializer, and an idle worker that has run that
-        initializer.
+        """A worker whose batch waits for its running initializer, and an idle worker that has run it.
 
         Only the worker that became idle last is checked: the others did not match before.
         """

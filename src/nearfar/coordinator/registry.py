@@ -176,7 +176,7 @@ class TaskRegistry:
             self._enter(client)
 
     def blame(self, task: Task, worker: Worker, how: str, *, crashed: bool) -> None:
-        """`worker` died while it ran `task`, or may have run it. `crashed`: only its process died, not its
+        """`worker` died while it ran `task`, or may have. `crashed`: only its process died, not its
         machine."""
         if task.state is TaskState.SETTLED:
             return

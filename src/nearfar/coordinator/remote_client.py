@@ -51,8 +51,7 @@ class PayloadBytes:
         self.keepers.pop(agent, None)
 
     def keep(self, agent: str, client: str, size: int) -> bool:
-        """Count `size` more bytes (or fewer, if negative) that an agent keeps for a client; True if that is
-        too much."""
+        """Count `size` more bytes that an agent keeps for a client (or fewer); True if that is too much."""
         keeper = self.keepers.get(agent)
         if keeper is None:
             return False

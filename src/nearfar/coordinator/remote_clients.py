@@ -30,8 +30,7 @@ from nearfar.net.resources import EACH
 RELEASE_EVERY = 256
 """Released small answers that are sent together: fewer messages, and fewer wake-ups of the agent."""
 LARGE_WEIGHS = RELEASE_EVERY
-"""A large answer counts as this many small ones: it is released at once, since its worker can reuse the
-memory."""
+"""Small answers that a large one counts for: it is released at once, so that its memory can be reused."""
 
 
 class ResultAcks:
@@ -460,8 +459,7 @@ class RemoteClients:
                     remote_client.forget_unread()
 
     def _stop_holding(self, remote_client: RemoteClient) -> None:
-        """Run the tasks that no agent has claimed; claimed tasks may be assigned to others once they are
-        returned."""
+        """Run the tasks that no agent has claimed; claimed ones may be assigned to others once returned."""
         for number, held in remote_client.held.items():
             if number in remote_client.unwanted:
                 held.empty()

@@ -137,8 +137,7 @@ class Account:
         return now
 
     def check(self) -> None:
-        """Raise `AssertionError` unless the lines that have not ended are exactly the open jobs and their
-        repeats."""
+        """Raise `AssertionError` unless the lines without an ending are the open jobs and their repeats."""
         left = self._counts.urls - self._counts.ended
         held = len(self.open) + sum(self._twins.values()) + self._passed
         if left != held or set(self._digests) != set(self.open) or len(self._twins) != len(self.open):
@@ -175,8 +174,7 @@ class Failures:
             sweep(self._target)
 
     def add(self, entry: Job | Bad, failure: Failure) -> None:
-        """Write one line. Never raises: a line that cannot be written is counted, and `trouble` has the
-        reason."""
+        """Write one line. Never raises: a line that cannot be written is counted, and sets `trouble`."""
         self.count += 1
         if self.trouble is not None:
             return
@@ -188,8 +186,7 @@ class Failures:
             self._give_up(error)
 
     def close(self) -> None:
-        """Rename the file to `path`, or remove an old one. If the file could not be written, an old one
-        stays."""
+        """Rename the file to `path`, or remove an old one. After a write error, an old one stays."""
         try:
             if self._output is not None:
                 self._output.commit()

@@ -84,8 +84,7 @@ class FarRequestSender(RequestSender):
 
     @property
     def address(self) -> str:
-        """The address at which consumers and other producers find the queue, with its actual port (never
-        ``*``)."""
+        """The address at which others find the queue, with its actual port (never ``*``)."""
         return str(self._address)
 
     def close(self, timeout: float | None) -> None:
@@ -132,8 +131,7 @@ class FarRequestReceiver(RequestReceiver):
 
     @property
     def address(self) -> str:
-        """The address at which producers and other consumers find the queue, with its actual port (never
-        ``*``)."""
+        """The address at which others find the queue, with its actual port (never ``*``)."""
         return str(self._address)
 
     def receive(self, timeout: float | None) -> FarIncomingRequest | None:

@@ -251,7 +251,7 @@ class Arguments:
 
 
 class DescriptorSource:
-    """An open file descriptor, which `close` closes; yields available bytes, and waits only if there are
+    """An open file descriptor, closed by `close`; yields available bytes, and waits only if there are
     none."""
 
     def __init__(self, descriptor: int) -> None:

@@ -77,7 +77,7 @@ class LocalProcess:
         """Their progress, by its last message."""
 
     def count(self, endings: list[tuple[Any, ...]]) -> None:
-        """The jobs in `endings` have ended: remove them from `underway`, which counts them until its next
+        """Subtract ended jobs from `underway`, which includes them until the process sends its next
         message."""
         size, files, waits_for = self.underway
         fresh = [ending for ending in endings if len(ending) <= FAILURE or ending[1]]
@@ -125,8 +125,7 @@ class LocalDownload:
             self._waker.send(b"\0")
 
     def stop(self) -> None:
-        """Hand out no more; `run` returns when the jobs being processed have ended. From any thread or
-        handler."""
+        """Hand out no more; `run` returns when all jobs in work have ended. From any thread or handler."""
         self._stopping = True
         self.wake()
 

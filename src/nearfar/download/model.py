@@ -92,8 +92,7 @@ class Underway(NamedTuple):
     files: float = 0.0
     """The progress in whole files, where lengths are announced."""
     waits_for: str = ""
-    """What the download waits for: ``host`` (a server), ``consumer``, ``producer``, ``worker``; empty if
-    nothing."""
+    """What is waited for: ``host`` (a server), ``consumer``, ``producer``, ``worker``; empty if nothing."""
 
 
 class Failure(NamedTuple):
@@ -162,8 +161,7 @@ def lacks_room(error: OSError | sqlite3.Error | StoreError) -> bool:
 
 
 def disk(error: OSError | sqlite3.Error | StoreError, what: str) -> StoreError:
-    """`error`, raised for `what` (a name), as a `StoreError` of class disk; a `StoreError` is returned
-    unchanged."""
+    """`error`, raised for `what` (a name), as a `StoreError` of class disk, unless it is one already."""
     if isinstance(error, StoreError):
         return error
     if isinstance(error, sqlite3.Error):

@@ -151,8 +151,7 @@ class Routes:
 
 
 class NearRequestSender:
-    """A producer's side. A second thread waits for answers: one thread cannot wait for a queue and the
-    network."""
+    """A producer's side. A second thread waits for answers, since one cannot wait for queue and network."""
 
     def __init__(self, routes: Routes, number: int) -> None:
         self.on_event: Callable[[], None] = lambda: None

@@ -269,8 +269,7 @@ class Pooled:
             self._job_source.on_event = self._request_sender.on_event = _nothing
 
     def _underway(self) -> Underway:
-        """The workers' progress, as reported to the queue's host, including other pools' workers at the
-        queue."""
+        """The progress reported to the queue's host, by workers of other pools, too."""
         size, files = self._request_sender.underway()
         waits_for = "host" if self._out else ""
         if not self._request_sender.stores():

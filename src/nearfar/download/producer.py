@@ -101,8 +101,7 @@ class SavedLookup:
             self._conclude(asking)
 
     def _left(self, asking: _Round) -> set[str | None]:
-        """The stores to query again: after a host's return, consumers may rejoin later than the query is
-        sent."""
+        """The stores still to query: after a host's return, consumers may rejoin after the query was sent."""
         stores = self._stores()
         left: set[str | None] = set(stores & asking.missed)
         asking.missed.clear()

@@ -3,12 +3,10 @@
 Secret are, and replaced by ``***``:
 
 * user name and password, and the fragment, which the manifest does not store at all;
-* the value of a parameter, of the query or of the path (``;jsessionid=...``), whose name is on a list
-(`WORDS`,
+* the value of a parameter, of the query or of the path (``;jsessionid=...``), whose name is listed (`WORDS`,
   `PARTS`: ``access_token``, ``X-Amz-Signature``, ``sig``, ``key``, ``password``, ...);
-* a value that looks random, whatever its name: 32 or more hexadecimal digits, or 20 or more letters and
-digits
-  with frequent changes between upper case, lower case and digits;
+* a value that looks random, whatever its name: 32 or more hexadecimal digits, or 20 or more letters
+  and digits with frequent changes between upper case, lower case and digits;
 * a value that contains a URL, or a list of parameters, with a secret in it.
 
 The rest is shown, since ``id=17`` identifies the file for a reader. A secret in a path segment is not
@@ -34,8 +32,7 @@ WORDS = compile_lazily(
     r"policy|psk|pw|pwd|secret|session|sessid|sid|sig|sign|signature|sk|ticket|tok|token",
     re.IGNORECASE,
 )
-"""A parameter is secret if its name has one of these words; ``_``, ``-``, ``.`` and camelCase separate
-words."""
+"""A parameter with one of these words in its name is secret; ``_-.`` and camelCase separate words."""
 PARTS = compile_lazily(
     r"apikey|accesskey|authkey|authoriz|bearer|cookie|credential|jsessionid|keyid|oauth|passw|phpsessid|"
     r"secret|sessionid|signature|token|x-amz-|x-goog-|x-oss-|^md5$",

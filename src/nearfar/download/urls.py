@@ -184,8 +184,7 @@ def _label(label: str) -> str:
     try:
         return idna.alabel(label).decode("ascii")
     except idna.InvalidCodepoint:
-        # `uts46_remap` accepted it, so it is a symbol that UTS 46 allows. The other rules apply to it as
-        # well.
+        # `uts46_remap` accepted it, so it is a symbol that UTS 46 allows. The other rules apply, too.
         idna.check_hyphen_ok(label)
         idna.check_initial_combiner(label)
         idna.check_bidi(label)

@@ -192,8 +192,7 @@ class QueueDriver:
         self._wait_handle, self._seat = WaitHandle(), WaitHandle()
         self._sitter: int | None = None
         self._seats = 0
-        """How often that thread has taken the seat: a signal handler may take it again while the thread
-        sleeps."""
+        """How often that thread has taken the seat: a signal handler may do so again during its sleep."""
         self._turner: int | None = None
         self._sits = 0
         self._near = False
@@ -220,7 +219,7 @@ class QueueDriver:
             (self._wait_handle if self._sitter is None else self._seat).waker.wake()
 
     def call(self) -> None:
-        """As `wake`, without the lock: for changes that the next turn must process, such as other
+        """As `wake`, without the lock: for changes that the next turn must read, such as other
         descriptors."""
         self.woken = True
         for wait_handle in (self._wait_handle, self._seat):

@@ -1,4 +1,4 @@
-"""Bodies of messages in memory that one process writes and other processes of the same machine and user read.
+"""Bodies of messages in memory that one process writes and others of its machine and user read.
 
 ::
 

@@ -18,8 +18,7 @@ ACCEPTED = "gzip, deflate"
 CODINGS = frozenset(
     {"aes128gcm", "br", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "pack200-gzip", "zstd"}
 )
-"""All registered codings (RFC 9110, 8.4.1). Another word is an error: some servers put a character set
-there."""
+"""All registered codings (RFC 9110, 8.4.1). Some servers send another word, such as a character set."""
 DENSEST = 100
 """Highest allowed ratio of decoded to received bytes. Text and logs reach 3 to 20; zlib's limit is 1,032."""
 FREE = 1024 * 1024

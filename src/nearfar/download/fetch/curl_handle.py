@@ -265,7 +265,7 @@ class Handle:
         self._sharing = wanted
 
     def _discard(self) -> bool:
-        """Read the small body of an error or a redirect to reuse the connection; not that of a refused
+        """Whether to read the unwanted body and reuse the connection: that of an error, not of a refused
         file."""
         trouble = None if self.transfer is None else self.transfer.trouble
         size = sum(map(len, self.pieces))

@@ -79,8 +79,7 @@ class _FetchOptions(NamedTuple):
     `request.HARMLESS`."""
     user_agent: str = f"nearfar/{__version__}"
     http: Literal["auto", "1.1", "h2c"] = "auto"
-    """``auto``: HTTP/2 where TLS negotiates it, else 1.1; ``h2c``: HTTP/2 without negotiation, also without
-    TLS."""
+    """``auto``: HTTP/2 where TLS negotiates it, else 1.1; ``h2c``: HTTP/2 at once, even without TLS."""
     ca_file: Path | None = None
     """PEM file of the certificate authorities to trust; None: the system's."""
     insecure: bool = False
@@ -105,8 +104,7 @@ class FetchOptions(_FetchOptions):
 
     @property
     def least_speed(self) -> int:
-        """Bytes per second below which a transfer counts as stalled; at most a quarter of its share of the
-        rate."""
+        """Bytes per second below which a transfer is stalled; at most a quarter of its share of the rate."""
         share = self.stall_speed if self.rate is None else self.rate // (4 * self.connections)
         return max(1, min(self.stall_speed, share))
 

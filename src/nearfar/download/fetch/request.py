@@ -30,8 +30,7 @@ __all__ = [
 
 
 HARMLESS = frozenset({"accept", "accept-encoding", "accept-language", "user-agent"})
-"""Fields that are sent to other origins. Any other may be a secret (Authorization, Cookie, X-Api-Key,
-...)."""
+"""Fields sent to other origins. Any other may be a secret (Authorization, Cookie, X-Api-Key, ...)."""
 
 
 class RequestFields:

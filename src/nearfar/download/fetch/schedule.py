@@ -81,8 +81,7 @@ class Schedule(Generic[T]):
         return entry.pace.put_off(now) + seconds
 
     def slow_down(self, host: str, now: float) -> None:
-        """Start fewer at a time at `host`, which asked for fewer requests, and remember that for
-        `REMEMBERED`."""
+        """Start fewer at a time at `host`, which asked for that, and remember it for `REMEMBERED` seconds."""
         entry = self._host(host)
         entry.pace.slow_down()
         entry.known_until = now + REMEMBERED

@@ -30,8 +30,7 @@ __all__ = ["DNS_TRIES", "Gains", "Step", "Throttle", "Transfer", "backoff", "par
 
 
 DNS_TRIES = 2
-"""Tries of a name lookup. A resolver failure and a missing name look the same; the latter is more
-frequent."""
+"""Tries of a name lookup: a missing name looks like a resolver failure, and is more frequent."""
 
 
 def worth_another(trouble: Trouble, tried: int, options: FetchOptions) -> bool:

@@ -134,8 +134,7 @@ class Claims:
         return None
 
     def _settle(self, folded: str, key: bytes) -> None:
-        """Resolve an intent on a name if its owner is dead, or if it is for `key`: a redelivery takes
-        over."""
+        """Resolve an intent on a name if its owner is dead, or if it is for `key`: a redelivery."""
         owner = self._manifest.owner_of(folded)
         if owner is None:
             return

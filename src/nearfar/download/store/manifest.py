@@ -120,8 +120,8 @@ class Manifest:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """One writer at a time, over all processes, each waiting up to 30 s. Synced to the disk when it
-        ends."""
+        """One writer at a time, over all processes, each waiting up to 30 s. Synced to the disk at its
+        end."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -23,7 +23,8 @@ from nearfar.download.store.names import asked, fold
 from nearfar.download.store.owners import Owner
 
 OTHERS = 32
-"""Descriptors reserved for connections, the manifest and directories, besides those open at the start."""
+"""Descriptors reserved for connections, the manifest and directories, in addition to those open at the
+start."""
 LEAST_DRAFTS = 4
 """Drafts that may be open at a time, however few descriptors there are."""
 
@@ -300,8 +301,7 @@ class Store:
         self._room = DraftLimit()
         with contextlib.ExitStack() as stack, _translated(str(directory)):
             self._folders = stack.enter_context(contextlib.closing(Folders(directory)))
-            # Before the manifest: if the disk is read-only or full, SQLite only reports that it cannot open
-            # it.
+            # Before the manifest: on a read-only or full disk, SQLite only reports that it cannot open it.
             self._owner = stack.enter_context(contextlib.closing(owners.Owner(self._folders)))
             self._manifest = stack.enter_context(contextlib.closing(Manifest(directory)))
             self._reserve = stack.enter_context(contextlib.closing(Reserve(self._folders, self._owner)))

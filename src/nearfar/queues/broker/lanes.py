@@ -38,8 +38,7 @@ class DeliverySocket:
         with contextlib.suppress(zmq.Again):
             while self.backlog:
                 number, frames = self.backlog[0]
-                # without a copy if it is long: messages that the consumer does not read are kept here only
-                # once
+                # without a copy if it is long, so that unread messages are stored here only once
                 send_items(self.socket, frames)
                 self.backlog.popleft()
                 self._waiting.discard(number)

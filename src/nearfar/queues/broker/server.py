@@ -1,5 +1,4 @@
-"""The sockets of a queue's broker: they perform the actions of `BrokerProtocol`, and read the messages for
-it.
+"""The sockets of a queue's broker: they perform the actions of `BrokerProtocol`, and read its messages.
 
 A client in the broker's own process needs no sockets: its messages and the broker's are passed by calls, and
 its callers take the broker's turns (`nearfar.queues.driver`)."""
@@ -156,8 +155,7 @@ class Broker:
         """The descriptors of those lanes."""
         self._control_used = False
         """Whether a message was sent on the control socket since it was last read."""
-        # a client of an earlier host at this address may still connect to its old lane: it must not reach a
-        # new one
+        # a client of an earlier host at this address may still connect to its lane: it must not get another
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = ProcessWatcher()
         self._epoll = select.epoll()
@@ -494,8 +492,7 @@ class Broker:
                 self._unread.add(self._control)
 
     def _push(self, session: str) -> None:
-        """Send the queued messages to a consumer, as many as it reads; the rest when its lane's descriptor
-        signals."""
+        """Send a consumer its queued messages, as far as it reads; the rest on an event of the descriptor."""
         lane = self._lanes.get(session)
         if lane is not None:
             lane.push()

@@ -25,8 +25,8 @@ class ClientConnection:
     """Connects to the queue at `address` on first use, according to `access`.
 
     `wait` (seconds) is how long the host may be absent before calls raise `QueueLost`. `tags` are names by
-    which this client's consumer can be addressed, besides its own. A `helper` puts for another producer,
-    which stays connected for as long: it is not counted for the end of the queue.
+    which this client's consumer can be addressed, in addition to its own. A `helper` puts for another
+    producer, which stays connected for as long: it is not counted for the end of the queue.
 
     The client's thread calls `on_change` after anything arrived from the broker: it must be fast, and must
     not raise.

@@ -303,7 +303,7 @@ CROWDED = 3 * SIZE // 4
 EASED = SIZE // 2
 """Bytes of backlog down to which such puts wait."""
 MUCH = 256 * 1024
-"""Bytes of such messages after which memory is shared: creating a ring costs as much as sending some."""
+"""Bytes of such messages after which memory is shared: a new ring costs as much as sending some."""
 
 
 class CreditRequest(NamedTuple):

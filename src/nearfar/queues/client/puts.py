@@ -128,7 +128,7 @@ class ProducerCalls:
 
     @safe
     def tags(self) -> frozenset[str]:
-        """The tags by which consumers can be addressed now, besides their own names."""
+        """The tags by which consumers can be addressed now, in addition to their own names."""
         with self._client.hold:
             return self._client.session.tags if self._client.machine.session else frozenset()
 

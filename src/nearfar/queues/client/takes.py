@@ -96,7 +96,7 @@ class ConsumerCalls:
         to_the_end: bool = False,
         settles: bool = False,
     ) -> tuple[list[Any], Runs]:
-        """As `take_now`, but returns the plain items, and the runs for `let_go` if they cannot be
+        """As `take_now`, but returns the plain items, and the runs for `let_go` if these are not
         delivered."""
         deadline = None if timeout is None else time.monotonic() + timeout
         items: list[Any] = []
