@@ -82,7 +82,7 @@ def too_large(what: str, size: int, most: int) -> str:
 
 
 MOST_TASKS = 1 << 20
-"""Tasks of one client without an outcome, plus outcomes that it has not asked for: far more than usual."""
+"""Tasks of one client without an outcome, plus outcomes that it has not requested: far more than usual."""
 UNKNOWN = b"(not told yet)"
 """The function name of a task that an agent reported, and that its client has not submitted yet."""
 
@@ -162,7 +162,7 @@ class Withheld:
     session: PeerSession | None
     """The session in which its task was submitted last."""
     fetched: bool = False
-    """The agent was asked for it, and room is reserved."""
+    """It was requested from the agent, and room is reserved."""
 
 
 class Lists:

@@ -97,7 +97,7 @@ class Answer(NamedTuple):
     """The repeated fields."""
 
     def every(self, name: str) -> list[str]:
-        """All values of one field, in the order they came."""
+        """All values of one field, in the order received."""
         first = self.fields.get(name)
         return [] if first is None else [first, *(value for other, value in self.more if other == name)]
 

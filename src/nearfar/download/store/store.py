@@ -272,11 +272,11 @@ class Store:
     A file's way, for a group of drafts at once::
 
         open, write, finish     temporary beside the target, counted and hashed
-        commit   sync           the bytes are on the disk
-                 intend         the manifest says which file is to get which name, on the disk too
+        commit   sync           the bytes are synced to the disk
+                 intend         the manifest records which file gets which name, synced
                  place          the name is given, never over a file of others (see `claims`)
-                 record         the manifest says saved
-                 sync           the directories are on the disk
+                 record         the manifest records the file as saved
+                 sync           the directories are synced to the disk
 
     and only then may a caller acknowledge. A crash at any point leaves no partial file under a final name;
     the next `sweep` determines what was saved.

@@ -174,7 +174,7 @@ class Broker:
         """The error that ended the hosting before `close`, if any."""
         self._mishaps = LoopFailures(log, f"the queue at {self.address}")
         self._lanes_due: dict[str, tuple[int, float]] = {}
-        """The sessions that wait for a lane, because none could be opened; with their question's number and
+        """The sessions that wait for a lane, because none could be opened; with their request's number and
         the time at which they are refused."""
         self._next_lanes = 0.0
         self._closing: float | None = None

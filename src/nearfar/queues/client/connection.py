@@ -76,7 +76,7 @@ class ClientConnection:
             self.wait_until(lambda: bool(self.machine.facts), time.monotonic() + timeout)
             return bool(self.machine.facts)
 
-    # -- questions -------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------
 
     @safe
     def ask(self, what: str, argument: Any = None) -> Any:

@@ -353,7 +353,7 @@ class ItemSender:
     large: int = 0
     """Bytes of messages that were sent in this session and could have been shared."""
     _again: deque[Unsent] = field(default_factory=deque)
-    """Items to be sent again, one by one."""
+    """Items to resend, one by one."""
     _fresh: deque[Unsent] = field(default_factory=deque)
     _batches: dict[int, InFlight] = field(default_factory=dict)
     _firsts: list[int] = field(default_factory=list)
@@ -454,7 +454,7 @@ class ItemSender:
     # -- to the broker ---------------------------------------------------------------------------
 
     def need(self) -> CreditRequest | None:
-        """The room to ask for; None if no items wait for it."""
+        """The room to request; None if no items wait for it."""
         items = len(self._again) + self._waiting
         if not (self.bounded and items):
             return None
@@ -599,7 +599,7 @@ class ItemSender:
         return item_codec.fitting(joined(body), most, room) if count > 1 and most else (0, 0)
 
     def _waiting_bytes(self) -> tuple[int, int]:
-        """The bytes to ask for, for the waiting items, and those of the next one."""
+        """The bytes to request for the waiting items, and those of the next one."""
         size = items = least = 0
         for count, body in self._all_waiting():
             least = least or (len(body) if count == 1 else item_codec.cut(joined(body), 1))
@@ -653,7 +653,7 @@ class ItemSender:
         return settled
 
     def _forget(self, first: int) -> bytes:
-        """Remove a message that is to be sent again; returns its body."""
+        """Remove a message that will be resent; returns its body."""
         body = self._batches.pop(first).body
         if isinstance(body, Place):
             assert self.ring is not None
