@@ -134,7 +134,7 @@ def _plain(value: Any) -> Any:
     """`value`, of a subclass of a type that msgspec encodes, as that type."""
     for kind in (bytes, str, int, float):
         if isinstance(value, kind):
-            return kind(value)  # type: ignore[arg-type]  # each converts an instance of its subclass
+            return kind(value)  # type: ignore[arg-type]  # each returns a plain instance of its type
     raise TypeError(f"an object of type {type(value).__qualname__} cannot be sent")
 
 

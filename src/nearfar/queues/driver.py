@@ -86,7 +86,7 @@ def _poll(*descriptors: int) -> select.poll:
 
 
 class Hold:
-    """A context manager for the lock of a queue, with signals deferred (`nearfar.net.interrupts`).
+    """The lock of a queue, a context manager. Signals must be deferred (`nearfar.net.interrupts`).
 
     A garbage collection may start anywhere, and a finalizer may use the queue: in a thread that holds the
     lock already, that raises `Busy` before anything is changed.
@@ -177,7 +177,7 @@ class QueueDriver:
         self.turns = threading.Lock()
         """Held during a turn."""
         self.wanted = False
-        """Another thread could not take a turn meanwhile: the thread that is in one must take one more."""
+        """A turn was requested: if another thread is in a turn, it takes one more."""
         self.woken = False
         """A turn is needed now, and a thread was woken for it."""
         self.sleeps_until = 0.0
@@ -383,7 +383,7 @@ class QueueDriver:
                 self._turn_when_free()
 
     def _is_late(self) -> bool:
-        """Whether the thread in the seat has not taken an overdue turn for `LATE` seconds."""
+        """Whether a turn is overdue by `LATE` seconds, or there are unread messages."""
         return time.monotonic() >= self.sleeps_until + LATE or bool(_poll(*self._work.watched).poll(0))
 
     # -- a turn ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ BARE = b"\x91"
 """The first byte of a bare value between machines: a msgpack array of that value. Other blobs of
 `nearfar.serialization` begin with another byte."""
 LONGEST_BARE = 1024
-"""Bytes that it may have there: it is decoded on receipt, so its size must be limited."""
+"""Bytes that it may have there, which limits the memory that its decoding can use."""
 
 
 def are_bare(values: tuple[Any, ...]) -> bool:
